@@ -1,0 +1,286 @@
+"""The words of Layerloop as plain values; each has one meaning (ARCHITECTURE.md, Words)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class LayerRole(StrEnum):
+    """What a layer is in its picture; a single image has only a foreground."""
+
+    foreground = "foreground"
+    background = "background"
+    blended = "blended"
+
+
+class Kind(StrEnum):
+    """What one candidate, sample or round is made of."""
+
+    single = "single"
+    pair = "pair"
+
+
+class CandidateState(StrEnum):
+    """Where a candidate stands; MOVES says where it may go."""
+
+    requested = "requested"  # to be drawn
+    drawing = "drawing"  # leased by a worker
+    drawn = "drawn"  # layers stored, not yet measured
+    refused = "refused"  # by screening, with the signal and its value
+    screened = "screened"  # passed; the policy has not chosen yet
+    unshown = "unshown"  # the policy did not choose it for people
+    waiting = "waiting"  # at the desk
+    showing = "showing"  # leased by a reviewer
+    accepted = "accepted"
+    rejected = "rejected"
+    failed = "failed"  # drawing or measuring it failed too often
+    withdrawn = "withdrawn"  # its round was closed before a verdict
+
+
+_S = CandidateState
+MOVES: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
+    {
+        (_S.requested, _S.drawing),
+        (_S.drawing, _S.requested),  # lease lost, or a failed attempt
+        (_S.drawing, _S.drawn),
+        (_S.drawing, _S.failed),
+        (_S.drawn, _S.refused),
+        (_S.drawn, _S.screened),
+        (_S.drawn, _S.failed),
+        (_S.screened, _S.waiting),
+        (_S.screened, _S.unshown),
+        (_S.unshown, _S.waiting),  # a later policy may still show it
+        (_S.waiting, _S.showing),
+        (_S.showing, _S.waiting),  # skipped, or the lease ran out
+        (_S.showing, _S.accepted),
+        (_S.showing, _S.rejected),
+        (_S.waiting, _S.accepted),  # a decision that arrives after its lease
+        (_S.waiting, _S.rejected),
+        (_S.accepted, _S.showing),  # undo hands it back to the same reviewer
+        (_S.rejected, _S.showing),
+        (_S.requested, _S.withdrawn),
+        (_S.drawing, _S.withdrawn),
+        (_S.drawn, _S.withdrawn),
+        (_S.screened, _S.withdrawn),
+        (_S.waiting, _S.withdrawn),
+        (_S.showing, _S.withdrawn),
+    }
+)
+"""The whole law of candidate states; the database enforces the same pairs (table candidate_moves)."""
+
+
+class RoundState(StrEnum):
+    """A paused round draws nothing and shows nothing; a closed one is history."""
+
+    open = "open"
+    paused = "paused"
+    closed = "closed"
+
+
+class Verdict(StrEnum):
+    """What a reviewer said; `undo` is a row of its own that voids an earlier one."""
+
+    accept = "accept"
+    reject = "reject"
+    skip = "skip"
+    undo = "undo"
+
+
+class RejectReason(StrEnum):
+    """Why a layer is not good enough, in the words of the paper's users (number keys on the page)."""
+
+    halo = "halo"  # fringe of another colour along the edge
+    residue = "residue"  # haze or debris of a background
+    holes = "holes"  # parts of the subject are punched out
+    opaque = "opaque"  # what should be see-through is not
+    cropped = "cropped"  # the subject is cut at the border
+    malformed = "malformed"  # wrong anatomy or structure
+    prompt_miss = "prompt_miss"  # not what the prompt asked for
+    duplicate = "duplicate"
+    other = "other"
+
+
+class Access(StrEnum):
+    """What a signed-in person may do, from least to most."""
+
+    annotator = "annotator"
+    engineer = "engineer"
+    trainer = "trainer"
+    admin = "admin"
+
+
+class RunState(StrEnum):
+    """Where a training run stands."""
+
+    requested = "requested"
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+
+
+class Split(StrEnum):
+    """Held-out samples are never trained on; the split of a sample never changes."""
+
+    train = "train"
+    heldout = "heldout"
+
+
+HELDOUT_SHARE = 0.05
+
+
+def content_id(*parts: object) -> uuid.UUID:
+    """The id of a thing that is its content: the first 128 bits of the sha256 of the parts as canonical JSON."""
+    text = canonical_json([str(part) for part in parts])
+    return uuid.UUID(bytes=hashlib.sha256(text.encode()).digest()[:16])
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces, and no NaN, so that equal values have equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def split_of(visible: str) -> Split:
+    """The split of a picture by its own visible pixels (64 hex digits): copies always fall on the same side."""
+    return Split.heldout if int(visible[:8], 16) < HELDOUT_SHARE * 2**32 else Split.train
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The text a candidate is drawn from; for pairs also the two texts of its layers."""
+
+    text: str
+    foreground: str | None = None
+    background: str | None = None
+
+    @property
+    def id(self) -> uuid.UUID:
+        """Equal texts are one prompt."""
+        return content_id("prompt", self.text, self.foreground, self.background)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Accepted layers with what must be known of them: one line of a snapshot's manifest.
+
+    `layers` maps a role to the sha256 of the stored image's bytes; `visible` is the hash of the pixels that can be
+    seen (curation.layers.visible_hash); `round` is 0 for seeds.
+    """
+
+    id: str
+    kind: Kind
+    caption: str
+    licence: str
+    source: str
+    split: Split
+    round: int
+    visible: str
+    layers: Mapping[LayerRole, str]
+
+    def line(self) -> str:
+        """The sample as one canonical line of JSON, without the line end."""
+        return canonical_json(self.__dict__ | {"layers": dict(self.layers)})
+
+    @staticmethod
+    def read(line: str) -> Sample:
+        """The inverse of `line`; ValueError, KeyError or TypeError on anything else."""
+        row = json.loads(line)
+        return Sample(
+            id=str(row["id"]),
+            kind=Kind(row["kind"]),
+            caption=str(row["caption"]),
+            licence=str(row["licence"]),
+            source=str(row["source"]),
+            split=Split(row["split"]),
+            round=int(row["round"]),
+            visible=str(row["visible"]),
+            layers={LayerRole(role): str(sha) for role, sha in row["layers"].items()},
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights and how they came to be.
+
+    `files` maps a part ("backbone", "transparency", "base") to the sha256 of a safetensors file in the object store;
+    `evaluation` maps a figure's name to its value; `sheet` is a PNG of samples drawn at fixed seeds.
+    """
+
+    files: Mapping[str, str]
+    recipe: str
+    preset: str
+    snapshot: str
+    parent: str | None
+    seed: int
+    code_version: str
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    sheet: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The sha256 of weights and lineage: the same training twice is the same checkpoint."""
+        lineage = [self.recipe, self.preset, self.snapshot, self.parent, self.seed]
+        return hashlib.sha256(canonical_json([dict(self.files), lineage]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """One candidate to be drawn; the same request to the same checkpoint gives the same layers."""
+
+    prompt: Prompt
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """What a trainer is asked for; its id is its content, so that asking twice is asking once.
+
+    `snapshot` and `previous` are snapshot ids: samples of the first that the second lacks are drawn more often
+    (paper, section 3.4: newly added samples at twice the probability). `images` overrides the preset's count of
+    training images, when it is not 0.
+    """
+
+    recipe: str
+    preset: str
+    snapshot: str
+    previous: str | None
+    parent: Checkpoint | None
+    seed: int
+    images: int = 0
+
+    @property
+    def id(self) -> uuid.UUID:
+        """Names the run and its folder."""
+        parent = self.parent.id if self.parent else None
+        return content_id("run", self.recipe, self.preset, self.snapshot, self.previous, parent, self.seed, self.images)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far long work has come: `done` of `total` (images, files, candidates), in the stage named."""
+
+    stage: str
+    done: int
+    total: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One automatic measurement of a candidate's layer; None where it cannot be measured."""
+
+    name: str
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Named work on ids, asked for through the queue; doing it twice must be the same as once."""
+
+    name: str
+    args: Sequence[str | int] = ()

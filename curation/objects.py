@@ -1,0 +1,97 @@
+"""The object store in a local folder: content-addressed files, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from curation.errors import Corrupt, NotFound
+
+CHUNK = 1 << 20
+
+
+class FolderStore:
+    """Objects under `folder/ab/cdef...`; safe under concurrent writers of one machine, durable when `put` returns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, source: bytes | Path) -> str:
+        """Store bytes or a file under their sha256. A second put of the same bytes writes nothing."""
+        name = sha256_of(source)
+        target = self._path(name)
+        if not target.exists():
+            new_folder = not target.parent.exists()
+            target.parent.mkdir(exist_ok=True)
+            self._write(source, target)
+            if new_folder:
+                _sync(self.folder)
+        return name
+
+    def get(self, sha256: str) -> bytes:
+        """The bytes of that name, hashed again on the way: a bit that rotted is an error, not a picture."""
+        try:
+            data = self._path(sha256).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"no object {sha256}", "run 'layerloop doctor' to list what is missing") from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise Corrupt(f"object {sha256} does not have the bytes it is named by", "restore it from a backup")
+        return data
+
+    def has(self, sha256: str) -> bool:
+        """Whether a file of that name is there."""
+        return self._path(sha256).exists()
+
+    def address(self, sha256: str, seconds: int) -> str | None:
+        """None: a folder has no server of its own; the API serves its layers."""
+        return None
+
+    def _path(self, sha256: str) -> Path:
+        if len(sha256) != 64 or not all(digit in "0123456789abcdef" for digit in sha256):
+            raise NotFound(f"{sha256[:80]!r} is no sha256 in lower-case hex")
+        return self.folder / sha256[:2] / sha256[2:]
+
+    def _write(self, source: bytes | Path, target: Path) -> None:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".put-")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                for chunk in _chunks(source):
+                    out.write(chunk)
+                out.flush()
+                os.fsync(out.fileno())
+            # An equal file may have won the race; replacing it with the same bytes is harmless and atomic.
+            os.replace(name, target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync(target.parent)
+
+
+def sha256_of(source: bytes | Path) -> str:
+    """The sha256 in hex of bytes, or of a file read in pieces."""
+    digest = hashlib.sha256()
+    for chunk in _chunks(source):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _chunks(source: bytes | Path) -> Iterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    with source.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _sync(folder: Path) -> None:
+    """Make a name in a folder durable: fsync of a file does not cover the entry that names it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
