@@ -1,0 +1,178 @@
+"""Rounds: prompts, a checkpoint, a quota and a selection policy, opened, paused and closed as one thing."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from curation.database import Transaction
+from curation.domain import CandidateState, Kind, LayerRole, Prompt, RoundState, canonical_json, content_id
+from curation.errors import Conflict, NotFound, Refused
+from curation.samples import StoredLayer, record_layers
+from curation.tables import candidate_layers, candidates, leases, prompts, rounds
+
+SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
+"""The selection policy that shows people everything that passes screening."""
+
+INSERT_AT_ONCE = 5_000
+
+
+def open_round(
+    tx: Transaction,
+    *,
+    checkpoint: str,
+    prompts_: Sequence[Prompt],
+    quota: int,
+    seed: int = 0,
+    policy: Mapping[str, Any] = SHOW_ALL,
+    kind: Kind = Kind.single,
+    actor: str,
+) -> int:
+    """Add a round and its candidates, all "requested", and ask for their drawing. Returns the round's number.
+
+    The quota goes round the prompts: candidate i is drawn from prompt i modulo their number, with a seed of its own.
+    """
+    if not prompts_ or quota < 1:
+        raise Refused("a round needs at least one prompt and a quota of at least 1", "see 'layerloop round open --help'")
+    check_policy(policy)
+    row = {"purpose": "drawn", "kind": kind, "checkpoint_id": checkpoint, "quota": quota, "policy": dict(policy)}
+    number = int(tx.execute(sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}).scalar_one())
+    add_prompts(tx, prompts_)
+    for start in range(0, quota, INSERT_AT_ONCE):
+        indexes = range(start, min(start + INSERT_AT_ONCE, quota))
+        tx.execute(sa.insert(candidates), [_request(number, checkpoint, prompts_, seed, i) for i in indexes])
+    tx.log(actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=dict(policy))
+    tx.ask("draw", number)
+    return number
+
+
+def add_prompts(tx: Transaction, texts: Sequence[Prompt]) -> None:
+    """Record prompts; equal texts are one prompt."""
+    rows = [{"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background} for p in set(texts)]
+    tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
+
+
+def open_seed_review(tx: Transaction, actor: str) -> int:
+    """The open round in which people look at imported files that screening was unsure of; made when there is none."""
+    waiting = sa.select(rounds.c.id).where(rounds.c.purpose == "seeds", rounds.c.state != RoundState.closed)
+    number = tx.scalar(waiting.order_by(rounds.c.id))
+    if number is None:
+        row = {"purpose": "seeds", "kind": Kind.single, "quota": 0, "policy": dict(SHOW_ALL), "state": RoundState.open}
+        number = tx.execute(sa.insert(rounds).returning(rounds.c.id), row).scalar_one()
+        tx.log(actor, "round opened", f"round {number}", purpose="seeds")
+    return int(number)
+
+
+def add_for_review(
+    tx: Transaction, number: int, layer: StoredLayer, caption: str, flags: Sequence[str], origin: Mapping[str, Any]
+) -> uuid.UUID:
+    """Put an imported layer before people with the codes it was flagged with; adding it twice adds it once.
+
+    `origin` carries "licence", "source" and, where the metadata gave one, "split".
+    """
+    record_layers(tx, [layer])
+    prompt = Prompt(caption)
+    add_prompts(tx, [prompt])
+    candidate = content_id("candidate", "import", layer.visible)
+    row = {
+        "id": candidate,
+        "round_id": number,
+        "prompt_id": prompt.id,
+        "seed": int(layer.visible[:15], 16),
+        "state": CandidateState.waiting,
+        "propensity": 1.0,
+        "flags": list(flags),
+        "origin": dict(origin),
+    }
+    if tx.execute(insert(candidates).on_conflict_do_nothing(), row).rowcount:
+        tx.execute(
+            sa.insert(candidate_layers),
+            {"candidate_id": candidate, "role": LayerRole.foreground, "sha256": layer.sha256},
+        )
+        tx.execute(sa.update(rounds).where(rounds.c.id == number).values(quota=rounds.c.quota + 1))
+    return candidate
+
+
+def pause_round(tx: Transaction, number: int, actor: str) -> None:
+    """Draw nothing and show nothing of it until it is resumed."""
+    _move(tx, number, RoundState.open, RoundState.paused, actor)
+
+
+def resume_round(tx: Transaction, number: int, actor: str) -> None:
+    """Go on with a paused round."""
+    _move(tx, number, RoundState.paused, RoundState.open, actor)
+    tx.ask("draw", number)
+    tx.ask("screen", number)
+
+
+def close_round(tx: Transaction, number: int, actor: str) -> int:
+    """End a round: what has no verdict is withdrawn. Returns how many were; closing twice is closing once."""
+    if find_round(tx, number)["state"] == RoundState.closed:
+        return 0
+    open_states = ["requested", "drawing", "drawn", "screened", "waiting", "showing"]
+    mine = (candidates.c.round_id == number) & candidates.c.state.in_(open_states)
+    tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(mine))))
+    withdrawn = tx.execute(sa.update(candidates).where(mine).values(state=CandidateState.withdrawn)).rowcount
+    tx.execute(
+        sa.update(rounds).where(rounds.c.id == number).values(state=RoundState.closed, closed_at=sa.func.now())
+    )
+    tx.log(actor, "round closed", f"round {number}", withdrawn=withdrawn)
+    return int(withdrawn)
+
+
+def find_round(tx: Transaction, number: int) -> dict[str, Any]:
+    """One round's row. Raises NotFound."""
+    row = tx.execute(sa.select(rounds).where(rounds.c.id == number)).mappings().first()
+    if row is None:
+        raise NotFound(f"there is no round {number}", "'layerloop round list' shows them")
+    return dict(row)
+
+
+def list_rounds(tx: Transaction) -> list[dict[str, Any]]:
+    """Every round with its counts by state, oldest first."""
+    counted = sa.select(candidates.c.round_id, candidates.c.state, sa.func.count().label("n"))
+    counts: dict[int, dict[str, int]] = {}
+    for row in tx.execute(counted.group_by(candidates.c.round_id, candidates.c.state)):
+        counts.setdefault(row.round_id, {})[row.state] = row.n
+    listed = tx.execute(sa.select(rounds).order_by(rounds.c.id)).mappings()
+    return [dict(row) | {"counts": counts.get(row["id"], {})} for row in listed]
+
+
+def count_states(tx: Transaction, number: int) -> dict[str, int]:
+    """How many candidates of a round stand in each state."""
+    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.round_id == number)
+    return {row.state: row.n for row in tx.execute(counted.group_by(candidates.c.state))}
+
+
+def check_policy(policy: Mapping[str, Any]) -> None:
+    """Raise Refused unless a selection policy is one that selection knows."""
+    share = policy.get("share")
+    if policy.get("kind") != "random" or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        known = canonical_json(dict(SHOW_ALL))
+        raise Refused(f"unknown selection policy {dict(policy)}", f"it looks like {known}, with a share in (0, 1]")
+
+
+def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int) -> dict[str, Any]:
+    prompt = texts[index % len(texts)]
+    drawn = hashlib.sha256(f"{seed}:{number}:{index}".encode()).digest()
+    candidate_seed = int.from_bytes(drawn[:4], "big")
+    return {
+        "id": content_id("candidate", number, prompt.id, candidate_seed, checkpoint),
+        "round_id": number,
+        "prompt_id": prompt.id,
+        "seed": candidate_seed,
+        "state": CandidateState.requested,
+    }
+
+
+def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, actor: str) -> None:
+    moving = sa.update(rounds).where(rounds.c.id == number, rounds.c.state == source).values(state=target)
+    if not tx.execute(moving).rowcount:
+        state = find_round(tx, number)["state"]
+        raise Conflict(f"round {number} is {state}, not {source}", f"'layerloop round show {number}' tells where it is")
+    tx.log(actor, f"round {target}", f"round {number}")

@@ -1,0 +1,58 @@
+"""Every setting, read from the environment here and nowhere else; each has an embedded default."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EMBEDDED = "embedded"
+
+
+class Settings(BaseSettings):
+    """A handful of addresses; outgrowing one machine means changing these lines and nothing else."""
+
+    model_config = SettingsConfigDict(env_prefix="LAYERLOOP_", frozen=True)
+
+    home: Path = Field(Path(".home"), description="folder of everything embedded: database, objects, runs, logs")
+    database: str = Field(EMBEDDED, description="postgresql://... or 'embedded'")
+    objects: str = Field(EMBEDDED, description="s3://bucket/prefix, file:///folder or 'embedded'")
+    objects_endpoint: str | None = Field(None, description="address of an S3 server other than Amazon's")
+    queue: str = Field(EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)")
+    desk: str = Field("pages", description="where people look: 'pages'")
+    generator: str = Field("training.generate:open_generator", description="dotted name of an OpenGenerator")
+    trainer: str = Field("training.train:train", description="dotted name of a Train")
+    evaluator: str = Field("training.evaluate:evaluate", description="dotted name of an Evaluate")
+    pages: str = Field("annotator_ui.app:mount", description="dotted name of what mounts the pages on the API")
+    host: str = Field("127.0.0.1", description="address the API listens on; loopback unless told otherwise")
+    port: int = Field(8765, ge=0, le=65_535, description="port of the API; 0 takes a free one")
+    secret: SecretStr | None = Field(None, description="signs sessions; made and kept in the home when not given")
+    lease_seconds: int = Field(60, ge=1, description="how long a worker holds what it has claimed without a sign")
+    review_lease_seconds: int = Field(300, ge=1, description="how long a reviewer holds a tray")
+    session_hours: int = Field(12, ge=1, description="how long a sign-in lasts")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database is ours to start and stop."""
+        return self.database == EMBEDDED
+
+    def path(self, name: str) -> Path:
+        """A folder of the home, made if need be, as an absolute path."""
+        folder = self.home.resolve() / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def signing_secret(self) -> str:
+        """The given secret, or one drawn once and kept in the home for the owner's eyes only."""
+        if self.secret is not None:
+            return self.secret.get_secret_value()
+        file = self.path(".") / "secret"
+        try:
+            with file.open("x") as out:
+                file.chmod(0o600)
+                out.write(secrets.token_urlsafe(32))
+        except FileExistsError:
+            pass
+        return file.read_text()

@@ -1,0 +1,88 @@
+"""Snapshots: the samples of today frozen into objects that never change, named by their content."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from curation.database import Transaction
+from curation.errors import NotFound, Refused
+from curation.manifest import Manifest, Part, part_bytes, prefix_length
+from curation.ports import ObjectStore
+from curation.samples import count_samples
+from curation.tables import samples, snapshots, tags
+
+_STANDING = samples.c.withdrawn_at.is_(None)
+
+
+def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) -> Manifest:
+    """Freeze every sample that is not withdrawn; equal samples give the same snapshot, whenever and wherever.
+
+    The parts are joined in the database and streamed one at a time, so that memory stays at one part.
+    """
+    count = count_samples(tx)
+    if not count:
+        raise Refused("there are no samples to freeze", "import seeds or accept candidates first")
+    parts = _write_parts(tx, store, prefix_length(count))
+    manifest = Manifest(parts, _counts(tx))
+    store.put(manifest.bytes())
+    row = {"id": manifest.id, "samples": manifest.samples, "counts": manifest.counts}
+    if tx.execute(insert(snapshots).on_conflict_do_nothing(), row).rowcount:
+        tx.log(actor, "snapshot frozen", manifest.id, samples=manifest.samples)
+    if tag:
+        tag_snapshot(tx, tag, manifest.id, actor)
+    return manifest
+
+
+def tag_snapshot(tx: Transaction, name: str, snapshot: str, actor: str) -> None:
+    """Let a name point at a snapshot, from now on; where it pointed before stands in the event log."""
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or len(name) > 100:
+        raise Refused(f"{name!r} is no name for a tag", "letters, digits, '-', '_' and '.' only")
+    values = {"name": name, "snapshot_id": snapshot, "at": sa.func.now()}
+    tx.execute(insert(tags).values(values).on_conflict_do_update(index_elements=["name"], set_=values))
+    tx.log(actor, "tag moved", f"tag {name}", snapshot=snapshot)
+
+
+def find_snapshot(tx: Transaction, name: str) -> str:
+    """The id of a snapshot by its tag, its id, or the first eight or more digits of its id. Raises NotFound."""
+    tagged = tx.scalar(sa.select(tags.c.snapshot_id).where(tags.c.name == name))
+    if tagged is not None:
+        return str(tagged)
+    if len(name) >= 8:
+        found = tx.execute(sa.select(snapshots.c.id).where(snapshots.c.id.startswith(name, autoescape=True))).all()
+        if len(found) == 1:
+            return str(found[0].id)
+    raise NotFound(f"there is no snapshot {name!r}", "'layerloop snapshot list' shows them")
+
+
+def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
+    """Every snapshot with its tags, newest first."""
+    named: dict[str, list[str]] = {}
+    for row in tx.execute(sa.select(tags).order_by(tags.c.name)):
+        named.setdefault(row.snapshot_id, []).append(row.name)
+    listed = tx.execute(sa.select(snapshots).order_by(snapshots.c.at.desc(), snapshots.c.id)).mappings()
+    return [dict(row) | {"tags": named.get(row["id"], [])} for row in listed]
+
+
+def _write_parts(tx: Transaction, store: ObjectStore, digits: int) -> tuple[Part, ...]:
+    prefix = sa.func.substr(sa.cast(samples.c.id, sa.Text), 1, digits).label("prefix")
+    # "C" order: the order of ids must not depend on the database's locale.
+    lines = sa.func.array_agg(sa.literal_column('line order by samples.id')).label("lines")
+    grouped = sa.select(prefix, lines).where(_STANDING).group_by(prefix).order_by(sa.collate(prefix, "C"))
+    rows = tx.connection.execution_options(stream_results=True, max_row_buffer=16).execute(grouped)
+    return tuple(Part(row.prefix, store.put(part_bytes(row.lines)), len(row.lines)) for row in rows)
+
+
+def _counts(tx: Transaction) -> dict[str, dict[str, int]]:
+    line = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)
+    keys = [samples.c.kind, line["licence"].astext, samples.c.split, sa.cast(samples.c.round, sa.Text)]
+    named = [key.label(name) for key, name in zip(keys, ("kind", "licence", "split", "round"), strict=True)]
+    grouped = sa.select(*named, sa.func.count().label("n")).where(_STANDING).group_by(*keys)
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "licence", "split", "round")}
+    for row in tx.execute(grouped).mappings():
+        for name, counter in counts.items():
+            counter[row[name]] += row["n"]
+    return {name: dict(counter) for name, counter in counts.items()}

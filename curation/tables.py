@@ -1,0 +1,308 @@
+"""The records: every table, with the constraints and indexes that a million candidates need."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+from curation.domain import Access, CandidateState, Kind, LayerRole, RoundState, RunState, Split, Verdict
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+SHA = sa.String(64)
+
+
+def _now() -> sa.Column[sa.DateTime]:
+    return sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now())
+
+
+def _one_of(column: str, words: type) -> sa.CheckConstraint:
+    listed = ", ".join(f"'{word}'" for word in words)  # type: ignore[attr-defined]  # every StrEnum is iterable
+    return sa.CheckConstraint(f"{column} in ({listed})", name=column)
+
+
+prompts = sa.Table(
+    "prompts",
+    metadata,
+    sa.Column("id", UUID, primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("foreground", sa.Text),
+    sa.Column("background", sa.Text),
+)
+
+layers = sa.Table(
+    "layers",
+    metadata,
+    sa.Column("sha256", SHA, primary_key=True),
+    sa.Column("width", sa.Integer, nullable=False),
+    sa.Column("height", sa.Integer, nullable=False),
+    sa.Column("bytes", sa.Integer, nullable=False),
+    sa.Column("visible", SHA, nullable=False, index=True),
+    sa.Column("fingerprint", sa.LargeBinary),  # 24 bytes: perceptual hashes on white, on black, of alpha
+)
+
+# Multi-index hashing: two fingerprints within d bits of each other share at least one of d + 1 bands.
+layer_bands = sa.Table(
+    "layer_bands",
+    metadata,
+    sa.Column("band", sa.SmallInteger, primary_key=True),
+    sa.Column("value", sa.Integer, primary_key=True),
+    sa.Column("sha256", sa.ForeignKey("layers.sha256"), primary_key=True),
+)
+
+reviewers = sa.Table(
+    "reviewers",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("access", sa.Text, nullable=False),
+    sa.Column("active", sa.Boolean, nullable=False, server_default=sa.true()),
+    _now(),
+    sa.CheckConstraint("kind in ('person', 'oracle')", name="kind"),
+    _one_of("access", Access),
+)
+
+# Only the hash of a sign-in token is kept, so that a copy of the database lets nobody in.
+sign_in_tokens = sa.Table(
+    "sign_in_tokens",
+    metadata,
+    sa.Column("hash", SHA, primary_key=True),
+    sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), nullable=False),
+    sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("used_at", sa.DateTime(timezone=True)),
+    _now(),
+)
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("id", SHA, primary_key=True),
+    sa.Column("samples", sa.Integer, nullable=False),
+    sa.Column("counts", JSONB, nullable=False),
+    _now(),
+)
+
+tags = sa.Table(
+    "tags",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("snapshot_id", sa.ForeignKey("snapshots.id"), nullable=False),
+    _now(),
+)
+
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("id", SHA, primary_key=True),
+    sa.Column("recipe", sa.Text, nullable=False),
+    sa.Column("preset", sa.Text, nullable=False),
+    sa.Column("snapshot_id", sa.ForeignKey("snapshots.id"), nullable=False),
+    sa.Column("parent_id", sa.ForeignKey("checkpoints.id")),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("code_version", sa.Text, nullable=False),
+    sa.Column("files", JSONB, nullable=False),
+    sa.Column("evaluation", JSONB, nullable=False),
+    sa.Column("sheet", SHA),
+    sa.Column("promoted_at", sa.DateTime(timezone=True), index=True),
+    _now(),
+)
+
+training_runs = sa.Table(
+    "training_runs",
+    metadata,
+    sa.Column("id", UUID, primary_key=True),
+    sa.Column("recipe", sa.Text, nullable=False),
+    sa.Column("preset", sa.Text, nullable=False),
+    sa.Column("snapshot_id", sa.ForeignKey("snapshots.id"), nullable=False),
+    sa.Column("previous_id", sa.ForeignKey("snapshots.id")),
+    sa.Column("parent_id", sa.ForeignKey("checkpoints.id")),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("images", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("progress", JSONB, nullable=False, server_default="{}"),
+    sa.Column("error", sa.Text),
+    sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
+    sa.Column("started_at", sa.DateTime(timezone=True)),
+    sa.Column("finished_at", sa.DateTime(timezone=True)),
+    _now(),
+    _one_of("state", RunState),
+    sa.CheckConstraint("(state = 'finished') = (checkpoint_id is not null)", name="finished"),
+)
+
+rounds = sa.Table(
+    "rounds",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
+    sa.Column("purpose", sa.Text, nullable=False),  # "drawn" by a checkpoint, or a "seeds" review of imported files
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
+    sa.Column("quota", sa.Integer, nullable=False),
+    sa.Column("policy", JSONB, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("closed_at", sa.DateTime(timezone=True)),
+    _now(),
+    _one_of("kind", Kind),
+    _one_of("state", RoundState),
+    sa.CheckConstraint("purpose in ('drawn', 'seeds')", name="purpose"),
+    sa.CheckConstraint("(purpose = 'drawn') = (checkpoint_id is not null)", name="checkpoint"),
+    sa.CheckConstraint("quota >= 0", name="quota"),
+)
+
+candidate_moves = sa.Table(
+    "candidate_moves",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("target", sa.Text, primary_key=True),
+)
+
+candidates = sa.Table(
+    "candidates",
+    metadata,
+    sa.Column("id", UUID, primary_key=True),
+    sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False),
+    sa.Column("prompt_id", sa.ForeignKey("prompts.id"), nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("priority", sa.REAL, nullable=False, server_default="0"),
+    sa.Column("propensity", sa.REAL),
+    sa.Column("flags", ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("attempts", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("note", sa.Text),  # why it failed; licence and source of an imported file live in `origin`
+    sa.Column("origin", JSONB),
+    sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    _one_of("state", CandidateState),
+    sa.UniqueConstraint("round_id", "prompt_id", "seed"),
+    sa.CheckConstraint("propensity > 0 and propensity <= 1", name="propensity"),
+)
+# The rows each conveyor takes next, in the order it takes them: claims stay flat however many rows are done.
+sa.Index("ix_candidates_waiting", candidates.c.round_id, candidates.c.priority.desc(), candidates.c.id,
+         postgresql_where=candidates.c.state == "waiting")  # fmt: skip
+sa.Index("ix_candidates_requested", candidates.c.round_id, candidates.c.id,
+         postgresql_where=candidates.c.state == "requested")  # fmt: skip
+sa.Index("ix_candidates_drawn", candidates.c.round_id, candidates.c.id,
+         postgresql_where=candidates.c.state == "drawn")  # fmt: skip
+sa.Index("ix_candidates_screened", candidates.c.round_id, candidates.c.id,
+         postgresql_where=candidates.c.state == "screened")  # fmt: skip
+sa.Index("ix_candidates_round_id_state", candidates.c.round_id, candidates.c.state)
+
+candidate_layers = sa.Table(
+    "candidate_layers",
+    metadata,
+    sa.Column("candidate_id", sa.ForeignKey("candidates.id"), primary_key=True),
+    sa.Column("role", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.ForeignKey("layers.sha256"), nullable=False, index=True),
+    _one_of("role", LayerRole),
+)
+
+screenings = sa.Table(
+    "screenings",
+    metadata,
+    sa.Column("candidate_id", sa.ForeignKey("candidates.id"), primary_key=True),
+    sa.Column("signals", JSONB, nullable=False),
+    sa.Column("refused_by", sa.Text),
+    sa.Column("refused_value", sa.Double),
+    sa.Column("sentence", sa.Text),
+    _now(),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("subject", UUID, primary_key=True),  # a candidate or a training run
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False, index=True),
+    sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False, index=True),
+    sa.CheckConstraint("purpose in ('draw', 'review', 'train')", name="purpose"),
+)
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("candidate_id", sa.ForeignKey("candidates.id"), nullable=False, index=True),
+    sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("reasons", ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("comment", sa.Text, nullable=False, server_default=""),
+    sa.Column("dwell_ms", sa.Integer),
+    sa.Column("desk", sa.Text, nullable=False),
+    sa.Column("key", UUID, nullable=False, unique=True),  # the page's own: a repeated submission is one decision
+    sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
+    sa.Column("propensity", sa.REAL),
+    sa.Column("undoes", sa.ForeignKey("decisions.id"), unique=True),
+    _now(),
+    _one_of("verdict", Verdict),
+    sa.CheckConstraint("(verdict = 'undo') = (undoes is not null)", name="undoes"),
+    sa.CheckConstraint("dwell_ms >= 0", name="dwell"),
+)
+sa.Index("ix_decisions_reviewer_id_id", decisions.c.reviewer_id, decisions.c.id.desc())
+
+samples = sa.Table(
+    "samples",
+    metadata,
+    sa.Column("id", UUID, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("visible", SHA, nullable=False, unique=True),
+    sa.Column("split", sa.Text, nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),  # 0 for seeds
+    sa.Column("candidate_id", sa.ForeignKey("candidates.id"), unique=True),
+    sa.Column("line", sa.Text, nullable=False),  # its line in every manifest, written once
+    sa.Column("withdrawn_at", sa.DateTime(timezone=True)),
+    _now(),
+    _one_of("kind", Kind),
+    _one_of("split", Split),
+)
+
+sample_layers = sa.Table(
+    "sample_layers",
+    metadata,
+    sa.Column("sample_id", sa.ForeignKey("samples.id"), primary_key=True),
+    sa.Column("role", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.ForeignKey("layers.sha256"), nullable=False, index=True),
+    _one_of("role", LayerRole),
+)
+
+imports = sa.Table(
+    "imports",
+    metadata,
+    sa.Column("id", UUID, primary_key=True),  # of the folder's absolute path
+    sa.Column("folder", sa.Text, nullable=False),
+    sa.Column("finished_at", sa.DateTime(timezone=True)),
+    _now(),
+)
+
+import_files = sa.Table(
+    "import_files",
+    metadata,
+    sa.Column("import_id", sa.ForeignKey("imports.id"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),  # path inside the folder; manifests' lines as "name:line"
+    sa.Column("stamp", sa.Text, nullable=False),  # size and time of the file: a changed file is read again
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("codes", ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("sentence", sa.Text, nullable=False, server_default=""),
+    sa.Column("layer", SHA),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("data", JSONB, nullable=False, server_default="{}"),
+    _now(),
+)
+sa.Index("ix_events_subject_id", events.c.subject, events.c.id)
+
+APPEND_ONLY = (decisions, events)
+"""Tables whose rows the database refuses to change or remove."""

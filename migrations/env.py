@@ -1,0 +1,10 @@
+"""How Alembic meets the tables: it runs on a connection that the house hands it."""
+
+from alembic import context
+
+from curation.tables import metadata
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=metadata, compare_server_default=False)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,159 @@
+"""The frozen image autoencoder under latent transparency: a linear one fitted in seconds, or Stable Diffusion's."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d, unfold
+
+from curation.errors import Refused
+from training.presets import Preset
+
+
+class Backbone(nn.Module):
+    """An image autoencoder that is never trained here; images are B x 3 x H x W in [-1, 1], transparent is 0 (grey).
+
+    Latents are unscaled; `latent * scale` has about unit variance and is what a denoiser sees.
+    """
+
+    latent_channels: int
+    stride: int
+    scale: float
+
+    @abstractmethod
+    def encode(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the posterior, each B x C x H/stride x W/stride."""
+
+    @abstractmethod
+    def decode(self, latent_BCHW: Tensor) -> Tensor:
+        """The image of a latent, B x 3 x H x W, not clipped."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """What a file of this backbone's tensors needs to be opened again."""
+
+
+class LinearBackbone(Backbone):
+    """Probabilistic PCA of image patches (Tipping and Bishop, 1999): exact posterior, no training, 28 to 31 dB.
+
+    latent = (patch - mean) @ basis / gain and back; `gain` is a power of each component's spread. The posterior's
+    standard deviation is that of the model, sigma / gain, where sigma^2 is the mean variance of what is left out.
+    """
+
+    def __init__(self, stride: int, latent_channels: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.stride, self.latent_channels, self.scale = stride, latent_channels, scale
+        self.register_buffer("mean", torch.zeros(3 * stride**2))
+        self.register_buffer("basis", torch.zeros(latent_channels, 3 * stride**2))
+        self.register_buffer("gain", torch.ones(latent_channels))
+        self.register_buffer("sigma", torch.zeros(()))
+        self.mean: Tensor
+        self.basis: Tensor
+        self.gain: Tensor
+        self.sigma: Tensor
+
+    def encode(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Project every patch on the components."""
+        analysis = self._patches(self.basis / self.gain[:, None])
+        shift = (self.basis @ self.mean) / self.gain
+        latent_BCHW = conv2d(image_B3HW, analysis, stride=self.stride) - shift[:, None, None]
+        std_BCHW = (self.sigma / self.gain)[:, None, None].expand_as(latent_BCHW)
+        return latent_BCHW, std_BCHW
+
+    def decode(self, latent_BCHW: Tensor) -> Tensor:
+        """Sum the components of every patch."""
+        synthesis = self._patches(self.basis * self.gain[:, None])
+        image_B3HW = conv_transpose2d(latent_BCHW, synthesis, stride=self.stride)
+        rows, columns = latent_BCHW.shape[-2:]
+        return image_B3HW + self._patches(self.mean[None])[0].repeat(1, rows, columns)
+
+    def facts(self) -> dict[str, str]:
+        """Sizes and scale."""
+        return {
+            "kind": "linear",
+            "stride": str(self.stride),
+            "latent_channels": str(self.latent_channels),
+            "scale": repr(self.scale),
+        }
+
+    def _patches(self, rows: Tensor) -> Tensor:
+        return rows.view(-1, 3, self.stride, self.stride)
+
+
+class KLBackbone(Backbone):
+    """Stable Diffusion's autoencoder (diffusers AutoencoderKL) behind the same four words."""
+
+    def __init__(self, autoencoder: Any) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.latent_channels = int(autoencoder.config["latent_channels"])
+        self.stride = 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
+        self.scale = float(autoencoder.config["scaling_factor"])
+
+    def encode(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """The posterior's moments; nothing is sampled."""
+        posterior = self.autoencoder.encode(image_B3HW).latent_dist
+        return posterior.mean, posterior.std
+
+    def decode(self, latent_BCHW: Tensor) -> Tensor:
+        """The autoencoder's image."""
+        image_B3HW: Tensor = self.autoencoder.decode(latent_BCHW).sample
+        return image_B3HW
+
+    def facts(self) -> dict[str, str]:
+        """The whole configuration of the autoencoder."""
+        config = {name: value for name, value in self.autoencoder.config.items() if not name.startswith("_")}
+        return {"kind": "autoencoder_kl", "config": json.dumps(config)}
+
+
+def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Backbone:
+    """The backbone of a first training: loaded where the preset names a model, else fitted to the images given.
+
+    images: premultiplied, B x 3 x H x W in [-1, 1]. Deterministic.
+    """
+    if preset.model is not None:
+        return load_autoencoder(preset.model)
+    stride, kept = preset.stride, preset.latent_channels
+    patches = unfold(images_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, 3 * stride**2).double()
+    mean = patches.mean(0)
+    variance, axes = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+    variance, axes = variance.flip(0).clamp_min(1e-12), axes.flip(1)
+    # An eigenvector's sign is arbitrary; fix it, so that the same images give the same latents on any machine.
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    gain = variance[:kept] ** (preset.whitening / 2)
+    backbone = LinearBackbone(stride, kept, scale=float((variance[:kept] / gain**2).mean() ** -0.5))
+    backbone.mean.copy_(mean)
+    backbone.basis.copy_(axes[:, :kept].T)
+    backbone.gain.copy_(gain)
+    backbone.sigma.copy_(variance[kept:].mean().sqrt() if kept < len(variance) else torch.tensor(1e-3))
+    return backbone.eval().requires_grad_(False)
+
+
+def load_autoencoder(model: str) -> KLBackbone:
+    """A diffusers AutoencoderKL from a hub id or a folder (its `vae` subfolder, where there is one); safetensors only."""
+    from diffusers import AutoencoderKL
+
+    subfolder = None if (Path(model) / "config.json").is_file() else "vae"
+    return KLBackbone(AutoencoderKL.from_pretrained(model, subfolder=subfolder, use_safetensors=True))
+
+
+def open_backbone(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Backbone:
+    """A backbone from the tensors and metadata of its stored file. Raises Refused for an unknown kind."""
+    backbone: Backbone
+    match facts.get("kind"):
+        case "linear":
+            backbone = LinearBackbone(int(facts["stride"]), int(facts["latent_channels"]), float(facts["scale"]))
+        case "autoencoder_kl":
+            from diffusers import AutoencoderKL
+
+            backbone = KLBackbone(AutoencoderKL.from_config(json.loads(facts["config"])))
+        case kind:
+            raise Refused(f"no backbone of kind {kind!r} is known", "upgrade Layerloop")
+    backbone.load_state_dict(dict(tensors))
+    return backbone.eval().requires_grad_(False)
