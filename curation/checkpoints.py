@@ -8,10 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from curation import leases
 from curation.database import Transaction
 from curation.domain import Checkpoint, Progress, RunState, TrainingOrder
 from curation.errors import Conflict, NotFound
-from curation.tables import checkpoints, leases, training_runs
+from curation.tables import checkpoints, training_runs
+from curation.tables import leases as held
 
 
 def order_training(tx: Transaction, order: TrainingOrder, actor: str) -> uuid.UUID:
@@ -44,9 +46,7 @@ def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> Tra
     )
     if not tx.execute(moving).rowcount:
         return None
-    until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-    lease = {"subject": run, "purpose": "train", "holder": holder, "expires_at": until}
-    tx.execute(insert(leases).values(lease).on_conflict_do_update(index_elements=["subject"], set_=lease))
+    leases.claim(tx, [run], "train", holder, seconds)
     return read_order(tx, run)
 
 
@@ -61,9 +61,7 @@ def read_order(tx: Transaction, run: uuid.UUID) -> TrainingOrder:
 
 def note_progress(tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int) -> None:
     """Say how far a run is and renew its lease. Raises Conflict where the lease is lost: the run is another's now."""
-    until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-    mine = (leases.c.subject == run) & (leases.c.holder == holder)
-    if not tx.execute(sa.update(leases).where(mine).values(expires_at=until)).rowcount:
+    if run not in leases.renew(tx, holder, "train", seconds):
         raise Conflict(f"run {run} was taken over by another worker")
     told = {"stage": progress.stage, "done": progress.done, "total": progress.total, "figures": dict(progress.figures)}
     tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(progress=told))
@@ -172,6 +170,6 @@ def _read(row: dict[str, Any]) -> Checkpoint:
 
 
 def _release(tx: Transaction, run: uuid.UUID, holder: str) -> None:
-    mine = (leases.c.subject == run) & (leases.c.holder == holder)
-    if not tx.execute(sa.delete(leases).where(mine)).rowcount:
+    mine = (held.c.subject == run) & (held.c.holder == holder)
+    if not tx.execute(sa.delete(held).where(mine)).rowcount:
         raise Conflict(f"run {run} was taken over by another worker")

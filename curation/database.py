@@ -55,9 +55,14 @@ class Database:
         self.send = send
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """Commit on leaving, roll back on any error. Raises Unreachable where no server answers."""
+    def transaction(self, *, one_view: bool = False) -> Iterator[Transaction]:
+        """Commit on leaving, roll back on any error. Raises Unreachable where no server answers.
+
+        With `one_view` every statement sees the same moment of the database (REPEATABLE READ).
+        """
         with self._connection() as connection:
+            if one_view:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")  # noqa: PLW2901  # same one
             tx = Transaction(connection)
             with connection.begin():
                 yield tx

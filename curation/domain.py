@@ -284,3 +284,7 @@ class Job:
 
     name: str
     args: Sequence[str | int] = ()
+
+
+GPU_JOBS = frozenset({"draw", "train"})
+"""Names of the jobs for the queue "gpu", whose workers hold weights; all others go to the queue "cpu"."""

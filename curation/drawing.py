@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from curation import leases
 from curation.database import Database, Transaction
 from curation.domain import CandidateState, DrawRequest, LayerRole, Prompt, RoundState
 from curation.layers import encode_layer, visible_hash
 from curation.ports import LayerGenerator, Layers, ObjectStore
 from curation.samples import StoredLayer, record_layers
-from curation.tables import candidate_layers, candidates, leases, prompts, rounds
-
-MOST_ATTEMPTS = 3
+from curation.tables import candidate_layers, candidates, prompts, rounds
+from curation.tables import leases as held
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,7 @@ def claim_requested(tx: Transaction, number: int, holder: str, count: int, secon
         return []
     moving = sa.update(candidates).where(candidates.c.id.in_(ids))
     tx.execute(moving.values(state=CandidateState.drawing, attempts=candidates.c.attempts + 1))
-    until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-    lease = {"purpose": "draw", "holder": holder}
-    tx.execute(sa.insert(leases).values([lease | {"subject": one, "expires_at": until} for one in ids]))
+    leases.claim(tx, ids, "draw", holder, seconds)
     texts = sa.select(candidates.c.id, candidates.c.seed, prompts.c.text, prompts.c.foreground, prompts.c.background)
     rows = tx.execute(
         texts.join(prompts, prompts.c.id == candidates.c.prompt_id)
@@ -71,7 +69,7 @@ def give_back(tx: Transaction, claimed: Sequence[Claimed], holder: str, reason: 
     """Hand candidates back after a failure; one that has failed too often is set aside with its reason."""
     ids = _still_held(tx, [one.id for one in claimed], holder)
     again = sa.case(
-        (candidates.c.attempts < MOST_ATTEMPTS, CandidateState.requested.value), else_=CandidateState.failed.value
+        (candidates.c.attempts < leases.MOST_ATTEMPTS, CandidateState.requested.value), else_=CandidateState.failed.value
     )
     tx.execute(sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500]))
 
@@ -105,5 +103,5 @@ def _keep(tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredL
 
 def _still_held(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -> list[uuid.UUID]:
     """Release our leases and say which they were: a lease that was swept away is somebody else's candidate now."""
-    mine = (leases.c.subject.in_(ids)) & (leases.c.holder == holder) & (leases.c.purpose == "draw")
-    return [row.subject for row in tx.execute(sa.delete(leases).where(mine).returning(leases.c.subject))]
+    mine = (held.c.subject.in_(ids)) & (held.c.holder == holder) & (held.c.purpose == "draw")
+    return [row.subject for row in tx.execute(sa.delete(held).where(mine).returning(held.c.subject))]

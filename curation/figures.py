@@ -98,13 +98,13 @@ def _matte(figure: str, rng: np.random.Generator, size: int) -> tuple[Field, Fie
     """Alpha in 0..1, and light: 1 paints white, -1 black, 0 the subject's own colour."""
     axis = (np.arange(size) + 0.5) * 2 / size - 1
     plane = axis[None, :] + 1j * axis[:, None]
-    plane = plane - complex(*rng.uniform(-0.12, 0.12, 2))
+    plane = plane - complex(*rng.uniform(-0.08, 0.08, 2))
     if figure == "smoke":
         return _smoke(plane, rng)
     if figure == "strokes":
         return _strokes(plane, rng, size), np.zeros(plane.shape)
-    radius = float(rng.uniform(0.5, 0.68))
-    posed = plane * np.exp(-1j * rng.uniform(-0.2, 0.2)) / radius
+    radius = float(rng.uniform(0.52, 0.68))
+    posed = plane * np.exp(-1j * rng.uniform(-0.15, 0.15)) / radius
     if figure == "glow":
         return _glow(posed)
     if figure == "glass ball":

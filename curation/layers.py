@@ -57,7 +57,8 @@ def as_png(stored: bytes) -> bytes:
 
 def without_hidden_colour(rgba: RGBA) -> RGBA:
     """The same picture with colour 0 wherever alpha is 0: what cannot be seen carries nothing."""
-    return np.where(rgba[..., 3:] == 0, np.uint8(0), rgba)
+    packed = np.ascontiguousarray(rgba).view(np.uint32)  # one word a pixel: four times fewer to choose between
+    return np.where(rgba[..., 3:] == 0, np.uint32(0), packed).view(np.uint8)
 
 
 def visible_hash(rgba: RGBA) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,11 +53,6 @@ def prefix_length(samples: int) -> int:
     It depends on nothing but the count, or equal samples would not give equal bytes.
     """
     return 0 if samples < 4_096 else 1 if samples < 65_536 else 2 if samples < 1_048_576 else 3
-
-
-def part_bytes(lines: Iterable[str]) -> bytes:
-    """One part's text from its lines, already sorted by id."""
-    return "".join(line + "\n" for line in lines).encode()
 
 
 def read_manifest(store: ObjectStore, snapshot: str) -> Manifest:

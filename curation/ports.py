@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, RejectReason, TrainingOrder, Verdict
+from curation.domain import Checkpoint, DrawRequest, Job, LayerRole, Progress, TrainingOrder
 
 RGBA = NDArray[np.uint8]
 """One straight (not premultiplied) image, H x W x 4, sRGB and alpha in 0..255."""
@@ -37,31 +34,11 @@ class ObjectStore(Protocol):
         """A URL at which anybody may read the bytes for so long, or None where the store has no such thing."""
 
 
-@dataclass(frozen=True)
-class DeskDecision:
-    """A decision made at a desk outside the house, as it is collected; `key` makes it idempotent."""
+class Queue(Protocol):
+    """Where jobs are asked for; a nudge only, since the database knows what is to be done."""
 
-    candidate: uuid.UUID
-    reviewer: str
-    verdict: Verdict
-    reasons: Sequence[RejectReason]
-    comment: str
-    dwell_ms: int | None
-    key: uuid.UUID
-    at: datetime
-
-
-class ReviewDesk(Protocol):
-    """Where people look at candidates."""
-
-    def put_up(self, candidates: Sequence[uuid.UUID]) -> None:
-        """Show these; putting up twice is putting up once."""
-
-    def collect(self, cursor: str) -> tuple[Sequence[DeskDecision], str]:
-        """The decisions made since the cursor ("" for all), and the next cursor."""
-
-    def take_down(self, candidates: Sequence[uuid.UUID]) -> None:
-        """Show these no longer."""
+    def send(self, job: Job) -> None:
+        """Ask a worker to do it; never raises: a job that is lost here is asked for again by the sweep."""
 
 
 class LayerGenerator(Protocol):

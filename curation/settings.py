@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -43,6 +44,13 @@ class Settings(BaseSettings):
         folder = self.home.resolve() / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment with these settings in it, for the processes that it starts."""
+        given = {f"LAYERLOOP_{name.upper()}": str(value) for name, value in self.model_dump(exclude_none=True).items()}
+        if self.secret is not None:
+            given["LAYERLOOP_SECRET"] = self.secret.get_secret_value()
+        return dict(os.environ) | given | {"LAYERLOOP_HOME": str(self.home.resolve())}
 
     def signing_secret(self) -> str:
         """The given secret, or one drawn once and kept in the home for the owner's eyes only."""

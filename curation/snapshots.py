@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from curation.database import Transaction
 from curation.errors import NotFound, Refused
-from curation.manifest import Manifest, Part, part_bytes, prefix_length
+from curation.manifest import Manifest, Part, prefix_length
 from curation.ports import ObjectStore
 from curation.samples import count_samples
 from curation.tables import samples, snapshots, tags
@@ -21,7 +21,8 @@ _STANDING = samples.c.withdrawn_at.is_(None)
 def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) -> Manifest:
     """Freeze every sample that is not withdrawn; equal samples give the same snapshot, whenever and wherever.
 
-    The parts are joined in the database and streamed one at a time, so that memory stays at one part.
+    The parts are joined in the database and streamed one at a time, so that memory stays at one part. The
+    transaction is one with `one_view`, or samples accepted meanwhile could be counted and not listed.
     """
     count = count_samples(tx)
     if not count:
@@ -69,11 +70,11 @@ def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
 
 def _write_parts(tx: Transaction, store: ObjectStore, digits: int) -> tuple[Part, ...]:
     prefix = sa.func.substr(sa.cast(samples.c.id, sa.Text), 1, digits).label("prefix")
-    # "C" order: the order of ids must not depend on the database's locale.
-    lines = sa.func.array_agg(sa.literal_column('line order by samples.id')).label("lines")
-    grouped = sa.select(prefix, lines).where(_STANDING).group_by(prefix).order_by(sa.collate(prefix, "C"))
-    rows = tx.connection.execution_options(stream_results=True, max_row_buffer=16).execute(grouped)
-    return tuple(Part(row.prefix, store.put(part_bytes(row.lines)), len(row.lines)) for row in rows)
+    # The database joins a part's lines: 100,000 rows cross as 256. "C" order does not depend on the locale.
+    lines = sa.func.string_agg(sa.literal_column(r"line || E'\n', '' order by samples.id")).label("lines")
+    grouped = sa.select(prefix, lines, sa.func.count().label("n")).where(_STANDING).group_by(prefix)
+    ordered = grouped.order_by(sa.collate(prefix, "C")).execution_options(stream_results=True, max_row_buffer=16)
+    return tuple(Part(row.prefix, store.put(row.lines.encode()), row.n) for row in tx.execute(ordered))
 
 
 def _counts(tx: Transaction) -> dict[str, dict[str, int]]:

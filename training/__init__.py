@@ -1,1 +1,1 @@
-"""The workshop of Layerloop: networks, losses and training loops for transparent layers; it reads snapshots, never records."""
+"""The workshop of Layerloop: networks, losses and training loops; it reads snapshots, never records."""

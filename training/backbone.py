@@ -136,11 +136,12 @@ def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Backbone:
 
 
 def load_autoencoder(model: str) -> KLBackbone:
-    """A diffusers AutoencoderKL from a hub id or a folder (its `vae` subfolder, where there is one); safetensors only."""
+    """A diffusers AutoencoderKL from a hub id or a folder, or from its `vae` subfolder; safetensors only."""
     from diffusers import AutoencoderKL
 
     subfolder = None if (Path(model) / "config.json").is_file() else "vae"
-    return KLBackbone(AutoencoderKL.from_pretrained(model, subfolder=subfolder, use_safetensors=True))
+    load: Any = AutoencoderKL.from_pretrained  # diffusers leaves it untyped
+    return KLBackbone(load(model, subfolder=subfolder, use_safetensors=True))
 
 
 def open_backbone(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Backbone:
@@ -152,7 +153,8 @@ def open_backbone(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Ba
         case "autoencoder_kl":
             from diffusers import AutoencoderKL
 
-            backbone = KLBackbone(AutoencoderKL.from_config(json.loads(facts["config"])))
+            build: Any = AutoencoderKL.from_config
+            backbone = KLBackbone(build(json.loads(facts["config"])))
         case kind:
             raise Refused(f"no backbone of kind {kind!r} is known", "upgrade Layerloop")
     backbone.load_state_dict(dict(tensors))

@@ -39,6 +39,7 @@ class Preset:
     identity_weight: float
     discriminator_weight: float
     discriminator_start: int  # images before the discriminator counts
+    discriminator_width: int
     blend_weight: float  # alpha-blend MSE (AlphaVAE, arXiv 2507.09308), not of the paper
     offset_dropout: float
 
@@ -67,6 +68,7 @@ class Preset:
 
     # Both trainings.
     warmup_images: int
+    cooldown: float  # the last share of a run, over which the rate falls to 0
     new_weight: float  # how much more often newly added samples are drawn (paper, section 3.4)
     save_images: int  # images between two saved states of a run
     sheet_images: int  # images between two sample sheets
@@ -97,6 +99,7 @@ TINY = Preset(
     identity_weight=1.0,
     discriminator_weight=0.0,
     discriminator_start=0,
+    discriminator_width=24,
     blend_weight=0.0,
     offset_dropout=0.3,
     text_vocabulary=4_096,
@@ -119,6 +122,7 @@ TINY = Preset(
     draw_batch=16,
     guidance=3.0,
     warmup_images=500,
+    cooldown=0.3,
     new_weight=2.0,
     save_images=2_000,
     sheet_images=8_000,

@@ -47,7 +47,9 @@ class RunFolder:
         older = self._states()
         new = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))
         # Tensors that share memory (tied weights, an optimiser's step) are copied: safetensors keeps each once.
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, new / "state.safetensors")
+        save_file(
+            {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, new / "state.safetensors"
+        )
         (new / "facts.json").write_text(canonical_json({**facts, "images": images}))
         for path in (new / "state.safetensors", new / "facts.json", new):
             _sync(path)

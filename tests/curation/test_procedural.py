@@ -68,8 +68,8 @@ def test_the_alpha_of_a_circle_is_its_area():
     rng = np.random.default_rng(1)
     rgba = draw(SOLID_RED, rng, 256)
     rng = np.random.default_rng(1)
-    rng.uniform(-0.12, 0.12, 2)
-    radius = rng.uniform(0.5, 0.68) * 128
+    rng.uniform(-0.08, 0.08, 2)
+    radius = rng.uniform(0.52, 0.68) * 128
     assert rgba[..., 3].sum() / 255 == pytest.approx(np.pi * radius**2, rel=1e-3)
 
 

@@ -1,0 +1,1 @@
+"""The skin of Layerloop: pages and static files over the JSON API of curation."""

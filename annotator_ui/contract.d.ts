@@ -1,0 +1,157 @@
+/** What the JSON API says, in types: read by the checker only, never sent to a browser. */
+
+type LayerRole = "foreground" | "background" | "blended";
+type Access = "annotator" | "engineer" | "trainer" | "admin";
+type RoundState = "open" | "paused" | "closed";
+
+interface Me {
+  name: string;
+  kind: string;
+  access: Access;
+}
+
+interface LayerAddress {
+  url: string;
+  width?: number;
+  height?: number;
+}
+
+interface Card {
+  id: string;
+  round: number;
+  kind: "single" | "pair";
+  prompt: string;
+  flags: string[];
+  layers: Partial<Record<LayerRole, LayerAddress>>;
+  signals: Record<string, number | null>;
+}
+
+interface TrayProgress {
+  waiting: number;
+  decided: number;
+  accepted: number;
+  mine: number;
+  round: number | null;
+}
+
+interface TrayAnswer {
+  candidates: Card[];
+  progress: TrayProgress;
+  /** Of those the page said it holds: the ones that are somebody else's now. */
+  lost?: string[];
+}
+
+interface DecisionBody {
+  candidate: string;
+  verdict: "accept" | "reject" | "skip";
+  reasons: string[];
+  comment: string;
+  dwell_ms: number | null;
+}
+
+interface DecisionAnswer {
+  decision: number;
+  candidate: string;
+  state: string;
+}
+
+interface UndoAnswer {
+  decision: number;
+  candidate: Card;
+}
+
+interface Reason {
+  name: string;
+  key: string;
+  label: string;
+}
+
+interface RoundRow {
+  id: number;
+  purpose: string;
+  kind: string;
+  state: RoundState;
+  quota: number;
+  checkpoint: string | null;
+  opened_at: string;
+  closed_at: string | null;
+  counts: Record<string, number>;
+  policy?: Record<string, unknown>;
+}
+
+interface Interval {
+  value: number;
+  low: number;
+  high: number;
+  n: number;
+}
+
+interface RoundReport {
+  round: RoundRow;
+  funnel: Record<string, number>;
+  refusals: { signal: string; count: number }[];
+  reasons: { reason: string; count: number }[];
+  defects_per_100: { person: Interval | null; oracle: Interval | null };
+  human: {
+    seconds_per_accept: number | null;
+    accepts_per_hour: number | null;
+    decisions: number;
+    reviewers: { name: string; kind: string; decisions: number; accepted: number; median_dwell_ms: number | null }[];
+  };
+  oracle: { decisions: number; accepted: number };
+  seconds_left: number | null;
+  evaluation: Record<string, number> | null;
+}
+
+interface SnapshotRow {
+  id: string;
+  samples: number;
+  counts: Record<string, number | Record<string, number>>;
+  tags: string[];
+  frozen_at: string;
+}
+
+interface SampleRow {
+  id: string;
+  caption: string;
+  licence: string;
+  source: string;
+  split: string;
+  round: number;
+  layers: Partial<Record<LayerRole, LayerAddress>>;
+}
+
+interface SnapshotPage {
+  snapshot: SnapshotRow;
+  samples: SampleRow[];
+  next: string | null;
+}
+
+interface CheckpointRow {
+  id: string;
+  recipe: string;
+  preset: string;
+  snapshot: string;
+  parent: string | null;
+  seed: number;
+  code_version: string;
+  evaluation: Record<string, number>;
+  sheet_url: string | null;
+  promoted_at: string | null;
+  created_at: string;
+  rounds: number[];
+}
+
+interface RunRow {
+  id: string;
+  recipe: string;
+  preset: string;
+  snapshot: string;
+  state: "requested" | "running" | "finished" | "failed";
+  progress: { stage?: string; done?: number; total?: number; figures?: Record<string, number> };
+  error: string | null;
+  checkpoint: string | null;
+  created_at: string;
+  started_at: string | null;
+  finished_at: string | null;
+}

@@ -1,0 +1,43 @@
+/** What every page has around it: who is signed in, signing out, and one place for messages. */
+
+import { fill, make, part } from "./elements.js";
+import { Refusal, request } from "./request.js";
+
+const RANK = ["annotator", "engineer", "trainer", "admin"];
+
+/** Shows who is signed in. @param {Me} me */
+export function showMe(me) {
+  fill(part("me"), make("strong", {}, me.name), " ", make("span", { class: "quiet" }, me.access));
+  part("sign-out").hidden = false;
+  part("sign-out").addEventListener("click", async () => {
+    await request("DELETE", "/api/session").catch(() => null);
+    location.assign("/sign-in");
+  });
+}
+
+/** Whether somebody may do what needs this access. @param {Me} me @param {Access} access */
+export function mayAct(me, access) {
+  return RANK.indexOf(me.access) >= RANK.indexOf(access);
+}
+
+/**
+ * Says something at the top of the page, politely to screen readers; an empty text takes it away.
+ * @param {string} text @param {string} [hint]
+ */
+export function say(text, hint = "") {
+  const notice = part("notice");
+  notice.hidden = !text;
+  fill(notice, make("strong", {}, text), hint && ` ${hint}`);
+}
+
+/** Says what went wrong, in the server's own words. @param {unknown} error */
+export function sayError(error) {
+  if (error instanceof Refusal && error.status === 403) say("This needs more access than you have.", error.message);
+  else if (error instanceof Refusal) say(sentence(error.message), sentence(error.hint));
+  else if (error instanceof Error) say(sentence(error.message), "This page tries again by itself.");
+}
+
+/** @param {string} text */
+function sentence(text) {
+  return text && text.charAt(0).toUpperCase() + text.slice(1).replace(/[.]?$/, ".");
+}

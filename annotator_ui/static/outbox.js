@@ -1,0 +1,135 @@
+/**
+ * Decisions on their way: kept in the browser before the page moves on, sent in order, and let go only when the
+ * server has answered. Sending one twice is harmless, since the server knows its key.
+ */
+
+import { newKey } from "./identity.js";
+import { Refusal } from "./request.js";
+
+/**
+ * @typedef {object} Entry
+ * @property {"decision" | "undo"} kind
+ * @property {string} key makes it one decision, however often it is sent
+ * @property {number} order entries are sent in this order
+ * @property {string | null} of the key of the decision that an undo takes back; null for the server's latest
+ * @property {any} body
+ */
+
+const FIRST_WAIT_MS = 500;
+const LONGEST_WAIT_MS = 15_000;
+
+export class Outbox extends EventTarget {
+  /** @type {Entry[]} */
+  entries = [];
+  /** Why nothing goes out at the moment. @type {"" | "offline" | "signed out"} */
+  trouble = "";
+  #prefix;
+  #post;
+  #storage;
+  #failures = 0;
+  #timer = 0;
+  #sending = false;
+
+  /**
+   * @param {string} reviewer only this reviewer's decisions are sent: another may have used this browser before
+   * @param {(path: string, body: unknown) => Promise<any>} post
+   * @param {Storage} [storage]
+   */
+  constructor(reviewer, post, storage = localStorage) {
+    super();
+    this.#prefix = `layerloop.outbox.${reviewer}.`;
+    this.#post = post;
+    this.#storage = storage;
+    const kept = Object.keys(storage).filter((name) => name.startsWith(this.#prefix));
+    this.entries = kept.map((name) => JSON.parse(storage.getItem(name) ?? "")).sort((a, b) => a.order - b.order);
+    addEventListener("online", () => this.flush());
+    addEventListener("focus", () => this.flush());
+  }
+
+  /**
+   * Keeps a decision or an undo, at once and on disk, then sends it when it can.
+   * @param {Entry["kind"]} kind @param {any} body @param {string | null} [of]
+   * @returns {Entry}
+   */
+  add(kind, body, of = null) {
+    const order = Math.max(Date.now(), (this.entries.at(-1)?.order ?? 0) + 1);
+    const entry = { kind, key: newKey(), order, of, body };
+    this.entries.push(entry);
+    this.#keep(entry);
+    this.#tell("change", entry);
+    if (!this.#failures) queueMicrotask(() => this.flush());
+    return entry;
+  }
+
+  /** The candidates that have a decision on its way. @returns {string[]} */
+  candidates() {
+    return this.entries.filter((entry) => entry.kind === "decision").map((entry) => entry.body.candidate);
+  }
+
+  /** Sends what waits, one after another, until all is sent or something is in the way. */
+  async flush() {
+    if (this.#sending) return;
+    this.#sending = true;
+    clearTimeout(this.#timer);
+    try {
+      for (let entry = this.entries[0]; entry; entry = this.entries[0]) {
+        await this.#send(entry);
+        this.#failures = 0;
+        this.trouble = "";
+      }
+    } catch (error) {
+      this.#failures += 1;
+      this.trouble = error instanceof Refusal ? "signed out" : "offline";
+      const wait = Math.min(FIRST_WAIT_MS * 2 ** (this.#failures - 1), LONGEST_WAIT_MS) * (0.75 + Math.random() / 2);
+      this.#timer = setTimeout(() => this.flush(), wait);
+    } finally {
+      this.#sending = false;
+      this.#tell("change", null);
+    }
+  }
+
+  /** @param {Entry} entry */
+  async #send(entry) {
+    const path = entry.kind === "undo" ? "/api/review/undo" : "/api/review/decisions";
+    try {
+      const answer = await this.#post(path, { ...entry.body, key: entry.key });
+      for (const undo of this.#undosOf(entry)) {
+        undo.body.decision = answer.decision;
+        this.#keep(undo);
+      }
+      this.#drop(entry);
+      this.#tell("sent", { entry, answer });
+    } catch (error) {
+      if (!(error instanceof Refusal) || error.status === 401) throw error;
+      for (const refused of [entry, ...this.#undosOf(entry)]) {
+        this.#drop(refused);
+        this.#tell("refused", { entry: refused, error });
+      }
+    }
+  }
+
+  /** @param {Entry} decision */
+  #undosOf(decision) {
+    return this.entries.filter((entry) => entry.kind === "undo" && entry.of === decision.key);
+  }
+
+  /** @param {Entry} entry */
+  #keep(entry) {
+    try {
+      this.#storage.setItem(this.#prefix + entry.key, JSON.stringify(entry));
+    } catch {
+      // A full or forbidden storage: the decision still stands in memory and goes out as soon as it can.
+    }
+  }
+
+  /** @param {Entry} entry */
+  #drop(entry) {
+    this.entries = this.entries.filter((other) => other !== entry);
+    this.#storage.removeItem(this.#prefix + entry.key);
+  }
+
+  /** @param {string} name @param {unknown} detail */
+  #tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+}

@@ -1,0 +1,59 @@
+/** The line of progress: mine, accepted, waiting and how fast, counted on at once and set right when all is quiet. */
+
+import { fill, make, part } from "./elements.js";
+import { count } from "./words.js";
+
+const LATEST = 30;
+const ENOUGH = 5;
+
+export class Pace {
+  /** @type {TrayProgress | null} */
+  #told = null;
+  /** @type {number[]} milliseconds looked at, for the latest decisions */
+  #dwells = [];
+
+  /** What the server says; only while no decision is on its way, or it would be counted twice. @param {TrayProgress} told */
+  settle(told) {
+    this.#told = { ...told };
+    this.#show();
+  }
+
+  /** Whether the server has said anything yet. */
+  get known() {
+    return this.#told !== null;
+  }
+
+  /** @param {DecisionBody} body @param {1 | -1} sign */
+  count(body, sign) {
+    if (sign > 0 && body.dwell_ms !== null) this.#dwells = [...this.#dwells, body.dwell_ms].slice(-LATEST);
+    if (!this.#told || body.verdict === "skip") return this.#show();
+    this.#told.mine += sign;
+    this.#told.decided += sign;
+    this.#told.accepted += body.verdict === "accept" ? sign : 0;
+    this.#show();
+  }
+
+  /** Decisions an hour, at the pace of the latest ones; null until there are enough of them. */
+  get perHour() {
+    const seconds = this.#dwells.reduce((sum, dwell) => sum + dwell, 0) / 1000;
+    return this.#dwells.length < ENOUGH || seconds < 1 ? null : (3600 * this.#dwells.length) / seconds;
+  }
+
+  #show() {
+    const told = this.#told;
+    if (!told) return;
+    const share = told.decided ? ` ${Math.round((100 * told.accepted) / told.decided)} %` : "";
+    fill(
+      part("pace"),
+      item("By me", count(told.mine)),
+      item("Accepted", count(told.accepted), share),
+      item("Waiting", count(told.waiting)),
+      item("An hour", this.perHour === null ? "–" : count(Math.round(this.perHour / 10) * 10)),
+    );
+  }
+}
+
+/** @param {string} name @param {string} value @param {string} [more] */
+function item(name, value, more = "") {
+  return make("div", {}, make("dt", {}, name), make("dd", {}, value, more && make("small", {}, more)));
+}

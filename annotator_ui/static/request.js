@@ -1,0 +1,61 @@
+/** Talking to the API: JSON both ways, and every way it can fail is one of two errors. */
+
+/** The server understood and said no. */
+export class Refusal extends Error {
+  /** @param {number} status @param {string} message @param {string} hint */
+  constructor(status, message, hint) {
+    super(message);
+    this.status = status;
+    this.hint = hint;
+  }
+}
+
+/** No answer, or one that says "not now": the same request may be sent again. */
+export class Unreachable extends Error {}
+
+const PATIENCE_MS = 20_000;
+
+/**
+ * @param {string} method
+ * @param {string} path
+ * @param {unknown} [body]
+ * @returns {Promise<any>} the answer's JSON
+ */
+export async function request(method, path, body) {
+  const headers = new Headers({ Accept: "application/json" });
+  if (method !== "GET") {
+    headers.set("X-Layerloop", "1"); // a page elsewhere cannot send this header, so it cannot act in our name
+    headers.set("Content-Type", "application/json");
+  }
+  const options = { method, headers, signal: AbortSignal.timeout(PATIENCE_MS), credentials: /** @type {const} */ ("same-origin") };
+  let response;
+  try {
+    response = await fetch(path, method === "GET" ? options : { ...options, body: JSON.stringify(body ?? {}) });
+    if (response.ok) return response.status === 204 ? null : await response.json();
+  } catch {
+    throw new Unreachable("the server does not answer");
+  }
+  if (response.status >= 500 || response.status === 408 || response.status === 429) {
+    throw new Unreachable(`the server cannot answer now (${response.status})`);
+  }
+  const error = await response.json().then((answer) => answer.error ?? {}, () => ({}));
+  throw new Refusal(response.status, error.message ?? `the server said ${response.status}`, error.hint ?? "");
+}
+
+/**
+ * Reads for a page that shows nothing without an answer: whoever is not signed in is sent to sign in.
+ * @param {string} path
+ */
+export async function read(path) {
+  try {
+    return await request("GET", path);
+  } catch (error) {
+    if (error instanceof Refusal && error.status === 401) toSignIn();
+    throw error;
+  }
+}
+
+/** Leaves for the sign-in page, which comes back here. */
+export function toSignIn() {
+  location.assign(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
+}

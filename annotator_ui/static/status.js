@@ -1,0 +1,47 @@
+/** What the reviewer must know about decisions on their way: waiting, offline, refused, too early. */
+
+import { fill, make, part } from "./elements.js";
+import { counted } from "./words.js";
+
+const SHOWN_MS = 6_000;
+
+/**
+ * @param {import("./desk.js").Desk} desk
+ * @param {import("./outbox.js").Outbox} outbox
+ * @param {import("./stage.js").Stage} stage
+ */
+export function installStatus(desk, outbox, stage) {
+  const showBanner = () => {
+    const waiting = counted(outbox.entries.length, "decision");
+    const banner = part("banner");
+    banner.hidden = !outbox.trouble;
+    if (outbox.trouble === "offline") fill(banner, make("strong", {}, `Offline: ${waiting} waiting.`), " They are kept in this browser and sent when the server answers. Go on.");
+    if (outbox.trouble === "signed out") {
+      const link = make("a", { href: `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}` }, "Sign in again");
+      fill(banner, make("strong", {}, `Signed out: ${waiting} waiting.`), " They are kept in this browser. ", link);
+    }
+    part("sending").textContent = outbox.entries.length ? `${counted(outbox.entries.length, "decision")} being sent` : "All decisions are kept";
+    document.documentElement.dataset["outbox"] = String(outbox.entries.length);
+  };
+  outbox.addEventListener("change", showBanner);
+  outbox.addEventListener("refused", (event) => {
+    const { entry, error } = /** @type {CustomEvent} */ (event).detail;
+    const what = entry.kind === "undo" ? "The undo was not taken" : "The decision was not taken";
+    announce(`${what}: ${error.message}. ${error.hint ?? ""}`);
+  });
+  desk.addEventListener("early", () => announce("Too fast: that key came before the picture, and was ignored."));
+  desk.addEventListener("unseen", () => announce("This picture cannot be shown, so it can only be skipped."));
+  stage.addEventListener("change", () => (part("looking").textContent = `${stage.get("background")}, ${stage.get("view")}, zoom ${stage.get("zoom")}`));
+  showBanner();
+}
+
+let timer = 0;
+
+/** Says something for a while, also to screen readers. @param {string} text */
+function announce(text) {
+  const toast = part("toast");
+  toast.textContent = text;
+  toast.hidden = false;
+  clearTimeout(timer);
+  timer = setTimeout(() => (toast.hidden = true), SHOWN_MS);
+}

@@ -1,0 +1,1 @@
+"""What the doors open onto: the embedded PostgreSQL, the queue and the S3 store."""

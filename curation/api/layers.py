@@ -1,0 +1,61 @@
+"""Stored images over HTTP: layers of candidates and samples, and the sample sheets of checkpoints; nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from curation.api.access import house_of
+from curation.api.links import Links
+from curation.errors import Corrupt, NotFound
+from curation.layers import as_png
+from curation.tables import checkpoints, layers
+
+router = APIRouter(prefix="/api/layers", tags=["layers"])
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@router.get("/{sha256}.{form}", response_class=Response, responses={200: {"content": {"image/webp": {}, "image/png": {}}}})
+def get_layer(
+    request: Request,
+    sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$")],
+    form: Literal["webp", "png"],
+    until: Annotated[int, Query(ge=0, le=2**40)],
+    sign: Annotated[str, Query(max_length=64)],
+) -> Response:
+    """The image of a signed address: a layer as stored (WebP) or as PNG, or a checkpoint's sheet (PNG).
+
+    The signature stands for the reviewer who was given the address, so that no session is looked up per image. The
+    content policy disarms whatever a browser might yet take the bytes for.
+    """
+    links: Links = request.app.state.links
+    seconds = links.seconds_left(sha256, form, until, sign)
+    if not seconds:
+        raise NotFound("this address of an image is too old", "load the page again")
+    headers = {
+        "cache-control": f"private, max-age={seconds}, immutable",
+        "content-security-policy": "default-src 'none'; sandbox",
+        "content-disposition": f'inline; filename="{sha256[:12]}.{form}"',
+        "etag": f'"{sha256}.{form}"',
+    }
+    if request.headers.get("if-none-match") == headers["etag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(_image(request, sha256, form), headers=headers, media_type=f"image/{form}")
+
+
+def _image(request: Request, sha256: str, form: str) -> bytes:
+    house = house_of(request)
+    with house.database.transaction() as tx:
+        layer = bool(tx.scalar(sa.select(sa.exists().where(layers.c.sha256 == sha256))))
+        sheet = form == "png" and bool(tx.scalar(sa.select(sa.exists().where(checkpoints.c.sheet == sha256))))
+    if not layer and not sheet:
+        raise NotFound("there is no such image", "load the page again")
+    stored = house.store.get(sha256)
+    if layer:
+        return as_png(stored) if form == "png" else stored
+    if not stored.startswith(PNG):
+        raise Corrupt("a checkpoint's sample sheet is no PNG", "run 'layerloop doctor'")
+    return stored

@@ -1,0 +1,59 @@
+"""Commands of administrators: who may sign in, and as what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from curation.cli.show import ACTOR, Json, house, print_rows, talk
+from curation.domain import Access
+
+app = typer.Typer(no_args_is_help=True)
+
+Who = Annotated[str, typer.Argument(help="The reviewer's name.")]
+
+
+@app.command()
+def add(name: Who, access: Annotated[Access, typer.Option(help="What they may do.")] = Access.annotator) -> None:
+    """Add a person."""
+    from curation import reviewers
+
+    with house() as opened, opened.database.transaction() as tx:
+        reviewers.add_reviewer(tx, name, access)
+        tx.log(ACTOR, "reviewer added", name, access=access)
+    talk.print(f"{name} is added; 'layerloop reviewer token {name}' lets them in")
+
+
+@app.command()
+def token(name: Who, minutes: Annotated[int, typer.Option(help="How long it can be used.", min=1)] = 60) -> None:
+    """Print a token with which a person signs in once."""
+    from curation import reviewers
+
+    with house() as opened, opened.database.transaction() as tx:
+        print(reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes))
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Everybody who decides, the oracle too."""
+    import sqlalchemy as sa
+
+    from curation.tables import reviewers
+
+    with house() as opened, opened.database.transaction() as tx:
+        rows = [dict(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
+    print_rows(rows, {name: (lambda r, name=name: r[name]) for name in ("name", "kind", "access", "active")}, as_json)
+
+
+@app.command()
+def deactivate(name: Who) -> None:
+    """Shut a person out at once; their decisions stay."""
+    from curation import reviewers
+
+    with house() as opened, opened.database.transaction() as tx:
+        reviewers.deactivate(tx, reviewers.find_reviewer(tx, name))
+        tx.log(ACTOR, "reviewer deactivated", name)
+    talk.print(f"{name} can sign in no longer")
+
+

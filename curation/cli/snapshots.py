@@ -1,0 +1,70 @@
+"""Commands of data engineers and trainers: snapshots."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_rows, short, talk
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def freeze(
+    tag: Annotated[str | None, typer.Option(help="A movable name for it.")] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Freeze all samples of now; equal samples always give the same snapshot."""
+    from curation import samples, snapshots
+
+    with house() as opened, opened.database.transaction(one_view=True) as tx:
+        if dry_run:
+            talk.print(f"would freeze {samples.count_samples(tx)} samples")
+            return
+        frozen = snapshots.freeze(tx, opened.store, tag=tag, actor=ACTOR)
+    print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print(frozen.id)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Every snapshot, newest first."""
+    from curation import snapshots
+
+    with house() as opened, opened.database.transaction() as tx:
+        rows = snapshots.list_snapshots(tx)
+    columns = {
+        "snapshot": lambda r: short(r["id"]),
+        "samples": lambda r: r["samples"],
+        "tags": lambda r: ", ".join(r["tags"]),
+        "frozen": lambda r: r["at"],
+    }
+    print_rows(rows, columns, as_json)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A tag, an id, or the first digits of one.")],
+    samples: Annotated[bool, typer.Option(help="Print every sample, one line of JSON each.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a snapshot holds: counts by kind, licence, split and round."""
+    from curation import manifest, snapshots
+
+    with house() as opened:
+        with opened.database.transaction() as tx:
+            snapshot = snapshots.find_snapshot(tx, name)
+        if samples:
+            for sample in manifest.read_samples(opened.store, snapshot):
+                print(sample.line())
+            return
+        root = manifest.read_manifest(opened.store, snapshot)
+    if as_json:
+        print_json({"id": root.id, "samples": root.samples, "counts": root.counts})
+        return
+    print(f"{root.id}  {root.samples} samples")
+    for what, counts in root.counts.items():
+        for value, count in sorted(counts.items(), key=lambda item: -item[1]):
+            print(f"  {what:<8} {count:>8}  {value}")

@@ -1,0 +1,91 @@
+"""The doctor: every part of the house looked at, with a finding and, where something is wrong, a hint."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from curation import schema
+from curation.errors import LayerloopError
+from curation.house import House, open_house
+from curation.settings import Settings
+from curation.tables import candidate_layers, checkpoints, sample_layers, snapshots
+
+LEAST_FREE_GIB = 2.0
+LOOKED_AT = 5_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part, whether it is well, and what to do if it is not."""
+
+    part: str
+    well: bool
+    told: str
+    hint: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at every part; one that is broken does not stop the others from being looked at."""
+    findings = [_disk(settings), _training_part()]
+    try:
+        with open_house(settings) as house:
+            looks: tuple[Callable[[House], Finding], ...] = (_database, _objects, _queue)
+            findings += [_safely(look, house) for look in looks]
+    except LayerloopError as error:
+        findings.append(Finding("house", well=False, told=error.message, hint=error.hint))
+    return findings
+
+
+def _safely(look: Callable[[House], Finding], house: House) -> Finding:
+    try:
+        return look(house)
+    except LayerloopError as error:
+        return Finding(look.__name__.strip("_"), well=False, told=error.message, hint=error.hint)
+
+
+def _disk(settings: Settings) -> Finding:
+    free = shutil.disk_usage(settings.path(".")).free / 2**30
+    hint = "" if free > LEAST_FREE_GIB else "make room, or name another home with LAYERLOOP_HOME"
+    return Finding("disk", free > LEAST_FREE_GIB, f"{free:.1f} GiB free in {settings.path('.')}", hint)
+
+
+def _training_part() -> Finding:
+    missing = [name for name in ("torch", "diffusers", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding("training", False, f"{', '.join(missing)} not installed", "pip install 'layerloop[train]'")
+    return Finding("training", well=True, told="torch, diffusers and safetensors are installed")
+
+
+def _database(house: House) -> Finding:
+    have, newest = schema.current(house.database)
+    drift = schema.drift(house.database)
+    told = f"schema {have} at {house.database.engine.url.render_as_string(hide_password=True)}"
+    if have != newest or drift:
+        return Finding("database", False, f"{told}, but the code wants {newest}: {drift}", "run 'layerloop up' once")
+    return Finding("database", well=True, told=told)
+
+
+def _objects(house: House) -> Finding:
+    """A row without its object is a bug or a lost disk; the newest rows are looked at, and all roots of snapshots."""
+    with house.database.transaction() as tx:
+        named = [
+            *tx.execute(sa.select(snapshots.c.id)).scalars(),
+            *(sha for files in tx.execute(sa.select(checkpoints.c.files)).scalars() for sha in files.values()),
+            *tx.execute(sa.select(sample_layers.c.sha256).limit(LOOKED_AT)).scalars(),
+            *tx.execute(sa.select(candidate_layers.c.sha256).limit(LOOKED_AT)).scalars(),
+        ]
+    lost = [sha for sha in dict.fromkeys(named) if not house.store.has(sha)]
+    if lost:
+        listed = ", ".join(sha[:12] for sha in lost[:5])
+        return Finding("objects", False, f"{len(lost)} objects are missing: {listed} ...", "restore them from a backup")
+    return Finding("objects", well=True, told=f"{len(set(named))} objects looked up, none missing")
+
+
+def _queue(house: House) -> Finding:
+    house.queue.check()
+    return Finding("queue", well=True, told=f"{house.settings.queue} answers")

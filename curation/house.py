@@ -1,0 +1,102 @@
+"""The house put together: which adapter stands behind each door, chosen by the settings."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from curation import schema
+from curation.adapters import embedded_postgres
+from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.adapters.pgmq_schema import install_pgmq
+from curation.database import Database
+from curation.errors import LayerloopError, Refused
+from curation.objects import FolderStore
+from curation.ports import ObjectStore
+from curation.settings import EMBEDDED, Settings
+
+
+@dataclass(frozen=True)
+class House:
+    """Everything a command, a request or a job needs."""
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    queue: CeleryQueue
+
+
+@contextmanager
+def open_house(settings: Settings) -> Iterator[House]:
+    """Open the house, starting the embedded PostgreSQL if it is ours and asleep, and bringing the tables up to date.
+
+    Whoever leaves an embedded house last puts its PostgreSQL to sleep: each process holds a shared lock on the home
+    while it is inside, and a lock, unlike a counter, is let go even by a process that was killed.
+    """
+    with _inside(settings):
+        address = database_address(settings)
+        if settings.queue == EMBEDDED and not settings.embedded:
+            install_pgmq(address)
+        queue = CeleryQueue(make_app(settings, address))
+        database = Database(address, send=queue.send)
+        try:
+            schema.migrate(database)
+            yield House(settings, database, open_store(settings), queue)
+        finally:
+            database.close()
+
+
+def database_address(settings: Settings) -> str:
+    """The address of the PostgreSQL that the settings name; the embedded one is started by asking for it."""
+    if settings.embedded:
+        return embedded_postgres.start(settings.path("postgres"))
+    return settings.database
+
+
+def open_store(settings: Settings) -> ObjectStore:
+    """The object store that the settings name. Raises Refused for an address of another kind."""
+    if settings.objects == EMBEDDED:
+        return FolderStore(settings.path("objects"))
+    address = urlparse(settings.objects)
+    if address.scheme == "file":
+        return FolderStore(Path(address.path))
+    if address.scheme == "s3":
+        from curation.adapters.s3 import S3Store
+
+        return S3Store(address.netloc, address.path.strip("/"), settings.objects_endpoint)
+    raise Refused(f"LAYERLOOP_OBJECTS is {settings.objects!r}", "it takes 'embedded', file:///folder or s3://bucket/prefix")
+
+
+def load(dotted: str) -> Any:
+    """What a dotted name such as "training.train:train" stands for. Raises LayerloopError where it cannot be had."""
+    module, _, name = dotted.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        hint = "is the package installed with its training part? pip install 'layerloop[train]'"
+        raise LayerloopError(f"{dotted} cannot be loaded: {error}", hint) from error
+
+
+@contextmanager
+def _inside(settings: Settings) -> Iterator[None]:
+    if not settings.embedded:
+        yield
+        return
+    handle = os.open(settings.path(".") / "inside.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            embedded_postgres.stop(settings.path("postgres"))
+        except BlockingIOError:
+            pass  # somebody else is still inside
+        os.close(handle)

@@ -1,0 +1,141 @@
+"""Leases: who may work on what until when, and what becomes of work whose lease ran out."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
+
+from curation.database import Transaction
+
+MOST_ATTEMPTS = 3
+"""A candidate whose drawing was cut off so often is set aside: it may be what kills the workers."""
+
+SWEEP_AT_ONCE = 500
+"""Leases handed back in one transaction: few enough that a sweep never holds locks for long."""
+
+
+def claim(tx: Transaction, subjects: Collection[uuid.UUID], purpose: str, holder: str, seconds: int) -> None:
+    """Lease subjects to a holder; the caller holds their rows locked and has moved them into the matching state."""
+    if subjects:
+        tx.execute(_CLAIM, {"ids": list(subjects), "purpose": purpose, "holder": holder, "seconds": seconds})
+
+
+def renew(tx: Transaction, holder: str, purpose: str, seconds: int) -> frozenset[uuid.UUID]:
+    """Extend every lease of a holder and purpose; returns what it holds.
+
+    A lease that ran out but was not swept yet is renewed too: nobody else has the subject.
+    """
+    rows = tx.execute(_RENEW, {"holder": holder, "purpose": purpose, "seconds": seconds})
+    return frozenset(row.subject for row in rows)
+
+
+def release(tx: Transaction, subjects: Collection[uuid.UUID]) -> None:
+    """Drop leases whose work is done; the subjects' states are the caller's business."""
+    if subjects:
+        tx.execute(_RELEASE, {"ids": list(subjects)})
+
+
+def sweep(tx: Transaction, limit: int = SWEEP_AT_ONCE) -> Counter[str]:
+    """Hand back up to `limit` subjects whose leases ran out, and ask for their jobs again; counts by where they went.
+
+    A candidate being drawn goes back to "requested", or to "failed" after MOST_ATTEMPTS; one being shown goes back to
+    "waiting"; a training run goes back to "requested". Call again while the counts add up to `limit`. Claims never
+    look at expired leases themselves: one `or` in their condition made them a thousand times slower at a million rows.
+    """
+    due = tx.execute(_EXPIRED, {"limit": limit}).all()
+    return _hand_back(tx, due, most_attempts=MOST_ATTEMPTS)
+
+
+def hand_back(tx: Transaction, holder: str) -> Counter[str]:
+    """Give up everything a holder has, because it stops or is sent away; what was begun counts as no attempt."""
+    return _hand_back(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=None)
+
+
+def hand_back_work(tx: Transaction) -> Counter[str]:
+    """Give up all drawing and training under way, for a house that starts and knows that it is alone in its home."""
+    return _hand_back(tx, tx.execute(_WORK).all(), most_attempts=None)
+
+
+def _hand_back(
+    tx: Transaction, leases: Sequence[sa.Row[tuple[uuid.UUID, str]]], most_attempts: int | None
+) -> Counter[str]:
+    """Move leased subjects back. Rows that someone is moving right now are left to them, so that nothing waits here.
+
+    Everybody else locks a candidate first and its lease second; we do it the other way round, and skip.
+    """
+    counts: Counter[str] = Counter()
+    by_purpose: dict[str, list[uuid.UUID]] = {"draw": [], "review": [], "train": []}
+    for lease in leases:
+        by_purpose[lease.purpose].append(lease.subject)
+    for purpose, ids in by_purpose.items():
+        if not ids:
+            continue
+        free = [row.id for row in tx.execute(_LOCK_RUNS if purpose == "train" else _LOCK_CANDIDATES, {"ids": ids})]
+        release(tx, free)
+        for row in _move_back(tx, purpose, free, most_attempts):
+            counts[row.state] += 1
+            if row.state == "requested":
+                tx.ask(purpose, row.round_id if purpose == "draw" else str(row.id))
+    return counts
+
+
+def _move_back(
+    tx: Transaction, purpose: str, ids: Sequence[uuid.UUID], most: int | None
+) -> Sequence[sa.Row[tuple[uuid.UUID]]]:
+    if purpose == "train":
+        return tx.execute(_BACK_TO_TRAINING, {"ids": ids}).all()  # type: ignore[no-any-return]  # Transaction.execute
+    if purpose == "review":
+        return tx.execute(_BACK_TO_WAITING, {"ids": ids}).all()  # type: ignore[no-any-return]  # says Any on purpose
+    given_up = {"ids": ids, "most": 2**15 - 1 if most is None else most, "refund": int(most is None)}
+    return tx.execute(_BACK_TO_DRAWING, given_up).all()  # type: ignore[no-any-return]
+
+
+def _sql(text: str) -> sa.TextClause:
+    statement = sa.text(text)
+    return statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID))) if ":ids" in text else statement
+
+
+_UNTIL = "now() + make_interval(secs => :seconds)"
+
+_CLAIM = _sql(f"""
+    insert into leases (subject, purpose, holder, expires_at)
+    select id, :purpose, :holder, {_UNTIL} from unnest(:ids) id
+    on conflict (subject) do update
+    set purpose = excluded.purpose, holder = excluded.holder, expires_at = excluded.expires_at""")
+
+# In one order, so that two pages of one reviewer that renew at once cannot block each other for good.
+_RENEW = _sql(f"""
+    with held as materialized (
+        select subject from leases where holder = :holder and purpose = :purpose order by subject for update)
+    update leases set expires_at = {_UNTIL} from held where leases.subject = held.subject returning leases.subject""")
+
+_RELEASE = _sql("delete from leases where subject = any(:ids)")
+
+_EXPIRED = _sql("""
+    select subject, purpose from leases where expires_at <= now() order by expires_at limit :limit
+    for update skip locked""")
+
+_HELD = _sql("select subject, purpose from leases where holder = :holder for update skip locked")
+
+_WORK = _sql("select subject, purpose from leases where purpose <> 'review' for update skip locked")
+
+_LOCK_CANDIDATES = _sql("select id from candidates where id = any(:ids) for update skip locked")
+
+_LOCK_RUNS = _sql("select id from training_runs where id = any(:ids) for update skip locked")
+
+_BACK_TO_DRAWING = _sql("""
+    update candidates set
+        state = case when attempts >= :most then 'failed' else 'requested' end,
+        note = case when attempts >= :most then 'its drawing was cut off ' || attempts || ' times' else note end,
+        attempts = greatest(attempts - :refund, 0)
+    where id = any(:ids) and state = 'drawing' returning id, round_id, state""")
+
+_BACK_TO_WAITING = _sql("""
+    update candidates set state = 'waiting' where id = any(:ids) and state = 'showing' returning id, round_id, state""")
+
+_BACK_TO_TRAINING = _sql("""
+    update training_runs set state = 'requested' where id = any(:ids) and state = 'running' returning id, state""")

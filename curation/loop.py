@@ -1,0 +1,154 @@
+"""The loop itself: snapshot, train, promote, draw, review, close, and again; it always goes on from what stands."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from curation import checkpoints, rounds, snapshots
+from curation.database import Transaction
+from curation.domain import Checkpoint, Progress, Prompt, RoundState, RunState, TrainingOrder
+from curation.errors import LayerloopError
+from curation.house import House
+from curation.tables import rounds as rounds_table
+from curation.tables import samples
+
+POLL_SECONDS = 0.5
+ASK_AGAIN_SECONDS = 5.0
+ACTOR = "loop"
+
+_DRAWING = ("requested", "drawing", "drawn", "screened")
+_DECIDING = ("waiting", "showing")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a whole run of the loop should do; the same plan on the same home goes on where it stopped."""
+
+    rounds: int
+    quota: int
+    preset: str
+    reviewer: str  # "oracle" decides by itself; any other waits for people at the pages
+    seed: int = 0
+    recipe: str = "whole"
+    images: int = 0
+
+
+Tell = Callable[[Progress], None]
+
+
+def run_loop(house: House, plan: Plan, tell: Tell) -> list[int]:
+    """Run the planned rounds to their end and return their numbers; `tell` hears how far each step is.
+
+    A turn begins with training, so that every round is drawn by a checkpoint trained on all that was accepted before.
+    """
+    numbers: list[int] = []
+    for turn in range(1, plan.rounds + 1):
+        number = _round_of(house, turn)
+        if number is None:
+            checkpoint = _train(house, plan, turn, tell)
+            number = _open(house, plan, turn, checkpoint)
+        _wait_for_verdicts(house, plan, number, turn, tell)
+        numbers.append(number)
+    with house.database.transaction(one_view=True) as tx:
+        snapshots.freeze(tx, house.store, tag="latest", actor=ACTOR)
+    return numbers
+
+
+def _round_of(house: House, turn: int) -> int | None:
+    """The number of the round that this turn has opened already, if it has."""
+    with house.database.transaction() as tx:
+        drawn = sa.select(rounds_table.c.id).where(rounds_table.c.purpose == "drawn").order_by(rounds_table.c.id)
+        numbers = [row.id for row in tx.execute(drawn)]
+    return numbers[turn - 1] if len(numbers) >= turn else None
+
+
+def _train(house: House, plan: Plan, turn: int, tell: Tell) -> Checkpoint:
+    """Freeze what is accepted, train on it from the last checkpoint, and let the new one draw."""
+    with house.database.transaction(one_view=True) as tx:
+        snapshot = snapshots.freeze(tx, house.store, tag=f"round-{turn}", actor=ACTOR).id
+    with house.database.transaction() as tx:
+        order = _order(tx, plan, turn, snapshot)
+        run = checkpoints.order_training(tx, order, ACTOR)
+    checkpoint = _wait_for_run(house, run, turn, tell)
+    with house.database.transaction() as tx:
+        checkpoints.promote(tx, checkpoint, ACTOR)
+        return checkpoints.find_checkpoint(tx, checkpoint)
+
+
+def _order(tx: Transaction, plan: Plan, turn: int, snapshot: str) -> TrainingOrder:
+    """The order of a turn; its parent is what drew the turn before, so that a repeated turn orders the same run."""
+    before = sa.select(rounds_table.c.checkpoint_id).where(rounds_table.c.purpose == "drawn")
+    name = tx.scalar(before.order_by(rounds_table.c.id.desc()).limit(1))
+    parent = checkpoints.find_checkpoint(tx, name) if name else None
+    previous = parent.snapshot if parent else None
+    return TrainingOrder(plan.recipe, plan.preset, snapshot, previous, parent, plan.seed + turn, plan.images)
+
+
+def _wait_for_run(house: House, run: uuid.UUID, turn: int, tell: Tell) -> str:
+    while True:
+        with house.database.transaction() as tx:
+            row = checkpoints.find_run(tx, run)
+        if row["state"] == RunState.finished:
+            return str(row["checkpoint_id"])
+        if row["state"] == RunState.failed:
+            raise LayerloopError(f"training failed: {row['error']}", "the worker's log in the home has the whole story")
+        seen = row["progress"]
+        if seen:
+            tell(Progress(f"turn {turn}: {seen['stage']}", seen["done"], seen["total"], seen["figures"]))
+        time.sleep(POLL_SECONDS)
+
+
+def _open(house: House, plan: Plan, turn: int, checkpoint: Checkpoint) -> int:
+    with house.database.transaction() as tx:
+        texts = choose_prompts(tx, plan.quota, plan.seed + turn)
+        return rounds.open_round(
+            tx, checkpoint=checkpoint.id, prompts_=texts, quota=plan.quota, seed=plan.seed + turn, actor=ACTOR
+        )
+
+
+def choose_prompts(tx: Transaction, count: int, seed: int) -> Sequence[Prompt]:
+    """Up to `count` prompts for a round: captions of the seeds, shuffled by a hash, so that every turn asks for others."""
+    caption = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)["caption"].astext
+    shuffled = sa.func.md5(sa.func.concat(seed, ":", caption))
+    seeds = sa.select(caption.label("text"), sa.func.min(shuffled).label("place")).where(
+        samples.c.round == 0, samples.c.withdrawn_at.is_(None)
+    )
+    rows = tx.execute(seeds.group_by(caption).order_by(sa.text("place")).limit(count))
+    return [Prompt(row.text) for row in rows]
+
+
+def _wait_for_verdicts(house: House, plan: Plan, number: int, turn: int, tell: Tell) -> None:
+    """Wait until the round is drawn and decided, then close it; a closed round is passed by."""
+    asked = 0.0
+    while True:
+        with house.database.transaction() as tx:
+            row = rounds.find_round(tx, number)
+            counts = rounds.count_states(tx, number)
+            if row["state"] == RoundState.closed:
+                return
+            if not any(counts.get(state) for state in (*_DRAWING, *_DECIDING)):
+                rounds.close_round(tx, number, ACTOR)
+                return
+            idle = counts.get("waiting") and not counts.get("showing")
+            if plan.reviewer == "oracle" and idle and time.monotonic() - asked > ASK_AGAIN_SECONDS:
+                tx.ask("decide", number)
+                asked = time.monotonic()
+        tell(_standing(counts, turn))
+        time.sleep(POLL_SECONDS)
+
+
+def _standing(counts: dict[str, int], turn: int) -> Progress:
+    """How far a round is, as progress: first what is drawn, then what is decided."""
+    total = sum(counts.values())
+    drawing = sum(counts.get(state, 0) for state in _DRAWING)
+    if drawing:
+        return Progress(f"turn {turn}: drawing", total - drawing, total)
+    deciding = sum(counts.get(state, 0) for state in _DECIDING)
+    figures: dict[str, Any] = {"accepted": counts.get("accepted", 0)}
+    return Progress(f"turn {turn}: review", total - deciding, total, figures)

@@ -1,0 +1,51 @@
+"""The worker process: takes jobs from one queue, one at a time, and sweeps for what the queue has lost."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+
+from celery.signals import worker_shutting_down
+
+from curation import jobs
+from curation.adapters.celery_queue import make_app, work
+from curation.house import House
+
+log = logging.getLogger("layerloop.worker")
+
+SWEEP_SECONDS = 10
+
+
+def run_worker(house: House, address: str, queue: str) -> None:
+    """Work on jobs of `queue` ("cpu" or "gpu") until asked to stop; a job under way is finished or handed back."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    app = make_app(house.settings, address, {name: _bound(job, name, house) for name, job in jobs.JOBS.items()})
+    # Celery waits for the job under way before it stops; a training run must hear of it too.
+    worker_shutting_down.connect(_stop_long_jobs, weak=False)
+    threading.Thread(target=_sweep_now_and_then, args=(house,), name="sweep", daemon=True).start()
+    log.info("taking %s jobs as %s", queue, jobs.HOLDER)
+    work(app, [queue])
+
+
+def _bound(job: Callable[..., None], name: str, house: House) -> Callable[..., None]:
+    def run(*args: str | int) -> None:
+        job(house, *args)
+
+    run.__name__ = name
+    return run
+
+
+def _stop_long_jobs(**_: object) -> None:
+    jobs.stopping.set()
+
+
+def _sweep_now_and_then(house: House) -> None:
+    while not jobs.stopping.wait(SWEEP_SECONDS):
+        try:
+            jobs.sweep(house)
+        except Exception:
+            log.exception("the sweep failed; it will be tried again")

@@ -1,0 +1,67 @@
+"""How long a snapshot of 100,000 samples takes to freeze, and then one with 100 more."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import tempfile
+import time
+from pathlib import Path
+
+from curation import schema, snapshots
+from curation.adapters import embedded_postgres
+from curation.database import Database
+from curation.domain import Kind, LayerRole
+from curation.objects import FolderStore
+from curation.samples import NewSample, StoredLayer, add_samples
+
+
+def add(database: Database, first: int, count: int) -> None:
+    """Add samples whose layers are only named: freezing reads no pixels."""
+    for start in range(first, first + count, 5_000):
+        with database.transaction() as tx:
+            add_samples(tx, [_sample(i) for i in range(start, min(start + 5_000, first + count))])
+
+
+def freeze(database: Database, store: FolderStore) -> tuple[str, float]:
+    """The snapshot's id and the seconds it took."""
+    begun = time.perf_counter()
+    with database.transaction(one_view=True) as tx:
+        frozen = snapshots.freeze(tx, store, tag="benchmark", actor="benchmark")
+    return frozen.id, time.perf_counter() - begun
+
+
+def main() -> None:
+    """Print one line a figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=100_000)
+    count = parser.parse_args().samples
+    with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
+        database = Database(embedded_postgres.start(Path(folder) / "postgres"))
+        store = FolderStore(Path(folder) / "objects")
+        try:
+            schema.migrate(database)
+            begun = time.perf_counter()
+            add(database, 0, count)
+            print(f"add {count} samples      {time.perf_counter() - begun:8.2f} s")
+            first, seconds = freeze(database, store)
+            print(f"freeze {count} samples   {seconds:8.2f} s")
+            again, seconds = freeze(database, store)
+            print(f"freeze again             {seconds:8.2f} s   same snapshot: {again == first}")
+            add(database, count, 100)
+            _, seconds = freeze(database, store)
+            print(f"freeze with 100 more     {seconds:8.2f} s")
+        finally:
+            database.close()
+            embedded_postgres.stop(Path(folder) / "postgres")
+
+
+def _sample(index: int) -> NewSample:
+    sha = hashlib.sha256(f"layer {index}".encode()).hexdigest()
+    visible = hashlib.sha256(f"visible {index}".encode()).hexdigest()
+    layer = StoredLayer(sha, 64, 64, 4_096, visible)
+    return NewSample(Kind.single, f"a red circle number {index}", "CC0-1.0", "benchmark", 1, {LayerRole.foreground: layer})
+
+
+if __name__ == "__main__":
+    main()

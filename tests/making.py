@@ -1,0 +1,111 @@
+"""Things that many tests need: pictures, checkpoints, rounds, and candidates in a given state."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+import sqlalchemy as sa
+
+from curation.database import Database, Transaction
+from curation.domain import MOVES, CandidateState, Prompt, content_id
+from curation.layers import encode_layer, visible_hash
+from curation.ports import RGBA, ObjectStore
+from curation.tables import candidate_layers, candidates, checkpoints, layers, prompts, rounds, snapshots
+
+
+def picture(seed: int, width: int = 32, height: int = 24) -> RGBA:
+    """A small RGBA image, another for every seed: noise with alpha 0, 255 and everything between."""
+    rng = np.random.default_rng(seed)
+    rgba: RGBA = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    rgba[: height // 3, :, 3] = 0
+    rgba[-height // 3 :, :, 3] = 255
+    return rgba
+
+
+def make_checkpoint(tx: Transaction, name: str = "first") -> str:
+    """A promoted checkpoint without weights, and the empty snapshot it names; returns its id."""
+    snapshot, checkpoint = _sha("snapshot", name), _sha("checkpoint", name)
+    tx.execute(sa.insert(snapshots), {"id": snapshot, "samples": 0, "counts": {}})
+    row = {
+        "id": checkpoint,
+        "recipe": "transparency",
+        "preset": "tiny",
+        "snapshot_id": snapshot,
+        "seed": 0,
+        "code_version": "test",
+        "files": {},
+        "evaluation": {"psnr": 30.0},
+        "promoted_at": sa.func.now(),
+    }
+    tx.execute(sa.insert(checkpoints).values(row))
+    return checkpoint
+
+
+def make_round(tx: Transaction, checkpoint: str | None = None, quota: int = 100) -> int:
+    """An open round drawn by a checkpoint (made when none is given); returns its id."""
+    checkpoint = checkpoint or make_checkpoint(tx, uuid.uuid4().hex)
+    row = {
+        "purpose": "drawn",
+        "kind": "single",
+        "checkpoint_id": checkpoint,
+        "quota": quota,
+        "policy": {"name": "all"},
+        "state": "open",
+    }
+    return int(tx.scalar(sa.insert(rounds).values(row).returning(rounds.c.id)))
+
+
+def make_candidates(
+    tx: Transaction, store: ObjectStore, round_id: int, count: int, state: CandidateState = CandidateState.waiting
+) -> Sequence[uuid.UUID]:
+    """Candidates with a stored layer each, brought to `state` along the law of states; returns their ids in order."""
+    made = []
+    for seed in range(count):
+        prompt = Prompt(f"prompt {seed} of round {round_id}")
+        tx.execute(sa.insert(prompts), {"id": prompt.id, "text": prompt.text})
+        id_ = content_id("candidate", round_id, prompt.id, seed)
+        row = {"id": id_, "round_id": round_id, "prompt_id": prompt.id, "seed": seed, "state": "requested"}
+        tx.execute(sa.insert(candidates), row)
+        _store_layer(tx, store, id_, picture(round_id * 100_003 + seed))
+        for step in path_to(state):
+            values = {"state": step, "propensity": 1.0} if step == "waiting" else {"state": step}
+            tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(values))
+        made.append(id_)
+    return made
+
+
+def path_to(state: CandidateState) -> list[CandidateState]:
+    """The shortest lawful way from "requested" to a state, without its beginning."""
+    ways: list[list[CandidateState]] = [[CandidateState.requested]]
+    for way in ways:
+        if way[-1] == state:
+            return way[1:]
+        ways += [[*way, target] for source, target in sorted(MOVES) if source == way[-1] and target not in way]
+    raise AssertionError(f"no lawful way to {state}")
+
+
+def states(database: Database, round_id: int) -> dict[str, int]:
+    """How many candidates of a round stand in each state."""
+    query = sa.select(candidates.c.state, sa.func.count().label("number")).where(candidates.c.round_id == round_id)
+    with database.transaction() as tx:
+        return {row.state: row.number for row in tx.execute(query.group_by(candidates.c.state))}
+
+
+def _store_layer(tx: Transaction, store: ObjectStore, candidate: uuid.UUID, rgba: RGBA) -> None:
+    stored = encode_layer(rgba)
+    row = {
+        "sha256": store.put(stored),
+        "width": rgba.shape[1],
+        "height": rgba.shape[0],
+        "bytes": len(stored),
+        "visible": visible_hash(rgba),
+    }
+    tx.execute(sa.insert(layers), row)
+    tx.execute(sa.insert(candidate_layers), {"candidate_id": candidate, "role": "foreground", "sha256": row["sha256"]})
+
+
+def _sha(*parts: str) -> str:
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()

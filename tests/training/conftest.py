@@ -1,0 +1,70 @@
+"""A small real snapshot for the workshop's tests: drawn shapes in a folder store, with a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from curation.domain import Kind, LayerRole, Sample, Split, canonical_json
+from curation.layers import encode_layer, visible_hash
+from curation.manifest import Manifest, Part, part_bytes
+from curation.objects import FolderStore
+from curation.ports import RGBA
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 220), "yellow": (240, 220, 40)}
+
+
+def draw_shape(number: int, side: int = 48) -> tuple[RGBA, str]:
+    """A soft-edged shape, some of them glass; the colour under alpha 0 is a lie on purpose."""
+    rng = np.random.default_rng(number)
+    name, colour = list(COLOURS.items())[number % 4]
+    mask = np.zeros((side, side), np.float32)
+    centre = tuple(int(v) for v in rng.integers(side // 3, 2 * side // 3, 2))
+    radius = int(rng.integers(side // 6, side // 3))
+    shape = "circle" if number % 2 else "square"
+    if shape == "circle":
+        cv2.circle(mask, centre, radius, 1.0, -1)
+    else:
+        cv2.rectangle(
+            mask, (centre[0] - radius, centre[1] - radius), (centre[0] + radius, centre[1] + radius), 1.0, -1
+        )
+    alpha = cv2.GaussianBlur(mask, (0, 0), 1.0) * (0.5 if number % 5 == 0 else 1.0)
+    rgba = np.empty((side, side, 4), np.uint8)
+    rgba[..., :3] = np.where(alpha[..., None] > 0, colour, (255, 0, 255))
+    rgba[..., 3] = np.rint(alpha * 255)
+    return rgba, f"a {name} {shape}"
+
+
+def freeze(store: FolderStore, numbers: range, heldout_every: int = 5) -> str:
+    """A snapshot of drawn shapes; every fifth is held out."""
+    samples = []
+    for number in numbers:
+        rgba, caption = draw_shape(number)
+        split = Split.heldout if heldout_every and number % heldout_every == 4 else Split.train
+        visible = visible_hash(rgba)
+        layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
+        samples.append(
+            Sample(f"{number:064x}", Kind.single, caption, "CC0-1.0", "test", split, 0, visible, layers)
+        )
+    lines = [sample.line() for sample in sorted(samples, key=lambda sample: sample.id)]
+    part = Part("", store.put(part_bytes(lines)), len(lines))
+    return store.put(Manifest((part,), {}).bytes())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "objects")
+
+
+@pytest.fixture
+def snapshot(store: FolderStore) -> str:
+    return freeze(store, range(30))
+
+
+@pytest.fixture
+def freeze_shapes(store: FolderStore) -> Callable[[range], str]:
+    return lambda numbers: freeze(store, numbers)

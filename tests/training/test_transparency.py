@@ -1,0 +1,129 @@
+"""Golden facts of latent transparency: padding, released sizes, and the equation of the adjusted latent."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from training.backbone import fit_backbone
+from training.presets import PRESETS
+from training.transparency import (
+    AlphaDecoder,
+    OffsetEncoder,
+    Transparency,
+    _pyramid,
+    adjust,
+    decode_rgba,
+    estimate_augmented,
+    on_grey,
+    pad_colour,
+    pad_colours,
+)
+
+MICRO = PRESETS["micro"]
+pictures = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(
+    lambda size: arrays(np.float32, (*size, 4), elements=st.floats(0, 1, width=32))
+)
+
+
+@given(pictures)
+@settings(max_examples=60, deadline=None)
+def test_padding_keeps_opaque_colours_and_is_finite_within_range(rgba):
+    colour = pad_colour(rgba)
+    opaque = rgba[..., 3] == 1
+    assert np.isfinite(colour).all()
+    assert colour.min() >= 0
+    assert colour.max() <= 1
+    assert np.array_equal(colour[opaque], rgba[..., :3][opaque])
+
+
+@given(pictures, st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_padding_ignores_colours_that_cannot_be_seen(rgba, seed):
+    rgba[..., 3] = np.where(rgba[..., 3] < 0.3, 0, rgba[..., 3])
+    other = rgba.copy()
+    hidden = rgba[..., 3] == 0
+    other[..., :3][hidden] = np.random.default_rng(seed).random((int(hidden.sum()), 3), np.float32)
+    assert np.array_equal(pad_colour(rgba), pad_colour(other))
+
+
+@pytest.mark.parametrize(("side", "levels"), [(512, 28), (1024, 32)])
+def test_pyramid_has_the_released_number_of_levels(side, levels):
+    assert len(_pyramid(np.zeros((side, side, 4), np.float32))) == levels
+
+
+def test_one_visible_pixel_gives_its_colour_everywhere_and_none_gives_black():
+    rgba = np.zeros((40, 23, 4), np.float32)
+    assert np.array_equal(pad_colour(rgba), np.zeros((40, 23, 3), np.float32))
+    rgba[11, 7] = (0.25, 0.5, 0.75, 1)
+    assert np.allclose(pad_colour(rgba), (0.25, 0.5, 0.75), atol=1e-5)
+
+
+def test_transparent_is_mid_grey():
+    assert torch.equal(on_grey(torch.rand(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)), torch.zeros(1, 3, 4, 4))
+
+
+def test_networks_of_the_stable_diffusion_rows_have_the_released_sizes():
+    with torch.device("meta"):
+        encoder, decoder = OffsetEncoder(PRESETS["sd15"]), AlphaDecoder(PRESETS["sd15"])
+    assert sum(p.numel() for p in encoder.parameters()) == 1_181_764
+    assert list(encoder.state_dict()) == [f"blocks.{n}.{kind}" for n in range(0, 17, 2) for kind in ("weight", "bias")]
+    assert sum(p.numel() for p in decoder.parameters()) == 104_104_804
+    assert len(decoder.state_dict()) == 538
+    assert decoder.latent_conv_in.weight.shape == (64, 4, 1, 1)
+    assert "down_blocks.4.attentions.0.to_q.weight" in decoder.state_dict()
+
+
+def test_a_fresh_encoder_leaves_the_posterior_mean_and_a_fresh_decoder_ignores_the_latent():
+    networks, backbone, alpha, padded = _scene()
+    mean, _ = backbone.encode(on_grey(padded, alpha))
+    assert torch.equal(adjust(backbone, networks.encoder, alpha, padded), mean)
+    image = backbone.decode(mean)
+    for one, other in zip(networks.decoder(image, mean), networks.decoder(image, mean + 1), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_adjusted_latent_is_mean_plus_scaled_offset_and_can_drop_it():
+    networks, backbone, alpha, padded = _scene()
+    torch.nn.init.normal_(networks.encoder.blocks[-1].weight, generator=torch.Generator().manual_seed(1))
+    networks.encoder.offset_scale = 7.0
+    mean, std = backbone.encode(on_grey(padded, alpha))
+    offset = networks.encoder(alpha, padded)
+    assert offset.abs().max() > 0
+    adjusted = adjust(backbone, networks.encoder, alpha, padded, torch.tensor([1.0, 0.0]))
+    assert torch.allclose(adjusted[0], mean[0] + 7.0 * std[0] * offset[0])
+    assert torch.equal(adjusted[1], mean[1])
+
+
+def test_decoding_gives_straight_rgba_with_alpha_last():
+    networks, backbone, alpha, padded = _scene()
+    latent = adjust(backbone, networks.encoder, alpha, padded)
+    alpha_hat, colour_hat = networks.decoder(backbone.decode(latent), latent)
+    rgba = decode_rgba(backbone, networks.decoder, latent)
+    assert torch.equal(rgba[:, 3:], alpha_hat.clamp(0, 1))
+    assert torch.equal(rgba[:, :3], colour_hat.clamp(0, 1))
+
+
+def test_the_augmented_estimate_turns_and_flips_with_its_input():
+    torch.manual_seed(0)
+    decoder = AlphaDecoder(MICRO).eval()
+    torch.nn.init.normal_(decoder.latent_conv_in.weight)
+    image, latent = torch.randn(1, 3, 32, 32), torch.randn(1, MICRO.latent_channels, 4, 4)
+    with torch.no_grad():
+        plain = estimate_augmented(decoder, image, latent)
+        turned = estimate_augmented(decoder, image.rot90(1, (2, 3)), latent.rot90(1, (2, 3)))
+        flipped = estimate_augmented(decoder, image.flip(3), latent.flip(3))
+        single = decoder(image, latent)[0]
+        single_turned = decoder(image.rot90(1, (2, 3)), latent.rot90(1, (2, 3)))[0]
+    assert torch.allclose(plain.rot90(1, (2, 3)), turned, atol=1e-6)
+    assert torch.allclose(plain.flip(3), flipped, atol=1e-6)
+    assert (single.rot90(1, (2, 3)) - single_turned).abs().max() > 0.01  # one pass alone is not equivariant
+
+
+def _scene():
+    torch.manual_seed(0)
+    rgba = torch.rand(2, 4, 32, 32)
+    alpha, padded = rgba[:, 3:], pad_colours(rgba)
+    return Transparency(MICRO).eval(), fit_backbone(MICRO, on_grey(padded, alpha)), alpha, padded

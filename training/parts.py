@@ -1,0 +1,56 @@
+"""A checkpoint's parts, opened: the networks that its files hold, ready to draw, to be measured or to be trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from curation.domain import Checkpoint
+from curation.errors import Refused
+from curation.ports import ObjectStore
+from training.backbone import Backbone, open_backbone
+from training.presets import Preset, find_preset
+from training.transparency import Transparency
+from training.weights import load_part
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a checkpoint holds; `base` are the denoiser's tensors, where it has one."""
+
+    preset: Preset
+    backbone: Backbone
+    transparency: Transparency
+    base: dict[str, Tensor] | None
+
+
+def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
+    """The networks of a checkpoint, frozen. Raises NotFound, Corrupt, Refused."""
+    preset = find_preset(checkpoint.preset)
+    backbone = open_backbone(*load_part(store, _file(checkpoint, "backbone")))
+    tensors, _ = load_part(store, _file(checkpoint, "transparency"))
+    base = load_part(store, checkpoint.files["base"])[0] if "base" in checkpoint.files else None
+    return Parts(preset, backbone, open_transparency(preset, tensors), base)
+
+
+def open_transparency(preset: Preset, tensors: dict[str, Tensor]) -> Transparency:
+    """The two networks of latent transparency from their tensors, frozen. Raises Refused where sizes differ."""
+    networks = Transparency(preset)
+    try:
+        networks.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise Refused(
+            f"the stored weights do not fit preset {preset.name!r}: {str(error)[:200]}",
+            "a preset's sizes changed since they were trained; begin again without a parent",
+        ) from error
+    return networks.eval().requires_grad_(False)
+
+
+def _file(checkpoint: Checkpoint, part: str) -> str:
+    try:
+        return checkpoint.files[part]
+    except KeyError:
+        raise Refused(
+            f"checkpoint {checkpoint.id[:12]} has no part {part!r}", "train it with the recipe 'whole'"
+        ) from None

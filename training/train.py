@@ -1,0 +1,167 @@
+"""The door of the workshop: an order for training in, a checkpoint with its figures and its sample sheet out."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import curation
+from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Split, TrainingOrder
+from curation.errors import Refused
+from curation.ports import RGBA, ObjectStore, Report
+from training.backbone import Backbone, fit_backbone, open_backbone
+from training.data import load_split
+from training.evaluate import evaluate, has_heldout
+from training.parts import open_parts, open_transparency
+from training.presets import Preset, find_preset
+from training.sheets import draw_sheet, reconstruction_rows
+from training.train_transparency import train_transparency
+from training.transparency import on_grey
+from training.weights import describe, load_part, save_part
+
+RECIPES: dict[str, tuple[str, ...]] = {
+    "transparency": ("transparency",),
+    "base": ("base",),
+    "whole": ("transparency", "base"),  # the recipe of a round
+}
+"""Which parts a recipe trains, in order; all others are the parent's."""
+
+SHEET_COLUMNS = 8
+
+
+def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
+    """Train what the recipe names from a snapshot, evaluate it on the held-out split, and store it all.
+
+    Resumes exactly from what `folder` holds: run it again after any interruption. With a parent every part starts
+    from the parent's, and the backbone is inherited as it is, so that latents stay comparable between rounds. A
+    snapshot without held-out samples gives a checkpoint without figures. Raises NotFound, Corrupt, Refused.
+    """
+    preset = _check(order)
+    if preset.threads:
+        torch.set_num_threads(preset.threads)
+    bench = _Bench(order, preset, store, folder, report, code_version())
+    files = dict(order.parent.files) if order.parent else {}
+    files["backbone"] = files.get("backbone") or _fit(bench)
+    for part in RECIPES[order.recipe]:
+        files[part] = _TRAINERS[part](bench, files)
+    checkpoint = Checkpoint(
+        files=files,
+        recipe=order.recipe,
+        preset=preset.name,
+        snapshot=order.snapshot,
+        parent=order.parent.id if order.parent else None,
+        seed=order.seed,
+        code_version=bench.code_version,
+    )
+    heldout = has_heldout(store, order.snapshot)
+    figures = evaluate(checkpoint, order.snapshot, store, report) if heldout else {}
+    sheet = store.put(_sheet(checkpoint, store, Split.heldout if heldout else Split.train, report))
+    return replace(checkpoint, evaluation=figures, sheet=sheet)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every stage of one training is given."""
+
+    order: TrainingOrder
+    preset: Preset
+    store: ObjectStore
+    folder: Path
+    report: Report
+    code_version: str
+
+    def keep(self, part: str, tensors: dict[str, Tensor], **facts: object) -> str:
+        return save_part(self.store, part, tensors, describe(part, self.order, self.code_version, **facts))
+
+
+def _check(order: TrainingOrder) -> Preset:
+    preset = find_preset(order.preset)
+    if order.recipe not in RECIPES:
+        raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(RECIPES)}")
+    parent = order.parent
+    if parent and parent.preset != preset.name:
+        hint = f"train with --preset {parent.preset}, or without a parent"
+        raise Refused(f"the parent has preset {parent.preset!r}, the order {preset.name!r}", hint)
+    if order.recipe == "base" and (parent is None or "transparency" not in parent.files):
+        raise Refused("the base is trained on adjusted latents, and there are none yet", "use the recipe 'whole'")
+    return preset
+
+
+def _fit(bench: _Bench) -> str:
+    bench.report(Progress("backbone", 0, 1))
+    if bench.preset.model is None:
+        pictures = load_split(bench.store, bench.order.snapshot, Split.train, bench.preset.image_size)
+        rgba_B4HW = pictures.take(range(len(pictures)))
+        backbone = fit_backbone(bench.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
+    else:
+        backbone = fit_backbone(bench.preset, torch.empty(0))
+    file = bench.keep("backbone", backbone.state_dict(), **backbone.facts())
+    bench.report(Progress("backbone", 1, 1))
+    return file
+
+
+def _train_transparency(bench: _Bench, files: dict[str, str]) -> str:
+    start = load_part(bench.store, files["transparency"])[0] if "transparency" in files else None
+    tensors = train_transparency(
+        bench.order, bench.preset, bench.store, bench.folder, bench.report, _backbone(bench, files), start
+    )
+    return bench.keep("transparency", tensors, offset_scale=bench.preset.offset_scale)
+
+
+def _train_base(bench: _Bench, files: dict[str, str]) -> str:
+    from training.train_base import train_base
+
+    start = load_part(bench.store, files["base"])[0] if "base" in files else None
+    transparency = open_transparency(bench.preset, load_part(bench.store, files["transparency"])[0])
+    backbone = _backbone(bench, files)
+    order, preset, store, folder, report = bench.order, bench.preset, bench.store, bench.folder, bench.report
+    return bench.keep("base", train_base(order, preset, store, folder, report, backbone, transparency, start))
+
+
+_TRAINERS: dict[str, Callable[[_Bench, dict[str, str]], str]] = {
+    "transparency": _train_transparency,
+    "base": _train_base,
+}
+
+
+def _backbone(bench: _Bench, files: dict[str, str]) -> Backbone:
+    return open_backbone(*load_part(bench.store, files["backbone"]))
+
+
+def _sheet(checkpoint: Checkpoint, store: ObjectStore, split: Split, report: Report) -> bytes:
+    """Pictures of a split, what comes back of them, and, with a base, what their captions draw at fixed seeds."""
+    report(Progress("sheet", 0, 1))
+    parts = open_parts(checkpoint, store)
+    pictures = load_split(store, checkpoint.snapshot, split, parts.preset.image_size, in_memory=False)
+    shown = range(min(SHEET_COLUMNS, len(pictures)))
+    captions = [pictures.captions[place] for place in shown]
+    rows = reconstruction_rows(parts.backbone, parts.transparency, pictures.take(shown))
+    if parts.base is not None:
+        rows += [_drawn(checkpoint, store, captions, seed) for seed in (0, 1)]
+    report(Progress("sheet", 1, 1))
+    return draw_sheet(rows, [captions] * len(rows))
+
+
+def _drawn(checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int) -> list[RGBA]:
+    from training.generate import open_generator
+
+    requests = [DrawRequest(Prompt(caption), seed) for caption in captions]
+    return [layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)]
+
+
+def code_version() -> str:
+    """The package's version, with the commit where it runs from a checkout of its own."""
+    root = Path(curation.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return curation.__version__
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return curation.__version__
+    return f"{curation.__version__}+{described}"
