@@ -6,7 +6,7 @@ import stat
 import zipfile
 import zlib
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from curation.headers import BadFile
@@ -94,7 +94,7 @@ def _refusal(member: zipfile.ZipInfo) -> BadFile | None:
     return None
 
 
-@cache
+@lru_cache(maxsize=2)
 def _open(path: Path) -> zipfile.ZipFile:
     """Opened once in each worker: reading a long directory anew for every member would cost its square."""
     return zipfile.ZipFile(path)

@@ -13,7 +13,7 @@ a band on which half of a pool agrees (all centred discs, say) costs no more tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -46,7 +46,12 @@ class Duplicate:
     """The stored layer that a layer repeats, and how."""
 
     of: str  # sha256 of the stored layer
-    exact: bool
+    bits: int | None = None  # of 192 that differ; None where the visible pixels are equal
+
+    @property
+    def exact(self) -> bool:
+        """Whether the visible pixels are equal."""
+        return self.bits is None
 
 
 def fingerprint(rgba: RGBA) -> bytes:
@@ -69,7 +74,7 @@ def bands_of(print_: bytes) -> list[int]:
 
 def are_near(first: bytes, second: bytes) -> bool:
     """Whether two fingerprints are of one picture: scaled, recompressed, slightly brightened or shifted by a pixel."""
-    return bool(_near(first, [second])[0])
+    return _nearest(first, {"": second}) is not None
 
 
 def find_duplicates(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> list[Duplicate | None]:
@@ -80,14 +85,18 @@ def find_duplicates(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> lis
 
 
 def add_to_index(tx: Transaction, prints: Mapping[str, bytes]) -> None:
-    """Make stored layers (sha256 -> fingerprint) findable; adding twice is adding once."""
+    """Make recorded layers (sha256 -> fingerprint) findable; adding twice is adding once."""
+    if not prints:
+        return
+    marks = [{"b_sha256": sha256, "b_fingerprint": mark} for sha256, mark in prints.items()]
+    marked = sa.update(layers).where(layers.c.sha256 == sa.bindparam("b_sha256"))
+    tx.execute(marked.values(fingerprint=sa.bindparam("b_fingerprint")), marks)
     rows = [
         {"band": band, "value": value, "sha256": sha256}
         for sha256, mark in prints.items()
         for band, value in enumerate(bands_of(mark))
     ]
-    if rows:
-        tx.execute(insert(layer_bands).on_conflict_do_nothing(), rows)
+    tx.execute(insert(layer_bands).on_conflict_do_nothing(), rows)
 
 
 class Batch:
@@ -101,11 +110,9 @@ class Batch:
     def find(self, visible: str, mark: bytes) -> Duplicate | None:
         """The layer added before that this one repeats."""
         if visible in self._visible:
-            return Duplicate(self._visible[visible], exact=True)
-        keys = dict.fromkeys(key for pair in enumerate(bands_of(mark)) for key in self._bands.get(pair, [])[:CROWD])
-        names = list(keys)
-        hits = _near(mark, [self._prints[name] for name in names])
-        return next((Duplicate(name, exact=False) for name, hit in zip(names, hits, strict=True) if hit), None)
+            return Duplicate(self._visible[visible])
+        met = dict.fromkeys(name for pair in enumerate(bands_of(mark)) for name in self._bands.get(pair, [])[:CROWD])
+        return _nearest(mark, {name: self._prints[name] for name in met})
 
     def add(self, visible: str, mark: bytes, sha256: str) -> None:
         """Remember a layer for those that follow."""
@@ -135,12 +142,18 @@ def _tones(square: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.clip(np.rint(np.dstack([lab, alpha / 2.55])), 0, 255).astype(np.uint8)
 
 
-def _near(mark: bytes, others: Iterable[bytes]) -> NDArray[np.bool_]:
-    rows = np.frombuffer(b"".join([mark, *others]), np.uint8).reshape(-1, FINGERPRINT_BYTES)
+def _nearest(mark: bytes, others: Mapping[str, bytes]) -> Duplicate | None:
+    """The nearest of some layers (sha256 -> fingerprint) that is near enough, the first of equals."""
+    if not others:
+        return None
+    rows = np.frombuffer(b"".join([mark, *others.values()]), np.uint8).reshape(-1, FINGERPRINT_BYTES)
     bits = np.bitwise_count(rows[1:, :HASH_BYTES] ^ rows[0, :HASH_BYTES]).sum(axis=1, dtype=np.int32)
     tones = np.abs(rows[1:, HASH_BYTES:].astype(np.int16) - rows[0, HASH_BYTES:].astype(np.int16))
-    near: NDArray[np.bool_] = (bits <= MAX_BITS) & (tones.mean(axis=1) <= MAX_TONE_MEAN) & (tones.max(axis=1) <= MAX_TONE)
-    return near
+    near = (bits <= MAX_BITS) & (tones.mean(axis=1) <= MAX_TONE_MEAN) & (tones.max(axis=1) <= MAX_TONE)
+    if not near.any():
+        return None
+    best = int(np.argmin(np.where(near, bits, 999)))
+    return Duplicate(list(others)[best], int(bits[best]))
 
 
 def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str, Duplicate]:
@@ -160,7 +173,7 @@ def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[st
         )
         .group_by(asked.c.visible)
     )
-    return {visible: Duplicate(sha256, exact=True) for visible, sha256 in found}
+    return {visible: Duplicate(sha256) for visible, sha256 in found}
 
 
 def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str, Duplicate]:
@@ -186,12 +199,8 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
         .where(sa.func.octet_length(layers.c.fingerprint) == FINGERPRINT_BYTES)
         .order_by(pairs.c.visible, layers.c.sha256)
     )
-    nearest: dict[str, list[tuple[str, bytes]]] = {}
+    met: dict[str, dict[str, bytes]] = {}
     for visible, sha256, mark in found:
-        nearest.setdefault(visible, []).append((sha256, bytes(mark)))
-    result: dict[str, Duplicate] = {}
-    for visible, rows in nearest.items():
-        hits = _near(marks[visible], [mark for _, mark in rows])
-        if hits.any():
-            result[visible] = Duplicate(rows[int(hits.argmax())][0], exact=False)
-    return result
+        met.setdefault(visible, {})[sha256] = bytes(mark)
+    nearest = {visible: _nearest(marks[visible], others) for visible, others in met.items()}
+    return {visible: duplicate for visible, duplicate in nearest.items() if duplicate}

@@ -73,4 +73,5 @@ def over(rgba: RGBA, background: tuple[int, int, int] | RGBA) -> NDArray[np.uint
     alpha = rgba[..., 3:].astype(np.float32) / 255.0
     below = np.asarray(background, np.float32)[..., :3]
     blended = rgba[..., :3] * alpha + below * (1.0 - alpha)
-    return np.rint(blended).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(blended).astype(np.uint8)
+    return rounded

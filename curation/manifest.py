@@ -62,10 +62,14 @@ def read_manifest(store: ObjectStore, snapshot: str) -> Manifest:
     return Manifest(parts, root["counts"])
 
 
-def read_samples(store: ObjectStore, snapshot: str) -> Iterator[Sample]:
-    """Every sample of a snapshot in the order of their ids, one part in memory at a time. Raises NotFound, Corrupt."""
+def read_samples(store: ObjectStore, snapshot: str, after: str = "") -> Iterator[Sample]:
+    """Every sample of a snapshot in the order of their ids, one part in memory at a time. Raises NotFound, Corrupt.
+
+    With `after`, only those whose id follows it; parts that lie before it are not read.
+    """
     for part in read_manifest(store, snapshot).parts:
-        yield from _lines(store.get(part.sha256), part)
+        if part.prefix >= after[: len(part.prefix)]:
+            yield from (sample for sample in _lines(store.get(part.sha256), part) if sample.id > after)
 
 
 def find_sample(store: ObjectStore, snapshot: str, sample: str) -> Sample | None:

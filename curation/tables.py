@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
@@ -20,7 +22,7 @@ metadata = sa.MetaData(
 SHA = sa.String(64)
 
 
-def _now() -> sa.Column[sa.DateTime]:
+def _now() -> sa.Column[datetime]:
     return sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now())
 
 

@@ -7,8 +7,6 @@ import sys
 import threading
 from collections.abc import Callable
 
-from celery.signals import worker_shutting_down
-
 from curation import jobs
 from curation.adapters.celery_queue import make_app, work
 from curation.house import House
@@ -24,11 +22,10 @@ def run_worker(house: House, address: str, queue: str) -> None:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
     app = make_app(house.settings, address, {name: _bound(job, name, house) for name, job in jobs.JOBS.items()})
-    # Celery waits for the job under way before it stops; a training run must hear of it too.
-    worker_shutting_down.connect(_stop_long_jobs, weak=False)
     threading.Thread(target=_sweep_now_and_then, args=(house,), name="sweep", daemon=True).start()
     log.info("taking %s jobs as %s", queue, jobs.HOLDER)
-    work(app, [queue])
+    # Celery waits for the job under way before it stops; a training run must hear of it too.
+    work(app, [queue], queue, on_stop=jobs.stopping.set)
 
 
 def _bound(job: Callable[..., None], name: str, house: House) -> Callable[..., None]:
@@ -37,10 +34,6 @@ def _bound(job: Callable[..., None], name: str, house: House) -> Callable[..., N
 
     run.__name__ = name
     return run
-
-
-def _stop_long_jobs(**_: object) -> None:
-    jobs.stopping.set()
 
 
 def _sweep_now_and_then(house: House) -> None:

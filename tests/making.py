@@ -52,7 +52,7 @@ def make_round(tx: Transaction, checkpoint: str | None = None, quota: int = 100)
         "kind": "single",
         "checkpoint_id": checkpoint,
         "quota": quota,
-        "policy": {"name": "all"},
+        "policy": {"kind": "random", "share": 1.0},
         "state": "open",
     }
     return int(tx.scalar(sa.insert(rounds).values(row).returning(rounds.c.id)))

@@ -55,9 +55,6 @@ class TextEncoder(nn.Module):
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """States (B x L x text_width) and mask (B x L, True where there is a word)."""
         tokens_BL = tokenize(texts, self.vocabulary, self.length).to(self.places.device)
-        # Columns that are padding for every prompt cost time and change nothing.
-        used = max(1, int((tokens_BL != PAD).sum(1).max()))
-        tokens_BL = tokens_BL[:, :used]
         mask_BL = tokens_BL != PAD
-        states_BLD = self.layers(self.words(tokens_BL) + self.places[:used], src_key_padding_mask=~mask_BL)
+        states_BLD = self.layers(self.words(tokens_BL) + self.places, src_key_padding_mask=~mask_BL)
         return states_BLD, mask_BL

@@ -183,7 +183,8 @@ def adjust(
     offset_BCHW = encoder(alpha_B1HW, padded_B3HW)
     if keep_B is not None:
         offset_BCHW = offset_BCHW * keep_B[:, None, None, None]
-    return mean_BCHW + encoder.offset_scale * std_BCHW * offset_BCHW
+    adjusted_BCHW: Tensor = mean_BCHW + encoder.offset_scale * std_BCHW * offset_BCHW
+    return adjusted_BCHW
 
 
 def decode_rgba(backbone: Backbone, decoder: AlphaDecoder, latent_BCHW: Tensor, views: int = 1) -> Tensor:

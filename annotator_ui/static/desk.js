@@ -20,6 +20,8 @@ export class Desk extends EventTarget {
   #dwell = new Dwell();
   /** @type {string | null} */
   #shown = null;
+  /** Candidates that came back by an undo, by the undo's key. @type {Map<string, string>} */
+  #returned = new Map();
 
   /**
    * @param {import("./tray.js").Tray} tray
@@ -60,8 +62,9 @@ export class Desk extends EventTarget {
   /** Takes back the latest decision: its candidate is here again at once, and the server hears of it in turn. */
   undo() {
     const last = this.history.pop();
-    this.#outbox.add("undo", { decision: null }, last?.entry.key ?? null);
+    const undo = this.#outbox.add("undo", { decision: null }, last?.entry.key ?? null);
     if (!last) return;
+    this.#returned.set(undo.key, last.held.card.id);
     this.#tell("undone", last.entry);
     this.#tray.putBack(last.held);
     this.collect(last.entry.body.reasons, last.entry.body.comment);
@@ -103,9 +106,8 @@ export class Desk extends EventTarget {
   /** @param {{entry: Entry, error: Error}} detail */
   #refused({ entry }) {
     this.history = this.history.filter((decided) => decided.entry.key !== entry.key);
-    if (entry.kind !== "undo" || entry.of === null) return;
-    const head = this.#tray.head;
-    if (head && head.card.id === entry.body.candidate) this.#tray.drop(head.card.id);
+    const returned = this.#returned.get(entry.key);
+    if (returned) this.#tray.drop(returned); // its undo was not taken: it is not ours to decide again
   }
 
   /** @param {string} name @param {unknown} detail */

@@ -60,19 +60,18 @@ class S3Store:
         name = sha256_of(source)
         if self.has(name):
             return name
-        where = {"Bucket": self.bucket, "Key": self._key(name)}
         with self._translated(name):
             if isinstance(source, bytes):
-                self._put_once(where, source)
+                self._put_once(self._key(name), source)
             else:
-                # A file may change while it is read; what arrived under another's name would be found by `get`.
-                self.client.upload_file(str(source), **where, Config=TRANSFER)
+                # A file that changes while it is sent would be found by `get`, like any other corruption.
+                self.client.upload_file(str(source), self.bucket, self._key(name), Config=TRANSFER)
         return name
 
     def get(self, sha256: str) -> bytes:
         """The bytes of that name, hashed again here: no server can be trusted to (ARCHITECTURE.md, Objects)."""
         with self._translated(sha256):
-            data = self.client.get_object(Bucket=self.bucket, Key=self._key(sha256))["Body"].read()
+            data: bytes = self.client.get_object(Bucket=self.bucket, Key=self._key(sha256))["Body"].read()
         if hashlib.sha256(data).hexdigest() != sha256:
             raise Corrupt(f"object {sha256} does not have the bytes it is named by", "restore it from a backup")
         return data
@@ -94,16 +93,16 @@ class S3Store:
         with self._translated(sha256):
             return self.client.generate_presigned_url("get_object", Params=where, ExpiresIn=min(seconds, WEEK))
 
-    def _put_once(self, where: dict[str, str], data: bytes) -> None:
+    def _put_once(self, key: str, data: bytes) -> None:
         try:
-            self.client.put_object(**where, Body=data, IfNoneMatch="*")
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=data, IfNoneMatch="*")
         except ClientError as error:
             code = _code(error)
             if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
                 return  # somebody stored the same bytes a moment ago
             if code != "NotImplemented":
                 raise
-            self.client.put_object(**where, Body=data)  # same bytes, same name: harmless
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=data)  # same bytes, same name: harmless
 
     def _key(self, sha256: str) -> str:
         if not _is_sha256(sha256):

@@ -67,7 +67,9 @@ class Guard:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise
-            await error_answer(500, "something went wrong in the house", "its log tells what")(scope, receive, send_guarded)
+            await error_answer(500, "something went wrong in the house", "its log tells what")(
+                scope, receive, send_guarded
+            )
 
     def _refusal(self, scope: Scope, *, api: bool) -> JSONResponse | None:
         headers = Headers(scope=scope)

@@ -18,7 +18,9 @@ router = APIRouter(prefix="/api/layers", tags=["layers"])
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@router.get("/{sha256}.{form}", response_class=Response, responses={200: {"content": {"image/webp": {}, "image/png": {}}}})
+@router.get(
+    "/{sha256}.{form}", response_class=Response, responses={200: {"content": {"image/webp": {}, "image/png": {}}}}
+)
 def get_layer(
     request: Request,
     sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$")],

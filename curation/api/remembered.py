@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 class Remembered(Generic[Value]):
-    """Keeps what was computed for a hundred times as long as computing it took: at most a hundredth of the time goes there.
+    """Keeps a value a hundred times as long as computing it took, so that at most 1 % of the time goes there.
 
     What takes under `cheap` seconds is computed anew each time, so that small houses always see exact figures.
     """

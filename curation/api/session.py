@@ -48,8 +48,7 @@ async def health() -> Health:
 def me(visit: Annotator) -> Me:
     """Who I am."""
     with visit.enter() as (_, reviewer):
-        found = _me(reviewer)
-    return found
+        return _me(reviewer)
 
 
 @router.post("/session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Annotated
 
 import typer
@@ -43,7 +44,8 @@ def list_(as_json: Json = False) -> None:
 
     with house() as opened, opened.database.transaction() as tx:
         rows = [dict(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
-    print_rows(rows, {name: (lambda r, name=name: r[name]) for name in ("name", "kind", "access", "active")}, as_json)
+    columns = {name: itemgetter(name) for name in ("name", "kind", "access", "active")}
+    print_rows(rows, columns, as_json)
 
 
 @app.command()

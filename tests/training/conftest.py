@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.domain import Kind, LayerRole, Sample, Split, canonical_json
+from curation.domain import Kind, LayerRole, Sample, Split
 from curation.layers import encode_layer, visible_hash
-from curation.manifest import Manifest, Part, part_bytes
+from curation.manifest import Manifest, Part
 from curation.objects import FolderStore
 from curation.ports import RGBA
 
@@ -51,7 +51,7 @@ def freeze(store: FolderStore, numbers: range, heldout_every: int = 5) -> str:
             Sample(f"{number:064x}", Kind.single, caption, "CC0-1.0", "test", split, 0, visible, layers)
         )
     lines = [sample.line() for sample in sorted(samples, key=lambda sample: sample.id)]
-    part = Part("", store.put(part_bytes(lines)), len(lines))
+    part = Part("", store.put("".join(line + "\n" for line in lines).encode()), len(lines))
     return store.put(Manifest((part,), {}).bytes())
 
 

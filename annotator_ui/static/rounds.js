@@ -1,0 +1,42 @@
+/** The rounds page: every round, where it stands and how far it is. */
+
+import { stateChip } from "./bars.js";
+import { fill, make, part } from "./elements.js";
+import { showMe } from "./frame.js";
+import { installHelp } from "./help.js";
+import { Keys } from "./keys.js";
+import { keepFresh } from "./live.js";
+import { read } from "./request.js";
+import { ago, count, plain, short } from "./words.js";
+
+const PERIOD_MS = 4_000;
+const DECIDED = ["accepted", "rejected"];
+const NEVER_SHOWN = ["refused", "unshown", "failed", "withdrawn"];
+
+installHelp(new Keys(document));
+read("/api/me").then(showMe, () => {});
+keepFresh(PERIOD_MS, async () => {
+  const rounds = /** @type {RoundRow[]} */ (await read("/api/rounds"));
+  part("none").hidden = rounds.length > 0;
+  part("table").hidden = rounds.length === 0;
+  fill(part("rows"), rounds.toSorted((a, b) => b.id - a.id).map(row));
+});
+
+/** @param {RoundRow} round */
+function row(round) {
+  const number = (/** @type {string[]} */ states) => states.reduce((sum, state) => sum + (round.counts[state] ?? 0), 0);
+  const all = number(Object.keys(round.counts));
+  const toJudge = all - number(NEVER_SHOWN);
+  const decided = number(DECIDED);
+  const accepted = number(["accepted"]);
+  return make("tr", {},
+    make("th", { scope: "row" }, make("a", { href: `/rounds/${round.id}` }, `Round ${round.id}`), make("small", {}, `${plain(round.purpose)}, ${plain(round.kind)}`)),
+    make("td", {}, stateChip(round.state)),
+    make("td", {}, make("progress", { max: 1, value: toJudge ? (decided / toJudge).toFixed(4) : "0", "aria-label": `Round ${round.id} decided` }),
+      make("small", {}, `${count(decided)} of ${count(toJudge)} decided`)),
+    make("td", { class: "number" }, count(accepted), decided > 0 && make("small", {}, `${Math.round((100 * accepted) / decided)} %`)),
+    make("td", { class: "number" }, count(number(["waiting", "showing"]))),
+    make("td", { class: "number" }, count(number(["refused"]))),
+    make("td", {}, round.checkpoint ? make("a", { href: `/checkpoints#${round.checkpoint}` }, make("code", {}, short(round.checkpoint))) : make("span", { class: "quiet" }, "imported")),
+    make("td", {}, make("span", { title: round.opened_at }, ago(round.opened_at))));
+}

@@ -1,0 +1,48 @@
+/** The snapshots page: every frozen list of samples, and freezing another. */
+
+import { fill, make, part } from "./elements.js";
+import { mayAct, say, sayError, showMe } from "./frame.js";
+import { installHelp } from "./help.js";
+import { Keys } from "./keys.js";
+import { keepFresh } from "./live.js";
+import { read, request } from "./request.js";
+import { ago, count, counted, date, plain, short } from "./words.js";
+
+const PERIOD_MS = 10_000;
+
+installHelp(new Keys(document));
+read("/api/me").then((me) => {
+  showMe(me);
+  part("freeze").hidden = !mayAct(me, "engineer");
+}, () => {});
+const refresh = keepFresh(PERIOD_MS, async () => {
+  const snapshots = /** @type {SnapshotRow[]} */ (await read("/api/snapshots"));
+  part("none").hidden = snapshots.length > 0;
+  part("table").hidden = snapshots.length === 0;
+  fill(part("rows"), snapshots.map(row));
+});
+
+part("freeze", HTMLFormElement).addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const tag = part("tag", HTMLInputElement);
+  try {
+    const snapshot = /** @type {SnapshotRow} */ (await request("POST", "/api/snapshots", { tag: tag.value.trim() || null }));
+    tag.value = "";
+    await refresh();
+    say(`Frozen: ${short(snapshot.id)}, ${counted(snapshot.samples, "sample")}.`, "Equal samples always give the same snapshot.");
+  } catch (error) {
+    sayError(error);
+  }
+});
+
+/** @param {SnapshotRow} snapshot */
+function row(snapshot) {
+  const groups = Object.entries(snapshot.counts).filter(([, value]) => typeof value === "object" && Object.keys(value).length <= 6);
+  return make("tr", {},
+    make("th", { scope: "row" }, make("a", { href: `/snapshots/${snapshot.id}` }, make("code", {}, short(snapshot.id)))),
+    make("td", {}, snapshot.tags.length ? snapshot.tags.map((tag) => make("span", { class: "chip" }, tag)) : make("span", { class: "quiet" }, "none")),
+    make("td", { class: "number" }, count(snapshot.samples)),
+    make("td", {}, groups.map(([name, value]) => make("div", { class: "summary" }, make("span", { class: "quiet" }, plain(name)), " ",
+      Object.entries(value).map(([key, number]) => `${plain(key) || "unknown"} ${count(number)}`).join(", ")))),
+    make("td", {}, make("span", { title: date(snapshot.frozen_at) }, ago(snapshot.frozen_at))));
+}

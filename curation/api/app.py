@@ -1,0 +1,102 @@
+"""The API of a house: its routers, how errors are told, the guard at the door, and the pages if they are installed."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from curation import __version__, errors
+from curation.api import checkpoints, layers, review, rounds, session, snapshots
+from curation.api.access import AccessTooLow, NotSignedIn
+from curation.api.guard import Guard, error_answer
+from curation.api.links import Links
+from curation.api.remembered import Remembered
+from curation.house import House
+from curation.reviewers import BackOff, Sessions, TooOften
+
+log = logging.getLogger("layerloop.api")
+
+STATUS: dict[type[errors.LayerloopError], int] = {
+    NotSignedIn: 401,
+    AccessTooLow: 403,
+    TooOften: 429,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Refused: 422,
+    errors.Unreachable: 503,
+    errors.Corrupt: 500,
+    errors.LayerloopError: 500,
+}
+
+
+def create_app(house: House) -> FastAPI:
+    """The application that serves this house; `layerloop api` runs it, and a test may as well."""
+    app = FastAPI(
+        title="Layerloop", version=__version__, openapi_url="/api/openapi.json", docs_url=None, redoc_url=None
+    )
+    secret = house.settings.signing_secret()
+    app.state.house = house
+    app.state.sessions = Sessions(secret, house.settings.session_hours)
+    app.state.links = Links(secret)
+    app.state.back_off = BackOff()
+    app.state.counts = Remembered[dict[str, int]]()
+    for room in (session, review, rounds, snapshots, checkpoints, layers):
+        app.include_router(room.router)
+    app.add_exception_handler(errors.LayerloopError, _tell)
+    app.add_exception_handler(sa.exc.OperationalError, _tell_database)
+    app.add_exception_handler(sa.exc.TimeoutError, _tell_database)
+    app.add_exception_handler(RequestValidationError, _tell_invalid)
+    app.add_exception_handler(HTTPException, _tell_http)
+    _mount_pages(app, house.settings.pages)
+    app.add_middleware(Guard, host=house.settings.host)
+    return app
+
+
+def _mount_pages(app: FastAPI, dotted: str) -> None:
+    """Add the pages, where their package is installed: the API serves programs without them."""
+    module, _, name = dotted.partition(":")
+    try:
+        mount = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        log.warning("no pages: %s is not installed", module)
+        return
+    mount(app)
+
+
+# Handlers are async although nothing in them waits: Starlette sends plain functions through its thread pool.
+async def _tell(_: Request, error: Exception) -> Response:
+    """An error for people, with the status of its nearest class."""
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    headers = {"retry-after": str(round(error.seconds))} if isinstance(error, TooOften) else None
+    message, hint = (error.message, error.hint) if isinstance(error, errors.LayerloopError) else (str(error), "")
+    return error_answer(status, message, hint, headers)
+
+
+async def _tell_database(_: Request, error: Exception) -> Response:
+    """The database went away, or two requests locked each other: nothing was kept, and the next try may succeed."""
+    log.warning("the database did not answer: %s", error)
+    return error_answer(503, "the database did not answer", "try again in a moment", {"retry-after": "1"})
+
+
+async def _tell_invalid(_: Request, error: Exception) -> Response:
+    """The first thing that is wrong with a request, in words."""
+    found: list[dict[str, Any]] = list(error.errors()) if isinstance(error, RequestValidationError) else []
+    first = found[0] if found else {"loc": (), "msg": "it cannot be read"}
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    return error_answer(422, f"{where or 'the request'}: {first['msg']}", "/api/openapi.json tells what is expected")
+
+
+async def _tell_http(_: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such address, no such method."""
+    status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else None
+    return error_answer(status, str(detail).lower(), "", headers)

@@ -1,0 +1,134 @@
+"""Checkpoints and training runs over HTTP: evaluation, sample sheet, lineage, progress, and promotion."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel
+
+from curation import checkpoints
+from curation.api.access import Annotator, Engineer, Trainer
+from curation.api.links import Links
+from curation.database import Transaction
+from curation.domain import RunState
+from curation.tables import rounds
+
+router = APIRouter(prefix="/api", tags=["checkpoints"])
+
+Name = Annotated[str, Path(pattern="^[0-9a-f]{8,64}$")]
+
+
+class CheckpointAnswer(BaseModel):
+    """Weights, how they came to be, how good they are, and which rounds they drew."""
+
+    id: str
+    recipe: str
+    preset: str
+    snapshot: str
+    parent: str | None
+    seed: int
+    code_version: str
+    evaluation: dict[str, float]
+    sheet_url: str | None
+    promoted_at: datetime | None
+    created_at: datetime
+    rounds: list[int]
+
+
+class RunProgress(BaseModel):
+    """How far a run has come in its stage; `done` of `total` training images."""
+
+    stage: str
+    done: int
+    total: int
+    figures: dict[str, float]
+
+
+class RunAnswer(BaseModel):
+    """A training run; `progress` is null until it has begun."""
+
+    id: uuid.UUID
+    recipe: str
+    preset: str
+    snapshot: str
+    state: RunState
+    progress: RunProgress | None
+    error: str | None
+    checkpoint: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@router.get("/checkpoints")
+def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointAnswer]:
+    """Every checkpoint, newest first."""
+    with visit.enter() as (tx, _):
+        rows, drawn = checkpoints.list_checkpoints(tx), _rounds_drawn(tx)
+    return [_checkpoint(request, row, drawn) for row in rows]
+
+
+@router.get("/checkpoints/{name}")
+def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointAnswer:
+    """One checkpoint by its id or the first eight or more digits of it."""
+    with visit.enter() as (tx, _):
+        row, drawn = _row(tx, name), _rounds_drawn(tx)
+    return _checkpoint(request, row, drawn)
+
+
+@router.post("/checkpoints/{name}/promote")
+def promote(request: Request, visit: Trainer, name: Name) -> CheckpointAnswer:
+    """Let a checkpoint draw the rounds to come."""
+    with visit.enter() as (tx, reviewer):
+        promoted = checkpoints.promote(tx, name, reviewer.name)
+        row, drawn = _row(tx, promoted), _rounds_drawn(tx)
+    return _checkpoint(request, row, drawn)
+
+
+@router.get("/runs")
+def get_runs(visit: Annotator) -> list[RunAnswer]:
+    """Every training run, newest first."""
+    with visit.enter() as (tx, _):
+        rows = checkpoints.list_runs(tx)
+    return [_run(row) for row in rows]
+
+
+def _row(tx: Transaction, name: str) -> dict[str, Any]:
+    found = checkpoints.find_checkpoint(tx, name).id
+    return next(row for row in checkpoints.list_checkpoints(tx) if row["id"] == found)
+
+
+def _rounds_drawn(tx: Transaction) -> Mapping[str, list[int]]:
+    drawn: dict[str, list[int]] = {}
+    for row in tx.execute(sa.select(rounds.c.id, rounds.c.checkpoint_id).order_by(rounds.c.id)):
+        drawn.setdefault(row.checkpoint_id, []).append(row.id)
+    return drawn
+
+
+def _checkpoint(request: Request, row: Mapping[str, Any], drawn: Mapping[str, list[int]]) -> CheckpointAnswer:
+    links: Links = request.app.state.links
+    same = ("id", "recipe", "preset", "seed", "code_version", "evaluation", "promoted_at")
+    return CheckpointAnswer(
+        **{name: row[name] for name in same},
+        snapshot=row["snapshot_id"],
+        parent=row["parent_id"],
+        sheet_url=links.address(row["sheet"], "png") if row["sheet"] else None,
+        created_at=row["at"],
+        rounds=drawn.get(row["id"], []),
+    )
+
+
+def _run(row: Mapping[str, Any]) -> RunAnswer:
+    same = ("id", "recipe", "preset", "state", "error", "started_at", "finished_at")
+    return RunAnswer(
+        **{name: row[name] for name in same},
+        snapshot=row["snapshot_id"],
+        progress=RunProgress(**row["progress"]) if row["progress"] else None,
+        checkpoint=row["checkpoint_id"],
+        created_at=row["at"],
+    )

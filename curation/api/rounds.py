@@ -1,0 +1,166 @@
+"""Rounds over HTTP: the list, one round's report, and pausing, resuming and closing them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel
+
+from curation import report, rounds
+from curation.api.access import Annotator, Engineer
+from curation.domain import CandidateState, Kind, RejectReason, RoundState
+
+router = APIRouter(prefix="/api/rounds", tags=["rounds"])
+
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
+
+
+class RoundAnswer(BaseModel):
+    """One round and how many of its candidates stand where."""
+
+    id: int
+    purpose: Literal["drawn", "seeds"]
+    kind: Kind
+    state: RoundState
+    quota: int
+    checkpoint: str | None
+    opened_at: datetime
+    closed_at: datetime | None
+    counts: dict[CandidateState, int]
+
+
+class RoundWithPolicy(RoundAnswer):
+    """A round with the policy that chooses what people see."""
+
+    policy: dict[str, Any]
+
+
+class Funnel(BaseModel):
+    """From all that was asked for to what was accepted."""
+
+    requested: int
+    drawn: int
+    refused: int
+    shown: int
+    decided: int
+    accepted: int
+    rejected: int
+    waiting: int
+    unshown: int
+    failed: int
+
+
+class Refusal(BaseModel):
+    """How many candidates one signal of screening refused."""
+
+    signal: str | None
+    count: int
+
+
+class Reason(BaseModel):
+    """How often one kind of reviewer gave one reason for a reject."""
+
+    reason: RejectReason
+    count: int
+    kind: Literal["person", "oracle"]
+
+
+class Defects(BaseModel):
+    """Rejects per 100, with the 95 % Wilson interval, from n decisions weighted by propensity."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class DefectsByKind(BaseModel):
+    """People's and the oracle's, never mixed; null where nothing was decided."""
+
+    person: Defects | None
+    oracle: Defects | None
+
+
+class ReviewerFigures(BaseModel):
+    """What one reviewer did in a round."""
+
+    name: str
+    kind: Literal["person", "oracle"]
+    decisions: int
+    accepted: int
+    median_dwell_ms: float | None
+
+
+class Human(BaseModel):
+    """What a round cost people; null where nothing was accepted or no look was measured."""
+
+    seconds_per_accept: float | None
+    accepts_per_hour: float | None
+    decisions: int
+    reviewers: list[ReviewerFigures]
+
+
+class OracleFigures(BaseModel):
+    """What the oracle decided."""
+
+    decisions: int
+    accepted: int
+
+
+class Report(BaseModel):
+    """The report of one round."""
+
+    round: RoundWithPolicy
+    funnel: Funnel
+    refusals: list[Refusal]
+    reasons: list[Reason]
+    defects_per_100: DefectsByKind
+    human: Human
+    oracle: OracleFigures
+    seconds_left: float | None
+    evaluation: dict[str, float]
+
+
+@router.get("")
+def get_rounds(visit: Annotator) -> list[RoundAnswer]:
+    """Every round, oldest first."""
+    with visit.enter() as (tx, _):
+        rows = rounds.list_rounds(tx)
+    return [RoundAnswer(**report.describe_round(row)) for row in rows]
+
+
+@router.get("/{number}")
+def get_round(visit: Engineer, number: Number) -> Report:
+    """The report of one round, all its figures of one moment."""
+    with visit.enter(one_view=True) as (tx, _):
+        told = report.round_report(tx, number)
+    return Report(**told)
+
+
+@router.post("/{number}/pause")
+def pause(visit: Engineer, number: Number) -> RoundAnswer:
+    """Draw nothing and show nothing of a round; what reviewers hold already may still be decided."""
+    with visit.enter() as (tx, reviewer):
+        rounds.pause_round(tx, number, reviewer.name)
+        row = rounds.find_round(tx, number) | {"counts": rounds.count_states(tx, number)}
+    return RoundAnswer(**report.describe_round(row))
+
+
+@router.post("/{number}/resume")
+def resume(visit: Engineer, number: Number) -> RoundAnswer:
+    """Go on with a paused round."""
+    with visit.enter() as (tx, reviewer):
+        rounds.resume_round(tx, number, reviewer.name)
+        row = rounds.find_round(tx, number) | {"counts": rounds.count_states(tx, number)}
+    return RoundAnswer(**report.describe_round(row))
+
+
+@router.post("/{number}/close")
+def close(visit: Engineer, number: Number) -> RoundAnswer:
+    """End a round: what has no verdict is withdrawn. Closing twice is closing once."""
+    with visit.enter() as (tx, reviewer):
+        rounds.close_round(tx, number, reviewer.name)
+        row = rounds.find_round(tx, number) | {"counts": rounds.count_states(tx, number)}
+    return RoundAnswer(**report.describe_round(row))

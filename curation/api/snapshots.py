@@ -1,0 +1,143 @@
+"""Snapshots over HTTP: the list, the samples of one page by page, and freezing a new one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from curation import snapshots
+from curation.api.access import Engineer
+from curation.api.links import Links
+from curation.database import Transaction
+from curation.domain import LayerRole, Sample, Split
+from curation.manifest import read_samples
+from curation.tables import layers
+
+router = APIRouter(prefix="/api/snapshots", tags=["snapshots"])
+
+Name = Annotated[str, Path(min_length=1, max_length=100)]
+
+
+class SnapshotAnswer(BaseModel):
+    """A frozen list of samples, named by its content."""
+
+    id: str
+    samples: int
+    counts: dict[str, dict[str, int]]
+    tags: list[str]
+    frozen_at: datetime
+
+
+class SampleLayer(BaseModel):
+    """One layer of a sample: an address that works for ten minutes or more, and its size where the house knows it."""
+
+    url: str
+    width: int | None
+    height: int | None
+
+
+class SampleAnswer(BaseModel):
+    """One sample of a snapshot."""
+
+    id: str
+    caption: str
+    licence: str
+    source: str
+    split: Split
+    round: int
+    layers: dict[LayerRole, SampleLayer]
+
+
+class SnapshotPage(BaseModel):
+    """Samples in the order of their ids; `next` is what to give as `after` for more."""
+
+    snapshot: SnapshotAnswer
+    samples: list[SampleAnswer]
+    next: str | None
+
+
+class Freeze(BaseModel):
+    """What to call the new snapshot, if anything."""
+
+    model_config = ConfigDict(extra="forbid")
+    tag: Annotated[str | None, Field(max_length=100)] = None
+
+
+@router.get("")
+def get_snapshots(visit: Engineer) -> list[SnapshotAnswer]:
+    """Every snapshot, newest first."""
+    with visit.enter() as (tx, _):
+        rows = snapshots.list_snapshots(tx)
+    return [_answer(row) for row in rows]
+
+
+@router.get("/{name}")
+def get_snapshot(
+    request: Request,
+    visit: Engineer,
+    name: Name,
+    after: Annotated[str, Query(pattern="^[0-9a-f]{0,32}$")] = "",
+    limit: Annotated[int, Query(ge=1, le=200)] = 60,
+) -> SnapshotPage:
+    """One snapshot by its tag, its id or the beginning of its id, and a page of its samples."""
+    links: Links = request.app.state.links
+    with visit.enter() as (tx, _):
+        row = _find(tx, name)
+        found = list(itertools.islice(read_samples(visit.house.store, row["id"], after), limit + 1))
+        sizes = _sizes(tx, found[:limit])
+    shown = found[:limit]
+    return SnapshotPage(
+        snapshot=_answer(row),
+        samples=[_sample(links, sample, sizes) for sample in shown],
+        next=shown[-1].id if len(found) > limit else None,
+    )
+
+
+@router.post("", status_code=201)
+def post_snapshot(visit: Engineer, body: Freeze) -> SnapshotAnswer:
+    """Freeze today's samples; freezing equal samples again gives the same snapshot."""
+    with visit.enter(one_view=True) as (tx, reviewer):
+        manifest = snapshots.freeze(tx, visit.house.store, tag=body.tag, actor=reviewer.name)
+        row = _find(tx, manifest.id)
+    return _answer(row)
+
+
+def _find(tx: Transaction, name: str) -> dict[str, Any]:
+    snapshot = snapshots.find_snapshot(tx, name)
+    return next(row for row in snapshots.list_snapshots(tx) if row["id"] == snapshot)
+
+
+def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[Any]]:
+    shas = {sha for sample in samples for sha in sample.layers.values()}
+    rows = tx.execute(sa.select(layers.c.sha256, layers.c.width, layers.c.height).where(layers.c.sha256.in_(shas)))
+    return {row.sha256: row for row in rows}
+
+
+def _sample(links: Links, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> SampleAnswer:
+    return SampleAnswer(
+        id=sample.id,
+        caption=sample.caption,
+        licence=sample.licence,
+        source=sample.source,
+        split=sample.split,
+        round=sample.round,
+        layers={
+            role: SampleLayer(
+                url=links.address(sha),
+                width=sizes[sha].width if sha in sizes else None,
+                height=sizes[sha].height if sha in sizes else None,
+            )
+            for role, sha in sample.layers.items()
+        },
+    )
+
+
+def _answer(row: Mapping[str, Any]) -> SnapshotAnswer:
+    known = {name: row[name] for name in ("id", "samples", "counts", "tags")}
+    return SnapshotAnswer(**known, frozen_at=row["at"])

@@ -1,0 +1,99 @@
+"""Checkpoints and training runs: one order is one run, one run is one checkpoint, one checkpoint draws."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from curation import checkpoints, leases
+from curation.database import Database
+from curation.domain import Checkpoint, Job, Progress, TrainingOrder
+from curation.errors import Conflict, NotFound
+from curation.tables import checkpoints as table
+from curation.tables import snapshots
+
+
+def order(database: Database, seed: int = 0) -> TrainingOrder:
+    with database.transaction() as tx:
+        row = {"id": "5" * 64, "samples": 0, "counts": {}}
+        if not tx.scalar(sa.select(snapshots.c.id)):
+            tx.execute(sa.insert(snapshots), row)
+    return TrainingOrder("whole", "tiny", "5" * 64, None, None, seed)
+
+
+def made(order: TrainingOrder, file: str = "1") -> Checkpoint:
+    return Checkpoint({"base": file * 64}, order.recipe, order.preset, order.snapshot, None, order.seed, "test")
+
+
+def test_an_order_given_twice_is_one_run_and_asks_again(database: Database) -> None:
+    asked: list[Job] = []
+    database.send = asked.append
+    wanted = order(database)
+    for _ in range(2):
+        with database.transaction() as tx:
+            checkpoints.order_training(tx, wanted, "test")
+    with database.transaction() as tx:
+        assert [run["id"] for run in checkpoints.list_runs(tx)] == [wanted.id]
+    assert asked == [Job("train", (str(wanted.id),))] * 2
+
+
+def test_a_run_is_claimed_once_reports_and_finishes(database: Database) -> None:
+    wanted = order(database)
+    with database.transaction() as tx:
+        checkpoints.order_training(tx, wanted, "test")
+        assert checkpoints.claim_run(tx, wanted.id, "me", 60) == wanted
+        assert checkpoints.claim_run(tx, wanted.id, "you", 60) is None
+        checkpoints.note_progress(tx, wanted.id, "me", Progress("base", 3, 10, {"loss": 0.5}), 60)
+        assert checkpoints.find_run(tx, wanted.id)["progress"]["figures"] == {"loss": 0.5}
+        checkpoints.finish_run(tx, wanted.id, "me", made(wanted))
+        assert checkpoints.find_run(tx, wanted.id)["checkpoint_id"] == made(wanted).id
+
+
+def test_a_run_that_was_taken_over_hears_of_it(database: Database) -> None:
+    wanted = order(database)
+    with database.transaction() as tx:
+        checkpoints.order_training(tx, wanted, "test")
+        checkpoints.claim_run(tx, wanted.id, "me", 60)
+        leases.hand_back(tx, "me")
+        assert checkpoints.claim_run(tx, wanted.id, "you", 60) is not None
+    for late in (
+        lambda tx: checkpoints.note_progress(tx, wanted.id, "me", Progress("base", 1, 2), 60),
+        lambda tx: checkpoints.finish_run(tx, wanted.id, "me", made(wanted)),
+    ):
+        with pytest.raises(Conflict), database.transaction() as tx:
+            late(tx)
+
+
+def test_a_failed_run_keeps_its_reason_and_starts_again_when_ordered_again(database: Database) -> None:
+    wanted = order(database)
+    with database.transaction() as tx:
+        checkpoints.order_training(tx, wanted, "test")
+        checkpoints.claim_run(tx, wanted.id, "me", 60)
+        checkpoints.fail_run(tx, wanted.id, "me", "ValueError: nothing to train on")
+        assert checkpoints.find_run(tx, wanted.id)["error"] == "ValueError: nothing to train on"
+        checkpoints.order_training(tx, wanted, "test")
+        assert checkpoints.claim_run(tx, wanted.id, "me", 60) == wanted
+
+
+def test_the_checkpoint_promoted_last_draws(database: Database) -> None:
+    wanted = order(database)
+    first, second = made(wanted, "1"), made(wanted, "2")
+    with database.transaction() as tx:
+        assert checkpoints.promoted(tx) is None
+        for one in (first, second, first):
+            checkpoints.register_checkpoint(tx, one, "test")
+            checkpoints.promote(tx, one.id[:12], "test")
+        assert checkpoints.promoted(tx) == first
+        assert tx.scalar(sa.select(sa.func.count()).select_from(table)) == 2
+        for name in ("12345678", first.id[:4]):
+            with pytest.raises(NotFound):
+                checkpoints.find_checkpoint(tx, name)
+
+
+def test_later_figures_join_those_of_the_training(database: Database) -> None:
+    wanted = order(database)
+    with database.transaction() as tx:
+        name = checkpoints.register_checkpoint(tx, made(wanted), "test")
+        checkpoints.keep_evaluation(tx, name, {"psnr": 31.0}, "test")
+        checkpoints.keep_evaluation(tx, name, {"ssim": 0.9}, "test")
+        assert checkpoints.find_checkpoint(tx, name).evaluation == {"psnr": 31.0, "ssim": 0.9}
