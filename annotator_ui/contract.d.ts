@@ -12,8 +12,8 @@ interface Me {
 
 interface LayerAddress {
   url: string;
-  width?: number;
-  height?: number;
+  width: number | null;
+  height: number | null;
 }
 
 interface Card {
@@ -38,7 +38,7 @@ interface TrayAnswer {
   candidates: Card[];
   progress: TrayProgress;
   /** Of those the page said it holds: the ones that are somebody else's now. */
-  lost?: string[];
+  lost: string[];
 }
 
 interface DecisionBody {
@@ -90,7 +90,7 @@ interface RoundReport {
   round: RoundRow;
   funnel: Record<string, number>;
   refusals: { signal: string; count: number }[];
-  reasons: { reason: string; count: number }[];
+  reasons: { reason: string; count: number; kind: "person" | "oracle" }[];
   defects_per_100: { person: Interval | null; oracle: Interval | null };
   human: {
     seconds_per_accept: number | null;
@@ -100,13 +100,13 @@ interface RoundReport {
   };
   oracle: { decisions: number; accepted: number };
   seconds_left: number | null;
-  evaluation: Record<string, number> | null;
+  evaluation: Record<string, number>;
 }
 
 interface SnapshotRow {
   id: string;
   samples: number;
-  counts: Record<string, number | Record<string, number>>;
+  counts: Record<string, Record<string, number>>;
   tags: string[];
   frozen_at: string;
 }
@@ -148,7 +148,8 @@ interface RunRow {
   preset: string;
   snapshot: string;
   state: "requested" | "running" | "finished" | "failed";
-  progress: { stage?: string; done?: number; total?: number; figures?: Record<string, number> };
+  /** Null until it has begun. */
+  progress: { stage: string; done: number; total: number; figures: Record<string, number> } | null;
   error: string | null;
   checkpoint: string | null;
   created_at: string;

@@ -161,7 +161,7 @@ def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[st
     first_band = {visible: bands_of(mark)[0] for visible, mark in wanted}
     asked = sa.func.unnest(
         sa.cast(list(first_band), sa.ARRAY(sa.Text)), sa.cast(list(first_band.values()), sa.ARRAY(sa.Integer))
-    ).table_valued("visible", "value", name="asked", joins_implicitly=True)
+    ).table_valued("visible", "value", name="asked").render_derived()
     found = tx.execute(
         sa.select(asked.c.visible, sa.func.min(layers.c.sha256))
         .join(layers, layers.c.visible == asked.c.visible)
@@ -185,7 +185,7 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
     names, numbers, values = (list(column) for column in zip(*keys, strict=True))
     asked = sa.func.unnest(
         sa.cast(names, sa.ARRAY(sa.Text)), sa.cast(numbers, sa.ARRAY(sa.Integer)), sa.cast(values, sa.ARRAY(sa.Integer))
-    ).table_valued("visible", "band", "value", name="asked", joins_implicitly=True)
+    ).table_valued("visible", "band", "value", name="asked").render_derived()
     crowd = (
         sa.select(layer_bands.c.sha256)
         .where(layer_bands.c.band == asked.c.band, layer_bands.c.value == asked.c.value)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from curation import checkpoints, drawing, leases, oracle, review, reviewers, screening, selection
+from curation import checkpoints, drawing, leases, review, reviewers, screening, selection
 from curation.database import Transaction
 from curation.domain import CandidateState, Checkpoint, Progress, RoundState, RunState
 from curation.errors import Conflict
@@ -62,9 +62,9 @@ def screen(house: House, number: int) -> None:
     with house.database.transaction() as tx:
         drawn = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.drawn)
         picked = sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_AT_ONCE)
-        ids = [row.id for row in tx.execute(picked.with_for_update(skip_locked=True))]
-        if ids:
-            screening.screen_candidates(tx, house.store, ids)
+        measured = screening.measure_candidates(tx, house.store, [row.id for row in tx.execute(picked)])
+    with house.database.transaction() as tx:
+        if screening.keep_screenings(tx, measured):
             tx.ask("screen", number)
         selection.select_candidates(tx, number)
 
@@ -145,7 +145,7 @@ JOBS: dict[str, Callable[..., None]] = {
     "draw": draw, "screen": screen, "train": train, "decide": decide, "sweep": sweep,
 }  # fmt: skip
 _loaded: dict[str, LayerGenerator] = {}
-_fitted: dict[str, oracle.Oracle] = {}
+_fitted: dict[str, "oracle.Oracle"] = {}
 
 
 def _generator(house: House, checkpoint: Checkpoint) -> LayerGenerator:

@@ -65,7 +65,7 @@ def _hand_back(
 ) -> Counter[str]:
     """Move leased subjects back. Rows that someone is moving right now are left to them, so that nothing waits here.
 
-    Everybody else locks a candidate first and its lease second; we do it the other way round, and skip.
+    Whoever needs both locks a lease first and its subject second, or they could wait for each other.
     """
     counts: Counter[str] = Counter()
     by_purpose: dict[str, list[uuid.UUID]] = {"draw": [], "review": [], "train": []}

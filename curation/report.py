@@ -98,7 +98,10 @@ def as_text(told: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_ASKED_FOR = "  {requested} candidates: {drawn} drawn, {failed} failed, {refused} refused, {unshown} not chosen, {waiting} waiting"
+_ASKED_FOR = (
+    "  {requested} candidates: {drawn} drawn, {failed} failed, "
+    "{refused} refused, {unshown} not chosen, {waiting} waiting"
+)
 
 
 def _funnel(counts: Mapping[str, int], beyond: sa.Row[Any]) -> dict[str, int]:

@@ -123,7 +123,7 @@ def _sql(text: str) -> sa.TextClause:
 # A lateral with a limit: one look into the partial index per open round, whatever the planner believes of their sizes.
 _SERVING = _sql("""
     select r.id from rounds r
-    cross join lateral (select from candidates c where c.round_id = r.id and c.state = 'waiting' limit 1) some
+    cross join lateral (select from candidates c where c.round_id = r.id and c.state = 'waiting' limit 1) one
     where r.state = 'open' and (cast(:round as integer) is null or r.id = :round) order by r.id""")
 
 _CLAIM_PICKED = """

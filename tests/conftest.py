@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-import uuid
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import servers
 import sqlalchemy as sa
+from making import fresh_database, named
 
 from curation.adapters import embedded_postgres
 from curation.adapters.pgmq_schema import install_pgmq
@@ -18,13 +22,6 @@ from curation.schema import migrate
 from curation.settings import Settings
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
-
-
-def missing(what: str, how: str) -> None:
-    """Skip a test for a part that this machine lacks and say how to get it; in CI a missing part is a failure."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing here: {how}")
-    pytest.skip(f"{what} is missing here: {how}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,26 +42,30 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_address() -> Iterator[str]:
     """A server for the whole run: LAYERLOOP_TEST_DATABASE, or an embedded one that ends with the run."""
     given = os.environ.get("LAYERLOOP_TEST_DATABASE")
     if given:
         yield given
         return
-    folder = tmp_path_factory.mktemp("postgres")
-    try:
+    with _open_folder() as folder:
         address = embedded_postgres.start(folder)
         _forget_durability(address)
         yield address
-    finally:
-        embedded_postgres.stop(folder)
+
+
+@pytest.fixture
+def postgres_folder() -> Iterator[Path]:
+    """An empty folder for an embedded server of this test's own, which is stopped at the end."""
+    with _open_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
 def template_database(postgres_address: str) -> Iterator[str]:
     """The name of a migrated database with a queue in it, which others are copied from."""
-    with _fresh_database(postgres_address) as name:
-        address = _named(postgres_address, name)
+    with fresh_database(postgres_address) as name:
+        address = named(postgres_address, name)
         database = Database(address)
         migrate(database)
         database.close()
@@ -75,8 +76,8 @@ def template_database(postgres_address: str) -> Iterator[str]:
 @pytest.fixture
 def database_address(postgres_address: str, template_database: str) -> Iterator[str]:
     """The address of a database of this test's own, migrated and empty."""
-    with _fresh_database(postgres_address, template_database) as name:
-        yield _named(postgres_address, name)
+    with fresh_database(postgres_address, template_database) as name:
+        yield named(postgres_address, name)
 
 
 @pytest.fixture
@@ -99,24 +100,45 @@ def settings(tmp_path: Path, database_address: str) -> Settings:
     return Settings(home=tmp_path / "home", database=database_address)
 
 
-class _fresh_database:  # noqa: N801  # reads as the context manager that it is
-    """A database with a name of its own for as long as the block lasts."""
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """A real S3 server on loopback (radosgw) for the whole run."""
+    with servers.radosgw(tmp_path_factory.mktemp("ceph")) as server:
+        yield server
 
-    def __init__(self, server: str, template: str = "template0") -> None:
-        url = sa.make_url(server).set(drivername="postgresql+psycopg2")
-        self.engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        self.template = template
-        self.name = f"test_{uuid.uuid4().hex[:16]}"
 
-    def __enter__(self) -> str:
-        with self.engine.connect() as connection:
-            # A file copy is a few times quicker here than a copy through the log, and nobody needs the log.
-            connection.exec_driver_sql(f"create database {self.name} template {self.template}")
-        return self.name
+@pytest.fixture
+def s3_credentials(s3_server: servers.S3Server, monkeypatch: pytest.MonkeyPatch) -> servers.S3Server:
+    """The server, with its credentials where boto3's own chain finds them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return s3_server
 
-    def __exit__(self, *_: object) -> None:
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql(f"drop database if exists {self.name} with (force)")
+
+@pytest.fixture(scope="session")
+def rabbitmq_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """RabbitMQ on loopback: the machine's own, or one for this run."""
+    with servers.rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Redis on loopback: the machine's own, or one for this run."""
+    with servers.redis(tmp_path_factory.mktemp("redis")) as address:
+        yield address
+
+
+@contextmanager
+def _open_folder() -> Iterator[Path]:
+    # Not below pytest's own folder: every run that begins shuts that to others again, the server's user among them.
+    folder = Path(tempfile.mkdtemp(prefix="layerloop-test-"))
+    try:
+        yield folder
+    finally:
+        embedded_postgres.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget_durability(server: str) -> None:
@@ -127,7 +149,3 @@ def _forget_durability(server: str) -> None:
             connection.exec_driver_sql(f"alter system set {setting} = off")
         connection.exec_driver_sql("select pg_reload_conf()")
     engine.dispose()
-
-
-def _named(server: str, name: str) -> str:
-    return sa.make_url(server).set(database=name).render_as_string(hide_password=False)

@@ -1,19 +1,21 @@
-"""Things that many tests need: pictures, checkpoints, rounds, and candidates in a given state."""
+"""Things that many tests need: databases, pictures, checkpoints, rounds, and candidates in a given state."""
 
 from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import sqlalchemy as sa
 
+from curation.checkpoints import promote, register_checkpoint
 from curation.database import Database, Transaction
-from curation.domain import MOVES, CandidateState, Prompt, content_id
+from curation.domain import MOVES, CandidateState, Checkpoint, Prompt, content_id
 from curation.layers import encode_layer, visible_hash
 from curation.ports import RGBA, ObjectStore
-from curation.tables import candidate_layers, candidates, checkpoints, layers, prompts, rounds, snapshots
+from curation.tables import candidate_layers, candidates, layers, prompts, rounds, snapshots
 
 
 def picture(seed: int, width: int = 32, height: int = 24) -> RGBA:
@@ -27,21 +29,11 @@ def picture(seed: int, width: int = 32, height: int = 24) -> RGBA:
 
 def make_checkpoint(tx: Transaction, name: str = "first") -> str:
     """A promoted checkpoint without weights, and the empty snapshot it names; returns its id."""
-    snapshot, checkpoint = _sha("snapshot", name), _sha("checkpoint", name)
+    snapshot = _sha("snapshot", name)
     tx.execute(sa.insert(snapshots), {"id": snapshot, "samples": 0, "counts": {}})
-    row = {
-        "id": checkpoint,
-        "recipe": "transparency",
-        "preset": "tiny",
-        "snapshot_id": snapshot,
-        "seed": 0,
-        "code_version": "test",
-        "files": {},
-        "evaluation": {"psnr": 30.0},
-        "promoted_at": sa.func.now(),
-    }
-    tx.execute(sa.insert(checkpoints).values(row))
-    return checkpoint
+    made = Checkpoint({}, "transparency", "tiny", snapshot, None, 0, "test", {"psnr": 30.0})
+    register_checkpoint(tx, made, "test")
+    return promote(tx, made.id, "test")
 
 
 def make_round(tx: Transaction, checkpoint: str | None = None, quota: int = 100) -> int:
@@ -92,6 +84,26 @@ def states(database: Database, round_id: int) -> dict[str, int]:
     query = sa.select(candidates.c.state, sa.func.count().label("number")).where(candidates.c.round_id == round_id)
     with database.transaction() as tx:
         return {row.state: row.number for row in tx.execute(query.group_by(candidates.c.state))}
+
+
+@contextmanager
+def fresh_database(server: str, template: str = "template0") -> Iterator[str]:
+    """The name of a database of one's own at a server, a copy of a template, for as long as the block lasts."""
+    url = sa.make_url(server).set(drivername="postgresql+psycopg2")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    name = f"test_{uuid.uuid4().hex[:16]}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"create database {name} template {template}")
+    try:
+        yield name
+    finally:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"drop database if exists {name} with (force)")
+
+
+def named(server: str, name: str) -> str:
+    """The address of another database of the same server."""
+    return sa.make_url(server).set(database=name).render_as_string(hide_password=False)
 
 
 def _store_layer(tx: Transaction, store: ObjectStore, candidate: uuid.UUID, rgba: RGBA) -> None:

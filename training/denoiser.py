@@ -1,4 +1,4 @@
-"""The denoiser of adjusted latents under a prompt: diffusers' conditional UNet, sized by the preset, and its text."""
+"""The denoiser of adjusted latents under a prompt: a text encoder and the network that the preset names."""
 
 from __future__ import annotations
 
@@ -12,48 +12,69 @@ from torch import Tensor, nn
 from curation.errors import Refused
 from training.presets import Preset
 from training.text import TextEncoder
+from training.transformer import DiffusionTransformer
 
 
 class Denoiser(nn.Module):
-    """Text encoder and UNet: the part of a checkpoint that is called "base".
+    """Text encoder and network: the part of a checkpoint that is called "base".
 
-    It works on normalised latents, about zero mean and unit variance in every channel; `centre` and `spread` (C) are
-    those of the adjusted latents it first learnt from. A linear backbone's first components would else drown the rest.
+    It works on normalised latents, of zero mean in every channel and unit variance over all; `centre` (C) and `spread`
+    are those of the adjusted latents it first learnt from. The channels keep their proportions, so that strong ones,
+    which carry what a picture shows, come out of the noise before the fine ones do (LOG.md, Base model).
     """
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.text = TextEncoder(preset)
-        self.unet: Any = UNet2DConditionModel(**unet_config(preset))
+        self.network = _NETWORKS[preset.denoiser](preset)
         self.register_buffer("centre", torch.zeros(preset.latent_channels))
-        self.register_buffer("spread", torch.ones(preset.latent_channels))
+        self.register_buffer("spread", torch.ones(()))
         self.centre: Tensor
         self.spread: Tensor
 
     def forward(self, noisy_BCHW: Tensor, time_B: Tensor, texts: Sequence[str]) -> Tensor:
         """What the preset trains it to predict, noise or v; times are training steps, 0 to 999; "" is no prompt."""
-        states_BLD, mask_BL = self.text(texts)
-        return self.predict(noisy_BCHW, time_B, states_BLD, mask_BL)
+        return self.predict(noisy_BCHW, time_B, *self.text(texts))
 
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """The same under text that is encoded already: a drawing encodes its prompts once."""
-        predicted: Tensor = self.unet(
-            noisy_BCHW, time_B, encoder_hidden_states=states_BLD, encoder_attention_mask=mask_BL, return_dict=False
-        )[0]
+        predicted: Tensor = self.network(noisy_BCHW, time_B, states_BLD, mask_BL)
         return predicted
 
     def measure(self, latent_BCHW: Tensor) -> None:
         """Take centre and spread from adjusted latents."""
         self.centre.copy_(latent_BCHW.mean((0, 2, 3)))
-        self.spread.copy_(latent_BCHW.std((0, 2, 3)).clamp_min(1e-6))
+        self.spread.copy_(self._centred(latent_BCHW).square().mean().sqrt().clamp_min(1e-6))
 
     def normalise(self, latent_BCHW: Tensor) -> Tensor:
         """Adjusted latents as the UNet knows them."""
-        return (latent_BCHW - self.centre[:, None, None]) / self.spread[:, None, None]
+        return self._centred(latent_BCHW) / self.spread
 
     def restore(self, normal_BCHW: Tensor) -> Tensor:
         """The inverse of `normalise`."""
-        return normal_BCHW * self.spread[:, None, None] + self.centre[:, None, None]
+        return normal_BCHW * self.spread + self.centre[:, None, None]
+
+    def _centred(self, latent_BCHW: Tensor) -> Tensor:
+        return latent_BCHW - self.centre[:, None, None]
+
+
+class ConditionalUNet(nn.Module):
+    """Diffusers' UNet2DConditionModel, the network of Stable Diffusion, behind the same four arguments."""
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.unet: Any = UNet2DConditionModel(**unet_config(preset))
+
+    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """A prediction of the shape of `noisy`; every word is attended to."""
+        predicted: Tensor = self.unet(
+            noisy_BCHW, time_B, encoder_hidden_states=states_BLD, encoder_attention_mask=mask_BL, return_dict=False
+        )[0]
+        return predicted
+
+
+_NETWORKS: dict[str, type[nn.Module]] = {"transformer": DiffusionTransformer, "unet": ConditionalUNet}
+"""The networks a preset may name: the transformer for tiny latents (LOG.md, Base model), the UNet for real ones."""
 
 
 def open_denoiser(preset: Preset, tensors: Mapping[str, Tensor]) -> Denoiser:

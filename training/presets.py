@@ -48,6 +48,10 @@ class Preset:
     text_width: int
     text_layers: int
     text_length: int
+    denoiser: str  # "transformer" or "unet"
+    dit_width: int
+    dit_layers: int
+    dit_patch: int  # latent pixels per token, along one side
     unet_channels: tuple[int, ...]
     unet_layers: int
     unet_attention: tuple[bool, ...]  # which levels attend to the prompt
@@ -106,13 +110,17 @@ TINY = Preset(
     text_width=128,
     text_layers=1,
     text_length=16,
+    denoiser="transformer",
+    dit_width=256,
+    dit_layers=6,
+    dit_patch=2,
     unet_channels=(128, 256),
     unet_layers=1,
     unet_attention=(True, True),
     unet_head_width=32,
     prediction="v_prediction",
     zero_terminal_snr=True,
-    snr_gamma=5.0,
+    snr_gamma=0.0,
     caption_dropout=0.1,
     base_images=40_000,
     base_batch=32,
@@ -134,13 +142,17 @@ MICRO = replace(
     threads=1,
     image_size=32,
     latent_channels=16,
-    encoder_widths=(8, 16, 32),
-    decoder_widths=(8, 16, 32),
+    encoder_widths=(16, 32),
+    decoder_widths=(16, 32),
+    fold=4,
     decoder_groups=4,
     transparency_images=256,
     transparency_batch=8,
     text_vocabulary=512,
     text_width=32,
+    dit_width=64,
+    dit_layers=2,
+    dit_patch=1,
     unet_channels=(32, 64),
     unet_head_width=16,
     base_images=512,
@@ -177,6 +189,7 @@ SD15 = replace(
     text_width=768,
     text_layers=12,
     text_length=77,
+    denoiser="unet",
     unet_channels=(320, 640, 1280, 1280),
     unet_layers=2,
     unet_attention=(True, True, True, False),

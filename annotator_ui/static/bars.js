@@ -8,11 +8,19 @@ import { count, plain } from "./words.js";
  * @param {number} [whole] the value of a full bar; the largest by default
  */
 export function bars(rows, whole = Math.max(...rows.map((row) => row.value), 1)) {
-  return make("ul", { class: "bars" }, rows.map(({ name, value, note, tone }) =>
-    make("li", { class: tone, "--share": (value / Math.max(whole, 1)).toFixed(4) },
-      make("span", { class: "name" }, plain(name)),
-      make("span", { class: "bar", "aria-hidden": "true" }),
-      make("span", { class: "value" }, count(value), note && make("small", {}, ` ${note}`)))));
+  return make(
+    "ul",
+    { class: "bars" },
+    rows.map(({ name, value, note, tone }) =>
+      make(
+        "li",
+        { class: tone, "--share": (value / Math.max(whole, 1)).toFixed(4) },
+        make("span", { class: "name" }, plain(name)),
+        make("span", { class: "bar", "aria-hidden": "true" }),
+        make("span", { class: "value" }, count(value), note && make("small", {}, ` ${note}`)),
+      ),
+    ),
+  );
 }
 
 /** A state in words with a mark that is not colour alone. @param {string} state */

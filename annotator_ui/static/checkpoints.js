@@ -18,9 +18,13 @@ const me = /** @type {Me | null} */ (await read("/api/me").catch(() => null));
 if (me) showMe(me);
 let seen = "";
 const refresh = keepFresh(PERIOD_MS, async () => {
-  const [checkpoints, runs] = /** @type {[CheckpointRow[], RunRow[]]} */ (await Promise.all([read("/api/checkpoints"), read("/api/runs")]));
+  const [checkpoints, runs] = /** @type {[CheckpointRow[], RunRow[]]} */ (
+    await Promise.all([read("/api/checkpoints"), read("/api/runs")])
+  );
   showRuns(runs);
-  const now = JSON.stringify(checkpoints.map(({ id, promoted_at, rounds, evaluation }) => [id, promoted_at, rounds, evaluation]));
+  const now = JSON.stringify(
+    checkpoints.map(({ id, promoted_at, rounds, evaluation }) => [id, promoted_at, rounds, evaluation]),
+  );
   if (now === seen) return; // the sheets stay as they are, unless something changed
   seen = now;
   showCheckpoints(checkpoints);
@@ -30,28 +34,57 @@ const refresh = keepFresh(PERIOD_MS, async () => {
 function showRuns(runs) {
   part("runs-none").hidden = runs.length > 0;
   part("runs-table").hidden = runs.length === 0;
-  fill(part("runs"), runs.toSorted((a, b) => Date.parse(b.created_at) - Date.parse(a.created_at)).slice(0, 20).map(runRow));
+  fill(
+    part("runs"),
+    runs
+      .toSorted((a, b) => Date.parse(b.created_at) - Date.parse(a.created_at))
+      .slice(0, 20)
+      .map(runRow),
+  );
 }
 
 /** @param {CheckpointRow[]} checkpoints */
 function showCheckpoints(checkpoints) {
   const newest = checkpoints.toSorted((a, b) => Date.parse(b.created_at) - Date.parse(a.created_at));
   const byId = new Map(newest.map((checkpoint) => [checkpoint.id, checkpoint]));
-  const drawing = newest.filter((checkpoint) => checkpoint.promoted_at).sort((a, b) => Date.parse(b.promoted_at ?? "") - Date.parse(a.promoted_at ?? ""))[0];
+  const drawing = newest
+    .filter((checkpoint) => checkpoint.promoted_at)
+    .sort((a, b) => Date.parse(b.promoted_at ?? "") - Date.parse(a.promoted_at ?? ""))[0];
   const names = figureNames(newest);
   part("none").hidden = newest.length > 0;
   part("table").hidden = newest.length === 0;
   part("tiny-note").hidden = !newest.some((checkpoint) => checkpoint.preset === "tiny");
   part("tiny-note").textContent = TINY_NOTE;
-  fill(part("names"), make("th", { scope: "col" }, "Checkpoint"), names.map((name) => make("th", { scope: "col", class: "number" }, labelOf(name))));
-  fill(part("figures"), newest.map((checkpoint) => {
-    const before = checkpoint.parent ? byId.get(checkpoint.parent)?.evaluation : undefined;
-    return make("tr", {},
-      make("th", { scope: "row" }, make("a", { href: `#${checkpoint.id}` }, make("code", {}, short(checkpoint.id))),
-        checkpoint === drawing ? make("span", { class: "chip state-open" }, "draws now") : make("small", {}, ago(checkpoint.created_at))),
-      names.map((name) => make("td", { class: "number" }, compared(name, checkpoint.evaluation[name], before?.[name]))));
-  }));
-  fill(part("cards"), newest.map((checkpoint) => card(checkpoint, byId, checkpoint === drawing)));
+  fill(
+    part("names"),
+    make("th", { scope: "col" }, "Checkpoint"),
+    names.map((name) => make("th", { scope: "col", class: "number" }, labelOf(name))),
+  );
+  fill(
+    part("figures"),
+    newest.map((checkpoint) => {
+      const before = checkpoint.parent ? byId.get(checkpoint.parent)?.evaluation : undefined;
+      return make(
+        "tr",
+        {},
+        make(
+          "th",
+          { scope: "row" },
+          make("a", { href: `#${checkpoint.id}` }, make("code", {}, short(checkpoint.id))),
+          checkpoint === drawing
+            ? [" ", make("span", { class: "chip state-open" }, "draws now")]
+            : make("small", {}, ago(checkpoint.created_at)),
+        ),
+        names.map((name) =>
+          make("td", { class: "number" }, compared(name, checkpoint.evaluation[name], before?.[name])),
+        ),
+      );
+    }),
+  );
+  fill(
+    part("cards"),
+    newest.map((checkpoint) => card(checkpoint, byId, checkpoint === drawing)),
+  );
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 }
 
@@ -61,19 +94,47 @@ function card(checkpoint, byId, draws) {
     Recipe: `${plain(checkpoint.recipe)}, preset ${checkpoint.preset}`,
     Snapshot: make("a", { href: `/snapshots/${checkpoint.snapshot}` }, make("code", {}, short(checkpoint.snapshot))),
     Lineage: lineage(checkpoint, byId),
-    Rounds: checkpoint.rounds.length ? checkpoint.rounds.flatMap((id, index) => [index > 0 && ", ", make("a", { href: `/rounds/${id}` }, `round ${id}`)]) : "drew none yet",
+    Rounds: checkpoint.rounds.length
+      ? checkpoint.rounds.flatMap((id, index) => [
+          index > 0 && ", ",
+          make("a", { href: `/rounds/${id}` }, `round ${id}`),
+        ])
+      : "drew none yet",
     Seed: `${checkpoint.seed}, code ${checkpoint.code_version}`,
     Made: date(checkpoint.created_at),
   };
-  const promote = me && mayAct(me, "trainer") && !draws
-    ? button("Let it draw the next round", () => act(checkpoint), { class: "primary" }) : null;
+  const promote =
+    me && mayAct(me, "trainer") && !draws
+      ? button("Let it draw the next round", () => act(checkpoint), { class: "primary" })
+      : null;
   const sheet = checkpoint.sheet_url
-    ? make("a", { href: checkpoint.sheet_url, target: "_blank", class: "sample-sheet" }, make("img", { src: checkpoint.sheet_url, alt: `Sample sheet of checkpoint ${short(checkpoint.id)}`, loading: "lazy" }))
+    ? make(
+        "a",
+        { href: checkpoint.sheet_url, target: "_blank", class: "sample-sheet" },
+        make("img", {
+          src: checkpoint.sheet_url,
+          alt: `Sample sheet of checkpoint ${short(checkpoint.id)}`,
+          loading: "lazy",
+        }),
+      )
     : make("p", { class: "quiet sample-sheet" }, "This checkpoint has no sample sheet.");
-  return make("article", { class: "card checkpoint", id: checkpoint.id },
-    make("header", {}, make("h2", {}, make("code", {}, short(checkpoint.id))), draws && make("span", { class: "chip state-open" }, "draws now"), promote),
+  return make(
+    "article",
+    { class: "card checkpoint", id: checkpoint.id },
+    make(
+      "header",
+      {},
+      make("h2", {}, make("code", {}, short(checkpoint.id))),
+      draws && make("span", { class: "chip state-open" }, "draws now"),
+      promote,
+    ),
     sheet,
-    make("dl", { class: "facts" }, Object.entries(facts).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])));
+    make(
+      "dl",
+      { class: "facts" },
+      Object.entries(facts).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]),
+    ),
+  );
 }
 
 /** The chain of parents, newest first. @param {CheckpointRow} checkpoint @param {Map<string, CheckpointRow>} byId */

@@ -100,7 +100,8 @@ export class Desk extends EventTarget {
   /** @param {{entry: Entry, answer: any}} detail */
   #sent({ entry, answer }) {
     // An undo that this page did not foresee (it was reloaded since): the server hands the candidate back.
-    if (entry.kind === "undo" && entry.of === null) this.#tray.putBackCard(/** @type {UndoAnswer} */ (answer).candidate);
+    if (entry.kind === "undo" && entry.of === null)
+      this.#tray.putBackCard(/** @type {UndoAnswer} */ (answer).candidate);
   }
 
   /** @param {{entry: Entry, error: Error}} detail */

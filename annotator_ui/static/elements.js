@@ -44,7 +44,8 @@ export function fill(element, ...children) {
  */
 export function part(id, type) {
   const element = document.getElementById(id);
-  if (!element || (type && !(element instanceof type))) throw new Error(`the page has no ${type?.name ?? "part"} #${id}`);
+  if (!element || (type && !(element instanceof type)))
+    throw new Error(`the page has no ${type?.name ?? "part"} #${id}`);
   return /** @type {T} */ (/** @type {unknown} */ (element));
 }
 

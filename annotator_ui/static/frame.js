@@ -9,6 +9,9 @@ const RANK = ["annotator", "engineer", "trainer", "admin"];
 export function showMe(me) {
   fill(part("me"), make("strong", {}, me.name), " ", make("span", { class: "quiet" }, me.access));
   part("sign-out").hidden = false;
+  for (const link of document.querySelectorAll("nav [data-access]")) {
+    link.toggleAttribute("hidden", !mayAct(me, /** @type {Access} */ (link.getAttribute("data-access"))));
+  }
   part("sign-out").addEventListener("click", async () => {
     await request("DELETE", "/api/session").catch(() => null);
     location.assign("/sign-in");

@@ -3,7 +3,12 @@
 import { fill, make, part } from "./elements.js";
 
 const NAMES = new Map([
-  ["ArrowLeft", "←"], ["ArrowRight", "→"], ["ArrowUp", "↑"], ["ArrowDown", "↓"], ["Backspace", "⌫"], ["Escape", "Esc"],
+  ["ArrowLeft", "←"],
+  ["ArrowRight", "→"],
+  ["ArrowUp", "↑"],
+  ["ArrowDown", "↓"],
+  ["Backspace", "⌫"],
+  ["Escape", "Esc"],
 ]);
 
 /** @param {import("./keys.js").Keys} keys */
@@ -12,7 +17,10 @@ export function installHelp(keys) {
   const toggle = () => {
     if (dialog.open) return dialog.close();
     const groups = Map.groupBy(keys.table, (binding) => binding.group);
-    fill(part("help-keys"), [...groups].map(([group, bindings]) => section(group, bindings)));
+    fill(
+      part("help-keys"),
+      [...groups].map(([group, bindings]) => section(group, bindings)),
+    );
     dialog.showModal();
   };
   keys.bind("Page", ["?"], "Show or hide this list", toggle);
@@ -31,14 +39,29 @@ export function installHelp(keys) {
 /** @param {string} group @param {import("./keys.js").Binding[]} bindings */
 function section(group, bindings) {
   const rows = bindings.flatMap(({ keys, help }) => [
-    make("dt", {}, keys.flatMap((key, index) => [index > 0 && " ", ...keycaps(key)])),
+    make(
+      "dt",
+      { "data-keys": keys.join(" ") },
+      shortened(keys).flatMap((key, index) => [index > 0 && " ", keycaps(key)]),
+    ),
     make("dd", {}, help),
   ]);
   return make("section", {}, make("h3", {}, group), make("dl", {}, rows));
 }
 
-/** A key as the caps a person presses, with its name kept for tests. @param {string} key */
+/** A run of digits as its first and its last. @param {string[]} keys */
+function shortened(keys) {
+  const [first, last] = [keys[0], keys.at(-1)];
+  return first && last && keys.length > 4 ? [first, "…", last] : keys;
+}
+
+/** A key as the caps that a person presses. @param {string} key */
 function keycaps(key) {
-  const caps = key === "+" ? ["+"] : key.split("+");
-  return [make("span", { class: "chord", "data-key": key }, caps.map((cap) => make("kbd", {}, NAMES.get(cap) ?? (/^[a-z]$/.test(cap) ? cap.toUpperCase() : cap))))];
+  if (key === "…") return key;
+  const caps = key.split("+").map((cap) => NAMES.get(cap) ?? (/^[a-z]$/.test(cap) ? cap.toUpperCase() : cap));
+  return make(
+    "span",
+    { class: "chord" },
+    caps.map((cap) => make("kbd", {}, cap)),
+  );
 }

@@ -4,10 +4,27 @@ import { button, fill, part } from "./elements.js";
 import { BACKGROUNDS, VIEWS, ZOOMS } from "./stage.js";
 
 const NAMES = new Map([
-  ["picture", "Picture"], ["alpha", "Alpha"], ["faint", "Faint alpha"], ["fit", "Fit"],
-  ["foreground", "Foreground"], ["background", "Background"], ["blended", "Blended"], ["over", "Foreground over background"],
+  ["picture", "Picture"],
+  ["alpha", "Alpha"],
+  ["faint", "Faint alpha"],
+  ["fit", "Fit"],
+  ["foreground", "Foreground"],
+  ["background", "Background"],
+  ["blended", "Blended"],
+  ["over", "Composite"],
 ]);
-const LAYER_KEYS = new Map([["foreground", "f"], ["background", "g"], ["blended", "m"], ["over", "o"]]);
+const MEANT = new Map([
+  ["foreground", "the foreground"],
+  ["background", "the background"],
+  ["blended", "the blended picture as it was drawn"],
+  ["over", "the foreground composed over the background, to compare with the blended picture"],
+]);
+const LAYER_KEYS = new Map([
+  ["foreground", "f"],
+  ["background", "g"],
+  ["blended", "m"],
+  ["over", "o"],
+]);
 
 /**
  * @param {import("./stage.js").Stage} stage
@@ -23,18 +40,32 @@ export function installLook(stage, keys, shown) {
   };
   keys.bind("Look", ["b"], "Next background: checker, black, white, grey, colour", () => turn("background", 1));
   keys.bind("Look", ["Shift+b"], "Background before", () => turn("background", -1));
-  keys.bind("Look", ["v"], "Next view: picture, alpha as grey, faint alpha (whatever is not fully clear shows)", () => turn("view", 1));
+  keys.bind("Look", ["v"], "Next view: picture, alpha as grey, faint alpha (whatever is not fully clear shows)", () =>
+    turn("view", 1),
+  );
   keys.bind("Look", ["z"], "Next zoom: fit, 1×, 2×, 4×, 8× (or turn the wheel; drag to move)", () => turn("zoom", 1));
   keys.bind("Look", ["Shift+z", "0"], "Fit into the window again", () => stage.set("zoom", "fit"));
   for (const [layer, key] of LAYER_KEYS) {
-    keys.bind("Look", [key], `Pairs: show ${NAMES.get(layer)?.toLowerCase()}`, () => isPair(shown()) && stage.set("layer", layer));
+    keys.bind("Look", [key], `Pairs: show ${MEANT.get(layer)}`, () => isPair(shown()) && stage.set("layer", layer));
   }
   const show = () => {
-    fill(part("backgrounds"), BACKGROUNDS.map((value) => choice(stage, "background", value)));
-    fill(part("views"), VIEWS.map((value) => choice(stage, "view", value)));
-    fill(part("zooms"), ZOOMS.map((value) => choice(stage, "zoom", value)));
+    fill(
+      part("backgrounds"),
+      BACKGROUNDS.map((value) => choice(stage, "background", value)),
+    );
+    fill(
+      part("views"),
+      VIEWS.map((value) => choice(stage, "view", value)),
+    );
+    fill(
+      part("zooms"),
+      ZOOMS.map((value) => choice(stage, "zoom", value)),
+    );
     part("layers").hidden = !isPair(shown());
-    fill(part("layers"), [...LAYER_KEYS.keys()].map((value) => choice(stage, "layer", value)));
+    fill(
+      part("layers"),
+      [...LAYER_KEYS.keys()].map((value) => choice(stage, "layer", value)),
+    );
   };
   stage.addEventListener("change", show);
   show();
@@ -52,6 +83,10 @@ function isPair(card) {
 function choice(stage, name, value) {
   const pressed = stage.get(name) === value;
   const label = NAMES.get(value) ?? (name === "zoom" ? `${value}×` : value);
-  const swatch = name === "background" ? { class: `swatch ${value}`, "aria-label": `Background: ${value}`, title: value } : {};
-  return button(swatch["aria-label"] ? "" : label, () => stage.set(name, value), { "aria-pressed": String(pressed), ...swatch });
+  const swatch =
+    name === "background" ? { class: `swatch ${value}`, "aria-label": `Background: ${value}`, title: value } : {};
+  return button(swatch["aria-label"] ? "" : label, () => stage.set(name, value), {
+    "aria-pressed": String(pressed),
+    ...swatch,
+  });
 }

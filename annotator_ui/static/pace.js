@@ -5,6 +5,8 @@ import { count } from "./words.js";
 
 const LATEST = 30;
 const ENOUGH = 5;
+/** The server may remember its figures for some seconds: until then, what was counted here is newer. */
+const SETTLED_MS = 10_000;
 
 export class Pace {
   /** @type {TrayProgress | null} */
@@ -12,19 +14,21 @@ export class Pace {
   /** @type {number[]} milliseconds looked at, for the latest decisions */
   #dwells = [];
 
-  /** What the server says; only while no decision is on its way, or it would be counted twice. @param {TrayProgress} told */
-  settle(told) {
-    this.#told = { ...told };
-    this.#show();
-  }
+  #countedAt = -Infinity;
 
-  /** Whether the server has said anything yet. */
-  get known() {
-    return this.#told !== null;
+  /**
+   * What the server says. Of what is counted here, only once all is quiet: it may not know the latest decisions yet.
+   * @param {TrayProgress} told @param {boolean} quiet whether no decision is on its way
+   */
+  settle(told, quiet) {
+    const settled = quiet && performance.now() - this.#countedAt > SETTLED_MS;
+    this.#told = this.#told && !settled ? { ...this.#told, waiting: told.waiting } : { ...told };
+    this.#show();
   }
 
   /** @param {DecisionBody} body @param {1 | -1} sign */
   count(body, sign) {
+    this.#countedAt = performance.now();
     if (sign > 0 && body.dwell_ms !== null) this.#dwells = [...this.#dwells, body.dwell_ms].slice(-LATEST);
     if (!this.#told || body.verdict === "skip") return this.#show();
     this.#told.mine += sign;

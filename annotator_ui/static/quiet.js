@@ -29,17 +29,29 @@ function roundLines(round) {
   const toDraw = (states["requested"] ?? 0) + (states["drawing"] ?? 0);
   const toScreen = (states["drawn"] ?? 0) + (states["screened"] ?? 0);
   const all = Object.values(states).reduce((sum, number) => sum + number, 0);
-  if (toDraw) return [line(`Round ${round.id} is being drawn`, `${count(all - toDraw)} of ${count(all)} candidates`, (all - toDraw) / all)];
-  if (toScreen) return [line(`Round ${round.id} is being screened`, `${counted(toScreen, "candidate")} to go`, 1 - toScreen / all)];
-  if (states["showing"]) return [line(`Round ${round.id} is nearly done`, `${counted(states["showing"], "candidate")} with other reviewers`, null)];
+  if (toDraw)
+    return [
+      line(
+        `Round ${round.id} is being drawn`,
+        `${count(all - toDraw)} of ${count(all)} candidates`,
+        (all - toDraw) / all,
+      ),
+    ];
+  if (toScreen)
+    return [line(`Round ${round.id} is being screened`, `${counted(toScreen, "candidate")} to go`, 1 - toScreen / all)];
+  if (states["showing"])
+    return [
+      line(`Round ${round.id} is nearly done`, `${counted(states["showing"], "candidate")} with other reviewers`, null),
+    ];
   return [];
 }
 
 /** @param {RunRow} run */
 function runLines(run) {
-  if (run.state === "requested") return [line(`Training ${plain(run.recipe)}, preset ${run.preset}`, "waits for a worker", null)];
+  if (run.state === "requested")
+    return [line(`Training ${plain(run.recipe)}, preset ${run.preset}`, "waits for a worker", null)];
   if (run.state !== "running") return [];
-  const { stage = "starting", done = 0, total = 0 } = run.progress;
+  const { stage, done, total } = run.progress ?? { stage: "starting", done: 0, total: 0 };
   const far = total ? `${plain(stage)}: ${count(done)} of ${count(total)}` : plain(stage);
   return [line(`Training on snapshot ${short(run.snapshot)}, preset ${run.preset}`, far, total ? done / total : null)];
 }

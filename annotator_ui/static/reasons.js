@@ -16,15 +16,33 @@ export function installReasons(reasons, desk, keys) {
   keys.bind("Decide", [...named.keys()], `Reject for this reason: ${list}`, (event, key) => {
     desk.decide("reject", [...new Set([...desk.reasons, named.get(key) ?? ""])], event.timeStamp);
   });
-  keys.bind("Decide", [...named.keys()].map((key) => `Shift+${key}`), "Add or remove a reason; R then rejects for all of them", (_, key) => {
-    desk.toggle(named.get(key.slice(-1)) ?? "");
-  });
-  const show = () => fill(part("reasons"), reasons.map((reason) => {
-    const pressed = desk.reasons.has(reason.name);
-    const chip = button("", () => desk.toggle(reason.name), { class: "reason", "aria-pressed": String(pressed), title: reason.label });
-    fill(chip, make("kbd", {}, reason.key), make("span", {}, plain(reason.name)), pressed && make("span", { class: "tick", "aria-hidden": "true" }, "✓"));
-    return make("li", {}, chip);
-  }));
+  keys.bind(
+    "Decide",
+    [...named.keys()].map((key) => `Shift+${key}`),
+    "Add or remove a reason; R then rejects for all of them",
+    (_, key) => {
+      desk.toggle(named.get(key.slice(-1)) ?? "");
+    },
+  );
+  const show = () =>
+    fill(
+      part("reasons"),
+      reasons.map((reason) => {
+        const pressed = desk.reasons.has(reason.name);
+        const chip = button("", () => desk.toggle(reason.name), {
+          class: "reason",
+          "aria-pressed": String(pressed),
+          title: reason.label,
+        });
+        fill(
+          chip,
+          make("kbd", {}, reason.key),
+          make("span", {}, plain(reason.name)),
+          pressed && make("span", { class: "tick", "aria-hidden": "true" }, "✓"),
+        );
+        return make("li", {}, chip);
+      }),
+    );
   desk.addEventListener("collected", show);
   show();
 }

@@ -27,7 +27,12 @@ export async function request(method, path, body) {
     headers.set("X-Layerloop", "1"); // a page elsewhere cannot send this header, so it cannot act in our name
     headers.set("Content-Type", "application/json");
   }
-  const options = { method, headers, signal: AbortSignal.timeout(PATIENCE_MS), credentials: /** @type {const} */ ("same-origin") };
+  const options = {
+    method,
+    headers,
+    signal: AbortSignal.timeout(PATIENCE_MS),
+    credentials: /** @type {const} */ ("same-origin"),
+  };
   let response;
   try {
     response = await fetch(path, method === "GET" ? options : { ...options, body: JSON.stringify(body ?? {}) });
@@ -35,11 +40,13 @@ export async function request(method, path, body) {
   } catch {
     throw new Unreachable("the server does not answer");
   }
-  if (response.status >= 500 || response.status === 408 || response.status === 429) {
-    throw new Unreachable(`the server cannot answer now (${response.status})`);
-  }
-  const error = await response.json().then((answer) => answer.error ?? {}, () => ({}));
-  throw new Refusal(response.status, error.message ?? `the server said ${response.status}`, error.hint ?? "");
+  const error = await response.json().then(
+    (answer) => answer.error ?? {},
+    () => ({}),
+  );
+  const message = error.message ?? `the server said ${response.status}`;
+  if (response.status >= 500 || response.status === 408 || response.status === 429) throw new Unreachable(message);
+  throw new Refusal(response.status, message, error.hint ?? "");
 }
 
 /**

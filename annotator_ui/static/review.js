@@ -54,7 +54,8 @@ keepTray();
 
 function bindDecisions() {
   /** @param {DecisionBody["verdict"]} verdict @param {Event} event */
-  const decide = (verdict, event) => desk.decide(verdict, verdict === "reject" ? [...desk.reasons] : [], event.timeStamp);
+  const decide = (verdict, event) =>
+    desk.decide(verdict, verdict === "reject" ? [...desk.reasons] : [], event.timeStamp);
   keys.bind("Decide", ["a", "j", "ArrowRight"], "Accept", (event) => decide("accept", event));
   keys.bind("Decide", ["r", "k", "ArrowLeft"], "Reject", (event) => decide("reject", event));
   keys.bind("Decide", ["s"], "Skip: somebody else decides, or you later", (event) => decide("skip", event));
@@ -103,7 +104,7 @@ function follow() {
     if (entry.kind === "decision") pace.count(entry.body, -1);
   });
   tray.addEventListener("progress", (event) => {
-    if (!pace.known || outbox.entries.length === 0) pace.settle(/** @type {CustomEvent} */ (event).detail);
+    pace.settle(/** @type {CustomEvent} */ (event).detail, outbox.entries.length === 0);
   });
   tray.addEventListener("trouble", (event) => {
     const error = /** @type {CustomEvent} */ (event).detail;

@@ -2,7 +2,7 @@
 
 import { bars, stateChip, tile } from "./bars.js";
 import { button, fill, make, part } from "./elements.js";
-import { compared, labelOf } from "./figures.js";
+import { compared, figureNames, labelOf } from "./figures.js";
 import { mayAct, sayError, showMe } from "./frame.js";
 import { installHelp } from "./help.js";
 import { Keys } from "./keys.js";
@@ -24,30 +24,85 @@ const refresh = keepFresh(PERIOD_MS, async () => show(await read(`/api/rounds/${
 function show(report) {
   const { round, funnel } = report;
   part("report").hidden = false;
+  document.title = `Round ${round.id} · Layerloop`;
   fill(part("title"), `Round ${round.id} `, stateChip(round.state));
   fill(part("about"), about(round));
   showActions(round);
   fill(part("tiles"), ...tiles(report));
   const whole = Math.max(funnel["requested"] ?? 0, ...FUNNEL.map((name) => funnel[name] ?? 0), 1);
-  fill(part("funnel"), bars(FUNNEL.map((name) => ({ name, value: funnel[name] ?? 0, tone: name, note: `${Math.round((100 * (funnel[name] ?? 0)) / whole)} %` })), whole));
-  fill(part("beside"), bars(BESIDE.map((name) => ({ name, value: funnel[name] ?? 0, tone: name })), whole));
-  fill(part("refusals"), report.refusals.length ? bars(report.refusals.map(({ signal, count: value }) => ({ name: signal, value }))) : none("Screening refused nothing."));
-  fill(part("reasons"), report.reasons.length ? bars(report.reasons.map(({ reason, count: value }) => ({ name: reason, value }))) : none("No reason was given yet."));
+  fill(
+    part("funnel"),
+    bars(
+      FUNNEL.map((name) => ({
+        name,
+        value: funnel[name] ?? 0,
+        tone: name,
+        note: `${Math.round((100 * (funnel[name] ?? 0)) / whole)} %`,
+      })),
+      whole,
+    ),
+  );
+  fill(
+    part("beside"),
+    bars(
+      BESIDE.map((name) => ({ name, value: funnel[name] ?? 0, tone: name })),
+      whole,
+    ),
+  );
+  fill(
+    part("refusals"),
+    report.refusals.length
+      ? bars(report.refusals.map(({ signal, count: value }) => ({ name: signal, value })))
+      : none("Screening refused nothing."),
+  );
+  showReasons(report.reasons);
   fill(part("reviewers"), report.human.reviewers.map(reviewerRow));
   part("reviewers-none").hidden = report.human.reviewers.length > 0;
-  const figures = Object.entries(report.evaluation ?? {});
+  const figures = figureNames([report]);
   part("evaluation-card").hidden = figures.length === 0;
-  fill(part("evaluation"), figures.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, labelOf(name)), make("td", { class: "number" }, compared(name, value, undefined)))));
+  fill(
+    part("evaluation"),
+    figures.map((name) =>
+      make(
+        "tr",
+        {},
+        make("th", { scope: "row" }, labelOf(name)),
+        make("td", { class: "number" }, compared(name, report.evaluation[name], undefined)),
+      ),
+    ),
+  );
+}
+
+/** People's reasons and the oracle's, never added up. @param {RoundReport["reasons"]} reasons */
+function showReasons(reasons) {
+  const said = (/** @type {string} */ kind) =>
+    reasons.filter((row) => row.kind === kind).map((row) => ({ name: row.reason, value: row.count }));
+  const oracle = said("oracle");
+  fill(
+    part("reasons"),
+    said("person").length ? bars(said("person")) : none("No reason was given yet."),
+    oracle.length > 0 && [make("h3", {}, "The oracle's"), bars(oracle)],
+  );
 }
 
 /** @param {RoundRow} round */
 function about(round) {
   const by = round.checkpoint
-    ? ["drawn by checkpoint ", make("a", { href: `/checkpoints#${round.checkpoint}` }, make("code", {}, short(round.checkpoint)))]
+    ? [
+        "drawn by checkpoint ",
+        make("a", { href: `/checkpoints#${round.checkpoint}` }, make("code", {}, short(round.checkpoint))),
+      ]
     : ["a review of imported images"];
   const end = round.closed_at ? `, closed ${ago(round.closed_at)}` : "";
-  const policy = Object.entries(round.policy ?? {}).map(([name, value]) => `${plain(name)} ${String(value)}`).join(", ");
-  return [`${plain(round.kind)}, `, ...by, `, quota ${count(round.quota)}, opened ${ago(round.opened_at)} (${date(round.opened_at)})${end}`, policy && `; policy: ${policy}`];
+  const policy = Object.entries(round.policy ?? {})
+    .map(([name, value]) => `${plain(name)} ${String(value)}`)
+    .join(", ");
+  return [
+    `${plain(round.kind)}, `,
+    ...by,
+    `, quota ${count(round.quota)}, opened ${ago(round.opened_at)} (${date(round.opened_at)})${end}`,
+    policy && `; policy: ${policy}`,
+  ];
 }
 
 /** @param {RoundReport} report */
@@ -55,28 +110,50 @@ function tiles({ human, oracle, defects_per_100: defects, seconds_left, funnel }
   const accepted = funnel["accepted"] ?? 0;
   const decided = funnel["decided"] ?? 0;
   const found = [
-    tile("Accepted", count(accepted), decided ? `${Math.round((100 * accepted) / decided)} % of ${count(decided)} decided` : "nothing decided yet"),
-    tile("Accepts per hour", rate(human.accepts_per_hour), human.seconds_per_accept === null ? "no person has decided yet" : `${duration(human.seconds_per_accept)} of a person each`),
+    tile(
+      "Accepted",
+      count(accepted),
+      decided ? `${Math.round((100 * accepted) / decided)} % of ${count(decided)} decided` : "nothing decided yet",
+    ),
+    tile(
+      "Accepts per hour",
+      rate(human.accepts_per_hour),
+      human.seconds_per_accept === null
+        ? "no person has decided yet"
+        : `${duration(human.seconds_per_accept)} of a person each`,
+    ),
     tile("Defects per 100", defects.person ? rate(defects.person.value) : "–", interval(defects.person, "people")),
     tile("People's time left", duration(seconds_left), `${counted(funnel["waiting"] ?? 0, "candidate")} waiting`),
   ];
-  if (oracle.decisions) found.push(tile("Oracle", count(oracle.accepted), `accepted of ${count(oracle.decisions)}; ${defects.oracle ? `${rate(defects.oracle.value)} defects per 100, ${interval(defects.oracle, "oracle")}` : ""}`));
+  if (oracle.decisions)
+    found.push(
+      tile(
+        "Oracle",
+        count(oracle.accepted),
+        `accepted of ${count(oracle.decisions)}; ${defects.oracle ? `${rate(defects.oracle.value)} defects per 100, ${interval(defects.oracle, "oracle")}` : ""}`,
+      ),
+    );
   return found;
 }
 
 /** @param {Interval | null} found @param {string} who */
 function interval(found, who) {
-  return found ? `95 %: ${rate(found.low)} to ${rate(found.high)}, from ${count(found.n)} shown` : `not judged by ${who} yet`;
+  return found
+    ? `95 %: ${rate(found.low)} to ${rate(found.high)}, from ${counted(found.n, "decision")}`
+    : `not judged by ${who} yet`;
 }
 
 /** @param {RoundReport["human"]["reviewers"][number]} reviewer */
 function reviewerRow(reviewer) {
   const dwell = reviewer.median_dwell_ms === null ? "–" : duration(reviewer.median_dwell_ms / 1000);
-  return make("tr", {},
+  return make(
+    "tr",
+    {},
     make("th", { scope: "row" }, reviewer.name, reviewer.kind !== "person" && make("small", {}, reviewer.kind)),
     make("td", { class: "number" }, count(reviewer.decisions)),
     make("td", { class: "number" }, count(reviewer.accepted)),
-    make("td", { class: "number" }, dwell));
+    make("td", { class: "number" }, dwell),
+  );
 }
 
 /** @param {string} text */
@@ -93,10 +170,12 @@ function showActions(round) {
   const closing = part("closing", HTMLDialogElement);
   part("closing-yes").onclick = () => (closing.close(), act("close"));
   part("closing-no").onclick = () => closing.close();
-  fill(actions,
+  fill(
+    actions,
     round.state === "open" && button("Pause", () => act("pause")),
     round.state === "paused" && button("Resume", () => act("resume"), { class: "primary" }),
-    round.state !== "closed" && button("Close…", () => closing.showModal()));
+    round.state !== "closed" && button("Close…", () => closing.showModal()),
+  );
 }
 
 /** @param {"pause" | "resume" | "close"} verb */

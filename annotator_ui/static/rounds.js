@@ -29,14 +29,41 @@ function row(round) {
   const toJudge = all - number(NEVER_SHOWN);
   const decided = number(DECIDED);
   const accepted = number(["accepted"]);
-  return make("tr", {},
-    make("th", { scope: "row" }, make("a", { href: `/rounds/${round.id}` }, `Round ${round.id}`), make("small", {}, `${plain(round.purpose)}, ${plain(round.kind)}`)),
+  return make(
+    "tr",
+    {},
+    make(
+      "th",
+      { scope: "row" },
+      make("a", { href: `/rounds/${round.id}` }, `Round ${round.id}`),
+      make("small", {}, `${plain(round.purpose)}, ${plain(round.kind)}`),
+    ),
     make("td", {}, stateChip(round.state)),
-    make("td", {}, make("progress", { max: 1, value: toJudge ? (decided / toJudge).toFixed(4) : "0", "aria-label": `Round ${round.id} decided` }),
-      make("small", {}, `${count(decided)} of ${count(toJudge)} decided`)),
-    make("td", { class: "number" }, count(accepted), decided > 0 && make("small", {}, `${Math.round((100 * accepted) / decided)} %`)),
+    make(
+      "td",
+      {},
+      make("progress", {
+        max: 1,
+        value: toJudge ? (decided / toJudge).toFixed(4) : "0",
+        "aria-label": `Round ${round.id} decided`,
+      }),
+      make("small", {}, `${count(decided)} of ${count(toJudge)} decided`),
+    ),
+    make(
+      "td",
+      { class: "number" },
+      count(accepted),
+      decided > 0 && make("small", {}, `${Math.round((100 * accepted) / decided)} %`),
+    ),
     make("td", { class: "number" }, count(number(["waiting", "showing"]))),
     make("td", { class: "number" }, count(number(["refused"]))),
-    make("td", {}, round.checkpoint ? make("a", { href: `/checkpoints#${round.checkpoint}` }, make("code", {}, short(round.checkpoint))) : make("span", { class: "quiet" }, "imported")),
-    make("td", {}, make("span", { title: round.opened_at }, ago(round.opened_at))));
+    make(
+      "td",
+      {},
+      round.checkpoint
+        ? make("a", { href: `/checkpoints#${round.checkpoint}` }, make("code", {}, short(round.checkpoint)))
+        : make("span", { class: "quiet" }, "imported"),
+    ),
+    make("td", {}, make("span", { title: round.opened_at }, ago(round.opened_at))),
+  );
 }

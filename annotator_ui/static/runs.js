@@ -6,21 +6,34 @@ import { ago, count, duration, figure, plain, short } from "./words.js";
 
 /** @param {RunRow} run */
 export function runRow(run) {
-  return make("tr", {},
+  return make(
+    "tr",
+    {},
     make("th", { scope: "row" }, plain(run.recipe), make("small", {}, `preset ${run.preset}`)),
     make("td", {}, stateChip(run.state)),
     make("td", {}, far(run)),
     make("td", {}, make("a", { href: `/snapshots/${run.snapshot}` }, make("code", {}, short(run.snapshot)))),
-    make("td", {}, run.checkpoint ? make("a", { href: `#${run.checkpoint}` }, make("code", {}, short(run.checkpoint))) : make("span", { class: "quiet" }, "–")),
-    make("td", {}, took(run)));
+    make(
+      "td",
+      {},
+      run.checkpoint
+        ? make("a", { href: `#${run.checkpoint}` }, make("code", {}, short(run.checkpoint)))
+        : make("span", { class: "quiet" }, "–"),
+    ),
+    make("td", {}, took(run)),
+  );
 }
 
 /** @param {RunRow} run */
 function far(run) {
   if (run.state === "failed") return make("span", { class: "worse" }, run.error ?? "failed without a word");
-  const { stage = "", done = 0, total = 0, figures = {} } = run.progress;
-  if (run.state !== "running" || !total) return make("span", { class: "quiet" }, run.state === "requested" ? "waits for a worker" : "–");
-  const told = Object.entries(figures).slice(0, 2).map(([name, value]) => `${plain(name)} ${figure(value, 3)}`);
+  if (run.state === "requested") return make("span", { class: "quiet" }, "waits for a worker");
+  if (run.state === "finished") return make("span", { class: "quiet" }, "done");
+  if (!run.progress?.total) return make("span", { class: "quiet" }, "starting");
+  const { stage, done, total, figures } = run.progress;
+  const told = Object.entries(figures)
+    .slice(0, 2)
+    .map(([name, value]) => `${plain(name)} ${figure(value, 3)}`);
   return [
     make("progress", { max: 1, value: (done / total).toFixed(4), "aria-label": `Run ${short(run.id)}` }),
     make("small", {}, [`${plain(stage)}: ${count(done)} of ${count(total)}`, ...told].join(", ")),
@@ -30,6 +43,10 @@ function far(run) {
 /** @param {RunRow} run */
 function took(run) {
   const start = run.started_at ?? run.created_at;
-  const seconds = run.finished_at && run.started_at ? (Date.parse(run.finished_at) - Date.parse(run.started_at)) / 1000 : null;
-  return [make("span", { title: start }, ago(start)), seconds !== null && make("small", {}, `took ${duration(seconds)}`)];
+  const seconds =
+    run.finished_at && run.started_at ? (Date.parse(run.finished_at) - Date.parse(run.started_at)) / 1000 : null;
+  return [
+    make("span", { title: start }, ago(start)),
+    seconds !== null && make("small", {}, `took ${duration(seconds)}`),
+  ];
 }

@@ -30,8 +30,13 @@ async function signIn(token) {
     location.replace(target());
   } catch (error) {
     const refused = error instanceof Refusal;
-    const text = refused ? error.message : "The server does not answer.";
-    fill(part("problem"), make("strong", {}, text), " ", refused ? error.hint : "Try again in a moment.");
+    const text = error instanceof Error ? error.message : "";
+    fill(
+      part("problem"),
+      make("strong", {}, `${text.charAt(0).toUpperCase()}${text.slice(1)}.`),
+      " ",
+      refused ? error.hint : "Try again in a moment.",
+    );
     part("problem").hidden = false;
     form.removeAttribute("aria-busy");
     if (refused) field.select();

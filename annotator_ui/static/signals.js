@@ -6,9 +6,15 @@ import { figure, plain } from "./words.js";
 /** @param {Card | null} card */
 export function showSignals(card) {
   const flags = card?.flags ?? [];
-  fill(part("flags"), flags.length
-    ? flags.map((flag) => make("li", { class: "chip" }, plain(flag)))
-    : make("li", { class: "quiet" }, "No flags."));
+  fill(
+    part("flags"),
+    flags.length
+      ? flags.map((flag) => make("li", { class: "chip" }, plain(flag)))
+      : make("li", { class: "quiet" }, "No flags."),
+  );
   const rows = Object.entries(card?.signals ?? {});
-  fill(part("signals"), rows.map(([name, value]) => [make("dt", {}, plain(name)), make("dd", {}, figure(value, 3))]).flat());
+  fill(
+    part("signals"),
+    rows.map(([name, value]) => [make("dt", {}, plain(name)), make("dd", {}, figure(value, 3))]).flat(),
+  );
 }

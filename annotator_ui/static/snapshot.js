@@ -7,7 +7,7 @@ import { installHelp } from "./help.js";
 import { Keys } from "./keys.js";
 import { read } from "./request.js";
 import { BACKGROUNDS } from "./stage.js";
-import { count, date, plain } from "./words.js";
+import { count, countedAs, date, plain } from "./words.js";
 
 const PAGE = 60;
 const name = location.pathname.split("/").at(-1) ?? "";
@@ -32,7 +32,9 @@ async function more() {
   button.disabled = true;
   try {
     const after = next && `&after=${encodeURIComponent(next)}`;
-    const page = /** @type {SnapshotPage} */ (await read(`/api/snapshots/${encodeURIComponent(name)}?limit=${PAGE}${after}`));
+    const page = /** @type {SnapshotPage} */ (
+      await read(`/api/snapshots/${encodeURIComponent(name)}?limit=${PAGE}${after}`)
+    );
     if (!shown) showSnapshot(page.snapshot);
     part("sheet").append(...page.samples.map(tileOf));
     shown += page.samples.length;
@@ -49,26 +51,76 @@ async function more() {
 /** @param {SnapshotRow} snapshot */
 function showSnapshot(snapshot) {
   part("snapshot").hidden = false;
-  fill(part("title"), "Snapshot ", make("code", {}, snapshot.id.slice(0, 16)), " ", snapshot.tags.map((tag) => make("span", { class: "chip" }, tag)));
-  fill(part("about"), `${count(snapshot.samples)} samples, frozen ${date(snapshot.frozen_at)}. Its name is the hash of its content: `, make("code", { class: "whole" }, snapshot.id));
-  const groups = Object.entries(snapshot.counts).filter(([, value]) => typeof value === "object");
-  fill(part("counts"), groups.map(([group, value]) => make("section", { class: "card" }, make("h2", {}, plain(group)),
-    bars(Object.entries(value).sort((a, b) => b[1] - a[1]).map(([key, number]) => ({ name: key || "unknown", value: number })), snapshot.samples))));
+  fill(
+    part("title"),
+    "Snapshot ",
+    make("code", {}, snapshot.id.slice(0, 16)),
+    " ",
+    snapshot.tags.map((tag) => make("span", { class: "chip" }, tag)),
+  );
+  fill(
+    part("about"),
+    `${count(snapshot.samples)} samples, frozen ${date(snapshot.frozen_at)}. Its name is the hash of its content: `,
+    make("code", { class: "whole" }, snapshot.id),
+  );
+  document.title = `Snapshot ${snapshot.id.slice(0, 10)} · Layerloop`;
+  fill(
+    part("counts"),
+    Object.entries(snapshot.counts).map(([group, counts]) => {
+      const rows = Object.entries(counts)
+        .sort((a, b) => b[1] - a[1])
+        .map(([key, value]) => ({ name: countedAs(group, key), value }));
+      return make("section", { class: "card" }, make("h2", {}, plain(group)), bars(rows, snapshot.samples));
+    }),
+  );
 }
 
 /** @param {SampleRow} sample */
 function tileOf(sample) {
   const layers = Object.entries(sample.layers);
-  const images = layers.map(([role, layer]) => make("img", { src: layer.url, alt: layers.length > 1 ? `${sample.caption} (${role})` : sample.caption, loading: "lazy", decoding: "async" }));
+  const images = layers.map(([role, layer]) =>
+    make("img", {
+      src: layer.url,
+      alt: layers.length > 1 ? `${sample.caption} (${role})` : sample.caption,
+      loading: "lazy",
+      decoding: "async",
+    }),
+  );
   const from = sample.round ? `round ${sample.round}` : "seed";
-  return make("li", {}, make("figure", {}, make("div", { class: "pictures" }, images),
-    make("figcaption", {}, make("span", { class: "caption", title: sample.caption }, sample.caption),
-      make("small", { title: `licence ${sample.licence}, source ${sample.source}` }, `${from}, ${sample.split}, ${sample.licence || "no licence"}`))));
+  return make(
+    "li",
+    {},
+    make(
+      "figure",
+      {},
+      make("div", { class: "pictures" }, images),
+      make(
+        "figcaption",
+        {},
+        make("span", { class: "caption", title: sample.caption }, sample.caption),
+        make("small", {}, `${from}, ${sample.split}`),
+        make(
+          "small",
+          { title: `licence: ${sample.licence}; source: ${sample.source}` },
+          sample.licence || "no licence",
+        ),
+      ),
+    ),
+  );
 }
 
 /** @param {string} value */
 function setBackground(value) {
   part("sheet").dataset["background"] = value;
-  fill(part("backgrounds"), BACKGROUNDS.map((other) => button("", () => setBackground(other), {
-    class: `swatch ${other}`, "aria-label": `Background: ${other}`, title: other, "aria-pressed": String(other === value) })));
+  fill(
+    part("backgrounds"),
+    BACKGROUNDS.map((other) =>
+      button("", () => setBackground(other), {
+        class: `swatch ${other}`,
+        "aria-label": `Background: ${other}`,
+        title: other,
+        "aria-pressed": String(other === value),
+      }),
+    ),
+  );
 }

@@ -21,7 +21,12 @@ export class Stage extends EventTarget {
     super();
     this.#root = root;
     this.#sheet = sheet;
-    this.#pan = new Pan(root, () => this.#scale(), (zoom) => this.set("zoom", String(zoom)), () => this.#place());
+    this.#pan = new Pan(
+      root,
+      () => this.#scale(),
+      (zoom) => this.set("zoom", String(zoom)),
+      () => this.#place(),
+    );
     const remembered = localStorage.getItem(REMEMBERED) ?? "";
     root.dataset["background"] = BACKGROUNDS.includes(remembered) ? remembered : "checker";
     Object.assign(root.dataset, { view: "picture", zoom: "fit", layer: "foreground" });

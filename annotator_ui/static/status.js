@@ -15,12 +15,23 @@ export function installStatus(desk, outbox, stage) {
     const waiting = counted(outbox.entries.length, "decision");
     const banner = part("banner");
     banner.hidden = !outbox.trouble;
-    if (outbox.trouble === "offline") fill(banner, make("strong", {}, `Offline: ${waiting} waiting.`), " They are kept in this browser and sent when the server answers. Go on.");
+    if (outbox.trouble === "offline")
+      fill(
+        banner,
+        make("strong", {}, `Offline: ${waiting} waiting.`),
+        " They are kept in this browser and sent when the server answers. Go on.",
+      );
     if (outbox.trouble === "signed out") {
-      const link = make("a", { href: `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}` }, "Sign in again");
+      const link = make(
+        "a",
+        { href: `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}` },
+        "Sign in again",
+      );
       fill(banner, make("strong", {}, `Signed out: ${waiting} waiting.`), " They are kept in this browser. ", link);
     }
-    part("sending").textContent = outbox.entries.length ? `${counted(outbox.entries.length, "decision")} being sent` : "All decisions are kept";
+    part("sending").textContent = outbox.entries.length
+      ? `${counted(outbox.entries.length, "decision")} being sent`
+      : "All decisions are kept";
     document.documentElement.dataset["outbox"] = String(outbox.entries.length);
   };
   outbox.addEventListener("change", showBanner);
@@ -31,7 +42,10 @@ export function installStatus(desk, outbox, stage) {
   });
   desk.addEventListener("early", () => announce("Too fast: that key came before the picture, and was ignored."));
   desk.addEventListener("unseen", () => announce("This picture cannot be shown, so it can only be skipped."));
-  stage.addEventListener("change", () => (part("looking").textContent = `${stage.get("background")}, ${stage.get("view")}, zoom ${stage.get("zoom")}`));
+  stage.addEventListener(
+    "change",
+    () => (part("looking").textContent = `${stage.get("background")}, ${stage.get("view")}, zoom ${stage.get("zoom")}`),
+  );
   showBanner();
 }
 

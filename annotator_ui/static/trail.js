@@ -31,16 +31,22 @@ export class Trail {
 
   #show() {
     part("trail-empty").hidden = this.#rows.length > 0;
-    fill(part("trail"), this.#rows.toReversed().map(({ decided, state }) => {
-      const body = /** @type {DecisionBody} */ (decided.entry.body);
-      const reasons = body.reasons.map(plain).join(", ");
-      const told = { pending: ", being sent", sent: "", refused: ", not counted" }[state];
-      const label = `${NAMES[body.verdict]}${reasons && `: ${reasons}`}${told}`;
-      return make("li", { class: `${body.verdict} ${state}`, title: `${decided.held.card.prompt} – ${label}` },
-        thumbnail(decided.held.card),
-        make("span", { class: "mark", "aria-hidden": "true" }, state === "refused" ? "!" : MARKS[body.verdict]),
-        make("span", { class: "unseen" }, label));
-    }));
+    fill(
+      part("trail"),
+      this.#rows.toReversed().map(({ decided, state }) => {
+        const body = /** @type {DecisionBody} */ (decided.entry.body);
+        const reasons = body.reasons.map(plain).join(", ");
+        const told = { pending: ", being sent", sent: "", refused: ", not counted" }[state];
+        const label = `${NAMES[body.verdict]}${reasons && `: ${reasons}`}${told}`;
+        return make(
+          "li",
+          { class: `${body.verdict} ${state}`, title: `${decided.held.card.prompt} – ${label}` },
+          thumbnail(decided.held.card),
+          make("span", { class: "mark", "aria-hidden": "true" }, state === "refused" ? "!" : MARKS[body.verdict]),
+          make("span", { class: "unseen" }, label),
+        );
+      }),
+    );
   }
 }
 

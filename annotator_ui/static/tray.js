@@ -12,6 +12,8 @@ import { Unreachable } from "./request.js";
 export const AHEAD = 12;
 const REFILL_BELOW = 10;
 const DECODE_TRIES = 3;
+/** The most ids the server takes at once. */
+const MOST_HOLDING = 64;
 
 export class Tray extends EventTarget {
   /** @type {Held[]} */
@@ -73,10 +75,10 @@ export class Tray extends EventTarget {
     if (this.#filling || (missing <= AHEAD - REFILL_BELOW && !renew)) return;
     this.#filling = true;
     try {
-      const holding = [...new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox()])];
-      const body = { round: this.#round, count: Math.max(missing, 0), holding };
+      const holding = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox().toReversed()]);
+      const body = { round: this.#round, count: Math.max(missing, 0), holding: [...holding].slice(0, MOST_HOLDING) };
       const answer = /** @type {TrayAnswer} */ (await this.#post("/api/review/tray", body));
-      for (const id of answer.lost ?? []) this.drop(id);
+      for (const id of answer.lost) this.drop(id);
       const known = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox()]);
       const fresh = answer.candidates.filter((card) => !known.has(card.id));
       this.held.push(...fresh.map((card) => this.#hold(card)));

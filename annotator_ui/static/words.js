@@ -67,3 +67,9 @@ export function plain(name) {
 export function counted(number, one, many = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : many}`;
 }
+
+/** What one key of a snapshot's counts means: round 0 is the seeds. @param {string} group @param {string} key */
+export function countedAs(group, key) {
+  if (group === "round") return key === "0" ? "seeds" : `round ${key}`;
+  return plain(key) || "unknown";
+}

@@ -18,6 +18,9 @@ from curation.errors import Refused, Unreachable
 from curation.settings import EMBEDDED, Settings
 
 QUEUES = ("cpu", "gpu")
+PREFIX = "layerloop."
+"""Before the names in the broker, which may serve others too; two houses at one broker take a virtual host each."""
+
 AWAY_SECONDS = 5.0
 """After a broker failed to answer it is left alone for so long: a thousand commits are not a thousand time-outs."""
 
@@ -174,6 +177,5 @@ def _queue(name: str, address: str) -> Queue:
     # Named outright, for a virtual host may have another default. Replication would guard what may be lost anyway, and
     # quorum queues cost every worker Celery's 28 exchanges for delayed delivery, which nothing here uses.
     arguments = {"x-queue-type": "classic"} if address.startswith("amqp") else None
-    # The broker may serve others too, so it sees the long name; the alias is what we say.
-    long_name = f"layerloop.{name}"
-    return Queue(long_name, Exchange("layerloop"), routing_key=long_name, queue_arguments=arguments, alias=name)  # type: ignore[no-untyped-call]  # kombu has no types
+    long_name = f"{PREFIX}{name}"
+    return Queue(long_name, Exchange(PREFIX.strip(".")), routing_key=long_name, queue_arguments=arguments, alias=name)  # type: ignore[no-untyped-call]  # kombu has no types

@@ -31,11 +31,11 @@ def test_the_closed_form_of_the_blend_loss_equals_monte_carlo(moments):
     mean, square = torch.tensor(moments.mean), torch.tensor(moments.square)
     backgrounds = mean + (square - mean**2).sqrt() * torch.randn(4_000, 3, generator=rng)
 
-    total = torch.zeros(())
+    total = 0.0
     for below in backgrounds.view(-1, 1, 3, 1, 1):
         blend = (colour * 2 - 1) * alpha + below * (1 - alpha)
         blend_hat = (colour_hat * 2 - 1) * alpha_hat + below * (1 - alpha_hat)
-        total += ((blend_hat - blend) ** 2).mean()
+        total += float(((blend_hat - blend) ** 2).mean())
     assert blend_loss(colour, alpha, colour_hat, alpha_hat, moments) == pytest.approx(total / 4_000, rel=0.02)
 
 

@@ -1,0 +1,285 @@
+"""Measures the review queue as reviewers meet it: a real API process, a real PostgreSQL, clients in processes of their own.
+
+    python tests/benchmarks/review_queue.py [--database postgresql://...] [--candidates 1000 100000] [--clients 1 8]
+
+For each size of the queue and number of clients it prints p50 and p95 of taking a tray of 8 and of a decision (half of
+them accepts, which also make a sample), the CPU-milliseconds that the API process and PostgreSQL spent per decided
+candidate (trays and authentication included, /proc/<pid>/stat), and how many candidates were given to two clients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+
+from curation.adapters import embedded_postgres
+from curation.adapters.pgmq_schema import install_pgmq
+from curation.database import Database
+from curation.domain import Access
+from curation.reviewers import add_reviewer, issue_token
+from curation.schema import migrate
+from curation.settings import EMBEDDED, Settings
+
+TRAY = 8
+HEADERS = {"x-layerloop": "1"}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """When a measurement ends: after so many decisions of all clients together, or so many seconds."""
+
+    decisions: int
+    seconds: float
+
+
+def main() -> None:
+    """Measure every combination asked for and print one line each."""
+    options = _options()
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {sys.version.split()[0]}, tray of {TRAY}")
+    print(
+        f"{'waiting':>8} {'clients':>7} | {'tray p50':>8} {'p95 ms':>7} | {'decide p50':>10} {'p95 ms':>7} | "
+        f"{'decisions/s':>11} | {'API CPU-ms':>10} {'PostgreSQL':>10} per candidate | duplicates"
+    )
+    with _server(options.database) as server:
+        for waiting in options.candidates:
+            for clients in options.clients:
+                found = measure(server, waiting, clients, Bounds(options.decisions, options.seconds))
+                print(json.dumps(found) if options.json else _line(found), flush=True)
+
+
+def measure(server: str, waiting: int, clients: int, bounds: Bounds) -> dict[str, Any]:
+    """One house of its own with so many waiting candidates, one API process, so many clients at once."""
+    with _database(server) as address, tempfile.TemporaryDirectory() as home:
+        database = Database(address)
+        tokens = _fill(database, waiting, clients)
+        with _api(address, home) as (url, pid):
+            postgres = _postmaster(database)
+            _warm_up(url, tokens.pop())
+            api_before, postgres_before = _cpu_seconds(pid), _postgres_seconds(postgres)
+            started = time.perf_counter()
+            with multiprocessing.get_context("spawn").Pool(clients) as pool:
+                each = bounds.decisions // clients
+                results = pool.starmap(_review, [(url, token, each, bounds.seconds) for token in tokens])
+            took = max(one["ended"] for one in results) - min(one["began"] for one in results)
+            decided = sum(len(one["decide"]) for one in results)
+            api_used = _cpu_seconds(pid) - api_before
+            postgres_used = _postgres_seconds(postgres) - postgres_before
+            assert time.perf_counter() - started < bounds.seconds + 60
+        given = Counter(one for result in results for one in result["given"])
+        with database.transaction() as tx:
+            kept = tx.execute(sa.text("select count(*), count(distinct candidate_id) from decisions")).one()
+        database.close()
+    return {
+        "waiting": waiting,
+        "clients": clients,
+        "tray_ms": _percentiles([ms for one in results for ms in one["tray"]]),
+        "decide_ms": _percentiles([ms for one in results for ms in one["decide"]]),
+        "decisions": decided,
+        "decisions_per_second": decided / took,
+        "api_cpu_ms": 1_000 * api_used / decided,
+        "postgres_cpu_ms": 1_000 * postgres_used / decided if postgres else None,
+        "duplicates": sum(count - 1 for count in given.values()) + kept[0] - kept[1],
+    }
+
+
+def _review(url: str, token: str, decisions: int, seconds: float) -> dict[str, Any]:
+    """A client: trays, and a decision on each candidate, until one of the bounds; latencies in milliseconds."""
+    told: dict[str, Any] = {"tray": [], "decide": [], "given": [], "began": time.monotonic()}
+    with httpx.Client(base_url=url, headers=HEADERS, timeout=30) as client:
+        client.post("/api/session", json={"token": token}).raise_for_status()
+        told["began"] = time.monotonic()
+        while len(told["decide"]) < decisions and time.monotonic() - told["began"] < seconds:
+            cards = _timed(client, told["tray"], "/api/review/tray", {"count": TRAY})["candidates"]
+            if not cards:
+                break
+            told["given"] += [card["id"] for card in cards]
+            for place, card in enumerate(cards):
+                said = {"verdict": "accept"} if place % 2 else {"verdict": "reject", "reasons": ["halo"]}
+                body = said | {"candidate": card["id"], "dwell_ms": 900, "key": str(uuid.uuid4())}
+                _timed(client, told["decide"], "/api/review/decisions", body)
+        told["ended"] = time.monotonic()
+    return told
+
+
+def _timed(client: httpx.Client, latencies: list[float], path: str, body: dict[str, Any]) -> dict[str, Any]:
+    started = time.perf_counter()
+    answer = client.post(path, json=body)
+    latencies.append(1_000 * (time.perf_counter() - started))
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def _warm_up(url: str, token: str) -> None:
+    """Connections are opened and code is loaded before anything is measured."""
+    _review(url, token, 4 * TRAY, 10)
+
+
+def _fill(database: Database, waiting: int, clients: int) -> list[str]:
+    """An open round with so many waiting candidates of one layer each; sign-in tokens, one more than clients."""
+    with database.transaction() as tx:
+        for statement in _FILL:
+            tx.execute(sa.text(statement), {"n": waiting})
+        reviewers = [add_reviewer(tx, f"reviewer {i}", Access.annotator) for i in range(clients + 1)]
+        tokens = [issue_token(tx, reviewer, 60) for reviewer in reviewers]
+    engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("vacuum analyze")  # as autovacuum leaves a table that has stood for a minute
+    return tokens
+
+
+_FILL = (
+    "insert into snapshots (id, samples, counts) values (repeat('a', 64), 0, '{}')",
+    """insert into checkpoints (id, recipe, preset, snapshot_id, seed, code_version, files, evaluation)
+       values (repeat('b', 64), 'whole', 'tiny', repeat('a', 64), 0, 'benchmark', '{}', '{}')""",
+    """insert into rounds (purpose, kind, checkpoint_id, quota, policy, state)
+       values ('drawn', 'single', repeat('b', 64), :n, '{"kind": "random", "share": 1.0}', 'open')""",
+    """insert into prompts (id, text) select md5('prompt' || i)::uuid, 'a red circle, number ' || i
+       from generate_series(1, 1000) i""",
+    """insert into layers (sha256, width, height, bytes, visible)
+       select md5('l' || i) || md5('m' || i), 64, 64, 4096, md5('v' || i) || md5('w' || i) from generate_series(1, :n) i""",
+    """insert into candidates (id, round_id, prompt_id, seed, state, priority, propensity)
+       select md5('candidate' || i)::uuid, 1, md5('prompt' || (i % 1000 + 1))::uuid, i, 'waiting', random(), 1.0
+       from generate_series(1, :n) i""",
+    """insert into candidate_layers (candidate_id, role, sha256)
+       select md5('candidate' || i)::uuid, 'foreground', md5('l' || i) || md5('m' || i) from generate_series(1, :n) i""",
+    """insert into screenings (candidate_id, signals)
+       select md5('candidate' || i)::uuid, '{"coverage": 0.41, "haze": 0.02, "specks": 0, "border_touch": 0.0}'
+       from generate_series(1, :n) i""",
+)
+
+
+@contextlib.contextmanager
+def _server(given: str | None) -> Iterator[str]:
+    """The server to measure on: the one given, the one in the settings, or an embedded one in a temporary folder."""
+    address = given or Settings().database
+    if address != EMBEDDED:
+        yield address
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield embedded_postgres.start(Path(folder) / "postgres")
+        embedded_postgres.stop(Path(folder) / "postgres")
+
+
+@contextlib.contextmanager
+def _database(server: str) -> Iterator[str]:
+    """A migrated database of its own for one measurement; durable as PostgreSQL comes."""
+    name = f"bench_{uuid.uuid4().hex[:12]}"
+    url = sa.make_url(server).set(drivername="postgresql+psycopg2")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"create database {name} template template0")
+    try:
+        address = sa.make_url(server).set(database=name).render_as_string(hide_password=False)
+        database = Database(address)
+        migrate(database)
+        database.close()
+        install_pgmq(address)
+        yield address
+    finally:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"drop database if exists {name} with (force)")
+
+
+@contextlib.contextmanager
+def _api(address: str, home: str) -> Iterator[tuple[str, int]]:
+    """`layerloop api` as it is run anywhere, on a free port of loopback; its URL and process id."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = Settings(home=Path(home), database=address, port=port, review_lease_seconds=600)
+    command = [sys.executable, "-m", "curation.cli.main", "api"]
+    with subprocess.Popen(command, env=settings.environment()) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(300):
+                with contextlib.suppress(httpx.TransportError):
+                    if httpx.get(f"{url}/api/health").is_success:
+                        break
+                time.sleep(0.1)
+            yield url, process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _cpu_seconds(pid: int, *, reaped: bool = True) -> float:
+    """User and system time of a process, with that of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = sum(int(field) for field in fields[11 : 15 if reaped else 13])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _postmaster(database: Database) -> int | None:
+    """The process id of PostgreSQL's parent process, or None where it runs on another machine."""
+    with database.transaction() as tx:
+        backend = int(tx.scalar(sa.text("select pg_backend_pid()")))
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{backend}/stat").read_text()
+            if "postgres" in stat:
+                return int(stat.rpartition(")")[2].split()[1])
+    return None
+
+
+def _postgres_seconds(postmaster: int | None) -> float:
+    """CPU time of a whole PostgreSQL: its parent, those that ended, and every process of it that lives."""
+    if postmaster is None:
+        return 0.0
+    total = _cpu_seconds(postmaster)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == postmaster:
+                total += _cpu_seconds(int(stat.parent.name))
+    return total
+
+
+def _percentiles(latencies: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(latencies, n=20)
+    return {"p50": cuts[9], "p95": cuts[18]}
+
+
+def _line(found: dict[str, Any]) -> str:
+    postgres = found["postgres_cpu_ms"]
+    return (
+        f"{found['waiting']:>8,} {found['clients']:>7} | {found['tray_ms']['p50']:>8.1f} {found['tray_ms']['p95']:>7.1f} | "
+        f"{found['decide_ms']['p50']:>10.1f} {found['decide_ms']['p95']:>7.1f} | {found['decisions_per_second']:>11.0f} | "
+        f"{found['api_cpu_ms']:>10.2f} {'-' if postgres is None else f'{postgres:.2f}':>10} {'':>13} | "
+        f"{found['duplicates']:>10}"
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The review queue under load.")
+    parser.add_argument("--database", help="a PostgreSQL to make throw-away databases on; embedded when not given")
+    parser.add_argument("--candidates", type=int, nargs="+", default=[1_000, 100_000])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--decisions", type=int, default=800, help="how many decisions end one measurement")
+    parser.add_argument("--seconds", type=float, default=20, help="how many seconds end one measurement")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

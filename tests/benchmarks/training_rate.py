@@ -1,0 +1,67 @@
+"""Training: images a second of both recipes of the preset tiny, and candidates drawn a second."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from curation.domain import DrawRequest, Kind, LayerRole, Progress, Prompt, Sample, TrainingOrder, split_of
+from curation.layers import encode_layer, visible_hash
+from curation.manifest import Manifest, Part
+from curation.objects import FolderStore
+from curation.procedural import draw_seed
+from training.generate import open_generator
+from training.train import train
+
+
+def main() -> None:
+    """Print the rates."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--images", type=int, default=2_000)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
+        store = FolderStore(Path(folder) / "objects")
+        snapshot = _snapshot(store, Path(folder) / "seeds")
+        seen: dict[str, list[tuple[float, int]]] = {}
+
+        def report(progress: Progress) -> None:
+            seen.setdefault(progress.stage, []).append((time.perf_counter(), progress.done))
+
+        order = TrainingOrder("whole", given.preset, snapshot, None, None, 0, given.images)
+        checkpoint = train(order, store, Path(folder) / "run", report)
+        for stage in ("transparency", "base"):
+            (begun, first), (ended, last) = seen[stage][0], seen[stage][-1]
+            print(f"{'training ' + stage:<24} {(last - first) / (ended - begun):8.1f} images/s", flush=True)
+        generator = open_generator(checkpoint, store)
+        requests = [DrawRequest(Prompt("a red circle"), seed) for seed in range(32)]
+        begun = time.perf_counter()
+        generator.draw(requests)
+        print(f"{'drawing':<24} {len(requests) / (time.perf_counter() - begun):8.1f} candidates/s")
+
+
+def _snapshot(store: FolderStore, folder: Path) -> str:
+    """A snapshot of drawn shapes made without a database, as a trainer may."""
+    draw_seed(folder, 300)
+    samples = []
+    for line in (folder / "metadata.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        rgba = np.asarray(Image.open(folder / row["file_name"]).convert("RGBA"))
+        visible = visible_hash(rgba)
+        layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
+        split = split_of(visible)
+        known = (row["text"], row["licence"], row["source"], split)
+        samples.append(Sample(visible[:32], Kind.single, *known, 0, visible, layers))
+    lines = "".join(sample.line() + "\n" for sample in sorted(samples, key=lambda sample: sample.id))
+    manifest = Manifest((Part("", store.put(lines.encode()), len(samples)),), {})
+    return store.put(manifest.bytes())
+
+
+if __name__ == "__main__":
+    main()

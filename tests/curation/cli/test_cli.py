@@ -1,0 +1,123 @@
+"""The command line: quick help, data on stdout, errors with a hint, the whole way from seeds to a snapshot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from curation.cli.main import app, run
+from curation.database import Database
+from curation.procedural import draw_seed
+from curation.settings import Settings
+from tests.making import make_checkpoint, make_round
+
+
+@pytest.fixture
+def here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Commands run in this test's own house."""
+    for name, value in settings.environment().items():
+        if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
+            monkeypatch.setenv(name, value)
+    return settings
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def test_help_is_quick_because_it_imports_neither_torch_nor_the_database() -> None:
+    code = (
+        "import sys; sys.argv = ['layerloop', '--help']\n"
+        "from curation.cli.main import run\n"
+        "try: run()\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'sqlalchemy', 'celery', 'numpy', 'fastapi') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+    for command in ("up", "doctor", "seed", "round", "snapshot", "train", "checkpoint", "worker", "api", "demo"):
+        assert command in done.stdout
+
+
+def test_seeds_become_a_snapshot(here: Settings, tmp_path: Path) -> None:
+    draw_seed(tmp_path / "seeds", 20)
+    (tmp_path / "seeds" / "note.png").write_text("not an image")
+    told = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--json"))
+    assert told["outcomes"]["reject"] == 1
+    assert call("seed", "import", str(tmp_path / "seeds"), "--strict", code=1).startswith("reject")
+    frozen = json.loads(call("snapshot", "freeze", "--tag", "latest", "--json"))
+    assert frozen["samples"] == told["outcomes"]["accept"] + told["outcomes"].get("accept_warn", 0)
+    [listed] = json.loads(call("snapshot", "list", "--json"))
+    assert (listed["id"], listed["tags"]) == (frozen["snapshot"], ["latest"])
+    assert f"{frozen['samples']} samples" in call("snapshot", "show", "latest")
+    lines = call("snapshot", "show", "latest", "--samples").splitlines()
+    assert len(lines) == frozen["samples"]
+    assert json.loads(lines[0])["licence"] == "CC0-1.0"
+
+
+def test_a_round_is_opened_watched_paused_and_closed(here: Settings, database: Database, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n\na blue star\n")
+    with database.transaction() as tx:
+        make_checkpoint(tx)
+    opening = ("round", "open", "--quota", "7", "--prompts", str(prompts))
+    assert call(*opening, "--dry-run") == ""
+    assert call(*opening).strip() == "1"
+    [row] = json.loads(call("round", "list", "--json"))
+    assert row["counts"] == {"requested": 7}
+    assert "7" in call("round", "list")
+    for verb in ("pause", "resume", "close"):
+        call("round", verb, "1")
+    told = json.loads(call("round", "show", "1", "--json"))
+    assert told["round"]["state"] == "closed"
+    assert "Round 1 (closed)" in call("round", "show", "1")
+
+
+def test_a_reviewer_gets_a_token_once_and_is_shut_out(here: Settings) -> None:
+    call("reviewer", "add", "anna")
+    assert len(call("reviewer", "token", "anna").strip()) > 20
+    call("reviewer", "deactivate", "anna")
+    [row] = json.loads(call("reviewer", "list", "--json"))
+    assert (row["name"], row["active"]) == ("anna", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("round", "show", "404"), 3, "hint: 'layerloop round list' shows them"),
+        (("snapshot", "freeze"), 2, "error: there are no samples to freeze"),
+        (("checkpoint", "promote", "00000000"), 3, "error: there is no checkpoint '00000000'"),
+        (("round", "open"), 2, "error: no checkpoint is promoted yet"),
+    ],
+)
+def test_errors_are_a_sentence_a_hint_and_a_code(
+    here: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments, code: int, said: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["layerloop", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+
+
+def test_every_listing_is_empty_json_in_an_empty_house(here: Settings) -> None:
+    for group in ("round", "snapshot", "checkpoint", "reviewer"):
+        assert json.loads(call(group, "list", "--json")) == []
+
+
+def test_the_doctor_names_a_missing_object(here: Settings, database: Database) -> None:
+    assert "BAD" not in call("doctor")
+    with database.transaction() as tx:
+        make_round(tx)
+    findings = json.loads(call("doctor", "--json", code=1))
+    [bad] = [finding for finding in findings if not finding["well"]]
+    assert bad["part"] == "objects"
+    assert "missing" in bad["told"]

@@ -1,0 +1,169 @@
+"""Killed at any moment, the same command goes on and ends with the same counts: no candidate twice, no decision lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from curation import manifest, snapshots
+from curation.adapters import embedded_postgres
+from curation.database import Database
+from curation.domain import Verdict
+from curation.objects import FolderStore
+from curation.tables import candidate_layers, candidates, decisions, rounds, samples, training_runs
+
+QUOTA, ROUNDS = 24, 2
+COMMAND = [
+    sys.executable, "-m", "curation.cli.main", "demo", "--preset", "micro", "--reviewer", "oracle", "--port", "0",
+    "--rounds", str(ROUNDS), "--quota", str(QUOTA), "--seeds", "60",
+]  # fmt: skip
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Home:
+    """One demo's home, and what a test may do to it."""
+
+    folder: Path
+    log: Path
+
+    def run(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            environment = os.environ | {"LAYERLOOP_HOME": str(self.folder), "LAYERLOOP_LEASE_SECONDS": "6"}
+            return subprocess.Popen([*COMMAND, "--home", str(self.folder)], stdout=log, stderr=log, env=environment)
+
+    def database(self) -> Database:
+        return Database(embedded_postgres.start(self.folder / "postgres"))
+
+    def story(self) -> str:
+        logs = [self.log, *sorted((self.folder / "logs").glob("*.log"))]
+        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-3_000:]}" for log in logs if log.exists())
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    made = Home(tmp_path / "home", tmp_path / "demo.log")
+    yield made
+    embedded_postgres.stop(made.folder / "postgres")
+
+
+def training(database: Database) -> bool:
+    with database.transaction() as tx:
+        progress = tx.scalar(sa.select(training_runs.c.progress).where(training_runs.c.state == "running"))
+    return bool(progress and progress["done"] > 100)
+
+
+def drawing(database: Database) -> bool:
+    return _standing(database, "drawing") > 0 and _standing(database, "requested") > 0
+
+
+def reviewing(database: Database) -> bool:
+    return 0 < _standing(database, "accepted") + _standing(database, "rejected") < QUOTA
+
+
+def second_round(database: Database) -> bool:
+    with database.transaction() as tx:
+        return bool(tx.scalar(sa.select(sa.func.count()).select_from(rounds)) == ROUNDS)
+
+
+@pytest.mark.parametrize(
+    ("victim", "moment"),
+    [
+        ("worker --queue gpu", training),
+        ("worker --queue gpu", drawing),
+        ("worker --queue cpu", reviewing),
+        ("postgres", drawing),
+        ("postgres", reviewing),
+        ("api", drawing),
+        ("demo", training),
+        ("demo", second_round),
+    ],
+)
+def test_a_run_goes_on_after_a_kill(home: Home, victim: str, moment: Callable[[Database], bool]) -> None:
+    running = home.run()
+    try:
+        _when(home, moment, running)
+        _kill(home, victim, running)
+        if victim == "demo":
+            running.wait(30)
+            running = home.run()
+        assert running.wait(240) == 0, home.story()
+    finally:
+        if running.poll() is None:
+            running.send_signal(signal.SIGINT)
+            running.wait(60)
+    _check(home)
+
+
+def _check(home: Home) -> None:
+    """Two closed rounds with their whole quota, each candidate drawn once and decided once, each accept a sample."""
+    database = home.database()
+    store = FolderStore(home.folder / "objects")
+    with database.transaction(one_view=True) as tx:
+        assert [row.state for row in tx.execute(sa.select(rounds.c.state))] == ["closed"] * ROUNDS
+        by_state = dict(
+            tx.execute(sa.select(candidates.c.state, sa.func.count()).group_by(candidates.c.state)).tuples().all()
+        )
+        assert sum(by_state.values()) == QUOTA * ROUNDS, by_state
+        assert set(by_state) <= {"accepted", "rejected", "refused"}, by_state
+        drawn = tx.execute(sa.select(candidate_layers.c.candidate_id)).scalars().all()
+        assert len(drawn) == len(set(drawn)) == QUOTA * ROUNDS
+        said = tx.execute(sa.select(decisions.c.candidate_id, decisions.c.verdict)).all()
+        assert len(said) == len({row.candidate_id for row in said})
+        accepts = {row.candidate_id for row in said if row.verdict == Verdict.accept}
+        assert len(accepts) == by_state.get("accepted", 0)
+        assert len(said) == by_state.get("accepted", 0) + by_state.get("rejected", 0)
+        kept = tx.execute(sa.select(samples.c.candidate_id).where(samples.c.candidate_id.is_not(None))).scalars().all()
+        assert set(kept) == accepts
+        latest = snapshots.find_snapshot(tx, "latest")
+        frozen = {sample.id for sample in manifest.read_samples(store, latest)}
+        assert frozen == {one.hex for one in tx.execute(sa.select(samples.c.id)).scalars()}
+        runs = tx.execute(sa.select(training_runs.c.state)).scalars().all()
+        assert list(runs) == ["finished"] * ROUNDS
+    database.close()
+
+
+def _when(home: Home, moment: Callable[[Database], bool], running: subprocess.Popen[bytes]) -> None:
+    """Wait for a moment of the run; a run that ends before it has passed it by, which is a fault of the test."""
+    deadline = time.monotonic() + 180
+    while not (home.folder / "logs").exists():
+        assert time.monotonic() < deadline and running.poll() is None, home.story()
+        time.sleep(0.1)
+    database = home.database()
+    try:
+        while not moment(database):
+            assert time.monotonic() < deadline and running.poll() is None, home.story()
+            time.sleep(0.05)
+    finally:
+        database.close()
+
+
+def _kill(home: Home, victim: str, running: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to one process of this very home, and to no other."""
+    if victim == "demo":
+        running.kill()
+        return
+    if victim == "postgres":
+        pid = int((home.folder / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGKILL)
+        return
+    for child in psutil.Process(running.pid).children():
+        if " ".join(child.cmdline()).endswith(victim):
+            child.kill()
+            return
+    raise AssertionError(f"no child {victim!r}: {[c.cmdline() for c in psutil.Process(running.pid).children()]}")
+
+
+def _standing(database: Database, state: str) -> int:
+    with database.transaction() as tx:
+        return int(tx.scalar(sa.select(sa.func.count()).select_from(candidates).where(candidates.c.state == state)))

@@ -1,0 +1,143 @@
+"""The base's training: it learns, it resumes to the bit, and its loss is the formula."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from curation.domain import Split, TrainingOrder
+from training.backbone import fit_backbone
+from training.data import load_split
+from training.denoiser import noise_schedule, open_denoiser
+from training.presets import PRESETS
+from training.train_base import AdjustedLatents, loss_weight, train_base, validation_loss
+from training.transparency import Transparency, on_grey
+
+MICRO = replace(PRESETS["micro"], sheet_images=64, save_images=48)
+
+
+@pytest.fixture
+def parts(store, snapshot):
+    """A fitted backbone, and transparency networks whose offsets are not zero."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    pictures = load_split(store, snapshot, Split.train, MICRO.image_size)
+    rgba = pictures.take(range(len(pictures)))
+    networks = Transparency(MICRO).eval().requires_grad_(False)
+    torch.nn.init.normal_(networks.encoder.blocks[-1].weight, std=0.1)
+    return fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:])), networks
+
+
+@pytest.fixture
+def run(store, snapshot, parts):
+    def train(folder, images=192, preset=MICRO, start=None, report=lambda progress: None, seed=0):
+        order = TrainingOrder("base", "micro", snapshot, None, None, seed, images)
+        return train_base(order, preset, store, folder, report, *parts, start)
+
+    return train
+
+
+def test_it_learns(run, tmp_path, store, snapshot, parts):
+    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    losses = [
+        validation_loss(run(tmp_path / str(images), images), MICRO, *parts, heldout) for images in (16, 512)
+    ]
+    assert losses[1] < 0.8 * losses[0]
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(run, tmp_path):
+    straight = run(tmp_path / "straight")
+
+    def stop_at(images):
+        def report(progress):
+            if progress.done >= images:
+                raise Stopped
+
+        return report
+
+    for images in (80, 160):  # between two saved states, twice
+        with pytest.raises(Stopped):
+            run(tmp_path / "broken", report=stop_at(images))
+    resumed = run(tmp_path / "broken")
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_a_finished_run_is_not_run_again(run, tmp_path):
+    first = run(tmp_path)
+    seen = []
+    again = run(tmp_path, report=seen.append)
+    assert [progress.done for progress in seen] == [192]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_another_seed_is_another_training(run, tmp_path):
+    one, two = run(tmp_path / "1", 32), run(tmp_path / "2", 32, seed=1)
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_it_goes_on_from_its_parent_in_the_parents_units(run, tmp_path, store, snapshot, parts):
+    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    parent = run(tmp_path / "parent", 512)
+    child = run(tmp_path / "child", 16, start=parent)
+    fresh = run(tmp_path / "fresh", 16)
+    assert torch.equal(child["centre"], parent["centre"])
+    assert torch.equal(child["spread"], parent["spread"])
+    assert validation_loss(child, MICRO, *parts, heldout) < validation_loss(fresh, MICRO, *parts, heldout)
+
+
+def test_it_leaves_sheets_and_a_log(run, tmp_path):
+    run(tmp_path, 128)
+    names = {path.name.split("-")[0] for path in (tmp_path / "base").iterdir()}
+    assert {"sheet", "state", "log"} <= names
+    assert (tmp_path / "base/sheet-000000000128.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "base").glob("state-*"))) == 1
+
+
+def test_what_is_trained_on_is_the_adjusted_latent(store, snapshot, parts):
+    """In memory or not, the latents are mean + scale * std * offset of the pictures asked for, in their order."""
+    from training.transparency import pad_colours
+
+    backbone, networks = parts
+    pictures = load_split(store, snapshot, Split.train, MICRO.image_size)
+    kept = AdjustedLatents(pictures, MICRO, backbone, networks, batch=5).take([3, 1, 3])
+    fresh = AdjustedLatents(pictures, replace(MICRO, in_memory=False), backbone, networks).take([3, 1, 3])
+    torch.testing.assert_close(kept, fresh)
+    rgba = pictures.take([3, 1, 3])
+    alpha, padded = rgba[:, 3:], pad_colours(rgba)
+    mean, std = backbone.encode(on_grey(padded, alpha))
+    torch.testing.assert_close(kept, mean + MICRO.offset_scale * std * networks.encoder(alpha, padded))
+    assert not torch.allclose(kept, mean)
+
+
+def test_the_validation_loss_is_the_same_twice(run, tmp_path, store, snapshot, parts):
+    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    tensors = run(tmp_path, 32)
+    first = validation_loss(tensors, MICRO, *parts, heldout)
+    assert validation_loss(tensors, MICRO, *parts, heldout) == first
+    # A denoiser that says nothing has the mean square of v = sqrt(abar) noise - sqrt(1 - abar) x_0, which is about 1.
+    silent = {name: torch.zeros_like(t) if "network.out." in name else t for name, t in tensors.items()}
+    assert validation_loss(silent, MICRO, *parts, heldout) == pytest.approx(1, abs=0.35)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_both_predictions_train_and_open(run, tmp_path, prediction):
+    preset = replace(MICRO, prediction=prediction, zero_terminal_snr=prediction == "v_prediction", snr_gamma=5.0)
+    tensors = run(tmp_path, 32, preset=preset)
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    open_denoiser(preset, tensors)
+
+
+def test_min_snr_weights_are_the_formula():
+    levels = noise_schedule(MICRO).alphas_cumprod[:-1]  # the last level is pure noise: snr 0
+    snr = levels / (1 - levels)
+    noise = loss_weight(replace(MICRO, prediction="epsilon", snr_gamma=5.0), levels)
+    v = loss_weight(replace(MICRO, prediction="v_prediction", snr_gamma=5.0), levels)
+    torch.testing.assert_close(noise, torch.minimum(snr, torch.tensor(5.0)) / snr)
+    # An error in v is (1 + snr) times the error in x_0's own terms: weighing both alike is dividing by it.
+    torch.testing.assert_close(v * (snr + 1), noise * snr)
+    assert loss_weight(replace(MICRO, snr_gamma=0.0), levels).eq(1).all()

@@ -1,0 +1,73 @@
+"""The training loop: it learns, and a run that was stopped ends with the bits of a straight one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from curation.domain import Split, TrainingOrder
+from training.backbone import fit_backbone
+from training.data import load_split
+from training.presets import PRESETS
+from training.train_transparency import average, train_transparency
+from training.transparency import on_grey
+
+MICRO = replace(PRESETS["micro"], transparency_images=160, discriminator_weight=0.01, discriminator_start=96, blend_weight=0.5)
+
+
+class Stopped(Exception):
+    pass
+
+
+def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, figures=None):
+    torch.set_num_threads(1)
+    rgba = load_split(store, snapshot, Split.train, preset.image_size).take(range(24))
+    backbone = fit_backbone(preset, on_grey(rgba[:, :3], rgba[:, 3:]))
+
+    def report(progress):
+        if figures is not None and progress.figures:
+            figures.append(dict(progress.figures))
+        if stop_at is not None and progress.done >= stop_at:
+            raise Stopped
+
+    order = TrainingOrder("transparency", preset.name, snapshot, None, None, seed=3)
+    return train_transparency(order, preset, store, folder, report, backbone, start)
+
+
+def test_a_stopped_run_ends_as_a_straight_one_bit_for_bit(store, snapshot, tmp_path):
+    straight = _train(store, snapshot, tmp_path / "straight")
+    for stop_at in (40, 104):  # before and after the discriminator has begun; neither is a saved count
+        with pytest.raises(Stopped):
+            _train(store, snapshot, tmp_path / "stopped", stop_at=stop_at)
+    resumed = _train(store, snapshot, tmp_path / "stopped")
+    assert straight.keys() == resumed.keys()
+    for name, tensor in straight.items():
+        assert torch.equal(tensor, resumed[name]), name
+    again = _train(store, snapshot, tmp_path / "stopped")  # a finished run trains no more
+    assert all(torch.equal(again[name], straight[name]) for name in straight)
+
+
+def test_the_loss_falls_and_sheets_are_written(store, snapshot, tmp_path):
+    figures = []
+    preset = replace(MICRO, transparency_images=640, discriminator_weight=0.0)
+    _train(store, snapshot, tmp_path, preset, figures=figures)
+    first, last = ([row["reconstruction"] for row in rows] for rows in (figures[:5], figures[-5:]))
+    assert sum(last) < 0.5 * sum(first)
+    assert len(list((tmp_path / "transparency").glob("sheet-*.png"))) == 640 // preset.sheet_images
+
+
+def test_a_warm_start_begins_where_the_parent_ended(store, snapshot, tmp_path):
+    figures, more = [], []
+    preset = replace(MICRO, transparency_images=480, discriminator_weight=0.0)
+    parent = _train(store, snapshot, tmp_path / "one", preset, figures=figures)
+    _train(store, snapshot, tmp_path / "two", preset, start=parent, figures=more)
+    assert more[0]["reconstruction"] < 0.7 * figures[0]["reconstruction"]
+
+
+def test_averaging_is_exponential():
+    mean, weights = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(mean.weight)
+    torch.nn.init.ones_(weights.weight)
+    average(mean, weights, 0.9)
+    average(mean, weights, 0.9)
+    assert mean.weight.item() == pytest.approx(0.19)
