@@ -21,22 +21,23 @@ HERE = Path(__file__).parent
 STATIC = HERE / "static"
 SESSION_COOKIE = "layerloop_session"
 
+POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "connect-src": "'self'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+    # No string ever becomes markup or code: a caption cannot be anything but text.
+    "require-trusted-types-for": "'script'",
+    "trusted-types": "'none'",
+}
+"""What a page may load: nothing inline, nothing from elsewhere; and nobody may frame it."""
+
 HEADERS = {
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self'",
-            "style-src 'self'",
-            "img-src 'self'",
-            "connect-src 'self'",
-            "form-action 'self'",
-            "base-uri 'none'",
-            "frame-ancestors 'none'",
-            # No string ever becomes markup or code: a caption cannot be anything but text.
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        )
-    ),
+    "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -44,7 +45,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-"""Sent with every page and static file: nothing inline, nothing from elsewhere, nobody frames us."""
+"""Sent with every page and static file."""
 
 PAGES = {
     "/review": "review",
@@ -85,7 +86,8 @@ def _page(name: str, folder: str) -> Any:
 
     def show(request: Request) -> Response:
         if name != "sign_in" and SESSION_COOKIE not in request.cookies:
-            target = f"/sign-in?next={quote(request.url.path, safe='/')}"
+            wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            target = f"/sign-in?next={quote(wanted, safe='/')}"
             return RedirectResponse(target, 303, HEADERS | {"Cache-Control": "no-store"})
         html = render(name, folder)
         return HTMLResponse(html, headers=HEADERS | {"Cache-Control": "no-cache"})
@@ -96,8 +98,10 @@ def _page(name: str, folder: str) -> Any:
 def render(name: str, folder: str, **words: Any) -> str:
     """One page as HTML; every value is escaped, and a value that is missing is an error."""
     modules = sorted(needed_modules(f"{name}.js"))
-    return _templates().get_template(f"{name}.html").render(
-        page=name, folder=folder, modules=modules, version=__version__, **words
+    return (
+        _templates()
+        .get_template(f"{name}.html")
+        .render(page=name, folder=folder, modules=modules, version=__version__, **words)
     )
 
 

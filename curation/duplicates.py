@@ -1,14 +1,14 @@
 """Exact and near duplicates of layers, seen with their alpha, found in time that does not grow with the pool.
 
-Exact: equal `visible` hashes. Near: a fingerprint of 192 bits, three 64-bit DCT hashes (of the layer on white, on black,
-and of its alpha), at most MAX_BITS of which differ, and an 8 x 8 table of tones that must agree as well, because a DCT hash
-sees shapes and not colours: without it a red and a green apple were one (measured).
+Exact: equal `visible` hashes. Near: of 192 bits, three 64-bit DCT hashes (of the layer on white, on black, and of its
+alpha), at most MAX_BITS differ, and an 8 x 8 table of tones agrees as well, because a DCT hash sees shapes and not
+colours: without the table a red and a green apple were one (measured).
 
 The index is multi-index hashing (Norouzi, Punjani, Fleet 2012) in the plain table `layer_bands`: the 192 bits are cut
-into 12 bands of 16; two fingerprints with at most 11 differing bits agree on one band at least. PostgreSQL answers that
-with twelve look-ups in a primary key; no extension is needed, and the verification is exact, where an approximate vector
-index (pgvector's HNSW) may miss the one neighbour that matters. At most CROWD rows of one band value are looked at, so that
-a band on which half of a pool agrees (all centred discs, say) costs no more than any other.
+into 12 bands of 16; two fingerprints with at most 11 differing bits agree on one band at least. PostgreSQL answers
+with twelve look-ups in a primary key; no extension is needed, and the verification is exact, where an approximate
+vector index (pgvector's HNSW) may miss the one neighbour that matters. At most CROWD rows of one band value are looked
+at, so that a band on which half of a pool agrees (all centred discs, say) costs no more than any other.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.database import Transaction
+from curation.measured import shrink
 from curation.ports import RGBA
-from curation.signals import shrink
 from curation.tables import layer_bands, layers
 
 BANDS = 12
@@ -58,8 +58,8 @@ def fingerprint(rgba: RGBA) -> bytes:
     """The 280 bytes by which a layer is compared: 24 of hash bits, then 8 x 8 tones (L*, a*, b* on grey, and alpha)."""
     small = shrink(rgba, 256).astype(np.float32)
     alpha = small[..., 3:]
-    premultiplied = np.dstack([small[..., :3] * (alpha / 255), alpha])
-    square = cv2.resize(premultiplied, (32, 32), interpolation=cv2.INTER_AREA)
+    premultiplied = np.concatenate([small[..., :3] * (alpha / 255), alpha], axis=2)
+    square = np.asarray(cv2.resize(premultiplied, (32, 32), interpolation=cv2.INTER_AREA), np.float32)
     light = square[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
     clear = 255 - square[..., 3]
     bits = np.concatenate([_dct_bits(plane) for plane in (light + clear, light, square[..., 3])])
@@ -78,7 +78,7 @@ def are_near(first: bytes, second: bytes) -> bool:
 
 
 def find_duplicates(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> list[Duplicate | None]:
-    """For each (visible hash, fingerprint) the indexed layer that it repeats, exact ones first; two statements in all."""
+    """For each (visible hash, fingerprint) the indexed layer that it repeats, exact ones first; two statements."""
     exact = _find_exact(tx, wanted)
     near = _find_near(tx, [(visible, mark) for visible, mark in wanted if visible not in exact])
     return [exact.get(visible) or near.get(visible) for visible, _ in wanted]
@@ -159,9 +159,13 @@ def _nearest(mark: bytes, others: Mapping[str, bytes]) -> Duplicate | None:
 def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str, Duplicate]:
     """Layers with the same visible pixels that are in the index: their row of band 0 stands at a known key."""
     first_band = {visible: bands_of(mark)[0] for visible, mark in wanted}
-    asked = sa.func.unnest(
-        sa.cast(list(first_band), sa.ARRAY(sa.Text)), sa.cast(list(first_band.values()), sa.ARRAY(sa.Integer))
-    ).table_valued("visible", "value", name="asked").render_derived()
+    asked = (
+        sa.func.unnest(
+            sa.cast(list(first_band), sa.ARRAY(sa.Text)), sa.cast(list(first_band.values()), sa.ARRAY(sa.Integer))
+        )
+        .table_valued("visible", "value", name="asked")
+        .render_derived()
+    )
     found = tx.execute(
         sa.select(asked.c.visible, sa.func.min(layers.c.sha256))
         .join(layers, layers.c.visible == asked.c.visible)
@@ -183,9 +187,15 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
     if not keys:
         return {}
     names, numbers, values = (list(column) for column in zip(*keys, strict=True))
-    asked = sa.func.unnest(
-        sa.cast(names, sa.ARRAY(sa.Text)), sa.cast(numbers, sa.ARRAY(sa.Integer)), sa.cast(values, sa.ARRAY(sa.Integer))
-    ).table_valued("visible", "band", "value", name="asked").render_derived()
+    asked = (
+        sa.func.unnest(
+            sa.cast(names, sa.ARRAY(sa.Text)),
+            sa.cast(numbers, sa.ARRAY(sa.Integer)),
+            sa.cast(values, sa.ARRAY(sa.Integer)),
+        )
+        .table_valued("visible", "band", "value", name="asked")
+        .render_derived()
+    )
     crowd = (
         sa.select(layer_bands.c.sha256)
         .where(layer_bands.c.band == asked.c.band, layer_bands.c.value == asked.c.value)

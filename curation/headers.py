@@ -93,7 +93,7 @@ def _png(data: bytes) -> Header:
     seen: dict[bytes, bytes] = {}
     text = ended = False
     end = len(PNG_SIGNATURE)
-    for kind, body, end in _png_chunks(data):
+    for kind, body, end in _png_chunks(data):  # noqa: B007  where the last chunk ended is asked below
         if not seen and kind != b"IHDR":
             raise BadFile("corrupt", "the PNG does not begin with its header")
         if kind in {b"IHDR", b"PLTE", b"tRNS", b"IDAT"}:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from curation import checkpoints, drawing, leases, review, reviewers, screening, selection
+from curation import checkpoints, drawing, leases, oracle, review, reviewers, screening, selection
 from curation.database import Transaction
 from curation.domain import CandidateState, Checkpoint, Progress, RoundState, RunState
 from curation.errors import Conflict
@@ -145,7 +145,7 @@ JOBS: dict[str, Callable[..., None]] = {
     "draw": draw, "screen": screen, "train": train, "decide": decide, "sweep": sweep,
 }  # fmt: skip
 _loaded: dict[str, LayerGenerator] = {}
-_fitted: dict[str, "oracle.Oracle"] = {}
+_fitted: dict[str, oracle.Oracle] = {}
 
 
 def _generator(house: House, checkpoint: Checkpoint) -> LayerGenerator:

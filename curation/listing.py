@@ -1,4 +1,4 @@
-"""A folder of images as a list: every regular file in it, and what manifests, captions beside files and names say of them."""
+"""A folder of images as a list: every regular file, and what manifests, texts beside files and names say of it."""
 
 from __future__ import annotations
 

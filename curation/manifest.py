@@ -82,7 +82,8 @@ def find_sample(store: ObjectStore, snapshot: str, sample: str) -> Sample | None
 
 def _lines(text: bytes, part: Part) -> Iterator[Sample]:
     try:
-        samples = [Sample.read(line) for line in text.decode().splitlines()]
+        # Not splitlines: it also ends a line at U+2028 and U+0085, which JSON leaves as they stand in a caption.
+        samples = [Sample.read(line) for line in text.decode().split("\n") if line]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"part {part.sha256[:12]} of a snapshot cannot be read: {error}") from error
     if len(samples) != part.samples:

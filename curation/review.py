@@ -244,7 +244,8 @@ _UNDOABLE = sa.text("""
         and not exists (select from decisions u where u.undoes = d.id)
     order by d.id desc limit 1""")
 
-_ROUND_STATE = sa.text("select state from rounds where id = :round")
+# Shared, so that the round cannot be closed between this look and the commit.
+_ROUND_STATE = sa.text("select state from rounds where id = :round for share")
 
 _UNDO = sa.text("""
     with kept as (

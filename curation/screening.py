@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from curation import duplicates
 from curation.database import Transaction
@@ -103,7 +103,7 @@ def measure_candidates(tx: Transaction, store: ObjectStore, ids: Sequence[uuid.U
         .join(candidate_layers, candidate_layers.c.candidate_id == candidates.c.id)
         .join(layers, layers.c.sha256 == candidate_layers.c.sha256)
         .where(candidates.c.id.in_(list(ids)), candidates.c.state == CandidateState.drawn)
-        .distinct(candidates.c.id)
+        .ext(distinct_on(candidates.c.id))
         .order_by(candidates.c.id, rank)
     ).all()
     return [_measure(store, row.id, row.sha256, row.visible) for row in rows]
@@ -157,7 +157,7 @@ def _refusals(tx: Transaction, sound: Sequence[MeasuredLayer], rules: Sequence[R
             refusals[one.candidate] = Refusal("duplicate", "visible", 0.0, sentence)
         else:
             sentence = f"nearly the same picture as layer {first.of[:12]}: {first.bits} of 192 bits differ"
-            refusals[one.candidate] = Refusal("near_duplicate", "fingerprint", float(first.bits), sentence)
+            refusals[one.candidate] = Refusal("near_duplicate", "fingerprint", float(first.bits or 0), sentence)
     return refusals
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from curation.domain import Kind, LayerRole, Progress, content_id
 from curation.duplicates import Duplicate
 from curation.errors import NotFound
 from curation.headers import BadFile
+from curation.imports import ImportSummary, keep_rows, names_of, storable_name, summarise
 from curation.intake import LIMITS, Intake, Outcome
 from curation.listing import Listing, list_folder
 from curation.ports import ObjectStore, Report
@@ -35,41 +36,10 @@ BATCH_BYTES = 64 << 20
 WRITERS = 4
 """Layers put into the store at once: a put waits for the disk or the network, not for the processor."""
 
+KILLED = BadFile("decoder_killed", "its decoder took too long or crashed, alone in a process of its own")
 UNKNOWN = "unknown"
 NO_LICENCE = "licence_unknown"
 """The flag of a file that is stored although nobody said under which licence; its sample says "unknown"."""
-
-
-@dataclass(frozen=True)
-class FileOutcome:
-    """What became of one file, archive member or manifest line ("manifest.jsonl:3")."""
-
-    name: str
-    outcome: Outcome
-    codes: tuple[str, ...]
-    sentence: str
-
-
-@dataclass(frozen=True)
-class ImportSummary:
-    """What became of a folder, the same whenever it is asked; `fresh` and `seconds` are of this run alone."""
-
-    folder: str
-    outcomes: dict[Outcome, int]
-    codes: dict[str, int]
-    named: tuple[FileOutcome, ...]  # every file that did not become a sample, with the reason
-    fresh: int
-    seconds: float
-
-    @property
-    def files(self) -> int:
-        """How many files, members and bad lines there are an account of."""
-        return sum(self.outcomes.values())
-
-    @property
-    def refused(self) -> int:
-        """How many were not, or not all, taken: what `--strict` looks at."""
-        return self.outcomes.get(Outcome.reject, 0) + self.outcomes.get(Outcome.partial, 0)
 
 
 def import_seeds(
@@ -102,31 +72,6 @@ def import_seeds(
     summary = one.close(time.monotonic() - started)
     report(Progress("importing seeds", total, total))
     return summary
-
-
-def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.0) -> ImportSummary:
-    """The account of a folder imported before. Raises NotFound."""
-    import_id = content_id("import", folder.resolve())
-    if tx.scalar(sa.select(imports.c.id).where(imports.c.id == import_id)) is None:
-        raise NotFound(f"{folder} was never imported", "'layerloop seed import' does it")
-    mine = import_files.c.import_id == import_id
-    by_outcome = sa.select(import_files.c.outcome, sa.func.count()).where(mine).group_by(import_files.c.outcome)
-    code = sa.func.unnest(import_files.c.codes).label("code")
-    by_code = sa.select(code, sa.func.count()).where(mine).group_by(code).order_by(sa.func.count().desc(), code)
-    stored = [Outcome.accept, Outcome.accept_strip, Outcome.accept_warn]
-    named = sa.select(import_files).where(mine, import_files.c.outcome.not_in(stored)).order_by(import_files.c.name)
-    codes: dict[str, int] = {}
-    for name, count in tx.execute(by_code):
-        plain = str(name).partition(":")[0]  # duplicates of whichever file are one code
-        codes[plain] = codes.get(plain, 0) + int(count)
-    return ImportSummary(
-        folder=str(folder),
-        outcomes={Outcome(row[0]): int(row[1]) for row in tx.execute(by_outcome)},
-        codes=codes,
-        named=tuple(FileOutcome(r.name, Outcome(r.outcome), tuple(r.codes), r.sentence) for r in tx.execute(named)),
-        fresh=fresh,
-        seconds=seconds,
-    )
 
 
 @dataclass(frozen=True)
@@ -162,11 +107,9 @@ def _batches(results: Iterable[tuple[_Item, Intake | Killed]]) -> Iterator[list[
     batch: list[tuple[_Item, Intake]] = []
     weight = 0
     for item, result in results:
-        if isinstance(result, Killed):
-            bad = BadFile("decoder_killed", "decoding it took too long or crashed the decoder, alone in a process")
-            result = _refused(item.name, bad)
-        batch.append((item, result))
-        weight += len(result.layer or b"")
+        found = _refused(item.name, KILLED) if isinstance(result, Killed) else result
+        batch.append((item, found))
+        weight += len(found.layer or b"")
         if len(batch) >= BATCH_FILES or weight >= BATCH_BYTES:
             yield batch
             batch, weight = [], 0
@@ -188,15 +131,17 @@ class _Import:
     def open(self) -> None:
         """The import's own row, and those of the manifests' bad lines."""
         bad = self.listing.bad_lines
-        rows = [self._row(line.name, "", Intake(line.name, Outcome.reject, (line.code,), line.sentence)) for line in bad]
+        rows = [
+            self._row(line.name, "", Intake(line.name, Outcome.reject, (line.code,), line.sentence)) for line in bad
+        ]
         for manifest in dict.fromkeys(line.name.rpartition(":")[0] for line in bad):
             mine = [line for line in bad if line.name.rpartition(":")[0] == manifest]
             sentence = f"{len(mine)} of its lines cannot be followed, each is named"
             rows.append(self._row(manifest, "", Intake(manifest, Outcome.partial, (mine[0].code,), sentence)))
         with self.database.transaction() as tx:
-            row = {"id": self.id, "folder": _storable(str(self.listing.folder.resolve()))}
+            row = {"id": self.id, "folder": storable_name(str(self.listing.folder.resolve()))}
             tx.execute(insert(imports).on_conflict_do_nothing(), row)
-            _keep_rows(tx, rows)
+            keep_rows(tx, rows)
 
     def unfinished(self) -> Iterator[_Item]:
         """What is not done yet, in the order of the list; the database is asked in blocks."""
@@ -204,10 +149,10 @@ class _Import:
         while block := list(islice(names, 500)):
             items = [item for place, name in block for item in self._items(name, place)]
             with self.database.transaction() as tx:
-                wanted = [_storable(item.name) for item in items]
+                wanted = [storable_name(item.name) for item in items]
                 mine = (import_files.c.import_id == self.id) & import_files.c.name.in_(wanted)
                 finished = {(r.name, r.stamp) for r in tx.execute(sa.select(import_files).where(mine))}
-            yield from (item for item in items if (_storable(item.name), item.stamp) not in finished)
+            yield from (item for item in items if (storable_name(item.name), item.stamp) not in finished)
 
     def _items(self, name: str, place: int) -> Iterator[_Item]:
         path = self.listing.folder / name
@@ -225,10 +170,12 @@ class _Import:
         good = [(item, found) for item, found in batch if found.layer is not None]
         firsts = self._find_duplicates([found for _, found in good])
         fresh = [(item, found) for item, found in good if found.name not in firsts]
-        stored = dict(zip((found.name for _, found in fresh), writers.map(self._put, (f for _, f in fresh)), strict=True))
+        stored = dict(
+            zip((found.name for _, found in fresh), writers.map(self._put, (f for _, f in fresh)), strict=True)
+        )
         with self.database.transaction() as tx:
             self._keep_layers(tx, fresh, stored)
-            names = _names_of(tx, self.id, {first.of for first in firsts.values()}) | {
+            names = names_of(tx, self.id, {first.of for first in firsts.values()}) | {
                 layer.sha256: name for name, layer in reversed(stored.items())
             }
             rows = []
@@ -237,7 +184,7 @@ class _Import:
                 layer = first.of if first else stored[found.name].sha256 if found.name in stored else None
                 told = _as_duplicate(found, first, names) if first else self._with_licence(found)
                 rows.append(self._row(item.name, item.stamp, told, layer))
-            _keep_rows(tx, rows)
+            keep_rows(tx, rows)
         self.fresh += len(batch)
 
     def _find_duplicates(self, found: Sequence[Intake]) -> dict[str, Duplicate]:
@@ -270,7 +217,7 @@ class _Import:
             source = said.source or f"seed folder {self.listing.folder.resolve().name}"
             if found.outcome is Outcome.review:
                 number = rounds.open_seed_review(tx, self.actor) if number is None else number
-                origin = {"licence": licence, "source": source, "file": _storable(found.name)}
+                origin = {"licence": licence, "source": source, "file": storable_name(found.name)}
                 origin |= {"split": said.split} if said.split else {}
                 rounds.add_for_review(tx, number, layer, caption, found.codes, origin)
             else:
@@ -298,11 +245,11 @@ class _Import:
     def _row(self, name: str, stamp: str, found: Intake, layer: str | None = None) -> dict[str, object]:
         return {
             "import_id": self.id,
-            "name": _storable(name),
+            "name": storable_name(name),
             "stamp": stamp,
             "outcome": found.outcome,
-            "codes": [_storable(code) for code in found.codes],
-            "sentence": _storable(found.sentence),
+            "codes": [storable_name(code) for code in found.codes],
+            "sentence": storable_name(found.sentence),
             "layer": layer,
         }
 
@@ -314,8 +261,10 @@ def _archive_items(item: _Item) -> Iterator[_Item]:
     except BadFile as bad:
         yield replace(item, known=_refused(item.name, bad))
         return
+    names = Counter(member.name for member in members)
     for member in members:
-        name = f"{item.name}/{member.name}"
+        again = f"#{member.index}" if names[member.name] > 1 else ""  # a zip may hold one name twice
+        name = f"{item.name}/{member.name}{again}"
         known = _refused(name, member.refusal) if member.refusal else None
         yield replace(item, name=name, member=member.index, known=known)
     bad_ones = [member.refusal for member in members if member.refusal]
@@ -332,26 +281,3 @@ def _as_duplicate(found: Intake, first: Duplicate, names: dict[str, str]) -> Int
     findings = f"; {found.sentence}" if found.sentence else ""
     codes = (f"{kind}:{of}", *found.codes)
     return replace(found, outcome=Outcome.duplicate, codes=codes, sentence=sentence + findings, layer=None)
-
-
-def _names_of(tx: Transaction, import_id: uuid.UUID, layers: set[str]) -> dict[str, str]:
-    """The files from which layers first came, those of this import before those of others."""
-    if not layers:
-        return {}
-    came = sa.select(import_files.c.layer, import_files.c.name).where(
-        import_files.c.layer.in_(layers), import_files.c.outcome != Outcome.duplicate
-    )
-    rows = tx.execute(came.order_by(import_files.c.import_id == import_id, import_files.c.name.desc()))
-    return {row.layer: row.name for row in rows}
-
-
-def _keep_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
-    if rows:
-        adding = insert(import_files)
-        fields = {name: adding.excluded[name] for name in ("stamp", "outcome", "codes", "sentence", "layer")}
-        tx.execute(adding.on_conflict_do_update(index_elements=["import_id", "name"], set_=fields), list(rows))
-
-
-def _storable(text: str) -> str:
-    """File names are bytes; those that are no UTF-8, and NUL, are written as escapes."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace").replace("\0", "\\0")

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import servers
 import sqlalchemy as sa
-from making import fresh_database, named
 
 from curation.adapters import embedded_postgres
 from curation.adapters.pgmq_schema import install_pgmq
@@ -20,6 +18,8 @@ from curation.database import Database
 from curation.objects import FolderStore
 from curation.schema import migrate
 from curation.settings import Settings
+from tests import servers
+from tests.making import fresh_database, named
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

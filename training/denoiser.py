@@ -63,7 +63,8 @@ class ConditionalUNet(nn.Module):
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
-        self.unet: Any = UNet2DConditionModel(**unet_config(preset))
+        unet: Any = UNet2DConditionModel  # diffusers' constructors carry no types
+        self.unet = unet(**unet_config(preset))
 
     def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """A prediction of the shape of `noisy`; every word is attended to."""
@@ -108,13 +109,14 @@ def unet_config(preset: Preset) -> dict[str, Any]:
     }
 
 
-def noise_schedule(preset: Preset) -> DDIMScheduler:
-    """The 1,000 noise levels of Stable Diffusion, in training and in drawing.
+def noise_schedule(preset: Preset) -> Any:
+    """The 1,000 noise levels of Stable Diffusion, in training and in drawing: a diffusers DDIMScheduler.
 
     With zero_terminal_snr the last level is pure noise (Lin et al., 2024, arXiv 2305.08891), so that a drawing can
     begin from pure noise without the mean colour of the training set shining through; it needs v_prediction.
     """
-    return DDIMScheduler(
+    schedule: Any = DDIMScheduler
+    return schedule(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
         beta_start=0.00085,

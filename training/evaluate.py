@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from skimage.metrics import structural_similarity
@@ -89,7 +90,8 @@ def _ssim(truth_CHW: Tensor, again_CHW: Tensor) -> Tensor:
     """With the window of Wang et al. (2004): Gaussian, sigma 1.5; the border that it does not cover is left out."""
     wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     pair = truth_CHW.double().numpy(), again_CHW.double().numpy()
-    return torch.tensor(structural_similarity(*pair, channel_axis=0, data_range=1.0, **wang))
+    measure: Any = structural_similarity  # scikit-image leaves it untyped
+    return torch.tensor(measure(*pair, channel_axis=0, data_range=1.0, **wang))
 
 
 def _identity_figures(parts: Parts, rgba_B4HW: Tensor) -> dict[str, Tensor]:

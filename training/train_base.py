@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -179,11 +180,11 @@ def loss_weight(preset: Preset, level_B: Tensor) -> Tensor:
     return least_B / (snr_B + 1) if preset.prediction == "v_prediction" else least_B / snr_B
 
 
-def _target(preset: Preset, schedule: object, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+def _target(preset: Preset, schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
     """The noise itself, or v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans and Ho, 2022)."""
     if preset.prediction == "epsilon":
         return noise_BCHW
-    velocity: Tensor = schedule.get_velocity(clean_BCHW, noise_BCHW, time_B)  # type: ignore[attr-defined]
+    velocity: Tensor = schedule.get_velocity(clean_BCHW, noise_BCHW, time_B)
     return velocity
 
 

@@ -9,7 +9,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, scaled_dot_produ
 
 from training.presets import Preset
 
-HEAD = 64  # numbers per attention head, at most
+HEAD = 32  # numbers per attention head
 
 
 class DiffusionTransformer(nn.Module):

@@ -26,7 +26,9 @@ export function installHelp(keys) {
   keys.bind("Page", ["?"], "Show or hide this list", toggle);
   // While the list is open the table of keys is deaf, so that nobody decides through it; "?" closes it again.
   dialog.addEventListener("keydown", (event) => {
-    if (event.key === "?") dialog.close();
+    if (event.key !== "?") return;
+    event.stopPropagation();
+    dialog.close();
   });
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();

@@ -8,7 +8,7 @@ import { installHelp } from "./help.js";
 import { Keys } from "./keys.js";
 import { keepFresh } from "./live.js";
 import { read, request } from "./request.js";
-import { ago, count, counted, date, duration, plain, rate, short } from "./words.js";
+import { ago, count, counted, date, duration, figure, kindOf, plain, rate, short } from "./words.js";
 
 const PERIOD_MS = 3_000;
 const FUNNEL = ["requested", "drawn", "shown", "decided", "accepted"];
@@ -85,24 +85,22 @@ function showReasons(reasons) {
   );
 }
 
-/** @param {RoundRow} round */
+/** What kind of round this is, in a sentence. @param {RoundRow} round */
 function about(round) {
   const by = round.checkpoint
-    ? [
-        "drawn by checkpoint ",
-        make("a", { href: `/checkpoints#${round.checkpoint}` }, make("code", {}, short(round.checkpoint))),
-      ]
+    ? [`${kindOf(round.kind)} drawn by checkpoint `, link(`/checkpoints#${round.checkpoint}`, short(round.checkpoint))]
     : ["a review of imported images"];
   const end = round.closed_at ? `, closed ${ago(round.closed_at)}` : "";
-  const policy = Object.entries(round.policy ?? {})
-    .map(([name, value]) => `${plain(name)} ${String(value)}`)
-    .join(", ");
-  return [
-    `${plain(round.kind)}, `,
-    ...by,
-    `, quota ${count(round.quota)}, opened ${ago(round.opened_at)} (${date(round.opened_at)})${end}`,
-    policy && `; policy: ${policy}`,
-  ];
+  const { kind = "", share, ...more } = round.policy ?? {};
+  const shown = typeof share === "number" ? `; people see ${figure(100 * share, 3)} % of what passes (${kind})` : "";
+  const rest = Object.entries(more).map(([name, value]) => `; ${plain(name)} ${String(value)}`);
+  const opened = `, quota ${count(round.quota)}, opened ${ago(round.opened_at)} (${date(round.opened_at)})`;
+  return [...by, opened, end, shown, ...rest, "."];
+}
+
+/** @param {string} address @param {string} text */
+function link(address, text) {
+  return make("a", { href: address }, make("code", {}, text));
 }
 
 /** @param {RoundReport} report */

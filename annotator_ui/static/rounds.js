@@ -2,19 +2,21 @@
 
 import { stateChip } from "./bars.js";
 import { fill, make, part } from "./elements.js";
-import { showMe } from "./frame.js";
+import { mayAct, showMe } from "./frame.js";
 import { installHelp } from "./help.js";
 import { Keys } from "./keys.js";
 import { keepFresh } from "./live.js";
 import { read } from "./request.js";
-import { ago, count, plain, short } from "./words.js";
+import { ago, count, kindOf, short } from "./words.js";
 
 const PERIOD_MS = 4_000;
 const DECIDED = ["accepted", "rejected"];
 const NEVER_SHOWN = ["refused", "unshown", "failed", "withdrawn"];
 
 installHelp(new Keys(document));
-read("/api/me").then(showMe, () => {});
+const me = /** @type {Me} */ (await read("/api/me").catch(() => null));
+if (me) showMe(me);
+const mayOpen = me !== null && mayAct(me, "engineer");
 keepFresh(PERIOD_MS, async () => {
   const rounds = /** @type {RoundRow[]} */ (await read("/api/rounds"));
   part("none").hidden = rounds.length > 0;
@@ -35,8 +37,8 @@ function row(round) {
     make(
       "th",
       { scope: "row" },
-      make("a", { href: `/rounds/${round.id}` }, `Round ${round.id}`),
-      make("small", {}, `${plain(round.purpose)}, ${plain(round.kind)}`),
+      mayOpen ? make("a", { href: `/rounds/${round.id}` }, `Round ${round.id}`) : `Round ${round.id}`,
+      make("small", {}, round.purpose === "seeds" ? "imported images" : kindOf(round.kind)),
     ),
     make("td", {}, stateChip(round.state)),
     make(

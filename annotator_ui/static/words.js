@@ -73,3 +73,8 @@ export function countedAs(group, key) {
   if (group === "round") return key === "0" ? "seeds" : `round ${key}`;
   return plain(key) || "unknown";
 }
+
+/** What one candidate of a round is made of. @param {string} kind */
+export function kindOf(kind) {
+  return kind === "pair" ? "layer pairs" : "single layers";
+}

@@ -99,4 +99,4 @@ async def _tell_http(_: Request, error: Exception) -> Response:
     """What the router itself refuses: no such address, no such method."""
     status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else None
-    return error_answer(status, str(detail).lower(), "", headers)
+    return error_answer(status, str(detail).lower(), "/api/openapi.json tells what there is", headers)

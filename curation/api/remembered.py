@@ -19,7 +19,7 @@ class Remembered(Generic[Value]):
 
     SHARE, MOST = 100.0, 1_000
 
-    def __init__(self, cheap: float = 0.003, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, cheap: float = 0.01, clock: Callable[[], float] = time.monotonic) -> None:
         self._cheap = cheap
         self._clock = clock
         self._kept: OrderedDict[Hashable, tuple[float, Value]] = OrderedDict()  # until when, what

@@ -17,8 +17,9 @@ from curation.layers import encode_layer, visible_hash
 from curation.reviewers import add_reviewer, oracle_reviewer
 from curation.samples import StoredLayer
 from curation.snapshots import freeze
-from curation.tables import candidates, decisions, rounds as rounds_table, samples
+from curation.tables import candidates, decisions, samples
 from curation.tables import leases as leases_table
+from curation.tables import rounds as rounds_table
 from tests.making import make_candidates, make_round, picture, states
 
 ACCEPT, REJECT, SKIP = Verdict.accept, Verdict.reject, Verdict.skip
@@ -249,7 +250,7 @@ def test_verdicts_of_a_closed_round_are_history(desk):
     desk.decide(desk.ann, card.id)
     with desk.database.transaction() as tx:
         rounds.close_round(tx, desk.number, "test")
-    with pytest.raises(Conflict, match="history"):
+    with pytest.raises(Conflict, match="is closed"):
         desk.undo(desk.ann)
 
 
@@ -341,7 +342,11 @@ def test_deciding_while_the_round_is_closed_and_swept_blocks_nobody(desk, store)
     assert len(outcomes) == len(held)
     assert {type(one) for one in outcomes} <= {review.Decided, Conflict}
     standing = states(desk.database, desk.number + 1)
-    assert standing.get("rejected", 0) + standing["withdrawn"] == 20 if "withdrawn" in standing else standing["rejected"] == 20
+    assert (
+        standing.get("rejected", 0) + standing["withdrawn"] == 20
+        if "withdrawn" in standing
+        else standing["rejected"] == 20
+    )
 
 
 def outcome(act) -> object:

@@ -36,7 +36,10 @@ def test_adding_twice_is_adding_once(database):
         assert reviewers.reviewer_of(tx, first.id) == first
         assert reviewers.reviewer_of(tx, 10**6) is None
         assert reviewers.oracle_reviewer(tx) == reviewers.oracle_reviewer(tx)
-        assert [(one.name, one.kind) for one in reviewers.list_reviewers(tx)] == [("ann", "person"), ("oracle", "oracle")]
+        assert [(one.name, one.kind) for one in reviewers.list_reviewers(tx)] == [
+            ("ann", "person"),
+            ("oracle", "oracle"),
+        ]
 
 
 def test_a_token_works_once_and_only_its_hash_is_kept(database):

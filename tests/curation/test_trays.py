@@ -184,7 +184,9 @@ def test_a_claim_reads_the_partial_index_and_only_what_it_takes(database, store)
     scans = [node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"]
     assert len(scans) == 1
     assert scans[0]["Actual Rows"] == 8
-    assert not [node for node in walk(plan["Plan"]) if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "candidates"]
+    assert not [
+        node for node in walk(plan["Plan"]) if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "candidates"
+    ]
     looks = [node for node in walk(serving["Plan"]) if node.get("Relation Name") == "candidates"]
     assert [node["Actual Rows"] for node in looks] == [1]
 

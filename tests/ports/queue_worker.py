@@ -12,7 +12,7 @@ from curation.settings import Settings
 
 
 def main(queue_address: str, database_address: str, prefix: str, queue: str, notes: str) -> None:
-    logging.basicConfig(level=logging.INFO)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     file = Path(notes)
 
     def write(line: str) -> None:
@@ -25,7 +25,7 @@ def main(queue_address: str, database_address: str, prefix: str, queue: str, not
     def draw(token: str) -> None:
         write(f"draw {token}")
 
-    def decide(token: str) -> None:
+    def train(token: str) -> None:
         write(f"begin {token}")
         time.sleep(1.5)
         write(f"end {token}")
@@ -35,7 +35,7 @@ def main(queue_address: str, database_address: str, prefix: str, queue: str, not
         raise RuntimeError(token)
 
     celery_queue.PREFIX = prefix
-    jobs = {"screen": screen, "draw": draw, "decide": decide, "fail": fail}
+    jobs = {"screen": screen, "draw": draw, "train": train, "fail": fail}
     app = celery_queue.make_app(Settings(queue=queue_address), database_address, jobs)
     celery_queue.work(app, [queue], f"{queue}@test", on_stop=lambda: write("stopping"))
 

@@ -21,13 +21,13 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
-from servers import S3Server, free_port
 
 from curation.adapters import s3
 from curation.adapters.s3 import S3Store
 from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
 from curation.objects import FolderStore
 from curation.ports import ObjectStore
+from tests.servers import S3Server, free_port
 
 
 @dataclass
@@ -109,7 +109,9 @@ def test_what_is_not_there_is_not_found(case):
         case.store.get(sha(b"never put"))
 
 
-@pytest.mark.parametrize("name", ["", "abc", "../../etc/passwd", "A" * 64, "g" * 64, "0" * 63, "0" * 65, "0" * 62 + "/a", "٣" * 64])
+@pytest.mark.parametrize(
+    "name", ["", "abc", "../../etc/passwd", "A" * 64, "g" * 64, "0" * 63, "0" * 65, "0" * 62 + "/a", "٣" * 64]
+)
 def test_only_a_sha256_in_lower_case_hex_is_a_name(case, name):
     for method in (case.store.get, case.store.has, lambda name: case.store.address(name, 60)):
         try:

@@ -29,9 +29,7 @@ def draw_shape(number: int, side: int = 48) -> tuple[RGBA, str]:
     if shape == "circle":
         cv2.circle(mask, centre, radius, 1.0, -1)
     else:
-        cv2.rectangle(
-            mask, (centre[0] - radius, centre[1] - radius), (centre[0] + radius, centre[1] + radius), 1.0, -1
-        )
+        cv2.rectangle(mask, (centre[0] - radius, centre[1] - radius), (centre[0] + radius, centre[1] + radius), 1.0, -1)
     alpha = cv2.GaussianBlur(mask, (0, 0), 1.0) * (0.5 if number % 5 == 0 else 1.0)
     rgba = np.empty((side, side, 4), np.uint8)
     rgba[..., :3] = np.where(alpha[..., None] > 0, colour, (255, 0, 255))
@@ -47,9 +45,7 @@ def freeze(store: FolderStore, numbers: range, heldout_every: int = 5) -> str:
         split = Split.heldout if heldout_every and number % heldout_every == 4 else Split.train
         visible = visible_hash(rgba)
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
-        samples.append(
-            Sample(f"{number:064x}", Kind.single, caption, "CC0-1.0", "test", split, 0, visible, layers)
-        )
+        samples.append(Sample(f"{number:064x}", Kind.single, caption, "CC0-1.0", "test", split, 0, visible, layers))
     lines = [sample.line() for sample in sorted(samples, key=lambda sample: sample.id)]
     part = Part("", store.put("".join(line + "\n" for line in lines).encode()), len(lines))
     return store.put(Manifest((part,), {}).bytes())

@@ -73,7 +73,11 @@ def test_an_autoencoder_of_diffusers_loads_from_its_folder_and_from_its_own_file
     torch.manual_seed(0)
     kind = ["DownEncoderBlock2D"] * 2, ["UpDecoderBlock2D"] * 2
     small = AutoencoderKL(
-        down_block_types=kind[0], up_block_types=kind[1], block_out_channels=(8, 8), norm_num_groups=4, latent_channels=3
+        down_block_types=kind[0],
+        up_block_types=kind[1],
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=3,
     )
     small.save_pretrained(tmp_path / "pipeline" / "vae")
     preset = replace(MICRO, model=str(tmp_path / "pipeline"), stride=2, latent_channels=3)

@@ -30,7 +30,9 @@ def _checkpoint(store, snapshot, offset=0.0):
     torch.nn.init.constant_(networks.encoder.blocks[-1].bias, offset)
     order = TrainingOrder("transparency", "micro", snapshot, None, None, 0)
     files = {
-        "backbone": save_part(store, "backbone", backbone.state_dict(), describe("backbone", order, "1", **backbone.facts())),
+        "backbone": save_part(
+            store, "backbone", backbone.state_dict(), describe("backbone", order, "1", **backbone.facts())
+        ),
         "transparency": save_part(store, "transparency", networks.state_dict(), describe("transparency", order, "1")),
     }
     return Checkpoint(files, "transparency", "micro", snapshot, None, 0, "1"), backbone, networks

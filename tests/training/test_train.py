@@ -43,9 +43,7 @@ def test_a_first_checkpoint_explains_itself(store, snapshot, tmp_path):
 def test_a_child_inherits_the_backbone_and_improves_on_its_parent(store, snapshot, freeze_shapes, tmp_path):
     parent = train(_order(snapshot, images=256), store, tmp_path / "one", quiet)
     wider = freeze_shapes(range(40))
-    child = train(
-        _order(wider, parent=parent, previous=snapshot, images=256), store, tmp_path / "two", quiet
-    )
+    child = train(_order(wider, parent=parent, previous=snapshot, images=256), store, tmp_path / "two", quiet)
     assert child.parent == parent.id
     assert child.files["backbone"] == parent.files["backbone"]
     assert child.files["transparency"] != parent.files["transparency"]
@@ -93,3 +91,17 @@ def test_parts_of_a_checkpoint_open_frozen(store, snapshot, tmp_path):
     assert parts.base is None
     assert not any(p.requires_grad for p in (*parts.transparency.parameters(), *parts.backbone.parameters()))
     assert len(load_split(store, snapshot, Split.heldout, parts.preset.image_size)) == 6
+
+
+def test_the_whole_recipe_trains_every_part_and_draws_its_sheet(store, snapshot, tmp_path):
+    stages = []
+    checkpoint = train(_order(snapshot, "whole", images=32), store, tmp_path / "run", lambda p: stages.append(p.stage))
+    assert list(dict.fromkeys(stages)) == ["backbone", "transparency", "base", "evaluate", "sheet"]
+    assert set(checkpoint.files) == {"backbone", "transparency", "base"}
+    assert checkpoint.evaluation["noise_mse"] > 0
+    parts = open_parts(checkpoint, store)
+    assert parts.base is not None
+    assert store.has(checkpoint.sheet)
+    base_only = train(_order(snapshot, "base", parent=checkpoint, images=32), store, tmp_path / "next", quiet)
+    assert base_only.files["transparency"] == checkpoint.files["transparency"]
+    assert base_only.files["base"] != checkpoint.files["base"]

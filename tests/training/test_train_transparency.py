@@ -12,10 +12,12 @@ from training.presets import PRESETS
 from training.train_transparency import average, train_transparency
 from training.transparency import on_grey
 
-MICRO = replace(PRESETS["micro"], transparency_images=160, discriminator_weight=0.01, discriminator_start=96, blend_weight=0.5)
+MICRO = replace(
+    PRESETS["micro"], transparency_images=160, discriminator_weight=0.01, discriminator_start=96, blend_weight=0.5
+)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -28,7 +30,7 @@ def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, figu
         if figures is not None and progress.figures:
             figures.append(dict(progress.figures))
         if stop_at is not None and progress.done >= stop_at:
-            raise Stopped
+            raise StoppedError
 
     order = TrainingOrder("transparency", preset.name, snapshot, None, None, seed=3)
     return train_transparency(order, preset, store, folder, report, backbone, start)
@@ -37,7 +39,7 @@ def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, figu
 def test_a_stopped_run_ends_as_a_straight_one_bit_for_bit(store, snapshot, tmp_path):
     straight = _train(store, snapshot, tmp_path / "straight")
     for stop_at in (40, 104):  # before and after the discriminator has begun; neither is a saved count
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             _train(store, snapshot, tmp_path / "stopped", stop_at=stop_at)
     resumed = _train(store, snapshot, tmp_path / "stopped")
     assert straight.keys() == resumed.keys()

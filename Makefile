@@ -1,0 +1,63 @@
+# make demo   sets up everything and runs the loop; SEED=folder REVIEWER=oracle ROUNDS=n HOME_DIR=folder
+# make test   sets up everything and passes the tests
+# make check  what CI checks: style, types, laws of imports, the pages' JavaScript, and the quick tests
+# make bench  prints the figures of tests/benchmarks
+# make lock   writes requirements.lock anew from pyproject.toml
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/ready
+HOME_DIR ?= .home
+
+DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+.PHONY: demo test check bench lock clean setup
+.DEFAULT_GOAL := demo
+
+demo: $(READY)
+	@$(VENV)/bin/layerloop demo $(DEMO)
+
+test: $(READY)
+	@$(PY) -m pytest -q $(TESTS)
+
+check: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
+	@if command -v npx > /dev/null && [ -f annotator_ui/tsconfig.json ]; then \
+	    npx --yes --package typescript@5.9.3 tsc --project annotator_ui/tsconfig.json; \
+	else echo "tsc left out: it needs npm"; fi
+	$(PY) -m pytest -q -m "not slow"
+
+bench: $(READY)
+	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+
+setup: $(READY)
+
+# The stamp is made last, so that a set-up that was broken off begins again and a finished one is not repeated.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: $(PYTHON) is older than Python 3.11" >&2; \
+	    echo "hint: install a newer one and say: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { \
+	    echo "error: $(PYTHON) cannot make virtual environments" >&2; \
+	    echo "hint: on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "setting up $(VENV); the first time takes some minutes" >&2
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
+
+lock:
+	@$(PYTHON) -m venv --clear .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet --editable '.[train,dev]'
+	@{ echo "# Every package of Layerloop, its training part and its tests, at the versions they were tested with."; \
+	   echo "# Made by 'make lock'."; \
+	   .venv-lock/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | sed 's/+.*//'; \
+	 } > requirements.lock
+	@rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV) .venv-lock

@@ -1,0 +1,120 @@
+"""A real browser on the real application: Chromium, uvicorn on a free loopback port, a database of the test's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from servers import free_port, missing, wait_for
+
+from curation.api.app import create_app
+from curation.database import Database
+from curation.domain import Access
+from curation.house import House
+from curation.objects import FolderStore
+from curation.reviewers import add_reviewer, find_reviewer, issue_token
+from curation.settings import Settings
+
+ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
+
+
+class _NoQueue:
+    """Jobs asked for by the pages' requests are not done here: no test of a page needs a worker."""
+
+    def send(self, job: object) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Site:
+    """A running house, and its people by the address that signs them in."""
+
+    house: House
+    address: str
+    server: uvicorn.Server = field(repr=False)
+
+    def sign_in_address(self, name: str, access: Access = Access.annotator) -> str:
+        """An address with a token that works once, for somebody who is added when new."""
+        with self.house.database.transaction() as tx:
+            try:
+                reviewer = find_reviewer(tx, name)
+            except Exception:
+                reviewer = add_reviewer(tx, name, access)
+            return f"{self.address}/sign-in?token={issue_token(tx, reviewer, 10)}"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium."""
+    named = [os.environ.get("LAYERLOOP_TEST_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
+    found = next((path for name in named if name and (path := shutil.which(name))), None)
+    if found is None:
+        missing("Chromium", "apt-get install chromium, or name one in LAYERLOOP_TEST_CHROMIUM")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
+    browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def site(database: Database, store: FolderStore, settings: Settings) -> Iterator[Site]:
+    """The real application in a thread, on a free port."""
+    port = free_port()
+    house = House(settings.model_copy(update={"port": port}), database, store, _NoQueue())
+    server = uvicorn.Server(uvicorn.Config(create_app(house), host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for("the application", lambda: server.started)
+    yield Site(house, f"http://127.0.0.1:{port}", server)
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
+    """Opens a page of a new browser profile; whatever its console complains about fails the test at the end."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def open_(
+        name: str | None = "Ada", access: Access = Access.admin, path: str = "/review", **options: object
+    ) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: _note(complaints, message.type, message.text))
+        if name is not None:
+            page.goto(site.sign_in_address(name, access))
+            page.wait_for_url("**/review")
+        if path != "/review":
+            page.goto(site.address + path)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def _note(complaints: list[str], kind: str, text: str) -> None:
+    """Errors and warnings, but for the browser's own line about a request that got no answer or a refusal."""
+    if kind in {"error", "warning"} and "Failed to load resource" not in text:
+        complaints.append(text)

@@ -1,0 +1,82 @@
+"""What the browser tests do and look at: pressing keys at the review page, and what the database knows then."""
+
+from __future__ import annotations
+
+import uuid
+
+import sqlalchemy as sa
+from playwright.sync_api import Page
+
+from curation.database import Database
+from curation.tables import candidates, decisions
+
+# Notes, before the page itself hears of a key, which candidate was on the stage when it went down.
+RECORD = """() => {
+  window.pressed = [];
+  window.addEventListener('keydown', (event) => {
+    window.pressed.push([event.key, document.getElementById('stage').dataset.candidate ?? null]);
+  }, {capture: true});
+}"""
+
+
+def record_keys(page: Page) -> None:
+    """From now on, remember each key with the candidate that was shown."""
+    page.evaluate(RECORD)
+
+
+def pressed(page: Page) -> list[tuple[str, str | None]]:
+    """The keys pressed so far and the candidates shown when they went down."""
+    return [(key, shown) for key, shown in page.evaluate("window.pressed")]
+
+
+def shown(page: Page) -> str | None:
+    """The candidate on the stage."""
+    found: str | None = page.evaluate("document.getElementById('stage').dataset.candidate ?? null")
+    return found
+
+
+def wait_until_shown(page: Page) -> str:
+    """Wait for a candidate that can be judged."""
+    page.wait_for_selector('#review[data-state="ready"]')
+    page.wait_for_selector("#stage[data-candidate] img")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    found = shown(page)
+    assert found is not None
+    return found
+
+
+def press(page: Page, key: str) -> str:
+    """Press a key for the candidate that is shown, once it is; returns the candidate."""
+    before = wait_until_shown(page)
+    page.keyboard.press(key)
+    return before
+
+
+def wait_until_sent(page: Page) -> None:
+    """Wait until every decision has been answered."""
+    page.wait_for_selector('html[data-outbox="0"]', timeout=30_000)
+
+
+def standing(database: Database) -> dict[str, tuple[str, list[str]]]:
+    """Candidate: its last verdict that was not undone, with the reasons, by decisions alone."""
+    undone = sa.select(decisions.c.undoes).where(decisions.c.undoes.is_not(None))
+    query = (
+        sa.select(decisions)
+        .where(decisions.c.verdict != "undo", decisions.c.id.not_in(undone))
+        .order_by(decisions.c.id)
+    )
+    with database.transaction() as tx:
+        return {str(row.candidate_id): (row.verdict, list(row.reasons)) for row in tx.execute(query)}
+
+
+def state_of(database: Database, candidate: str) -> str:
+    """Where a candidate stands."""
+    with database.transaction() as tx:
+        return str(tx.scalar(sa.select(candidates.c.state).where(candidates.c.id == uuid.UUID(candidate))))
+
+
+def count_decisions(database: Database) -> dict[str, int]:
+    """How many rows of each verdict there are."""
+    query = sa.select(decisions.c.verdict, sa.func.count().label("number")).group_by(decisions.c.verdict)
+    with database.transaction() as tx:
+        return {row.verdict: row.number for row in tx.execute(query)}

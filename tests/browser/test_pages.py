@@ -1,0 +1,147 @@
+"""Every page in both themes and at both widths: nothing is complained of, everything has a name and fits."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import Page, expect
+
+from curation.database import Database
+from curation.domain import Access, Verdict
+from curation.objects import FolderStore
+from curation.review import decide
+from curation.reviewers import add_reviewer
+from curation.snapshots import freeze
+from curation.tables import prompts, rounds
+from curation.trays import take_tray
+from tests.browser.conftest import Site
+from tests.making import make_candidates, make_round
+
+OpenPage = Callable[..., Page]
+HOSTILE = '<img src=x onerror="window.stolen = 1"><script>window.stolen = 2</script>'
+READY = {
+    "/review": '#review[data-state="ready"]',
+    "/rounds": "#rows tr",
+    "/rounds/{round}": "#funnel li",
+    "/snapshots": "#rows tr",
+    "/snapshots/first": "#sheet img",
+    "/checkpoints": "#figures tr",
+    "/sign-in": "#token",
+}
+"""Every page, and what stands on it once its data is there."""
+
+
+@pytest.fixture
+def round_id(database: Database, store: FolderStore) -> int:
+    """A round of 12, of which Grace has decided 8, and a snapshot of what she accepted; one prompt is hostile."""
+    with database.transaction() as tx:
+        number = make_round(tx)
+        make_candidates(tx, store, number, 12)
+        tx.execute(sa.update(prompts).values(text=HOSTILE))
+        grace = add_reviewer(tx, "Grace")
+    with database.transaction() as tx:
+        for turn, card in enumerate(take_tray(tx, grace.id, number, 8, (), 300)):
+            verdict = Verdict.accept if turn % 2 else Verdict.reject
+            decide(tx, grace.id, card.id, verdict, key=uuid.uuid4(), dwell_ms=1_000)
+    with database.transaction(one_view=True) as tx:
+        freeze(tx, store, tag="first", actor="test")
+    return number
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 820])
+def test_every_page_renders(open_page: OpenPage, site: Site, round_id: int, scheme: str, width: int) -> None:
+    page = open_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+    grounds = set()
+    for path, ready in READY.items():
+        page.goto(site.address + path.format(round=round_id))
+        page.wait_for_selector(ready)
+        assert page.locator("h1").first.is_visible(), path
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the window"
+        assert unnamed(page) == [], path
+        assert page.evaluate("window.stolen ?? null") is None, path
+        grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert grounds == {"rgb(19, 20, 18)" if scheme == "dark" else "rgb(247, 247, 245)"}
+
+
+def unnamed(page: Page) -> list[str]:
+    """Visible controls and pictures without a name that a screen reader could say."""
+    found: list[str] = page.evaluate("""() => [...document.querySelectorAll('button, a, input, img, progress, summary')]
+      .filter((element) => element.checkVisibility())
+      .filter((element) => {
+        if (element.matches('img')) return !element.hasAttribute('alt');
+        const label = element.labels?.[0]?.innerText ?? element.labels?.[0]?.textContent;
+        const name = element.getAttribute('aria-label') ?? label ?? element.innerText ?? element.textContent;
+        return !name?.trim();
+      }).map((element) => element.outerHTML)""")
+    return found
+
+
+def test_hostile_captions_are_text(open_page: OpenPage, site: Site, round_id: int) -> None:
+    page = open_page()
+    expect(page.locator("#prompt")).to_have_text(HOSTILE)
+    page.goto(f"{site.address}/snapshots/first")
+    expect(page.locator(".caption").first).to_have_text(HOSTILE)
+    assert page.locator("main script").count() == 0
+
+
+def test_the_round_page_tells_the_report_and_pauses(
+    open_page: OpenPage, site: Site, database: Database, round_id: int
+) -> None:
+    page = open_page(path=f"/rounds/{round_id}")
+    expect(page.locator("#tiles")).to_contain_text("50 % of 8 decided")
+    expect(page.locator("#funnel li").first).to_contain_text("12")
+    expect(page.locator("#reviewers")).to_contain_text("Grace")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    assert round_state(database, round_id) == "paused"
+    page.get_by_role("button", name="Close…").click()
+    page.get_by_role("button", name="Close the round").click()
+    expect(page.locator("#title")).to_contain_text("closed")
+    assert round_state(database, round_id) == "closed"
+    expect(page.locator("#actions button")).to_have_count(0)
+
+
+def round_state(database: Database, number: int) -> str:
+    """open, paused or closed."""
+    with database.transaction() as tx:
+        return str(tx.scalar(sa.select(rounds.c.state).where(rounds.c.id == number)))
+
+
+def test_annotators_are_shown_what_they_may_read(open_page: OpenPage, site: Site, round_id: int) -> None:
+    page = open_page(name="Grace", access=Access.annotator)
+    expect(page.locator("#me")).to_contain_text("annotator")
+    assert page.locator("nav a:visible").all_inner_texts() == ["Review", "Rounds"]
+    page.goto(f"{site.address}/checkpoints")
+    expect(page.locator("#notice")).to_contain_text("more access")
+
+
+def test_freezing_and_promoting(open_page: OpenPage, site: Site, round_id: int) -> None:
+    page = open_page(path="/snapshots")
+    page.get_by_placeholder("Tag, if you like").fill("second")
+    page.get_by_role("button", name="Freeze today's samples").click()
+    expect(page.locator("#notice")).to_contain_text("4 samples")
+    expect(page.locator("#rows")).to_contain_text("second")
+    page.goto(f"{site.address}/checkpoints")
+    expect(page.locator("#figures tr")).to_have_count(1)
+    expect(page.locator("#tiny-note")).to_contain_text("sd15 and sdxl")
+
+
+def test_the_theme_is_remembered(open_page: OpenPage, site: Site, round_id: int) -> None:
+    page = open_page(path="/rounds", color_scheme="light")
+    page.get_by_role("button", name="Dark or light").click()
+    page.reload()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 20, 18)"
+
+
+def test_signing_out(open_page: OpenPage, site: Site, round_id: int) -> None:
+    page = open_page(path="/rounds")
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/sign-in**")
+    page.goto(f"{site.address}/rounds/{round_id}")
+    page.wait_for_url(lambda url: url.endswith(f"/sign-in?next=/rounds/{round_id}"))
+    page.goto(f"{site.sign_in_address('Ada')}&next=//evil.example/x")
+    page.wait_for_url(f"{site.address}/review")

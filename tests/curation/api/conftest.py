@@ -1,0 +1,67 @@
+"""A house with a round in it, served in this process, and somebody signed in for every access."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from fastapi.testclient import TestClient
+
+from curation import reviewers
+from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.api.app import create_app
+from curation.api.remembered import Remembered
+from curation.domain import Access
+from curation.house import House
+from curation.settings import Settings
+from tests.making import make_candidates, make_round
+
+LOOPBACK = "http://127.0.0.1"
+CHANGE = {"x-layerloop": "1"}
+
+
+@pytest.fixture
+def house(settings: Settings, database, store) -> House:
+    """A house without pages."""
+    bare = settings.model_copy(update={"pages": "there_are_no_pages:mount"})
+    return House(bare, database, store, CeleryQueue(make_app(bare, bare.database)))
+
+
+@pytest.fixture
+def app(house: House):
+    app = create_app(house)
+    app.state.counts = Remembered(cheap=60)  # a busy machine must not make figures old
+    return app
+
+
+@pytest.fixture
+def client(app) -> Iterator[TestClient]:
+    """Somebody who has not signed in."""
+    with TestClient(app, base_url=LOOPBACK, headers=CHANGE) as client:
+        yield client
+
+
+@pytest.fixture
+def signed_in(app, database) -> Iterator[Callable[..., TestClient]]:
+    """Makes clients that are signed in by a token, one reviewer per access (or per name)."""
+    with ExitStack() as stack:
+
+        def sign_in(access: Access = Access.annotator, name: str = "") -> TestClient:
+            with database.transaction() as tx:
+                reviewer = reviewers.add_reviewer(tx, name or f"the {access}", access)
+                token = reviewers.issue_token(tx, reviewer, 5)
+            client = stack.enter_context(TestClient(app, base_url=LOOPBACK, headers=CHANGE))
+            assert client.post("/api/session", json={"token": token}).status_code == 200
+            return client
+
+        yield sign_in
+
+
+@pytest.fixture
+def number(database, store) -> int:
+    """An open round with twelve waiting candidates."""
+    with database.transaction() as tx:
+        number = make_round(tx, quota=12)
+        make_candidates(tx, store, number, 12)
+    return number

@@ -1,0 +1,61 @@
+"""Checkpoints and training runs over HTTP."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from curation.checkpoints import claim_run, note_progress, order_training, promoted
+from curation.domain import Access, Progress, TrainingOrder
+from curation.tables import checkpoints
+from tests.making import make_checkpoint, make_round
+
+
+@pytest.fixture
+def two(database, store) -> tuple[str, str]:
+    """A checkpoint with a sheet that drew a round, and a newer one."""
+    with database.transaction() as tx:
+        first = make_checkpoint(tx, "first")
+        make_round(tx, first)
+        sheet = store.put(b"\x89PNG\r\n\x1a\n and so on")
+        tx.execute(sa.update(checkpoints).where(checkpoints.c.id == first).values(sheet=sheet))
+    with database.transaction() as tx:
+        return first, make_checkpoint(tx, "second")
+
+
+def test_the_list_tells_figures_lineage_and_rounds(signed_in, two):
+    first, second = two
+    engineer = signed_in(Access.engineer)
+    newest, oldest = engineer.get("/api/checkpoints").json()
+    assert (newest["id"], oldest["id"]) == (second, first)
+    assert (oldest["evaluation"], oldest["preset"], oldest["rounds"]) == ({"psnr": 30.0}, "tiny", [1])
+    assert (newest["rounds"], newest["sheet_url"]) == ([], None)
+    assert engineer.get(oldest["sheet_url"]).headers["content-type"] == "image/png"
+    assert engineer.get(f"/api/checkpoints/{first[:8]}").json()["id"] == first
+    assert engineer.get("/api/checkpoints/" + "0" * 64).status_code == 404
+
+
+def test_promoting_takes_a_trainer(signed_in, two, database):
+    first, second = two
+    assert signed_in(Access.engineer).post(f"/api/checkpoints/{first}/promote").status_code == 403
+    with database.transaction() as tx:
+        assert promoted(tx).id == second
+    answer = signed_in(Access.trainer).post(f"/api/checkpoints/{first}/promote")
+    assert answer.json()["promoted_at"]
+    with database.transaction() as tx:
+        assert promoted(tx).id == first
+
+
+def test_runs_tell_how_far_they_are(signed_in, two, database):
+    visitor = signed_in()
+    with database.transaction() as tx:
+        snapshot = tx.scalar(sa.select(checkpoints.c.snapshot_id).where(checkpoints.c.id == two[0]))
+        run = order_training(tx, TrainingOrder("whole", "tiny", snapshot, None, None, 1), "test")
+    (row,) = visitor.get("/api/runs").json()
+    assert (row["id"], row["state"], row["progress"], row["checkpoint"]) == (str(run), "requested", None, None)
+    with database.transaction() as tx:
+        claim_run(tx, run, "w1", 60)
+        note_progress(tx, run, "w1", Progress("base", 128, 512, {"loss": 0.5}), 60)
+    (row,) = visitor.get("/api/runs").json()
+    assert row["progress"] == {"stage": "base", "done": 128, "total": 512, "figures": {"loss": 0.5}}
+    assert (row["state"], bool(row["started_at"])) == ("running", True)

@@ -1,0 +1,183 @@
+"""What holds for every request and every answer, whatever it is about."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from fastapi.testclient import TestClient
+
+from curation.api.app import create_app
+from curation.api.guard import HEADERS, LARGEST_BODY, is_loopback
+from curation.database import Database
+from curation.domain import Access
+from curation.house import House
+from tests.curation.api.conftest import CHANGE, LOOPBACK
+from tests.making import make_round
+
+OPEN = {("GET", "/api/health"), ("POST", "/api/session"), ("DELETE", "/api/session")}
+SIGNED = "/api/layers/{sha256}.{form}"
+
+
+def operations(app) -> list[tuple[str, str, dict]]:
+    paths = app.openapi()["paths"]
+    return [(method.upper(), path, found) for path, methods in paths.items() for method, found in methods.items()]
+
+
+def filled(path: str) -> str:
+    return path.replace("{number}", "1").replace("{name}", "0" * 64)
+
+
+def test_every_address_but_the_open_ones_takes_a_session(app, client):
+    tried = 0
+    for method, path, _ in operations(app):
+        if (method, path) in OPEN or path == SIGNED:
+            continue
+        answer = client.request(method, filled(path), json={} if method == "POST" else None)
+        assert (answer.status_code, path) == (401, path)
+        assert answer.json()["error"]["message"] == "you are not signed in"
+        tried += 1
+    assert tried >= 15
+
+
+@pytest.mark.parametrize(
+    ("access", "allowed"),
+    [
+        (Access.annotator, {"/api/me", "/api/review/reasons", "/api/rounds", "/api/runs"}),
+        (Access.engineer, {"/api/rounds/{number}", "/api/snapshots", "/api/snapshots/{name}", "/api/checkpoints"}),
+        (Access.trainer, {"/api/checkpoints/{name}/promote"}),
+        (Access.admin, {"/api/rounds/{number}/close"}),
+    ],
+)
+def test_access_grows_from_annotator_to_admin(app, signed_in, access, allowed):
+    """Each may do what those before may, and what is named here; annotators and engineers are refused the rest."""
+    visitor = signed_in(access)
+    refused = {
+        path
+        for method, path, _ in operations(app)
+        if path != SIGNED
+        and (method, path) not in OPEN
+        and visitor.request(method, filled(path), json=BODIES.get(path, {}) if method == "POST" else None).status_code
+        == 403
+    }
+    assert not refused & allowed
+    assert ("/api/checkpoints/{name}/promote" in refused) == (access in {Access.annotator, Access.engineer})
+    assert ("/api/rounds/{number}/close" in refused) == (access is Access.annotator)
+    assert ("/api/snapshots" in refused) == (access is Access.annotator)
+    assert refused == set() or access in {Access.annotator, Access.engineer}
+
+
+KEY = "00000000-0000-0000-0000-000000000001"
+BODIES = {
+    "/api/session": {"token": "x"},
+    "/api/review/decisions": {"candidate": KEY, "verdict": "skip", "key": KEY},
+    "/api/review/undo": {"key": KEY},
+}
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/api/me", "/api/nothing", "/nothing", "/api/rounds/x"])
+def test_every_answer_bears_the_headers(client, path):
+    answer = client.get(path)
+    for name, value in HEADERS.items():
+        assert answer.headers[name] == value
+    assert answer.headers.get("cache-control") == ("no-store" if path.startswith("/api/") else None)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8765", "", "127.0.0.1.evil.example", "10.0.0.1", "[::2]"]
+)
+def test_a_house_on_loopback_answers_loopback_only(client, host):
+    answer = client.get("/api/health", headers={"host": host})
+    assert answer.status_code == 421
+    assert "loopback" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8765", "[::1]", "[::1]:8765", "127.8.8.8"])
+def test_loopback_has_many_names(client, host):
+    assert client.get("/api/health", headers={"host": host}).status_code == 200
+
+
+def test_a_house_on_the_net_answers_to_any_name(house: House):
+    opened = House(house.settings.model_copy(update={"host": "0.0.0.0"}), house.database, house.store, house.queue)
+    with TestClient(create_app(opened), base_url="http://layers.example") as client:
+        assert client.get("/api/health").status_code == 200
+    assert not is_loopback("0.0.0.0")
+
+
+def test_a_change_without_our_header_is_refused(app, signed_in):
+    visitor = signed_in(Access.admin)
+    del visitor.headers["x-layerloop"]
+    for method, path, _ in operations(app):
+        if method in {"POST", "DELETE"}:
+            answer = visitor.request(method, filled(path), json={})
+            assert (answer.status_code, answer.json()["error"]["message"]) == (403, "the header X-Layerloop is missing")
+    assert visitor.get("/api/me").status_code == 200
+
+
+def test_bodies_are_bounded(client):
+    assert client.post("/api/session", content=b"x" * (LARGEST_BODY + 1)).status_code == 413
+    assert client.post("/api/session", content=(b"x" for _ in range(3))).status_code == 411
+    assert client.post("/api/session", content=b"{}", headers={"content-length": "-1"}).status_code == 413
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"token": 5}', b'{"token": "x", "more": 1}', b"\xff"])
+def test_broken_bodies_are_told_in_words(client, content):
+    answer = client.post("/api/session", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == (400 if content == b"\xff" else 422)
+    assert set(answer.json()) == {"error"}
+    assert answer.json()["error"]["message"]
+    assert answer.json()["error"]["hint"]
+
+
+def test_an_unexpected_error_tells_nothing_and_is_logged(app, signed_in, house, caplog):
+    visitor = signed_in(Access.admin)
+    with house.database.transaction() as tx:
+        tx.execute(sa.text("alter table rounds rename to elsewhere"))
+    answer = visitor.get("/api/rounds")
+    assert answer.status_code == 500
+    assert answer.json() == {"error": {"message": "something went wrong in the house", "hint": "its log tells what"}}
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "GET /api/rounds failed" in caplog.text
+
+
+def test_a_database_that_is_away_is_a_503(signed_in, house):
+    visitor = signed_in()
+    nowhere = Database("postgresql://nobody@127.0.0.1:1/nothing")
+    app = create_app(House(house.settings, nowhere, house.store, house.queue))
+    with TestClient(app, base_url=LOOPBACK, headers=CHANGE, cookies=dict(visitor.cookies)) as away:
+        answer = away.get("/api/me")
+    assert answer.status_code == 503
+    assert "does not answer" in answer.json()["error"]["message"]
+
+
+def test_a_connection_that_breaks_midway_is_a_503_and_the_next_try_succeeds(signed_in, house):
+    visitor = signed_in(Access.admin)
+    with house.database.transaction() as tx:
+        number = make_round(tx)
+        tx.execute(
+            sa.text("""
+            create function cut() returns trigger language plpgsql as
+            $$ begin perform pg_terminate_backend(pg_backend_pid()); return null; end $$;
+            create trigger cut before insert on events for each statement execute function cut()""")
+        )
+    answer = visitor.post(f"/api/rounds/{number}/pause")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    with house.database.transaction() as tx:
+        tx.execute(sa.text("drop trigger cut on events"))
+    assert visitor.post(f"/api/rounds/{number}/pause").json()["state"] == "paused"
+
+
+def test_pages_are_optional_and_a_broken_package_is_not_hidden(house, tmp_path, monkeypatch):
+    (tmp_path / "broken_pages.py").write_text("import a_module_that_is_missing\n")
+    (tmp_path / "good_pages.py").write_text(
+        "def mount(app):\n    app.add_api_route('/', lambda: 'the pages', include_in_schema=False)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def serve(dotted: str) -> TestClient:
+        settings = house.settings.model_copy(update={"pages": dotted})
+        return TestClient(create_app(House(settings, house.database, house.store, house.queue)), base_url=LOOPBACK)
+
+    assert serve("good_pages:mount").get("/").json() == "the pages"
+    assert serve("no_pages_at_all:mount").get("/").status_code == 404
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
+        serve("broken_pages:mount")

@@ -1,0 +1,129 @@
+"""The review desk over HTTP: what the page sends, and what it can count on."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+import sqlalchemy as sa
+
+from curation.domain import RejectReason
+from curation.tables import decisions
+from tests.making import states
+
+
+def tray(client, count: int = 4, holding=(), number: int | None = None) -> dict:
+    answer = client.post("/api/review/tray", json={"round": number, "count": count, "holding": list(holding)})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def decision(candidate: str, verdict: str = "accept", **more) -> dict:
+    return {"candidate": candidate, "verdict": verdict, "key": str(uuid.uuid4()), **more}
+
+
+def test_a_tray_is_all_that_a_page_needs(signed_in, number, store):
+    ann = signed_in()
+    found = tray(ann)
+    assert len(found["candidates"]) == 4
+    assert found["lost"] == []
+    assert found["progress"] == {"waiting": 12, "decided": 0, "accepted": 0, "mine": 0, "round": number}
+    card = found["candidates"][0]
+    assert set(card) == {"id", "round", "kind", "prompt", "flags", "layers", "signals"}
+    layer = card["layers"]["foreground"]
+    assert (layer["width"], layer["height"]) == (32, 24)
+    assert ann.get(layer["url"]).content == store.get(layer["url"].split("/")[-1][:64])
+    assert tray(ann, 0, [card["id"] for card in found["candidates"]])["candidates"] == []
+
+
+def test_a_decision_is_answered_once_it_is_durable_and_the_same_again(signed_in, number, database):
+    ann = signed_in()
+    one = tray(ann)["candidates"][0]["id"]
+    body = decision(one, "reject", reasons=["halo"], comment="a rim", dwell_ms=10**9)
+    first = ann.post("/api/review/decisions", json=body)
+    assert first.json()["state"] == "rejected"
+    with database.transaction() as tx:
+        row = tx.execute(sa.select(decisions)).mappings().one()
+    assert (row["id"], str(row["candidate_id"]), row["reasons"]) == (first.json()["decision"], one, ["halo"])
+    assert row["dwell_ms"] == 600_000, "ten minutes at most"
+    assert ann.post("/api/review/decisions", json=body).json() == first.json()
+    other = ann.post("/api/review/decisions", json=body | {"verdict": "skip", "reasons": []})
+    assert (other.status_code, other.json()["error"]["message"]) == (409, "this key was used for another decision")
+
+
+def test_somebody_elses_candidate_is_a_conflict(signed_in, number):
+    ann, bob = signed_in(name="ann"), signed_in(name="bob")
+    one = tray(ann)["candidates"][0]["id"]
+    answer = bob.post("/api/review/decisions", json=decision(one))
+    assert answer.status_code == 409
+    assert answer.json()["error"]["hint"] == "go on with the next one"
+    assert tray(bob, 0, [one])["lost"] == [one]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"verdict": "undo"},
+        {"verdict": "perhaps"},
+        {"reasons": ["ugly"]},
+        {"reasons": ["halo"]},
+        {"dwell_ms": -1},
+        {"comment": "x" * 2001},
+        {"key": "not a uuid"},
+        {"candidate": None},
+        {"reviewer": 1},
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_changes_nothing(signed_in, number, database, wrong):
+    ann = signed_in()
+    one = tray(ann, 1)["candidates"][0]["id"]
+    answer = ann.post("/api/review/decisions", json=decision(one) | wrong)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"]
+    assert states(database, number) == {"showing": 1, "waiting": 11}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"count": 25}, {"count": -1}, {"round": 0}, {"holding": ["x"]}, {"holding": [str(uuid.uuid4())] * 65}]
+)
+def test_a_tray_has_bounds(signed_in, number, wrong):
+    assert signed_in().post("/api/review/tray", json=wrong).status_code == 422
+
+
+def test_an_unknown_candidate_is_not_found(signed_in):
+    assert signed_in().post("/api/review/decisions", json=decision(str(uuid.uuid4()))).status_code == 404
+
+
+def test_undo_gives_the_card_back(signed_in, number, database):
+    ann = signed_in()
+    card = tray(ann, 1)["candidates"][0]
+    made = ann.post("/api/review/decisions", json=decision(card["id"])).json()
+    assert tray(ann, 0)["progress"]["mine"] == 1
+    body = {"decision": made["decision"], "key": str(uuid.uuid4())}
+    undone = ann.post("/api/review/undo", json=body)
+    assert undone.json()["candidate"] == card
+    assert undone.json()["decision"] > made["decision"]
+    assert ann.post("/api/review/undo", json=body).json() == undone.json()
+    assert states(database, number) == {"showing": 1, "waiting": 11}
+    assert tray(ann, 0)["progress"]["mine"] == 0
+    assert ann.post("/api/review/undo", json={"key": str(uuid.uuid4())}).status_code == 404
+
+
+def test_reasons_are_those_of_the_domain_with_keys_in_order(signed_in):
+    found = signed_in().get("/api/review/reasons").json()
+    assert [one["name"] for one in found] == list(RejectReason)
+    assert [one["key"] for one in found] == [str(key) for key in range(1, 10)]
+    assert all(one["label"] for one in found)
+
+
+def test_a_tray_and_its_decisions_cost_few_statements(signed_in, number, database):
+    """What makes a decision cheap: statements, not rows, are what both sides spend their time on."""
+    ann = signed_in()
+    statements: list[str] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    cards = tray(ann, 8)["candidates"]
+    assert len(statements) <= 6, statements
+    for verdict, most in (("reject", 4), ("skip", 4), ("accept", 9)):
+        statements.clear()
+        ann.post("/api/review/decisions", json=decision(cards.pop()["id"], verdict)).raise_for_status()
+        assert len(statements) <= most, statements

@@ -1,0 +1,151 @@
+"""The loop in one process: jobs run from a plain queue, two rounds end, and a second call finds all of it done."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from curation import checkpoints, jobs, report, rounds, snapshots
+from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.database import Database
+from curation.domain import CandidateState, Job, Progress, TrainingOrder
+from curation.errors import LayerloopError
+from curation.house import House
+from curation.loop import Plan, run_loop
+from curation.objects import FolderStore
+from curation.seeding import bring_seeds
+from curation.settings import Settings
+from curation.tables import events, training_runs
+from curation.tables import rounds as rounds_table
+from tests.making import make_candidates, make_round, states
+
+PLAN = Plan(rounds=2, quota=12, preset="micro", reviewer="oracle")
+
+
+@pytest.fixture
+def house(settings: Settings, database: Database, store: FolderStore) -> House:
+    """A house whose jobs are only collected: tests run them."""
+    return House(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+
+
+class Working(list[Job]):
+    """Every job that was asked for, in order; `told` hears of progress, and raises what a job has raised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: list[BaseException] = []
+        self.stages: list[str] = []
+
+    def told(self, progress: Progress) -> None:
+        self.stages.append(progress.stage)
+        for fault in self.faults:
+            raise fault
+
+
+@pytest.fixture
+def working(house: House) -> Iterator[Working]:
+    """A worker in a thread."""
+    asked = Working()
+    waiting: queue.Queue[Job | None] = queue.Queue()
+
+    def send(job: Job) -> None:
+        asked.append(job)
+        waiting.put(job)
+
+    def work() -> None:
+        while (job := waiting.get()) is not None:
+            try:
+                jobs.JOBS[job.name](house, *job.args)
+            except BaseException as error:  # noqa: BLE001  # told at the end of the test
+                asked.faults.append(error)
+
+    house.database.send = send
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield asked
+    waiting.put(None)
+    thread.join(60)
+    assert asked.faults == []
+
+
+@pytest.mark.slow
+def test_two_rounds_end_and_a_second_call_does_nothing_again(house: House, working: Working) -> None:
+    bring_seeds(house, None, 80, working.told)
+    numbers = run_loop(house, PLAN, working.told)
+    assert len(numbers) == PLAN.rounds
+    with house.database.transaction() as tx:
+        for number in numbers:
+            counts = rounds.count_states(tx, number)
+            assert sum(counts.values()) == PLAN.quota
+            assert set(counts) <= {"accepted", "rejected", "refused"}
+            funnel = report.round_report(tx, number)["funnel"]
+            assert funnel["decided"] == counts.get("accepted", 0) + counts.get("rejected", 0)
+        made = checkpoints.list_checkpoints(tx)
+        assert len(made) == PLAN.rounds
+        assert made[0]["parent_id"] == made[1]["id"]
+        assert {"psnr", "ssim", "alpha_sad", "alpha_mse", "identity_harm_db", "noise_mse"} <= set(made[0]["evaluation"])
+        assert house.store.has(made[0]["sheet"])
+        before = tx.scalar(sa.select(sa.func.count()).select_from(events))
+        assert snapshots.find_snapshot(tx, "latest")
+    working.clear()
+    assert run_loop(house, PLAN, working.told) == numbers
+    with house.database.transaction() as tx:
+        after = tx.scalar(sa.select(sa.func.count()).select_from(events))
+        assert tx.scalar(sa.select(sa.func.count()).select_from(training_runs)) == PLAN.rounds
+    assert after - before == 1  # the tag "latest" was set again, to where it was
+    assert working == []
+    stages = list(dict.fromkeys(working.stages))
+    assert stages[:2] == ["drawing seeds", "listing seeds"]
+    assert any("drawing" in stage for stage in stages[3:])
+
+
+def test_a_failed_training_ends_the_loop_with_its_reason(house: House, working: Working) -> None:
+    bring_seeds(house, None, 20, lambda _: None)
+    with pytest.raises(LayerloopError, match="training failed"):
+        run_loop(house, Plan(rounds=1, quota=4, preset="no such row", reviewer="oracle"), lambda _: None)
+
+
+def test_a_drawing_that_fails_thrice_does_not_stop_the_round(house: House) -> None:
+    asked: list[Job] = []
+    house.database.send = asked.append
+    with house.database.transaction() as tx:
+        number = make_round(tx)  # its checkpoint has no files, so that nothing can be drawn with it
+        make_candidates(tx, house.store, number, 2, CandidateState.requested)
+    for _ in range(4):
+        jobs.draw(house, number)
+    assert states(house.database, number) == {"failed": 2}
+    assert set(asked) == {Job("draw", (number, 0))}
+
+
+def test_the_sweep_asks_for_what_stands_and_nothing_else(house: House) -> None:
+    with house.database.transaction() as tx:
+        drawn, idle, paused = (make_round(tx) for _ in range(3))
+        make_candidates(tx, house.store, drawn, 1, CandidateState.drawn)
+        make_candidates(tx, house.store, idle, 1, CandidateState.requested)
+        make_candidates(tx, house.store, paused, 1, CandidateState.requested)
+        tx.execute(sa.update(rounds_table).where(rounds_table.c.id == paused).values(state="paused"))
+    asked: list[Job] = []
+    house.database.send = asked.append
+    jobs.sweep(house)
+    assert sorted(asked, key=lambda job: job.name) == [Job("draw", (idle,)), Job("screen", (drawn,))]
+
+
+def test_a_stopped_training_is_handed_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    bring_seeds(house, None, 20, lambda _: None)
+    with house.database.transaction(one_view=True) as tx:
+        snapshot = snapshots.freeze(tx, house.store, tag=None, actor="test").id
+    with house.database.transaction() as tx:
+        run = checkpoints.order_training(tx, TrainingOrder("whole", "micro", snapshot, None, None, 0), "test")
+    jobs.stopping.set()
+    try:
+        jobs.train(house, str(run))
+    finally:
+        jobs.stopping.clear()
+    with house.database.transaction() as tx:
+        assert checkpoints.find_run(tx, run)["state"] == "requested"
+        assert checkpoints.find_run(tx, run)["error"] is None
+

@@ -1,0 +1,79 @@
+"""The folder store: what it leaves on the disk. The contract that every store keeps is in tests/ports."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from curation import objects
+from curation.errors import Corrupt, NotFound
+from curation.objects import FolderStore, sha256_of
+
+
+def test_a_name_is_a_folder_of_two_digits_and_a_file_of_the_rest(store):
+    name = store.put(b"some bytes")
+    assert (store.folder / name[:2] / name[2:]).read_bytes() == b"some bytes"
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"abc" * 1_000_000)
+    assert sha256_of(file) == hashlib.sha256(b"abc" * 1_000_000).hexdigest() == sha256_of(b"abc" * 1_000_000)
+
+
+def test_nothing_is_left_when_the_disk_is_full(store, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(objects.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.put(b"some bytes")
+    assert [file for file in store.folder.rglob("*") if file.is_file()] == []
+
+
+def test_an_object_is_on_the_disk_before_its_name_is(store, monkeypatch):
+    """The order that makes a put durable: the bytes, then the name, then the folder that holds the name."""
+    done: list[str] = []
+
+    def fsync(handle: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "bytes")
+
+    def replace(source: str, target: Path) -> None:
+        done.append("name")
+        real(source, target)
+
+    real = os.replace
+    monkeypatch.setattr(objects.os, "fsync", fsync)
+    monkeypatch.setattr(objects.os, "replace", replace)
+    store.put(b"some bytes")
+    assert done == ["bytes", "name", "folder", "folder"]
+
+
+def test_a_second_put_writes_nothing(store, monkeypatch):
+    store.put(b"some bytes")
+    monkeypatch.setattr(objects.tempfile, "mkstemp", lambda **_: pytest.fail("it wrote"))
+    store.put(b"some bytes")
+
+
+def test_two_stores_on_one_folder_are_one_store(tmp_path):
+    first, second = FolderStore(tmp_path / "objects"), FolderStore(tmp_path / "objects")
+    assert second.get(first.put(b"some bytes")) == b"some bytes"
+
+
+def test_a_bit_that_rotted_is_found_with_a_hint(store):
+    name = store.put(b"some bytes")
+    (store.folder / name[:2] / name[2:]).write_bytes(b"some bytez")
+    with pytest.raises(Corrupt) as error:
+        store.get(name)
+    assert "backup" in error.value.hint
+
+
+def test_a_name_never_leads_out_of_the_folder(store, tmp_path):
+    (tmp_path / "secret").write_bytes(b"not an object")
+    for name in ("../secret", "../" + "a" * 61, "/" + "a" * 63, "aa/../../secret"):
+        with pytest.raises(NotFound):
+            store.get(name)

@@ -1,0 +1,82 @@
+"""Settings: read from the environment once, embedded unless told otherwise, and secrets kept from sight."""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from curation.settings import EMBEDDED, Settings
+
+
+def test_nothing_given_is_everything_embedded():
+    settings = Settings()
+    assert (settings.database, settings.objects, settings.queue) == (EMBEDDED, EMBEDDED, EMBEDDED)
+    assert settings.embedded
+    assert settings.host == "127.0.0.1"
+
+
+def test_the_environment_is_read(monkeypatch):
+    monkeypatch.setenv("LAYERLOOP_DATABASE", "postgresql://somewhere/else")
+    monkeypatch.setenv("LAYERLOOP_PORT", "9000")
+    settings = Settings()
+    assert not settings.embedded
+    assert settings.port == 9000
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "70000"), ("PORT", "many"), ("LEASE_SECONDS", "0")])
+def test_what_cannot_be_is_refused_by_name(monkeypatch, name, value):
+    monkeypatch.setenv(f"LAYERLOOP_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+def test_every_setting_says_what_it_is():
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_settings_do_not_change_under_way():
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1
+
+
+def test_a_folder_of_the_home_is_made_and_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Settings(home=Path("house")).path("runs/one")
+    assert folder == tmp_path / "house" / "runs" / "one"
+    assert folder.is_dir()
+
+
+def test_a_given_secret_is_used_and_never_shown():
+    settings = Settings(secret="hush")
+    assert settings.signing_secret() == "hush"
+    assert "hush" not in repr(settings)
+
+
+def test_a_secret_is_drawn_once_for_the_owner_alone(tmp_path):
+    settings = Settings(home=tmp_path)
+    secret = settings.signing_secret()
+    assert len(secret) >= 32
+    assert Settings(home=tmp_path).signing_secret() == secret
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+    assert Settings(home=tmp_path / "other").signing_secret() != secret
+
+
+def test_processes_that_draw_the_secret_at_once_agree(tmp_path):
+    with ThreadPoolExecutor(16) as pool:
+        secrets = set(pool.map(lambda _: Settings(home=tmp_path).signing_secret(), range(64)))
+    assert len(secrets) == 1
+    assert all(secrets)
+
+
+def test_a_process_that_is_started_has_the_same_settings(tmp_path, monkeypatch):
+    settings = Settings(home=tmp_path / "house", port=9001, secret="hush")
+    environment = settings.environment()
+    assert environment["PATH"] == os.environ["PATH"]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings

@@ -1,0 +1,152 @@
+"""The laws of the house: who may import whom, who commits, who reads the environment, and how a file begins."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("curation", "training", "annotator_ui")
+OURS = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+EVERY_FILE = [*OURS, *sorted((ROOT / "tests").rglob("*.py"))]
+LINES = 300
+
+WORDS = {"curation.domain", "curation.errors"}
+DOORS = {"curation.ports"}
+# Above the rooms stand those that put the house together and those that open it to the world.
+ABOVE = ("curation.house", "curation.household", "curation.jobs", "curation.worker", "curation.api", "curation.cli",
+         "curation.adapters", "curation.loop", "curation.seeding", "curation.doctor")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*PACKAGES, include_external_packages=True, cache_dir=None)
+
+
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(), str(file))
+
+
+def place(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def test_the_contracts_of_imports_are_kept():
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Contracts: {len(contracts)} kept, 0 broken." in done.stdout
+
+
+def test_words_know_nothing_and_doors_only_words(graph):
+    for module in WORDS:
+        assert ours(graph.find_modules_directly_imported_by(module)) == set(), module
+    for module in DOORS:
+        assert ours(graph.find_modules_directly_imported_by(module)) <= WORDS, module
+
+
+def test_rooms_do_not_know_the_house_that_they_are_in(graph):
+    rooms = [module for module in graph.modules if module.startswith("curation.") and not above(module)]
+    assert "curation.rounds" in rooms
+    for room in rooms:
+        assert {module for module in graph.find_upstream_modules(room) if above(module)} == set(), room
+
+
+def test_adapters_know_no_room(graph):
+    allowed = WORDS | DOORS | {"curation.objects", "curation.settings", "curation.adapters"}
+    for adapter in graph.find_descendants("curation.adapters"):
+        known = {
+            module for module in ours(graph.find_modules_directly_imported_by(adapter)) if "adapters" not in module
+        }
+        assert known <= allowed, adapter
+
+
+@pytest.mark.parametrize("vendor", ["celery", "kombu", "boto3", "botocore", "psycopg", "pgmq", "label_studio_sdk"])
+def test_a_vendor_is_known_by_adapters_alone(graph, vendor):
+    if vendor not in graph.modules:
+        pytest.skip(f"nobody imports {vendor}")
+    users = graph.find_modules_that_directly_import(vendor)
+    assert all(module.startswith("curation.adapters.") for module in users), users
+
+
+def test_the_command_line_starts_without_torch_and_without_the_database():
+    program = "import sys, curation.cli.main; print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("file", OURS, ids=place)
+def test_only_the_database_commits(file):
+    """One request or job is one transaction: no room begins, ends or undoes one."""
+    if place(file) == "curation/database.py":
+        return
+    for node in calls(parsed(file)):
+        named = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        assert named not in {"commit", "rollback", "begin", "begin_nested"}, f"{place(file)}:{node.lineno} {named}()"
+
+
+@pytest.mark.parametrize("file", OURS, ids=place)
+def test_only_the_settings_read_the_environment(file):
+    if place(file) == "curation/settings.py":
+        return
+    for node in ast.walk(parsed(file)):
+        name = node.attr if isinstance(node, ast.Attribute) else node.name if isinstance(node, ast.alias) else ""
+        assert name not in {"environ", "environb", "getenv", "getenvb"}, f"{place(file)}: os.{name}"
+
+
+@pytest.mark.parametrize("file", OURS, ids=place)
+def test_nothing_is_unpickled_and_no_string_is_run(file):
+    """Weights are safetensors only; what comes from outside never becomes code."""
+    tree = parsed(file)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            named = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+            assert not named & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}, place(file)
+    for node in calls(tree):
+        name = ast.unparse(node.func)
+        assert name not in {"eval", "exec", "torch.load", "np.load", "numpy.load", "os.system"}, (
+            f"{place(file)}: {name}()"
+        )
+        assert not any(k.arg == "shell" for k in node.keywords), f"{place(file)}:{node.lineno} a shell"
+
+
+@pytest.mark.parametrize("file", EVERY_FILE, ids=place)
+def test_a_file_opens_with_one_sentence(file):
+    said = ast.get_docstring(parsed(file))
+    assert said, f"{place(file)} does not say what it is"
+    first = said.split("\n\n")[0].replace("\n", " ")
+    assert first.endswith((".", "?")), f"{place(file)}: {first}"
+
+
+@pytest.mark.parametrize("file", OURS, ids=place)
+def test_a_file_is_short_enough_to_be_read(file):
+    lines = len(file.read_text().splitlines())
+    assert lines <= LINES or place(file) == "curation/tables.py", f"{place(file)} has {lines} lines"
+
+
+def test_no_room_is_a_drawer_for_everything():
+    names = {part for file in OURS for part in file.relative_to(ROOT).with_suffix("").parts}
+    assert not names & {"utils", "util", "helpers", "helper", "common", "base", "manager", "service", "misc"}
+
+
+def ours(modules: set[str]) -> set[str]:
+    """Those of our own packages, the package's own version file left out."""
+    return {module for module in modules if module.partition(".")[0] in PACKAGES and module not in PACKAGES}
+
+
+def above(module: str) -> bool:
+    return any(module == one or module.startswith(f"{one}.") for one in ABOVE)
+
+
+def calls(tree: ast.Module) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
