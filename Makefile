@@ -1,8 +1,9 @@
-# make demo   sets up everything and runs the loop; SEED=folder REVIEWER=oracle ROUNDS=n HOME_DIR=folder
-# make test   sets up everything and passes the tests
-# make check  what CI checks: style, types, laws of imports, the pages' JavaScript, and the quick tests
-# make bench  prints the figures of tests/benchmarks
-# make lock   writes requirements.lock anew from pyproject.toml
+# make demo      sets up everything and runs the loop; SEED=folder REVIEWER=oracle ROUNDS=n HOME_DIR=folder
+# make test      sets up everything and passes the tests
+# make check     what CI checks: style, types, laws of imports, the pages' JavaScript, and the quick tests
+# make bench     prints the figures of tests/benchmarks
+# make coverage  the tests, and how much of the house they reach
+# make lock      writes requirements.lock anew from pyproject.toml
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ HOME_DIR ?= .home
 
 DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
-.PHONY: demo test check bench lock clean setup
+.PHONY: demo test check coverage bench lock clean setup
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -31,6 +32,9 @@ check: $(READY)
 	else echo "tsc left out: it needs npm"; fi
 	$(PY) -m pytest -q -m "not slow"
 
+coverage: $(READY)
+	@$(PY) -m pytest -q --cov=curation --cov-report=term-missing:skip-covered $(TESTS)
+
 bench: $(READY)
 	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
@@ -45,7 +49,7 @@ $(READY): requirements.lock pyproject.toml
 	    echo "error: $(PYTHON) cannot make virtual environments" >&2; \
 	    echo "hint: on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "setting up $(VENV); the first time takes some minutes" >&2
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from typing import Final
 
@@ -14,6 +15,12 @@ from PIL import Image, ImageCms
 from curation.headers import BadFile, Header
 from curation.ports import RGBA
 
+BROKEN: Final = (
+    OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError,
+    struct.error, zlib.error, cv2.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+"""What decoders raise for broken files; anything else is our own mistake and is not hidden."""
+
 
 def decode(header: Header) -> tuple[RGBA, list[str]]:
     """The upright H x W x 4 pixels in sRGB, and what was found on the way. Raises BadFile."""
@@ -22,7 +29,7 @@ def decode(header: Header) -> tuple[RGBA, list[str]]:
         # Pillow keeps only the high byte of 16-bit channels, OpenCV gives them whole.
         deep = header.format == "PNG" and header.bits == 16 and header.colour_type in {4, 6}
         image = Image.fromarray(_decode_deep(header.pixels)) if deep else _decode_plain(header)
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, struct.error, zlib.error) as error:
+    except BROKEN as error:
         cut = "truncated" in str(error)
         message = "the pixels end too soon" if cut else "the pixels cannot be decoded"
         raise BadFile("truncated" if cut else "corrupt", message) from error
@@ -45,7 +52,11 @@ def _decode_deep(pixels: bytes) -> RGBA:
 
 
 def _decode_plain(header: Header) -> Image.Image:
-    with Image.open(io.BytesIO(header.pixels), formats=[header.format]) as image:
+    with warnings.catch_warnings():
+        # The size was checked in the header: a decoder that finds a larger one was lied to.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(header.pixels), formats=[header.format])
+    with image:
         if image.size != (header.width, header.height):
             raise OSError(f"decoded {image.size}, the header says {header.width} x {header.height}")
         return image.convert("RGBA")

@@ -219,7 +219,9 @@ def _gif(data: bytes) -> Header:
         mark = data[at]
         if mark == 0x2C and at + 10 < len(data):  # a frame
             frames += 1
-            local = data[at + 9]
+            left, top, wide, high, local = struct.unpack_from("<HHHHB", data, at + 1)
+            if left + wide > width or top + high > height:  # decoders would make room for it, whatever it takes
+                raise BadFile("corrupt", "a frame lies outside the picture")
             at = _gif_blocks(data, at + 11 + (3 << (local & 7) + 1 if local & 0x80 else 0))
         elif mark == 0x21 and at + 3 < len(data):  # an extension
             alpha = alpha or (data[at + 1] == 0xF9 and bool(data[at + 3] & 1))

@@ -12,8 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from curation import duplicates, signals
+from curation import signals
+from curation.archives import read_member
 from curation.decoding import decode
+from curation.fingerprints import fingerprint
 from curation.headers import BadFile, Header, read_header
 from curation.layers import MAX_SIDE, encode_layer, visible_hash, without_hidden_colour
 from curation.ports import RGBA
@@ -63,6 +65,9 @@ FINDINGS: Final[dict[str, tuple[Outcome, str]]] = {
 """What may be said of a file that is stored: the outcome it asks for and the sentence that people read."""
 
 # Bounds of the findings, set on the 1,395 real layers of the seed set (beside each: the share of them that it flags).
+LOOKED_AT = (
+    "border_touch", "hole_frac", "frame_haze", "haze", "alpha_grain", "premultiplied_gain", "contam_white",
+)  # fmt: skip
 CUT_AT_BORDER = 0.10  # 0.0 %
 FRAME_HAZE, HAZE = 0.5, 0.02  # 0.0 %
 ALPHA_GRAIN = 0.07  # 0.2 %
@@ -90,6 +95,30 @@ class Intake:
         return self.codes[0] if self.codes else ""
 
 
+@dataclass(frozen=True)
+class Item:
+    """One thing to be judged: a file, or a member of an archive, or something whose outcome is known already."""
+
+    name: str
+    path: Path
+    stamp: str
+    place: int  # how many files of the list are reached with it
+    member: int | None = None
+    known: Intake | None = None
+
+
+def examine_item(item: Item) -> Intake:
+    """What `examine` says of an item; this is the function that confined processes run."""
+    if item.known is not None:
+        return item.known
+    if item.member is None:
+        return examine(item.path, item.name)
+    try:
+        return examine(read_member(item.path, item.member, LIMITS.bytes + 1), item.name)
+    except BadFile as bad:
+        return refuse(item.name, bad)
+
+
 def examine(source: bytes | Path, name: str, limits: Limits = LIMITS) -> Intake:
     """Judge one file by its bytes and make it a clean layer: straight sRGB, 8 bit, upright, no colour under alpha 0.
 
@@ -103,7 +132,7 @@ def examine(source: bytes | Path, name: str, limits: Limits = LIMITS) -> Intake:
         layer = without_hidden_colour(rgba)
         found += _look(rgba, layer, header)
     except BadFile as bad:
-        return Intake(name, Outcome.reject, (bad.code,), bad.sentence)
+        return refuse(name, bad)
     except MemoryError:
         return Intake(name, Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has")
     codes = sorted(set(found), key=lambda code: (-list(Outcome).index(FINDINGS[code][0]), found.index(code)))
@@ -116,8 +145,13 @@ def examine(source: bytes | Path, name: str, limits: Limits = LIMITS) -> Intake:
         layer.shape[1],
         layer.shape[0],
         visible_hash(layer),
-        duplicates.fingerprint(layer),
+        fingerprint(layer),
     )
+
+
+def refuse(name: str, bad: BadFile) -> Intake:
+    """The outcome of a file that is refused."""
+    return Intake(name, Outcome.reject, (bad.code,), bad.sentence)
 
 
 def _read(source: bytes | Path, limits: Limits) -> bytes:
@@ -167,7 +201,7 @@ def _look(rgba: RGBA, layer: RGBA, header: Header) -> list[str]:
         found.append("hidden_rgb")
     if not ((alpha > 0) & (alpha < 255)).any():
         found.append("binary_alpha")
-    measured = {name: value or 0.0 for name, value in signals.measure(layer).items()}
+    measured = {name: value or 0.0 for name, value in signals.measure(layer, LOOKED_AT).items()}
     if measured["border_touch"] > 0.9 and measured["hole_frac"] > 0.2:
         found.append("alpha_inverted")
     elif measured["border_touch"] > CUT_AT_BORDER:
@@ -178,9 +212,14 @@ def _look(rgba: RGBA, layer: RGBA, header: Header) -> list[str]:
         found.append("alpha_noise")
     if measured["premultiplied_gain"] > PREMULTIPLIED_GAIN:
         found.append("maybe_premultiplied")
-    if measured["contam_white"] > WHITE_FRINGE and measured["fringe_dE"] > WHITE_FRINGE_DE:
+    if measured["contam_white"] > WHITE_FRINGE and (_fringe(layer) or 0) > WHITE_FRINGE_DE:
         found.append("matte_fringe")
     return found
+
+
+def _fringe(layer: RGBA) -> float | None:
+    """The dearest of the signals, asked for only where a cheaper one suspects it."""
+    return signals.measure(layer, ["fringe_dE"])["fringe_dE"]
 
 
 def _worth_hiding(hidden: NDArray[np.uint8]) -> bool:

@@ -15,11 +15,12 @@ from curation.database import Transaction
 from curation.domain import Checkpoint, Progress, Prompt, RoundState, RunState, TrainingOrder
 from curation.errors import LayerloopError
 from curation.house import House
+from curation.tables import decisions, samples
 from curation.tables import rounds as rounds_table
-from curation.tables import samples
 
 POLL_SECONDS = 0.5
 ASK_AGAIN_SECONDS = 5.0
+UNDO_SECONDS = 15
 ACTOR = "loop"
 
 _DRAWING = ("requested", "drawing", "drawn", "screened")
@@ -132,7 +133,8 @@ def _wait_for_verdicts(house: House, plan: Plan, number: int, turn: int, tell: T
             counts = rounds.count_states(tx, number)
             if row["state"] == RoundState.closed:
                 return
-            if not any(counts.get(state) for state in (*_DRAWING, *_DECIDING)):
+            standing = any(counts.get(state) for state in (*_DRAWING, *_DECIDING))
+            if not standing and (plan.reviewer == "oracle" or _undo_is_past(tx)):
                 rounds.close_round(tx, number, ACTOR)
                 return
             idle = counts.get("waiting") and not counts.get("showing")
@@ -141,6 +143,12 @@ def _wait_for_verdicts(house: House, plan: Plan, number: int, turn: int, tell: T
                 asked = time.monotonic()
         tell(_standing(counts, turn))
         time.sleep(POLL_SECONDS)
+
+
+def _undo_is_past(tx: Transaction) -> bool:
+    """Whether the last decision is old enough that its reviewer will hardly undo it: closing makes it history."""
+    recent = decisions.c.at > sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, UNDO_SECONDS)
+    return tx.scalar(sa.select(decisions.c.id).where(recent).limit(1)) is None
 
 
 def _standing(counts: dict[str, int], turn: int) -> Progress:

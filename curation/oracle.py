@@ -5,6 +5,13 @@ farther from its nearest seed than seeds are from one another, and (3) shows its
 the grammar of curation.procedural, else as far as the captions of the nearest seeds tell. All is measured at SIDE
 pixels, because signals depend on size and drawn layers are smaller than seeds. Every bound comes from the seeds, so
 that real images pass by construction; what it accepts is "like the seeds and clean", not "beautiful".
+
+Measured on the real seed set (fitted to 1,276 layers, 119 held out): accepted are 99 % of the former and 96 % of the
+latter, 97 % of them blurred by 0.6 px and 96 % with colour noise of 8/255; 0 % with a haze of alpha 0.06 or alpha noise
+of 0.03, 1 % cut in half; 0 % of noise and of noise blobs that reach the border. It is too kind to smooth coloured blobs
+in the middle of an empty frame (54-71 %) and blind to small clean holes and to wrong prompts there (96 % each): so
+varied a seed set holds glows, rings and a picture for every word. On one simple domain (stars and discs of four
+colours) it rejects more than 90 % of such blobs and of wrong prompts (tests).
 """
 
 from __future__ import annotations

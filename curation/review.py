@@ -230,7 +230,8 @@ _DECIDE = sa.text("""
     freed as (delete from leases using kept where subject = :candidate)
     select id from kept""")
 
-_TURN = sa.text("select count(*) from decisions where candidate_id = :candidate")
+# What ends a turn: an undo or a skip. A decision that stands does not, so that saying it again has the same key.
+_TURN = sa.text("select count(*) from decisions where candidate_id = :candidate and verdict in ('undo', 'skip')")
 
 _LAYERS = sa.text("""
     select cl.role, l.sha256, l.width, l.height, l.bytes, l.visible

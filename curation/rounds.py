@@ -112,7 +112,10 @@ def resume_round(tx: Transaction, number: int, actor: str) -> None:
 
 def close_round(tx: Transaction, number: int, actor: str) -> int:
     """End a round: what has no verdict is withdrawn. Returns how many were; closing twice is closing once."""
-    if find_round(tx, number)["state"] == RoundState.closed:
+    # Locked first: a decision or an undo that is under way is over before its candidate is looked at here.
+    locked = sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update()
+    if tx.scalar(locked) in {None, RoundState.closed}:
+        find_round(tx, number)
         return 0
     open_states = ["requested", "drawing", "drawn", "screened", "waiting", "showing"]
     mine = (candidates.c.round_id == number) & candidates.c.state.in_(open_states)

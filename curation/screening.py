@@ -16,6 +16,7 @@ from curation import duplicates
 from curation.database import Transaction
 from curation.domain import CandidateState, LayerRole
 from curation.errors import Corrupt, NotFound, Refused
+from curation.fingerprints import fingerprint
 from curation.layers import decode_layer
 from curation.ports import RGBA, ObjectStore
 from curation.signals import SIGNALS, measure
@@ -139,7 +140,7 @@ def _measure(store: ObjectStore, candidate: uuid.UUID, sha256: str, visible: str
         rgba: RGBA = np.asarray(decode_layer(store.get(sha256)))
     except (Corrupt, NotFound) as error:
         return MeasuredLayer(candidate, sha256, fault=error.message)
-    return MeasuredLayer(candidate, sha256, visible, measure(rgba), duplicates.fingerprint(rgba))
+    return MeasuredLayer(candidate, sha256, visible, measure(rgba), fingerprint(rgba))
 
 
 def _refusals(tx: Transaction, sound: Sequence[MeasuredLayer], rules: Sequence[Rule]) -> dict[uuid.UUID, Refusal]:

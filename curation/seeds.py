@@ -8,22 +8,21 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from curation import archives, duplicates, intake, rounds
-from curation.archives import read_member
+from curation import archives, duplicates, rounds
 from curation.database import Database, Transaction
 from curation.domain import Kind, LayerRole, Progress, content_id
 from curation.duplicates import Duplicate
 from curation.errors import NotFound
 from curation.headers import BadFile
 from curation.imports import ImportSummary, keep_rows, names_of, storable_name, summarise
-from curation.intake import LIMITS, Intake, Outcome
+from curation.intake import LIMITS, Intake, Item, Outcome, examine_item, refuse
 from curation.listing import Listing, list_folder
 from curation.ports import ObjectStore, Report
 from curation.samples import NewSample, StoredLayer, add_samples
@@ -65,7 +64,7 @@ def import_seeds(
     one = _Import(database, store, listing, content_id("import", folder.resolve()), actor)
     one.open()
     total = len(listing.files)
-    with Sandbox(_examine, workers) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
+    with Sandbox(examine_item, workers) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
         for batch in _batches(sandbox.run(one.unfinished())):
             one.keep(batch, writers)
             report(Progress("importing seeds", batch[-1][0].place, total))
@@ -74,40 +73,12 @@ def import_seeds(
     return summary
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One thing to be judged: a file, or a member of an archive, or something whose outcome is known already."""
-
-    name: str
-    path: Path
-    stamp: str
-    place: int  # how many files of the list are reached with it
-    member: int | None = None
-    known: Intake | None = None
-
-
-def _examine(item: _Item) -> Intake:
-    """Runs in a confined process."""
-    if item.known is not None:
-        return item.known
-    if item.member is None:
-        return intake.examine(item.path, item.name)
-    try:
-        return intake.examine(read_member(item.path, item.member, LIMITS.bytes + 1), item.name)
-    except BadFile as bad:
-        return _refused(item.name, bad)
-
-
-def _refused(name: str, bad: BadFile) -> Intake:
-    return Intake(name, Outcome.reject, (bad.code,), bad.sentence)
-
-
-def _batches(results: Iterable[tuple[_Item, Intake | Killed]]) -> Iterator[list[tuple[_Item, Intake]]]:
+def _batches(results: Iterable[tuple[Item, Intake | Killed]]) -> Iterator[list[tuple[Item, Intake]]]:
     """Results in lists of BATCH_FILES, fewer where the layers are large."""
-    batch: list[tuple[_Item, Intake]] = []
+    batch: list[tuple[Item, Intake]] = []
     weight = 0
     for item, result in results:
-        found = _refused(item.name, KILLED) if isinstance(result, Killed) else result
+        found = refuse(item.name, KILLED) if isinstance(result, Killed) else result
         batch.append((item, found))
         weight += len(found.layer or b"")
         if len(batch) >= BATCH_FILES or weight >= BATCH_BYTES:
@@ -143,7 +114,7 @@ class _Import:
             tx.execute(insert(imports).on_conflict_do_nothing(), row)
             keep_rows(tx, rows)
 
-    def unfinished(self) -> Iterator[_Item]:
+    def unfinished(self) -> Iterator[Item]:
         """What is not done yet, in the order of the list; the database is asked in blocks."""
         names = iter(enumerate(self.listing.files, 1))
         while block := list(islice(names, 500)):
@@ -154,18 +125,18 @@ class _Import:
                 finished = {(r.name, r.stamp) for r in tx.execute(sa.select(import_files).where(mine))}
             yield from (item for item in items if (storable_name(item.name), item.stamp) not in finished)
 
-    def _items(self, name: str, place: int) -> Iterator[_Item]:
+    def _items(self, name: str, place: int) -> Iterator[Item]:
         path = self.listing.folder / name
         status = path.lstat()
-        item = _Item(name, path, f"{status.st_size}:{status.st_mtime_ns}", place)
+        item = Item(name, path, f"{status.st_size}:{status.st_mtime_ns}", place)
         if path.is_symlink():
-            yield replace(item, known=_refused(name, BadFile("symbolic_link", "links are not followed")))
+            yield replace(item, known=refuse(name, BadFile("symbolic_link", "links are not followed")))
         elif not archives.is_archive(path):
             yield item
         else:
             yield from _archive_items(item)
 
-    def keep(self, batch: Sequence[tuple[_Item, Intake]], writers: ThreadPoolExecutor) -> None:
+    def keep(self, batch: Sequence[tuple[Item, Intake]], writers: ThreadPoolExecutor) -> None:
         """Objects first, rows second, duplicates neither."""
         good = [(item, found) for item, found in batch if found.layer is not None]
         firsts = self._find_duplicates([found for _, found in good])
@@ -207,7 +178,7 @@ class _Import:
         return StoredLayer(self.store.put(data), found.width, found.height, len(data), found.visible)
 
     def _keep_layers(
-        self, tx: Transaction, fresh: Sequence[tuple[_Item, Intake]], stored: dict[str, StoredLayer]
+        self, tx: Transaction, fresh: Sequence[tuple[Item, Intake]], stored: dict[str, StoredLayer]
     ) -> None:
         samples, number = [], None
         for _, found in fresh:
@@ -254,18 +225,18 @@ class _Import:
         }
 
 
-def _archive_items(item: _Item) -> Iterator[_Item]:
+def _archive_items(item: Item) -> Iterator[Item]:
     """The members of an archive, those refused by their names known already, and last the archive itself."""
     try:
         members = archives.list_members(item.path, LIMITS.bytes)
     except BadFile as bad:
-        yield replace(item, known=_refused(item.name, bad))
+        yield replace(item, known=refuse(item.name, bad))
         return
     names = Counter(member.name for member in members)
     for member in members:
         again = f"#{member.index}" if names[member.name] > 1 else ""  # a zip may hold one name twice
         name = f"{item.name}/{member.name}{again}"
-        known = _refused(name, member.refusal) if member.refusal else None
+        known = refuse(name, member.refusal) if member.refusal else None
         yield replace(item, name=name, member=member.index, known=known)
     bad_ones = [member.refusal for member in members if member.refusal]
     if bad_ones:

@@ -7,7 +7,7 @@ colour, a alpha in 0..1, s the longer side, core = a > 0.5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -45,10 +45,10 @@ def signal(
     return register
 
 
-def measure(rgba: RGBA) -> dict[str, float | None]:
-    """Every signal of one H x W x 4 layer; None where a signal has nothing to be measured on (no core, no edge)."""
+def measure(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str, float | None]:
+    """Every signal of one H x W x 4 layer, or those named; None where one has nothing to be measured on (no core)."""
     measured = Measured(rgba)
-    values = {name: definition.measure(measured) for name, definition in SIGNALS.items()}
+    values = {name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)}
     return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -34,11 +35,11 @@ def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
     return Parts(preset, backbone, open_transparency(preset, tensors), base)
 
 
-def open_transparency(preset: Preset, tensors: dict[str, Tensor]) -> Transparency:
+def open_transparency(preset: Preset, tensors: Mapping[str, Tensor]) -> Transparency:
     """The two networks of latent transparency from their tensors, frozen. Raises Refused where sizes differ."""
     networks = Transparency(preset)
     try:
-        networks.load_state_dict(tensors)
+        networks.load_state_dict(dict(tensors))
     except RuntimeError as error:
         raise Refused(
             f"the stored weights do not fit preset {preset.name!r}: {str(error)[:200]}",

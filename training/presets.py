@@ -30,6 +30,7 @@ class Preset:
     decoder_attention: int  # so many of the deepest levels attend
     decoder_groups: int
     fold: int  # squares of so many pixels become channels before the first convolution; 1 is the paper's layout
+    decoder_views: int  # 1, or 8: the median over the symmetries of the square, at eight times the cost
     decoder_residual: bool  # the decoder corrects the decoded image rather than draw it anew
     transparency_images: int
     transparency_batch: int
@@ -94,6 +95,7 @@ TINY = Preset(
     decoder_attention=0,
     decoder_groups=8,
     fold=2,
+    decoder_views=1,
     decoder_residual=True,
     transparency_images=12_000,
     transparency_batch=8,
@@ -104,7 +106,7 @@ TINY = Preset(
     discriminator_weight=0.0,
     discriminator_start=0,
     discriminator_width=24,
-    blend_weight=0.0,
+    blend_weight=1.0,
     offset_dropout=0.3,
     text_vocabulary=4_096,
     text_width=128,
@@ -146,7 +148,7 @@ MICRO = replace(
     decoder_widths=(16, 32),
     fold=4,
     decoder_groups=4,
-    transparency_images=256,
+    transparency_images=768,
     transparency_batch=8,
     text_vocabulary=512,
     text_width=32,
@@ -180,12 +182,14 @@ SD15 = replace(
     decoder_attention=3,
     decoder_groups=4,
     fold=1,
+    decoder_views=8,
     decoder_residual=False,
     transparency_images=1_280_000,
     transparency_batch=8,
     transparency_lr=1e-5,
     transparency_ema=0.9999,
     discriminator_weight=0.01,
+    blend_weight=0.0,
     text_vocabulary=49_408,
     text_width=768,
     text_layers=12,

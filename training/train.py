@@ -32,12 +32,14 @@ RECIPES: dict[str, tuple[str, ...]] = {
 """Which parts a recipe trains, in order; all others are the parent's."""
 
 SHEET_COLUMNS = 8
+FITTED_PICTURES = 4_096  # enough for 192 directions; ids are hashes, so the first are a random choice
 
 
 def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
     """Train what the recipe names from a snapshot, evaluate it on the held-out split, and store it all.
 
-    Resumes exactly from what `folder` holds: run it again after any interruption. With a parent every part starts
+    Resumes exactly from what `folder` holds: run it again after any interruption; on the CPU and with the preset's
+    threads it ends with the bits of a straight run. With a parent every part starts
     from the parent's, and the backbone is inherited as it is, so that latents stay comparable between rounds. A
     snapshot without held-out samples gives a checkpoint without figures. Raises NotFound, Corrupt, Refused.
     """
@@ -95,8 +97,8 @@ def _check(order: TrainingOrder) -> Preset:
 def _fit(bench: _Bench) -> str:
     bench.report(Progress("backbone", 0, 1))
     if bench.preset.model is None:
-        pictures = load_split(bench.store, bench.order.snapshot, Split.train, bench.preset.image_size)
-        rgba_B4HW = pictures.take(range(len(pictures)))
+        pictures = load_split(bench.store, bench.order.snapshot, Split.train, bench.preset.image_size, in_memory=False)
+        rgba_B4HW = pictures.take(range(min(FITTED_PICTURES, len(pictures))))
         backbone = fit_backbone(bench.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
     else:
         backbone = fit_backbone(bench.preset, torch.empty(0))

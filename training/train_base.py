@@ -44,7 +44,7 @@ def train_base(
 
     Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run.
     Pictures are not mirrored: letters and captions that say "left" would lie. Whatever `report` raises stops the
-    training; what was saved stays.
+    training; what was saved stays. Raises Refused where `start` does not fit the preset.
     """
     pictures = load_split(store, order.snapshot, Split.train, preset.image_size, in_memory=preset.in_memory)
     draws = draw_order(store, pictures, order.previous, preset.new_weight, order.seed)
@@ -54,11 +54,11 @@ def train_base(
     levels = schedule.alphas_cumprod
 
     torch.manual_seed(order.seed)
-    denoiser = Denoiser(preset)
     if start is None:
+        denoiser = Denoiser(preset)
         denoiser.measure(latents.take(draws.places(0, min(2048, len(pictures)))))
-    else:
-        denoiser.load_state_dict(dict(start))  # with the parent's centre and spread, so that it goes on as it was
+    else:  # with the parent's centre and spread, so that it goes on in the units it knows
+        denoiser = open_denoiser(preset, start).train().requires_grad_(True)
     averaged = deepcopy(denoiser).eval().requires_grad_(False)
     optimiser = AdamW(denoiser.parameters(), lr=preset.base_lr, betas=(0.9, 0.99), weight_decay=0.01)
     parts: dict[str, nn.Module | Optimizer] = {"denoiser": denoiser, "averaged": averaged, "optimiser": optimiser}

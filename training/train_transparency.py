@@ -24,6 +24,7 @@ from training.losses import (
     identity_loss,
     reconstruction_loss,
 )
+from training.parts import open_transparency
 from training.presets import Preset
 from training.runs import RunFolder, generator_at, pack, unpack
 from training.sheets import draw_sheet, reconstruction_rows
@@ -44,16 +45,14 @@ def train_transparency(
     """Train (section 3.1) on the snapshot's train split, from `start` or afresh; the averaged weights at the end.
 
     Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run.
-    Whatever `report` raises stops the training; what was saved stays.
+    Whatever `report` raises stops the training; what was saved stays. Raises Refused where `start` does not fit.
     """
     pictures = load_split(store, order.snapshot, Split.train, preset.image_size, in_memory=preset.in_memory)
     draws = draw_order(store, pictures, order.previous, preset.new_weight, order.seed)
     total = order.images or preset.transparency_images
 
     torch.manual_seed(order.seed)
-    networks = Transparency(preset)
-    if start is not None:
-        networks.load_state_dict(dict(start))
+    networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
     averaged = deepcopy(networks).requires_grad_(False)
     judge = PatchDiscriminator(preset.discriminator_width)
     optimiser = AdamW(networks.parameters(), lr=preset.transparency_lr, betas=(0.9, 0.99))

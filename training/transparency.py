@@ -94,7 +94,7 @@ class AlphaDecoder(nn.Module):
         super().__init__()
         widths, groups = preset.decoder_widths, preset.decoder_groups
         attending = {len(widths) - 1 - deep for deep in range(preset.decoder_attention)}
-        self.fold, self.residual = preset.fold, preset.decoder_residual
+        self.fold, self.residual, self.views = preset.fold, preset.decoder_residual, preset.decoder_views
         self.taken = preset.decoder_layers + 1  # skips that a level on the way up takes
         self.joint = (preset.stride // preset.fold).bit_length() - 1  # the level of the latent's size
         self.conv_in = nn.Conv2d(3 * self.fold**2, widths[0], 3, padding=1)
@@ -187,20 +187,24 @@ def adjust(
     return adjusted_BCHW
 
 
-def decode_rgba(backbone: Backbone, decoder: AlphaDecoder, latent_BCHW: Tensor, views: int = 1) -> Tensor:
+def decode_rgba(backbone: Backbone, decoder: AlphaDecoder, latent_BCHW: Tensor) -> Tensor:
     """Straight RGBA in [0, 1], B x 4 x H x W with alpha LAST, of an unscaled adjusted latent.
 
-    views: 1, or 8 for the released estimate, the median over flips and quarter turns of image and latent together.
+    In one pass, or, where the preset has 8 views, by the released estimate (`estimate_augmented`).
     """
     image_B3HW = backbone.decode(latent_BCHW)
-    if views == 1:
+    if decoder.views == 1:
         alpha_B1HW, colour_B3HW = decoder(image_B3HW, latent_BCHW)
         return torch.cat([colour_B3HW, alpha_B1HW], dim=1).clamp(0, 1)
     return estimate_augmented(decoder, image_B3HW, latent_BCHW)
 
 
 def estimate_augmented(decoder: AlphaDecoder, image_B3HW: Tensor, latent_BCHW: Tensor) -> Tensor:
-    """The median RGBA over the eight symmetries of the square, each undone after the decoder: B x 4 x H x W."""
+    """The median RGBA over the eight symmetries of the square, each undone after the decoder: B x 4 x H x W.
+
+    torch's median of eight is the lower of the two in the middle, here as in the released code. Of use only where a
+    latent turns with its image, as convolutional backbones' do and the linear one's does not.
+    """
     estimates = []
     for flip in (False, True):
         for turns in range(4):

@@ -26,6 +26,15 @@ const KNOWN = new Map([
   ],
   ["alpha_mse", { label: "Alpha MSE", unit: "", better: "lower", means: "Mean squared difference of alpha" }],
   [
+    "identity_psnr",
+    {
+      label: "Identity PSNR",
+      unit: "dB",
+      better: "higher",
+      means: "The frozen decoder on latents with hidden transparency, against the picture",
+    },
+  ],
+  [
     "identity_harm_db",
     {
       label: "Identity harm",

@@ -41,7 +41,7 @@ function roundLines(round) {
     return [line(`Round ${round.id} is being screened`, `${counted(toScreen, "candidate")} to go`, 1 - toScreen / all)];
   if (states["showing"])
     return [
-      line(`Round ${round.id} is nearly done`, `${counted(states["showing"], "candidate")} with other reviewers`, null),
+      line(`Round ${round.id} is nearly done`, `${counted(states["showing"], "candidate")} being looked at`, null),
     ];
   return [];
 }

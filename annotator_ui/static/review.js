@@ -47,6 +47,7 @@ installLook(stage, keys, () => tray.head?.card ?? null);
 bindRest();
 installHelp(keys);
 installStatus(desk, outbox, stage);
+part("quiet-filter").hidden = round === null;
 follow();
 outbox.flush();
 await tray.fill();
@@ -64,6 +65,10 @@ function bindDecisions() {
   part("reject").addEventListener("click", (event) => decide("reject", event));
   part("skip").addEventListener("click", (event) => decide("skip", event));
   part("undo").addEventListener("click", () => desk.undo());
+  for (const name of ["accept", "reject", "skip", "undo"]) {
+    // Enter held down on a button clicks it again and again: like any key held down, it is one.
+    part(name).addEventListener("keydown", (event) => event.repeat && event.preventDefault());
+  }
 }
 
 function bindRest() {

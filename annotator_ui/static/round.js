@@ -111,7 +111,9 @@ function tiles({ human, oracle, defects_per_100: defects, seconds_left, funnel }
     tile(
       "Accepted",
       count(accepted),
-      decided ? `${Math.round((100 * accepted) / decided)} % of ${count(decided)} decided` : "nothing decided yet",
+      decided
+        ? `${Math.round((100 * accepted) / decided)} % of ${count(decided)} decided${oracle.decisions ? ", the oracle's included" : ""}`
+        : "nothing decided yet",
     ),
     tile(
       "Accepts per hour",
@@ -170,6 +172,7 @@ function showActions(round) {
   part("closing-no").onclick = () => closing.close();
   fill(
     actions,
+    round.state === "open" && make("a", { href: `/review?round=${round.id}`, class: "button" }, "Review it"),
     round.state === "open" && button("Pause", () => act("pause")),
     round.state === "paused" && button("Resume", () => act("resume"), { class: "primary" }),
     round.state !== "closed" && button("Close…", () => closing.showModal()),

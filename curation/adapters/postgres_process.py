@@ -18,10 +18,17 @@ def postmaster(data: Path) -> psutil.Process | None:
     lines = pid_file(data)
     try:
         process = psutil.Process(int(lines[0]))
-        alive = process.status() != psutil.STATUS_ZOMBIE and str(data) in process.cmdline()
+        return process if alive(process.pid) and str(data) in process.cmdline() else None
     except (IndexError, ValueError, psutil.Error):
         return None
-    return process if alive else None
+
+
+def alive(pid: int) -> bool:
+    """Whether a process lives; one that is dead and only not yet buried does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def status(data: Path) -> str:

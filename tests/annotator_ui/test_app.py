@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -147,3 +148,18 @@ def test_the_pages_never_load_the_workshop() -> None:
     code = "import sys, annotator_ui.app; print({'torch', 'training', 'diffusers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_figures_of_an_evaluation_are_better_in_the_same_direction_as_in_the_workshop() -> None:
+    # Read, not imported: the workshop needs torch, and the pages' tests do not.
+    workshop = ast.parse((STATIC.parents[1] / "training" / "evaluate.py").read_text("utf-8"))
+    table = next(
+        node.value
+        for node in workshop.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and node.target.id == "HIGHER_IS_BETTER"
+    )
+    assert table is not None
+    shown = re.findall(r'"(\w+)",\s*\{[^}]*better: "(higher|lower)"', (STATIC / "figures.js").read_text("utf-8"))
+    assert {name: way == "higher" for name, way in shown} == ast.literal_eval(table)

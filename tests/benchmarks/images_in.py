@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from curation import duplicates, schema, seeds, signals
+from curation import fingerprints, schema, seeds, signals
 from curation.adapters import embedded_postgres
 from curation.database import Database
 from curation.objects import FolderStore
@@ -63,7 +63,7 @@ def _screen(files: list[Path], side: int) -> float:
     begun = time.perf_counter()
     for rgba in pictures:
         signals.measure(rgba)
-        duplicates.fingerprint(rgba)
+        fingerprints.fingerprint(rgba)
     return len(pictures) / (time.perf_counter() - begun)
 
 

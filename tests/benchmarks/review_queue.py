@@ -54,6 +54,7 @@ class Bounds:
 def main() -> None:
     """Measure every combination asked for and print one line each."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that databases and processes are cleared away
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {sys.version.split()[0]}, tray of {TRAY}")
     print(
         f"{'waiting':>8} {'clients':>7} | {'tray p50':>8} {'p95 ms':>7} | {'decide p50':>10} {'p95 ms':>7} | "
@@ -75,7 +76,6 @@ def measure(server: str, waiting: int, clients: int, bounds: Bounds) -> dict[str
             postgres = _postmaster(database)
             _warm_up(url, tokens.pop())
             api_before, postgres_before = _cpu_seconds(pid), _postgres_seconds(postgres)
-            started = time.perf_counter()
             with multiprocessing.get_context("spawn").Pool(clients) as pool:
                 each = bounds.decisions // clients
                 results = pool.starmap(_review, [(url, token, each, bounds.seconds) for token in tokens])
@@ -83,7 +83,6 @@ def measure(server: str, waiting: int, clients: int, bounds: Bounds) -> dict[str
             decided = sum(len(one["decide"]) for one in results)
             api_used = _cpu_seconds(pid) - api_before
             postgres_used = _postgres_seconds(postgres) - postgres_before
-            assert time.perf_counter() - started < bounds.seconds + 60
         given = Counter(one for result in results for one in result["given"])
         with database.transaction() as tx:
             kept = tx.execute(sa.text("select count(*), count(distinct candidate_id) from decisions")).one()

@@ -6,47 +6,23 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 from servers import free_port, missing, wait_for
 
+from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.api.app import create_app
 from curation.database import Database
 from curation.domain import Access
 from curation.house import House
 from curation.objects import FolderStore
-from curation.reviewers import add_reviewer, find_reviewer, issue_token
 from curation.settings import Settings
+from tests.browser.reviewing import Site
+from tests.making import make_candidates, make_round
 
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
-
-
-class _NoQueue:
-    """Jobs asked for by the pages' requests are not done here: no test of a page needs a worker."""
-
-    def send(self, job: object) -> None:
-        """Nothing."""
-
-
-@dataclass
-class Site:
-    """A running house, and its people by the address that signs them in."""
-
-    house: House
-    address: str
-    server: uvicorn.Server = field(repr=False)
-
-    def sign_in_address(self, name: str, access: Access = Access.annotator) -> str:
-        """An address with a token that works once, for somebody who is added when new."""
-        with self.house.database.transaction() as tx:
-            try:
-                reviewer = find_reviewer(tx, name)
-            except Exception:
-                reviewer = add_reviewer(tx, name, access)
-            return f"{self.address}/sign-in?token={issue_token(tx, reviewer, 10)}"
 
 
 @pytest.fixture(scope="session")
@@ -76,12 +52,14 @@ def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
 def site(database: Database, store: FolderStore, settings: Settings) -> Iterator[Site]:
     """The real application in a thread, on a free port."""
     port = free_port()
-    house = House(settings.model_copy(update={"port": port}), database, store, _NoQueue())
+    house = House(
+        settings.model_copy(update={"port": port}), database, store, CeleryQueue(make_app(settings, settings.database))
+    )
     server = uvicorn.Server(uvicorn.Config(create_app(house), host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for("the application", lambda: server.started)
-    yield Site(house, f"http://127.0.0.1:{port}", server)
+    yield Site(house, f"http://127.0.0.1:{port}")
     server.should_exit = True
     thread.join(20)
 
@@ -112,6 +90,15 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def round_id(database: Database, store: FolderStore) -> int:
+    """A round with 40 candidates that wait."""
+    with database.transaction() as tx:
+        number = make_round(tx)
+        make_candidates(tx, store, number, 40)
+    return number
 
 
 def _note(complaints: list[str], kind: str, text: str) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from playwright.sync_api import Page
 
 from curation.database import Database
+from curation.domain import Access
+from curation.errors import NotFound
+from curation.house import House
+from curation.reviewers import add_reviewer, find_reviewer, issue_token
 from curation.tables import candidates, decisions
 
 # Notes, before the page itself hears of a key, which candidate was on the stage when it went down.
@@ -17,6 +22,23 @@ RECORD = """() => {
     window.pressed.push([event.key, document.getElementById('stage').dataset.candidate ?? null]);
   }, {capture: true});
 }"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running house, and its people by the address that signs them in."""
+
+    house: House
+    address: str
+
+    def sign_in_address(self, name: str, access: Access = Access.annotator) -> str:
+        """An address with a token that works once, for somebody who is added when new."""
+        with self.house.database.transaction() as tx:
+            try:
+                reviewer = find_reviewer(tx, name)
+            except NotFound:
+                reviewer = add_reviewer(tx, name, access)
+            return f"{self.address}/sign-in?token={issue_token(tx, reviewer, 10)}"
 
 
 def record_keys(page: Page) -> None:
@@ -38,7 +60,7 @@ def shown(page: Page) -> str | None:
 def wait_until_shown(page: Page) -> str:
     """Wait for a candidate that can be judged."""
     page.wait_for_selector('#review[data-state="ready"]')
-    page.wait_for_selector("#stage[data-candidate] img")
+    page.wait_for_selector("#stage[data-candidate] img", state="attached")
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     found = shown(page)
     assert found is not None

@@ -17,7 +17,7 @@ from curation.reviewers import add_reviewer
 from curation.snapshots import freeze
 from curation.tables import prompts, rounds
 from curation.trays import take_tray
-from tests.browser.conftest import Site
+from tests.browser.reviewing import Site
 from tests.making import make_candidates, make_round
 
 OpenPage = Callable[..., Page]

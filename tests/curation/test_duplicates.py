@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from curation import duplicates
-from curation.duplicates import (
-    BANDS,
-    FINGERPRINT_BYTES,
-    HASH_BYTES,
-    Batch,
-    add_to_index,
-    are_near,
-    bands_of,
-    find_duplicates,
-    fingerprint,
-)
+from curation.duplicates import Batch, add_to_index, find_duplicates
+from curation.fingerprints import BANDS, FINGERPRINT_BYTES, HASH_BYTES, MAX_BITS, are_near, bands_of, fingerprint
 from curation.layers import visible_hash
 from curation.tables import layer_bands, layers
 
@@ -112,11 +103,12 @@ def test_the_index_finds_exact_before_near_and_says_which(database):
         first, near = stored(tx, red), stored(tx, rescaled(red, 0.96))
         other = stored(tx, blue)
         exact, scaled, missing, again = find_duplicates(
-            tx, [wanted(rescaled(red, 0.96)), wanted(rescaled(blue, 0.9)), wanted(shape(3, COLOURS["red"])), wanted(red)]
+            tx,
+            [wanted(rescaled(red, 0.96)), wanted(rescaled(blue, 0.9)), wanted(shape(3, COLOURS["red"])), wanted(red)],
         )
     assert (exact.of, exact.exact) == (near, True)
     assert (scaled.of, scaled.exact) == (other, False)
-    assert scaled.bits <= duplicates.MAX_BITS
+    assert scaled.bits <= MAX_BITS
     assert missing is None
     assert again.of == first
 
@@ -136,11 +128,11 @@ def test_layers_outside_the_index_are_not_found(database):
 
 def test_a_crowded_band_costs_no_more_and_the_duplicate_is_found_elsewhere(database, monkeypatch):
     monkeypatch.setattr(duplicates, "CROWD", 4)
-    pool = [shape(0, COLOURS["red"], 64, 0.2 + 0.002 * step) for step in range(40)]
+    pool = [shape(0, COLOURS["red"], 64, 0.1 + 0.01 * step) for step in range(30)]
     with database.transaction() as tx:
         names = [stored(tx, one) for one in pool]
-        told = find_duplicates(tx, [wanted(pool[30])])
-    assert told[0].of == names[30]
+        told = find_duplicates(tx, [wanted(pool[22]), wanted(rescaled(pool[22], 0.96))])
+    assert [one.of for one in told] == [names[22], names[22]]
 
 
 def test_a_batch_finds_its_own_duplicates():

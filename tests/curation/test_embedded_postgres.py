@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -25,7 +25,7 @@ import pytest
 from curation.adapters import embedded_postgres, postgres_user
 from curation.adapters.embedded_postgres import running, start, stop
 from curation.adapters.pgmq_schema import install_pgmq
-from curation.adapters.postgres_process import orphans
+from curation.adapters.postgres_process import alive, orphans
 from curation.errors import LayerloopError, Unreachable
 from tests.servers import free_port, wait_for
 
@@ -55,42 +55,56 @@ def folder_below(parent: Path, name: str) -> Iterator[Path]:
     stop(folder)
 
 
-def test_a_server_is_started_used_stopped_and_started_again(postgres_folder):
-    address = start(postgres_folder)
-    assert running(postgres_folder)
+@pytest.fixture(scope="module")
+def made_once() -> Iterator[Path]:
+    """A folder with a cluster at rest, to copy: making one takes seconds, starting one a fraction."""
+    with tempfile.TemporaryDirectory(prefix="layerloop-test-") as name:
+        start(Path(name))
+        stop(Path(name))
+        yield Path(name) / "data"
+
+
+@pytest.fixture
+def house(postgres_folder: Path, made_once: Path) -> Path:
+    """A folder with a cluster of this test's own, not running."""
+    subprocess.run(["cp", "--archive", made_once, postgres_folder / "data"], check=True)
+    return postgres_folder
+
+
+def test_a_server_is_started_used_stopped_and_started_again(house):
+    address = start(house)
+    assert running(house)
     assert str(ask(address, "show server_version")).startswith("18")
     assert ask(address, "select current_database()") == "layerloop"
     write(address, "create table kept (a int); insert into kept values (7)")
-    first = pid_of(postgres_folder)
-    assert start(postgres_folder) == address
-    assert pid_of(postgres_folder) == first, "the same server, not a second one"
-    stop(postgres_folder)
-    assert not running(postgres_folder)
-    assert not psutil.pid_exists(first)
-    stop(postgres_folder)  # stopping what stands still is nothing
-    assert ask(start(postgres_folder), "select a from kept") == 7
+    first = pid_of(house)
+    assert start(house) == address
+    assert pid_of(house) == first, "the same server, not a second one"
+    stop(house)
+    assert not running(house)
+    assert not alive(first)
+    stop(house)  # stopping what stands still is nothing
+    assert ask(start(house), "select a from kept") == 7
 
 
-def test_no_port_is_open_and_no_other_user_may_enter(postgres_folder):
-    address = start(postgres_folder)
+def test_no_port_is_open_and_no_other_user_may_enter(house):
+    address = start(house)
     assert ask(address, "show listen_addresses") == ""
     sockets = Path(str(ask(address, "show unix_socket_directories")))
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     assert stat.S_IMODE((sockets / ".s.PGSQL.5432").stat().st_mode) == 0o700
-    assert stat.S_IMODE((postgres_folder / "data").stat().st_mode) == 0o700
-    assert [
-        one for one in psutil.Process(pid_of(postgres_folder)).net_connections() if one.family != socket.AF_UNIX
-    ] == []
+    assert stat.S_IMODE((house / "data").stat().st_mode) == 0o700
+    assert [one for one in psutil.Process(pid_of(house)).net_connections() if one.family != socket.AF_UNIX] == []
 
 
-def test_what_is_committed_is_on_the_disk(postgres_folder):
-    address = start(postgres_folder)
+def test_what_is_committed_is_on_the_disk(house):
+    address = start(house)
     for setting in ("fsync", "synchronous_commit", "full_page_writes", "data_checksums"):
         assert ask(address, f"show {setting}") == "on", setting
 
 
-def test_text_sorts_alike_on_every_machine(postgres_folder):
-    address = start(postgres_folder)
+def test_text_sorts_alike_on_every_machine(house):
+    address = start(house)
     assert (
         ask(address, "select datlocprovider::text || datlocale from pg_database where datname = 'layerloop'")
         == "bC.UTF-8"
@@ -98,8 +112,8 @@ def test_text_sorts_alike_on_every_machine(postgres_folder):
     assert ask(address, "select array_agg(t order by t) from unnest(array['b','ä','a','Z']) t") == ["Z", "a", "b", "ä"]
 
 
-def test_the_queue_is_in_it_and_installing_it_again_changes_nothing(postgres_folder):
-    address = start(postgres_folder)
+def test_the_queue_is_in_it_and_installing_it_again_changes_nothing(house):
+    address = start(house)
     write(address, "select pgmq.create('jobs'); select pgmq.send('jobs', '{\"a\": 1}')")
     threads = [threading.Thread(target=install_pgmq, args=(address,)) for _ in range(4)]
     for thread in threads:
@@ -115,12 +129,13 @@ def test_a_queue_cannot_be_installed_where_nobody_answers():
     assert error.value.hint
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_get_one_server(postgres_folder):
     program = "import sys, pathlib; from curation.adapters.embedded_postgres import start; print(start(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", program, str(postgres_folder)]
-    several = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    several = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     addresses = {process.communicate(timeout=120)[0].strip() for process in several}
-    assert [process.returncode for process in several] == [0, 0, 0, 0]
+    assert [process.returncode for process in several] == [0, 0, 0]
     assert len(addresses) == 1
     data = str(postgres_folder / "data")
     servers = [
@@ -129,67 +144,77 @@ def test_processes_that_start_at_once_get_one_server(postgres_folder):
     assert len(servers) == 1
 
 
-@pytest.mark.parametrize("name", ["deep/" * 40 + "house", "a house with 'quotes' and \"more\"", "häuschen"])
-def test_any_folder_will_do(postgres_folder, name):
+@pytest.mark.parametrize(
+    "name", ["deep/" * 40 + "house", "a house with 'quotes', $HOME, `ls` and \"more\"", "häuschen"]
+)
+def test_any_folder_will_do(postgres_folder, made_once, name):
     with folder_below(postgres_folder, name) as folder:
+        subprocess.run(["cp", "--archive", made_once, folder / "data"], check=True)
         address = start(folder)
         assert ask(address, "select 1") == 1
         sockets = Path(str(ask(address, "show unix_socket_directories")))
         assert len(os.fsencode(sockets / ".s.PGSQL.5432.lock")) <= 107
 
 
-def test_a_killed_server_is_started_again_with_all_that_was_committed(postgres_folder):
-    address = start(postgres_folder)
+def test_a_killed_server_is_started_again_with_all_that_was_committed(house):
+    address = start(house)
     write(address, "create table kept (a int); insert into kept values (7)")
-    os.kill(pid_of(postgres_folder), signal.SIGKILL)
-    assert start(postgres_folder) == address
+    os.kill(pid_of(house), signal.SIGKILL)
+    assert start(house) == address
     assert ask(address, "select a from kept") == 7
 
 
-def test_a_backend_that_works_on_after_its_server_died_is_ended(postgres_folder):
+def test_a_backend_that_works_on_after_its_server_died_is_ended(house):
     """It holds the dead server's memory, and PostgreSQL does not start again while it lives."""
-    address = start(postgres_folder)
+    address = start(house)
     busy = psycopg.connect(address, autocommit=True)
     backend = psutil.Process(busy.info.backend_pid)
     endless = "do $$ begin loop perform 1; end loop; end $$"
-    thread = threading.Thread(target=lambda: pytest.raises(psycopg.OperationalError, busy.execute, endless))
+
+    def work() -> None:
+        with suppress(psycopg.OperationalError):
+            busy.execute(endless)
+
+    thread = threading.Thread(target=work)
     thread.start()
     wait_for(
         "the busy backend", lambda: ask(address, "select count(*) from pg_stat_activity where query like 'do %'") == 1
     )
-    server = psutil.Process(pid_of(postgres_folder))
+    server = psutil.Process(pid_of(house))
     owner = server.uids().real
     server.kill()
-    wait_for("the server's end", lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    wait_for("the server's end", lambda: not alive(server.pid))
     wait_for("the orphan", lambda: backend.pid in {process.pid for process in orphans(owner)})
-    assert ask(start(postgres_folder), "select 1") == 1
-    assert not backend.is_running() or backend.status() == psutil.STATUS_ZOMBIE
+    assert ask(start(house), "select 1") == 1
+    assert not alive(backend.pid)
     thread.join(20)
+    busy.close()
     assert not thread.is_alive()
 
 
-def test_everything_killed_at_once_as_by_a_power_cut(postgres_folder):
-    address = start(postgres_folder)
+def test_everything_killed_at_once_as_by_a_power_cut(house):
+    address = start(house)
     write(address, "create table kept (a int)")
     open_ = psycopg.connect(address)
     open_.execute("insert into kept values (1)")  # never committed
     write(address, "insert into kept values (2)")
-    server = psutil.Process(pid_of(postgres_folder))
+    server = psutil.Process(pid_of(house))
     family = [server, *server.children()]
     server.suspend()  # or it would restart its children between two kills
     for process in reversed(family):
         process.kill()
-    assert ask(start(postgres_folder), "select array_agg(a) from kept") == [2]
+    open_.close()
+    assert ask(start(house), "select array_agg(a) from kept") == [2]
 
 
-def test_a_pid_file_that_names_some_other_living_process_is_stale(postgres_folder):
-    start(postgres_folder)
-    lines = (postgres_folder / "data" / "postmaster.pid").read_text().splitlines()
-    stop(postgres_folder)
+def test_a_pid_file_that_names_some_other_living_process_is_stale(house):
+    start(house)
+    lines = (house / "data" / "postmaster.pid").read_text().splitlines()
+    stop(house)
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    (postgres_folder / "data" / "postmaster.pid").write_text("\n".join([str(child.pid), *lines[1:]]) + "\n")
-    assert not running(postgres_folder)
-    assert ask(start(postgres_folder), "select 1") == 1
+    (house / "data" / "postmaster.pid").write_text("\n".join([str(child.pid), *lines[1:]]) + "\n")
+    assert not running(house)
+    assert ask(start(house), "select 1") == 1
     assert child.poll() is None, "a process that only has the number is left alone"
     child.kill()
     child.wait(10)
@@ -211,36 +236,36 @@ def test_a_folder_with_something_else_in_it_is_left_alone(postgres_folder):
     assert (postgres_folder / "data" / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_server_that_cannot_start_says_why(postgres_folder):
-    start(postgres_folder)
-    stop(postgres_folder)
-    (postgres_folder / "data" / "PG_VERSION").write_text("9.6\n")
+def test_a_server_that_cannot_start_says_why(house):
+    start(house)
+    stop(house)
+    (house / "data" / "PG_VERSION").write_text("9.6\n")
     with pytest.raises(LayerloopError, match="does not start") as error:
-        start(postgres_folder)
+        start(house)
     assert "9.6" in error.value.hint
 
 
-def test_a_socket_folder_that_somebody_else_made_is_not_used(postgres_folder):
-    start(postgres_folder)
-    sockets = Path((postgres_folder / "data" / "postmaster.pid").read_text().splitlines()[4])
-    stop(postgres_folder)
+def test_a_socket_folder_that_somebody_else_made_is_not_used(house):
+    start(house)
+    sockets = Path((house / "data" / "postmaster.pid").read_text().splitlines()[4])
+    stop(house)
     assert not sockets.exists()
-    elsewhere = postgres_folder / "trap"
+    elsewhere = house / "trap"
     elsewhere.mkdir()
     sockets.symlink_to(elsewhere)
     try:
         with pytest.raises(LayerloopError, match="somebody else"):
-            start(postgres_folder)
+            start(house)
     finally:
         sockets.unlink()
     sockets.mkdir(mode=0o777)
     sockets.chmod(0o777)
     try:
         with pytest.raises(LayerloopError, match="somebody else"):
-            start(postgres_folder)
+            start(house)
     finally:
         sockets.rmdir()
-    assert running(postgres_folder) is False
+    assert running(house) is False
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
@@ -253,15 +278,15 @@ def test_root_without_the_means_to_make_a_user_is_told_what_to_do(postgres_folde
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_root_runs_the_server_as_the_owner_of_the_data(postgres_folder):
-    start(postgres_folder)
-    stop(postgres_folder)
+def test_root_runs_the_server_as_the_owner_of_the_data(house):
+    start(house)
+    stop(house)
     nobody = pwd.getpwnam("nobody")
-    for path in [postgres_folder / "data", *(postgres_folder / "data").rglob("*")]:
+    for path in [house / "data", *(house / "data").rglob("*")]:
         os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
-    address = start(postgres_folder)
+    address = start(house)
     assert ask(address, "select 1") == 1
-    assert psutil.Process(pid_of(postgres_folder)).username() == "nobody"
+    assert psutil.Process(pid_of(house)).username() == "nobody"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
@@ -269,7 +294,9 @@ def test_an_ordinary_user_needs_nobody_else(postgres_folder):
     nobody = pwd.getpwnam("nobody")
     reached = [sys.executable, "-c", "import curation.adapters.embedded_postgres"]
     who = {"user": "nobody", "group": nobody.pw_gid, "extra_groups": [], "cwd": ROOT}
-    if subprocess.run(reached, capture_output=True, check=False, **who).returncode != 0:
+    try:
+        subprocess.run(reached, capture_output=True, check=True, **who)
+    except (PermissionError, subprocess.CalledProcessError):
         pytest.skip("another user cannot reach this Python or this checkout")
     os.chown(postgres_folder, nobody.pw_uid, nobody.pw_gid)
     program = (
@@ -283,14 +310,14 @@ def test_an_ordinary_user_needs_nobody_else(postgres_folder):
     assert (postgres_folder / "data").stat().st_uid == nobody.pw_uid
 
 
-def test_starting_says_nothing_and_warns_of_nothing(postgres_folder):
+def test_starting_says_nothing_and_warns_of_nothing(house):
     program = (
         "import sys, pathlib; from curation.adapters.embedded_postgres import start; start(pathlib.Path(sys.argv[1]))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
-    command = [sys.executable, "-W", "error", "-c", program, str(postgres_folder)]
+    command = [sys.executable, "-W", "error", "-c", program, str(house)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) in (("", ""), ("", letting_through(postgres_folder)))
+    assert (done.stdout, done.stderr) in (("", ""), ("", letting_through(house)))
 
 
 def letting_through(folder: Path) -> str:
@@ -298,21 +325,21 @@ def letting_through(folder: Path) -> str:
     return f"letting the user pgserver pass through {folder}\n"
 
 
-def test_running_is_told_quickly(postgres_folder):
-    start(postgres_folder)
+def test_running_is_told_quickly(house):
+    start(house)
     began = time.process_time()
     for _ in range(100):
-        assert running(postgres_folder)
+        assert running(house)
     assert time.process_time() - began < 1
 
 
-def test_a_short_socket_path_is_found_even_where_the_temporary_folder_is_deep(postgres_folder, monkeypatch):
-    deep = postgres_folder / ("t" * 100)
+def test_a_short_socket_path_is_found_even_where_the_temporary_folder_is_deep(house, monkeypatch):
+    deep = house / ("t" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    address = start(postgres_folder)
+    address = start(house)
     assert ask(address, "select 1") == 1
-    digest = hashlib.sha256(os.fsencode(postgres_folder / "data")).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(house / "data")).hexdigest()[:12]
     assert address.endswith(digest)
     assert address.partition("host=")[2].startswith("/tmp/layerloop-")
     assert shutil.which("postgres", path=str(embedded_postgres._binaries()))

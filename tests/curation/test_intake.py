@@ -85,7 +85,9 @@ def test_a_good_layer_is_kept_to_the_bit():
 
 def test_sixteen_bits_are_rounded_not_cut():
     deep = disc().astype(np.uint16) * 257
-    deep[..., :3] = np.where(deep[..., 3:] > 0, np.minimum(deep[..., :3] + 200, 65535), 0)  # 200/257 rounds up, >> 8 would not
+    deep[..., :3] = np.where(
+        deep[..., 3:] > 0, np.minimum(deep[..., :3] + 200, 65535), 0
+    )  # 200/257 rounds up, >> 8 would not
     ok, png = cv2.imencode(".png", deep[..., [2, 1, 0, 3]])
     found = examine(png.tobytes(), "deep.png")
     assert ok
@@ -157,6 +159,17 @@ def test_a_still_gif_is_taken_and_a_moving_one_is_not():
     assert examine(out.getvalue(), "x.gif").code == "animated"
 
 
+def test_a_gif_frame_larger_than_its_screen_is_refused():
+    out = io.BytesIO()
+    rgba = disc()
+    rgba[..., 3] = np.where(rgba[..., 3] > 127, 255, 0)
+    Image.fromarray(rgba).save(out, "GIF")
+    data = bytearray(out.getvalue())
+    frame = data.index(b"\x2c\0\0\0\0\x40\0\x40\0")
+    data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+    assert examine(bytes(data), "x.gif").code == "corrupt"
+
+
 def test_hidden_noise_is_named_and_hidden_padding_is_not():
     padded, noisy = disc(), disc()
     clear = padded[..., 3] == 0
@@ -197,7 +210,15 @@ def test_damaged_bytes_never_raise(good, damage, data):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"iCCP", b"eXIf", b"IEND"]), st.binary(max_size=40)), max_size=6))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"iCCP", b"eXIf", b"IEND"]),
+            st.binary(max_size=40),
+        ),
+        max_size=6,
+    )
+)
 def test_chunks_in_any_order_never_raise(chunks):
     png = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in chunks)
     assert examine(png, "x.png").outcome is Outcome.reject

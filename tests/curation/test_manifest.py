@@ -55,7 +55,7 @@ def test_reading_goes_on_after_a_sample_and_leaves_earlier_parts_alone(store):
         assert list(read_samples(store, snapshot, after=in_order[at].id)) == in_order[at + 1 :]
     part = read_manifest(store, snapshot).parts[0].sha256
     (store.folder / part[:2] / part[2:]).unlink()
-    assert list(read_samples(store, snapshot, after=in_order[4].id)) == in_order[5:]
+    assert list(read_samples(store, snapshot, after=in_order[5].id)) == in_order[6:]
 
 
 def test_one_sample_is_found_by_its_id_or_not(store):

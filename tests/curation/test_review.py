@@ -289,8 +289,22 @@ def test_the_oracle_decides_like_anybody_in_its_own_name(desk):
     assert {row["desk"] for row in by.values()} == {"oracle"}
     assert by[bad.id]["comment"] == "its halo is 0.4, above 0.1"
     assert by[bad.id]["dwell_ms"] is None
-    with desk.database.transaction() as tx, pytest.raises(Conflict):
-        review.decide_by_oracle(tx, oracle, good, Said(REJECT))
+    with desk.database.transaction() as tx:
+        assert review.decide_by_oracle(tx, oracle, bad, Said(REJECT, [RejectReason.halo])) == decided, "a repeated job"
+        with pytest.raises(Conflict):
+            review.decide_by_oracle(tx, oracle, good, Said(REJECT))
+    assert len(desk.rows(decisions)) == 2
+
+
+def test_the_oracle_may_say_the_same_again_after_an_undo(desk):
+    with desk.database.transaction() as tx:
+        oracle = oracle_reviewer(tx)
+        (card,) = review.take_tray(tx, oracle, desk.number, 1, (), 60)
+        first = review.decide_by_oracle(tx, oracle, card, Said(ACCEPT))
+        undone = review.undo(tx, oracle, first.decision, key=uuid.uuid4(), seconds=60)
+        again = review.decide_by_oracle(tx, oracle, undone.card, Said(ACCEPT))
+    assert again.decision > first.decision
+    assert states(desk.database, desk.number) == {"accepted": 1, "waiting": 3}
 
 
 def test_one_key_sent_many_times_at_once_is_one_decision(desk):

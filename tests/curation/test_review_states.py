@@ -148,7 +148,7 @@ class Reviewing(RuleBasedStateMachine):
 
 def test_any_order_of_events_keeps_the_records_in_agreement(database, store):
     Reviewing.database, Reviewing.store = database, store
-    few = settings(max_examples=25, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+    few = settings(max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Reviewing, settings=few)
     with database.transaction() as tx:
         kept = tx.execute(sa.select(sa.func.count(), sa.func.count(decisions.c.key.distinct()))).one()

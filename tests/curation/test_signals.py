@@ -72,7 +72,8 @@ def grained(rgba: np.ndarray, amount: float, rng: np.random.Generator) -> np.nda
 
 
 def ghosted(rgba: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    return with_alpha(rgba, rgba[..., 3] / 255 * (1 - 0.6 * amount))
+    faint = np.arange(rgba.shape[1]) < amount * rgba.shape[1]
+    return with_alpha(rgba, rgba[..., 3] / 255 * np.where(faint, 0.5, 1))
 
 
 DEFECTS = {
@@ -89,7 +90,7 @@ DEFECTS = {
     "largest_share": (shattered, (0.2, 0.5, 1.0), -1),
     "alpha_hf_core": (grained, (0.2, 0.5, 1.0), 1),
     "alpha_grain": (grained, (0.2, 0.5, 1.0), 1),
-    "f_semi": (ghosted, (0.2, 0.5, 1.0), 1),
+    "f_semi": (ghosted, (0.4, 0.6, 1.0), 1),
 }
 
 
@@ -104,11 +105,10 @@ def test_a_planted_defect_is_told_from_clean_and_grows(name):
     plant, levels, direction = DEFECTS[name]
     rng = np.random.default_rng(7)
     layers = [clean(seed) for seed in range(40)]
-    scores = {0.0: [direction * measure(one)[name] for one in layers]}
-    for level in levels:
-        values = [measure(plant(one.copy(), level, rng))[name] for one in layers]
-        scores[level] = [direction * value for value in values if value is not None]
-        assert len(scores[level]) >= 38
+    scores = {0.0: [measure(one)[name] for one in layers]}
+    scores |= {level: [measure(plant(one.copy(), level, rng))[name] for one in layers] for level in levels}
+    scores = {level: [direction * v for v in values if v is not None] for level, values in scores.items()}
+    assert min(map(len, scores.values())) >= 32  # a grey subject tells nothing of a grey fringe
     medians = [float(np.median(values)) for values in scores.values()]
     assert medians == sorted(medians)
     assert area_under_curve(scores[levels[-1]], scores[0.0]) >= 0.95
@@ -117,7 +117,9 @@ def test_a_planted_defect_is_told_from_clean_and_grows(name):
 def test_clean_layers_show_nothing_planted():
     for seed in range(20):
         found = measure(clean(seed))
-        assert found["haze"] == found["specks"] == found["border_touch"] == found["frame_haze"] == found["hole_frac"] == 0
+        assert (
+            found["haze"] == found["specks"] == found["border_touch"] == found["frame_haze"] == found["hole_frac"] == 0
+        )
         assert found["n_comp"] == found["largest_share"] == found["alpha_max"] == 1
         assert abs(found["contam_white"] or 0) < 0.15
 

@@ -111,9 +111,14 @@ def test_a_job_is_run_by_a_worker_soon(line, worker):
 def test_a_job_leaves_after_its_commit_and_never_after_a_rollback(line, worker):
     database = Database(line.database_address, send=line.queue.send)
     kept, lost = uuid.uuid4().hex, uuid.uuid4().hex
-    with pytest.raises(RuntimeError), database.transaction() as tx:
-        tx.ask("screen", lost)
-        raise RuntimeError
+
+    def half() -> None:
+        with database.transaction() as tx:
+            tx.ask("screen", lost)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
     with database.transaction() as tx:
         tx.ask("screen", kept)
         tx.ask("screen", kept)  # asked for twice in one transaction, sent once

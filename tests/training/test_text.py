@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.presets import PRESETS
@@ -23,6 +23,7 @@ def test_case_punctuation_and_composition_do_not_count():
     assert not torch.equal(tokenize(["cafe"], 4096, 8), tokenize(["caf\u00e9"], 4096, 8))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), min_size=1, max_size=4), st.integers(8, 5000), st.integers(1, 20))
 def test_any_text_becomes_buckets(texts, vocabulary, length):
     tokens = tokenize(texts, vocabulary, length)

@@ -41,9 +41,9 @@ def test_a_first_checkpoint_explains_itself(store, snapshot, tmp_path):
 
 
 def test_a_child_inherits_the_backbone_and_improves_on_its_parent(store, snapshot, freeze_shapes, tmp_path):
-    parent = train(_order(snapshot, images=256), store, tmp_path / "one", quiet)
+    parent = train(_order(snapshot, images=160), store, tmp_path / "one", quiet)
     wider = freeze_shapes(range(40))
-    child = train(_order(wider, parent=parent, previous=snapshot, images=256), store, tmp_path / "two", quiet)
+    child = train(_order(wider, parent=parent, previous=snapshot, images=160), store, tmp_path / "two", quiet)
     assert child.parent == parent.id
     assert child.files["backbone"] == parent.files["backbone"]
     assert child.files["transparency"] != parent.files["transparency"]

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from curation.domain import Split, TrainingOrder
+from curation.errors import Refused
 from training.backbone import fit_backbone
 from training.data import load_split
 from training.denoiser import noise_schedule, open_denoiser
 from training.presets import PRESETS
-from training.train_base import AdjustedLatents, loss_weight, train_base, validation_loss
+from training.train_base import VALIDATED, AdjustedLatents, loss_weight, train_base, validation_loss
 from training.transparency import Transparency, on_grey
 
 MICRO = replace(PRESETS["micro"], sheet_images=64, save_images=48)
@@ -88,6 +89,12 @@ def test_it_goes_on_from_its_parent_in_the_parents_units(run, tmp_path, store, s
     assert validation_loss(child, MICRO, *parts, heldout) < validation_loss(fresh, MICRO, *parts, heldout)
 
 
+def test_a_parent_of_other_sizes_is_refused(run, tmp_path):
+    parent = run(tmp_path / "parent", 16)
+    with pytest.raises(Refused, match="does not fit"):
+        run(tmp_path / "child", 16, preset=replace(MICRO, dit_width=96), start=parent)
+
+
 def test_it_leaves_sheets_and_a_log(run, tmp_path):
     run(tmp_path, 128)
     names = {path.name.split("-")[0] for path in (tmp_path / "base").iterdir()}
@@ -117,9 +124,18 @@ def test_the_validation_loss_is_the_same_twice(run, tmp_path, store, snapshot, p
     tensors = run(tmp_path, 32)
     first = validation_loss(tensors, MICRO, *parts, heldout)
     assert validation_loss(tensors, MICRO, *parts, heldout) == first
-    # A denoiser that says nothing has the mean square of v = sqrt(abar) noise - sqrt(1 - abar) x_0, which is about 1.
+
+
+def test_the_validation_loss_of_silence_is_the_power_of_v(run, tmp_path, store, snapshot, parts):
+    """v = sqrt(abar) noise - sqrt(1 - abar) x_0, so its mean square is abar + (1 - abar) E[x_0^2]."""
+    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    tensors = run(tmp_path, 16)
     silent = {name: torch.zeros_like(t) if "network.out." in name else t for name, t in tensors.items()}
-    assert validation_loss(silent, MICRO, *parts, heldout) == pytest.approx(1, abs=0.35)
+    latents = AdjustedLatents(heldout, MICRO, *parts).take(range(len(heldout)))
+    power = open_denoiser(MICRO, tensors).normalise(latents).square().mean()
+    levels = noise_schedule(MICRO).alphas_cumprod[list(VALIDATED)]
+    expected = float((levels + (1 - levels) * power).mean())
+    assert validation_loss(silent, MICRO, *parts, heldout) == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from curation.domain import Split, TrainingOrder
+from curation.errors import Refused
 from training.backbone import fit_backbone
 from training.data import load_split
 from training.presets import PRESETS
 from training.train_transparency import average, train_transparency
-from training.transparency import on_grey
+from training.transparency import Transparency, on_grey
 
 MICRO = replace(
     PRESETS["micro"], transparency_images=160, discriminator_weight=0.01, discriminator_start=96, blend_weight=0.5
@@ -51,16 +52,16 @@ def test_a_stopped_run_ends_as_a_straight_one_bit_for_bit(store, snapshot, tmp_p
 
 def test_the_loss_falls_and_sheets_are_written(store, snapshot, tmp_path):
     figures = []
-    preset = replace(MICRO, transparency_images=640, discriminator_weight=0.0)
+    preset = replace(MICRO, transparency_images=384, discriminator_weight=0.0)
     _train(store, snapshot, tmp_path, preset, figures=figures)
     first, last = ([row["reconstruction"] for row in rows] for rows in (figures[:5], figures[-5:]))
     assert sum(last) < 0.5 * sum(first)
-    assert len(list((tmp_path / "transparency").glob("sheet-*.png"))) == 640 // preset.sheet_images
+    assert len(list((tmp_path / "transparency").glob("sheet-*.png"))) == 384 // preset.sheet_images
 
 
 def test_a_warm_start_begins_where_the_parent_ended(store, snapshot, tmp_path):
     figures, more = [], []
-    preset = replace(MICRO, transparency_images=480, discriminator_weight=0.0)
+    preset = replace(MICRO, transparency_images=256, discriminator_weight=0.0)
     parent = _train(store, snapshot, tmp_path / "one", preset, figures=figures)
     _train(store, snapshot, tmp_path / "two", preset, start=parent, figures=more)
     assert more[0]["reconstruction"] < 0.7 * figures[0]["reconstruction"]
@@ -73,3 +74,9 @@ def test_averaging_is_exponential():
     average(mean, weights, 0.9)
     average(mean, weights, 0.9)
     assert mean.weight.item() == pytest.approx(0.19)
+
+
+def test_weights_of_other_sizes_are_refused(store, snapshot, tmp_path):
+    wider = Transparency(replace(MICRO, decoder_widths=(32, 64))).state_dict()
+    with pytest.raises(Refused, match="do not fit preset 'micro'"):
+        _train(store, snapshot, tmp_path, start=wider)

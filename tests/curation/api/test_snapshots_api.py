@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from curation.domain import Access, Kind, LayerRole
+from curation.domain import Access, Kind, LayerRole, canonical_json
 from curation.layers import encode_layer, visible_hash
-from curation.manifest import read_samples
+from curation.manifest import Manifest, Part, read_samples
 from curation.samples import NewSample, StoredLayer, add_samples
 from tests.making import picture
 
@@ -67,3 +67,23 @@ def test_a_bad_tag_freezes_nothing_that_is_listed(signed_in, samples):
     engineer = signed_in(Access.engineer)
     assert engineer.post("/api/snapshots", json={"tag": "../x"}).status_code == 422
     assert engineer.get("/api/snapshots").json() == []
+
+
+def test_paging_reads_no_part_before_the_page(store, monkeypatch):
+    """A hundred thousand samples lie in many parts; a page in the middle opens one or two of them."""
+    line = {"kind": "single", "caption": "", "licence": "", "source": "", "split": "train", "round": 0, "visible": ""}
+    ids = [f"{prefix}{i:031x}" for prefix in "0123456789abcdef" for i in range(3)]
+    parts = []
+    for prefix in "0123456789abcdef":
+        lines = [canonical_json(line | {"id": one, "layers": {}}) for one in ids if one.startswith(prefix)]
+        parts.append(Part(prefix, store.put("".join(one + "\n" for one in lines).encode()), len(lines)))
+    snapshot = store.put(Manifest(tuple(parts), {}).bytes())
+    read: list[str] = []
+    get = store.get
+    monkeypatch.setattr(store, "get", lambda sha: read.append(sha) or get(sha))
+    assert [sample.id for sample in read_samples(store, snapshot)] == ids
+    for after in (ids[0], ids[20], ids[23], ids[-2], ids[-1], "7", "8" * 32):
+        assert [sample.id for sample in read_samples(store, snapshot, after)] == [one for one in ids if one > after]
+    read.clear()
+    next(read_samples(store, snapshot, ids[25]))
+    assert read == [snapshot, parts[8].sha256]

@@ -1,0 +1,146 @@
+"""Looking at a candidate: backgrounds, alpha, zoom, layers, the list of keys, a tablet, and when nothing waits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from curation.database import Database
+from curation.objects import FolderStore
+from curation.tables import candidate_layers, rounds
+from tests.browser.reviewing import (
+    press,
+    shown,
+    standing,
+    wait_until_sent,
+    wait_until_shown,
+)
+from tests.making import make_candidates, make_round
+
+OpenPage = Callable[..., Page]
+
+
+def test_the_help_lists_every_key(open_page: OpenPage, round_id: int) -> None:
+    page = open_page()
+    wait_until_shown(page)
+    page.keyboard.press("?")
+    listed = " ".join(page.locator("#help-keys dt").evaluate_all("all => all.map((dt) => dt.dataset.keys)")).split()
+    expected = {*"ajrksubvzcifgmo0?", "ArrowLeft", "ArrowRight", "Backspace", "Shift+b", "Shift+z"}
+    expected |= {str(digit) for digit in range(1, 10)} | {f"Shift+{digit}" for digit in range(1, 10)}
+    assert set(listed) == expected
+    assert len(listed) == len(expected)
+    assert all(text.strip() for text in page.locator("#help-keys dd").all_inner_texts())
+    before = shown(page)
+    page.keyboard.press("a")
+    assert shown(page) == before, "nobody decides through the help"
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_hidden()
+
+
+def test_looking_by_keys(open_page: OpenPage, round_id: int) -> None:
+    page = open_page()
+    wait_until_shown(page)
+    stage = page.locator("#stage")
+    seen = []
+    for _ in range(5):
+        seen.append((stage.get_attribute("data-background"), stage.evaluate("e => getComputedStyle(e).background")))
+        page.keyboard.press("b")
+    assert [name for name, _ in seen] == ["checker", "black", "white", "grey", "colour"]
+    assert len({paint for _, paint in seen}) == 5
+    page.keyboard.press("b")
+    page.emulate_media(color_scheme="dark")
+    assert stage.evaluate("e => getComputedStyle(e).background") == seen[1][1], "the stage does not follow the theme"
+    for zoom in ("1", "2", "4", "8"):
+        page.keyboard.press("z")
+        assert stage.get_attribute("data-zoom") == zoom
+        width = page.locator("#stage img").evaluate("e => e.getBoundingClientRect().width / e.naturalWidth")
+        assert width == pytest.approx(float(zoom))
+    page.keyboard.press("v")
+    assert "alpha-as-grey" in page.locator("#stage img").evaluate("e => getComputedStyle(e).filter")
+    press(page, "a")
+    wait_until_shown(page)
+    assert stage.get_attribute("data-view") == "picture", "the next candidate is seen as a picture first"
+    assert stage.get_attribute("data-background") == "black", "on the background that was chosen"
+    page.reload()
+    wait_until_shown(page)
+    assert stage.get_attribute("data-background") == "black"
+
+
+def test_the_alpha_view_shows_alpha_exactly(open_page: OpenPage, round_id: int) -> None:
+    page = open_page()
+    wait_until_shown(page)
+    page.keyboard.press("z")  # one screen pixel for each of the layer's
+    page.keyboard.press("v")
+    alpha = page.locator("#stage img").evaluate("""(image) => {
+      const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+      const context = canvas.getContext('2d');
+      context.drawImage(image, 0, 0);
+      return Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data).filter((_, i) => i % 4 === 3);
+    }""")
+    box = page.locator("#stage img").bounding_box()
+    assert box is not None
+    clip = {"x": round(box["x"]), "y": round(box["y"]), "width": round(box["width"]), "height": round(box["height"])}
+    grey = np.asarray(Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")).astype(int)
+    expected = np.array(alpha).reshape(grey.shape[:2])
+    inside = (slice(2, -2), slice(2, -2))  # without the dashed outline
+    assert np.abs(grey[inside] - expected[inside][..., None]).max() <= 1
+
+
+def test_the_layers_of_a_pair_by_keys(open_page: OpenPage, database: Database, round_id: int) -> None:
+    with database.transaction() as tx:
+        tx.execute(sa.update(rounds).values(kind="pair"))
+        layers = tx.execute(sa.select(candidate_layers).order_by(candidate_layers.c.candidate_id)).all()
+        for turn, layer in enumerate(layers):
+            for step, role in enumerate(("background", "blended"), 1):
+                other = layers[(turn + step) % len(layers)].sha256
+                row = {"candidate_id": layer.candidate_id, "role": role, "sha256": other}
+                tx.execute(sa.insert(candidate_layers), row)
+    page = open_page()
+    wait_until_shown(page)
+    visible = """() => [...document.querySelectorAll('#stage img')]
+      .filter((image) => getComputedStyle(image).visibility === 'visible').map((image) => image.dataset.role)"""
+    assert page.evaluate(visible) == ["blended"], "a pair is seen as a whole first"
+    for key, roles in {
+        "f": ["foreground"],
+        "g": ["background"],
+        "o": ["background", "foreground"],
+        "m": ["blended"],
+    }.items():
+        page.keyboard.press(key)
+        assert page.evaluate(visible) == roles
+    expect(page.locator("#layers button")).to_have_count(4)
+
+
+def test_when_nothing_waits_it_says_what_goes_on(open_page: OpenPage, database: Database, store: FolderStore) -> None:
+    page = open_page()
+    expect(page.locator(".quiet-page")).to_be_visible()
+    with database.transaction() as tx:
+        number = make_round(tx)
+        make_candidates(tx, store, number, 3, state="requested")
+    expect(page.locator("#goings-on")).to_contain_text(f"Round {number} is being drawn")
+    with database.transaction() as tx:
+        make_candidates(tx, store, make_round(tx), 2)
+    wait_until_shown(page)
+    expect(page.locator(".quiet-page")).to_be_hidden()
+
+
+def test_buttons_do_on_a_tablet_what_keys_do(open_page: OpenPage, database: Database, round_id: int) -> None:
+    page = open_page(viewport={"width": 820, "height": 1180}, has_touch=True)
+    accepted = wait_until_shown(page)
+    page.locator("#accept").tap()
+    rejected = wait_until_shown(page)
+    page.locator("#reasons button", has_text="halo").tap()
+    page.locator("#reject").tap()
+    wait_until_sent(page)
+    assert standing(database) == {accepted: ("accept", []), rejected: ("reject", ["halo"])}
+    for name in ("#accept", "#reject"):
+        box = page.locator(name).bounding_box()
+        assert box is not None
+        assert box["height"] >= 48
+        assert box["y"] + box["height"] <= 1180, "within reach without scrolling"

@@ -1,0 +1,193 @@
+"""Decisions through trouble: offline, lost answers, reloads, conflicts, lost sessions, pictures that fail to load."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from playwright.sync_api import Page, Route, expect
+
+from curation.database import Database
+from curation.domain import Access
+from curation.tables import decisions, leases, reviewers
+from tests.browser.reviewing import (
+    Site,
+    count_decisions,
+    press,
+    standing,
+    state_of,
+    wait_until_sent,
+    wait_until_shown,
+)
+
+OpenPage = Callable[..., Page]
+
+
+def test_offline_loses_none_and_doubles_none(open_page: OpenPage, database: Database, round_id: int) -> None:
+    page = open_page()
+    said = {press(page, "a"): ("accept", [])}
+    wait_until_sent(page)
+    page.context.set_offline(True)
+    for _ in range(3):
+        said[press(page, "a")] = ("accept", [])
+    changed = press(page, "r")
+    wait_until_shown(page)
+    page.keyboard.press("u")
+    assert wait_until_shown(page) == changed
+    said[press(page, "a")] = ("accept", [])
+    expect(page.locator("#banner")).to_contain_text("Offline: 6 decisions waiting")
+    expect(page.locator("#trail .pending")).to_have_count(4)
+    page.context.set_offline(False)
+    wait_until_sent(page)
+    expect(page.locator("#banner")).to_be_hidden()
+    assert standing(database) == said
+    assert count_decisions(database) == {"accept": 5, "reject": 1, "undo": 1}
+
+
+def test_an_answer_that_is_lost_is_not_a_second_decision(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
+    page = open_page()
+    answers = itertools.count()
+
+    def lose_the_first(route: Route) -> None:
+        route.fetch()  # the server keeps the decision, and the browser never hears of it
+        if next(answers) == 0:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/api/review/decisions", lose_the_first)
+    candidate = press(page, "a")
+    wait_until_sent(page)
+    page.unroute("**/api/review/decisions")
+    assert next(answers) >= 2
+    assert standing(database) == {candidate: ("accept", [])}
+    assert count_decisions(database) == {"accept": 1}
+
+
+def test_a_reload_keeps_the_tray_and_the_outbox(open_page: OpenPage, database: Database, round_id: int) -> None:
+    page = open_page()
+    said = {press(page, "a"): ("accept", [])}
+    wait_until_sent(page)
+    page.route("**/api/review/decisions", lambda route: route.abort())
+    said[press(page, "r")] = ("reject", [])
+    said[press(page, "a")] = ("accept", [])
+    next_one = wait_until_shown(page)
+    with database.transaction() as tx:
+        held = {str(row) for row in tx.execute(sa.select(leases.c.subject)).scalars()}
+    page.unroute("**/api/review/decisions")
+    page.reload()
+    assert wait_until_shown(page) not in said
+    wait_until_sent(page)
+    assert standing(database) == said
+    with database.transaction() as tx:
+        after = {str(row) for row in tx.execute(sa.select(leases.c.subject)).scalars()}
+    assert next_one in after
+    assert held - set(said) <= after, "what the page held before is held again"
+    undone = list(said)[-1]
+    page.keyboard.press("u")
+    page.wait_for_selector(f'#stage[data-candidate="{undone}"]')
+    wait_until_sent(page)
+    assert state_of(database, undone) == "showing"
+
+
+def test_a_conflict_is_told_and_the_page_goes_on(
+    open_page: OpenPage, site: Site, database: Database, round_id: int
+) -> None:
+    page = open_page()
+    candidate = wait_until_shown(page)
+    with database.transaction() as tx:
+        tx.execute(sa.delete(leases))
+        tx.execute(sa.text("update candidates set state = 'waiting' where state = 'showing'"))
+    other = open_page(name="Grace", access=Access.annotator)
+    wait_until_shown(other)
+    for _ in range(40):
+        if state_of(database, candidate) in {"accepted", "rejected"}:
+            break
+        press(other, "r")
+        wait_until_sent(other)
+    page.keyboard.press("a")
+    expect(page.locator("#toast")).to_contain_text("was not taken")
+    assert wait_until_shown(page) != candidate
+    wait_until_sent(page)
+    assert standing(database)[candidate][0] == "reject"
+
+
+def test_a_lost_session_keeps_the_decisions(open_page: OpenPage, site: Site, database: Database, round_id: int) -> None:
+    page = open_page()
+    wait_until_shown(page)
+    page.context.clear_cookies()
+    candidate = press(page, "a")
+    expect(page.locator("#banner")).to_contain_text("Signed out: 1 decision waiting")
+    page.goto(site.sign_in_address("Ada"))
+    page.wait_for_url("**/review")
+    wait_until_shown(page)
+    wait_until_sent(page)
+    assert standing(database) == {candidate: ("accept", [])}
+
+
+def test_decisions_go_out_under_the_name_of_who_made_them(
+    open_page: OpenPage, site: Site, database: Database, round_id: int
+) -> None:
+    page = open_page()
+    page.route("**/api/review/decisions", lambda route: route.abort())
+    candidate = press(page, "a")
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/sign-in**")
+    page.unroute("**/api/review/decisions")
+    page.goto(site.sign_in_address("Grace", Access.annotator))
+    page.wait_for_url("**/review")
+    wait_until_shown(page)
+    wait_until_sent(page)
+    assert standing(database) == {}, "Grace's session does not send what Ada decided"
+    page.goto(site.sign_in_address("Ada"))
+    page.wait_for_url("**/review")
+    wait_until_shown(page)
+    wait_until_sent(page)
+    assert standing(database) == {candidate: ("accept", [])}
+    query = sa.select(reviewers.c.name).join_from(decisions, reviewers, decisions.c.reviewer_id == reviewers.c.id)
+    with database.transaction() as tx:
+        assert tx.execute(query).scalars().all() == ["Ada"]
+
+
+def test_a_picture_that_fails_is_fetched_again(open_page: OpenPage, round_id: int) -> None:
+    page = open_page(path="/rounds")
+    failures = itertools.count()
+
+    def fail_at_first(route: Route) -> None:
+        if next(failures) < 5:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/api/layers/**", fail_at_first)
+    page.goto(page.url.replace("/rounds", "/review"))
+    assert wait_until_shown(page)
+    assert page.locator("#stage img").evaluate("image => image.complete && image.naturalWidth > 0")
+
+
+def test_what_cannot_be_shown_can_only_be_skipped(open_page: OpenPage, database: Database, round_id: int) -> None:
+    page = open_page(path="/rounds")
+    page.route("**/api/layers/**", lambda route: route.abort())
+    page.goto(page.url.replace("/rounds", "/review"))
+    page.wait_for_selector('#review[data-state="broken"]')
+    page.keyboard.press("a")
+    expect(page.locator("#toast")).to_contain_text("can only be skipped")
+    page.keyboard.press("s")
+    wait_until_sent(page)
+    assert count_decisions(database) == {"skip": 1}
+
+
+def test_the_next_candidates_are_decoded_before_they_are_needed(open_page: OpenPage, round_id: int) -> None:
+    page = open_page()
+    wait_until_shown(page)
+    page.wait_for_load_state("networkidle")
+    page.route("**/api/**", lambda route: route.abort())  # from here on, only what is already in the page can be shown
+    for _ in range(6):
+        press(page, "a")
+        assert page.locator("#stage img").evaluate("image => image.complete && image.naturalWidth > 0")
+    assert wait_until_shown(page)
+    page.unroute("**/api/**")
+    wait_until_sent(page)
