@@ -69,7 +69,8 @@ def give_back(tx: Transaction, claimed: Sequence[Claimed], holder: str, reason: 
     """Hand candidates back after a failure; one that has failed too often is set aside with its reason."""
     ids = _still_held(tx, [one.id for one in claimed], holder)
     again = sa.case(
-        (candidates.c.attempts < leases.MOST_ATTEMPTS, CandidateState.requested.value), else_=CandidateState.failed.value
+        (candidates.c.attempts < leases.MOST_ATTEMPTS, CandidateState.requested.value),
+        else_=CandidateState.failed.value,
     )
     tx.execute(sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500]))
 

@@ -71,7 +71,9 @@ def open_store(settings: Settings) -> ObjectStore:
         from curation.adapters.s3 import S3Store
 
         return S3Store(address.netloc, address.path.strip("/"), settings.objects_endpoint)
-    raise Refused(f"LAYERLOOP_OBJECTS is {settings.objects!r}", "it takes 'embedded', file:///folder or s3://bucket/prefix")
+    raise Refused(
+        f"LAYERLOOP_OBJECTS is {settings.objects!r}", "it takes 'embedded', file:///folder or s3://bucket/prefix"
+    )
 
 
 def load(dotted: str) -> Any:

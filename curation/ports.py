@@ -65,5 +65,7 @@ class Train(Protocol):
 class Evaluate(Protocol):
     """The dotted name in LAYERLOOP_EVALUATOR is one of these."""
 
-    def __call__(self, checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report) -> Mapping[str, float]:
+    def __call__(
+        self, checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report
+    ) -> Mapping[str, float]:
         """The figures of a checkpoint on the held-out split of a snapshot."""

@@ -35,6 +35,7 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
         "defects_per_100": {kind: _defects(by_reviewer, kind) for kind in (PERSON, ORACLE)},
         "human": _human(by_reviewer),
         "oracle": {name: _total(by_reviewer, ORACLE, name) for name in ("decisions", "accepted")},
+        "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
         "seconds_left": _seconds_left(counts, float(row["policy"].get("share", 1.0)), tx.execute(_PACE).scalar()),
         "evaluation": evaluation or {},
     }
@@ -90,6 +91,9 @@ def as_text(told: Mapping[str, Any]) -> str:
         )
     if oracle["decisions"]:
         lines.append(f"  the oracle decided {oracle['decisions']} and accepted {oracle['accepted']}")
+    if told["prompt_agreement"]:
+        shown = "prompted colour {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(**told["prompt_agreement"])
+        lines.append(f"  of its candidates show the {shown}")
     if told["seconds_left"]:
         lines.append(f"  about {told['seconds_left'] / 60:.0f} min of people's time left")
     if told["evaluation"]:
@@ -166,6 +170,11 @@ def _seconds_left(counts: Mapping[str, int], share: float, pace: float | None) -
     return pace * (waiting + coming * (chosen / (chosen + passed_by) if chosen + passed_by else share))
 
 
+def _agreement(row: Mapping[str, Any]) -> dict[str, float] | None:
+    """Shares of drawn candidates that show their prompt's colour, its shape, and both; None where none was measured."""
+    return {name: float(row[name]) for name in ("colour", "shape", "both", "n")} if row["n"] else None
+
+
 def _total(by_reviewer: Sequence[Mapping[str, Any]], kind: str, name: str) -> Any:
     return sum(one[name] for one in by_reviewer if one["kind"] == kind)
 
@@ -221,6 +230,15 @@ _BEYOND_STATES = sa.text("""
             and exists (select from candidate_layers l where l.candidate_id = c.id)) as drawn,
         (select count(distinct c.id) from decisions d join candidates c on c.id = d.candidate_id
             where c.round_id = :round and c.state in ('waiting', 'withdrawn')) as shown""")
+
+# Measured only for prompts in the grammar of the seed that the project draws itself (curation.procedural).
+_AGREEMENT = sa.text("""
+    with shown as (
+        select (s.signals ->> 'shows_colour')::float = 1 as colour, (s.signals ->> 'shows_shape')::float = 1 as shape
+        from candidates c join screenings s on s.candidate_id = c.id
+        where c.round_id = :round and s.signals ? 'shows_colour')
+    select count(*) as n, avg(colour::int) as colour, avg(shape::int) as shape, avg((colour and shape)::int) as both
+    from shown""")
 
 _EVALUATION = sa.text("select evaluation from checkpoints where id = :checkpoint")
 

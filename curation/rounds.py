@@ -38,7 +38,9 @@ def open_round(
     The quota goes round the prompts: candidate i is drawn from prompt i modulo their number, with a seed of its own.
     """
     if not prompts_ or quota < 1:
-        raise Refused("a round needs at least one prompt and a quota of at least 1", "see 'layerloop round open --help'")
+        raise Refused(
+            "a round needs at least one prompt and a quota of at least 1", "see 'layerloop round open --help'"
+        )
     check_policy(policy)
     row = {"purpose": "drawn", "kind": kind, "checkpoint_id": checkpoint, "quota": quota, "policy": dict(policy)}
     number = int(tx.execute(sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}).scalar_one())
@@ -121,9 +123,7 @@ def close_round(tx: Transaction, number: int, actor: str) -> int:
     mine = (candidates.c.round_id == number) & candidates.c.state.in_(open_states)
     tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(mine))))
     withdrawn = tx.execute(sa.update(candidates).where(mine).values(state=CandidateState.withdrawn)).rowcount
-    tx.execute(
-        sa.update(rounds).where(rounds.c.id == number).values(state=RoundState.closed, closed_at=sa.func.now())
-    )
+    tx.execute(sa.update(rounds).where(rounds.c.id == number).values(state=RoundState.closed, closed_at=sa.func.now()))
     tx.log(actor, "round closed", f"round {number}", withdrawn=withdrawn)
     return int(withdrawn)
 

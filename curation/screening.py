@@ -19,8 +19,9 @@ from curation.errors import Corrupt, NotFound, Refused
 from curation.fingerprints import fingerprint
 from curation.layers import decode_layer
 from curation.ports import RGBA, ObjectStore
+from curation.procedural import shows_prompt
 from curation.signals import SIGNALS, measure
-from curation.tables import candidate_layers, candidates, layers, screenings
+from curation.tables import candidate_layers, candidates, layers, prompts, screenings
 
 LOCK = 7_201_114  # any number, always the same: two batches must not pass each other's duplicates
 
@@ -100,14 +101,15 @@ def measure_candidates(tx: Transaction, store: ObjectStore, ids: Sequence[uuid.U
     """The signals of the drawn ones among `ids`, in the order of their ids; nothing is written."""
     rank = sa.case({role: place for place, role in enumerate(ROLES)}, value=candidate_layers.c.role)
     rows = tx.execute(
-        sa.select(candidates.c.id, layers.c.sha256, layers.c.visible)
+        sa.select(candidates.c.id, layers.c.sha256, layers.c.visible, prompts.c.text)
+        .join(prompts, prompts.c.id == candidates.c.prompt_id)
         .join(candidate_layers, candidate_layers.c.candidate_id == candidates.c.id)
         .join(layers, layers.c.sha256 == candidate_layers.c.sha256)
         .where(candidates.c.id.in_(list(ids)), candidates.c.state == CandidateState.drawn)
         .ext(distinct_on(candidates.c.id))
         .order_by(candidates.c.id, rank)
     ).all()
-    return [_measure(store, row.id, row.sha256, row.visible) for row in rows]
+    return [_measure(store, row.id, row.sha256, row.visible, row.text) for row in rows]
 
 
 def keep_screenings(tx: Transaction, measured: Sequence[MeasuredLayer], rules: Sequence[Rule] = HARD_RULES) -> int:
@@ -135,12 +137,19 @@ def keep_screenings(tx: Transaction, measured: Sequence[MeasuredLayer], rules: S
     return len(ours)
 
 
-def _measure(store: ObjectStore, candidate: uuid.UUID, sha256: str, visible: str) -> MeasuredLayer:
+def _measure(store: ObjectStore, candidate: uuid.UUID, sha256: str, visible: str, prompt: str) -> MeasuredLayer:
     try:
         rgba: RGBA = np.asarray(decode_layer(store.get(sha256)))
     except (Corrupt, NotFound) as error:
         return MeasuredLayer(candidate, sha256, fault=error.message)
-    return MeasuredLayer(candidate, sha256, visible, measure(rgba), fingerprint(rgba))
+    signals = measure(rgba) | _agreement(rgba, prompt)
+    return MeasuredLayer(candidate, sha256, visible, signals, fingerprint(rgba))
+
+
+def _agreement(rgba: RGBA, prompt: str) -> dict[str, float | None]:
+    """Whether the layer shows the colour and the shape of its prompt, 1 or 0; nothing where the prompt is free text."""
+    shown = shows_prompt(rgba, prompt)
+    return {} if shown is None else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
 
 
 def _refusals(tx: Transaction, sound: Sequence[MeasuredLayer], rules: Sequence[Rule]) -> dict[uuid.UUID, Refusal]:

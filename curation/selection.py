@@ -18,7 +18,9 @@ def select_candidates(tx: Transaction, number: int) -> tuple[int, int]:
     """
     share = float(find_round(tx, number)["policy"]["share"])
     # 28 bits of the id (a hash) as a number in [0, 1).
-    coin: sa.ColumnClause[float] = sa.literal_column("('x' || substr(replace(candidates.id::text, '-', ''), 1, 7))::bit(28)::int / 268435456.0")
+    coin: sa.ColumnClause[float] = sa.literal_column(
+        "('x' || substr(replace(candidates.id::text, '-', ''), 1, 7))::bit(28)::int / 268435456.0"
+    )
     screened = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.screened)
     shown = tx.execute(
         sa.update(candidates)

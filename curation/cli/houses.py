@@ -21,7 +21,9 @@ def up(home: Home = None, port: Annotated[int | None, typer.Option(help="Where t
     from curation.household import household
 
     with household(_settings(home, port)) as standing:
-        talk.print(f"\n  open  [bold]{standing.sign_in_address()}[/]\n\n  the address lets one person in, once; Ctrl-C stops")
+        talk.print(
+            f"\n  open  [bold]{standing.sign_in_address()}[/]\n\n  the address lets one person in, once; Ctrl-C stops"
+        )
         standing.stay()
 
 
@@ -83,7 +85,9 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def api(port: Annotated[int | None, typer.Option(help="Where to listen; LAYERLOOP_PORT when not given.")] = None) -> None:
+def api(
+    port: Annotated[int | None, typer.Option(help="Where to listen; LAYERLOOP_PORT when not given.")] = None,
+) -> None:
     """Serve the JSON API and the pages."""
     import uvicorn
 
@@ -99,7 +103,9 @@ def api(port: Annotated[int | None, typer.Option(help="Where to listen; LAYERLOO
             uvicorn.Server(config).run()
 
 
-def worker(queue: Annotated[str, typer.Option(help="'cpu' measures and sweeps, 'gpu' draws and trains.")] = "cpu") -> None:
+def worker(
+    queue: Annotated[str, typer.Option(help="'cpu' measures and sweeps, 'gpu' draws and trains.")] = "cpu",
+) -> None:
     """Take jobs from one queue until stopped."""
     from curation.house import database_address, open_house
     from curation.worker import run_worker
@@ -120,5 +126,3 @@ def _settings(home: Path | None, port: int | None) -> Settings:
     if port is not None:
         given["port"] = port
     return Settings(**given)  # type: ignore[arg-type]  # each is checked by pydantic
-
-

@@ -57,5 +57,3 @@ def deactivate(name: Who) -> None:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, name))
         tx.log(ACTOR, "reviewer deactivated", name)
     talk.print(f"{name} can sign in no longer")
-
-

@@ -38,7 +38,7 @@ def open_(
         if prompts is None:
             texts = loop.choose_prompts(tx, quota, seed)
         else:
-            texts = [Prompt(line.strip()) for line in prompts.read_text("utf-8").splitlines() if line.strip()]
+            texts = [Prompt(line.strip()) for line in prompts.read_text("utf-8").split("\n") if line.strip()]
         policy = {"kind": "random", "share": share}
         if dry_run:
             rounds.check_policy(policy)
@@ -110,7 +110,9 @@ def close(number: Number, dry_run: DryRun = False) -> None:
     with house() as opened, opened.database.transaction() as tx:
         if dry_run:
             counts = rounds.count_states(tx, number)
-            standing = sum(counts.get(s, 0) for s in ("requested", "drawing", "drawn", "screened", "waiting", "showing"))
+            standing = sum(
+                counts.get(s, 0) for s in ("requested", "drawing", "drawn", "screened", "waiting", "showing")
+            )
             talk.print(f"would withdraw {standing} candidates without a verdict")
             return
         withdrawn = rounds.close_round(tx, number, ACTOR)

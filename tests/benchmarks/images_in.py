@@ -33,7 +33,9 @@ def main() -> None:
         print(f"{'Pillow: decode, encode WebP':<34} {plain:8.1f} images/s", flush=True)
         for workers in (1, 2):
             rate = _import(Path(home) / f"house-{workers}", folder, workers)
-            print(f"{f'import, {workers} worker(s)':<34} {rate:8.1f} images/s   {rate / plain:.2f} x Pillow", flush=True)
+            print(
+                f"{f'import, {workers} worker(s)':<34} {rate:8.1f} images/s   {rate / plain:.2f} x Pillow", flush=True
+            )
         for side in (64, 256, 512):
             print(f"{f'screening at {side} px':<34} {_screen(files[:150], side):8.1f} images/s", flush=True)
 

@@ -60,7 +60,9 @@ def _sample(index: int) -> NewSample:
     sha = hashlib.sha256(f"layer {index}".encode()).hexdigest()
     visible = hashlib.sha256(f"visible {index}".encode()).hexdigest()
     layer = StoredLayer(sha, 64, 64, 4_096, visible)
-    return NewSample(Kind.single, f"a red circle number {index}", "CC0-1.0", "benchmark", 1, {LayerRole.foreground: layer})
+    return NewSample(
+        Kind.single, f"a red circle number {index}", "CC0-1.0", "benchmark", 1, {LayerRole.foreground: layer}
+    )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def working(house: House) -> Iterator[Working]:
         while (job := waiting.get()) is not None:
             try:
                 jobs.JOBS[job.name](house, *job.args)
-            except BaseException as error:  # noqa: BLE001  # told at the end of the test
+            except BaseException as error:  # told at the end of the test
                 asked.faults.append(error)
 
     house.database.send = send
@@ -148,4 +148,3 @@ def test_a_stopped_training_is_handed_back(house: House, monkeypatch: pytest.Mon
     with house.database.transaction() as tx:
         assert checkpoints.find_run(tx, run)["state"] == "requested"
         assert checkpoints.find_run(tx, run)["error"] is None
-
