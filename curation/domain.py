@@ -271,11 +271,12 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Signal:
-    """One automatic measurement of a candidate's layer; None where it cannot be measured."""
+class Said:
+    """What the oracle says of a layer, with a sentence for the record."""
 
-    name: str
-    value: float | None
+    verdict: Verdict
+    reasons: Sequence[RejectReason]
+    sentence: str
 
 
 @dataclass(frozen=True)

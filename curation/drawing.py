@@ -1,4 +1,4 @@
-"""Drawing: a worker claims a batch of requested candidates, draws it, and keeps the layers; no transaction stays open."""
+"""Drawing: a worker claims a batch of requested candidates, draws it with no transaction open, and keeps the layers."""
 
 from __future__ import annotations
 

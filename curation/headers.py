@@ -32,7 +32,7 @@ OTHER_IMAGES: tuple[tuple[bytes, str], ...] = (
 """First bytes of pictures that are not read, so that a person is told "save it as PNG" and not "no image"."""
 
 
-class BadFile(Exception):  # noqa: N818  an outcome for the report, caught in this package; people never see it raised
+class BadFile(Exception):
     """A file that is refused: `code` for the report, the sentence for a person."""
 
     def __init__(self, code: str, sentence: str) -> None:

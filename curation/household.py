@@ -88,7 +88,7 @@ def household(settings: Settings) -> Iterator[Household]:
 
 
 def _forget_the_dead(house: House) -> None:
-    """Nobody else is in an embedded home, so whoever still holds leases is dead: no need to wait for them to run out."""
+    """Nobody else is in an embedded home, so whoever still holds leases is dead: no need to wait until they run out."""
     if house.settings.embedded:
         with house.database.transaction() as tx:
             leases.hand_back_work(tx)

@@ -114,14 +114,11 @@ def _open(house: House, plan: Plan, turn: int, checkpoint: Checkpoint) -> int:
 
 
 def choose_prompts(tx: Transaction, count: int, seed: int) -> Sequence[Prompt]:
-    """Up to `count` prompts for a round: captions of the seeds, shuffled by a hash, so that every turn asks for others."""
+    """Up to `count` prompts for a round: captions as often as seeds bear them, shuffled by a hash, anew each turn."""
     caption = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)["caption"].astext
-    shuffled = sa.func.md5(sa.func.concat(seed, ":", caption))
-    seeds = sa.select(caption.label("text"), sa.func.min(shuffled).label("place")).where(
-        samples.c.round == 0, samples.c.withdrawn_at.is_(None)
-    )
-    rows = tx.execute(seeds.group_by(caption).order_by(sa.text("place")).limit(count))
-    return [Prompt(row.text) for row in rows]
+    shuffled = sa.func.md5(sa.func.concat(seed, ":", samples.c.id))
+    seeds = sa.select(caption.label("text")).where(samples.c.round == 0, samples.c.withdrawn_at.is_(None))
+    return [Prompt(row.text) for row in tx.execute(seeds.order_by(shuffled).limit(count))]
 
 
 def _wait_for_verdicts(house: House, plan: Plan, number: int, turn: int, tell: Tell) -> None:

@@ -48,7 +48,7 @@ class Manifest:
 
 
 def prefix_length(samples: int) -> int:
-    """How many hex digits of the id make a part: about 250 to 4,000 samples each, so that few change when few are added.
+    """How many hex digits of the id make a part: some 250 to 4,000 samples, so that few change when few are added.
 
     It depends on nothing but the count, or equal samples would not give equal bytes.
     """

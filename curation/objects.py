@@ -46,7 +46,7 @@ class FolderStore:
         """Whether a file of that name is there."""
         return self._path(sha256).exists()
 
-    def address(self, sha256: str, seconds: int) -> str | None:
+    def address(self, sha256: str, seconds: int) -> str | None:  # noqa: ARG002  # the door's own shape
         """None: a folder has no server of its own; the API serves its layers."""
         return None
 
@@ -64,7 +64,7 @@ class FolderStore:
                 out.flush()
                 os.fsync(out.fileno())
             # An equal file may have won the race; replacing it with the same bytes is harmless and atomic.
-            os.replace(name, target)
+            Path(name).replace(target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

@@ -5,19 +5,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from curation import leases
 from curation.database import Transaction
-from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Split, Verdict, content_id
+from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Said, Split, Verdict, content_id
 from curation.errors import Conflict, NotFound, Refused
 from curation.reviewers import holder_of
 from curation.samples import NewSample, StoredLayer, add_samples, withdraw_sample_of
 from curation.trays import Card, read_cards, take_tray
 
-__all__ = ["Decided", "OracleSaid", "Undone", "decide", "decide_by_oracle", "take_tray", "undo"]
+__all__ = ["Decided", "Undone", "decide", "decide_by_oracle", "take_tray", "undo"]
 
 PAGES, ORACLE = "pages", "oracle"
 """Desks: where a decision was made."""
@@ -40,14 +40,6 @@ class Undone:
     card: Card
 
 
-class OracleSaid(Protocol):
-    """What curation.oracle answers about one card."""
-
-    verdict: Verdict
-    reasons: Sequence[RejectReason]
-    sentence: str
-
-
 def decide(
     tx: Transaction,
     reviewer_id: int,
@@ -66,7 +58,7 @@ def decide(
     candidate that someone else holds or has decided. A decision that comes after its lease ran out is taken while the
     candidate still waits. Raises NotFound, Refused (reasons without a reject).
     """
-    said = _Said(candidate, reviewer_id, _decidable(verdict), _distinct(verdict, reasons), comment)
+    said = _Content(candidate, reviewer_id, _decidable(verdict), _distinct(verdict, reasons), comment)
     row = _lock(tx, candidate)
     known = tx.execute(_STANDING, {"candidate": candidate, "key": key, "round": row.round_id}).one()
     if known.earlier is not None:
@@ -85,7 +77,7 @@ def decide(
     return Decided(int(decision), candidate, state)
 
 
-def decide_by_oracle(tx: Transaction, reviewer_id: int, card: Card, said: OracleSaid) -> Decided:
+def decide_by_oracle(tx: Transaction, reviewer_id: int, card: Card, said: Said) -> Decided:
     """Keep what the oracle said of a card it holds; its key is the candidate and its turn, so repeating is harmless."""
     turn = tx.execute(_TURN, {"candidate": card.id}).scalar_one()
     key = content_id(ORACLE, card.id, turn)
@@ -127,7 +119,7 @@ def undo(tx: Transaction, reviewer_id: int, decision: int | None, *, key: uuid.U
     return Undone(int(undone), read_cards(tx, [target.candidate_id])[0])
 
 
-class _Said(NamedTuple):
+class _Content(NamedTuple):
     """The content of a decision: what must be equal when a key comes again."""
 
     candidate: uuid.UUID
@@ -157,8 +149,8 @@ def _lock(tx: Transaction, candidate: uuid.UUID) -> sa.Row[Any]:
     return row
 
 
-def _answer_again(known: sa.Row[Any], said: _Said) -> Decided:
-    earlier = _Said(known.candidate_id, known.reviewer_id, Verdict(known.verdict), known.reasons, known.comment)
+def _answer_again(known: sa.Row[Any], said: _Content) -> Decided:
+    earlier = _Content(known.candidate_id, known.reviewer_id, Verdict(known.verdict), known.reasons, known.comment)
     if earlier != said:
         raise Conflict("this key was used for another decision", "make a new key for every decision")
     return Decided(known.earlier, said.candidate, _AFTER[said.verdict])

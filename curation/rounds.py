@@ -19,6 +19,9 @@ from curation.tables import candidate_layers, candidates, leases, prompts, round
 SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
 """The selection policy that shows people everything that passes screening."""
 
+STANDING = ("requested", "drawing", "drawn", "screened", "waiting", "showing")
+"""The states from which a candidate still goes on; closing its round withdraws it."""
+
 INSERT_AT_ONCE = 5_000
 
 
@@ -38,9 +41,7 @@ def open_round(
     The quota goes round the prompts: candidate i is drawn from prompt i modulo their number, with a seed of its own.
     """
     if not prompts_ or quota < 1:
-        raise Refused(
-            "a round needs at least one prompt and a quota of at least 1", "see 'layerloop round open --help'"
-        )
+        raise Refused("a round needs a prompt and a quota of at least 1", "see 'layerloop round open --help'")
     check_policy(policy)
     row = {"purpose": "drawn", "kind": kind, "checkpoint_id": checkpoint, "quota": quota, "policy": dict(policy)}
     number = int(tx.execute(sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}).scalar_one())
@@ -119,8 +120,7 @@ def close_round(tx: Transaction, number: int, actor: str) -> int:
     if tx.scalar(locked) in {None, RoundState.closed}:
         find_round(tx, number)
         return 0
-    open_states = ["requested", "drawing", "drawn", "screened", "waiting", "showing"]
-    mine = (candidates.c.round_id == number) & candidates.c.state.in_(open_states)
+    mine = (candidates.c.round_id == number) & candidates.c.state.in_(STANDING)
     tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(mine))))
     withdrawn = tx.execute(sa.update(candidates).where(mine).values(state=CandidateState.withdrawn)).rowcount
     tx.execute(sa.update(rounds).where(rounds.c.id == number).values(state=RoundState.closed, closed_at=sa.func.now()))

@@ -110,9 +110,7 @@ def close(number: Number, dry_run: DryRun = False) -> None:
     with house() as opened, opened.database.transaction() as tx:
         if dry_run:
             counts = rounds.count_states(tx, number)
-            standing = sum(
-                counts.get(s, 0) for s in ("requested", "drawing", "drawn", "screened", "waiting", "showing")
-            )
+            standing = sum(counts.get(state, 0) for state in rounds.STANDING)
             talk.print(f"would withdraw {standing} candidates without a verdict")
             return
         withdrawn = rounds.close_round(tx, number, ACTOR)

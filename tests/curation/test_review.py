@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 import sqlalchemy as sa
 
 from curation import leases, review, rounds
 from curation.database import Database
-from curation.domain import CandidateState, RejectReason, Split, Verdict
+from curation.domain import CandidateState, RejectReason, Said, Split, Verdict
 from curation.errors import Conflict, NotFound, Refused
 from curation.layers import encode_layer, visible_hash
 from curation.reviewers import add_reviewer, oracle_reviewer
@@ -271,28 +271,25 @@ def test_an_imported_file_keeps_its_own_licence_source_and_split(database, store
         assert told in row["line"]
 
 
-@dataclass
-class Said:
-    verdict: Verdict
-    reasons: list[RejectReason] = field(default_factory=list)
-    sentence: str = "its halo is 0.4, above 0.1"
+def said(verdict, *reasons):
+    return Said(verdict, reasons, "its halo is 0.4, above 0.1")
 
 
 def test_the_oracle_decides_like_anybody_in_its_own_name(desk):
     with desk.database.transaction() as tx:
         oracle = oracle_reviewer(tx)
         good, bad = review.take_tray(tx, oracle, desk.number, 2, (), 60)
-        review.decide_by_oracle(tx, oracle, good, Said(ACCEPT))
-        decided = review.decide_by_oracle(tx, oracle, bad, Said(REJECT, [RejectReason.halo]))
+        review.decide_by_oracle(tx, oracle, good, said(ACCEPT))
+        decided = review.decide_by_oracle(tx, oracle, bad, said(REJECT, RejectReason.halo))
         assert decided.state == "rejected"
     by = {row["candidate_id"]: row for row in desk.rows(decisions)}
     assert {row["desk"] for row in by.values()} == {"oracle"}
     assert by[bad.id]["comment"] == "its halo is 0.4, above 0.1"
     assert by[bad.id]["dwell_ms"] is None
     with desk.database.transaction() as tx:
-        assert review.decide_by_oracle(tx, oracle, bad, Said(REJECT, [RejectReason.halo])) == decided, "a repeated job"
+        assert review.decide_by_oracle(tx, oracle, bad, said(REJECT, RejectReason.halo)) == decided, "a repeated job"
         with pytest.raises(Conflict):
-            review.decide_by_oracle(tx, oracle, good, Said(REJECT))
+            review.decide_by_oracle(tx, oracle, good, said(REJECT))
     assert len(desk.rows(decisions)) == 2
 
 
@@ -300,9 +297,9 @@ def test_the_oracle_may_say_the_same_again_after_an_undo(desk):
     with desk.database.transaction() as tx:
         oracle = oracle_reviewer(tx)
         (card,) = review.take_tray(tx, oracle, desk.number, 1, (), 60)
-        first = review.decide_by_oracle(tx, oracle, card, Said(ACCEPT))
+        first = review.decide_by_oracle(tx, oracle, card, said(ACCEPT))
         undone = review.undo(tx, oracle, first.decision, key=uuid.uuid4(), seconds=60)
-        again = review.decide_by_oracle(tx, oracle, undone.card, Said(ACCEPT))
+        again = review.decide_by_oracle(tx, oracle, undone.card, said(ACCEPT))
     assert again.decision > first.decision
     assert states(desk.database, desk.number) == {"accepted": 1, "waiting": 3}
 
