@@ -13,12 +13,13 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from curation import leases, reviewers
+from curation import leases
 from curation.adapters import embedded_postgres
 from curation.domain import Access
 from curation.errors import LayerloopError, NotFound, Unreachable
 from curation.house import House, open_house
 from curation.processes import Processes, alone_in
+from curation.review import reviewers
 from curation.settings import Settings
 
 START_SECONDS = 60

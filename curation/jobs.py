@@ -12,12 +12,14 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from curation import checkpoints, drawing, leases, oracle, review, reviewers, screening, selection
+from curation import checkpoints, drawing, leases
 from curation.database import Transaction
 from curation.domain import CandidateState, Checkpoint, Progress, RoundState, RunState
 from curation.errors import Conflict
 from curation.house import House, load
 from curation.ports import LayerGenerator, Report
+from curation.review import decisions, reviewers
+from curation.screening import oracle, refusals, selection
 from curation.tables import candidates, rounds, training_runs
 
 log = logging.getLogger("layerloop.jobs")
@@ -62,9 +64,9 @@ def screen(house: House, number: int) -> None:
     with house.database.transaction() as tx:
         drawn = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.drawn)
         picked = sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_AT_ONCE)
-        measured = screening.measure_candidates(tx, house.store, [row.id for row in tx.execute(picked)])
+        measured = refusals.measure_candidates(tx, house.store, [row.id for row in tx.execute(picked)])
     with house.database.transaction() as tx:
-        if screening.keep_screenings(tx, measured):
+        if refusals.keep_screenings(tx, measured):
             tx.ask("screen", number)
         selection.select_candidates(tx, number)
 
@@ -108,11 +110,11 @@ def decide(house: House, number: int) -> None:
     judge = _oracle(house, number)
     with house.database.transaction() as tx:
         reviewer = reviewers.oracle_reviewer(tx)
-        cards = review.take_tray(tx, reviewer, number, DECIDE_AT_ONCE, (), house.settings.lease_seconds)
+        cards = decisions.take_tray(tx, reviewer, number, DECIDE_AT_ONCE, (), house.settings.lease_seconds)
     verdicts = [(card, oracle.judge_card(judge, house.store, card)) for card in cards]
     with house.database.transaction() as tx:
         for card, said in verdicts:
-            review.decide_by_oracle(tx, reviewer, card, said)
+            decisions.decide_by_oracle(tx, reviewer, card, said)
         if cards:
             tx.ask("decide", number)
 

@@ -48,7 +48,7 @@ layers = sa.Table(
     sa.Column("height", sa.Integer, nullable=False),
     sa.Column("bytes", sa.Integer, nullable=False),
     sa.Column("visible", SHA, nullable=False, index=True),
-    sa.Column("fingerprint", sa.LargeBinary),  # 280 bytes: curation.fingerprints
+    sa.Column("fingerprint", sa.LargeBinary),  # 280 bytes: curation.screening.fingerprints
 )
 
 # Multi-index hashing: two fingerprints within d bits of each other share at least one of d + 1 bands.

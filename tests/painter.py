@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from curation.domain import Checkpoint, DrawRequest, LayerRole
-from curation.figures import SUBJECTS, draw
+from curation.intake.figures import SUBJECTS, draw
 from curation.ports import LayerGenerator, Layers, ObjectStore
 
 SECONDS_EACH = 0.05

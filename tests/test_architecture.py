@@ -22,7 +22,7 @@ WORDS = {"curation.domain", "curation.errors"}
 DOORS = {"curation.ports"}
 # Above the rooms stand those that put the house together and those that open it to the world.
 ABOVE = ("curation.house", "curation.household", "curation.jobs", "curation.worker", "curation.api", "curation.cli",
-         "curation.adapters", "curation.loop", "curation.seeding", "curation.doctor")  # fmt: skip
+         "curation.adapters", "curation.loop", "curation.intake.seeding", "curation.doctor", "curation.processes")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

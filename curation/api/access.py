@@ -13,7 +13,7 @@ from curation.database import Transaction
 from curation.domain import Access
 from curation.errors import Refused
 from curation.house import House
-from curation.reviewers import Reviewer, Sessions, reviewer_of
+from curation.review.reviewers import Reviewer, Sessions, reviewer_of
 
 COOKIE = "layerloop_session"
 

@@ -19,7 +19,7 @@ from curation.api.guard import Guard, error_answer
 from curation.api.links import Links
 from curation.api.remembered import Remembered
 from curation.house import House
-from curation.reviewers import BackOff, Sessions, TooOften
+from curation.review.reviewers import BackOff, Sessions, TooOften
 
 log = logging.getLogger("layerloop.api")
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from curation import report, review, trays
 from curation.api.access import Annotator
 from curation.api.links import Links
 from curation.api.remembered import Remembered
 from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Verdict
+from curation.review import decisions, report, trays
 
 router = APIRouter(prefix="/api/review", tags=["review"])
 
@@ -143,7 +143,7 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
 def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
     """Keep a verdict; answered only once it is durable, and the same key again is answered the same."""
     with visit.enter() as (tx, reviewer):
-        decided = review.decide(
+        decided = decisions.decide(
             tx,
             reviewer.id,
             body.candidate,
@@ -161,7 +161,7 @@ def post_undo(request: Request, visit: Annotator, body: UndoRequest) -> UndoAnsw
     """Void one of my decisions and get its candidate back."""
     seconds = visit.house.settings.review_lease_seconds
     with visit.enter() as (tx, reviewer):
-        undone = review.undo(tx, reviewer.id, body.decision, key=body.key, seconds=seconds)
+        undone = decisions.undo(tx, reviewer.id, body.decision, key=body.key, seconds=seconds)
     return UndoAnswer(decision=undone.decision, candidate=_card(request, undone.card))
 
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from curation import report, rounds
+from curation import rounds
 from curation.api.access import Annotator, Engineer
 from curation.domain import CandidateState, Kind, RejectReason, RoundState
+from curation.review import report
 
 router = APIRouter(prefix="/api/rounds", tags=["rounds"])
 

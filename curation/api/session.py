@@ -11,7 +11,7 @@ from curation import __version__
 from curation.api.access import COOKIE, Annotator, house_of
 from curation.domain import Access
 from curation.errors import Refused
-from curation.reviewers import BackOff, Reviewer, Sessions, sign_in
+from curation.review.reviewers import BackOff, Reviewer, Sessions, sign_in
 
 router = APIRouter(prefix="/api", tags=["session"])
 

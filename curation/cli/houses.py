@@ -40,10 +40,10 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the whole loop: seeds, training, drawing, review, and again; the same command goes on where it stopped."""
-    from curation import report
     from curation.household import household
+    from curation.intake.seeding import bring_seeds
     from curation.loop import Plan, run_loop
-    from curation.seeding import bring_seeds
+    from curation.review import report
 
     if reviewer not in {"person", "oracle"}:
         raise typer.BadParameter("'person' or 'oracle'", param_hint="--reviewer")

@@ -18,7 +18,7 @@ Who = Annotated[str, typer.Argument(help="The reviewer's name.")]
 @app.command()
 def add(name: Who, access: Annotated[Access, typer.Option(help="What they may do.")] = Access.annotator) -> None:
     """Add a person."""
-    from curation import reviewers
+    from curation.review import reviewers
 
     with house() as opened, opened.database.transaction() as tx:
         reviewers.add_reviewer(tx, name, access)
@@ -29,7 +29,7 @@ def add(name: Who, access: Annotated[Access, typer.Option(help="What they may do
 @app.command()
 def token(name: Who, minutes: Annotated[int, typer.Option(help="How long it can be used.", min=1)] = 60) -> None:
     """Print a token with which a person signs in once."""
-    from curation import reviewers
+    from curation.review import reviewers
 
     with house() as opened, opened.database.transaction() as tx:
         print(reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes))
@@ -51,7 +51,7 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def deactivate(name: Who) -> None:
     """Shut a person out at once; their decisions stay."""
-    from curation import reviewers
+    from curation.review import reviewers
 
     with house() as opened, opened.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, name))

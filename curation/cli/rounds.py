@@ -75,7 +75,7 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def show(number: Number, as_json: Json = False) -> None:
     """The report of one round: what was drawn, refused, shown and accepted, and what it cost."""
-    from curation import report
+    from curation.review import report
 
     with house() as opened, opened.database.transaction() as tx:
         told = report.round_report(tx, number)

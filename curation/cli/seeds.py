@@ -26,8 +26,8 @@ def import_(
     metadata.jsonl holds one object a line: file_name, text (or caption), licence, source, split. Files that screening
     is unsure of wait for a person; every file that is refused is named with its reason.
     """
-    from curation import seeds
-    from curation.listing import list_folder
+    from curation.intake import seeds
+    from curation.intake.listing import list_folder
 
     if dry_run:
         talk.print(f"would look at {len(list_folder(folder).files)} files in {folder}")

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from curation import fingerprints, schema, seeds, signals
+from curation import schema
 from curation.adapters import embedded_postgres
 from curation.database import Database
+from curation.intake import seeds
+from curation.intake.procedural import draw_seed
 from curation.objects import FolderStore
-from curation.procedural import draw_seed
+from curation.screening import fingerprints, signals
 
 
 def main() -> None:

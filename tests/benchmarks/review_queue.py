@@ -35,7 +35,7 @@ from curation.adapters import embedded_postgres
 from curation.adapters.pgmq_schema import install_pgmq
 from curation.database import Database
 from curation.domain import Access
-from curation.reviewers import add_reviewer, issue_token
+from curation.review.reviewers import add_reviewer, issue_token
 from curation.schema import migrate
 from curation.settings import EMBEDDED, Settings
 

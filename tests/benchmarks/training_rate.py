@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from curation.domain import DrawRequest, Kind, LayerRole, Progress, Prompt, Sample, TrainingOrder, split_of
+from curation.intake.procedural import draw_seed
 from curation.layers import encode_layer, visible_hash
 from curation.manifest import Manifest, Part
 from curation.objects import FolderStore
-from curation.procedural import draw_seed
 from training.generate import open_generator
 from training.train import train
 

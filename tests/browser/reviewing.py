@@ -12,7 +12,7 @@ from curation.database import Database
 from curation.domain import Access
 from curation.errors import NotFound
 from curation.house import House
-from curation.reviewers import add_reviewer, find_reviewer, issue_token
+from curation.review.reviewers import add_reviewer, find_reviewer, issue_token
 from curation.tables import candidates, decisions
 
 # Notes, before the page itself hears of a key, which candidate was on the stage when it went down.

@@ -12,11 +12,11 @@ from playwright.sync_api import Page, expect
 from curation.database import Database
 from curation.domain import Access, Verdict
 from curation.objects import FolderStore
-from curation.review import decide
-from curation.reviewers import add_reviewer
+from curation.review.decisions import decide
+from curation.review.reviewers import add_reviewer
+from curation.review.trays import take_tray
 from curation.snapshots import freeze
 from curation.tables import prompts, rounds
-from curation.trays import take_tray
 from tests.browser.reviewing import Site
 from tests.making import make_candidates, make_round
 

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from curation import checkpoints, jobs, report, rounds, snapshots
+from curation import checkpoints, jobs, rounds, snapshots
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.database import Database
 from curation.domain import CandidateState, Job, Progress, TrainingOrder
 from curation.errors import LayerloopError
 from curation.house import House
+from curation.intake.seeding import bring_seeds
 from curation.loop import Plan, run_loop
 from curation.objects import FolderStore
-from curation.seeding import bring_seeds
+from curation.review import report
 from curation.settings import Settings
 from curation.tables import events, training_runs
 from curation.tables import rounds as rounds_table

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 import pytest
 from fastapi.testclient import TestClient
 
-from curation import reviewers
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.api.app import create_app
 from curation.api.remembered import Remembered
 from curation.domain import Access
 from curation.house import House
+from curation.review import reviewers
 from curation.settings import Settings
 from tests.making import make_candidates, make_round
 

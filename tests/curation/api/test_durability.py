@@ -14,7 +14,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from curation import reviewers
+from curation.review import reviewers
 from curation.settings import Settings
 from curation.tables import decisions, samples
 from tests.curation.api.conftest import CHANGE

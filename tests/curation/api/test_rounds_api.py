@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from curation import report
 from curation.domain import Access, Job
+from curation.review import report
 
 
 def test_the_list_and_the_report(signed_in, number, database):

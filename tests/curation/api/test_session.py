@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fastapi.testclient import TestClient
 
-from curation import __version__, reviewers
+from curation import __version__
 from curation.api.access import COOKIE
 from curation.domain import Access
+from curation.review import reviewers
 from tests.curation.api.conftest import CHANGE, LOOPBACK
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from curation.cli.main import app, run
 from curation.database import Database
-from curation.procedural import draw_seed
+from curation.intake.procedural import draw_seed
 from curation.settings import Settings
 from tests.making import make_checkpoint, make_round
 

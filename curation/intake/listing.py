@@ -1,0 +1,172 @@
+"""A folder of images as a list: every regular file, and what manifests, texts beside files and names say of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from curation.domain import Split
+from curation.intake.archives import check_inside
+from curation.intake.headers import BadFile
+
+MAX_CAPTION = 10_000
+MAX_LINE = 1 << 20
+MAX_BAD_LINES = 1_000
+"""Bad lines of one manifest that are named singly; a file that is no manifest at all has as many as it has lines."""
+
+SPLITS = {"train": Split.train} | dict.fromkeys(("heldout", "test", "val", "validation"), Split.heldout)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of one file beside its pixels; None where nothing was said."""
+
+    caption: str | None = None
+    licence: str | None = None
+    source: str | None = None
+    split: Split | None = None
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """One line of a manifest that is not followed; `name` is "manifest:line"."""
+
+    name: str
+    code: str
+    sentence: str
+
+
+@dataclass
+class Listing:
+    """The files of a folder by their names inside it: those that a manifest names first, as they are the best known."""
+
+    folder: Path
+    files: list[str] = field(default_factory=list)
+    described: dict[str, Description] = field(default_factory=dict)
+    bad_lines: list[BadLine] = field(default_factory=list)
+
+    def describe(self, name: str) -> Description:
+        """What a manifest says of a file, its caption else from a text file beside it, else from its own name."""
+        said = self.described.get(name, Description())
+        caption = said.caption or self._caption_beside(name) or caption_from_name(name)
+        return Description(caption, said.licence, said.source, said.split)
+
+    def _caption_beside(self, name: str) -> str | None:
+        beside = (self.folder / name).with_suffix(".txt")
+        try:
+            with beside.open(encoding="utf-8") as file:
+                text = file.read(MAX_CAPTION + 1).strip()
+        except (OSError, ValueError):
+            return None
+        return text if 0 < len(text) <= MAX_CAPTION and storable(text) else None
+
+
+def list_folder(folder: Path) -> Listing:
+    """Read a folder and its manifests (metadata.jsonl first, then other *.jsonl). Links are not followed."""
+    listing = Listing(folder)
+    names = sorted(_walk(folder))
+    manifests = [name for name in names if name.lower().endswith(".jsonl")]
+    pictures = [name for name in names if not name.lower().endswith(".jsonl")]
+    known = set(pictures)
+    for manifest in sorted(manifests, key=lambda name: (PurePosixPath(name).name != "metadata.jsonl", name)):
+        _read_manifest(listing, manifest, known)
+    stems = {str(PurePosixPath(name).with_suffix("")) for name in pictures if not name.lower().endswith(".txt")}
+    beside = {name for name in known if name.lower().endswith(".txt") and name[:-4] in stems}
+    listed = [name for name in listing.described if name not in beside]
+    listing.files = listed + [name for name in pictures if name not in listing.described and name not in beside]
+    return listing
+
+
+def caption_from_name(name: str) -> str:
+    """Words from a file's name: separators become spaces, trailing numbers and what cannot be seen are left out."""
+    stem = PurePosixPath(name).stem
+    seen = "".join(letter if unicodedata.category(letter)[0] != "C" else " " for letter in stem)
+    words = re.sub(r"[\W_]+", " ", seen).strip()
+    return re.sub(r"[\s\d]+$", "", words)[:200] or words[:200] or "picture"
+
+
+def storable(text: str) -> bool:
+    """Whether a database keeps it: no NUL, no half of a surrogate pair."""
+    return "\0" not in text and not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
+
+
+def _walk(folder: Path, inside: str = "") -> Iterator[str]:
+    """The names of regular files and links, hidden ones left out; a link is listed so that its refusal can be told."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda one: one.name):
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            name = inside + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path), name + "/")
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                yield name
+
+
+def _read_manifest(listing: Listing, manifest: str, known: set[str]) -> None:
+    """Take the good lines in; the first line that says something of a file counts, later ones fill what it left out."""
+    base = manifest.rpartition("/")[0]
+    bad = 0
+    with (listing.folder / manifest).open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+            if not line.strip():
+                continue
+            try:
+                name, said = _read_line(line, base, known)
+            except BadFile as error:
+                bad += 1
+                if bad <= MAX_BAD_LINES:
+                    listing.bad_lines.append(BadLine(f"{manifest}:{number}", error.code, error.sentence))
+                continue
+            before = listing.described.get(name, Description())
+            listing.described[name] = Description(
+                before.caption or said.caption,
+                before.licence or said.licence,
+                before.source or said.source,
+                before.split or said.split,
+            )
+
+
+def _read_line(line: bytes, base: str, known: set[str]) -> tuple[str, Description]:
+    """The file that a line is about, and what it says. Raises BadFile with bad_line or path_traversal."""
+    if len(line) > MAX_LINE:
+        raise BadFile("bad_line", f"the line is longer than {MAX_LINE:,} bytes")
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadFile("bad_line", "the line is not JSON") from error
+    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+        raise BadFile("bad_line", "the line is not an object with a file_name")
+    check_inside(row["file_name"])
+    name = (PurePosixPath(base) / row["file_name"]).as_posix()
+    if name not in known:
+        raise BadFile("bad_line", f"there is no file {row['file_name'][:120]!r} in the folder")
+    split = _text(row, "split")
+    if split is not None and split not in SPLITS:
+        raise BadFile("bad_line", f"the split {split[:40]!r} is none of {', '.join(SPLITS)}")
+    return name, Description(
+        caption=_text(row, "text", "caption"),
+        licence=_text(row, "licence", "license"),
+        source=_text(row, "source"),
+        split=SPLITS[split] if split else None,
+    )
+
+
+def _text(row: dict[str, Any], *keys: str) -> str | None:
+    """The first of some keys that is there, verbatim; None for null and for blank text. Raises BadFile."""
+    value = next((row[key] for key in keys if row.get(key) is not None), None)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadFile("bad_line", f"{keys[0]} is {type(value).__name__}, not text")
+    if len(value) > MAX_CAPTION:
+        raise BadFile("bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}")
+    if not storable(value):
+        raise BadFile("bad_line", f"{keys[0]} holds characters that cannot be stored")
+    return value if value.strip() else None

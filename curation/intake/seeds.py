@@ -1,0 +1,256 @@
+"""Seeds: a folder of images becomes samples, in parallel, resumably, and with an account of every single file."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from curation import rounds
+from curation.database import Database, Transaction
+from curation.domain import Kind, LayerRole, Progress, content_id
+from curation.errors import NotFound
+from curation.intake import archives
+from curation.intake.examination import LIMITS, Intake, Item, Outcome, examine_item, refuse
+from curation.intake.headers import BadFile
+from curation.intake.imports import ImportSummary, keep_rows, names_of, storable_name, summarise
+from curation.intake.listing import Listing, list_folder
+from curation.intake.sandbox import Killed, Sandbox
+from curation.ports import ObjectStore, Report
+from curation.samples import NewSample, StoredLayer, add_samples
+from curation.screening import duplicates
+from curation.screening.duplicates import Duplicate
+from curation.tables import import_files, imports
+
+BATCH_FILES = 200
+BATCH_BYTES = 64 << 20
+"""A transaction keeps this many files, or layers of so many bytes together: what an interruption may cost."""
+WRITERS = 4
+"""Layers put into the store at once: a put waits for the disk or the network, not for the processor."""
+
+KILLED = BadFile("decoder_killed", "its decoder took too long or crashed, alone in a process of its own")
+UNKNOWN = "unknown"
+NO_LICENCE = "licence_unknown"
+"""The flag of a file that is stored although nobody said under which licence; its sample says "unknown"."""
+
+
+def import_seeds(
+    database: Database,
+    store: ObjectStore,
+    folder: Path,
+    report: Report = lambda _: None,
+    *,
+    workers: int = 2,
+    actor: str = "seed import",
+) -> ImportSummary:
+    """Import every image of a folder (recursively, zip archives too); what an earlier run has done is passed by.
+
+    Files are judged in `workers` confined processes and kept in batches: layers first, then one transaction with
+    samples, review candidates and one row per file. A file is done again only when its size or time has changed.
+    Raises NotFound where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {folder}", "give the folder that holds the images")
+    started = time.monotonic()
+    report(Progress("listing seeds", 0, 0))
+    listing = list_folder(folder)
+    one = _Import(database, store, listing, content_id("import", folder.resolve()), actor)
+    one.open()
+    total = len(listing.files)
+    with Sandbox(examine_item, workers) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
+        for batch in _batches(sandbox.run(one.unfinished())):
+            one.keep(batch, writers)
+            report(Progress("importing seeds", batch[-1][0].place, total))
+    summary = one.close(time.monotonic() - started)
+    report(Progress("importing seeds", total, total))
+    return summary
+
+
+def _batches(results: Iterable[tuple[Item, Intake | Killed]]) -> Iterator[list[tuple[Item, Intake]]]:
+    """Results in lists of BATCH_FILES, fewer where the layers are large."""
+    batch: list[tuple[Item, Intake]] = []
+    weight = 0
+    for item, result in results:
+        found = refuse(item.name, KILLED) if isinstance(result, Killed) else result
+        batch.append((item, found))
+        weight += len(found.layer or b"")
+        if len(batch) >= BATCH_FILES or weight >= BATCH_BYTES:
+            yield batch
+            batch, weight = [], 0
+    if batch:
+        yield batch
+
+
+class _Import:
+    """One run over one folder."""
+
+    def __init__(self, database: Database, store: ObjectStore, listing: Listing, id_: uuid.UUID, actor: str) -> None:
+        self.database = database
+        self.store = store
+        self.listing = listing
+        self.id = id_
+        self.actor = actor
+        self.fresh = 0
+
+    def open(self) -> None:
+        """The import's own row, and those of the manifests' bad lines."""
+        bad = self.listing.bad_lines
+        rows = [
+            self._row(line.name, "", Intake(line.name, Outcome.reject, (line.code,), line.sentence)) for line in bad
+        ]
+        for manifest in dict.fromkeys(line.name.rpartition(":")[0] for line in bad):
+            mine = [line for line in bad if line.name.rpartition(":")[0] == manifest]
+            sentence = f"{len(mine)} of its lines cannot be followed, each is named"
+            rows.append(self._row(manifest, "", Intake(manifest, Outcome.partial, (mine[0].code,), sentence)))
+        with self.database.transaction() as tx:
+            row = {"id": self.id, "folder": storable_name(str(self.listing.folder.resolve()))}
+            tx.execute(insert(imports).on_conflict_do_nothing(), row)
+            keep_rows(tx, rows)
+
+    def unfinished(self) -> Iterator[Item]:
+        """What is not done yet, in the order of the list; the database is asked in blocks."""
+        names = iter(enumerate(self.listing.files, 1))
+        while block := list(islice(names, 500)):
+            items = [item for place, name in block for item in self._items(name, place)]
+            with self.database.transaction() as tx:
+                wanted = [storable_name(item.name) for item in items]
+                mine = (import_files.c.import_id == self.id) & import_files.c.name.in_(wanted)
+                finished = {(r.name, r.stamp) for r in tx.execute(sa.select(import_files).where(mine))}
+            yield from (item for item in items if (storable_name(item.name), item.stamp) not in finished)
+
+    def _items(self, name: str, place: int) -> Iterator[Item]:
+        path = self.listing.folder / name
+        status = path.lstat()
+        item = Item(name, path, f"{status.st_size}:{status.st_mtime_ns}", place)
+        if path.is_symlink():
+            yield replace(item, known=refuse(name, BadFile("symbolic_link", "links are not followed")))
+        elif not archives.is_archive(path):
+            yield item
+        else:
+            yield from _archive_items(item)
+
+    def keep(self, batch: Sequence[tuple[Item, Intake]], writers: ThreadPoolExecutor) -> None:
+        """Objects first, rows second, duplicates neither."""
+        good = [(item, found) for item, found in batch if found.layer is not None]
+        firsts = self._find_duplicates([found for _, found in good])
+        fresh = [(item, found) for item, found in good if found.name not in firsts]
+        stored = dict(
+            zip((found.name for _, found in fresh), writers.map(self._put, (f for _, f in fresh)), strict=True)
+        )
+        with self.database.transaction() as tx:
+            self._keep_layers(tx, fresh, stored)
+            names = names_of(tx, self.id, {first.of for first in firsts.values()}) | {
+                layer.sha256: name for name, layer in reversed(stored.items())
+            }
+            rows = []
+            for item, found in batch:
+                first = firsts.get(found.name)
+                layer = first.of if first else stored[found.name].sha256 if found.name in stored else None
+                told = _as_duplicate(found, first, names) if first else self._with_licence(found)
+                rows.append(self._row(item.name, item.stamp, told, layer))
+            keep_rows(tx, rows)
+        self.fresh += len(batch)
+
+    def _find_duplicates(self, found: Sequence[Intake]) -> dict[str, Duplicate]:
+        """By file name: the layer in the pool, or earlier in this batch, that a file repeats."""
+        with self.database.transaction() as tx:
+            known = duplicates.find_duplicates(tx, [(one.visible, one.fingerprint) for one in found])
+        batch = duplicates.Batch()
+        firsts: dict[str, Duplicate] = {}
+        for one, earlier in zip(found, known, strict=True):
+            # The name that the store will give it; hashing twice is cheap beside encoding.
+            again = earlier or batch.find(one.visible, one.fingerprint)
+            if again:
+                firsts[one.name] = again
+            else:
+                batch.add(one.visible, one.fingerprint, hashlib.sha256(one.layer or b"").hexdigest())
+        return firsts
+
+    def _put(self, found: Intake) -> StoredLayer:
+        data = found.layer or b""
+        return StoredLayer(self.store.put(data), found.width, found.height, len(data), found.visible)
+
+    def _keep_layers(
+        self, tx: Transaction, fresh: Sequence[tuple[Item, Intake]], stored: dict[str, StoredLayer]
+    ) -> None:
+        samples, number = [], None
+        for _, found in fresh:
+            said = self.listing.describe(found.name)
+            layer = stored[found.name]
+            caption, licence = said.caption or UNKNOWN, said.licence or UNKNOWN
+            source = said.source or f"seed folder {self.listing.folder.resolve().name}"
+            if found.outcome is Outcome.review:
+                number = rounds.open_seed_review(tx, self.actor) if number is None else number
+                origin = {"licence": licence, "source": source, "file": storable_name(found.name)}
+                origin |= {"split": said.split} if said.split else {}
+                rounds.add_for_review(tx, number, layer, caption, found.codes, origin)
+            else:
+                layers = {LayerRole.foreground: layer}
+                samples.append(NewSample(Kind.single, caption, licence, source, 0, layers, said.split))
+        add_samples(tx, samples)
+        duplicates.add_to_index(tx, {stored[found.name].sha256: found.fingerprint for _, found in fresh})
+
+    def _with_licence(self, found: Intake) -> Intake:
+        """The same, flagged where it is stored and nobody said under which licence."""
+        if found.layer is None or self.listing.describe(found.name).licence:
+            return found
+        return replace(found, codes=(*found.codes, NO_LICENCE))
+
+    def close(self, seconds: float) -> ImportSummary:
+        """Note the end, and sum up all that was ever imported from this folder."""
+        with self.database.transaction() as tx:
+            tx.execute(sa.update(imports).where(imports.c.id == self.id).values(finished_at=sa.func.now()))
+            summary = summarise(tx, self.listing.folder, self.fresh, seconds)
+            if self.fresh:
+                counts = {str(outcome): count for outcome, count in summary.outcomes.items()}
+                tx.log(self.actor, "seeds imported", self.id, files=self.fresh, outcomes=counts)
+        return summary
+
+    def _row(self, name: str, stamp: str, found: Intake, layer: str | None = None) -> dict[str, object]:
+        return {
+            "import_id": self.id,
+            "name": storable_name(name),
+            "stamp": stamp,
+            "outcome": found.outcome,
+            "codes": [storable_name(code) for code in found.codes],
+            "sentence": storable_name(found.sentence),
+            "layer": layer,
+        }
+
+
+def _archive_items(item: Item) -> Iterator[Item]:
+    """The members of an archive, those refused by their names known already, and last the archive itself."""
+    try:
+        members = archives.list_members(item.path, LIMITS.bytes)
+    except BadFile as bad:
+        yield replace(item, known=refuse(item.name, bad))
+        return
+    names = Counter(member.name for member in members)
+    for member in members:
+        again = f"#{member.index}" if names[member.name] > 1 else ""  # a zip may hold one name twice
+        name = f"{item.name}/{member.name}{again}"
+        known = refuse(name, member.refusal) if member.refusal else None
+        yield replace(item, name=name, member=member.index, known=known)
+    bad_ones = [member.refusal for member in members if member.refusal]
+    if bad_ones:
+        sentence = f"{len(bad_ones)} of {len(members)} members are refused, each is named"
+        yield replace(item, known=Intake(item.name, Outcome.partial, (bad_ones[0].code,), sentence))
+
+
+def _as_duplicate(found: Intake, first: Duplicate, names: dict[str, str]) -> Intake:
+    """A duplicate by file name where the first came from a file, else by its layer; its own findings stay listed."""
+    of = names.get(first.of, f"layer {first.of[:12]}")
+    kind = "duplicate_of" if first.exact else "near_duplicate_of"
+    sentence = f"the same visible pixels as {of}" if first.exact else f"nearly the same picture as {of}"
+    findings = f"; {found.sentence}" if found.sentence else ""
+    codes = (f"{kind}:{of}", *found.codes)
+    return replace(found, outcome=Outcome.duplicate, codes=codes, sentence=sentence + findings, layer=None)

@@ -1,0 +1,264 @@
+"""The report of a round: what was drawn, refused, shown and accepted, how sure that is, and what it cost people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from curation.database import Transaction
+from curation.review.reviewers import ORACLE, PERSON
+from curation.rounds import count_states, find_round
+
+Z_95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+def round_report(tx: Transaction, number: int) -> dict[str, Any]:
+    """Everything that is known of one round, as JSON would hold it. Raises NotFound.
+
+    Decisions of people and of the oracle are counted apart throughout. A decision counts while it is not undone;
+    people's time counts the undone ones and skips too, since it was spent.
+    """
+    row = find_round(tx, number)
+    counts = count_states(tx, number)
+    by_reviewer = [dict(found) for found in tx.execute(_BY_REVIEWER, {"round": number}).mappings()]
+    evaluation = tx.execute(_EVALUATION, {"checkpoint": row["checkpoint_id"]}).scalar()
+    funnel = _funnel(counts, tx.execute(_BEYOND_STATES, {"round": number}).one())
+    return {
+        "round": describe_round(row | {"counts": counts}) | {"policy": row["policy"]},
+        "funnel": funnel,
+        "refusals": [dict(found) for found in tx.execute(_REFUSALS, {"round": number}).mappings()],
+        "reasons": [dict(found) for found in tx.execute(_REASONS, {"round": number}).mappings()],
+        "defects_per_100": {kind: _defects(by_reviewer, kind) for kind in (PERSON, ORACLE)},
+        "human": _human(by_reviewer),
+        "oracle": {name: _total(by_reviewer, ORACLE, name) for name in ("decisions", "accepted")},
+        "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
+        "seconds_left": _seconds_left(counts, float(row["policy"].get("share", 1.0)), tx.execute(_PACE).scalar()),
+        "evaluation": evaluation or {},
+    }
+
+
+def describe_round(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of rounds.list_rounds in the words of the API."""
+    return {
+        "id": row["id"],
+        "purpose": row["purpose"],
+        "kind": row["kind"],
+        "state": row["state"],
+        "quota": row["quota"],
+        "checkpoint": row["checkpoint_id"],
+        "opened_at": row["at"],
+        "closed_at": row["closed_at"],
+        "counts": row["counts"],
+    }
+
+
+def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> dict[str, int]:
+    """Candidates waiting (or shown), decided and accepted in a round, or in all open ones; `mine` by this reviewer."""
+    row = tx.execute(_PROGRESS, {"reviewer": reviewer_id, "round": number}).mappings().one()
+    return {name: int(row[name]) for name in ("waiting", "decided", "accepted", "mine")}
+
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """The 95 % score interval (E. B. Wilson, 1927) of a share observed among n > 0; n need not be whole."""
+    middle = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    reach = Z_95 / (1 + Z_95**2 / n) * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def as_text(told: Mapping[str, Any]) -> str:
+    """A report for people to read in a terminal."""
+    of, funnel, human, oracle = told["round"], told["funnel"], told["human"], told["oracle"]
+    origin = f"drawn by {of['checkpoint'][:12]}" if of["checkpoint"] else "imported files"
+    lines = [
+        f"Round {of['id']} ({of['state']}), {origin}",
+        _ASKED_FOR.format(**funnel),
+        "  {shown} shown, {decided} decided: {accepted} accepted, {rejected} rejected".format(**funnel),
+    ]
+    lines += _tally("refused by", ((one["signal"], one["count"]) for one in told["refusals"]))
+    for kind, who in ((PERSON, "people"), (ORACLE, "the oracle")):
+        lines += _defects_line(told["defects_per_100"][kind], who)
+        lines += _tally(
+            f"{who} said", ((one["reason"], one["count"]) for one in told["reasons"] if one["kind"] == kind)
+        )
+    if human["seconds_per_accept"] is not None:
+        lines.append(
+            f"  {human['seconds_per_accept']:.1f} s of people's time per accept, "
+            f"{human['accepts_per_hour']:.0f} accepts an hour"
+        )
+    if oracle["decisions"]:
+        lines.append(f"  the oracle decided {oracle['decisions']} and accepted {oracle['accepted']}")
+    if told["prompt_agreement"]:
+        shown = "prompted colour {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(**told["prompt_agreement"])
+        lines.append(f"  of its candidates show the {shown}")
+    if told["seconds_left"]:
+        lines.append(f"  about {told['seconds_left'] / 60:.0f} min of people's time left")
+    if told["evaluation"]:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(told["evaluation"].items()))
+        lines.append(f"  its checkpoint on the held-out split: {figures}")
+    return "\n".join(lines)
+
+
+_ASKED_FOR = (
+    "  {requested} candidates: {drawn} drawn, {failed} failed, "
+    "{refused} refused, {unshown} not chosen, {waiting} waiting"
+)
+
+
+def _funnel(counts: Mapping[str, int], beyond: sa.Row[Any]) -> dict[str, int]:
+    """From all that was asked for to what was accepted; `shown` has been before a reviewer, decided or not."""
+    decided = counts.get("accepted", 0) + counts.get("rejected", 0)
+    after_drawing = ("drawn", "refused", "screened", "unshown", "waiting", "showing", "accepted", "rejected")
+    return {
+        "requested": sum(counts.values()),
+        "drawn": sum(counts.get(state, 0) for state in after_drawing) + beyond.drawn,
+        "refused": counts.get("refused", 0),
+        "shown": decided + counts.get("showing", 0) + beyond.shown,
+        "decided": decided,
+        "accepted": counts.get("accepted", 0),
+        "rejected": counts.get("rejected", 0),
+        "waiting": counts.get("waiting", 0) + counts.get("showing", 0),
+        "unshown": counts.get("unshown", 0),
+        "failed": counts.get("failed", 0),
+    }
+
+
+def _defects(by_reviewer: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float] | None:
+    """Rejected per 100 of what the generator drew and screening passed, with its 95 % interval.
+
+    Each decided candidate weighs 1 / propensity, so that a policy that shows some kinds more often does not bend the
+    figure (Hajek's ratio). Weights that differ are worth fewer observations: (sum w)^2 / sum w^2 (Kish, 1965).
+    """
+    decided = _total(by_reviewer, kind, "decisions")
+    if not decided:
+        return None
+    weight = _total(by_reviewer, kind, "weight")
+    share = _total(by_reviewer, kind, "rejected_weight") / weight
+    low, high = wilson(share, weight**2 / _total(by_reviewer, kind, "squared_weight"))
+    return {"value": 100 * share, "low": 100 * low, "high": 100 * high, "n": decided}
+
+
+def _human(by_reviewer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What it cost people; looks whose time the page could not measure count as long as the mean of the others."""
+    accepted, measured = _total(by_reviewer, PERSON, "accepted"), _total(by_reviewer, PERSON, "measured")
+    seconds = None
+    if accepted and measured:
+        mean = _total(by_reviewer, PERSON, "dwell_ms") / measured / 1_000
+        seconds = mean * _total(by_reviewer, PERSON, "looks") / accepted
+    shown = ("name", "kind", "decisions", "accepted", "median_dwell_ms")
+    return {
+        "seconds_per_accept": seconds,
+        "accepts_per_hour": 3_600 / seconds if seconds else None,
+        "decisions": _total(by_reviewer, PERSON, "decisions"),
+        "reviewers": [{name: one[name] for name in shown} for one in by_reviewer],
+    }
+
+
+def _seconds_left(counts: Mapping[str, int], share: float, pace: float | None) -> float | None:
+    """People's time for what waits, and for the part of what is still being drawn that people will be shown."""
+    waiting = counts.get("waiting", 0) + counts.get("showing", 0)
+    coming = sum(counts.get(state, 0) for state in ("requested", "drawing", "drawn", "screened"))
+    chosen = waiting + counts.get("accepted", 0) + counts.get("rejected", 0)
+    passed_by = counts.get("refused", 0) + counts.get("unshown", 0)
+    if not waiting + coming:
+        return 0.0
+    if pace is None:
+        return None
+    return pace * (waiting + coming * (chosen / (chosen + passed_by) if chosen + passed_by else share))
+
+
+def _agreement(row: Mapping[str, Any]) -> dict[str, float] | None:
+    """Shares of drawn candidates that show their prompt's colour, its shape, and both; None where none was measured."""
+    return {name: float(row[name]) for name in ("colour", "shape", "both", "n")} if row["n"] else None
+
+
+def _total(by_reviewer: Sequence[Mapping[str, Any]], kind: str, name: str) -> Any:
+    return sum(one[name] for one in by_reviewer if one["kind"] == kind)
+
+
+def _tally(title: str, counted: Any) -> list[str]:
+    told = ", ".join(f"{name} {count}" for name, count in counted)
+    return [f"    {title}: {told}"] if told else []
+
+
+def _defects_line(defects: Mapping[str, float] | None, who: str) -> list[str]:
+    if defects is None:
+        return []
+    interval = f"95 % {defects['low']:.1f} to {defects['high']:.1f}, n = {defects['n']}"
+    return [f"  {defects['value']:.1f} defects per 100 in the eyes of {who} ({interval})"]
+
+
+# Decisions of a round with who made them; `stands` is false for skips, undos, and what was undone.
+_ACTS = """
+    select d.*, v.name, v.kind,
+        d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id) as stands,
+        1 / coalesce(d.propensity, 1)::double precision as w
+    from decisions d join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
+    where c.round_id = :round"""
+
+_BY_REVIEWER = sa.text(f"""
+    with acts as ({_ACTS})
+    select name, kind,
+        count(*) filter (where stands) as decisions,
+        count(*) filter (where stands and verdict = 'accept') as accepted,
+        count(*) filter (where verdict <> 'undo') as looks,
+        count(dwell_ms) as measured,
+        coalesce(sum(dwell_ms), 0)::double precision as dwell_ms,
+        percentile_cont(0.5) within group (order by dwell_ms) as median_dwell_ms,
+        coalesce(sum(w) filter (where stands), 0) as weight,
+        coalesce(sum(w * w) filter (where stands), 0) as squared_weight,
+        coalesce(sum(w) filter (where stands and verdict = 'reject'), 0) as rejected_weight
+    from acts group by name, kind order by decisions desc, name""")
+
+_REASONS = sa.text(f"""
+    with acts as ({_ACTS})
+    select reason, kind, count(*) as count from acts cross join unnest(reasons) reason
+    where stands group by reason, kind order by count desc, reason, kind""")
+
+_REFUSALS = sa.text("""
+    select s.refused_by as signal, count(*) as count
+    from candidates c join screenings s on s.candidate_id = c.id
+    where c.round_id = :round and c.state = 'refused' group by s.refused_by order by count desc, signal""")
+
+# What states alone do not tell: candidates that ended after they were drawn, or wait again after they were shown.
+_BEYOND_STATES = sa.text("""
+    select
+        (select count(*) from candidates c where c.round_id = :round and c.state in ('withdrawn', 'failed')
+            and exists (select from candidate_layers l where l.candidate_id = c.id)) as drawn,
+        (select count(distinct c.id) from decisions d join candidates c on c.id = d.candidate_id
+            where c.round_id = :round and c.state in ('waiting', 'withdrawn')) as shown""")
+
+# Measured only for prompts in the grammar of the seed that the project draws itself (curation.intake.procedural).
+_AGREEMENT = sa.text("""
+    with shown as (
+        select (s.signals ->> 'shows_colour')::float = 1 as colour, (s.signals ->> 'shows_shape')::float = 1 as shape
+        from candidates c join screenings s on s.candidate_id = c.id
+        where c.round_id = :round and s.signals ? 'shows_colour')
+    select count(*) as n, avg(colour::int) as colour, avg(shape::int) as shape, avg((colour and shape)::int) as both
+    from shown""")
+
+_EVALUATION = sa.text("select evaluation from checkpoints where id = :checkpoint")
+
+# Seconds per verdict of people of late, in whatever round: skips and undone looks are part of the price.
+_PACE = sa.text(f"""
+    with late as (
+        select d.verdict, d.dwell_ms, v.kind from (select * from decisions order by id desc limit 5000) d
+        join reviewers v on v.id = d.reviewer_id)
+    select sum(dwell_ms) / 1000.0::double precision / nullif(count(*) filter (where verdict in ('accept', 'reject')), 0)
+    from late where kind = '{PERSON}' and dwell_ms is not null""")
+
+_PROGRESS = sa.text("""
+    with mine as (
+        select id from rounds where case when cast(:round as integer) is null then state = 'open' else id = :round end),
+    counted as (select c.state, count(*) as n from candidates c join mine on mine.id = c.round_id group by c.state)
+    select
+        coalesce(sum(n) filter (where state in ('waiting', 'showing')), 0) as waiting,
+        coalesce(sum(n) filter (where state in ('accepted', 'rejected')), 0) as decided,
+        coalesce(sum(n) filter (where state = 'accepted'), 0) as accepted,
+        (select count(*) from decisions d join candidates c on c.id = d.candidate_id join mine on mine.id = c.round_id
+            where d.reviewer_id = :reviewer and d.verdict in ('accept', 'reject')
+                and not exists (select from decisions u where u.undoes = d.id)) as mine
+    from counted""")

@@ -1,0 +1,1 @@
+"""What is measured of a candidate before people look: signals, refusals, duplicates, selection, and the oracle."""

@@ -1,0 +1,187 @@
+"""Screening: drawn candidates are measured, and those that nobody need look at are refused, by rules that are data."""
+
+from __future__ import annotations
+
+import operator
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on, insert
+
+from curation.database import Transaction
+from curation.domain import CandidateState, LayerRole
+from curation.errors import Corrupt, NotFound, Refused
+from curation.intake.procedural import shows_prompt
+from curation.layers import decode_layer
+from curation.ports import RGBA, ObjectStore
+from curation.screening import duplicates
+from curation.screening.fingerprints import fingerprint
+from curation.screening.signals import SIGNALS, measure
+from curation.tables import candidate_layers, candidates, layers, prompts, screenings
+
+LOCK = 7_201_114  # any number, always the same: two batches must not pass each other's duplicates
+
+ROLES: Final = (LayerRole.foreground, LayerRole.background, LayerRole.blended)
+"""Which layer of a candidate is measured: its foreground where it has one."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Refuse where `signal` lies beyond `bound` in the direction given; a signal that is None refuses nothing."""
+
+    name: str
+    signal: str
+    beyond: Literal["above", "below"]
+    bound: float
+    sentence: str
+
+    def __post_init__(self) -> None:
+        """Raises Refused for a signal that nobody measures."""
+        if self.signal not in SIGNALS:
+            raise Refused(f"there is no signal {self.signal!r}", "one of " + ", ".join(SIGNALS))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why nobody need look at a layer: the rule, the signal and its value, and the sentence that people read."""
+
+    rule: str
+    signal: str
+    value: float
+    sentence: str
+
+
+HARD_RULES: Final = (
+    Rule("no_transparent", "alpha_min", "above", 0.98, "no pixel is transparent"),
+    Rule("no_visible", "alpha_max", "below", 0.02, "no pixel is visible"),
+)
+"""The paper's own two (section 3.4); its bounds of exactly 1 and 0 are moved by 2 % for alphas that a network drew."""
+
+
+@dataclass(frozen=True)
+class MeasuredLayer:
+    """What screening knows of one candidate's layer; `fault` is set where its bytes cannot be had."""
+
+    candidate: uuid.UUID
+    sha256: str
+    visible: str = ""
+    signals: Mapping[str, float | None] = field(default_factory=dict)
+    fingerprint: bytes = field(default=b"", repr=False)
+    fault: str = ""
+
+
+def judge(signals: Mapping[str, float | None], rules: Sequence[Rule] = HARD_RULES) -> Refusal | None:
+    """The first rule that a layer's signals break, None where they break none."""
+    for rule in rules:
+        value = signals.get(rule.signal)
+        beyond = operator.gt if rule.beyond == "above" else operator.lt
+        if value is not None and beyond(value, rule.bound):
+            sentence = f"{rule.sentence}: {rule.signal} is {value:.4g}, {rule.beyond} {rule.bound:g}"
+            return Refusal(rule.name, rule.signal, value, sentence)
+    return None
+
+
+def screen_candidates(
+    tx: Transaction, store: ObjectStore, ids: Sequence[uuid.UUID], rules: Sequence[Rule] = HARD_RULES
+) -> int:
+    """Measure drawn candidates and move each to refused or screened; others are left as they are, so twice is once.
+
+    Refused are those that break a rule and those that repeat, exactly or nearly, a layer in the pool: a seed, an
+    earlier candidate that was not refused, or one before them in this batch. Returns how many were moved.
+    """
+    measured = measure_candidates(tx, store, ids)
+    return keep_screenings(tx, measured, rules)
+
+
+def measure_candidates(tx: Transaction, store: ObjectStore, ids: Sequence[uuid.UUID]) -> list[MeasuredLayer]:
+    """The signals of the drawn ones among `ids`, in the order of their ids; nothing is written."""
+    rank = sa.case({role: place for place, role in enumerate(ROLES)}, value=candidate_layers.c.role)
+    rows = tx.execute(
+        sa.select(candidates.c.id, layers.c.sha256, layers.c.visible, prompts.c.text)
+        .join(prompts, prompts.c.id == candidates.c.prompt_id)
+        .join(candidate_layers, candidate_layers.c.candidate_id == candidates.c.id)
+        .join(layers, layers.c.sha256 == candidate_layers.c.sha256)
+        .where(candidates.c.id.in_(list(ids)), candidates.c.state == CandidateState.drawn)
+        .ext(distinct_on(candidates.c.id))
+        .order_by(candidates.c.id, rank)
+    ).all()
+    return [_measure(store, row.id, row.sha256, row.visible, row.text) for row in rows]
+
+
+def keep_screenings(tx: Transaction, measured: Sequence[MeasuredLayer], rules: Sequence[Rule] = HARD_RULES) -> int:
+    """Write what was measured, refuse or pass each candidate that is still drawn, and add those passed to the pool."""
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+    drawn = sa.select(candidates.c.id).where(
+        candidates.c.id.in_([one.candidate for one in measured]), candidates.c.state == CandidateState.drawn
+    )
+    still = {row.id for row in tx.execute(drawn.order_by(candidates.c.id).with_for_update())}
+    ours = [one for one in measured if one.candidate in still]
+    failed = [one for one in ours if one.fault]
+    sound = [one for one in ours if not one.fault]
+    refusals = _refusals(tx, sound, rules)
+    passed = [one for one in sound if one.candidate not in refusals]
+    if sound:
+        rows = [_row(one, refusals.get(one.candidate)) for one in sound]
+        adding = insert(screenings)
+        fields = {name: adding.excluded[name] for name in ("signals", "refused_by", "refused_value", "sentence")}
+        tx.execute(adding.on_conflict_do_update(index_elements=["candidate_id"], set_=fields), rows)
+    _move(tx, list(refusals), CandidateState.refused)
+    _move(tx, [one.candidate for one in passed], CandidateState.screened)
+    for one in failed:
+        _move(tx, [one.candidate], CandidateState.failed, one.fault)
+    duplicates.add_to_index(tx, {one.sha256: one.fingerprint for one in passed})
+    return len(ours)
+
+
+def _measure(store: ObjectStore, candidate: uuid.UUID, sha256: str, visible: str, prompt: str) -> MeasuredLayer:
+    try:
+        rgba: RGBA = np.asarray(decode_layer(store.get(sha256)))
+    except (Corrupt, NotFound) as error:
+        return MeasuredLayer(candidate, sha256, fault=error.message)
+    signals = measure(rgba) | _agreement(rgba, prompt)
+    return MeasuredLayer(candidate, sha256, visible, signals, fingerprint(rgba))
+
+
+def _agreement(rgba: RGBA, prompt: str) -> dict[str, float | None]:
+    """Whether the layer shows the colour and the shape of its prompt, 1 or 0; nothing where the prompt is free text."""
+    shown = shows_prompt(rgba, prompt)
+    return {} if shown is None else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
+
+
+def _refusals(tx: Transaction, sound: Sequence[MeasuredLayer], rules: Sequence[Rule]) -> dict[uuid.UUID, Refusal]:
+    """Rules before duplicates: two empty layers are both refused as empty."""
+    refusals = {one.candidate: broken for one in sound if (broken := judge(one.signals, rules))}
+    rest = [one for one in sound if one.candidate not in refusals]
+    known = duplicates.find_duplicates(tx, [(one.visible, one.fingerprint) for one in rest])
+    batch = duplicates.Batch()
+    for one, earlier in zip(rest, known, strict=True):
+        first = earlier or batch.find(one.visible, one.fingerprint)
+        if first is None:
+            batch.add(one.visible, one.fingerprint, one.sha256)
+        elif first.exact:
+            sentence = f"the same visible pixels as layer {first.of[:12]}"
+            refusals[one.candidate] = Refusal("duplicate", "visible", 0.0, sentence)
+        else:
+            sentence = f"nearly the same picture as layer {first.of[:12]}: {first.bits} of 192 bits differ"
+            refusals[one.candidate] = Refusal("near_duplicate", "fingerprint", float(first.bits or 0), sentence)
+    return refusals
+
+
+def _row(one: MeasuredLayer, refusal: Refusal | None) -> dict[str, object]:
+    return {
+        "candidate_id": one.candidate,
+        "signals": dict(one.signals),
+        "refused_by": refusal.rule if refusal else None,
+        "refused_value": refusal.value if refusal else None,
+        "sentence": refusal.sentence if refusal else None,
+    }
+
+
+def _move(tx: Transaction, ids: Sequence[uuid.UUID], state: CandidateState, note: str | None = None) -> None:
+    if ids:
+        values = {"state": state, "changed_at": sa.func.now()} | ({"note": note} if note else {})
+        tx.execute(sa.update(candidates).where(candidates.c.id.in_(list(ids))).values(values))

@@ -1,0 +1,184 @@
+"""Screening signals: what can be measured of one layer without knowing what it should show.
+
+Each signal is one function with its name, definition, unit and cost in one line above it. All of them read one
+`Measured` layer, prepared once. The definitions follow section 4.1 of the project's method notes; C is straight
+colour, a alpha in 0..1, s the longer side, core = a > 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from curation.ports import RGBA
+from curation.screening.colour import ciede2000, lab
+from curation.screening.measured import Measured
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What one signal is: its name, what it measures, in which unit and how dearly."""
+
+    name: str
+    definition: str
+    unit: str
+    cost: str  # "cheap": means and masks; "parts": components and distances; "colour": extrapolation of colours
+    measure: Callable[[Measured], float | None]
+
+
+SIGNALS: dict[str, Definition] = {}
+"""Every signal by its name, in the order in which they are measured and shown."""
+
+
+def signal(
+    name: str, definition: str, unit: str, cost: str
+) -> Callable[[Callable[[Measured], float | None]], Callable[[Measured], float | None]]:
+    """Register the function below as the signal `name`."""
+
+    def register(measure: Callable[[Measured], float | None]) -> Callable[[Measured], float | None]:
+        SIGNALS[name] = Definition(name, definition, unit, cost, measure)
+        return measure
+
+    return register
+
+
+def measure(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str, float | None]:
+    """Every signal of one H x W x 4 layer, or those named; None where one has nothing to be measured on (no core)."""
+    measured = Measured(rgba)
+    values = {name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)}
+    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
+
+
+@signal("alpha_min", "the smallest alpha", "0..1", "cheap")
+def _alpha_min(m: Measured) -> float:
+    return float(m.alpha.min())
+
+
+@signal("alpha_max", "the largest alpha", "0..1", "cheap")
+def _alpha_max(m: Measured) -> float:
+    return float(m.alpha.max())
+
+
+@signal("coverage", "the mean of alpha", "share", "cheap")
+def _coverage(m: Measured) -> float:
+    return float(m.alpha.mean())
+
+
+@signal("f_opaque", "pixels with a >= 0.98", "share", "cheap")
+def _f_opaque(m: Measured) -> float:
+    return float(np.mean(m.alpha >= 0.98))
+
+
+@signal("f_clear", "pixels with a <= 0.02", "share", "cheap")
+def _f_clear(m: Measured) -> float:
+    return float(np.mean(m.alpha <= 0.02))
+
+
+@signal("f_semi", "pixels with 0.02 < a < 0.98: ghosts, glass and noise", "share", "cheap")
+def _f_semi(m: Measured) -> float:
+    return float(np.mean((m.alpha > 0.02) & (m.alpha < 0.98)))
+
+
+@signal("border_touch", "pixels of the outermost ring with a > 0.5: a subject cut at the border", "share", "cheap")
+def _border_touch(m: Measured) -> float:
+    return float(np.mean(m.frame > 0.5))
+
+
+@signal("frame_haze", "pixels of the outermost ring with 0.01 < a < 0.5: a veil over the background", "share", "cheap")
+def _frame_haze(m: Measured) -> float:
+    return float(np.mean((m.frame > 0.01) & (m.frame < 0.5)))
+
+
+@signal("haze", "the mean of alpha farther than 3 % of s from the core: residue of a background", "0..1", "parts")
+def _haze(m: Measured) -> float | None:
+    far = m.outward > m.reach
+    return float(m.alpha[far].mean()) if m.core_area and far.any() else None
+
+
+@signal("specks", "parts of {a > 0.04} without a core pixel, or with at most 2e-4 of the area", "count", "parts")
+def _specks(m: Measured) -> float:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((m.alpha > 0.04).view(np.uint8), connectivity=8)
+    cored = np.zeros(count, bool)
+    cored[labels[m.core]] = True
+    small = stats[:, cv2.CC_STAT_AREA] <= max(1.0, 2e-4 * m.alpha.size)
+    return float(np.count_nonzero((~cored | small)[1:]))
+
+
+@signal("n_comp", "parts of the core", "count", "parts")
+def _n_comp(m: Measured) -> float:
+    return float(len(m.parts))
+
+
+@signal("largest_share", "the largest part of the core in the whole core: stray objects lower it", "share", "parts")
+def _largest_share(m: Measured) -> float | None:
+    return float(m.parts[0] / m.parts.sum()) if len(m.parts) else None
+
+
+@signal("hole_frac", "what the core encloses and is not core, by the core's area: punched subjects", "ratio", "parts")
+def _hole_frac(m: Measured) -> float | None:
+    return float(np.count_nonzero(m.holes) / m.core_area) if m.core_area else None
+
+
+@signal(
+    "alpha_hf_core", "mean |Laplacian of a| inside the filled core, its outermost 3 % of s left out", "0..4", "parts"
+)
+def _alpha_hf_core(m: Measured) -> float | None:
+    filled = np.pad((m.core | m.holes).view(np.uint8), 1)
+    inside = cv2.distanceTransform(filled, cv2.DIST_L2, 3)[1:-1, 1:-1] > m.reach
+    return float(np.abs(cv2.Laplacian(m.alpha, cv2.CV_32F))[inside].mean()) if inside.any() else None
+
+
+@signal(
+    "alpha_grain",
+    "mean |a - median of its 3 x 3| where a > 0.04 or the core encloses: salt and pepper",
+    "0..1",
+    "cheap",
+)
+def _alpha_grain(m: Measured) -> float | None:
+    body = (m.alpha > 0.04) | m.holes
+    if not body.any():
+        return None
+    return float(cv2.absdiff(m.alpha_bytes, cv2.medianBlur(m.alpha_bytes, 3))[body].mean() / 255)
+
+
+@signal(
+    "fringe_dE", "CIEDE2000 between the soft edge's colour and the solid inside's, weighted 4a(1-a)", "dE", "colour"
+)
+def _fringe(m: Measured) -> float | None:
+    if m.edge is None:
+        return None
+    return m.edge.mean(ciede2000(lab(m.edge.colour), lab(m.edge.expected)))
+
+
+@signal("contam_grey", "how far the soft edge's colours have moved from the inside's towards grey", "-1..1", "colour")
+def _contam_grey(m: Measured) -> float | None:
+    return m.edge.contamination(0.5) if m.edge else None
+
+
+@signal("contam_white", "the same towards white", "-1..1", "colour")
+def _contam_white(m: Measured) -> float | None:
+    return m.edge.contamination(1.0) if m.edge else None
+
+
+@signal("contam_black", "the same towards black", "-1..1", "colour")
+def _contam_black(m: Measured) -> float | None:
+    return m.edge.contamination(0.0) if m.edge else None
+
+
+@signal(
+    "premultiplied_gain",
+    "how much closer C/a comes to the inside's colour than C, as a share of C's way",
+    "share",
+    "colour",
+)
+def _premultiplied_gain(m: Measured) -> float | None:
+    """Near 1 where colours were stored multiplied by alpha; None where C exceeds alpha, as it then cannot be."""
+    if m.edge is None or np.mean(m.edge.colour.max(axis=1) > m.edge.alpha + 0.02) > 0.01:
+        return None
+    divided = np.minimum(m.edge.colour / m.edge.alpha[:, None], 1)
+    straight_way = m.edge.mean(np.abs(m.edge.colour - m.edge.expected).sum(axis=1))
+    divided_way = m.edge.mean(np.abs(divided - m.edge.expected).sum(axis=1))
+    return 1 - divided_way / straight_way if straight_way > 0.05 else None

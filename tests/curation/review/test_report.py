@@ -1,0 +1,182 @@
+"""The round report against figures worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from curation import leases, rounds
+from curation.domain import CandidateState, RejectReason, Verdict
+from curation.errors import NotFound
+from curation.review import decisions, report
+from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.tables import candidates, screenings
+from tests.making import make_candidates, make_round
+
+S = CandidateState
+
+
+@given(st.integers(1, 400), st.integers(0, 400))
+def test_wilson_is_scipys_wilson(n, k):
+    k = min(k, n)
+    low, high = report.wilson(k / n, n)
+    expected = binomtest(k, n).proportion_ci(0.95, method="wilson")
+    assert low == pytest.approx(expected.low, abs=1e-9)
+    assert high == pytest.approx(expected.high, abs=1e-9)
+
+
+def test_wilson_is_wider_for_fewer():
+    for n in (1, 2.5, 10, 100):
+        low, high = report.wilson(0.3, n)
+        wider = report.wilson(0.3, n / 2)
+        assert wider[0] <= low < 0.3 < high <= wider[1]
+
+
+@pytest.fixture
+def judged(database, store):
+    """A round of 12: two refused, one unshown, one still to be drawn, eight shown to ann, bob and the oracle."""
+    with database.transaction() as tx:
+        number = make_round(tx, quota=12)
+        shown = list(make_candidates(tx, store, number, 8))
+        tx.execute(sa.text("update candidates set propensity = 0.5 where id = :id"), {"id": shown[0]})
+        refused = add(tx, number, 2, S.refused)
+        add(tx, number, 1, S.unshown)
+        add(tx, number, 1, S.requested)
+        for one, signal in zip(refused, ("no_visible", "no_visible"), strict=True):
+            row = {"candidate_id": one, "signals": {}, "refused_by": signal, "refused_value": 0.0}
+            tx.execute(sa.insert(screenings), row)
+        ann, bob, oracle = add_reviewer(tx, "ann").id, add_reviewer(tx, "bob").id, oracle_reviewer(tx)
+
+        def say(who, one, verdict, dwell_ms=None, *reasons):
+            return decisions.decide(tx, who, one, verdict, key=uuid.uuid4(), dwell_ms=dwell_ms, reasons=reasons)
+
+        say(ann, shown[0], Verdict.reject, 1_000, RejectReason.halo, RejectReason.cropped)
+        say(ann, shown[1], Verdict.accept, 2_000)
+        say(ann, shown[2], Verdict.accept, 3_000)
+        say(ann, shown[3], Verdict.reject, 4_000, RejectReason.halo)
+        decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
+        say(ann, shown[3], Verdict.accept, 2_000)
+        say(bob, shown[4], Verdict.skip, 6_000)
+        say(bob, shown[5], Verdict.reject, None, RejectReason.halo)
+        say(oracle, shown[6], Verdict.accept)
+        say(oracle, shown[7], Verdict.reject, None, RejectReason.holes)
+        return number
+
+
+def add(tx, number, count, state):
+    """Bare candidates in a state, without layers."""
+    made = []
+    for _ in range(count):
+        one = uuid.uuid4()
+        prompt = tx.scalar(sa.select(candidates.c.prompt_id).limit(1))
+        row = {"id": one, "round_id": number, "prompt_id": prompt, "seed": one.int % 2**40, "state": state}
+        tx.execute(sa.insert(candidates), row)
+        made.append(one)
+    return made
+
+
+def test_the_report_of_a_round_is_what_was_worked_out_by_hand(database, judged):
+    with database.transaction() as tx:
+        told = report.round_report(tx, judged)
+    assert told["funnel"] == {
+        "requested": 12, "drawn": 11, "refused": 2, "shown": 8, "decided": 7, "accepted": 4, "rejected": 3,
+        "waiting": 1, "unshown": 1, "failed": 0,
+    }  # fmt: skip
+    assert told["refusals"] == [{"signal": "no_visible", "count": 2}]
+    assert told["reasons"] == [
+        {"reason": "halo", "count": 2, "kind": "person"},
+        {"reason": "cropped", "count": 1, "kind": "person"},
+        {"reason": "holes", "count": 1, "kind": "oracle"},
+    ]
+    # People: rejects weigh 2 (shown with propensity 0.5) and 1, accepts 1 + 1 + 1. The undone reject counts nowhere.
+    people = told["defects_per_100"]["person"]
+    low, high = report.wilson(3 / 6, 6**2 / 8)
+    assert people == pytest.approx({"value": 50.0, "low": 100 * low, "high": 100 * high, "n": 5})
+    assert told["defects_per_100"]["oracle"]["value"] == pytest.approx(50.0)
+    assert told["defects_per_100"]["oracle"]["n"] == 2
+    # 18 s in six measured looks is 3 s a look; seven looks, one of them unmeasured, for three accepts.
+    assert told["human"]["seconds_per_accept"] == pytest.approx(3.0 * 7 / 3)
+    assert told["human"]["accepts_per_hour"] == pytest.approx(3600 / 7)
+    assert told["human"]["decisions"] == 5
+    by_name = {one["name"]: one for one in told["human"]["reviewers"]}
+    assert by_name["ann"] == {"name": "ann", "kind": "person", "decisions": 4, "accepted": 3, "median_dwell_ms": 2000.0}
+    assert by_name["bob"] == {"name": "bob", "kind": "person", "decisions": 1, "accepted": 0, "median_dwell_ms": 6000.0}
+    assert by_name["oracle"]["kind"] == "oracle"
+    assert told["oracle"] == {"decisions": 2, "accepted": 1}
+    # 18 s of looks for five measured verdicts (one of them undone); one waits, and 8 in 11 of what is drawn is shown.
+    assert told["seconds_left"] == pytest.approx(18 / 5 * (1 + 8 / 11))
+    assert told["evaluation"] == {"psnr": 30.0}
+    assert told["round"]["quota"] == 12
+    json.dumps(told, default=str)
+
+
+def test_the_report_in_words(database, judged):
+    with database.transaction() as tx:
+        text = report.as_text(report.round_report(tx, judged))
+    assert f"Round {judged} (open), drawn by " in text
+    for line in (
+        "12 candidates: 11 drawn, 0 failed, 2 refused, 1 not chosen, 1 waiting",
+        "8 shown, 7 decided: 4 accepted, 3 rejected",
+        "refused by: no_visible 2",
+        "50.0 defects per 100 in the eyes of people",
+        "people said: halo 2, cropped 1",
+        "the oracle said: holes 1",
+        "7.0 s of people's time per accept, 514 accepts an hour",
+        "the oracle decided 2 and accepted 1",
+        "held-out split: psnr 30",
+    ):
+        assert line in text
+
+
+def test_an_empty_round_invents_nothing(database):
+    with database.transaction() as tx:
+        told = report.round_report(tx, rounds.open_seed_review(tx, "test"))
+        with pytest.raises(NotFound):
+            report.round_report(tx, 10**6)
+    assert told["defects_per_100"] == {"person": None, "oracle": None}
+    assert told["human"] == {"seconds_per_accept": None, "accepts_per_hour": None, "decisions": 0, "reviewers": []}
+    assert told["seconds_left"] == 0.0
+    assert told["evaluation"] == {}
+    assert report.as_text(told).startswith("Round 1 (open), imported files\n")
+
+
+def test_time_left_is_unknown_before_anybody_decided(database, store):
+    with database.transaction() as tx:
+        number = make_round(tx)
+        make_candidates(tx, store, number, 2)
+        assert report.round_report(tx, number)["seconds_left"] is None
+
+
+def test_what_was_drawn_and_then_withdrawn_or_failed_was_drawn(database, store):
+    with database.transaction() as tx:
+        number = make_round(tx)
+        make_candidates(tx, store, number, 3)
+        add(tx, number, 2, S.requested)
+        add(tx, number, 1, S.failed)
+        rounds.close_round(tx, number, "test")
+        funnel = report.round_report(tx, number)["funnel"]
+    assert (funnel["requested"], funnel["drawn"], funnel["failed"], funnel["waiting"]) == (6, 3, 1, 0)
+
+
+def test_progress_of_one_round_or_of_all_open_ones(database, store):
+    with database.transaction() as tx:
+        first, second = make_round(tx), make_round(tx)
+        ids = list(make_candidates(tx, store, first, 3))
+        make_candidates(tx, store, second, 2)
+        ann, bob = add_reviewer(tx, "ann").id, add_reviewer(tx, "bob").id
+        decisions.take_tray(tx, ann, first, 3, (), 60)
+        decisions.decide(tx, ann, ids[0], Verdict.accept, key=uuid.uuid4())
+        decisions.decide(tx, ann, ids[1], Verdict.reject, key=uuid.uuid4())
+        assert report.review_progress(tx, ann, first) == {"waiting": 1, "decided": 2, "accepted": 1, "mine": 2}
+        assert report.review_progress(tx, bob, None) == {"waiting": 3, "decided": 2, "accepted": 1, "mine": 0}
+        decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
+        assert report.review_progress(tx, ann, first) == {"waiting": 2, "decided": 1, "accepted": 1, "mine": 1}
+        rounds.close_round(tx, first, "test")
+        assert report.review_progress(tx, ann, None) == {"waiting": 2, "decided": 0, "accepted": 0, "mine": 0}
+        assert leases.sweep(tx) == {}

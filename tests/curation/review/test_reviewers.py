@@ -1,0 +1,160 @@
+"""Reviewers sign in once per token, stay signed in by a cookie nobody can forge, and are out when sent away."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import uuid
+
+import itsdangerous.timed
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation import leases
+from curation.domain import Access, CandidateState
+from curation.errors import Conflict, NotFound, Refused
+from curation.review import reviewers
+from curation.review.reviewers import BackOff, Reviewer, Sessions, TooOften
+from curation.tables import sign_in_tokens
+from tests.making import make_candidates, make_round, states
+
+ANN = Reviewer(7, "ann", "person", Access.annotator, active=True)
+
+
+def test_adding_twice_is_adding_once(database):
+    with database.transaction() as tx:
+        first = reviewers.add_reviewer(tx, " ann ", Access.engineer)
+        assert first == reviewers.add_reviewer(tx, "ann", Access.engineer)
+        assert (first.name, first.kind, first.access, first.active) == ("ann", "person", Access.engineer, True)
+        with pytest.raises(Conflict, match="already"):
+            reviewers.add_reviewer(tx, "ann", Access.admin)
+        with pytest.raises(Refused, match="1 to 100"):
+            reviewers.add_reviewer(tx, "  ")
+        with pytest.raises(NotFound, match="bob"):
+            reviewers.find_reviewer(tx, "bob")
+        assert reviewers.reviewer_of(tx, first.id) == first
+        assert reviewers.reviewer_of(tx, 10**6) is None
+        assert reviewers.oracle_reviewer(tx) == reviewers.oracle_reviewer(tx)
+        assert [(one.name, one.kind) for one in reviewers.list_reviewers(tx)] == [
+            ("ann", "person"),
+            ("oracle", "oracle"),
+        ]
+
+
+def test_a_token_works_once_and_only_its_hash_is_kept(database):
+    with database.transaction() as tx:
+        ann = reviewers.add_reviewer(tx, "ann")
+        token = reviewers.issue_token(tx, ann, 5)
+        kept = tx.execute(sa.select(sign_in_tokens)).mappings().one()
+    assert kept["hash"] == hashlib.sha256(token.encode()).hexdigest()
+    assert token not in str(dict(kept))
+    assert len(token) >= 43, "256 bits"
+    with database.transaction() as tx:
+        assert reviewers.sign_in(tx, token) == ann
+    for wrong in (token, token[:-1], "", token + "x", kept["hash"]):
+        with database.transaction() as tx, pytest.raises(Refused, match="not valid"):
+            reviewers.sign_in(tx, wrong)
+
+
+def test_one_of_many_requests_with_one_token_wins(database):
+    with database.transaction() as tx:
+        token = reviewers.issue_token(tx, reviewers.add_reviewer(tx, "ann"), 5)
+    outcomes: list[str] = []
+    barrier = threading.Barrier(6)
+
+    def try_it() -> None:
+        barrier.wait()
+        try:
+            with database.transaction() as tx:
+                outcomes.append(reviewers.sign_in(tx, token).name)
+        except Refused:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=try_it) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(outcomes) == ["ann"] + ["refused"] * 5
+
+
+def test_a_token_too_old_or_of_somebody_sent_away_is_refused(database):
+    with database.transaction() as tx:
+        ann, bob = reviewers.add_reviewer(tx, "ann"), reviewers.add_reviewer(tx, "bob")
+        old, gone = reviewers.issue_token(tx, ann, 0), reviewers.issue_token(tx, bob, 5)
+        reviewers.deactivate(tx, bob)
+    for token in (old, gone):
+        with database.transaction() as tx, pytest.raises(Refused, match="not valid"):
+            reviewers.sign_in(tx, token)
+    with database.transaction() as tx:
+        oracle = reviewers.reviewer_of(tx, reviewers.oracle_reviewer(tx))
+        for nobody in (oracle, reviewers.find_reviewer(tx, "bob")):
+            with pytest.raises(Refused, match="cannot sign in"):
+                reviewers.issue_token(tx, nobody, 5)
+
+
+def test_what_somebody_sent_away_held_waits_again(database, store):
+    with database.transaction() as tx:
+        ann = reviewers.add_reviewer(tx, "ann")
+        number = make_round(tx)
+        ids = make_candidates(tx, store, number, 2, CandidateState.showing)
+        leases.claim(tx, ids, "review", ann.holder, 60)
+        reviewers.deactivate(tx, ann)
+    assert states(database, number) == {"waiting": 2}
+
+
+def test_a_session_is_signed_and_ends(monkeypatch):
+    sessions = Sessions("secret", 12)
+    cookie = sessions.seal(ANN)
+    assert sessions.open(cookie) == 7
+    assert Sessions("other", 12).open(cookie) is None
+    assert sessions.open(cookie[:-1] + ("A" if cookie[-1] != "A" else "B")) is None
+    real = itsdangerous.timed.time.time
+    monkeypatch.setattr(itsdangerous.timed.time, "time", lambda: real() + 12 * 3600 + 2)
+    assert sessions.open(cookie) is None
+
+
+@given(st.text())
+def test_no_text_opens_a_session(text):
+    assert Sessions("secret", 12).open(text) is None
+
+
+def test_wrong_tokens_make_the_next_try_wait():
+    now = [0.0]
+    back_off = BackOff(clock=lambda: now[0])
+    for _ in range(2):
+        back_off.check("a")
+        back_off.failed("a")
+    back_off.check("a")
+    waits = []
+    for _ in range(9):
+        back_off.failed("a")
+        with pytest.raises(TooOften) as raised:
+            back_off.check("a")
+        waits.append(raised.value.seconds)
+        now[0] += waits[-1]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    back_off.check("b")
+    back_off.succeeded("a")
+    back_off.failed("a")
+    back_off.check("a")
+
+
+def test_back_off_remembers_a_bounded_number_of_addresses():
+    back_off = BackOff(clock=lambda: 0.0)
+    back_off.REMEMBERED = 5
+    for address in range(50):
+        for _ in range(4):
+            back_off.failed(str(address))
+    back_off.check("0")
+    with pytest.raises(TooOften):
+        back_off.check("49")
+    assert len(back_off._wrong) == 5
+
+
+def test_an_unknown_token_is_refused_in_the_same_words(database):
+    with database.transaction() as tx, pytest.raises(Refused) as raised:
+        reviewers.sign_in(tx, uuid.uuid4().hex)
+    assert raised.value.message == "this sign-in token is not valid"

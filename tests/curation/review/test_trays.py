@@ -1,0 +1,212 @@
+"""Trays: nobody gets what another holds, a reloaded page loses nothing, and a claim costs the same at any size."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from curation import leases, rounds
+from curation.database import Database
+from curation.domain import CandidateState, LayerRole
+from curation.review import trays
+from curation.review.reviewers import add_reviewer
+from curation.tables import candidate_layers, candidates, screenings
+from curation.tables import leases as leases_table
+from curation.tables import rounds as rounds_table
+from tests.making import make_candidates, make_checkpoint, make_round, states
+
+
+def opened(database: Database, store, *counts: int) -> list[int]:
+    """Rounds with so many waiting candidates each."""
+    with database.transaction() as tx:
+        checkpoint = make_checkpoint(tx)
+        numbers = [make_round(tx, checkpoint) for _ in counts]
+        for number, count in zip(numbers, counts, strict=True):
+            make_candidates(tx, store, number, count)
+    return numbers
+
+
+def reviewer(database: Database, name: str) -> int:
+    with database.transaction() as tx:
+        return add_reviewer(tx, name).id
+
+
+def take(database: Database, who: int, count: int, holding: Sequence[uuid.UUID] = (), number: int | None = None):
+    with database.transaction() as tx:
+        return trays.fill_tray(tx, who, number, count, holding, 60)
+
+
+def ids(tray: trays.Tray) -> list[uuid.UUID]:
+    return [card.id for card in tray.cards]
+
+
+def test_a_card_tells_all_that_a_reviewer_sees(database, store):
+    (number,) = opened(database, store, 1)
+    with database.transaction() as tx:
+        one = tx.scalar(sa.select(candidates.c.id))
+        tx.execute(sa.insert(screenings), {"candidate_id": one, "signals": {"coverage": 0.25, "haze": None}})
+        tx.execute(sa.update(candidates).values(flags=["binary_alpha"]))
+        sha = tx.scalar(sa.select(candidate_layers.c.sha256))
+    (card,) = take(database, reviewer(database, "ann"), 8).cards
+    assert (card.id, card.round, card.kind, card.prompt) == (one, number, "single", f"prompt 0 of round {number}")
+    assert card.flags == ("binary_alpha",)
+    assert card.signals == {"coverage": 0.25, "haze": None}
+    assert card.layers == {LayerRole.foreground: (sha, 32, 24)}
+
+
+def test_two_reviewers_never_get_the_same_and_highest_priority_comes_first(database, store):
+    (number,) = opened(database, store, 10)
+    with database.transaction() as tx:
+        for place, one in enumerate(tx.execute(sa.select(candidates.c.id).order_by(candidates.c.seed)).scalars()):
+            tx.execute(sa.update(candidates).where(candidates.c.id == one).values(priority=place / 10))
+        by_priority = tx.execute(sa.select(candidates.c.id).order_by(candidates.c.priority.desc())).scalars().all()
+    ann, bob = reviewer(database, "ann"), reviewer(database, "bob")
+    assert ids(take(database, ann, 4)) == by_priority[:4]
+    assert ids(take(database, bob, 8)) == by_priority[4:]
+    assert take(database, ann, 4, by_priority[:4]).cards == ()
+    assert states(database, number) == {"showing": 10}
+
+
+def test_a_reloaded_page_gets_its_own_back(database, store):
+    opened(database, store, 10)
+    ann = reviewer(database, "ann")
+    first = ids(take(database, ann, 4))
+    assert set(ids(take(database, ann, 4))) == set(first), "a page that holds nothing gets what it lost"
+    more = take(database, ann, 4, first[:2])
+    assert set(first[2:]) < set(ids(more))
+    assert len(more.cards) == 4
+    assert take(database, ann, 0, first).cards == (), "count 0 renews and no more"
+
+
+def test_nobody_holds_more_than_the_limit(database, store, monkeypatch):
+    monkeypatch.setattr(trays, "MOST_HELD", 5)
+    opened(database, store, 12)
+    ann = reviewer(database, "ann")
+    holding = ids(take(database, ann, 4))
+    holding += ids(take(database, ann, 4, holding))
+    assert len(holding) == 5
+    assert take(database, ann, 4, holding).cards == ()
+
+
+def test_the_oldest_open_round_is_served_first_and_then_the_next(database, store):
+    first, second, third = opened(database, store, 2, 3, 4)
+    ann = reviewer(database, "ann")
+    with database.transaction() as tx:
+        rounds.pause_round(tx, first, "test")
+    tray = take(database, ann, 4)
+    assert Counter(card.round for card in tray.cards) == {second: 3, third: 1}
+    assert [card.round for card in tray.cards] == sorted(card.round for card in tray.cards)
+    assert take(database, ann, 4, ids(tray), number=first).cards == (), "paused"
+    with database.transaction() as tx:
+        rounds.resume_round(tx, first, "test")
+    assert {card.round for card in take(database, ann, 4, ids(tray), number=first).cards} == {first}
+
+
+def test_paused_and_closed_rounds_serve_nothing_that_is_held_either(database, store):
+    (number,) = opened(database, store, 3)
+    ann = reviewer(database, "ann")
+    held = ids(take(database, ann, 2))
+    with database.transaction() as tx:
+        rounds.pause_round(tx, number, "test")
+    assert take(database, ann, 4).cards == ()
+    with database.transaction() as tx:
+        rounds.close_round(tx, number, "test")
+    closed = take(database, ann, 4, held)
+    assert closed.cards == ()
+    assert set(closed.lost) == set(held)
+
+
+def test_an_expired_lease_goes_to_someone_else_and_the_first_is_told(database, store):
+    (number,) = opened(database, store, 3)
+    ann, bob = reviewer(database, "ann"), reviewer(database, "bob")
+    held = ids(take(database, ann, 3))
+    with database.transaction() as tx:
+        tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
+    assert take(database, bob, 3).cards == (), "a claim never looks at expired leases"
+    with database.transaction() as tx:
+        leases.sweep(tx)
+    taken = ids(take(database, bob, 2))
+    again = take(database, ann, 0, held)
+    assert set(again.lost) == set(taken), "what is still free is leased again, the rest is lost"
+    assert states(database, number) == {"showing": 3}
+
+
+def test_pages_at_once_never_share_a_candidate(database, store):
+    (number,) = opened(database, store, 60)
+    who = [reviewer(database, f"r{i}") for i in range(6)]
+    given: Counter[uuid.UUID] = Counter()
+    lock = threading.Lock()
+    barrier = threading.Barrier(len(who))
+
+    def page(one: int) -> None:
+        held: list[uuid.UUID] = []
+        barrier.wait()
+        while True:
+            tray = take(database, one, 3, held)
+            if not tray.cards:
+                return
+            held += ids(tray)
+            with lock:
+                given.update(ids(tray))
+
+    threads = [threading.Thread(target=page, args=(one,)) for one in who]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(given) == 60
+    assert set(given.values()) == {1}
+    assert states(database, number) == {"showing": 60}
+
+
+def test_a_claim_reads_the_partial_index_and_only_what_it_takes(database, store):
+    """At 30,000 waiting and 30,000 decided rows a claim touches as many index rows as it takes candidates."""
+    with database.transaction() as tx:
+        number = make_round(tx)
+        tx.execute(sa.text("insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"))
+        tx.execute(
+            sa.text("""
+            insert into candidates (id, round_id, prompt_id, seed, state, priority, propensity)
+            select md5(i::text)::uuid, :number, '00000000-0000-0000-0000-000000000001', i,
+                case when i % 2 = 0 then 'waiting' else 'accepted' end, random(), 1 from generate_series(1, 60000) i"""),
+            {"number": number},
+        )
+        tx.execute(sa.text("analyze candidates"))
+        claim = sa.text(f"explain (analyze, buffers, format json) {trays._CLAIM_WAITING.text}")
+        wanted = {"round": number, "count": 8, "holder": "reviewer 1", "seconds": 60}
+        (plan,) = tx.execute(claim, wanted).scalar_one()
+        (serving,) = tx.execute(
+            sa.text(f"explain (analyze, format json) {trays._SERVING.text}"), {"round": None}
+        ).scalar_one()
+    scans = [node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"]
+    assert len(scans) == 1
+    assert scans[0]["Actual Rows"] == 8
+    assert not [
+        node for node in walk(plan["Plan"]) if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "candidates"
+    ]
+    looks = [node for node in walk(serving["Plan"]) if node.get("Relation Name") == "candidates"]
+    assert [node["Actual Rows"] for node in looks] == [1]
+
+
+def walk(plan: dict) -> list[dict]:
+    return [plan, *(node for part in plan.get("Plans", ()) for node in walk(part))]
+
+
+def test_a_round_that_is_gone_serves_nothing(database, store):
+    opened(database, store, 1)
+    assert take(database, reviewer(database, "ann"), 4, number=10**6) == trays.Tray((), ())
+    with database.transaction() as tx:
+        assert tx.scalar(sa.select(rounds_table.c.state)) == "open"
+
+
+def test_unknown_ids_in_holding_are_lost(database, store):
+    opened(database, store, 1)
+    stranger = uuid.uuid4()
+    tray = take(database, reviewer(database, "ann"), 1, [stranger])
+    assert tray.lost == (stranger,)
+    assert len(tray.cards) == 1
+    assert CandidateState.showing in states(database, tray.cards[0].round)

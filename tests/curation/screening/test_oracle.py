@@ -1,0 +1,186 @@
+"""The oracle: seeds pass by construction, what is unclean or unlike them does not, and every reason is named."""
+
+import json
+import uuid
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from curation.domain import Kind, LayerRole, RejectReason, Sample, Split, Verdict
+from curation.errors import Refused
+from curation.layers import encode_layer, visible_hash
+from curation.manifest import Manifest, Part
+from curation.review.trays import Card, CardLayer
+from curation.screening.measured import shrink
+from curation.screening.oracle import SHARE, Oracle, embed, fit_to_snapshot, judge_card, words
+
+SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
+COLOURS = {"red": (210, 40, 40), "green": (40, 160, 60), "blue": (40, 80, 200), "yellow": (235, 210, 40)}
+
+
+def star(seed: int, size: int = 64) -> tuple[np.ndarray, str]:
+    """A layer of a small world of coloured stars and discs, and its caption."""
+    rng = np.random.default_rng(seed)
+    name = list(COLOURS)[seed % 4]
+    y, x = (np.mgrid[:size, :size] - size / 2) / size + rng.uniform(-0.05, 0.05, 2)[:, None, None]
+    depth = 0.0 if seed % 8 < 4 else 0.08
+    edge = rng.uniform(0.22, 0.3) + depth * np.cos(5 * np.arctan2(y, x) + rng.uniform(0, 6))
+    alpha = np.clip((edge - np.hypot(x, y)) * size / 1.5 + 0.5, 0, 1)
+    rgb = np.clip(np.array(COLOURS[name]) + rng.normal(0, 8, 3), 0, 255)
+    rgba = np.dstack([np.broadcast_to(rgb, (size, size, 3)), alpha * 255])
+    return np.rint(rgba).astype(np.uint8), f"the {name} {'star' if depth else 'disc'} of this world"
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
+    return Oracle.fit(star(seed) for seed in range(300))
+
+
+def share_accepted(oracle, layers) -> float:
+    return float(np.mean([oracle.decide(rgba, text).verdict is Verdict.accept for rgba, text in layers]))
+
+
+def test_seeds_and_their_like_pass(oracle):
+    assert share_accepted(oracle, [star(seed) for seed in range(300)]) >= 1 - 3 * SHARE
+    assert share_accepted(oracle, [star(seed) for seed in range(1000, 1150)]) >= 0.93
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda a: np.maximum(a, 30), RejectReason.residue),
+        (lambda a: np.where(np.indices(a.shape).sum(0) % 7 == 0, 0, a), RejectReason.holes),
+        (lambda a: np.full_like(a, 255), RejectReason.opaque),
+        (np.zeros_like, RejectReason.malformed),
+        (lambda a: a // 2, RejectReason.malformed),
+        (lambda a: np.roll(a, 32, axis=1), RejectReason.cropped),
+    ],
+)
+def test_each_defect_is_rejected_with_its_reason(oracle, spoil, reason):
+    for seed in range(12):
+        rgba, text = star(seed)
+        said = oracle.decide(np.dstack([rgba[..., :3], spoil(rgba[..., 3])]), text)
+        assert said.verdict is Verdict.reject
+        assert reason in said.reasons
+        assert said.sentence
+
+
+def test_noise_and_foreign_blobs_are_rejected(oracle):
+    rng = np.random.default_rng(1)
+    noise = [(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8), "the red disc of this world") for _ in range(20)]
+    assert share_accepted(oracle, noise) == 0
+    window = np.clip(40 - np.hypot(*(np.mgrid[:64, :64] - 32)) * 1.6, 0, 1)
+    blobs = []
+    for _ in range(40):
+        field = cv2.GaussianBlur(rng.normal(0, 1, (64, 64, 4)).astype(np.float32), (0, 0), 4)
+        field /= field.std()
+        alpha = np.clip(field[..., 3] * 2, 0, 1) * window * 255
+        blob = np.rint(np.dstack([np.clip(128 + 70 * field[..., :3], 0, 255), alpha])).astype(np.uint8)
+        blobs.append((blob, "the red disc of this world"))
+    assert share_accepted(oracle, blobs) <= 0.05
+
+
+def test_a_layer_that_its_neighbours_call_otherwise_misses_its_prompt(oracle):
+    wrong = [oracle.decide(star(seed)[0], star(seed + 1)[1]) for seed in range(0, 80, 2)]
+    assert np.mean([RejectReason.prompt_miss in said.reasons for said in wrong]) > 0.9
+
+
+def test_a_prompt_of_the_drawn_seeds_is_checked_exactly():
+    from curation.intake.figures import COLOURS as TONES
+    from curation.intake.figures import SUBJECTS, choose_subject, draw
+    from curation.intake.procedural import draw_seed  # noqa: F401  the grammar's own pictures
+
+    rng = np.random.default_rng(3)
+    made = []
+    for _ in range(80):
+        subject = choose_subject(rng)
+        made.append((draw(subject, rng, 96), subject))
+    fitted = Oracle.fit((rgba, subject.text) for rgba, subject in made)
+    assert len(TONES) > 2
+    right = [fitted.decide(rgba, subject.text) for rgba, subject in made]
+    assert np.mean([RejectReason.prompt_miss in said.reasons for said in right]) < 0.1
+    others = [next(s for s in SUBJECTS.values() if s.colour != subject.colour) for _, subject in made]
+    wrong = [fitted.decide(rgba, other.text) for (rgba, _), other in zip(made, others, strict=True)]
+    assert np.mean([RejectReason.prompt_miss in said.reasons for said in wrong]) > 0.95
+
+
+def test_the_embedding_forgets_place_and_size():
+    rgba, _ = star(4)
+    moved = np.roll(rgba, (5, -6), axis=(0, 1))
+    padded = np.pad(rgba, ((30, 10), (5, 40), (0, 0)))
+    assert np.linalg.norm(embed(rgba) - embed(moved)) < 1e-5
+    assert np.linalg.norm(embed(rgba) - embed(padded)) < 1e-5
+    assert np.linalg.norm(embed(rgba) - embed(star(5)[0])) > 0.1
+    assert embed(np.zeros((9, 5, 4), np.uint8)).shape == (448,)
+
+
+def test_words():
+    assert words("The red-brown cup, and 3 of its Saucers") == {"red", "brown", "cup", "saucers"}
+
+
+def test_too_few_seeds_are_refused():
+    with pytest.raises(Refused, match="needs at least"):
+        Oracle.fit(star(seed) for seed in range(5))
+
+
+def snapshot_of(store, pictures, round_=0) -> str:
+    """A snapshot of single layers, the last one held out."""
+    made = []
+    for number, (rgba, text) in enumerate(pictures):
+        split = Split.heldout if number == len(pictures) - 1 else Split.train
+        sha = store.put(encode_layer(rgba))
+        made.append(
+            Sample(
+                uuid.uuid4().hex,
+                Kind.single,
+                text,
+                "CC0-1.0",
+                "test",
+                split,
+                round_,
+                visible_hash(rgba),
+                {LayerRole.foreground: sha},
+            )
+        )
+    data = "".join(one.line() + "\n" for one in sorted(made, key=lambda one: one.id)).encode()
+    return store.put(Manifest((Part("", store.put(data), len(made)),), {}).bytes())
+
+
+def test_it_is_fitted_to_the_training_seeds_of_a_snapshot(store):
+    fitted = fit_to_snapshot(store, snapshot_of(store, [star(seed) for seed in range(40)]))
+    assert len(fitted.seeds) == 39
+    with pytest.raises(Refused):
+        fit_to_snapshot(store, snapshot_of(store, [star(seed) for seed in range(40)], round_=1))
+
+
+def test_it_judges_cards(oracle, store):
+    rgba, text = star(8)
+    layers = {LayerRole.foreground: CardLayer(store.put(encode_layer(rgba)), 64, 64)}
+    card = Card(uuid.uuid4(), 1, Kind.single, text, (), layers, {})
+    assert judge_card(oracle, store, card).verdict is Verdict.accept
+    gone = Card(uuid.uuid4(), 1, Kind.single, text, (), {LayerRole.foreground: CardLayer("0" * 64, 64, 64)}, {})
+    said = judge_card(oracle, store, gone)
+    assert (said.verdict, said.reasons) == (Verdict.reject, (RejectReason.other,))
+
+
+@pytest.mark.slow
+def test_real_seeds_held_out_pass_and_spoilt_ones_do_not():
+    if not (SHARED / "seed_rgba").is_dir():
+        pytest.skip("the folder 'shared' with real images is not beside this checkout")
+    rows = [json.loads(line) for line in (SHARED / "seed_rgba/metadata.jsonl").read_text().splitlines()]
+
+    def layers(split):
+        for row in rows:
+            if row["split"] == split:
+                yield np.asarray(Image.open(SHARED / "seed_rgba" / row["file_name"]).convert("RGBA")), row["text"]
+
+    fitted = Oracle.fit(layers("train"))
+    held = [(shrink(rgba, 64), text) for rgba, text in layers("heldout")]
+    assert share_accepted(fitted, held) >= 0.93
+    hazed = [(np.dstack([r[..., :3], np.maximum(r[..., 3], 20)]), text) for r, text in held]
+    assert share_accepted(fitted, hazed) == 0
+    halves = [(np.ascontiguousarray(r[:, : r.shape[1] // 2]), text) for r, text in held]
+    assert share_accepted(fitted, halves) <= 0.05

@@ -1,0 +1,139 @@
+"""Screening: the two hard rules, duplicates, other rules as data, and candidates moved once."""
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+
+from curation.domain import CandidateState
+from curation.errors import Refused
+from curation.layers import encode_layer, visible_hash
+from curation.samples import StoredLayer, record_layers
+from curation.screening import refusals
+from curation.screening.refusals import HARD_RULES, Rule, judge, screen_candidates
+from curation.screening.signals import SIGNALS, measure
+from curation.tables import candidate_layers, candidates, screenings
+from tests.making import make_candidates, make_round
+
+
+def disc(radius: float, colour=(200, 60, 40), size: int = 64) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] - size / 2
+    alpha = np.clip(radius - np.hypot(x, y) + 0.5, 0, 1)
+    rgba = np.dstack([np.full((size, size, 3), colour, np.uint8), np.rint(alpha * 255).astype(np.uint8)])
+    rgba[rgba[..., 3] == 0] = 0
+    return rgba
+
+
+def draw(database, store, pictures) -> list:
+    """Candidates in the state drawn, with these layers, in the order of their ids."""
+    with database.transaction() as tx:
+        number = make_round(tx)
+        ids = sorted(make_candidates(tx, store, number, len(pictures), CandidateState.drawn))
+        for one, rgba in zip(ids, pictures, strict=True):
+            data = encode_layer(rgba)
+            layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), visible_hash(rgba))
+            record_layers(tx, [layer])
+            mine = candidate_layers.c.candidate_id == one
+            tx.execute(sa.update(candidate_layers).where(mine).values(sha256=layer.sha256))
+    return ids
+
+
+def states(database, ids) -> list[str]:
+    with database.transaction() as tx:
+        found = {row.id: row.state for row in tx.execute(sa.select(candidates).where(candidates.c.id.in_(ids)))}
+    return [found[one] for one in ids]
+
+
+def refused(database, ids) -> list:
+    with database.transaction() as tx:
+        found = {row.candidate_id: row for row in tx.execute(sa.select(screenings))}
+    return [found[one] for one in ids]
+
+
+def test_the_papers_two_rules():
+    assert judge(measure(disc(20))) is None
+    opaque = judge(measure(np.full((32, 32, 4), 255, np.uint8)))
+    assert (opaque.rule, opaque.signal, opaque.value) == ("no_transparent", "alpha_min", 1.0)
+    empty = judge(measure(np.zeros((32, 32, 4), np.uint8)))
+    assert (empty.rule, empty.signal, empty.value) == ("no_visible", "alpha_max", 0.0)
+    assert "alpha_max is 0, below 0.02" in empty.sentence
+
+
+def test_rules_are_data_and_a_signal_without_value_refuses_nothing():
+    hazy = Rule("hazy", "haze", "above", 0.1, "too much haze")
+    assert judge({"haze": 0.2}, [hazy]).sentence == "too much haze: haze is 0.2, above 0.1"
+    assert judge({"haze": None}, [hazy]) is None
+    assert judge({}, [hazy]) is None
+    with pytest.raises(Refused, match="no signal 'beauty'"):
+        Rule("beauty", "beauty", "below", 1, "")
+
+
+def test_each_candidate_is_refused_or_passed_with_its_signals(database, store):
+    opaque, empty = np.full((64, 64, 4), 200, np.uint8), np.zeros((64, 64, 4), np.uint8)
+    opaque[..., 3] = 255
+    ids = draw(database, store, [disc(20), opaque, empty, disc(12, (20, 90, 200))])
+    with database.transaction() as tx:
+        assert screen_candidates(tx, store, ids) == 4
+    assert states(database, ids) == ["screened", "refused", "refused", "screened"]
+    rows = refused(database, ids)
+    assert [row.refused_by for row in rows] == [None, "no_transparent", "no_visible", None]
+    assert rows[1].refused_value == 1.0
+    assert set(rows[0].signals) == set(SIGNALS)
+
+
+def test_duplicates_of_the_pool_and_of_the_batch_are_refused(database, store):
+    first = draw(database, store, [disc(20), disc(12, (20, 90, 200))])
+    with database.transaction() as tx:
+        screen_candidates(tx, store, first)
+    smaller = np.asarray(Image.fromarray(disc(20)).resize((60, 60), Image.Resampling.LANCZOS))
+    copies = [disc(20), smaller, disc(15, (40, 160, 60)), disc(15, (40, 160, 60)), disc(26, (240, 220, 40))]
+    ids = draw(database, store, copies)
+    with database.transaction() as tx:
+        screen_candidates(tx, store, ids)
+    assert states(database, ids) == ["refused", "refused", "screened", "refused", "screened"]
+    rows = refused(database, ids)
+    assert [row.refused_by for row in rows] == ["duplicate", "near_duplicate", None, "duplicate", None]
+    assert "of 192 bits differ" in rows[1].sentence
+
+
+def test_what_was_refused_does_not_refuse_others(database, store):
+    strict = [*HARD_RULES, Rule("small", "coverage", "below", 0.9, "too small")]
+    first = draw(database, store, [disc(20)])
+    with database.transaction() as tx:
+        screen_candidates(tx, store, first, strict)
+    second = draw(database, store, [disc(20)])
+    with database.transaction() as tx:
+        screen_candidates(tx, store, second)
+    assert states(database, first + second) == ["refused", "screened"]
+
+
+def test_screening_twice_is_screening_once(database, store):
+    ids = draw(database, store, [disc(20), np.zeros((32, 32, 4), np.uint8)])
+    with database.transaction() as tx:
+        assert screen_candidates(tx, store, ids) == 2
+    before = refused(database, ids)
+    with database.transaction() as tx:
+        assert screen_candidates(tx, store, ids) == 0
+    assert refused(database, ids) == before
+    assert states(database, ids) == ["screened", "refused"]
+    with database.transaction() as tx:
+        assert screen_candidates(tx, store, []) == 0
+
+
+def test_a_layer_that_is_gone_fails_its_candidate_alone(database, store):
+    ids = draw(database, store, [disc(20), disc(12, (20, 90, 200))])
+    with database.transaction() as tx:
+        sha = tx.scalar(sa.select(candidate_layers.c.sha256).where(candidate_layers.c.candidate_id == ids[0]))
+        (store.folder / sha[:2] / sha[2:]).unlink()
+        screen_candidates(tx, store, ids)
+        note = tx.scalar(sa.select(candidates.c.note).where(candidates.c.id == ids[0]))
+    assert states(database, ids) == ["failed", "screened"]
+    assert "no object" in note
+
+
+def test_a_batch_that_rolls_back_leaves_nothing(database, store, monkeypatch):
+    ids = draw(database, store, [disc(20)])
+    monkeypatch.setattr(refusals.duplicates, "add_to_index", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), database.transaction() as tx:
+        screen_candidates(tx, store, ids)
+    assert states(database, ids) == ["drawn"]
