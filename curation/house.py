@@ -78,6 +78,7 @@ def open_store(settings: Settings) -> ObjectStore:
 
 def load(dotted: str) -> Any:
     """What a dotted name such as "training.train:train" stands for. Raises LayerloopError where it cannot be had."""
+    Settings.calm_threads()
     module, _, name = dotted.partition(":")
     try:
         return getattr(importlib.import_module(module), name)

@@ -52,6 +52,15 @@ class Settings(BaseSettings):
             given["LAYERLOOP_SECRET"] = self.secret.get_secret_value()
         return dict(os.environ) | given | {"LAYERLOOP_HOME": str(self.home.resolve())}
 
+    @staticmethod
+    def calm_threads() -> None:
+        """Let waiting threads of libgomp sleep soon; to be called before torch is loaded.
+
+        By default they spin for milliseconds, and where the cores are shared the training rate then falls to a tenth
+        (training/LOG.md).
+        """
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
     def signing_secret(self) -> str:
         """The given secret, or one drawn once and kept in the home for the owner's eyes only."""
         if self.secret is not None:

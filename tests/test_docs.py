@@ -75,7 +75,10 @@ def test_nothing_of_a_machine_or_a_registry_is_in_the_tree() -> None:
     names = ("pypi" + ".org", "registry." + "npmjs", "index" + "-url", "find" + "-links")
     for name in filter(None, files.split("\0")):
         path = ROOT / name
-        if path.suffix in {".py", ".md", ".toml", ".json", ".lock", ".yaml", ".yml", ".js", ".html", ""} and path.is_file():
+        if (
+            path.suffix in {".py", ".md", ".toml", ".json", ".lock", ".yaml", ".yml", ".js", ".html", ""}
+            and path.is_file()
+        ):
             text = path.read_text("utf-8", errors="replace")
             for bad in names:
                 assert bad not in text, f"{name} names {bad}"

@@ -19,10 +19,10 @@ from training.backbone import Backbone
 from training.data import Pictures, draw_order, load_split
 from training.denoiser import Denoiser, noise_schedule, open_denoiser
 from training.generate import draw_layers
+from training.pace import average, rate_at
 from training.presets import Preset
 from training.runs import RunFolder, generator_at, pack, unpack
 from training.sheets import draw_sheet
-from training.train_transparency import average
 from training.transparency import Transparency, adjust, pad_colours
 
 STAGE = "base"
@@ -87,12 +87,12 @@ def train_base(
             loss = (loss_weight(preset, levels[time_B]) * error_B).mean()
 
             for group in optimiser.param_groups:
-                group["lr"] = preset.base_lr * _rate(seen, total, preset)
+                group["lr"] = preset.base_lr * rate_at(seen, total, preset.base_batch, preset)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             clip_grad_norm_(denoiser.parameters(), 1.0)
             optimiser.step()
-            average(averaged, denoiser, min(preset.ema_decay, (1 + seen) / (10 * preset.base_batch + seen)))
+            average(averaged, denoiser, preset.ema_decay, seen, preset.base_batch)
 
             before, seen = seen, seen + len(places)
             figures = {"denoising": float(loss.detach()), "error": float(error_B.detach().mean())}
@@ -186,13 +186,6 @@ def _target(preset: Preset, schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tenso
         return noise_BCHW
     velocity: Tensor = schedule.get_velocity(clean_BCHW, noise_BCHW, time_B)
     return velocity
-
-
-def _rate(seen: int, total: int, preset: Preset) -> float:
-    """The share of the full rate: a short rise, and a straight fall to nothing over the last part of the run."""
-    rise = (seen + preset.base_batch) / preset.warmup_images
-    fall = (total - seen) / (preset.cooldown * total) if preset.cooldown else 1.0
-    return min(1.0, rise, fall)
 
 
 def _few_captions(pictures: Pictures) -> list[str]:

@@ -24,6 +24,7 @@ from training.losses import (
     identity_loss,
     reconstruction_loss,
 )
+from training.pace import average, rate_at
 from training.parts import open_transparency
 from training.presets import Preset
 from training.runs import RunFolder, generator_at, pack, unpack
@@ -100,14 +101,12 @@ def train_transparency(
                 loss = loss + preset.discriminator_weight * losses["fooling"]
 
             for group in optimiser.param_groups:
-                group["lr"] = preset.transparency_lr * _rate(seen, total, preset)
+                group["lr"] = preset.transparency_lr * rate_at(seen, total, preset.transparency_batch, preset)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             clip_grad_norm_(networks.parameters(), 1.0)
             optimiser.step()
-            average(
-                averaged, networks, min(preset.transparency_ema, (1 + seen) / (10 * preset.transparency_batch + seen))
-            )
+            average(averaged, networks, preset.transparency_ema, seen, preset.transparency_batch)
             if judging:
                 real = judge(alpha_B1HW, padded_B3HW)
                 losses["discriminator"] = discriminator_loss(
@@ -129,23 +128,9 @@ def train_transparency(
     return {name: tensor.detach().clone() for name, tensor in averaged.state_dict().items()}
 
 
-@torch.no_grad()
-def average(averaged: nn.Module, networks: nn.Module, decay: float) -> None:
-    """Move an exponential moving average of weights one step: averaged = decay * averaged + (1 - decay) * networks."""
-    for mean, weight in zip(averaged.parameters(), networks.parameters(), strict=True):
-        mean.lerp_(weight, 1 - decay)
-
-
 def _flip_some(rgba_B4HW: Tensor, rng: torch.Generator) -> Tensor:
     flips = torch.rand(len(rgba_B4HW), generator=rng) < 0.5
     return torch.where(flips[:, None, None, None], rgba_B4HW.flip(3), rgba_B4HW)
-
-
-def _rate(seen: int, total: int, preset: Preset) -> float:
-    """The share of the full rate: a short rise, and a straight fall to nothing over the last part of the run."""
-    rise = (seen + preset.transparency_batch) / preset.warmup_images
-    fall = (total - seen) / (preset.cooldown * total) if preset.cooldown else 1.0
-    return min(1.0, rise, fall)
 
 
 def _passed(before: int, after: int, every: int) -> bool:

@@ -46,7 +46,8 @@ export class Desk extends EventTarget {
    */
   decide(verdict, reasons, at) {
     const held = this.#tray.head;
-    if (!held || held.card.id !== this.#shown) return;
+    if (!held) return;
+    if (held.card.id !== this.#shown) return this.#tell("early", null);
     if (held.state === "broken" && verdict !== "skip") return this.#tell("unseen", null);
     const { visibleSince } = this.#stage;
     // Pressed before this candidate was painted: the key can only have meant the one before it, which is decided.

@@ -17,7 +17,7 @@ Who = Annotated[str, typer.Argument(help="The reviewer's name.")]
 
 @app.command()
 def add(name: Who, access: Annotated[Access, typer.Option(help="What they may do.")] = Access.annotator) -> None:
-    """Add a person."""
+    """Add a person who may sign in."""
     from curation.review import reviewers
 
     with house() as opened, opened.database.transaction() as tx:

@@ -10,7 +10,7 @@ from curation.errors import Refused
 from training.backbone import fit_backbone
 from training.data import load_split
 from training.presets import PRESETS
-from training.train_transparency import average, train_transparency
+from training.train_transparency import train_transparency
 from training.transparency import Transparency, on_grey
 
 MICRO = replace(
@@ -65,15 +65,6 @@ def test_a_warm_start_begins_where_the_parent_ended(store, snapshot, tmp_path):
     parent = _train(store, snapshot, tmp_path / "one", preset, figures=figures)
     _train(store, snapshot, tmp_path / "two", preset, start=parent, figures=more)
     assert more[0]["reconstruction"] < 0.7 * figures[0]["reconstruction"]
-
-
-def test_averaging_is_exponential():
-    mean, weights = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    torch.nn.init.zeros_(mean.weight)
-    torch.nn.init.ones_(weights.weight)
-    average(mean, weights, 0.9)
-    average(mean, weights, 0.9)
-    assert mean.weight.item() == pytest.approx(0.19)
 
 
 def test_weights_of_other_sizes_are_refused(store, snapshot, tmp_path):

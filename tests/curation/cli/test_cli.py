@@ -121,3 +121,28 @@ def test_the_doctor_names_a_missing_object(here: Settings, database: Database) -
     [bad] = [finding for finding in findings if not finding["well"]]
     assert bad["part"] == "objects"
     assert "missing" in bad["told"]
+
+
+@pytest.mark.slow
+def test_a_snapshot_becomes_a_checkpoint_that_draws(here: Settings, tmp_path: Path) -> None:
+    draw_seed(tmp_path / "seeds", 80)
+    call("seed", "import", str(tmp_path / "seeds"))
+    call("snapshot", "freeze", "--tag", "latest")
+    training = ("train", "--preset", "micro", "--images", "64")
+    assert call(*training, "--dry-run") == ""
+    queued = json.loads(call(*training, "--no-wait", "--json"))["run"]
+    assert len(queued) == 36
+    first = json.loads(call(*training, "--json"))["checkpoint"]
+    assert call(*training).strip() == first, "the same order is the same run"
+    call("checkpoint", "promote", first[:12])
+    [row] = json.loads(call("checkpoint", "list", "--json"))
+    assert row["id"] == first
+    assert "now" in call("checkpoint", "list")
+    told = json.loads(call("checkpoint", "evaluate", first[:12], "--json"))
+    assert told["evaluation"]["psnr"] == pytest.approx(row["evaluation"]["psnr"])
+    assert "psnr" in call("checkpoint", "evaluate", first, "--snapshot", "latest")
+    second = call(*training, "--parent", first[:12], "--seed", "1").strip()
+    assert second != first
+    [newest, _] = json.loads(call("checkpoint", "list", "--json"))
+    assert newest["parent_id"] == first
+    assert call("round", "open", "--quota", "3").strip().isdigit()

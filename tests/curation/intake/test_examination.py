@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from curation.intake.examination import FINDINGS, Limits, Outcome, examine
 from curation.layers import decode_layer, visible_hash
 
-SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
+SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
 
 
 def disc(size: int = 64, colour: tuple[int, int, int] = (200, 60, 40)) -> np.ndarray:

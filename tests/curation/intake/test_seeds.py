@@ -20,7 +20,7 @@ from curation.intake.seeds import import_seeds
 from curation.layers import decode_layer
 from curation.tables import candidate_layers, candidates, import_files, imports, layers, rounds, samples
 
-SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
+SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
 
 
 def picture(seed: int, size: int = 48) -> np.ndarray:

@@ -25,7 +25,7 @@ from curation.screening.fingerprints import (
 )
 from curation.tables import layer_bands, layers
 
-SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
+SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
 COLOURS = {
     "red": (220, 40, 40), "orange": (240, 140, 30), "yellow": (240, 220, 40), "green": (40, 160, 60),
     "blue": (40, 80, 200), "purple": (130, 60, 170), "white": (245, 245, 245), "black": (20, 20, 20),
