@@ -175,15 +175,17 @@ def _sample_of(tx: Transaction, candidate: uuid.UUID, row: sa.Row[Any], known: s
         LayerRole(found.role): StoredLayer(found.sha256, found.width, found.height, found.bytes, found.visible)
         for found in tx.execute(_LAYERS, {"candidate": candidate})
     }
-    split = origin.get("split")
+    # What a model drew is never what models are measured on: the held-out split stays the same from round to round.
+    drawn = known.purpose == "drawn"
+    split = Split.train if drawn else Split(origin["split"]) if origin.get("split") else None
     return NewSample(
         kind=Kind(known.kind),
         caption=known.text,
         licence=str(origin.get("licence", "unknown")) if origin else generated,
         source=str(origin.get("source", "unknown")) if origin else f"candidate {candidate}",
-        round=0 if known.purpose == "seeds" else row.round_id,
+        round=row.round_id if drawn else 0,
         layers=layers,
-        split=Split(split) if split else None,
+        split=split,
         candidate=candidate,
     )
 

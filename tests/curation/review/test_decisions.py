@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from curation import leases, rounds
 from curation.database import Database
-from curation.domain import CandidateState, RejectReason, Said, Split, Verdict
+from curation.domain import CandidateState, RejectReason, Said, Split, Verdict, split_of
 from curation.errors import Conflict, NotFound, Refused
 from curation.layers import encode_layer, visible_hash
 from curation.review import decisions
@@ -271,6 +271,18 @@ def test_an_imported_file_keeps_its_own_licence_source_and_split(database, store
     assert (row["round"], row["split"]) == (0, Split.heldout)
     for told in ('"licence":"CC-BY-4.0"', '"source":"cat.png"', '"caption":"a cat"'):
         assert told in row["line"]
+
+
+def test_what_a_model_drew_is_never_held_out(desk, store):
+    """Whatever its pixels' own split would be: the held-out pictures stay the same from round to round."""
+    with desk.database.transaction() as tx:
+        desk.number = make_round(tx)
+        made = make_candidates(tx, store, desk.number, 80)
+    for candidate in made:
+        desk.decide(desk.ann, candidate)
+    kept = desk.rows(samples)
+    assert any(split_of(row["visible"]) is Split.heldout for row in kept), "or this test would prove nothing"
+    assert {row["split"] for row in kept} == {Split.train}
 
 
 def said(verdict, *reasons):
