@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -66,10 +68,12 @@ class Settings(BaseSettings):
         if self.secret is not None:
             return self.secret.get_secret_value()
         file = self.path(".") / "secret"
-        try:
-            with file.open("x") as out:
-                file.chmod(0o600)
+        if not file.exists():
+            handle, draft = tempfile.mkstemp(dir=file.parent)  # readable for its owner alone
+            with os.fdopen(handle, "w") as out:
                 out.write(secrets.token_urlsafe(32))
-        except FileExistsError:
-            pass
+            # A link appears whole and only once: of two processes that draw at once, one wins and both read its secret.
+            with contextlib.suppress(FileExistsError):
+                file.hardlink_to(draft)
+            Path(draft).unlink()
         return file.read_text()
