@@ -29,7 +29,7 @@ class FolderStore:
             target.parent.mkdir(exist_ok=True)
             self._write(source, target)
             if new_folder:
-                _sync(self.folder)
+                sync(self.folder)
         return name
 
     def get(self, sha256: str) -> bytes:
@@ -68,7 +68,7 @@ class FolderStore:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        _sync(target.parent)
+        sync(target.parent)
 
 
 def sha256_of(source: bytes | Path) -> str:
@@ -88,9 +88,9 @@ def _chunks(source: bytes | Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _sync(folder: Path) -> None:
-    """Make a name in a folder durable: fsync of a file does not cover the entry that names it."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file or a folder durable; a file's own fsync does not cover the entry in the folder that names it."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

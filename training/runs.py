@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -20,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from curation.domain import canonical_json
+from curation.objects import sync
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class RunFolder:
         )
         (new / "facts.json").write_text(canonical_json({**facts, "images": images}))
         for path in (new / "state.safetensors", new / "facts.json", new):
-            _sync(path)
+            sync(path)
         target = self.folder / f"state-{images:012d}"
         if target.exists():  # the same images twice: a state that is there is whole
             shutil.rmtree(new)
             return
         new.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
         for path in older:
             shutil.rmtree(path)
 
@@ -123,11 +123,3 @@ def unpack(parts: Mapping[str, nn.Module | Optimizer], state: State) -> None:
             index, slot = key.split("/")
             slots.setdefault(int(index), {})[slot] = value
         part.load_state_dict({"state": slots, "param_groups": state.facts["groups"][name]})
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
