@@ -131,7 +131,10 @@ interface CheckpointRow {
   id: string;
   recipe: string;
   preset: string;
-  snapshot: string;
+  /** Numbers of the preset that were set otherwise. */
+  changes: Record<string, string>;
+  /** Null for imported weights. */
+  snapshot: string | null;
   parent: string | null;
   seed: number;
   code_version: string;
@@ -146,6 +149,7 @@ interface RunRow {
   id: string;
   recipe: string;
   preset: string;
+  changes: Record<string, string>;
   snapshot: string;
   state: "requested" | "running" | "finished" | "failed";
   /** Null until it has begun. */

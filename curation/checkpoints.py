@@ -27,6 +27,7 @@ def order_training(tx: Transaction, order: TrainingOrder, actor: str) -> uuid.UU
         "parent_id": order.parent.id if order.parent else None,
         "seed": order.seed,
         "images": order.images,
+        "changes": dict(order.changes),
         "state": RunState.requested,
     }
     if tx.execute(insert(training_runs).on_conflict_do_nothing(), row).rowcount:
@@ -55,7 +56,14 @@ def read_order(tx: Transaction, run: uuid.UUID) -> TrainingOrder:
     row = find_run(tx, run)
     parent = find_checkpoint(tx, row["parent_id"]) if row["parent_id"] else None
     return TrainingOrder(
-        row["recipe"], row["preset"], row["snapshot_id"], row["previous_id"], parent, row["seed"], row["images"]
+        recipe=row["recipe"],
+        preset=row["preset"],
+        snapshot=row["snapshot_id"],
+        previous=row["previous_id"],
+        parent=parent,
+        seed=row["seed"],
+        images=row["images"],
+        changes=row["changes"],
     )
 
 
@@ -109,6 +117,7 @@ def register_checkpoint(tx: Transaction, checkpoint: Checkpoint, actor: str) -> 
         "files": dict(checkpoint.files),
         "evaluation": dict(checkpoint.evaluation),
         "sheet": checkpoint.sheet,
+        "changes": dict(checkpoint.changes),
     }
     if tx.execute(insert(checkpoints).on_conflict_do_nothing(), row).rowcount:
         tx.log(actor, "checkpoint registered", checkpoint.id, snapshot=checkpoint.snapshot)
@@ -166,6 +175,7 @@ def _read(row: dict[str, Any]) -> Checkpoint:
         code_version=row["code_version"],
         evaluation=row["evaluation"],
         sheet=row["sheet"],
+        changes=row["changes"],
     )
 
 

@@ -169,7 +169,8 @@ class Sample:
     """Accepted layers with what must be known of them: one line of a snapshot's manifest.
 
     `layers` maps a role to the sha256 of the stored image's bytes; `visible` is the hash of the pixels that can be
-    seen (curation.layers.visible_hash); `round` is 0 for seeds.
+    seen (curation.layers.visible_hash); `round` is 0 for seeds. `captioner` is the model that wrote the caption, as
+    model@revision, and empty where a person or an import gave it.
     """
 
     id: str
@@ -181,10 +182,12 @@ class Sample:
     round: int
     visible: str
     layers: Mapping[LayerRole, str]
+    captioner: str = ""
 
     def line(self) -> str:
-        """The sample as one canonical line of JSON, without the line end."""
-        return canonical_json(self.__dict__ | {"layers": dict(self.layers)})
+        """The sample as one canonical line of JSON, without the line end; without a captioner where there is none."""
+        row = self.__dict__ | {"layers": dict(self.layers)}
+        return canonical_json(row if self.captioner else {name: row[name] for name in row if name != "captioner"})
 
     @staticmethod
     def read(line: str) -> Sample:
@@ -200,6 +203,7 @@ class Sample:
             round=int(row["round"]),
             visible=str(row["visible"]),
             layers={LayerRole(role): str(sha) for role, sha in row["layers"].items()},
+            captioner=str(row.get("captioner", "")),
         )
 
 
@@ -208,23 +212,26 @@ class Checkpoint:
     """Weights and how they came to be.
 
     `files` maps a part ("backbone", "transparency", "base") to the sha256 of a safetensors file in the object store;
-    `evaluation` maps a figure's name to its value; `sheet` is a PNG of samples drawn at fixed seeds.
+    `evaluation` maps a figure's name to its value; `sheet` is a PNG of samples drawn at fixed seeds. `changes` are the
+    preset's numbers that were set otherwise, as text. Imported weights have the recipe "imported" and no snapshot.
     """
 
     files: Mapping[str, str]
     recipe: str
     preset: str
-    snapshot: str
+    snapshot: str | None
     parent: str | None
     seed: int
     code_version: str
     evaluation: Mapping[str, float] = field(default_factory=dict)
     sheet: str | None = None
+    changes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """The sha256 of weights and lineage: the same training twice is the same checkpoint."""
-        lineage = [self.recipe, self.preset, self.snapshot, self.parent, self.seed]
+        lineage: list[Any] = [self.recipe, self.preset, self.snapshot, self.parent, self.seed]
+        lineage += [dict(self.changes)] if self.changes else []
         return hashlib.sha256(canonical_json([dict(self.files), lineage]).encode()).hexdigest()
 
 
@@ -242,7 +249,7 @@ class TrainingOrder:
 
     `snapshot` and `previous` are snapshot ids: samples of the first that the second lacks are drawn more often
     (paper, section 3.4: newly added samples at twice the probability). `images` overrides the preset's count of
-    training images, when it is not 0.
+    training images, when it is not 0; `changes` are other numbers of the preset, by name, as text.
     """
 
     recipe: str
@@ -252,12 +259,14 @@ class TrainingOrder:
     parent: Checkpoint | None
     seed: int
     images: int = 0
+    changes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> uuid.UUID:
         """Names the run and its folder."""
         parent = self.parent.id if self.parent else None
-        return content_id("run", self.recipe, self.preset, self.snapshot, self.previous, parent, self.seed, self.images)
+        asked = [self.recipe, self.preset, self.snapshot, self.previous, parent, self.seed, self.images]
+        return content_id("run", *asked, *([canonical_json(dict(self.changes))] if self.changes else []))
 
 
 @dataclass(frozen=True)
@@ -287,5 +296,5 @@ class Job:
     args: Sequence[str | int] = ()
 
 
-GPU_JOBS = frozenset({"draw", "train"})
+GPU_JOBS = frozenset({"draw", "train", "caption"})
 """Names of the jobs for the queue "gpu", whose workers hold weights; all others go to the queue "cpu"."""

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from curation import checkpoints, drawing, leases
+from curation import captions, checkpoints, drawing, leases
 from curation.database import Transaction
 from curation.domain import CandidateState, Checkpoint, Progress, RoundState, RunState
-from curation.errors import Conflict
+from curation.errors import Conflict, Refused
 from curation.house import House, load
 from curation.ports import LayerGenerator, Report
 from curation.review import decisions, reviewers
 from curation.screening import oracle, refusals, selection
-from curation.tables import candidates, rounds, training_runs
+from curation.tables import candidates, caption_runs, rounds, training_runs
 
 log = logging.getLogger("layerloop.jobs")
 
@@ -105,6 +105,46 @@ def train(house: House, run: str, tell: Report | None = None) -> None:
             checkpoints.fail_run(tx, run_id, HOLDER, f"{type(error).__name__}: {error}")
 
 
+def caption(house: House, run: str, tell: Report | None = None) -> None:
+    """Let a model caption what a run was ordered for, going on where it was left."""
+    run_id = uuid.UUID(run)
+    seconds = house.settings.lease_seconds
+    with house.database.transaction() as tx:
+        order = captions.claim_run(tx, run_id, HOLDER, seconds)
+    if order is None:
+        return
+
+    def held(tx: Transaction) -> None:
+        captions.hold(tx, run_id, HOLDER, seconds)
+
+    def report(progress: Progress) -> None:
+        if stopping.is_set():
+            raise Stopped
+        with house.database.transaction() as tx:
+            held(tx)
+            captions.note_progress(tx, run_id, progress)
+        if tell is not None:
+            tell(progress)
+
+    try:
+        with _lease_kept(house, "caption"):
+            _loaded.clear()  # a checkpoint and this model would not fit on one card
+            captioner = load(house.settings.captioner)(order.model)
+            captions.caption_samples(house.database, house.store, captioner, order, held, report)
+        with house.database.transaction() as tx:
+            held(tx)
+            captions.end_run(tx, run_id)
+    except Stopped:
+        with house.database.transaction() as tx:
+            leases.hand_back(tx, HOLDER)
+    except Conflict:
+        log.warning("captions %s were taken over by another worker", run)
+    except Exception as error:
+        log.exception("captions %s failed", run)
+        with house.database.transaction() as tx:
+            captions.end_run(tx, run_id, f"{type(error).__name__}: {error}")
+
+
 def decide(house: House, number: int) -> None:
     """Let the oracle reviewer decide a tray of a round, and ask for the next while there is one."""
     judge = _oracle(house, number)
@@ -129,6 +169,8 @@ def sweep(house: House) -> None:
             tx.ask("screen", number)
         for row in tx.execute(sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)):
             tx.ask("train", str(row.id))
+        for row in tx.execute(sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)):
+            tx.ask("caption", str(row.id))
 
 
 def _rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState | None = None) -> list[int]:
@@ -144,7 +186,7 @@ def _rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState 
 
 
 JOBS: dict[str, Callable[..., None]] = {
-    "draw": draw, "screen": screen, "train": train, "decide": decide, "sweep": sweep,
+    "draw": draw, "screen": screen, "train": train, "caption": caption, "decide": decide, "sweep": sweep,
 }  # fmt: skip
 _loaded: dict[str, LayerGenerator] = {}
 _fitted: dict[str, oracle.Oracle] = {}
@@ -162,6 +204,9 @@ def _oracle(house: House, number: int) -> oracle.Oracle:
     """The oracle fitted to the seeds in the snapshot that the round's checkpoint was trained on."""
     with house.database.transaction() as tx:
         snapshot = _checkpoint_of(tx, number).snapshot
+    if snapshot is None:
+        told = "the oracle learns from the snapshot of a training, and imported weights have none"
+        raise Refused(told, "let people decide")
     if snapshot not in _fitted:
         _fitted.clear()
         _fitted[snapshot] = oracle.fit_to_snapshot(house.store, snapshot)

@@ -43,8 +43,9 @@ def sweep(tx: Transaction, limit: int = SWEEP_AT_ONCE) -> Counter[str]:
     """Hand back up to `limit` subjects whose leases ran out, and ask for their jobs again; counts by where they went.
 
     A candidate being drawn goes back to "requested", or to "failed" after MOST_ATTEMPTS; one being shown goes back to
-    "waiting"; a training run goes back to "requested". Call again while the counts add up to `limit`. Claims never
-    look at expired leases themselves: one `or` in their condition made them a thousand times slower at a million rows.
+    "waiting"; a run of training or captions goes back to "requested". Call again while the counts add up to `limit`.
+    Claims never look at expired leases themselves: one `or` in their condition made them a thousand times slower at a
+    million rows.
     """
     due = tx.execute(_EXPIRED, {"limit": limit}).all()
     return _hand_back(tx, due, most_attempts=MOST_ATTEMPTS)
@@ -56,7 +57,7 @@ def hand_back(tx: Transaction, holder: str) -> Counter[str]:
 
 
 def hand_back_work(tx: Transaction) -> Counter[str]:
-    """Give up all drawing and training under way, for a house that starts and knows that it is alone in its home."""
+    """Give up all work of workers under way, for a house that starts and knows that it is alone in its home."""
     return _hand_back(tx, tx.execute(_WORK).all(), most_attempts=None)
 
 
@@ -68,13 +69,13 @@ def _hand_back(
     Whoever needs both locks a lease first and its subject second, or they could wait for each other.
     """
     counts: Counter[str] = Counter()
-    by_purpose: dict[str, list[uuid.UUID]] = {"draw": [], "review": [], "train": []}
+    by_purpose: dict[str, list[uuid.UUID]] = {"draw": [], "review": [], "train": [], "caption": []}
     for lease in leases:
         by_purpose[lease.purpose].append(lease.subject)
     for purpose, ids in by_purpose.items():
         if not ids:
             continue
-        free = [row.id for row in tx.execute(_LOCK_RUNS if purpose == "train" else _LOCK_CANDIDATES, {"ids": ids})]
+        free = [row.id for row in tx.execute(_LOCK.get(purpose, _LOCK_CANDIDATES), {"ids": ids})]
         release(tx, free)
         for row in _move_back(tx, purpose, free, most_attempts):
             counts[row.state] += 1
@@ -86,8 +87,8 @@ def _hand_back(
 def _move_back(
     tx: Transaction, purpose: str, ids: Sequence[uuid.UUID], most: int | None
 ) -> Sequence[sa.Row[tuple[uuid.UUID]]]:
-    if purpose == "train":
-        return tx.execute(_BACK_TO_TRAINING, {"ids": ids}).all()  # type: ignore[no-any-return]  # Transaction.execute
+    if purpose in _BACK:
+        return tx.execute(_BACK[purpose], {"ids": ids}).all()  # type: ignore[no-any-return]  # Transaction.execute
     if purpose == "review":
         return tx.execute(_BACK_TO_WAITING, {"ids": ids}).all()  # type: ignore[no-any-return]  # says Any on purpose
     given_up = {"ids": ids, "most": 2**15 - 1 if most is None else most, "refund": int(most is None)}
@@ -125,7 +126,10 @@ _WORK = _sql("select subject, purpose from leases where purpose <> 'review' for 
 
 _LOCK_CANDIDATES = _sql("select id from candidates where id = any(:ids) for update skip locked")
 
-_LOCK_RUNS = _sql("select id from training_runs where id = any(:ids) for update skip locked")
+_LOCK = {
+    purpose: _sql(f"select id from {table} where id = any(:ids) for update skip locked")
+    for purpose, table in (("train", "training_runs"), ("caption", "caption_runs"))
+}
 
 _BACK_TO_DRAWING = _sql("""
     update candidates set
@@ -137,5 +141,8 @@ _BACK_TO_DRAWING = _sql("""
 _BACK_TO_WAITING = _sql("""
     update candidates set state = 'waiting' where id = any(:ids) and state = 'showing' returning id, round_id, state""")
 
-_BACK_TO_TRAINING = _sql("""
-    update training_runs set state = 'requested' where id = any(:ids) and state = 'running' returning id, state""")
+_BACK = {
+    purpose: _sql(f"""
+        update {table} set state = 'requested' where id = any(:ids) and state = 'running' returning id, state""")
+    for purpose, table in (("train", "training_runs"), ("caption", "caption_runs"))
+}

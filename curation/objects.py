@@ -16,9 +16,10 @@ CHUNK = 1 << 20
 class FolderStore:
     """Objects under `folder/ab/cdef...`; safe under concurrent writers of one machine, durable when `put` returns."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.opening = ("curation.objects:FolderStore", str(self.folder.resolve()))  # for other processes
 
     def put(self, source: bytes | Path) -> str:
         """Store bytes or a file under their sha256. A second put of the same bytes writes nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -41,11 +42,33 @@ class Queue(Protocol):
         """Ask a worker to do it; never raises: a job that is lost here is asked for again by the sweep."""
 
 
+@dataclass(frozen=True)
+class DrawOptions:
+    """How to draw otherwise than a checkpoint's preset says; None is as it says."""
+
+    negative: str | None = None  # a prompt for what is not wanted
+    steps: int | None = None
+    guidance: float | None = None
+    size: tuple[int, int] | None = None  # width and height, pixels
+    aspect: float | None = None  # or width / height alone: a size that the model knows
+    sampler: str | None = None
+    image: str | None = None  # sha256 of a stored layer to begin from
+    strength: float = 0.75  # how much of `image` is drawn anew, above 0, to 1 for all of it
+    upscale: float = 1.0  # the result so many times larger, with new detail
+
+
+PLAIN = DrawOptions()
+"""As the preset says."""
+
+
 class LayerGenerator(Protocol):
     """A loaded checkpoint that draws."""
 
-    def draw(self, requests: Sequence[DrawRequest]) -> Sequence[Layers]:
-        """Draw one candidate per request, in order; deterministic in prompt and seed, not in the batch."""
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+        """Draw one candidate per request, in order; deterministic in prompt, seed and options, not in the batch."""
+
+    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+        """What a drawing with these options is made with: model, sampler, steps, guidance and the like."""
 
 
 class OpenGenerator(Protocol):
@@ -62,10 +85,113 @@ class Train(Protocol):
         """Train from a snapshot, resuming exactly from what `folder` holds, and store the weights."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What else a checkpoint is to be measured by."""
+
+    views: int | None = None  # of the alpha decoder; None is the preset's
+    published: bool = False  # also in the form of the published benchmark, through JPEG
+    perceptual: Path | None = None  # weights of LPIPS
+    inception: Path | None = None  # weights for the Frechet inception distance
+    original: bool = False  # pictures in their own size, not the preset's
+    limit: int = 0  # so many pictures; 0 is all
+    draws: int = 0  # so many captions are drawn, where there is a base
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured; `backgrounds` and `published` are tables: a row's name, then a figure's."""
+
+    figures: Mapping[str, float]
+    backgrounds: Mapping[str, Mapping[str, float]]
+    published: Mapping[str, Mapping[str, float]]  # of other works, on other pictures
+    pictures: int
+    notes: Sequence[str]  # what was not measured, and why
+    sheet: bytes  # PNG: truth beside reconstruction
+    standard: bool  # whether figures of one name may stand beside those of a training
+
+
 class Evaluate(Protocol):
     """The dotted name in LAYERLOOP_EVALUATOR is one of these."""
 
     def __call__(
-        self, checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report
-    ) -> Mapping[str, float]:
-        """The figures of a checkpoint on the held-out split of a snapshot."""
+        self, checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: Wanted, report: Report
+    ) -> Measured:
+        """Everything that can be measured of a checkpoint on the held-out split of a snapshot."""
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """The most memory that a stage of a training holds at once, in bytes by what holds it."""
+
+    stage: str
+    device: str  # "gpu" or "processor"
+    held: Mapping[str, int]
+    advice: str  # a sentence: where it fits, or what to change
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return sum(self.held.values())
+
+
+class Estimate(Protocol):
+    """The dotted name in LAYERLOOP_ESTIMATOR is one of these."""
+
+    def __call__(self, order: TrainingOrder, pictures: int) -> Sequence[StageMemory]:
+        """What each stage of a training will need, for a snapshot of so many pictures; nothing is loaded."""
+
+
+class Captioner(Protocol):
+    """A model that says what pictures show."""
+
+    source: str  # its name and the revision of its weights, as model@revision
+
+    def describe(self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> Sequence[str]:
+        """A text for each picture (H x W x 3), in order, of at most so many tokens; the same each time."""
+
+
+class OpenCaptioner(Protocol):
+    """The dotted name in LAYERLOOP_CAPTIONER is one of these."""
+
+    def __call__(self, model: str) -> Captioner:
+        """Load a model by its name or folder. Raises NotFound, Refused."""
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """What a file of weights turned out to be, by its content."""
+
+    path: str
+    sha256: str
+    what: str  # in words
+    part: str  # of a checkpoint
+    tensors: int
+    numbers: int
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Files of weights as a checkpoint that is not registered yet; `notes` are sentences for whoever gave them."""
+
+    checkpoint: Checkpoint | None  # None where nothing was to be stored
+    files: Sequence[FoundFile]
+    notes: Sequence[str]
+
+
+class TakeIn(Protocol):
+    """The dotted name in LAYERLOOP_IMPORTER is one of these."""
+
+    def __call__(
+        self, files: Sequence[Path], preset: str, changes: Mapping[str, str], store: ObjectStore | None, report: Report
+    ) -> Taken:
+        """Make one checkpoint of other programs' files; without a store only look at them."""
+
+
+class GiveOut(Protocol):
+    """The dotted name in LAYERLOOP_EXPORTER is one of these."""
+
+    def __call__(
+        self, checkpoint: Checkpoint, store: ObjectStore, form: str, precision: str, folder: Path
+    ) -> Sequence[FoundFile]:
+        """Write a checkpoint as files for other programs, and say what was written."""

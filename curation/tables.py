@@ -107,12 +107,13 @@ checkpoints = sa.Table(
     sa.Column("id", SHA, primary_key=True),
     sa.Column("recipe", sa.Text, nullable=False),
     sa.Column("preset", sa.Text, nullable=False),
-    sa.Column("snapshot_id", sa.ForeignKey("snapshots.id"), nullable=False),
+    sa.Column("snapshot_id", sa.ForeignKey("snapshots.id")),  # none for imported weights
     sa.Column("parent_id", sa.ForeignKey("checkpoints.id")),
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("code_version", sa.Text, nullable=False),
     sa.Column("files", JSONB, nullable=False),
     sa.Column("evaluation", JSONB, nullable=False),
+    sa.Column("changes", JSONB, nullable=False, server_default="{}"),  # of the preset's numbers
     sa.Column("sheet", SHA),
     sa.Column("promoted_at", sa.DateTime(timezone=True), index=True),
     _now(),
@@ -129,6 +130,7 @@ training_runs = sa.Table(
     sa.Column("parent_id", sa.ForeignKey("checkpoints.id")),
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("images", sa.Integer, nullable=False),
+    sa.Column("changes", JSONB, nullable=False, server_default="{}"),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("progress", JSONB, nullable=False, server_default="{}"),
     sa.Column("error", sa.Text),
@@ -219,11 +221,11 @@ screenings = sa.Table(
 leases = sa.Table(
     "leases",
     metadata,
-    sa.Column("subject", UUID, primary_key=True),  # a candidate or a training run
+    sa.Column("subject", UUID, primary_key=True),  # a candidate, or a run of training or captions
     sa.Column("purpose", sa.Text, nullable=False),
     sa.Column("holder", sa.Text, nullable=False, index=True),
     sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False, index=True),
-    sa.CheckConstraint("purpose in ('draw', 'review', 'train')", name="purpose"),
+    sa.CheckConstraint("purpose in ('draw', 'review', 'train', 'caption')", name="purpose"),
 )
 
 decisions = sa.Table(
@@ -257,7 +259,7 @@ samples = sa.Table(
     sa.Column("split", sa.Text, nullable=False),
     sa.Column("round", sa.Integer, nullable=False),  # 0 for seeds
     sa.Column("candidate_id", sa.ForeignKey("candidates.id"), unique=True),
-    sa.Column("line", sa.Text, nullable=False),  # its line in every manifest, written once
+    sa.Column("line", sa.Text, nullable=False),  # its line in manifests to come; only its caption ever changes
     sa.Column("withdrawn_at", sa.DateTime(timezone=True)),
     _now(),
     _one_of("kind", Kind),
@@ -306,5 +308,34 @@ events = sa.Table(
 )
 sa.Index("ix_events_subject_id", events.c.subject, events.c.id)
 
-APPEND_ONLY = (decisions, events)
+caption_runs = sa.Table(
+    "caption_runs",
+    metadata,
+    sa.Column("id", UUID, primary_key=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("prompt", sa.Text, nullable=False),
+    sa.Column("background", sa.SmallInteger, nullable=False),  # the grey that layers were shown on
+    sa.Column("tokens", sa.SmallInteger, nullable=False),
+    sa.Column("again", sa.Boolean, nullable=False),
+    sa.Column("most", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("progress", JSONB, nullable=False, server_default="{}"),
+    sa.Column("error", sa.Text),
+    sa.Column("finished_at", sa.DateTime(timezone=True)),
+    _now(),
+    _one_of("state", RunState),
+)
+
+captions = sa.Table(
+    "captions",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("sample_id", sa.ForeignKey("samples.id"), nullable=False, index=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),  # machine:model@revision, or person:name
+    sa.Column("run_id", sa.ForeignKey("caption_runs.id"), index=True),  # null for a person's
+    _now(),
+)
+
+APPEND_ONLY = (decisions, events, captions)
 """Tables whose rows the database refuses to change or remove."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from curation.domain import Checkpoint, DrawRequest, LayerRole
 from curation.intake.figures import SUBJECTS, draw
-from curation.ports import LayerGenerator, Layers, ObjectStore
+from curation.ports import PLAIN, DrawOptions, LayerGenerator, Layers, ObjectStore
 
 SECONDS_EACH = 0.05
 
@@ -17,8 +17,11 @@ SECONDS_EACH = 0.05
 class Painter:
     """Every fourth picture is of another colour than its prompt asks for, so that a reviewer has something to reject."""
 
-    def draw(self, requests: Sequence[DrawRequest]) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
         return [{LayerRole.foreground: self._draw(request)} for request in requests]
+
+    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+        return {"model": "painter", "steps": str(options.steps or 1)}
 
     def _draw(self, request: DrawRequest) -> np.ndarray:
         time.sleep(SECONDS_EACH)

@@ -57,12 +57,14 @@ def test_files_named_in_the_documents_exist() -> None:
 
 def test_the_tree_in_the_architecture_is_the_tree() -> None:
     drawn = ARCHITECTURE.split("## The tree")[1].split("```")[1]
-    for name in re.findall(r"\b(\w+\.py)\b", drawn):
-        assert (ROOT / "curation" / name).exists(), name
-    for name in re.findall(r"^  (\w+)/", drawn, re.MULTILINE):
-        assert (ROOT / "curation" / name).is_dir(), name
-    rooms = {path.name for path in (ROOT / "curation").glob("*.py")} - {"__init__.py"}
-    assert rooms <= set(re.findall(r"\w+\.py", drawn)), "a room is missing in the tree"
+    drawn = drawn[: drawn.index("annotator_ui/")]
+    for package, part in zip(("curation", "training"), drawn.split("\ntraining/"), strict=True):
+        for name in re.findall(r"\b(\w+\.py)\b", part):
+            assert (ROOT / package / name).exists(), name
+        for name in re.findall(r"^  (\w+)/", part, re.MULTILINE):
+            assert (ROOT / package / name).is_dir(), name
+        rooms = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+        assert rooms <= set(re.findall(r"\w+\.py", part)), f"a room of {package} is missing in the tree"
 
 
 def test_links_between_documents_hold() -> None:

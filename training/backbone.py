@@ -12,27 +12,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, unfold
 
-from curation.errors import Refused
-from training.presets import Preset
+from curation.errors import NotFound, Refused
+from training.preset import Preset
+from training.pretrained import load_index, load_model
 
 
 class Backbone(nn.Module):
     """An image autoencoder that is never trained here; images are B x 3 x H x W in [-1, 1], transparent is 0 (grey).
 
-    Latents are unscaled; `latent * scale` has about unit variance and is what a denoiser sees.
+    Latents are unscaled; `(latent - shift) * scale` has about unit variance and is what a denoiser sees.
     """
 
     latent_channels: int
     stride: int
     scale: float
+    shift: float = 0.0
 
     @abstractmethod
-    def encode(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the posterior, each B x C x H/stride x W/stride."""
+    def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the posterior, each B x C x H/stride x W/stride.
+
+        Images of more than tile x tile pixels may be taken in tiles of that side, to save memory; 0 is never.
+        """
 
     @abstractmethod
-    def decode(self, latent_BCHW: Tensor) -> Tensor:
-        """The image of a latent, B x 3 x H x W, not clipped."""
+    def decode(self, latent_BCHW: Tensor, *, tile: int = 0) -> Tensor:
+        """The image of a latent, B x 3 x H x W, not clipped; `tile` as for `encode`."""
 
     @abstractmethod
     def facts(self) -> dict[str, str]:
@@ -58,16 +63,18 @@ class LinearBackbone(Backbone):
         self.gain: Tensor
         self.sigma: Tensor
 
-    def encode(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
         """Project every patch on the components."""
+        del tile  # its memory is that of the picture
         analysis = self._patches(self.basis / self.gain[:, None])
         shift = (self.basis @ self.mean) / self.gain
         latent_BCHW = conv2d(image_B3HW, analysis, stride=self.stride) - shift[:, None, None]
         std_BCHW = (self.sigma / self.gain)[:, None, None].expand_as(latent_BCHW)
         return latent_BCHW, std_BCHW
 
-    def decode(self, latent_BCHW: Tensor) -> Tensor:
+    def decode(self, latent_BCHW: Tensor, *, tile: int = 0) -> Tensor:
         """Sum the components of every patch."""
+        del tile
         synthesis = self._patches(self.basis * self.gain[:, None])
         image_B3HW = conv_transpose2d(latent_BCHW, synthesis, stride=self.stride)
         rows, columns = latent_BCHW.shape[-2:]
@@ -87,7 +94,12 @@ class LinearBackbone(Backbone):
 
 
 class KLBackbone(Backbone):
-    """Stable Diffusion's autoencoder (diffusers AutoencoderKL) behind the same four words."""
+    """Stable Diffusion's autoencoder (diffusers AutoencoderKL) behind the same four words.
+
+    It computes in the type of its own weights, whatever autocast is around it, and answers in the type it is asked
+    in. Weights that their configuration knows to overflow in half precision (force_upcast, as SDXL's, whose images
+    come out as NaN) are taken to float32 first, as diffusers does; bfloat16 is left alone.
+    """
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
@@ -95,30 +107,46 @@ class KLBackbone(Backbone):
         self.latent_channels = int(autoencoder.config["latent_channels"])
         self.stride = 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
         self.scale = float(autoencoder.config["scaling_factor"])
+        self.shift = float(autoencoder.config.get("shift_factor") or 0.0)
 
-    def encode(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
         """The posterior's moments; nothing is sampled."""
-        posterior = self.autoencoder.encode(image_B3HW).latent_dist
-        return posterior.mean, posterior.std
+        self._tile(image_B3HW.shape[-2] * image_B3HW.shape[-1], tile)
+        with torch.autocast(image_B3HW.device.type, enabled=False):
+            posterior = self.autoencoder.encode(image_B3HW.to(self._dtype())).latent_dist
+        return posterior.mean.to(image_B3HW.dtype), posterior.std.to(image_B3HW.dtype)
 
-    def decode(self, latent_BCHW: Tensor) -> Tensor:
+    def decode(self, latent_BCHW: Tensor, *, tile: int = 0) -> Tensor:
         """The autoencoder's image."""
-        image_B3HW: Tensor = self.autoencoder.decode(latent_BCHW).sample
-        return image_B3HW
+        self._tile(latent_BCHW.shape[-2] * latent_BCHW.shape[-1] * self.stride**2, tile)
+        with torch.autocast(latent_BCHW.device.type, enabled=False):
+            image_B3HW: Tensor = self.autoencoder.decode(latent_BCHW.to(self._dtype())).sample
+        return image_B3HW.to(latent_BCHW.dtype)
 
     def facts(self) -> dict[str, str]:
         """The whole configuration of the autoencoder."""
         config = {name: value for name, value in self.autoencoder.config.items() if not name.startswith("_")}
         return {"kind": "autoencoder_kl", "config": json.dumps(config)}
 
+    def _tile(self, pixels: int, side: int) -> None:
+        """Let diffusers' own tiling, blended over a quarter of a tile, take what is larger than a square of `side`."""
+        self.autoencoder.use_tiling = side > 0 and pixels > side * side
+        self.autoencoder.tile_sample_min_size, self.autoencoder.tile_latent_min_size = side, side // self.stride
+
+    def _dtype(self) -> torch.dtype:
+        if self.autoencoder.dtype == torch.float16 and self.autoencoder.config["force_upcast"]:
+            self.autoencoder.float()
+        dtype: torch.dtype = self.autoencoder.dtype
+        return dtype
+
 
 def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Backbone:
     """The backbone of a first training: loaded where the preset names a model, else fitted to the images given.
 
-    images: premultiplied, B x 3 x H x W in [-1, 1]. Deterministic.
+    images: premultiplied, B x 3 x H x W in [-1, 1]. Deterministic. Raises NotFound, Refused for the model.
     """
     if preset.model is not None:
-        return load_autoencoder(preset.model)
+        return load_autoencoder(preset.model, preset.variant)
     stride, kept = preset.stride, preset.latent_channels
     patches = unfold(images_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, 3 * stride**2).double()
     mean = patches.mean(0)
@@ -135,13 +163,26 @@ def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Backbone:
     return backbone.eval().requires_grad_(False)
 
 
-def load_autoencoder(model: str) -> KLBackbone:
-    """A diffusers AutoencoderKL from a hub id or a folder, or from its `vae` subfolder; safetensors only."""
+def load_autoencoder(model: str, variant: str | None = None) -> KLBackbone:
+    """A diffusers AutoencoderKL of any channels, float32, from the `vae` of a model or from a folder of its own.
+
+    model: a hub id or a folder; safetensors only. Raises NotFound, Refused.
+    """
     from diffusers import AutoencoderKL
 
-    subfolder = None if (Path(model) / "config.json").is_file() else "vae"
-    load: Any = AutoencoderKL.from_pretrained  # diffusers leaves it untyped
-    return KLBackbone(load(model, subfolder=subfolder, use_safetensors=True))
+    return KLBackbone(load_model(AutoencoderKL, model, _place(model), variant, dtype=torch.float32))
+
+
+def _place(model: str) -> str | None:
+    """The subfolder of the autoencoder; None where the model is nothing else."""
+    folder = Path(model)
+    if folder.is_dir():
+        return None if (folder / "config.json").is_file() else "vae"
+    try:
+        load_index(model)
+    except NotFound:
+        return None
+    return "vae"
 
 
 def open_backbone(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Backbone:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -10,21 +12,97 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from curation.errors import Refused
-from training.presets import Preset
+from training.preset import Preset
 from training.text import TextEncoder
 from training.transformer import DiffusionTransformer
 
 
-class Denoiser(nn.Module):
-    """Text encoder and network: the part of a checkpoint that is called "base".
+@dataclass(frozen=True)
+class Conditions:
+    """What a denoiser is told besides the noisy latent; the first axis of every tensor is the batch."""
 
-    It works on normalised latents, of zero mean in every channel and unit variance over all; `centre` (C) and `spread`
-    are those of the adjusted latents it first learnt from. The channels keep their proportions, so that strong ones,
-    which carry what a picture shows, come out of the noise before the fine ones do (LOG.md, Base model).
+    states_BLD: Tensor  # the text's words
+    mask_BL: Tensor | None = None  # True where there is a word; None where every state counts
+    pooled_BP: Tensor | None = None  # the whole text, where the family wants it (SDXL)
+    sizes_B6: Tensor | None = None  # original height, width, crop top, left, target height, width, pixels (SDXL)
+
+    def take(self, rows: Sequence[int] | slice) -> Conditions:
+        """Some rows of the batch."""
+        return self.map(lambda _, tensor: tensor[rows])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditions:
+        """Elsewhere; states and pooled text in that type, sizes and masks as they are."""
+        told = {"states_BLD", "pooled_BP"}
+        return self.map(lambda name, tensor: tensor.to(device, dtype if name in told else None))
+
+    @staticmethod
+    def join(parts: Sequence[Conditions]) -> Conditions:
+        """Batches one after another; all of them have the same tensors and the same length of text."""
+        return parts[0].map(lambda name, _: torch.cat([getattr(part, name) for part in parts]))
+
+    def map(self, change: Callable[[str, Tensor], Tensor]) -> Conditions:
+        """The same tensors, each changed by its name; those that are absent stay so."""
+        present = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return replace(self, **{name: change(name, value) for name, value in present if value is not None})
+
+
+class Denoiser(nn.Module):
+    """A text-conditioned denoiser of adjusted latents: the part of a checkpoint that is called "base".
+
+    It works on normalised latents, of about unit variance; times are training steps, 0 to 999; "" is no prompt.
+    """
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str], sizes_B6: Tensor | None = None) -> Conditions:
+        """Texts as conditions; a drawing encodes its prompts once, a training may keep them."""
+
+    @abstractmethod
+    def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
+        """What it is trained to predict, noise or v, of the shape of `noisy`."""
+
+    @abstractmethod
+    def normalise(self, latent_BCHW: Tensor) -> Tensor:
+        """Unscaled adjusted latents as the network knows them."""
+
+    @abstractmethod
+    def restore(self, normal_BCHW: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+
+    @abstractmethod
+    def schedule(self) -> Any:
+        """The noise levels of training and drawing: a diffusers scheduler."""
+
+    @abstractmethod
+    def learnt(self) -> dict[str, Tensor]:
+        """The tensors that training changes, by the names under which a checkpoint keeps them."""
+
+    @abstractmethod
+    def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take stored tensors. Raises RuntimeError where names or sizes differ."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """What a file of the learnt tensors needs to be opened again; "kind" is always there."""
+
+    def measure(self, latent_BCHW: Tensor) -> None:
+        """Learn the scale of latents from adjusted ones, before the first step."""
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """What an optimiser gets."""
+        return list(self.parameters())
+
+
+class OwnDenoiser(Denoiser):
+    """Text encoder and network of our own, trained from nothing.
+
+    Normalised latents have zero mean in every channel and unit variance over all; `centre` (C) and `spread` are those
+    of the adjusted latents it first learnt from. The channels keep their proportions, so that strong ones, which carry
+    what a picture shows, come out of the noise before the fine ones do (LOG.md, Base model).
     """
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
+        self.preset = preset
         self.text = TextEncoder(preset)
         self.network = _NETWORKS[preset.denoiser](preset)
         self.register_buffer("centre", torch.zeros(preset.latent_channels))
@@ -32,13 +110,14 @@ class Denoiser(nn.Module):
         self.centre: Tensor
         self.spread: Tensor
 
-    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, texts: Sequence[str]) -> Tensor:
-        """What the preset trains it to predict, noise or v; times are training steps, 0 to 999; "" is no prompt."""
-        return self.predict(noisy_BCHW, time_B, *self.text(texts))
+    def encode(self, texts: Sequence[str], sizes_B6: Tensor | None = None) -> Conditions:
+        """Words by the hashing tokenizer; sizes mean nothing to it."""
+        del sizes_B6
+        return Conditions(*self.text(texts))
 
-    def predict(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        """The same under text that is encoded already: a drawing encodes its prompts once."""
-        predicted: Tensor = self.network(noisy_BCHW, time_B, states_BLD, mask_BL)
+    def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
+        """The network's own prediction."""
+        predicted: Tensor = self.network(noisy_BCHW, time_B, conditions.states_BLD, conditions.mask_BL)
         return predicted
 
     def measure(self, latent_BCHW: Tensor) -> None:
@@ -47,12 +126,28 @@ class Denoiser(nn.Module):
         self.spread.copy_(self._centred(latent_BCHW).square().mean().sqrt().clamp_min(1e-6))
 
     def normalise(self, latent_BCHW: Tensor) -> Tensor:
-        """Adjusted latents as the UNet knows them."""
+        """Less the centre, over the spread."""
         return self._centred(latent_BCHW) / self.spread
 
     def restore(self, normal_BCHW: Tensor) -> Tensor:
         """The inverse of `normalise`."""
         return normal_BCHW * self.spread + self.centre[:, None, None]
+
+    def schedule(self) -> Any:
+        """As the preset says."""
+        return noise_schedule(self.preset)
+
+    def learnt(self) -> dict[str, Tensor]:
+        """Everything: text encoder, network, centre and spread."""
+        return dict(self.state_dict())
+
+    def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `learnt`."""
+        self.load_state_dict(dict(tensors))
+
+    def facts(self) -> dict[str, str]:
+        """Its sizes are the preset's."""
+        return {"kind": "own"}
 
     def _centred(self, latent_BCHW: Tensor) -> Tensor:
         return latent_BCHW - self.centre[:, None, None]
@@ -78,11 +173,29 @@ _NETWORKS: dict[str, type[nn.Module]] = {"transformer": DiffusionTransformer, "u
 """The networks a preset may name: the transformer for tiny latents (LOG.md, Base model), the UNet for real ones."""
 
 
-def open_denoiser(preset: Preset, tensors: Mapping[str, Tensor]) -> Denoiser:
-    """A denoiser from its stored tensors, frozen. Raises Refused where the sizes are not the preset's."""
-    denoiser = Denoiser(preset)
+def new_denoiser(preset: Preset) -> Denoiser:
+    """A denoiser to begin a training with: a fresh one, or the pretrained one that the preset's family names.
+
+    Raises NotFound, Refused for a model that is not there, and Refused for a family without a denoiser here.
+    """
+    if preset.family is None:
+        return OwnDenoiser(preset)
+    from training.stable_diffusion import StableDiffusion
+
+    return StableDiffusion(preset)
+
+
+def open_denoiser(preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Denoiser:
+    """A denoiser from its stored part, frozen. Raises Refused where the sizes are not the preset's, NotFound."""
+    denoiser: Denoiser
     try:
-        denoiser.load_state_dict(dict(tensors))
+        if facts.get("kind", "own") == "own":
+            denoiser = OwnDenoiser(preset)
+            denoiser.load_learnt(tensors)
+        else:
+            from training.stable_diffusion import StableDiffusion
+
+            denoiser = StableDiffusion(preset, (tensors, facts))
     except RuntimeError as error:
         raise Refused(
             f"the stored base does not fit preset {preset.name!r}: {str(error)[:200]}",

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from training.presets import Preset
+import torch
+from torch import Tensor, nn
+
+from training.preset import Preset
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a stage trains, on how many images at once in one process, and how slowly its average moves."""
+
+    images: int
+    batch: int
+    decay: float
 
 
 def rate_at(seen: int, total: int, batch: int, preset: Preset) -> float:
@@ -15,12 +28,45 @@ def rate_at(seen: int, total: int, batch: int, preset: Preset) -> float:
     return min(1.0, rise, fall)
 
 
-@torch.no_grad()
-def average(averaged: nn.Module, networks: nn.Module, decay: float, seen: int, batch: int) -> None:
-    """Move an exponential moving average one step: averaged = d * averaged + (1 - d) * networks.
+class Average:
+    """The exponential moving average of what learns in some networks; frozen parameters are not copied.
 
-    d rises from 0.1 towards `decay`, so that the first weights, which know nothing, are soon forgotten.
+    averaged = d * averaged + (1 - d) * weights, where d rises from 0.1 towards `decay`, so that the first weights,
+    which know nothing, are soon forgotten. A decay of 0 keeps nothing: the average is the weights themselves. On the
+    CPU (`apart`) it costs a GPU no memory, and every step the time to fetch the weights.
     """
-    ramped = min(decay, (1 + seen) / (10 * batch + seen))
-    for mean, weight in zip(averaged.parameters(), networks.parameters(), strict=True):
-        mean.lerp_(weight, 1 - ramped)
+
+    def __init__(self, networks: nn.Module, decay: float, *, apart: bool = False) -> None:
+        learning = {name: p for name, p in networks.named_parameters() if p.requires_grad} if decay else {}
+        self.decay = decay
+        self._weights: list[Tensor] = [parameter.detach() for parameter in learning.values()]
+        self.tensors: dict[str, Tensor] = {
+            name: parameter.detach().to("cpu" if apart else parameter.device, copy=True)
+            for name, parameter in learning.items()
+        }
+
+    @torch.no_grad()
+    def move(self, seen: int, batch: int) -> None:
+        """Take one step towards the weights, after `seen` images and a step of `batch`."""
+        if not self.tensors:
+            return
+        means = list(self.tensors.values())
+        weights = [weight.to(mean.device) for weight, mean in zip(self._weights, means, strict=True)]
+        torch._foreach_lerp_(means, weights, 1 - min(self.decay, (1 + seen) / (10 * batch + seen)))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """For so long the networks have the averaged weights."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Averaged weights for learning ones, and the other way round."""
+        for weight, mean in zip(self._weights, self.tensors.values(), strict=True):
+            learning = weight.clone()
+            weight.copy_(mean)
+            mean.copy_(learning)

@@ -11,32 +11,38 @@ from curation.domain import Checkpoint
 from curation.errors import Refused
 from curation.ports import ObjectStore
 from training.backbone import Backbone, open_backbone
-from training.presets import Preset, find_preset
+from training.preset import Preset
+from training.presets import find_preset
 from training.transparency import Transparency
 from training.weights import load_part
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a checkpoint holds; `base` are the denoiser's tensors, where it has one."""
+    """What a checkpoint holds; `base` are the denoiser's learnt tensors and their file's facts, where it has one."""
 
     preset: Preset
     backbone: Backbone
     transparency: Transparency
-    base: dict[str, Tensor] | None
+    base: tuple[dict[str, Tensor], dict[str, str]] | None
 
 
 def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
     """The networks of a checkpoint, frozen. Raises NotFound, Corrupt, Refused."""
-    preset = find_preset(checkpoint.preset)
+    preset = find_preset(checkpoint.preset, checkpoint.changes)
     backbone = open_backbone(*load_part(store, _file(checkpoint, "backbone")))
-    tensors, _ = load_part(store, _file(checkpoint, "transparency"))
-    base = load_part(store, checkpoint.files["base"])[0] if "base" in checkpoint.files else None
-    return Parts(preset, backbone, open_transparency(preset, tensors), base)
+    transparency = open_transparency(preset, *load_part(store, _file(checkpoint, "transparency")))
+    base = load_part(store, checkpoint.files["base"]) if "base" in checkpoint.files else None
+    return Parts(preset, backbone, transparency, base)
 
 
-def open_transparency(preset: Preset, tensors: Mapping[str, Tensor]) -> Transparency:
-    """The two networks of latent transparency from their tensors, frozen. Raises Refused where sizes differ."""
+def open_transparency(
+    preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None
+) -> Transparency:
+    """The two networks of latent transparency from their tensors, frozen. Raises Refused where sizes differ.
+
+    Offsets are scaled as the file's facts say, and where they say nothing as the preset does.
+    """
     networks = Transparency(preset)
     try:
         networks.load_state_dict(dict(tensors))
@@ -45,6 +51,7 @@ def open_transparency(preset: Preset, tensors: Mapping[str, Tensor]) -> Transpar
             f"the stored weights do not fit preset {preset.name!r}: {str(error)[:200]}",
             "a preset's sizes changed since they were trained; begin again without a parent",
         ) from error
+    networks.encoder.offset_scale = float((facts or {}).get("offset_scale", preset.offset_scale))
     return networks.eval().requires_grad_(False)
 
 

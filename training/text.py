@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from training.presets import Preset
+from training.preset import Preset
 
 PAD, START = 0, 1
 """Two buckets that no word falls into; every prompt, the empty one too, begins with START."""

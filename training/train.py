@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 import curation
@@ -17,8 +18,11 @@ from curation.ports import RGBA, ObjectStore, Report
 from training.backbone import Backbone, fit_backbone, open_backbone
 from training.data import load_split
 from training.evaluate import evaluate, has_heldout
+from training.families import find_family
+from training.launch import launch
 from training.parts import open_parts, open_transparency
-from training.presets import Preset, find_preset
+from training.preset import Preset
+from training.presets import find_preset
 from training.sheets import draw_sheet, reconstruction_rows
 from training.train_transparency import train_transparency
 from training.transparency import on_grey
@@ -39,11 +43,14 @@ def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report
     """Train what the recipe names from a snapshot, evaluate it on the held-out split, and store it all.
 
     Resumes exactly from what `folder` holds: run it again after any interruption; on the CPU and with the preset's
-    threads it ends with the bits of a straight run. With a parent every part starts
-    from the parent's, and the backbone is inherited as it is, so that latents stay comparable between rounds. A
-    snapshot without held-out samples gives a checkpoint without figures. Raises NotFound, Corrupt, Refused.
+    threads it ends with the bits of a straight run. With a parent every part starts from the parent's, and the
+    backbone is inherited as it is, so that latents stay comparable between rounds. A snapshot without held-out samples
+    gives a checkpoint without figures. Where the preset has several processes they are started here. Raises NotFound,
+    Corrupt, Refused, and Diverged (training.watch).
     """
     preset = _check(order)
+    if preset.processes > 1 and not dist.is_initialized():
+        return launch(order, store, folder, report, preset.processes)
     if preset.threads:
         torch.set_num_threads(preset.threads)
     bench = _Bench(order, preset, store, folder, report, code_version())
@@ -59,10 +66,13 @@ def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report
         parent=order.parent.id if order.parent else None,
         seed=order.seed,
         code_version=bench.code_version,
+        changes=order.changes,
     )
+    if dist.is_initialized() and dist.get_rank() > 0:  # the first process does the rest
+        return checkpoint
     heldout = has_heldout(store, order.snapshot)
     figures = evaluate(checkpoint, order.snapshot, store, report) if heldout else {}
-    sheet = store.put(_sheet(checkpoint, store, Split.heldout if heldout else Split.train, report))
+    sheet = store.put(_sheet(checkpoint, order.snapshot, store, Split.heldout if heldout else Split.train, report))
     return replace(checkpoint, evaluation=figures, sheet=sheet)
 
 
@@ -82,9 +92,12 @@ class _Bench:
 
 
 def _check(order: TrainingOrder) -> Preset:
-    preset = find_preset(order.preset)
+    preset = find_preset(order.preset, order.changes)
     if order.recipe not in RECIPES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(RECIPES)}")
+    if "base" in RECIPES[order.recipe] and preset.family and find_family(preset.family).denoiser is None:
+        hint = "use the recipe 'transparency'; a base is trained for sd15, sd21 and sdxl"
+        raise Refused(f"preset {preset.name!r} trains latent transparency alone", hint)
     parent = order.parent
     if parent and parent.preset != preset.name:
         hint = f"train with --preset {parent.preset}, or without a parent"
@@ -118,11 +131,12 @@ def _train_transparency(bench: _Bench, files: dict[str, str]) -> str:
 def _train_base(bench: _Bench, files: dict[str, str]) -> str:
     from training.train_base import train_base
 
-    start = load_part(bench.store, files["base"])[0] if "base" in files else None
-    transparency = open_transparency(bench.preset, load_part(bench.store, files["transparency"])[0])
+    start = load_part(bench.store, files["base"]) if "base" in files else None
+    transparency = open_transparency(bench.preset, *load_part(bench.store, files["transparency"]))
     backbone = _backbone(bench, files)
     order, preset, store, folder, report = bench.order, bench.preset, bench.store, bench.folder, bench.report
-    return bench.keep("base", train_base(order, preset, store, folder, report, backbone, transparency, start))
+    tensors, facts = train_base(order, preset, store, folder, report, backbone, transparency, start)
+    return bench.keep("base", tensors, **facts)
 
 
 _TRAINERS: dict[str, Callable[[_Bench, dict[str, str]], str]] = {
@@ -135,11 +149,11 @@ def _backbone(bench: _Bench, files: dict[str, str]) -> Backbone:
     return open_backbone(*load_part(bench.store, files["backbone"]))
 
 
-def _sheet(checkpoint: Checkpoint, store: ObjectStore, split: Split, report: Report) -> bytes:
+def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report) -> bytes:
     """Pictures of a split, what comes back of them, and, with a base, what their captions draw at fixed seeds."""
     report(Progress("sheet", 0, 1))
     parts = open_parts(checkpoint, store)
-    pictures = load_split(store, checkpoint.snapshot, split, parts.preset.image_size, in_memory=False)
+    pictures = load_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
     shown = range(min(SHEET_COLUMNS, len(pictures)))
     captions = [pictures.captions[place] for place in shown]
     rows = reconstruction_rows(parts.backbone, parts.transparency, pictures.take(shown))

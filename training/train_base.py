@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import AdamW, Optimizer
+from torch import Tensor
 
-from curation.domain import Progress, Split, TrainingOrder
+from curation.domain import Split, TrainingOrder
 from curation.ports import ObjectStore, Report
 from training.backbone import Backbone
+from training.buckets import BucketOrder, Order, preset_buckets
+from training.cache import ConditionsCache, LatentCache, latent_identity, text_identity
+from training.course import Course, run_course
 from training.data import Pictures, draw_order, load_split
-from training.denoiser import Denoiser, noise_schedule, open_denoiser
-from training.generate import draw_layers
-from training.pace import average, rate_at
-from training.presets import Preset
-from training.runs import RunFolder, generator_at, pack, unpack
-from training.sheets import draw_sheet
-from training.transparency import Transparency, adjust, pad_colours
+from training.denoiser import Denoiser, new_denoiser, open_denoiser
+from training.denoising import Denoising, denoising_target
+from training.machine import Machine, whole
+from training.preset import Preset
+from training.runs import generator_at
+from training.stable_diffusion import StableDiffusion
+from training.transparency import OffsetEncoder, Transparency, adjusted_posterior
 
 STAGE = "base"
-SHEET = 8  # captions on a sample sheet
 VALIDATED = (99, 299, 499, 699, 899)  # noise levels at which the held-out loss is taken
+ENCODED = 64  # pictures at a time; another count changes their last bits
+MEASURED = 2_048  # pictures that a fresh denoiser learns the scale of latents from
 
 
 def train_base(
@@ -38,106 +37,78 @@ def train_base(
     report: Report,
     backbone: Backbone,
     transparency: Transparency,
-    start: Mapping[str, Tensor] | None,
-) -> dict[str, Tensor]:
+    start: tuple[Mapping[str, Tensor], Mapping[str, str]] | None,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Train (section 3.2) on the snapshot's train split, from `start` or afresh; the averaged weights at the end.
 
-    Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run.
-    Pictures are not mirrored: letters and captions that say "left" would lie. Whatever `report` raises stops the
-    training; what was saved stays. Raises Refused where `start` does not fit the preset.
+    Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run on
+    the CPU. Latents and, for pretrained models, texts are encoded once, into memory or into the folder `cache` beside
+    the run's. Pictures are not mirrored: letters and captions that say "left" would lie. Whatever `report` raises
+    stops the training; what was saved stays. Raises Refused where `start` does not fit the preset, and as `run_course`.
     """
-    pictures = load_split(store, order.snapshot, Split.train, preset.image_size, in_memory=preset.in_memory)
-    draws = draw_order(store, pictures, order.previous, preset.new_weight, order.seed)
-    total = order.images or preset.base_images
-    latents = AdjustedLatents(pictures, preset, backbone, transparency)
-    schedule = noise_schedule(preset)
-    levels = schedule.alphas_cumprod
+    machine = Machine(preset)
+    caches = folder.parent / "cache"
+    step = machine.step_images(preset.base_batch)
+    buckets = preset_buckets(preset, step, caches / "sizes")
+    memory = preset.in_memory
+    pictures = load_split(store, order.snapshot, Split.train, preset.image_size, in_memory=memory, buckets=buckets)
+    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed)
+    draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
+    for network in (backbone, transparency):
+        network.to(machine.device)
+    latents = encode_pictures(preset, pictures, backbone, transparency.encoder, None if memory else caches, report)
 
     torch.manual_seed(order.seed)
     if start is None:
-        denoiser = Denoiser(preset)
-        denoiser.measure(latents.take(draws.places(0, min(2048, len(pictures)))))
+        denoiser = new_denoiser(preset).train()
+        if preset.family is None:
+            denoiser.measure(latents.take(draws.places(0, min(MEASURED, len(pictures))))[0])
     else:  # with the parent's centre and spread, so that it goes on in the units it knows
-        denoiser = open_denoiser(preset, start).train().requires_grad_(True)
-    averaged = deepcopy(denoiser).eval().requires_grad_(False)
-    optimiser = AdamW(denoiser.parameters(), lr=preset.base_lr, betas=(0.9, 0.99), weight_decay=0.01)
-    parts: dict[str, nn.Module | Optimizer] = {"denoiser": denoiser, "averaged": averaged, "optimiser": optimiser}
-    run = RunFolder(folder, STAGE)
-    seen = 0
-    if state := run.load():
-        unpack(parts, state)
-        seen = state.images
-    report(Progress(STAGE, seen, total))
-
-    with closing(run.log(seen)) as log:
-        while seen < total:
-            rng = generator_at(order.seed, STAGE, seen)
-            places = draws.places(seen, min(preset.base_batch, total - seen))
-            clean_BCHW = denoiser.normalise(latents.take(places))
-            dropped_B = torch.rand(len(places), generator=rng) < preset.caption_dropout
-            texts = ["" if drop else pictures.captions[place] for place, drop in zip(places, dropped_B, strict=True)]
-
-            # x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise
-            time_B = torch.randint(len(levels), (len(places),), generator=rng)
-            noise_BCHW = torch.randn(clean_BCHW.shape, generator=rng)
-            noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
-            predicted_BCHW = denoiser(noisy_BCHW, time_B, texts)
-            wanted_BCHW = _target(preset, schedule, clean_BCHW, noise_BCHW, time_B)
-            error_B = (predicted_BCHW - wanted_BCHW).square().mean((1, 2, 3))
-            loss = (loss_weight(preset, levels[time_B]) * error_B).mean()
-
-            for group in optimiser.param_groups:
-                group["lr"] = preset.base_lr * rate_at(seen, total, preset.base_batch, preset)
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            clip_grad_norm_(denoiser.parameters(), 1.0)
-            optimiser.step()
-            average(averaged, denoiser, preset.ema_decay, seen, preset.base_batch)
-
-            before, seen = seen, seen + len(places)
-            figures = {"denoising": float(loss.detach()), "error": float(error_B.detach().mean())}
-            for name, value in figures.items():
-                log.add_scalar(f"loss/{name}", value, seen)
-            if before // preset.sheet_images != seen // preset.sheet_images or seen >= total:
-                captions = _few_captions(pictures)
-                layers = draw_layers(
-                    averaged, backbone, transparency.decoder, preset, captions, list(range(len(captions)))
-                )
-                run.write_sheet(seen, draw_sheet([layers], [captions]))
-            if before // preset.save_images != seen // preset.save_images or seen >= total:
-                run.save(seen, *pack(parts))
-            report(Progress(STAGE, seen, total, figures))
-    return {name: tensor.detach().clone() for name, tensor in averaged.state_dict().items()}
+        denoiser = open_denoiser(preset, *start).train().requires_grad_(True)
+    denoiser.to(machine.device)
+    texts = encode_texts(preset, denoiser, pictures.captions, None if memory else caches, report)
+    recipe = Denoising(preset, denoiser, pictures, latents, texts, backbone, transparency)
+    run_course(recipe, Course(order, preset, machine, pictures, draws, folder, report))
+    learnt = {name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()}
+    return learnt, denoiser.facts()
 
 
-class AdjustedLatents:
-    """The adjusted latents of pictures, unscaled; kept in memory where the preset keeps the pictures there.
+def encode_pictures(
+    preset: Preset, pictures: Pictures, backbone: Backbone, encoder: OffsetEncoder, folder: Path | None, report: Report
+) -> LatentCache:
+    """The adjusted latents of pictures, unscaled, with their deviations: both networks are frozen, so they stay true.
 
-    The backbone and the offset encoder are frozen here, so a picture's latent never changes; only the noise does.
+    In memory, or in a cache of that folder, in float32 whatever the preset trains in: an SDXL autoencoder in fp16
+    gives no numbers.
     """
-
-    def __init__(
-        self, pictures: Pictures, preset: Preset, backbone: Backbone, transparency: Transparency, batch: int = 64
-    ) -> None:
-        self.pictures, self.backbone, self.transparency = pictures, backbone, transparency
-        self._kept: Tensor | None = None
-        if preset.in_memory:
-            starts = range(0, len(pictures), batch)
-            self._kept = torch.cat([self._encode(range(s, min(s + batch, len(pictures)))) for s in starts])
-
-    def take(self, places: Sequence[int]) -> Tensor:
-        """The latents of these pictures, B x C x h x w."""
-        return self._encode(places) if self._kept is None else self._kept[list(places)]
+    latents = LatentCache.open(folder, latent_identity(preset, backbone, encoder))
+    device = next(encoder.parameters()).device
 
     @torch.no_grad()
-    def _encode(self, places: Sequence[int]) -> Tensor:
-        rgba_B4HW = self.pictures.take(places)
-        return adjust(self.backbone, self.transparency.encoder, rgba_B4HW[:, 3:], pad_colours(rgba_B4HW))
+    def encode(alpha_B1HW: Tensor, padded_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        return adjusted_posterior(backbone, encoder, alpha_B1HW.to(device), padded_B3HW.to(device))
+
+    latents.fill(pictures, encode, report, workers=preset.workers, batch=ENCODED)
+    return latents
+
+
+def encode_texts(
+    preset: Preset, denoiser: Denoiser, captions: Sequence[str], folder: Path | None, report: Report
+) -> ConditionsCache | None:
+    """What a pretrained model's frozen text encoders make of the captions and of none; None where they learn along."""
+    if not isinstance(denoiser, StableDiffusion):
+        return None
+    pipeline = denoiser.pipeline
+    tokenizers = [part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")]
+    more = {"family": denoiser.family.name, "zeros": str(pipeline.config.get("force_zeros_for_empty_prompt"))}
+    texts = ConditionsCache.open(folder, text_identity(preset, denoiser.texts, tokenizers, **more))
+    texts.fill(["", *captions], denoiser.encode, report)
+    return texts
 
 
 @torch.no_grad()
 def validation_loss(
-    tensors: Mapping[str, Tensor],
+    base: tuple[Mapping[str, Tensor], Mapping[str, str]],
     preset: Preset,
     backbone: Backbone,
     transparency: Transparency,
@@ -148,46 +119,24 @@ def validation_loss(
     At five fixed noise levels, unweighted, with the same noise for a picture every time, in normalised latents:
     figures of checkpoints of one lineage can be compared, since they share backbone, centre and spread.
     """
-    denoiser = open_denoiser(preset, tensors)
-    schedule = noise_schedule(preset)
-    latents = AdjustedLatents(pictures, preset, backbone, transparency)
+    denoiser = open_denoiser(preset, *base)
+    device = next(backbone.buffers(), next(backbone.parameters(), torch.empty(0))).device
+    denoiser.to(device)
+    schedule = denoiser.schedule()
+    latents = encode_pictures(preset, pictures, backbone, transparency.encoder, None, lambda _: None)
     errors = []
     for start in range(0, len(pictures), preset.base_batch):
         places = range(start, min(start + preset.base_batch, len(pictures)))
-        clean_BCHW = denoiser.normalise(latents.take(places))
-        texts = [pictures.captions[place] for place in places]
+        clean_BCHW = denoiser.normalise(latents.take(places)[0].to(device))
+        conditions = denoiser.encode([pictures.captions[place] for place in places])
         for level in VALIDATED:
-            time_B = torch.full((len(places),), level)
+            time_B = torch.full((len(places),), level, device=device)
             # Each picture has noise of its own, whatever batch it stands in.
             noise_BCHW = torch.stack(
                 [torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", p)) for p in places]
-            )
-            predicted_BCHW = denoiser(schedule.add_noise(clean_BCHW, noise_BCHW, time_B), time_B, texts)
-            wanted_BCHW = _target(preset, schedule, clean_BCHW, noise_BCHW, time_B)
+            ).to(device)
+            noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
+            predicted_BCHW = denoiser.predict(noisy_BCHW, time_B, conditions)
+            wanted_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
             errors.append((predicted_BCHW - wanted_BCHW).square().mean((1, 2, 3)))
     return float(torch.cat(errors).double().mean())
-
-
-def loss_weight(preset: Preset, level_B: Tensor) -> Tensor:
-    """The weight of each example by its noise level abar: 1, or min-SNR (Hang et al., 2023, arXiv 2303.09556).
-
-    With snr = abar / (1 - abar) and gamma: min(snr, gamma) / snr for noise, min(snr, gamma) / (snr + 1) for v.
-    """
-    if not preset.snr_gamma:
-        return torch.ones_like(level_B)
-    snr_B = level_B / (1 - level_B)
-    least_B = snr_B.clamp(max=preset.snr_gamma)
-    return least_B / (snr_B + 1) if preset.prediction == "v_prediction" else least_B / snr_B
-
-
-def _target(preset: Preset, schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
-    """The noise itself, or v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans and Ho, 2022)."""
-    if preset.prediction == "epsilon":
-        return noise_BCHW
-    velocity: Tensor = schedule.get_velocity(clean_BCHW, noise_BCHW, time_B)
-    return velocity
-
-
-def _few_captions(pictures: Pictures) -> list[str]:
-    """The first different captions of the split, at most a sheet's row."""
-    return list(dict.fromkeys(pictures.captions))[:SHEET]

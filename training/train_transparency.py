@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
-from copy import deepcopy
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
-from curation.domain import Progress, Split, TrainingOrder
+from curation.domain import Split, TrainingOrder
 from curation.ports import ObjectStore, Report
 from training.backbone import Backbone
-from training.data import draw_order, load_split
-from training.losses import (
-    PatchDiscriminator,
-    blend_loss,
-    discriminator_loss,
-    fooling_loss,
-    identity_loss,
-    reconstruction_loss,
-)
-from training.pace import average, rate_at
+from training.buckets import BucketOrder, Order, preset_buckets
+from training.course import Course, Recipe, run_course
+from training.data import Pictures, draw_order, load_split
+from training.losses import discriminator_loss
+from training.machine import Machine, whole
+from training.objective import OffsetObjective
+from training.optimisers import build_optimiser
+from training.pace import Pace
 from training.parts import open_transparency
-from training.presets import Preset
-from training.runs import RunFolder, generator_at, pack, unpack
+from training.preset import Preset
+from training.rows import Rows
+from training.runs import generator_at
 from training.sheets import draw_sheet, reconstruction_rows
-from training.transparency import Transparency, adjust, on_grey, pad_colours
+from training.transparency import Transparency, pad_colours
 
 STAGE = "transparency"
+SHEET = 8  # pictures on a sample sheet
 
 
 def train_transparency(
@@ -46,92 +45,97 @@ def train_transparency(
     """Train (section 3.1) on the snapshot's train split, from `start` or afresh; the averaged weights at the end.
 
     Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run.
-    Whatever `report` raises stops the training; what was saved stays. Raises Refused where `start` does not fit.
+    Whatever `report` raises stops the training; what was saved stays. Raises Refused where `start` does not fit, and
+    as `run_course`.
     """
-    pictures = load_split(store, order.snapshot, Split.train, preset.image_size, in_memory=preset.in_memory)
-    draws = draw_order(store, pictures, order.previous, preset.new_weight, order.seed)
-    total = order.images or preset.transparency_images
+    machine = Machine(preset)
+    step = machine.step_images(preset.transparency_batch)
+    buckets = preset_buckets(preset, step, folder.parent / "cache" / "sizes")
+    memory = preset.in_memory
+    pictures = load_split(store, order.snapshot, Split.train, preset.image_size, in_memory=memory, buckets=buckets)
+    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed)
+    draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
 
     torch.manual_seed(order.seed)
     networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
-    averaged = deepcopy(networks).requires_grad_(False)
-    judge = PatchDiscriminator(preset.discriminator_width)
-    optimiser = AdamW(networks.parameters(), lr=preset.transparency_lr, betas=(0.9, 0.99))
-    judge_optimiser = AdamW(judge.parameters(), lr=preset.transparency_lr, betas=(0.5, 0.9))
-    parts: dict[str, nn.Module | Optimizer] = {
-        "networks": networks,
-        "averaged": averaged,
-        "optimiser": optimiser,
-        "judge": judge,
-        "judge_optimiser": judge_optimiser,
-    }
-    run = RunFolder(folder, STAGE)
-    seen = 0
-    if state := run.load():
-        unpack(parts, state)
-        seen = state.images
-    report(Progress(STAGE, seen, total))
-
-    with closing(run.log(seen)) as log:
-        while seen < total:
-            rng = generator_at(order.seed, STAGE, seen)
-            rgba_B4HW = pictures.take(draws.places(seen, min(preset.transparency_batch, total - seen)))
-            rgba_B4HW = _flip_some(rgba_B4HW, rng)
-            alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW)
-
-            # x_a = x + x_eps, with 30 % of the offsets dropped.
-            keep_B = (torch.rand(len(rgba_B4HW), generator=rng) >= preset.offset_dropout).float()
-            latent_BCHW = adjust(backbone, networks.encoder, alpha_B1HW, padded_B3HW, keep_B)
-            decoded_B3HW = backbone.decode(latent_BCHW)
-            alpha_hat_B1HW, colour_hat_B3HW = networks.decoder(decoded_B3HW, latent_BCHW)
-
-            # L_vae = L_recon + L_identity + 0.01 L_disc
-            drawn = (colour_hat_B3HW, alpha_hat_B1HW)
-            losses = {
-                "reconstruction": reconstruction_loss(padded_B3HW, alpha_B1HW, *drawn),
-                "identity": identity_loss(on_grey(padded_B3HW, alpha_B1HW), decoded_B3HW),
-            }
-            loss = preset.reconstruction_weight * losses["reconstruction"] + preset.identity_weight * losses["identity"]
-            if preset.blend_weight:
-                losses["blend"] = blend_loss(padded_B3HW, alpha_B1HW, *drawn)
-                loss = loss + preset.blend_weight * losses["blend"]
-            judging = preset.discriminator_weight > 0 and seen >= preset.discriminator_start
-            if judging:
-                losses["fooling"] = fooling_loss(judge(alpha_hat_B1HW, colour_hat_B3HW))
-                loss = loss + preset.discriminator_weight * losses["fooling"]
-
-            for group in optimiser.param_groups:
-                group["lr"] = preset.transparency_lr * rate_at(seen, total, preset.transparency_batch, preset)
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            clip_grad_norm_(networks.parameters(), 1.0)
-            optimiser.step()
-            average(averaged, networks, preset.transparency_ema, seen, preset.transparency_batch)
-            if judging:
-                real = judge(alpha_B1HW, padded_B3HW)
-                losses["discriminator"] = discriminator_loss(
-                    real, judge(alpha_hat_B1HW.detach(), colour_hat_B3HW.detach())
-                )
-                judge_optimiser.zero_grad()
-                torch.autograd.backward(losses["discriminator"])
-                judge_optimiser.step()
-
-            before, seen = seen, seen + len(rgba_B4HW)
-            figures = {name: float(value.detach()) for name, value in losses.items()}
-            for name, value in figures.items():
-                log.add_scalar(f"loss/{name}", value, seen)
-            if _passed(before, seen, preset.sheet_images) or seen >= total:
-                run.write_sheet(seen, draw_sheet(reconstruction_rows(backbone, averaged, rgba_B4HW[:8])))
-            if _passed(before, seen, preset.save_images) or seen >= total:
-                run.save(seen, *pack(parts))
-            report(Progress(STAGE, seen, total, figures))
-    return {name: tensor.detach().clone() for name, tensor in averaged.state_dict().items()}
+    recipe = Offsets(preset, networks, pictures, backbone, order.seed)
+    run_course(recipe, Course(order, preset, machine, pictures, draws, folder, report))
+    return {name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
 
 
-def _flip_some(rgba_B4HW: Tensor, rng: torch.Generator) -> Tensor:
-    flips = torch.rand(len(rgba_B4HW), generator=rng) < 0.5
-    return torch.where(flips[:, None, None, None], rgba_B4HW.flip(3), rgba_B4HW)
+class Offsets(Recipe):
+    """To hide alpha in a latent and to find it again (section 3.1), against a discriminator where it counts."""
+
+    stage = STAGE
+
+    def __init__(
+        self, preset: Preset, networks: Transparency, pictures: Pictures, backbone: Backbone, seed: int
+    ) -> None:
+        super().__init__()
+        self.preset, self.networks, self.pictures, self.seed = preset, networks, pictures, seed
+        self.pace = Pace(preset.transparency_images, preset.transparency_batch, preset.transparency_ema)
+        self.objective = OffsetObjective(preset, backbone)
+        # Only where it counts: every process waits for the gradients of every parameter.
+        self.judge = self.objective.discriminator if preset.discriminator_weight else None
+        self.readers = None if preset.in_memory else ThreadPoolExecutor(preset.workers, "decode")
+
+    def build_optimisers(self) -> dict[str, Optimizer]:
+        """One for the networks, one for the discriminator, whose gradients are never cut."""
+        name, rate = self.preset.optimiser, self.preset.transparency_lr
+        built = {"optimiser": build_optimiser(name, self.networks.parameters(), rate)}
+        if self.judge is not None:
+            built["judge_optimiser"] = build_optimiser(name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0)
+        return built
+
+    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
+        """Pictures, half of them mirrored, with their colours padded, and which of them keep their offset."""
+        flips = (torch.rand(len(places), generator=rng) < 0.5)[mine]
+        # 30 % of the offsets are dropped.
+        keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[mine]
+        read = map if self.readers is None else self.readers.map
+        pairs = list(read(self._prepare, [places[row] for row in mine], flips.tolist()))
+        rgba_B4HW, padded_B3HW = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
+        return {"rgba": rgba_B4HW, "padded": padded_B3HW, "keep": keep_B, "row": torch.tensor(mine)}
+
+    def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_vae and, beside it, the discriminator's own loss: neither has gradients for the other's networks."""
+        rng = generator_at(self.seed, "objective", seen + int(rows["row"][0]))
+        with _still(self.judge):
+            loss = self.objective.measure(self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], rng, seen)
+        if self.judge is None or "fooling" not in loss.terms:
+            return loss.total, loss.terms
+        hinge = discriminator_loss(self.judge(*loss.truth), self.judge(*loss.drawn))
+        return loss.total + hinge, {**loss.terms, "discriminator": hinge}
+
+    def cores(self) -> Sequence[nn.Module]:
+        """Both."""
+        return (self.networks.encoder, self.networks.decoder)
+
+    def averaged(self) -> nn.Module:
+        """The discriminator is no part of what is kept."""
+        return self.networks
+
+    def draw_sheet(self, rows: Rows) -> bytes:
+        """The last pictures, and what comes back of them."""
+        return draw_sheet(reconstruction_rows(self.objective.backbone, self.networks, rows["rgba"][:SHEET]))
+
+    def frozen(self) -> Sequence[nn.Module]:
+        """The backbone, and what pictures are compared by."""
+        return self.objective.frozen()
+
+    def _prepare(self, place: int, flip: bool) -> tuple[Tensor, Tensor]:
+        rgba_4HW = self.pictures.read(place)[1]
+        rgba_4HW = rgba_4HW.flip(2) if flip else rgba_4HW
+        return rgba_4HW, pad_colours(rgba_4HW[None])[0]
 
 
-def _passed(before: int, after: int, every: int) -> bool:
-    return before // every != after // every
+@contextmanager
+def _still(judge: nn.Module | None) -> Iterator[None]:
+    """For so long nothing that is computed has gradients for the discriminator's weights."""
+    if judge is not None:
+        judge.requires_grad_(False)
+    try:
+        yield
+    finally:
+        if judge is not None:
+            judge.requires_grad_(True)

@@ -7,7 +7,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention, silu
 
-from training.presets import Preset
+from training.preset import Preset
 
 HEAD = 32  # numbers per attention head
 

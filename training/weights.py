@@ -30,6 +30,7 @@ def describe(part: str, order: TrainingOrder, code_version: str, **more: object)
         "parent": order.parent.id if order.parent else "",
         "seed": order.seed,
         "code_version": code_version,
+        "changes": canonical_json(dict(order.changes)),
     }
     return {name: str(value) for name, value in (facts | more).items()}
 

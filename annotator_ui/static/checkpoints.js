@@ -1,14 +1,14 @@
 /** The checkpoints page: is each one better than its parent, what does it draw, and where does it come from. */
 
 import { button, fill, make, part } from "./elements.js";
-import { compared, figureNames, labelOf } from "./figures.js";
+import { compared, figureNames, labelOf, moreFigures } from "./figures.js";
 import { mayAct, say, sayError, showMe } from "./frame.js";
 import { installHelp } from "./help.js";
 import { Keys } from "./keys.js";
 import { keepFresh } from "./live.js";
 import { TINY_NOTE } from "./quiet.js";
 import { read, request } from "./request.js";
-import { runRow } from "./runs.js";
+import { presetOf, runRow } from "./runs.js";
 import { ago, counted, date, plain, short } from "./words.js";
 
 const PERIOD_MS = 5_000;
@@ -91,8 +91,10 @@ function showCheckpoints(checkpoints) {
 /** @param {CheckpointRow} checkpoint @param {Map<string, CheckpointRow>} byId @param {boolean} draws */
 function card(checkpoint, byId, draws) {
   const facts = {
-    Recipe: `${plain(checkpoint.recipe)}, preset ${checkpoint.preset}`,
-    Snapshot: make("a", { href: `/snapshots/${checkpoint.snapshot}` }, make("code", {}, short(checkpoint.snapshot))),
+    Recipe: `${plain(checkpoint.recipe)}, preset ${presetOf(checkpoint)}`,
+    Snapshot: checkpoint.snapshot
+      ? make("a", { href: `/snapshots/${checkpoint.snapshot}` }, make("code", {}, short(checkpoint.snapshot)))
+      : "none: these weights were not trained here",
     Lineage: lineage(checkpoint, byId),
     Rounds: checkpoint.rounds.length
       ? checkpoint.rounds.flatMap((id, index) => [
@@ -134,6 +136,7 @@ function card(checkpoint, byId, draws) {
       { class: "facts" },
       Object.entries(facts).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]),
     ),
+    moreFigures(checkpoint.evaluation, checkpoint.parent ? byId.get(checkpoint.parent)?.evaluation : undefined),
   );
 }
 
@@ -146,7 +149,7 @@ function lineage(checkpoint, byId) {
     chain.push(steps ? " ← " : "", make("a", { href: `#${parent}` }, make("code", {}, short(parent))));
     parent = byId.get(parent)?.parent ?? null;
   }
-  if (!chain.length) return ["trained from nothing"];
+  if (!chain.length) return [checkpoint.snapshot ? "trained from nothing" : "came from files"];
   return parent ? [...chain, " ← …"] : chain;
 }
 

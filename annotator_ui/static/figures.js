@@ -47,7 +47,86 @@ const KNOWN = new Map([
     "noise_mse",
     { label: "Denoising loss", unit: "", better: "lower", means: "Error of the predicted noise on held-out samples" },
   ],
+  [
+    "psnr_worst",
+    { label: "Worst PSNR", unit: "dB", better: "higher", means: "Mean PSNR on the background where it is least" },
+  ],
+  [
+    "lpips",
+    { label: "LPIPS", unit: "", better: "lower", means: "Distance in a network's features, mean of nine backgrounds" },
+  ],
+  [
+    "rfid",
+    { label: "rFID", unit: "", better: "lower", means: "Frechet distance of features, mean of nine backgrounds" },
+  ],
+  [
+    "psnr_jpeg",
+    { label: "PSNR, published", unit: "dB", better: "higher", means: "Through JPEG, as ALPHA measures; unlike PSNR" },
+  ],
+  [
+    "ssim_jpeg",
+    { label: "SSIM, published", unit: "", better: "higher", means: "Of the luma, through JPEG, as ALPHA measures" },
+  ],
+  [
+    "lpips_jpeg",
+    { label: "LPIPS, published", unit: "", better: "lower", means: "Through JPEG, as ALPHA measures" },
+  ],
+  [
+    "rfid_jpeg",
+    { label: "rFID, published", unit: "", better: "lower", means: "Through JPEG, as ALPHA measures" },
+  ],
+  [
+    "alpha_grad",
+    { label: "Alpha gradient error", unit: "", better: "lower", means: "Of the whole matte, in thousands, per image" },
+  ],
+  [
+    "alpha_conn",
+    { label: "Alpha connectivity", unit: "", better: "lower", means: "Of the whole matte, in thousands" },
+  ],
+  [
+    "unknown_sad",
+    { label: "Edge SAD", unit: "", better: "lower", means: "In thousands, where a trimap knows nothing" },
+  ],
+  [
+    "unknown_mse",
+    { label: "Edge MSE", unit: "", better: "lower", means: "Where a trimap knows nothing" },
+  ],
+  [
+    "unknown_grad",
+    { label: "Edge gradient error", unit: "", better: "lower", means: "In thousands, where a trimap knows nothing" },
+  ],
+  [
+    "unknown_conn",
+    { label: "Edge connectivity", unit: "", better: "lower", means: "In thousands, where a trimap knows nothing" },
+  ],
+  [
+    "offset_mean",
+    { label: "Offset", unit: "", better: "lower", means: "Its mean size, in the autoencoder's deviations" },
+  ],
+  [
+    "offset_max",
+    { label: "Largest offset", unit: "", better: "lower", means: "An image's largest, in the same deviations" },
+  ],
+  [
+    "offset_energy",
+    { label: "Offset energy", unit: "", better: "lower", means: "The offset's share of the latent's energy" },
+  ],
+  [
+    "drawn_empty",
+    { label: "Empty drawings", unit: "", better: "lower", means: "The share of drawings with nothing to be seen" },
+  ],
+  [
+    "drawn_opaque",
+    { label: "Opaque drawings", unit: "", better: "lower", means: "The share of drawings with nothing transparent" },
+  ],
+  [
+    "drawn_coverage_gap",
+    { label: "Coverage gap", unit: "", better: "lower", means: "Of mean alpha, drawings against samples" },
+  ],
 ]);
+
+/** Those that every training measures, first in the table above; the others come of the command that evaluates. */
+const MAIN = [...KNOWN.keys()].slice(0, [...KNOWN.keys()].indexOf("noise_mse") + 1);
 
 /** @param {string} name */
 export function labelOf(name) {
@@ -83,11 +162,34 @@ export function compared(name, value, before) {
   );
 }
 
-/** The names of all figures there are, known ones first. @param {{evaluation: Record<string, number>}[]} evaluated */
+/**
+ * The names of the main figures there are, then of those that nobody here knows.
+ * @param {{evaluation: Record<string, number>}[]} evaluated
+ */
 export function figureNames(evaluated) {
   const present = new Set(evaluated.flatMap(({ evaluation }) => Object.keys(evaluation)));
-  return [
-    ...[...KNOWN.keys()].filter((name) => present.has(name)),
-    ...[...present].filter((name) => !KNOWN.has(name)).sort(),
-  ];
+  return [...MAIN.filter((name) => present.has(name)), ...[...present].filter((name) => !KNOWN.has(name)).sort()];
+}
+
+/**
+ * The other figures, folded; nothing where there are none.
+ * @param {Record<string, number>} evaluation @param {Record<string, number> | undefined} before the parent's
+ */
+export function moreFigures(evaluation, before) {
+  const names = [...KNOWN.keys()].filter((name) => name in evaluation && !MAIN.includes(name));
+  if (!names.length) return null;
+  const rows = names.map((name) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, labelOf(name)),
+      make("td", { class: "number" }, compared(name, evaluation[name], before?.[name])),
+    ),
+  );
+  return make(
+    "details",
+    { class: "more-figures" },
+    make("summary", {}, `${names.length} more figures`),
+    make("table", { class: "compact" }, make("tbody", {}, rows)),
+  );
 }

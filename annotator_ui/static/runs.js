@@ -9,7 +9,7 @@ export function runRow(run) {
   return make(
     "tr",
     {},
-    make("th", { scope: "row" }, plain(run.recipe), make("small", {}, `preset ${run.preset}`)),
+    make("th", { scope: "row" }, plain(run.recipe), make("small", {}, `preset ${presetOf(run)}`)),
     make("td", {}, stateChip(run.state)),
     make("td", {}, far(run)),
     make("td", {}, make("a", { href: `/snapshots/${run.snapshot}` }, make("code", {}, short(run.snapshot)))),
@@ -22,6 +22,12 @@ export function runRow(run) {
     ),
     make("td", {}, took(run)),
   );
+}
+
+/** The preset's name, with the numbers that were set otherwise. @param {RunRow | CheckpointRow} made */
+export function presetOf({ preset, changes }) {
+  const set = Object.entries(changes).map(([name, value]) => `${name} ${value}`);
+  return set.length ? `${preset} with ${set.join(", ")}` : preset;
 }
 
 /** @param {RunRow} run */

@@ -39,6 +39,7 @@ class S3Store:
             raise Refused("the address of an object store in S3 names no bucket", "write s3://bucket/prefix")
         self.bucket = bucket
         self.prefix = prefix.strip("/")
+        self.opening = ("curation.adapters.s3:S3Store", bucket, prefix, endpoint)  # for other processes
         # A session of its own: boto3's shared one keeps the first credentials it ever saw, and is no friend of threads.
         self.client: S3Client = boto3.session.Session().client(
             "s3",

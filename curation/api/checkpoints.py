@@ -24,12 +24,16 @@ Name = Annotated[str, Path(pattern="^[0-9a-f]{8,64}$")]
 
 
 class CheckpointAnswer(BaseModel):
-    """Weights, how they came to be, how good they are, and which rounds they drew."""
+    """Weights, how they came to be, how good they are, and which rounds they drew.
+
+    Imported weights have the recipe "imported" and no snapshot; `changes` are numbers of the preset set otherwise.
+    """
 
     id: str
     recipe: str
     preset: str
-    snapshot: str
+    changes: dict[str, str]
+    snapshot: str | None
     parent: str | None
     seed: int
     code_version: str
@@ -55,6 +59,7 @@ class RunAnswer(BaseModel):
     id: uuid.UUID
     recipe: str
     preset: str
+    changes: dict[str, str]
     snapshot: str
     state: RunState
     progress: RunProgress | None
@@ -112,7 +117,7 @@ def _rounds_drawn(tx: Transaction) -> Mapping[str, list[int]]:
 
 def _checkpoint(request: Request, row: Mapping[str, Any], drawn: Mapping[str, list[int]]) -> CheckpointAnswer:
     links: Links = request.app.state.links
-    same = ("id", "recipe", "preset", "seed", "code_version", "evaluation", "promoted_at")
+    same = ("id", "recipe", "preset", "changes", "seed", "code_version", "evaluation", "promoted_at")
     return CheckpointAnswer(
         **{name: row[name] for name in same},
         snapshot=row["snapshot_id"],
@@ -124,7 +129,7 @@ def _checkpoint(request: Request, row: Mapping[str, Any], drawn: Mapping[str, li
 
 
 def _run(row: Mapping[str, Any]) -> RunAnswer:
-    same = ("id", "recipe", "preset", "state", "error", "started_at", "finished_at")
+    same = ("id", "recipe", "preset", "changes", "state", "error", "started_at", "finished_at")
     return RunAnswer(
         **{name: row[name] for name in same},
         snapshot=row["snapshot_id"],

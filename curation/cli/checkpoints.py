@@ -5,19 +5,28 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curation.cli.evaluation import Name, evaluate, in_brief
+from curation.cli.memory import print_memory
 from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_rows, progress, short, talk
 from curation.domain import Progress
+from curation.errors import Refused
 
 if TYPE_CHECKING:
     from curation.house import House
+    from curation.ports import Taken
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(evaluate)
 
-Name = Annotated[str, typer.Argument(help="The checkpoint's id, or the first eight or more digits of it.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Another number of the preset, as name=value; may be repeated.")
+]
 
 
 def train(
@@ -25,6 +34,7 @@ def train(
     preset: Annotated[str, typer.Option(help="A row of numbers: tiny, sd15, sdxl.")] = "tiny",
     recipe: Annotated[str, typer.Option(help="transparency, base, or whole for both.")] = "whole",
     parent: Annotated[str | None, typer.Option(help="The checkpoint to go on from.")] = None,
+    changes: Set = None,
     seed: Annotated[int, typer.Option(help="Seeds weights, noise and order.")] = 0,
     images: Annotated[int, typer.Option(help="Train on so many images instead of the preset's.", min=0)] = 0,
     wait: Annotated[bool, typer.Option(help="Train here and now; --no-wait leaves it to a worker.")] = True,
@@ -35,19 +45,24 @@ def train(
     from curation import checkpoints, jobs, snapshots
     from curation.domain import TrainingOrder
     from curation.errors import LayerloopError
+    from curation.house import load
 
     with house() as opened:
         with opened.database.transaction() as tx:
             found = snapshots.find_snapshot(tx, snapshot)
             start = checkpoints.find_checkpoint(tx, parent) if parent else None
             previous = start.snapshot if start else None
-            order = TrainingOrder(recipe, preset, found, previous, start, seed, images)
-            if dry_run:
-                talk.print(f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}")
-                return
-            run = checkpoints.order_training(tx, order, ACTOR)
+            changed = (dict(start.changes) if start else {}) | read_changes(changes or [])
+            order = TrainingOrder(recipe, preset, found, previous, start, seed, images, changed)
+            pictures = next(row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found)
+            if not dry_run:
+                run = checkpoints.order_training(tx, order, ACTOR)
             if wait:
                 tx.jobs.clear()  # this process does it
+        if dry_run:
+            talk.print(f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}")
+            print_memory(load(opened.settings.estimator)(order, pictures), str(order.id), as_json)
+            return
         if not wait:
             print_json({"run": str(run)}) if as_json else print(run)
             return
@@ -74,7 +89,7 @@ def list_(as_json: Json = False) -> None:
         "preset": lambda r: r["preset"],
         "snapshot": lambda r: short(r["snapshot_id"]),
         "parent": lambda r: short(r["parent_id"]),
-        "figures": lambda r: "  ".join(f"{k} {v:.4g}" for k, v in r["evaluation"].items()),
+        "figures": lambda r: in_brief(r["evaluation"]),
         "trained": lambda r: r["at"],
     }
     print_rows(rows, columns, as_json)
@@ -90,30 +105,71 @@ def promote(name: Name) -> None:
     talk.print(f"{short(promoted)} draws from now on")
 
 
-@app.command()
-def evaluate(
-    name: Name,
-    snapshot: Annotated[str | None, typer.Option(help="Whose held-out split; its own when not given.")] = None,
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="A decoder, maybe an encoder, maybe one base; safetensors.")],
+    preset: Annotated[str, typer.Option(help="The row of the model they are for: sd15, sd21, sdxl.")] = "sdxl",
+    changes: Set = None,
+    offset_scale: Annotated[
+        float | None, typer.Option(help="What the encoder's output is multiplied by; 300 for LayerDiffuse_Diffusers.")
+    ] = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a checkpoint on the held-out split of a snapshot, and keep the figures."""
-    from curation import checkpoints, snapshots
+    """Make a checkpoint of weights that others released; they are recognised by their content."""
+    from curation import checkpoints
+    from curation.house import load
+
+    changed = read_changes(changes or []) | ({"offset_scale": repr(offset_scale)} if offset_scale is not None else {})
+    with house() as opened, progress() as tell:
+        taken: Taken = load(opened.settings.importer)(files, preset, changed, None if dry_run else opened.store, tell)
+        if taken.checkpoint is not None:
+            with opened.database.transaction() as tx:
+                checkpoints.register_checkpoint(tx, taken.checkpoint, ACTOR)
+    made = taken.checkpoint.id if taken.checkpoint else None
+    if as_json:
+        print_json({"checkpoint": made, "files": [asdict(file) for file in taken.files], "notes": taken.notes})
+        return
+    for file in taken.files:
+        talk.print(f"{file.path}: {file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers", markup=False)
+    for note in taken.notes:
+        talk.print(note, markup=False)
+    print(made) if made else talk.print("would make one checkpoint of them")
+
+
+@app.command()
+def export(
+    name: Name,
+    form: Annotated[
+        str, typer.Option("--format", help="released (Forge), comfyui, diffusers, peft, kohya.")
+    ] = "released",
+    out: Annotated[Path, typer.Option(help="The folder to write to; made if need be.")] = Path("exported"),
+    precision: Annotated[str, typer.Option(help="stored, as the checkpoint has it; fp16 or fp32.")] = "stored",
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint as files that other programs read."""
+    from curation import checkpoints
     from curation.house import load
 
     with house() as opened:
         with opened.database.transaction() as tx:
             checkpoint = checkpoints.find_checkpoint(tx, name)
-            on = snapshots.find_snapshot(tx, snapshot) if snapshot else checkpoint.snapshot
-        with progress() as tell:
-            figures = dict(load(opened.settings.evaluator)(checkpoint, on, opened.store, tell))
-        if on == checkpoint.snapshot:
-            with opened.database.transaction() as tx:
-                checkpoints.keep_evaluation(tx, checkpoint.id, figures, ACTOR)
+        written = load(opened.settings.exporter)(checkpoint, opened.store, form, precision, out)
     if as_json:
-        print_json({"checkpoint": checkpoint.id, "snapshot": on, "evaluation": figures})
+        print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return
-    for figure, value in figures.items():
-        print(f"{figure:<20} {value:.5g}")
+    for file in written:
+        talk.print(f"{file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers", markup=False)
+        print(file.path)
+
+
+def read_changes(given: list[str]) -> dict[str, str]:
+    """Words like name=value as a mapping. Raises Refused."""
+    pairs = [word.partition("=") for word in given]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise Refused(f"--set {name!r} is no name=value", "say for example --set transparency_batch=4")
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _wait(opened: House, run: uuid.UUID, tell: Callable[[Progress], None]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Page, expect
 
+from curation.checkpoints import register_checkpoint
 from curation.database import Database
-from curation.domain import Access, Verdict
+from curation.domain import Access, Checkpoint, Verdict
 from curation.objects import FolderStore
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
@@ -128,6 +129,19 @@ def test_freezing_and_promoting(open_page: OpenPage, site: Site, round_id: int) 
     page.goto(f"{site.address}/checkpoints")
     expect(page.locator("#figures tr")).to_have_count(1)
     expect(page.locator("#tiny-note")).to_contain_text("sd15 and sdxl")
+
+
+def test_imported_weights_say_that_no_snapshot_made_them(
+    open_page: OpenPage, site: Site, round_id: int, database: Database
+) -> None:
+    changes = {"offset_scale": "300.0"}
+    with database.transaction() as tx:
+        register_checkpoint(tx, Checkpoint({}, "imported", "sdxl", None, None, 0, "test", changes=changes), "test")
+    page = open_page(path="/checkpoints")
+    card = page.locator("article", has_text="imported")
+    expect(card).to_contain_text("preset sdxl with offset_scale 300.0")
+    expect(card).to_contain_text("these weights were not trained here")
+    expect(card).to_contain_text("came from files")
 
 
 def test_the_theme_is_remembered(open_page: OpenPage, site: Site, round_id: int) -> None:

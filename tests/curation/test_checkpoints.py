@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
@@ -97,3 +99,28 @@ def test_later_figures_join_those_of_the_training(database: Database) -> None:
         checkpoints.keep_evaluation(tx, name, {"psnr": 31.0}, "test")
         checkpoints.keep_evaluation(tx, name, {"ssim": 0.9}, "test")
         assert checkpoints.find_checkpoint(tx, name).evaluation == {"psnr": 31.0, "ssim": 0.9}
+
+
+def test_changed_numbers_make_another_run_and_another_checkpoint(database: Database) -> None:
+    plain = order(database)
+    changed = replace(plain, changes={"base_lr": "1e-4", "base_batch": "8"})
+    assert len({plain.id, changed.id, replace(plain, changes={"base_lr": "1e-3"}).id}) == 3
+    kept = replace(made(changed), changes=changed.changes)
+    assert kept.id != made(changed).id
+    with database.transaction() as tx:
+        checkpoints.order_training(tx, changed, "test")
+        assert checkpoints.read_order(tx, changed.id) == changed
+        checkpoints.register_checkpoint(tx, kept, "test")
+        assert checkpoints.find_checkpoint(tx, kept.id) == kept
+
+
+def test_ids_without_changes_are_those_of_the_first_version(database: Database) -> None:
+    assert str(order(database).id) == "7d533e42-c49f-34fc-e699-5d91783bf326"
+    assert made(order(database)).id == "9fb489dafcdbe6dc3f46ea1decec0f4ccbbcb18935c77a59e42c0a577bbd66c4"
+
+
+def test_imported_weights_need_no_snapshot(database: Database) -> None:
+    imported = Checkpoint({"transparency": "1" * 64}, "imported", "sdxl", None, None, 0, "test", changes={"model": "m"})
+    with database.transaction() as tx:
+        name = checkpoints.register_checkpoint(tx, imported, "test")
+        assert checkpoints.find_checkpoint(tx, name[:12]) == imported

@@ -40,7 +40,7 @@ def test_the_order_of_arrival_does_not_name_a_snapshot(database: Database, store
     add(database, numbers)
     first = freeze(database, store)
     with database.transaction() as tx:
-        tx.connection.exec_driver_sql("truncate samples, sample_layers, layers cascade")
+        tx.connection.exec_driver_sql("delete from sample_layers; delete from samples; delete from layers")
     random.Random(1).shuffle(numbers)
     for number in numbers:
         add(database, [number])

@@ -64,3 +64,20 @@ def snapshot(store: FolderStore) -> str:
 @pytest.fixture
 def freeze_shapes(store: FolderStore) -> Callable[[range], str]:
     return lambda numbers: freeze(store, numbers)
+
+
+@pytest.fixture
+def freeze_sized(store: FolderStore) -> Callable[[list[tuple[int, int]]], str]:
+    """Snapshots for training of noise in the given heights and widths."""
+
+    def freeze_them(sizes: list[tuple[int, int]]) -> str:
+        samples = []
+        for number, (height, width) in enumerate(sizes):
+            rgba = np.random.default_rng(number).integers(0, 256, (height, width, 4), np.uint8)
+            layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
+            known = (f"noise {number}", "CC0-1.0", "test", Split.train, 0, visible_hash(rgba))
+            samples.append(Sample(f"{number:064x}", Kind.single, *known, layers))
+        part = Part("", store.put("".join(sample.line() + "\n" for sample in samples).encode()), len(samples))
+        return store.put(Manifest((part,), {}).bytes())
+
+    return freeze_them

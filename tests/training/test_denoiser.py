@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from curation.errors import Refused
-from training.denoiser import ConditionalUNet, Denoiser, noise_schedule, open_denoiser, unet_config
+from training.denoiser import ConditionalUNet, OwnDenoiser, noise_schedule, open_denoiser, unet_config
 from training.presets import PRESETS
 
 MICRO = PRESETS["micro"]
@@ -21,7 +21,7 @@ def noisy(count, seed=0):
 def fresh(name):
     """A denoiser whose last layer is not zero, so that it says something."""
     torch.manual_seed(0)
-    denoiser = Denoiser(replace(MICRO, denoiser=name)).eval()
+    denoiser = OwnDenoiser(replace(MICRO, denoiser=name)).eval()
     with torch.no_grad():
         for parameter in denoiser.network.parameters():
             if not parameter.any():
@@ -37,24 +37,25 @@ def denoiser(request):
 @torch.no_grad()
 def test_it_predicts_under_a_prompt(denoiser):
     latent, time = noisy(3), torch.tensor([0, 500, 999])
-    predicted = denoiser(latent, time, ["a red circle", "", "two words"])
+    predicted = denoiser.predict(latent, time, denoiser.encode(["a red circle", "", "two words"]))
     assert predicted.shape == latent.shape
     assert predicted.isfinite().all()
-    other = denoiser(latent, time, ["a blue circle", "", "two words"])
+    other = denoiser.predict(latent, time, denoiser.encode(["a blue circle", "", "two words"]))
     assert not torch.allclose(predicted[0], other[0])
     torch.testing.assert_close(predicted[1:], other[1:])
-    assert not torch.allclose(predicted, denoiser(latent, time.flip(0), ["a red circle", "", "two words"]))
+    same = denoiser.encode(["a red circle", "", "two words"])
+    assert not torch.allclose(predicted, denoiser.predict(latent, time.flip(0), same))
 
 
 @torch.no_grad()
 def test_padding_of_the_prompt_says_nothing(denoiser):
     """What stands behind the mask does not reach the prediction."""
     latent, time = noisy(2), torch.tensor([10, 900])
-    states, mask = denoiser.text(["a red circle", "a longer prompt than that"])
-    louder = torch.where(mask[..., None], states, states + 100.0)
-    torch.testing.assert_close(
-        denoiser.predict(latent, time, states, mask), denoiser.predict(latent, time, louder, mask), atol=1e-4, rtol=1e-4
-    )
+    conditions = denoiser.encode(["a red circle", "a longer prompt than that"])
+    states, mask = conditions.states_BLD, conditions.mask_BL
+    louder = replace(conditions, states_BLD=torch.where(mask[..., None], states, states + 100.0))
+    one, two = denoiser.predict(latent, time, conditions), denoiser.predict(latent, time, louder)
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
 
 
 def test_normalised_latents_have_no_mean_and_unit_spread(denoiser):
@@ -76,16 +77,17 @@ def test_a_channel_that_never_varies_is_no_division_by_zero(denoiser):
 def test_stored_tensors_open_to_the_same_denoiser(denoiser):
     denoiser.measure(noisy(8) * 3)
     name = "unet" if isinstance(denoiser.network, ConditionalUNet) else "transformer"
-    again = open_denoiser(replace(MICRO, denoiser=name), denoiser.state_dict())
+    again = open_denoiser(replace(MICRO, denoiser=name), denoiser.learnt(), denoiser.facts())
     time, texts = torch.tensor([7]), ["a heart"]
     with torch.no_grad():
-        assert torch.equal(denoiser(noisy(1), time, texts), again(noisy(1), time, texts))
+        one, two = (model.predict(noisy(1), time, model.encode(texts)) for model in (denoiser, again))
+    assert torch.equal(one, two)
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
 def test_tensors_of_another_size_are_refused():
     with pytest.raises(Refused, match="does not fit preset 'micro'"):
-        open_denoiser(replace(MICRO, text_width=64), Denoiser(MICRO).state_dict())
+        open_denoiser(replace(MICRO, text_width=64), OwnDenoiser(MICRO).learnt(), {"kind": "own"})
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():

@@ -8,9 +8,10 @@ import torch
 
 from curation.domain import Checkpoint, DrawRequest, LayerRole, Prompt, Split
 from curation.errors import Refused
+from curation.ports import DrawOptions
 from training.backbone import fit_backbone
 from training.data import load_split
-from training.denoiser import Denoiser, noise_schedule
+from training.denoiser import OwnDenoiser, noise_schedule
 from training.generate import open_generator, sample_latents
 from training.presets import PRESETS
 from training.transparency import Transparency, on_grey
@@ -26,14 +27,14 @@ def checkpoint(store, snapshot):
     torch.manual_seed(0)
     rgba = load_split(store, snapshot, Split.train, MICRO.image_size).take(range(20))
     backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
-    denoiser = Denoiser(MICRO)
+    denoiser = OwnDenoiser(MICRO)
     for parameter in denoiser.network.parameters():
         if not parameter.any():  # a fresh one says 0 to everything
             torch.nn.init.normal_(parameter, std=0.1)
     files = {
         "backbone": save_part(store, "backbone", backbone.state_dict(), backbone.facts()),
         "transparency": save_part(store, "transparency", Transparency(MICRO).state_dict(), {}),
-        "base": save_part(store, "base", denoiser.state_dict(), {}),
+        "base": save_part(store, "base", denoiser.learnt(), denoiser.facts()),
     }
     return Checkpoint(files, "whole", "micro", snapshot, None, 0, "test")
 
@@ -99,12 +100,29 @@ def test_a_checkpoint_without_a_base_cannot_draw(checkpoint, store):
         open_generator(replace(checkpoint, files=files), store)
 
 
-class Known(Denoiser):
+def test_options_of_its_own_count_and_others_are_refused(checkpoint, store):
+    generator = open_generator(checkpoint, store)
+
+    def drawn(**options):
+        return pixels(generator.draw([DrawRequest(Prompt("a red circle"), 1)], DrawOptions(**options)))[0]
+
+    plain = drawn()
+    assert np.array_equal(drawn(size=(32, 32), sampler="ddim", negative=""), plain)
+    for options in ({"steps": 3}, {"guidance": 1.0}, {"negative": "a blue circle"}):
+        assert not np.array_equal(drawn(**options), plain)
+    told = generator.describe(DrawOptions(steps=3))
+    assert told == {"sampler": "ddim", "steps": "3", "guidance": "3.0", "size": "32x32"}
+    for options in ({"size": (64, 32)}, {"aspect": 2.0}, {"sampler": "euler"}, {"image": "0" * 64}, {"upscale": 2.0}):
+        with pytest.raises(Refused, match="do without"):
+            drawn(**options)
+
+
+class Known(OwnDenoiser):
     """Knows the picture, x_0 = its centre, for a prompt, and 0 for none: v = (sqrt(abar) x_t - x_0) / sqrt(1 - abar)."""
 
-    def predict(self, noisy_BCHW, time_B, states_BLD, mask_BL):
+    def predict(self, noisy_BCHW, time_B, conditions):
         level = noise_schedule(MICRO).alphas_cumprod[time_B].view(-1, 1, 1, 1)
-        prompted = (mask_BL.sum(1) > 1).float().view(-1, 1, 1, 1)
+        prompted = (conditions.mask_BL.sum(1) > 1).float().view(-1, 1, 1, 1)
         return (level.sqrt() * noisy_BCHW - prompted * self.centre[:, None, None]) / (1 - level).sqrt()
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.pace import average, rate_at
+from training.pace import Average, rate_at
 from training.presets import MICRO
 
 
@@ -17,18 +17,46 @@ def test_the_rate_rises_stands_and_falls_to_nothing():
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
 
 
+def _networks():
+    """A weight of 1 that learns, and one that does not."""
+    networks = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))
+    networks[1].requires_grad_(False)
+    for parameter in networks.parameters():
+        torch.nn.init.zeros_(parameter)
+    return networks
+
+
 def test_the_average_is_exponential_once_it_has_seen_enough():
-    mean, weights = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    torch.nn.init.zeros_(mean.weight)
-    torch.nn.init.ones_(weights.weight)
+    networks = _networks()
+    average = Average(networks, 0.9)
+    torch.nn.init.ones_(networks[0].weight)
     for _ in range(2):
-        average(mean, weights, 0.9, seen=10_000_000, batch=8)
-    assert mean.weight.item() == pytest.approx(0.19)
+        average.move(seen=10_000_000, batch=8)
+    assert average.tensors["0.weight"].item() == pytest.approx(0.19)
 
 
 def test_the_first_weights_are_forgotten():
-    mean, weights = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    torch.nn.init.zeros_(mean.weight)
-    torch.nn.init.ones_(weights.weight)
-    average(mean, weights, 0.99, seen=0, batch=8)
-    assert mean.weight.item() > 0.98
+    networks = _networks()
+    average = Average(networks, 0.99)
+    torch.nn.init.ones_(networks[0].weight)
+    average.move(seen=0, batch=8)
+    assert average.tensors["0.weight"].item() == pytest.approx(0.9875)  # 1 - (1 + 0) / (80 + 0)
+
+
+def test_only_what_learns_is_averaged_and_stands_in_for_a_while():
+    networks = _networks()
+    average = Average(networks, 0.9, apart=True)
+    assert list(average.tensors) == ["0.weight"]
+    torch.nn.init.ones_(networks[0].weight)
+    with average.applied():
+        assert networks[0].weight.item() == 0
+    assert (networks[0].weight.item(), average.tensors["0.weight"].item()) == (1, 0)
+
+
+def test_no_decay_is_no_average():
+    networks = _networks()
+    average = Average(networks, 0.0)
+    average.move(seen=8, batch=8)
+    with average.applied():
+        assert average.tensors == {}
+        assert networks[0].weight.item() == 0

@@ -96,7 +96,7 @@ def test_parts_of_a_checkpoint_open_frozen(store, snapshot, tmp_path):
 def test_the_whole_recipe_trains_every_part_and_draws_its_sheet(store, snapshot, tmp_path):
     stages = []
     checkpoint = train(_order(snapshot, "whole", images=32), store, tmp_path / "run", lambda p: stages.append(p.stage))
-    assert list(dict.fromkeys(stages)) == ["backbone", "transparency", "base", "evaluate", "sheet"]
+    assert list(dict.fromkeys(stages)) == ["backbone", "transparency", "latents", "base", "evaluate", "sheet"]
     assert set(checkpoint.files) == {"backbone", "transparency", "base"}
     assert checkpoint.evaluation["noise_mse"] > 0
     parts = open_parts(checkpoint, store)

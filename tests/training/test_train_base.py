@@ -10,8 +10,9 @@ from curation.errors import Refused
 from training.backbone import fit_backbone
 from training.data import load_split
 from training.denoiser import noise_schedule, open_denoiser
+from training.denoising import loss_weight
 from training.presets import PRESETS
-from training.train_base import VALIDATED, AdjustedLatents, loss_weight, train_base, validation_loss
+from training.train_base import VALIDATED, encode_pictures, train_base, validation_loss
 from training.transparency import Transparency, on_grey
 
 MICRO = replace(PRESETS["micro"], sheet_images=64, save_images=48)
@@ -49,7 +50,7 @@ class StoppedError(Exception):
 
 
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(run, tmp_path):
-    straight = run(tmp_path / "straight")
+    straight, _ = run(tmp_path / "straight")
 
     def stop_at(images):
         def report(progress):
@@ -61,21 +62,21 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(run, tmp_path):
     for images in (80, 160):  # between two saved states, twice
         with pytest.raises(StoppedError):
             run(tmp_path / "broken", report=stop_at(images))
-    resumed = run(tmp_path / "broken")
+    resumed, _ = run(tmp_path / "broken")
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
 def test_a_finished_run_is_not_run_again(run, tmp_path):
-    first = run(tmp_path)
+    first, _ = run(tmp_path)
     seen = []
-    again = run(tmp_path, report=seen.append)
+    again, _ = run(tmp_path, report=lambda progress: seen.append(progress) if progress.stage == "base" else None)
     assert [progress.done for progress in seen] == [192]
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_another_seed_is_another_training(run, tmp_path):
-    one, two = run(tmp_path / "1", 32), run(tmp_path / "2", 32, seed=1)
+    (one, _), (two, _) = run(tmp_path / "1", 32), run(tmp_path / "2", 32, seed=1)
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
@@ -84,8 +85,8 @@ def test_it_goes_on_from_its_parent_in_the_parents_units(run, tmp_path, store, s
     parent = run(tmp_path / "parent", 512)
     child = run(tmp_path / "child", 16, start=parent)
     fresh = run(tmp_path / "fresh", 16)
-    assert torch.equal(child["centre"], parent["centre"])
-    assert torch.equal(child["spread"], parent["spread"])
+    assert torch.equal(child[0]["centre"], parent[0]["centre"])
+    assert torch.equal(child[0]["spread"], parent[0]["spread"])
     assert validation_loss(child, MICRO, *parts, heldout) < validation_loss(fresh, MICRO, *parts, heldout)
 
 
@@ -103,55 +104,58 @@ def test_it_leaves_sheets_and_a_log(run, tmp_path):
     assert len(list((tmp_path / "base").glob("state-*"))) == 1
 
 
-def test_what_is_trained_on_is_the_adjusted_latent(store, snapshot, parts):
-    """In memory or not, the latents are mean + scale * std * offset of the pictures asked for, in their order."""
+def test_what_is_trained_on_is_the_adjusted_latent(store, snapshot, parts, tmp_path):
+    """In memory or on disk, the latents are mean + scale * std * offset of the pictures asked for, in their order."""
     from training.transparency import pad_colours
 
     backbone, networks = parts
     pictures = load_split(store, snapshot, Split.train, MICRO.image_size)
-    kept = AdjustedLatents(pictures, MICRO, backbone, networks, batch=5).take([3, 1, 3])
-    fresh = AdjustedLatents(pictures, replace(MICRO, in_memory=False), backbone, networks).take([3, 1, 3])
-    torch.testing.assert_close(kept, fresh)
+    kept, stored = (
+        encode_pictures(MICRO, pictures, backbone, networks.encoder, folder, lambda _: None).take([3, 1, 3])
+        for folder in (None, tmp_path)
+    )
+    assert all(torch.equal(one, two) for one, two in zip(kept, stored, strict=True))
     rgba = pictures.take([3, 1, 3])
     alpha, padded = rgba[:, 3:], pad_colours(rgba)
     mean, std = backbone.encode(on_grey(padded, alpha))
-    torch.testing.assert_close(kept, mean + MICRO.offset_scale * std * networks.encoder(alpha, padded))
-    assert not torch.allclose(kept, mean)
+    torch.testing.assert_close(kept[0], mean + MICRO.offset_scale * std * networks.encoder(alpha, padded))
+    torch.testing.assert_close(kept[1], std.expand_as(mean))
+    assert not torch.allclose(kept[0], mean)
 
 
 def test_the_validation_loss_is_the_same_twice(run, tmp_path, store, snapshot, parts):
     heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
-    tensors = run(tmp_path, 32)
-    first = validation_loss(tensors, MICRO, *parts, heldout)
-    assert validation_loss(tensors, MICRO, *parts, heldout) == first
+    base = run(tmp_path, 32)
+    first = validation_loss(base, MICRO, *parts, heldout)
+    assert validation_loss(base, MICRO, *parts, heldout) == first
 
 
 def test_the_validation_loss_of_silence_is_the_power_of_v(run, tmp_path, store, snapshot, parts):
     """v = sqrt(abar) noise - sqrt(1 - abar) x_0, so its mean square is abar + (1 - abar) E[x_0^2]."""
     heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
-    tensors = run(tmp_path, 16)
+    tensors, facts = run(tmp_path, 16)
     silent = {name: torch.zeros_like(t) if "network.out." in name else t for name, t in tensors.items()}
-    latents = AdjustedLatents(heldout, MICRO, *parts).take(range(len(heldout)))
-    power = open_denoiser(MICRO, tensors).normalise(latents).square().mean()
+    latents = encode_pictures(MICRO, heldout, parts[0], parts[1].encoder, None, lambda _: None)
+    power = open_denoiser(MICRO, tensors, facts).normalise(latents.take(range(len(heldout)))[0]).square().mean()
     levels = noise_schedule(MICRO).alphas_cumprod[list(VALIDATED)]
     expected = float((levels + (1 - levels) * power).mean())
-    assert validation_loss(silent, MICRO, *parts, heldout) == pytest.approx(expected, rel=0.05)
+    assert validation_loss((silent, facts), MICRO, *parts, heldout) == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_both_predictions_train_and_open(run, tmp_path, prediction):
     preset = replace(MICRO, prediction=prediction, zero_terminal_snr=prediction == "v_prediction", snr_gamma=5.0)
-    tensors = run(tmp_path, 32, preset=preset)
+    tensors, facts = run(tmp_path, 32, preset=preset)
     assert all(tensor.isfinite().all() for tensor in tensors.values())
-    open_denoiser(preset, tensors)
+    open_denoiser(preset, tensors, facts)
 
 
 def test_min_snr_weights_are_the_formula():
     levels = noise_schedule(MICRO).alphas_cumprod[:-1]  # the last level is pure noise: snr 0
     snr = levels / (1 - levels)
-    noise = loss_weight(replace(MICRO, prediction="epsilon", snr_gamma=5.0), levels)
-    v = loss_weight(replace(MICRO, prediction="v_prediction", snr_gamma=5.0), levels)
+    noise = loss_weight("epsilon", 5.0, levels)
+    v = loss_weight("v_prediction", 5.0, levels)
     torch.testing.assert_close(noise, torch.minimum(snr, torch.tensor(5.0)) / snr)
     # An error in v is (1 + snr) times the error in x_0's own terms: weighing both alike is dividing by it.
     torch.testing.assert_close(v * (snr + 1), noise * snr)
-    assert loss_weight(replace(MICRO, snr_gamma=0.0), levels).eq(1).all()
+    assert loss_weight("epsilon", 0.0, levels).eq(1).all()

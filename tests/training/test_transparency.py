@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from curation.errors import Refused
 from training.backbone import fit_backbone
 from training.presets import PRESETS
 from training.transparency import (
@@ -15,6 +16,7 @@ from training.transparency import (
     Transparency,
     _pyramid,
     adjust,
+    adjusted_posterior,
     decode_rgba,
     estimate_augmented,
     on_grey,
@@ -106,20 +108,48 @@ def test_decoding_gives_straight_rgba_with_alpha_last():
     assert torch.equal(rgba[:, :3], colour_hat.clamp(0, 1))
 
 
-def test_the_augmented_estimate_turns_and_flips_with_its_input():
-    torch.manual_seed(0)
-    decoder = AlphaDecoder(MICRO).eval()
-    torch.nn.init.normal_(decoder.latent_conv_in.weight)
-    image, latent = torch.randn(1, 3, 32, 32), torch.randn(1, MICRO.latent_channels, 4, 4)
-    with torch.no_grad():
-        plain = estimate_augmented(decoder, image, latent)
-        turned = estimate_augmented(decoder, image.rot90(1, (2, 3)), latent.rot90(1, (2, 3)))
-        flipped = estimate_augmented(decoder, image.flip(3), latent.flip(3))
-        single = decoder(image, latent)[0]
-        single_turned = decoder(image.rot90(1, (2, 3)), latent.rot90(1, (2, 3)))[0]
-    assert torch.allclose(plain.rot90(1, (2, 3)), turned, atol=1e-6)
-    assert torch.allclose(plain.flip(3), flipped, atol=1e-6)
-    assert (single.rot90(1, (2, 3)) - single_turned).abs().max() > 0.01  # one pass alone is not equivariant
+def test_views_are_a_choice_of_the_call_beside_that_of_the_preset():
+    networks, backbone, alpha, padded = _scene()
+    torch.nn.init.normal_(networks.decoder.conv_out.weight, std=0.05, generator=torch.Generator().manual_seed(1))
+    latent = adjust(backbone, networks.encoder, alpha, padded)
+    once, eight = (decode_rgba(backbone, networks.decoder, latent, views=views) for views in (1, 8))
+    assert torch.equal(once, decode_rgba(backbone, networks.decoder, latent))
+    assert torch.equal(eight, estimate_augmented(networks.decoder, backbone.decode(latent), latent))
+    assert not torch.equal(once, eight)
+    with pytest.raises(Refused, match="in 3 views"):
+        decode_rgba(backbone, networks.decoder, latent, views=3)
+
+
+def test_fresh_training_starts_at_the_frozen_autoencoders_own_quality():
+    """The offset is 0, so the frozen decoder draws what it drew before; a residual decoder's colour is that image."""
+    networks, backbone, alpha, padded = _scene()
+    image = on_grey(padded, alpha)
+    decoded = backbone.decode(adjust(backbone, networks.encoder, alpha, padded))
+    assert torch.equal(decoded, backbone.decode(backbone.encode(image)[0]))
+    _, colour = networks.decoder(decoded, backbone.encode(image)[0])
+    assert torch.equal(colour, decoded.clamp(-1, 1) / 2 + 0.5)
+
+
+def test_half_precision_weights_and_autocast_leave_the_offset_in_full():
+    networks, backbone, alpha, padded = _scene()
+    torch.nn.init.normal_(networks.encoder.blocks[-1].weight, generator=torch.Generator().manual_seed(1))
+    full = adjust(backbone, networks.encoder, alpha, padded)
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, std = adjusted_posterior(backbone, networks.encoder, alpha, padded)
+    bare, _ = backbone.encode(on_grey(padded, alpha))
+    assert mean.dtype == std.dtype == torch.float32
+    half = Transparency(MICRO).to(torch.bfloat16)
+    half.load_state_dict(networks.state_dict())
+    for other in (mean, adjust(backbone, half.encoder, alpha, padded)):
+        assert ((other - full).square().mean() / (full - bare).square().mean()).sqrt() < 0.02
+    rgba = decode_rgba(backbone, half.decoder, full)
+    assert rgba.dtype == torch.float32
+    assert (rgba - decode_rgba(backbone, networks.decoder, full)).abs().mean() < 0.02
+
+
+def test_padding_answers_in_the_type_it_is_asked_in():
+    rgba = torch.rand(2, 4, 16, 12)
+    assert torch.equal(pad_colours(rgba.half()), pad_colours(rgba.half().float()).half())
 
 
 def _scene():
@@ -127,3 +157,19 @@ def _scene():
     rgba = torch.rand(2, 4, 32, 32)
     alpha, padded = rgba[:, 3:], pad_colours(rgba)
     return Transparency(MICRO).eval(), fit_backbone(MICRO, on_grey(padded, alpha)), alpha, padded
+
+
+@torch.no_grad()
+def test_the_backbone_sees_straight_colours_where_they_are_given():
+    """As the released code feeds it; the offset is of the padded ones all the same."""
+    rgba = torch.rand(2, 4, MICRO.image_size, MICRO.image_size, generator=torch.Generator().manual_seed(0))
+    alpha, straight, padded = rgba[:, 3:], rgba[:, :3], pad_colours(rgba)
+    backbone = fit_backbone(MICRO, on_grey(straight, alpha))
+    encoder = OffsetEncoder(MICRO)
+    seen = adjusted_posterior(backbone, encoder, alpha, padded, straight_B3HW=straight)[0]
+    torch.testing.assert_close(seen, backbone.encode(on_grey(straight, alpha))[0])
+    assert not torch.allclose(seen, adjusted_posterior(backbone, encoder, alpha, padded)[0])
+    torch.nn.init.normal_(encoder.blocks[-1].weight, std=0.1)
+    moved = adjusted_posterior(backbone, encoder, alpha, padded, straight_B3HW=straight)[0] - seen
+    std = backbone.encode(on_grey(straight, alpha))[1]
+    torch.testing.assert_close(moved, MICRO.offset_scale * std * encoder(alpha, padded), atol=1e-5, rtol=1e-4)

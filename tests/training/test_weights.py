@@ -30,6 +30,7 @@ def test_weights_come_back_with_how_they_came_to_be(store):
         "parent": "",
         "seed": "7",
         "code_version": "1.2",
+        "changes": "{}",
         "offset_scale": "2.5",
     }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from curation.checkpoints import claim_run, note_progress, order_training, promoted
-from curation.domain import Access, Progress, TrainingOrder
+from curation.checkpoints import claim_run, note_progress, order_training, promoted, register_checkpoint
+from curation.domain import Access, Checkpoint, Progress, TrainingOrder
 from curation.tables import checkpoints
 from tests.making import make_checkpoint, make_round
 
@@ -59,3 +59,13 @@ def test_runs_tell_how_far_they_are(signed_in, two, database):
     (row,) = visitor.get("/api/runs").json()
     assert row["progress"] == {"stage": "base", "done": 128, "total": 512, "figures": {"loss": 0.5}}
     assert (row["state"], bool(row["started_at"])) == ("running", True)
+
+
+def test_imported_weights_have_changes_and_no_snapshot(signed_in, two, database):
+    changes = {"offset_scale": "300.0"}
+    with database.transaction() as tx:
+        made = register_checkpoint(
+            tx, Checkpoint({}, "imported", "sdxl", None, None, 0, "test", changes=changes), "test"
+        )
+    told = signed_in(Access.engineer).get(f"/api/checkpoints/{made}").json()
+    assert (told["recipe"], told["snapshot"], told["changes"]) == ("imported", None, changes)

@@ -129,7 +129,10 @@ def test_a_snapshot_becomes_a_checkpoint_that_draws(here: Settings, tmp_path: Pa
     call("seed", "import", str(tmp_path / "seeds"))
     call("snapshot", "freeze", "--tag", "latest")
     training = ("train", "--preset", "micro", "--images", "64")
-    assert call(*training, "--dry-run") == ""
+    assert "transparency" in call(*training, "--dry-run")
+    told = json.loads(call(*training, "--dry-run", "--json"))["memory"]
+    assert [stage["stage"] for stage in told] == ["transparency", "latents", "base", "sheets"]
+    assert all(stage["peak"] == sum(stage["held"].values()) > 0 for stage in told)
     queued = json.loads(call(*training, "--no-wait", "--json"))["run"]
     assert len(queued) == 36
     first = json.loads(call(*training, "--json"))["checkpoint"]

@@ -1,0 +1,98 @@
+"""The command that measures a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from curation.cli.show import ACTOR, Json, house, print_json, print_rows, progress, talk
+
+if TYPE_CHECKING:
+    from curation.ports import Measured
+
+Name = Annotated[str, typer.Argument(help="The checkpoint's id, or the first eight or more digits of it.")]
+
+MAIN = ("psnr", "ssim", "alpha_sad", "alpha_mse", "identity_psnr", "identity_harm_db", "noise_mse")
+"""The figures that every training measures."""
+
+
+def evaluate(
+    name: Name,
+    snapshot: Annotated[str | None, typer.Option(help="Whose held-out split; its own when not given.")] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Of the alpha decoder: 1, or 8; the preset's when not given.")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Also as the ALPHA benchmark measures, through JPEG; with its table.")
+    ] = False,
+    perceptual: Annotated[
+        Path | None, typer.Option(help="Weights of LPIPS on AlexNet or VGG, as safetensors (see the README).")
+    ] = None,
+    inception: Annotated[
+        Path | None, typer.Option(help="Weights of the Inception network of FID, as safetensors (see the README).")
+    ] = None,
+    original: Annotated[
+        bool, typer.Option("--original", help="Pictures in their own size, not fitted into the preset's.")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="So many pictures at most; 0 is all.", min=0)] = 0,
+    draws: Annotated[int, typer.Option(help="Draw so many held-out captions, where it can draw.", min=0)] = 16,
+    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of truth beside reconstruction here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a checkpoint on the held-out split of a snapshot, by background too, and keep the figures."""
+    from curation import checkpoints, snapshots
+    from curation.house import load
+    from curation.ports import Wanted
+
+    if sheet:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+    wanted = Wanted(views, published, perceptual, inception, original, limit, draws)
+    with house() as opened:
+        with opened.database.transaction() as tx:
+            checkpoint = checkpoints.find_checkpoint(tx, name)
+            on = snapshots.find_snapshot(tx, snapshot or checkpoint.snapshot or "latest")
+        with progress() as tell:
+            measured: Measured = load(opened.settings.evaluator)(checkpoint, on, opened.store, wanted, tell)
+        kept = measured.standard and on == checkpoint.snapshot
+        if kept:
+            with opened.database.transaction() as tx:
+                checkpoints.keep_evaluation(tx, checkpoint.id, dict(measured.figures), ACTOR)
+    if sheet:
+        sheet.write_bytes(measured.sheet)
+    if as_json:
+        told = {"checkpoint": checkpoint.id, "snapshot": on, "pictures": measured.pictures, "kept": kept}
+        tables = {"backgrounds": measured.backgrounds, "published": measured.published}
+        print_json(told | {"evaluation": measured.figures} | tables | {"notes": measured.notes})
+        return
+    _print_figures(measured)
+    for note in [*measured.notes, *([] if kept else ["these figures are not kept beside those of its training"])]:
+        talk.print(note, markup=False)
+
+
+def in_brief(evaluation: Mapping[str, float]) -> str:
+    """The main figures of an evaluation in a line, and how many more it has."""
+    main = {name: evaluation[name] for name in MAIN if name in evaluation} or dict(evaluation)
+    more = len(evaluation) - len(main)
+    return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (f"  + {more} more" if more else "")
+
+
+def _print_figures(measured: Measured) -> None:
+    for figure, value in measured.figures.items():
+        print(f"{figure:<20} {value:.5g}")
+    print()
+    _print_table("over", measured.backgrounds)
+    if measured.published:
+        print()
+        names = {name for row in measured.published.values() for name in row}
+        ours = {name: value for name, value in measured.figures.items() if name in names}
+        _print_table("published, other pictures", {"this checkpoint": ours, **measured.published})
+
+
+def _print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    listed = [{title: row, **figures} for row, figures in rows.items()]
+    columns = {name: (lambda row, name=name: row.get(name)) for name in (title, *names)}
+    print_rows(listed, columns, as_json=False)

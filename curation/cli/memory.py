@@ -1,0 +1,34 @@
+"""What a training will need of memory, as `train --dry-run` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from curation.cli.show import print_json, print_rows, talk
+
+if TYPE_CHECKING:
+    from curation.ports import StageMemory
+
+HELD = ("weights", "gradients", "optimiser", "average", "activations", "pictures")
+
+
+def print_memory(stages: Sequence[StageMemory], run: str, as_json: bool) -> None:
+    """Stage by stage at its peak: what holds how much, and where it fits; as JSON in bytes."""
+    if as_json:
+        print_json({"run": run, "memory": [asdict(stage) | {"peak": stage.peak} for stage in stages]})
+        return
+    rows = [{"stage": stage.stage, "on": stage.device, "peak": stage.peak, **stage.held} for stage in stages]
+    columns = {name: partial(_cell, name) for name in ("stage", "on", *HELD, "peak")}
+    print_rows(rows, columns, as_json=False)
+    for stage in stages:
+        talk.print(f"{stage.stage}: {stage.advice}", markup=False)
+
+
+def _cell(name: str, row: Mapping[str, Any]) -> str:
+    value = row.get(name, 0)
+    if isinstance(value, str):
+        return value
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"

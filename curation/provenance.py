@@ -1,0 +1,102 @@
+"""Pictures as files that say how they were made: RGBA as PNG or WebP, with its prompt, seed and checkpoint inside."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from curation.domain import canonical_json
+from curation.errors import NotFound, Refused
+from curation.ports import RGBA
+
+FORMATS = {"png": "PNG", "webp": "WEBP"}
+"""What a drawn picture is saved as; both are exact, alpha and hidden colours too."""
+
+_READ = ["PNG", "WEBP", "JPEG", "TIFF", "BMP"]
+
+_XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
+<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" \
+xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:layerloop="urn:layerloop" \
+xmp:CreatorTool="{tool}" \
+Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia" \
+layerloop:drawn="{drawn}"/></rdf:RDF></x:xmpmeta>"""
+
+
+def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str]) -> None:
+    """Write a straight H x W x 4 uint8 picture with its facts, in the format that the name ends in.
+
+    XMP in both formats: the facts as JSON, and IPTC's mark of pictures that a model made; in PNG also the text
+    "parameters", which other drawing programs show. Raises Refused for another format.
+    """
+    kind = _format(path)
+    image = Image.fromarray(np.ascontiguousarray(rgba), "RGBA")
+    tool = html.escape(f"Layerloop {facts.get('version', '')}".strip())
+    xmp = _XMP.format(tool=tool, drawn=html.escape(canonical_json(dict(facts))))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "WEBP":
+        image.save(path, kind, lossless=True, exact=True, method=4, xmp=xmp.encode())
+        return
+    texts = PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", xmp)
+    texts.add_itxt("parameters", parameters(facts))
+    image.save(path, kind, pnginfo=texts)
+
+
+def read_provenance(path: Path) -> dict[str, str]:
+    """The facts in a file that `save_picture` wrote. Raises NotFound where there are none; Refused for no image."""
+    with _open(path) as image:
+        image.load()  # a PNG's texts may stand behind its pixels
+        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or ""
+    text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp)
+    found = re.search(r'layerloop:drawn="([^"]*)"', text)
+    if found is None:
+        raise NotFound(f"{path} does not say how it was made", "only pictures of 'layerloop draw' do")
+    try:
+        return {str(name): str(value) for name, value in json.loads(html.unescape(found[1])).items()}
+    except (ValueError, AttributeError) as error:
+        raise Refused(f"what {path} says of itself is broken: {error}") from error
+
+
+def read_picture(path: Path) -> RGBA:
+    """A picture of people's as straight H x W x 4 uint8; what has no alpha is opaque. Raises NotFound, Refused."""
+    with _open(path) as image:
+        return np.asarray(image.convert("RGBA"))
+
+
+def parameters(facts: Mapping[str, str]) -> str:
+    """The facts in the lines that drawing programs exchange: prompt, negative prompt, then names and values."""
+    names = {
+        "steps": "Steps",
+        "sampler": "Sampler",
+        "guidance": "CFG scale",
+        "seed": "Seed",
+        "size": "Size",
+        "model": "Model",
+    }
+    named = [f"{label}: {facts[name]}" for name, label in names.items() if name in facts]
+    named += [f"{name}: {value}" for name, value in facts.items() if name not in {"prompt", "negative", *names}]
+    negative = [f"Negative prompt: {facts['negative']}"] if facts.get("negative") else []
+    return "\n".join([facts.get("prompt", ""), *negative, ", ".join(named)])
+
+
+def _format(path: Path) -> str:
+    try:
+        return FORMATS[path.suffix.lower().removeprefix(".")]
+    except KeyError:
+        raise Refused(f"{path.name} is in no format with alpha that is written", "end it in .png or .webp") from None
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=_READ)
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {path}") from None
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise Refused(f"{path} is no picture that can be read: {error}", f"give one of {', '.join(_READ)}") from error

@@ -1,0 +1,271 @@
+"""Steps a second of our base recipe beside diffusers' own SDXL example script: one tiny model, one set, in one run.
+
+The script is not ours: --script names a checkout's examples/text_to_image/train_text_to_image_sdxl.py (or its _lora
+sibling, with --rank). It wants the library `datasets`, and torchvision, of which a stand-in of six transforms is put
+on its path. Both sides cache or encode as they themselves do; timed are training steps only, after some to warm up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+from pretrained import write_sdxl
+
+from curation.domain import Kind, LayerRole, Sample, Split, TrainingOrder
+from curation.intake.procedural import draw_seed
+from curation.layers import encode_layer, visible_hash
+from curation.manifest import Manifest, Part
+from curation.objects import FolderStore
+from training.backbone import fit_backbone
+from training.presets import find_preset
+from training.train_base import train_base
+from training.transparency import Transparency
+
+PICTURES = 64
+
+TRANSFORMS = """
+import random
+from enum import Enum
+import numpy as np
+import torch
+class InterpolationMode(Enum):
+    BILINEAR = "bilinear"; BICUBIC = "bicubic"; NEAREST = "nearest"; LANCZOS = "lanczos"; BOX = "box"; HAMMING = "hamming"
+class Compose:
+    def __init__(self, steps): self.steps = steps
+    def __call__(self, image):
+        for step in self.steps: image = step(image)
+        return image
+class Resize:
+    def __init__(self, size, interpolation=None): self.size = size
+    def __call__(self, image):
+        ratio = self.size / min(image.size)
+        return image.resize((round(image.width * ratio), round(image.height * ratio)), 2)
+class CenterCrop:
+    def __init__(self, size): self.size = size
+    def __call__(self, image):
+        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
+        return image.crop((left, top, left + self.size, top + self.size))
+class RandomCrop(CenterCrop):
+    @staticmethod
+    def get_params(image, size):
+        height, width = size
+        return random.randint(0, image.height - height), random.randint(0, image.width - width), height, width
+class RandomHorizontalFlip:
+    def __init__(self, p=0.5): self.p = p
+    def __call__(self, image): return image.transpose(0) if random.random() < self.p else image
+class ToTensor:
+    def __call__(self, image): return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+class Normalize:
+    def __init__(self, mean, std): self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+    def __call__(self, tensor): return (tensor - self.mean[:, None, None]) / self.std[:, None, None]
+"""
+# The stand-in is for the script alone: transformers must have looked for the real one, in vain, before.
+START = """
+import runpy, sys
+from transformers.utils import is_torchvision_available
+is_torchvision_available()
+import diffusers.image_processor, transformers.image_utils
+path, script, clock, *sys.argv[1:] = sys.argv[1:]
+sys.argv[0] = script
+import json, time, torch.utils.tensorboard
+times, write = [], torch.utils.tensorboard.SummaryWriter.add_scalar
+def add_scalar(self, name, *given, **more):
+    if name == "train_loss":
+        times.append((time.time(), time.process_time()))
+        open(clock, "w").write(json.dumps(times))
+    return write(self, name, *given, **more)
+torch.utils.tensorboard.SummaryWriter.add_scalar = add_scalar
+sys.path.insert(0, path)
+runpy.run_path(script, run_name="__main__")
+"""
+CROP = "def crop(image, top, left, height, width): return image.crop((left, top, left + width, top + height))\n"
+
+
+Rates = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One comparison: where it happens and how much of it."""
+
+    folder: Path
+    side: int
+    batch: int
+    steps: int
+    warm: int
+    rank: int
+    threads: int
+    precision: str
+    changes: tuple[str, ...]
+
+
+def main() -> None:
+    """Print steps a second of both sides, in turns, and the ratio of their medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--script", type=Path, help="diffusers' train_text_to_image_sdxl.py, or _lora_sdxl.py")
+    parser.add_argument("--rank", type=int, default=0, help="of a LoRA, for the script's sibling; 0 trains all weights")
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--channels", default="32,64,128")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--warm", type=int, default=4)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--set", action="append", default=[], help="a number of our preset, name=value")
+    parser.add_argument("--ours", type=Path, help=argparse.SUPPRESS)  # this file's own child process
+    given = parser.parse_args()
+    if given.ours:
+        _train_ours(Plan(**{**json.loads(given.ours.read_text()), "folder": given.ours.parent}))
+        return
+    if given.script is None or not given.script.is_file():
+        parser.error("--script PATH: a checkout of diffusers' examples/text_to_image/train_text_to_image_sdxl.py")
+    with tempfile.TemporaryDirectory(prefix="layerloop-beside-") as name:
+        folder = Path(name)
+        numbers = (given.side, given.batch, given.steps, given.warm, given.rank, given.threads, given.precision)
+        plan = Plan(folder, *numbers, changes=tuple(given.set))
+        _prepare(plan, tuple(int(width) for width in given.channels.split(",")))
+        rates: dict[str, list[Rates]] = {"ours": [], "diffusers": []}
+        for turn in range(given.turns):
+            rates["diffusers"].append(_run_script(plan, given.script.resolve(), turn))
+            rates["ours"].append(_run_ours(plan, turn))
+            print("  ".join(f"{side} {_told(*found[-1])}" for side, found in rates.items()), flush=True)
+        for place, unit in enumerate(("second", "CPU-second")):
+            ours, theirs = (statistics.median(rate[place] for rate in found) for found in rates.values())
+            print(f"steps a {unit}: ours {ours:.3f}, diffusers {theirs:.3f}, ratio {ours / theirs:.2f}", flush=True)
+
+
+def _told(wall: float, processor: float) -> str:
+    return f"{wall:.3f} steps/s, {processor:.3f} steps/CPU-s"
+
+
+def _prepare(plan: Plan, channels: tuple[int, ...]) -> None:
+    """A tiny SDXL, a folder of pictures with captions as the script wants it, the same as a snapshot, the stand-in."""
+    layers = (0, *(1,) * (len(channels) - 1)) if len(channels) < 3 else (1, *(2,) * (len(channels) - 1))
+    model = write_sdxl(plan.folder / "model", channels, layers_per_block=2, transformer_layers_per_block=layers)
+    weights = torch.nn.Module.parameters(_unet(model))
+    print(
+        f"UNet of {sum(p.numel() for p in weights) / 1e6:.1f} M weights, batch {plan.batch}, {plan.side} px", flush=True
+    )
+    draw_seed(plan.folder / "seeds", PICTURES)
+    pictures = plan.folder / "pictures"
+    pictures.mkdir()
+    store, samples, lines = FolderStore(plan.folder / "objects"), [], []
+    for row in map(json.loads, (plan.folder / "seeds" / "metadata.jsonl").read_text().splitlines()):
+        image = Image.open(plan.folder / "seeds" / row["file_name"]).convert("RGBA").resize((plan.side, plan.side))
+        rgba = np.asarray(image)
+        layer = {LayerRole.foreground: store.put(encode_layer(rgba))}
+        known = (row["text"], row["licence"], row["source"], Split.train)
+        samples.append(Sample(visible_hash(rgba)[:32], Kind.single, *known, 0, visible_hash(rgba), layer))
+        name = Path(row["file_name"]).stem + ".png"
+        image.convert("RGB").save(pictures / name)
+        lines.append(json.dumps({"file_name": name, "text": row["text"]}))
+    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    text = "".join(sample.line() + "\n" for sample in sorted(samples, key=lambda sample: sample.id))
+    snapshot = store.put(Manifest((Part("", store.put(text.encode()), len(samples)),), {}).bytes())
+    (plan.folder / "snapshot").write_text(snapshot)
+    stand_in = plan.folder / "path" / "torchvision" / "transforms"
+    stand_in.mkdir(parents=True)
+    (stand_in.parent / "__init__.py").write_text("__version__ = '0'\n")
+    (stand_in / "__init__.py").write_text(TRANSFORMS)
+    (stand_in / "functional.py").write_text(CROP)
+
+
+def _unet(model: Path) -> torch.nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(model, subfolder="unet")
+
+
+def _run_script(plan: Plan, script: Path, turn: int) -> Rates:
+    """Their training, timed whenever it writes a step's loss to its log."""
+    out = plan.folder / f"theirs-{turn}"
+    wanted = {
+        "pretrained_model_name_or_path": plan.folder / "model", "train_data_dir": plan.folder / "pictures",
+        "caption_column": "text", "resolution": plan.side, "train_batch_size": plan.batch, "learning_rate": 1e-5,
+        "max_train_steps": plan.steps, "lr_scheduler": "constant", "lr_warmup_steps": 0, "seed": 0,
+        "output_dir": out, "report_to": "tensorboard", "cache_dir": plan.folder / "cache",
+        "checkpointing_steps": 10**9, "mixed_precision": "no" if plan.precision == "fp32" else plan.precision,
+    }  # fmt: skip
+    wanted |= {"rank": plan.rank} if plan.rank else {}
+    options = [*(f"--{name}={value}" for name, value in wanted.items()), "--center_crop"]
+    clock = plan.folder / "theirs.json"
+    command = [sys.executable, "-c", START, str(plan.folder / "path"), str(script), str(clock), *options]
+    _run(command, _environment(plan) | {"HF_HUB_OFFLINE": "1"}, plan.folder / f"theirs-{turn}.log")
+    return _rates(plan, clock)
+
+
+def _run_ours(plan: Plan, turn: int) -> Rates:
+    told = plan.folder / "plan.json"
+    told.write_text(json.dumps({**plan.__dict__, "folder": "", "warm": plan.warm}))
+    _run([sys.executable, __file__, "--ours", str(told)], _environment(plan), plan.folder / f"ours-{turn}.log")
+    return _rates(plan, plan.folder / "ours.json")
+
+
+def _rates(plan: Plan, clock: Path) -> Rates:
+    """Steps a second by the clock and by the processor's time, from the (both) times at which steps ended."""
+    times = json.loads(clock.read_text())
+    count, first, last = len(times) - 1 - plan.warm, times[plan.warm], times[-1]
+    return count / (last[0] - first[0]), count / (last[1] - first[1])
+
+
+def _train_ours(plan: Plan) -> None:
+    """The base recipe on the same model and pictures, without what the script leaves out; times of its steps."""
+    changes = {
+        "model": str(plan.folder / "model"), "image_size": plan.side, "base_batch": plan.batch, "ema_decay": 0.0,
+        "adapter_rank": plan.rank, "precision": plan.precision, "gradient_checkpointing": False, "buckets": False,
+        "save_images": 10**9, "sheet_images": 10**9, "warmup_images": 1, "cooldown": 0.0, "caption_dropout": 0.0,
+        "draw_steps": 1, "posterior_noise": False, "threads": plan.threads,
+    }  # fmt: skip
+    named = {name: str(value) for name, value in changes.items()} | dict(cell.split("=") for cell in plan.changes)
+    preset = find_preset("sdxl", named)
+    torch.set_num_threads(plan.threads)
+    torch.manual_seed(0)
+    backbone = fit_backbone(preset, torch.empty(0))
+    times: list[tuple[float, float]] = []
+    snapshot = (plan.folder / "snapshot").read_text()
+    order = TrainingOrder("base", "sdxl", snapshot, None, None, 0, plan.steps * plan.batch)
+
+    def note(progress: object) -> None:
+        if getattr(progress, "stage", "") == "base" and getattr(progress, "done", 0):
+            times.append((time.time(), time.process_time()))
+        if len(times) == plan.steps:
+            (plan.folder / "ours.json").write_text(json.dumps(times))
+
+    store = FolderStore(plan.folder / "objects")
+    with tempfile.TemporaryDirectory(dir=plan.folder) as run:
+        train_base(order, preset, store, Path(run) / "run", note, backbone, Transparency(preset).eval(), None)
+
+
+def _environment(plan: Plan) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": str(plan.threads)}
+
+
+def _run(command: list[str], environment: dict[str, str], log: Path) -> None:
+    with log.open("w") as out:
+        done = subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise SystemExit(f"{log.stem} failed:\n" + "\n".join(_tail(log)))
+
+
+def _tail(log: Path) -> Iterator[str]:
+    yield from log.read_text().splitlines()[-30:]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The checkpoints page with all figures there are: the main ones in the table, the others folded, better or worse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from playwright.sync_api import Page, expect
+
+from curation.checkpoints import keep_evaluation
+from curation.database import Database
+from curation.domain import Access
+from tests.browser.reviewing import Site
+from tests.making import make_checkpoint
+from training.evaluate import HIGHER_IS_BETTER
+
+OpenPage = Callable[..., Page]
+MAIN = 7
+
+
+def test_the_main_figures_stand_in_the_table_and_the_others_are_folded(
+    open_page: OpenPage, site: Site, database: Database
+) -> None:
+    with database.transaction() as tx:
+        name = make_checkpoint(tx)
+        keep_evaluation(tx, name, dict.fromkeys(HIGHER_IS_BETTER, 0.5) | {"taste": 0.7}, "test")
+    page = open_page(path="/checkpoints", name="Ada", access=Access.trainer)
+    columns = page.locator("#names th")
+    expect(columns).to_have_count(1 + MAIN + 1)
+    expect(columns.last).to_have_text("taste")
+    more = page.locator(".more-figures")
+    expect(more.locator("summary")).to_have_text(f"{len(HIGHER_IS_BETTER) - MAIN} more figures")
+    expect(more.locator("tr").first).to_be_hidden()
+    more.locator("summary").click()
+    expect(more.locator("tr")).to_have_count(len(HIGHER_IS_BETTER) - MAIN)
+    labels = more.locator("th").all_inner_texts()
+    assert len(set(labels)) == len(labels)
+    assert any(label.startswith("PSNR, published") for label in labels)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -1,0 +1,61 @@
+"""`--set name=value`: other numbers of a preset, inherited by children, part of what a run is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from curation import checkpoints
+from curation.cli.main import run
+from curation.database import Database
+from curation.domain import Checkpoint
+from curation.settings import Settings
+from curation.tables import snapshots, tags, training_runs
+from tests.curation.cli.test_cli import call, here
+
+__all__ = ["here"]  # the fixture
+
+PARENT = Checkpoint({}, "transparency", "tiny", None, None, 0, "test", changes={"model": "m", "offset_scale": "1.0"})
+
+
+@pytest.fixture
+def parent(database: Database) -> str:
+    with database.transaction() as tx:
+        tx.execute(sa.insert(snapshots), {"id": "5" * 64, "samples": 0, "counts": {}})
+        tx.execute(sa.insert(tags), {"name": "latest", "snapshot_id": "5" * 64})
+        return checkpoints.register_checkpoint(tx, PARENT, "test")
+
+
+def changes_of(database: Database, identity: str) -> dict[str, str]:
+    with database.transaction() as tx:
+        return dict(tx.scalar(sa.select(training_runs.c.changes).where(training_runs.c.id == identity)))
+
+
+def test_a_child_inherits_its_parents_changes_and_may_change_them(
+    here: Settings, database: Database, parent: str
+) -> None:
+    train = ("train", "--parent", parent, "--no-wait", "--json")
+    plain = json.loads(call(*train))["run"]
+    assert changes_of(database, plain) == PARENT.changes
+    other = json.loads(call(*train, "--set", "offset_scale=100", "--set", " base_batch = 8 "))["run"]
+    assert changes_of(database, other) == {**PARENT.changes, "offset_scale": "100", "base_batch": "8"}
+    assert json.loads(call(*train))["run"] == plain != other
+
+
+def test_a_change_without_a_value_is_refused(
+    here: Settings, parent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["layerloop", "train", "--set", "base_batch"])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 2
+    assert "hint: say for example --set transparency_batch=4" in capsys.readouterr().err
+
+
+def test_changes_are_part_of_what_a_checkpoint_is() -> None:
+    assert replace(PARENT, changes={}).id != PARENT.id
+    assert replace(PARENT, changes=dict(reversed(PARENT.changes.items()))).id == PARENT.id

@@ -1,0 +1,84 @@
+"""A checkpoint is measured by a command: figures on stdout, what was left out on stderr, a sheet in a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from curation.checkpoints import find_checkpoint, register_checkpoint
+from curation.cli.evaluation import MAIN, in_brief
+from curation.cli.main import app
+from curation.database import Database
+from curation.house import open_house
+from curation.intake.procedural import draw_seed
+from curation.settings import Settings
+from tests.curation.cli.test_cli import call, here
+from tests.training.test_evaluate import untrained_checkpoint
+from training.evaluate import HIGHER_IS_BETTER
+from training.evaluate import evaluate as evaluate_light
+
+__all__ = ["here"]  # the fixture
+
+
+@pytest.fixture
+def made(here: Settings, tmp_path: Path) -> str:
+    """The id of a registered checkpoint with fresh networks, on a snapshot of drawn shapes."""
+    draw_seed(tmp_path / "seeds", 80)
+    call("seed", "import", str(tmp_path / "seeds"))
+    snapshot = json.loads(call("snapshot", "freeze", "--tag", "latest", "--json"))["snapshot"]
+    with open_house(here) as opened:
+        checkpoint, _, _ = untrained_checkpoint(opened.store, snapshot)
+        with opened.database.transaction() as tx:
+            return register_checkpoint(tx, checkpoint, "test")
+
+
+def test_figures_are_told_and_kept(here: Settings, database: Database, made: str, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheets" / "one.png"
+    told = json.loads(call("checkpoint", "evaluate", made[:12], "--published", "--sheet", str(sheet), "--json"))
+    assert told["checkpoint"] == made
+    assert told["kept"] is True
+    assert {"psnr", "psnr_jpeg", "unknown_conn", "offset_energy"} <= set(told["evaluation"]) <= set(HIGHER_IS_BETTER)
+    assert set(told["backgrounds"]["cyan"]) == {"psnr", "ssim", "psnr_jpeg", "ssim_jpeg"}
+    assert "ALPHA: AlphaVAE FLUX" in told["published"]
+    with Image.open(sheet) as opened:
+        assert opened.format == "PNG"
+    with database.transaction() as tx:
+        assert find_checkpoint(tx, made).evaluation == pytest.approx(told["evaluation"])
+    listed = call("checkpoint", "list")
+    assert "more" in listed
+    assert "psnr_jpeg" not in listed
+
+
+def test_the_tables_are_read_by_people_and_a_part_is_not_kept(here: Settings, database: Database, made: str) -> None:
+    done = CliRunner().invoke(app, ["checkpoint", "evaluate", made, "--limit", "2", "--published"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("psnr ")
+    assert sum(line.startswith("magenta") for line in done.stdout.splitlines()) == 1
+    assert "this checkpoint" in done.stdout
+    assert "AIM-500: LayerDiffuse SDXL" in done.stdout
+    assert "no lpips: it needs weights (--perceptual)" in done.stderr
+    assert "not kept" in done.stderr
+    with database.transaction() as tx:
+        assert find_checkpoint(tx, made).evaluation == {}
+
+
+def test_what_cannot_be_measured_is_an_error_with_a_hint(here: Settings, made: str, tmp_path: Path) -> None:
+    pickled = tmp_path / "alex.pth"
+    pickled.write_bytes(b"PK\x03\x04" + bytes(64))
+    done = CliRunner().invoke(app, ["checkpoint", "evaluate", made, "--perceptual", str(pickled)])
+    assert done.exit_code != 0
+    assert "pickled" in str(done.exception)
+    done = CliRunner().invoke(app, ["checkpoint", "evaluate", made, "--views", "5"])
+    assert "5 views" in str(done.exception)
+
+
+def test_the_main_figures_are_those_that_a_training_measures() -> None:
+    assert evaluate_light.__doc__ is not None
+    assert all(name in evaluate_light.__doc__ for name in MAIN)
+    assert list(MAIN) == list(HIGHER_IS_BETTER)[: len(MAIN)]
+    assert in_brief({"lpips": 0.1, "psnr": 30.0, "rfid": 2.0}) == "psnr 30  + 2 more"
+    assert in_brief({"taste": 1.0}) == "taste 1"

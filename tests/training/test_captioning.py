@@ -1,0 +1,141 @@
+"""Captions by real image-text-to-text models, tiny and random, through the code that loads large ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from curation.errors import NotFound, Refused
+from training.captioning import open_captioner
+
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "USER:", "ASSISTANT:", "what", "is", "this"]
+WORDS += [f"word{number}" for number in range(50)]
+TEMPLATE = (
+    "{% for message in messages %}USER: {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def write_llava(folder: Path, *, template: str | None = TEMPLATE) -> Path:
+    """A LLaVA of the paper's kind: CLIP's vision tower, a projector, a Llama; pictures of 8 pixels, a few words."""
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+    )
+    text = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        initializer_range=1.0,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=4, vision_feature_layer=-1)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    words = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+    )  # fmt: skip
+    LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}),
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    return write_llava(tmp_path_factory.mktemp("llava"))
+
+
+def test_pictures_of_any_size_get_words_that_are_the_same_each_time(llava):
+    captioner = open_captioner(str(llava))
+    pictures = _pictures(5)
+    said = captioner.describe(pictures, "what is this", 6)
+    assert len(said) == 5
+    assert all(0 < len(text.split()) <= 6 for text in said)
+    assert len(set(said)) > 1  # it looks at the pictures
+    assert not any("<" in text or "what is this" in text for text in said)
+    assert open_captioner(str(llava)).describe(pictures, "what is this", 6) == said
+    assert captioner.describe([], "what is this", 6) == []
+
+
+def test_a_batch_says_what_each_picture_alone_says(llava):
+    captioner = open_captioner(str(llava))
+    pictures = _pictures(4)
+    together = captioner.describe(pictures, "what is this", 5)
+    assert together == [captioner.describe([picture], "what is this", 5)[0] for picture in pictures]
+
+
+def test_the_answer_is_what_the_model_of_transformers_generates(llava):
+    """Against the network itself, called by hand: picture, question, greedy."""
+    captioner = open_captioner(str(llava))
+    processor, network = captioner.processor, LlavaForConditionalGeneration.from_pretrained(llava).eval()
+    picture = _pictures(1)[0]
+    inputs = processor(text="USER: <image> what is this ASSISTANT:", images=picture, return_tensors="pt")
+    assert int((inputs["input_ids"] == 4).sum()) == 4  # a token for each of the picture's patches
+    ids = inputs["input_ids"]
+    for _ in range(4):
+        logits = network(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[:, -1]
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+        if int(ids[0, -1]) == 2:
+            break
+    wanted = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert captioner.describe([picture], "what is this", 4) == [wanted] != [""]
+
+
+def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path):
+    captioner = open_captioner(str(write_llava(tmp_path / "plain", template=None)))
+    assert captioner._question("what is this") == "<image>\nwhat is this\n"
+    assert captioner.describe(_pictures(1), "what is this", 3)
+
+
+def test_the_source_names_the_weights(llava, tmp_path):
+    one = open_captioner(str(llava)).source
+    assert one.startswith(f"{llava}@")
+    assert len(one.rsplit("@", 1)[1]) == 12
+    other = write_llava(tmp_path / "again")
+    assert open_captioner(str(other)).source.rsplit("@", 1)[1] == one.rsplit("@", 1)[1]
+    weights = other / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert open_captioner(str(other)).source.rsplit("@", 1)[1] != one.rsplit("@", 1)[1]
+
+
+def test_what_cannot_be_loaded_is_named(llava, tmp_path):
+    with pytest.raises(NotFound, match="no folder"):
+        open_captioner(str(tmp_path / "nowhere"))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (bare / name).write_bytes((llava / name).read_bytes())
+    with pytest.raises(Refused, match="no processor"):
+        open_captioner(str(bare))
+
+
+def _pictures(count):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (9 + 3 * number, 20, 3), dtype=np.uint8) for number in range(count)]

@@ -1,0 +1,80 @@
+"""Runs killed without warning, in processes of their own: started again they end with the bits of a straight run."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from curation.domain import TrainingOrder
+from tests.training.pretrained import write_sdxl
+from training.launch import MARK, read_checkpoint
+from training.train import train
+from training.weights import load_part
+
+MICRO = {
+    "save_images": "48", "sheet_images": "96", "discriminator_weight": "0.01", "discriminator_start": "64",
+    "base_batch": "8",
+}  # fmt: skip
+LORA = {
+    "image_size": "64", "precision": "fp32", "adapter_rank": "4", "buckets": "true", "threads": "1", "draw_steps": "1",
+    "encoder_widths": "8,8,8,8", "decoder_widths": "8,8,8,8", "decoder_attention": "0", "decoder_groups": "4",
+    "decoder_layers": "1", "decoder_views": "1", "discriminator_weight": "0", "transparency_batch": "4",
+    "base_batch": "4", "warmup_images": "8", "save_images": "12", "sheet_images": "24", "base_lr": "1e-3",
+    "transparency_lr": "1e-3", "draw_batch": "4",
+}  # fmt: skip
+
+
+def _start(folder, order, store):
+    folder.mkdir(exist_ok=True)
+    (folder / "order.json").write_text(json.dumps(asdict(order)))
+    (folder / "store.json").write_text(json.dumps(store.opening))
+    files = [str(folder / name) for name in ("order.json", "store.json", "run", "checkpoint.json")]
+    command = [sys.executable, "-m", "training.launch", *files]
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+
+
+def _kill_at(running, stage, images, pause):
+    """SIGKILL a little after the first word of that many images; whether it was still running."""
+    for line in running.stdout:
+        if line.startswith(MARK):
+            said = json.loads(line.removeprefix(MARK))
+            if said["stage"] == stage and said["done"] >= images:
+                time.sleep(pause)
+                running.kill()
+                break
+    running.stdout.close()
+    return running.wait() < 0
+
+
+def _finish(running, folder):
+    _, _ = running.communicate(timeout=240)
+    assert running.returncode == 0, (folder / "log").read_text()[-2000:]
+    return read_checkpoint(json.loads((folder / "checkpoint.json").read_text()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["own", "SDXL with a LoRA"])
+def test_a_run_killed_anywhere_ends_as_a_straight_one(store, snapshot, tmp_path, model):
+    torch.set_num_threads(1)
+    changes, preset, images = MICRO, "micro", 160
+    if model != "own":
+        changes, preset, images = LORA | {"model": str(write_sdxl(tmp_path / "model"))}, "sdxl", 48
+    order = TrainingOrder("whole", preset, snapshot, None, None, 1, images, changes)
+    straight = train(order, store, tmp_path / "straight" / "run", lambda _: None)
+    dice = random.Random(model)
+    for stage in ("transparency", "base"):
+        images = dice.randrange(8, images)
+        killed = _kill_at(_start(tmp_path / "killed", order, store), stage, images, dice.random() * 0.1)
+        assert killed, (stage, images)
+    resumed = _finish(_start(tmp_path / "killed", order, store), tmp_path / "killed")
+    for part in ("transparency", "base"):
+        one, two = (load_part(store, checkpoint.files[part])[0] for checkpoint in (straight, resumed))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(tensor, two[name]) for name, tensor in one.items()), part
+    assert resumed.id == straight.id

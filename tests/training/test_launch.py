@@ -1,0 +1,114 @@
+"""Several processes: they end as one does, they tell their errors, and they die with whoever started them."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import psutil
+import pytest
+import torch
+
+from curation.domain import Checkpoint, TrainingOrder
+from curation.errors import NotFound, Refused
+from training.launch import launch, open_again, read_order
+from training.train import train
+from training.weights import load_part
+
+CHANGES = {"save_images": "32", "sheet_images": "32", "discriminator_weight": "0.01", "discriminator_start": "32"}
+
+
+def _order(snapshot, images=64, recipe="whole", **changes):
+    return TrainingOrder(recipe, "micro", snapshot, None, None, 1, images, {**CHANGES, **changes})
+
+
+def _weights(checkpoint, store):
+    parts = {part: load_part(store, checkpoint.files[part])[0] for part in ("transparency", "base")}
+    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
+def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
+    told = []
+    alone = train(_order(snapshot, accumulation="2"), store, tmp_path / "one" / "run", lambda _: None)
+    order = _order(snapshot, processes="2", sharded=str(sharded).lower())
+    together = train(order, store, tmp_path / "two" / "run", told.append)
+    one, two = _weights(alone, store), _weights(together, store)
+    assert one.keys() == two.keys()
+    furthest = max(float((tensor - two[name]).abs().max()) for name, tensor in one.items())
+    assert furthest < 1e-5
+    assert together.evaluation["psnr"] == pytest.approx(alone.evaluation["psnr"], abs=1e-2)
+    assert [progress.done for progress in told if progress.stage == "base"] == [0, 32, 64]
+    assert all("denoising" in progress.figures for progress in told if progress.stage == "base" and progress.done)
+    assert len(list((tmp_path / "two/run/base").glob("state-*"))) == 1
+
+
+class StoppedError(Exception):
+    """What a report raises to stop a run in its middle."""
+
+
+@pytest.mark.slow
+def test_two_processes_stop_with_the_report_and_resume(store, snapshot, tmp_path):
+    """Sharded states are saved whole: other processes, or another number of them, go on from them."""
+
+    def stop(progress):
+        if progress.stage == "transparency" and progress.done >= 96:
+            raise StoppedError
+
+    sharded = _order(snapshot, 128, "transparency", processes="2", sharded="true")
+    with pytest.raises(StoppedError):
+        train(sharded, store, tmp_path / "run", stop)
+    assert not [child for child in psutil.Process().children(recursive=True) if child.is_running()]
+    seen = []
+    resumed = train(sharded, store, tmp_path / "run", seen.append)
+    assert min(progress.done for progress in seen if progress.stage == "transparency") >= 64
+    alone = train(_order(snapshot, 128, "transparency", accumulation="2"), store, tmp_path / "one", lambda _: None)
+    one, two = (load_part(store, made.files["transparency"])[0] for made in (alone, resumed))
+    assert max(float((tensor - two[name]).abs().max()) for name, tensor in one.items()) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_error_of_the_first_process_is_raised_here(store, snapshot, tmp_path):
+    with pytest.raises(NotFound, match="no optimiser 'magic'"):
+        train(_order(snapshot, processes="2", optimiser="magic"), store, tmp_path, lambda _: None)
+
+
+@pytest.mark.slow
+def test_processes_die_with_the_one_that_started_them(store, snapshot, tmp_path):
+    told = (tmp_path / "order.json", tmp_path / "store.json")
+    told[0].write_text(json.dumps(asdict(_order(snapshot, 100_000, processes="2"))))
+    told[1].write_text(json.dumps(store.opening))
+    code = (
+        "import json, sys; from pathlib import Path; from training.launch import launch, open_again, read_order;"
+        "order, store = (json.loads(Path(name).read_text()) for name in sys.argv[1:3]);"
+        "launch(read_order(order), open_again(store), Path(sys.argv[3]), lambda p: print(p.done, flush=True), 2)"
+    )
+    command = [sys.executable, "-c", code, *map(str, told), str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        assert any(int(line) >= 16 for line in running.stdout)
+        below = psutil.Process(running.pid).children(recursive=True)
+        assert len(below) >= 3  # torchrun and two trainers
+        running.send_signal(signal.SIGKILL)
+    gone, alive = psutil.wait_procs(below, timeout=60)
+    assert (len(gone), alive) == (len(below), [])
+
+
+def test_an_order_survives_its_journey(store, snapshot):
+    parent = Checkpoint({"backbone": "b"}, "whole", "micro", snapshot, None, 1, "1", {"psnr": 1.5}, None, CHANGES)
+    order = TrainingOrder("base", "micro", snapshot, "p", parent, 1, 8, CHANGES)
+    assert read_order(json.loads(json.dumps(asdict(order)))) == order
+    again = open_again(json.loads(json.dumps(store.opening)))
+    assert again.get(snapshot) == store.get(snapshot)
+
+
+def test_a_store_that_others_cannot_open_and_too_few_gpus_are_refused(store, snapshot, tmp_path, monkeypatch):
+    with pytest.raises(Refused, match="cannot be opened by other processes"):
+        launch(_order(snapshot), object(), tmp_path, print, 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(Refused, match="2 processes need as many GPUs, and 1 are here"):
+        launch(_order(snapshot), store, tmp_path, print, 2)
+    assert time.time() > 0

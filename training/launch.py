@@ -1,0 +1,137 @@
+"""A training in several processes: torchrun's own module here, and the one process that starts it and listens.
+
+By hand, on as many machines as torchrun knows of:
+torchrun --nproc-per-node 8 -m training.launch ORDER.json STORE.json FOLDER CHECKPOINT.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+import curation.errors
+from curation.domain import Checkpoint, Progress, TrainingOrder, canonical_json
+from curation.errors import LayerloopError, Refused
+from curation.ports import ObjectStore, Report
+
+MARK = "layerloop "
+"""Lines of standard output that begin so are for the process that listens; all others are the libraries' talk."""
+
+
+def launch(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report, processes: int) -> Checkpoint:
+    """Train in so many processes of this machine, one per GPU where there are any; the first one's progress is told.
+
+    Whatever `report` raises ends them all; if this process dies they end at their next word. Raises Refused where
+    there are fewer GPUs or the store cannot be opened again, and whatever error the first process raised.
+    """
+    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
+        hint = f"--set processes={torch.cuda.device_count()}"
+        raise Refused(f"{processes} processes need as many GPUs, and {torch.cuda.device_count()} are here", hint)
+    with TemporaryDirectory(prefix="layerloop-launch-") as talk:
+        asked = _write(Path(talk) / "order.json", asdict(order)), _write(Path(talk) / "store.json", _opening(store))
+        made = Path(talk) / "checkpoint.json"
+        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+        run += ["--nproc-per-node", str(processes), "-m", "training.launch", *map(str, asked), str(folder), str(made)]
+        with subprocess.Popen(run, stdout=subprocess.PIPE, text=True) as running:
+            try:
+                _listen(running, report)
+            finally:
+                if running.poll() is None:
+                    running.terminate()
+        if running.returncode or not made.exists():
+            raise LayerloopError(f"the processes of the training ended with {running.returncode}", "see the log above")
+        return read_checkpoint(json.loads(made.read_text()))
+
+
+def main() -> None:
+    """One process of a training that torchrun started; the first one writes the checkpoint."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    for name in ("order", "store", "folder", "checkpoint"):
+        parser.add_argument(name, type=Path)
+    given = parser.parse_args()
+    from accelerate import PartialState
+
+    from training.train import train
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    order = read_order(json.loads(given.order.read_text()))
+    try:
+        made = train(order, open_again(json.loads(given.store.read_text())), given.folder, _tell(state.is_main_process))
+        if state.is_main_process:
+            _write(given.checkpoint, asdict(made))
+    except LayerloopError as error:
+        if state.is_main_process:
+            _say({"error": type(error).__name__, "message": error.message, "hint": error.hint})
+        raise
+    finally:
+        state.destroy_process_group()
+
+
+def read_order(row: Mapping[str, Any]) -> TrainingOrder:
+    """An order from its JSON (dataclasses.asdict). Raises TypeError, KeyError for anything else."""
+    parent = read_checkpoint(row["parent"]) if row["parent"] else None
+    return TrainingOrder(**{**row, "parent": parent})
+
+
+def read_checkpoint(row: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint from its JSON (dataclasses.asdict). Raises TypeError for anything else."""
+    return Checkpoint(**row)
+
+
+def open_again(opening: list[str | None]) -> ObjectStore:
+    """A store from how it says it is opened: the dotted name of its class, and its arguments."""
+    dotted, *arguments = opening
+    module, _, name = str(dotted).partition(":")
+    store: ObjectStore = getattr(importlib.import_module(module), name)(*arguments)
+    return store
+
+
+def _opening(store: ObjectStore) -> list[str | None]:
+    opening = getattr(store, "opening", None)
+    if opening is None:
+        raise Refused(f"a store of the class {type(store).__name__} cannot be opened by other processes", "processes=1")
+    return list(opening)
+
+
+def _listen(running: subprocess.Popen[str], report: Report) -> None:
+    """Report what the first process says, until all have ended. Raises the error that it told of."""
+    assert running.stdout is not None  # noqa: S101 - it is a pipe
+    for line in running.stdout:
+        if not line.startswith(MARK):
+            sys.stderr.write(line.lstrip("\n"))
+            continue
+        said = json.loads(line.removeprefix(MARK))
+        if "error" in said:
+            kind = getattr(curation.errors, said["error"], LayerloopError)
+            raise kind(said["message"], said["hint"])
+        report(Progress(**said))
+
+
+def _tell(first: bool) -> Report:
+    return (lambda progress: _say(asdict(progress))) if first else (lambda _: None)
+
+
+def _say(said: Mapping[str, Any]) -> None:
+    # One write, between line ends of its own: libraries of other processes talk in between, and not in whole lines.
+    # Where nobody listens any more this raises, and the training ends.
+    os.write(sys.stdout.fileno(), f"\n{MARK}{json.dumps(said)}\n".encode())
+
+
+def _write(path: Path, value: Any) -> Path:
+    path.write_text(canonical_json(value))
+    return path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What pictures and mattes are measured by: each file one family of figures, with its definition and its source."""

@@ -1,0 +1,69 @@
+"""The optimisers that a preset may name: AdamW in three makes, and Adafactor for little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Adafactor, AdamW, Optimizer
+
+from curation.errors import NotFound, Refused
+
+Betas = tuple[float, float]
+
+
+def build_optimiser(
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    rate: float,
+    *,
+    betas: Betas = (0.9, 0.99),
+    decay: float = 0.01,
+    clip: float = 1.0,
+) -> Optimizer:
+    """An optimiser of the kind that the preset's column `optimiser` names, over the parameters that learn.
+
+    rate: the full learning rate, kept as `initial_lr` of its one group while a schedule moves `lr`; decay: decoupled
+    weight decay; clip: the norm that its gradients are cut to before a step, kept in the group too, 0 for none.
+    Raises NotFound for another name, Refused where its library is not installed.
+    """
+    try:
+        build = _BUILDERS[name]
+    except KeyError:
+        raise NotFound(f"no optimiser {name!r}", f"choose one of {', '.join(_BUILDERS)}") from None
+    group = {"params": [p for p in parameters if p.requires_grad], "initial_lr": rate, "clip": clip}
+    return build([group], rate, betas, decay)
+
+
+def _adamw(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
+    return AdamW(groups, lr=rate, betas=betas, weight_decay=decay)
+
+
+def _adamw_fused(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
+    return AdamW(groups, lr=rate, betas=betas, weight_decay=decay, fused=True)
+
+
+def _adamw_8bit(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
+    """Dettmers et al., 2022 (arXiv 2110.02861): both moments in 8 bits, a quarter of the memory."""
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        hint = "pip install bitsandbytes, or choose adamw_fused"
+        raise Refused(f"adamw8bit needs the library bitsandbytes, which cannot be had: {error}", hint) from error
+    optimiser: Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=rate, betas=betas, weight_decay=decay)
+    return optimiser
+
+
+def _adafactor(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
+    """Shazeer and Stern, 2018 (arXiv 1804.04235): rows and columns in place of a matrix's second moments."""
+    del betas
+    return Adafactor(groups, lr=rate, weight_decay=decay)
+
+
+_BUILDERS: dict[str, Callable[[list[dict[str, Any]], float, Betas, float], Optimizer]] = {
+    "adamw": _adamw,
+    "adamw_fused": _adamw_fused,
+    "adamw8bit": _adamw_8bit,
+    "adafactor": _adafactor,
+}

@@ -1,0 +1,17 @@
+"""Pipelines of diffusers that draw transparent images, for use within Layerloop and without it."""
+
+from training.pipelines.image_to_image import TransparentImageToImagePipeline
+from training.pipelines.loading import load_transparency
+from training.pipelines.sizes import SDXL_SIZES, nearest_size
+from training.pipelines.text_to_image import TransparentOutput, TransparentPipeline
+from training.pipelines.upscale import TransparentUpscalePipeline
+
+__all__ = [
+    "SDXL_SIZES",
+    "TransparentImageToImagePipeline",
+    "TransparentOutput",
+    "TransparentPipeline",
+    "TransparentUpscalePipeline",
+    "load_transparency",
+    "nearest_size",
+]

@@ -1,0 +1,152 @@
+"""The worker's generator for pretrained models: a checkpoint's parts in the pipelines that people use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from curation.domain import DrawRequest, LayerRole
+from curation.errors import NotFound, Refused
+from curation.layers import decode_layer
+from curation.ports import PLAIN, DrawOptions, Layers, ObjectStore
+from training.backbone import KLBackbone
+from training.families import find_family
+from training.generate import as_layers, batches, generator_of
+from training.parts import Parts
+from training.pipelines.image_to_image import TransparentImageToImagePipeline
+from training.pipelines.loading import merge
+from training.pipelines.sizes import SDXL_SIDE, nearest_size, scaled_size
+from training.pipelines.text_to_image import TransparentPipeline
+from training.pipelines.upscale import TransparentUpscalePipeline
+from training.preset import Preset
+from training.pretrained import load_pipeline
+from training.stable_diffusion import overrule
+
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpm++2m": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+"""Schedulers of diffusers by the names that people know; without one a model's own draws."""
+
+
+class PipelineGenerator:
+    """A checkpoint over a pretrained model, that draws single layers.
+
+    As with a generator of our own, a request's noise comes from its seed alone and batches are filled up; on a GPU its
+    last bits may depend on the machine. There the denoiser runs in the preset's precision, on the CPU in float32.
+    """
+
+    def __init__(self, parts: Parts, store: ObjectStore, device: torch.device | str = "cpu") -> None:
+        """Raises NotFound, Refused for the model, or where the base does not fit it."""
+        self.preset, self.store = parts.preset, store
+        self.pipe = open_pipeline(parts, device)
+        self.scheduler = self.pipe.pipeline.scheduler
+
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+        """One foreground per request, in order: uint8, colour 0 where alpha is 0. Raises NotFound, Refused."""
+        drawn: list[Layers] = []
+        for batch, filled in batches(requests, self.preset.draw_batch):
+            rgba_B4HW = self._draw(filled, options)
+            drawn += [{LayerRole.foreground: layer} for layer in as_layers(rgba_B4HW)[: len(batch)]]
+        return drawn
+
+    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+        """Model, sampler, steps, guidance and size, and how it begins from an image. Raises NotFound."""
+        steps, guidance = self._numbers(options)
+        model = Path(str(self.preset.model))
+        own = type(self.scheduler).__name__.removesuffix("Scheduler")
+        told = {
+            "model": model.name if model.is_dir() else str(model),  # no picture tells of somebody's folders
+            "sampler": options.sampler or own,
+            "steps": str(steps),
+            "guidance": str(guidance),
+        }
+        if options.image is None:
+            told["size"] = "x".join(map(str, self._size(options)))
+        else:
+            told |= {"image": options.image, "strength": str(options.strength)}
+        return told if options.upscale == 1 else told | {"upscale": str(options.upscale)}
+
+    def _draw(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Tensor:
+        """Straight RGBA in [0, 1]."""
+        steps, guidance = self._numbers(options)
+        self.pipe.pipeline.scheduler = self._scheduler(options.sampler)
+        arguments: dict[str, Any] = {
+            "prompt": [request.prompt.text for request in requests],
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "output_type": "pt",
+        }
+        if options.negative is not None:
+            arguments["negative_prompt"] = [options.negative] * len(requests)
+
+        def generators() -> list[torch.Generator]:
+            return [generator_of(request.seed) for request in requests]
+
+        if options.image is None:
+            width, height = self._size(options)
+            images = self.pipe(**arguments, width=width, height=height, generator=generators()).images
+        else:
+            image = decode_layer(self.store.get(options.image))
+            given = {**arguments, "image": [image] * len(requests), "strength": options.strength}
+            images = _sibling(TransparentImageToImagePipeline, self.pipe)(**given, generator=generators()).images
+        if options.upscale != 1:
+            larger = _sibling(TransparentUpscalePipeline, self.pipe)
+            images = larger(**arguments, image=images, upscale=options.upscale, generator=generators()).images
+        assert isinstance(images, Tensor)  # noqa: S101 - output_type "pt"
+        return images
+
+    def _numbers(self, options: DrawOptions) -> tuple[int, float]:
+        guidance = self.preset.guidance if options.guidance is None else options.guidance
+        return options.steps or self.preset.draw_steps, guidance
+
+    def _size(self, options: DrawOptions) -> tuple[int, int]:
+        side, aspect = self.preset.image_size, options.aspect
+        if options.size or aspect is None:
+            return options.size or (side, side)
+        trained = find_family(str(self.preset.family)).sizes and side == SDXL_SIDE
+        return nearest_size(aspect) if trained else scaled_size(aspect, side)
+
+    def _scheduler(self, sampler: str | None) -> Any:
+        if sampler is None:
+            return self.scheduler
+        if sampler not in SAMPLERS:
+            raise NotFound(f"no sampler {sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
+        kind, options = SAMPLERS[sampler]
+        return getattr(diffusers, kind).from_config(self.scheduler.config, **options)
+
+
+def open_pipeline(parts: Parts, device: torch.device | str = "cpu") -> TransparentPipeline:
+    """A checkpoint of a pretrained family as a pipeline: its model, with what it has learnt put in. Raises as above."""
+    preset, backbone = parts.preset, parts.backbone
+    family = find_family(str(preset.family))
+    if family.denoiser is None or preset.model is None or parts.base is None or not isinstance(backbone, KLBackbone):
+        raise Refused(f"a checkpoint of the preset {preset.name!r} cannot draw", "it has latent transparency alone")
+    pipeline = load_pipeline(
+        preset.model, family.pipeline, preset.variant, dtype=_precision(preset, device), vae=backbone.autoencoder
+    )
+    merge(pipeline.unet, *parts.base)
+    config = overrule(pipeline.scheduler.config, preset)
+    pipeline.scheduler = type(pipeline.scheduler).from_config(config)
+    pipeline.set_progress_bar_config(disable=True)
+    return TransparentPipeline(pipeline, backbone, parts.transparency).to(device)
+
+
+def _precision(preset: Preset, device: torch.device | str) -> torch.dtype:
+    on_gpu = torch.device(device).type == "cuda"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(preset.precision if on_gpu else "", torch.float32)
+
+
+def _sibling(kind: type[TransparentImageToImagePipeline], pipe: TransparentPipeline) -> TransparentImageToImagePipeline:
+    """A pipeline of another mode, of the same parts."""
+    sibling = kind(pipe.pipeline, pipe.backbone, pipe.transparency)
+    sibling.pipeline.set_progress_bar_config(disable=True)
+    return sibling

@@ -1,0 +1,82 @@
+"""Transparent pictures as people hold them, and as the networks do: straight RGBA in [0, 1], B x 4 x H x W."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from curation.errors import Refused
+from training.transparency import pad_colour
+
+Picture = Image.Image | NDArray[np.uint8] | NDArray[np.float32] | Tensor
+"""A PIL image; an H x W x 3 or 4 array, uint8 or float in [0, 1]; or a 3 or 4 x H x W tensor in [0, 1]."""
+
+
+def to_rgba(pictures: Picture | Sequence[Picture]) -> Tensor:
+    """Pictures of one size as straight RGBA in [0, 1], B x 4 x H x W float32; what has no alpha is opaque.
+
+    A tensor or array of four axes is a batch of its own. Raises Refused for other shapes and for several sizes.
+    """
+    if isinstance(pictures, Tensor | np.ndarray) and pictures.ndim == 4:
+        pictures = list(pictures)
+    elif isinstance(pictures, Image.Image | Tensor | np.ndarray):
+        pictures = [pictures]
+    tensors = [_to_rgba(picture) for picture in pictures]
+    sizes = {tuple(tensor.shape[1:]) for tensor in tensors}
+    if len(sizes) != 1:
+        raise Refused(f"a batch has pictures of {len(sizes)} sizes", "give pictures of one size at a time")
+    return torch.stack(tensors)
+
+
+def to_pil(rgba_B4HW: Tensor) -> list[Image.Image]:
+    """Straight RGBA in [0, 1] as 8-bit PIL images; colours under alpha 0 stay as the decoder paints them."""
+    return [Image.fromarray(pixels, "RGBA") for pixels in to_array(rgba_B4HW)]
+
+
+def to_array(rgba_B4HW: Tensor) -> NDArray[np.uint8]:
+    """The same as B x H x W x 4 uint8, rounded."""
+    pixels: NDArray[np.uint8] = (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
+
+
+def enlarge(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
+    """Straight RGBA at another size by Lanczos, without the fringes of a plain resize.
+
+    Hidden colours are filled in first (`pad_colour`), colour is resized premultiplied and divided by the resized
+    alpha, so that an edge takes its colour from what is visible; where nothing is, from the filled-in colour.
+    """
+    return torch.stack([torch.from_numpy(_enlarge(rgba, height, width)) for rgba in _images(rgba_B4HW)]).permute(
+        0, 3, 1, 2
+    )
+
+
+def _to_rgba(picture: Picture) -> Tensor:
+    if isinstance(picture, Image.Image):
+        picture = np.array(picture.convert("RGBA"))
+    if isinstance(picture, np.ndarray):
+        picture = torch.from_numpy(np.array(picture)).movedim(-1, 0)
+    if picture.ndim != 3 or len(picture) not in {3, 4}:
+        raise Refused("a picture has three or four channels, and height and width", "give PIL images")
+    pixels = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
+    return pixels if len(pixels) == 4 else torch.cat([pixels, torch.ones_like(pixels[:1])])
+
+
+def _images(rgba_B4HW: Tensor) -> NDArray[np.float32]:
+    images: NDArray[np.float32] = rgba_B4HW.float().permute(0, 2, 3, 1).cpu().numpy()
+    return images
+
+
+def _enlarge(rgba: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    def resize(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LANCZOS4), np.float32)
+
+    padded = pad_colour(rgba)
+    premultiplied, alpha = resize(padded * rgba[..., 3:]), resize(rgba[..., 3])[..., None].clip(0, 1)
+    colour = np.where(alpha > 1 / 255, premultiplied / np.maximum(alpha, 1 / 255), resize(padded))
+    return np.concatenate([colour, alpha], axis=-1).clip(0, 1)

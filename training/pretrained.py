@@ -1,0 +1,80 @@
+"""Pretrained models by their hub name or folder: safetensors only, and a missing file told with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from curation.errors import NotFound, Refused
+
+_UNUSED = ("vae", "safety_checker", "feature_extractor", "image_encoder")
+
+
+def load_index(model: str) -> Mapping[str, Any]:
+    """The names and classes of a pipeline's parts (model_index.json). Raises NotFound, Refused."""
+    from diffusers import DiffusionPipeline
+
+    return load_config(DiffusionPipeline, model)
+
+
+def load_config(kind: Any, model: str, subfolder: str | None = None) -> Mapping[str, Any]:
+    """The configuration of a model or of one of its parts. Raises NotFound, Refused."""
+    config: Mapping[str, Any] = _told(kind.load_config, model, subfolder=subfolder)
+    return config
+
+
+def load_pipeline(model: str, kind: str, variant: str | None = None, **parts: Any) -> Any:
+    """A pipeline of the diffusers class `kind` without its autoencoder and its checkers, unless `parts` brings them.
+
+    model: a hub id, or a folder as save_pretrained writes it. Raises NotFound, Refused.
+    """
+    import diffusers
+
+    index = load_index(model)
+    without = {name: None for name in _UNUSED if name in index}
+    if "requires_safety_checker" in index:
+        without["requires_safety_checker"] = False  # type: ignore[assignment]
+    return _told(
+        getattr(diffusers, kind).from_pretrained, model, variant=variant, use_safetensors=True, **(without | parts)
+    )
+
+
+def load_model(kind: Any, model: str, subfolder: str | None = None, variant: str | None = None, **options: Any) -> Any:
+    """One network of a model, of a diffusers or transformers class. Raises NotFound, Refused."""
+    return _told(kind.from_pretrained, model, subfolder=subfolder, variant=variant, use_safetensors=True, **options)
+
+
+def _told(load: Any, model: str, **options: Any) -> Any:
+    """What `load` gives; its errors in our words."""
+    given = {name: value for name, value in options.items() if value is not None or name in _UNUSED}
+    try:
+        return load(model, **given)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _explain(model, options.get("variant"), error) from error
+
+
+def _explain(model: str, variant: str | None, error: Exception) -> NotFound | Refused:
+    folder = Path(model)
+    said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    if folder.is_dir():
+        pickles = sorted(path.name for pattern in ("*.bin", "*.ckpt", "*.pt") for path in folder.rglob(pattern))
+        if pickles and not list(folder.rglob("*.safetensors")):
+            hint = "save it again as safetensors; pickled weights run code when they are read, so none is"
+            return Refused(f"{model} holds pickled weights only ({pickles[0]})", hint)
+        return Refused(f"{model} is no whole model of diffusers: {said}", _variants(folder, variant))
+    if folder.is_absolute() or model.startswith((".", "~")) or folder.exists():
+        return NotFound(f"there is no folder {model}", "give a folder as save_pretrained writes it, or a hub id")
+    hint = "download it once ('hf download NAME'), or --set model=FOLDER; HF_HOME says where downloads are kept"
+    return NotFound(f"the model {model!r} cannot be fetched: {said}", hint)
+
+
+def _variants(folder: Path, variant: str | None) -> str:
+    """What to do where a folder's files are not those that were asked for."""
+    if variant:
+        return f"its plain files may be there: without the variant {variant!r} (--set variant=none)"
+    names = [path.name.split(".") for path in folder.rglob("*.safetensors")]
+    found = sorted({parts[1] for parts in names if len(parts) == 3 and "-of-" not in parts[1]})
+    return f"its files are of a variant: --set variant={found[0]}" if found else "give a folder of save_pretrained"

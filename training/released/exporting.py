@@ -1,0 +1,204 @@
+"""A checkpoint as files that other programs read: Forge, ComfyUI, diffusers, PEFT and kohya's scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from curation.domain import Checkpoint, canonical_json
+from curation.errors import Refused
+from curation.objects import sha256_of
+from curation.ports import FoundFile, ObjectStore
+from training.families import find_family
+from training.preset import Preset
+from training.presets import SDXL, find_preset
+from training.pretrained import load_model
+from training.released.adapters import peft_config, peft_metadata, write_kohya, write_patches
+from training.released.differences import merge_adapter, subtract_weights, write_differences
+from training.released.names import to_ldm
+from training.released.networks import ALPHA_LAST_CHANNELS, alpha_last
+from training.weights import KEY, load_part
+
+PRECISIONS = {"stored": None, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one program wants its files: a row of FORMS."""
+
+    name: str
+    scale: float  # what the program multiplies an encoder's output by
+    stem: str  # how the two networks' files begin
+
+
+_V1 = Form("released", 1.0, "{v1}vae_transparent_")
+_LD = Form("diffusers", 300.0, "ld_diffusers_{family}_vae_transparent_")
+
+FORMS: dict[str, Form] = {
+    row.name: row
+    for row in (_V1, replace(_V1, name="comfyui"), replace(_V1, name="kohya"), _LD, replace(_LD, name="peft"))
+}
+"""Forge and ComfyUI's nodes take an offset as it is, LayerDiffuse_Diffusers' code times 300."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file to be: its name without the end, what it is, the part it comes from."""
+
+    name: str
+    what: str
+    part: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def give_out(
+    checkpoint: Checkpoint, store: ObjectStore, form: str, precision: str, folder: Path
+) -> Sequence[FoundFile]:
+    """A checkpoint's files for other programs (the door LAYERLOOP_EXPORTER); each is whole or absent.
+
+    form: a name in FORMS. precision: "stored" leaves every number its type, "fp16" and "fp32" give it one. Raises
+    NotFound, Corrupt; Refused where the form cannot hold the checkpoint or a number leaves the type's range.
+    """
+    if form not in FORMS or precision not in PRECISIONS:
+        known = f"formats: {', '.join(FORMS)}; precisions: {', '.join(PRECISIONS)}"
+        raise Refused(f"no format {form!r} in precision {precision!r}", known)
+    preset = find_preset(checkpoint.preset, checkpoint.changes)
+    if replace(preset, **{column: getattr(SDXL, column) for column in _RELEASED}) != preset:
+        raise Refused(
+            f"no other program knows the networks of preset {preset.name!r}",
+            "presets sd15, sd21 and sdxl have those of the release",
+        )
+    dtype = PRECISIONS[precision]
+    files = write_networks(*load_part(store, checkpoint.files["transparency"]), preset, FORMS[form], dtype)
+    if "base" in checkpoint.files:
+        base = load_part(store, checkpoint.files["base"])
+        files.append(write_base(*base, preset, form))
+        if form == "peft":
+            peft_config(*base).save_pretrained(str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_save(file, folder, dtype, checkpoint.id) for file in files]
+
+
+def write_networks(
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, str],
+    preset: Preset,
+    form: Form,
+    dtype: torch.dtype | None = None,
+) -> list[Written]:
+    """Both networks; the encoder's last layer takes up the scale that the other program does not multiply by.
+
+    The product is the same number, rounded once, to `dtype` or the tensor's own type: to the bit where the scales are
+    equal or one is a power of two of the other.
+    """
+    factor = float(facts.get("offset_scale", preset.offset_scale)) / form.scale
+    stem = form.stem.format(v1="" if preset.family == "sdxl" else f"layer_{preset.family}_", family=preset.family)
+    last = preset.latent_channels == ALPHA_LAST_CHANNELS
+    files = []
+    for network in ("encoder", "decoder"):
+        own = {name.removeprefix(f"{network}."): t for name, t in tensors.items() if name.startswith(f"{network}.")}
+        own = alpha_last(own) if last else own
+        said, what = {"channels": "alpha last" if last else "alpha first"}, network
+        if network == "encoder":
+            own = own if factor == 1 else _folded(own, factor, dtype)
+            said["offset_scale"], what = repr(form.scale), f"encoder, offset scale {form.scale:g}"
+        files.append(Written(f"{stem}{network}", what, "transparency", own, said))
+    return files
+
+
+_RELEASED = (
+    *(
+        "stride",
+        "networks",
+        "encoder_widths",
+        "decoder_widths",
+        "decoder_layers",
+        "decoder_attention",
+        "decoder_groups",
+    ),
+    *("fold", "decoder_residual"),
+)
+"""The columns that decide the two networks' layout; latents may have any number of channels."""
+
+
+def _folded(encoder: Mapping[str, Tensor], factor: float, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    last = max(int(name.split(".")[1]) for name in encoder)
+    folded = [name for name in encoder if name.startswith(f"blocks.{last}.")]
+    return {**encoder, **{name: (encoder[name].double() * factor).to(dtype or encoder[name].dtype) for name in folded}}
+
+
+def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> Written:
+    """A base in the words of a program. Raises Refused where it has none for this kind."""
+    family, kind = str(preset.family), facts["kind"]
+    v1 = "layer_xl_" if family == "sdxl" else f"layer_{family}_"
+    match kind, form:
+        case "adapter", "released" | "comfyui":
+            name = "transparent_attn" if family == "sdxl" else "transparent_lora"  # SD 1.5's attn is another kind
+            return Written(f"{v1}{name}", "low-rank patches", "base", write_patches(tensors, facts, family))
+        case "adapter", "kohya":
+            return Written(f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family))
+        case "adapter", "peft":
+            config = peft_config(tensors, facts)
+            return Written("pytorch_lora_weights", "LoRA", "base", tensors, peft_metadata(config))
+        case "adapter", "diffusers":
+            return Written(f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts))
+        case "difference", "released" | "comfyui":
+            wider = "conv_in.weight" in tensors and tensors["conv_in.weight"].shape[1] > preset.latent_channels
+            name = "conditioned" if wider else "transparent_conv"  # on which layers, a file does not tell
+            return Written(f"{v1}{name}", "differences", "base", write_differences(tensors, family))
+        case "difference", "diffusers":
+            return Written(f"ld_diffusers_{family}_attn", "differences", "base", tensors)
+        case "weights", "diffusers":
+            return Written("diffusion_pytorch_model", "the whole UNet", "base", tensors)
+        case "weights", "comfyui":
+            whole = {f"model.diffusion_model.{to_ldm(name, family)}": value for name, value in tensors.items()}
+            return Written(f"{v1}transparent_unet", "the whole UNet", "base", whole)
+        case "weights", "released":
+            added = write_differences(subtract_weights(tensors, _start(preset)), family)
+            return Written(f"{v1}transparent_conv", "differences", "base", added)
+        case "sharing", "released" | "comfyui":
+            return Written(f"{v1}transparent_attn", "attention sharing", "base", tensors)
+    raise Refused(f"a base of kind {kind!r} cannot be written as {form}", _HINTS.get(kind, "nobody else reads it"))
+
+
+_HINTS = {
+    "adapter": "formats: released, comfyui, diffusers, peft, kohya",
+    "difference": "formats: released, comfyui, diffusers",
+    "weights": "formats: diffusers, comfyui, released; it is no LoRA",
+    "sharing": "formats: released, comfyui",
+}
+
+
+def _start(preset: Preset) -> dict[str, Tensor]:
+    """The UNet that a full training began with."""
+    from diffusers import UNet2DConditionModel
+
+    family = find_family(str(preset.family))
+    unet = load_model(UNet2DConditionModel, str(preset.model), family.denoiser, preset.variant)
+    return dict(unet.state_dict())
+
+
+def _save(file: Written, folder: Path, dtype: torch.dtype | None, checkpoint: str) -> FoundFile:
+    """Write under another name, then rename: what has the name is whole."""
+    tensors = {name: _as(value, name, dtype) for name, value in sorted(file.tensors.items())}
+    said = {**file.metadata, "checkpoint": checkpoint}
+    metadata = {KEY: canonical_json(said)} if "lora_adapter_metadata" not in said else dict(file.metadata)
+    target = folder / f"{file.name}.safetensors"
+    half = target.with_suffix(".half")
+    save_file(tensors, half, metadata)
+    half.replace(target)
+    numbers = sum(value.numel() for value in tensors.values())
+    return FoundFile(str(target), sha256_of(target), file.what, file.part, len(tensors), numbers)
+
+
+def _as(value: Tensor, name: str, dtype: torch.dtype | None) -> Tensor:
+    cast = value.detach().to(dtype or value.dtype).contiguous()
+    if not torch.isfinite(cast).all():
+        raise Refused(f"{name} has numbers beyond the range of {cast.dtype}", "write it with --precision fp32")
+    return cast.clone()

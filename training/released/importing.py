@@ -1,0 +1,132 @@
+"""Files of other programs become a checkpoint: the networks, the base, and the autoencoder of the preset's model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from curation import __version__
+from curation.domain import Checkpoint, Progress, canonical_json
+from curation.errors import Refused
+from curation.objects import sha256_of
+from curation.ports import FoundFile, ObjectStore, Report, Taken
+from training.backbone import Backbone, fit_backbone
+from training.preset import Preset
+from training.presets import find_preset
+from training.released.bases import check_base, read_base
+from training.released.files import Header
+from training.released.layouts import Layout
+from training.released.networks import Networks, read_networks, recognise_all
+from training.weights import save_part
+
+RECIPE = "imported"
+
+_SCALES = {
+    "given": "offset scale {scale:g}, as given",
+    "file": "offset scale {scale:g}, as the encoder's file says",
+    "assumed": (
+        "offset scale {scale:g} is assumed, for the encoder's file says none: right for layerdiffusion-v1; the encoder "
+        "of LayerDiffuse_Diffusers (ld_diffusers_*) needs --offset-scale 300, and nothing in it tells"
+    ),
+    "preset": "no encoder was given: pictures are encoded without an offset, drawing needs none",
+}
+
+
+def take_in(
+    files: Sequence[Path], preset: str, changes: Mapping[str, str], store: ObjectStore | None, report: Report
+) -> Taken:
+    """One checkpoint of released files (the door LAYERLOOP_IMPORTER); nothing is stored before all of it was checked.
+
+    files: a decoder, maybe an encoder, maybe one base, recognised by content. `changes`: numbers of the preset that
+    are set otherwise; offset_scale among them is the encoder's. Raises NotFound, Refused.
+    """
+    row = find_preset(preset, changes)
+    if row.model is None:
+        raise Refused(f"preset {preset!r} has no pretrained model to import weights for", "use sd15, sd21 or sdxl")
+    headers = recognise_all(files)
+    base_layout = _one_base(headers)
+    report(Progress("reading", 0, len(headers)))
+    given = row.offset_scale if "offset_scale" in changes else None
+    networks = read_networks(headers, row, given)
+    base = read_base(headers[base_layout], base_layout) if base_layout else None
+    if base:
+        check_base(*base, row)
+    found = [_describe(layout, header) for layout, header in headers.items()]
+    report(Progress("reading", len(headers), len(headers)))
+    notes = [_SCALES[networks.scale_from].format(scale=networks.offset_scale), *_remarks(base)]
+    if store is None:
+        return Taken(None, found, notes)
+    told = _changes(changes, row, networks)
+    return Taken(_store(store, found, row, told, networks, base), found, notes)
+
+
+def _one_base(headers: Mapping[Layout, Header]) -> Layout | None:
+    bases = [layout for layout in headers if layout.part == "base"]
+    if len(bases) > 1:
+        raise Refused(f"{len(bases)} of these files are bases: {'; '.join(bases)}", "a checkpoint has one")
+    return bases[0] if bases else None
+
+
+def _describe(layout: Layout, header: Header) -> FoundFile:
+    return FoundFile(
+        path=str(header.path),
+        sha256=sha256_of(header.path),
+        what=str(layout),
+        part=layout.part,
+        tensors=len(header.shapes),
+        numbers=header.parameters,
+    )
+
+
+def _remarks(base: tuple[Mapping[str, Tensor], Mapping[str, str]] | None) -> list[str]:
+    if base is None:
+        return ["no base was given: this checkpoint decodes, and cannot draw"]
+    first = base[0].get("conv_in.weight")
+    if first is not None and base[1]["kind"] == "difference" and first.shape[1] > 4:
+        return [f"the base wants {first.shape[1]} channels: it draws a layer under given layers, none alone"]
+    return []
+
+
+def _changes(changes: Mapping[str, str], preset: Preset, networks: Networks) -> dict[str, str]:
+    """The preset's changes, and with them the encoder's scale: children of this checkpoint inherit it."""
+    differs = networks.offset_scale != preset.offset_scale
+    return dict(changes) | ({"offset_scale": repr(networks.offset_scale)} if differs else {})
+
+
+def _store(
+    store: ObjectStore,
+    found: Sequence[FoundFile],
+    preset: Preset,
+    changes: Mapping[str, str],
+    networks: Networks,
+    base: tuple[dict[str, Tensor], dict[str, str]] | None,
+) -> Checkpoint:
+    backbone = _backbone(preset)
+    facts = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
+
+    def keep(part: str, tensors: Mapping[str, Tensor], more: Mapping[str, str]) -> str:
+        sources = [asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part]
+        return save_part(store, part, tensors, {**facts, "sources": canonical_json(sources), **more})
+
+    parts = {
+        "backbone": keep("backbone", backbone.state_dict(), {**backbone.facts(), "model": str(preset.model)}),
+        "transparency": keep("transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}),
+    }
+    if base:
+        parts["base"] = keep("base", base[0], {**base[1], "model": str(preset.model)})
+    return Checkpoint(parts, RECIPE, preset.name, None, None, 0, __version__, changes=changes)
+
+
+def _backbone(preset: Preset) -> Backbone:
+    backbone = fit_backbone(preset, torch.empty(0))
+    if backbone.latent_channels != preset.latent_channels:
+        raise Refused(
+            f"{preset.model} has latents of {backbone.latent_channels} channels, preset {preset.name!r} of "
+            f"{preset.latent_channels}",
+            "choose the preset of its family, or --set latent_channels=...",
+        )
+    return backbone

@@ -1,0 +1,129 @@
+"""Names of a Stable Diffusion UNet's tensors: the original ones ("ldm") and diffusers', each from the other by rule."""
+
+from __future__ import annotations
+
+import re
+
+from curation.errors import Refused
+
+LAYERS = 2
+"""Residual blocks per level in every Stable Diffusion; one more on the way up."""
+
+UP_ATTENDS: dict[str, tuple[bool, ...]] = {
+    "sd15": (False, True, True, True),
+    "sd21": (False, True, True, True),
+    "sdxl": (True, True, False),
+}
+"""Which levels on the way up attend: the original names count an upsampler's place after them."""
+
+_HEADS = {
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+}
+_RESIDUAL = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+_MIDDLE = {"middle_block.0": "resnets.0", "middle_block.1": "attentions.0", "middle_block.2": "resnets.1"}
+
+_WORDS = (
+    *("down_blocks", "up_blocks", "mid_block", "transformer_blocks", "conv_in", "conv_out", "conv_norm_out"),
+    *("conv_shortcut", "time_emb_proj", "time_embedding", "add_embedding", "linear_1", "linear_2", "proj_in"),
+    *("proj_out", "to_q", "to_k", "to_v", "to_out", "input_blocks", "output_blocks", "middle_block", "in_layers"),
+    *("out_layers", "emb_layers", "skip_connection", "time_embed", "label_emb"),
+)
+_PIECE = re.compile("|".join(rf"{word}(?=_|$)" for word in sorted(_WORDS, key=len, reverse=True)) + "|[^_]+")
+
+
+def to_diffusers(ldm: str) -> str:
+    """The name in diffusers of a UNet tensor or module from its original one, such as input_blocks.4.1.proj_in.weight.
+
+    The same mapping as diffusers.loaders.single_file_utils, name by name. Raises Refused for any other name.
+    """
+    for head, name in _HEADS.items():
+        if _leads(head, ldm):
+            return name + ldm[len(head) :]
+    for head, name in _MIDDLE.items():
+        if _leads(head, ldm):
+            return f"mid_block.{name}{_inner(ldm[len(head) :], _RESIDUAL)}"
+    match re.split(r"\.", ldm, maxsplit=3):
+        case ["input_blocks", block, slot, rest] if block.isdigit() and slot in {"0", "1"}:
+            level, layer = divmod(int(block) - 1, LAYERS + 1)
+            if _leads("op", rest):
+                return f"down_blocks.{level}.downsamplers.0.conv{rest[2:]}"
+            return f"down_blocks.{level}.{_joined(slot, layer, rest)}"
+        case ["output_blocks", block, slot, rest] if block.isdigit() and slot in {"0", "1", "2"}:
+            level, layer = divmod(int(block), LAYERS + 1)
+            if _leads("conv", rest) and slot != "0":
+                return f"up_blocks.{level}.upsamplers.0.{rest}"
+            return f"up_blocks.{level}.{_joined(slot, layer, rest)}"
+    raise Refused(f"{ldm[:120]!r} names no tensor of a Stable Diffusion UNet", "is it for another architecture?")
+
+
+def to_ldm(name: str, family: str) -> str:
+    """The inverse of `to_diffusers` for a family, a row of training.families. Raises Refused for any other name."""
+    if family not in UP_ATTENDS:
+        raise Refused(f"models of the family {family!r} have no original names", f"known: {', '.join(UP_ATTENDS)}")
+    for ldm, head in _HEADS.items():
+        if _leads(head, name):
+            return ldm + name[len(head) :]
+    for ldm, head in _MIDDLE.items():
+        if _leads(f"mid_block.{head}", name):
+            return ldm + _inner(name.removeprefix(f"mid_block.{head}"), _original(head))
+    match re.split(r"\.", name, maxsplit=4):
+        case ["down_blocks", level, "downsamplers", "0", rest] if level.isdigit() and _leads("conv", rest):
+            return f"input_blocks.{(int(level) + 1) * (LAYERS + 1)}.0.op{rest[4:]}"
+        case ["up_blocks", level, "upsamplers", "0", rest] if level.isdigit():
+            slot = 2 if UP_ATTENDS[family][int(level)] else 1
+            return f"output_blocks.{int(level) * (LAYERS + 1) + LAYERS}.{slot}.{rest}"
+        case [("down_blocks" | "up_blocks") as side, level, ("resnets" | "attentions") as row, layer, rest]:
+            block = int(level) * (LAYERS + 1) + int(layer) + (side == "down_blocks")
+            ldm = "input_blocks" if side == "down_blocks" else "output_blocks"
+            return f"{ldm}.{block}.{int(row == 'attentions')}{_inner('.' + rest, _original(row))}"
+    raise Refused(
+        f"{name[:120]!r} names no tensor of a Stable Diffusion UNet", "is it a file for another architecture?"
+    )
+
+
+def to_flat(name: str) -> str:
+    """A module's name as kohya's LoRA files write it: down_blocks_1_attentions_0_proj_in."""
+    return name.replace(".", "_")
+
+
+def from_flat(flat: str) -> str:
+    """The inverse of `to_flat` for original and for diffusers' names: underscores inside words stay."""
+    return ".".join(_PIECE.findall(flat))
+
+
+def is_ldm(name: str) -> bool:
+    """Whether a UNet tensor's name is an original one rather than diffusers'."""
+    return name.startswith(("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb."))
+
+
+def _joined(slot: str, layer: int, rest: str) -> str:
+    return f"resnets.{layer}{_inner('.' + rest, _RESIDUAL)}" if slot == "0" else f"attentions.{layer}.{rest}"
+
+
+def _inner(rest: str, table: dict[str, str]) -> str:
+    """A block's inner name, with its leading dot, by a table; attentions have the same inner names everywhere."""
+    for before, after in table.items():
+        if _leads(before, rest[1:]):
+            return f".{after}{rest[1 + len(before) :]}"
+    return rest
+
+
+def _original(row: str) -> dict[str, str]:
+    return {after: before for before, after in _RESIDUAL.items()} if row.startswith("resnets") else {}
+
+
+def _leads(head: str, name: str) -> bool:
+    return name == head or name.startswith(f"{head}.")

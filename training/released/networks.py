@@ -1,0 +1,158 @@
+"""The two networks of latent transparency from released files: an encoder's and a decoder's."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from curation.errors import Refused
+from training.preset import Preset
+from training.presets import SDXL
+from training.released.files import Header, read_header, read_tensors
+from training.released.layouts import Layout, recognise
+from training.transparency import Transparency
+from training.weights import KEY
+
+ASSUMED_SCALE = 1.0
+"""The offset scale of an encoder file that says none: right for layerdiffusion-v1, which Forge multiplies by nothing.
+
+LayerDiffuse_Diffusers' encoder has the same names and shapes and wants 300 (its code, `alpha=300.0`), and nothing in a
+file tells the two apart: the size of the last layer does not, since AdamW takes steps of equal size whatever the
+scale. Files written by Layerloop say theirs; of any other it has to be known where it came from.
+"""
+
+ALPHA_LAST_CHANNELS = 16
+"""The Flux port (RedAIGC) feeds and returns RGBA, alpha last, over latents of 16 channels; all others alpha first."""
+
+_ALPHA_FIRST, _ALPHA_LAST = [3, 0, 1, 2], [1, 2, 3, 0]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Both networks' tensors in our names and channel order, in the files' types, and how an offset is scaled."""
+
+    tensors: dict[str, Tensor]
+    offset_scale: float
+    scale_from: str  # "given", "file", "assumed", or "preset" where there is no encoder to scale
+
+
+def read_transparency(
+    files: Sequence[Path], preset: Preset = SDXL, offset_scale: float | None = None
+) -> tuple[Transparency, float]:
+    """The networks of latent transparency from released files, frozen, and their offset scale (lambda_offset).
+
+    files: a decoder, and an encoder where pictures are to be encoded (without one the offset is 0), in any order; they
+    are recognised by their content. `offset_scale`: by default what the encoder's file says, or ASSUMED_SCALE.
+    Raises NotFound, Refused.
+    """
+    read = read_networks(recognise_all(files), preset, offset_scale)
+    networks = Transparency(preset)
+    networks.load_state_dict(read.tensors)
+    networks.encoder.offset_scale = read.offset_scale
+    return networks.eval().requires_grad_(False), read.offset_scale
+
+
+def recognise_all(files: Sequence[Path]) -> dict[Layout, Header]:
+    """Files by what they are. Raises NotFound; Refused for a stranger, or for two of one kind."""
+    found: dict[Layout, Header] = {}
+    for header in map(read_header, files):
+        layout = recognise(header)
+        if layout in found:
+            raise Refused(f"{found[layout].path} and {header.path} are both: {layout}", "give one of them")
+        found[layout] = header
+    return found
+
+
+def read_networks(headers: Mapping[Layout, Header], preset: Preset, offset_scale: float | None = None) -> Networks:
+    """The same as tensors. Raises Refused where there is no decoder, or where sizes are not the preset's."""
+    if Layout.decoder not in headers:
+        raise Refused(
+            "no file given is an alpha decoder, and without one nothing is transparent",
+            "give vae_transparent_decoder.safetensors, or the decoder of a training of your own",
+        )
+    if Layout.encoder not in headers:
+        tensors = _prefixed("encoder", _silent_encoder(preset))
+        tensors |= _prefixed("decoder", _read(headers[Layout.decoder], preset, "decoder"))
+        return Networks(tensors, offset_scale or preset.offset_scale, "given" if offset_scale else "preset")
+    tensors = {}
+    for layout in (Layout.encoder, Layout.decoder):
+        tensors |= _prefixed(layout.name, _read(headers[layout], preset, layout.name))
+    return Networks(tensors, *_scale(headers[Layout.encoder], offset_scale))
+
+
+def _scale(encoder: Header, given: float | None) -> tuple[float, str]:
+    """An encoder's offset scale and where it comes from. Raises Refused for one that is no positive number."""
+    told = facts_of(encoder).get("offset_scale")
+    if given is None and told is None:
+        return ASSUMED_SCALE, "assumed"
+    try:
+        scale = float(given if given is not None else str(told))
+    except ValueError:
+        scale = math.nan
+    if not 0 < scale < math.inf:
+        raise Refused(f"an offset scale cannot be {given or told}", "it is a positive number, such as 1, 100 or 300")
+    return scale, "given" if given is not None else "file"
+
+
+def facts_of(header: Header) -> dict[str, str]:
+    """What a file written by Layerloop says of itself; nothing for any other."""
+    try:
+        facts = json.loads(header.metadata.get(KEY, "{}"))
+        return {str(name): str(value) for name, value in facts.items()}
+    except (ValueError, AttributeError):
+        return {}
+
+
+def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        wanted = {name: value.shape for name, value in getattr(Transparency(preset), network).state_dict().items()}
+    for name in sorted(wanted.keys() | header.shapes.keys()):
+        here, there = wanted.get(name), header.shapes.get(name)
+        if here != there:
+            sizes = f"{name} is {_size(there)} there and {_size(here)} here"
+            hint = "choose the preset of its model; other sizes are set like --set latent_channels=16"
+            raise Refused(f"{header.path} does not fit preset {preset.name!r}: {sizes}", hint)
+    tensors = read_tensors(header.path, sorted(wanted))
+    return tensors if _alpha_is_first(header, preset) else _reorder(tensors, _ALPHA_FIRST)
+
+
+def _alpha_is_first(header: Header, preset: Preset) -> bool:
+    """Whether alpha is the first of a file's four channels: as it says, or by the latents it is made for."""
+    told = facts_of(header).get("channels")
+    return told == "alpha first" if told else preset.latent_channels != ALPHA_LAST_CHANNELS
+
+
+def alpha_last(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network of ours as one that meets pixels with alpha last."""
+    return _reorder(tensors, _ALPHA_LAST)
+
+
+def _reorder(tensors: Mapping[str, Tensor], order: list[int]) -> dict[str, Tensor]:
+    """A network that meets pixels with its four channels in another order."""
+    return {
+        name: value[:, order] if name == "blocks.0.weight"
+        else value[order] if name in {"conv_out.weight", "conv_out.bias"}
+        else value
+        for name, value in tensors.items()
+    }  # fmt: skip
+
+
+def _silent_encoder(preset: Preset) -> dict[str, Tensor]:
+    """A fresh encoder, whose offset is 0 everywhere: the same one every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return dict(Transparency(preset).encoder.state_dict())
+
+
+def _prefixed(network: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{network}.{name}": value for name, value in tensors.items()}
+
+
+def _size(shape: tuple[int, ...] | None) -> str:
+    return " x ".join(map(str, shape)) if shape else "absent"

@@ -1,0 +1,136 @@
+"""Attention sharing, how layerdiffusion-v1 teaches SD 1.5: adapters in every attention, and a look across layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from curation.errors import Refused
+
+_SIDES = ("down_blocks", "up_blocks", "mid_block")
+"""The order in which a released file counts the attentions: the middle one comes last."""
+
+_PART = re.compile(r"hookers\.layers\.(\d+)\.(.+)")
+
+
+class SharedAttention(nn.Module):
+    """An attention processor of diffusers that draws `frames` layers of a picture in one batch.
+
+    Every layer has low-rank adapters of its own on the queries, keys, values and output; then each place of the
+    feature looks at the same place of the other layers: x = h + o, x + O(attend(Q(y), K(y), V(y))), y = I(norm(x)).
+    The block around it adds what comes back to its own input. Layers of one picture stand next to each other in the
+    batch. State-dict names are those of the released file (its public loader: AttentionSharingUnit).
+    """
+
+    def __init__(self, width: int, context_width: int, heads: int, frames: int, rank: int) -> None:
+        super().__init__()
+        self.heads, self.frames = heads, frames
+        self.to_q_lora, self.to_out_lora = (_adapters(width, width, frames, rank) for _ in range(2))
+        self.to_k_lora, self.to_v_lora = (_adapters(context_width, width, frames, rank) for _ in range(2))
+        self.temporal_i = nn.Linear(width, width)
+        self.temporal_n = nn.LayerNorm(width, eps=1e-6)
+        self.temporal_q, self.temporal_k, self.temporal_v, self.temporal_o = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """The change of B x L x D states, where B counts frames * pictures; diffusers names the arguments."""
+        del temb
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if attention_mask is not None:
+            masks: Tensor = attn.prepare_attention_mask(attention_mask, context.shape[1], len(context))
+            attention_mask = masks.reshape(len(context), -1, *masks.shape[1:])
+        query_BLD = self._adapted(attn.to_q, self.to_q_lora, hidden_states)
+        key_BLD = self._adapted(attn.to_k, self.to_k_lora, context)
+        value_BLD = self._adapted(attn.to_v, self.to_v_lora, context)
+        attended_BLD = attend(query_BLD, key_BLD, value_BLD, self.heads, attention_mask)
+        own_BLD: Tensor = attn.to_out[1](self._adapted(attn.to_out[0], self.to_out_lora, attended_BLD))
+        return own_BLD + self._across(hidden_states + own_BLD)
+
+    def _adapted(self, layer: nn.Module, adapters: nn.ModuleList, states_BLD: Tensor) -> Tensor:
+        """(W + up @ down) x, with each layer's own adapter."""
+        base: Tensor = layer(states_BLD)
+        more = [adapter(states_BLD[frame :: self.frames]) for frame, adapter in enumerate(adapters)]
+        return base + torch.stack(more, dim=1).flatten(0, 1)
+
+    def _across(self, states_BLD: Tensor) -> Tensor:
+        """What each place learns from the same place of the other layers."""
+        y_BLD = self.temporal_i(self.temporal_n(states_BLD))
+        if self.frames == 1:  # attention over one layer gives it all its weight: no query or key matters
+            alone_BLD: Tensor = self.temporal_o(self.temporal_v(y_BLD))
+            return alone_BLD
+        _, length, width = y_BLD.shape
+        places = y_BLD.reshape(-1, self.frames, length, width).transpose(1, 2).reshape(-1, self.frames, width)
+        seen = attend(self.temporal_q(places), self.temporal_k(places), self.temporal_v(places), self.heads)
+        by_picture: Tensor = self.temporal_o(seen).reshape(-1, length, self.frames, width)
+        return by_picture.transpose(1, 2).reshape(y_BLD.shape)
+
+
+def attend(query_BLD: Tensor, key_BMD: Tensor, value_BMD: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Attention with several heads, B x L x D."""
+    query, key, value = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query_BLD, key_BMD, value_BMD))
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def share_attention(unet: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Put released attention sharing into a diffusers UNet of SD 1.5, in place. Raises Refused where it does not fit.
+
+    tensors: under the released file's names. Processors that were set before, an IP-Adapter's say, are replaced.
+    """
+    parts: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        found = _PART.fullmatch(name)
+        if found is None:
+            raise Refused(f"{name!r} belongs to attention sharing led by an image, which draws layers together")
+        parts.setdefault(int(found[1]), {})[found[2]] = value
+    names = attention_names(unet)
+    if sorted(parts) != list(range(len(names))):
+        raise Refused(f"the file has {len(parts)} attentions, the model {len(names)}", "is it a model of SD 1.5?")
+    for place, name in enumerate(names):
+        attn = unet.get_submodule(name)
+        frames = sum(part.endswith(".down.weight") and part.startswith("to_q_lora.") for part in parts[place])
+        rank = len(parts[place]["to_q_lora.0.down.weight"])
+        with torch.device("meta"):  # nothing is initialised only to be overwritten
+            shared = SharedAttention(attn.to_q.in_features, attn.to_k.in_features, attn.heads, frames, rank)
+        like = attn.to_q.weight
+        try:
+            shared.load_state_dict(
+                {part: t.to(like.device, like.dtype) for part, t in parts[place].items()}, assign=True
+            )
+        except RuntimeError as error:
+            raise Refused(f"{name} does not fit: {str(error)[:200]}", "is it a model of SD 1.5?") from error
+        attn.set_processor(shared)
+
+
+def attention_names(unet: nn.Module) -> list[str]:
+    """The attentions of a UNet in the order of the released file: down, up, middle; attn1 before attn2."""
+
+    def order(name: str) -> tuple[int, list[int]]:
+        return _SIDES.index(name.partition(".")[0]), [int(digits) for digits in re.findall(r"\d+", name)]
+
+    return sorted((n for n, _ in unet.named_modules() if re.search(r"\.attn[12]$", n)), key=order)
+
+
+def _adapters(inward: int, outward: int, frames: int, rank: int) -> nn.ModuleList:
+    return nn.ModuleList(_Adapter(inward, outward, rank) for _ in range(frames))
+
+
+class _Adapter(nn.Module):
+    def __init__(self, inward: int, outward: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(inward, rank, bias=False)
+        self.up = nn.Linear(rank, outward, bias=False)
+
+    def forward(self, states_BLD: Tensor) -> Tensor:
+        added: Tensor = self.up(self.down(states_BLD))
+        return added
