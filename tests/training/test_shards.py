@@ -176,7 +176,9 @@ print(shards.get(keys)["value"].flatten().tolist(), flush=True)
 
 
 def start_filler(folder: Path, made: Path) -> subprocess.Popen:
-    filler = subprocess.Popen([sys.executable, "-c", FILLER, str(folder), str(made)], stdout=subprocess.PIPE)
+    # Unbuffered: reading the first line takes nothing of what comes after it.
+    command = [sys.executable, "-c", FILLER, str(folder), str(made)]
+    filler = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
     assert filler.stdout.readline() == b"ready\n"
     return filler
 
