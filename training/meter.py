@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from training.machine import PRECISIONS
@@ -23,21 +22,25 @@ BLOCK = 256  # numbers that share one scale in bitsandbytes' 8-bit states
 SMALL = 4_096  # tensors of fewer numbers keep 32-bit states there
 
 
-class Meter(TorchDispatchMode):
-    """Counts the bytes of the tensors that live while it is on: each storage once, from its making to its end."""
+class Meter(FakeTensorMode):  # type: ignore[no-untyped-call]
+    """Makes tensors that have sizes alone, and counts their bytes: each storage once, from its making to its end."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(allow_non_fake_inputs=True)
         self.now = self.peak = self.gradients = 0
         self.at_peak = 0  # gradients at the peak
         self.beside = 0  # the most that lived beside gradients
         self._living: dict[int, int] = {}
+        self._within = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The operation itself; what it gives is counted."""
-        del types
-        out = func(*args, **(kwargs or {}))
-        if func.namespace != "prim":  # questions about a tensor
+        """The operation itself; what it gives is counted, not what it is taken apart into here and nowhere else."""
+        within, self._within = self._within, True
+        try:
+            out = super().__torch_dispatch__(func, types, args, kwargs)
+        finally:
+            self._within = within
+        if not within and func.namespace != "prim":  # which are questions about a tensor
             tree_map_only(Tensor, self._count, out)
         return out
 
@@ -80,7 +83,7 @@ class Step:
 @contextmanager
 def metering() -> Iterator[Meter]:
     """Tensors made inside have sizes alone; their bytes are counted."""
-    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), Meter() as meter:
+    with warnings.catch_warnings(), Meter() as meter:
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # copying modules looks at it
         yield meter
 
