@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     desk: str = Field("pages", description="where people look: 'pages'")
     generator: str = Field("training.generate:open_generator", description="dotted name of an OpenGenerator")
     trainer: str = Field("training.train:train", description="dotted name of a Train")
-    evaluator: str = Field("training.measures.everything:measure", description="dotted name of an Evaluate")
+    evaluator: str = Field("training.evaluation.everything:measure", description="dotted name of an Evaluate")
     estimator: str = Field("training.memory:estimate", description="dotted name of an Estimate")
     captioner: str = Field("training.captioning:open_captioner", description="dotted name of an OpenCaptioner")
     importer: str = Field("training.released.importing:take_in", description="dotted name of a TakeIn")

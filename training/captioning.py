@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from curation.errors import Refused
-from training.pretrained import load_model
+from training.pretrained.loading import load_model
 
 
 def open_captioner(model: str) -> VisionLanguageModel:

@@ -1,23 +1,16 @@
-"""Drawing: prompts and seeds to transparent layers, through the denoiser, the frozen decoder and the alpha decoder."""
+"""The door of drawing: a checkpoint's weights as a generator of layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-
-import numpy as np
 import torch
-from torch import Tensor
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole
+from curation.domain import Checkpoint
 from curation.errors import Refused
-from curation.layers import without_hidden_colour
-from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
-from training.backbone import Backbone
-from training.denoiser import Denoiser, open_denoiser
-from training.parts import Parts, open_parts
-from training.preset import Preset
-from training.transparency import AlphaDecoder, decode_rgba
+from curation.ports import LayerGenerator, ObjectStore
+from training.denoiser.drawing import Generator
+from training.denoiser.opening import open_denoiser
+from training.parts import open_parts
+from training.pipelines.generator import PipelineGenerator
 
 
 def open_generator(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
@@ -33,133 +26,5 @@ def open_generator(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator
         torch.set_num_threads(parts.preset.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if parts.preset.family is not None:
-        from training.pipelines.generator import PipelineGenerator
-
         return PipelineGenerator(parts, store, device)
     return Generator(parts, open_denoiser(parts.preset, *parts.base), device)
-
-
-class Generator:
-    """A loaded checkpoint with a denoiser of its own, that draws single layers.
-
-    The same request gives the same layer, to the bit, whatever else is drawn with it, on one kind of machine with one
-    count of threads: the noise comes from the request's own seed, and every batch is filled up to the same size, since
-    matrix libraries choose their order of summation by the size of the batch. Other machines may differ in the last
-    bits.
-    """
-
-    def __init__(self, parts: Parts, denoiser: Denoiser, device: torch.device | str = "cpu") -> None:
-        self.parts, self.denoiser = parts, denoiser.to(device)
-        for network in (parts.backbone, parts.transparency):
-            network.to(device)
-
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
-        """One foreground per request, in order: preset.image_size squared, uint8, colour 0 where alpha is 0."""
-        drawn: list[Layers] = []
-        preset = self._preset(options)
-        for batch, filled in batches(requests, preset.draw_batch):
-            layers = draw_layers(
-                self.denoiser,
-                self.parts.backbone,
-                self.parts.transparency.decoder,
-                preset,
-                [request.prompt.text for request in filled],
-                [request.seed for request in filled],
-                options.negative or "",
-            )
-            drawn += [{LayerRole.foreground: layer} for layer in layers[: len(batch)]]
-        return drawn
-
-    def describe(self, options: DrawOptions) -> Mapping[str, str]:
-        """Sampler, steps, guidance and size. Raises Refused for options that only pretrained models have."""
-        preset = self._preset(options)
-        side = str(preset.image_size)
-        return {
-            "sampler": "ddim",
-            "steps": str(preset.draw_steps),
-            "guidance": str(preset.guidance),
-            "size": f"{side}x{side}",
-        }
-
-    def _preset(self, options: DrawOptions) -> Preset:
-        """The preset with what the options change. Raises Refused."""
-        preset, side = self.parts.preset, self.parts.preset.image_size
-        fixed = {
-            "other sizes": options.size not in {None, (side, side)} or options.aspect not in {None, 1},
-            "other samplers": options.sampler not in {None, "ddim"},
-            "an image to begin from": options.image is not None,
-            "enlarging": options.upscale != 1,
-        }
-        for what, wanted in fixed.items():
-            if wanted:
-                hint = "checkpoints of the presets sd15, sd21 and sdxl can"
-                raise Refused(f"checkpoints of the preset {preset.name!r} do without {what}", hint)
-        steps, guidance = options.steps or preset.draw_steps, preset.guidance
-        return replace(preset, draw_steps=steps, guidance=guidance if options.guidance is None else options.guidance)
-
-
-def batches(
-    requests: Sequence[DrawRequest], size: int
-) -> Iterator[tuple[Sequence[DrawRequest], Sequence[DrawRequest]]]:
-    """At most `size` requests at a time: each batch as it is, and filled up to `size`."""
-    for start in range(0, len(requests), size):
-        batch = list(requests[start : start + size])
-        yield batch, batch + batch[-1:] * (size - len(batch))
-
-
-@torch.no_grad()
-def draw_layers(
-    denoiser: Denoiser,
-    backbone: Backbone,
-    decoder: AlphaDecoder,
-    preset: Preset,
-    texts: Sequence[str],
-    seeds: Sequence[int],
-    negative: str = "",
-) -> list[RGBA]:
-    """A straight H x W x 4 uint8 layer per text and seed, at most preset.draw_batch at a time."""
-    layers: list[RGBA] = []
-    for start in range(0, len(texts), preset.draw_batch):
-        here = slice(start, start + preset.draw_batch)
-        normal_BCHW = sample_latents(denoiser, preset, texts[here], seeds[here], negative)
-        layers += as_layers(decode_rgba(backbone, decoder, denoiser.restore(normal_BCHW)))
-    return layers
-
-
-def as_layers(rgba_B4HW: Tensor) -> list[RGBA]:
-    """Straight RGBA in [0, 1] as layers: H x W x 4 uint8, colour 0 where alpha is 0."""
-    pixels_BHW4 = (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [np.ascontiguousarray(without_hidden_colour(pixels)) for pixels in pixels_BHW4]
-
-
-@torch.no_grad()
-def sample_latents(
-    denoiser: Denoiser, preset: Preset, texts: Sequence[str], seeds: Sequence[int], negative: str = ""
-) -> Tensor:
-    """Normalised latents, B x C x h x w, by DDIM (Song et al., 2021, eta 0) with classifier-free guidance.
-
-    e = e(negative) + guidance * (e(prompt) - e(negative)), as in Ho and Salimans (2022), equation 6.
-    """
-    device = next(denoiser.parameters()).device
-    schedule = denoiser.schedule()
-    schedule.set_timesteps(preset.draw_steps)
-    side = preset.image_size // preset.stride
-    latent_BCHW = torch.stack([noise_of(seed, (preset.latent_channels, side, side)) for seed in seeds]).to(device)
-    conditions = denoiser.encode([*texts, *([negative] * len(texts))])
-    for time in schedule.timesteps:
-        twice_BCHW = torch.cat([latent_BCHW, latent_BCHW])
-        predicted_BCHW = denoiser.predict(twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions)
-        prompted, unprompted = predicted_BCHW.chunk(2)
-        guided = unprompted + preset.guidance * (prompted - unprompted)
-        latent_BCHW = schedule.step(guided, time, latent_BCHW).prev_sample
-    return latent_BCHW
-
-
-def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Unit noise that a request's seed alone decides."""
-    return torch.randn(shape, generator=generator_of(seed))
-
-
-def generator_of(seed: int) -> torch.Generator:
-    """Any whole number as a seed; on the CPU, so that every machine draws from the same noise."""
-    return torch.Generator().manual_seed(seed % 2**63)

@@ -1,15 +1,9 @@
-"""A training in several processes: torchrun's own module here, and the one process that starts it and listens.
-
-By hand, on as many machines as torchrun knows of:
-torchrun --nproc-per-node 8 -m training.launch ORDER.json STORE.json FOLDER CHECKPOINT.json
-"""
+"""A training in several processes of this machine: the one process that starts them and listens."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -42,7 +36,7 @@ def launch(order: TrainingOrder, store: ObjectStore, folder: Path, report: Repor
         asked = _write(Path(talk) / "order.json", asdict(order)), _write(Path(talk) / "store.json", _opening(store))
         made = Path(talk) / "checkpoint.json"
         run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-        run += ["--nproc-per-node", str(processes), "-m", "training.launch", *map(str, asked), str(folder), str(made)]
+        run += ["--nproc-per-node", str(processes), "-m", "training.process", *map(str, asked), str(folder), str(made)]
         with subprocess.Popen(run, stdout=subprocess.PIPE, text=True) as running:
             try:
                 _listen(running, report)
@@ -52,30 +46,6 @@ def launch(order: TrainingOrder, store: ObjectStore, folder: Path, report: Repor
         if running.returncode or not made.exists():
             raise LayerloopError(f"the processes of the training ended with {running.returncode}", "see the log above")
         return read_checkpoint(json.loads(made.read_text()))
-
-
-def main() -> None:
-    """One process of a training that torchrun started; the first one writes the checkpoint."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    for name in ("order", "store", "folder", "checkpoint"):
-        parser.add_argument(name, type=Path)
-    given = parser.parse_args()
-    from accelerate import PartialState
-
-    from training.train import train
-
-    state = PartialState(cpu=not torch.cuda.is_available())
-    order = read_order(json.loads(given.order.read_text()))
-    try:
-        made = train(order, open_again(json.loads(given.store.read_text())), given.folder, _tell(state.is_main_process))
-        if state.is_main_process:
-            _write(given.checkpoint, asdict(made))
-    except LayerloopError as error:
-        if state.is_main_process:
-            _say({"error": type(error).__name__, "message": error.message, "hint": error.hint})
-        raise
-    finally:
-        state.destroy_process_group()
 
 
 def read_order(row: Mapping[str, Any]) -> TrainingOrder:
@@ -118,20 +88,6 @@ def _listen(running: subprocess.Popen[str], report: Report) -> None:
         report(Progress(**said))
 
 
-def _tell(first: bool) -> Report:
-    return (lambda progress: _say(asdict(progress))) if first else (lambda _: None)
-
-
-def _say(said: Mapping[str, Any]) -> None:
-    # One write, between line ends of its own: libraries of other processes talk in between, and not in whole lines.
-    # Where nobody listens any more this raises, and the training ends.
-    os.write(sys.stdout.fileno(), f"\n{MARK}{json.dumps(said)}\n".encode())
-
-
 def _write(path: Path, value: Any) -> Path:
     path.write_text(canonical_json(value))
     return path
-
-
-if __name__ == "__main__":
-    main()

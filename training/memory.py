@@ -13,22 +13,24 @@ from torch import Tensor, nn
 from curation.domain import TrainingOrder
 from curation.errors import Refused
 from curation.ports import StageMemory
-from training.architectures import build_part
-from training.backbone import Backbone, KLBackbone, LinearBackbone
-from training.cache import PRECISIONS, ConditionsCache, fill_batch
-from training.course import Recipe
-from training.denoiser import Conditions, Denoiser, OwnDenoiser
-from training.denoising import SHEET, Denoising
-from training.families import find_family
-from training.learnt import add_adapter
-from training.machine import blocks, enable_checkpointing
-from training.meter import Step, bring_from_meta, measure_optimiser, measure_step, measure_use
-from training.preset import Preset
-from training.presets import find_preset
-from training.rows import Rows
-from training.stable_diffusion import StableDiffusion
-from training.train_transparency import Offsets
-from training.transparency import Transparency, adjusted_posterior, decode_rgba
+from training.course.loop import Recipe
+from training.course.machine import blocks, enable_checkpointing
+from training.course.meter import Step, bring_from_meta, measure_optimiser, measure_step, measure_use
+from training.course.rows import Rows
+from training.denoiser.cache import PRECISIONS, ConditionsCache, fill_batch
+from training.denoiser.denoiser import Conditions, Denoiser
+from training.denoiser.denoising import SHEET, Denoising
+from training.denoiser.learnt import add_adapter
+from training.denoiser.own import OwnDenoiser
+from training.denoiser.stable_diffusion import StableDiffusion
+from training.presets.preset import Preset
+from training.presets.table import find_preset
+from training.pretrained.architectures import build_part
+from training.pretrained.families import find_family
+from training.transparency.backbone import Backbone, KLBackbone, LinearBackbone
+from training.transparency.coding import adjusted_posterior, decode_rgba
+from training.transparency.networks import Transparency
+from training.transparency.training import Offsets
 
 STAGES: dict[str, tuple[str, ...]] = {
     "transparency": ("transparency",),

@@ -13,23 +13,8 @@ from torch import Tensor
 
 from curation.layers import over
 from curation.ports import RGBA
-from training.backbone import Backbone
-from training.transparency import Transparency, adjust, decode_rgba, pad_colours
 
 GAP, TEXT, LEAST = 4, 12, 96  # pixels: between tiles, of a caption's line, of a tile's side
-
-
-@torch.no_grad()
-def reconstruct(backbone: Backbone, networks: Transparency, rgba_B4HW: Tensor, *, offset: bool = True) -> Tensor:
-    """There and back: straight RGBA to adjusted latent to straight RGBA in [0, 1], B x 4 x H x W."""
-    keep_B = torch.full((len(rgba_B4HW),), float(offset))
-    latent_BCHW = adjust(backbone, networks.encoder, rgba_B4HW[:, 3:], pad_colours(rgba_B4HW), keep_B)
-    return decode_rgba(backbone, networks.decoder, latent_BCHW)
-
-
-def reconstruction_rows(backbone: Backbone, networks: Transparency, rgba_B4HW: Tensor) -> list[list[RGBA]]:
-    """Two rows: the pictures, and what comes back of them."""
-    return [pixels(rgba_B4HW), pixels(reconstruct(backbone, networks, rgba_B4HW))]
 
 
 def pixels(rgba_B4HW: Tensor) -> list[RGBA]:

@@ -15,17 +15,20 @@ import curation
 from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Split, TrainingOrder
 from curation.errors import Refused
 from curation.ports import RGBA, ObjectStore, Report
-from training.backbone import Backbone, fit_backbone, open_backbone
-from training.data import load_split
-from training.evaluate import evaluate, has_heldout
-from training.families import find_family
+from training.data.pictures import load_split
+from training.denoiser.training import train_base
+from training.evaluation.heldout import evaluate, has_heldout
+from training.generate import open_generator
 from training.launch import launch
-from training.parts import open_parts, open_transparency
-from training.preset import Preset
-from training.presets import find_preset
-from training.sheets import draw_sheet, reconstruction_rows
-from training.train_transparency import train_transparency
-from training.transparency import on_grey
+from training.parts import open_parts
+from training.presets.preset import Preset
+from training.presets.table import find_preset
+from training.pretrained.families import find_family
+from training.sheets import draw_sheet
+from training.transparency.backbone import Backbone, fit_backbone, open_backbone
+from training.transparency.networks import open_transparency
+from training.transparency.padding import on_grey
+from training.transparency.training import reconstruction_rows, train_transparency
 from training.weights import describe, load_part, save_part
 
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -46,7 +49,7 @@ def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report
     threads it ends with the bits of a straight run. With a parent every part starts from the parent's, and the
     backbone is inherited as it is, so that latents stay comparable between rounds. A snapshot without held-out samples
     gives a checkpoint without figures. Where the preset has several processes they are started here. Raises NotFound,
-    Corrupt, Refused, and Diverged (training.watch).
+    Corrupt, Refused, and Diverged (training.course.watch).
     """
     preset = _check(order)
     if preset.processes > 1 and not dist.is_initialized():
@@ -129,8 +132,6 @@ def _train_transparency(bench: _Bench, files: dict[str, str]) -> str:
 
 
 def _train_base(bench: _Bench, files: dict[str, str]) -> str:
-    from training.train_base import train_base
-
     start = load_part(bench.store, files["base"]) if "base" in files else None
     transparency = open_transparency(bench.preset, *load_part(bench.store, files["transparency"]))
     backbone = _backbone(bench, files)
@@ -164,8 +165,6 @@ def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Spl
 
 
 def _drawn(checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int) -> list[RGBA]:
-    from training.generate import open_generator
-
     requests = [DrawRequest(Prompt(caption), seed) for caption in captions]
     return [layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)]
 

@@ -31,10 +31,10 @@ from curation.intake.procedural import draw_seed
 from curation.layers import encode_layer, visible_hash
 from curation.manifest import Manifest, Part
 from curation.objects import FolderStore
-from training.backbone import fit_backbone
-from training.presets import find_preset
-from training.train_base import train_base
-from training.transparency import Transparency
+from training.denoiser.training import train_base
+from training.presets.table import find_preset
+from training.transparency.backbone import fit_backbone
+from training.transparency.networks import Transparency
 
 PICTURES = 64
 

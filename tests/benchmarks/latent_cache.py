@@ -18,12 +18,14 @@ import torch
 from curation.domain import LayerRole, Split
 from curation.layers import encode_layer
 from curation.objects import FolderStore
-from training.backbone import fit_backbone
-from training.cache import LatentCache, latent_identity
-from training.data import Pictures, load_split, prefetch
-from training.presets import find_preset
-from training.shards import RUN, Shards, key_of
-from training.transparency import Transparency, adjusted_posterior, on_grey
+from training.data.pictures import Pictures, load_split, prefetch
+from training.data.shards import RUN, Shards, key_of
+from training.denoiser.cache import LatentCache, latent_identity
+from training.presets.table import find_preset
+from training.transparency.backbone import fit_backbone
+from training.transparency.coding import adjusted_posterior
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey
 
 READS = 2_000
 

@@ -24,17 +24,18 @@ from curation.domain import Split, TrainingOrder, Verdict
 from curation.intake.procedural import draw_seed, shows_prompt
 from curation.objects import FolderStore
 from curation.screening.oracle import Oracle, fit_to_snapshot
-from training.backbone import LinearBackbone
-from training.data import Pictures, load_split
-from training.denoiser import OwnDenoiser
+from training.course.runs import generator_at
+from training.data.pictures import Pictures, load_split
+from training.denoiser.own import OwnDenoiser
 from training.measures.blends import psnr_of
 from training.parts import Parts, open_parts
-from training.preset import Preset
-from training.presets import find_preset
-from training.runs import generator_at
+from training.presets.preset import Preset
+from training.presets.table import find_preset
 from training.sheets import draw_sheet, pixels
 from training.train import train
-from training.transparency import adjust, decode_rgba, on_grey, pad_colours
+from training.transparency.backbone import LinearBackbone
+from training.transparency.coding import adjust, decode_rgba
+from training.transparency.padding import on_grey, pad_colours
 
 LEVELS = (99, 299, 499, 699, 899)  # noise levels at which a base is measured
 

@@ -16,7 +16,7 @@ from curation.domain import Checkpoint, Kind, LayerRole, Progress, Sample, Train
 from curation.layers import encode_layer, visible_hash
 from curation.manifest import Manifest, Part
 from curation.objects import FolderStore
-from training.presets import find_preset
+from training.presets.table import find_preset
 from training.train import train
 
 PLAIN = {

@@ -111,11 +111,11 @@ def _train(folder: Path, name: str, stage: str, changes: dict[str, str], images:
     from curation.domain import Progress, TrainingOrder
     from curation.objects import FolderStore
     from tests.training.conftest import freeze
-    from training.backbone import LinearBackbone, load_autoencoder
-    from training.presets import find_preset
-    from training.train_base import train_base
-    from training.train_transparency import train_transparency
-    from training.transparency import Transparency
+    from training.denoiser.training import train_base
+    from training.presets.table import find_preset
+    from training.transparency.backbone import LinearBackbone, load_autoencoder
+    from training.transparency.networks import Transparency
+    from training.transparency.training import train_transparency
 
     preset = find_preset(name, changes | {"threads": "1"})
     store = FolderStore(folder / "objects")

@@ -11,7 +11,7 @@ from curation.database import Database
 from curation.domain import Access
 from tests.browser.reviewing import Site
 from tests.making import make_checkpoint
-from training.evaluate import HIGHER_IS_BETTER
+from training.evaluation.heldout import HIGHER_IS_BETTER
 
 OpenPage = Callable[..., Page]
 MAIN = 7

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.training.pretrained import make_unet
-from training.preset import Preset
-from training.released.files import Header
+from training.denoiser.sharing import SharedAttention, attention_names
+from training.files import Header
+from training.presets.preset import Preset
 from training.released.names import to_ldm
-from training.released.sharing import SharedAttention, attention_names
-from training.transparency import Transparency
+from training.transparency.networks import Transparency
 
 REAL_SDXL: dict[str, Any] = {
     "block_out_channels": (320, 640, 1280),

@@ -11,10 +11,10 @@ from curation.domain import TrainingOrder
 from curation.errors import NotFound, Refused
 from tests.benchmarks.peak_memory import CASES, compare
 from tests.training.pretrained import write_sdxl
-from training.architectures import KNOWN, build_part
+from training.course.meter import Step, measure_optimiser, measure_step, measure_use, metering
 from training.memory import GIB, _advise, _fullest, _trained, estimate
-from training.meter import Step, measure_optimiser, measure_step, measure_use, metering
-from training.presets import find_preset
+from training.presets.table import find_preset
+from training.pretrained.architectures import KNOWN, build_part
 
 MIB = 2**20
 PARAMETERS = {
@@ -48,7 +48,7 @@ def test_the_original_models_have_the_parameters_that_are_known(family, part):
 
 
 def test_every_family_s_parts_are_known():
-    from training.families import FAMILIES
+    from training.pretrained.families import FAMILIES
 
     for family in FAMILIES.values():
         wanted = {"vae", *family.text_encoders, *([family.denoiser] if family.denoiser else [])}
@@ -207,8 +207,9 @@ def test_it_is_within_15_percent_of_what_is_measured(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU to compare with")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_is_within_15_percent_of_what_a_gpu_takes(tmp_path, precision):
-    from training.denoiser import Conditions, new_denoiser
-    from training.optimisers import build_optimiser
+    from training.course.optimisers import build_optimiser
+    from training.denoiser.denoiser import Conditions
+    from training.denoiser.opening import new_denoiser
 
     folder = write_sdxl(tmp_path / "model", (128, 256))
     changes = {

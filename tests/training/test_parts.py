@@ -7,11 +7,11 @@ import torch
 
 from curation.domain import Checkpoint
 from curation.errors import NotFound, Refused
-from training.backbone import LinearBackbone
-from training.denoiser import OwnDenoiser
-from training.parts import open_parts, open_transparency
-from training.presets import PRESETS, find_preset
-from training.transparency import Transparency
+from training.denoiser.own import OwnDenoiser
+from training.parts import open_parts
+from training.presets.table import PRESETS, find_preset
+from training.transparency.backbone import LinearBackbone
+from training.transparency.networks import Transparency, open_transparency
 from training.weights import save_part
 
 MICRO = PRESETS["micro"]

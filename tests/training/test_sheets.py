@@ -6,10 +6,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.backbone import fit_backbone
-from training.presets import PRESETS
-from training.sheets import GAP, LEAST, TEXT, checkerboard, draw_sheet, pixels, reconstruct, reconstruction_rows
-from training.transparency import Transparency, on_grey
+from training.presets.table import PRESETS
+from training.sheets import GAP, LEAST, TEXT, checkerboard, draw_sheet, pixels
+from training.transparency.backbone import fit_backbone
+from training.transparency.coding import reconstruct
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey
+from training.transparency.training import reconstruction_rows
 
 MICRO = PRESETS["micro"]
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from curation.domain import Split, TrainingOrder
 from curation.errors import NotFound, Refused
-from training.data import load_split
+from training.data.pictures import load_split
 from training.parts import open_parts
-from training.presets import PRESETS
+from training.presets.table import PRESETS
 from training.train import code_version, train
 from training.weights import load_part
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from curation.errors import Refused
-from training.released.files import read_header, read_tensors
+from training.files import read_header, read_tensors
 
 SIDE, FEATURES = 299, 2048
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from curation.errors import Refused
-from training.released.files import read_header, read_tensors
+from training.files import read_header, read_tensors
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """ImageNet's mean and deviation for pictures in [-1, 1], version 0.1."""

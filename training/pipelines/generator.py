@@ -14,18 +14,18 @@ from curation.domain import DrawRequest, LayerRole
 from curation.errors import NotFound, Refused
 from curation.layers import decode_layer
 from curation.ports import PLAIN, DrawOptions, Layers, ObjectStore
-from training.backbone import KLBackbone
-from training.families import find_family
-from training.generate import as_layers, batches, generator_of
+from training.denoiser.stable_diffusion import overrule
 from training.parts import Parts
 from training.pipelines.image_to_image import TransparentImageToImagePipeline
 from training.pipelines.loading import merge
 from training.pipelines.sizes import SDXL_SIDE, nearest_size, scaled_size
 from training.pipelines.text_to_image import TransparentPipeline
 from training.pipelines.upscale import TransparentUpscalePipeline
-from training.preset import Preset
-from training.pretrained import load_pipeline
-from training.stable_diffusion import overrule
+from training.presets.preset import Preset
+from training.pretrained.families import find_family
+from training.pretrained.loading import load_pipeline
+from training.requests import as_layers, batches, generator_of
+from training.transparency.backbone import KLBackbone
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),

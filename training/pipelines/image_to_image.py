@@ -10,10 +10,12 @@ from diffusers import AutoPipelineForImage2Image
 from torch import Tensor
 
 from curation.errors import Refused
-from training.backbone import Backbone
 from training.pipelines.pictures import Picture, to_rgba
 from training.pipelines.text_to_image import TransparentOutput, TransparentPipeline
-from training.transparency import Transparency, adjusted_posterior, pad_colours
+from training.transparency.backbone import Backbone
+from training.transparency.coding import adjusted_posterior
+from training.transparency.networks import Transparency
+from training.transparency.padding import pad_colours
 
 
 class TransparentImageToImagePipeline(TransparentPipeline):

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from curation.errors import NotFound, Refused
-from training.learnt import teach
-from training.parts import open_transparency
-from training.presets import PRESETS, find_preset
+from training.denoiser.learnt import teach
+from training.files import Header, read_header, read_tensors
+from training.presets.table import PRESETS, find_preset
 from training.released import read_transparency
 from training.released.adapters import merged, pairs
 from training.released.bases import read_base
-from training.released.files import Header, read_header, read_tensors
 from training.released.layouts import Layout, recognise
 from training.released.networks import facts_of
-from training.transparency import Transparency
+from training.transparency.networks import Transparency, open_transparency
 
 Files = str | Path | Sequence[str | Path]
 

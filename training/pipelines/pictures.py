@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from curation.errors import Refused
-from training.transparency import pad_colour
+from training.transparency.padding import pad_colour
 
 Picture = Image.Image | NDArray[np.uint8] | NDArray[np.float32] | Tensor
 """A PIL image; an H x W x 3 or 4 array, uint8 or float in [0, 1]; or a 3 or 4 x H x W tensor in [0, 1]."""

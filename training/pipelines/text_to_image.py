@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from curation.errors import Refused
-from training.backbone import Backbone, KLBackbone, load_autoencoder
 from training.pipelines.loading import Files, learn, load_transparency
 from training.pipelines.pictures import to_array, to_pil
-from training.pretrained import load_index, load_pipeline
-from training.tiles import whole
-from training.transparency import Transparency, decode_rgba
+from training.pretrained.loading import load_index, load_pipeline
+from training.transparency.backbone import Backbone, KLBackbone, load_autoencoder
+from training.transparency.coding import decode_rgba
+from training.transparency.networks import Transparency
+from training.transparency.tiles import whole
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curation.domain import canonical_json
 from curation.errors import Refused
-from training.released.files import Header, read_number, read_tensors
+from training.files import Header, read_number, read_tensors
 from training.released.layouts import LORA_ENDS
 from training.released.names import from_flat, is_ldm, to_diffusers, to_flat, to_ldm
 

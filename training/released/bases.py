@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from curation.errors import Refused
-from training.families import find_family
-from training.preset import Preset
-from training.pretrained import load_config
+from training.denoiser.sharing import attention_names, share_attention
+from training.files import Header, read_tensors
+from training.presets.preset import Preset
+from training.pretrained.families import find_family
+from training.pretrained.loading import load_config
 from training.released.adapters import Read, pairs, read_lora, read_patches
 from training.released.differences import read_differences, read_unet_names
-from training.released.files import Header, read_tensors
 from training.released.layouts import Layout, frames_of
-from training.released.sharing import attention_names, share_attention
 
 
 def read_base(header: Header, layout: Layout) -> Read:

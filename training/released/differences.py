@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from training.files import Header, read_tensors
 from training.released.adapters import Read, merged, pairs
-from training.released.files import Header, read_tensors
 from training.released.names import to_diffusers, to_ldm
 
 

@@ -14,10 +14,10 @@ from curation.domain import Checkpoint, canonical_json
 from curation.errors import Refused
 from curation.objects import sha256_of
 from curation.ports import FoundFile, ObjectStore
-from training.families import find_family
-from training.preset import Preset
-from training.presets import SDXL, find_preset
-from training.pretrained import load_model
+from training.presets.preset import Preset
+from training.presets.table import SDXL, find_preset
+from training.pretrained.families import find_family
+from training.pretrained.loading import load_model
 from training.released.adapters import peft_config, peft_metadata, write_kohya, write_patches
 from training.released.differences import merge_adapter, subtract_weights, write_differences
 from training.released.names import to_ldm

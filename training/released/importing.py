@@ -14,13 +14,13 @@ from curation.domain import Checkpoint, Progress, canonical_json
 from curation.errors import Refused
 from curation.objects import sha256_of
 from curation.ports import FoundFile, ObjectStore, Report, Taken
-from training.backbone import Backbone, fit_backbone
-from training.preset import Preset
-from training.presets import find_preset
+from training.files import Header
+from training.presets.preset import Preset
+from training.presets.table import find_preset
 from training.released.bases import check_base, read_base
-from training.released.files import Header
 from training.released.layouts import Layout
 from training.released.networks import Networks, read_networks, recognise_all
+from training.transparency.backbone import Backbone, fit_backbone
 from training.weights import save_part
 
 RECIPE = "imported"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 from curation.errors import Refused
-from training.released.files import Header
+from training.files import Header
 
 Shapes = Mapping[str, tuple[int, ...]]
 

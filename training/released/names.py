@@ -70,7 +70,7 @@ def to_diffusers(ldm: str) -> str:
 
 
 def to_ldm(name: str, family: str) -> str:
-    """The inverse of `to_diffusers` for a family, a row of training.families. Raises Refused for any other name."""
+    """The inverse of `to_diffusers` for a family (training.pretrained.families). Raises Refused for any other name."""
     if family not in UP_ATTENDS:
         raise Refused(f"models of the family {family!r} have no original names", f"known: {', '.join(UP_ATTENDS)}")
     for ldm, head in _HEADS.items():

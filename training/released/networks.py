@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from curation.errors import Refused
-from training.preset import Preset
-from training.presets import SDXL
-from training.released.files import Header, read_header, read_tensors
+from training.files import Header, read_header, read_tensors
+from training.presets.preset import Preset
+from training.presets.table import SDXL
 from training.released.layouts import Layout, recognise
-from training.transparency import Transparency
+from training.transparency.networks import Transparency
 from training.weights import KEY
 
 ASSUMED_SCALE = 1.0

@@ -17,9 +17,9 @@ from curation.house import open_house
 from curation.intake.procedural import draw_seed
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
-from tests.training.test_evaluate import untrained_checkpoint
-from training.evaluate import HIGHER_IS_BETTER
-from training.evaluate import evaluate as evaluate_light
+from tests.training.evaluation.test_evaluate import untrained_checkpoint
+from training.evaluation.heldout import HIGHER_IS_BETTER
+from training.evaluation.heldout import evaluate as evaluate_light
 
 __all__ = ["here"]  # the fixture
 

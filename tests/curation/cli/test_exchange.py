@@ -13,8 +13,8 @@ from curation.cli.main import run
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
 from tests.training.pretrained import write_sdxl
+from tests.training.released.test_released_networks import NARROW, narrow
 from tests.training.released_files import SDXL_CHANNELS, TINY_SDXL, network_shapes, write
-from tests.training.test_released_networks import NARROW, narrow
 
 __all__ = ["here"]  # the fixture
 

@@ -1,0 +1,151 @@
+"""Aspect buckets: shapes of one area, pictures in the nearest, batches of one shape that resume and lose nothing."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.domain import Split
+from curation.layers import encode_layer
+from training.data.buckets import (
+    BucketOrder,
+    Buckets,
+    bucket_table,
+    nearest_bucket,
+    preset_buckets,
+    read_sizes,
+    size_conditions,
+    sort_into_buckets,
+    tally,
+)
+from training.data.pictures import DrawOrder, load_split
+from training.presets.table import find_preset
+
+originals = st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), min_size=1, max_size=60)
+
+
+@given(st.sampled_from([64, 256, 512, 1024]), st.sampled_from([8, 32, 64]), st.sampled_from([1.0, 1.5, 2.0, 4.0]))
+def test_shapes_are_of_about_one_area_and_the_square_is_the_largest(side, step, ratio):
+    table = bucket_table(side, step, ratio)
+    assert (side, side) in table
+    assert set(table) == {(width, height) for height, width in table}
+    for height, width in table:
+        assert height % step == width % step == 0
+        assert max(height, width) <= ratio * min(height, width)
+        assert side * side - step * max(height, width) < height * width <= side * side
+
+
+def test_the_table_of_sdxl_has_its_well_known_shapes():
+    table = bucket_table(1024, 64, 2.0)
+    assert {(832, 1216), (896, 1152), (1152, 896), (1216, 832), (768, 1344)} <= set(table)
+    assert len(table) == 9
+
+
+def test_a_picture_goes_where_it_is_padded_least():
+    table = bucket_table(1024, 64, 2.0)
+    assert nearest_bucket((1000, 1000), table) == (1024, 1024)
+    assert nearest_bucket((300, 200), table) == (1216, 832)
+    assert nearest_bucket((200, 300), table) == (832, 1216)
+    assert nearest_bucket((10, 4000), table) == (768, 1344)
+
+
+@given(originals, st.integers(1, 8))
+def test_no_shape_but_the_square_is_rare(sizes, least):
+    table = bucket_table(512, 64, 3.0)
+    shapes = sort_into_buckets(sizes, table, least)
+    counts = Counter(shapes)
+    assert all(count >= least for shape, count in counts.items() if shape != (512, 512))
+    kept = {*counts, (512, 512)}
+    for size, shape in zip(sizes, shapes, strict=True):
+        away = [
+            abs(math.log(s[0] / s[1]) - math.log(size[0] / size[1]))
+            for s in (shape, nearest_bucket(size, sorted(kept)))
+        ]
+        assert away[0] == pytest.approx(away[1])
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=40),
+    st.sampled_from([1.0, 1.5, 2.0]),
+    st.integers(1, 6),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_batches_have_one_shape_and_nothing_is_lost(kinds, weight, batch, seed):
+    shapes = [(64, 64 + 8 * kind) for kind in kinds]
+    within = DrawOrder(tuple(kind == 1 for kind in kinds), weight, seed)
+    order = BucketOrder(within, shapes, batch)
+    count = 4 * within.length // batch * batch
+    places = order.places(0, count)
+    for start in range(0, count, batch):
+        assert len({shapes[place] for place in places[start : start + batch]}) == 1
+    # What was drawn within and is not here yet waits in a bin, and no bin is full.
+    walked = within.places(0, order._walked)
+    waiting = Counter(walked) - Counter(order.places(0, len(order._sorted)))
+    assert len(walked) - len(order._sorted) == sum(waiting.values())
+    per_shape = Counter(shapes[place] for place in waiting.elements())
+    assert all(number < batch for number in per_shape.values())
+
+
+@given(st.lists(st.integers(0, 2), min_size=3, max_size=20), st.lists(st.integers(1, 9), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_the_order_does_not_depend_on_where_a_run_was_cut(kinds, cuts):
+    shapes = [(8, 8 * (kind + 1)) for kind in kinds]
+
+    def order():
+        return BucketOrder(DrawOrder((False,) * len(kinds), 1.0, 3), shapes, 4)
+
+    straight, pieces = order().places(0, sum(cuts)), []
+    for cut in cuts:
+        pieces += order().places(len(pieces), cut)  # a fresh one, as after a kill
+    assert pieces == straight
+
+
+def test_new_samples_come_twice_as_often_in_every_shape():
+    shapes = [(8, 8), (8, 16)] * 20
+    order = BucketOrder(DrawOrder(tuple(place < 10 for place in range(40)), 2.0, 1), shapes, 4)
+    drawn = Counter(order.places(0, 50 * 100))
+    assert {round(drawn[place] / 100) for place in range(10)} == {2}
+    assert {round(drawn[place] / 100) for place in range(10, 40)} == {1}
+
+
+def test_sizes_are_read_once_and_the_unreadable_are_named(store, tmp_path):
+    wide = store.put(encode_layer(np.zeros((20, 60, 4), np.uint8)))
+    broken = store.put(b"no picture")
+    missing = "0" * 64
+    sizes, wrong = read_sizes(store, [wide, broken, wide, missing], tmp_path / "sizes")
+    assert sizes == {wide: (20, 60)}
+    assert wrong.keys() == {broken, missing}
+    (tmp_path / "objects" / wide[:2] / wide[2:]).unlink()
+    assert read_sizes(store, [wide], tmp_path / "sizes") == ({wide: (20, 60)}, {})
+    assert read_sizes(store, [wide])[0] == {}
+
+
+def test_pictures_are_letterboxed_into_their_own_shape(store, freeze_sized):
+    snapshot = freeze_sized([(40, 20)] * 6 + [(20, 40)] * 6 + [(30, 30)] * 6 + [(10, 200)])
+    buckets = Buckets(bucket_table(64, 16, 2.0), least=2)
+    pictures = load_split(store, snapshot, Split.train, 64, in_memory=False, buckets=buckets)
+    by_original = dict(zip(pictures.originals, pictures.shapes, strict=True))
+    assert by_original == {(40, 20): (80, 48), (20, 40): (48, 80), (30, 30): (64, 64), (10, 200): (48, 80)}
+    for place, shape in enumerate(pictures.shapes):
+        assert pictures[place].shape == (4, *shape)
+    kept = load_split(store, snapshot, Split.train, 64, in_memory=True, buckets=buckets)
+    assert all(kept[place].equal(pictures[place]) for place in range(len(pictures)))
+    place = pictures.originals.index((20, 40))
+    assert pictures.sizes([place]).tolist() == [[20, 40, 0, 0, 48, 80]]
+    assert tally(pictures.shapes) == {"48x80": 7, "64x64": 6, "80x48": 6}
+
+
+def test_the_square_alone_has_sizes_too(store, snapshot):
+    pictures = load_split(store, snapshot, Split.train, 32)
+    assert pictures.sizes([0, 1]).tolist() == [[32, 32, 0, 0, 32, 32]] * 2
+    assert size_conditions([(5, 6)], [(7, 8)]).tolist() == [[5, 6, 0, 0, 7, 8]]
+
+
+def test_presets_say_whether_there_are_shapes():
+    assert preset_buckets(find_preset("tiny"), 4, None) is None
+    buckets = preset_buckets(find_preset("sdxl"), 16, None)
+    assert buckets == Buckets(bucket_table(1024, 64, 2.0), 16, None)

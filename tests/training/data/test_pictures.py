@@ -1,0 +1,172 @@
+"""Snapshots as tensors: letterboxing that never bleeds, and an order of draws that resumes."""
+
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from curation.domain import LayerRole, Split
+from curation.errors import Corrupt, Refused
+from training.data.pictures import DrawOrder, Pictures, batches, draw_order, letterbox, load_split, prefetch
+
+rgba_images = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda size: arrays(np.uint8, (*size, 4)))
+
+
+@given(rgba_images, st.integers(0, 2**32 - 1), st.sampled_from([8, 16]))
+@settings(max_examples=60, deadline=None)
+def test_letterboxing_never_sees_hidden_colours(rgba, seed, size):
+    rgba[..., 3] = np.where(rgba[..., 3] < 100, 0, rgba[..., 3])
+    other = rgba.copy()
+    hidden = rgba[..., 3] == 0
+    other[hidden, :3] = np.random.default_rng(seed).integers(0, 256, (int(hidden.sum()), 3))
+    assert np.array_equal(letterbox(rgba, size), letterbox(other, size))
+
+
+def test_letterboxing_centres_and_keeps_the_colour_of_an_edge():
+    rgba = np.zeros((40, 20, 4), np.uint8)
+    rgba[...] = (0, 255, 0, 0)  # green that nobody may see
+    rgba[10:31, :10] = (200, 10, 10, 255)
+    small = letterbox(rgba, 10)
+    assert small.shape == (10, 10, 4)
+    assert small[:, :2, 3].max() == 0
+    assert small[:, 8:, 3].max() == 0
+    seen = small[..., 3] > 0
+    assert np.abs(small[seen][:, :3].astype(int) - (200, 10, 10)).max() <= 1
+    assert small[..., 3].sum() / 255 == pytest.approx(21 * 10 / 16, rel=0.01)
+
+
+def test_a_shape_is_filled_as_far_as_the_picture_goes():
+    rgba = np.full((40, 20, 4), 255, np.uint8)
+    small = letterbox(rgba, (16, 12))
+    assert small.shape == (16, 12, 4)
+    assert (small[:, 2:10, 3] == 255).all()
+    assert small[:, :2, 3].max() == small[:, 10:, 3].max() == 0
+
+
+def test_a_picture_of_the_right_size_is_left_alone():
+    rgba = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
+    rgba[..., 3] = np.maximum(rgba[..., 3], 128)
+    assert np.array_equal(letterbox(rgba, 16), rgba)
+
+
+def test_splits_never_meet_and_memory_changes_nothing(store, snapshot):
+    train, heldout = (load_split(store, snapshot, split, 16) for split in Split)
+    assert (len(train), len(heldout)) == (24, 6)
+    assert not {s.id for s in train.samples} & {s.id for s in heldout.samples}
+    lazy = load_split(store, snapshot, Split.train, 16, in_memory=False)
+    assert train.take([3, 0]).equal(lazy.take([3, 0]))
+    assert train.take([3]).shape == (1, 4, 16, 16)
+    assert train.captions[0] == "a red square"
+
+
+def test_a_split_with_nothing_in_it_is_refused(store, freeze_shapes):
+    with pytest.raises(Refused, match="no heldout samples"):
+        load_split(store, freeze_shapes(range(3)), Split.heldout, 16)
+
+
+def test_newly_added_samples_come_twice_as_often(store, freeze_shapes):
+    before, after = freeze_shapes(range(20)), freeze_shapes(range(30))
+    pictures = load_split(store, after, Split.train, 16)
+    order = draw_order(store, pictures, before, 2.0, seed=5)
+    lap = sum(2 if new else 1 for new in order.is_new)
+    drawn = Counter(order.places(0, 10 * lap))
+    new = {place for place, sample in enumerate(pictures.samples) if int(sample.id, 16) >= 20}
+    assert new
+    assert {place: drawn[place] for place in drawn} == {p: 20 if p in new else 10 for p in range(len(pictures))}
+    assert not any(draw_order(store, pictures, None, 2.0, seed=5).is_new)
+
+
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=30),
+    st.sampled_from([1.0, 1.5, 2.0, 3.3]),
+    st.lists(st.integers(1, 17), min_size=1, max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_order_does_not_depend_on_how_it_is_cut(is_new, weight, cuts):
+    order = DrawOrder(tuple(is_new), weight, seed=1)
+    straight, pieces = order.places(0, sum(cuts)), []
+    for cut in cuts:
+        pieces += order.places(len(pieces), cut)
+    assert pieces == straight
+    assert [place for batch in batches(order, 0, sum(cuts), 4) for place in batch] == straight
+    assert all(0 <= place < len(is_new) for place in straight)
+
+
+def test_fractional_weights_are_kept_on_average():
+    order = DrawOrder((False,) * 6 + (True,) * 4, 1.5, seed=2)
+    drawn = Counter(order.places(0, 12_000))
+    assert sum(drawn[p] for p in range(6, 10)) / 12_000 == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_broken_picture_in_memory_is_left_out_and_named(store, snapshot):
+    samples = broken(store, load_split(store, snapshot, Split.train, 16).samples, 2)
+    pictures = Pictures(store, samples, 16, in_memory=True)
+    assert len(pictures) == len(samples) - 1 == len(pictures.captions) == len(pictures.shapes)
+    assert list(pictures.aside) == [samples[2].id]
+    assert [sample.id for sample in pictures.samples] == [s.id for s in samples if s is not samples[2]]
+    assert pictures.take(pictures.sound(range(len(pictures)))).shape == (len(pictures), 4, 16, 16)
+
+
+def test_the_next_picture_stands_in_for_a_broken_one(store, snapshot):
+    samples = load_split(store, snapshot, Split.train, 16).samples
+    last = len(samples) - 1
+    pictures = Pictures(store, broken(store, samples, last), 16, in_memory=False)
+    with pytest.raises(Corrupt):
+        pictures.take([last])
+    place, pixels = pictures.read(last)
+    assert (place, pixels.equal(pictures[0])) == (0, True)
+    assert pictures.read(3)[0] == 3
+    assert pictures.sound([1, last]) == [1, 0]
+    assert pictures.aside == {samples[last].id: pictures.aside[samples[last].id]}
+
+
+def test_too_many_broken_pictures_stop_a_training(store, snapshot):
+    samples = load_split(store, snapshot, Split.train, 16).samples
+    twice = broken(store, broken(store, samples, 1), 2)
+    with pytest.raises(Corrupt, match="2 of 24 pictures cannot be read; sample 0000"):
+        Pictures(store, twice, 16, in_memory=True)
+    lazy = Pictures(store, twice, 16, in_memory=False)
+    with pytest.raises(Corrupt, match="2 of 24"):
+        lazy.read(1)
+
+
+def broken(store, samples, place):
+    other = {LayerRole.foreground: store.put(f"picture {place} is none".encode())}
+    return [*samples[:place], replace(samples[place], layers=other), *samples[place + 1 :]]
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=8), st.integers(1, 4), st.integers(0, 4))
+@settings(max_examples=30, deadline=None)
+def test_reading_ahead_keeps_the_order(batches, workers, ahead):
+    with closing(prefetch(lambda place: place * 2, batches, workers, ahead)) as read:
+        assert list(read) == [[place * 2 for place in batch] for batch in batches]
+
+
+def test_reading_ahead_stays_ahead_and_no_further():
+    started = []
+
+    def read(place):
+        started.append(place)
+        return place
+
+    with closing(prefetch(read, ([place] for place in range(100)), workers=1, ahead=3)) as ahead:
+        for place in range(5):
+            assert next(ahead) == [place]
+            assert max(started, default=0) <= place + 3
+
+
+def test_what_reading_raises_is_raised_where_its_batch_would_come():
+    def read(place):
+        if place == 2:
+            raise Corrupt("no picture")
+        return place
+
+    with closing(prefetch(read, [[0], [1], [2], [3]], workers=2)) as ahead:
+        assert [next(ahead), next(ahead)] == [[0], [1]]
+        with pytest.raises(Corrupt, match="no picture"):
+            next(ahead)

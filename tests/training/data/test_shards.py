@@ -1,0 +1,217 @@
+"""Shards: entries come back to the bit, whole after any end of a writer, once for any number of writers."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.errors import Corrupt
+from training.data.shards import Shards, key_of, make_missing
+
+WRITER = """
+import sys
+from pathlib import Path
+import torch
+from training.data.shards import Shards, key_of
+shards = Shards(Path(sys.argv[1]))
+print("ready", flush=True)
+for number in range(10_000):
+    keys = [key_of(number, row) for row in range(4)]
+    shards.put(keys, {"value": torch.full((4, 1000), float(number))})
+"""
+
+
+@given(
+    st.sampled_from([torch.float32, torch.float16, torch.int64, torch.bool]),
+    st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    st.integers(1, 6),
+    st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_entries_come_back_to_the_bit(tmp_path_factory, dtype, sizes, rows, in_memory):
+    folder = None if in_memory else tmp_path_factory.mktemp("shards")
+    values = (torch.randn(rows, *sizes) * 9).to(dtype)
+    keys = [key_of(row) for row in range(rows)]
+    written = Shards(folder)
+    written.put(keys, {"a": values, "b": values.flip(0)})
+    for shards in (written, written if in_memory else Shards(folder)):
+        found = shards.get([*reversed(keys), keys[0]])
+        assert torch.equal(found["a"], torch.cat([values.flip(0), values[:1]]))
+        assert torch.equal(found["b"], torch.cat([values, values.flip(0)[:1]]))
+        assert all(key in shards for key in keys)
+        assert key_of("another") not in shards
+
+
+def test_keys_are_of_the_parts_and_not_of_their_text_run_together():
+    assert key_of("ab", "c") != key_of("a", "bc")
+    assert key_of("a", 1) == key_of("a", "1")
+    assert len(key_of()) == 32
+
+
+def test_another_process_s_entries_are_seen_after_refreshing(tmp_path):
+    one, other = Shards(tmp_path), Shards(tmp_path)
+    one.put([key_of(1)], {"value": torch.ones(1, 3)})
+    assert key_of(1) not in other
+    other.refresh()
+    assert other.get([key_of(1)])["value"].tolist() == [[1, 1, 1]]
+
+
+def test_the_same_entries_twice_are_one_file(tmp_path):
+    for _ in range(2):
+        Shards(tmp_path).put([key_of(1)], {"value": torch.ones(1, 3)})
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    assert len(Shards(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("moment", [0.02, 0.07, 0.15])
+def test_a_killed_writer_leaves_whole_shards(tmp_path, moment):
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"ready\n"
+    while not list(tmp_path.glob("*.safetensors")):
+        time.sleep(0.01)
+    time.sleep(moment)
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    shards = Shards(tmp_path)
+    assert len(shards) % 4 == 0
+    for number in range(len(shards) // 4):
+        found = shards.get([key_of(number, row) for row in range(4)])
+        assert found["value"].eq(number).all()
+
+
+def test_a_draft_of_a_dead_writer_is_swept_when_it_is_old(tmp_path):
+    old, fresh = tmp_path / ".draft-old", tmp_path / ".draft-fresh"
+    old.write_bytes(b"half")
+    fresh.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    Shards(tmp_path)
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("left", [0, 5, 40, -1])
+def test_a_truncated_file_is_removed_and_its_entries_are_missing(tmp_path, left):
+    Shards(tmp_path).put([key_of(1)], {"value": torch.ones(1, 3)})
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:left])
+    shards = Shards(tmp_path)
+    assert key_of(1) not in shards
+    shards.put([key_of(1)], {"value": torch.ones(1, 3)})
+    assert key_of(1) in Shards(tmp_path)
+
+
+def test_a_bit_that_rotted_is_an_error(tmp_path):
+    Shards(tmp_path).put([key_of(1), key_of(2)], {"value": torch.zeros(2, 64)})
+    (file,) = tmp_path.glob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    header = 8 + int.from_bytes(data[:8], "little")
+    data[header + json.loads(data[8:header])["value"]["data_offsets"][1] - 1] ^= 1  # the end of the second entry
+    file.write_bytes(data)
+    shards = Shards(tmp_path)
+    assert shards.get([key_of(1)])["value"].eq(0).all()
+    with pytest.raises(Corrupt, match="rotted in"):
+        shards.get([key_of(2)])
+
+
+def test_a_claim_excludes_other_processes_until_its_holder_dies(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from training.data.shards import Shards, key_of\n"
+        "with Shards(Path(sys.argv[1])).claim(key_of(1), wait=True) as mine:\n"
+        "    print(mine, flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"True\n"
+    shards = Shards(tmp_path)
+    with shards.claim(key_of(1), wait=False) as mine:
+        assert not mine
+    with shards.claim(key_of(2), wait=False) as mine:
+        assert mine
+    holder.kill()
+    holder.communicate()
+    with shards.claim(key_of(1), wait=True) as mine:
+        assert mine
+
+
+def test_a_read_maps_a_file_and_does_not_load_it(tmp_path):
+    shards = Shards(tmp_path)
+    shards.put([key_of(row) for row in range(64)], {"value": torch.randn(64, 1 << 18)})  # 64 MiB
+    fresh = Shards(tmp_path)
+
+    def resident() -> int:
+        return psutil.Process().memory_info().rss
+
+    before = resident()
+    fresh.get([key_of(7)])
+    assert resident() - before < 16 << 20
+
+
+FILLER = """
+import sys, time
+from pathlib import Path
+import torch
+import training.data.shards
+from training.data.shards import Shards, key_of, make_missing
+training.data.shards.RUN = 3
+shards, made = Shards(Path(sys.argv[1])), Path(sys.argv[2])
+keys = [key_of(number) for number in range(24)]
+def make(places):
+    time.sleep(0.02 * len(places))
+    with made.open("a") as file:
+        file.write("x" * len(places))
+    shards.put([keys[place] for place in places], {"value": torch.tensor(places).float()[:, None] + len(places) / 10})
+print("ready", flush=True)
+for _ in make_missing(shards, keys, [number % 2 for number in range(24)], make):
+    pass
+print(shards.get(keys)["value"].flatten().tolist(), flush=True)
+"""
+
+
+def start_filler(folder: Path, made: Path) -> subprocess.Popen:
+    # Unbuffered: reading the first line takes nothing of what comes after it.
+    command = [sys.executable, "-c", FILLER, str(folder), str(made)]
+    filler = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
+    assert filler.stdout.readline() == b"ready\n"
+    return filler
+
+
+def test_several_processes_share_the_work(tmp_path):
+    made = [tmp_path / f"made-{number}" for number in range(3)]
+    fillers = [start_filler(tmp_path / "shards", file) for file in made]
+    values = {filler.communicate(timeout=60)[0] for filler in fillers}
+    assert [filler.returncode for filler in fillers] == [0, 0, 0]
+    assert len(values) == 1
+    assert sum(file.stat().st_size for file in made if file.exists()) == 24  # nothing was made twice
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_work_that_was_killed_goes_on_with_the_same_batches(tmp_path, seed):
+    filler = start_filler(tmp_path / "shards", tmp_path / "first")
+    time.sleep(random.Random(seed).random() * 0.5)
+    filler.kill()
+    filler.communicate()
+    second = start_filler(tmp_path / "shards", tmp_path / "second").communicate(timeout=60)[0]
+    assert json.loads(second) == pytest.approx([number + 0.3 for number in range(24)])
+
+
+def test_entries_that_are_there_are_not_made_again(tmp_path):
+    shards, made = Shards(tmp_path), []
+    keys = [key_of(number) for number in range(5)]
+
+    def make(places):
+        made.extend(places)
+        shards.put([keys[place] for place in places], {"value": torch.ones(len(places), 1)})
+
+    for wanted in ([0, 3], [0, 1, 2, 3, 4, 0], [4, 4]):
+        for _ in make_missing(shards, [keys[place] for place in wanted], [None] * len(wanted), make):
+            pass
+        assert sorted(made) == sorted(set(made))
+    assert len(shards) == 5

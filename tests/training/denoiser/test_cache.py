@@ -1,0 +1,286 @@
+"""Caches of latents and texts: never stale, never half, shared by many, and kind to a broken picture."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from curation.domain import LayerRole, Split
+from curation.errors import Corrupt
+from training.data.buckets import Buckets, bucket_table
+from training.data.pictures import Pictures, load_split
+from training.denoiser.cache import ConditionsCache, LatentCache, fingerprint, latent_identity, text_identity
+from training.denoiser.denoiser import Conditions
+from training.presets.table import find_preset
+from training.transparency.backbone import fit_backbone
+from training.transparency.coding import adjusted_posterior
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey, pad_colours
+
+MICRO = find_preset("micro")
+
+
+@pytest.fixture
+def pictures(store, snapshot) -> Pictures:
+    return load_split(store, snapshot, Split.train, MICRO.image_size, in_memory=False)
+
+
+@pytest.fixture
+def networks(pictures):
+    """A fitted backbone, and an encoder whose offsets are not zero."""
+    torch.manual_seed(0)
+    rgba = pictures.take(range(len(pictures)))
+    encoder = Transparency(MICRO).eval().requires_grad_(False).encoder
+    torch.nn.init.normal_(encoder.blocks[-1].weight, std=0.1)
+    return fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:])), encoder
+
+
+class Counted:
+    """An encoder of pictures that counts them."""
+
+    def __init__(self, *networks) -> None:
+        self.encode, self.pictures = partial(adjusted_posterior, *networks), 0
+
+    def __call__(self, alpha, padded):
+        self.pictures += len(alpha)
+        return self.encode(alpha, padded)
+
+
+def quiet(progress) -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture
+def filled(tmp_path, networks):
+    """Fills a cache from pictures, and says how many were computed."""
+
+    def fill(pictures, preset=MICRO, folder=tmp_path / "cache", **more) -> tuple[LatentCache, int]:
+        cache = LatentCache.open(folder, latent_identity(preset, *networks, **more))
+        counted = Counted(*networks)
+        cache.fill(pictures, counted, quiet, batch=5)
+        return cache, counted.pictures
+
+    return fill
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_it_holds_what_the_networks_say(filled, pictures, networks, precision, in_memory, tmp_path):
+    folder = None if in_memory else tmp_path / "cache"
+    cache, computed = filled(pictures, replace(MICRO, cache_precision=precision), folder)
+    assert computed == len(pictures)
+    places = [7, 0, 7, 23]
+    rgba = pictures.take(places)
+    mean, std = adjusted_posterior(*networks, rgba[:, 3:], pad_colours(rgba))
+    found = cache.take(places)
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if precision == "fp32" else {"atol": 2e-3, "rtol": 1e-3}
+    torch.testing.assert_close(found[0], mean, **tolerance)
+    torch.testing.assert_close(found[1], std, **tolerance)
+    assert found[0].dtype == found[1].dtype == torch.float32
+
+
+def test_a_second_start_computes_nothing(filled, pictures):
+    first, _ = filled(pictures)
+    second, computed = filled(pictures)
+    assert computed == 0
+    assert all(torch.equal(*pair) for pair in zip(first.take([3, 1]), second.take([3, 1]), strict=True))
+
+
+def test_a_changed_image_recomputes_one(filled, store, snapshot, pictures):
+    filled(pictures)
+    changed = list(pictures.samples)
+    data = store.get(changed[4].layers[LayerRole.foreground])
+    other = store.put(data + b"\0")  # the same picture in other bytes
+    changed[4] = replace(changed[4], layers={LayerRole.foreground: other})
+    cache, computed = filled(Pictures(store, changed, MICRO.image_size, in_memory=False))
+    assert computed == 1
+    torch.testing.assert_close(cache.take([4])[0], filled(pictures)[0].take([4])[0])
+
+
+def test_the_same_image_in_two_samples_is_computed_once(filled, store, pictures):
+    twice = [pictures.samples[0], *pictures.samples]
+    _, computed = filled(Pictures(store, twice, MICRO.image_size, in_memory=False))
+    assert computed == len(pictures)
+
+
+def test_whatever_else_changes_makes_another_folder(networks, tmp_path, pictures, filled, monkeypatch):
+    backbone, encoder = networks
+    names = {latent_name(tmp_path, MICRO, backbone, encoder)}
+    names.add(latent_name(tmp_path, replace(MICRO, cache_precision="fp16"), backbone, encoder))
+    names.add(latent_name(tmp_path, MICRO, backbone, encoder, compute="bf16"))
+    encoder.offset_scale *= 2
+    names.add(latent_name(tmp_path, MICRO, backbone, encoder))
+    with torch.no_grad():
+        encoder.blocks[0].bias[0] += 1e-6
+    names.add(latent_name(tmp_path, MICRO, backbone, encoder))
+    backbone.basis[0, 0] += 1e-6
+    names.add(latent_name(tmp_path, MICRO, backbone, encoder))
+    monkeypatch.setattr("training.denoiser.cache.letterbox", lambda rgba, size: rgba[: size[0], : size[1]])
+    names.add(latent_name(tmp_path, MICRO, backbone, encoder))
+    assert len(names) == 7
+    _, computed = filled(pictures)
+    assert computed == len(pictures)
+
+
+def latent_name(folder, preset, *networks, **more) -> str:
+    return LatentCache.open(folder, latent_identity(preset, *networks, **more)).folder.name
+
+
+def test_its_folder_says_what_it_is_of_and_can_be_deleted(filled, pictures):
+    cache, _ = filled(pictures)
+    identity = json.loads((cache.folder / "identity.json").read_text())
+    assert identity["precision"] == "fp32"
+    assert len(identity["backbone"]) == 64
+    for file in cache.folder.iterdir():
+        file.unlink()
+    cache.folder.rmdir()
+    assert filled(pictures)[1] == len(pictures)
+
+
+def test_every_shape_has_latents_of_its_own(filled, store, freeze_sized):
+    snapshot = freeze_sized([(40, 20), (20, 40), (30, 30)] * 4)
+    buckets = Buckets(bucket_table(32, 8, 2.0), least=2)
+    sorted_ = load_split(store, snapshot, Split.train, 32, in_memory=False, buckets=buckets)
+    square = load_split(store, snapshot, Split.train, 32, in_memory=False)
+    cache, computed = filled(sorted_)
+    assert computed == 12
+    for place in range(12):
+        height, width = sorted_.shapes[place]
+        assert cache.take([place])[0].shape[2:] == (height // 8, width // 8)
+    assert filled(square)[1] == 8  # the square ones are there
+
+
+def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, pictures, networks):
+    broken, gone = 3, 9
+    samples = breaking(store, pictures, broken, b"no picture")
+    seen = []
+    damaged = Pictures(store, samples * 5, MICRO.image_size, in_memory=False)
+    cache = LatentCache.open(tmp_path / "cache", latent_identity(MICRO, *networks))
+    cache.fill(damaged, Counted(*networks), seen.append)
+    assert list(damaged.aside) == [samples[broken].id]
+    assert seen[-1].figures == {"set_aside": 1.0}
+    (line,) = (cache.folder / "aside.jsonl").read_text().splitlines()
+    assert json.loads(line)["sample"] == samples[broken].id
+    assert "cannot be decoded" in json.loads(line)["wrong"]
+    assert damaged.sound([2, broken, 4]) == [2, broken + 1, 4]
+    assert cache.take(damaged.sound([2, broken, 4]))[0].shape[0] == 3
+    mended = Pictures(store, list(pictures.samples), MICRO.image_size, in_memory=False)
+    cache.fill(mended, Counted(*networks), quiet)
+    assert not (cache.folder / "aside.jsonl").exists()
+    assert gone not in mended.aside
+
+
+def test_many_broken_pictures_are_no_accident(store, pictures, networks, tmp_path):
+    samples = breaking(store, pictures, 3, b"one")
+    damaged = Pictures(store, samples, MICRO.image_size, in_memory=False)
+    damaged.samples = breaking(store, damaged, 8, b"two")
+    cache = LatentCache.open(None, latent_identity(MICRO, *networks))
+    with pytest.raises(Corrupt, match="2 of 24 pictures cannot be read"):
+        cache.fill(damaged, Counted(*networks), quiet)
+
+
+def breaking(store, pictures: Pictures, place: int, data: bytes) -> list:
+    """The samples, with one image that is none."""
+    samples = list(pictures.samples)
+    samples[place] = replace(samples[place], layers={LayerRole.foreground: store.put(data)})
+    return samples
+
+
+FILLER = """
+import sys
+from pathlib import Path
+import training.data.shards
+from curation.domain import Split
+from curation.objects import FolderStore
+from training.denoiser.cache import LatentCache
+from training.data.pictures import load_split
+training.data.shards.RUN = 3
+objects, snapshot, folder = sys.argv[1:]
+pictures = load_split(FolderStore(Path(objects)), snapshot, Split.train, 32, in_memory=False)
+cache = LatentCache.open(Path(folder), {"precision": "fp32"})
+cache.fill(pictures, lambda alpha, padded: (padded[:, :, ::8, ::8] + 1, alpha[:, :, ::8, ::8]), lambda progress: None)
+print(float(cache.take(range(len(pictures)))[0].sum()))
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_fill_one_cache(store, snapshot, tmp_path, pictures):
+    command = [sys.executable, "-c", FILLER, str(store.folder), snapshot, str(tmp_path / "cache")]
+    fillers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    sums = [float(filler.communicate(timeout=120)[0]) for filler in fillers]
+    rgba = pictures.take(range(len(pictures)))
+    wanted = float((pad_colours(rgba)[:, :, ::8, ::8] + 1).sum())
+    assert sums == [pytest.approx(wanted)] * 2
+
+
+class Words:
+    """A text encoder that counts its texts: states of their letters, and a pooled sum."""
+
+    def __init__(self, *, mask: bool = False, pooled: bool = True) -> None:
+        self.mask, self.pooled, self.texts = mask, pooled, 0
+
+    def __call__(self, texts: Sequence[str]) -> Conditions:
+        self.texts += len(texts)
+        states = torch.stack(
+            [torch.tensor([float(ord(c)) for c in text.ljust(8)[:8]])[:, None] * torch.ones(3) for text in texts]
+        )
+        mask = torch.tensor([[place < len(text) for place in range(8)] for text in texts]) if self.mask else None
+        return Conditions(states, mask, states.sum(1) if self.pooled else None, torch.ones(len(texts), 6))
+
+
+@pytest.mark.parametrize(("mask", "pooled"), [(False, True), (True, False)])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_texts_are_encoded_once(tmp_path, mask, pooled, in_memory):
+    texts = ["a red square", "", "a blue circle", "a red square"]
+    encode = Words(mask=mask, pooled=pooled)
+    folder = None if in_memory else tmp_path
+    cache = ConditionsCache.open(folder, {"precision": "fp16"})
+    seen = []
+    cache.fill(texts, encode, seen.append, batch=2)
+    assert (encode.texts, seen[-1].done, seen[-1].total) == (3, 3, 3)
+    again = cache if in_memory else ConditionsCache.open(folder, {"precision": "fp16"})
+    again.fill([*texts, "a new one"], encode, quiet)
+    assert encode.texts == 4
+    found, wanted = again.take(texts[::-1]), encode(texts[::-1])
+    assert torch.equal(found.states_BLD, wanted.states_BLD)
+    assert found.states_BLD.dtype == torch.float32
+    assert (found.mask_BL is None) == (not mask)
+    assert not mask or torch.equal(found.mask_BL, wanted.mask_BL)
+    assert (found.pooled_BP is None) == (not pooled)
+    assert found.sizes_B6 is None
+    with pytest.raises(KeyError):
+        again.take(["a text that nobody encoded"])
+
+
+def test_texts_belong_to_their_encoder_and_its_tokens():
+    class Tokens:
+        def __init__(self, length: int, shift: int) -> None:
+            self.model_max_length, self.shift = length, shift
+
+        def __call__(self, text):
+            return type("Told", (), {"input_ids": [ord(c) + self.shift for c in text][: self.model_max_length]})
+
+    encoder = torch.nn.Linear(2, 2)
+    identities = [text_identity(MICRO, encoder, [Tokens(*tokens)]) for tokens in ((77, 0), (77, 1), (76, 0))]
+    with torch.no_grad():
+        encoder.weight[0, 0] += 1
+    identities += [
+        text_identity(MICRO, encoder, [Tokens(77, 0)]),
+        text_identity(MICRO, encoder, [Tokens(77, 0)], family="sdxl"),
+    ]
+    assert len({json.dumps(identity) for identity in identities}) == 5
+    assert text_identity(MICRO, encoder, [Tokens(77, 0)]) == identities[3]
+
+
+def test_a_fingerprint_is_of_numbers_names_types_and_kind():
+    plain = torch.nn.Linear(2, 2)
+    same = torch.nn.Linear(2, 2)
+    same.load_state_dict(plain.state_dict())
+    assert fingerprint(plain) == fingerprint(same)
+    assert fingerprint(plain) != fingerprint(torch.nn.Sequential(same))
+    assert fingerprint(plain) != fingerprint(same.to(torch.float16))

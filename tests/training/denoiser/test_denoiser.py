@@ -1,0 +1,109 @@
+"""The denoiser: shapes, conditioning, normalisation, and a schedule that ends in pure noise."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from curation.errors import Refused
+from training.denoiser.opening import open_denoiser
+from training.denoiser.own import ConditionalUNet, OwnDenoiser, noise_schedule, unet_config
+from training.presets.table import PRESETS
+
+MICRO = PRESETS["micro"]
+SIDE = MICRO.image_size // MICRO.stride
+
+
+def noisy(count, seed=0):
+    shape = (count, MICRO.latent_channels, SIDE, SIDE)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def fresh(name):
+    """A denoiser whose last layer is not zero, so that it says something."""
+    torch.manual_seed(0)
+    denoiser = OwnDenoiser(replace(MICRO, denoiser=name)).eval()
+    with torch.no_grad():
+        for parameter in denoiser.network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return denoiser
+
+
+@pytest.fixture(params=["transformer", "unet"])
+def denoiser(request):
+    return fresh(request.param)
+
+
+@torch.no_grad()
+def test_it_predicts_under_a_prompt(denoiser):
+    latent, time = noisy(3), torch.tensor([0, 500, 999])
+    predicted = denoiser.predict(latent, time, denoiser.encode(["a red circle", "", "two words"]))
+    assert predicted.shape == latent.shape
+    assert predicted.isfinite().all()
+    other = denoiser.predict(latent, time, denoiser.encode(["a blue circle", "", "two words"]))
+    assert not torch.allclose(predicted[0], other[0])
+    torch.testing.assert_close(predicted[1:], other[1:])
+    same = denoiser.encode(["a red circle", "", "two words"])
+    assert not torch.allclose(predicted, denoiser.predict(latent, time.flip(0), same))
+
+
+@torch.no_grad()
+def test_padding_of_the_prompt_says_nothing(denoiser):
+    """What stands behind the mask does not reach the prediction."""
+    latent, time = noisy(2), torch.tensor([10, 900])
+    conditions = denoiser.encode(["a red circle", "a longer prompt than that"])
+    states, mask = conditions.states_BLD, conditions.mask_BL
+    louder = replace(conditions, states_BLD=torch.where(mask[..., None], states, states + 100.0))
+    one, two = denoiser.predict(latent, time, conditions), denoiser.predict(latent, time, louder)
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_normalised_latents_have_no_mean_and_unit_spread(denoiser):
+    scales = torch.linspace(0.01, 30, MICRO.latent_channels)[:, None, None]
+    latent = noisy(64) * scales + scales
+    denoiser.measure(latent)
+    normal = denoiser.normalise(latent)
+    torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(MICRO.latent_channels), atol=1e-4, rtol=0)
+    assert normal.std() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(normal[:, 0].std() / normal[:, 1].std(), latent[:, 0].std() / latent[:, 1].std())
+    torch.testing.assert_close(denoiser.restore(normal), latent, atol=1e-4, rtol=1e-4)
+
+
+def test_a_channel_that_never_varies_is_no_division_by_zero(denoiser):
+    denoiser.measure(torch.zeros(4, MICRO.latent_channels, SIDE, SIDE))
+    assert denoiser.normalise(noisy(1)).isfinite().all()
+
+
+def test_stored_tensors_open_to_the_same_denoiser(denoiser):
+    denoiser.measure(noisy(8) * 3)
+    name = "unet" if isinstance(denoiser.network, ConditionalUNet) else "transformer"
+    again = open_denoiser(replace(MICRO, denoiser=name), denoiser.learnt(), denoiser.facts())
+    time, texts = torch.tensor([7]), ["a heart"]
+    with torch.no_grad():
+        one, two = (model.predict(noisy(1), time, model.encode(texts)) for model in (denoiser, again))
+    assert torch.equal(one, two)
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_tensors_of_another_size_are_refused():
+    with pytest.raises(Refused, match="does not fit preset 'micro'"):
+        open_denoiser(replace(MICRO, text_width=64), OwnDenoiser(MICRO).learnt(), {"kind": "own"})
+
+
+def test_zero_terminal_snr_ends_in_pure_noise():
+    levels = noise_schedule(replace(MICRO, zero_terminal_snr=True, prediction="v_prediction")).alphas_cumprod
+    assert levels[-1].sqrt() < 1e-3
+    assert (levels.diff() < 0).all()
+    plain = noise_schedule(replace(MICRO, zero_terminal_snr=False)).alphas_cumprod
+    assert plain[-1] == pytest.approx(0.00466, rel=1e-2)  # Stable Diffusion's own
+
+
+def test_the_presets_of_stable_diffusion_are_rows_of_the_same_table():
+    """The sizes of runwayml's and Stability's own unet/config.json, where this version states them."""
+    config = unet_config(PRESETS["sd15"])
+    assert config["block_out_channels"] == (320, 640, 1280, 1280)
+    assert config["down_block_types"] == (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D")
+    assert config["up_block_types"] == ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3)
+    assert (config["cross_attention_dim"], config["in_channels"], config["sample_size"]) == (768, 4, 64)
+    assert config["norm_num_groups"] == 32

@@ -1,0 +1,163 @@
+"""The base's training: it learns, it resumes to the bit, and its loss is the formula."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from curation.domain import Split, TrainingOrder
+from curation.errors import Refused
+from training.data.pictures import load_split
+from training.denoiser.denoising import loss_weight
+from training.denoiser.opening import open_denoiser
+from training.denoiser.own import noise_schedule
+from training.denoiser.training import VALIDATED, encode_pictures, train_base, validation_loss
+from training.presets.table import PRESETS
+from training.transparency.backbone import fit_backbone
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey
+
+MICRO = replace(PRESETS["micro"], sheet_images=64, save_images=48)
+
+
+@pytest.fixture
+def parts(store, snapshot):
+    """A fitted backbone, and transparency networks whose offsets are not zero."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    pictures = load_split(store, snapshot, Split.train, MICRO.image_size)
+    rgba = pictures.take(range(len(pictures)))
+    networks = Transparency(MICRO).eval().requires_grad_(False)
+    torch.nn.init.normal_(networks.encoder.blocks[-1].weight, std=0.1)
+    return fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:])), networks
+
+
+@pytest.fixture
+def run(store, snapshot, parts):
+    def train(folder, images=192, preset=MICRO, start=None, report=lambda progress: None, seed=0):
+        order = TrainingOrder("base", "micro", snapshot, None, None, seed, images)
+        return train_base(order, preset, store, folder, report, *parts, start)
+
+    return train
+
+
+def test_it_learns(run, tmp_path, store, snapshot, parts):
+    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    losses = [validation_loss(run(tmp_path / str(images), images), MICRO, *parts, heldout) for images in (16, 1024)]
+    assert losses[1] < 0.8 * losses[0]
+
+
+class StoppedError(Exception):
+    """What a report raises to stop a run in its middle."""
+
+
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(run, tmp_path):
+    straight, _ = run(tmp_path / "straight")
+
+    def stop_at(images):
+        def report(progress):
+            if progress.done >= images:
+                raise StoppedError
+
+        return report
+
+    for images in (80, 160):  # between two saved states, twice
+        with pytest.raises(StoppedError):
+            run(tmp_path / "broken", report=stop_at(images))
+    resumed, _ = run(tmp_path / "broken")
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_a_finished_run_is_not_run_again(run, tmp_path):
+    first, _ = run(tmp_path)
+    seen = []
+    again, _ = run(tmp_path, report=lambda progress: seen.append(progress) if progress.stage == "base" else None)
+    assert [progress.done for progress in seen] == [192]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_another_seed_is_another_training(run, tmp_path):
+    (one, _), (two, _) = run(tmp_path / "1", 32), run(tmp_path / "2", 32, seed=1)
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_it_goes_on_from_its_parent_in_the_parents_units(run, tmp_path, store, snapshot, parts):
+    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    parent = run(tmp_path / "parent", 512)
+    child = run(tmp_path / "child", 16, start=parent)
+    fresh = run(tmp_path / "fresh", 16)
+    assert torch.equal(child[0]["centre"], parent[0]["centre"])
+    assert torch.equal(child[0]["spread"], parent[0]["spread"])
+    assert validation_loss(child, MICRO, *parts, heldout) < validation_loss(fresh, MICRO, *parts, heldout)
+
+
+def test_a_parent_of_other_sizes_is_refused(run, tmp_path):
+    parent = run(tmp_path / "parent", 16)
+    with pytest.raises(Refused, match="does not fit"):
+        run(tmp_path / "child", 16, preset=replace(MICRO, dit_width=96), start=parent)
+
+
+def test_it_leaves_sheets_and_a_log(run, tmp_path):
+    run(tmp_path, 128)
+    names = {path.name.split("-")[0] for path in (tmp_path / "base").iterdir()}
+    assert {"sheet", "state", "log"} <= names
+    assert (tmp_path / "base/sheet-000000000128.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "base").glob("state-*"))) == 1
+
+
+def test_what_is_trained_on_is_the_adjusted_latent(store, snapshot, parts, tmp_path):
+    """In memory or on disk, the latents are mean + scale * std * offset of the pictures asked for, in their order."""
+    from training.transparency.padding import pad_colours
+
+    backbone, networks = parts
+    pictures = load_split(store, snapshot, Split.train, MICRO.image_size)
+    kept, stored = (
+        encode_pictures(MICRO, pictures, backbone, networks.encoder, folder, lambda _: None).take([3, 1, 3])
+        for folder in (None, tmp_path)
+    )
+    assert all(torch.equal(one, two) for one, two in zip(kept, stored, strict=True))
+    rgba = pictures.take([3, 1, 3])
+    alpha, padded = rgba[:, 3:], pad_colours(rgba)
+    mean, std = backbone.encode(on_grey(padded, alpha))
+    torch.testing.assert_close(kept[0], mean + MICRO.offset_scale * std * networks.encoder(alpha, padded))
+    torch.testing.assert_close(kept[1], std.expand_as(mean))
+    assert not torch.allclose(kept[0], mean)
+
+
+def test_the_validation_loss_is_the_same_twice(run, tmp_path, store, snapshot, parts):
+    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    base = run(tmp_path, 32)
+    first = validation_loss(base, MICRO, *parts, heldout)
+    assert validation_loss(base, MICRO, *parts, heldout) == first
+
+
+def test_the_validation_loss_of_silence_is_the_power_of_v(run, tmp_path, store, snapshot, parts):
+    """v = sqrt(abar) noise - sqrt(1 - abar) x_0, so its mean square is abar + (1 - abar) E[x_0^2]."""
+    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    tensors, facts = run(tmp_path, 16)
+    silent = {name: torch.zeros_like(t) if "network.out." in name else t for name, t in tensors.items()}
+    latents = encode_pictures(MICRO, heldout, parts[0], parts[1].encoder, None, lambda _: None)
+    power = open_denoiser(MICRO, tensors, facts).normalise(latents.take(range(len(heldout)))[0]).square().mean()
+    levels = noise_schedule(MICRO).alphas_cumprod[list(VALIDATED)]
+    expected = float((levels + (1 - levels) * power).mean())
+    assert validation_loss((silent, facts), MICRO, *parts, heldout) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_both_predictions_train_and_open(run, tmp_path, prediction):
+    preset = replace(MICRO, prediction=prediction, zero_terminal_snr=prediction == "v_prediction", snr_gamma=5.0)
+    tensors, facts = run(tmp_path, 32, preset=preset)
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    open_denoiser(preset, tensors, facts)
+
+
+def test_min_snr_weights_are_the_formula():
+    levels = noise_schedule(MICRO).alphas_cumprod[:-1]  # the last level is pure noise: snr 0
+    snr = levels / (1 - levels)
+    noise = loss_weight("epsilon", 5.0, levels)
+    v = loss_weight("v_prediction", 5.0, levels)
+    torch.testing.assert_close(noise, torch.minimum(snr, torch.tensor(5.0)) / snr)
+    # An error in v is (1 + snr) times the error in x_0's own terms: weighing both alike is dividing by it.
+    torch.testing.assert_close(v * (snr + 1), noise * snr)
+    assert loss_weight("epsilon", 0.0, levels).eq(1).all()

@@ -1,0 +1,140 @@
+"""Drawing: the same layer for the same request, whatever it is drawn with, and nothing hidden under alpha 0."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from curation.domain import Checkpoint, DrawRequest, LayerRole, Prompt, Split
+from curation.errors import Refused
+from curation.ports import DrawOptions
+from training.data.pictures import load_split
+from training.denoiser.drawing import sample_latents
+from training.denoiser.own import OwnDenoiser, noise_schedule
+from training.generate import open_generator
+from training.presets.table import PRESETS
+from training.transparency.backbone import fit_backbone
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey
+from training.weights import save_part
+
+MICRO = PRESETS["micro"]
+
+
+@pytest.fixture
+def checkpoint(store, snapshot):
+    """Random weights of the right sizes: what is tested here does not need good ones."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rgba = load_split(store, snapshot, Split.train, MICRO.image_size).take(range(20))
+    backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
+    denoiser = OwnDenoiser(MICRO)
+    for parameter in denoiser.network.parameters():
+        if not parameter.any():  # a fresh one says 0 to everything
+            torch.nn.init.normal_(parameter, std=0.1)
+    files = {
+        "backbone": save_part(store, "backbone", backbone.state_dict(), backbone.facts()),
+        "transparency": save_part(store, "transparency", Transparency(MICRO).state_dict(), {}),
+        "base": save_part(store, "base", denoiser.learnt(), denoiser.facts()),
+    }
+    return Checkpoint(files, "whole", "micro", snapshot, None, 0, "test")
+
+
+def requests(count):
+    return [DrawRequest(Prompt(f"a {'red' if k % 2 else 'blue'} shape {k}"), seed=1000 + k) for k in range(count)]
+
+
+def pixels(layers):
+    return [layer[LayerRole.foreground] for layer in layers]
+
+
+def test_every_request_gets_a_layer_of_its_own(checkpoint, store):
+    drawn = open_generator(checkpoint, store).draw(requests(6))
+    assert [set(layers) for layers in drawn] == [{LayerRole.foreground}] * 6
+    for layer in pixels(drawn):
+        assert (layer.shape, layer.dtype) == ((MICRO.image_size, MICRO.image_size, 4), np.uint8)
+        assert not layer[layer[..., 3] == 0].any()
+    assert len({layer.tobytes() for layer in pixels(drawn)}) == 6
+
+
+def test_a_request_is_drawn_alike_alone_and_in_any_company(checkpoint, store):
+    """Bit for bit: batches of 1, of 4 (the preset's), and at every place of a longer list."""
+    generator = open_generator(checkpoint, store)
+    together = pixels(generator.draw(requests(6)))
+    for k, request in enumerate(requests(6)):
+        assert np.array_equal(pixels(generator.draw([request]))[0], together[k])
+    backwards = pixels(generator.draw(requests(6)[::-1]))[::-1]
+    assert all(np.array_equal(one, two) for one, two in zip(together, backwards, strict=True))
+
+
+def test_a_generator_opened_again_draws_the_same(checkpoint, store):
+    one, two = (pixels(open_generator(checkpoint, store).draw(requests(3))) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_seed_and_prompt_both_count(checkpoint, store):
+    one, other_seed, other_text = pixels(
+        open_generator(checkpoint, store).draw(
+            [
+                DrawRequest(Prompt("a red circle"), 1),
+                DrawRequest(Prompt("a red circle"), 2),
+                DrawRequest(Prompt("a blue circle"), 1),
+            ]
+        )
+    )
+    assert not np.array_equal(one, other_seed)
+    assert not np.array_equal(one, other_text)
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**63 + 5])
+def test_any_whole_number_is_a_seed(checkpoint, store, seed):
+    assert len(open_generator(checkpoint, store).draw([DrawRequest(Prompt(""), seed)])) == 1
+
+
+def test_nothing_to_draw_is_nothing(checkpoint, store):
+    assert open_generator(checkpoint, store).draw([]) == []
+
+
+def test_a_checkpoint_without_a_base_cannot_draw(checkpoint, store):
+    files = {name: file for name, file in checkpoint.files.items() if name != "base"}
+    with pytest.raises(Refused, match="no base model"):
+        open_generator(replace(checkpoint, files=files), store)
+
+
+def test_options_of_its_own_count_and_others_are_refused(checkpoint, store):
+    generator = open_generator(checkpoint, store)
+
+    def drawn(**options):
+        return pixels(generator.draw([DrawRequest(Prompt("a red circle"), 1)], DrawOptions(**options)))[0]
+
+    plain = drawn()
+    assert np.array_equal(drawn(size=(32, 32), sampler="ddim", negative=""), plain)
+    for options in ({"steps": 3}, {"guidance": 1.0}, {"negative": "a blue circle"}):
+        assert not np.array_equal(drawn(**options), plain)
+    told = generator.describe(DrawOptions(steps=3))
+    assert told == {"sampler": "ddim", "steps": "3", "guidance": "3.0", "size": "32x32"}
+    for options in ({"size": (64, 32)}, {"aspect": 2.0}, {"sampler": "euler"}, {"image": "0" * 64}, {"upscale": 2.0}):
+        with pytest.raises(Refused, match="do without"):
+            drawn(**options)
+
+
+class Known(OwnDenoiser):
+    """Knows the picture, x_0 = its centre, for a prompt, and 0 for none: v = (sqrt(abar) x_t - x_0) / sqrt(1 - abar)."""
+
+    def predict(self, noisy_BCHW, time_B, conditions):
+        level = noise_schedule(MICRO).alphas_cumprod[time_B].view(-1, 1, 1, 1)
+        prompted = (conditions.mask_BL.sum(1) > 1).float().view(-1, 1, 1, 1)
+        return (level.sqrt() * noisy_BCHW - prompted * self.centre[:, None, None]) / (1 - level).sqrt()
+
+
+def test_the_sampler_reaches_what_a_perfect_denoiser_knows():
+    """DDIM with guidance 1 ends in x_0 itself, from any noise and in any number of steps; guidance g ends in g x_0."""
+    torch.manual_seed(0)
+    perfect = Known(MICRO)
+    perfect.centre.copy_(torch.randn(MICRO.latent_channels))
+    for steps, guidance in ((1, 1.0), (4, 1.0), (25, 1.0), (4, 3.0)):
+        preset = replace(MICRO, draw_steps=steps, guidance=guidance)
+        drawn = sample_latents(perfect, preset, ["a", "b"], [1, 2])
+        expected = (guidance * perfect.centre)[:, None, None].expand_as(drawn)
+        torch.testing.assert_close(drawn, expected, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,142 @@
+"""Attention sharing on a diffusers UNet: what the released file's loader computes, for one layer and for several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear, softmax
+
+from curation.errors import Refused
+from tests.training.pretrained import make_unet
+from tests.training.released_files import TINY_SD15, fill, sharing_shapes, tiny_sd15, write
+from training.denoiser.sharing import SharedAttention, attention_names, share_attention
+from training.files import read_header
+from training.released.bases import read_base
+from training.released.layouts import recognise
+
+RANK = 4
+
+
+def by_hand(unit: dict[str, Tensor], attn: Any, states: Tensor, context: Tensor, frames: int) -> Tensor:
+    """In words of arithmetic alone: merged weights, one layer after another, then one place after another."""
+
+    def weight(part: str, layer: Any, frame: int) -> Tensor:
+        merged: Tensor = (
+            layer.weight + unit[f"{part}_lora.{frame}.up.weight"] @ unit[f"{part}_lora.{frame}.down.weight"]
+        )
+        return merged
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        width = query.shape[-1] // attn.heads
+        heads = []
+        for head in range(attn.heads):
+            q, k, v = (x[..., head * width : (head + 1) * width] for x in (query, key, value))
+            heads.append(softmax(q @ k.mT / width**0.5, dim=-1) @ v)
+        return torch.cat(heads, dim=-1)
+
+    mixed = states.clone()
+    for row, (own, seen) in enumerate(zip(states, context, strict=True)):
+        frame = row % frames
+        query, key, value = (
+            linear(x, weight(part, layer, frame))
+            for part, layer, x in (("to_q", attn.to_q, own), ("to_k", attn.to_k, seen), ("to_v", attn.to_v, seen))
+        )
+        out = attn.to_out[0]
+        mixed[row] += linear(attend(query, key, value), weight("to_out", out, frame), out.bias)
+    result = mixed.clone()
+    for first in range(0, len(states), frames):
+        for place in range(states.shape[1]):
+            layers = mixed[first : first + frames, place]
+            normal = layer_norm(layers, layers.shape[-1:], unit["temporal_n.weight"], unit["temporal_n.bias"], 1e-6)
+            entered = linear(normal, unit["temporal_i.weight"], unit["temporal_i.bias"])
+            q, k, v = (linear(entered, unit[f"temporal_{x}.weight"], unit[f"temporal_{x}.bias"]) for x in "qkv")
+            result[first : first + frames, place] += linear(
+                attend(q, k, v), unit["temporal_o.weight"], unit["temporal_o.bias"]
+            )
+    return result - states
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+@pytest.mark.parametrize("place", [0, 1, 30])
+def test_one_attention_is_the_arithmetic_of_the_loader(frames: int, place: int) -> None:
+    unet = tiny_sd15()
+    name = attention_names(unet)[place]
+    attn = unet.get_submodule(name)
+    unit = SharedAttention(attn.to_q.in_features, attn.to_k.in_features, attn.heads, frames, RANK)
+    state = fill({n: tuple(v.shape) for n, v in unit.state_dict().items()}, seed=place, dtype=torch.float32)
+    unit.load_state_dict(state)
+    rng = torch.Generator().manual_seed(frames)
+    states = torch.randn(2 * frames, 5, attn.to_q.in_features, generator=rng)
+    context = None if name.endswith("attn1") else torch.randn(2 * frames, 7, attn.to_k.in_features, generator=rng)
+    with torch.no_grad():
+        ours = unit(attn, states, context)
+        theirs = by_hand(state, attn, states, states if context is None else context, frames)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_attentions_are_counted_as_in_the_released_file() -> None:
+    names = attention_names(tiny_sd15())
+    assert len(names) == 32
+    assert names[0] == "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    assert names[1] == "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+    assert names[12] == "up_blocks.1.attentions.0.transformer_blocks.0.attn1"
+    assert names[29] == "up_blocks.3.attentions.2.transformer_blocks.0.attn2"
+    assert names[30:] == [f"mid_block.attentions.0.transformer_blocks.0.attn{n}" for n in (1, 2)]
+
+
+def test_a_file_for_one_layer_loads_and_runs_on_a_unet(tmp_path: Path) -> None:
+    unet = tiny_sd15()
+    path = write(tmp_path / "attn", sharing_shapes(unet, 1, RANK))
+    header = read_header(path)
+    tensors, facts = read_base(header, recognise(header))
+    assert facts == {"kind": "sharing", "frames": "1", "rank": "4"}
+    stored = load_file(path)
+    assert all(torch.equal(value, stored[name]) for name, value in tensors.items())
+    noisy, states = torch.randn(2, 4, 16, 16), torch.randn(2, 5, 24)
+    with torch.no_grad():
+        before = unet(noisy, 500, encoder_hidden_states=states).sample
+        share_attention(unet, tensors)
+        after = unet(noisy, 500, encoder_hidden_states=states).sample
+        alone = unet(noisy[:1], 500, encoder_hidden_states=states[:1]).sample
+    assert after.shape == noisy.shape
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(after[:1], alone, rtol=0, atol=1e-5)  # pictures of one layer do not look at each other
+
+
+def test_layers_of_one_picture_look_at_each_other_and_at_no_other() -> None:
+    unet = tiny_sd15()
+    share_attention(unet, fill(sharing_shapes(unet, 3, RANK), dtype=torch.float32))
+    noisy, states = torch.randn(6, 4, 16, 16), torch.randn(6, 5, 24)
+    changed = noisy.clone()
+    changed[1] += 1
+    with torch.no_grad():
+        one, two = (unet(x, 500, encoder_hidden_states=states).sample for x in (noisy, changed))
+    moved = (one - two).flatten(1).abs().amax(1) > 1e-6
+    assert moved.tolist() == [True, True, True, False, False, False]
+
+
+def test_a_mask_of_words_is_heeded() -> None:
+    unet = tiny_sd15()
+    share_attention(unet, fill(sharing_shapes(unet, 1, RANK), dtype=torch.float32))
+    noisy, states = torch.randn(1, 4, 16, 16), torch.randn(1, 5, 24)
+    mask = torch.tensor([[True, True, True, False, False]])
+    with torch.no_grad():
+        masked = unet(noisy, 500, encoder_hidden_states=states, encoder_attention_mask=mask).sample
+        short = unet(noisy, 500, encoder_hidden_states=states[:, :3]).sample
+    torch.testing.assert_close(masked, short, rtol=0, atol=1e-5)
+
+
+def test_another_unet_is_refused() -> None:
+    tensors = fill(sharing_shapes(tiny_sd15(), 1, RANK))
+    with pytest.raises(Refused, match="32 attentions, the model"):
+        share_attention(make_unet((16, 32)), tensors)
+    wider = make_unet((32, 32, 32, 32), cross_attention_dim=24, **TINY_SD15)
+    with pytest.raises(Refused, match="does not fit"):
+        share_attention(wider, tensors)
+    with pytest.raises(Refused, match="led by an image"):
+        share_attention(tiny_sd15(), tensors | {"kwargs_encoder.blocks_0.0.bias": torch.zeros(32)})

@@ -1,0 +1,349 @@
+"""Pretrained denoisers: they say what diffusers' own pipelines say, learn what they should, and open again."""
+
+from dataclasses import replace
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDPMScheduler, StableDiffusionXLPipeline
+
+from curation.errors import NotFound, Refused
+from tests.training.pretrained import make_unet, write_sd15, write_sd21, write_sdxl
+from training.course.machine import enable_checkpointing
+from training.denoiser.denoiser import Conditions
+from training.denoiser.learnt import PROJECTIONS, add_adapter, learnt_of
+from training.denoiser.opening import new_denoiser, open_denoiser
+from training.denoiser.sharing import SharedAttention, attention_names
+from training.presets.table import PRESETS
+
+WRITERS = {"sd15": write_sd15, "sd21": write_sd21, "sdxl": write_sdxl}
+TIME = torch.tensor([3, 800])
+TEXTS = ["a glass bottle", ""]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {name: str(write(folder / name)) for name, write in WRITERS.items()}
+
+
+def row(models, family, **changes):
+    known = PRESETS["sdxl" if family == "sdxl" else "sd15"]
+    small = {"family": family, "model": models[family], "image_size": 64, "adapter_rank": 0, "precision": "fp32"}
+    return replace(known, **(small | changes))
+
+
+def noisy(count=2, channels=4, side=8, seed=0):
+    return torch.randn((count, channels, side, side), generator=torch.Generator().manual_seed(seed))
+
+
+def stir(denoiser):
+    """Learnt tensors that differ from where they began."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in denoiser.trainable_parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return denoiser
+
+
+@torch.no_grad()
+def says(denoiser):
+    return denoiser.predict(noisy(), TIME, denoiser.encode(TEXTS))
+
+
+@pytest.mark.parametrize("family", WRITERS)
+@torch.no_grad()
+def test_one_step_is_the_pipelines_own(models, family):
+    """What its UNet says in the first step of its own call, with guidance: once for no prompt, once for the prompt."""
+    denoiser = new_denoiser(row(models, family))
+    pipeline = getattr(diffusers, denoiser.family.pipeline).from_pretrained(models[family])
+    pipeline.set_progress_bar_config(disable=True)
+    steps = []
+    pipeline.unet.register_forward_hook(lambda _, given, said: steps.append((*given, said[0])))
+    pipeline("a glass bottle", num_inference_steps=1, latents=noisy(1), output_type="latent", height=64, width=64)
+    ((latent, time, theirs),) = steps
+    ours = denoiser.predict(latent, time.expand(2), denoiser.encode(["", "a glass bottle"]))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_no_prompt_is_zeros_where_the_model_says_so_and_its_text_where_not(models, tmp_path):
+    for zeros in (True, False):
+        model = str(write_sdxl(tmp_path / str(zeros), zeros=zeros))
+        conditions = new_denoiser(row({"sdxl": model}, "sdxl")).encode(["", "red"])
+        pipeline = StableDiffusionXLPipeline.from_pretrained(model)
+        prompted, unprompted, pooled, unpooled = pipeline.encode_prompt("red", device="cpu")
+        for ours, theirs in (
+            (conditions.states_BLD, torch.cat([unprompted, prompted])),
+            (conditions.pooled_BP, torch.cat([unpooled, pooled])),
+        ):
+            torch.testing.assert_close(ours, theirs)
+        assert bool(conditions.states_BLD[0].any()) is not zeros
+
+
+def test_sizes_reach_sdxl_alone(models):
+    for family, matters in (("sdxl", True), ("sd15", False)):
+        denoiser = new_denoiser(row(models, family))
+        sizes = torch.tensor([[64, 64, 0, 0, 64, 64], [512, 64, 7, 0, 64, 64]])
+        plain, told = denoiser.encode(TEXTS), denoiser.encode(TEXTS, sizes)
+        assert (plain.sizes_B6 is not None) is matters
+        with torch.no_grad():
+            one, two = (denoiser.predict(noisy(), TIME, conditions) for conditions in (plain, told))
+        assert torch.equal(one[0], two[0])
+        assert torch.equal(one[1], two[1]) is not matters
+
+
+@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("rank", [0, 4])
+def test_what_is_learnt_opens_again(models, family, rank):
+    preset = row(models, family, adapter_rank=rank)
+    denoiser = stir(new_denoiser(preset))
+    assert denoiser.facts()["kind"] == ("adapter" if rank else "weights")
+    again = open_denoiser(preset, denoiser.learnt(), denoiser.facts())
+    assert torch.equal(says(denoiser), says(again))
+    assert again.facts() == denoiser.facts()
+    assert not torch.allclose(says(denoiser), says(new_denoiser(preset)))
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_only_what_is_learnt_learns(models):
+    for rank in (0, 4):
+        denoiser = new_denoiser(row(models, "sdxl", adapter_rank=rank)).train()
+        before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+        assert not any(text.training for text in denoiser.texts)
+        optimiser = torch.optim.AdamW(denoiser.trainable_parameters(), lr=1e-2)
+        for _ in range(2):  # an adapter's second matrix moves first
+            optimiser.zero_grad()
+            denoiser.predict(noisy(), TIME, denoiser.encode(TEXTS)).square().mean().backward()
+            optimiser.step()
+        moved = {name for name, value in denoiser.state_dict().items() if not torch.equal(value, before[name])}
+        assert moved
+        assert all(name.startswith("unet.") for name in moved)
+        assert all((".lora_" in name) is bool(rank) for name in moved)
+        learnt = {id(parameter) for parameter in denoiser.trainable_parameters()}
+        assert {id(p) for p in denoiser.parameters() if p.requires_grad} == learnt
+        assert sum(p.numel() for p in denoiser.trainable_parameters()) == sum(
+            v.numel() for v in denoiser.learnt().values()
+        )
+
+
+def test_a_fresh_adapter_changes_nothing_and_has_the_names_that_diffusers_reads(models, tmp_path):
+    from safetensors.torch import save_file
+
+    preset = row(models, "sdxl", adapter_rank=4)
+    denoiser = new_denoiser(preset)
+    torch.testing.assert_close(says(denoiser), says(new_denoiser(replace(preset, adapter_rank=0))))
+    names = set(denoiser.learnt())
+    attentions = [name for name, _ in make_named(denoiser) if name.endswith(PROJECTIONS)]
+    assert names == {f"unet.{name}.lora_{side}.weight" for name in attentions for side in "AB"}
+
+    stir(denoiser)
+    save_file({name: value.contiguous() for name, value in denoiser.learnt().items()}, tmp_path / "adapter.safetensors")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(models["sdxl"])
+    pipeline.load_lora_weights(tmp_path, weight_name="adapter.safetensors")
+    conditions = denoiser.encode(TEXTS)
+    with torch.no_grad():
+        added = {"text_embeds": conditions.pooled_BP, "time_ids": conditions.sizes_B6}
+        theirs = pipeline.unet(noisy(), TIME, conditions.states_BLD, added_cond_kwargs=added).sample
+    torch.testing.assert_close(theirs, says(denoiser), atol=1e-6, rtol=1e-5)
+
+
+def make_named(denoiser):
+    return [(name, module) for name, module in denoiser.pipeline.unet.named_modules() if hasattr(module, "lora_A")]
+
+
+def test_differences_are_added_and_go_on_as_weights(models):
+    preset = row(models, "sd15")
+    plain, taught = new_denoiser(preset), stir(new_denoiser(preset))
+    names = [name for name in plain.learnt() if ".attn" in name]
+    differences = {name: (taught.learnt()[name] - plain.learnt()[name]).half() for name in names}
+    opened = open_denoiser(preset, differences, {"kind": "difference"})
+    for name, value in opened.learnt().items():
+        expected = plain.learnt()[name] + (differences[name].float() if name in names else 0)
+        assert torch.equal(value, expected)
+    assert opened.facts()["kind"] == "weights"
+    with pytest.raises(Refused, match="does not fit"):
+        open_denoiser(preset, {"conv_in.weigth": torch.zeros(1)}, {"kind": "difference"})
+
+
+def test_released_attention_sharing_goes_on_learning(models):
+    """SD 1.5 as layerdiffusion-v1 has it: processors in the attentions, under the names of the released file."""
+    preset = row(models, "sd15")
+    plain = new_denoiser(preset)
+    torch.manual_seed(0)
+    tensors = {}
+    for place, name in enumerate(attention_names(plain.unet)):
+        attn = plain.unet.get_submodule(name)
+        shared = SharedAttention(attn.to_q.in_features, attn.to_k.in_features, attn.heads, frames=1, rank=2)
+        tensors |= {f"hookers.layers.{place}.{key}": value for key, value in shared.state_dict().items()}
+    opened = open_denoiser(preset, tensors, {"kind": "sharing"})
+    learnt = opened.learnt()
+    assert learnt.keys() == tensors.keys()
+    assert all(torch.equal(learnt[name], tensors[name]) for name in tensors)
+    assert not torch.allclose(says(opened), says(plain))
+    assert {p.numel() for p in opened.trainable_parameters()} == {value.numel() for value in tensors.values()}
+    again = open_denoiser(preset, stir(opened).learnt(), opened.facts())
+    assert torch.equal(says(again), says(opened))
+
+
+def test_conditions_beside_the_latent_widen_the_first_convolution(models):
+    """As released two-step models have them: 8 channels in, of which a model without training reads the first 4."""
+    preset = row(models, "sdxl")
+    plain = new_denoiser(preset)
+    wide = torch.zeros(32, 8, 3, 3)
+    opened = open_denoiser(preset, {"conv_in.weight": wide}, {"kind": "difference"})
+    doubled = torch.cat([noisy(), noisy(seed=5)], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(opened.predict(doubled, TIME, opened.encode(TEXTS)), says(plain))
+    assert opened.unet.config.in_channels == 8
+    again = open_denoiser(preset, opened.learnt(), opened.facts())
+    assert again.learnt()["conv_in.weight"].shape[1] == 8
+
+
+def test_other_sizes_and_kinds_are_refused(models):
+    preset = row(models, "sd15", adapter_rank=4)
+    denoiser = new_denoiser(preset)
+    with pytest.raises(Refused, match="does not fit"):
+        open_denoiser(preset, new_denoiser(row(models, "sdxl", adapter_rank=4)).learnt(), denoiser.facts())
+    with pytest.raises(Refused, match="does not fit"):
+        open_denoiser(preset, denoiser.learnt(), {**denoiser.facts(), "kind": "weights"})
+    with pytest.raises(Refused, match="kind 'hypernetwork'"):
+        open_denoiser(preset, {}, {"kind": "hypernetwork"})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_works_in_the_type_it_is_given(models, dtype):
+    denoiser = new_denoiser(row(models, "sdxl", adapter_rank=4))
+    exact = says(denoiser)
+    half = says(denoiser.to(dtype))
+    assert half.dtype == noisy().dtype
+    assert (half - exact).abs().mean() < 0.02
+    assert all(value.dtype == dtype for value in denoiser.learnt().values())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_frozen_unet_is_in_the_presets_precision_and_its_adapter_in_full(models, precision):
+    exact = stir(new_denoiser(row(models, "sdxl", adapter_rank=4)))
+    denoiser = new_denoiser(row(models, "sdxl", adapter_rank=4, precision=precision))
+    denoiser.load_learnt(exact.learnt())
+    types = {name: parameter.dtype for name, parameter in denoiser.unet.named_parameters()}
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert all(dtype == (torch.float32 if ".lora_" in name else half) for name, dtype in types.items())
+    assert {value.dtype for value in denoiser.learnt().values()} == {torch.float32}
+    assert (says(denoiser) - says(exact)).abs().mean() < 0.02
+    with torch.autocast("cpu", half):
+        denoiser.predict(noisy(), TIME, denoiser.encode(TEXTS)).square().mean().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in denoiser.trainable_parameters())
+    whole = new_denoiser(row(models, "sdxl", precision=precision))
+    assert {parameter.dtype for parameter in whole.parameters()} == {torch.float32}
+
+
+def test_an_adapter_of_sdxl_has_the_size_of_the_released_one():
+    """Rank 256 on 560 projections: the 371,589,120 numbers of layer_xl_transparent_attn."""
+    with torch.device("meta"):
+        unet = make_unet(
+            (320, 640, 1280),
+            layers_per_block=2,
+            attention_head_dim=(5, 10, 20),
+            transformer_layers_per_block=(1, 2, 10),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            norm_num_groups=32,
+        )
+        add_adapter(unet, 256, 256)
+    tensors = learnt_of(unet, "adapter")
+    assert (len(tensors) // 2, sum(value.numel() for value in tensors.values())) == (560, 371_589_120)
+
+
+def test_checkpointing_gives_the_same_gradients(models):
+    gradients = []
+    for saves in (False, True):
+        denoiser = new_denoiser(row(models, "sdxl")).train()
+        if saves:
+            enable_checkpointing(denoiser.unet)
+        denoiser.predict(noisy(), TIME, denoiser.encode(TEXTS)).square().mean().backward()
+        gradients.append([parameter.grad for parameter in denoiser.trainable_parameters()])
+    assert denoiser.unet.is_gradient_checkpointing
+    for plain, saved in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, saved)
+
+
+def test_the_models_own_scale_and_schedule(models):
+    xl, v = new_denoiser(row(models, "sdxl")), new_denoiser(row(models, "sd21"))
+    latent = noisy()
+    torch.testing.assert_close(xl.normalise(latent), latent * 0.13025)
+    torch.testing.assert_close(xl.restore(xl.normalise(latent)), latent)
+    assert (xl.schedule().config.prediction_type, v.schedule().config.prediction_type) == ("epsilon", "v_prediction")
+    reference = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    assert torch.equal(xl.schedule().alphas_cumprod, reference.alphas_cumprod)
+
+
+def test_the_preset_overrules_the_schedule_where_it_says_so(models):
+    changed = new_denoiser(row(models, "sd15", prediction="v_prediction", zero_terminal_snr=True)).schedule()
+    assert changed.config.prediction_type == "v_prediction"
+    assert changed.alphas_cumprod[-1].sqrt() < 1e-3
+    with pytest.raises(Refused, match="zero terminal SNR"):
+        new_denoiser(row(models, "sd15", zero_terminal_snr=True)).schedule()
+
+
+def test_conditions_are_taken_and_joined(models):
+    denoiser = new_denoiser(row(models, "sdxl"))
+    together, apart = denoiser.encode(TEXTS), [denoiser.encode([text]) for text in TEXTS]
+    joined = Conditions.join(apart)
+    for name in ("states_BLD", "pooled_BP", "sizes_B6"):
+        torch.testing.assert_close(getattr(joined, name), getattr(together, name))
+        torch.testing.assert_close(getattr(together.take([1]), name), getattr(apart[1], name))
+    assert joined.mask_BL is None
+    assert joined.to("cpu", torch.bfloat16).pooled_BP.dtype == torch.bfloat16
+
+
+def test_what_is_missing_is_told(models, tmp_path):
+    preset = row(models, "sd15")
+    with pytest.raises(NotFound, match="there is no folder"):
+        new_denoiser(replace(preset, model=str(tmp_path / "nowhere")))
+    with pytest.raises(Refused, match="of SDXL's kind"):
+        new_denoiser(replace(preset, model=models["sdxl"]))
+    with pytest.raises(Refused, match="latent transparency alone"):
+        new_denoiser(replace(preset, family="sd3"))
+    with pytest.raises(Refused, match="no whole model") as refused:
+        new_denoiser(replace(preset, variant="fp16"))
+    assert "--set variant=none" in refused.value.hint
+    with pytest.raises(NotFound, match="no family"):
+        new_denoiser(replace(preset, family="dalle"))
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_file_that_is_cut_short_is_refused(tmp_path, part):
+    model = write_sd15(tmp_path / "short")
+    [weights] = (model / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(Refused, match="no whole model"):
+        new_denoiser(row({"sd15": str(model)}, "sd15"))
+
+
+def test_a_variant_loads_and_is_named_where_it_is_all_there_is(tmp_path):
+    model = write_sd15(tmp_path / "half", variant="fp16")
+    with pytest.raises(Refused, match="no whole model") as refused:
+        new_denoiser(row({"sd15": str(model)}, "sd15"))
+    assert "--set variant=fp16" in refused.value.hint
+    denoiser = new_denoiser(row({"sd15": str(model)}, "sd15", variant="fp16"))
+    assert says(denoiser).isfinite().all()
+    assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.float32}
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    model = write_sd15(tmp_path / "pickled")
+    for path in [*model.rglob("*.safetensors")]:
+        torch.save({}, path.with_suffix(".bin"))
+        path.unlink()
+    with pytest.raises(Refused, match="pickled weights only") as refused:
+        new_denoiser(row({"sd15": str(model)}, "sd15"))
+    assert "safetensors" in refused.value.hint
+
+
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks`:UserWarning")  # diffusers still says it
+def test_a_model_that_cannot_be_fetched_is_not_found(monkeypatch, models):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(NotFound, match="cannot be fetched") as missing:
+        new_denoiser(replace(row(models, "sd15"), model="somebody/something"))
+    assert "hf download" in missing.value.hint

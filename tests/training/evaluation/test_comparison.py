@@ -1,0 +1,33 @@
+"""The sheet of truth beside reconstruction."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from tests.making import picture
+from training.evaluation.comparison import SIDE, draw_comparison
+from training.sheets import GAP, TEXT
+
+
+def test_each_picture_is_a_row_of_truth_return_and_difference_four_times():
+    truth = picture(1, 32, 32)
+    again = truth.copy()
+    again[..., 3] = 255
+    sheet = np.asarray(Image.open(io.BytesIO(draw_comparison([truth, truth], [truth, again]))))
+    assert sheet.shape == (2 * (SIDE + GAP) + GAP + TEXT, 12 * (SIDE + GAP) + GAP, 3)
+
+    def tile(row, column):
+        top, left = TEXT + GAP + row * (SIDE + GAP), GAP + column * (SIDE + GAP)
+        return sheet[top : top + SIDE, left : left + SIDE]
+
+    assert all(tile(0, column).max() == 0 for column in (2, 5, 8, 11)), "equal pictures differ nowhere"
+    assert all(np.array_equal(tile(0, column), tile(0, column + 1)) for column in (0, 3, 6, 9))
+    assert tile(1, 10).min() == 255
+    assert tile(1, 11).max() == 252
+    assert np.array_equal(tile(1, 9), tile(0, 9))
+
+
+def test_pictures_of_other_sizes_fit():
+    pictures = [picture(1, 64, 40), picture(2, 300, 200)]
+    assert Image.open(io.BytesIO(draw_comparison(pictures, pictures))).format == "PNG"

@@ -1,0 +1,125 @@
+"""The figures of a checkpoint, on weights whose figures are known beforehand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from curation.domain import Checkpoint, Split, TrainingOrder
+from curation.errors import Refused
+from curation.layers import BACKGROUNDS
+from training.data.pictures import load_split
+from training.evaluation.heldout import HIGHER_IS_BETTER, Returned, evaluate, measure_return, send_through
+from training.measures.blends import psnr_of
+from training.parts import open_parts
+from training.presets.table import PRESETS
+from training.sheets import pixels
+from training.transparency.backbone import LinearBackbone, fit_backbone
+from training.transparency.coding import reconstruct
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey
+from training.weights import describe, save_part
+
+MICRO = PRESETS["micro"]
+
+
+def untrained_checkpoint(store, snapshot, offset=0.0):
+    """A micro checkpoint with a fitted backbone, a random decoder, and an offset that is the same everywhere."""
+    rgba = load_split(store, snapshot, Split.train, MICRO.image_size).take(range(24))
+    backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
+    assert isinstance(backbone, LinearBackbone)
+    torch.manual_seed(0)
+    networks = Transparency(MICRO)
+    torch.nn.init.constant_(networks.encoder.blocks[-1].bias, offset)
+    torch.nn.init.normal_(networks.decoder.conv_out.weight, std=0.05)  # a fresh one says the same of every view
+    order = TrainingOrder("transparency", "micro", snapshot, None, None, 0)
+    files = {
+        "backbone": save_part(
+            store, "backbone", backbone.state_dict(), describe("backbone", order, "1", **backbone.facts())
+        ),
+        "transparency": save_part(store, "transparency", networks.state_dict(), describe("transparency", order, "1")),
+    }
+    return Checkpoint(files, "transparency", "micro", snapshot, None, 0, "1"), backbone, networks
+
+
+def test_psnr_and_alpha_errors_are_those_of_composites_made_by_hand(store, snapshot):
+    checkpoint, backbone, networks = untrained_checkpoint(store, snapshot)
+    reports = []
+    figures = evaluate(checkpoint, snapshot, store, reports.append)
+    truth = load_split(store, snapshot, Split.heldout, MICRO.image_size).take(range(6))
+    again = reconstruct(backbone, networks, truth)
+    psnr, ssim, sad, mse = [], [], [], []
+    for one, other in zip(pixels(truth), pixels(again), strict=True):
+        difference = one[..., 3] / 255.0 - other[..., 3] / 255.0
+        sad.append(np.abs(difference).sum() / 1000)
+        mse.append((difference**2).mean())
+        for colour in BACKGROUNDS.values():
+            blends = _blend(one, colour), _blend(other, colour)
+            psnr.append(peak_signal_noise_ratio(*blends, data_range=1))
+            # The settings of Wang et al. (2004), which both libraries name as theirs.
+            wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+            ssim.append(structural_similarity(*blends, channel_axis=2, data_range=1, **wang))
+    assert figures["psnr"] == pytest.approx(np.mean(psnr), rel=1e-4)
+    assert figures["ssim"] == pytest.approx(np.mean(ssim), rel=1e-3)
+    assert figures["alpha_sad"] == pytest.approx(np.mean(sad), rel=1e-4)
+    assert figures["alpha_mse"] == pytest.approx(np.mean(mse), rel=1e-4)
+    assert (reports[-1].done, reports[-1].total) == (6, 6)
+    assert set(figures) <= set(HIGHER_IS_BETTER)
+
+
+def _blend(rgba, colour):
+    alpha = rgba[..., 3:].astype(np.float64) / 255
+    return rgba[..., :3] / 255 * alpha + np.array(colour) / 255 * (1 - alpha)
+
+
+def test_identity_harm_is_the_price_of_the_offset_in_decibels(store, snapshot):
+    fresh, _, _ = untrained_checkpoint(store, snapshot)
+    assert evaluate(fresh, snapshot, store, lambda _: None)["identity_harm_db"] == pytest.approx(0, abs=1e-6)
+    harmful, _, _ = untrained_checkpoint(store, snapshot, offset=2.0)
+    figures = evaluate(harmful, snapshot, store, lambda _: None)
+    assert figures["identity_harm_db"] > 0.5
+    without = evaluate(fresh, snapshot, store, lambda _: None)["identity_psnr"]
+    assert without - figures["identity_psnr"] == pytest.approx(figures["identity_harm_db"], abs=1e-4)
+
+
+def test_psnr_of_equal_pictures_is_finite():
+    picture = torch.rand(2, 3, 8, 8)
+    assert torch.equal(psnr_of(picture, picture), torch.full((2,), 100.0))
+    assert psnr_of(picture * 0, picture * 0 + 0.1)[0].item() == pytest.approx(20, abs=1e-4)
+
+
+def test_a_checkpoint_without_transparency_is_refused(store, snapshot):
+    checkpoint, _, _ = untrained_checkpoint(store, snapshot)
+    bare = replace(checkpoint, files={"backbone": checkpoint.files["backbone"]})
+    with pytest.raises(Refused, match="no part 'transparency'"):
+        evaluate(bare, snapshot, store, lambda _: None)
+
+
+def test_a_perfect_return_has_perfect_figures():
+    rgba = torch.rand(2, 4, 32, 32)
+    image, latent = rgba[:, :3], torch.zeros(2, 4, 4, 4)
+    figures = measure_return(Returned(rgba, rgba, image, image, image, latent, latent, latent + 1))
+    assert {name: value.tolist() for name, value in figures.items()} == {
+        "alpha_sad": [0, 0],
+        "alpha_mse": [0, 0],
+        "identity_psnr": [100, 100],
+        "identity_harm_db": [0, 0],
+    }
+
+
+@pytest.mark.parametrize("size", [(32, 32), (37, 50)])
+def test_pictures_of_any_size_go_there_and_back(store, snapshot, size):
+    checkpoint, backbone, _ = untrained_checkpoint(store, snapshot, offset=1.0)
+    returned = send_through(open_parts(checkpoint, store), torch.rand(2, 4, *size))
+    assert returned.again_B4HW.shape == returned.truth_B4HW.shape == (2, 4, *size)
+    assert returned.image_B3HW.shape == returned.plain_B3HW.shape == returned.adjusted_B3HW.shape == (2, 3, *size)
+    levels = returned.again_B4HW * 255
+    assert torch.allclose(levels, levels.round(), atol=1e-4)
+    torch.testing.assert_close(
+        returned.adjusted_BCHW - returned.plain_BCHW,
+        returned.std_BCHW * MICRO.offset_scale,
+        atol=1e-4, rtol=1e-4,
+    )  # fmt: skip
+    assert returned.std_BCHW.shape[1] == backbone.latent_channels

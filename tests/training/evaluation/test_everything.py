@@ -1,0 +1,142 @@
+"""The thorough measurement: the training's own figures and more, by background, with a sheet and its reasons."""
+
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from curation.domain import Kind, LayerRole, Sample, Split
+from curation.errors import Refused
+from curation.layers import BACKGROUNDS, encode_layer, visible_hash
+from curation.manifest import Manifest, Part
+from curation.ports import Wanted
+from tests.making import picture
+from tests.training.evaluation.test_evaluate import MICRO, untrained_checkpoint
+from training.denoiser.own import OwnDenoiser
+from training.evaluation.everything import measure
+from training.evaluation.heldout import HIGHER_IS_BETTER, evaluate
+from training.measures import inception
+from training.measures.perceptual import Perceptual
+from training.measures.published import PUBLISHED
+from training.weights import save_part
+
+
+def quiet(_):
+    """Progress that nobody watches."""
+
+
+def test_it_says_what_the_training_says_and_more(store, snapshot):
+    checkpoint, _, _ = untrained_checkpoint(store, snapshot)
+    measured = measure(checkpoint, snapshot, store, Wanted(), quiet)
+    light = evaluate(checkpoint, snapshot, store, quiet)
+    assert {name: measured.figures[name] for name in light} == pytest.approx(light, rel=1e-5)
+    assert list(measured.figures) == [name for name in HIGHER_IS_BETTER if name in measured.figures]
+    assert set(measured.figures) - set(light) == {
+        "psnr_worst", "alpha_grad", "alpha_conn", "unknown_sad", "unknown_mse", "unknown_grad", "unknown_conn",
+        "offset_mean", "offset_max", "offset_energy",
+    }  # fmt: skip
+    assert list(measured.backgrounds) == list(BACKGROUNDS)
+    assert {frozenset(row) for row in measured.backgrounds.values()} == {frozenset({"psnr", "ssim"})}
+    assert measured.figures["psnr_worst"] == min(row["psnr"] for row in measured.backgrounds.values())
+    assert (measured.pictures, measured.standard, measured.published) == (6, True, {})
+    assert [note.split(":")[0] for note in measured.notes] == [
+        "no lpips", "no rfid", "no published form", "no noise_mse and no drawings",
+    ]  # fmt: skip
+    assert Image.open(io.BytesIO(measured.sheet)).height > 6 * 128
+
+
+def test_the_published_form_stands_beside_the_lossless_one_under_its_own_names(store, snapshot):
+    checkpoint, _, _ = untrained_checkpoint(store, snapshot)
+    plain = measure(checkpoint, snapshot, store, Wanted(), quiet).figures
+    measured = measure(checkpoint, snapshot, store, Wanted(published=True), quiet)
+    assert set(measured.figures) - set(plain) == {"psnr_jpeg", "ssim_jpeg"}
+    assert {name: measured.figures[name] for name in plain} == plain
+    assert measured.figures["psnr_jpeg"] != pytest.approx(plain["psnr"], abs=0.05)
+    assert set(measured.backgrounds["grey"]) == {"psnr", "ssim", "psnr_jpeg", "ssim_jpeg"}
+    assert measured.published == PUBLISHED
+    assert all(name.endswith("_jpeg") for row in PUBLISHED.values() for name in row)
+    assert PUBLISHED["AIM-500: LayerDiffuse SDXL"]["psnr_jpeg"] == 32.09
+    assert any("of other pictures" in note for note in measured.notes)
+
+
+def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, monkeypatch):
+    monkeypatch.setattr(inception, "SIDE", 80)  # a fifteenth of the work
+    torch.manual_seed(0)
+    for name, network in (("lpips", Perceptual()), ("inception", inception.Inception())):
+        save_file(network.state_dict(), tmp_path / name)
+    checkpoint, _, _ = untrained_checkpoint(store, snapshot)
+    wanted = Wanted(published=True, perceptual=tmp_path / "lpips", inception=tmp_path / "inception", limit=2)
+    measured = measure(checkpoint, snapshot, store, wanted, quiet)
+    for name in ("lpips", "rfid", "lpips_jpeg", "rfid_jpeg"):
+        by_background = [row[name] for row in measured.backgrounds.values()]
+        assert measured.figures[name] == pytest.approx(sum(by_background) / 9)
+        assert len(set(by_background)) == 9
+    assert measured.figures["rfid"] > 0
+    assert (measured.pictures, measured.standard) == (2, False)
+    assert any(note.startswith("rfid of 2 pictures") for note in measured.notes)
+    alone = measure(checkpoint, snapshot, store, replace(wanted, limit=1, published=False, perceptual=None), quiet)
+    assert "rfid" not in alone.figures
+    assert "no rfid: it needs two pictures" in alone.notes
+
+
+def test_the_offset_is_told_in_deviations_of_the_autoencoder(store, snapshot):
+    checkpoint, _, _ = untrained_checkpoint(store, snapshot, offset=2.0)
+    figures = measure(checkpoint, snapshot, store, Wanted(), quiet).figures
+    assert figures["offset_mean"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
+    assert figures["offset_max"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
+    assert 0 < figures["offset_energy"] < 1
+    fresh, _, _ = untrained_checkpoint(store, snapshot)
+    none = measure(fresh, snapshot, store, Wanted(), quiet).figures
+    assert (none["offset_mean"], none["offset_max"], none["offset_energy"]) == (0, 0, 0)
+
+
+def test_a_base_is_drawn_with_and_measured(store, snapshot):
+    checkpoint, _, _ = untrained_checkpoint(store, snapshot)
+    torch.manual_seed(0)
+    denoiser = OwnDenoiser(MICRO)
+    base = save_part(store, "base", denoiser.learnt(), denoiser.facts())
+    stages = []
+    whole = replace(checkpoint, files={**checkpoint.files, "base": base})
+    measured = measure(whole, snapshot, store, Wanted(draws=7), lambda seen: stages.append((seen.stage, seen.done)))
+    assert measured.figures["noise_mse"] > 0
+    assert 0 <= measured.figures["drawn_empty"] <= 1
+    assert 0 <= measured.figures["drawn_opaque"] <= 1
+    assert 0 < measured.figures["drawn_coverage_gap"] < 1
+    assert stages[-1] == ("draw", 7)
+    assert "drawn_empty" not in measure(whole, snapshot, store, Wanted(draws=0), quiet).figures
+
+
+def test_views_and_original_sizes_are_no_standard(store, snapshot):
+    checkpoint, _, _ = untrained_checkpoint(store, snapshot)
+    assert measure(checkpoint, snapshot, store, Wanted(views=1), quiet).standard
+    eight = measure(checkpoint, snapshot, store, Wanted(views=8, limit=2), quiet)
+    assert not eight.standard
+    assert eight.figures["psnr"] != measure(checkpoint, snapshot, store, Wanted(limit=2), quiet).figures["psnr"]
+    with pytest.raises(Refused, match="3 views"):
+        measure(checkpoint, snapshot, store, Wanted(views=3), quiet)
+    original = measure(checkpoint, snapshot, store, Wanted(original=True), quiet)
+    assert (original.pictures, original.standard) == (6, False)
+
+
+def heldout(store, *sizes):
+    """A snapshot of held-out pictures of these widths and heights."""
+    lines = []
+    for number, (width, height) in enumerate(sizes):
+        rgba = picture(number, width, height)
+        layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
+        name, seen = f"{number:064x}", visible_hash(rgba)
+        lines.append(Sample(name, Kind.single, "noise", "CC0-1.0", "test", Split.heldout, 0, seen, layers).line())
+    part = Part("", store.put("".join(line + "\n" for line in lines).encode()), len(lines))
+    return store.put(Manifest((part,), {}).bytes())
+
+
+def test_what_is_too_small_in_its_own_size_is_left_out_and_told(store, snapshot):
+    checkpoint, _, _ = untrained_checkpoint(store, snapshot)
+    measured = measure(checkpoint, heldout(store, (37, 50), (20, 64)), store, Wanted(original=True), quiet)
+    assert measured.pictures == 1
+    assert measured.notes[0] == "1 pictures with a side under 32 pixels were left out"
+    with pytest.raises(Refused, match="no held-out picture"):
+        measure(checkpoint, heldout(store, (20, 20)), store, Wanted(original=True), quiet)

@@ -1,0 +1,244 @@
+"""A checkpoint over a pretrained model at the worker's door: it draws through the pipelines, alike every time."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from curation.checkpoints import register_checkpoint
+from curation.cli.main import app
+from curation.domain import Checkpoint, DrawRequest, LayerRole, Prompt
+from curation.errors import NotFound, Refused
+from curation.house import open_store
+from curation.layers import encode_layer
+from curation.ports import DrawOptions
+from curation.provenance import read_picture, read_provenance
+from tests.training.pretrained import write_sd21, write_sdxl
+from training.denoiser.drawing import draw_layers
+from training.denoiser.opening import new_denoiser
+from training.generate import open_generator
+from training.parts import open_parts
+from training.pipelines import TransparentPipeline
+from training.pipelines.generator import SAMPLERS, open_pipeline
+from training.presets.table import find_preset
+from training.transparency.backbone import load_autoencoder
+from training.transparency.networks import Transparency
+from training.weights import save_part
+
+CHANGES = {
+    "image_size": "64",
+    "adapter_rank": "4",
+    "draw_steps": "2",
+    "encoder_widths": "16,32",
+    "decoder_widths": "16,32",
+    "decoder_layers": "1",
+    "decoder_attention": "0",
+    "fold": "4",
+    "decoder_views": "1",
+    "precision": "fp32",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_sdxl(tmp_path_factory.mktemp("models") / "sdxl"))
+
+
+def make_checkpoint(store, model, name="sdxl", **changes):
+    """Random weights of the right sizes, as a training stores them."""
+    changed = CHANGES | {"model": model} | changes
+    preset = find_preset(name, changed)
+    torch.manual_seed(0)
+    denoiser, backbone, networks = new_denoiser(preset), load_autoencoder(model), Transparency(preset)
+    with torch.no_grad():
+        for value in denoiser.learnt().values():
+            value.add_(0.05 * torch.randn(value.shape))
+        networks.decoder.latent_conv_in.weight.normal_(std=0.1)
+    files = {
+        "backbone": save_part(store, "backbone", backbone.state_dict(), backbone.facts()),
+        "transparency": save_part(store, "transparency", networks.state_dict(), {"offset_scale": "1"}),
+        "base": save_part(store, "base", denoiser.learnt(), denoiser.facts()),
+    }
+    return Checkpoint(files, "whole", name, None, None, 0, "test", changes=changed)
+
+
+@pytest.fixture
+def checkpoint(store, model):
+    return make_checkpoint(store, model)
+
+
+def request(seed=1):
+    return DrawRequest(Prompt("a glass bottle"), seed)
+
+
+def draw_one(generator, **options):
+    [layers] = generator.draw([request()], DrawOptions(**options))
+    return layers[LayerRole.foreground]
+
+
+def pixels(layers):
+    return [layer[LayerRole.foreground] for layer in layers]
+
+
+def test_it_draws_layers_alike_in_any_company(checkpoint, store):
+    generator = open_generator(checkpoint, store)
+    requests = [request(seed=k) for k in range(3)]
+    together = pixels(generator.draw(requests))
+    assert {(layer.shape, layer.dtype) for layer in together} == {((64, 64, 4), np.dtype(np.uint8))}
+    assert len({layer.tobytes() for layer in together}) == 3
+    for layer in together:
+        assert not layer[layer[..., 3] == 0].any()
+    again = open_generator(checkpoint, store)
+    for k in (2, 0, 1):
+        assert np.array_equal(pixels(again.draw([requests[k]]))[0], together[k])
+    assert generator.draw([]) == []
+
+
+def test_batches_are_filled_so_that_a_request_keeps_its_bits(store, model):
+    generator = open_generator(make_checkpoint(store, model, draw_batch="2"), store)
+    requests = [request(seed=k) for k in range(3)]
+    together = pixels(generator.draw(requests))
+    for k, one in enumerate(requests):
+        assert np.array_equal(pixels(generator.draw([one]))[0], together[k])
+
+
+def test_it_is_the_pipeline_that_anybody_can_use(checkpoint, store):
+    parts = open_parts(checkpoint, store)
+    pipe = open_pipeline(parts)
+    assert isinstance(pipe, TransparentPipeline)
+    generator = torch.Generator().manual_seed(1)
+    image = pipe(
+        "a glass bottle", num_inference_steps=2, guidance_scale=7.0, height=64, width=64, generator=generator
+    ).images[0]
+    drawn = pixels(open_generator(checkpoint, store).draw([request()]))[0]
+    seen = drawn[..., 3] > 0
+    assert np.array_equal(np.asarray(image)[seen], drawn[seen])
+
+
+@torch.no_grad()
+def test_what_was_trained_is_what_draws(checkpoint, store):
+    """The merged pipeline's UNet says what the denoiser with its adapter says."""
+    parts = open_parts(checkpoint, store)
+    from training.denoiser.opening import open_denoiser
+
+    denoiser, pipe = open_denoiser(parts.preset, *parts.base), open_pipeline(parts)
+    conditions = denoiser.encode(["a glass bottle"])
+    latent, time = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    added = {"text_embeds": conditions.pooled_BP, "time_ids": conditions.sizes_B6}
+    merged = pipe.pipeline.unet(latent, time, conditions.states_BLD, added_cond_kwargs=added).sample
+    torch.testing.assert_close(merged, denoiser.predict(latent, time, conditions), atol=1e-5, rtol=1e-4)
+    assert not any(".lora_" in name for name, _ in pipe.pipeline.unet.named_parameters())
+    [sheet] = draw_layers(denoiser, parts.backbone, parts.transparency.decoder, parts.preset, ["a glass bottle"], [1])
+    assert sheet.shape == (64, 64, 4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"negative": "bad, ugly"}, {"steps": 3}, {"guidance": 1.5}, {"size": (72, 48)}, {"upscale": 1.5},
+        *({"sampler": name, "steps": 3} for name in SAMPLERS),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_change_what_is_drawn_and_are_told(checkpoint, store, options):
+    generator = open_generator(checkpoint, store)
+    plain, other = draw_one(generator), draw_one(generator, **options)
+    assert plain.shape != other.shape or not np.array_equal(plain, other)
+    width, height = options.get("size", (64, 64))
+    times = options.get("upscale", 1)
+    assert other.shape == (round(height * times), round(width * times), 4)
+    assert np.array_equal(draw_one(generator), plain), "options of one call reach no other"
+    told = generator.describe(DrawOptions(**options))
+    assert told["model"] == "sdxl", "the folder's name alone"
+    assert told["steps"] == str(options.get("steps", 2))
+    assert told["guidance"] == str(options.get("guidance", 7.0))
+    assert told["sampler"] == options.get("sampler", "EulerDiscrete")
+    assert told["size"] == f"{width}x{height}"
+    assert told.get("upscale") == (str(times) if times != 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("side", "aspect", "size"), [(1024, 2 / 3, "832x1216"), (64, 1.0, "64x64"), (256, 2.0, "384x192")]
+)
+def test_an_aspect_is_a_size_that_the_model_knows(store, model, side, aspect, size):
+    generator = open_generator(make_checkpoint(store, model, image_size=str(side)), store)
+    assert generator.describe(DrawOptions(aspect=aspect))["size"] == size
+
+
+def test_it_begins_from_a_stored_layer(checkpoint, store):
+    rgba = np.zeros((40, 56, 4), np.uint8)
+    rgba[10:30, 10:30] = (200, 30, 30, 128)
+    sha = store.put(encode_layer(rgba))
+    generator = open_generator(checkpoint, store)
+    weak, strong = (draw_one(generator, image=sha, strength=s, steps=4) for s in (0.3, 1.0))
+    assert weak.shape == strong.shape == rgba.shape
+    assert not np.array_equal(weak, strong)
+    told = generator.describe(DrawOptions(image=sha, strength=0.3))
+    assert (told["image"], told["strength"]) == (sha, "0.3")
+    with pytest.raises(NotFound):
+        draw_one(generator, image="0" * 64)
+
+
+def test_unknown_samplers_and_checkpoints_without_a_base_are_told(checkpoint, store):
+    with pytest.raises(NotFound, match="no sampler"):
+        draw_one(open_generator(checkpoint, store), sampler="magic")
+    files = {name: file for name, file in checkpoint.files.items() if name != "base"}
+    with pytest.raises(Refused, match="no base model"):
+        open_generator(replace(checkpoint, files=files), store)
+    gone = replace(checkpoint, changes={**checkpoint.changes, "model": "/nowhere"})
+    with pytest.raises(NotFound, match="there is no folder"):
+        open_generator(gone, store)
+
+
+def test_all_weights_and_a_model_that_predicts_v(store, tmp_path):
+    model = str(write_sd21(tmp_path / "sd21"))
+    generator = open_generator(make_checkpoint(store, model, "sd21", adapter_rank="0"), store)
+    assert generator.scheduler.config.prediction_type == "v_prediction"
+    assert draw_one(generator).shape == (64, 64, 4)
+
+
+def test_what_a_preset_overrules_draws_too(store, model):
+    changed = {"prediction": "v_prediction", "zero_terminal_snr": "true"}
+    generator = open_generator(make_checkpoint(store, model, **changed), store)
+    config = generator.scheduler.config
+    assert (config.prediction_type, config.rescale_betas_zero_snr, config.timestep_spacing) == (
+        "v_prediction",
+        True,
+        "trailing",
+    )
+    assert draw_one(generator).shape == (64, 64, 4)
+
+
+@pytest.mark.gpu
+def test_it_draws_on_a_gpu_in_the_presets_precision(store, model):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    generator = open_generator(make_checkpoint(store, model, precision="bf16"), store)
+    pipeline = generator.pipe.pipeline
+    assert (pipeline.unet.device.type, pipeline.unet.dtype) == ("cuda", torch.bfloat16)
+    assert generator.pipe.backbone.autoencoder.dtype == torch.float32
+    one, two = (draw_one(generator) for _ in range(2))
+    assert one.shape == (64, 64, 4)
+    assert np.array_equal(one, two)
+
+
+def test_the_command_draws_from_and_over_pictures(settings, database, model, tmp_path, monkeypatch):
+    """`layerloop draw` with the real generator in a real house: text, then the result drawn over and enlarged."""
+    for name, value in settings.environment().items():
+        if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
+            monkeypatch.setenv(name, value)
+    kept = make_checkpoint(open_store(settings), model)
+    with database.transaction() as tx:
+        register_checkpoint(tx, kept, "test")
+    first, second = tmp_path / "first.png", tmp_path / "second.webp"
+    call = ["draw", "a glass bottle", "--checkpoint", kept.id[:12]]
+    drawing = CliRunner().invoke(app, [*call, "--out", str(first), "--size", "72x48"], catch_exceptions=False)
+    assert drawing.stdout == f"{first}\n"
+    facts = read_provenance(first)
+    assert (facts["size"], facts["steps"], facts["sampler"]) == ("72x48", "2", "EulerDiscrete")
+    more = ["--image", str(first), "--upscale", "1.5", "--steps", "4", "--out", str(second)]
+    CliRunner().invoke(app, [*call, *more], catch_exceptions=False)
+    assert read_picture(second).shape == (72, 108, 4)
+    assert read_provenance(second)["upscale"] == "1.5"

@@ -1,0 +1,408 @@
+"""Pipelines of diffusers that draw RGBA: what they are given reaches diffusers, and what comes back is transparent."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    ControlNetModel,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
+)
+from PIL import Image
+from safetensors.torch import save_file
+
+from curation.errors import NotFound, Refused
+from tests.training.pretrained import write_sd15, write_sdxl
+from training.denoiser.opening import new_denoiser
+from training.pipelines import (
+    SDXL_SIZES,
+    TransparentImageToImagePipeline,
+    TransparentPipeline,
+    TransparentUpscalePipeline,
+    nearest_size,
+)
+from training.pipelines.loading import learn, load_transparency
+from training.pipelines.pictures import enlarge, to_pil, to_rgba
+from training.pipelines.sizes import scaled_size
+from training.presets.table import PRESETS
+from training.transparency.backbone import KLBackbone, load_autoencoder
+from training.transparency.coding import adjust, decode_rgba
+from training.transparency.networks import Transparency
+from training.transparency.padding import pad_colours
+from training.weights import describe, save_part
+
+ROW = replace(PRESETS["micro"], latent_channels=4)
+PROMPT = "a glass bottle"
+FEW = {"num_inference_steps": 2, "height": 64, "width": 64}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {"sd15": str(write_sd15(folder / "sd15")), "sdxl": str(write_sdxl(folder / "sdxl"))}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Networks that say something: a fresh encoder's offset is 0, and so is a fresh decoder's look at the latent."""
+    torch.manual_seed(0)
+    networks = Transparency(ROW)
+    with torch.no_grad():
+        for layer in (networks.encoder.blocks[-1], networks.decoder.latent_conv_in):
+            layer.weight.normal_(std=0.1)
+        networks.decoder.conv_out.weight.normal_(std=0.1)
+    return networks.eval().requires_grad_(False)
+
+
+@pytest.fixture(params=["sd15", "sdxl"])
+def pipe(request, models, networks):
+    return quiet(TransparentPipeline.from_pretrained(models[request.param], networks))
+
+
+@pytest.fixture
+def pipe_xl(models, networks):
+    return quiet(TransparentPipeline.from_pretrained(models["sdxl"], networks))
+
+
+def quiet(pipe):
+    pipe.pipeline.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(*seeds):
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return generators if len(seeds) > 1 else generators[0]
+
+
+def glass(side=64, colour=(30, 90, 200)):
+    """A soft disc, half transparent, over nothing."""
+    rows, columns = np.mgrid[:side, :side]
+    away = np.hypot(rows - side / 2, columns - side / 2) / side
+    rgba = np.zeros((side, side, 4), np.uint8)
+    rgba[..., :3] = np.where(away[..., None] < 0.4, colour, 255)
+    rgba[..., 3] = (np.clip((0.4 - away) * 10, 0, 1) * 160).astype(np.uint8)
+    return rgba
+
+
+def test_text_to_rgba(pipe, networks):
+    out = pipe(PROMPT, generator=seeded(1), **FEW)
+    (image,) = out.images
+    assert (image.mode, image.size) == ("RGBA", (64, 64))
+    assert out.latents.shape == (1, 4, 8, 8)
+    again = pipe(PROMPT, generator=seeded(1), **FEW)
+    assert torch.equal(out.latents, again.latents)
+    assert image.tobytes() == again.images[0].tobytes()
+    assert image.tobytes() != pipe(PROMPT, generator=seeded(2), **FEW).images[0].tobytes()
+
+
+def test_the_latent_is_diffusers_own_unscaled_and_the_picture_that_of_both_decoders(pipe, networks):
+    out = pipe(PROMPT, generator=seeded(1), output_type="pt", **FEW)
+    theirs = pipe.pipeline(PROMPT, generator=seeded(1), output_type="latent", **FEW).images
+    vae = pipe.pipeline.vae
+    torch.testing.assert_close(out.latents, theirs / vae.config.scaling_factor)
+    expected = decode_rgba(KLBackbone(vae), networks.decoder, out.latents)
+    torch.testing.assert_close(out.images, expected)
+    assert out.images.shape == (1, 4, 64, 64)
+
+
+def test_a_batch_is_its_pictures_one_by_one(pipe):
+    together = pipe([PROMPT, "a red leaf"], generator=seeded(1, 2), output_type="pt", **FEW).images
+    alone = [
+        pipe(text, generator=seeded(k), output_type="pt", **FEW).images for text, k in ((PROMPT, 1), ("a red leaf", 2))
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+    assert len(pipe(PROMPT, num_images_per_prompt=3, **FEW).images) == 3
+
+
+def test_negative_prompt_guidance_and_callback_reach_diffusers(pipe):
+    steps = []
+
+    def note(pipeline, step, time, given):
+        steps.append(step)
+        return given
+
+    plain = pipe(PROMPT, generator=seeded(1), callback_on_step_end=note, **FEW)
+    assert steps == [0, 1]
+    for more in ({"negative_prompt": "bad, ugly"}, {"guidance_scale": 1.0}):
+        assert not torch.equal(plain.latents, pipe(PROMPT, generator=seeded(1), **more, **FEW).latents)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (72, 40), (65, 100), (9, 71)])
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_any_size_is_drawn(models, networks, family, size):
+    height, width = size
+    pipe = quiet(TransparentPipeline.from_pretrained(models[family], networks))
+    out = pipe(PROMPT, height=height, width=width, num_inference_steps=1)
+    assert out.images[0].size == (width, height)
+    assert out.latents.shape[-2:] == (-(-height // 8), -(-width // 8))
+
+
+def test_without_a_size_it_is_the_models_own(pipe):
+    assert pipe(PROMPT, num_inference_steps=1).images[0].size == (64, 64)  # sample_size 8 times the stride
+
+
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+def test_any_scheduler_of_diffusers(pipe_xl, scheduler):
+    pipe_xl.pipeline.scheduler = scheduler.from_config(pipe_xl.pipeline.scheduler.config)
+    out = pipe_xl(PROMPT, num_inference_steps=3, height=64, width=64, generator=seeded(1))
+    assert out.latents.isfinite().all()
+
+
+def test_outputs(pipe_xl):
+    array = pipe_xl(PROMPT, output_type="np", generator=seeded(1), **FEW).images
+    assert (array.dtype, array.shape) == (np.uint8, (1, 64, 64, 4))
+    pil = pipe_xl(PROMPT, generator=seeded(1), **FEW).images
+    assert np.array_equal(np.asarray(pil[0]), array[0])
+    latent = pipe_xl(PROMPT, output_type="latent", generator=seeded(1), **FEW)
+    assert latent.images is latent.latents
+    with pytest.raises(Refused, match="no output of type"):
+        pipe_xl(PROMPT, output_type="gif", **FEW)
+
+
+def test_views_can_be_chosen(pipe_xl):
+    one, eight = (pipe_xl(PROMPT, views=views, output_type="pt", generator=seeded(1), **FEW) for views in (1, 8))
+    assert torch.equal(one.latents, eight.latents)
+    assert not torch.equal(one.images, eight.images)
+
+
+def test_a_controlnet_passes_through(models, networks):
+    plain = StableDiffusionXLPipeline.from_pretrained(models["sdxl"])
+    control = ControlNetModel.from_unet(plain.unet, conditioning_channels=3)
+    with torch.no_grad():
+        for name, parameter in control.named_parameters():
+            if "controlnet_" in name:
+                parameter.normal_(std=0.1)
+    pipe = quiet(
+        TransparentPipeline(StableDiffusionXLControlNetPipeline(controlnet=control, **plain.components), None, networks)
+    )
+    drawn = []
+    for shade in (0, 255):
+        sketch = Image.new("RGB", (64, 64), (shade, 128, 128))
+        drawn.append(pipe(PROMPT, image=sketch, generator=seeded(1), num_inference_steps=2))
+    assert drawn[0].images[0].size == (64, 64)
+    assert not torch.allclose(drawn[0].latents, drawn[1].latents)
+    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.backbone, networks))
+    assert type(over.pipeline).__name__ == "StableDiffusionXLControlNetImg2ImgPipeline"
+    assert over(PROMPT, glass(), control_image=sketch, num_inference_steps=2).images[0].mode == "RGBA"
+
+
+def test_a_controlnet_pipeline_loads_by_its_name(models, networks):
+    control = ControlNetModel.from_unet(StableDiffusionXLPipeline.from_pretrained(models["sdxl"]).unet)
+    kind = "StableDiffusionXLControlNetPipeline"
+    pipe = TransparentPipeline.from_pretrained(models["sdxl"], networks, kind=kind, controlnet=control)
+    assert (type(pipe.pipeline).__name__, pipe.pipeline.controlnet) == (kind, control)
+
+
+def test_an_ip_adapter_passes_through(pipe_xl):
+    """Image embeddings as IP-Adapter gives them: processors of its own kind in every second attention."""
+    unet, width = pipe_xl.pipeline.unet, 16
+    torch.manual_seed(3)
+    weights = {
+        "proj.weight": torch.randn(4 * 64, width),
+        "proj.bias": torch.zeros(4 * 64),
+        "norm.weight": torch.ones(64),
+        "norm.bias": torch.zeros(64),
+    }
+    adapters = {}
+    attentions = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+    for place, name in enumerate(attentions):
+        hidden = unet.get_submodule(name.removesuffix(".processor")).to_q.out_features
+        for part in ("k", "v"):
+            adapters[f"{2 * place + 1}.to_{part}_ip.weight"] = torch.randn(hidden, 64) * 0.2
+    unet._load_ip_adapter_weights([{"image_proj": weights, "ip_adapter": adapters}])
+    drawn = []
+    for seed in (1, 2):
+        embeds = torch.randn(2, 1, width, generator=torch.Generator().manual_seed(seed))
+        drawn.append(pipe_xl(PROMPT, ip_adapter_image_embeds=[embeds], generator=seeded(1), **FEW).latents)
+    assert not torch.allclose(*drawn)
+
+
+def test_image_to_rgba(pipe, networks):
+    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.backbone, networks))
+    assert over.pipeline.unet is pipe.pipeline.unet
+    picture = glass()
+    out = over(PROMPT, Image.fromarray(picture), strength=0.5, num_inference_steps=4, generator=seeded(1))
+    assert (out.images[0].mode, out.images[0].size) == ("RGBA", (64, 64))
+    for same in (picture, torch.from_numpy(picture).permute(2, 0, 1) / 255):
+        again = over(PROMPT, same, strength=0.5, num_inference_steps=4, generator=seeded(1))
+        torch.testing.assert_close(again.latents, out.latents, atol=1e-5, rtol=1e-5)
+    with pytest.raises(Refused, match="no picture to begin from"):
+        over(PROMPT)
+    with pytest.raises(Refused, match="means nothing"):
+        over(PROMPT, picture, strength=0.0)
+    assert over(PROMPT, picture, strength=0.1, num_inference_steps=2).latents.isfinite().all()
+
+
+def test_a_picture_begins_as_its_adjusted_latent(pipe_xl, networks):
+    """At almost no strength what comes back is the latent that latent transparency gives, in diffusers' scale."""
+    over = quiet(TransparentImageToImagePipeline(pipe_xl.pipeline, pipe_xl.backbone, networks))
+    given = []
+    over.pipeline.prepare_latents = _noting(over.pipeline.prepare_latents, given)
+    over(PROMPT, glass(), strength=0.3, num_inference_steps=4)
+    rgba = to_rgba(glass())
+    adjusted = adjust(pipe_xl.backbone, networks.encoder, rgba[:, 3:], pad_colours(rgba))
+    torch.testing.assert_close(given[0], adjusted * pipe_xl.backbone.scale)
+    plain = pipe_xl.backbone.encode((rgba[:, :3] * 2 - 1) * rgba[:, 3:])[0]
+    assert not torch.allclose(adjusted, plain)
+
+
+def _noting(function, given):
+    def noting(image, *arguments, **named):
+        given.append(image)
+        return function(image, *arguments, **named)
+
+    return noting
+
+
+@pytest.mark.parametrize("size", [(65, 70), (100, 24)])
+def test_a_picture_of_any_size_comes_back_at_its_size(pipe, networks, size):
+    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.backbone, networks))
+    picture = np.resize(glass(128), (*size, 4))
+    assert over(PROMPT, picture, num_inference_steps=2).images[0].size == size[::-1]
+
+
+def test_a_result_is_enlarged_with_its_alpha(pipe, networks):
+    larger = quiet(TransparentUpscalePipeline(pipe.pipeline, pipe.backbone, networks))
+    small = pipe(PROMPT, generator=seeded(1), **FEW).images
+    out = larger(PROMPT, small, upscale=1.5, num_inference_steps=4, generator=seeded(1))
+    assert out.images[0].size == (96, 96)
+    assert out.latents.shape[-2:] == (12, 12)
+
+
+def test_enlarging_makes_no_fringe():
+    """A blue disc on hidden white stays blue up to its last visible pixel; a plain resize turns it lighter."""
+    rgba = to_rgba(glass())
+    larger = enlarge(rgba, 160, 160)
+    assert larger.shape == (1, 4, 160, 160)
+    seen = larger[:, 3:] > 0.02
+    blue = torch.tensor((30, 90, 200)).view(1, 3, 1, 1) / 255
+    assert ((larger[:, :3] - blue).abs() * seen).max() < 0.03
+    plain = torch.nn.functional.interpolate(rgba, 160, mode="bicubic").clamp(0, 1)
+    assert ((plain[:, :3] - blue).abs() * (plain[:, 3:] > 0.02)).max() > 0.2
+    torch.testing.assert_close(larger[:, 3].mean(), rgba[:, 3].mean(), atol=2e-3, rtol=0)
+    assert not enlarge(torch.zeros(1, 4, 8, 8), 16, 16).any()
+
+
+def test_what_was_taught_is_in_the_weights_beside_a_users_own_lora(models, networks, tmp_path):
+    """An adapter of ours, and a LoRA of the user's by diffusers' own methods, in either order, add up."""
+    preset = replace(PRESETS["sdxl"], model=models["sdxl"], image_size=64, adapter_rank=4)
+    files = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        denoiser = new_denoiser(preset)
+        with torch.no_grad():
+            for value in denoiser.learnt().values():
+                value.normal_(std=0.1)
+        (tmp_path / str(seed)).mkdir()
+        files.append(tmp_path / str(seed) / "adapter.safetensors")
+        save_file({name: value.contiguous() for name, value in denoiser.learnt().items()}, files[-1])
+
+    ours, style = files
+    pipe = quiet(TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=ours))
+    before = pipe(PROMPT, generator=seeded(1), **FEW).latents
+    plain = quiet(TransparentPipeline.from_pretrained(models["sdxl"], networks))
+    assert not torch.allclose(before, plain(PROMPT, generator=seeded(1), **FEW).latents)
+    pipe.pipeline.load_lora_weights(style.parent, weight_name=style.name)
+    both = pipe(PROMPT, generator=seeded(1), **FEW).latents
+    assert not torch.allclose(both, before)
+    pipe.pipeline.unload_lora_weights()
+    torch.testing.assert_close(pipe(PROMPT, generator=seeded(1), **FEW).latents, before)
+
+    plain.pipeline.load_lora_weights(style.parent, weight_name=style.name)
+    plain.pipeline.fuse_lora()
+    plain.pipeline.unload_lora_weights()
+    learn(plain.pipeline.unet, ours)
+    torch.testing.assert_close(plain(PROMPT, generator=seeded(1), **FEW).latents, both, atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_for_another_model_are_refused(models, networks, tmp_path):
+    file = tmp_path / "offsets.safetensors"
+    save_file({"conv_in.weight": torch.zeros(16, 4, 3, 3)}, file)
+    with pytest.raises(Refused, match="does not fit this UNet"):
+        TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=file)
+
+
+def test_networks_come_from_a_checkpoints_file_and_from_released_ones(store, networks, tmp_path, monkeypatch):
+    from curation.domain import TrainingOrder
+
+    changed = {"latent_channels": "4"}
+    order = TrainingOrder("transparency", "micro", "0" * 64, None, None, 0, changes=changed)
+    sha = save_part(
+        store, "transparency", networks.state_dict(), describe("transparency", order, "test", offset_scale=7)
+    )
+    file = tmp_path / "part.safetensors"
+    file.write_bytes(store.get(sha))
+    opened = load_transparency(file)
+    assert opened.encoder.offset_scale == 7
+    assert load_transparency(str(file), offset_scale=2).encoder.offset_scale == 2
+    for name, value in networks.state_dict().items():
+        assert torch.equal(opened.state_dict()[name], value)
+
+    released = tmp_path / "released"
+    released.mkdir()
+    monkeypatch.setitem(PRESETS, "sdxl", ROW)
+    for name in ("encoder", "decoder"):
+        save_file(dict(getattr(networks, name).state_dict()), released / f"{name}.safetensors")
+    save_file({"conv_in.weight": torch.zeros(8, 4, 3, 3)}, released / "offsets.safetensors")
+    for source in (released, [released / "decoder.safetensors", released / "encoder.safetensors"]):
+        opened = load_transparency(source, offset_scale=300)
+        assert opened.encoder.offset_scale == 300
+        assert torch.equal(opened.decoder.conv_in.weight, networks.decoder.conv_in.weight)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotFound, match="no safetensors files"):
+        load_transparency(tmp_path / "empty")
+
+
+def test_networks_of_other_channels_are_refused(models):
+    sixteen = Transparency(replace(ROW, latent_channels=16))
+    with pytest.raises(Refused, match="16 channels, a model of 4"):
+        TransparentPipeline.from_pretrained(models["sdxl"], sixteen)
+
+
+def test_half_precision_leaves_the_autoencoder_alone(models, networks):
+    pipe = quiet(TransparentPipeline.from_pretrained(models["sdxl"], networks, dtype=torch.bfloat16)).to("cpu")
+    assert (pipe.pipeline.unet.dtype, pipe.backbone.autoencoder.dtype) == (torch.bfloat16, torch.float32)
+    assert pipe.backbone.autoencoder is pipe.pipeline.vae
+    assert pipe(PROMPT, output_type="pt", **FEW).images.dtype == torch.float32
+    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.backbone, networks))
+    assert over(PROMPT, glass(), num_inference_steps=2).latents.isfinite().all()
+
+
+def test_sizes_are_those_that_sdxl_was_trained_at():
+    assert len(SDXL_SIZES) == len(set(SDXL_SIZES)) == 40
+    assert all(side % 64 == 0 for size in SDXL_SIZES for side in size)
+    assert all(0.84 * 1024**2 < width * height <= 1.01 * 1024**2 for width, height in SDXL_SIZES)
+    assert [nearest_size(aspect) for aspect in (1, 2 / 3, 16 / 9, 9)] == [
+        (1024, 1024),
+        (832, 1216),
+        (1344, 768),
+        (2048, 512),
+    ]
+    assert nearest_size(896 / 1152) == (896, 1152)
+    assert scaled_size(1, 512) == (512, 512)
+    assert scaled_size(3 / 4, 512) == (448, 576)
+
+
+def test_pictures_of_every_kind():
+    picture = glass(8)
+    batch = to_rgba([Image.fromarray(picture), picture, picture.astype(np.float32) / 255])
+    assert batch.shape == (3, 4, 8, 8)
+    assert torch.equal(batch[0], batch[1])
+    assert torch.equal(to_rgba(batch), batch)
+    opaque = to_rgba(Image.new("RGB", (4, 4), (255, 0, 0)))
+    assert opaque[0, :, 0, 0].tolist() == [1, 0, 0, 1]
+    assert np.array_equal(np.asarray(to_pil(batch)[0]), picture)
+    for wrong in (np.zeros((8, 8), np.uint8), [picture, glass(9)]):
+        with pytest.raises(Refused):
+            to_rgba(wrong)
+
+
+def test_the_autoencoder_may_be_another(models, networks):
+    pipeline = StableDiffusionXLPipeline.from_pretrained(models["sdxl"])
+    other = load_autoencoder(models["sd15"])
+    assert TransparentPipeline(pipeline, other, networks).backbone is other

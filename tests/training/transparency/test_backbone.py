@@ -1,0 +1,155 @@
+"""The linear backbone against PCA's own facts, and diffusers' autoencoder through the same door."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from curation.errors import NotFound, Refused
+from tests.training.pretrained import make_vae, write_vae
+from training.presets.table import PRESETS
+from training.transparency.backbone import fit_backbone, load_autoencoder, open_backbone
+
+MICRO = PRESETS["micro"]
+
+
+def _images(count=24):
+    rng = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 4, 4, generator=rng) * 2 - 1
+    fine = 0.1 * torch.randn(count, 3, 32, 32, generator=rng)
+    return (torch.nn.functional.interpolate(coarse, 32, mode="bilinear") + fine).clamp(-1, 1)
+
+
+def test_with_all_components_nothing_is_lost():
+    images = _images()
+    backbone = fit_backbone(replace(MICRO, stride=4, latent_channels=48), images)
+    mean, _ = backbone.encode(images)
+    assert mean.shape == (24, 48, 8, 8)
+    assert torch.allclose(backbone.decode(mean), images, atol=1e-4)
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_latents_have_unit_variance_once_scaled_and_decode_to_the_best_linear_image(whitening):
+    images = _images()
+    backbone = fit_backbone(replace(MICRO, whitening=whitening), images)
+    latent, std = backbone.encode(images)
+    scaled = latent * backbone.scale
+    channels = scaled.var(dim=(0, 2, 3), unbiased=False) + scaled.mean(dim=(0, 2, 3)) ** 2
+    assert channels.mean() == pytest.approx(1.0, rel=1e-3)
+    if whitening == 1.0:
+        assert torch.allclose(channels, torch.ones(16), rtol=1e-3)
+    # What is lost is the variance that the model says it leaves out: sigma^2 in each of the remaining directions.
+    lost = ((backbone.decode(latent) - images) ** 2).sum() / (24 * 16)
+    assert lost == pytest.approx(float(backbone.sigma**2) * (192 - 16), rel=1e-3)
+    assert torch.allclose(std[0, :, 0, 0] * backbone.gain, backbone.sigma.expand(16))
+
+
+def test_an_offset_of_one_posterior_deviation_costs_the_same_in_every_channel():
+    images = _images()
+    backbone = fit_backbone(MICRO, images)
+    latent, std = backbone.encode(images[:1])
+    costs = []
+    for channel in range(MICRO.latent_channels):
+        moved = latent.clone()
+        moved[:, channel] += std[:, channel]
+        costs.append(float(((backbone.decode(moved) - backbone.decode(latent)) ** 2).mean()))
+    assert max(costs) == pytest.approx(min(costs), rel=1e-3)
+
+
+def test_fitting_is_deterministic_and_a_stored_backbone_is_the_same():
+    images = _images()
+    one, two = fit_backbone(MICRO, images), fit_backbone(MICRO, images)
+    again = open_backbone(one.state_dict(), one.facts())
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, two.state_dict()[name])
+        assert torch.equal(tensor, again.state_dict()[name])
+    assert torch.equal(one.encode(images)[0], again.encode(images)[0])
+    assert again.scale == one.scale
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+@pytest.mark.parametrize("place", ["vae", "alone"])
+def test_an_autoencoder_of_diffusers_loads_from_a_model_and_from_a_folder_of_its_own(tmp_path, channels, place):
+    """Four channels as Stable Diffusion, 16 with a shift as SD 3 and Flux: a backbone is a row of the presets."""
+    write_vae(tmp_path / place, channels)
+    model = str(tmp_path if place == "vae" else tmp_path / place)
+    preset = replace(PRESETS["sd3" if channels == 16 else "sdxl"], model=model)
+    backbone = fit_backbone(preset, torch.empty(0))
+    own = AutoencoderKL.from_pretrained(tmp_path / place)
+    images = torch.rand(2, 3, 64, 48) * 2 - 1
+    mean, std = backbone.encode(images)
+    assert mean.shape == std.shape == (2, channels, 8, 6)
+    assert (backbone.latent_channels, backbone.stride) == (preset.latent_channels, preset.stride)
+    assert (backbone.scale, backbone.shift) == (own.config.scaling_factor, own.config.shift_factor or 0)
+    torch.testing.assert_close(mean, own.encode(images).latent_dist.mean)
+    torch.testing.assert_close(backbone.decode(mean), own.decode(mean).sample)
+    again = open_backbone(backbone.state_dict(), backbone.facts())
+    assert torch.equal(again.encode(images)[0], mean)
+    assert (again.scale, again.shift) == (backbone.scale, backbone.shift)
+
+
+def test_gradients_reach_the_latent_and_no_weight(tmp_path):
+    backbone = load_autoencoder(str(write_vae(tmp_path / "vae")))
+    latent = torch.randn(1, 4, 8, 8, requires_grad=True)
+    backbone.decode(latent).square().mean().backward()
+    assert latent.grad.abs().min() > 0
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("overflows", [True, False])
+def test_half_precision_never_meets_an_autoencoder_that_overflows(tmp_path, overflows):
+    """Weights grown until float16 cannot hold their features, as SDXL's: float32 where the configuration knows it."""
+    vae = make_vae(force_upcast=overflows)
+    with torch.no_grad():
+        for name, parameter in vae.named_parameters():
+            if name == "decoder.conv_in.weight":
+                parameter.mul_(2e5)
+    vae.save_pretrained(tmp_path / "vae")
+    backbone = load_autoencoder(str(tmp_path / "vae")).half()
+    image = backbone.decode(torch.randn(1, 4, 8, 8).half())
+    assert image.dtype == torch.float16
+    assert bool(image.isfinite().all()) is overflows
+    assert backbone.autoencoder.dtype == (torch.float32 if overflows else torch.float16)
+
+
+def test_autocast_around_a_backbone_changes_nothing(tmp_path):
+    backbone = load_autoencoder(str(write_vae(tmp_path / "vae", 16)))
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    plain = backbone.encode(images)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(backbone.encode(images)[0], plain)
+        assert torch.equal(backbone.decode(plain), backbone.decode(plain.clone()))
+        assert backbone.decode(plain).dtype == torch.float32
+
+
+@torch.no_grad()
+def test_tiles_are_taken_where_a_picture_is_larger_and_only_there(tmp_path):
+    backbone = load_autoencoder(str(write_vae(tmp_path / "vae")))
+    images = torch.rand(1, 3, 128, 96) * 2 - 1
+    latent = backbone.encode(images)[0]
+    assert torch.equal(backbone.encode(images, tile=128)[0], latent)
+    tiled = backbone.encode(images, tile=64)[0]
+    assert tiled.shape == latent.shape
+    assert not torch.equal(tiled, latent)
+    assert backbone.decode(latent, tile=64).shape == images.shape
+    assert torch.equal(backbone.decode(latent), backbone.decode(latent, tile=128))
+
+
+def test_a_missing_autoencoder_is_told(tmp_path):
+    with pytest.raises(NotFound, match="there is no folder"):
+        load_autoencoder(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Refused, match="no whole model"):
+        load_autoencoder(str(tmp_path / "empty"))
+    write_vae(tmp_path / "broken")
+    weights = tmp_path / "broken" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(Refused, match="no whole model"):
+        load_autoencoder(str(tmp_path / "broken"))
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(Refused, match="no backbone of kind"):
+        open_backbone({}, {"kind": "wavelet"})

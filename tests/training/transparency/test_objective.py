@@ -1,0 +1,137 @@
+"""The objective against its terms taken one by one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from curation.errors import NotFound
+from training.measures.perceptual import Perceptual
+from training.presets.table import PRESETS
+from training.transparency.backbone import LinearBackbone
+from training.transparency.coding import adjust
+from training.transparency.losses import SOLID, blend_loss, decibels, identity_loss, reconstruction_loss
+from training.transparency.networks import Transparency
+from training.transparency.objective import OffsetObjective, on_some_solids
+from training.transparency.padding import on_grey
+
+PAPERS = {"error": "square", "blend_weight": 0.0, "blend_background": "natural", "discriminator_weight": 0.01}
+PRESET = replace(PRESETS["micro"], **PAPERS, discriminator_start=100)
+
+
+@pytest.fixture
+def backbone():
+    torch.manual_seed(0)
+    backbone = LinearBackbone(PRESET.stride, PRESET.latent_channels)
+    axes = torch.linalg.qr(torch.randn(3 * PRESET.stride**2, PRESET.latent_channels)).Q
+    backbone.basis.copy_(axes.T)
+    backbone.sigma.fill_(0.1)
+    return backbone.eval().requires_grad_(False)
+
+
+def batch(count=2):
+    rng = torch.Generator().manual_seed(1)
+    return torch.rand(count, 1, 32, 32, generator=rng), torch.rand(count, 3, 32, 32, generator=rng)
+
+
+def measure(preset, backbone, networks, seen=0, keep=None):
+    objective = OffsetObjective(preset, backbone)
+    keep_B = torch.ones(2) if keep is None else keep
+    return objective, objective.measure(networks, *batch(), keep_B, torch.Generator().manual_seed(5), seen)
+
+
+def test_the_total_is_the_weighted_sum_of_the_papers_terms(backbone):
+    networks = Transparency(PRESET)
+    preset = replace(PRESET, reconstruction_weight=2.0, identity_weight=3.0, blend_weight=0.0)
+    alpha, padded = batch()
+    latent = adjust(backbone, networks.encoder, alpha, padded)
+    decoded = backbone.decode(latent)
+    alpha_hat, colour_hat = networks.decoder(decoded, latent)
+    expected = 2 * reconstruction_loss(padded, alpha, colour_hat, alpha_hat)
+    expected = expected + 3 * identity_loss(on_grey(padded, alpha), decoded)
+
+    _, loss = measure(preset, backbone, networks)
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert set(loss.terms) == {"reconstruction", "identity"}
+    _, blended = measure(replace(preset, blend_weight=0.5), backbone, networks)
+    more = 0.5 * blend_loss(padded, alpha, colour_hat, alpha_hat)
+    assert blended.total.item() == pytest.approx((expected + more).item(), rel=1e-6)
+
+
+def test_every_further_term_counts_by_its_weight(backbone):
+    networks = Transparency(PRESET)
+    preset = replace(PRESET, blend_weight=0.5, blend_background="solid", error="decibel", edge_weight=0.25)
+    _, loss = measure(preset, backbone, networks)
+    weighted = [getattr(preset, f"{name}_weight") * term.item() for name, term in loss.terms.items()]
+    assert set(loss.terms) == {"reconstruction", "identity", "blend", "edge"}
+    assert loss.total.item() == pytest.approx(sum(weighted), rel=1e-5)
+    latent = adjust(backbone, networks.encoder, *batch())
+    alpha_hat, colour_hat = networks.decoder(backbone.decode(latent), latent)
+    alpha, padded = batch()
+    expected = blend_loss(padded, alpha, colour_hat, alpha_hat, SOLID, decibels)
+    assert loss.terms["blend"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_discriminator_counts_from_its_first_image_on(backbone):
+    networks = Transparency(PRESET)
+    _, early = measure(PRESET, backbone, networks, seen=99)
+    assert "fooling" not in early.terms
+    objective, loss = measure(PRESET, backbone, networks, seen=100)
+    without = loss.total.item() - 0.01 * loss.terms["fooling"].item()
+    assert without == pytest.approx(early.total.item(), rel=1e-5)
+    assert loss.terms["fooling"].item() == pytest.approx(-objective.discriminator(*loss.drawn).mean().item(), rel=1e-5)
+    assert not any(tensor.requires_grad for tensor in (*loss.truth, *loss.drawn))
+
+
+def test_an_adaptive_discriminator_pulls_the_last_layer_by_its_share_of_the_others(backbone):
+    torch.manual_seed(0)
+    networks = Transparency(PRESET)
+    preset = replace(PRESET, discriminator_weight=0.1, discriminator_adaptive=True)
+    last = networks.decoder.conv_out.weight
+    torch.nn.init.normal_(last, std=0.1)
+    _, early = measure(preset, backbone, networks, seen=0)
+    (others,) = torch.autograd.grad(early.total, last)
+    torch.manual_seed(0)
+    objective, loss = measure(preset, backbone, networks, seen=100)
+    (everything,) = torch.autograd.grad(loss.total, last)
+    assert (everything - others).norm() == pytest.approx(0.1 * others.norm().item(), rel=1e-3)
+    assert objective.frozen() == [backbone]
+
+
+def test_random_solids_make_their_share_of_the_pictures_opaque_and_leave_the_rest():
+    alpha, colour = batch(200)
+    solid_alpha, solid_colour = on_some_solids(alpha, colour, 0.3, torch.Generator().manual_seed(0))
+    chosen = (solid_alpha == 1).flatten(1).all(1)
+    assert 40 <= int(chosen.sum()) <= 80
+    assert torch.equal(solid_alpha[~chosen], alpha[~chosen])
+    assert torch.equal(solid_colour[~chosen], colour[~chosen])
+    blended = colour[chosen] * alpha[chosen]
+    below = (solid_colour[chosen] - blended).sum((2, 3)) / (1 - alpha[chosen]).sum((2, 3))
+    assert torch.allclose(blended + below[..., None, None] * (1 - alpha[chosen]), solid_colour[chosen], atol=1e-5)
+    again = on_some_solids(alpha, colour, 0.3, torch.Generator().manual_seed(0))
+    assert torch.equal(again[1], solid_colour)
+    assert on_some_solids(alpha, colour, 0.0, torch.Generator()) == (alpha, colour)
+
+
+def test_lpips_weights_of_the_users_own_count_on_both_blends(backbone, tmp_path):
+    torch.manual_seed(0)
+    save_file(Perceptual("alex").state_dict(), tmp_path / "lpips.safetensors")
+    preset = replace(PRESET, perceptual=str(tmp_path / "lpips.safetensors"), perceptual_weight=2.0)
+    networks = Transparency(PRESET)
+    objective, loss = measure(preset, backbone, networks)
+    _, without = measure(PRESET, backbone, networks)
+    assert loss.total.item() - without.total.item() == pytest.approx(2 * loss.terms["perceptual"].item(), rel=1e-4)
+    loss.total.backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in networks.parameters() if weight.grad is not None)
+    assert objective.frozen()[1] is objective.perception
+    with pytest.raises(NotFound):
+        OffsetObjective(replace(preset, perceptual=str(tmp_path / "none.safetensors")), backbone)
+
+
+def test_a_dropped_offset_gives_the_encoder_no_gradient(backbone):
+    networks = Transparency(PRESET)
+    torch.nn.init.normal_(networks.encoder.blocks[-1].weight)
+    _, loss = measure(PRESET, backbone, networks, keep=torch.zeros(2))
+    loss.total.backward()
+    assert all(not weight.grad.any() for weight in networks.encoder.parameters() if weight.grad is not None)

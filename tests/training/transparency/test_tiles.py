@@ -1,0 +1,197 @@
+"""Sizes that fit no network, and pictures larger than one takes at once: what tiles cost in exactness, stated."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import avg_pool2d, interpolate
+
+from tests.training.conftest import draw_shape
+from tests.training.pretrained import make_vae
+from training.presets.table import PRESETS
+from training.transparency.backbone import KLBackbone, fit_backbone
+from training.transparency.coding import adjust, adjusted_posterior, decode_rgba
+from training.transparency.losses import reconstruction_loss
+from training.transparency.networks import AlphaDecoder, OffsetEncoder, Transparency
+from training.transparency.padding import on_grey, pad_colours
+from training.transparency.tiles import _cuts, _whole_statistics, in_tiles, mirror_to, whole
+
+MICRO, SD15 = PRESETS["micro"], PRESETS["sd15"]
+
+SEAM_TOLERANCE = 2e-3
+"""Between tiles and one pass with the same statistics, per channel in [0, 1], of a decoder without attention: half a grey level."""
+
+WHOLE_TOLERANCE = 0.025
+"""The same, on average, between tiles and one pass with statistics of its own, on pictures unlike any it was trained on."""
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 90), st.integers(0, 90))
+@settings(max_examples=50, deadline=None)
+def test_mirroring_keeps_the_picture_and_its_latent_aligned(rows, columns, more_rows, more_columns):
+    latent = torch.rand(1, 2, rows, columns)
+    image = interpolate(latent, scale_factor=8)
+    grown = mirror_to(latent, rows + more_rows, columns + more_columns)
+    assert grown.shape[-2:] == (rows + more_rows, columns + more_columns)
+    assert torch.equal(grown[..., :rows, :columns], latent)
+    assert torch.equal(
+        mirror_to(image, 8 * (rows + more_rows), 8 * (columns + more_columns)), interpolate(grown, scale_factor=8)
+    )
+
+
+def test_a_picture_that_fits_is_left_as_it_is_and_a_seam_of_mirrors_is_even():
+    picture = torch.rand(1, 3, 8, 8)
+    assert mirror_to(picture, 8, 8) is picture
+    assert torch.equal(mirror_to(picture, 16, 8)[:, :, 8:], picture.flip(2))
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.data())
+def test_tiles_cover_the_picture_and_share_enough(length, side, data):
+    shared = data.draw(st.integers(0, side // 2))
+    cuts = _cuts(8 * length, 8 * side, 8 * shared, 8)
+    assert cuts[0][0] == 0
+    assert cuts[-1][1] == 8 * length
+    assert all(start % 8 == 0 and stop - start == min(8 * side, 8 * length) for start, stop in cuts)
+    assert all(stop - start >= 8 * shared for (_, stop), (start, _) in pairwise(cuts))
+    assert whole(length, side) % side == 0 <= whole(length, side) - length < side
+
+
+@pytest.mark.parametrize(("preset", "size"), [(SD15, (328, 584)), (PRESETS["tiny"], (512, 264))])
+def test_tiles_of_the_light_encoder_are_exact(preset, size):
+    encoder = _encoder(preset)
+    alpha, padded = torch.rand(1, 1, *size), torch.rand(1, 3, *size)
+    with torch.no_grad():
+        once = encoder(alpha, padded)
+        tiled = in_tiles(encoder, (alpha, padded), side=256, unit=8)
+    assert once.std() > 0.01
+    assert (tiled - once).abs().max() < 1e-5 * once.abs().max()
+
+
+@pytest.mark.parametrize("preset", [SD15, PRESETS["tiny"], MICRO])
+def test_the_light_encoder_sees_no_further_than_a_tile_drops(preset):
+    alpha, padded = torch.rand(1, 1, 128, 128, requires_grad=True), torch.rand(1, 3, 128, 128)
+    _encoder(preset)(alpha, padded)[0, :, 8, 8].sum().backward()  # pixels 64 to 71
+    seen = alpha.grad[0, 0].abs().sum(1).nonzero()
+    assert 64 - int(seen.min()) <= 32
+    assert int(seen.max()) - 71 <= 32
+
+
+@pytest.mark.parametrize("kind", ["smooth", "textured", "edges"])
+def test_tiles_of_the_decoder_have_no_seams(trained, kind):
+    decoder, image, latent = trained.decoder, *_picture(kind, 384)
+    with torch.no_grad():
+        tiled = in_tiles(decoder, (image, latent), side=256, unit=decoder.unit)
+        with _whole_statistics(
+            decoder, [interpolate(one, scale_factor=2 / 3, mode="nearest-exact") for one in (image, latent)]
+        ):
+            once = torch.cat(decoder(image, latent), dim=1)
+    assert (tiled - once).abs().max() < SEAM_TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["smooth", "textured", "edges"])
+def test_tiles_of_the_decoder_are_near_to_one_pass(trained, kind):
+    decoder, image, latent = trained.decoder, *_picture(kind, 384)
+    with torch.no_grad():
+        once = torch.cat(decoder(image, latent), dim=1)
+        tiled = in_tiles(decoder, (image, latent), side=256, unit=decoder.unit)
+    assert (tiled.clamp(0, 1) - once.clamp(0, 1)).abs().mean() < WHOLE_TOLERANCE
+    assert not any(module._forward_hooks for module in decoder.modules())
+
+
+@given(st.integers(8, 75), st.integers(8, 75), st.sampled_from([1, 8]))
+@settings(max_examples=30, deadline=None)
+def test_pictures_of_any_size_go_there_and_back(height, width, views):
+    torch.manual_seed(0)
+    rgba = torch.rand(1, 4, height, width)
+    alpha, padded = rgba[:, 3:], pad_colours(rgba)
+    networks, backbone = Transparency(MICRO).eval(), _linear()
+    with torch.no_grad():
+        mean, std = adjusted_posterior(backbone, networks.encoder, alpha, padded)
+        back = decode_rgba(backbone, networks.decoder, mean, views=views, size=(height, width))
+    assert mean.shape == std.shape == (1, MICRO.latent_channels, -(-height // 8), -(-width // 8))
+    assert back.shape == rgba.shape
+    assert back.isfinite().all()
+
+
+def test_a_latent_of_any_size_goes_through_networks_of_the_released_sizes():
+    """Of 64 pixels' step; 512 x 544 and 520 x 520 are errors inside the released code."""
+    torch.manual_seed(0)
+    decoder, encoder = AlphaDecoder(SD15).eval(), _encoder(SD15)
+    backbone = KLBackbone(make_vae())
+    rgba = torch.rand(1, 4, 70, 37)
+    with torch.no_grad():
+        latent = adjust(backbone, encoder, rgba[:, 3:], pad_colours(rgba))
+        assert latent.shape == (1, 4, 9, 5)
+        assert decode_rgba(backbone, decoder, latent, views=1, size=(70, 37)).shape == rgba.shape
+        assert decode_rgba(backbone, decoder, latent, views=1).shape == (1, 4, 72, 40)
+
+
+def test_large_pictures_go_through_every_network_in_tiles():
+    torch.manual_seed(0)
+    preset = replace(MICRO, tile=64, latent_channels=4)
+    networks, backbone = Transparency(preset).eval(), KLBackbone(make_vae())
+    rgba = torch.rand(1, 4, 136, 104)
+    alpha, padded = rgba[:, 3:], pad_colours(rgba)
+    image = on_grey(padded, alpha)
+    with torch.no_grad():
+        latent = adjust(backbone, networks.encoder, alpha, padded)
+        assert backbone.autoencoder.use_tiling
+        assert torch.equal(latent, backbone.encode(image, tile=64)[0])
+        back = decode_rgba(backbone, networks.decoder, latent)
+        assert backbone.autoencoder.use_tiling
+        assert back.shape == rgba.shape
+        assert back.isfinite().all()
+        # What is small enough is not cut, whatever was before it.
+        assert torch.equal(backbone.encode(image, tile=136)[0], backbone.encode(image)[0])
+        assert not torch.equal(latent, backbone.encode(image)[0])
+
+
+def test_the_numbers_of_a_group_normalisation_come_back_after_an_error():
+    decoder, (image, latent) = AlphaDecoder(MICRO), _picture("smooth", 64)
+    with pytest.raises(ValueError, match="enough"), _whole_statistics(decoder, [image, latent]):
+        raise ValueError("enough")
+    assert not any(module._forward_hooks for module in decoder.modules())
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A micro pair after a few seconds of training: random weights would say nothing of what tiles cost."""
+    torch.manual_seed(0)
+    rgba = torch.stack([torch.from_numpy(draw_shape(number, 32)[0]).permute(2, 0, 1) for number in range(64)]) / 255
+    alpha, padded = rgba[:, 3:], pad_colours(rgba)
+    networks, backbone = Transparency(MICRO), fit_backbone(MICRO, on_grey(padded, alpha))
+    optimiser = torch.optim.AdamW(networks.parameters(), lr=2e-3)
+    for _ in range(100):
+        rows = torch.randint(64, (8,))
+        latent = adjust(backbone, networks.encoder, alpha[rows], padded[rows])
+        found_alpha, colour = networks.decoder(backbone.decode(latent), latent)
+        optimiser.zero_grad()
+        reconstruction_loss(padded[rows], alpha[rows], colour, found_alpha).backward()
+        optimiser.step()
+    return networks.eval().requires_grad_(False)
+
+
+def _encoder(preset):
+    torch.manual_seed(0)
+    encoder = OffsetEncoder(preset).eval()
+    torch.nn.init.normal_(encoder.blocks[-1].weight)
+    return encoder
+
+
+def _picture(kind, side):
+    """An image and something like its latent."""
+    torch.manual_seed(1)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
+    image = {
+        "smooth": torch.stack([x, y, x * y]),
+        "textured": torch.rand(3, side, side) * 2 - 1,
+        "edges": ((x**2 + y**2 < 0.4).float() * torch.sin(20 * x)).expand(3, side, side),
+    }[kind][None]
+    return image, avg_pool2d(image, 8).repeat(1, 6, 1, 1)[:, : MICRO.latent_channels]
+
+
+def _linear():
+    torch.manual_seed(0)
+    return fit_backbone(MICRO, torch.rand(8, 3, 32, 32) * 2 - 1)

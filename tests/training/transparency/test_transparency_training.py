@@ -1,0 +1,74 @@
+"""The training loop: it learns, and a run that was stopped ends with the bits of a straight one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from curation.domain import Split, TrainingOrder
+from curation.errors import Refused
+from training.data.pictures import load_split
+from training.presets.table import PRESETS
+from training.transparency.backbone import fit_backbone
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey
+from training.transparency.training import train_transparency
+
+MICRO = replace(
+    PRESETS["micro"], transparency_images=160, discriminator_weight=0.01, discriminator_start=96, blend_weight=0.5
+)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, figures=None):
+    torch.set_num_threads(1)
+    rgba = load_split(store, snapshot, Split.train, preset.image_size).take(range(24))
+    backbone = fit_backbone(preset, on_grey(rgba[:, :3], rgba[:, 3:]))
+
+    def report(progress):
+        if figures is not None and progress.figures:
+            figures.append(dict(progress.figures))
+        if stop_at is not None and progress.done >= stop_at:
+            raise StoppedError
+
+    order = TrainingOrder("transparency", preset.name, snapshot, None, None, seed=3)
+    return train_transparency(order, preset, store, folder, report, backbone, start)
+
+
+def test_a_stopped_run_ends_as_a_straight_one_bit_for_bit(store, snapshot, tmp_path):
+    straight = _train(store, snapshot, tmp_path / "straight")
+    for stop_at in (40, 104):  # before and after the discriminator has begun; neither is a saved count
+        with pytest.raises(StoppedError):
+            _train(store, snapshot, tmp_path / "stopped", stop_at=stop_at)
+    resumed = _train(store, snapshot, tmp_path / "stopped")
+    assert straight.keys() == resumed.keys()
+    for name, tensor in straight.items():
+        assert torch.equal(tensor, resumed[name]), name
+    again = _train(store, snapshot, tmp_path / "stopped")  # a finished run trains no more
+    assert all(torch.equal(again[name], straight[name]) for name in straight)
+
+
+def test_the_loss_falls_and_sheets_are_written(store, snapshot, tmp_path):
+    figures = []
+    preset = replace(MICRO, transparency_images=384, discriminator_weight=0.0)
+    _train(store, snapshot, tmp_path, preset, figures=figures)
+    first, last = ([row["reconstruction"] for row in rows] for rows in (figures[:5], figures[-5:]))
+    assert sum(last) < 0.5 * sum(first)
+    assert len(list((tmp_path / "transparency").glob("sheet-*.png"))) == 384 // preset.sheet_images
+
+
+def test_a_warm_start_begins_where_the_parent_ended(store, snapshot, tmp_path):
+    figures, more = [], []
+    preset = replace(MICRO, transparency_images=256, discriminator_weight=0.0)
+    parent = _train(store, snapshot, tmp_path / "one", preset, figures=figures)
+    _train(store, snapshot, tmp_path / "two", preset, start=parent, figures=more)
+    assert more[0]["reconstruction"] < 0.7 * figures[0]["reconstruction"]
+
+
+def test_weights_of_other_sizes_are_refused(store, snapshot, tmp_path):
+    wider = Transparency(replace(MICRO, decoder_widths=(32, 64))).state_dict()
+    with pytest.raises(Refused, match="do not fit preset 'micro'"):
+        _train(store, snapshot, tmp_path, start=wider)

@@ -1,0 +1,197 @@
+"""The course of a training: the one loop that every recipe runs in, from a saved state to the last image."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from curation.domain import Progress, TrainingOrder
+from curation.ports import Report
+from training.course.machine import Machine, explain_memory, is_out_of_memory
+from training.course.pace import Average, Pace, rate_at
+from training.course.rows import Ahead, Laid, Rows, cut, pin, send
+from training.course.runs import Part, RunFolder, generator_at, pack, unpack
+from training.course.trackers import Log, open_tracker
+from training.course.watch import Step, Watch
+from training.data.buckets import Order
+from training.data.pictures import Pictures
+from training.presets.preset import Preset
+
+STRIDE = 10  # steps between two readings of a GPU
+
+
+class Recipe(nn.Module):
+    """A procedure of training: networks, what a step looks at, and the losses that it goes down on.
+
+    Its parameters that require gradients learn and are averaged. What is random in a step comes from the count of
+    images alone and is drawn for the whole step at once, so that neither accumulation nor processes change it.
+    """
+
+    stage: str
+    pace: Pace
+
+    @abstractmethod
+    def build_optimisers(self) -> dict[str, Optimizer]:
+        """The optimisers by name, the main one first, whose rate alone rises and falls.
+
+        Asked for when the parameters are where they will stay.
+        """
+
+    @abstractmethod
+    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
+        """The rows `mine` of the step of these pictures, on the CPU; may run in a thread, ahead of the loop."""
+
+    @abstractmethod
+    def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of some rows of a step after `seen` images, and figures by name to be told of."""
+
+    @abstractmethod
+    def draw_sheet(self, rows: Rows) -> bytes:
+        """A sample sheet as PNG, with the weights that are in the networks now."""
+
+    @abstractmethod
+    def cores(self) -> Sequence[nn.Module]:
+        """The networks that do most of the work: what is compiled, checkpointed, and sharded by its blocks."""
+
+    def averaged(self) -> nn.Module:
+        """The networks whose average is the outcome."""
+        return self
+
+    def frozen(self) -> Sequence[nn.Module]:
+        """Networks that are used and never learn: they are moved to the device, and neither saved nor shared out."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a recipe is run with: the machine, the order's pictures as they are drawn, where to save, whom to tell."""
+
+    order: TrainingOrder
+    preset: Preset
+    machine: Machine
+    pictures: Pictures
+    draws: Order
+    folder: Path
+    report: Report
+
+
+def run_course(recipe: Recipe, course: Course) -> None:
+    """Train to the end, from the last saved state if there is one; the averaged weights are in the networks then.
+
+    Run again after any interruption it ends with the bits of a straight run, on the CPU and with one count of threads.
+    Whatever `report` raises stops it; what was saved stays. Raises Diverged at the first loss or gradient that is not
+    finite, before anything of it is saved, and Refused with what to change where memory ends.
+    """
+    try:
+        _run(recipe, course)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise explain_memory(error, course.preset, recipe.stage) from error
+        raise
+
+
+def _run(recipe: Recipe, course: Course) -> None:
+    preset, machine, pace = course.preset, course.machine, recipe.pace
+    placed = machine.place(recipe, recipe.cores(), recipe.frozen())
+    optimisers = recipe.build_optimisers()
+    main = next(iter(optimisers.values()))
+    average = Average(recipe.averaged(), pace.decay, apart=preset.average_apart)
+    parts: dict[str, Part] = {"recipe": recipe, "averaged": average.tensors, **optimisers, "scaler": machine.scaler}
+    run = RunFolder(course.folder, recipe.stage)
+    total, step = course.order.images or pace.images, machine.step_images(pace.batch)
+    seen = 0
+    if state := run.load():
+        unpack(parts, state)
+        seen = state.images
+    machine.wait()
+    course.report(Progress(recipe.stage, seen, total))
+
+    watch = _watch(recipe, course)
+    # Pictures in memory are laid out at once: a thread would only quarrel with the processor's own sums.
+    threaded = machine.device.type != "cpu" or not preset.in_memory
+    with (
+        closing(Ahead(lambda seen: _lay_out(recipe, course, seen, total), total, threaded=threaded)) as ahead,
+        closing(_open_log(run, course, seen, done=seen >= total)) as log,
+    ):
+        while seen < total:
+            laid = ahead.take(seen)
+            rate = rate_at(seen, total, step, preset)
+            for group in main.param_groups:
+                group["lr"] = group["initial_lr"] * rate
+
+            figures: dict[str, Tensor] = {}
+            for number, (laid_rows, share) in enumerate(laid.batches, start=1):
+                rows = send(laid_rows, machine.device)
+                with machine.gathering(placed, last=number == len(laid.batches)):
+                    with machine.autocast():
+                        loss, told = placed(rows, seen)
+                    machine.descend(loss, share)
+                for name, value in told.items():
+                    part = value.detach() * share
+                    figures[name] = figures[name] + part if name in figures else part
+            figures["gradient"] = machine.step(optimisers) / machine.processes
+            average.move(seen, step)
+
+            before, seen = seen, seen + len(laid.places)
+            sheet = seen >= total or before // preset.sheet_images != seen // preset.sheet_images
+            save = seen >= total or before // preset.save_images != seen // preset.save_images
+            if watch.note(Step(seen, laid.places, figures)) or sheet or save:
+                for images, numbers in watch.read():
+                    log.write(images, {**numbers, "rate": rate})
+                    course.report(Progress(recipe.stage, images, total, numbers))
+            if sheet:
+                _write_sheet(recipe, placed, rows, average, course, run, seen)
+            if save:
+                state_tensors, facts = pack(parts)
+                if machine.first:
+                    run.save(seen, state_tensors, facts)
+                machine.wait()
+    average.swap()
+
+
+def _lay_out(recipe: Recipe, course: Course, seen: int, total: int) -> Laid:
+    """The step after `seen` images: all its places, and this process's batches."""
+    machine, batch = course.machine, recipe.pace.batch
+    places = course.draws.places(seen, min(machine.step_images(batch), total - seen))
+    shares = machine.shares(len(places), batch)
+    mine = [row for part, _ in shares for row in part]
+    rng = generator_at(course.order.seed, recipe.stage, seen)
+    rows = pin(recipe.lay_out(places, mine, rng), machine.device)
+    batches, start = [], 0
+    for part, share in shares:
+        batches.append((cut(rows, slice(start, start + len(part))), share))
+        start += len(part)
+    return Laid(places, batches)
+
+
+def _watch(recipe: Recipe, course: Course) -> Watch:
+    machine, samples = course.machine, course.pictures.samples
+    stride = STRIDE if machine.device.type == "cuda" else 1
+    scaled = machine.scaler.is_enabled()
+    return Watch(recipe.stage, stride, machine.add_up, lambda place: samples[place].id, scaled=scaled)
+
+
+def _write_sheet(
+    recipe: Recipe, placed: nn.Module, rows: Rows, average: Average, course: Course, run: RunFolder, seen: int
+) -> None:
+    """Every process draws, since sharded networks draw together; the first one keeps. In full precision."""
+    recipe.eval()
+    with average.applied(), course.machine.together(placed), torch.no_grad():
+        png = recipe.draw_sheet(rows)
+    recipe.train()
+    if course.machine.first:
+        run.write_sheet(seen, png)
+
+
+def _open_log(run: RunFolder, course: Course, seen: int, *, done: bool) -> Log:
+    """Kept by the first process alone, and while there is something to come."""
+    if done or not course.machine.first:
+        return Log()
+    return Log(run.log(seen), open_tracker(course.preset, course.order, run.stage, course.folder))

@@ -1,0 +1,270 @@
+"""A snapshot as tensors: letterboxed layers, and the order in which a training sees them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from curation.domain import LayerRole, Sample, Split
+from curation.errors import Corrupt, NotFound, Refused
+from curation.layers import decode_layer
+from curation.manifest import read_samples
+from curation.ports import RGBA, ObjectStore
+from training.data.buckets import Buckets, Size, size_conditions
+
+BROKEN_SHARE = 0.01
+"""More pictures than this share that cannot be read are no accident, and stop a training; one is always borne."""
+
+T = TypeVar("T")
+
+
+class Pictures(Dataset[Tensor]):
+    """The foregrounds of samples as 4 x H x W straight RGBA in [0, 1], decoded when asked for, or once and for all.
+
+    A picture that cannot be read is set aside and named in `aside`. In memory it is left out from the beginning; else
+    the next one of its shape that can be read stands in for it, whoever asks and whenever, so that a training goes on
+    and a resumed one sees the same. Too many of them raise Corrupt.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        samples: Sequence[Sample],
+        size: int,
+        *,
+        in_memory: bool,
+        buckets: Buckets | None = None,
+    ) -> None:
+        """Without buckets every picture has the shape size x size."""
+        self.store, self.samples, self.size = store, list(samples), size
+        self.aside: dict[str, str] = {}  # what is wrong, by the sample's id
+        self._borne = max(1, int(len(self.samples) * BROKEN_SHARE))
+        self._broken: set[int] = set()
+        self._kept: list[RGBA] | None = None
+        self._sort(buckets)
+        if in_memory:
+            self._keep()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: int) -> Tensor:
+        """One picture. Raises Corrupt, NotFound."""
+        pixels = self._decode(place) if self._kept is None else self._kept[place]
+        return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0
+
+    def take(self, places: Sequence[int]) -> Tensor:
+        """These pictures, all of one shape, as one tensor, B x 4 x H x W. Raises Corrupt, NotFound."""
+        return torch.stack([self[place] for place in places])
+
+    def read(self, place: int) -> tuple[int, Tensor]:
+        """A picture, or the one that stands in for it: its place, and its pixels. Raises Corrupt where none is left."""
+        while True:
+            (stand_in,) = self.sound([place])
+            try:
+                return stand_in, self[stand_in]
+            except (Corrupt, NotFound) as error:
+                self.set_aside(stand_in, error)
+
+    def sound(self, places: Sequence[int]) -> list[int]:
+        """The places, with those known to be broken replaced by the next of their shape. Raises Corrupt."""
+        return [self._stand_in(place) if place in self._broken else place for place in places]
+
+    def set_aside(self, place: int, error: Corrupt | NotFound) -> None:
+        """Remember that a picture cannot be read. Raises Corrupt where it is one too many."""
+        sample = self.samples[place]
+        self._broken.add(place)
+        self.aside[sample.id] = error.message
+        if len(self.aside) > self._borne:
+            raise Corrupt(
+                f"{len(self.aside)} of {len(self.samples)} pictures cannot be read; "
+                f"sample {sample.id[:12]} is one: {error.message}",
+                "run 'layerloop doctor', and restore the objects it names",
+            ) from error
+
+    @property
+    def captions(self) -> list[str]:
+        """The samples' own texts, in order."""
+        return [sample.caption for sample in self.samples]
+
+    def object_of(self, place: int) -> str:
+        """The sha256 of a picture's stored image."""
+        return self.samples[place].layers[LayerRole.foreground]
+
+    def sizes(self, places: Sequence[int]) -> Tensor:
+        """SDXL's size conditioning of these pictures, B x 6 (training.data.buckets.size_conditions)."""
+        return size_conditions([self.originals[place] for place in places], [self.shapes[place] for place in places])
+
+    def _sort(self, buckets: Buckets | None) -> None:
+        """Give each picture its shape, and leave out those whose size cannot be read."""
+        self.originals: list[Size] = [(self.size, self.size)] * len(self.samples)
+        self.shapes: list[Size] = list(self.originals)
+        if buckets is None:
+            return
+        objects = [self.object_of(place) for place in range(len(self.samples))]
+        originals, broken = buckets.measure(self.store, objects)
+        for place, sha256 in enumerate(objects):
+            if sha256 in broken:
+                self.set_aside(place, Corrupt(broken[sha256]))
+        self.samples = [sample for sample in self.samples if sample.id not in self.aside]
+        self._broken.clear()
+        self.originals = [originals[sha256] for sha256 in objects if sha256 not in broken]
+        self.shapes = buckets.sort(self.originals)
+
+    def _keep(self) -> None:
+        """Decode all, and leave out those that cannot be."""
+        kept: list[RGBA | None] = [None] * len(self.samples)
+        for place in range(len(self.samples)):
+            try:
+                kept[place] = self._decode(place)
+            except (Corrupt, NotFound) as error:
+                self.set_aside(place, error)
+        sound = [place for place, pixels in enumerate(kept) if pixels is not None]
+        self.samples = [self.samples[place] for place in sound]
+        self.originals = [self.originals[place] for place in sound]
+        self.shapes = [self.shapes[place] for place in sound]
+        self._broken.clear()
+        self._kept = [pixels for pixels in kept if pixels is not None]
+
+    def _stand_in(self, place: int) -> int:
+        for stand_in in (*range(place + 1, len(self.samples)), *range(place)):
+            if self.shapes[stand_in] == self.shapes[place] and stand_in not in self._broken:
+                return int(stand_in)
+        raise Corrupt(f"no picture of the shape {self.shapes[place]} can be read", "run 'layerloop doctor'")
+
+    def _decode(self, place: int) -> RGBA:
+        return letterbox(decode_layer(self.store.get(self.object_of(place))), self.shapes[place])
+
+
+def load_split(
+    store: ObjectStore,
+    snapshot: str,
+    split: Split,
+    size: int,
+    *,
+    in_memory: bool = True,
+    buckets: Buckets | None = None,
+) -> Pictures:
+    """The samples of a split that have a foreground, in the order of their ids. Raises NotFound, Corrupt, Refused."""
+    samples = [s for s in read_samples(store, snapshot) if s.split == split and LayerRole.foreground in s.layers]
+    if not samples:
+        hint = "a split holds about 5 % of the samples at least; import more" if split == Split.heldout else ""
+        raise Refused(f"snapshot {snapshot[:12]} has no {split.value} samples", hint)
+    return Pictures(store, samples, size, in_memory=in_memory, buckets=buckets)
+
+
+def prefetch(
+    read: Callable[[int], T], batches: Iterable[Sequence[int]], workers: int, ahead: int = 2
+) -> Generator[list[T]]:
+    """What `read` gives for the places of each batch, in order, read by several threads while the batch before is used.
+
+    Decoding, resizing and hashing let other threads run. `ahead` batches are read before they are asked for. Whatever
+    `read` raises is raised here, where its batch would have come.
+    """
+    waiting: deque[list[Future[T]]] = deque()
+    pool = ThreadPoolExecutor(max(1, workers), "decode")
+    try:
+        for places in batches:
+            waiting.append([pool.submit(read, place) for place in places])
+            if len(waiting) > ahead:
+                yield [picture.result() for picture in waiting.popleft()]
+        while waiting:
+            yield [picture.result() for picture in waiting.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def letterbox(rgba: RGBA, size: int | Size) -> RGBA:
+    """The whole picture in the middle of a transparent shape, or a square of that side: H x W x 4 uint8.
+
+    Colours are weighted by alpha while they shrink, so that what alpha hides never bleeds into what is seen.
+    """
+    full_height, full_width = (size, size) if isinstance(size, int) else size
+    height, width = rgba.shape[:2]
+    ratio = min(full_height / height, full_width / width)
+    new_height, new_width = max(1, round(height * ratio)), max(1, round(width * ratio))
+    pixels = rgba.astype(np.float32)
+    pixels /= 255.0
+    pixels *= _alpha_and_one(pixels[..., 3])
+    how = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+    small: NDArray[np.float32] = np.asarray(cv2.resize(pixels, (new_width, new_height), interpolation=how), np.float32)
+    # Where alpha is 0 there is no colour to be divided by it.
+    small /= _alpha_and_one(np.where(small[..., 3] > 0, small[..., 3], np.float32(1)))
+    small.clip(0, 1, out=small)
+    small *= 255
+    whole = np.zeros((full_height, full_width, 4), np.uint8)
+    top, left = (full_height - new_height) // 2, (full_width - new_width) // 2
+    whole[top : top + new_height, left : left + new_width] = np.rint(small, out=small)
+    return whole
+
+
+def _alpha_and_one(alpha: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What each channel is weighted by: colours by alpha, alpha by 1. One array of one layout is three times faster."""
+    return np.asarray(cv2.merge([alpha, alpha, alpha, np.ones_like(alpha)]), np.float32)
+
+
+@dataclass(frozen=True)
+class DrawOrder:
+    """An endless order of samples in which the new ones come `new_weight` times as often.
+
+    Every pass over the set draws each sample the whole part of its weight, and the rest by systematic sampling, then
+    shuffles. The n-th draw depends on the seed and n alone, so a training that resumes sees what it would have seen.
+    """
+
+    is_new: tuple[bool, ...]
+    new_weight: float
+    seed: int
+    _laps: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def places(self, start: int, count: int) -> list[int]:
+        """The draws number start to start + count - 1."""
+        length = self.length
+        drawn: list[int] = []
+        for lap in range(start // length, (start + count - 1) // length + 1):
+            begin = max(0, start - lap * length)
+            drawn.extend(self._lap(lap)[begin : start + count - lap * length])
+        return drawn
+
+    @property
+    def length(self) -> int:
+        """The draws of one pass."""
+        return max(1, round(float(self._weights.sum())))
+
+    @property
+    def _weights(self) -> NDArray[np.float64]:
+        return np.where(self.is_new, self.new_weight, 1.0)
+
+    def _lap(self, lap: int) -> list[int]:
+        if lap not in self._laps:
+            rng = np.random.default_rng([self.seed, lap])
+            ends = np.cumsum(self._weights)
+            ticks = (np.arange(self.length) + rng.random()) * (ends[-1] / self.length)
+            drawn = np.searchsorted(ends, ticks, side="right").clip(max=len(ends) - 1)
+            self._laps.clear()  # batches walk forwards: one pass at a time is needed, and made once
+            self._laps[lap] = [int(place) for place in rng.permutation(drawn)]
+        return self._laps[lap]
+
+
+def draw_order(store: ObjectStore, pictures: Pictures, previous: str | None, new_weight: float, seed: int) -> DrawOrder:
+    """The order for a split: new is what the previous snapshot lacks; without one, nothing is."""
+    known = {sample.id for sample in read_samples(store, previous)} if previous else None
+    is_new = tuple(known is not None and sample.id not in known for sample in pictures.samples)
+    return DrawOrder(is_new, new_weight, seed)
+
+
+def batches(order: DrawOrder, seen: int, total: int, batch: int) -> Iterator[list[int]]:
+    """The places of each batch from the image number `seen` up to `total`; the last batch may be smaller."""
+    while seen < total:
+        count = min(batch, total - seen)
+        yield order.places(seen, count)
+        seen += count

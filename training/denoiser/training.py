@@ -1,0 +1,144 @@
+"""The training of the base model: a text-conditioned denoiser of adjusted latents, which draws transparent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from curation.domain import Split, TrainingOrder
+from curation.ports import ObjectStore, Report
+from training.course.loop import Course, run_course
+from training.course.machine import Machine, whole
+from training.course.runs import generator_at
+from training.data.buckets import BucketOrder, Order, preset_buckets
+from training.data.pictures import Pictures, draw_order, load_split
+from training.denoiser.cache import ConditionsCache, LatentCache, latent_identity, text_identity
+from training.denoiser.denoiser import Denoiser
+from training.denoiser.denoising import Denoising, denoising_target
+from training.denoiser.opening import new_denoiser, open_denoiser
+from training.denoiser.stable_diffusion import StableDiffusion
+from training.presets.preset import Preset
+from training.transparency.backbone import Backbone
+from training.transparency.coding import adjusted_posterior
+from training.transparency.networks import OffsetEncoder, Transparency
+
+STAGE = "base"
+VALIDATED = (99, 299, 499, 699, 899)  # noise levels at which the held-out loss is taken
+ENCODED = 64  # pictures at a time; another count changes their last bits
+MEASURED = 2_048  # pictures that a fresh denoiser learns the scale of latents from
+
+
+def train_base(
+    order: TrainingOrder,
+    preset: Preset,
+    store: ObjectStore,
+    folder: Path,
+    report: Report,
+    backbone: Backbone,
+    transparency: Transparency,
+    start: tuple[Mapping[str, Tensor], Mapping[str, str]] | None,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Train (section 3.2) on the snapshot's train split, from `start` or afresh; the averaged weights at the end.
+
+    Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run on
+    the CPU. Latents and, for pretrained models, texts are encoded once, into memory or into the folder `cache` beside
+    the run's. Pictures are not mirrored: letters and captions that say "left" would lie. Whatever `report` raises
+    stops the training; what was saved stays. Raises Refused where `start` does not fit the preset, and as `run_course`.
+    """
+    machine = Machine(preset)
+    caches = folder.parent / "cache"
+    step = machine.step_images(preset.base_batch)
+    buckets = preset_buckets(preset, step, caches / "sizes")
+    memory = preset.in_memory
+    pictures = load_split(store, order.snapshot, Split.train, preset.image_size, in_memory=memory, buckets=buckets)
+    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed)
+    draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
+    for network in (backbone, transparency):
+        network.to(machine.device)
+    latents = encode_pictures(preset, pictures, backbone, transparency.encoder, None if memory else caches, report)
+
+    torch.manual_seed(order.seed)
+    if start is None:
+        denoiser = new_denoiser(preset).train()
+        if preset.family is None:
+            denoiser.measure(latents.take(draws.places(0, min(MEASURED, len(pictures))))[0])
+    else:  # with the parent's centre and spread, so that it goes on in the units it knows
+        denoiser = open_denoiser(preset, *start).train().requires_grad_(True)
+    denoiser.to(machine.device)
+    texts = encode_texts(preset, denoiser, pictures.captions, None if memory else caches, report)
+    recipe = Denoising(preset, denoiser, pictures, latents, texts, backbone, transparency)
+    run_course(recipe, Course(order, preset, machine, pictures, draws, folder, report))
+    learnt = {name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()}
+    return learnt, denoiser.facts()
+
+
+def encode_pictures(
+    preset: Preset, pictures: Pictures, backbone: Backbone, encoder: OffsetEncoder, folder: Path | None, report: Report
+) -> LatentCache:
+    """The adjusted latents of pictures, unscaled, with their deviations: both networks are frozen, so they stay true.
+
+    In memory, or in a cache of that folder, in float32 whatever the preset trains in: an SDXL autoencoder in fp16
+    gives no numbers.
+    """
+    latents = LatentCache.open(folder, latent_identity(preset, backbone, encoder))
+    device = next(encoder.parameters()).device
+
+    @torch.no_grad()
+    def encode(alpha_B1HW: Tensor, padded_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        return adjusted_posterior(backbone, encoder, alpha_B1HW.to(device), padded_B3HW.to(device))
+
+    latents.fill(pictures, encode, report, workers=preset.workers, batch=ENCODED)
+    return latents
+
+
+def encode_texts(
+    preset: Preset, denoiser: Denoiser, captions: Sequence[str], folder: Path | None, report: Report
+) -> ConditionsCache | None:
+    """What a pretrained model's frozen text encoders make of the captions and of none; None where they learn along."""
+    if not isinstance(denoiser, StableDiffusion):
+        return None
+    pipeline = denoiser.pipeline
+    tokenizers = [part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")]
+    more = {"family": denoiser.family.name, "zeros": str(pipeline.config.get("force_zeros_for_empty_prompt"))}
+    texts = ConditionsCache.open(folder, text_identity(preset, denoiser.texts, tokenizers, **more))
+    texts.fill(["", *captions], denoiser.encode, report)
+    return texts
+
+
+@torch.no_grad()
+def validation_loss(
+    base: tuple[Mapping[str, Tensor], Mapping[str, str]],
+    preset: Preset,
+    backbone: Backbone,
+    transparency: Transparency,
+    pictures: Pictures,
+) -> float:
+    """The mean squared error of what the base predicts (noise, or v) on pictures it never saw; lower is better.
+
+    At five fixed noise levels, unweighted, with the same noise for a picture every time, in normalised latents:
+    figures of checkpoints of one lineage can be compared, since they share backbone, centre and spread.
+    """
+    denoiser = open_denoiser(preset, *base)
+    device = next(backbone.buffers(), next(backbone.parameters(), torch.empty(0))).device
+    denoiser.to(device)
+    schedule = denoiser.schedule()
+    latents = encode_pictures(preset, pictures, backbone, transparency.encoder, None, lambda _: None)
+    errors = []
+    for start in range(0, len(pictures), preset.base_batch):
+        places = range(start, min(start + preset.base_batch, len(pictures)))
+        clean_BCHW = denoiser.normalise(latents.take(places)[0].to(device))
+        conditions = denoiser.encode([pictures.captions[place] for place in places])
+        for level in VALIDATED:
+            time_B = torch.full((len(places),), level, device=device)
+            # Each picture has noise of its own, whatever batch it stands in.
+            noise_BCHW = torch.stack(
+                [torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", p)) for p in places]
+            ).to(device)
+            noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
+            predicted_BCHW = denoiser.predict(noisy_BCHW, time_B, conditions)
+            wanted_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
+            errors.append((predicted_BCHW - wanted_BCHW).square().mean((1, 2, 3)))
+    return float(torch.cat(errors).double().mean())

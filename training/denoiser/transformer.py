@@ -1,0 +1,77 @@
+"""A small diffusion transformer (DiT) for latents of a few hundred pixels, where a convolutional UNet learns slowly."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention, silu
+
+from training.presets.preset import Preset
+
+HEAD = 32  # numbers per attention head
+
+
+class DiffusionTransformer(nn.Module):
+    """DiT with adaLN-Zero (Peebles and Xie, 2023, section 3.2); time and the prompt's mean state set every layer.
+
+    A fresh one predicts 0. Tokens are squares of `dit_patch` latent pixels, each with a place of its own, learnt.
+    """
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        width, self.patch = preset.dit_width, preset.dit_patch
+        channels = preset.latent_channels * self.patch**2
+        side = preset.image_size // preset.stride // self.patch
+        self.into = nn.Linear(channels, width)
+        self.places = nn.Parameter(0.02 * torch.randn(side * side, width))
+        self.waves = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time = TimestepEmbedding(width, width)
+        self.prompt = nn.Linear(preset.text_width, width)
+        self.layers = nn.ModuleList(_Layer(width) for _ in range(preset.dit_layers))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """A prediction of the shape of `noisy`."""
+        mask_BL1 = mask_BL[..., None].to(states_BLD.dtype)
+        mean_BD = (states_BLD.masked_fill(~mask_BL[..., None], 0) * mask_BL1).sum(1) / mask_BL1.sum(1)
+        setting_BD = silu(self.time(self.waves(time_B)) + self.prompt(mean_BD))
+        folded_BCHW = pixel_unshuffle(noisy_BCHW, self.patch)
+        tokens_BND = self.into(folded_BCHW.flatten(2).transpose(1, 2)) + self.places
+        for layer in self.layers:
+            tokens_BND = layer(tokens_BND, setting_BD)
+        out_BCN = self.out(self.norm(tokens_BND)).transpose(1, 2)
+        return pixel_shuffle(out_BCN.reshape(folded_BCHW.shape), self.patch)
+
+
+class _Layer(nn.Module):
+    """Attention and a perceptron, each shifted, scaled and gated by the setting; the gates start at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = max(1, width // HEAD)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.setting = nn.Linear(width, 6 * width)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.joined = nn.Linear(width, width)
+        self.perceptron = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+        nn.init.zeros_(self.setting.weight)
+        nn.init.zeros_(self.setting.bias)
+
+    def forward(self, tokens_BND: Tensor, setting_BD: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_p, scale_p, gate_p = self.setting(setting_BD)[:, None].chunk(6, dim=-1)
+        tokens_BND = tokens_BND + gate_a * self._attend(self.norm(tokens_BND) * (1 + scale_a) + shift_a)
+        changed_BND: Tensor = tokens_BND + gate_p * self.perceptron(self.norm(tokens_BND) * (1 + scale_p) + shift_p)
+        return changed_BND
+
+    def _attend(self, tokens_BND: Tensor) -> Tensor:
+        batch, count, width = tokens_BND.shape
+        split = self.queries_keys_values(tokens_BND).view(batch, count, 3, self.heads, width // self.heads)
+        attended = scaled_dot_product_attention(*split.permute(2, 0, 3, 1, 4))
+        joined: Tensor = self.joined(attended.transpose(1, 2).reshape(batch, count, width))
+        return joined

@@ -1,0 +1,1 @@
+"""How good a checkpoint is: its figures on pictures it never trained on, quickly or thoroughly."""

@@ -1,0 +1,162 @@
+"""The figures of a checkpoint on pictures it never trained on: how well layers come back, and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curation.domain import Checkpoint, Progress, Split
+from curation.manifest import read_samples
+from curation.ports import ObjectStore, Report
+from training.data.pictures import Pictures, load_split
+from training.denoiser.training import validation_loss
+from training.measures.blends import measure_blends, psnr_of
+from training.parts import Parts, open_parts
+from training.transparency.coding import adjusted_posterior, decode_rgba
+from training.transparency.padding import on_grey, pad_colours
+
+HIGHER_IS_BETTER: dict[str, bool] = {
+    "psnr": True,
+    "ssim": True,
+    "alpha_sad": False,
+    "alpha_mse": False,
+    "identity_psnr": True,
+    "identity_harm_db": False,
+    "noise_mse": False,
+    "psnr_worst": True,
+    "lpips": False,
+    "rfid": False,
+    "psnr_jpeg": True,
+    "ssim_jpeg": True,
+    "lpips_jpeg": False,
+    "rfid_jpeg": False,
+    "alpha_grad": False,
+    "alpha_conn": False,
+    "unknown_sad": False,
+    "unknown_mse": False,
+    "unknown_grad": False,
+    "unknown_conn": False,
+    "offset_mean": False,
+    "offset_max": False,
+    "offset_energy": False,
+    "drawn_empty": False,
+    "drawn_opaque": False,
+    "drawn_coverage_gap": False,
+}
+"""Which way each figure improves; from psnr_worst on they are measured by the command alone."""
+
+BATCH, PIXELS = 32, 32 * 128 * 128
+"""How many pictures, and how many pixels of them, are measured at once; always one picture."""
+
+
+def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report) -> dict[str, float]:
+    """The figures of a checkpoint on the held-out split of a snapshot, at the preset's image size.
+
+    psnr (dB), ssim: mean over the nine backgrounds of curation.layers (AlphaVAE, arXiv 2507.09308, section 3.1) of
+    truth against reconstruction, both 8-bit RGBA, blended and compared without loss (no JPEG on the way).
+    alpha_sad: sum |d alpha| / 1000 of a picture; alpha_mse: mean (d alpha)^2; alpha in [0, 1], over all pixels.
+    identity_psnr (dB): premultiplied image against what the frozen decoder makes of the adjusted latent;
+    identity_harm_db: how many dB of it the offset costs (positive is worse).
+    noise_mse: the denoiser's held-out loss, where the checkpoint has one. Raises NotFound, Corrupt, Refused.
+    """
+    parts = open_parts(checkpoint, store)
+    preset = parts.preset
+    pictures = load_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
+    noise = noise_mse(parts, pictures)
+    move(parts, fastest_device())
+    measured = [_measure(send_through(parts, batch)) for batch in batches(pictures, range(len(pictures)), report)]
+    return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | noise
+
+
+def has_heldout(store: ObjectStore, snapshot: str) -> bool:
+    """Whether a snapshot has any picture to evaluate on."""
+    return any(sample.split == Split.heldout for sample in read_samples(store, snapshot))
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A batch of pictures and what came back of them; images are B x 3 x H x W, premultiplied on grey, in [0, 1]."""
+
+    truth_B4HW: Tensor  # straight RGBA in [0, 1]
+    again_B4HW: Tensor  # the same, in steps of 1/255
+    image_B3HW: Tensor  # what the backbone was given
+    plain_B3HW: Tensor  # what it makes of its own latent
+    adjusted_B3HW: Tensor  # and of the adjusted one
+    plain_BCHW: Tensor  # latents, unscaled
+    adjusted_BCHW: Tensor
+    std_BCHW: Tensor
+
+
+@torch.no_grad()
+def send_through(parts: Parts, rgba_B4HW: Tensor, views: int | None = None) -> Returned:
+    """There and back: straight RGBA in [0, 1] of any size, B x 4 x H x W; `views` as in `decode_rgba`."""
+    size = (rgba_B4HW.shape[-2], rgba_B4HW.shape[-1])
+    alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW).to(rgba_B4HW)
+    networks, backbone = parts.transparency, parts.backbone
+    none_B = torch.zeros(len(rgba_B4HW), device=rgba_B4HW.device)
+    plain_BCHW, std_BCHW = adjusted_posterior(backbone, networks.encoder, alpha_B1HW, padded_B3HW, none_B)
+    adjusted_BCHW, _ = adjusted_posterior(backbone, networks.encoder, alpha_B1HW, padded_B3HW)
+    again_B4HW = decode_rgba(backbone, networks.decoder, adjusted_BCHW, views=views, size=size)
+    plain_B3HW, adjusted_B3HW = (
+        backbone.decode(latent, tile=networks.decoder.tile)[..., : size[0], : size[1]].float() / 2 + 0.5
+        for latent in (plain_BCHW, adjusted_BCHW)
+    )
+    return Returned(
+        truth_B4HW=rgba_B4HW,
+        again_B4HW=(again_B4HW * 255).round() / 255,
+        image_B3HW=on_grey(padded_B3HW, alpha_B1HW) / 2 + 0.5,
+        plain_B3HW=plain_B3HW,
+        adjusted_B3HW=adjusted_B3HW,
+        plain_BCHW=plain_BCHW,
+        adjusted_BCHW=adjusted_BCHW,
+        std_BCHW=std_BCHW,
+    )
+
+
+def measure_return(returned: Returned) -> dict[str, Tensor]:
+    """The figures of alpha and of identity (see `evaluate`) for every picture of a batch, each of shape B."""
+    error_BHW = (returned.again_B4HW[:, 3] - returned.truth_B4HW[:, 3]).abs()
+    plain, adjusted = (psnr_of(returned.image_B3HW, image) for image in (returned.plain_B3HW, returned.adjusted_B3HW))
+    return {
+        "alpha_sad": error_BHW.sum((1, 2)) / 1000,
+        "alpha_mse": (error_BHW**2).mean((1, 2)),
+        "identity_psnr": adjusted,
+        "identity_harm_db": plain - adjusted,
+    }
+
+
+def _measure(returned: Returned) -> dict[str, Tensor]:
+    blended = measure_blends(returned.truth_B4HW, returned.again_B4HW)
+    means = {name: torch.stack(list(by_background.values())).mean(0) for name, by_background in blended.items()}
+    return means | measure_return(returned)
+
+
+def noise_mse(parts: Parts, pictures: Pictures) -> dict[str, float]:
+    """The denoiser's held-out loss by its name; nothing where the checkpoint has no base."""
+    if parts.base is None:
+        return {}
+    return {"noise_mse": validation_loss(parts.base, parts.preset, parts.backbone, parts.transparency, pictures)}
+
+
+def batches(pictures: Pictures, places: range, report: Report) -> Iterator[Tensor]:
+    """Pictures in order, as many at once as BATCH and PIXELS allow, on the fastest device: B x 4 x S x S."""
+    count = max(1, min(BATCH, PIXELS // pictures.size**2))
+    device = fastest_device()
+    for start in range(0, len(places), count):
+        report(Progress("evaluate", start, len(places)))
+        yield pictures.take(places[start : start + count]).to(device)
+    report(Progress("evaluate", len(places), len(places)))
+
+
+def move(parts: Parts, device: torch.device) -> None:
+    """Put the networks that pictures go through on a device."""
+    parts.backbone.to(device)
+    parts.transparency.to(device)
+
+
+def fastest_device() -> torch.device:
+    """The accelerator, where torch has one, else the processor."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -1,0 +1,1 @@
+"""Models of others that transparency is taught to: their families, their loading, their sizes without a download."""

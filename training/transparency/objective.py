@@ -1,0 +1,115 @@
+"""The objective of latent transparency: L_vae of a batch, and the discriminator that is trained beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training.measures.perceptual import open_perceptual
+from training.presets.preset import Preset
+from training.transparency.backbone import Backbone
+from training.transparency.coding import adjust
+from training.transparency.losses import (
+    BACKGROUNDS,
+    ERRORS,
+    PatchDiscriminator,
+    adaptive_weight,
+    blend_loss,
+    edge_loss,
+    fooling_loss,
+    identity_loss,
+    perceptual_loss,
+    reconstruction_loss,
+)
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a batch came to: the weighted sum to go down on, its terms by name, and true and drawn pictures."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    truth: tuple[Tensor, Tensor]  # alpha_B1HW and colour_B3HW
+    drawn: tuple[Tensor, Tensor]
+
+
+class OffsetObjective:
+    """L_vae = L_recon + L_identity + 0.01 L_disc (paper, section 3.1), and what the preset adds to it.
+
+    `discriminator` learns beside the networks, from what was drawn, by `discriminator_loss`.
+    Raises NotFound, Refused where the preset names weights of LPIPS that cannot be used.
+    """
+
+    def __init__(self, preset: Preset, backbone: Backbone) -> None:
+        self.preset, self.backbone = preset, backbone
+        self.error, self.background = ERRORS[preset.error], BACKGROUNDS[preset.blend_background]
+        self.discriminator = PatchDiscriminator(preset.discriminator_width)
+        self.perception = open_perceptual(Path(preset.perceptual)) if preset.perceptual else None
+
+    def frozen(self) -> list[nn.Module]:
+        """The networks that are used and never learn."""
+        return [self.backbone, *([] if self.perception is None else [self.perception])]
+
+    def measure(
+        self,
+        networks: Transparency,
+        alpha_B1HW: Tensor,
+        padded_B3HW: Tensor,
+        keep_B: Tensor,
+        rng: torch.Generator,
+        seen: int,
+    ) -> Loss:
+        """The loss of a batch after `seen` images; where `keep_B` is 0 a picture's offset is dropped.
+
+        alpha and padded colour in [0, 1]; `rng` (of the CPU) makes what is random in it.
+        """
+        alpha_B1HW, padded_B3HW = on_some_solids(alpha_B1HW, padded_B3HW, self.preset.solid_share, rng)
+        latent_BCHW = adjust(self.backbone, networks.encoder, alpha_B1HW, padded_B3HW, keep_B)
+        decoded_B3HW = self.backbone.decode(latent_BCHW)
+        alpha_hat_B1HW, colour_hat_B3HW = networks.decoder(decoded_B3HW, latent_BCHW)
+
+        pictures = (padded_B3HW, alpha_B1HW, colour_hat_B3HW, alpha_hat_B1HW)
+        terms = self._terms(*pictures)
+        terms["identity"] = identity_loss(on_grey(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error)
+        total = torch.stack([getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]).sum()
+        if self.preset.discriminator_weight > 0 and seen >= self.preset.discriminator_start:
+            terms["fooling"] = fooling_loss(self.discriminator(alpha_hat_B1HW, colour_hat_B3HW))
+            fooling = self.preset.discriminator_weight * terms["fooling"]
+            if self.preset.discriminator_adaptive:
+                fooling = fooling * adaptive_weight(total, terms["fooling"], networks.decoder.conv_out.weight)
+            total = total + fooling
+        return Loss(total, terms, (alpha_B1HW, padded_B3HW), (alpha_hat_B1HW.detach(), colour_hat_B3HW.detach()))
+
+    def _terms(
+        self, colour_B3HW: Tensor, alpha_B1HW: Tensor, colour_hat_B3HW: Tensor, alpha_hat_B1HW: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms on what is drawn that have a weight, by the names that their weights have in a preset."""
+        pictures = (colour_B3HW, alpha_B1HW, colour_hat_B3HW, alpha_hat_B1HW)
+        terms = {"reconstruction": reconstruction_loss(*pictures, self.error)}
+        if self.preset.blend_weight:
+            terms["blend"] = blend_loss(*pictures, self.background, self.error)
+        if self.preset.edge_weight:
+            terms["edge"] = edge_loss(alpha_B1HW, alpha_hat_B1HW)
+        if self.perception is not None:
+            terms["perceptual"] = perceptual_loss(self.perception, *pictures)
+        return terms
+
+
+def on_some_solids(
+    alpha_B1HW: Tensor, colour_B3HW: Tensor, share: float, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """About that share of the pictures blended on a random solid colour, and opaque from then on (AlphaVAE)."""
+    if not share:
+        return alpha_B1HW, colour_B3HW
+    chosen_B111 = (torch.rand(len(alpha_B1HW), 1, 1, 1, generator=rng) < share).to(alpha_B1HW.device)
+    below_B311 = torch.rand(len(alpha_B1HW), 3, 1, 1, generator=rng).to(colour_B3HW)
+    blended_B3HW = colour_B3HW * alpha_B1HW + below_B311 * (1 - alpha_B1HW)
+    return (
+        torch.where(chosen_B111, torch.ones_like(alpha_B1HW), alpha_B1HW),
+        torch.where(chosen_B111, blended_B3HW, colour_B3HW),
+    )

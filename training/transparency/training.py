@@ -1,0 +1,147 @@
+"""The training of latent transparency: encoder and decoder around a backbone that stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from curation.domain import Split, TrainingOrder
+from curation.ports import RGBA, ObjectStore, Report
+from training.course.loop import Course, Recipe, run_course
+from training.course.machine import Machine, whole
+from training.course.optimisers import build_optimiser
+from training.course.pace import Pace
+from training.course.rows import Rows
+from training.course.runs import generator_at
+from training.data.buckets import BucketOrder, Order, preset_buckets
+from training.data.pictures import Pictures, draw_order, load_split
+from training.presets.preset import Preset
+from training.sheets import draw_sheet, pixels
+from training.transparency.backbone import Backbone
+from training.transparency.coding import reconstruct
+from training.transparency.losses import discriminator_loss
+from training.transparency.networks import Transparency, open_transparency
+from training.transparency.objective import OffsetObjective
+from training.transparency.padding import pad_colours
+
+STAGE = "transparency"
+SHEET = 8  # pictures on a sample sheet
+
+
+def train_transparency(
+    order: TrainingOrder,
+    preset: Preset,
+    store: ObjectStore,
+    folder: Path,
+    report: Report,
+    backbone: Backbone,
+    start: Mapping[str, Tensor] | None,
+) -> dict[str, Tensor]:
+    """Train (section 3.1) on the snapshot's train split, from `start` or afresh; the averaged weights at the end.
+
+    Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run.
+    Whatever `report` raises stops the training; what was saved stays. Raises Refused where `start` does not fit, and
+    as `run_course`.
+    """
+    machine = Machine(preset)
+    step = machine.step_images(preset.transparency_batch)
+    buckets = preset_buckets(preset, step, folder.parent / "cache" / "sizes")
+    memory = preset.in_memory
+    pictures = load_split(store, order.snapshot, Split.train, preset.image_size, in_memory=memory, buckets=buckets)
+    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed)
+    draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
+
+    torch.manual_seed(order.seed)
+    networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
+    recipe = Offsets(preset, networks, pictures, backbone, order.seed)
+    run_course(recipe, Course(order, preset, machine, pictures, draws, folder, report))
+    return {name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
+
+
+class Offsets(Recipe):
+    """To hide alpha in a latent and to find it again (section 3.1), against a discriminator where it counts."""
+
+    stage = STAGE
+
+    def __init__(
+        self, preset: Preset, networks: Transparency, pictures: Pictures, backbone: Backbone, seed: int
+    ) -> None:
+        super().__init__()
+        self.preset, self.networks, self.pictures, self.seed = preset, networks, pictures, seed
+        self.pace = Pace(preset.transparency_images, preset.transparency_batch, preset.transparency_ema)
+        self.objective = OffsetObjective(preset, backbone)
+        # Only where it counts: every process waits for the gradients of every parameter.
+        self.judge = self.objective.discriminator if preset.discriminator_weight else None
+        self.readers = None if preset.in_memory else ThreadPoolExecutor(preset.workers, "decode")
+
+    def build_optimisers(self) -> dict[str, Optimizer]:
+        """One for the networks, one for the discriminator, whose gradients are never cut."""
+        name, rate = self.preset.optimiser, self.preset.transparency_lr
+        built = {"optimiser": build_optimiser(name, self.networks.parameters(), rate)}
+        if self.judge is not None:
+            built["judge_optimiser"] = build_optimiser(name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0)
+        return built
+
+    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
+        """Pictures, half of them mirrored, with their colours padded, and which of them keep their offset."""
+        flips = (torch.rand(len(places), generator=rng) < 0.5)[mine]
+        # 30 % of the offsets are dropped.
+        keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[mine]
+        read = map if self.readers is None else self.readers.map
+        pairs = list(read(self._prepare, [places[row] for row in mine], flips.tolist()))
+        rgba_B4HW, padded_B3HW = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
+        return {"rgba": rgba_B4HW, "padded": padded_B3HW, "keep": keep_B, "row": torch.tensor(mine)}
+
+    def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_vae and, beside it, the discriminator's own loss: neither has gradients for the other's networks."""
+        rng = generator_at(self.seed, "objective", seen + int(rows["row"][0]))
+        with _still(self.judge):
+            loss = self.objective.measure(self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], rng, seen)
+        if self.judge is None or "fooling" not in loss.terms:
+            return loss.total, loss.terms
+        hinge = discriminator_loss(self.judge(*loss.truth), self.judge(*loss.drawn))
+        return loss.total + hinge, {**loss.terms, "discriminator": hinge}
+
+    def cores(self) -> Sequence[nn.Module]:
+        """Both."""
+        return (self.networks.encoder, self.networks.decoder)
+
+    def averaged(self) -> nn.Module:
+        """The discriminator is no part of what is kept."""
+        return self.networks
+
+    def draw_sheet(self, rows: Rows) -> bytes:
+        """The last pictures, and what comes back of them."""
+        return draw_sheet(reconstruction_rows(self.objective.backbone, self.networks, rows["rgba"][:SHEET]))
+
+    def frozen(self) -> Sequence[nn.Module]:
+        """The backbone, and what pictures are compared by."""
+        return self.objective.frozen()
+
+    def _prepare(self, place: int, flip: bool) -> tuple[Tensor, Tensor]:
+        rgba_4HW = self.pictures.read(place)[1]
+        rgba_4HW = rgba_4HW.flip(2) if flip else rgba_4HW
+        return rgba_4HW, pad_colours(rgba_4HW[None])[0]
+
+
+@contextmanager
+def _still(judge: nn.Module | None) -> Iterator[None]:
+    """For so long nothing that is computed has gradients for the discriminator's weights."""
+    if judge is not None:
+        judge.requires_grad_(False)
+    try:
+        yield
+    finally:
+        if judge is not None:
+            judge.requires_grad_(True)
+
+
+def reconstruction_rows(backbone: Backbone, networks: Transparency, rgba_B4HW: Tensor) -> list[list[RGBA]]:
+    """Two rows: the pictures, and what comes back of them."""
+    return [pixels(rgba_B4HW), pixels(reconstruct(backbone, networks, rgba_B4HW))]
