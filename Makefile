@@ -1,7 +1,7 @@
 # make demo      sets up everything and runs the loop; SEED=folder REVIEWER=oracle ROUNDS=n HOME_DIR=folder
 # make test      sets up everything and passes the tests
 # make check     what CI checks: style, types, laws of imports, the pages' JavaScript, and the quick tests
-# make bench     prints the figures of tests/benchmarks
+# make bench     prints figures, in some minutes; BENCH=name one of tests/benchmarks, ARGS its options
 # make coverage  the tests, and how much of the house they reach
 # make lock      writes requirements.lock anew from pyproject.toml
 
@@ -10,6 +10,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/ready
 HOME_DIR ?= .home
+BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training_rate
 
 DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
@@ -35,7 +36,7 @@ coverage: $(READY)
 	@$(PY) -m pytest -q --cov=curation --cov-report=term-missing:skip-covered $(TESTS)
 
 bench: $(READY)
-	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+	@for name in $(BENCH); do echo "== $$name"; $(PY) -m tests.benchmarks.$$name $(ARGS) || exit 1; done
 
 setup: $(READY)
 

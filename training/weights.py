@@ -36,9 +36,21 @@ def describe(part: str, order: TrainingOrder, code_version: str, **more: object)
 
 
 def save_part(store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Store one part's tensors (on the CPU, contiguous, not shared) and return the sha256 that names the file."""
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
-    return store.put(save(copies, {KEY: canonical_json({**metadata, "format": FORMAT, "part": part})}))
+    """Store one part's tensors and return the sha256 that names the file."""
+    alone = _apart({name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())})
+    return store.put(save(alone, {KEY: canonical_json({**metadata, "format": FORMAT, "part": part})}))
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each with a storage to itself, as a file's tensors must have; copied are those alone that have none."""
+    seen: set[int] = set()
+    alone = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        own = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        alone[name] = tensor if own else tensor.contiguous().clone()
+    return alone
 
 
 def load_part(store: ObjectStore, sha256: str) -> tuple[dict[str, Tensor], Metadata]:

@@ -8,6 +8,7 @@ on its path. Both sides cache or encode as they themselves do; timed are trainin
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -23,20 +24,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
-from pretrained import write_sdxl
-
 from curation.domain import Kind, LayerRole, Sample, Split, TrainingOrder
 from curation.intake.procedural import draw_seed
 from curation.layers import encode_layer, visible_hash
 from curation.manifest import Manifest, Part
 from curation.objects import FolderStore
+from tests.training.pretrained import write_sdxl
 from training.denoiser.training import train_base
 from training.presets.table import find_preset
 from training.transparency.backbone import fit_backbone
 from training.transparency.networks import Transparency
 
 PICTURES = 64
+TEXTS = (768, 1280)  # SDXL's own: what a step reads of texts is as much as in earnest
 
 TRANSFORMS = """
 import random
@@ -157,7 +157,8 @@ def _told(wall: float, processor: float) -> str:
 def _prepare(plan: Plan, channels: tuple[int, ...]) -> None:
     """A tiny SDXL, a folder of pictures with captions as the script wants it, the same as a snapshot, the stand-in."""
     layers = (0, *(1,) * (len(channels) - 1)) if len(channels) < 3 else (1, *(2,) * (len(channels) - 1))
-    model = write_sdxl(plan.folder / "model", channels, layers_per_block=2, transformer_layers_per_block=layers)
+    unet = {"layers_per_block": 2, "transformer_layers_per_block": layers}
+    model = write_sdxl(plan.folder / "model", channels, texts=TEXTS, **unet)
     weights = torch.nn.Module.parameters(_unet(model))
     print(
         f"UNet of {sum(p.numel() for p in weights) / 1e6:.1f} M weights, batch {plan.batch}, {plan.side} px", flush=True
@@ -213,15 +214,23 @@ def _run_script(plan: Plan, script: Path, turn: int) -> Rates:
 def _run_ours(plan: Plan, turn: int) -> Rates:
     told = plan.folder / "plan.json"
     told.write_text(json.dumps({**plan.__dict__, "folder": "", "warm": plan.warm}))
-    _run([sys.executable, __file__, "--ours", str(told)], _environment(plan), plan.folder / f"ours-{turn}.log")
+    _run(
+        [sys.executable, "-m", __spec__.name, "--ours", str(told)], _environment(plan), plan.folder / f"ours-{turn}.log"
+    )
     return _rates(plan, plan.folder / "ours.json")
 
 
 def _rates(plan: Plan, clock: Path) -> Rates:
-    """Steps a second by the clock and by the processor's time, from the (both) times at which steps ended."""
-    times = json.loads(clock.read_text())
-    count, first, last = len(times) - 1 - plan.warm, times[plan.warm], times[-1]
-    return count / (last[0] - first[0]), count / (last[1] - first[1])
+    """Steps a second by the clock and by the processor's time, of the median step after those to warm up.
+
+    The clock file holds both times of each step's end. A median, since neighbours of this machine take turns too.
+    """
+    times = json.loads(clock.read_text())[plan.warm :]
+    wall, processor = (
+        statistics.median(after[place] - before[place] for before, after in itertools.pairwise(times))
+        for place in (0, 1)
+    )
+    return 1 / wall, 1 / processor
 
 
 def _train_ours(plan: Plan) -> None:

@@ -1,6 +1,6 @@
 """Measures the review queue as reviewers meet it: a real API process, a real PostgreSQL, clients in processes of their own.
 
-    python tests/benchmarks/review_queue.py [--database postgresql://...] [--candidates 1000 100000] [--clients 1 8]
+    python -m tests.benchmarks.review_queue [--database postgresql://...] [--candidates 1000 100000] [--clients 1 8]
 
 For each size of the queue and number of clients it prints p50 and p95 of taking a tray of 8 and of a decision (half of
 them accepts, which also make a sample), the CPU-milliseconds that the API process and PostgreSQL spent per decided

@@ -47,22 +47,29 @@ def write_sd21(folder: Path, channels: tuple[int, ...] = (32, 64)) -> Path:
     return folder
 
 
-def write_sdxl(folder: Path, channels: tuple[int, ...] = (32, 64), *, zeros: bool = True, **unet: Any) -> Path:
-    """A StableDiffusionXLPipeline folder: two text encoders, pooled text and size conditioning."""
+def write_sdxl(
+    folder: Path,
+    channels: tuple[int, ...] = (32, 64),
+    *,
+    zeros: bool = True,
+    texts: tuple[int, int] = (TEXT_WIDTH, TEXT_WIDTH),
+    **unet: Any,
+) -> Path:
+    """A StableDiffusionXLPipeline folder: two text encoders of so many numbers a word, pooled text and sizes."""
     torch.manual_seed(20)
     config: dict[str, Any] = {
-        "cross_attention_dim": 2 * TEXT_WIDTH,
+        "cross_attention_dim": sum(texts),
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 6 * 8 + TEXT_WIDTH,
+        "projection_class_embeddings_input_dim": 6 * 8 + texts[1],
         "use_linear_projection": True,
         "transformer_layers_per_block": (1,) * len(channels),
     }
     parts: dict[str, Any] = {
         "vae": make_vae(force_upcast=True, scaling_factor=0.13025),
         "unet": make_unet(channels, **(config | unet)),
-        "text_encoder": CLIPTextModel(_text_config()).eval(),
-        "text_encoder_2": CLIPTextModelWithProjection(_text_config()).eval(),
+        "text_encoder": CLIPTextModel(_text_config(texts[0])).eval(),
+        "text_encoder_2": CLIPTextModelWithProjection(_text_config(texts[1])).eval(),
         "tokenizer": _tokenizer(),
         "tokenizer_2": _tokenizer(),
         "scheduler": EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"),
@@ -115,11 +122,11 @@ def make_unet(channels: tuple[int, ...] = (32, 64), **config: Any) -> Any:
     ).eval()
 
 
-def _text_config() -> CLIPTextConfig:
+def _text_config(width: int = TEXT_WIDTH) -> CLIPTextConfig:
     return CLIPTextConfig(
-        hidden_size=TEXT_WIDTH,
+        hidden_size=width,
         intermediate_size=64,
-        projection_dim=TEXT_WIDTH,
+        projection_dim=width,
         num_attention_heads=4,
         num_hidden_layers=3,
         vocab_size=len(_vocabulary()),

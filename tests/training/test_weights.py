@@ -35,6 +35,13 @@ def test_weights_come_back_with_how_they_came_to_be(store):
     }
 
 
+def test_tensors_that_share_their_memory_are_stored_apart(store):
+    whole = torch.arange(6.0).view(2, 3)
+    tensors = {"whole": whole, "tied": whole, "row": whole[1], "column": whole[:, 1]}
+    loaded, _ = load_part(store, save_part(store, "x", tensors, describe("x", ORDER, "1")))
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
 def test_equal_weights_have_equal_bytes_in_every_process(store):
     """With several metadata keys safetensors writes them in an order that changes from process to process."""
     program = (

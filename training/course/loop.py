@@ -114,8 +114,7 @@ def _run(recipe: Recipe, course: Course) -> None:
     course.report(Progress(recipe.stage, seen, total))
 
     watch = _watch(recipe, course)
-    # Pictures in memory are laid out at once: a thread would only quarrel with the processor's own sums.
-    threaded = machine.device.type != "cpu" or not preset.in_memory
+    threaded = machine.device.type != "cpu"  # whose own sums a thread would only quarrel with (LOG.md)
     with (
         closing(Ahead(lambda seen: _lay_out(recipe, course, seen, total), total, threaded=threaded)) as ahead,
         closing(_open_log(run, course, seen, done=seen >= total)) as log,
