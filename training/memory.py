@@ -143,9 +143,9 @@ def _used(preset: Preset, stage: str, lasting: Mapping[str, int]) -> dict[str, i
 def _make_transparency(preset: Preset, networks: Networks) -> tuple[Recipe, Rows]:
     """The recipe of latent transparency and a batch for it."""
     count, side = preset.transparency_batch, preset.image_size
-    recipe = Offsets(preset, networks.transparency, cast("Any", None), networks.backbone, 0)
+    recipe = Offsets(preset, networks.transparency, cast("Any", None), networks.backbone)
     rows = {"rgba": torch.zeros(count, 4, side, side), "padded": torch.zeros(count, 3, side, side)}
-    return recipe, {**rows, "keep": torch.ones(count), "row": list(range(count))}
+    return recipe, {**rows, "keep": torch.ones(count)}
 
 
 def _make_base(preset: Preset, networks: Networks) -> tuple[Recipe, Rows]:

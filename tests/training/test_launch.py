@@ -17,7 +17,13 @@ from training.launch import launch, open_again, read_order
 from training.train import train
 from training.weights import load_part
 
-CHANGES = {"save_images": "32", "sheet_images": "32", "discriminator_weight": "0.01", "discriminator_start": "32"}
+CHANGES = {
+    "save_images": "32",
+    "sheet_images": "32",
+    "discriminator_weight": "0.01",
+    "discriminator_start": "32",
+    "solid_share": "0.3",
+}
 
 
 def _order(snapshot, images=64, recipe="whole", **changes):

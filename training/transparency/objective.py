@@ -61,14 +61,12 @@ class OffsetObjective:
         alpha_B1HW: Tensor,
         padded_B3HW: Tensor,
         keep_B: Tensor,
-        rng: torch.Generator,
         seen: int,
     ) -> Loss:
         """The loss of a batch after `seen` images; where `keep_B` is 0 a picture's offset is dropped.
 
-        alpha and padded colour in [0, 1]; `rng` (of the CPU) makes what is random in it.
+        alpha and padded colour in [0, 1]. Nothing in it is random.
         """
-        alpha_B1HW, padded_B3HW = on_some_solids(alpha_B1HW, padded_B3HW, self.preset.solid_share, rng)
         latent_BCHW = adjust(self.backbone, networks.encoder, alpha_B1HW, padded_B3HW, keep_B)
         decoded_B3HW = self.backbone.decode(latent_BCHW)
         alpha_hat_B1HW, colour_hat_B3HW = networks.decoder(decoded_B3HW, latent_BCHW)
@@ -100,15 +98,10 @@ class OffsetObjective:
         return terms
 
 
-def on_some_solids(
-    alpha_B1HW: Tensor, colour_B3HW: Tensor, share: float, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """About that share of the pictures blended on a random solid colour, and opaque from then on (AlphaVAE)."""
-    if not share:
-        return alpha_B1HW, colour_B3HW
-    chosen_B111 = (torch.rand(len(alpha_B1HW), 1, 1, 1, generator=rng) < share).to(alpha_B1HW.device)
-    below_B311 = torch.rand(len(alpha_B1HW), 3, 1, 1, generator=rng).to(colour_B3HW)
-    blended_B3HW = colour_B3HW * alpha_B1HW + below_B311 * (1 - alpha_B1HW)
+def on_solids(alpha_B1HW: Tensor, colour_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen pictures blended on a solid colour each, and opaque from then on (AlphaVAE); the rest as they are."""
+    chosen_B111 = chosen_B[:, None, None, None]
+    blended_B3HW = colour_B3HW * alpha_B1HW + below_B3[..., None, None] * (1 - alpha_B1HW)
     return (
         torch.where(chosen_B111, torch.ones_like(alpha_B1HW), alpha_B1HW),
         torch.where(chosen_B111, blended_B3HW, colour_B3HW),

@@ -18,7 +18,6 @@ from training.course.machine import Machine, whole
 from training.course.optimisers import build_optimiser
 from training.course.pace import Pace
 from training.course.rows import Rows
-from training.course.runs import generator_at
 from training.data.buckets import BucketOrder, Order, preset_buckets
 from training.data.pictures import Pictures, draw_order, load_split
 from training.presets.preset import Preset
@@ -27,7 +26,7 @@ from training.transparency.backbone import Backbone
 from training.transparency.coding import reconstruct
 from training.transparency.losses import discriminator_loss
 from training.transparency.networks import Transparency, open_transparency
-from training.transparency.objective import OffsetObjective
+from training.transparency.objective import OffsetObjective, on_solids
 from training.transparency.padding import pad_colours
 
 STAGE = "transparency"
@@ -59,7 +58,7 @@ def train_transparency(
 
     torch.manual_seed(order.seed)
     networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
-    recipe = Offsets(preset, networks, pictures, backbone, order.seed)
+    recipe = Offsets(preset, networks, pictures, backbone)
     run_course(recipe, Course(order, preset, machine, pictures, draws, folder, report))
     return {name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
 
@@ -69,11 +68,9 @@ class Offsets(Recipe):
 
     stage = STAGE
 
-    def __init__(
-        self, preset: Preset, networks: Transparency, pictures: Pictures, backbone: Backbone, seed: int
-    ) -> None:
+    def __init__(self, preset: Preset, networks: Transparency, pictures: Pictures, backbone: Backbone) -> None:
         super().__init__()
-        self.preset, self.networks, self.pictures, self.seed = preset, networks, pictures, seed
+        self.preset, self.networks, self.pictures = preset, networks, pictures
         self.pace = Pace(preset.transparency_images, preset.transparency_batch, preset.transparency_ema)
         self.objective = OffsetObjective(preset, backbone)
         # Only where it counts: every process waits for the gradients of every parameter.
@@ -96,13 +93,18 @@ class Offsets(Recipe):
         read = map if self.readers is None else self.readers.map
         pairs = list(read(self._prepare, [places[row] for row in mine], flips.tolist()))
         rgba_B4HW, padded_B3HW = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
-        return {"rgba": rgba_B4HW, "padded": padded_B3HW, "keep": keep_B, "row": torch.tensor(mine)}
+        if share := self.preset.solid_share:
+            chosen_B = (torch.rand(len(places), generator=rng) < share)[mine]
+            below_B3 = torch.rand(len(places), 3, generator=rng)[mine]
+            alpha_B1HW, padded_B3HW = on_solids(rgba_B4HW[:, 3:], padded_B3HW, chosen_B, below_B3)
+            solid_B4HW = torch.cat([padded_B3HW, alpha_B1HW], dim=1)
+            rgba_B4HW = torch.where(chosen_B[:, None, None, None], solid_B4HW, rgba_B4HW)
+        return {"rgba": rgba_B4HW, "padded": padded_B3HW, "keep": keep_B}
 
     def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
         """L_vae and, beside it, the discriminator's own loss: neither has gradients for the other's networks."""
-        rng = generator_at(self.seed, "objective", seen + int(rows["row"][0]))
         with _still(self.judge):
-            loss = self.objective.measure(self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], rng, seen)
+            loss = self.objective.measure(self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen)
         if self.judge is None or "fooling" not in loss.terms:
             return loss.total, loss.terms
         hinge = discriminator_loss(self.judge(*loss.truth), self.judge(*loss.drawn))

@@ -12,7 +12,7 @@ from training.presets.table import PRESETS
 from training.transparency.backbone import fit_backbone
 from training.transparency.networks import Transparency
 from training.transparency.padding import on_grey
-from training.transparency.training import train_transparency
+from training.transparency.training import Offsets, train_transparency
 
 MICRO = replace(
     PRESETS["micro"], transparency_images=160, discriminator_weight=0.01, discriminator_start=96, blend_weight=0.5
@@ -72,3 +72,17 @@ def test_weights_of_other_sizes_are_refused(store, snapshot, tmp_path):
     wider = Transparency(replace(MICRO, decoder_widths=(32, 64))).state_dict()
     with pytest.raises(Refused, match="do not fit preset 'micro'"):
         _train(store, snapshot, tmp_path, start=wider)
+
+
+def test_random_solids_are_drawn_for_the_whole_step(store, snapshot):
+    """So neither accumulation nor processes change them: a part of a step is laid out as it stands in the whole."""
+    pictures = load_split(store, snapshot, Split.train, MICRO.image_size)
+    rgba = pictures.take(range(24))
+    backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
+    recipe = Offsets(replace(MICRO, solid_share=0.4), Transparency(MICRO), pictures, backbone)
+    whole = recipe.lay_out(range(24), range(24), torch.Generator().manual_seed(1))
+    part = recipe.lay_out(range(24), [5, 17], torch.Generator().manual_seed(1))
+    assert all(torch.equal(part[name], rows[[5, 17]]) for name, rows in whole.items())
+    solid = (whole["rgba"][:, 3] == 1).flatten(1).all(1)
+    assert 4 <= int(solid.sum()) <= 16
+    assert torch.equal(whole["rgba"][solid, :3], whole["padded"][solid])
