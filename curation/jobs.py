@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from curation import captions, checkpoints, drawing, leases
 from curation.database import Transaction
 from curation.domain import CandidateState, Checkpoint, Progress, RoundState, RunState
-from curation.errors import Conflict, Refused
+from curation.errors import Conflict, LayerloopError, Refused
 from curation.house import House, load
 from curation.ports import LayerGenerator, Report
 from curation.review import decisions, reviewers
@@ -102,7 +102,8 @@ def train(house: House, run: str, tell: Report | None = None) -> None:
     except Exception as error:
         log.exception("run %s failed", run)
         with house.database.transaction() as tx:
-            checkpoints.fail_run(tx, run_id, HOLDER, f"{type(error).__name__}: {error}")
+            hint = f" ({error.hint})" if isinstance(error, LayerloopError) and error.hint else ""
+            checkpoints.fail_run(tx, run_id, HOLDER, f"{type(error).__name__}: {error}{hint}")
 
 
 def caption(house: House, run: str, tell: Report | None = None) -> None:

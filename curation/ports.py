@@ -64,6 +64,9 @@ PLAIN = DrawOptions()
 class LayerGenerator(Protocol):
     """A loaded checkpoint that draws."""
 
+    at_once: int
+    """How many requests are drawn together: a call of fewer costs as much."""
+
     def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
         """Draw one candidate per request, in order; deterministic in prompt, seed and options, not in the batch."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from curation.domain import canonical_json
@@ -51,8 +52,7 @@ def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str]) -> None:
 
 def read_provenance(path: Path) -> dict[str, str]:
     """The facts in a file that `save_picture` wrote. Raises NotFound where there are none; Refused for no image."""
-    with _open(path) as image:
-        image.load()  # a PNG's texts may stand behind its pixels
+    with _opened(path) as image:  # wholly, since a PNG's texts may stand behind its pixels
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or ""
     text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp)
     found = re.search(r'layerloop:drawn="([^"]*)"', text)
@@ -66,8 +66,13 @@ def read_provenance(path: Path) -> dict[str, str]:
 
 def read_picture(path: Path) -> RGBA:
     """A picture of people's as straight H x W x 4 uint8; what has no alpha is opaque. Raises NotFound, Refused."""
-    with _open(path) as image:
-        return np.asarray(image.convert("RGBA"))
+    with _opened(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "F":
+            raise Refused(f"{path} has numbers of 32 bits", "save it with 8 or 16 bits")
+        if upright.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
+            upright = Image.fromarray((np.asarray(upright).clip(0, 65_535) / 257).round().astype(np.uint8), "L")
+        return np.asarray(upright.convert("RGBA"))
 
 
 def parameters(facts: Mapping[str, str]) -> str:
@@ -93,10 +98,13 @@ def _format(path: Path) -> str:
         raise Refused(f"{path.name} is in no format with alpha that is written", "end it in .png or .webp") from None
 
 
-def _open(path: Path) -> Image.Image:
+def _opened(path: Path) -> Image.Image:
+    """An image that is read to its end. Raises NotFound, Refused."""
     try:
-        return Image.open(path, formats=_READ)
+        image = Image.open(io.BytesIO(path.read_bytes()), formats=_READ)
+        image.load()
     except FileNotFoundError:
         raise NotFound(f"there is no file {path}") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Refused(f"{path} is no picture that can be read: {error}", f"give one of {', '.join(_READ)}") from error
+    return image

@@ -54,7 +54,7 @@ def read_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     with _open(path) as file:
         for name in names:
             tensor: Tensor = file.get_tensor(name)
-            if not tensor.is_floating_point():
+            if not tensor.is_floating_point() or tensor.element_size() < 2:  # fp8 knows no arithmetic
                 raise Refused(f"{path}: {name!r} is of type {tensor.dtype}", "quantised files are not read")
             if not torch.isfinite(tensor).all():
                 raise Refused(

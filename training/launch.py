@@ -18,6 +18,7 @@ import curation.errors
 from curation.domain import Checkpoint, Progress, TrainingOrder, canonical_json
 from curation.errors import LayerloopError, Refused
 from curation.ports import ObjectStore, Report
+from training.course.watch import Diverged
 
 MARK = "layerloop "
 """Lines of standard output that begin so are for the process that listens; all others are the libraries' talk."""
@@ -83,7 +84,8 @@ def _listen(running: subprocess.Popen[str], report: Report) -> None:
             continue
         said = json.loads(line.removeprefix(MARK))
         if "error" in said:
-            kind = getattr(curation.errors, said["error"], LayerloopError)
+            kinds = {"Diverged": Diverged, **vars(curation.errors)}
+            kind = kinds.get(said["error"], LayerloopError)
             raise kind(said["message"], said["hint"])
         report(Progress(**said))
 

@@ -114,7 +114,8 @@ def _fit(bench: _Bench) -> str:
     bench.report(Progress("backbone", 0, 1))
     if bench.preset.model is None:
         pictures = load_split(bench.store, bench.order.snapshot, Split.train, bench.preset.image_size, in_memory=False)
-        rgba_B4HW = pictures.take(range(min(FITTED_PICTURES, len(pictures))))
+        fitted = range(min(FITTED_PICTURES, len(pictures)))
+        rgba_B4HW = torch.stack([pictures.read(place)[1] for place in fitted])
         backbone = fit_backbone(bench.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
     else:
         backbone = fit_backbone(bench.preset, torch.empty(0))

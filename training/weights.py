@@ -37,11 +37,11 @@ def describe(part: str, order: TrainingOrder, code_version: str, **more: object)
 
 def save_part(store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Store one part's tensors and return the sha256 that names the file."""
-    alone = _apart({name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())})
+    alone = apart({name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())})
     return store.put(save(alone, {KEY: canonical_json({**metadata, "format": FORMAT, "part": part})}))
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each with a storage to itself, as a file's tensors must have; copied are those alone that have none."""
     seen: set[int] = set()
     alone = {}
@@ -61,6 +61,15 @@ def load_part(store: ObjectStore, sha256: str) -> tuple[dict[str, Tensor], Metad
         return load(data), metadata
     except (SafetensorError, ValueError, KeyError) as error:
         raise Refused(f"weights {sha256[:12]} are broken: {error}", "store them again") from error
+
+
+def facts_in(metadata: Mapping[str, str]) -> Metadata:
+    """What a file written by Layerloop says of itself in a safetensors header's metadata; nothing for any other."""
+    try:
+        facts = json.loads(metadata.get(KEY, "{}"))
+        return {str(name): str(value) for name, value in facts.items()}
+    except (ValueError, AttributeError):
+        return {}
 
 
 def read_metadata(data: bytes, sha256: str) -> Metadata:

@@ -169,7 +169,13 @@ def read_changes(given: list[str]) -> dict[str, str]:
     for name, equals, _ in pairs:
         if not equals:
             raise Refused(f"--set {name!r} is no name=value", "say for example --set transparency_batch=4")
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    return {name.strip(): _whole(value.strip()) for name, _, value in pairs}
+
+
+def _whole(value: str) -> str:
+    """A path that is there in full, since a worker may stand elsewhere; anything else as it is."""
+    path = Path(value).expanduser()
+    return str(path.resolve()) if {"/", "~"} & set(value) and path.exists() else value
 
 
 def _wait(opened: House, run: uuid.UUID, tell: Callable[[Progress], None]) -> dict[str, Any]:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from curation.house import House
     from curation.ports import DrawOptions
 
-AT_ONCE = 4
-"""Pictures between two signs of progress, and between two writes."""
-
 
 def draw(
     prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
@@ -95,8 +92,8 @@ def _draw(
             "preset": drawing.preset,
             "version": __version__,
         }
-        for start in range(0, len(seeds), AT_ONCE):
-            few = seeds[start : start + AT_ONCE]
+        for start in range(0, len(seeds), generator.at_once):
+            few = seeds[start : start + generator.at_once]
             layers = generator.draw([DrawRequest(Prompt(prompt), seed) for seed in few], options)
             for seed, layer in zip(few, layers, strict=True):
                 facts = made | {"seed": str(seed)}

@@ -74,3 +74,20 @@ def test_files_that_say_nothing_and_files_that_are_none(tmp_path: Path) -> None:
         save_picture(tmp_path / "a.jpg", picture(1), FACTS)
     Image.new("RGB", (4, 4), (9, 8, 7)).save(tmp_path / "opaque.jpg")
     assert (read_picture(tmp_path / "opaque.jpg")[..., 3] == 255).all()
+
+
+def test_pictures_of_people_come_whole_upright_and_of_any_depth(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65_535, 16, dtype=np.uint16).reshape(4, 4)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert np.array_equal(read_picture(tmp_path / "deep.png")[..., 0], (ramp / 257).round())
+    sideways = Image.new("RGB", (6, 4), (200, 0, 0))
+    exif = sideways.getexif()
+    exif[0x0112] = 6
+    sideways.save(tmp_path / "sideways.jpg", exif=exif)
+    assert read_picture(tmp_path / "sideways.jpg").shape == (6, 4, 4)
+    save_picture(tmp_path / "whole.png", picture(1), FACTS)
+    whole = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "short.png").write_bytes(whole[: len(whole) // 2])
+    for read in (read_picture, read_provenance):
+        with pytest.raises(Refused, match="no picture that can be read"):
+            read(tmp_path / "short.png")

@@ -148,9 +148,11 @@ def _run(recipe: Recipe, course: Course) -> None:
             if sheet:
                 _write_sheet(recipe, placed, rows, average, course, run, seen)
             if save:
-                state_tensors, facts = pack(parts)
-                if machine.first:
-                    run.save(seen, state_tensors, facts)
+                if machine.first or preset.sharded:  # shards are gathered by all, copies are kept by one
+                    packed = pack(parts)
+                    if machine.first:
+                        run.save(seen, *packed)
+                    del packed
                 machine.wait()
     average.swap()
 
@@ -181,6 +183,8 @@ def _write_sheet(
     recipe: Recipe, placed: nn.Module, rows: Rows, average: Average, course: Course, run: RunFolder, seen: int
 ) -> None:
     """Every process draws, since sharded networks draw together; the first one keeps. In full precision."""
+    if course.preset.sharded:  # together means equally often, and a last step's rows are not dealt out evenly
+        rows = cut(rows, slice(0, 1))
     recipe.eval()
     with average.applied(), course.machine.together(placed), torch.no_grad():
         png = recipe.draw_sheet(rows)

@@ -39,6 +39,10 @@ class Machine:
             raise NotFound(f"no precision {preset.precision!r}", f"choose one of {', '.join(PRECISIONS)}")
         if preset.sharded and preset.precision == "fp16":
             raise Refused("sharded weights are not trained in fp16", "use --set precision=bf16")
+        if preset.sharded and preset.channels_last:
+            raise Refused("sharded weights are not laid out channels last", "leave out channels_last")
+        if preset.sharded and preset.average_apart and torch.cuda.is_available():
+            raise Refused("the average of sharded weights stays with its shards", "leave out average_apart")
         self.preset = preset
         # A discriminator has no gradients before it begins.
         handlers = [DistributedDataParallelKwargs(find_unused_parameters=preset.discriminator_weight > 0)]

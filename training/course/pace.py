@@ -23,7 +23,7 @@ class Pace:
 
 def rate_at(seen: int, total: int, batch: int, preset: Preset) -> float:
     """The share of the full learning rate: a short rise, and a straight fall to nothing over the last part."""
-    rise = (seen + batch) / preset.warmup_images
+    rise = (seen + batch) / max(1, preset.warmup_images)
     fall = (total - seen) / (preset.cooldown * total) if preset.cooldown else 1.0
     return min(1.0, rise, fall)
 

@@ -23,6 +23,7 @@ from curation.domain import canonical_json
 from curation.errors import Refused
 from curation.objects import sync
 from training.course.machine import fill, whole
+from training.weights import apart
 
 Part = nn.Module | Optimizer | GradScaler | Mapping[str, Tensor]
 """What a saved state is made of: networks, optimisers, the scale of fp16's gradients, and averages."""
@@ -52,10 +53,7 @@ class RunFolder:
         """Write a state to a folder of its own, sync it, give it its name, and only then remove the older ones."""
         older = self._states()
         new = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))
-        # Tensors that share memory (tied weights, an optimiser's step) are copied: safetensors keeps each once.
-        save_file(
-            {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, new / "state.safetensors"
-        )
+        save_file(apart({name: tensor.detach().cpu() for name, tensor in tensors.items()}), new / "state.safetensors")
         (new / "facts.json").write_text(canonical_json({**facts, "images": images}))
         for path in (new / "state.safetensors", new / "facts.json", new):
             sync(path)
@@ -71,7 +69,7 @@ class RunFolder:
     def load(self) -> State | None:
         """The last whole state, or None for a run that has none."""
         for half in self.folder.glob(".new-*"):
-            shutil.rmtree(half)
+            shutil.rmtree(half, ignore_errors=True)  # other processes of the run do the same
         states = self._states()
         if not states:
             return None

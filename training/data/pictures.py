@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 import cv2
@@ -235,12 +236,12 @@ class DrawOrder:
             drawn.extend(self._lap(lap)[begin : start + count - lap * length])
         return drawn
 
-    @property
+    @cached_property
     def length(self) -> int:
         """The draws of one pass."""
         return max(1, round(float(self._weights.sum())))
 
-    @property
+    @cached_property
     def _weights(self) -> NDArray[np.float64]:
         return np.where(self.is_new, self.new_weight, 1.0)
 

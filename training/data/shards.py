@@ -174,14 +174,18 @@ def key_of(*parts: object) -> bytes:
 
 def make_missing(
     shards: Shards, keys: Sequence[bytes], kinds: Sequence[object], make: Callable[[list[int]], None]
-) -> Iterator[None]:
+) -> Iterator[int]:
     """Have `make` put the entries of missing keys, given their places, in runs of one kind; yields after each run.
+
+    It yields how many keys have their entries: counted at first and at last, and in between by how the shards grow,
+    since a million keys are not counted after each run.
 
     A run that another process has claimed is left for last; by then it is done, or its maker has died. Where runs
     begin depends on the keys alone, and a run is published whole: whoever goes on computes the same batches, and so
     the same bits, as if nobody had been killed. It yields once before the first run.
     """
-    yield
+    there, entries = sum(key in shards for key in keys), len(shards)
+    yield there
     groups: dict[object, dict[bytes, int]] = {}
     for place, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
         groups.setdefault(kind, {}).setdefault(key, place)
@@ -198,8 +202,9 @@ def make_missing(
                 shards.refresh()
                 if missing := [place for place in run if keys[place] not in shards]:
                     make(missing)
-            yield
+            yield min(len(keys), there + len(shards) - entries)
         runs = left
+    yield sum(key in shards for key in keys)
 
 
 def _sum(rows: Mapping[str, Tensor], row: int) -> int:

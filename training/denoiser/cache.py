@@ -71,9 +71,9 @@ class LatentCache:
             if done is not None:
                 self._shards.put(*done)
 
-        for _ in make_missing(self._shards, self._keys, pictures.shapes, make):
+        for done in make_missing(self._shards, self._keys, pictures.shapes, make):
             aside = {"set_aside": float(len(pictures.aside))} if pictures.aside else {}
-            report(Progress("latents", sum(key in self._shards for key in self._keys), len(pictures), aside))
+            report(Progress("latents", done, len(pictures), aside))
         if self.folder is not None:
             _write_aside(self.folder / "aside.jsonl", pictures)
 
@@ -136,8 +136,8 @@ class ConditionsCache:
             tensors = {name: value.detach() for name, value in named.items() if value is not None}
             self._shards.put([keys[place] for place in places], tensors)
 
-        for _ in make_missing(self._shards, keys, [0] * len(keys), make):
-            report(Progress("texts", sum(key in self._shards for key in keys), len(keys)))
+        for done in make_missing(self._shards, keys, [0] * len(keys), make):
+            report(Progress("texts", done, len(keys)))
 
     def take(self, texts: Sequence[str]) -> Conditions:
         """The conditions of these texts, float32 on the CPU, without sizes. Raises KeyError, Corrupt."""
@@ -161,6 +161,7 @@ def latent_identity(preset: Preset, backbone: Backbone, encoder: OffsetEncoder, 
         "backbone": fingerprint(backbone),
         "encoder": fingerprint(encoder),
         "offset_scale": repr(encoder.offset_scale),
+        "tile": str(encoder.tile),
         "preprocessing": _probe(),
         "precision": preset.cache_precision,
         **more,

@@ -30,7 +30,7 @@ class Generator:
     """
 
     def __init__(self, parts: Parts, denoiser: Denoiser, device: torch.device | str = "cpu") -> None:
-        self.parts, self.denoiser = parts, denoiser.to(device)
+        self.parts, self.denoiser, self.at_once = parts, denoiser.to(device), parts.preset.draw_batch
         for network in (parts.backbone, parts.transparency):
             network.to(device)
 

@@ -93,6 +93,8 @@ def replace_learnt(unet: Any, kind: str, tensors: Mapping[str, Tensor]) -> None:
 @torch.no_grad()
 def _add(unet: Any, tensors: Mapping[str, Tensor]) -> None:
     own: dict[str, Tensor] = unet.state_dict()
+    # PEFT moves the weights of a layer that has an adapter already.
+    own |= {name.replace(".base_layer.", "."): value for name, value in own.items() if ".base_layer." in name}
     for name, difference in tensors.items():
         if name not in own or own[name].shape != difference.shape:
             raise RuntimeError(f"{name} of {tuple(difference.shape)} is no tensor of this UNet")

@@ -13,8 +13,8 @@ from curation.errors import Refused
 from training.denoiser.denoiser import Conditions, Denoiser
 from training.denoiser.learnt import add_adapter, learning, learnt_of, replace_learnt, teach
 from training.presets.preset import Preset
-from training.pretrained.families import Family, find_family
-from training.pretrained.loading import load_config, load_index, load_pipeline
+from training.pretrained.families import Family, check_family, find_family
+from training.pretrained.loading import load_config, load_pipeline
 
 
 class StableDiffusion(Denoiser):
@@ -31,7 +31,7 @@ class StableDiffusion(Denoiser):
         super().__init__()
         self.preset, self.family = preset, _family(preset)
         assert preset.model is not None  # noqa: S101 - _family has looked
-        _check_kind(preset.model, self.family)
+        check_family(preset.model, self.family)
         self.pipeline = load_pipeline(preset.model, self.family.pipeline, preset.variant, dtype=torch.float32)
         self.unet = self.pipeline.unet
         self.texts = nn.ModuleList(self.pipeline.components[name] for name in self.family.text_encoders)
@@ -165,10 +165,3 @@ def _family(preset: Preset) -> Family:
     if preset.model is None:
         raise Refused(f"preset {preset.name!r} names no model", "give one with --set model=FOLDER")
     return family
-
-
-def _check_kind(model: str, family: Family) -> None:
-    has_two = "text_encoder_2" in load_index(model)
-    if has_two != family.sizes:
-        found = "of SDXL's kind" if has_two else "of one text encoder"
-        raise Refused(f"{model} is a model {found}, not of the family {family.name}", "choose the preset of its family")

@@ -15,15 +15,16 @@ from training.course.machine import Machine, whole
 from training.course.runs import generator_at
 from training.data.buckets import BucketOrder, Order, preset_buckets
 from training.data.pictures import Pictures, draw_order, load_split
-from training.denoiser.cache import ConditionsCache, LatentCache, latent_identity, text_identity
+from training.denoiser.cache import ConditionsCache, LatentCache, fill_batch, latent_identity, text_identity
 from training.denoiser.denoiser import Denoiser
 from training.denoiser.denoising import Denoising, denoising_target
 from training.denoiser.opening import new_denoiser, open_denoiser
 from training.denoiser.stable_diffusion import StableDiffusion
 from training.presets.preset import Preset
 from training.transparency.backbone import Backbone
-from training.transparency.coding import adjusted_posterior
+from training.transparency.coding import adjust, adjusted_posterior
 from training.transparency.networks import OffsetEncoder, Transparency
+from training.transparency.padding import pad_colours
 
 STAGE = "base"
 VALIDATED = (99, 299, 499, 699, 899)  # noise levels at which the held-out loss is taken
@@ -64,7 +65,8 @@ def train_base(
     if start is None:
         denoiser = new_denoiser(preset).train()
         if preset.family is None:
-            denoiser.measure(latents.take(draws.places(0, min(MEASURED, len(pictures))))[0])
+            first = pictures.sound(draws.places(0, min(MEASURED, len(pictures))))
+            denoiser.measure(latents.take(first)[0])
     else:  # with the parent's centre and spread, so that it goes on in the units it knows
         denoiser = open_denoiser(preset, *start).train().requires_grad_(True)
     denoiser.to(machine.device)
@@ -125,12 +127,11 @@ def validation_loss(
     device = next(backbone.buffers(), next(backbone.parameters(), torch.empty(0))).device
     denoiser.to(device)
     schedule = denoiser.schedule()
-    latents = encode_pictures(preset, pictures, backbone, transparency.encoder, None, lambda _: None)
     errors = []
     for start in range(0, len(pictures), preset.base_batch):
         places = range(start, min(start + preset.base_batch, len(pictures)))
-        clean_BCHW = denoiser.normalise(latents.take(places)[0].to(device))
-        conditions = denoiser.encode([pictures.captions[place] for place in places])
+        clean_BCHW = denoiser.normalise(_encode(backbone, transparency.encoder, pictures.take(places)).to(device))
+        conditions = denoiser.encode([pictures.samples[place].caption for place in places])
         for level in VALIDATED:
             time_B = torch.full((len(places),), level, device=device)
             # Each picture has noise of its own, whatever batch it stands in.
@@ -142,3 +143,10 @@ def validation_loss(
             wanted_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
             errors.append((predicted_BCHW - wanted_BCHW).square().mean((1, 2, 3)))
     return float(torch.cat(errors).double().mean())
+
+
+def _encode(backbone: Backbone, encoder: OffsetEncoder, rgba_B4HW: Tensor) -> Tensor:
+    """The adjusted latents of pictures, as many at once as when a cache is filled."""
+    height, width = rgba_B4HW.shape[-2:]
+    parts = torch.split(rgba_B4HW, fill_batch((height, width)))
+    return torch.cat([adjust(backbone, encoder, some[:, 3:], pad_colours(some)) for some in parts])

@@ -63,8 +63,8 @@ def measure(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: W
     pictures = load_split(store, snapshot, Split.heldout, size, in_memory=False)
     if wanted.limit:
         pictures = Pictures(store, pictures.samples[: wanted.limit], size, in_memory=False)
-    noise = noise_mse(parts, pictures)
     move(parts, fastest_device())
+    noise = noise_mse(parts, pictures)
     tally = _Tally(networks, wanted)
     for rgba_B4HW in (
         _own_sizes(pictures, report) if wanted.original else batches(pictures, range(len(pictures)), report)

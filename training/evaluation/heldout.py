@@ -65,8 +65,8 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
     parts = open_parts(checkpoint, store)
     preset = parts.preset
     pictures = load_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
-    noise = noise_mse(parts, pictures)
     move(parts, fastest_device())
+    noise = noise_mse(parts, pictures)
     measured = [_measure(send_through(parts, batch)) for batch in batches(pictures, range(len(pictures)), report)]
     return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | noise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from training.pipelines.sizes import SDXL_SIDE, nearest_size, scaled_size
 from training.pipelines.text_to_image import TransparentPipeline
 from training.pipelines.upscale import TransparentUpscalePipeline
 from training.presets.preset import Preset
-from training.pretrained.families import find_family
+from training.pretrained.families import check_family, find_family
 from training.pretrained.loading import load_pipeline
 from training.requests import as_layers, batches, generator_of
 from training.transparency.backbone import KLBackbone
@@ -46,7 +47,7 @@ class PipelineGenerator:
 
     def __init__(self, parts: Parts, store: ObjectStore, device: torch.device | str = "cpu") -> None:
         """Raises NotFound, Refused for the model, or where the base does not fit it."""
-        self.preset, self.store = parts.preset, store
+        self.preset, self.store, self.at_once = parts.preset, store, parts.preset.draw_batch
         self.pipe = open_pipeline(parts, device)
         self.scheduler = self.pipe.pipeline.scheduler
 
@@ -130,14 +131,27 @@ def open_pipeline(parts: Parts, device: torch.device | str = "cpu") -> Transpare
     family = find_family(str(preset.family))
     if family.denoiser is None or preset.model is None or parts.base is None or not isinstance(backbone, KLBackbone):
         raise Refused(f"a checkpoint of the preset {preset.name!r} cannot draw", "it has latent transparency alone")
+    check_family(preset.model, family)
     pipeline = load_pipeline(
         preset.model, family.pipeline, preset.variant, dtype=_precision(preset, device), vae=backbone.autoencoder
     )
     merge(pipeline.unet, *parts.base)
-    config = overrule(pipeline.scheduler.config, preset)
-    pipeline.scheduler = type(pipeline.scheduler).from_config(config)
+    wanted = pipeline.unet.config["in_channels"]
+    if wanted != backbone.latent_channels:
+        raise Refused(
+            f"this base wants {wanted} channels: it draws a layer under given layers", "layers are drawn alone here"
+        )
+    pipeline.scheduler = _taught(pipeline.scheduler, overrule(pipeline.scheduler.config, preset))
     pipeline.set_progress_bar_config(disable=True)
     return TransparentPipeline(pipeline, backbone, parts.transparency).to(device)
+
+
+def _taught(scheduler: Any, config: Mapping[str, Any]) -> Any:
+    """The model's scheduler with the noise of its training; DDIM where its kind knows no zero terminal SNR (PNDM)."""
+    zero, kind = "rescale_betas_zero_snr", type(scheduler)
+    if config.get(zero) and zero not in inspect.signature(kind).parameters:
+        kind = diffusers.DDIMScheduler
+    return kind.from_config(config)
 
 
 def _precision(preset: Preset, device: torch.device | str) -> torch.dtype:

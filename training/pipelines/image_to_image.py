@@ -75,5 +75,5 @@ class TransparentImageToImagePipeline(TransparentPipeline):
     def encode(self, rgba_B4HW: Tensor) -> Tensor:
         """The adjusted latents of straight RGBA in [0, 1], unscaled, B x C x h x w; nothing is sampled."""
         alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW)
-        encoder, straight_B3HW = self.transparency.encoder, rgba_B4HW[:, :3]
+        encoder, straight_B3HW = self.transparency.to(self.backbone.device).encoder, rgba_B4HW[:, :3]
         return adjusted_posterior(self.backbone, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW)[0]

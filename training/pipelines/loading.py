@@ -19,8 +19,8 @@ from training.released import read_transparency
 from training.released.adapters import merged, pairs
 from training.released.bases import read_base
 from training.released.layouts import Layout, recognise
-from training.released.networks import facts_of
 from training.transparency.networks import Transparency, open_transparency
+from training.weights import facts_in
 
 Files = str | Path | Sequence[str | Path]
 
@@ -38,7 +38,7 @@ def load_transparency(
         return source
     headers = [read_header(path) for path in _paths(source)]
     for header in headers:
-        if facts_of(header).get("part") == "transparency":
+        if facts_in(header.metadata).get("part") == "transparency":
             return _open_part(header, offset_scale)
     wanted = {Layout.encoder, Layout.decoder}
     several = isinstance(source, str | Path) and Path(source).is_dir()  # there may be other files in a folder
@@ -92,7 +92,7 @@ def _is_one_of(header: Header, wanted: set[Layout]) -> bool:
 
 
 def _open_part(header: Header, offset_scale: float | None) -> Transparency:
-    facts = facts_of(header)
+    facts = facts_in(header.metadata)
     preset = find_preset(facts["preset"], json.loads(facts.get("changes", "{}")))
     with torch.no_grad():
         networks = open_transparency(preset, read_tensors(header.path, header.shapes), facts)

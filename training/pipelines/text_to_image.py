@@ -123,7 +123,7 @@ class TransparentPipeline:
         """Pictures of unscaled adjusted latents, each decoded alone: a batch takes no more memory than its largest."""
         if output_type == "latent":
             return TransparentOutput(latent_BCHW, latent_BCHW)
-        decoder = self.transparency.decoder
+        decoder = self.transparency.to(self.backbone.device).decoder  # which offloading does not know
         parts = [
             decode_rgba(self.backbone, decoder, one, views=views, size=size) for one in torch.split(latent_BCHW, 1)
         ]

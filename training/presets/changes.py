@@ -5,7 +5,39 @@ from __future__ import annotations
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from curation.errors import Refused
+from curation.errors import NotFound, Refused
+from training.presets.preset import Preset
+
+AT_LEAST_ONE = (
+    *("image_size", "stride", "latent_channels", "fold", "bucket_step", "workers", "accumulation", "processes"),
+    *("transparency_batch", "base_batch", "transparency_images", "base_images", "draw_steps", "draw_batch"),
+    *("save_images", "sheet_images"),
+)
+WORDS: dict[str, tuple[str, ...]] = {
+    "networks": ("light", "heavy"),
+    "denoiser": ("transformer", "unet"),
+    "cache_precision": ("fp32", "fp16"),
+    "error": ("square", "charbonnier", "decibel"),
+    "blend_background": ("natural", "solid"),
+    "prediction": ("epsilon", "v_prediction", "model"),
+}
+"""The columns that hold one of some words; precisions and optimisers are told by those who make them."""
+
+
+def check_row(row: Preset) -> Preset:
+    """The row, if its numbers can be together. Raises NotFound for an unknown word, Refused for the rest."""
+    for column, known in WORDS.items():
+        if getattr(row, column) not in known:
+            raise NotFound(f"no {column} {getattr(row, column)!r}", f"choose one of {', '.join(known)}")
+    for column in AT_LEAST_ONE:
+        if getattr(row, column) < 1:
+            raise Refused(f"{column} cannot be {getattr(row, column)}", "it is 1 at least")
+    if row.family is None and row.prediction == "model":
+        raise Refused("a denoiser of our own predicts what is said, not what a model does", "--set prediction=epsilon")
+    if row.prediction == "epsilon" and row.zero_terminal_snr:
+        hint = "--set prediction=v_prediction, or --set zero_terminal_snr=false"
+        raise Refused("noise cannot be predicted where there is nothing but noise (zero terminal SNR)", hint)
+    return row
 
 
 def read_number(column: str, text: str, wanted: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, get_type_hints
 
 from curation.errors import NotFound
-from training.presets.changes import read_number
+from training.presets.changes import check_row, read_number
 from training.presets.preset import Preset
 
 TINY = Preset(
@@ -250,6 +250,5 @@ def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
     unknown = sorted(set(changes or {}) - (set(types) - {"name"}))
     if unknown:
         raise NotFound(f"a preset has no number {unknown[0]!r}", f"these can be set: {', '.join(sorted(types))}")
-    return replace(
-        row, **{column: read_number(column, text, types[column]) for column, text in (changes or {}).items()}
-    )
+    changed = {column: read_number(column, text, types[column]) for column, text in (changes or {}).items()}
+    return check_row(replace(row, **changed))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from curation.errors import NotFound
+from curation.errors import NotFound, Refused
+from training.pretrained.loading import load_index
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,11 @@ def find_family(name: str) -> Family:
         return FAMILIES[name]
     except KeyError:
         raise NotFound(f"no family of models {name!r}", f"choose one of {', '.join(FAMILIES)}") from None
+
+
+def check_family(model: str, family: Family) -> None:
+    """Whether a model is of a family, by its text encoders. Raises Refused where it is not, NotFound."""
+    has_two = "text_encoder_2" in load_index(model)
+    if has_two != family.sizes:
+        found = "of SDXL's kind" if has_two else "of one text encoder"
+        raise Refused(f"{model} is a model {found}, not of the family {family.name}", "choose the preset of its family")

@@ -15,6 +15,7 @@ from curation.errors import Refused
 from training.files import Header, read_number, read_tensors
 from training.released.layouts import LORA_ENDS
 from training.released.names import from_flat, is_ldm, to_diffusers, to_flat, to_ldm
+from training.weights import facts_in
 
 Read = tuple[dict[str, Tensor], dict[str, str]]
 """A part's tensors and the facts that open them again."""
@@ -115,9 +116,11 @@ def _module(name: str, end: str = "") -> str:
 
 
 def _told_alpha(header: Header) -> float | None:
-    told = header.metadata.get(_ADAPTER_METADATA)
+    own, told = facts_in(header.metadata).get("alpha"), header.metadata.get(_ADAPTER_METADATA)
     beside = header.path.parent / "adapter_config.json"
     try:
+        if own:
+            return float(own)
         if told:
             numbers = {name.removeprefix("unet."): value for name, value in json.loads(told).items()}
         elif any(name.startswith("base_model.model.") for name in header.shapes) and beside.is_file():

@@ -95,7 +95,7 @@ def _stands_alone(tensors: Mapping[str, Tensor]) -> bool:
     gains = [
         value.float().abs().mean() for name, value in tensors.items() if "norm" in name and name.endswith("weight")
     ]
-    return bool(torch.stack(gains).mean() > 0.1)
+    return bool(gains) and bool(torch.stack(gains).mean() > 0.1)
 
 
 def _read_sharing(header: Header) -> Read:

@@ -17,6 +17,7 @@ from curation.ports import FoundFile, ObjectStore, Report, Taken
 from training.files import Header
 from training.presets.preset import Preset
 from training.presets.table import find_preset
+from training.pretrained.families import check_family, find_family
 from training.released.bases import check_base, read_base
 from training.released.layouts import Layout
 from training.released.networks import Networks, read_networks, recognise_all
@@ -54,6 +55,7 @@ def take_in(
     networks = read_networks(headers, row, given)
     base = read_base(headers[base_layout], base_layout) if base_layout else None
     if base:
+        check_family(row.model, find_family(str(row.family)))
         check_base(*base, row)
     found = [_describe(layout, header) for layout, header in headers.items()]
     report(Progress("reading", len(headers), len(headers)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from training.presets.preset import Preset
 from training.presets.table import SDXL
 from training.released.layouts import Layout, recognise
 from training.transparency.networks import Transparency
-from training.weights import KEY
+from training.weights import facts_in
 
 ASSUMED_SCALE = 1.0
 """The offset scale of an encoder file that says none: right for layerdiffusion-v1, which Forge multiplies by nothing.
@@ -88,7 +87,7 @@ def read_networks(headers: Mapping[Layout, Header], preset: Preset, offset_scale
 
 def _scale(encoder: Header, given: float | None) -> tuple[float, str]:
     """An encoder's offset scale and where it comes from. Raises Refused for one that is no positive number."""
-    told = facts_of(encoder).get("offset_scale")
+    told = facts_in(encoder.metadata).get("offset_scale")
     if given is None and told is None:
         return ASSUMED_SCALE, "assumed"
     try:
@@ -98,15 +97,6 @@ def _scale(encoder: Header, given: float | None) -> tuple[float, str]:
     if not 0 < scale < math.inf:
         raise Refused(f"an offset scale cannot be {given or told}", "it is a positive number, such as 1, 100 or 300")
     return scale, "given" if given is not None else "file"
-
-
-def facts_of(header: Header) -> dict[str, str]:
-    """What a file written by Layerloop says of itself; nothing for any other."""
-    try:
-        facts = json.loads(header.metadata.get(KEY, "{}"))
-        return {str(name): str(value) for name, value in facts.items()}
-    except (ValueError, AttributeError):
-        return {}
 
 
 def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
@@ -124,7 +114,7 @@ def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
 
 def _alpha_is_first(header: Header, preset: Preset) -> bool:
     """Whether alpha is the first of a file's four channels: as it says, or by the latents it is made for."""
-    told = facts_of(header).get("channels")
+    told = facts_in(header.metadata).get("channels")
     return told == "alpha first" if told else preset.latent_channels != ALPHA_LAST_CHANNELS
 
 

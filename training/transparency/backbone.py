@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ class Backbone(nn.Module):
     stride: int
     scale: float
     shift: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it wants what it is given."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     @abstractmethod
     def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
@@ -108,6 +114,14 @@ class KLBackbone(Backbone):
         self.stride = 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
         self.scale = float(autoencoder.config["scaling_factor"])
         self.shift = float(autoencoder.config.get("shift_factor") or 0.0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, or will be fetched to where a pipeline has offloaded them (accelerate's hooks)."""
+        hooks = (getattr(module, "_hf_hook", None) for module in self.autoencoder.modules())
+        each = (one for hook in hooks if hook for one in getattr(hook, "hooks", (hook,)))
+        fetched = (getattr(one, "execution_device", None) for one in each)
+        return next((torch.device(place) for place in fetched if place is not None), super().device)
 
     def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
         """The posterior's moments; nothing is sampled."""

@@ -38,7 +38,7 @@ def adjusted_posterior(
     alpha_B1HW, padded_B3HW = mirror_to(alpha_B1HW, *size), mirror_to(padded_B3HW, *size)
     seen_B3HW = padded_B3HW if straight_B3HW is None else mirror_to(straight_B3HW, *size)
     image_B3HW = on_grey(seen_B3HW, alpha_B1HW)
-    mean_BCHW, std_BCHW = backbone.encode(image_B3HW.float().to(_weight(backbone).device), tile=encoder.tile)
+    mean_BCHW, std_BCHW = backbone.encode(image_B3HW.float().to(backbone.device), tile=encoder.tile)
     with torch.autocast(mean_BCHW.device.type, enabled=False):  # an offset is small beside the mean it is added to
         pictures = (alpha_B1HW.to(_weight(encoder)), padded_B3HW.to(_weight(encoder)))
         offset_BCHW = in_tiles(encoder, pictures, side=encoder.tile, unit=backbone.stride).to(mean_BCHW)
@@ -74,7 +74,7 @@ def decode_rgba(
     estimate = {1: estimate_once, 8: estimate_augmented}.get(views or decoder.views)
     if estimate is None:
         raise Refused(f"a picture cannot be decoded in {views} views", "choose 1, or 8 for their median")
-    image_B3HW = backbone.decode(latent_BCHW.float().to(_weight(backbone).device), tile=decoder.tile)
+    image_B3HW = backbone.decode(latent_BCHW.float().to(backbone.device), tile=decoder.tile)
     height, width = image_B3HW.shape[-2:]
     rows, columns = whole(height, decoder.unit), whole(width, decoder.unit)
     image_B3HW = mirror_to(image_B3HW.to(_weight(decoder)), rows, columns)

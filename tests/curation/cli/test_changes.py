@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from curation import checkpoints
+from curation.cli.checkpoints import read_changes
 from curation.cli.main import run
 from curation.database import Database
 from curation.domain import Checkpoint
@@ -59,3 +60,14 @@ def test_a_change_without_a_value_is_refused(
 def test_changes_are_part_of_what_a_checkpoint_is() -> None:
     assert replace(PARENT, changes={}).id != PARENT.id
     assert replace(PARENT, changes=dict(reversed(PARENT.changes.items()))).id == PARENT.id
+
+
+def test_a_folder_that_is_there_is_kept_in_full(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that trains later may stand elsewhere."""
+    (tmp_path / "models" / "sdxl").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    whole = str((tmp_path / "models" / "sdxl").resolve())
+    given = ["model=models/sdxl", "perceptual=~/models/sdxl", "denoiser=models", "family=some/where"]
+    kept = {"model": whole, "perceptual": whole, "denoiser": "models", "family": "some/where"}
+    assert read_changes(given) == kept

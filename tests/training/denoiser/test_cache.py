@@ -115,6 +115,8 @@ def test_whatever_else_changes_makes_another_folder(networks, tmp_path, pictures
     names.add(latent_name(tmp_path, MICRO, backbone, encoder, compute="bf16"))
     encoder.offset_scale *= 2
     names.add(latent_name(tmp_path, MICRO, backbone, encoder))
+    encoder.tile = 16
+    names.add(latent_name(tmp_path, MICRO, backbone, encoder))
     with torch.no_grad():
         encoder.blocks[0].bias[0] += 1e-6
     names.add(latent_name(tmp_path, MICRO, backbone, encoder))
@@ -122,7 +124,7 @@ def test_whatever_else_changes_makes_another_folder(networks, tmp_path, pictures
     names.add(latent_name(tmp_path, MICRO, backbone, encoder))
     monkeypatch.setattr("training.denoiser.cache.letterbox", lambda rgba, size: rgba[: size[0], : size[1]])
     names.add(latent_name(tmp_path, MICRO, backbone, encoder))
-    assert len(names) == 7
+    assert len(names) == 8
     _, computed = filled(pictures)
     assert computed == len(pictures)
 

@@ -1,10 +1,14 @@
 """A checkpoint over a pretrained model at the worker's door: it draws through the pipelines, alike every time."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
+from diffusers import PNDMScheduler, UNet2DConditionModel
+from peft import LoraConfig
 from typer.testing import CliRunner
 
 from curation.checkpoints import register_checkpoint
@@ -15,13 +19,14 @@ from curation.house import open_store
 from curation.layers import encode_layer
 from curation.ports import DrawOptions
 from curation.provenance import read_picture, read_provenance
-from tests.training.pretrained import write_sd21, write_sdxl
+from tests.training.pretrained import BETAS, write_sd15, write_sd21, write_sdxl
 from training.denoiser.drawing import draw_layers
 from training.denoiser.opening import new_denoiser
 from training.generate import open_generator
 from training.parts import open_parts
 from training.pipelines import TransparentPipeline
 from training.pipelines.generator import SAMPLERS, open_pipeline
+from training.pipelines.loading import merge
 from training.presets.table import find_preset
 from training.transparency.backbone import load_autoencoder
 from training.transparency.networks import Transparency
@@ -242,3 +247,35 @@ def test_the_command_draws_from_and_over_pictures(settings, database, model, tmp
     CliRunner().invoke(app, [*call, *more], catch_exceptions=False)
     assert read_picture(second).shape == (72, 108, 4)
     assert read_provenance(second)["upscale"] == "1.5"
+
+
+def test_a_scheduler_without_zero_terminal_snr_gives_way_to_one_with_it(store, tmp_path):
+    model = write_sd15(tmp_path / "sd15")
+    PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1).save_pretrained(model / "scheduler")
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "PNDMScheduler"]}))
+    changed = {"prediction": "v_prediction", "zero_terminal_snr": "true"}
+    generator = open_generator(make_checkpoint(store, str(model), "sd15", **changed), store)
+    assert float(generator.scheduler.alphas_cumprod[-1]) == pytest.approx(0, abs=1e-7)
+    plain = open_generator(make_checkpoint(store, str(model), "sd15"), store)
+    assert type(plain.scheduler).__name__ == "PNDMScheduler"
+
+
+def test_an_offloaded_pipeline_draws_what_it_draws_at_home(checkpoint, store):
+    home = open_generator(checkpoint, store)
+    away = open_generator(checkpoint, store)
+    for part in (away.pipe.pipeline.vae, away.pipe.pipeline.unet):
+        cpu_offload(part, execution_device="cpu")  # weights on "meta" until they are asked for
+    assert np.array_equal(draw_one(home), draw_one(away))
+
+
+def test_an_adapter_of_the_users_may_stand_in_the_unet_before(store, model, checkpoint):
+    parts = open_parts(checkpoint, store)
+    first, second = (UNet2DConditionModel.from_pretrained(model, subfolder="unet") for _ in range(2))
+    first.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    for unet in (first, second):
+        merge(unet, *parts.base)
+    taught = first.state_dict()
+    for name, value in second.state_dict().items():
+        leaf = name if name in taught else ".base_layer.".join(name.rsplit(".", 1))
+        assert torch.equal(taught[leaf], value), name

@@ -2,7 +2,7 @@
 
 import pytest
 
-from curation.errors import NotFound
+from curation.errors import NotFound, Refused
 from training.presets.table import PRESETS, find_preset
 
 
@@ -33,3 +33,28 @@ def test_an_unknown_preset_names_those_there_are():
     with pytest.raises(NotFound) as caught:
         find_preset("huge")
     assert "tiny" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"error": "l2"}, "no error 'l2'"),
+        ({"denoiser": "dit"}, "no denoiser 'dit'"),
+        ({"cache_precision": "bf16"}, "no cache_precision 'bf16'"),
+        ({"prediction": "v"}, "no prediction 'v'"),
+        ({"prediction": "model"}, "a denoiser of our own"),
+        ({"prediction": "epsilon"}, "noise cannot be predicted"),
+        ({"accumulation": "0"}, "accumulation cannot be 0"),
+        ({"workers": "0"}, "workers cannot be 0"),
+        ({"sheet_images": "0"}, "sheet_images cannot be 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_told_before_anything_begins(changes, said):
+    with pytest.raises((NotFound, Refused), match=said) as error:
+        find_preset("tiny", changes)
+    assert error.value.hint
+
+
+def test_every_row_of_the_table_can_be():
+    for name in PRESETS:
+        assert find_preset(name, {"warmup_images": "0"}).name == name

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt
@@ -29,7 +31,7 @@ from tests.training.released_files import (
     sharing_shapes,
     write,
 )
-from training.files import read_header
+from training.files import read_header, read_tensors
 from training.generate import open_generator
 from training.presets.table import SDXL, find_preset
 from training.released.bases import read_base
@@ -37,7 +39,7 @@ from training.released.exporting import FORMS, give_out, write_base, write_netwo
 from training.released.importing import take_in
 from training.released.layouts import Layout, recognise
 from training.released.networks import read_networks, recognise_all
-from training.weights import load_part, read_metadata
+from training.weights import load_part, read_metadata, save_part
 
 DRAWING = {"image_size": "64", "draw_steps": "2", "draw_batch": "1", "decoder_views": "1"}
 
@@ -158,6 +160,7 @@ def test_nothing_is_stored_when_anything_is_wrong(models, unets, narrow_files, s
     cases = [
         (lambda: take([*narrow_files, attn, conv], models["sdxl"], store, **NARROW), "2 of these files are bases"),
         (lambda: take([*narrow_files, attn], models["sd15"], store, "sd15", **NARROW), "these weights are not for"),
+        (lambda: take([*narrow_files, attn], models["sd15"], store, **NARROW), "not of the family sdxl"),
         (lambda: take([*narrow_files], models["sdxl"], store), "does not fit preset 'sdxl'"),
         (lambda: take_in(narrow_files, "tiny", {}, store, nothing), "preset 'tiny' has no pretrained model"),
         (lambda: take(narrow_files, models["sdxl"], store, wings="2"), "no number 'wings'"),
@@ -177,6 +180,8 @@ def test_conditional_differences_come_in_and_say_that_they_draw_nothing_alone(
     taken = take([*narrow_files, wide], models["sdxl"], store, **NARROW)
     assert "wants 8 channels" in taken.notes[1]
     assert load_part(store, kept(taken).files["base"])[0]["conv_in.weight"].shape[1] == 8
+    with pytest.raises(Refused, match="wants 8 channels"):
+        open_generator(kept(taken), store)
 
 
 @pytest.mark.parametrize(
@@ -296,3 +301,40 @@ def test_what_a_form_cannot_hold_is_refused(models, unets, narrow_files, store, 
             give_out(checkpoint, store, form, precision, tmp_path / "out")
         assert refused.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_for_peft_is_read_by_peft_itself(
+    models, unets, narrow_files, store, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.released.exporting._RELEASED", ())  # narrow networks may go out here
+    attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
+    checkpoint = kept(take([*narrow_files, attn], models["sdxl"], store, **NARROW))
+    give_out(checkpoint, store, "peft", "stored", tmp_path / "out")
+    unet = UNet2DConditionModel.from_pretrained(models["sdxl"], subfolder="unet")
+    read = PeftModel.from_pretrained(unet, tmp_path / "out").state_dict()
+    written = load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")
+    assert written
+    for name, value in written.items():
+        inner = name.replace("unet.", "base_model.model.", 1).replace(".lora_A.", ".lora_A.default.")
+        torch.testing.assert_close(read[inner.replace(".lora_B.", ".lora_B.default.")], value.float())
+
+
+def test_a_stored_base_is_read_with_the_alpha_it_was_stored_with(models, unets, store, tmp_path) -> None:
+    path = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
+    tensors, _ = read_base(read_header(path), Layout.patches)
+    file = save_part(store, "base", tensors, {"kind": "adapter", "rank": "4", "alpha": "2"})
+    (tmp_path / "own.safetensors").write_bytes(store.get(file))
+    header = read_header(tmp_path / "own.safetensors")
+    assert read_base(header, recognise(header))[1]["alpha"] == "2"
+
+
+def test_a_model_of_another_family_is_told_before_anything_is_stored(models, unets, narrow_files, store, tmp_path):
+    attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
+    with pytest.raises(Refused, match="not of the family sd15"):
+        take([*narrow_files, attn], models["sdxl"], store, "sd15", **NARROW)
+
+
+def test_numbers_of_eight_bits_are_refused(tmp_path) -> None:
+    save_file({"unet.conv_in.weight": torch.zeros(4, 4).to(torch.float8_e4m3fn)}, tmp_path / "small.safetensors")
+    with pytest.raises(Refused, match="float8_e4m3fn"):
+        read_tensors(tmp_path / "small.safetensors", ["unet.conv_in.weight"])
