@@ -152,7 +152,7 @@ def test_the_pages_never_load_the_workshop() -> None:
 
 def test_the_figures_of_an_evaluation_are_better_in_the_same_direction_as_in_the_workshop() -> None:
     # Read, not imported: the workshop needs torch, and the pages' tests do not.
-    workshop = ast.parse((STATIC.parents[1] / "training" / "evaluate.py").read_text("utf-8"))
+    workshop = ast.parse((STATIC.parents[1] / "training" / "evaluation" / "heldout.py").read_text("utf-8"))
     table = next(
         node.value
         for node in workshop.body

@@ -34,7 +34,7 @@ def _start(folder, order, store):
     (folder / "order.json").write_text(json.dumps(asdict(order)))
     (folder / "store.json").write_text(json.dumps(store.opening))
     files = [str(folder / name) for name in ("order.json", "store.json", "run", "checkpoint.json")]
-    command = [sys.executable, "-m", "training.launch", *files]
+    command = [sys.executable, "-m", "training.process", *files]
     with (folder / "log").open("a") as log:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
 
