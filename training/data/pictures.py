@@ -83,9 +83,11 @@ class Pictures(Dataset[Tensor]):
 
     def set_aside(self, place: int, error: Corrupt | NotFound) -> None:
         """Remember that a picture cannot be read. Raises Corrupt where it is one too many."""
-        sample = self.samples[place]
-        self._broken.add(place)
-        self.aside[sample.id] = error.message
+        sample, image = self.samples[place], self.object_of(place)
+        for other in range(len(self.samples)):  # samples may share an image
+            if self.object_of(other) == image:
+                self._broken.add(other)
+                self.aside[self.samples[other].id] = error.message
         if len(self.aside) > self._borne:
             raise Corrupt(
                 f"{len(self.aside)} of {len(self.samples)} pictures cannot be read; "

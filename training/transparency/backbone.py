@@ -17,6 +17,8 @@ from curation.errors import NotFound, Refused
 from training.presets.preset import Preset
 from training.pretrained.loading import load_index, load_model
 
+FITTED_AT_ONCE = 256  # images
+
 
 class Backbone(nn.Module):
     """An image autoencoder that is never trained here; images are B x 3 x H x W in [-1, 1], transparent is 0 (grey).
@@ -162,9 +164,8 @@ def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Backbone:
     if preset.model is not None:
         return load_autoencoder(preset.model, preset.variant)
     stride, kept = preset.stride, preset.latent_channels
-    patches = unfold(images_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, 3 * stride**2).double()
-    mean = patches.mean(0)
-    variance, axes = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+    mean, covariance = _moments(images_B3HW, stride)
+    variance, axes = torch.linalg.eigh(covariance)
     variance, axes = variance.flip(0).clamp_min(1e-12), axes.flip(1)
     # An eigenvector's sign is arbitrary; fix it, so that the same images give the same latents on any machine.
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
@@ -175,6 +176,17 @@ def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Backbone:
     backbone.gain.copy_(gain)
     backbone.sigma.copy_(variance[kept:].mean().sqrt() if kept < len(variance) else torch.tensor(1e-3))
     return backbone.eval().requires_grad_(False)
+
+
+def _moments(images_B3HW: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the images' patches, float64, some images at a time: patches are five times as large."""
+    width = 3 * stride**2
+    count, total, products = 0, torch.zeros(width).double(), torch.zeros(width, width).double()
+    for some_B3HW in torch.split(images_B3HW, FITTED_AT_ONCE):
+        patches = unfold(some_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, width).double()
+        count, total, products = count + len(patches), total + patches.sum(0), products + patches.T @ patches
+    mean = total / count
+    return mean, products / count - torch.outer(mean, mean)
 
 
 def load_autoencoder(model: str, variant: str | None = None) -> KLBackbone:

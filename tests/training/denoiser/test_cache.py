@@ -170,6 +170,8 @@ def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, pictur
     assert json.loads(line)["sample"] == samples[broken].id
     assert "cannot be decoded" in json.loads(line)["wrong"]
     assert damaged.sound([2, broken, 4]) == [2, broken + 1, 4]
+    same = set(range(broken, len(damaged), len(samples)))  # other samples of that image
+    assert not same & set(damaged.sound(sorted(same)))
     assert cache.take(damaged.sound([2, broken, 4]))[0].shape[0] == 3
     mended = Pictures(store, list(pictures.samples), MICRO.image_size, in_memory=False)
     cache.fill(mended, Counted(*networks), quiet)

@@ -285,7 +285,9 @@ def test_networks_of_full_size_go_through_the_doors(models, unets, full_size, st
     assert all(sha256_of(Path(file.path)) == file.sha256 for file in written)
     listed = {path.name for path in (tmp_path / "out").iterdir()}
     assert listed == {Path(file.path).name for file in written} | {"adapter_config.json"}
-    once = [Path(file.path) for file in written if not file.path.endswith("adapter_model.safetensors")]  # one LoRA twice
+    once = [
+        Path(file.path) for file in written if not file.path.endswith("adapter_model.safetensors")
+    ]  # one LoRA twice
     again = take(once, models["sdxl"], None)
     assert again.notes[0] == "offset scale 300, as the encoder's file says"
 
