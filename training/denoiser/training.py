@@ -124,7 +124,7 @@ def validation_loss(
     figures of checkpoints of one lineage can be compared, since they share backbone, centre and spread.
     """
     denoiser = open_denoiser(preset, *base)
-    device = next(backbone.buffers(), next(backbone.parameters(), torch.empty(0))).device
+    device = backbone.device
     denoiser.to(device)
     schedule = denoiser.schedule()
     errors = []
