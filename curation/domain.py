@@ -170,7 +170,8 @@ class Sample:
 
     `layers` maps a role to the sha256 of the stored image's bytes; `visible` is the hash of the pixels that can be
     seen (curation.layers.visible_hash); `round` is 0 for seeds. `captioner` is the model that wrote the caption, as
-    model@revision, and empty where a person or an import gave it.
+    model@revision, and empty where a person or an import gave it. `texts` are the captions of single layers, where
+    they have their own: `caption` is the whole picture's.
     """
 
     id: str
@@ -183,27 +184,26 @@ class Sample:
     visible: str
     layers: Mapping[LayerRole, str]
     captioner: str = ""
+    texts: Mapping[LayerRole, str] = field(default_factory=dict)
 
     def line(self) -> str:
-        """The sample as one canonical line of JSON, without the line end; without a captioner where there is none."""
-        row = self.__dict__ | {"layers": dict(self.layers)}
-        return canonical_json(row if self.captioner else {name: row[name] for name in row if name != "captioner"})
+        """The sample as a canonical line of JSON without its end; captioner and texts are left out where empty."""
+        row = self.__dict__ | {"layers": dict(self.layers), "texts": dict(self.texts)}
+        return canonical_json({name: row[name] for name in row if row[name] or name not in {"captioner", "texts"}})
 
     @staticmethod
     def read(line: str) -> Sample:
         """The inverse of `line`; ValueError, KeyError or TypeError on anything else."""
         row = json.loads(line)
+        texts = ("id", "caption", "licence", "source", "visible")
         return Sample(
-            id=str(row["id"]),
+            **{name: str(row[name]) for name in texts},
             kind=Kind(row["kind"]),
-            caption=str(row["caption"]),
-            licence=str(row["licence"]),
-            source=str(row["source"]),
             split=Split(row["split"]),
             round=int(row["round"]),
-            visible=str(row["visible"]),
             layers={LayerRole(role): str(sha) for role, sha in row["layers"].items()},
             captioner=str(row.get("captioner", "")),
+            texts={LayerRole(role): str(text) for role, text in row.get("texts", {}).items()},
         )
 
 

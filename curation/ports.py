@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -55,6 +55,7 @@ class DrawOptions:
     image: str | None = None  # sha256 of a stored layer to begin from
     strength: float = 0.75  # how much of `image` is drawn anew, above 0, to 1 for all of it
     upscale: float = 1.0  # the result so many times larger, with new detail
+    given: Mapping[LayerRole, str] = field(default_factory=dict)  # stored layers that the drawn ones are to fit
 
 
 PLAIN = DrawOptions()
@@ -68,7 +69,11 @@ class LayerGenerator(Protocol):
     """How many requests are drawn together: a call of fewer costs as much."""
 
     def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
-        """Draw one candidate per request, in order; deterministic in prompt, seed and options, not in the batch."""
+        """Draw one candidate per request, in order; deterministic in prompt, seed and options, not in the batch.
+
+        A prompt with a foreground or a background text of its own asks for a pair: foreground, background and blended,
+        of which those in `options.given` are taken as they are.
+        """
 
     def describe(self, options: DrawOptions) -> Mapping[str, str]:
         """What a drawing with these options is made with: model, sampler, steps, guidance and the like."""
