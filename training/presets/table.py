@@ -138,6 +138,34 @@ SMALL = replace(
     warmup_images=1_000,
 )
 
+MEDIUM = replace(
+    # The largest without a pretrained model: for one GPU and an hour, with bf16 and a convolutional UNet.
+    SMALL,
+    name="medium",
+    threads=0,
+    workers=8,
+    image_size=256,
+    decoder_widths=(32, 64, 128, 256),
+    transparency_images=200_000,
+    transparency_batch=32,
+    text_width=256,
+    text_layers=2,
+    denoiser="unet",
+    unet_channels=(128, 256, 384),
+    unet_layers=2,
+    unet_attention=(True, True, True),
+    unet_head_width=64,
+    base_images=1_000_000,
+    base_batch=64,
+    base_lr=3e-4,
+    ema_decay=0.999,
+    warmup_images=5_000,
+    save_images=50_000,
+    sheet_images=100_000,
+    optimiser="adamw_fused",
+    precision="bf16",
+)
+
 SD15 = replace(
     TINY,
     name="sd15",
@@ -236,7 +264,7 @@ HEAVY: dict[str, Any] = {
 SD15_HEAVY = replace(SD15, name="sd15-heavy", **HEAVY)
 SDXL_HEAVY = replace(SDXL, name="sdxl-heavy", **HEAVY)
 
-ROWS = (MICRO, TINY, SMALL, SD15, SD21, SDXL, SD3, SD15_HEAVY, SDXL_HEAVY)
+ROWS = (MICRO, TINY, SMALL, MEDIUM, SD15, SD21, SDXL, SD3, SD15_HEAVY, SDXL_HEAVY)
 PRESETS: dict[str, Preset] = {row.name: row for row in ROWS}
 
 

@@ -75,7 +75,9 @@ class Offsets(Recipe):
         self.objective = OffsetObjective(preset, backbone)
         # Only where it counts: every process waits for the gradients of every parameter.
         self.judge = self.objective.discriminator if preset.discriminator_weight else None
-        self.readers = None if preset.in_memory else ThreadPoolExecutor(preset.workers, "decode")
+        # To pad colours takes a thread longer than a GPU takes to learn from them; a processor has none to spare.
+        alone = preset.in_memory and not torch.cuda.is_available()
+        self.readers = None if alone else ThreadPoolExecutor(preset.workers, "decode")
 
     def build_optimisers(self) -> dict[str, Optimizer]:
         """One for the networks, one for the discriminator, whose gradients are never cut."""
