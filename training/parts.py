@@ -18,12 +18,16 @@ from training.weights import load_part
 
 @dataclass(frozen=True)
 class Parts:
-    """What a checkpoint holds; `base` are the denoiser's learnt tensors and their file's facts, where it has one."""
+    """What a checkpoint holds; `base` are the denoiser's learnt tensors and their file's facts, where it has one.
+
+    `layers` are those of the adapters with which it draws the layers of a picture together.
+    """
 
     preset: Preset
     backbone: Backbone
     transparency: Transparency
     base: tuple[dict[str, Tensor], dict[str, str]] | None
+    layers: tuple[dict[str, Tensor], dict[str, str]] | None = None
 
 
 def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
@@ -31,8 +35,10 @@ def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
     preset = find_preset(checkpoint.preset, checkpoint.changes)
     backbone = open_backbone(*load_part(store, _file(checkpoint, "backbone")))
     transparency = open_transparency(preset, *load_part(store, _file(checkpoint, "transparency")))
-    base = load_part(store, checkpoint.files["base"]) if "base" in checkpoint.files else None
-    return Parts(preset, backbone, transparency, base)
+    base, layers = (
+        load_part(store, checkpoint.files[part]) if part in checkpoint.files else None for part in ("base", "layers")
+    )
+    return Parts(preset, backbone, transparency, base, layers)
 
 
 def _file(checkpoint: Checkpoint, part: str) -> str:

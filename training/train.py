@@ -20,6 +20,7 @@ from training.denoiser.training import train_base
 from training.evaluation.heldout import evaluate, has_heldout
 from training.generate import open_generator
 from training.launch import launch
+from training.layering.training import train_layers
 from training.parts import open_parts
 from training.presets.preset import Preset
 from training.presets.table import find_preset
@@ -34,7 +35,9 @@ from training.weights import describe, load_part, save_part
 RECIPES: dict[str, tuple[str, ...]] = {
     "transparency": ("transparency",),
     "base": ("base",),
+    "layers": ("layers",),
     "whole": ("transparency", "base"),  # the recipe of a round
+    "pairs": ("transparency", "base", "layers"),  # the recipe of a round of pairs
 }
 """Which parts a recipe trains, in order; all others are the parent's."""
 
@@ -98,22 +101,27 @@ def _check(order: TrainingOrder) -> Preset:
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in RECIPES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(RECIPES)}")
-    if "base" in RECIPES[order.recipe] and preset.family and find_family(preset.family).denoiser is None:
+    if {"base", "layers"} & {*RECIPES[order.recipe]} and preset.family and find_family(preset.family).denoiser is None:
         hint = "use the recipe 'transparency'; a base is trained for sd15, sd21 and sdxl"
         raise Refused(f"preset {preset.name!r} trains latent transparency alone", hint)
     parent = order.parent
     if parent and parent.preset != preset.name:
         hint = f"train with --preset {parent.preset}, or without a parent"
         raise Refused(f"the parent has preset {parent.preset!r}, the order {preset.name!r}", hint)
-    if order.recipe == "base" and (parent is None or "transparency" not in parent.files):
-        raise Refused("the base is trained on adjusted latents, and there are none yet", "use the recipe 'whole'")
+    for recipe, needed, hint in (("base", ("transparency",), "whole"), ("layers", ("transparency", "base"), "pairs")):
+        for part in needed:
+            if order.recipe == recipe and (parent is None or part not in parent.files):
+                raise Refused(
+                    f"{recipe} is trained on the part {part!r}, and there is none yet", f"use the recipe {hint!r}"
+                )
     return preset
 
 
 def _fit(bench: _Bench) -> str:
     bench.report(Progress("backbone", 0, 1))
     if bench.preset.model is None:
-        pictures = load_split(bench.store, bench.order.snapshot, Split.train, bench.preset.image_size, in_memory=False)
+        size, roles = bench.preset.image_size, bench.preset.roles_learnt(bench.preset.base_opaque)
+        pictures = load_split(bench.store, bench.order.snapshot, Split.train, size, in_memory=False, roles=roles)
         fitted = range(min(FITTED_PICTURES, len(pictures)))
         rgba_B4HW = torch.stack([pictures.read(place)[1] for place in fitted])
         backbone = fit_backbone(bench.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
@@ -141,9 +149,20 @@ def _train_base(bench: _Bench, files: dict[str, str]) -> str:
     return bench.keep("base", tensors, **facts)
 
 
+def _train_layers(bench: _Bench, files: dict[str, str]) -> str:
+    base = load_part(bench.store, files["base"])
+    start = load_part(bench.store, files["layers"]) if "layers" in files else None
+    transparency = open_transparency(bench.preset, *load_part(bench.store, files["transparency"]))
+    backbone = _backbone(bench, files)
+    order, preset, store, folder, report = bench.order, bench.preset, bench.store, bench.folder, bench.report
+    tensors, facts = train_layers(order, preset, store, folder, report, backbone, transparency, base, start)
+    return bench.keep("layers", tensors, **facts, base=files["base"])
+
+
 _TRAINERS: dict[str, Callable[[_Bench, dict[str, str]], str]] = {
     "transparency": _train_transparency,
     "base": _train_base,
+    "layers": _train_layers,
 }
 
 
