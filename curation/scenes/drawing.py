@@ -13,7 +13,7 @@ from curation.layers import visible_hash
 from curation.ports import RGBA, Report
 from curation.scenes.easel import Easel
 from curation.scenes.hand import Hand
-from curation.scenes.manifest import KeptStep, Manifest, begun, intact, read_manifest, write_manifest
+from curation.scenes.manifest import LAYERED, KeptStep, Manifest, begun, intact, read_manifest, write_manifest
 from curation.scenes.planning import Step, plan
 from curation.scenes.scene import Scene
 from curation.scenes.sizes import read_size
@@ -47,8 +47,7 @@ def draw_scene(
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(folder, drawn)
-    for name in {*(before.names if before else ()), *begun(folder)} - set(drawn.names):
-        (folder / name).unlink(missing_ok=True)
+    _clear(folder, before, drawn)
     easel = Easel(scene, pictures, hand, folder, size)
     for layer in drawn.layers:
         easel.take(layer)
@@ -63,6 +62,13 @@ def draw_scene(
         write_manifest(folder, drawn)
         report(Progress("drawing", number + 1, len(steps)))
     return drawn
+
+
+def _clear(folder: Path, before: Manifest | None, kept: Manifest) -> None:
+    """Remove what a scene left here that is drawn over now, and files that were never finished."""
+    gone = {*begun(folder), *(before.names if before else ()), *(() if kept.complete else LAYERED.values())}
+    for name in gone - set(kept.names):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _free(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from curation.errors import Refused
 from curation.provenance import read_picture
-from curation.scenes.manifest import Manifest, write_whole
+from curation.scenes.manifest import LAYERED, Manifest, write_whole
 from curation.scenes.openraster import write_ora
 from curation.scenes.photoshop import write_psd
 from curation.scenes.sheet import Sheet, Stack
@@ -48,7 +48,7 @@ def write_layered(folder: Path, manifest: Manifest, formats: Sequence[str]) -> l
     stack = Stack((manifest.size[0], manifest.size[1]), sheets, merged)
     files = []
     for one in formats:
-        path = folder / f"scene.{one}"
+        path = folder / LAYERED[one]
         write_whole(path, partial(WRITERS[one], stack=stack))
         files.append(path)
     return files

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from curation.errors import Corrupt
 from curation.objects import sha256_of, sync
 
 MANIFEST = "manifest.json"
+LAYERED: Final = {"psd": "scene.psd", "ora": "scene.ora", "tiff": "scene.tiff"}
+"""A whole scene as one file, by its format; written on request, once the scene is complete."""
 VERSION = 1
 NEW = ".new-"
 """How the names of files begin that are not whole yet."""

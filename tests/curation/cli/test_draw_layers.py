@@ -131,6 +131,19 @@ def test_a_scene_is_drawn_into_a_folder(here: Path) -> None:
     assert again["steps"] == drawn["steps"]
     assert {path.name: path.read_bytes() for path in (here / "scene").iterdir()} == before
     assert "another scene from step 1 on" in refusal("--layers", "scene.toml", "--steps", "5").message
+    call("--layers", "scene.toml", "--steps", "5", "--force")
+    assert not list((here / "scene").glob("scene.*"))  # they would show what is no longer there
+
+
+def test_real_layers_blend_as_they_were_blended(here: Path, shared: Path) -> None:
+    for pair in sorted((shared / "layer_pairs").iterdir())[:4]:
+        (here / "real.toml").write_text(
+            f'[background]\nfile = "{pair}/background.webp"\n[[layers]]\nfile = "{pair}/foreground.webp"\n'
+        )
+        blended = read(call("--layers", "real.toml", "--out", pair.name)[-1]).astype(int)
+        truth = read(str(pair / "composite.webp"))
+        assert blended.shape == truth.shape
+        assert np.abs(blended - truth).mean() < 1
 
 
 def test_size_and_seed_of_the_command_overrule_the_scene(here: Path) -> None:

@@ -21,6 +21,7 @@ from curation.layers import over
 from curation.ports import RGBA
 from curation.scenes.blending import canvas, composite, fade, on_canvas
 from curation.scenes.layered import WRITERS, read_formats
+from curation.scenes.manifest import LAYERED
 from curation.scenes.openraster import write_ora
 from curation.scenes.photoshop import write_psd
 from curation.scenes.sheet import Sheet, Stack
@@ -160,6 +161,7 @@ def test_equal_scenes_are_equal_files(tmp_path: Path, kind: str) -> None:
 
 
 def test_formats_by_name() -> None:
+    assert set(WRITERS) == set(LAYERED)
     assert read_formats(None) == []
     assert read_formats("PSD, ora,psd") == ["psd", "ora"]
     with pytest.raises(Refused, match="not written as 'xcf'"):
