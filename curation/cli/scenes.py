@@ -86,7 +86,7 @@ def draw_pairs(
         size = options.size or (hand.size(options.aspect) if pictures else None)
         given = _given(pair, pictures, size)
         size = size or next(((one.shape[1], one.shape[0]) for one in given.values()), None)
-        facts = _facts(prompt, hand, size)
+        facts = _facts(prompt, hand, size, given)
         for start in range(0, len(seeds), hand.generator.at_once):
             few = seeds[start : start + hand.generator.at_once]
             drawn = hand.draw([DrawRequest(prompt, seed) for seed in few], size, given)
@@ -111,9 +111,9 @@ def _given(pair: Pair, pictures: Mapping[Path, RGBA], size: tuple[int, int] | No
     return {}
 
 
-def _facts(prompt: Prompt, hand: Hand, size: tuple[int, int] | None) -> dict[str, str]:
+def _facts(prompt: Prompt, hand: Hand, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]) -> dict[str, str]:
     texts = {"prompt": prompt.text, "foreground": prompt.foreground or "", "background": prompt.background or ""}
-    return {**texts, "negative": hand.options.negative or "", **hand.describe(size), "version": __version__}
+    return {**texts, "negative": hand.options.negative or "", **hand.describe(size, given), "version": __version__}
 
 
 def _save(

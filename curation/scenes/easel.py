@@ -41,25 +41,26 @@ class Easel:
 
     def make(self, step: Step, key: str) -> KeptStep:
         """Do one step and keep its layers and the blend of all layers so far. Raises Refused."""
-        facts = self._facts(step)
+        given = self._given(step)
+        facts = self._facts(step, given)
         kept = []
-        for place, (rgba, offset) in self._fresh(step).items():
+        for place, (rgba, offset) in self._fresh(step, given).items():
             layer = self._keep(step, place, rgba, offset, facts)
             self._lay(layer, rgba)
             kept.append(layer)
         name = f"blended-{step.places[-1]}.png"
         return KeptStep(key, tuple(kept), name, self._keep_blended(name))
 
-    def _fresh(self, step: Step) -> Mapping[int, Laid]:
-        """What a step adds, by its places."""
-        [place, *_] = step.places
-        if step.request is None:
-            return {place: self._set_down(place)}
-        given = {}
+    def _given(self, step: Step) -> Mapping[LayerRole, RGBA]:
+        """The layers that a step's drawing is to fit."""
         if step.way is Way.over:
-            given = {LayerRole.background: self.blended}
-        elif step.way is Way.under:
-            given = {LayerRole.foreground: self._together(step.given)}
+            return {LayerRole.background: self.blended}
+        return {LayerRole.foreground: self._together(step.given)} if step.way is Way.under else {}
+
+    def _fresh(self, step: Step, given: Mapping[LayerRole, RGBA]) -> Mapping[int, Laid]:
+        """What a step adds, by its places."""
+        if step.request is None:
+            return {place: self._set_down(place) for place in step.places}
         [layers] = self._painter().draw([step.request], self.size, given)
         return {one: (layers[LayerRole.foreground if one else LayerRole.background], ORIGIN) for one in step.places}
 
@@ -126,7 +127,7 @@ class Easel:
         }
         return self._write(name, self.blended, facts, COMPOSED if "file" in sources else DRAWN)
 
-    def _facts(self, step: Step) -> dict[str, str]:
+    def _facts(self, step: Step, given: Mapping[LayerRole, RGBA]) -> dict[str, str]:
         """How a step's layers are drawn, as their files tell it; nothing where the user gave them."""
         if step.request is None:
             return {}
@@ -137,7 +138,7 @@ class Easel:
             "background": prompt.background or "",
             "negative": hand.options.negative or "",
             "seed": str(step.request.seed),
-            **hand.describe(self.size),
+            **hand.describe(self.size, given),
             "version": __version__,
         }
 

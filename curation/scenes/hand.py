@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
+from typing import Final
 
 from curation.domain import Checkpoint, DrawRequest, LayerRole
 from curation.errors import Refused
 from curation.layers import encode_layer
 from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
 from curation.scenes.sizes import read_size
+
+NONE: Final[Mapping[LayerRole, RGBA]] = MappingProxyType({})
 
 
 @dataclass
@@ -32,24 +36,26 @@ class Hand:
         told = self.generator.describe(replace(self.options, size=None, aspect=aspect)).get("size")
         return read_size(told)[0]
 
-    def describe(self, size: tuple[int, int] | None) -> dict[str, str]:
-        """What drawings of (width, height) pixels are made with, this checkpoint among it."""
-        told = self.generator.describe(self._options(size))
-        return {**told, "checkpoint": self.checkpoint.id, "preset": self.checkpoint.preset}
+    def describe(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE) -> dict[str, str]:
+        """What drawings of (width, height) pixels that fit the given layers are made with. Raises Refused."""
+        told = self.generator.describe(self._options(size, given))
+        asked = {"size": f"{size[0]}x{size[1]}"} if size else {}
+        return {**asked, **told, "checkpoint": self.checkpoint.id, "preset": self.checkpoint.preset}
 
     def draw(
-        self, requests: Sequence[DrawRequest], size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]
+        self, requests: Sequence[DrawRequest], size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE
     ) -> Sequence[Layers]:
         """A pair for each request, of (width, height) pixels or the checkpoint's own size, that fits the given layers.
 
         The given layers are in what is returned as they were given. Raises Refused where the generator draws otherwise.
         """
-        stored = {role: self.store.put(encode_layer(rgba)) for role, rgba in given.items()}
-        drawn = self.generator.draw(requests, replace(self._options(size), given=stored))
+        drawn = self.generator.draw(requests, self._options(size, given))
         return [self._checked({**layers, **given}, size) for layers in drawn]
 
-    def _options(self, size: tuple[int, int] | None) -> DrawOptions:
-        return replace(self.options, size=size, aspect=None) if size else self.options
+    def _options(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]) -> DrawOptions:
+        stored = {role: self.store.put(encode_layer(rgba)) for role, rgba in given.items()}
+        sized = replace(self.options, size=size, aspect=None) if size else self.options
+        return replace(sized, given=stored)
 
     def _checked(self, layers: Layers, size: tuple[int, int] | None) -> Layers:
         """Raises Refused where a pair was asked for and a single layer drawn, or another size."""

@@ -65,6 +65,7 @@ def test_every_step_is_asked_for_what_fits_and_kept(tmp_path: Path, store: Folde
     [(role, below)] = given.given.items()
     assert role is LayerRole.background
     assert np.array_equal(decode_layer(store.get(below)), read_picture(out / "blended-2.png"))
+    assert read_provenance(out / "3-owl.png")["given background"] == below
 
     assert drawn.complete
     assert [layer.name for layer in drawn.layers] == ["background", "fox", "lamp", "owl"]
