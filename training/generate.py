@@ -19,7 +19,7 @@ def open_generator(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator
     On a GPU where there is one. A pretrained model draws through the pipelines that others can use without Layerloop.
     """
     parts = open_parts(checkpoint, store)
-    if parts.base is None:
+    if parts.base is None and not parts.layers:
         hint = "train it with the recipe 'whole'"
         raise Refused(f"checkpoint {checkpoint.id[:12]} has no base model and cannot draw", hint)
     if parts.preset.threads:
@@ -27,4 +27,5 @@ def open_generator(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if parts.preset.family is not None:
         return PipelineGenerator(parts, store, device)
+    assert parts.base is not None  # noqa: S101 - layers are of pretrained families
     return Generator(parts, open_denoiser(parts.preset, *parts.base), device)

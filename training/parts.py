@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -18,12 +19,17 @@ from training.weights import load_part
 
 @dataclass(frozen=True)
 class Parts:
-    """What a checkpoint holds; `base` are the denoiser's learnt tensors and their file's facts, where it has one."""
+    """What a checkpoint holds; `base` are the denoiser's learnt tensors and their file's facts, where it has one.
+
+    `layers` are weights that draw layers to each other, by their mode (training.released.modes): the sha256 of their
+    files, which are large and opened when they are needed.
+    """
 
     preset: Preset
     backbone: Backbone
     transparency: Transparency
     base: tuple[dict[str, Tensor], dict[str, str]] | None
+    layers: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
@@ -32,7 +38,11 @@ def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
     backbone = open_backbone(*load_part(store, _file(checkpoint, "backbone")))
     transparency = open_transparency(preset, *load_part(store, _file(checkpoint, "transparency")))
     base = load_part(store, checkpoint.files["base"]) if "base" in checkpoint.files else None
-    return Parts(preset, backbone, transparency, base)
+    layers = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
+    return Parts(preset, backbone, transparency, base, layers)
+
+
+_PARTS = ("backbone", "transparency", "base")
 
 
 def _file(checkpoint: Checkpoint, part: str) -> str:
