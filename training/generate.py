@@ -24,7 +24,7 @@ def open_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool =
     joined: without it layers do not see each other, which shows what seeing each other is worth.
     """
     parts = open_parts(checkpoint, store)
-    if parts.base is None:
+    if parts.base is None and not parts.modes:
         hint = "train it with the recipe 'whole'"
         raise Refused(f"checkpoint {checkpoint.id[:12]} has no base model and cannot draw", hint)
     if parts.preset.threads:
@@ -32,6 +32,7 @@ def open_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool =
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     alone: LayerGenerator
     if parts.preset.family is None:
+        assert parts.base is not None  # noqa: S101 - released modes are of pretrained families
         denoiser: Denoiser = open_denoiser(parts.preset, *parts.base)
         alone = Generator(parts, denoiser, device)
         if parts.layers is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -20,7 +21,9 @@ from training.weights import load_part
 class Parts:
     """What a checkpoint holds; `base` are the denoiser's learnt tensors and their file's facts, where it has one.
 
-    `layers` are those of the adapters with which it draws the layers of a picture together.
+    `layers` are those of the adapters with which it draws the layers of a picture together. `modes` are released weights
+    that draw layers to each other, by their mode (training.released.modes): the sha256 of their files, which are large
+    and opened when they are needed.
     """
 
     preset: Preset
@@ -28,6 +31,7 @@ class Parts:
     transparency: Transparency
     base: tuple[dict[str, Tensor], dict[str, str]] | None
     layers: tuple[dict[str, Tensor], dict[str, str]] | None = None
+    modes: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
@@ -38,7 +42,11 @@ def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
     base, layers = (
         load_part(store, checkpoint.files[part]) if part in checkpoint.files else None for part in ("base", "layers")
     )
-    return Parts(preset, backbone, transparency, base, layers)
+    modes = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
+    return Parts(preset, backbone, transparency, base, layers, modes)
+
+
+_PARTS = ("backbone", "transparency", "base", "layers")
 
 
 def _file(checkpoint: Checkpoint, part: str) -> str:

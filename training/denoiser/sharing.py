@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from curation.errors import Refused
+from training.denoiser.control import ConditionsEncoder, control_convolutions, control_states
 
 _SIDES = ("down_blocks", "up_blocks", "mid_block")
 """The order in which a released file counts the attentions: the middle one comes last."""
 
 _PART = re.compile(r"hookers\.layers\.(\d+)\.(.+)")
+_ENCODER = "kwargs_encoder."
 
 
 class SharedAttention(nn.Module):
@@ -24,10 +27,13 @@ class SharedAttention(nn.Module):
     Every layer has low-rank adapters of its own on the queries, keys, values and output; then each place of the
     feature looks at the same place of the other layers: x = h + o, x + O(attend(Q(y), K(y), V(y))), y = I(norm(x)).
     The block around it adds what comes back to its own input. Layers of one picture stand next to each other in the
-    batch. State-dict names are those of the released file (its public loader: AttentionSharingUnit).
+    batch. Where a picture leads (`controlled`), what its level says is added to h before anything else.
+    State-dict names are those of the released file (its public loader: AttentionSharingUnit).
     """
 
-    def __init__(self, width: int, context_width: int, heads: int, frames: int, rank: int) -> None:
+    def __init__(
+        self, width: int, context_width: int, heads: int, frames: int, rank: int, *, controlled: bool = False
+    ) -> None:
         super().__init__()
         self.heads, self.frames = heads, frames
         self.to_q_lora, self.to_out_lora = (_adapters(width, width, frames, rank) for _ in range(2))
@@ -35,6 +41,15 @@ class SharedAttention(nn.Module):
         self.temporal_i = nn.Linear(width, width)
         self.temporal_n = nn.LayerNorm(width, eps=1e-6)
         self.temporal_q, self.temporal_k, self.temporal_v, self.temporal_o = (nn.Linear(width, width) for _ in range(4))
+        self.control_convs = control_convolutions(width, frames) if controlled else None
+        self._control_BLD: Tensor | None = None
+
+    @torch.no_grad()
+    def lead(self, level_P256HW: Tensor | None) -> None:
+        """Take what leads the pictures to be drawn, its level of `ConditionsEncoder`; None forgets it again."""
+        self._control_BLD = None
+        if self.control_convs is not None and level_P256HW is not None:
+            self._control_BLD = control_states(self.control_convs, level_P256HW)
 
     def forward(
         self,
@@ -44,8 +59,14 @@ class SharedAttention(nn.Module):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """The change of B x L x D states, where B counts frames * pictures; diffusers names the arguments."""
+        """The change of B x L x D states, where B counts frames * pictures; diffusers names the arguments.
+
+        With guidance the pictures come twice, and what leads them is repeated. Raises Refused where nothing leads.
+        """
         del temb
+        control_BLD = self._control(hidden_states)
+        if control_BLD is not None:
+            hidden_states = hidden_states + control_BLD
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if attention_mask is not None:
             masks: Tensor = attn.prepare_attention_mask(attention_mask, context.shape[1], len(context))
@@ -55,7 +76,15 @@ class SharedAttention(nn.Module):
         value_BLD = self._adapted(attn.to_v, self.to_v_lora, context)
         attended_BLD = attend(query_BLD, key_BLD, value_BLD, self.heads, attention_mask)
         own_BLD: Tensor = attn.to_out[1](self._adapted(attn.to_out[0], self.to_out_lora, attended_BLD))
-        return own_BLD + self._across(hidden_states + own_BLD)
+        change_BLD = own_BLD + self._across(hidden_states + own_BLD)
+        return change_BLD if control_BLD is None else change_BLD + control_BLD
+
+    def _control(self, states_BLD: Tensor) -> Tensor | None:
+        if self.control_convs is None:
+            return None
+        if self._control_BLD is None:
+            raise Refused("this attention sharing is led by a layer, and none was given", "give it the known layer")
+        return self._control_BLD.repeat(len(states_BLD) // len(self._control_BLD), 1, 1).to(states_BLD)
 
     def _adapted(self, layer: nn.Module, adapters: nn.ModuleList, states_BLD: Tensor) -> Tensor:
         """(W + up @ down) x, with each layer's own adapter."""
@@ -82,34 +111,98 @@ def attend(query_BLD: Tensor, key_BMD: Tensor, value_BMD: Tensor, heads: int, ma
     return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-def share_attention(unet: Any, tensors: Mapping[str, Tensor]) -> None:
+@dataclass(frozen=True)
+class Sharing:
+    """Released attention sharing for one UNet: a processor for each attention, and what a known layer enters by."""
+
+    processors: Mapping[str, SharedAttention]  # by the attention's name
+    encoder: ConditionsEncoder | None
+
+    @property
+    def frames(self) -> int:
+        """How many layers are drawn together."""
+        return next(iter(self.processors.values())).frames
+
+    @torch.no_grad()
+    def lead(self, unet: Any, image_P3HW: Tensor | None) -> None:
+        """Draw by these pictures, in [-1, 1] over grey, sides whole in latent pixels; None forgets them again."""
+        levels = None if image_P3HW is None or self.encoder is None else self._levels(image_P3HW)
+        depth = len(unet.down_blocks)
+        for name, processor in self.processors.items():
+            processor.lead(levels[_level(name, depth)] if levels else None)
+
+    def _levels(self, image_P3HW: Tensor) -> list[Tensor]:
+        assert self.encoder is not None  # noqa: S101 - narrows
+        some = next(iter(self.processors.values())).temporal_i.weight
+        found: list[Tensor] = self.encoder.to(some.device)(image_P3HW.to(some.device, torch.float32))
+        return found
+
+
+def share_attention(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
     """Put released attention sharing into a diffusers UNet of SD 1.5, in place. Raises Refused where it does not fit.
 
     tensors: under the released file's names. Processors that were set before, an IP-Adapter's say, are replaced.
     """
+    sharing = build_sharing(unet, tensors)
+    for name, processor in sharing.processors.items():
+        unet.get_submodule(name).set_processor(processor)
+    if sharing.encoder is not None:
+        unet.kwargs_encoder = sharing.encoder
+    return sharing
+
+
+def build_sharing(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
+    """The same beside the UNet, which is not changed; it takes the UNet's type, the encoder stays float32."""
     parts: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         found = _PART.fullmatch(name)
-        if found is None:
-            raise Refused(f"{name!r} belongs to attention sharing led by an image, which draws layers together")
-        parts.setdefault(int(found[1]), {})[found[2]] = value
+        if found is not None:
+            parts.setdefault(int(found[1]), {})[found[2]] = value
+        elif not name.startswith(_ENCODER):
+            raise Refused(f"{name!r} belongs to no attention sharing", "the file is broken, or of another kind")
     names = attention_names(unet)
     if sorted(parts) != list(range(len(names))):
         raise Refused(f"the file has {len(parts)} attentions, the model {len(names)}", "is it a model of SD 1.5?")
-    for place, name in enumerate(names):
-        attn = unet.get_submodule(name)
-        frames = sum(part.endswith(".down.weight") and part.startswith("to_q_lora.") for part in parts[place])
-        rank = len(parts[place]["to_q_lora.0.down.weight"])
-        with torch.device("meta"):  # nothing is initialised only to be overwritten
-            shared = SharedAttention(attn.to_q.in_features, attn.to_k.in_features, attn.heads, frames, rank)
-        like = attn.to_q.weight
-        try:
-            shared.load_state_dict(
-                {part: t.to(like.device, like.dtype) for part, t in parts[place].items()}, assign=True
-            )
-        except RuntimeError as error:
-            raise Refused(f"{name} does not fit: {str(error)[:200]}", "is it a model of SD 1.5?") from error
-        attn.set_processor(shared)
+    processors = {name: _processor(name, unet.get_submodule(name), parts[place]) for place, name in enumerate(names)}
+    return Sharing(processors, _encoder(tensors, unet))
+
+
+def _processor(name: str, attn: Any, parts: Mapping[str, Tensor]) -> SharedAttention:
+    frames = sum(part.endswith(".down.weight") and part.startswith("to_q_lora.") for part in parts)
+    rank = len(parts["to_q_lora.0.down.weight"])
+    controlled = any(part.startswith("control_convs.") for part in parts)
+    widths = attn.to_q.in_features, attn.to_k.in_features
+    with torch.device("meta"):  # nothing is initialised only to be overwritten
+        shared = SharedAttention(*widths, attn.heads, frames, rank, controlled=controlled)
+    like = attn.to_q.weight
+    _load(shared, {part: value.to(like.device, like.dtype) for part, value in parts.items()}, name)
+    return shared
+
+
+def _encoder(tensors: Mapping[str, Tensor], unet: Any) -> ConditionsEncoder | None:
+    place = next(unet.parameters()).device
+    own = {name.removeprefix(_ENCODER): t.to(place, torch.float32) for name, t in tensors.items() if _ENCODER in name}
+    if not own:
+        return None
+    with torch.device("meta"):
+        encoder = ConditionsEncoder()
+    _load(encoder, own, "the encoder of the known layer")
+    return encoder
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    try:
+        module.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise Refused(f"{what} does not fit: {str(error)[:200]}", "is it a model of SD 1.5?") from error
+
+
+def _level(name: str, depth: int) -> int:
+    """How deep in the UNet an attention stands: 0 at the latent's own size, each level half as wide."""
+    side, place = name.split(".")[:2]
+    if side == "mid_block":
+        return depth - 1
+    return int(place) if side == "down_blocks" else depth - 1 - int(place)
 
 
 def attention_names(unet: nn.Module) -> list[str]:

@@ -19,6 +19,7 @@ from training.denoiser.stable_diffusion import overrule
 from training.parts import Parts
 from training.pipelines.image_to_image import TransparentImageToImagePipeline
 from training.pipelines.loading import merge
+from training.pipelines.pair_drawing import PairDrawing, is_pair
 from training.pipelines.sizes import SDXL_SIDE, nearest_size, scaled_size
 from training.pipelines.text_to_image import TransparentPipeline
 from training.pipelines.upscale import TransparentUpscalePipeline
@@ -39,7 +40,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class PipelineGenerator:
-    """A checkpoint over a pretrained model, that draws single layers.
+    """A checkpoint over a pretrained model, that draws single layers and, where it has the weights, pairs.
 
     As with a generator of our own, a request's noise comes from its seed alone and batches are filled up; on a GPU its
     last bits may depend on the machine. There the denoiser runs in the preset's precision, on the CPU in float32.
@@ -50,17 +51,25 @@ class PipelineGenerator:
         self.preset, self.store, self.at_once = parts.preset, store, parts.preset.draw_batch
         self.pipe = open_pipeline(parts, device)
         self.scheduler = self.pipe.pipeline.scheduler
+        self.pairs = PairDrawing(self.pipe, parts, store)
 
     def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
-        """One foreground per request, in order: uint8, colour 0 where alpha is 0. Raises NotFound, Refused."""
-        drawn: list[Layers] = []
-        for batch, filled in batches(requests, self.preset.draw_batch):
-            rgba_B4HW = self._draw(filled, options)
-            drawn += [{LayerRole.foreground: layer} for layer in as_layers(rgba_B4HW)[: len(batch)]]
-        return drawn
+        """Layers of every request, in order: uint8, colour 0 where alpha is 0.
+
+        One foreground, or foreground, background and blended where the prompt has a text for one of its layers or
+        where layers are given. Raises NotFound; Refused where the checkpoint cannot.
+        """
+        drawn: dict[int, Layers] = {}
+        for draw, wanted in ((self._draw_singles, False), (self._draw_pairs, True)):
+            places = [place for place, one in enumerate(requests) if is_pair(one, options) == wanted]
+            made: list[Layers] = []
+            for batch, filled in batches([requests[place] for place in places], self.preset.draw_batch):
+                made += draw(filled, options)[: len(batch)]
+            drawn |= dict(zip(places, made, strict=True))
+        return [drawn[place] for place in range(len(requests))]
 
     def describe(self, options: DrawOptions) -> Mapping[str, str]:
-        """Model, sampler, steps, guidance and size, and how it begins from an image. Raises NotFound."""
+        """Model, sampler, steps, guidance and size, and what it begins from or fits. Raises NotFound, Refused."""
         steps, guidance = self._numbers(options)
         model = Path(str(self.preset.model))
         own = type(self.scheduler).__name__.removesuffix("Scheduler")
@@ -70,11 +79,24 @@ class PipelineGenerator:
             "steps": str(steps),
             "guidance": str(guidance),
         }
-        if options.image is None:
+        if options.given:
+            told |= self.pairs.describe(options)
+        elif options.image is None:
             told["size"] = "x".join(map(str, self._size(options)))
         else:
             told |= {"image": options.image, "strength": str(options.strength)}
         return told if options.upscale == 1 else told | {"upscale": str(options.upscale)}
+
+    def _draw_singles(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Sequence[Layers]:
+        with self.pairs.alone():
+            rgba_B4HW = self._draw(requests, options)
+        return [{LayerRole.foreground: layer} for layer in as_layers(rgba_B4HW)]
+
+    def _draw_pairs(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Sequence[Layers]:
+        steps, guidance = self._numbers(options)
+        schedulers = self._scheduler(options.sampler), self._scheduler(options.sampler or "euler_a")
+        arguments = {"num_inference_steps": steps, "guidance_scale": guidance}
+        return self.pairs.draw(requests, options, self._size(options), schedulers, arguments)
 
     def _draw(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Tensor:
         """Straight RGBA in [0, 1]."""
@@ -126,21 +148,21 @@ class PipelineGenerator:
 
 
 def open_pipeline(parts: Parts, device: torch.device | str = "cpu") -> TransparentPipeline:
-    """A checkpoint of a pretrained family as a pipeline: its model, with what it has learnt put in. Raises as above."""
+    """A checkpoint of a pretrained family as a pipeline: its model, with what it has learnt put in. Raises as above.
+
+    Where it also draws layers to each other the model stays plain, and is taught for each drawing (`PairDrawing`).
+    """
     preset, backbone = parts.preset, parts.backbone
     family = find_family(str(preset.family))
-    if family.denoiser is None or preset.model is None or parts.base is None or not isinstance(backbone, KLBackbone):
+    learnt = parts.base is not None or parts.modes
+    if family.denoiser is None or preset.model is None or not learnt or not isinstance(backbone, KLBackbone):
         raise Refused(f"a checkpoint of the preset {preset.name!r} cannot draw", "it has latent transparency alone")
     check_family(preset.model, family)
     pipeline = load_pipeline(
         preset.model, family.pipeline, preset.variant, dtype=_precision(preset, device), vae=backbone.autoencoder
     )
-    merge(pipeline.unet, *parts.base)
-    wanted = pipeline.unet.config["in_channels"]
-    if wanted != backbone.latent_channels:
-        raise Refused(
-            f"this base wants {wanted} channels: it draws a layer under given layers", "layers are drawn alone here"
-        )
+    if parts.base is not None and not parts.modes:
+        merge(pipeline.unet, *parts.base)
     pipeline.scheduler = _taught(pipeline.scheduler, overrule(pipeline.scheduler.config, preset))
     pipeline.set_progress_bar_config(disable=True)
     return TransparentPipeline(pipeline, backbone, parts.transparency).to(device)

@@ -19,6 +19,7 @@ from training.released import read_transparency
 from training.released.adapters import merged, pairs
 from training.released.bases import read_base
 from training.released.layouts import Layout, recognise
+from training.released.modes import MODES
 from training.transparency.networks import Transparency, open_transparency
 from training.weights import facts_in
 
@@ -54,7 +55,11 @@ def learn(unet: Any, files: Files) -> None:
     """
     for path in _paths(files):
         header = read_header(path)
-        merge(unet, *read_base(header, recognise(header)), path)
+        tensors, facts = read_base(header, recognise(header))
+        if "mode" in facts:
+            hint = "give it to the pipeline of its mode, such as ForegroundToBlendedPipeline, as layers="
+            raise Refused(f"{path} draws no foreground alone: it is {MODES[facts['mode']]}", hint)
+        merge(unet, tensors, facts, path)
 
 
 def merge(

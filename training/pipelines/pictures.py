@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from curation.errors import Refused
@@ -17,11 +17,15 @@ from training.transparency.padding import pad_colour
 Picture = Image.Image | NDArray[np.uint8] | NDArray[np.float32] | Tensor
 """A PIL image; an H x W x 3 or 4 array, uint8 or float in [0, 1]; or a 3 or 4 x H x W tensor in [0, 1]."""
 
+Images = list[Image.Image] | NDArray[np.uint8] | Tensor
+"""What comes back: PIL images ("pil"), B x H x W x 4 uint8 ("np"), or B x 4 x H x W in [0, 1] ("pt")."""
+
 
 def to_rgba(pictures: Picture | Sequence[Picture]) -> Tensor:
     """Pictures of one size as straight RGBA in [0, 1], B x 4 x H x W float32; what has no alpha is opaque.
 
-    A tensor or array of four axes is a batch of its own. Raises Refused for other shapes and for several sizes.
+    A photograph is turned as its EXIF says. A tensor or array of four axes is a batch of its own. Raises Refused for
+    other shapes and for several sizes.
     """
     if isinstance(pictures, Tensor | np.ndarray) and pictures.ndim == 4:
         pictures = list(pictures)
@@ -45,8 +49,31 @@ def to_array(rgba_B4HW: Tensor) -> NDArray[np.uint8]:
     return pixels
 
 
+def present(rgba_B4HW: Tensor, output_type: str) -> Images:
+    """Straight RGBA in [0, 1] as people asked for it. Raises Refused for other types than pil, np and pt."""
+    match output_type:
+        case "pil":
+            return to_pil(rgba_B4HW)
+        case "np":
+            return to_array(rgba_B4HW)
+        case "pt":
+            return rgba_B4HW
+    raise Refused(f"no output of type {output_type!r}", "choose pil, np, pt or latent")
+
+
+def fit(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
+    """Straight RGBA made to cover height x width, what stands over at either side cut off; no fringes (`enlarge`)."""
+    rows, columns = rgba_B4HW.shape[-2:]
+    if (rows, columns) == (height, width):
+        return rgba_B4HW
+    ratio = max(height / rows, width / columns)
+    rows, columns = max(height, round(rows * ratio)), max(width, round(columns * ratio))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return enlarge(rgba_B4HW, rows, columns)[..., top : top + height, left : left + width]
+
+
 def enlarge(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
-    """Straight RGBA at another size by Lanczos, without the fringes of a plain resize.
+    """Straight RGBA at another size, by Lanczos or, where it shrinks, by area, without the fringes of a plain resize.
 
     Hidden colours are filled in first (`pad_colour`), colour is resized premultiplied and divided by the resized
     alpha, so that an edge takes its colour from what is visible; where nothing is, from the filled-in colour.
@@ -58,7 +85,7 @@ def enlarge(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
 
 def _to_rgba(picture: Picture) -> Tensor:
     if isinstance(picture, Image.Image):
-        picture = np.array(picture.convert("RGBA"))
+        picture = np.array(ImageOps.exif_transpose(picture).convert("RGBA"))
     if isinstance(picture, np.ndarray):
         picture = torch.from_numpy(np.array(picture)).movedim(-1, 0)
     if picture.ndim != 3 or len(picture) not in {3, 4}:
@@ -73,8 +100,10 @@ def _images(rgba_B4HW: Tensor) -> NDArray[np.float32]:
 
 
 def _enlarge(rgba: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    kind = cv2.INTER_AREA if height * width < rgba.shape[0] * rgba.shape[1] else cv2.INTER_LANCZOS4
+
     def resize(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LANCZOS4), np.float32)
+        return np.asarray(cv2.resize(image, (width, height), interpolation=kind), np.float32)
 
     padded = pad_colour(rgba)
     premultiplied, alpha = resize(padded * rgba[..., 3:]), resize(rgba[..., 3])[..., None].clip(0, 1)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from curation.errors import Refused
 from training.pipelines.loading import Files, learn, load_transparency
-from training.pipelines.pictures import to_array, to_pil
+from training.pipelines.pictures import Images, present
 from training.pretrained.loading import load_index, load_pipeline
 from training.transparency.backbone import Backbone, KLBackbone, load_autoencoder
 from training.transparency.coding import decode_rgba
@@ -25,8 +22,8 @@ from training.transparency.tiles import whole
 class TransparentOutput:
     """What a call gives."""
 
-    images: list[Image.Image] | NDArray[np.uint8] | Tensor
-    """RGBA: PIL images ("pil"), B x H x W x 4 uint8 ("np"), B x 4 x H x W in [0, 1] ("pt"), or latents ("latent")."""
+    images: Images
+    """RGBA: as of `pictures.Images`, or latents ("latent")."""
     latents: Tensor
     """The adjusted latents, unscaled, B x C x h x w: what both decoders are given."""
 
@@ -127,15 +124,7 @@ class TransparentPipeline:
         parts = [
             decode_rgba(self.backbone, decoder, one, views=views, size=size) for one in torch.split(latent_BCHW, 1)
         ]
-        rgba_B4HW = torch.cat(parts)
-        match output_type:
-            case "pil":
-                return TransparentOutput(to_pil(rgba_B4HW), latent_BCHW)
-            case "np":
-                return TransparentOutput(to_array(rgba_B4HW), latent_BCHW)
-            case "pt":
-                return TransparentOutput(rgba_B4HW, latent_BCHW)
-        raise Refused(f"no output of type {output_type!r}", "choose pil, np, pt or latent")
+        return TransparentOutput(present(torch.cat(parts), output_type), latent_BCHW)
 
     def restore(self, normal_BCHW: Tensor) -> Tensor:
         """Latents as the denoiser knows them, unscaled, float32."""

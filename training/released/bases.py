@@ -17,13 +17,21 @@ from training.pretrained.loading import load_config
 from training.released.adapters import Read, pairs, read_lora, read_patches
 from training.released.differences import read_differences, read_unet_names
 from training.released.layouts import Layout, frames_of
+from training.released.modes import find_mode
 
 
 def read_base(header: Header, layout: Layout) -> Read:
-    """A base's tensors, in the file's types, and its facts ("kind": adapter, difference, weights or sharing).
+    """A base's tensors, in the file's types, and its facts.
 
-    Raises Refused for attention sharing over several layers, and where a tensor is not finite or has no partner.
+    "kind": adapter, difference, weights or sharing; "mode": what it draws, where that is not a foreground alone.
+    Raises Refused where the mode cannot be told, and where a tensor is not finite or has no partner.
     """
+    mode = find_mode(header, layout).mode
+    tensors, facts = _read(header, layout)
+    return tensors, facts | ({"mode": mode.name} if mode else {})
+
+
+def _read(header: Header, layout: Layout) -> Read:
     match layout:
         case Layout.patches:
             return read_patches(header)
@@ -99,16 +107,9 @@ def _stands_alone(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _read_sharing(header: Header) -> Read:
-    frames, controlled = frames_of(header.shapes)
-    if frames != 1 or controlled:
-        led = ", led by a given one" if controlled else ""
-        raise Refused(
-            f"{header.path} is attention sharing that draws {frames} layers together{led}",
-            "Layerloop draws single layers of SD 1.5 so far: give layer_sd15_transparent_attn",
-        )
     tensors = read_tensors(header.path, header.shapes)
     rank = len(tensors["hookers.layers.0.to_q_lora.0.down.weight"])
-    return tensors, {"kind": "sharing", "frames": str(frames), "rank": str(rank)}
+    return tensors, {"kind": "sharing", "frames": str(frames_of(header.shapes)[0]), "rank": str(rank)}
 
 
 def _context(tensors: Mapping[str, Tensor]) -> int:

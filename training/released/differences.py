@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from training.files import Header, read_tensors
@@ -36,6 +37,17 @@ def merge_adapter(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> di
 
 
 def subtract_weights(tensors: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a training added to the UNet it started from, in float32; tensors that did not change are left out."""
-    changed = {name: value.float() - start[name].float() for name, value in tensors.items()}
+    """What a training added to the UNet it started from, in float32; tensors that did not change are left out.
+
+    Channels that the first convolution has more than the UNet's began as zeros.
+    """
+    changed = {name: value.float() - _like(value, start[name]) for name, value in tensors.items()}
     return {name: value for name, value in changed.items() if value.any()}
+
+
+def _like(value: Tensor, start: Tensor) -> Tensor:
+    if value.shape == start.shape:
+        return start.float()
+    wider = torch.zeros(value.shape)
+    wider[:, : start.shape[1]] = start
+    return wider

@@ -20,6 +20,7 @@ from training.pretrained.families import find_family
 from training.pretrained.loading import load_model
 from training.released.adapters import peft_config, peft_metadata, write_kohya, write_patches
 from training.released.differences import merge_adapter, subtract_weights, write_differences
+from training.released.modes import MODES, SINGLE
 from training.released.names import to_ldm
 from training.released.networks import ALPHA_LAST_CHANNELS, alpha_last
 from training.weights import KEY, load_part
@@ -76,8 +77,10 @@ def give_out(
         )
     dtype = PRECISIONS[precision]
     files = write_networks(*load_part(store, checkpoint.files["transparency"]), preset, FORMS[form], dtype)
-    if "base" in checkpoint.files:
-        base = load_part(store, checkpoint.files["base"])
+    for part in [SINGLE.name, *MODES]:
+        if part not in checkpoint.files:
+            continue
+        base = load_part(store, checkpoint.files[part])
         files.append(write_base(*base, preset, form))
         if form == "peft":
             wrapped = {name.replace("unet.", "base_model.model.", 1): value for name, value in base[0].items()}
@@ -137,6 +140,16 @@ def _folded(encoder: Mapping[str, Tensor], factor: float, dtype: torch.dtype | N
 
 def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> Written:
     """A base in the words of a program. Raises Refused where it has none for this kind."""
+    mode = facts.get("mode")
+    file = _write_base(tensors, facts, preset, form)
+    if mode is None:
+        return file
+    stem = file.name.partition("_transparent")[0].removesuffix("_attn")
+    told = {"mode": mode}  # some modes look alike
+    return replace(file, name=f"{stem}_{mode}", what=f"{file.what}, {MODES[mode]}", part=mode, metadata=told)
+
+
+def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> Written:
     family, kind = str(preset.family), facts["kind"]
     v1 = "layer_xl_" if family == "sdxl" else f"layer_{family}_"
     match kind, form:
@@ -151,9 +164,7 @@ def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: 
         case "adapter", "diffusers":
             return Written(f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts))
         case "difference", "released" | "comfyui":
-            wider = "conv_in.weight" in tensors and tensors["conv_in.weight"].shape[1] > preset.latent_channels
-            name = "conditioned" if wider else "transparent_conv"  # on which layers, a file does not tell
-            return Written(f"{v1}{name}", "differences", "base", write_differences(tensors, family))
+            return Written(f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family))
         case "difference", "diffusers":
             return Written(f"ld_diffusers_{family}_attn", "differences", "base", tensors)
         case "weights", "diffusers":

@@ -18,13 +18,17 @@ from training.files import Header
 from training.presets.preset import Preset
 from training.presets.table import find_preset
 from training.pretrained.families import check_family, find_family
+from training.released.adapters import Read
 from training.released.bases import check_base, read_base
 from training.released.layouts import Layout
-from training.released.networks import Networks, read_networks, recognise_all
+from training.released.modes import Found, find_mode
+from training.released.networks import Networks, read_networks, recognise_each
 from training.transparency.backbone import Backbone, fit_backbone
 from training.weights import save_part
 
 RECIPE = "imported"
+
+_Base = tuple[Layout, Header, Found]
 
 _SCALES = {
     "given": "offset scale {scale:g}, as given",
@@ -42,55 +46,68 @@ def take_in(
 ) -> Taken:
     """One checkpoint of released files (the door LAYERLOOP_IMPORTER); nothing is stored before all of it was checked.
 
-    files: a decoder, maybe an encoder, maybe one base, recognised by content. `changes`: numbers of the preset that
-    are set otherwise; offset_scale among them is the encoder's. Raises NotFound, Refused.
+    files: a decoder, maybe an encoder, maybe bases that draw different layers (`modes`), recognised by content.
+    `changes`: numbers of the preset that are set otherwise; offset_scale among them is the encoder's. Raises NotFound,
+    Refused.
     """
     row = find_preset(preset, changes)
     if row.model is None:
         raise Refused(f"preset {preset!r} has no pretrained model to import weights for", "use sd15, sd21 or sdxl")
-    headers = recognise_all(files)
-    base_layout = _one_base(headers)
-    report(Progress("reading", 0, len(headers)))
+    bases, headers = _sort(recognise_each(files))
+    report(Progress("reading", 0, len(files)))
     given = row.offset_scale if "offset_scale" in changes else None
     networks = read_networks(headers, row, given)
-    base = read_base(headers[base_layout], base_layout) if base_layout else None
-    if base:
+    read = {part: read_base(header, layout) for part, (layout, header, _) in bases.items()}
+    if read:
         check_family(row.model, find_family(str(row.family)))
+    for base in read.values():
         check_base(*base, row)
-    found = [_describe(layout, header) for layout, header in headers.items()]
-    report(Progress("reading", len(headers), len(headers)))
-    notes = [_SCALES[networks.scale_from].format(scale=networks.offset_scale), *_remarks(base)]
+    found = [_describe(header, layout.part, str(layout)) for layout, header in headers.items()]
+    for part, (layout, header, mode) in bases.items():
+        found.append(_describe(header, part, f"{layout}, {mode.mode}" if mode.mode else str(layout)))
+    report(Progress("reading", len(files), len(files)))
+    notes = [_SCALES[networks.scale_from].format(scale=networks.offset_scale), *_remarks(bases)]
     if store is None:
         return Taken(None, found, notes)
     told = _changes(changes, row, networks)
-    return Taken(_store(store, found, row, told, networks, base), found, notes)
+    return Taken(_store(store, found, row, told, networks, read), found, notes)
 
 
-def _one_base(headers: Mapping[Layout, Header]) -> Layout | None:
-    bases = [layout for layout in headers if layout.part == "base"]
-    if len(bases) > 1:
-        raise Refused(f"{len(bases)} of these files are bases: {'; '.join(bases)}", "a checkpoint has one")
-    return bases[0] if bases else None
+def _sort(files: Sequence[tuple[Layout, Header]]) -> tuple[dict[str, _Base], dict[Layout, Header]]:
+    """Bases by the part of a checkpoint that each becomes, and the networks. Raises Refused for two of one kind."""
+    bases: dict[str, _Base] = {}
+    networks: dict[Layout, Header] = {}
+    for layout, header in files:
+        if layout.part != "base":
+            if layout in networks:
+                raise Refused(f"{networks[layout].path} and {header.path} are both: {layout}", "give one of them")
+            networks[layout] = header
+            continue
+        mode = find_mode(header, layout)
+        if mode.part in bases:
+            what = str(mode.mode) if mode.mode else "draw a foreground alone"
+            raise Refused(f"2 of these files are bases of one kind ({what})", "a checkpoint has one of each kind")
+        bases[mode.part] = layout, header, mode
+    return bases, networks
 
 
-def _describe(layout: Layout, header: Header) -> FoundFile:
+def _describe(header: Header, part: str, what: str) -> FoundFile:
     return FoundFile(
         path=str(header.path),
         sha256=sha256_of(header.path),
-        what=str(layout),
-        part=layout.part,
+        what=what,
+        part=part,
         tensors=len(header.shapes),
         numbers=header.parameters,
     )
 
 
-def _remarks(base: tuple[Mapping[str, Tensor], Mapping[str, str]] | None) -> list[str]:
-    if base is None:
+def _remarks(bases: Mapping[str, _Base]) -> list[str]:
+    if not bases:
         return ["no base was given: this checkpoint decodes, and cannot draw"]
-    first = base[0].get("conv_in.weight")
-    if first is not None and base[1]["kind"] == "difference" and first.shape[1] > 4:
-        return [f"the base wants {first.shape[1]} channels: it draws a layer under given layers, none alone"]
-    return []
+    doubts = [mode.doubt for _, _, mode in bases.values() if mode.doubt]
+    alone = {"base", "joint"} & bases.keys()
+    return doubts if alone else [*doubts, "this checkpoint draws to given layers, and nothing from a prompt alone"]
 
 
 def _changes(changes: Mapping[str, str], preset: Preset, networks: Networks) -> dict[str, str]:
@@ -105,7 +122,7 @@ def _store(
     preset: Preset,
     changes: Mapping[str, str],
     networks: Networks,
-    base: tuple[dict[str, Tensor], dict[str, str]] | None,
+    bases: Mapping[str, Read],
 ) -> Checkpoint:
     backbone = _backbone(preset)
     facts = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
@@ -118,8 +135,8 @@ def _store(
         "backbone": keep("backbone", backbone.state_dict(), {**backbone.facts(), "model": str(preset.model)}),
         "transparency": keep("transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}),
     }
-    if base:
-        parts["base"] = keep("base", base[0], {**base[1], "model": str(preset.model)})
+    for part, (tensors, told) in bases.items():
+        parts[part] = keep(part, tensors, {**told, "model": str(preset.model)})
     return Checkpoint(parts, RECIPE, preset.name, None, None, 0, __version__, changes=changes)
 
 

@@ -60,12 +60,16 @@ def read_transparency(
 def recognise_all(files: Sequence[Path]) -> dict[Layout, Header]:
     """Files by what they are. Raises NotFound; Refused for a stranger, or for two of one kind."""
     found: dict[Layout, Header] = {}
-    for header in map(read_header, files):
-        layout = recognise(header)
+    for layout, header in recognise_each(files):
         if layout in found:
             raise Refused(f"{found[layout].path} and {header.path} are both: {layout}", "give one of them")
         found[layout] = header
     return found
+
+
+def recognise_each(files: Sequence[Path]) -> list[tuple[Layout, Header]]:
+    """What each file is, in order. Raises NotFound; Refused for a stranger."""
+    return [(recognise(header), header) for header in map(read_header, files)]
 
 
 def read_networks(headers: Mapping[Layout, Header], preset: Preset, offset_scale: float | None = None) -> Networks:

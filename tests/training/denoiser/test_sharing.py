@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch.nn.functional import layer_norm, linear, softmax
 
 from curation.errors import Refused
 from tests.training.pretrained import make_unet
-from tests.training.released_files import TINY_SD15, fill, sharing_shapes, tiny_sd15, write
-from training.denoiser.sharing import SharedAttention, attention_names, share_attention
+from tests.training.released_files import REAL_SD15, TINY_SD15, fill, real_unet, sharing_shapes, tiny_sd15, write
+from training.denoiser.sharing import SharedAttention, attention_names, build_sharing, share_attention
 from training.files import read_header
 from training.released.bases import read_base
 from training.released.layouts import recognise
@@ -138,5 +139,101 @@ def test_another_unet_is_refused() -> None:
     wider = make_unet((32, 32, 32, 32), cross_attention_dim=24, **TINY_SD15)
     with pytest.raises(Refused, match="does not fit"):
         share_attention(wider, tensors)
-    with pytest.raises(Refused, match="led by an image"):
-        share_attention(tiny_sd15(), tensors | {"kwargs_encoder.blocks_0.0.bias": torch.zeros(32)})
+    with pytest.raises(Refused, match="belongs to no attention sharing"):
+        share_attention(tiny_sd15(), tensors | {"some.bias": torch.zeros(32)})
+
+
+def test_one_layer_whose_adapters_and_exchange_are_zero_is_plain_attention() -> None:
+    unet, other = tiny_sd15(), tiny_sd15()
+    quiet = {name: value * ("temporal" not in name and "up" not in name) for name, value in shared(unet, 1).items()}
+    share_attention(other, quiet)
+    noisy, states = some(2)
+    with torch.no_grad():
+        plain, ours = (one(noisy, 500, encoder_hidden_states=states).sample for one in (unet, other))
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_layers_in_another_order_come_out_in_that_order(controlled: bool) -> None:
+    """Layers and their adapters permuted alike: the exchange knows no order."""
+    order = [2, 0, 1]
+    tensors = shared(tiny_sd15(), 3, controlled=controlled)
+    turned = {_turned(name, order): value for name, value in tensors.items()}
+    noisy, states = some(6)
+    rows = [3 * picture + frame for picture in range(2) for frame in order]
+    picture = torch.rand(2, 3, 128, 128) * 2 - 1
+    given = [(tensors, noisy, states), (turned, noisy[rows], states[rows])]
+    straight, other = (run(t, x, c, picture if controlled else None) for t, x, c in given)
+    torch.testing.assert_close(other, straight[rows], rtol=0, atol=1e-5)
+
+
+def _turned(name: str, order: list[int]) -> str:
+    """A layer's own part as that of the place it now stands at."""
+    found = re.search(r"(_lora|control_convs)\.(\d)\.", name)
+    if found is None:
+        return name
+    return name[: found.start(2)] + str(order.index(int(found[2]))) + name[found.end(2) :]
+
+
+def test_a_known_layer_leads_its_own_picture_with_and_without_guidance() -> None:
+    tensors = shared(tiny_sd15(), 2, controlled=True)
+    noisy, states = some(4)
+    picture = torch.rand(2, 3, 128, 128) * 2 - 1
+    straight = run(tensors, noisy, states, picture)
+    changed = picture.clone()
+    changed[1] *= -1
+    moved = (run(tensors, noisy, states, changed) - straight).flatten(1).abs().amax(1) > 1e-6
+    assert moved.tolist() == [False, False, True, True]
+    guided = run(tensors, torch.cat([noisy, noisy]), torch.cat([states.flip(0), states]), picture)
+    torch.testing.assert_close(guided[4:], straight, rtol=0, atol=1e-5)
+    alone = run(tensors, noisy[:2], states[:2], picture[:1])
+    torch.testing.assert_close(alone, straight[:2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 72), (72, 40), (128, 136)])
+def test_pictures_of_all_sizes_lead(size: tuple[int, int]) -> None:
+    noisy, states = torch.randn(2, 4, size[0] // 8, size[1] // 8), torch.randn(2, 5, 24)
+    out = run(shared(tiny_sd15(), 2, controlled=True), noisy, states, torch.rand(1, 3, *size))
+    assert out.shape == noisy.shape and out.isfinite().all()
+
+
+def test_without_its_known_layer_nothing_is_drawn() -> None:
+    unet = tiny_sd15()
+    sharing = share_attention(unet, shared(unet, 2, controlled=True))
+    noisy, states = some(2)
+    for _ in range(2):
+        with pytest.raises(Refused, match="led by a layer, and none was given"):
+            unet(noisy, 500, encoder_hidden_states=states)
+        sharing.lead(unet, torch.zeros(1, 3, 128, 128))
+        unet(noisy, 500, encoder_hidden_states=states)
+        sharing.lead(unet, None)
+
+
+@pytest.mark.parametrize(
+    ("frames", "controlled", "count"), [(1, False, 175_098_496), (3, False, 277_138_048), (2, True, 281_425_568)]
+)
+def test_released_sizes(frames: int, controlled: bool, count: int) -> None:
+    """The whole files at full size: attn, joint, fg2bg and bg2fg."""
+    unet = real_unet(REAL_SD15)
+    shapes = sharing_shapes(unet, frames, 256, controlled=controlled)
+    sharing = build_sharing(unet, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    modules = [*sharing.processors.values(), *([sharing.encoder] if sharing.encoder else [])]
+    assert sum(p.numel() for module in modules for p in module.parameters()) == count
+    assert sharing.frames == frames
+
+
+def shared(unet: Any, frames: int, *, controlled: bool = False) -> dict[str, Tensor]:
+    return fill(sharing_shapes(unet, frames, RANK, controlled=controlled), dtype=torch.float32)
+
+
+def some(count: int) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(count)
+    return torch.randn(count, 4, 16, 16, generator=rng), torch.randn(count, 5, 24, generator=rng)
+
+
+@torch.no_grad()
+def run(tensors: dict[str, Tensor], noisy: Tensor, states: Tensor, picture: Tensor | None) -> Tensor:
+    unet = tiny_sd15()
+    share_attention(unet, tensors).lead(unet, picture)
+    out: Tensor = unet(noisy, 500, encoder_hidden_states=states).sample
+    return out

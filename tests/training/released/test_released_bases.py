@@ -214,18 +214,18 @@ def test_a_torn_adapter_is_refused(unet: Any, tmp_path: Path) -> None:
         read(tmp_path / "dora")
 
 
-@pytest.mark.parametrize("channels", [4, 8, 12])
+@pytest.mark.parametrize(("channels", "mode"), [(4, None), (8, "bg2ble"), (12, "fgble2bg")])
 def test_differences_come_in_in_both_names_and_go_out_to_the_bit(
-    unet: Any, sdxl: Preset, tmp_path: Path, channels: int
+    unet: Any, sdxl: Preset, tmp_path: Path, channels: int, mode: str | None
 ) -> None:
     shapes = difference_shapes(unet, channels)
-    original = write(tmp_path / "v1", patched(shapes, "sdxl"))
+    original = write(tmp_path / f"v1_{mode}", patched(shapes, "sdxl"))
     tensors, facts = read(original)
-    assert facts == {"kind": "difference"}
+    assert facts == {"kind": "difference"} | ({"mode": mode} if mode else {})
     check_base(tensors, facts, sdxl)
     assert identical(write_differences(tensors, "sdxl"), load_file(original))
-    save_file(tensors, tmp_path / "ld")
-    assert identical(read(tmp_path / "ld")[0], tensors)
+    save_file(tensors, tmp_path / f"ld_{mode}")
+    assert identical(read(tmp_path / f"ld_{mode}")[0], tensors)
 
 
 def test_differences_of_all_tensors_are_no_unet(unet: Any, tmp_path: Path) -> None:
@@ -272,15 +272,3 @@ def test_a_base_of_another_family_is_told_from_the_models_configuration(sdxl: Pr
         with pytest.raises(Refused, match=said) as refused:
             check_base(tensors, facts, preset)
         assert "choose the preset" in refused.value.hint
-
-
-def test_layers_drawn_together_are_named_and_refused(tmp_path: Path) -> None:
-    unet = tiny_sd15()
-    for frames, controlled, said in [
-        (3, False, "draws 3 layers together"),
-        (2, True, "draws 2 layers together, led by"),
-    ]:
-        path = write(tmp_path / f"sharing-{frames}", sharing_shapes(unet, frames, RANK, controlled=controlled))
-        with pytest.raises(Refused, match=said) as refused:
-            read(path)
-        assert "layer_sd15_transparent_attn" in refused.value.hint

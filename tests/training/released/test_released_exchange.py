@@ -38,8 +38,9 @@ from training.released.bases import read_base
 from training.released.exporting import FORMS, give_out, write_base, write_networks
 from training.released.importing import take_in
 from training.released.layouts import Layout, recognise
+from training.released.modes import find_mode
 from training.released.networks import read_networks, recognise_all
-from training.weights import load_part, read_metadata, save_part
+from training.weights import KEY, load_part, read_metadata, save_part
 
 DRAWING = {"image_size": "64", "draw_steps": "2", "draw_batch": "1", "decoder_views": "1"}
 
@@ -173,15 +174,69 @@ def test_nothing_is_stored_when_anything_is_wrong(models, unets, narrow_files, s
     assert not [path for path in store.folder.rglob("*") if path.is_file()]
 
 
-def test_conditional_differences_come_in_and_say_that_they_draw_nothing_alone(
-    models, unets, narrow_files, store, tmp_path
+def test_weights_of_several_modes_are_parts_of_one_checkpoint(models, unets, narrow_files, store, tmp_path) -> None:
+    unet = unets["sdxl"]
+    files = {
+        "base": write(tmp_path / "attn", patch_shapes(unet, 4, "sdxl")),
+        "fg2ble": write(tmp_path / "layer_xl_fg2ble.safetensors", patched(difference_shapes(unet, 8), "sdxl")),
+        "fgble2bg": write(tmp_path / "any", patched(difference_shapes(unet, 12), "sdxl")),
+    }
+    taken = take([*files.values(), *narrow_files], models["sdxl"], store, **NARROW)
+    checkpoint = kept(taken)
+    assert set(checkpoint.files) == {"backbone", "transparency", *files}
+    assert {file.part: Path(file.path).name for file in taken.files if file.part in files} == {
+        part: path.name for part, path in files.items()
+    }
+    assert "given foreground draws blended" in next(file.what for file in taken.files if file.part == "fg2ble")
+    assert [note.partition(" ")[0] for note in taken.notes[1:]] == ["layer_xl_fg2ble.safetensors", "any"]
+    preset = find_preset(checkpoint.preset, checkpoint.changes)
+    for part, path in files.items():
+        stored = load_part(store, checkpoint.files[part])
+        assert stored[1].get("mode", "base") == part
+        written = write_base(*stored, preset, "released")
+        assert identical(load_file(path), written.tensors)
+        assert written.name == f"layer_xl_{'transparent_attn' if part == 'base' else part}"
+        again = tmp_path / f"again-{len(part)}"
+        save_file(dict(written.tensors), again, {KEY: json.dumps(dict(written.metadata))})
+        assert find_mode(read_header(again), recognise(read_header(again))).part == part, "whatever it is called"
+    both = [files["fg2ble"], write(tmp_path / "fg2ble_too", patched(difference_shapes(unet, 8), "sdxl"))]
+    with pytest.raises(Refused, match="2 of these files are bases of one kind"):
+        take([*narrow_files, *both], models["sdxl"], store, **NARROW)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_widened_whole_unet_goes_out_as_differences_and_adds_up_to_itself(
+    models, unets, narrow_files, store, tmp_path, half
 ) -> None:
-    wide = write(tmp_path / "fg2ble", patched(difference_shapes(unets["sdxl"], 8), "sdxl"))
-    taken = take([*narrow_files, wide], models["sdxl"], store, **NARROW)
-    assert "wants 8 channels" in taken.notes[1]
-    assert load_part(store, kept(taken).files["base"])[0]["conv_in.weight"].shape[1] == 8
-    with pytest.raises(Refused, match="wants 8 channels"):
-        open_generator(kept(taken), store)
+    """In half precision to the bit; in float32 to the rounding of one subtraction and one sum."""
+    rng = torch.Generator().manual_seed(5)
+    trained = {n: v + 0.01 * torch.randn(v.shape, generator=rng) for n, v in unets["sdxl"].state_dict().items()}
+    narrow_first = trained["conv_in.weight"]
+    beside = torch.randn(narrow_first.shape, generator=rng)
+    trained["conv_in.weight"] = torch.cat([narrow_first, beside], dim=1)
+    trained = {name: value.half() if half else value for name, value in trained.items()}
+    save_file(trained, tmp_path / "unet_bg2ble")
+    checkpoint = kept(take([*narrow_files, tmp_path / "unet_bg2ble"], models["sdxl"], store, **NARROW))
+    stored = load_part(store, checkpoint.files["bg2ble"])
+    preset = find_preset(checkpoint.preset, checkpoint.changes)
+    assert identical(write_base(*stored, preset, "diffusers").tensors, trained)
+    written = write_base(*stored, preset, "released")
+    assert written.name == "layer_xl_bg2ble"
+    save_file(dict(written.tensors), tmp_path / "layer_xl_bg2ble")
+    tensors, facts = read_base(read_header(tmp_path / "layer_xl_bg2ble"), Layout.differences)
+    assert facts == {"kind": "difference", "mode": "bg2ble"}
+    for name, start in unets["sdxl"].state_dict().items():
+        wide = torch.zeros(trained[name].shape)
+        if name == "conv_in.weight":
+            wide[:, : start.shape[1]] = start
+        else:
+            wide = start
+        whole = wide + tensors.get(name, torch.zeros(()))
+        if half:
+            assert torch.equal(whole.half(), trained[name]), name
+        else:
+            torch.testing.assert_close(whole, trained[name], rtol=0, atol=1e-6)
+    assert torch.equal(tensors["conv_in.weight"][:, 4:], beside.half().float() if half else beside)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +244,11 @@ def test_conditional_differences_come_in_and_say_that_they_draw_nothing_alone(
     [
         ("layer_xl_transparent_attn", "released"),
         ("layer_xl_transparent_conv", "comfyui"),
-        ("layer_xl_conditioned", "released"),
+        ("layer_xl_bgble2fg", "released"),
+        ("ld_diffusers_sdxl_fgble2bg", "diffusers"),
+        ("layer_sd15_joint", "released"),
+        ("layer_sd15_fg2bg", "released"),
+        ("layer_sd15_bg2fg", "comfyui"),
         ("ld_diffusers_sdxl_attn", "diffusers"),
         ("layer_sd15_transparent_attn", "released"),
         ("diffusion_pytorch_model", "diffusers"),
@@ -201,17 +260,23 @@ def test_every_released_base_comes_back_to_the_bit(models, unets, narrow_files, 
     shapes = {
         "layer_xl_transparent_attn": patch_shapes(unet, 4, family),
         "layer_xl_transparent_conv": patched(difference_shapes(unet, 4), family),
-        "layer_xl_conditioned": patched(difference_shapes(unet, 12), family),
+        "layer_xl_bgble2fg": patched(difference_shapes(unet, 12), family),
+        "ld_diffusers_sdxl_fgble2bg": difference_shapes(unet, 12),
+        "layer_sd15_joint": sharing_shapes(unet, 3, 4),
+        "layer_sd15_fg2bg": sharing_shapes(unet, 2, 4, controlled=True),
+        "layer_sd15_bg2fg": sharing_shapes(unet, 2, 4, controlled=True),
         "ld_diffusers_sdxl_attn": difference_shapes(unet, 4),
         "layer_sd15_transparent_attn": sharing_shapes(unet, 1, 4),
         "diffusion_pytorch_model": {},
     }[name]
-    base = write(tmp_path / "base", shapes)
+    base = write(tmp_path / name, shapes)
     if name == "diffusion_pytorch_model":
         save_file({key: value.half() for key, value in unet.state_dict().items()}, base)
     checkpoint = kept(take([*narrow_files, base], models[family], store, family, **NARROW))
     preset = find_preset(checkpoint.preset, checkpoint.changes)
-    written = write_base(*load_part(store, checkpoint.files["base"]), preset, form)
+    [part] = checkpoint.files.keys() - {"backbone", "transparency"}
+    assert part == (name.rpartition("_")[2] if "2" in name or "joint" in name else "base")
+    written = write_base(*load_part(store, checkpoint.files[part]), preset, form)
     assert written.name == name
     assert identical(load_file(base), written.tensors)
 

@@ -1,0 +1,56 @@
+"""How a known layer leads attention sharing: as a picture, made small and added to the states of every attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+WIDTH = 256
+"""Channels of what a picture becomes, at every level."""
+
+_FIRST = ((32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (WIDTH, 2), (WIDTH, 1))
+_FURTHER = ((WIDTH, 2), (WIDTH, 1))
+
+
+class ConditionsEncoder(nn.Module):
+    """A picture, B x 3 x H x W in [-1, 1], on four levels: B x 256 at H/8, H/16, H/32 and H/64.
+
+    State-dict names are those of the released file (its public loader: AdditionalAttentionCondsEncoder).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks_0 = _block(3, _FIRST)
+        self.blocks_1, self.blocks_2, self.blocks_3 = (_block(WIDTH, _FURTHER) for _ in range(3))
+
+    def forward(self, image_B3HW: Tensor) -> list[Tensor]:
+        """The levels, largest first; sides are rounded up, as by the UNet's own downsamplers."""
+        levels = [self.blocks_0(image_B3HW)]
+        for block in (self.blocks_1, self.blocks_2, self.blocks_3):
+            levels.append(block(levels[-1]))
+        return levels
+
+
+def control_convolutions(width: int, frames: int) -> nn.ModuleList:
+    """What an attention makes of its level of the picture, for each layer that is drawn: 256 to its own width."""
+    return nn.ModuleList(
+        nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.SiLU(), nn.Conv2d(WIDTH, width, 1))
+        for _ in range(frames)
+    )
+
+
+def control_states(convolutions: nn.ModuleList, level_P256HW: Tensor) -> Tensor:
+    """What is added to an attention's states: (pictures * frames) x (h * w) x width, a picture's layers together."""
+    level = level_P256HW.to(next(convolutions.parameters()))
+    by_frame = torch.stack([convolution(level) for convolution in convolutions], dim=1)  # P x F x D x h x w
+    return by_frame.flatten(0, 1).flatten(2).transpose(1, 2)
+
+
+def _block(channels: int, rows: Sequence[tuple[int, int]]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width, stride in rows:
+        layers += [nn.Conv2d(channels, width, 3, padding=1, stride=stride), nn.SiLU()]
+        channels = width
+    return nn.Sequential(*layers)

@@ -1,0 +1,253 @@
+"""Layers that fit each other: drawn together, or to layers that are given, by the weights of one mode."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers import EulerAncestralDiscreteScheduler
+from torch import Tensor
+
+from curation.domain import LayerRole
+from curation.errors import Refused
+from training.files import read_header
+from training.pipelines.lessons import Lesson
+from training.pipelines.loading import Files
+from training.pipelines.pictures import Images, Picture, fit, present, to_rgba
+from training.pipelines.text_to_image import TransparentPipeline
+from training.released.bases import read_base
+from training.released.layouts import recognise
+from training.released.modes import MODES, SINGLE, Mode
+from training.transparency.padding import on_grey
+from training.transparency.tiles import mirror_to, whole
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class LayersOutput:
+    """What a call gives: a picture's layers stand at the same place of each list; None is neither given nor drawn."""
+
+    latents: Mapping[LayerRole, Tensor]
+    """Of the drawn layers, unscaled, B x C x h x w each."""
+    foreground: Images | None = None
+    """RGBA, through the alpha decoder; as it was given where it was."""
+    background: Images | None = None
+    """RGBA as well, opaque."""
+    blended: Images | None = None
+
+
+class LayersPipeline:
+    """What the pipelines of all modes are: a `TransparentPipeline`, and what its UNet is taught while it draws.
+
+    `pipe` draws foregrounds alone, as ever; `pipeline` is the diffusers pipeline below it. Made by `from_pretrained`,
+    or of a pipeline and a lesson for its UNet.
+    """
+
+    modes: ClassVar[Sequence[str]] = (*MODES, SINGLE.name)
+    """What the weights of such a pipeline may be."""
+
+    def __init__(self, pipe: TransparentPipeline, lesson: Lesson, mode: Mode) -> None:
+        """Raises Refused for weights of another mode."""
+        if mode.name not in self.modes:
+            raise Refused(f"these weights are {mode}", f"{type(self).__name__} takes {', '.join(self.modes)}")
+        self.pipe, self.lesson, self.mode = pipe, lesson, mode
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str, transparency: Any, layers: Files, adapter: Files | None = None, **options: Any
+    ) -> Self:
+        """A pipeline from files.
+
+        layers: the weights of the mode, such as layer_sd15_joint or layer_xl_fg2ble. All else as for
+        `TransparentPipeline.from_pretrained`; an `adapter` is in the UNet whatever is drawn: none is needed, and one
+        for transparency would be wrong. Where a blended picture is given, the scheduler becomes Euler's ancestral one
+        (see `draw`). Raises NotFound, Refused.
+        """
+        pipe = TransparentPipeline.from_pretrained(model, transparency, adapter, **options)
+        header = read_header(_one_path(layers))
+        tensors, facts = read_base(header, recognise(header))
+        mode = MODES.get(facts.get("mode", ""), SINGLE)
+        if prefers_euler(mode):
+            kind: Any = EulerAncestralDiscreteScheduler
+            pipe.pipeline.scheduler = kind.from_config(pipe.pipeline.scheduler.config)
+        return cls(pipe, Lesson(pipe.pipeline.unet, tensors, facts), mode)
+
+    @property
+    def pipeline(self) -> Any:
+        """The diffusers pipeline: schedulers, LoRAs, offloading and progress are set on it by its own methods."""
+        return self.pipe.pipeline
+
+    def to(self, device: torch.device | str) -> Self:
+        """Everything moves there; types stay as they are."""
+        self.pipe.to(device)
+        return self
+
+    @torch.no_grad()
+    def draw(
+        self,
+        texts: Mapping[LayerRole, str | Sequence[str]],
+        given: Mapping[LayerRole, Tensor],
+        size: tuple[int, int] | None = None,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        generator: Generators = None,
+        num_images_per_prompt: int = 1,
+        stop_at: float | None = None,
+        **arguments: Any,
+    ) -> dict[LayerRole, Tensor]:
+        """Unscaled latents of the layers that the mode draws, B x C x h x w each.
+
+        texts: for every drawn layer, one for all pictures or one a picture. given: straight RGBA in [0, 1] of `size`
+        (H and W; by default the model's), one picture for all or one for each. generator: one a picture, which then is
+        drawn as if alone, or one for all. stop_at: after this share of the noise levels the UNet goes on without
+        what it was taught; by default 1, and 0.5 for fgble2bg, as its authors advise where the background
+        need not be the given picture's to the pixel.
+
+        DPM++ samplers leave artefacts where a blended picture is given (sd-forge-layerdiffuse, README): a warning says
+        so. Raises Refused.
+        """
+        stop_at = _stop_at(self.mode, stop_at)
+        if prefers_euler(self.mode) and "DPM" in type(self.pipeline.scheduler).__name__:
+            warnings.warn(f"DPM++ leaves artefacts with {self.mode.name}: take Euler a or UniPC", stacklevel=3)
+        drawn, frames = self.mode.drawn, len(self.mode.drawn)
+        counted = [*(texts[role] for role in drawn), negative_prompt, *given.values()]
+        count = _count(counted) * num_images_per_prompt
+        prompts = [text for row in zip(*(_rows(texts[role], count) for role in drawn), strict=True) for text in row]
+        if negative_prompt is not None:
+            arguments["negative_prompt"] = [n for n in _rows(negative_prompt, count) for _ in range(frames)]
+        if isinstance(generator, Sequence):
+            generator = [one for one in _rows(list(generator), count) for _ in range(frames)]
+        stride = self.pipe.backbone.stride
+        sizes = {}
+        if size is not None:
+            sizes = {"height": whole(size[0], stride), "width": whole(size[1], stride)}
+        with self.lesson.taught(self._condition(given, count), stop_at):
+            normal_BCHW = self.pipeline(
+                prompt=prompts, generator=generator, output_type="latent", return_dict=False, **sizes, **arguments
+            )[0]
+        latents = self.pipe.restore(normal_BCHW)
+        return {role: latents[place::frames] for place, role in enumerate(drawn)}
+
+    def decode(
+        self, latents: Mapping[LayerRole, Tensor], size: tuple[int, int], views: int | None = None
+    ) -> dict[LayerRole, Tensor]:
+        """Straight RGBA in [0, 1] of drawn layers, cropped to H and W: foregrounds by the alpha decoder."""
+        return {
+            role: (
+                self.pipe.decode(latent_BCHW, size, "pt", views).images  # type: ignore[misc]
+                if role is LayerRole.foreground
+                else decode_opaque(self.pipe, latent_BCHW, size)
+            )
+            for role, latent_BCHW in latents.items()
+        }
+
+    def _call(
+        self,
+        texts: Mapping[LayerRole, str | Sequence[str]],
+        given: Mapping[LayerRole, Picture | Sequence[Picture] | Tensor | None],
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        output_type: str = "pil",
+        views: int | None = None,
+        **arguments: Any,
+    ) -> LayersOutput:
+        """A call of any mode: pictures in, pictures out."""
+        pictures = {role: to_rgba(one) for role, one in given.items() if one is not None}
+        self._check(pictures)
+        size = _size(pictures, height, width)
+        fitted = {role: fit(one, *size) for role, one in pictures.items()} if size else {}
+        latents = self.draw(texts, fitted, size, **arguments)
+        if output_type == "latent":
+            return LayersOutput(latents, **latents)
+        if size is None:
+            stride = self.pipe.backbone.stride
+            rows, columns = next(iter(latents.values())).shape[-2:]
+            size = rows * stride, columns * stride
+        layers = fitted | self.decode(latents, size, views)
+        shown = {role: present(rgba, output_type) for role, rgba in layers.items()}
+        return LayersOutput(latents, **shown)
+
+    def _check(self, given: Mapping[LayerRole, Tensor]) -> None:
+        if set(given) != set(self.mode.given):
+            wanted = " and ".join(self.mode.given) or "no layer"
+            raise Refused(f"{self.mode.name} is given {wanted}, not {' and '.join(given) or 'none'}", f"{self.mode}")
+
+    def _condition(self, given: Mapping[LayerRole, Tensor], count: int) -> Tensor | None:
+        """The given layers as the UNet sees them, a row a picture."""
+        if not self.mode.given:
+            return None
+        stride, seen = self.pipe.backbone.stride, []
+        for role in self.mode.given:
+            rgba_B4HW = given[role]
+            size = tuple(whole(length, stride) for length in rgba_B4HW.shape[-2:])
+            image_B3HW = mirror_to(on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]), *size)
+            seen.append(image_B3HW if self.mode.shared else _encode(self.pipe, image_B3HW))
+        condition = torch.cat([one.expand(max(map(len, seen)), -1, -1, -1) for one in seen], dim=1)
+        return condition.repeat_interleave(count // len(condition), dim=0)
+
+
+def prefers_euler(mode: Mode) -> bool:
+    """Whether DPM++ is known to leave artefacts: fgble2bg and bgble2fg."""
+    return not mode.shared and LayerRole.blended in mode.given
+
+
+def decode_opaque(pipe: TransparentPipeline, latent_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Unscaled latents by the frozen autoencoder alone, each by itself, cropped: RGBA in [0, 1] whose alpha is 1."""
+    backbone, tile = pipe.backbone, pipe.transparency.decoder.tile
+    parts = [backbone.decode(one.float().to(backbone.device), tile=tile) for one in torch.split(latent_BCHW, 1)]
+    colour_B3HW = (torch.cat(parts) / 2 + 0.5).clamp(0, 1)[..., : size[0], : size[1]]
+    return torch.cat([colour_B3HW, torch.ones_like(colour_B3HW[:, :1])], dim=1)
+
+
+def _encode(pipe: TransparentPipeline, image_B3HW: Tensor) -> Tensor:
+    """Plain latents as the denoiser knows them, each by itself; nothing is sampled."""
+    backbone, tile = pipe.backbone, pipe.transparency.encoder.tile
+    parts = [backbone.encode(one.to(backbone.device), tile=tile)[0] for one in torch.split(image_B3HW, 1)]
+    return pipe.normalise(torch.cat(parts))
+
+
+def _stop_at(mode: Mode, given: float | None) -> float:
+    share = given if given is not None else 0.5 if mode.name == "fgble2bg" else 1.0
+    if not 0 < share <= 1:
+        raise Refused(f"a drawing cannot stop at {share}", "choose a share above 0, up to 1 for never")
+    return share
+
+
+def _count(rows: Sequence[Any]) -> int:
+    """How many pictures: of rows that are single or as long as each other. Raises Refused."""
+    lengths = {len(row) for row in rows if row is not None and not isinstance(row, str)} - {1}
+    if len(lengths) > 1:
+        raise Refused(f"there are {' and '.join(map(str, sorted(lengths)))} texts and pictures", "give as many of each")
+    return lengths.pop() if lengths else 1
+
+
+def _rows(given: str | Sequence[Any], count: int) -> list[Any]:
+    """One for each picture: repeated in place where there are fewer."""
+    rows = [given] if isinstance(given, str) else list(given)
+    if count % len(rows):
+        raise Refused(f"there are {len(rows)} for {count} pictures", "give one, or one a picture")
+    return [row for row in rows for _ in range(count // len(rows))]
+
+
+def _size(pictures: Mapping[LayerRole, Tensor], height: int | None, width: int | None) -> tuple[int, int] | None:
+    """H and W to draw at: as asked, else as the given layers have them, else the model's own (None)."""
+    sizes = {tuple(one.shape[-2:]) for one in pictures.values()}
+    if height and width:
+        return height, width
+    if height or width:
+        raise Refused("a size has both height and width", "give both, or none for that of the given pictures")
+    if len(sizes) > 1:
+        raise Refused("the given layers differ in size", "give height and width: they are fitted to them")
+    return next(iter(sizes), None)  # type: ignore[return-value]
+
+
+def _one_path(files: Files) -> Path:
+    if not isinstance(files, str | Path):
+        raise Refused("a pipeline draws by the weights of one mode", "give one file, and make a pipeline of each")
+    return Path(files)
