@@ -10,13 +10,16 @@ from curation.ports import LayerGenerator, ObjectStore
 from training.denoiser.drawing import Generator
 from training.denoiser.opening import open_denoiser
 from training.parts import open_parts
-from training.pipelines.generator import PipelineGenerator
+from training.pipelines.generator import PipelineGenerator, precision_on
+from training.synthesis.generator import PairSynthesis
+from training.synthesis.inpainting import open_inpainter
 
 
 def open_generator(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
     """A checkpoint's weights, ready to draw (the door LAYERLOOP_GENERATOR). Raises NotFound, Corrupt, Refused.
 
     On a GPU where there is one. A pretrained model draws through the pipelines that others can use without Layerloop.
+    Where the preset names an inpainter, pairs are completed by it.
     """
     parts = open_parts(checkpoint, store)
     if parts.base is None:
@@ -25,6 +28,13 @@ def open_generator(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator
     if parts.preset.threads:
         torch.set_num_threads(parts.preset.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator: LayerGenerator
     if parts.preset.family is not None:
-        return PipelineGenerator(parts, store, device)
-    return Generator(parts, open_denoiser(parts.preset, *parts.base), device)
+        generator = PipelineGenerator(parts, store, device)
+    else:
+        generator = Generator(parts, open_denoiser(parts.preset, *parts.base), device)
+    if parts.preset.inpainter is None:
+        return generator
+    precision = precision_on(parts.preset, device)
+    inpainter = open_inpainter(parts.preset.inpainter, parts.preset.variant, device, precision)
+    return PairSynthesis(generator, inpainter, parts.preset, store)

@@ -14,7 +14,7 @@ def speak(seed: int) -> Iterator[Prompt]:
     """Every triple of the grammar once, in an order that the seed alone decides.
 
     Subjects take turns, so that the first hundreds are of different subjects however many looks and places each has
-    (the paper's form, section 3.5: "a cute cat", "cat in garden", "nothing in garden"). The shuffle is by hashes, which
+    (the paper's form, section 3.4: "a cute cat", "cat in garden", "nothing in garden"). The shuffle is by hashes, which
     no library's next version changes.
     """
     subjects = [(group, subject) for group in GROUPS for subject in group.subjects]

@@ -32,6 +32,8 @@ def check_row(row: Preset) -> Preset:
     for column in AT_LEAST_ONE:
         if getattr(row, column) < 1:
             raise Refused(f"{column} cannot be {getattr(row, column)}", "it is 1 at least")
+    if row.erosion < 0:
+        raise Refused(f"erosion cannot be {row.erosion:g}", "it is 0 or more")
     if row.family is None and row.prediction == "model":
         raise Refused("a denoiser of our own predicts what is said, not what a model does", "--set prediction=epsilon")
     if row.prediction == "epsilon" and row.zero_terminal_snr:
