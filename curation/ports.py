@@ -166,6 +166,22 @@ class OpenCaptioner(Protocol):
         """Load a model by its name or folder. Raises NotFound, Refused."""
 
 
+class Writer(Protocol):
+    """A language model that answers in text."""
+
+    source: str  # its name and, where it is known, the revision of its weights, as model@revision
+
+    def write(self, question: str, tokens: int, seed: int) -> str:
+        """An answer of at most so many tokens; another seed, another answer. Raises Refused, Unreachable."""
+
+
+class OpenWriter(Protocol):
+    """The dotted name in LAYERLOOP_WRITER is one of these."""
+
+    def __call__(self, model: str) -> Writer:
+        """Load a model by its name or folder. Raises NotFound, Refused."""
+
+
 @dataclass(frozen=True)
 class FoundFile:
     """What a file of weights turned out to be, by its content."""

@@ -21,9 +21,9 @@ from training.weights import load_part
 class Parts:
     """What a checkpoint holds; `base` are the denoiser's learnt tensors and their file's facts, where it has one.
 
-    `layers` are those of the adapters with which it draws the layers of a picture together. `modes` are released weights
-    that draw layers to each other, by their mode (training.released.modes): the sha256 of their files, which are large
-    and opened when they are needed.
+    `layers` are those of the adapters with which it draws the layers of a picture together. `modes` are released
+    weights that draw layers to each other, by their mode (training.released.modes): the sha256 of their files, which
+    are large and opened when they are needed.
     """
 
     preset: Preset

@@ -105,6 +105,30 @@ def promote(name: Name) -> None:
     talk.print(f"{short(promoted)} draws from now on")
 
 
+@app.command()
+def vary(name: Name, changes: Set = None) -> None:
+    """Make a checkpoint of the same weights that draws by other numbers, and print its id.
+
+    --set inpainter=FOLDER lets it draw pairs. It is opened once, so that what does not fit is told now.
+    """
+    from dataclasses import replace
+
+    from curation import checkpoints
+    from curation.house import load
+
+    with house() as opened:
+        with opened.database.transaction() as tx:
+            found = checkpoints.find_checkpoint(tx, name)
+        changed = dict(found.changes) | read_changes(changes or [])
+        if changed == found.changes:
+            raise Refused("nothing is to be changed", "say for example --set draw_steps=40")
+        made = replace(found, changes=changed, parent=found.id, evaluation={})
+        load(opened.settings.generator)(made, opened.store)
+        with opened.database.transaction() as tx:
+            checkpoints.register_checkpoint(tx, made, ACTOR)
+    print(made.id)
+
+
 @app.command("import")
 def import_(
     files: Annotated[list[Path], typer.Argument(help="A decoder, maybe an encoder, maybe one base; safetensors.")],

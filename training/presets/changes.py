@@ -42,6 +42,8 @@ def check_row(row: Preset) -> Preset:
     if row.layer_roles not in LAYER_ROLES:
         hint = "; or ".join(",".join(roles) for roles in LAYER_ROLES)
         raise Refused(f"the layers {','.join(row.layer_roles)} are not drawn together", f"--set layer_roles={hint}")
+    if row.erosion < 0:
+        raise Refused(f"erosion cannot be {row.erosion:g}", "it is 0 or more")
     if row.family is None and row.prediction == "model":
         raise Refused("a denoiser of our own predicts what is said, not what a model does", "--set prediction=epsilon")
     if row.prediction == "epsilon" and row.zero_terminal_snr:
