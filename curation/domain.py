@@ -211,8 +211,8 @@ class Sample:
 class Checkpoint:
     """Weights and how they came to be.
 
-    `files` maps a part (backbone, transparency, base, layers, or a released mode such as joint) to the sha256 of a stored
-    safetensors file, `evaluation` a figure to its value; `sheet` is a PNG of samples drawn at fixed seeds; `changes` are
+    `files` maps a part (backbone, transparency, base, layers, or a released mode, such as joint) to the sha256 of a
+    stored safetensors file, `evaluation` a figure to its value; `sheet` is a PNG drawn at fixed seeds; `changes` are
     numbers of the preset set otherwise, as text. Imported weights have the recipe "imported" and no snapshot.
     """
 
