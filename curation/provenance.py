@@ -26,21 +26,29 @@ _XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.
 <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" \
 xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:layerloop="urn:layerloop" \
 xmp:CreatorTool="{tool}" \
-Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia" \
+Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{source}" \
 layerloop:drawn="{drawn}"/></rdf:RDF></x:xmpmeta>"""
 
 
-def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str]) -> None:
+DRAWN, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+"""IPTC's words for pictures that a model made wholly, and for those put together of its layers and other pictures."""
+
+
+def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> None:
     """Write a straight H x W x 4 uint8 picture with its facts, in the format that the name ends in.
 
-    XMP in both formats: the facts as JSON, and IPTC's mark of pictures that a model made; in PNG also the text
-    "parameters", which other drawing programs show. Raises Refused for another format.
+    XMP in both formats: the facts as JSON, and IPTC's mark of its digital source; in PNG also the text "parameters",
+    which other drawing programs show. A picture of the user's own has no facts (None), and says nothing. Raises Refused
+    for another format.
     """
     kind = _format(path)
     image = Image.fromarray(np.ascontiguousarray(rgba), "RGBA")
-    tool = html.escape(f"Layerloop {facts.get('version', '')}".strip())
-    xmp = _XMP.format(tool=tool, drawn=html.escape(canonical_json(dict(facts))))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if facts is None:
+        image.save(path, kind, **({"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}))
+        return
+    tool = html.escape(f"Layerloop {facts.get('version', '')}".strip())
+    xmp = _XMP.format(tool=tool, source=source, drawn=html.escape(canonical_json(dict(facts))))
     if kind == "WEBP":
         image.save(path, kind, lossless=True, exact=True, method=4, xmp=xmp.encode())
         return

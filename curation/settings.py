@@ -28,8 +28,13 @@ class Settings(BaseSettings):
     generator: str = Field("training.generate:open_generator", description="dotted name of an OpenGenerator")
     trainer: str = Field("training.train:train", description="dotted name of a Train")
     evaluator: str = Field("training.evaluation.everything:measure", description="dotted name of an Evaluate")
+    comparer: str = Field("training.matting.beside:draw_beside", description="dotted name of a DrawBeside")
     estimator: str = Field("training.memory:estimate", description="dotted name of an Estimate")
     captioner: str = Field("training.captioning:open_captioner", description="dotted name of an OpenCaptioner")
+    writer: str = Field("training.writing:open_writer", description="dotted name of an OpenWriter")
+    writer_key: SecretStr | None = Field(
+        None, description="key for a server of language models (prompts make --address)"
+    )
     importer: str = Field("training.released.importing:take_in", description="dotted name of a TakeIn")
     exporter: str = Field("training.released.exporting:give_out", description="dotted name of a GiveOut")
     pages: str = Field("annotator_ui.app:mount", description="dotted name of what mounts the pages on the API")
@@ -54,8 +59,9 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """This process's environment with these settings in it, for the processes that it starts."""
         given = {f"LAYERLOOP_{name.upper()}": str(value) for name, value in self.model_dump(exclude_none=True).items()}
-        if self.secret is not None:
-            given["LAYERLOOP_SECRET"] = self.secret.get_secret_value()
+        for name, secret in (("SECRET", self.secret), ("WRITER_KEY", self.writer_key)):
+            if secret is not None:
+                given[f"LAYERLOOP_{name}"] = secret.get_secret_value()
         return dict(os.environ) | given | {"LAYERLOOP_HOME": str(self.home.resolve())}
 
     @staticmethod

@@ -71,7 +71,7 @@ def test_adapters_know_no_room(graph):
         assert known <= allowed, adapter
 
 
-@pytest.mark.parametrize("vendor", ["celery", "kombu", "boto3", "botocore", "psycopg", "pgmq"])
+@pytest.mark.parametrize("vendor", ["celery", "kombu", "boto3", "botocore", "psycopg", "pgmq", "httpx"])
 def test_a_vendor_is_known_by_adapters_alone(graph, vendor):
     users = graph.find_modules_that_directly_import(vendor)
     assert all(module.startswith("curation.adapters.") for module in users), users

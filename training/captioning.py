@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from curation.errors import Refused
-from training.pretrained.loading import load_model
+from training.pretrained.loading import load_model, revision_of
 
 
 def open_captioner(model: str) -> VisionLanguageModel:
@@ -30,7 +28,7 @@ def open_captioner(model: str) -> VisionLanguageModel:
     except (OSError, ValueError, ImportError) as error:
         hint = "its tokenizer and processor lie beside its weights; fetch the whole model"
         raise Refused(f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint) from error
-    return VisionLanguageModel(network.to(device).eval(), processor, f"{model}@{_revision(model, network)}")
+    return VisionLanguageModel(network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}")
 
 
 class VisionLanguageModel:
@@ -74,14 +72,3 @@ class VisionLanguageModel:
             question: str = self.processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
             return question
         return f"{getattr(self.processor, 'image_token', '<image>')}\n{prompt}\n"
-
-
-def _revision(model: str, network: Any) -> str:
-    """The commit that a hub fetched, or the first 12 digits of the sha256 of a folder's configuration and weights."""
-    if not Path(model).is_dir():
-        return str(getattr(network.config, "_commit_hash", None) or "unknown")[:12]
-    digest = hashlib.sha256()
-    for path in sorted([*Path(model).glob("*.json"), *Path(model).glob("*.safetensors")]):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]

@@ -21,15 +21,17 @@ from training.weights import load_part
 class Parts:
     """What a checkpoint holds; `base` are the denoiser's learnt tensors and their file's facts, where it has one.
 
-    `layers` are weights that draw layers to each other, by their mode (training.released.modes): the sha256 of their
-    files, which are large and opened when they are needed.
+    `layers` are those of the adapters with which it draws the layers of a picture together. `modes` are released
+    weights that draw layers to each other, by their mode (training.released.modes): the sha256 of their files, which
+    are large and opened when they are needed.
     """
 
     preset: Preset
     backbone: Backbone
     transparency: Transparency
     base: tuple[dict[str, Tensor], dict[str, str]] | None
-    layers: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[dict[str, Tensor], dict[str, str]] | None = None
+    modes: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
@@ -37,12 +39,14 @@ def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
     preset = find_preset(checkpoint.preset, checkpoint.changes)
     backbone = open_backbone(*load_part(store, _file(checkpoint, "backbone")))
     transparency = open_transparency(preset, *load_part(store, _file(checkpoint, "transparency")))
-    base = load_part(store, checkpoint.files["base"]) if "base" in checkpoint.files else None
-    layers = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
-    return Parts(preset, backbone, transparency, base, layers)
+    base, layers = (
+        load_part(store, checkpoint.files[part]) if part in checkpoint.files else None for part in ("base", "layers")
+    )
+    modes = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
+    return Parts(preset, backbone, transparency, base, layers, modes)
 
 
-_PARTS = ("backbone", "transparency", "base")
+_PARTS = ("backbone", "transparency", "base", "layers")
 
 
 def _file(checkpoint: Checkpoint, part: str) -> str:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curation.domain import DrawRequest
+from curation.domain import DrawRequest, Prompt
 from curation.layers import without_hidden_colour
-from curation.ports import RGBA
+from curation.ports import RGBA, DrawOptions
 
 
 def batches(
@@ -20,6 +20,11 @@ def batches(
     for start in range(0, len(requests), size):
         batch = list(requests[start : start + size])
         yield batch, batch + batch[-1:] * (size - len(batch))
+
+
+def asks_for_layers(prompt: Prompt, options: DrawOptions) -> bool:
+    """Whether a pair is to be drawn: the prompt has a text for one of its layers, or a layer is given."""
+    return bool(prompt.foreground or prompt.background or options.given)
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:

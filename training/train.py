@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import curation
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Split, TrainingOrder
+from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Sample, Split, TrainingOrder
 from curation.errors import Refused
 from curation.ports import RGBA, ObjectStore, Report
 from training.data.pictures import load_split
@@ -20,6 +20,7 @@ from training.denoiser.training import train_base
 from training.evaluation.heldout import evaluate, has_heldout
 from training.generate import open_generator
 from training.launch import launch
+from training.layering.training import train_layers
 from training.parts import open_parts
 from training.presets.preset import Preset
 from training.presets.table import find_preset
@@ -34,7 +35,9 @@ from training.weights import describe, load_part, save_part
 RECIPES: dict[str, tuple[str, ...]] = {
     "transparency": ("transparency",),
     "base": ("base",),
+    "layers": ("layers",),
     "whole": ("transparency", "base"),  # the recipe of a round
+    "pairs": ("transparency", "base", "layers"),  # the recipe of a round of pairs
 }
 """Which parts a recipe trains, in order; all others are the parent's."""
 
@@ -98,22 +101,27 @@ def _check(order: TrainingOrder) -> Preset:
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in RECIPES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(RECIPES)}")
-    if "base" in RECIPES[order.recipe] and preset.family and find_family(preset.family).denoiser is None:
+    if {"base", "layers"} & {*RECIPES[order.recipe]} and preset.family and find_family(preset.family).denoiser is None:
         hint = "use the recipe 'transparency'; a base is trained for sd15, sd21 and sdxl"
         raise Refused(f"preset {preset.name!r} trains latent transparency alone", hint)
     parent = order.parent
     if parent and parent.preset != preset.name:
         hint = f"train with --preset {parent.preset}, or without a parent"
         raise Refused(f"the parent has preset {parent.preset!r}, the order {preset.name!r}", hint)
-    if order.recipe == "base" and (parent is None or "transparency" not in parent.files):
-        raise Refused("the base is trained on adjusted latents, and there are none yet", "use the recipe 'whole'")
+    for recipe, needed, hint in (("base", ("transparency",), "whole"), ("layers", ("transparency", "base"), "pairs")):
+        for part in needed:
+            if order.recipe == recipe and (parent is None or part not in parent.files):
+                raise Refused(
+                    f"{recipe} is trained on the part {part!r}, and there is none yet", f"use the recipe {hint!r}"
+                )
     return preset
 
 
 def _fit(bench: _Bench) -> str:
     bench.report(Progress("backbone", 0, 1))
     if bench.preset.model is None:
-        pictures = load_split(bench.store, bench.order.snapshot, Split.train, bench.preset.image_size, in_memory=False)
+        size, roles = bench.preset.image_size, bench.preset.roles_learnt(bench.preset.base_opaque)
+        pictures = load_split(bench.store, bench.order.snapshot, Split.train, size, in_memory=False, roles=roles)
         fitted = range(min(FITTED_PICTURES, len(pictures)))
         rgba_B4HW = torch.stack([pictures.read(place)[1] for place in fitted])
         backbone = fit_backbone(bench.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
@@ -141,9 +149,20 @@ def _train_base(bench: _Bench, files: dict[str, str]) -> str:
     return bench.keep("base", tensors, **facts)
 
 
+def _train_layers(bench: _Bench, files: dict[str, str]) -> str:
+    base = load_part(bench.store, files["base"])
+    start = load_part(bench.store, files["layers"]) if "layers" in files else None
+    transparency = open_transparency(bench.preset, *load_part(bench.store, files["transparency"]))
+    backbone = _backbone(bench, files)
+    order, preset, store, folder, report = bench.order, bench.preset, bench.store, bench.folder, bench.report
+    tensors, facts = train_layers(order, preset, store, folder, report, backbone, transparency, base, start)
+    return bench.keep("layers", tensors, **facts, base=files["base"])
+
+
 _TRAINERS: dict[str, Callable[[_Bench, dict[str, str]], str]] = {
     "transparency": _train_transparency,
     "base": _train_base,
+    "layers": _train_layers,
 }
 
 
@@ -152,7 +171,10 @@ def _backbone(bench: _Bench, files: dict[str, str]) -> Backbone:
 
 
 def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report) -> bytes:
-    """Pictures of a split, what comes back of them, and, with a base, what their captions draw at fixed seeds."""
+    """Pictures of a split, what comes back of them, and, with a base, what their captions draw at fixed seeds.
+
+    With layers there are three rows more: pairs, drawn together.
+    """
     report(Progress("sheet", 0, 1))
     parts = open_parts(checkpoint, store)
     pictures = load_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
@@ -161,13 +183,28 @@ def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Spl
     rows = reconstruction_rows(parts.backbone, parts.transparency, pictures.take(shown))
     if parts.base is not None:
         rows += [_drawn(checkpoint, store, captions, seed) for seed in (0, 1)]
+    told = [captions] * len(rows)
+    prompts = [_prompt(sample) for sample in pictures.samples if LayerRole.background in sample.layers][:SHEET_COLUMNS]
+    if parts.layers is not None and prompts:
+        drawn = open_generator(checkpoint, store).draw([DrawRequest(prompt, 0) for prompt in prompts])
+        rows += [[layers[role] for layers in drawn] for role in LayerRole]
+        texts = [
+            (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text) for prompt in prompts
+        ]
+        told += [list(row) for row in zip(*texts, strict=True)]
     report(Progress("sheet", 1, 1))
-    return draw_sheet(rows, [captions] * len(rows))
+    return draw_sheet(rows, told)
 
 
 def _drawn(checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int) -> list[RGBA]:
     requests = [DrawRequest(Prompt(caption), seed) for caption in captions]
     return [layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)]
+
+
+def _prompt(sample: Sample) -> Prompt:
+    """A pair's own texts; the whole one stands for a layer that has none."""
+    texts = [sample.texts.get(role, sample.caption) for role in (LayerRole.foreground, LayerRole.background)]
+    return Prompt(sample.caption, *texts)
 
 
 def code_version() -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curation.cli.comparison import compare
 from curation.cli.evaluation import Name, evaluate, in_brief
 from curation.cli.memory import print_memory
 from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_rows, progress, short, talk
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(evaluate)
+app.command()(compare)
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Another number of the preset, as name=value; may be repeated.")
@@ -103,6 +105,30 @@ def promote(name: Name) -> None:
     with house() as opened, opened.database.transaction() as tx:
         promoted = checkpoints.promote(tx, name, ACTOR)
     talk.print(f"{short(promoted)} draws from now on")
+
+
+@app.command()
+def vary(name: Name, changes: Set = None) -> None:
+    """Make a checkpoint of the same weights that draws by other numbers, and print its id.
+
+    --set inpainter=FOLDER lets it draw pairs. It is opened once, so that what does not fit is told now.
+    """
+    from dataclasses import replace
+
+    from curation import checkpoints
+    from curation.house import load
+
+    with house() as opened:
+        with opened.database.transaction() as tx:
+            found = checkpoints.find_checkpoint(tx, name)
+        changed = dict(found.changes) | read_changes(changes or [])
+        if changed == found.changes:
+            raise Refused("nothing is to be changed", "say for example --set draw_steps=40")
+        made = replace(found, changes=changed, parent=found.id, evaluation={})
+        load(opened.settings.generator)(made, opened.store)
+        with opened.database.transaction() as tx:
+            checkpoints.register_checkpoint(tx, made, ACTOR)
+    print(made.id)
 
 
 @app.command("import")

@@ -1,18 +1,20 @@
-"""`layerloop draw`: a transparent picture from a prompt, in a file that says how it was made."""
+"""`layerloop draw`: transparent pictures from prompts, in files that say how they were made; pairs and scenes too."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from curation import __version__
+from curation.cli import scenes
 from curation.cli.show import Json, house, print_json, progress
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt
-from curation.errors import NotFound, Refused
+from curation.domain import DrawRequest, LayerRole, Progress, Prompt
+from curation.errors import Refused
+from curation.scenes.sizes import read_size
 
 if TYPE_CHECKING:
     from curation.house import House
@@ -20,13 +22,27 @@ if TYPE_CHECKING:
 
 
 def draw(
-    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
-    out: Annotated[Path, typer.Option(help="The file; with --count its seed is added to the name.")] = Path(
-        "layer.png"
-    ),
+    prompt: Annotated[str | None, typer.Argument(help="What to draw; of a pair the foreground.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file (layer.png), named also by seed with --count, by role with pairs; a scene's folder."
+        ),
+    ] = None,
     count: Annotated[int, typer.Option(help="So many pictures, of one seed after another.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="The same prompt, seed and checkpoint give the same picture.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="The same prompt, seed and checkpoint give the same picture.")
+    ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Which draws; by default the promoted one.")] = None,
+    background: Annotated[
+        str | None, typer.Option(help="What lies behind: a foreground, a background and both.")
+    ] = None,
+    whole: Annotated[str | None, typer.Option(help="What a pair shows together; by default both its prompts.")] = None,
+    on: Annotated[
+        Path | None, typer.Option(help="Your own background, any photograph: the foreground will fit.")
+    ] = None,
+    under: Annotated[Path | None, typer.Option(help="Your own foreground with alpha: the background will fit.")] = None,
+    layers: Annotated[Path | None, typer.Option(help="A scene of any number of layers, as a TOML file.")] = None,
     negative: Annotated[str | None, typer.Option(help="A prompt for what is not wanted.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; more are slower.", min=1)] = None,
     guidance: Annotated[float | None, typer.Option(help="How strictly the prompt is followed.", min=0)] = None,
@@ -35,41 +51,94 @@ def draw(
     image: Annotated[Path | None, typer.Option(help="A picture to begin from, with its alpha.")] = None,
     strength: Annotated[float, typer.Option(help="How much of --image is drawn anew.", min=0.01, max=1)] = 0.75,
     upscale: Annotated[float, typer.Option(help="Enlarge the result so many times, with new detail.", min=1)] = 1.0,
-    file_format: Annotated[str | None, typer.Option("--format", help="png or webp; by default --out's.")] = None,
+    file_format: Annotated[
+        str | None,
+        typer.Option("--format", help="png or webp (else --out's); of a scene also psd, ora, tiff: psd,ora."),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Write over files that are there.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how a scene would be drawn, and draw nothing.")
+    ] = False,
     show: Annotated[Path | None, typer.Option(help="Say how a drawn file was made, and draw nothing.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw transparent pictures from a prompt; their paths on stdout, how they were made inside the files."""
+    """Draw transparent pictures, pairs that fit, or scenes; their paths on stdout, how they were made in the files."""
     from curation.ports import DrawOptions
-    from curation.provenance import read_picture, read_provenance
+    from curation.provenance import read_provenance
 
     if show is not None:
         facts = read_provenance(show)
         print_json(facts) if as_json else print("\n".join(f"{name}: {value}" for name, value in facts.items()))
         return
-    if prompt is None:
-        raise Refused("there is no prompt", "say what to draw: layerloop draw 'a glass bottle'")
-    files = _files(out, file_format, range(seed, seed + count))
-    taken = [str(path) for path in files.values() if path.exists()]
-    if taken and not force:
-        raise Refused(f"{taken[0]} is there already", "give another name with --out, or --force to write over it")
-    if image and size:
-        raise Refused("a picture brings its own size", "leave out --size, or --image")
-    begun = read_picture(image) if image else None
-    with house() as opened:
-        stored = None
-        if begun is not None:
-            from curation.layers import encode_layer
-
-            stored = opened.store.put(encode_layer(begun))
-        options = DrawOptions(negative, steps, guidance, *_size(size), sampler, stored, strength, upscale)
-        drawn = list(_draw(opened, checkpoint, prompt, files, options))
+    paired = any(one is not None for one in (background, whole, on, under))
+    if (paired or layers) and (image or upscale != 1):
+        raise Refused("layers that fit each other are not begun from an image, nor enlarged", "leave that out")
+    options = DrawOptions(negative, steps, guidance, *read_size(size), sampler, None, strength, upscale)
+    if layers is not None:
+        if paired or prompt is not None or count != 1:
+            raise Refused("a scene's file says what to draw", "beside --layers leave out prompts, pictures and --count")
+        scenes.draw_layers(layers, out, checkpoint, options, size, seed, file_format, dry_run, force, as_json)
+        return
+    if dry_run:
+        raise Refused("only scenes are planned", "give a scene's file with --layers")
+    seeds = range(seed or 0, (seed or 0) + count)
+    files = _files(out or Path("layer.png"), file_format, seeds)
+    if paired:
+        pair = scenes.Pair(prompt, background, whole, on, under)
+        pair.prompt()
+        drawn = _pairs(pair, checkpoint, files, options, force)
+    else:
+        drawn = _singles(prompt, checkpoint, files, options, force, image)
     if as_json:
         print_json(drawn)
         return
     for one in drawn:
-        print(one["path"])
+        for path in one["files"].values() if paired else [one["path"]]:
+            print(path)
+
+
+def _pairs(
+    pair: scenes.Pair, checkpoint: str | None, files: Mapping[int, Path], options: DrawOptions, force: bool
+) -> list[dict[str, Any]]:
+    roles = (LayerRole.foreground, LayerRole.background, LayerRole.blended)
+    paths = {
+        seed: {role: path.with_name(f"{path.stem}-{role}{path.suffix}") for role in roles}
+        for seed, path in files.items()
+    }
+    _check_free([path for few in paths.values() for path in few.values()], force)
+    with house() as opened:
+        return list(scenes.draw_pairs(opened, checkpoint, pair, paths, options))
+
+
+def _singles(
+    prompt: str | None,
+    checkpoint: str | None,
+    files: Mapping[int, Path],
+    options: DrawOptions,
+    force: bool,
+    image: Path | None,
+) -> list[dict[str, Any]]:
+    from curation.provenance import read_picture
+
+    if prompt is None:
+        raise Refused("there is no prompt", "say what to draw: layerloop draw 'a glass bottle'")
+    _check_free(list(files.values()), force)
+    if image and (options.size or options.aspect):
+        raise Refused("a picture brings its own size", "leave out --size, or --image")
+    begun = read_picture(image) if image else None
+    with house() as opened:
+        if begun is not None:
+            from curation.layers import encode_layer
+
+            options = replace(options, image=opened.store.put(encode_layer(begun)))
+        return list(_draw(opened, checkpoint, prompt, files, options))
+
+
+def _check_free(paths: Sequence[Path], force: bool) -> None:
+    """Raises Refused where a file would be written over that nobody gave up."""
+    taken = [str(path) for path in paths if path.exists()]
+    if taken and not force:
+        raise Refused(f"{taken[0]} is there already", "give another name with --out, or --force to write over it")
 
 
 def _draw(
@@ -79,7 +148,7 @@ def _draw(
     from curation.house import load
     from curation.provenance import save_picture
 
-    drawing = _checkpoint(opened, name)
+    drawing = scenes.find_checkpoint(opened, name)
     seeds = list(files)
     with progress() as tell:
         tell(Progress("drawing", 0, len(seeds)))
@@ -102,20 +171,6 @@ def _draw(
             tell(Progress("drawing", start + len(few), len(seeds)))
 
 
-def _checkpoint(opened: House, name: str | None) -> Checkpoint:
-    from curation import checkpoints
-
-    with opened.database.transaction() as tx:
-        if name is not None:
-            return checkpoints.find_checkpoint(tx, name)
-        promoted = checkpoints.promoted(tx)
-    if promoted is None:
-        raise NotFound(
-            "no checkpoint draws yet", "name one with --checkpoint, or run 'layerloop checkpoint promote NAME'"
-        )
-    return promoted
-
-
 def _files(out: Path, file_format: str | None, seeds: range) -> dict[int, Path]:
     """The file of every seed. Raises Refused for a format that is not written."""
     suffix = f".{file_format}" if file_format else out.suffix or ".png"
@@ -123,16 +178,3 @@ def _files(out: Path, file_format: str | None, seeds: range) -> dict[int, Path]:
         raise Refused(f"pictures are not written as {suffix!r}", "choose --format png or webp")
     names = [out.with_suffix(suffix)] if len(seeds) == 1 else [out.with_name(f"{out.stem}-{s}{suffix}") for s in seeds]
     return dict(zip(seeds, names, strict=True))
-
-
-def _size(text: str | None) -> tuple[tuple[int, int] | None, float | None]:
-    """Width and height, or their ratio alone. Raises Refused for anything else."""
-    if text is None:
-        return None, None
-    found = re.fullmatch(r"(\d{1,5})([x×:])(\d{1,5})", text.strip().lower())
-    width, height = (int(found[1]), int(found[3])) if found else (0, 0)
-    if found and found[2] == ":" and width and height:
-        return None, width / height
-    if found is None or min(width, height) < 8:
-        raise Refused(f"{text!r} is no size", "write pixels, like 832x1216, or an aspect, like 2:3")
-    return (width, height), None

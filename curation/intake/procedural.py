@@ -45,25 +45,24 @@ def draw_seed(folder: Path, count: int, seed: int = 0) -> None:
     right are kept, others are replaced whole.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    lines = []
-    for index in range(count):
-        rng = np.random.default_rng([seed, index])
-        subject = choose_subject(rng)
-        data = encode_layer(draw(subject, rng, SIZE))
-        name = f"images/{index:05d}.webp"
-        _write(folder / name, data)
-        lines.append(
-            canonical_json(
-                {
-                    "file_name": name,
-                    "text": subject.text,
-                    "licence": "CC0-1.0",
-                    "source": "Layerloop procedural seed",
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                }
-            )
-        )
-    _write(folder / "metadata.jsonl", "".join(line + "\n" for line in lines).encode())
+    lines = [canonical_json(seed_row(folder, seed, index)) for index in range(count)]
+    write_whole(folder / "metadata.jsonl", "".join(line + "\n" for line in lines).encode())
+
+
+def seed_row(folder: Path, seed: int, index: int) -> dict[str, str]:
+    """Draw one picture into the folder and return its row of the metadata."""
+    rng = np.random.default_rng([seed, index])
+    subject = choose_subject(rng)
+    data = encode_layer(draw(subject, rng, SIZE))
+    name = f"images/{index:05d}.webp"
+    write_whole(folder / name, data)
+    return {
+        "file_name": name,
+        "text": subject.text,
+        "licence": "CC0-1.0",
+        "source": "Layerloop procedural seed",
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
 
 
 def prompts(count: int, seed: int) -> list[str]:
@@ -82,10 +81,10 @@ def shows_prompt(rgba: RGBA, text: str) -> PromptAgreement | None:
     subject = SUBJECTS.get(" ".join(text.split()))
     if subject is None:
         return None
-    return PromptAgreement(_colour_of(rgba) == subject.colour, _figure_of(rgba[..., 3]) == subject.figure)
+    return PromptAgreement(_colour_of(rgba) == subject.colour, figure_of(rgba[..., 3]) == subject.figure)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Put a file in its place whole, unless it is there already."""
     if path.exists() and path.read_bytes() == data:
         return
@@ -110,20 +109,20 @@ def _colour_of(rgba: RGBA) -> str | None:
     pixels = rgba[..., :3].reshape(-1, 3).astype(np.float64)
     mean = weight @ pixels / weight.sum()
     names = list(COLOURS)
-    palette = _lab(np.array([COLOURS[name] for name in names], np.float64))
-    nearest = int(np.argmin(np.linalg.norm(palette - _lab(mean[None]), axis=1)))
-    each = np.argmin(np.linalg.norm(_lab(pixels)[:, None] - palette, axis=2), axis=1)
+    palette = lab(np.array([COLOURS[name] for name in names], np.float64))
+    nearest = int(np.argmin(np.linalg.norm(palette - lab(mean[None]), axis=1)))
+    each = np.argmin(np.linalg.norm(lab(pixels)[:, None] - palette, axis=2), axis=1)
     share = weight[each == nearest].sum() / weight.sum()
     return names[nearest] if share >= 0.5 else None
 
 
-def _lab(rgb: NDArray[np.float64]) -> NDArray[np.float32]:
+def lab(rgb: NDArray[np.float64]) -> NDArray[np.float32]:
     """N x 3 sRGB in 0..255 as CIE Lab (D65), where equal distances look about equal."""
     lab: NDArray[np.float32] = cv2.cvtColor((rgb[None] / 255).astype(np.float32), cv2.COLOR_RGB2LAB)[0]
     return lab
 
 
-def _figure_of(alpha: NDArray[np.uint8]) -> str | None:
+def figure_of(alpha: NDArray[np.uint8]) -> str | None:
     """The figure whose own pictures lie nearest, or None where none is near or the matte runs off the canvas."""
     described = _describe(alpha)
     if described is None:

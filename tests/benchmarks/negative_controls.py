@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from offset_ablation import freeze_folder
 from scipy.fft import dctn
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from curation.domain import Split, TrainingOrder, Verdict
 from curation.intake.procedural import draw_seed, shows_prompt
 from curation.objects import FolderStore
 from curation.screening.oracle import Oracle, fit_to_snapshot
+from tests.benchmarks.offset_ablation import freeze_folder
 from training.course.runs import generator_at
 from training.data.pictures import Pictures, load_split
 from training.denoiser.own import OwnDenoiser

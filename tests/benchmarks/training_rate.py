@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from curation.domain import DrawRequest, Kind, LayerRole, Progress, Prompt, Sample, TrainingOrder, split_of
@@ -28,17 +29,17 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
         store = FolderStore(Path(folder) / "objects")
-        snapshot = _snapshot(store, Path(folder) / "seeds")
-        seen: dict[str, list[tuple[float, int]]] = {}
+        snapshot = freeze_shapes(store, Path(folder) / "seeds", 300)
+        stages = {stage: Ticks(stage) for stage in ("transparency", "base")}
 
         def report(progress: Progress) -> None:
-            seen.setdefault(progress.stage, []).append((time.perf_counter(), progress.done))
+            for ticks in stages.values():
+                ticks(progress)
 
         order = TrainingOrder("whole", given.preset, snapshot, None, None, 0, given.images)
         checkpoint = train(order, store, Path(folder) / "run", report)
-        for stage in ("transparency", "base"):
-            (begun, first), (ended, last) = seen[stage][0], seen[stage][-1]
-            print(f"{'training ' + stage:<24} {(last - first) / (ended - begun):8.1f} images/s", flush=True)
+        for stage, ticks in stages.items():
+            print(f"{'training ' + stage:<24} {ticks.rate(0):8.1f} images/s", flush=True)
         generator = open_generator(checkpoint, store)
         requests = [DrawRequest(Prompt("a red circle"), seed) for seed in range(32)]
         begun = time.perf_counter()
@@ -46,9 +47,30 @@ def main() -> None:
         print(f"{'drawing':<24} {len(requests) / (time.perf_counter() - begun):8.1f} candidates/s")
 
 
-def _snapshot(store: FolderStore, folder: Path) -> str:
+class Ticks:
+    """A report that notes when so many images of a stage were done, on a GPU that has done them."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.seen: list[tuple[float, int]] = []
+
+    def __call__(self, progress: Progress) -> None:
+        """Note it."""
+        if progress.stage == self.stage:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.seen.append((time.perf_counter(), progress.done))
+
+    def rate(self, warm: int) -> float:
+        """Images a second after so many to warm up."""
+        begun, first = next(tick for tick in self.seen if tick[1] >= warm)
+        ended, last = self.seen[-1]
+        return (last - first) / (ended - begun)
+
+
+def freeze_shapes(store: FolderStore, folder: Path, count: int) -> str:
     """A snapshot of drawn shapes made without a database, as a trainer may."""
-    draw_seed(folder, 300)
+    draw_seed(folder, count)
     samples = []
     for line in (folder / "metadata.jsonl").read_text().splitlines():
         row = json.loads(line)

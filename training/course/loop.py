@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from curation.domain import Progress, TrainingOrder
+from curation.domain import Progress, Sample, TrainingOrder
 from curation.ports import Report
 from training.course.machine import Machine, explain_memory, is_out_of_memory
 from training.course.pace import Average, Pace, rate_at
@@ -21,7 +21,6 @@ from training.course.runs import Part, RunFolder, generator_at, pack, unpack
 from training.course.trackers import Log, open_tracker
 from training.course.watch import Step, Watch
 from training.data.buckets import Order
-from training.data.pictures import Pictures
 from training.presets.preset import Preset
 
 STRIDE = 10  # steps between two readings of a GPU
@@ -71,12 +70,12 @@ class Recipe(nn.Module):
 
 @dataclass(frozen=True)
 class Course:
-    """What a recipe is run with: the machine, the order's pictures as they are drawn, where to save, whom to tell."""
+    """What a recipe is run with: the machine, the order in which pictures are drawn, where to save, whom to tell."""
 
     order: TrainingOrder
     preset: Preset
     machine: Machine
-    pictures: Pictures
+    samples: Sequence[Sample]  # by place, as `draws` counts them
     draws: Order
     folder: Path
     report: Report
@@ -173,7 +172,7 @@ def _lay_out(recipe: Recipe, course: Course, seen: int, total: int) -> Laid:
 
 
 def _watch(recipe: Recipe, course: Course) -> Watch:
-    machine, samples = course.machine, course.pictures.samples
+    machine, samples = course.machine, course.samples
     stride = STRIDE if machine.device.type == "cuda" else 1
     scaled = machine.scaler.is_enabled()
     return Watch(recipe.stage, stride, machine.add_up, lambda place: samples[place].id, scaled=scaled)

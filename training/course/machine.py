@@ -68,7 +68,7 @@ class Machine:
             if self.preset.gradient_checkpointing:
                 enable_checkpointing(network)
             if self.preset.compiled:
-                network.compile()
+                compile_blocks(network)
         if self.processes == 1:
             return networks
         if not self.preset.sharded:
@@ -179,6 +179,15 @@ def enable_checkpointing(networks: nn.Module) -> None:
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = True  # type: ignore[assignment]
             module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment] # noqa: SLF001
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Through torch.compile; of a network of diffusers the block that it repeats, which is compiled once for all."""
+    repeated: Any = getattr(network, "_repeated_blocks", None)
+    if repeated and any(type(module).__name__ in repeated for module in network.modules()):
+        network.compile_repeated_blocks()  # type: ignore[operator]
+    else:
+        network.compile()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import io
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,10 +143,10 @@ class BucketOrder:
     number depends on the order within and on `batch` alone; a training that resumes sees what it would have seen.
     """
 
-    def __init__(self, order: Order, shapes: Sequence[Size], batch: int) -> None:
-        """`shapes` are those of all pictures, by place."""
+    def __init__(self, order: Order, shapes: Sequence[Hashable], batch: int) -> None:
+        """`shapes` are those of all pictures, by place, or whatever else all of a batch are to have in common."""
         self._order, self._shapes, self.batch = order, list(shapes), batch
-        self._bins: dict[Size, list[int]] = {}
+        self._bins: dict[Hashable, list[int]] = {}
         self._walked = 0
         self._sorted = array("i")  # kept, since a batch depends on all draws before it
 

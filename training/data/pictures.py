@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -30,7 +28,7 @@ T = TypeVar("T")
 
 
 class Pictures(Dataset[Tensor]):
-    """The foregrounds of samples as 4 x H x W straight RGBA in [0, 1], decoded when asked for, or once and for all.
+    """Layers of samples as 4 x H x W straight RGBA in [0, 1], decoded when asked for, or once and for all.
 
     A picture that cannot be read is set aside and named in `aside`. In memory it is left out from the beginning; else
     the next one of its shape that can be read stands in for it, whoever asks and whenever, so that a training goes on
@@ -45,9 +43,11 @@ class Pictures(Dataset[Tensor]):
         *,
         in_memory: bool,
         buckets: Buckets | None = None,
+        roles: Sequence[LayerRole] | None = None,
     ) -> None:
-        """Without buckets every picture has the shape size x size."""
+        """roles: which layer of each sample; by default its foreground. Without buckets all shapes are size x size."""
         self.store, self.samples, self.size = store, list(samples), size
+        self.roles = list(roles or [LayerRole.foreground] * len(self.samples))
         self.aside: dict[str, str] = {}  # what is wrong, by the sample's id
         self._borne = max(1, int(len(self.samples) * BROKEN_SHARE))
         self._broken: set[int] = set()
@@ -97,12 +97,21 @@ class Pictures(Dataset[Tensor]):
 
     @property
     def captions(self) -> list[str]:
-        """The samples' own texts, in order."""
-        return [sample.caption for sample in self.samples]
+        """The texts of all pictures, in order."""
+        return [self.caption_of(place) for place in range(len(self))]
+
+    def caption_of(self, place: int) -> str:
+        """The text of the layer itself, or its sample's where it has none of its own."""
+        sample = self.samples[place]
+        return sample.texts.get(self.roles[place], sample.caption)
 
     def object_of(self, place: int) -> str:
         """The sha256 of a picture's stored image."""
-        return self.samples[place].layers[LayerRole.foreground]
+        return self.samples[place].layers[self.roles[place]]
+
+    def is_sound(self, place: int) -> bool:
+        """Whether nothing is known to be wrong with a picture."""
+        return place not in self._broken
 
     def sizes(self, places: Sequence[int]) -> Tensor:
         """SDXL's size conditioning of these pictures, B x 6 (training.data.buckets.size_conditions)."""
@@ -119,8 +128,7 @@ class Pictures(Dataset[Tensor]):
         for place, sha256 in enumerate(objects):
             if sha256 in broken:
                 self.set_aside(place, Corrupt(broken[sha256]))
-        self.samples = [sample for sample in self.samples if sample.id not in self.aside]
-        self._broken.clear()
+        self._leave_out(self._broken)
         self.originals = [originals[sha256] for sha256 in objects if sha256 not in broken]
         self.shapes = buckets.sort(self.originals)
 
@@ -132,12 +140,14 @@ class Pictures(Dataset[Tensor]):
                 kept[place] = self._decode(place)
             except (Corrupt, NotFound) as error:
                 self.set_aside(place, error)
-        sound = [place for place, pixels in enumerate(kept) if pixels is not None]
-        self.samples = [self.samples[place] for place in sound]
-        self.originals = [self.originals[place] for place in sound]
-        self.shapes = [self.shapes[place] for place in sound]
-        self._broken.clear()
+        self._leave_out({place for place, pixels in enumerate(kept) if pixels is None})
         self._kept = [pixels for pixels in kept if pixels is not None]
+
+    def _leave_out(self, broken: Collection[int]) -> None:
+        parallel: tuple[list[Any], ...] = (self.samples, self.roles, self.originals, self.shapes)
+        for known in parallel:
+            known[:] = [each for place, each in enumerate(known) if place not in broken]
+        self._broken.clear()
 
     def _stand_in(self, place: int) -> int:
         for stand_in in (*range(place + 1, len(self.samples)), *range(place)):
@@ -157,13 +167,25 @@ def load_split(
     *,
     in_memory: bool = True,
     buckets: Buckets | None = None,
+    roles: Collection[LayerRole] = (LayerRole.foreground,),
 ) -> Pictures:
+    """These layers of the samples of a split that have a foreground, in the order of ids.
+
+    Raises NotFound, Corrupt, Refused.
+    """
+    samples = read_split(store, snapshot, split)
+    layers = [(sample, role) for sample in samples for role in roles if role in sample.layers]
+    owners, owned = [sample for sample, _ in layers], [role for _, role in layers]
+    return Pictures(store, owners, size, in_memory=in_memory, buckets=buckets, roles=owned)
+
+
+def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
     """The samples of a split that have a foreground, in the order of their ids. Raises NotFound, Corrupt, Refused."""
     samples = [s for s in read_samples(store, snapshot) if s.split == split and LayerRole.foreground in s.layers]
     if not samples:
         hint = "a split holds about 5 % of the samples at least; import more" if split == Split.heldout else ""
         raise Refused(f"snapshot {snapshot[:12]} has no {split.value} samples", hint)
-    return Pictures(store, samples, size, in_memory=in_memory, buckets=buckets)
+    return samples
 
 
 def prefetch(
@@ -214,60 +236,3 @@ def letterbox(rgba: RGBA, size: int | Size) -> RGBA:
 def _alpha_and_one(alpha: NDArray[np.float32]) -> NDArray[np.float32]:
     """What each channel is weighted by: colours by alpha, alpha by 1. One array of one layout is three times faster."""
     return np.asarray(cv2.merge([alpha, alpha, alpha, np.ones_like(alpha)]), np.float32)
-
-
-@dataclass(frozen=True)
-class DrawOrder:
-    """An endless order of samples in which the new ones come `new_weight` times as often.
-
-    Every pass over the set draws each sample the whole part of its weight, and the rest by systematic sampling, then
-    shuffles. The n-th draw depends on the seed and n alone, so a training that resumes sees what it would have seen.
-    """
-
-    is_new: tuple[bool, ...]
-    new_weight: float
-    seed: int
-    _laps: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def places(self, start: int, count: int) -> list[int]:
-        """The draws number start to start + count - 1."""
-        length = self.length
-        drawn: list[int] = []
-        for lap in range(start // length, (start + count - 1) // length + 1):
-            begin = max(0, start - lap * length)
-            drawn.extend(self._lap(lap)[begin : start + count - lap * length])
-        return drawn
-
-    @cached_property
-    def length(self) -> int:
-        """The draws of one pass."""
-        return max(1, round(float(self._weights.sum())))
-
-    @cached_property
-    def _weights(self) -> NDArray[np.float64]:
-        return np.where(self.is_new, self.new_weight, 1.0)
-
-    def _lap(self, lap: int) -> list[int]:
-        if lap not in self._laps:
-            rng = np.random.default_rng([self.seed, lap])
-            ends = np.cumsum(self._weights)
-            ticks = (np.arange(self.length) + rng.random()) * (ends[-1] / self.length)
-            drawn = np.searchsorted(ends, ticks, side="right").clip(max=len(ends) - 1)
-            self._laps.clear()  # batches walk forwards: one pass at a time is needed, and made once
-            self._laps[lap] = [int(place) for place in rng.permutation(drawn)]
-        return self._laps[lap]
-
-
-def draw_order(store: ObjectStore, pictures: Pictures, previous: str | None, new_weight: float, seed: int) -> DrawOrder:
-    """The order for a split: new is what the previous snapshot lacks; without one, nothing is."""
-    known = {sample.id for sample in read_samples(store, previous)} if previous else None
-    is_new = tuple(known is not None and sample.id not in known for sample in pictures.samples)
-    return DrawOrder(is_new, new_weight, seed)
-
-
-def batches(order: DrawOrder, seen: int, total: int, batch: int) -> Iterator[list[int]]:
-    """The places of each batch from the image number `seen` up to `total`; the last batch may be smaller."""
-    while seen < total:
-        count = min(batch, total - seen)
-        yield order.places(seen, count)
-        seen += count

@@ -64,7 +64,7 @@ class Denoising(Recipe):
         noise_BCHW = torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
         if preset.posterior_noise:
             mean_BCHW = mean_BCHW + std_BCHW * torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
-        captions = ["" if drop else self.pictures.samples[p].caption for p, drop in zip(chosen, dropped, strict=True)]
+        captions = ["" if drop else self.pictures.caption_of(p) for p, drop in zip(chosen, dropped, strict=True)]
         rows = {"latent": mean_BCHW, "noise": noise_BCHW, "time": time_B}
         if self.texts is None:
             return {**rows, "texts": captions}

@@ -14,7 +14,7 @@ from curation.ports import PLAIN, RGBA, DrawOptions, Layers
 from training.denoiser.denoiser import Denoiser
 from training.parts import Parts
 from training.presets.preset import Preset
-from training.requests import as_layers, batches, noise_of
+from training.requests import as_layers, asks_for_layers, batches, noise_of
 from training.transparency.backbone import Backbone
 from training.transparency.coding import decode_rgba
 from training.transparency.networks import AlphaDecoder
@@ -35,9 +35,15 @@ class Generator:
             network.to(device)
 
     def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
-        """One foreground per request, in order: preset.image_size squared, uint8, colour 0 where alpha is 0."""
+        """One foreground per request, in order: preset.image_size squared, uint8, colour 0 where alpha is 0.
+
+        Raises Refused for prompts of pairs (training.layering draws these).
+        """
         drawn: list[Layers] = []
         preset = self._preset(options)
+        if any(asks_for_layers(request.prompt, options) for request in requests):
+            hint = "train it with the recipe 'pairs', or 'layers' from this one"
+            raise Refused("this checkpoint draws single layers: it has no part 'layers'", hint)
         for batch, filled in batches(requests, preset.draw_batch):
             layers = draw_layers(
                 self.denoiser,

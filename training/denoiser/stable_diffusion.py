@@ -26,23 +26,32 @@ class StableDiffusion(Denoiser):
     in the preset's precision, which autocast would take it to in every step anew.
     """
 
-    def __init__(self, preset: Preset, stored: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = None) -> None:
-        """Raises NotFound, Refused for the model; RuntimeError where what is stored does not fit it."""
+    def __init__(
+        self,
+        preset: Preset,
+        stored: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = None,
+        *,
+        taught: Any = None,
+    ) -> None:
+        """taught: a pipeline to draw with that is loaded, and has learnt what is stored, already.
+
+        Raises NotFound, Refused for the model; RuntimeError where what is stored does not fit it.
+        """
         super().__init__()
         self.preset, self.family = preset, _family(preset)
         assert preset.model is not None  # noqa: S101 - _family has looked
         check_family(preset.model, self.family)
-        self.pipeline = load_pipeline(preset.model, self.family.pipeline, preset.variant, dtype=torch.float32)
+        self.pipeline = taught or load_pipeline(preset.model, self.family.pipeline, preset.variant, dtype=torch.float32)
         self.unet = self.pipeline.unet
         self.texts = nn.ModuleList(self.pipeline.components[name] for name in self.family.text_encoders)
         latents = load_config(AutoencoderKL, preset.model, "vae")
         self.scaling, self.shift = float(latents["scaling_factor"]), float(latents.get("shift_factor") or 0)
         self.adapter = {"rank": str(preset.adapter_rank), "alpha": str(preset.adapter_rank)}
-        self.kind = "adapter" if preset.adapter_rank else "weights"
+        self.kind = "adapter" if preset.adapter_rank and not taught else "weights"
         if stored:
             self.kind = teach(self.unet, *stored)
             self.adapter |= {name: stored[1][name] for name in ("rank", "alpha") if name in stored[1]}
-        elif preset.adapter_rank:
+        elif self.kind == "adapter":
             add_adapter(self.unet, preset.adapter_rank, preset.adapter_rank)
         self.settle().train(False)
 

@@ -14,7 +14,8 @@ from training.course.loop import Course, run_course
 from training.course.machine import Machine, whole
 from training.course.runs import generator_at
 from training.data.buckets import BucketOrder, Order, preset_buckets
-from training.data.pictures import Pictures, draw_order, load_split
+from training.data.order import draw_order
+from training.data.pictures import Pictures, load_split
 from training.denoiser.cache import ConditionsCache, LatentCache, fill_batch, latent_identity, text_identity
 from training.denoiser.denoiser import Denoiser
 from training.denoiser.denoising import Denoising, denoising_target
@@ -46,16 +47,20 @@ def train_base(
 
     Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run on
     the CPU. Latents and, for pretrained models, texts are encoded once, into memory or into the folder `cache` beside
-    the run's. Pictures are not mirrored: letters and captions that say "left" would lie. Whatever `report` raises
-    stops the training; what was saved stays. Raises Refused where `start` does not fit the preset, and as `run_course`.
+    the run's. Of a pair each layer is a picture with its own text, the opaque ones as often as `base_opaque` says, so
+    that the adapters of layers find a base that knows them. Pictures are not mirrored: letters and captions that say
+    "left" would lie. Whatever `report` raises stops the training; what was saved stays. Raises Refused where `start`
+    does not fit the preset, and as `run_course`.
     """
     machine = Machine(preset)
     caches = folder.parent / "cache"
     step = machine.step_images(preset.base_batch)
     buckets = preset_buckets(preset, step, caches / "sizes")
     memory = preset.in_memory
-    pictures = load_split(store, order.snapshot, Split.train, preset.image_size, in_memory=memory, buckets=buckets)
-    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed)
+    opaque, size = preset.base_opaque, preset.image_size
+    roles = preset.roles_learnt(opaque)
+    pictures = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
+    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
     draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
     for network in (backbone, transparency):
         network.to(machine.device)
@@ -72,7 +77,7 @@ def train_base(
     denoiser.to(machine.device)
     texts = encode_texts(preset, denoiser, pictures.captions, None if memory else caches, report)
     recipe = Denoising(preset, denoiser, pictures, latents, texts, backbone, transparency)
-    run_course(recipe, Course(order, preset, machine, pictures, draws, folder, report))
+    run_course(recipe, Course(order, preset, machine, pictures.samples, draws, folder, report))
     learnt = {name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()}
     return learnt, denoiser.facts()
 
@@ -131,7 +136,7 @@ def validation_loss(
     for start in range(0, len(pictures), preset.base_batch):
         places = range(start, min(start + preset.base_batch, len(pictures)))
         clean_BCHW = denoiser.normalise(_encode(backbone, transparency.encoder, pictures.take(places)).to(device))
-        conditions = denoiser.encode([pictures.samples[place].caption for place in places])
+        conditions = denoiser.encode([pictures.caption_of(place) for place in places])
         for level in VALIDATED:
             time_B = torch.full((len(places),), level, device=device)
             # Each picture has noise of its own, whatever batch it stands in.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
@@ -10,6 +12,14 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, scaled_dot_produ
 from training.presets.preset import Preset
 
 HEAD = 32  # numbers per attention head
+
+Attend = Callable[[Tensor], Tensor]
+"""Attention among the tokens of each row: B x N x D to the same."""
+
+
+def look_alone(attend: Attend, tokens_BND: Tensor) -> Tensor:
+    """Every row of the batch is a picture of its own; see `_Layer.look`."""
+    return attend(tokens_BND)
 
 
 class DiffusionTransformer(nn.Module):
@@ -50,8 +60,12 @@ class DiffusionTransformer(nn.Module):
 class _Layer(nn.Module):
     """Attention and a perceptron, each shifted, scaled and gated by the setting; the gates start at zero."""
 
+    look: Callable[[Attend, Tensor], Tensor]
+    """Calls attention with the tokens that are to see each other in one row (training.layering joins layers here)."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.look = look_alone
         self.heads = max(1, width // HEAD)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.setting = nn.Linear(width, 6 * width)
@@ -65,7 +79,8 @@ class _Layer(nn.Module):
 
     def forward(self, tokens_BND: Tensor, setting_BD: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_p, scale_p, gate_p = self.setting(setting_BD)[:, None].chunk(6, dim=-1)
-        tokens_BND = tokens_BND + gate_a * self._attend(self.norm(tokens_BND) * (1 + scale_a) + shift_a)
+        normal_BND = self.norm(tokens_BND) * (1 + scale_a) + shift_a
+        tokens_BND = tokens_BND + gate_a * self.look(self._attend, normal_BND)
         changed_BND: Tensor = tokens_BND + gate_p * self.perceptron(self.norm(tokens_BND) * (1 + scale_p) + shift_p)
         return changed_BND
 

@@ -154,14 +154,14 @@ def open_pipeline(parts: Parts, device: torch.device | str = "cpu") -> Transpare
     """
     preset, backbone = parts.preset, parts.backbone
     family = find_family(str(preset.family))
-    learnt = parts.base is not None or parts.layers
+    learnt = parts.base is not None or parts.modes
     if family.denoiser is None or preset.model is None or not learnt or not isinstance(backbone, KLBackbone):
         raise Refused(f"a checkpoint of the preset {preset.name!r} cannot draw", "it has latent transparency alone")
     check_family(preset.model, family)
     pipeline = load_pipeline(
-        preset.model, family.pipeline, preset.variant, dtype=_precision(preset, device), vae=backbone.autoencoder
+        preset.model, family.pipeline, preset.variant, dtype=precision_on(preset, device), vae=backbone.autoencoder
     )
-    if parts.base is not None and not parts.layers:
+    if parts.base is not None and not parts.modes:
         merge(pipeline.unet, *parts.base)
     pipeline.scheduler = _taught(pipeline.scheduler, overrule(pipeline.scheduler.config, preset))
     pipeline.set_progress_bar_config(disable=True)
@@ -176,7 +176,8 @@ def _taught(scheduler: Any, config: Mapping[str, Any]) -> Any:
     return kind.from_config(config)
 
 
-def _precision(preset: Preset, device: torch.device | str) -> torch.dtype:
+def precision_on(preset: Preset, device: torch.device | str) -> torch.dtype:
+    """What a preset computes in there: its precision on a GPU, float32 elsewhere."""
     on_gpu = torch.device(device).type == "cuda"
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(preset.precision if on_gpu else "", torch.float32)
 

@@ -37,11 +37,11 @@ class PairDrawing:
 
     def alone(self) -> AbstractContextManager[None]:
         """Within, the UNet draws a foreground alone. Raises Refused for a checkpoint that has no base."""
-        if not self.parts.layers:
+        if not self.parts.modes:
             return nullcontext()  # it is in the UNet for good
         if self.parts.base is None:
             raise Refused(
-                f"this checkpoint has {', '.join(sorted(self.parts.layers))} alone: it draws no foreground by itself",
+                f"this checkpoint has {', '.join(sorted(self.parts.modes))} alone: it draws no foreground by itself",
                 "give the prompt a foreground or background text, or import layer_*_transparent_attn with the rest",
             )
         return self._lesson(SINGLE.name).taught()
@@ -93,11 +93,11 @@ class PairDrawing:
 
     def _way(self, options: DrawOptions) -> list[Mode]:
         base = [SINGLE.name] if self.parts.base is not None else []
-        return plan([*self.parts.layers, *base], set(options.given))
+        return plan([*self.parts.modes, *base], set(options.given))
 
     def _lesson(self, name: str) -> Lesson:
         if name not in self._lessons:
-            stored = self.parts.base if name == SINGLE.name else load_part(self.store, self.parts.layers[name])
+            stored = self.parts.base if name == SINGLE.name else load_part(self.store, self.parts.modes[name])
             assert stored is not None  # noqa: S101 - plan and alone have looked
             self._lessons[name] = Lesson(self.pipe.pipeline.unet, *stored)
         return self._lessons[name]

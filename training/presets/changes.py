@@ -11,7 +11,7 @@ from training.presets.preset import Preset
 AT_LEAST_ONE = (
     *("image_size", "stride", "latent_channels", "fold", "bucket_step", "workers", "accumulation", "processes"),
     *("transparency_batch", "base_batch", "transparency_images", "base_images", "draw_steps", "draw_batch"),
-    *("save_images", "sheet_images"),
+    *("layer_rank", "layers_images", "layers_batch", "save_images", "sheet_images"),
 )
 WORDS: dict[str, tuple[str, ...]] = {
     "networks": ("light", "heavy"),
@@ -19,9 +19,13 @@ WORDS: dict[str, tuple[str, ...]] = {
     "cache_precision": ("fp32", "fp16"),
     "error": ("square", "charbonnier", "decibel"),
     "blend_background": ("natural", "solid"),
+    "layer_modules": ("attention", "all"),
     "prediction": ("epsilon", "v_prediction", "model"),
 }
 """The columns that hold one of some words; precisions and optimisers are told by those who make them."""
+
+LAYER_ROLES = (("foreground", "background"), ("foreground", "background", "blended"))
+"""What may be learnt to be drawn together."""
 
 
 def check_row(row: Preset) -> Preset:
@@ -32,6 +36,14 @@ def check_row(row: Preset) -> Preset:
     for column in AT_LEAST_ONE:
         if getattr(row, column) < 1:
             raise Refused(f"{column} cannot be {getattr(row, column)}", "it is 1 at least")
+    for column in ("known_share", "single_share"):
+        if not 0 <= getattr(row, column) < 1:
+            raise Refused(f"{column} cannot be {getattr(row, column)}", "it is a share: from 0 to less than 1")
+    if row.layer_roles not in LAYER_ROLES:
+        hint = "; or ".join(",".join(roles) for roles in LAYER_ROLES)
+        raise Refused(f"the layers {','.join(row.layer_roles)} are not drawn together", f"--set layer_roles={hint}")
+    if row.erosion < 0:
+        raise Refused(f"erosion cannot be {row.erosion:g}", "it is 0 or more")
     if row.family is None and row.prediction == "model":
         raise Refused("a denoiser of our own predicts what is said, not what a model does", "--set prediction=epsilon")
     if row.prediction == "epsilon" and row.zero_terminal_snr:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from curation.domain import LayerRole
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -60,6 +62,7 @@ class Preset:
     perceptual_weight: float
     solid_share: float  # this share of the pictures is blended on random solid colours first
     offset_dropout: float
+    transparency_opaque: float  # how often a pair's opaque layers are trained on, its foreground being 1
 
     # Text and denoiser ("base").
     text_vocabulary: int  # buckets of the hashing tokenizer
@@ -80,17 +83,31 @@ class Preset:
     snr_gamma: float  # min-SNR weighting; 0 is none
     posterior_noise: bool  # whether a latent is drawn from its posterior, or is its mean
     caption_dropout: float
+    base_opaque: float  # as transparency_opaque
     base_images: int
     base_batch: int
     base_lr: float
     ema_decay: float
 
+    # Layers drawn together ("layers").
+    layer_roles: tuple[str, ...]  # those that are: foreground and background, and blended, as in the release
+    layer_rank: int  # rank of each role's LoRA
+    layer_modules: str  # what they adapt: "attention" (paper), or "all" linear layers of a block
+    join_text: bool  # whether a layer attends to the texts of all, or to its own alone
+    known_share: float  # share of the pairs one of whose layers is given, and the other to be drawn to it
+    single_share: float  # share of pictures that are a foreground alone
+    layers_images: int  # a picture counts once, however many layers it has
+    layers_batch: int
+    layers_lr: float
+
     # Drawing.
     draw_steps: int
     draw_batch: int  # drawn at a time; batches are filled up to it, so that a request's bits never depend on others
     guidance: float
+    inpainter: str | None  # a model of diffusers that completes pairs by inpainting (training.synthesis); None: none
+    erosion: float  # of 1,024 pixels along the longer side: how far it leaves a foreground behind (paper: 8)
 
-    # Both trainings.
+    # All trainings.
     warmup_images: int
     cooldown: float  # the last share of a run, over which the rate falls to 0
     new_weight: float  # how much more often newly added samples are drawn (paper, section 3.4)
@@ -106,3 +123,8 @@ class Preset:
     processes: int  # one per GPU; more than one are started through torchrun
     sharded: bool  # whether they share out weights and optimiser too (FSDP2), or the images only (DDP)
     tracker: str | None  # "wandb" or "trackio" beside TensorBoard, which is always written
+
+    def roles_learnt(self, opaque: float) -> tuple[LayerRole, ...]:
+        """The layers of a pair that a stage trains on which weighs its opaque ones so."""
+        roles = (LayerRole(role) for role in self.layer_roles)
+        return tuple(role for role in roles if role == LayerRole.foreground or opaque > 0)

@@ -56,6 +56,7 @@ TINY = Preset(
     perceptual_weight=0.5,
     solid_share=0.0,
     offset_dropout=0.3,
+    transparency_opaque=0.5,
     text_vocabulary=4_096,
     text_width=128,
     text_layers=1,
@@ -74,13 +75,25 @@ TINY = Preset(
     snr_gamma=0.0,
     posterior_noise=False,
     caption_dropout=0.1,
+    base_opaque=1.0,
     base_images=24_000,
     base_batch=32,
     base_lr=2e-3,
     ema_decay=0.995,
+    layer_roles=("foreground", "background"),
+    layer_rank=64,
+    layer_modules="attention",
+    join_text=False,
+    known_share=0.3,
+    single_share=0.1,
+    layers_images=24_000,
+    layers_batch=32,
+    layers_lr=2e-3,
     draw_steps=25,
     draw_batch=16,
     guidance=3.0,
+    inpainter=None,
+    erosion=8.0,
     warmup_images=500,
     cooldown=0.3,
     new_weight=2.0,
@@ -120,6 +133,9 @@ MICRO = replace(
     base_images=512,
     base_lr=3e-3,
     base_batch=16,
+    layer_rank=32,
+    layers_images=512,
+    layers_batch=16,
     draw_steps=4,
     draw_batch=4,
     warmup_images=32,
@@ -136,6 +152,34 @@ SMALL = replace(
     decoder_widths=(16, 32, 64, 128),
     transparency_images=8_000,
     warmup_images=1_000,
+)
+
+MEDIUM = replace(
+    # The largest without a pretrained model: for one GPU and an hour, with bf16 and a convolutional UNet.
+    SMALL,
+    name="medium",
+    threads=0,
+    workers=8,
+    image_size=256,
+    decoder_widths=(32, 64, 128, 256),
+    transparency_images=200_000,
+    transparency_batch=32,
+    text_width=256,
+    text_layers=2,
+    denoiser="unet",
+    unet_channels=(128, 256, 384),
+    unet_layers=2,
+    unet_attention=(True, True, True),
+    unet_head_width=64,
+    base_images=1_000_000,
+    base_batch=64,
+    base_lr=3e-4,
+    ema_decay=0.999,
+    warmup_images=5_000,
+    save_images=50_000,
+    sheet_images=100_000,
+    optimiser="adamw_fused",
+    precision="bf16",
 )
 
 SD15 = replace(
@@ -187,6 +231,10 @@ SD15 = replace(
     base_batch=16,
     base_lr=1e-5,
     ema_decay=0.9999,
+    layer_rank=256,
+    layers_images=160_000,
+    layers_batch=8,
+    layers_lr=1e-5,
     draw_batch=1,
     guidance=7.0,
     warmup_images=8_000,
@@ -236,7 +284,7 @@ HEAVY: dict[str, Any] = {
 SD15_HEAVY = replace(SD15, name="sd15-heavy", **HEAVY)
 SDXL_HEAVY = replace(SDXL, name="sdxl-heavy", **HEAVY)
 
-ROWS = (MICRO, TINY, SMALL, SD15, SD21, SDXL, SD3, SD15_HEAVY, SDXL_HEAVY)
+ROWS = (MICRO, TINY, SMALL, MEDIUM, SD15, SD21, SDXL, SD3, SD15_HEAVY, SDXL_HEAVY)
 PRESETS: dict[str, Preset] = {row.name: row for row in ROWS}
 
 

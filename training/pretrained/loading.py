@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,17 @@ def load_pipeline(model: str, kind: str, variant: str | None = None, **parts: An
 def load_model(kind: Any, model: str, subfolder: str | None = None, variant: str | None = None, **options: Any) -> Any:
     """One network of a model, of a diffusers or transformers class. Raises NotFound, Refused."""
     return _told(kind.from_pretrained, model, subfolder=subfolder, variant=variant, use_safetensors=True, **options)
+
+
+def revision_of(model: str, network: Any) -> str:
+    """The commit that a hub fetched, or the first 12 digits of the sha256 of a folder's configuration and weights."""
+    if not Path(model).is_dir():
+        return str(getattr(network.config, "_commit_hash", None) or "unknown")[:12]
+    digest = hashlib.sha256()
+    for path in sorted([*Path(model).glob("*.json"), *Path(model).glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def _told(load: Any, model: str, **options: Any) -> Any:

@@ -19,7 +19,8 @@ from training.course.optimisers import build_optimiser
 from training.course.pace import Pace
 from training.course.rows import Rows
 from training.data.buckets import BucketOrder, Order, preset_buckets
-from training.data.pictures import Pictures, draw_order, load_split
+from training.data.order import draw_order
+from training.data.pictures import Pictures, load_split
 from training.presets.preset import Preset
 from training.sheets import draw_sheet, pixels
 from training.transparency.backbone import Backbone
@@ -44,6 +45,8 @@ def train_transparency(
 ) -> dict[str, Tensor]:
     """Train (section 3.1) on the snapshot's train split, from `start` or afresh; the averaged weights at the end.
 
+    Pairs give their foregrounds and, by the preset's `transparency_opaque`, their opaque layers.
+
     Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run.
     Whatever `report` raises stops the training; what was saved stays. Raises Refused where `start` does not fit, and
     as `run_course`.
@@ -52,14 +55,16 @@ def train_transparency(
     step = machine.step_images(preset.transparency_batch)
     buckets = preset_buckets(preset, step, folder.parent / "cache" / "sizes")
     memory = preset.in_memory
-    pictures = load_split(store, order.snapshot, Split.train, preset.image_size, in_memory=memory, buckets=buckets)
-    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed)
+    opaque, size = preset.transparency_opaque, preset.image_size
+    roles = preset.roles_learnt(opaque)
+    pictures = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
+    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
     draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
 
     torch.manual_seed(order.seed)
     networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
     recipe = Offsets(preset, networks, pictures, backbone)
-    run_course(recipe, Course(order, preset, machine, pictures, draws, folder, report))
+    run_course(recipe, Course(order, preset, machine, pictures.samples, draws, folder, report))
     return {name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
 
 
@@ -75,7 +80,9 @@ class Offsets(Recipe):
         self.objective = OffsetObjective(preset, backbone)
         # Only where it counts: every process waits for the gradients of every parameter.
         self.judge = self.objective.discriminator if preset.discriminator_weight else None
-        self.readers = None if preset.in_memory else ThreadPoolExecutor(preset.workers, "decode")
+        # To pad colours takes a thread longer than a GPU takes to learn from them; a processor has none to spare.
+        alone = preset.in_memory and not torch.cuda.is_available()
+        self.readers = None if alone else ThreadPoolExecutor(preset.workers, "decode")
 
     def build_optimisers(self) -> dict[str, Optimizer]:
         """One for the networks, one for the discriminator, whose gradients are never cut."""

@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from curation.domain import LayerRole, Split
 from curation.errors import Corrupt, Refused
-from training.data.pictures import DrawOrder, Pictures, batches, draw_order, letterbox, load_split, prefetch
+from training.data.order import DrawOrder, draw_order
+from training.data.pictures import Pictures, letterbox, load_split, prefetch
 
 rgba_images = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda size: arrays(np.uint8, (*size, 4)))
 
@@ -73,12 +74,12 @@ def test_newly_added_samples_come_twice_as_often(store, freeze_shapes):
     before, after = freeze_shapes(range(20)), freeze_shapes(range(30))
     pictures = load_split(store, after, Split.train, 16)
     order = draw_order(store, pictures, before, 2.0, seed=5)
-    lap = sum(2 if new else 1 for new in order.is_new)
+    lap = int(sum(order.weights))
     drawn = Counter(order.places(0, 10 * lap))
     new = {place for place, sample in enumerate(pictures.samples) if int(sample.id, 16) >= 20}
     assert new
     assert {place: drawn[place] for place in drawn} == {p: 20 if p in new else 10 for p in range(len(pictures))}
-    assert not any(draw_order(store, pictures, None, 2.0, seed=5).is_new)
+    assert set(draw_order(store, pictures, None, 2.0, seed=5).weights) == {1.0}
 
 
 @given(
@@ -88,17 +89,16 @@ def test_newly_added_samples_come_twice_as_often(store, freeze_shapes):
 )
 @settings(max_examples=60, deadline=None)
 def test_the_order_does_not_depend_on_how_it_is_cut(is_new, weight, cuts):
-    order = DrawOrder(tuple(is_new), weight, seed=1)
+    order = DrawOrder(tuple(weight if new else 1.0 for new in is_new), seed=1)
     straight, pieces = order.places(0, sum(cuts)), []
     for cut in cuts:
         pieces += order.places(len(pieces), cut)
     assert pieces == straight
-    assert [place for batch in batches(order, 0, sum(cuts), 4) for place in batch] == straight
     assert all(0 <= place < len(is_new) for place in straight)
 
 
 def test_fractional_weights_are_kept_on_average():
-    order = DrawOrder((False,) * 6 + (True,) * 4, 1.5, seed=2)
+    order = DrawOrder((1.0,) * 6 + (1.5,) * 4, seed=2)
     drawn = Counter(order.places(0, 12_000))
     assert sum(drawn[p] for p in range(6, 10)) / 12_000 == pytest.approx(0.5, abs=0.01)
 

@@ -1,0 +1,20 @@
+"""Sizes of pictures as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from curation.errors import Refused
+
+
+def read_size(text: str | None) -> tuple[tuple[int, int] | None, float | None]:
+    """Width and height, or their ratio alone, of "832x1216" or "2:3". Raises Refused for anything else."""
+    if text is None:
+        return None, None
+    found = re.fullmatch(r"(\d{1,5})([x×:])(\d{1,5})", text.strip().lower())
+    width, height = (int(found[1]), int(found[3])) if found else (0, 0)
+    if found and found[2] == ":" and width and height:
+        return None, width / height
+    if found is None or min(width, height) < 8:
+        raise Refused(f"{text!r} is no size", "write pixels, like 832x1216, or an aspect, like 2:3")
+    return (width, height), None

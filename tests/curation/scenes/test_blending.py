@@ -1,0 +1,90 @@
+"""Compositing to the last bit: against exact fractions, and the identities that make a stack of layers one picture."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from curation.errors import Refused
+from curation.layers import over
+from curation.pairs import composite
+from curation.scenes.blending import canvas, fade, on_canvas
+
+PIXELS = arrays(np.uint8, (2, 3, 4))
+
+
+def exact(front: list[int], back: list[int]) -> list[int]:
+    """One pixel over another in fractions, each value rounded half up once."""
+    f, b = Fraction(front[3], 255), Fraction(back[3], 255)
+    alpha = f + b * (1 - f)
+    if alpha == 0:
+        return [0, 0, 0, 0]
+    colour = [(x * f + y * b * (1 - f)) / alpha for x, y in zip(front[:3], back[:3], strict=True)]
+    return [int(value + Fraction(1, 2)) for value in (*colour, alpha * 255)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(PIXELS, PIXELS)
+def test_every_value_is_the_nearest_to_the_true_one(front, back) -> None:
+    blended = composite(front, back)
+    for y in range(2):
+        for x in range(3):
+            assert blended[y, x].tolist() == exact(front[y, x].tolist(), back[y, x].tolist())
+
+
+@settings(max_examples=100, deadline=None)
+@given(PIXELS, PIXELS)
+def test_over_an_opaque_picture_it_is_the_plain_blend(front, back) -> None:
+    back[..., 3] = 255
+    blended = composite(front, back)
+    assert (blended[..., 3] == 255).all()
+    assert np.array_equal(blended[..., :3], over(front, back))
+
+
+@settings(max_examples=100, deadline=None)
+@given(PIXELS)
+def test_what_is_clear_changes_nothing_and_what_is_opaque_hides_all(rgba) -> None:
+    clear = canvas((3, 2))
+    seen = np.where(rgba[..., 3:] > 0, rgba, 0)
+    assert np.array_equal(composite(clear, rgba), seen)
+    assert np.array_equal(composite(rgba, clear), seen)
+    rgba[..., 3] = 255
+    assert np.array_equal(composite(rgba, canvas((3, 2), (1, 2, 3))), rgba)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PIXELS, PIXELS, PIXELS)
+def test_layers_may_be_put_together_in_any_grouping(top, middle, bottom) -> None:
+    bottom[..., 3] = 255
+    left = composite(top, composite(middle, bottom)).astype(int)
+    right = composite(composite(top, middle), bottom).astype(int)
+    assert np.abs(left - right).max() <= 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(PIXELS, st.integers(0, 255))
+def test_fading_touches_alpha_alone(rgba, opacity: int) -> None:
+    faded = fade(rgba, opacity)
+    assert np.array_equal(faded[..., :3], rgba[..., :3])
+    assert np.array_equal(faded[..., 3], np.floor(rgba[..., 3] * (opacity / 255) + 0.5 + 1e-9))
+    assert np.array_equal(fade(rgba, 255), rgba)
+
+
+@settings(max_examples=200, deadline=None)
+@given(PIXELS, st.integers(-5, 6), st.integers(-5, 6))
+def test_a_layer_lies_where_it_was_put(rgba, left: int, top: int) -> None:
+    laid = on_canvas(rgba, (left, top), (5, 4))
+    for y in range(4):
+        for x in range(5):
+            inside = 0 <= y - top < 2 and 0 <= x - left < 3
+            assert laid[y, x].tolist() == (rgba[y - top, x - left].tolist() if inside else [0, 0, 0, 0])
+
+
+def test_sizes_that_differ_are_a_mistake() -> None:
+    with pytest.raises(Refused):
+        composite(canvas((3, 2)), canvas((2, 3)))

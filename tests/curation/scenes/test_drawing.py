@@ -1,0 +1,357 @@
+"""A scene in a folder: what each step asks, what it leaves, and that a drawing which was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from curation.domain import Checkpoint, LayerRole
+from curation.errors import Corrupt, NotFound, Refused
+from curation.layers import decode_layer
+from curation.objects import FolderStore, sha256_of
+from curation.pairs import composite
+from curation.ports import DrawOptions, Layers
+from curation.provenance import read_picture, read_provenance
+from curation.scenes import manifest as accounts
+from curation.scenes.blending import canvas, fade, on_canvas
+from curation.scenes.drawing import draw_scene
+from curation.scenes.hand import Hand
+from curation.scenes.manifest import Manifest, read_manifest
+from curation.scenes.scene import Background, Fit, Scene, SceneLayer
+from tests.making import picture
+from tests.pair_painter import PairPainter
+
+CHECKPOINT = Checkpoint({}, "layers", "tiny", None, None, 0, "test")
+LAMP, PHOTO = Path("lamp.png"), Path("photo.jpg")
+PICTURES = {LAMP: picture(5, 20, 30), PHOTO: picture(6, 90, 50)}
+THREE = Scene(
+    Background("a forest"),
+    (
+        SceneLayer("fox", "a fox", seed=3),
+        SceneLayer("lamp", "a lamp", LAMP, opacity=128, position=(-5, 50)),
+        SceneLayer("owl", "an owl", seed=4, opacity=200),
+    ),
+    "a fox and an owl by a lamp",
+)
+
+
+def hand_of(store: FolderStore, options: DrawOptions = DrawOptions(), painter: type[PairPainter] = PairPainter) -> Hand:
+    return Hand(CHECKPOINT, lambda: painter(store), store, options)
+
+
+def draw(scene: Scene, hand: Hand | None, folder: Path, force: bool = False) -> Manifest:
+    return draw_scene(scene, PICTURES, hand, folder, lambda _: None, force)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_step_is_asked_for_what_fits_and_kept(tmp_path: Path, store: FolderStore) -> None:
+    hand, out = hand_of(store, DrawOptions(steps=9, negative="ugly")), tmp_path / "new" / "scene"
+    drawn = draw(THREE, hand, out)
+    (first, plain), (second, given) = hand.generator.asked
+    assert (first.prompt.foreground, first.prompt.background, first.seed) == ("a fox", "a forest", 3)
+    assert (second.prompt.text, second.seed) == ("a fox and an owl by a lamp", 4)
+    assert not plain.given
+    [(role, below)] = given.given.items()
+    assert role is LayerRole.background
+    assert np.array_equal(decode_layer(store.get(below)), read_picture(out / "blended-2.png"))
+    assert read_provenance(out / "3-owl.png")["given background"] == below
+
+    assert drawn.complete
+    assert [layer.name for layer in drawn.layers] == ["background", "fox", "lamp", "owl"]
+    assert [layer.source for layer in drawn.layers] == ["drawn", "drawn", "file", "drawn"]
+    assert sorted(files(out)) == sorted([*drawn.names, "manifest.json"])
+    assert drawn.names == [
+        "0-background.png", "1-fox.png", "2-lamp.png", "3-owl.png", "blended-1.png", "blended-2.png", "blended-3.png",
+    ]  # fmt: skip
+    assert np.array_equal(read_picture(out / "2-lamp.png"), PICTURES[LAMP])
+    so_far = canvas((64, 64))
+    for step in drawn.steps:
+        for layer in step.layers:
+            assert layer.sha256 == sha256_of(out / layer.file)
+            rgba = read_picture(out / layer.file)
+            assert rgba.shape == (layer.size[1], layer.size[0], 4)
+            so_far = composite(on_canvas(fade(rgba, layer.opacity), layer.offset, (64, 64)), so_far)
+        assert np.array_equal(read_picture(out / step.blended), so_far)
+        assert step.sha256 == sha256_of(out / step.blended)
+    assert read_manifest(out) == drawn
+
+
+def test_files_say_how_they_were_made_and_the_users_own_say_nothing(tmp_path: Path, store: FolderStore) -> None:
+    drawn = draw(THREE, hand_of(store, DrawOptions(steps=9)), tmp_path / "out")
+    facts = read_provenance(tmp_path / "out" / "3-owl.png")
+    assert facts["foreground"] == "an owl"
+    assert facts["background"] == "a lamp, a fox, a forest"
+    assert (facts["seed"], facts["steps"], facts["checkpoint"]) == ("4", "9", CHECKPOINT.id)
+    assert (facts["role"], facts["layer"]) == ("foreground", "owl")
+    with pytest.raises(NotFound):
+        read_provenance(tmp_path / "out" / "2-lamp.png")
+    before, after = ((tmp_path / "out" / f"blended-{n}.png").read_bytes() for n in (1, 2))
+    assert b"/trainedAlgorithmicMedia" in before
+    assert b"/compositeWithTrainedAlgorithmicMedia" in after
+    assert (drawn.checkpoint, drawn.made["steps"], drawn.whole) == (CHECKPOINT.id, "9", THREE.whole)
+
+
+def test_a_background_is_drawn_to_fit_the_files_on_it(tmp_path: Path, store: FolderStore) -> None:
+    scene = Scene(Background("a beach"), (replace(THREE.layers[1], opacity=128), SceneLayer("owl", "an owl")))
+    hand = hand_of(store)
+    drawn = draw(scene, hand, tmp_path / "out")
+    (under, given), (_, over) = hand.generator.asked
+    assert under.prompt.background == "a beach"
+    [(role, sha256)] = given.given.items()
+    assert role is LayerRole.foreground
+    expected = composite(on_canvas(fade(PICTURES[LAMP], 128), (-5, 50), (64, 64)), canvas((64, 64)))
+    assert np.array_equal(decode_layer(store.get(sha256)), expected)
+    assert list(over.given) == [LayerRole.background]
+    assert [step.blended for step in drawn.steps] == ["blended-0.png", "blended-1.png", "blended-2.png"]
+
+
+@pytest.mark.parametrize("fit", Fit)
+def test_on_the_users_photograph(tmp_path: Path, store: FolderStore, fit: Fit) -> None:
+    scene = Scene(Background(None, PHOTO, (9, 8, 7), fit), (SceneLayer("fox", "a fox"),))
+    hand = hand_of(store)
+    drawn = draw(scene, hand, tmp_path / "out")
+    assert drawn.size == (64, 64)  # the checkpoint's own
+    photo = read_picture(tmp_path / "out" / "0-background.png")
+    assert (photo[..., 3] == 255).all()
+    [(_, options)] = hand.generator.asked
+    assert np.array_equal(decode_layer(store.get(options.given[LayerRole.background])), photo)
+    if fit is Fit.contain:
+        assert (photo[:10, :, :3] == (9, 8, 7)).all()
+
+
+def test_the_canvas_is_as_asked_or_as_drawn_or_as_the_photograph(tmp_path: Path, store: FolderStore) -> None:
+    fox = (SceneLayer("fox", "a fox"),)
+    assert draw(Scene(Background("sky"), fox, size="48x32"), hand_of(store), tmp_path / "a").size == (48, 32)
+    assert draw(Scene(Background("sky"), fox, size="3:2"), hand_of(store), tmp_path / "b").size == (96, 64)
+    lamp = (SceneLayer("lamp", None, LAMP),)
+    drawn = draw(Scene(Background(file=PHOTO), lamp), None, tmp_path / "c")
+    assert (drawn.size, drawn.checkpoint, drawn.complete) == ((90, 50), None, True)
+    with pytest.raises(NotFound):
+        read_provenance(tmp_path / "c" / "blended-1.png")
+    with pytest.raises(Refused, match="how large the scene"):
+        draw(Scene(Background(colour=(1, 2, 3)), lamp), None, tmp_path / "d")
+    with pytest.raises(Refused, match="nobody is there to draw"):
+        draw(Scene(Background("sky"), lamp, size="64x64"), None, tmp_path / "e")
+
+
+class Single(PairPainter):
+    """A generator from before pairs."""
+
+    def _pair(self, request, options) -> Layers:
+        return {LayerRole.foreground: super()._pair(request, options)[LayerRole.foreground]}
+
+
+class Stubborn(PairPainter):
+    """A generator that draws its own size, whatever it is asked."""
+
+    def _pair(self, request, options) -> Layers:
+        return super()._pair(request, replace(options, size=None, given={}))
+
+
+@pytest.mark.parametrize(
+    ("painter", "scene", "says", "hint"),
+    [
+        (Single, THREE, "draws single layers only", "trained on pairs"),
+        (Single, Scene(Background(file=PHOTO), THREE.layers[:1]), "draws single layers only", "--checkpoint"),
+        (Stubborn, replace(THREE, size="96x64"), "drawn with 64x64 pixels and not 96x64", "64x64"),
+    ],
+)
+def test_generators_that_cannot_do_it(
+    tmp_path: Path, store: FolderStore, painter: type[PairPainter], scene: Scene, says: str, hint: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        draw(scene, hand_of(store, painter=painter), tmp_path / "out")
+    assert says in refused.value.message
+    assert hint in refused.value.hint
+
+
+def test_what_lies_there_is_not_drawn_again(tmp_path: Path, store: FolderStore) -> None:
+    drawn = draw(THREE, hand_of(store), tmp_path / "out")
+    before = files(tmp_path / "out")
+
+    def never() -> PairPainter:
+        raise AssertionError("the weights need not be loaded")
+
+    again = draw(THREE, Hand(CHECKPOINT, never, store), tmp_path / "out")
+    assert again == drawn
+    assert files(tmp_path / "out") == before
+
+
+def test_another_scene_needs_force_and_keeps_what_is_equal(tmp_path: Path, store: FolderStore) -> None:
+    out = tmp_path / "out"
+    draw(THREE, hand_of(store), out)
+    before = files(out)
+    other = replace(THREE, layers=(*THREE.layers[:2], SceneLayer("bear", "a bear", seed=9)))
+    with pytest.raises(Refused, match="another scene from step 3 on"):
+        draw(other, hand_of(store), out)
+    assert files(out) == before
+    hand = hand_of(store)
+    drawn = draw(other, hand, out, force=True)
+    assert len(hand.generator.asked) == 1
+    assert "3-owl.png" not in files(out)
+    assert sorted(files(out)) == sorted([*drawn.names, "manifest.json"])
+    for name in ("0-background.png", "1-fox.png", "2-lamp.png", "blended-2.png"):
+        assert files(out)[name] == before[name]
+    with pytest.raises(Refused, match="another scene from step 3 on"):
+        draw(replace(other, layers=other.layers[:2], whole=None), hand_of(store), out)
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        (lambda s: replace(s, background=Background("a desert")), 1),
+        (lambda s: replace(s, size="32x32"), 1),
+        (lambda s: replace(s, layers=(replace(s.layers[0], seed=8), *s.layers[1:])), 1),
+        (lambda s: replace(s, layers=(replace(s.layers[0], opacity=8), *s.layers[1:])), 1),
+        (lambda s: replace(s, layers=(s.layers[0], replace(s.layers[1], position=(0, 0)), s.layers[2])), 2),
+        (lambda s: replace(s, layers=(s.layers[0], replace(s.layers[1], scale=0.5), s.layers[2])), 2),
+        (lambda s: replace(s, whole="another whole"), 3),
+    ],
+)
+def test_whatever_changes_a_picture_is_another_step(
+    tmp_path: Path, store: FolderStore, change: Callable[[Scene], Scene], step: int
+) -> None:
+    draw(THREE, hand_of(store), tmp_path / "out")
+    with pytest.raises(Refused, match=f"another scene from step {step} on"):
+        draw(change(THREE), hand_of(store), tmp_path / "out")
+
+
+def test_another_file_of_the_same_name_or_another_checkpoint_is_another_step(
+    tmp_path: Path, store: FolderStore
+) -> None:
+    draw(THREE, hand_of(store), tmp_path / "out")
+    others = PICTURES | {LAMP: picture(50, 20, 30)}
+    with pytest.raises(Refused, match="from step 2 on"):
+        draw_scene(THREE, others, hand_of(store), tmp_path / "out", lambda _: None)
+    hand = Hand(replace(CHECKPOINT, seed=1), lambda: PairPainter(store), store)
+    with pytest.raises(Refused, match="from step 1 on"):
+        draw(THREE, hand, tmp_path / "out")
+    with pytest.raises(Refused, match="from step 1 on"):
+        draw(THREE, hand_of(store, DrawOptions(guidance=3)), tmp_path / "out")
+
+
+def test_files_that_were_changed_or_lost(tmp_path: Path, store: FolderStore) -> None:
+    out = tmp_path / "out"
+    draw(THREE, hand_of(store), out)
+    before = files(out)
+    (out / "2-lamp.png").unlink()
+    draw(THREE, hand_of(store), out)
+    assert files(out) == before
+    Image.open(out / "3-owl.png").rotate(90).save(out / "3-owl.png")  # somebody's own work is not written over
+    edited = files(out)
+    with pytest.raises(Refused, match=r"was changed since .*3-owl\.png"):
+        draw(THREE, hand_of(store), out)
+    assert files(out) == edited
+    draw(THREE, hand_of(store), out, force=True)
+    assert files(out) == before
+
+
+def test_folders_that_hold_something_else(tmp_path: Path, store: FolderStore) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    for force in (False, True):
+        with pytest.raises(Refused, match="holds no scene"):
+            draw(THREE, hand_of(store), tmp_path / "mine", force)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(Refused, match="holds no scene"):
+        draw(THREE, hand_of(store), tmp_path / "file")
+    draw(THREE, hand_of(store), tmp_path / "out")
+    text = (tmp_path / "out" / "manifest.json").read_text()
+    for broken in (
+        text[:50],
+        text.replace("1-fox.png", "../1-fox.png"),
+        text.replace('"manifest": 1', '"manifest": 9'),
+        "[]",
+    ):
+        (tmp_path / "out" / "manifest.json").write_bytes(broken.encode("utf-8", "surrogateescape"))
+        with pytest.raises(Corrupt, match="is broken"):
+            draw(THREE, hand_of(store), tmp_path / "out")
+
+
+def test_stopped_before_any_file_gets_its_name_it_goes_on(
+    tmp_path: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rename is a moment at which a machine may lose its power; the result is the same files in the end."""
+    whole = draw(THREE, hand_of(store), tmp_path / "whole")
+    expected, stops = files(tmp_path / "whole"), 0
+    rename = Path.replace
+    for moment in range(1, 30):
+        out, left = tmp_path / f"stopped-{moment}", [moment]
+
+        def failing(self: Path, target: Path, left: list[int] = left) -> Path:
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "replace", failing)
+        try:
+            draw(THREE, hand_of(store), out)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+        finally:
+            monkeypatch.setattr(Path, "replace", rename)
+        done = read_manifest(out)
+        hand = hand_of(store)
+        assert draw(THREE, hand, out) == whole
+        assert files(out) == expected
+        assert len(hand.generator.asked if "generator" in hand.__dict__ else []) == 2 - sum(
+            any(layer.source == "drawn" for layer in step.layers) for step in (done.steps if done else ())
+        )
+    assert stops >= 11  # seven pictures and four manifests
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.curation.scenes.test_drawing import CHECKPOINT, THREE, draw
+from curation.objects import FolderStore
+from curation.scenes.hand import Hand
+from tests.pair_painter import PairPainter
+
+class Dying(PairPainter):
+    def _pair(self, request, options):
+        if len(self.asked) == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._pair(request, options)
+
+store = FolderStore(Path({folder!r}) / "objects")
+draw(THREE, Hand(CHECKPOINT, lambda: Dying(store), store), Path({folder!r}) / "out")
+"""
+
+
+@pytest.mark.parametrize("drawings", [0, 1])
+def test_killed_while_it_draws_it_goes_on(tmp_path: Path, drawings: int) -> None:
+    root = str(Path(__file__).resolve().parents[3])
+    program = KILLED.format(root=root, folder=str(tmp_path))
+    killed = subprocess.run([sys.executable, "-c", program, str(drawings)], check=False, env=os.environ, cwd=root)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(read_manifest(tmp_path / "out").steps) == 2 * drawings
+    store = FolderStore(tmp_path / "objects")
+    hand = hand_of(store)
+    drawn = draw(THREE, hand, tmp_path / "out")
+    assert len(hand.generator.asked) == 2 - drawings
+    draw(THREE, hand_of(store), tmp_path / "whole")
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert drawn.complete
+
+
+def test_the_manifest_comes_back(tmp_path: Path, store: FolderStore) -> None:
+    drawn = draw(THREE, hand_of(store), tmp_path / "out")
+    accounts.write_manifest(tmp_path, drawn)
+    assert read_manifest(tmp_path) == drawn
+    assert read_manifest(tmp_path / "nowhere") is None

@@ -1,0 +1,160 @@
+"""A scene's file: what it may say, and the sentence for everything that it may not."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from curation.errors import LayerloopError, NotFound, Refused
+from curation.scenes.scene import Background, Fit, Scene, SceneLayer, make_scene, read_scene
+from curation.scenes.sizes import read_size
+
+FOREST = '[background]\nprompt = "a forest"\n'
+FOX = '[[layers]]\nprompt = "a fox"\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "scene.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_everything_that_a_scene_may_say(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4, 4), 200, np.uint8)).save(tmp_path / "lamp.png")
+    Image.fromarray(np.full((4, 4, 3), 200, np.uint8)).save(tmp_path / "photo.jpg")
+    path = write(
+        tmp_path,
+        """
+        size = "320x240"
+        whole = "a fox by a lamp in a forest"
+        seed = 40
+        [background]
+        file = "photo.jpg"
+        prompt = " a forest "
+        fit = "contain"
+        colour = "#102030"
+        [[layers]]
+        prompt = "a fox"
+        seed = 3
+        [[layers]]
+        file = "lamp.png"
+        name = "the lamp"
+        opacity = 0.5
+        position = [-4, 10]
+        scale = 2
+        [[layers]]
+        prompt = "an owl"
+        """,
+    )
+    assert read_scene(path) == Scene(
+        Background("a forest", tmp_path / "photo.jpg", (16, 32, 48), Fit.contain),
+        (
+            SceneLayer("a fox", "a fox", None, 3),
+            SceneLayer("the lamp", None, tmp_path / "lamp.png", 41, 128, (-4, 10), 2),
+            SceneLayer("an owl", "an owl", None, 42),
+        ),
+        "a fox by a lamp in a forest",
+        "320x240",
+        40,
+    )
+    assert [layer.seed for layer in read_scene(path, 7).layers] == [3, 8, 9]
+    assert read_scene(path).files == [tmp_path / "photo.jpg", tmp_path / "lamp.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        (FOX, "no background", "[background]"),
+        (FOREST, "no layers", "[[layers]]"),
+        (FOREST + "[layers]\nprompt = 'a fox'\n", "layers is {", "a list"),
+        ("layers = [1]\n" + FOREST, "no layers", "[[layers]]"),
+        ("backround = 1\n" + FOREST + FOX, "'backround'", "'background'"),
+        ("zebra = 1\n" + FOREST + FOX, "'zebra'", "it takes size, whole"),
+        (FOREST + "[[layers]]\npromt = 'a fox'\n", "layer 1 has a key 'promt'", "'prompt'"),
+        (FOREST + FOX + "[[layers]]\nname = 'owl'\n", "layer 2 has no prompt", "or give a file"),
+        (FOREST + "[[layers]]\nprompt = '  '\n", "prompt is empty", ""),
+        (FOREST + "[[layers]]\nprompt = 5\n", "prompt is 5", "a text in quotes"),
+        (FOREST + FOX + "opacity = 1.5\n", "opacity is 1.5", "from 0 to 1"),
+        (FOREST + FOX + "opacity = nan\n", "opacity is nan", "from 0 to 1"),
+        (FOREST + FOX + "opacity = true\n", "opacity is True", "a number"),
+        (FOREST + FOX + "seed = -1\n", "seed is -1", "from 0 on"),
+        (FOREST + FOX + "seed = 1.5\n", "seed is 1.5", "a whole number"),
+        (FOREST + FOX + "position = [1, 2]\n", "has a position", "leave position out"),
+        (FOREST + FOX + "scale = 2\n", "has a scale", "leave scale out"),
+        (FOREST + "[[layers]]\nfile = 'here.png'\nseed = 4\n", "has a seed", "leave seed out"),
+        (FOREST + "[[layers]]\nfile = 'here.png'\nposition = [1]\n", "position is [1]", "two whole numbers"),
+        (FOREST + "[[layers]]\nfile = 'here.png'\nposition = [1, 2.5]\n", "position is", "two whole numbers"),
+        (FOREST + "[[layers]]\nfile = 'here.png'\nscale = 0\n", "scale is 0", "at most 100"),
+        ("[background]\n" + FOX, "says nothing of itself", "a file or a colour"),
+        ("[background]\nprompt = 'sky'\ncolour = 'blue'\n" + FOX, "a prompt and a colour", "give one"),
+        ("[background]\ncolour = 'blau'\n" + FOX, "'blau' is no colour", "#87ceeb"),
+        ("[background]\ncolour = '#11223344'\n" + FOX, "is transparent", "opaque"),
+        ("[background]\nprompt = 'sky'\nfit = 'cover'\n" + FOX, "a fit and no file", ""),
+        ("[background]\nfile = 'here.png'\nfit = 'stretch'\n" + FOX, "fit is 'stretch'", "cover or contain"),
+        ("size = 'big'\n" + FOREST + FOX, "'big' is no size", "832x1216"),
+        ("size = 512\n" + FOREST + FOX, "size is 512", "a text in quotes"),
+        ("whole = \n" + FOREST + FOX, "is no TOML", "README"),
+        (FOREST + FOX * 101, "101 layers", ""),
+    ],
+)
+def test_what_is_wrong_is_told(tmp_path: Path, text: str, says: str, hint: str) -> None:
+    Image.new("RGBA", (4, 4)).save(tmp_path / "here.png")
+    with pytest.raises(Refused) as refused:
+        read_scene(write(tmp_path, text))
+    assert says in refused.value.message
+    assert hint in refused.value.hint
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there is no file"):
+        read_scene(tmp_path / "scene.toml")
+    with pytest.raises(NotFound, match=r"layer 1, there is no file .*lamp\.png"):
+        read_scene(write(tmp_path, FOREST + "[[layers]]\nfile = 'lamp.png'\n"))
+    with pytest.raises(Refused, match="cannot be read"):
+        read_scene(tmp_path)
+    (tmp_path / "scene.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Refused, match="UTF-8"):
+        read_scene(tmp_path / "scene.toml")
+
+
+def test_names_have_no_letters_that_files_cannot_hold(tmp_path: Path) -> None:
+    text = FOREST + '[[layers]]\nprompt = "a\\u0000fox\\nruns"\n' + f"[[layers]]\nprompt = '{'x' * 300}'\n"
+    first, second = read_scene(write(tmp_path, text)).layers
+    assert first.name == "a fox runs"
+    assert len(second.name) == 100
+    assert len(second.prompt) == 300
+
+
+KEYS = ["size", "whole", "seed", "background", "layers", "prompt", "file", "name", "opacity", "scale", "position", "x"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5))
+def test_whatever_a_file_says_is_a_scene_or_a_sentence(table: dict) -> None:
+    with suppress(LayerloopError):
+        assert make_scene(table, Path("nowhere")).layers
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [(None, (None, None)), ("832x1216", ((832, 1216), None)), (" 64×32 ", ((64, 32), None)), ("2:3", (None, 2 / 3))],
+)
+def test_sizes(text: str | None, size: tuple) -> None:
+    assert read_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0x0", "7x64", "3:0", "64", "64x", "x64", "1e3x64"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(Refused, match="is no size"):
+        read_size(text)

@@ -1,0 +1,119 @@
+"""A server of language models over real HTTP: answers, broken answers, limits of rate, errors, and who gets the key."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+
+import pytest
+
+from curation.adapters.chat import LONGEST_PAUSE, TRIES, ChatServer
+from curation.errors import Refused, Unreachable
+from tests.chat_server import Reply, complains, says, serving
+from tests.servers import free_port
+
+
+def ask(server, pauses=None, key=None):
+    pauses = [] if pauses is None else pauses
+    return ChatServer(server.address, "some-model", key, pauses.append).write("what?", 50, 3)
+
+
+def test_a_question_is_one_chat_completion():
+    with serving([says("an answer")]) as server:
+        assert ask(server, key="sesame") == "an answer"
+    assert server.paths == ["/v1/chat/completions"]
+    assert server.keys == ["Bearer sesame"]
+    [asked] = server.asked
+    assert asked["messages"] == [{"role": "user", "content": "what?"}]
+    assert (asked["model"], asked["max_tokens"], asked["seed"]) == ("some-model", 50, 3)
+
+
+def test_without_a_key_none_is_sent_and_a_slash_does_not_matter():
+    with serving([says("an answer")]) as server:
+        server.address += "/"
+        assert ask(server) == "an answer"
+    assert server.keys == [None]
+    assert server.paths == ["/v1/chat/completions"]
+
+
+def test_an_answer_that_was_cut_at_the_limit_is_given_as_it_is():
+    with serving([says('{"text": "a c', "length")]) as server:
+        assert ask(server) == '{"text": "a c'
+
+
+def test_a_model_that_declines_says_nothing():
+    with serving([says(None)]) as server:
+        assert ask(server) == ""
+
+
+def test_a_limit_of_rate_is_waited_for_as_long_as_it_says():
+    soon = email.utils.formatdate(time.time() + 30, usegmt=True)
+    replies = [
+        complains(429, "Rate limit reached", Retry_After="7"),
+        complains(429, "Rate limit reached", Retry_After=soon),
+        complains(429, "Rate limit reached", Retry_After="9999"),
+        complains(503, "The engine is overloaded", Retry_After="whenever"),
+        says("at last"),
+    ]
+    pauses: list[float] = []
+    with serving(replies) as server:
+        assert ask(server, pauses) == "at last"
+    assert pauses[0] == 7
+    assert 20 < pauses[1] <= 30
+    assert pauses[2:] == [LONGEST_PAUSE, 8]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Reply(body=b"<html>proxy</html>"),
+        Reply(body=b""),
+        Reply(body=b"[]"),
+        Reply(body=b'{"choices": []}'),
+        Reply(body=b'{"choices": [{"text": "the older form"}]}'),
+        Reply(body=b'{"choices": [{"mess', cut=True),
+        Reply(502, b"Bad Gateway"),
+    ],
+    ids=lambda reply: repr(reply.body),
+)
+def test_a_broken_answer_is_asked_for_again(broken):
+    with serving([broken, says("an answer")]) as server:
+        assert ask(server) == "an answer"
+    assert len(server.asked) == 2
+
+
+def test_one_that_stays_broken_is_given_up_with_what_it_said():
+    pauses: list[float] = []
+    with serving([Reply(body=b"<html>welcome</html>")]) as server, pytest.raises(Unreachable, match="<html>welcome"):
+        ask(server, pauses)
+    assert len(server.asked) == TRIES
+    assert pauses == [1, 2, 4, 8]
+    with serving([complains(429, "You exceeded\nyour quota")]) as server:
+        with pytest.raises(Unreachable, match="429, You exceeded your quota"):
+            ask(server)
+
+
+def test_nobody_there_is_told():
+    chat = ChatServer(f"http://127.0.0.1:{free_port()}/v1", "m", None, lambda seconds: None)
+    with pytest.raises(Unreachable, match="did not answer in 5 tries: ConnectError"):
+        chat.write("what?", 5, 0)
+
+
+def test_what_the_server_will_not_do_is_not_asked_twice():
+    with serving([complains(401, "Incorrect API key provided: sesame")]) as server:
+        with pytest.raises(Refused, match="refused the key") as told:
+            ask(server, key="sesame")
+    assert "sesame" not in str(told.value)
+    assert "LAYERLOOP_WRITER_KEY" in told.value.hint
+    with serving([complains(404, "The model `some-model` does not exist")]) as server:
+        with pytest.raises(Refused, match="404, The model `some-model` does not exist"):
+            ask(server)
+    assert len(server.asked) == 1
+    with serving([Reply(307, headers={"Location": "http://127.0.0.1:1/v1/chat/completions"})]) as server:
+        with pytest.raises(Refused, match="307"):
+            ask(server, key="sesame")  # a key goes nowhere else
+
+
+def test_other_addresses_are_refused():
+    with pytest.raises(Refused, match="no address of a server"):
+        ChatServer("file:///etc/passwd", "m")

@@ -1,0 +1,84 @@
+"""A generator of pairs that needs no training: what it draws is decided by texts, seed and the layers it is given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from curation.domain import Checkpoint, DrawRequest, LayerRole
+from curation.layers import decode_layer
+from curation.pairs import composite
+from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
+
+SIDE = 64
+
+
+class PairPainter:
+    """Backgrounds are slopes of two colours; foregrounds soft discs, lit by the mean colour of a given background."""
+
+    at_once = 2
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self.asked: list[tuple[DrawRequest, DrawOptions]] = []
+
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+        return [self._pair(request, options) for request in requests]
+
+    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+        width, height = options.size or (SIDE, SIDE)
+        if options.size is None and options.aspect:
+            width = round(SIDE * options.aspect)
+        told = {"model": "pair painter", "steps": str(options.steps or 1), "size": f"{width}x{height}"}
+        return told | {f"given {role}": sha256 for role, sha256 in options.given.items()}
+
+    def _pair(self, request: DrawRequest, options: DrawOptions) -> Layers:
+        self.asked.append((request, options))
+        given = {role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()}
+        prompt, size = request.prompt, options.size or (SIDE, SIDE)
+        background = given.get(LayerRole.background)
+        if background is None:
+            background = slope(f"{prompt.background}{request.seed}", size)
+        foreground = given.get(LayerRole.foreground)
+        if foreground is None:
+            light = background[..., :3].mean(axis=(0, 1)) if LayerRole.background in given else np.full(3, 128.0)
+            foreground = disc(f"{prompt.foreground}{request.seed}", size, light)
+        return {
+            LayerRole.foreground: foreground,
+            LayerRole.background: background,
+            LayerRole.blended: composite(foreground, background),
+        }
+
+
+def slope(text: str, size: tuple[int, int]) -> RGBA:
+    """An opaque background: from one colour at the top to another."""
+    first, second = _numbers(text)[:3], _numbers(text)[3:6]
+    share = np.linspace(0, 1, size[1])[:, None, None]
+    rgba = np.full((size[1], size[0], 4), 255, np.uint8)
+    rgba[..., :3] = first * (1 - share) + second * share
+    return rgba
+
+
+def disc(text: str, size: tuple[int, int], light: np.ndarray) -> RGBA:
+    """A soft disc somewhere: its colour half its own, half the light's."""
+    numbers = _numbers(text)
+    y, x = np.mgrid[: size[1], : size[0]]
+    middle = (0.2 + 0.6 * numbers[3] / 255) * size[0], (0.2 + 0.6 * numbers[4] / 255) * size[1]
+    radius = min(size) * (0.12 + 0.15 * numbers[5] / 255)
+    alpha = np.clip((radius - np.hypot(x - middle[0], y - middle[1])) / 3 + 0.5, 0, 1) * 255
+    rgba = np.zeros((size[1], size[0], 4), np.uint8)
+    rgba[..., :3] = (numbers[:3] + light) / 2
+    rgba[..., 3] = alpha.round()
+    rgba[rgba[..., 3] == 0] = 0
+    return rgba
+
+
+def _numbers(text: str) -> np.ndarray:
+    return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8).astype(float)
+
+
+def open_pair_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
+    """What LAYERLOOP_GENERATOR may name; the checkpoint's weights are not looked at."""
+    return PairPainter(store)

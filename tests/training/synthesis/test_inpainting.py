@@ -1,0 +1,87 @@
+"""Inpainting through diffusers' own pipelines, on tiny models in the formats of the hub."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from curation.errors import NotFound
+from tests.training.pretrained import write_sd15, write_sdxl
+from training.synthesis.inpainting import open_inpainter
+
+KINDS = {
+    "sd15": (write_sd15, "StableDiffusionInpaintPipeline"),
+    "sdxl": (write_sdxl, "StableDiffusionXLInpaintPipeline"),
+}
+
+
+def write_inpainter(folder, kind="sd15", channels=9):
+    """A model that was trained to inpaint (9 channels in), or one that draws from text (4)."""
+    write, name = KINDS[kind]
+    write(folder, in_channels=channels)
+    if channels == 9:
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
+    return folder
+
+
+@pytest.fixture(scope="module", params=[("sd15", 9), ("sd15", 4), ("sdxl", 9), ("sdxl", 4)], ids=str)
+def inpainter(request, tmp_path_factory):
+    kind, channels = request.param
+    return open_inpainter(str(write_inpainter(tmp_path_factory.mktemp("models") / "inpainter", kind, channels)), None)
+
+
+def fill(inpainter, picture, mask, text="a garden", seed=1, negative=None):
+    return inpainter.fill(picture, mask, text, seed, steps=2, guidance=3.0, negative=negative)
+
+
+def planted(height=48, width=64):
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    mask = np.zeros((height, width), bool)
+    mask[10:30, 20:50] = True
+    return picture, mask
+
+
+def test_what_is_not_masked_stays_to_the_level(inpainter):
+    picture, mask = planted()
+    filled = fill(inpainter, picture, mask)
+    assert (filled.shape, filled.dtype) == (picture.shape, np.uint8)
+    assert np.array_equal(filled[~mask], picture[~mask])
+    assert np.mean(filled[mask] != picture[mask]) > 0.9
+
+
+def test_it_is_the_same_each_time_and_follows_text_and_seed(inpainter):
+    picture, mask = planted()
+    once = fill(inpainter, picture, mask)
+    assert np.array_equal(once, fill(inpainter, picture, mask))
+    for changed in ({"text": "a harbour at night"}, {"seed": 2}, {"negative": "blurred"}):
+        assert not np.array_equal(once, fill(inpainter, picture, mask, **changed)), changed
+
+
+def test_any_size_and_empty_masks(inpainter):
+    picture, mask = planted(41, 53)
+    filled = fill(inpainter, picture, mask)
+    assert filled.shape == (41, 53, 3)
+    assert np.array_equal(filled[~mask], picture[~mask])
+    assert np.array_equal(fill(inpainter, picture, np.zeros_like(mask)), picture)
+
+
+def test_what_is_under_the_mask_is_not_seen(inpainter):
+    """A subject to be taken away must not shine through: the paper's pairs would keep its ghost."""
+    picture, mask = planted()
+    other = picture.copy()
+    other[mask] = 255 - other[mask]
+    assert np.array_equal(fill(inpainter, picture, mask), fill(inpainter, other, mask))
+    ragged = np.zeros_like(mask)
+    ragged[13:30, 21:50] = True  # no latent pixels of their own
+    assert np.array_equal(
+        fill(inpainter, picture, ragged)[ragged],
+        fill(inpainter, np.where(ragged[..., None], other, picture), ragged)[ragged],
+    )
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(NotFound, match="no folder"):
+        open_inpainter(str(tmp_path / "nowhere"), None)
