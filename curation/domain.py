@@ -64,12 +64,7 @@ MOVES: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         (_S.waiting, _S.rejected),
         (_S.accepted, _S.showing),  # undo hands it back to the same reviewer
         (_S.rejected, _S.showing),
-        (_S.requested, _S.withdrawn),
-        (_S.drawing, _S.withdrawn),
-        (_S.drawn, _S.withdrawn),
-        (_S.screened, _S.withdrawn),
-        (_S.waiting, _S.withdrawn),
-        (_S.showing, _S.withdrawn),
+        *((one, _S.withdrawn) for one in (_S.requested, _S.drawing, _S.drawn, _S.screened, _S.waiting, _S.showing)),
     }
 )
 """The whole law of candidate states; the database enforces the same pairs (table candidate_moves)."""
@@ -163,6 +158,11 @@ class Prompt:
     def id(self) -> uuid.UUID:
         """Equal texts are one prompt."""
         return content_id("prompt", self.text, self.foreground, self.background)
+
+    @property
+    def texts(self) -> dict[LayerRole, str]:
+        """The texts of single layers, where it has them."""
+        return {role: text for role in LayerRole if (text := getattr(self, role, None))}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from curation import leases
 from curation.database import Transaction
-from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Said, Split, Verdict, content_id
+from curation.domain import CandidateState, Kind, LayerRole, Prompt, RejectReason, Said, Split, Verdict, content_id
 from curation.errors import Conflict, NotFound, Refused
 from curation.review.reviewers import holder_of
 from curation.review.trays import Card, read_cards, take_tray
@@ -196,11 +196,10 @@ def _sample_of(tx: Transaction, candidate: uuid.UUID, row: sa.Row[Any], known: s
     # What a model drew is never what models are measured on: the held-out split stays the same from round to round.
     drawn = known.purpose == "drawn"
     split = Split.train if drawn else Split(origin["split"]) if origin.get("split") else None
-    texts = {LayerRole.foreground: known.foreground, LayerRole.background: known.background}
     return NewSample(
         kind=Kind(known.kind),
         caption=known.text,
-        texts={role: text for role, text in texts.items() if text},
+        texts=Prompt(known.text, known.foreground, known.background).texts,
         licence=str(origin.get("licence", "unknown")) if origin else generated,
         source=str(origin.get("source", "unknown")) if origin else f"candidate {candidate}",
         round=row.round_id if drawn else 0,

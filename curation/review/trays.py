@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from curation import leases
 from curation.database import Transaction
-from curation.domain import Kind, LayerRole
+from curation.domain import Kind, LayerRole, Prompt
 from curation.review.reviewers import holder_of
 
 MOST_HELD = 64
@@ -111,11 +111,7 @@ def read_cards(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[Card, ...]:
             flags=tuple(row.flags),
             layers={role: CardLayer(*row.layers[role]) for role in LayerRole if role in row.layers},
             signals=row.signals or {},
-            texts={
-                role: text
-                for role, text in ((LayerRole.foreground, row.foreground), (LayerRole.background, row.background))
-                if text
-            },
+            texts=Prompt(row.text, row.foreground, row.background).texts,
         )
         for row in (tx.execute(_CARDS, {"ids": list(ids)}) if ids else ())
     )
