@@ -14,6 +14,7 @@ from curation.domain import TrainingOrder
 from curation.errors import Refused
 from curation.ports import StageMemory
 from training.course.loop import Recipe
+from training.course.machine import PRECISIONS as COMPUTED_IN
 from training.course.machine import blocks, enable_checkpointing
 from training.course.meter import Step, bring_from_meta, measure_optimiser, measure_step, measure_use
 from training.course.rows import Rows
@@ -23,6 +24,8 @@ from training.denoiser.denoising import SHEET, Denoising
 from training.denoiser.learnt import add_adapter
 from training.denoiser.own import OwnDenoiser
 from training.denoiser.stable_diffusion import StableDiffusion
+from training.layering.denoising import LayersDenoising
+from training.layering.layered import new_layers
 from training.presets.preset import Preset
 from training.presets.table import find_preset
 from training.pretrained.architectures import build_part
@@ -35,9 +38,11 @@ from training.transparency.training import Offsets
 STAGES: dict[str, tuple[str, ...]] = {
     "transparency": ("transparency",),
     "base": ("latents", "base", "sheets"),
+    "layers": ("latents", "layers", "sheets"),
     "whole": ("transparency", "latents", "base", "sheets"),
+    "pairs": ("transparency", "latents", "base", "layers", "sheets"),
 }
-TRAINED = {"transparency", "base"}
+TRAINED = {"transparency", "base", "layers"}
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of the GPUs there are
 CONTEXT, SCATTERED = 0.7, 0.05  # GiB that the driver takes for itself, and the share that an allocator cannot fill
 GIB = 2**30
@@ -68,7 +73,7 @@ def estimate(order: TrainingOrder, pictures: int) -> list[StageMemory]:
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in STAGES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(STAGES)}")
-    if "base" in STAGES[order.recipe] and preset.family and find_family(preset.family).denoiser is None:
+    if "latents" in STAGES[order.recipe] and preset.family and find_family(preset.family).denoiser is None:
         raise Refused(f"for the family {preset.family} no base is trained", "use the recipe 'transparency'")
     on_gpu = preset.family is not None or torch.cuda.is_available()
     told: list[StageMemory] = []
@@ -88,8 +93,8 @@ def estimate(order: TrainingOrder, pictures: int) -> list[StageMemory]:
 
 def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
     """One optimiser step in the middle of a training, at its fullest moment: on the way back, or in the step itself."""
-    make = _make_transparency if stage == "transparency" else _make_base
-    networks = _build(preset, base=stage == "base")
+    make = {"transparency": _make_transparency, "base": _make_base, "layers": _make_layers}[stage]
+    networks = _build(preset, stage)
     seen: dict[str, Any] = {}
 
     def build() -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -134,7 +139,7 @@ def _fullest(preset: Preset, step: Step, state: int, moment: int, average: int, 
 
 def _used(preset: Preset, stage: str, lasting: Mapping[str, int]) -> dict[str, int]:
     """Encoding pictures before a base is trained, or decoding a sheet while all that is trained stays where it is."""
-    networks, use = _build(preset, base=False), _encode if stage == "latents" else _decode
+    networks, use = _build(preset, "transparency"), _encode if stage == "latents" else _decode
     step = measure_use(lambda: use(preset, networks.bring()))
     held = dict(lasting) if stage == "sheets" else {"weights": step.weights}
     return {**held, "activations": step.activations}
@@ -159,13 +164,38 @@ def _make_base(preset: Preset, networks: Networks) -> tuple[Recipe, Rows]:
     rows = {"latent": latent_BCHW, "noise": latent_BCHW.clone(), "time": torch.zeros(count, dtype=torch.int64)}
     if not isinstance(denoiser, StableDiffusion):
         return recipe, {**rows, "texts": [""] * count}
+    return recipe, {**rows, "conditions": _conditions(denoiser, count)}
+
+
+def _make_layers(preset: Preset, networks: Networks) -> tuple[Recipe, Rows]:
+    """The recipe of layers and a batch of pairs for it, in all their roles."""
+    nothing, denoiser = cast("Any", None), networks.denoiser
+    assert denoiser is not None  # noqa: S101 - narrows the type
+    half = COMPUTED_IN[preset.precision]
+    if half and preset.family and not preset.sharded:  # as training.layering.training
+        denoiser.to(half)
+    texts = ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    layered = new_layers(preset, denoiser)
+    recipe = LayersDenoising(preset, layered, nothing, nothing, texts, networks.backbone, networks.transparency)
+    count, roles, side = preset.layers_batch, preset.layer_roles, preset.image_size // preset.stride
+    latent_PLCHW = torch.zeros(count, len(roles), preset.latent_channels, side, side)
+    rows = {"latent": latent_PLCHW, "noise": latent_PLCHW.clone(), "time": torch.zeros(count, dtype=torch.int64)}
+    told = {"known": torch.zeros(count, len(roles), dtype=torch.bool), "roles": [roles] * count}
+    if not isinstance(denoiser, StableDiffusion):
+        return recipe, {**rows, **told, "texts": [[""] * len(roles)] * count}
+    flat = _conditions(denoiser, count * len(roles))
+    told["conditions"] = flat.map(lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:]))
+    return recipe, {**rows, **told}
+
+
+def _conditions(denoiser: StableDiffusion, count: int) -> Conditions:
+    """What a pretrained denoiser is told of so many rows."""
     config = denoiser.unet.config
     states_BLD = torch.zeros(count, 77, config["cross_attention_dim"])
     if not denoiser.family.sizes:
-        return recipe, {**rows, "conditions": Conditions(states_BLD)}
+        return Conditions(states_BLD)
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-    told = Conditions(states_BLD, pooled_BP=torch.zeros(count, pooled), sizes_B6=torch.zeros(count, 6))
-    return recipe, {**rows, "conditions": told}
+    return Conditions(states_BLD, pooled_BP=torch.zeros(count, pooled), sizes_B6=torch.zeros(count, 6))
 
 
 def _encode(preset: Preset, networks: Networks) -> Callable[[], object]:
@@ -183,14 +213,17 @@ def _decode(preset: Preset, networks: Networks) -> Callable[[], object]:
     return lambda: decode_rgba(networks.backbone, networks.transparency.decoder, latent_BCHW)
 
 
-def _build(preset: Preset, *, base: bool) -> Networks:
-    """The networks of a stage; the transparency learns only where no base does."""
+def _build(preset: Preset, stage: str) -> Networks:
+    """The networks of a stage; the transparency learns only where no denoiser does, and under layers no base does."""
+    base = stage in {"base", "layers"}
     with torch.device("meta"):
         backbone: Backbone = LinearBackbone(preset.stride, preset.latent_channels)
         if preset.model is not None:
             backbone = KLBackbone(build_part(preset, "vae"))
         transparency = Transparency(preset).requires_grad_(not base)
         denoiser = (_Outline(preset) if preset.family else OwnDenoiser(preset)) if base else None
+        if denoiser is not None and stage == "layers":
+            denoiser.requires_grad_(False)
     return Networks(backbone.requires_grad_(False), transparency, denoiser)
 
 
@@ -205,7 +238,7 @@ class _Outline(StableDiffusion):
             add_adapter(self.unet, preset.adapter_rank, preset.adapter_rank)
         self.texts = nn.ModuleList(build_part(preset, name) for name in self.family.text_encoders)
         self.scaling, self.shift = 1.0, 0.0
-        self.kind = "adapter" if preset.adapter_rank else "weights"
+        self.kind, self.adapter = ("adapter" if preset.adapter_rank else "weights"), {}
         self.settle()
 
     def schedule(self) -> Any:
@@ -215,10 +248,11 @@ class _Outline(StableDiffusion):
 
 
 def _picture_bytes(preset: Preset, stage: str) -> int:
-    """What one picture in memory takes: its pixels, and for a base its latent's mean and deviation."""
+    """What one picture in memory takes: its pixels, and for a denoiser its latent's mean and deviation, by layer."""
     pixels = 4 * preset.image_size**2
     latent = preset.latent_channels * (preset.image_size // preset.stride) ** 2
-    return pixels + (0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize)
+    layer = pixels + (0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize)
+    return layer * (len(preset.layer_roles) if stage == "layers" else 1)
 
 
 def _advise(held: Mapping[str, int], preset: Preset, stage: str, *, on_gpu: bool) -> str:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import curation
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Split, TrainingOrder
+from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Sample, Split, TrainingOrder
 from curation.errors import Refused
 from curation.ports import RGBA, ObjectStore, Report
 from training.data.pictures import load_split
@@ -171,7 +171,10 @@ def _backbone(bench: _Bench, files: dict[str, str]) -> Backbone:
 
 
 def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report) -> bytes:
-    """Pictures of a split, what comes back of them, and, with a base, what their captions draw at fixed seeds."""
+    """Pictures of a split, what comes back of them, and, with a base, what their captions draw at fixed seeds.
+
+    With layers there are three rows more: pairs, drawn together.
+    """
     report(Progress("sheet", 0, 1))
     parts = open_parts(checkpoint, store)
     pictures = load_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
@@ -180,13 +183,28 @@ def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Spl
     rows = reconstruction_rows(parts.backbone, parts.transparency, pictures.take(shown))
     if parts.base is not None:
         rows += [_drawn(checkpoint, store, captions, seed) for seed in (0, 1)]
+    told = [captions] * len(rows)
+    prompts = [_prompt(sample) for sample in pictures.samples if LayerRole.background in sample.layers][:SHEET_COLUMNS]
+    if parts.layers is not None and prompts:
+        drawn = open_generator(checkpoint, store).draw([DrawRequest(prompt, 0) for prompt in prompts])
+        rows += [[layers[role] for layers in drawn] for role in LayerRole]
+        texts = [
+            (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text) for prompt in prompts
+        ]
+        told += [list(row) for row in zip(*texts, strict=True)]
     report(Progress("sheet", 1, 1))
-    return draw_sheet(rows, [captions] * len(rows))
+    return draw_sheet(rows, told)
 
 
 def _drawn(checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int) -> list[RGBA]:
     requests = [DrawRequest(Prompt(caption), seed) for caption in captions]
     return [layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)]
+
+
+def _prompt(sample: Sample) -> Prompt:
+    """A pair's own texts; the whole one stands for a layer that has none."""
+    texts = [sample.texts.get(role, sample.caption) for role in (LayerRole.foreground, LayerRole.background)]
+    return Prompt(sample.caption, *texts)
 
 
 def code_version() -> str:

@@ -48,6 +48,19 @@ const KNOWN = new Map([
     { label: "Denoising loss", unit: "", better: "lower", means: "Error of the predicted noise on held-out samples" },
   ],
   [
+    "layers_mse",
+    { label: "Layers' loss", unit: "", better: "lower", means: "Error of the predicted noise on all layers of pairs" },
+  ],
+  [
+    "layers_apart_mse",
+    {
+      label: "Layers' loss, apart",
+      unit: "",
+      better: "lower",
+      means: "The same where the layers of a pair do not see each other",
+    },
+  ],
+  [
     "psnr_worst",
     { label: "Worst PSNR", unit: "dB", better: "higher", means: "Mean PSNR on the background where it is least" },
   ],

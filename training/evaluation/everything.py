@@ -21,6 +21,7 @@ from training.evaluation.heldout import (
     Returned,
     batches,
     fastest_device,
+    layers_mse,
     measure_return,
     move,
     noise_mse,
@@ -64,7 +65,7 @@ def measure(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: W
     if wanted.limit:
         pictures = Pictures(store, pictures.samples[: wanted.limit], size, in_memory=False)
     move(parts, fastest_device())
-    noise = noise_mse(parts, pictures)
+    noise = noise_mse(parts, pictures) | layers_mse(parts, store, snapshot)
     tally = _Tally(networks, wanted)
     for rgba_B4HW in (
         _own_sizes(pictures, report) if wanted.original else batches(pictures, range(len(pictures)), report)

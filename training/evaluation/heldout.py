@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curation.domain import Checkpoint, Progress, Split
+from curation.domain import Checkpoint, LayerRole, Progress, Split
 from curation.manifest import read_samples
 from curation.ports import ObjectStore, Report
+from training.data.layered import load_layered
 from training.data.pictures import Pictures, load_split
-from training.denoiser.training import validation_loss
+from training.denoiser.opening import open_denoiser
+from training.denoiser.training import encode_pictures, validation_loss
+from training.layering.layered import open_layers
+from training.layering.training import layers_loss
 from training.measures.blends import measure_blends, psnr_of
 from training.parts import Parts, open_parts
 from training.transparency.coding import adjusted_posterior, decode_rgba
@@ -26,6 +30,8 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "identity_psnr": True,
     "identity_harm_db": False,
     "noise_mse": False,
+    "layers_mse": False,
+    "layers_apart_mse": False,
     "psnr_worst": True,
     "lpips": False,
     "rfid": False,
@@ -60,13 +66,15 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
     alpha_sad: sum |d alpha| / 1000 of a picture; alpha_mse: mean (d alpha)^2; alpha in [0, 1], over all pixels.
     identity_psnr (dB): premultiplied image against what the frozen decoder makes of the adjusted latent;
     identity_harm_db: how many dB of it the offset costs (positive is worse).
-    noise_mse: the denoiser's held-out loss, where the checkpoint has one. Raises NotFound, Corrupt, Refused.
+    noise_mse: the denoiser's held-out loss, where the checkpoint has one; layers_mse and layers_apart_mse: that of all
+    layers of pairs with their adapters, where they see each other and where they do not. All other figures are of
+    foregrounds. Raises NotFound, Corrupt, Refused.
     """
     parts = open_parts(checkpoint, store)
     preset = parts.preset
     pictures = load_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
     move(parts, fastest_device())
-    noise = noise_mse(parts, pictures)
+    noise = noise_mse(parts, pictures) | layers_mse(parts, store, snapshot)
     measured = [_measure(send_through(parts, batch)) for batch in batches(pictures, range(len(pictures)), report)]
     return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | noise
 
@@ -139,6 +147,21 @@ def noise_mse(parts: Parts, pictures: Pictures) -> dict[str, float]:
     if parts.base is None:
         return {}
     return {"noise_mse": validation_loss(parts.base, parts.preset, parts.backbone, parts.transparency, pictures)}
+
+
+def layers_mse(parts: Parts, store: ObjectStore, snapshot: str) -> dict[str, float]:
+    """The held-out losses of layers by their names; nothing where the checkpoint, or the snapshot, has no pairs."""
+    preset = parts.preset
+    roles = [LayerRole(role) for role in preset.layer_roles]
+    samples = (sample for sample in read_samples(store, snapshot) if sample.split == Split.heldout)
+    if parts.base is None or parts.layers is None or not any(sample.layers.keys() >= set(roles) for sample in samples):
+        return {}
+    pictures = load_layered(store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory)
+    encoder = parts.transparency.encoder
+    latents = encode_pictures(preset, pictures.layers, parts.backbone, encoder, None, lambda _: None)
+    layered = open_layers(open_denoiser(preset, *parts.base), *parts.layers).to(parts.backbone.device).eval()
+    joined, apart = (layers_loss(layered, preset, pictures, latents, joined=joined) for joined in (True, False))
+    return {"layers_mse": joined, "layers_apart_mse": apart}
 
 
 def batches(pictures: Pictures, places: range, report: Report) -> Iterator[Tensor]:
