@@ -103,7 +103,18 @@ class Wanted:
     inception: Path | None = None  # weights for the Frechet inception distance
     original: bool = False  # pictures in their own size, not the preset's
     limit: int = 0  # so many pictures; 0 is all
-    draws: int = 0  # so many captions are drawn, where there is a base
+    draws: int = 0  # so many captions are drawn, where there is a base, and pairs, where it draws them
+    clip: str | None = None  # a CLIP by name or folder, for the agreement of pairs with their texts
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean with the ends of its 95 % interval, which a mean of one has not."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,8 @@ class Measured:
     notes: Sequence[str]  # what was not measured, and why
     sheet: bytes  # PNG: truth beside reconstruction
     standard: bool  # whether figures of one name may stand beside those of a training
+    pairs: Mapping[str, Mapping[str, Spread]] = field(default_factory=dict)  # a figure's name, then whose pairs
+    pairs_sheet: bytes = b""  # PNG of the pairs drawn, where there are any
 
 
 class Evaluate(Protocol):

@@ -61,6 +61,45 @@ const KNOWN = new Map([
     },
   ],
   [
+    "background_psnr",
+    {
+      label: "Background PSNR",
+      unit: "dB",
+      better: "higher",
+      means: "Backgrounds of pairs against the truth, where opaque",
+    },
+  ],
+  [
+    "pair_harmony",
+    {
+      label: "Disharmony",
+      unit: "",
+      better: "lower",
+      means: "Light and colour of a drawn pair's layers against each other",
+    },
+  ],
+  [
+    "pair_leakage",
+    { label: "Leakage", unit: "", better: "lower", means: "How much of the subject drawn backgrounds still hold" },
+  ],
+  [
+    "pair_seam",
+    { label: "Seams", unit: "", better: "lower", means: "The trace along the mask in drawn pairs" },
+  ],
+  [
+    "pair_error",
+    {
+      label: "Blended error",
+      unit: "",
+      better: "lower",
+      means: "Drawn blended images against foreground over background, in levels",
+    },
+  ],
+  [
+    "pair_empty",
+    { label: "Empty pairs", unit: "", better: "lower", means: "The share of drawn pairs that do not show both layers" },
+  ],
+  [
     "psnr_worst",
     { label: "Worst PSNR", unit: "dB", better: "higher", means: "Mean PSNR on the background where it is least" },
   ],
@@ -135,6 +174,28 @@ const KNOWN = new Map([
   [
     "drawn_coverage_gap",
     { label: "Coverage gap", unit: "", better: "lower", means: "Of mean alpha, drawings against samples" },
+  ],
+  [
+    "pair_text_foreground",
+    {
+      label: "Text agreement, foreground",
+      unit: "",
+      better: "higher",
+      means: "CLIP score of drawn foregrounds, over grey",
+    },
+  ],
+  [
+    "pair_text_background",
+    { label: "Text agreement, background", unit: "", better: "higher", means: "CLIP score of drawn backgrounds" },
+  ],
+  [
+    "pair_text_blended",
+    {
+      label: "Text agreement, blended",
+      unit: "",
+      better: "higher",
+      means: "CLIP score of drawn pairs with the whole text",
+    },
   ],
 ]);
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 from curation.cli.show import ACTOR, Json, house, print_json, print_rows, progress, talk
 
 if TYPE_CHECKING:
-    from curation.ports import Measured
+    from curation.ports import Measured, Spread
 
 Name = Annotated[str, typer.Argument(help="The checkpoint's id, or the first eight or more digits of it.")]
 
@@ -38,8 +39,14 @@ def evaluate(
         bool, typer.Option("--original", help="Pictures in their own size, not fitted into the preset's.")
     ] = False,
     limit: Annotated[int, typer.Option(help="So many pictures at most; 0 is all.", min=0)] = 0,
-    draws: Annotated[int, typer.Option(help="Draw so many held-out captions, where it can draw.", min=0)] = 16,
+    draws: Annotated[int, typer.Option(help="Draw so many held-out captions, and pairs; where it can.", min=0)] = 16,
+    clip: Annotated[
+        str | None, typer.Option(help="A CLIP of transformers, name or folder: do drawn layers show their texts?")
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a PNG of truth beside reconstruction here.")] = None,
+    pairs_sheet: Annotated[
+        Path | None, typer.Option(help="Write a PNG of pairs drawn together and apart here.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a checkpoint on the held-out split of a snapshot, by background too, and keep the figures."""
@@ -47,9 +54,9 @@ def evaluate(
     from curation.house import load
     from curation.ports import Wanted
 
-    if sheet:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-    wanted = Wanted(views, published, perceptual, inception, original, limit, draws)
+    for file in filter(None, (sheet, pairs_sheet)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    wanted = Wanted(views, published, perceptual, inception, original, limit, draws, clip)
     with house() as opened:
         with opened.database.transaction() as tx:
             checkpoint = checkpoints.find_checkpoint(tx, name)
@@ -62,9 +69,12 @@ def evaluate(
                 checkpoints.keep_evaluation(tx, checkpoint.id, dict(measured.figures), ACTOR)
     if sheet:
         sheet.write_bytes(measured.sheet)
+    if pairs_sheet and measured.pairs_sheet:
+        pairs_sheet.write_bytes(measured.pairs_sheet)
     if as_json:
         told = {"checkpoint": checkpoint.id, "snapshot": on, "pictures": measured.pictures, "kept": kept}
-        tables = {"backgrounds": measured.backgrounds, "published": measured.published}
+        pairs = {name: {whose: asdict(spread) for whose, spread in row.items()} for name, row in measured.pairs.items()}
+        tables = {"backgrounds": measured.backgrounds, "published": measured.published, "pairs": pairs}
         print_json(told | {"evaluation": measured.figures} | tables | {"notes": measured.notes})
         return
     _print_figures(measured)
@@ -84,6 +94,12 @@ def _print_figures(measured: Measured) -> None:
         print(f"{figure:<20} {value:.5g}")
     print()
     _print_table("over", measured.backgrounds)
+    if measured.pairs:
+        print()
+        spreads = {
+            name: {whose: _spread(spread) for whose, spread in row.items()} for name, row in measured.pairs.items()
+        }
+        _print_table("pairs", spreads)
     if measured.published:
         print()
         names = {name for row in measured.published.values() for name in row}
@@ -91,7 +107,13 @@ def _print_figures(measured: Measured) -> None:
         _print_table("published, other pictures", {"this checkpoint": ours, **measured.published})
 
 
-def _print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+def _spread(spread: Spread) -> str:
+    """A mean, and its interval where it has one."""
+    interval = "" if spread.low is None else f" ({spread.low:.3g} to {spread.high:.3g})"
+    return f"{spread.mean:.3g}{interval}"
+
+
+def _print_table(title: str, rows: Mapping[str, Mapping[str, float | str]]) -> None:
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     listed = [{title: row, **figures} for row, figures in rows.items()]
     columns = {name: (lambda row, name=name: row.get(name)) for name in (title, *names)}

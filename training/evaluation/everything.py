@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Split
+from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Sample, Split
 from curation.errors import Refused
 from curation.layers import BACKGROUNDS, decode_layer
 from curation.ports import RGBA, Measured, ObjectStore, Report, Wanted
@@ -19,6 +19,7 @@ from training.evaluation.comparison import draw_comparison
 from training.evaluation.heldout import (
     HIGHER_IS_BETTER,
     Returned,
+    background_psnr,
     batches,
     fastest_device,
     layers_mse,
@@ -27,7 +28,9 @@ from training.evaluation.heldout import (
     noise_mse,
     send_through,
 )
+from training.evaluation.pairs import DRAWN, PairFigures, compare_pairs, draws_pairs, heldout_pairs, open_ways
 from training.generate import open_generator
+from training.measures.agreement import TextAgreement, open_agreement
 from training.measures.blends import blend, blend_jpeg, measure_blends, measure_published
 from training.measures.inception import Inception, frechet_distance, open_inception
 from training.measures.mattes import measure_matte
@@ -56,7 +59,9 @@ def measure(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: W
     offset_mean, offset_max: |x_eps| / x_std over a picture's latent; offset_energy: sum x_eps^2 / sum x_a^2.
     drawn_empty, drawn_opaque: the share of drawings with nothing visible, and with nothing transparent;
     drawn_coverage_gap: |mean alpha of the drawings - mean alpha of the samples whose captions they have|.
-    All are means over pictures, rfid aside. Raises NotFound, Corrupt, Refused.
+    pair_text_foreground, _background, _blended: `training.measures.agreement` of a layer over grey with its own text.
+    All are means over pictures, rfid aside. Of a checkpoint that draws pairs there is a table of pairs too, with
+    intervals: `training.evaluation.pairs`. Raises NotFound, Corrupt, Refused.
     """
     networks = _Networks(wanted)
     parts = open_parts(checkpoint, store)
@@ -65,7 +70,9 @@ def measure(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: W
     if wanted.limit:
         pictures = Pictures(store, pictures.samples[: wanted.limit], size, in_memory=False)
     move(parts, fastest_device())
-    noise = noise_mse(parts, pictures) | layers_mse(parts, store, snapshot)
+    others = noise_mse(parts, pictures) | layers_mse(parts, store, snapshot)
+    both = heldout_pairs(store, snapshot)[: wanted.limit or None]
+    others |= background_psnr(parts, store, both, wanted.views)
     tally = _Tally(networks, wanted)
     for rgba_B4HW in (
         _own_sizes(pictures, report) if wanted.original else batches(pictures, range(len(pictures)), report)
@@ -74,15 +81,23 @@ def measure(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: W
     if not tally.pictures:
         raise Refused(f"no held-out picture has sides of {LEAST} pixels or more", "measure without --original")
     figures, backgrounds = tally.sum_up()
-    figures |= noise | _measure_drawings(checkpoint, parts, store, pictures, wanted.draws, report)
+    figures |= others | _measure_drawings(checkpoint, parts, store, pictures, wanted.draws, report)
+    pairs = _measure_pairs(checkpoint, parts, store, both, wanted.draws, networks.agreement, report)
+    figures |= pairs.figures if pairs else {}
     return Measured(
         figures={name: figures[name] for name in HIGHER_IS_BETTER if name in figures},
         backgrounds=backgrounds,
         published=PUBLISHED if wanted.published else {},
         pictures=tally.pictures,
-        notes=_notes(wanted, parts, len(pictures) - tally.pictures, tally.pictures),
+        notes=_notes(wanted, parts, len(pictures) - tally.pictures, tally.pictures)
+        + _notes_on_pairs(wanted, parts, pairs),
         sheet=draw_comparison(*tally.shown),
-        standard=not wanted.limit and not wanted.original and wanted.views in {None, parts.preset.decoder_views},
+        standard=not wanted.limit
+        and not wanted.original
+        and wanted.views in {None, parts.preset.decoder_views}
+        and (pairs is None or wanted.draws == DRAWN),
+        pairs=pairs.table if pairs else {},
+        pairs_sheet=pairs.sheet if pairs else b"",
     )
 
 
@@ -93,10 +108,13 @@ class _Networks:
         device = fastest_device()
         self.perceptual: Perceptual | None = None
         self.inception: Inception | None = None
+        self.agreement: TextAgreement | None = None
         if wanted.perceptual:
             self.perceptual = open_perceptual(wanted.perceptual).to(device)
         if wanted.inception:
             self.inception = open_inception(wanted.inception).to(device)
+        if wanted.clip:
+            self.agreement = open_agreement(wanted.clip, device)
 
 
 class _Tally:
@@ -199,6 +217,21 @@ def _measure_drawings(
     }
 
 
+def _measure_pairs(
+    checkpoint: Checkpoint,
+    parts: Parts,
+    store: ObjectStore,
+    samples: Sequence[Sample],
+    count: int,
+    agreement: TextAgreement | None,
+    report: Report,
+) -> PairFigures | None:
+    if not count or not samples or not draws_pairs(parts):
+        return None
+    ways = open_ways(checkpoint, store)
+    return compare_pairs(ways, samples, count, parts.preset.image_size, store, report, agreement)
+
+
 def _notes(wanted: Wanted, parts: Parts, left_out: int, pictures: int) -> list[str]:
     """What was not measured, and why; what is to be known of what was."""
     few = f"rfid of {pictures} pictures: compare it with that of equally many alone, until there are some thousands"
@@ -212,5 +245,19 @@ def _notes(wanted: Wanted, parts: Parts, left_out: int, pictures: int) -> list[s
         "no published form: ask for it (--published)": not wanted.published,
         other: wanted.published,
         "no noise_mse and no drawings: the checkpoint has no base": parts.base is None,
+    }
+    return [sentence for sentence, holds in said.items() if holds]
+
+
+def _notes_on_pairs(wanted: Wanted, parts: Parts, pairs: PairFigures | None) -> list[str]:
+    if not draws_pairs(parts):
+        return []
+    if pairs is None:
+        return ["no pairs were drawn: it takes --draws, and held-out samples with a foreground and a background"]
+    said = {
+        "intervals of pairs hold 95 %: Student's t over the texts, each with the mean of its own drawings": True,
+        "no text agreement: it needs a CLIP (--clip)": wanted.clip is None,
+        "no pairs drawn apart: nothing in this checkpoint could be left out for it": "joint"
+        not in pairs.table["error"],
     }
     return [sentence for sentence, holds in said.items() if holds]

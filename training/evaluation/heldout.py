@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from curation.domain import Checkpoint, LayerRole, Progress, Split
+from curation.domain import Checkpoint, LayerRole, Progress, Sample, Split
 from curation.manifest import read_samples
 from curation.ports import ObjectStore, Report
 from training.data.layered import load_layered
 from training.data.pictures import Pictures, load_split
 from training.denoiser.opening import open_denoiser
 from training.denoiser.training import encode_pictures, validation_loss
+from training.evaluation.pairs import heldout_pairs, measure_drawn_pairs
 from training.layering.layered import open_layers
 from training.layering.training import layers_loss
 from training.measures.blends import measure_blends, psnr_of
@@ -32,6 +33,12 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "noise_mse": False,
     "layers_mse": False,
     "layers_apart_mse": False,
+    "background_psnr": True,
+    "pair_harmony": False,
+    "pair_leakage": False,
+    "pair_seam": False,
+    "pair_error": False,
+    "pair_empty": False,
     "psnr_worst": True,
     "lpips": False,
     "rfid": False,
@@ -51,6 +58,9 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "drawn_empty": False,
     "drawn_opaque": False,
     "drawn_coverage_gap": False,
+    "pair_text_foreground": True,
+    "pair_text_background": True,
+    "pair_text_blended": True,
 }
 """Which way each figure improves; from psnr_worst on they are measured by the command alone."""
 
@@ -67,16 +77,22 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
     identity_psnr (dB): premultiplied image against what the frozen decoder makes of the adjusted latent;
     identity_harm_db: how many dB of it the offset costs (positive is worse).
     noise_mse: the denoiser's held-out loss, where the checkpoint has one; layers_mse and layers_apart_mse: that of all
-    layers of pairs with their adapters, where they see each other and where they do not. All other figures are of
-    foregrounds. Raises NotFound, Corrupt, Refused.
+    layers of pairs with their adapters, where they see each other and where they do not.
+    background_psnr (dB): of backgrounds, over the pixels where they are opaque, as they are drawn: without their alpha.
+    pair_*: of 16 pairs, drawn where the checkpoint has learnt layers (training.evaluation.pairs.measure_pair); seconds
+    for a preset of ours. Pairs of other kinds, which larger models paint, are left to the command.
+    All other figures are of foregrounds. Raises NotFound, Corrupt, Refused.
     """
     parts = open_parts(checkpoint, store)
     preset = parts.preset
     pictures = load_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
     move(parts, fastest_device())
-    noise = noise_mse(parts, pictures) | layers_mse(parts, store, snapshot)
+    others = noise_mse(parts, pictures) | layers_mse(parts, store, snapshot)
+    others |= background_psnr(parts, store, heldout_pairs(store, snapshot))
+    if parts.layers is not None and (pairs := heldout_pairs(store, snapshot)):
+        others |= measure_drawn_pairs(checkpoint, store, pairs, report)
     measured = [_measure(send_through(parts, batch)) for batch in batches(pictures, range(len(pictures)), report)]
-    return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | noise
+    return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | others
 
 
 def has_heldout(store: ObjectStore, snapshot: str) -> bool:
@@ -162,6 +178,23 @@ def layers_mse(parts: Parts, store: ObjectStore, snapshot: str) -> dict[str, flo
     layered = open_layers(open_denoiser(preset, *parts.base), *parts.layers).to(parts.backbone.device).eval()
     joined, apart = (layers_loss(layered, preset, pictures, latents, joined=joined) for joined in (True, False))
     return {"layers_mse": joined, "layers_apart_mse": apart}
+
+
+@torch.no_grad()
+def background_psnr(
+    parts: Parts, store: ObjectStore, samples: Sequence[Sample], views: int | None = None
+) -> dict[str, float]:
+    """The figure of that name (see `evaluate`), a mean over the backgrounds of pairs; nothing where there are none."""
+    roles = [LayerRole.background] * len(samples)
+    pictures = Pictures(store, samples, parts.preset.image_size, in_memory=False, roles=roles)
+    rows = []
+    for truth_B4HW in batches(pictures, range(len(pictures)), lambda _: None):
+        again_B4HW = send_through(parts, truth_B4HW, views).again_B4HW
+        opaque_B1HW = (truth_B4HW[:, 3:] == 1).float()  # a letterbox's bars are none of the picture
+        squares_B = ((again_B4HW - truth_B4HW)[:, :3].square() * opaque_B1HW).flatten(1).sum(1)
+        mse_B = squares_B / (3 * opaque_B1HW.flatten(1).sum(1)).clamp_min(1)
+        rows.append(-10 * torch.log10(mse_B.clamp_min(1e-10)))
+    return {"background_psnr": float(torch.cat(rows).mean())} if rows else {}
 
 
 def batches(pictures: Pictures, places: range, report: Report) -> Iterator[Tensor]:
