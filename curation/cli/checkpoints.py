@@ -133,7 +133,7 @@ def vary(name: Name, changes: Set = None) -> None:
 
 @app.command("import")
 def import_(
-    files: Annotated[list[Path], typer.Argument(help="A decoder, maybe an encoder, maybe one base; safetensors.")],
+    files: Annotated[list[Path], typer.Argument(help="A decoder, maybe an encoder, maybe bases; safetensors.")],
     preset: Annotated[str, typer.Option(help="The row of the model they are for: sd15, sd21, sdxl.")] = "sdxl",
     changes: Set = None,
     offset_scale: Annotated[

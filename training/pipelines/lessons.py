@@ -67,8 +67,8 @@ class Lesson:
         """
         self._exchange()
         hook = self.unet.register_forward_pre_hook(self._stopping(stop_at), with_kwargs=True)
-        self._lead(condition)
         try:
+            self._lead(condition)
             yield
         finally:
             hook.remove()
@@ -85,8 +85,10 @@ class Lesson:
     def _stopping(self, stop_at: float) -> Any:
         def look(unet: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             del unet
+            if stop_at == 1 or not self.within:
+                return  # a look at the time would make a GPU wait
             time = named.get("timestep", given[1] if len(given) > 1 else None)
-            if self.within and float(torch.as_tensor(time).flatten()[0]) < (1 - stop_at) * TIMES:
+            if float(torch.as_tensor(time).flatten()[0]) < (1 - stop_at) * TIMES:
                 self._exchange()
 
         return look
