@@ -150,7 +150,6 @@ SMALL = replace(
     latent_channels=48,
     encoder_widths=(32, 64, 128),
     decoder_widths=(16, 32, 64, 128),
-    transparency_images=8_000,
     warmup_images=1_000,
 )
 
@@ -225,7 +224,6 @@ SD15 = replace(
     adapter_rank=256,
     prediction="model",
     zero_terminal_snr=False,
-    snr_gamma=0.0,
     posterior_noise=True,
     base_images=160_000,
     base_batch=16,
