@@ -211,7 +211,7 @@ class Sample:
 class Checkpoint:
     """Weights and how they came to be.
 
-    `files` maps a part ("backbone", "transparency", "base") to the sha256 of a safetensors file in the object store;
+    `files` maps a part (backbone, transparency, base, layers) to the sha256 of a safetensors file in the object store;
     `evaluation` maps a figure's name to its value; `sheet` is a PNG of samples drawn at fixed seeds. `changes` are the
     preset's numbers that were set otherwise, as text. Imported weights have the recipe "imported" and no snapshot.
     """
