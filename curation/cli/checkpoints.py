@@ -34,7 +34,9 @@ Set = Annotated[
 def train(
     snapshot: Annotated[str, typer.Option(help="A tag, an id, or the first digits of one.")] = "latest",
     preset: Annotated[str, typer.Option(help="A row of numbers: tiny, sd15, sdxl.")] = "tiny",
-    recipe: Annotated[str, typer.Option(help="transparency, base, or whole for both.")] = "whole",
+    recipe: Annotated[
+        str, typer.Option(help="transparency, base, layers, whole (the first two) or pairs (all three).")
+    ] = "whole",
     parent: Annotated[str | None, typer.Option(help="The checkpoint to go on from.")] = None,
     changes: Set = None,
     seed: Annotated[int, typer.Option(help="Seeds weights, noise and order.")] = 0,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from curation.domain import TrainingOrder
+from tests.training.composed import freeze_pairs
 from tests.training.pretrained import write_sdxl
 from training.launch import MARK, read_checkpoint
 from training.train import train
@@ -59,21 +60,23 @@ def _finish(running, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["own", "SDXL with a LoRA"])
+@pytest.mark.parametrize("model", ["own", "SDXL with a LoRA", "pairs"])
 def test_a_run_killed_anywhere_ends_as_a_straight_one(store, snapshot, tmp_path, model):
     torch.set_num_threads(1)
-    changes, preset, images = MICRO, "micro", 160
-    if model != "own":
+    changes, preset, images, stages = MICRO, "micro", 160, ("transparency", "base")
+    if model == "pairs":
+        snapshot, stages = freeze_pairs(store, range(30), side=32), (*stages, "layers")
+    if model == "SDXL with a LoRA":
         changes, preset, images = LORA | {"model": str(write_sdxl(tmp_path / "model"))}, "sdxl", 48
-    order = TrainingOrder("whole", preset, snapshot, None, None, 1, images, changes)
+    order = TrainingOrder("pairs" if model == "pairs" else "whole", preset, snapshot, None, None, 1, images, changes)
     straight = train(order, store, tmp_path / "straight" / "run", lambda _: None)
     dice = random.Random(model)
-    for stage in ("transparency", "base"):
-        images = dice.randrange(8, images)
-        killed = _kill_at(_start(tmp_path / "killed", order, store), stage, images, dice.random() * 0.1)
-        assert killed, (stage, images)
+    for stage in stages:
+        at = dice.randrange(8, images)
+        killed = _kill_at(_start(tmp_path / "killed", order, store), stage, at, dice.random() * 0.1)
+        assert killed, (stage, at)
     resumed = _finish(_start(tmp_path / "killed", order, store), tmp_path / "killed")
-    for part in ("transparency", "base"):
+    for part in stages:
         one, two = (load_part(store, checkpoint.files[part])[0] for checkpoint in (straight, resumed))
         assert one.keys() == two.keys()
         assert all(torch.equal(tensor, two[name]) for name, tensor in one.items()), part

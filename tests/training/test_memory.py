@@ -194,6 +194,45 @@ def test_stages_follow_the_recipe():
         assert {row.device for row in rows} == {"processor"}
 
 
+def test_layers_are_told_of_too():
+    """Adapters alone learn, on a base that is frozen; a pair costs about two pictures of its base."""
+    assert [row.stage for row in estimate(order("micro", "pairs"), 10)] == [
+        *("transparency", "latents", "base", "layers", "sheets")
+    ]
+    assert [row.stage for row in estimate(order("micro", "layers"), 10)] == ["latents", "layers", "sheets"]
+    layers, base = held("micro", "layers", layers_batch=64), held("micro", "base", base_batch=128)
+    assert layers["optimiser"] < base["optimiser"]
+    assert layers["activations"] == pytest.approx(base["activations"], rel=0.5)
+    with pytest.raises(Refused, match="no base is trained"):
+        estimate(order("sdxl", "layers", family="sd3"), 0)
+
+
+def test_layers_of_a_pretrained_model_that_is_not_on_disk():
+    changes = {"model": "nobody/has-this", "image_size": 64, "layers_batch": 1, "layer_rank": 256}
+    needed = held("sd15", "layers", on_gpu=True, **changes)
+    # In half precision, and adapters of two roles in float32: the release's 175,098,496 numbers less what it adds
+    # to each attention for its own exchange.
+    adapters = (
+        2
+        * 256
+        * sum(
+            sum(layer.weight.shape)
+            for name, layer in _attention_layers()
+            if name.endswith(("to_q", "to_k", "to_v", "to_out.0"))
+        )
+    )
+    assert needed["average"] == 4 * adapters
+    assert needed["optimiser"] == pytest.approx(8 * adapters, rel=0.001)
+    frozen = 2 * PARAMETERS["sd15", "unet"] + 2 * PARAMETERS["sd15", "text_encoder"] + 4 * PARAMETERS["sd15", "vae"]
+    assert needed["weights"] == pytest.approx(frozen + 4 * adapters, rel=0.1)
+
+
+def _attention_layers():
+    with torch.device("meta"):
+        unet = build_part(find_preset("sd15", {"model": "nobody/has-this"}), "unet")
+    return [(name, layer) for name, layer in unet.named_modules() if ".attn" in name and isinstance(layer, nn.Linear)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [case for case in CASES if case in {"tiny, base, batch 256", "tiny SDXL, all weights, batch 64"}]

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from curation.domain import LayerRole, Split
 from curation.errors import Corrupt, Refused
+from tests.training.composed import compose, freeze_pairs
 from training.data.order import DrawOrder, draw_order
 from training.data.pictures import Pictures, letterbox, load_split, prefetch
 
@@ -95,6 +96,28 @@ def test_the_order_does_not_depend_on_how_it_is_cut(is_new, weight, cuts):
         pieces += order.places(len(pieces), cut)
     assert pieces == straight
     assert all(0 <= place < len(is_new) for place in straight)
+
+
+def test_a_pairs_layers_are_pictures_with_texts_of_their_own(store):
+    snapshot = freeze_pairs(store, range(20), singles=3, side=32)
+    foregrounds = load_split(store, snapshot, Split.train, 16)
+    assert len(foregrounds) == 16 + 3
+    pictures = load_split(store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background))
+    assert pictures.roles[:4] == [LayerRole.foreground, LayerRole.background] * 2
+    assert len(pictures) == 2 * 16 + 3
+    texts = compose(0, 32).texts
+    assert pictures.captions[:2] == [texts[LayerRole.foreground], texts[LayerRole.background]]
+    assert pictures[1][3].min() == 1  # a background is opaque
+    whole = load_split(store, snapshot, Split.train, 16, roles=(LayerRole.blended,))
+    assert whole.captions[0] == compose(0, 32).caption  # which has no text of its own
+
+
+def test_opaque_layers_come_as_often_as_is_said(store):
+    snapshot = freeze_pairs(store, range(20), side=32)
+    pictures = load_split(store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background))
+    order = draw_order(store, pictures, None, 2.0, seed=5, opaque=0.25)
+    drawn = Counter(pictures.roles[place] for place in order.places(0, 50 * order.length))
+    assert drawn[LayerRole.background] / drawn[LayerRole.foreground] == pytest.approx(0.25, abs=0.02)
 
 
 def test_fractional_weights_are_kept_on_average():

@@ -47,6 +47,11 @@ def test_an_unknown_preset_names_those_there_are():
         ({"accumulation": "0"}, "accumulation cannot be 0"),
         ({"workers": "0"}, "workers cannot be 0"),
         ({"sheet_images": "0"}, "sheet_images cannot be 0"),
+        ({"layers_batch": "0"}, "layers_batch cannot be 0"),
+        ({"layer_modules": "some"}, "no layer_modules 'some'"),
+        ({"layer_roles": "foreground"}, "the layers foreground are not drawn together"),
+        ({"known_share": "1"}, "known_share cannot be 1.0"),
+        ({"single_share": "-0.1"}, "single_share cannot be -0.1"),
     ],
 )
 def test_numbers_that_cannot_be_are_told_before_anything_begins(changes, said):
