@@ -1,4 +1,4 @@
-# make demo      sets up everything and runs the loop; SEED=folder REVIEWER=oracle ROUNDS=n HOME_DIR=folder
+# make demo      sets up everything and runs the loop; SEED=folder REVIEWER=oracle ROUNDS=n PAIRS=1 HOME_DIR=folder
 # make test      sets up everything and passes the tests
 # make check     what CI checks: style, types, laws of imports, the pages' JavaScript, and the quick tests
 # make bench     prints figures, in some minutes; BENCH=name one of tests/benchmarks, ARGS its options
@@ -12,7 +12,7 @@ READY := $(VENV)/ready
 HOME_DIR ?= .home
 BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training_rate
 
-DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS))
+DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs)
 
 .PHONY: demo test check coverage bench lock clean setup
 .DEFAULT_GOAL := demo

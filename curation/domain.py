@@ -64,12 +64,7 @@ MOVES: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         (_S.waiting, _S.rejected),
         (_S.accepted, _S.showing),  # undo hands it back to the same reviewer
         (_S.rejected, _S.showing),
-        (_S.requested, _S.withdrawn),
-        (_S.drawing, _S.withdrawn),
-        (_S.drawn, _S.withdrawn),
-        (_S.screened, _S.withdrawn),
-        (_S.waiting, _S.withdrawn),
-        (_S.showing, _S.withdrawn),
+        *((one, _S.withdrawn) for one in (_S.requested, _S.drawing, _S.drawn, _S.screened, _S.waiting, _S.showing)),
     }
 )
 """The whole law of candidate states; the database enforces the same pairs (table candidate_moves)."""
@@ -104,6 +99,7 @@ class RejectReason(StrEnum):
     prompt_miss = "prompt_miss"  # not what the prompt asked for
     duplicate = "duplicate"
     other = "other"
+    clash = "clash"  # of a pair: light, colour or place of its layers do not fit
 
 
 class Access(StrEnum):
@@ -163,15 +159,19 @@ class Prompt:
         """Equal texts are one prompt."""
         return content_id("prompt", self.text, self.foreground, self.background)
 
+    @property
+    def texts(self) -> dict[LayerRole, str]:
+        """The texts of single layers, where it has them."""
+        return {role: text for role in LayerRole if (text := getattr(self, role, None))}
+
 
 @dataclass(frozen=True)
 class Sample:
     """Accepted layers with what must be known of them: one line of a snapshot's manifest.
 
     `layers` maps a role to the sha256 of the stored image's bytes; `visible` is the hash of the pixels that can be
-    seen (curation.layers.visible_hash); `round` is 0 for seeds. `captioner` is the model that wrote the caption, as
-    model@revision, and empty where a person or an import gave it. `texts` are the captions of single layers, where
-    they have their own: `caption` is the whole picture's.
+    seen (curation.layers.visible_hash); `round` is 0 for seeds. `captioner` is the model that wrote the caption
+    (model@revision), empty for people and imports. `texts` are captions of single layers, `caption` is the whole's.
     """
 
     id: str
@@ -211,10 +211,9 @@ class Sample:
 class Checkpoint:
     """Weights and how they came to be.
 
-    `files` maps a part ("backbone", "transparency", "base", or a mode of drawing layers to each other, such as
-    "joint") to the sha256 of a safetensors file in the object store;
-    `evaluation` maps a figure's name to its value; `sheet` is a PNG of samples drawn at fixed seeds. `changes` are the
-    preset's numbers that were set otherwise, as text. Imported weights have the recipe "imported" and no snapshot.
+    `files` maps a part (backbone, transparency, base, layers, or a released mode, such as joint) to the sha256 of a
+    stored safetensors file, `evaluation` a figure to its value; `sheet` is a PNG drawn at fixed seeds; `changes` are
+    numbers of the preset set otherwise, as text. Imported weights have the recipe "imported" and no snapshot.
     """
 
     files: Mapping[str, str]
@@ -248,9 +247,8 @@ class DrawRequest:
 class TrainingOrder:
     """What a trainer is asked for; its id is its content, so that asking twice is asking once.
 
-    `snapshot` and `previous` are snapshot ids: samples of the first that the second lacks are drawn more often
-    (paper, section 3.4: newly added samples at twice the probability). `images` overrides the preset's count of
-    training images, when it is not 0; `changes` are other numbers of the preset, by name, as text.
+    Samples of `snapshot` that `previous` lacks are drawn more often (paper, section 3.4: twice as often). `images`
+    overrides the preset's count of training images, when not 0; `changes` are other numbers of the preset, as text.
     """
 
     recipe: str
@@ -282,11 +280,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Said:
-    """What the oracle says of a layer, with a sentence for the record."""
+    """What the oracle says of a candidate, with a sentence for the record; `layers` as in a decision."""
 
     verdict: Verdict
     reasons: Sequence[RejectReason]
     sentence: str
+    layers: Sequence[LayerRole] = ()
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ import sqlalchemy as sa
 
 from curation import captions, checkpoints, drawing, leases
 from curation.database import Transaction
-from curation.domain import CandidateState, Checkpoint, Progress, RoundState, RunState
+from curation.domain import CandidateState, Checkpoint, Kind, Progress, RoundState, RunState
 from curation.errors import Conflict, LayerloopError, Refused
 from curation.house import House, load
 from curation.ports import LayerGenerator, Report
 from curation.review import decisions, reviewers
-from curation.screening import oracle, refusals, selection
+from curation.rounds import find_round
+from curation.screening import pair_oracle, refusals, selection
+from curation.screening.oracle import Oracle, fit_to_snapshot
 from curation.tables import candidates, caption_runs, rounds, training_runs
 
 log = logging.getLogger("layerloop.jobs")
@@ -152,7 +154,7 @@ def decide(house: House, number: int) -> None:
     with house.database.transaction() as tx:
         reviewer = reviewers.oracle_reviewer(tx)
         cards = decisions.take_tray(tx, reviewer, number, DECIDE_AT_ONCE, (), house.settings.lease_seconds)
-    verdicts = [(card, oracle.judge_card(judge, house.store, card)) for card in cards]
+    verdicts = [(card, pair_oracle.judge_card(judge, house.store, card)) for card in cards]
     with house.database.transaction() as tx:
         for card, said in verdicts:
             decisions.decide_by_oracle(tx, reviewer, card, said)
@@ -190,7 +192,7 @@ JOBS: dict[str, Callable[..., None]] = {
     "draw": draw, "screen": screen, "train": train, "caption": caption, "decide": decide, "sweep": sweep,
 }  # fmt: skip
 _loaded: dict[str, LayerGenerator] = {}
-_fitted: dict[str, oracle.Oracle] = {}
+_fitted: dict[tuple[Kind, str], Oracle | pair_oracle.PairOracle] = {}
 
 
 def _generator(house: House, checkpoint: Checkpoint) -> LayerGenerator:
@@ -201,17 +203,19 @@ def _generator(house: House, checkpoint: Checkpoint) -> LayerGenerator:
     return _loaded[checkpoint.id]
 
 
-def _oracle(house: House, number: int) -> oracle.Oracle:
-    """The oracle fitted to the seeds in the snapshot that the round's checkpoint was trained on."""
+def _oracle(house: House, number: int) -> Oracle | pair_oracle.PairOracle:
+    """The oracle for a round's kind, fitted to the seeds in the snapshot that its checkpoint was trained on."""
     with house.database.transaction() as tx:
         snapshot = _checkpoint_of(tx, number).snapshot
+        kind = Kind(find_round(tx, number)["kind"])
     if snapshot is None:
         told = "the oracle learns from the snapshot of a training, and imported weights have none"
         raise Refused(told, "let people decide")
-    if snapshot not in _fitted:
+    if (kind, snapshot) not in _fitted:
         _fitted.clear()
-        _fitted[snapshot] = oracle.fit_to_snapshot(house.store, snapshot)
-    return _fitted[snapshot]
+        fit = pair_oracle.fit_pairs_to_snapshot if kind is Kind.pair else fit_to_snapshot
+        _fitted[kind, snapshot] = fit(house.store, snapshot)
+    return _fitted[kind, snapshot]
 
 
 def _checkpoint_of(tx: Transaction, number: int) -> Checkpoint:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from curation import checkpoints, rounds, snapshots
 from curation.database import Transaction
-from curation.domain import Checkpoint, Progress, Prompt, RoundState, RunState, TrainingOrder
+from curation.domain import Checkpoint, Kind, Progress, Prompt, RoundState, RunState, TrainingOrder
 from curation.errors import LayerloopError
 from curation.house import House
 from curation.tables import decisions, samples
@@ -38,6 +38,7 @@ class Plan:
     seed: int = 0
     recipe: str = "whole"
     images: int = 0
+    kind: Kind = Kind.single  # what its rounds draw
 
 
 Tell = Callable[[Progress], None]
@@ -107,18 +108,32 @@ def _wait_for_run(house: House, run: uuid.UUID, turn: int, tell: Tell) -> str:
 
 def _open(house: House, plan: Plan, turn: int, checkpoint: Checkpoint) -> int:
     with house.database.transaction() as tx:
-        texts = choose_prompts(tx, plan.quota, plan.seed + turn)
+        texts = choose_prompts(tx, plan.quota, plan.seed + turn, plan.kind)
         return rounds.open_round(
-            tx, checkpoint=checkpoint.id, prompts_=texts, quota=plan.quota, seed=plan.seed + turn, actor=ACTOR
+            tx,
+            checkpoint=checkpoint.id,
+            prompts_=texts,
+            quota=plan.quota,
+            seed=plan.seed + turn,
+            kind=plan.kind,
+            actor=ACTOR,
         )
 
 
-def choose_prompts(tx: Transaction, count: int, seed: int) -> Sequence[Prompt]:
-    """Up to `count` prompts for a round: captions as often as seeds bear them, shuffled by a hash, anew each turn."""
-    caption = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)["caption"].astext
+def choose_prompts(tx: Transaction, count: int, seed: int, kind: Kind = Kind.single) -> Sequence[Prompt]:
+    """Up to `count` prompts for a round: captions as often as seeds bear them, shuffled by a hash, anew each turn.
+
+    Of pairs all three texts of a seed pair; of single layers the text of a layer alone, where a seed has one.
+    """
+    line = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)
     shuffled = sa.func.md5(sa.func.concat(seed, ":", samples.c.id))
-    seeds = sa.select(caption.label("text")).where(samples.c.round == 0, samples.c.withdrawn_at.is_(None))
-    return [Prompt(row.text) for row in tx.execute(seeds.order_by(shuffled).limit(count))]
+    texts = [line["texts"][role].astext.label(role) for role in ("foreground", "background")]
+    seeds = sa.select(line["caption"].astext.label("text"), *texts).where(samples.c.withdrawn_at.is_(None))
+    seeds = seeds.where(samples.c.round == 0).order_by(shuffled).limit(count)
+    if kind is Kind.pair:
+        found = tx.execute(seeds.where(samples.c.kind == Kind.pair, line["texts"].has_key("background")))
+        return [Prompt(row.text, row.foreground, row.background) for row in found]
+    return [Prompt(row.foreground or row.text) for row in tx.execute(seeds)]
 
 
 def _wait_for_verdicts(house: House, plan: Plan, number: int, turn: int, tell: Tell) -> None:

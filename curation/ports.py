@@ -142,6 +142,30 @@ class Evaluate(Protocol):
 
 
 @dataclass(frozen=True)
+class Beside:
+    """The same requests in two ways, in their order: as layers, and as opaque pictures whose subject was cut out."""
+
+    drawn: Sequence[RGBA]
+    cut: Sequence[RGBA]
+    facts: Mapping[str, str]  # how the opaque pictures were made and cut
+    sheet: bytes  # PNG: layer, opaque picture and what was cut out of it
+
+
+class DrawBeside(Protocol):
+    """The dotted name in LAYERLOOP_COMPARER is one of these."""
+
+    def __call__(
+        self,
+        checkpoint: Checkpoint,
+        store: ObjectStore,
+        requests: Sequence[DrawRequest],
+        segmenter: str | None,
+        report: Report,
+    ) -> Beside:
+        """Draw with a checkpoint, and beside it as generate-then-matte would."""
+
+
+@dataclass(frozen=True)
 class StageMemory:
     """The most memory that a stage of a training holds at once, in bytes by what holds it."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,9 +41,7 @@ def open_round(
 
     The quota goes round the prompts: candidate i is drawn from prompt i modulo their number, with a seed of its own.
     """
-    if not prompts_ or quota < 1:
-        raise Refused("a round needs a prompt and a quota of at least 1", "see 'layerloop round open --help'")
-    check_policy(policy)
+    check_round(prompts_, quota, policy, kind)
     row = {"purpose": "drawn", "kind": kind, "checkpoint_id": checkpoint, "quota": quota, "policy": dict(policy)}
     number = int(tx.execute(sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}).scalar_one())
     add_prompts(tx, prompts_)
@@ -54,49 +53,72 @@ def open_round(
     return number
 
 
+def read_prompts(lines: Iterable[str]) -> list[Prompt]:
+    """Prompts from lines: plain text, or for pairs an object of JSON with text, foreground and background.
+
+    Raises Refused with the number of the line that is neither.
+    """
+    found = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text.startswith("{"):
+            try:
+                row = json.loads(text)
+                found.append(Prompt(row["text"].strip(), row["foreground"].strip(), row["background"].strip()))
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                told = 'a line for a pair looks like {"text": ..., "foreground": ..., "background": ...}'
+                raise Refused(f"line {number} is no prompt: {text[:80]}", told) from error
+        elif text:
+            found.append(Prompt(text))
+    return found
+
+
 def add_prompts(tx: Transaction, texts: Sequence[Prompt]) -> None:
     """Record prompts; equal texts are one prompt."""
     rows = [{"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background} for p in set(texts)]
     tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
 
 
-def open_seed_review(tx: Transaction, actor: str) -> int:
-    """The open round in which people look at imported files that screening was unsure of; made when there is none."""
-    waiting = sa.select(rounds.c.id).where(rounds.c.purpose == "seeds", rounds.c.state != RoundState.closed)
-    number = tx.scalar(waiting.order_by(rounds.c.id))
+def open_seed_review(tx: Transaction, actor: str, kind: Kind = Kind.single) -> int:
+    """The open round in which people look at imports that screening was unsure of; made when there is none."""
+    open_one = (rounds.c.purpose == "seeds") & (rounds.c.kind == kind) & (rounds.c.state != RoundState.closed)
+    number = tx.scalar(sa.select(rounds.c.id).where(open_one).order_by(rounds.c.id))
     if number is None:
-        row = {"purpose": "seeds", "kind": Kind.single, "quota": 0, "policy": dict(SHOW_ALL), "state": RoundState.open}
+        row = {"purpose": "seeds", "kind": kind, "quota": 0, "policy": dict(SHOW_ALL), "state": RoundState.open}
         number = tx.execute(sa.insert(rounds).returning(rounds.c.id), row).scalar_one()
         tx.log(actor, "round opened", f"round {number}", purpose="seeds")
     return int(number)
 
 
 def add_for_review(
-    tx: Transaction, number: int, layer: StoredLayer, caption: str, flags: Sequence[str], origin: Mapping[str, Any]
+    tx: Transaction,
+    number: int,
+    layers: Mapping[LayerRole, StoredLayer],
+    prompt: Prompt,
+    flags: Sequence[str],
+    origin: Mapping[str, Any],
 ) -> uuid.UUID:
-    """Put an imported layer before people with the codes it was flagged with; adding it twice adds it once.
+    """Put an import before people with the codes it was flagged with; adding it twice adds it once.
 
     `origin` carries "licence", "source" and, where the metadata gave one, "split".
     """
-    record_layers(tx, [layer])
-    prompt = Prompt(caption)
+    record_layers(tx, list(layers.values()))
     add_prompts(tx, [prompt])
-    candidate = content_id("candidate", "import", layer.visible)
+    seen = [layers[role].visible for role in LayerRole if role in layers]
+    candidate = content_id("candidate", "import", *seen)
     row = {
         "id": candidate,
         "round_id": number,
         "prompt_id": prompt.id,
-        "seed": int(layer.visible[:15], 16),
+        "seed": int(seen[0][:15], 16),
         "state": CandidateState.waiting,
         "propensity": 1.0,
         "flags": list(flags),
         "origin": dict(origin),
     }
     if tx.execute(insert(candidates).on_conflict_do_nothing(), row).rowcount:
-        tx.execute(
-            sa.insert(candidate_layers),
-            {"candidate_id": candidate, "role": LayerRole.foreground, "sha256": layer.sha256},
-        )
+        rows = [{"candidate_id": candidate, "role": role, "sha256": one.sha256} for role, one in layers.items()]
+        tx.execute(sa.insert(candidate_layers), rows)
         tx.execute(sa.update(rounds).where(rounds.c.id == number).values(quota=rounds.c.quota + 1))
     return candidate
 
@@ -150,6 +172,15 @@ def count_states(tx: Transaction, number: int) -> dict[str, int]:
     """How many candidates of a round stand in each state."""
     counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.round_id == number)
     return {row.state: row.n for row in tx.execute(counted.group_by(candidates.c.state))}
+
+
+def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], kind: Kind) -> None:
+    """Raise Refused unless a round can be opened with these."""
+    if not texts or quota < 1:
+        raise Refused("a round needs a prompt and a quota of at least 1", "see 'layerloop round open --help'")
+    if kind is Kind.pair and any(not (one.foreground and one.background) for one in texts):
+        raise Refused("a round of pairs needs prompts of three texts", "text, foreground and background for each")
+    check_policy(policy)
 
 
 def check_policy(policy: Mapping[str, Any]) -> None:

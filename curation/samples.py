@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -38,6 +38,7 @@ class NewSample:
     layers: Mapping[LayerRole, StoredLayer]
     split: Split | None = None
     candidate: uuid.UUID | None = None
+    texts: Mapping[LayerRole, str] = field(default_factory=dict)
 
     def visible(self) -> str:
         """The hash of all that can be seen of it; a single image's own hash, so that equal pictures are one sample."""
@@ -57,6 +58,7 @@ class NewSample:
             round=self.round,
             visible=visible,
             layers={role: layer.sha256 for role, layer in self.layers.items()},
+            texts=self.texts,
         )
 
 

@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     generator: str = Field("training.generate:open_generator", description="dotted name of an OpenGenerator")
     trainer: str = Field("training.train:train", description="dotted name of a Train")
     evaluator: str = Field("training.evaluation.everything:measure", description="dotted name of an Evaluate")
+    comparer: str = Field("training.matting.beside:draw_beside", description="dotted name of a DrawBeside")
     estimator: str = Field("training.memory:estimate", description="dotted name of an Estimate")
     captioner: str = Field("training.captioning:open_captioner", description="dotted name of an OpenCaptioner")
     writer: str = Field("training.writing:open_writer", description="dotted name of an OpenWriter")

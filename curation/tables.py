@@ -236,6 +236,7 @@ decisions = sa.Table(
     sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Column("reasons", ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("layers", ARRAY(sa.Text), nullable=False, server_default="{}"),  # of a pair: which each reason concerns
     sa.Column("comment", sa.Text, nullable=False, server_default=""),
     sa.Column("dwell_ms", sa.Integer),
     sa.Column("desk", sa.Text, nullable=False),
@@ -247,6 +248,7 @@ decisions = sa.Table(
     _one_of("verdict", Verdict),
     sa.CheckConstraint("(verdict = 'undo') = (undoes is not null)", name="undoes"),
     sa.CheckConstraint("dwell_ms >= 0", name="dwell"),
+    sa.CheckConstraint("cardinality(layers) in (0, cardinality(reasons))", name="layers"),
 )
 sa.Index("ix_decisions_reviewer_id_id", decisions.c.reviewer_id, decisions.c.id.desc())
 

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from curation.checkpoints import promote, register_checkpoint
 from curation.database import Database, Transaction
 from curation.domain import MOVES, CandidateState, Checkpoint, Prompt, content_id
+from curation.intake.grounds import choose_scene, draw_scene
 from curation.layers import encode_layer, visible_hash
-from curation.ports import RGBA, ObjectStore
+from curation.ports import RGBA, Layers, ObjectStore
 from curation.tables import candidate_layers, candidates, layers, prompts, rounds, snapshots
 
 
@@ -36,12 +38,12 @@ def make_checkpoint(tx: Transaction, name: str = "first") -> str:
     return promote(tx, made.id, "test")
 
 
-def make_round(tx: Transaction, checkpoint: str | None = None, quota: int = 100) -> int:
+def make_round(tx: Transaction, checkpoint: str | None = None, quota: int = 100, kind: str = "single") -> int:
     """An open round drawn by a checkpoint (made when none is given); returns its id."""
     checkpoint = checkpoint or make_checkpoint(tx, uuid.uuid4().hex)
     row = {
         "purpose": "drawn",
-        "kind": "single",
+        "kind": kind,
         "checkpoint_id": checkpoint,
         "quota": quota,
         "policy": {"kind": "random", "share": 1.0},
@@ -66,6 +68,40 @@ def make_candidates(
             values = {"state": step, "propensity": 1.0} if step == "waiting" else {"state": step}
             tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(values))
         made.append(id_)
+    return made
+
+
+def make_pairs(
+    tx: Transaction,
+    store: ObjectStore,
+    round_id: int,
+    drawn: Sequence[tuple[Prompt, Layers]],
+    state: CandidateState = CandidateState.waiting,
+) -> Sequence[uuid.UUID]:
+    """Candidates of several layers each, brought to `state`; returns their ids in order."""
+    made = []
+    for seed, (prompt, pair) in enumerate(drawn):
+        texts = {"text": prompt.text, "foreground": prompt.foreground, "background": prompt.background}
+        tx.execute(insert(prompts).on_conflict_do_nothing(), {"id": prompt.id} | texts)
+        id_ = content_id("candidate", round_id, prompt.id, seed)
+        row = {"id": id_, "round_id": round_id, "prompt_id": prompt.id, "seed": seed, "state": "requested"}
+        tx.execute(sa.insert(candidates), row)
+        for role, rgba in pair.items():
+            _store_layer(tx, store, id_, rgba, role)
+        for step in path_to(state):
+            values = {"state": step, "propensity": 1.0} if step == "waiting" else {"state": step}
+            tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(values))
+        made.append(id_)
+    return made
+
+
+def scenes(count: int, size: int = 64, start: int = 0) -> list[tuple[Prompt, Layers]]:
+    """Pairs of the procedural domain with their prompts."""
+    made = []
+    for index in range(start, start + count):
+        rng = np.random.default_rng([17, index])
+        scene = choose_scene(rng)
+        made.append((scene.prompt, draw_scene(scene, rng, size)))
     return made
 
 
@@ -106,7 +142,9 @@ def named(server: str, name: str) -> str:
     return sa.make_url(server).set(database=name).render_as_string(hide_password=False)
 
 
-def _store_layer(tx: Transaction, store: ObjectStore, candidate: uuid.UUID, rgba: RGBA) -> None:
+def _store_layer(
+    tx: Transaction, store: ObjectStore, candidate: uuid.UUID, rgba: RGBA, role: str = "foreground"
+) -> None:
     stored = encode_layer(rgba)
     row = {
         "sha256": store.put(stored),
@@ -115,8 +153,8 @@ def _store_layer(tx: Transaction, store: ObjectStore, candidate: uuid.UUID, rgba
         "bytes": len(stored),
         "visible": visible_hash(rgba),
     }
-    tx.execute(sa.insert(layers), row)
-    tx.execute(sa.insert(candidate_layers), {"candidate_id": candidate, "role": "foreground", "sha256": row["sha256"]})
+    tx.execute(insert(layers).on_conflict_do_nothing(), row)
+    tx.execute(sa.insert(candidate_layers), {"candidate_id": candidate, "role": role, "sha256": row["sha256"]})
 
 
 def _sha(*parts: str) -> str:

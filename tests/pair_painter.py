@@ -9,8 +9,8 @@ import numpy as np
 
 from curation.domain import Checkpoint, DrawRequest, LayerRole
 from curation.layers import decode_layer
+from curation.pairs import composite
 from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
-from curation.scenes.blending import composite
 
 SIDE = 64
 

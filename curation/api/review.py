@@ -29,6 +29,7 @@ LABELS = {
     RejectReason.prompt_miss: "Not what the prompt asked for",
     RejectReason.duplicate: "Seen before",
     RejectReason.other: "Something else",
+    RejectReason.clash: "Of pairs: light, colour or place of the layers do not fit each other",
 }
 
 
@@ -59,6 +60,7 @@ class CardAnswer(BaseModel):
     flags: list[str]
     layers: dict[LayerRole, LayerAnswer]
     signals: dict[str, float | None]
+    texts: dict[LayerRole, str]
 
 
 class ProgressAnswer(BaseModel):
@@ -80,12 +82,16 @@ class TrayAnswer(BaseModel):
 
 
 class DecisionRequest(BaseModel):
-    """A verdict; `key` is made by the page, once per decision, and sent again with every try."""
+    """A verdict; `key` is made by the page, once per decision, and sent again with every try.
+
+    Of a pair, `layers` may say which layer each of the reasons concerns, in the same order.
+    """
 
     model_config = ConfigDict(extra="forbid")
     candidate: uuid.UUID
     verdict: Literal["accept", "reject", "skip"]
-    reasons: Annotated[list[RejectReason], Field(max_length=len(RejectReason))] = []
+    reasons: Annotated[list[RejectReason], Field(max_length=len(RejectReason) * len(LayerRole))] = []
+    layers: Annotated[list[LayerRole], Field(max_length=len(RejectReason) * len(LayerRole))] = []
     comment: Annotated[str, Field(max_length=2_000)] = ""
     dwell_ms: Annotated[int | None, Field(ge=0)] = None
     key: uuid.UUID
@@ -150,6 +156,7 @@ def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
             Verdict(body.verdict),
             key=body.key,
             reasons=body.reasons,
+            layers=body.layers,
             comment=body.comment,
             dwell_ms=None if body.dwell_ms is None else min(body.dwell_ms, LONGEST_LOOK_MS),
         )
@@ -170,7 +177,9 @@ def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
     """Why a layer may be rejected, in the order of the number keys."""
     with visit.enter():
         pass
-    return [ReasonAnswer(name=name, key=str(key), label=label) for key, (name, label) in enumerate(LABELS.items(), 1)]
+    return [
+        ReasonAnswer(name=name, key=str(key % 10), label=label) for key, (name, label) in enumerate(LABELS.items(), 1)
+    ]
 
 
 def _card(request: Request, card: trays.Card) -> CardAnswer:
@@ -187,4 +196,5 @@ def _card(request: Request, card: trays.Card) -> CardAnswer:
         flags=list(card.flags),
         layers=layers,
         signals=dict(card.signals),
+        texts=dict(card.texts),
     )

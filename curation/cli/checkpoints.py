@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curation.cli.comparison import compare
 from curation.cli.evaluation import Name, evaluate, in_brief
 from curation.cli.memory import print_memory
 from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_rows, progress, short, talk
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(evaluate)
+app.command()(compare)
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Another number of the preset, as name=value; may be repeated.")

@@ -32,6 +32,7 @@ def demo(
     seed: Annotated[Path | None, typer.Option(help="A folder of images with alpha; without it, drawn shapes.")] = None,
     reviewer: Annotated[str, typer.Option(help="'person' waits at the pages, 'oracle' decides by rules.")] = "person",
     rounds: Annotated[int, typer.Option(help="How many rounds.", min=1)] = 2,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Foreground, background and blended image together.")] = False,
     quota: Annotated[int, typer.Option(help="How many candidates each round draws.", min=1)] = 96,
     preset: Annotated[str, typer.Option(help="A row of numbers: tiny for a laptop.")] = "tiny",
     images: Annotated[int, typer.Option(help="Train on so many images instead of the preset's.", min=0)] = 0,
@@ -40,6 +41,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the whole loop: seeds, training, drawing, review, and again; the same command goes on where it stopped."""
+    from curation.domain import Kind
     from curation.household import household
     from curation.intake.seeding import bring_seeds
     from curation.loop import Plan, run_loop
@@ -47,7 +49,8 @@ def demo(
 
     if reviewer not in {"person", "oracle"}:
         raise typer.BadParameter("'person' or 'oracle'", param_hint="--reviewer")
-    plan = Plan(rounds=rounds, quota=quota, preset=preset, reviewer=reviewer, images=images)
+    kind, recipe = (Kind.pair, "pairs") if pairs else (Kind.single, "whole")
+    plan = Plan(rounds=rounds, quota=quota, preset=preset, reviewer=reviewer, recipe=recipe, images=images, kind=kind)
     with household(_settings(home, port)) as standing:
         talk.print(f"\n  pages  [bold]{standing.sign_in_address()}[/]  (lets one person in, once)\n")
         if preset == "tiny":
@@ -56,7 +59,7 @@ def demo(
         if reviewer == "person":
             talk.print("  Candidates wait for you at the review page as soon as the first are drawn.\n")
         with progress() as tell:
-            standing.patiently(lambda: bring_seeds(standing.house, seed, seeds, tell))
+            standing.patiently(lambda: bring_seeds(standing.house, seed, seeds, tell, kind))
             numbers = standing.patiently(lambda: run_loop(standing.house, plan, tell))
         with standing.house.database.transaction() as tx:
             told = [report.round_report(tx, number) for number in numbers]

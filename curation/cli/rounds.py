@@ -18,8 +18,10 @@ Number = Annotated[int, typer.Argument(help="The round's number, as 'round list'
 def open_(
     quota: Annotated[int, typer.Option(help="How many candidates to draw.", min=1)] = 100,
     prompts: Annotated[
-        Path | None, typer.Option(help="A text file, one prompt a line; without it, captions of the seeds.")
+        Path | None,
+        typer.Option(help="A file, one prompt a line (of pairs: text, foreground, background as JSON); else seeds'."),
     ] = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Draw foreground, background and blended image.")] = False,
     checkpoint: Annotated[str | None, typer.Option(help="What draws; without it, the one promoted last.")] = None,
     share: Annotated[float, typer.Option(help="Share of screened candidates that people see.", min=0, max=1)] = 1.0,
     seed: Annotated[int, typer.Option(help="Another seed draws other pictures.")] = 0,
@@ -28,24 +30,25 @@ def open_(
 ) -> None:
     """Open a round: prompts, a checkpoint and a quota; workers begin to draw at once."""
     from curation import checkpoints, loop, rounds
-    from curation.domain import Prompt
+    from curation.domain import Kind
     from curation.errors import Refused
 
+    kind = Kind.pair if pairs else Kind.single
     with house() as opened, opened.database.transaction() as tx:
         drawn_by = checkpoints.find_checkpoint(tx, checkpoint) if checkpoint else checkpoints.promoted(tx)
         if drawn_by is None:
             raise Refused("no checkpoint is promoted yet", "'layerloop train', then 'layerloop checkpoint promote'")
         if prompts is None:
-            texts = loop.choose_prompts(tx, quota, seed)
+            texts = loop.choose_prompts(tx, quota, seed, kind)
         else:
-            texts = [Prompt(line.strip()) for line in prompts.read_text("utf-8").split("\n") if line.strip()]
+            texts = rounds.read_prompts(prompts.read_text("utf-8").split("\n"))
         policy = {"kind": "random", "share": share}
         if dry_run:
-            rounds.check_policy(policy)
+            rounds.check_round(texts, quota, policy, kind)
             talk.print(f"would draw {quota} candidates from {len(texts)} prompts with {short(drawn_by.id)}")
             return
         number = rounds.open_round(
-            tx, checkpoint=drawn_by.id, prompts_=texts, quota=quota, seed=seed, policy=policy, actor=ACTOR
+            tx, checkpoint=drawn_by.id, prompts_=texts, quota=quota, seed=seed, policy=policy, kind=kind, actor=ACTOR
         )
     print_json({"round": number}) if as_json else print(number)
 
@@ -61,6 +64,7 @@ def list_(as_json: Json = False) -> None:
         "round": lambda r: r["id"],
         "state": lambda r: r["state"],
         "purpose": lambda r: r["purpose"],
+        "kind": lambda r: r["kind"],
         "quota": lambda r: r["quota"],
         "waiting": lambda r: r["counts"].get("waiting", 0) + r["counts"].get("showing", 0),
         "accepted": lambda r: r["counts"].get("accepted", 0),

@@ -97,7 +97,8 @@ def draw_pairs(
 
 def _given(pair: Pair, pictures: Mapping[Path, RGBA], size: tuple[int, int] | None) -> dict[LayerRole, RGBA]:
     """The user's picture as a layer of the pair: one behind fills the canvas, one in front lies in its middle."""
-    from curation.scenes.blending import canvas, composite, on_canvas
+    from curation.pairs import composite
+    from curation.scenes.blending import canvas, on_canvas
     from curation.scenes.pictures import cover, set_down
 
     if pair.on:

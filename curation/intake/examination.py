@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.domain import LayerRole
 from curation.intake.archives import read_member
 from curation.intake.decoding import decode
 from curation.intake.headers import BadFile, Header, read_header
@@ -58,6 +60,7 @@ FINDINGS: Final[dict[str, tuple[Outcome, str]]] = {
     "lossy_source": (Outcome.accept_warn, "its colours were compressed with loss"),
     "maybe_premultiplied": (Outcome.accept_warn, "colours seem to be multiplied by alpha: dark fringes are likely"),
     "matte_fringe": (Outcome.accept_warn, "edge colours are mixed with white: a light halo over dark backgrounds"),
+    "blend_inexact": (Outcome.accept_warn, "the blended image is not exactly foreground over background"),
     "hidden_rgb": (Outcome.accept_strip, "colours hidden under alpha 0 were left out"),
     "text_chunk_dropped": (Outcome.accept_strip, "text in the file was left out unread"),
     "trailing_data": (Outcome.accept_strip, "data behind the end of the image was left out"),
@@ -76,8 +79,19 @@ WHITE_FRINGE, WHITE_FRINGE_DE = 0.45, 25.0  # 1.2 %
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Another encoded layer of a pair, of the same size, and the hash of what can be seen of it."""
+
+    layer: bytes = field(repr=False)
+    visible: str
+
+
+@dataclass(frozen=True)
 class Intake:
-    """What became of one file. `layer` is its encoded clean layer, None unless the file is stored."""
+    """What became of one file, or of a pair's files. `layer` is its encoded clean layer, None unless it is stored.
+
+    Of a pair, `layer` is the blended image, by which pairs are told apart, and the others lie `beside`.
+    """
 
     name: str
     outcome: Outcome
@@ -88,6 +102,7 @@ class Intake:
     height: int = 0
     visible: str = ""
     fingerprint: bytes = field(default=b"", repr=False)
+    beside: Mapping[LayerRole, Beside] = field(default_factory=dict)
 
     @property
     def code(self) -> str:
@@ -97,7 +112,10 @@ class Intake:
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to be judged: a file, or a member of an archive, or something whose outcome is known already."""
+    """One thing to be judged: a file, a pair's files, a member of an archive, or what is known already.
+
+    Of a pair, `path` is the foreground's; `background` and, where there is one, `blended` are the others.
+    """
 
     name: str
     path: Path
@@ -105,10 +123,12 @@ class Item:
     place: int  # how many files of the list are reached with it
     member: int | None = None
     known: Intake | None = None
+    background: Path | None = None
+    blended: Path | None = None
 
 
 def examine_item(item: Item) -> Intake:
-    """What `examine` says of an item; this is the function that confined processes run."""
+    """What `examine` says of an item that is no pair."""
     if item.known is not None:
         return item.known
     if item.member is None:
@@ -126,8 +146,8 @@ def examine(source: bytes | Path, name: str, limits: Limits = LIMITS) -> Intake:
     that is attacked may do worse than raise.
     """
     try:
-        header = read_header(_read(source, limits), name)
-        _check(header, name, limits)
+        header = read_header(read_bytes(source, limits), name)
+        check_header(header, name, limits)
         rgba, found = decode(header)
         layer = without_hidden_colour(rgba)
         found += _look(rgba, layer, header)
@@ -154,8 +174,8 @@ def refuse(name: str, bad: BadFile) -> Intake:
     return Intake(name, Outcome.reject, (bad.code,), bad.sentence)
 
 
-def _read(source: bytes | Path, limits: Limits) -> bytes:
-    """The file's bytes, never more than allowed, whatever its size was said to be."""
+def read_bytes(source: bytes | Path, limits: Limits) -> bytes:
+    """The file's bytes, never more than allowed, whatever its size was said to be. Raises BadFile."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             data = file.read(limits.bytes + 1)
@@ -166,14 +186,16 @@ def _read(source: bytes | Path, limits: Limits) -> bytes:
     return data
 
 
-def _check(header: Header, name: str, limits: Limits) -> None:
-    """Everything that can be refused before a pixel is decoded. Raises BadFile."""
+def check_header(header: Header, name: str, limits: Limits, *, alpha: bool = True) -> None:
+    """Everything that can be refused before a pixel is decoded; `alpha` asks for transparency. Raises BadFile."""
     width, height = header.width, header.height
     if width * height > limits.pixels:
         raise BadFile("too_many_pixels", f"{width} x {height} pixels are more than {limits.pixels / 1e6:g} million")
     if header.animated:
         raise BadFile("animated", "the file has several frames")
-    if not header.alpha:
+    if header.format == "JPEG" and not alpha:
+        raise BadFile("jpeg_not_read", "JPEG is not read; save it as PNG or WebP")
+    if alpha and not header.alpha:
         named = Path(name).suffix.lower() in {".jpg", ".jpeg", "." + header.format.lower()}
         raise BadFile(
             "no_alpha", f"a {header.format} without transparency" + ("" if named else ", whatever its name says")

@@ -14,6 +14,7 @@ from typing import Any
 from curation.domain import Split
 from curation.intake.archives import check_inside
 from curation.intake.headers import BadFile
+from curation.intake.pair_rows import LICENCES, SOURCES, PairFiles, files_named, is_pair, read_both, read_pair
 
 MAX_CAPTION = 10_000
 MAX_LINE = 1 << 20
@@ -49,7 +50,9 @@ class Listing:
     folder: Path
     files: list[str] = field(default_factory=list)
     described: dict[str, Description] = field(default_factory=dict)
+    pairs: dict[str, PairFiles] = field(default_factory=dict)  # by their foreground, which stands in `files` for them
     bad_lines: list[BadLine] = field(default_factory=list)
+    spoken_for: set[str] = field(default_factory=set)  # files of pairs: none is a picture of its own
 
     def describe(self, name: str) -> Description:
         """What a manifest says of a file, its caption else from a text file beside it, else from its own name."""
@@ -77,8 +80,8 @@ def list_folder(folder: Path) -> Listing:
     for manifest in sorted(manifests, key=lambda name: (PurePosixPath(name).name != "metadata.jsonl", name)):
         _read_manifest(listing, manifest, known)
     stems = {str(PurePosixPath(name).with_suffix("")) for name in pictures if not name.lower().endswith(".txt")}
-    beside = {name for name in known if name.lower().endswith(".txt") and name[:-4] in stems}
-    listed = [name for name in listing.described if name not in beside]
+    beside = {name for name in known if name.lower().endswith(".txt") and name[:-4] in stems} | listing.spoken_for
+    listed = [name for name in listing.described if name not in beside or name in listing.pairs]
     listing.files = listed + [name for name in pictures if name not in listing.described and name not in beside]
     return listing
 
@@ -118,7 +121,14 @@ def _read_manifest(listing: Listing, manifest: str, known: set[str]) -> None:
             if not line.strip():
                 continue
             try:
-                name, said = _read_line(line, base, known)
+                row = _read_row(line)
+                if is_pair(row):
+                    listing.spoken_for |= files_named(row, base)
+                    pair = read_pair(row, base, known, _text)
+                    name, said = pair.foreground, _read_said(row, pair.prompt.text)
+                    listing.pairs.setdefault(name, pair)
+                else:
+                    name, said = _read_line(row, base, known)
             except BadFile as error:
                 bad += 1
                 if bad <= MAX_BAD_LINES:
@@ -133,28 +143,37 @@ def _read_manifest(listing: Listing, manifest: str, known: set[str]) -> None:
             )
 
 
-def _read_line(line: bytes, base: str, known: set[str]) -> tuple[str, Description]:
-    """The file that a line is about, and what it says. Raises BadFile with bad_line or path_traversal."""
+def _read_row(line: bytes) -> dict[str, Any]:
+    """A manifest's line as an object. Raises BadFile with bad_line."""
     if len(line) > MAX_LINE:
         raise BadFile("bad_line", f"the line is longer than {MAX_LINE:,} bytes")
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise BadFile("bad_line", "the line is not JSON") from error
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-        raise BadFile("bad_line", "the line is not an object with a file_name")
+    if not isinstance(row, dict) or not isinstance(row.get("foreground", row.get("file_name")), str):
+        raise BadFile("bad_line", "the line is not an object with a file_name or the files of a pair")
+    return row
+
+
+def _read_line(row: dict[str, Any], base: str, known: set[str]) -> tuple[str, Description]:
+    """The file that a row is about, and what it says. Raises BadFile with bad_line or path_traversal."""
+    if not isinstance(row.get("file_name"), str):
+        raise BadFile("bad_line", "the line is not an object with a file_name or the files of a pair")
     check_inside(row["file_name"])
     name = (PurePosixPath(base) / row["file_name"]).as_posix()
     if name not in known:
         raise BadFile("bad_line", f"there is no file {row['file_name'][:120]!r} in the folder")
+    return name, _read_said(row, _text(row, "text", "caption"))
+
+
+def _read_said(row: dict[str, Any], caption: str | None) -> Description:
+    """What a row says beside its files and its caption; licences and sources of two layers are told together."""
     split = _text(row, "split")
     if split is not None and split not in SPLITS:
         raise BadFile("bad_line", f"the split {split[:40]!r} is none of {', '.join(SPLITS)}")
-    return name, Description(
-        caption=_text(row, "text", "caption"),
-        licence=_text(row, "licence", "license"),
-        source=_text(row, "source"),
-        split=SPLITS[split] if split else None,
+    return Description(
+        caption, read_both(row, LICENCES, _text), read_both(row, SOURCES, _text), SPLITS[split] if split else None
     )
 
 

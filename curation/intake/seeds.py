@@ -17,13 +17,14 @@ from sqlalchemy.dialects.postgresql import insert
 
 from curation import rounds
 from curation.database import Database, Transaction
-from curation.domain import Kind, LayerRole, Progress, content_id
+from curation.domain import Kind, LayerRole, Progress, Prompt, content_id
 from curation.errors import NotFound
 from curation.intake import archives
-from curation.intake.examination import LIMITS, Intake, Item, Outcome, examine_item, refuse
+from curation.intake.examination import LIMITS, Intake, Item, Outcome, refuse
 from curation.intake.headers import BadFile
 from curation.intake.imports import ImportSummary, keep_rows, names_of, storable_name, summarise
 from curation.intake.listing import Listing, list_folder
+from curation.intake.pair_examination import examine_any
 from curation.intake.sandbox import Killed, Sandbox
 from curation.ports import ObjectStore, Report
 from curation.samples import NewSample, StoredLayer, add_samples
@@ -54,9 +55,9 @@ def import_seeds(
 ) -> ImportSummary:
     """Import every image of a folder (recursively, zip archives too); what an earlier run has done is passed by.
 
-    Files are judged in `workers` confined processes and kept in batches: layers first, then one transaction with
-    samples, review candidates and one row per file. A file is done again only when its size or time has changed.
-    Raises NotFound where there is no such folder.
+    Files that a manifest's row names as a pair become one sample of three layers. All are judged in `workers` confined
+    processes and kept in batches: layers first, then one transaction with samples, review candidates and one row per
+    file or pair. It is done again only when a size or time has changed. Raises NotFound where there is no such folder.
     """
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}", "give the folder that holds the images")
@@ -66,7 +67,7 @@ def import_seeds(
     one = _Import(database, store, listing, content_id("import", folder.resolve()), actor)
     one.open()
     total = len(listing.files)
-    with Sandbox(examine_item, workers) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
+    with Sandbox(examine_any, workers) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
         for batch in _batches(sandbox.run(one.unfinished())):
             one.keep(batch, writers)
             report(Progress("importing seeds", batch[-1][0].place, total))
@@ -82,7 +83,7 @@ def _batches(results: Iterable[tuple[Item, Intake | Killed]]) -> Iterator[list[t
     for item, result in results:
         found = refuse(item.name, KILLED) if isinstance(result, Killed) else result
         batch.append((item, found))
-        weight += len(found.layer or b"")
+        weight += len(found.layer or b"") + sum(len(one.layer) for one in found.beside.values())
         if len(batch) >= BATCH_FILES or weight >= BATCH_BYTES:
             yield batch
             batch, weight = [], 0
@@ -129,10 +130,14 @@ class _Import:
 
     def _items(self, name: str, place: int) -> Iterator[Item]:
         path = self.listing.folder / name
-        status = path.lstat()
-        item = Item(name, path, f"{status.st_size}:{status.st_mtime_ns}", place)
-        if path.is_symlink():
+        pair = self.listing.pairs.get(name)
+        others = [self.listing.folder / one for one in (pair.background, pair.blended) if one] if pair else []
+        stamps = [f"{status.st_size}:{status.st_mtime_ns}" for status in (one.lstat() for one in (path, *others))]
+        item = Item(name, path, " ".join(stamps), place)
+        if any(one.is_symlink() for one in (path, *others)):
             yield replace(item, known=refuse(name, BadFile("symbolic_link", "links are not followed")))
+        elif pair is not None:
+            yield replace(item, background=others[0], blended=others[1] if pair.blended else None)
         elif not archives.is_archive(path):
             yield item
         else:
@@ -149,12 +154,12 @@ class _Import:
         with self.database.transaction() as tx:
             self._keep_layers(tx, fresh, stored)
             names = names_of(tx, self.id, {first.of for first in firsts.values()}) | {
-                layer.sha256: name for name, layer in reversed(stored.items())
+                _telling(layers): name for name, layers in reversed(stored.items())
             }
             rows = []
             for item, found in batch:
                 first = firsts.get(found.name)
-                layer = first.of if first else stored[found.name].sha256 if found.name in stored else None
+                layer = first.of if first else _telling(stored[found.name]) if found.name in stored else None
                 told = _as_duplicate(found, first, names) if first else self._with_licence(found)
                 rows.append(self._row(item.name, item.stamp, told, layer))
             keep_rows(tx, rows)
@@ -175,29 +180,37 @@ class _Import:
                 batch.add(one.visible, one.fingerprint, hashlib.sha256(one.layer or b"").hexdigest())
         return firsts
 
-    def _put(self, found: Intake) -> StoredLayer:
-        data = found.layer or b""
-        return StoredLayer(self.store.put(data), found.width, found.height, len(data), found.visible)
+    def _put(self, found: Intake) -> dict[LayerRole, StoredLayer]:
+        main = LayerRole.blended if found.beside else LayerRole.foreground
+        encoded = {role: (one.layer, one.visible) for role, one in found.beside.items()}
+        encoded[main] = (found.layer or b"", found.visible)
+        return {
+            role: StoredLayer(self.store.put(data), found.width, found.height, len(data), visible)
+            for role, (data, visible) in encoded.items()
+        }
 
     def _keep_layers(
-        self, tx: Transaction, fresh: Sequence[tuple[Item, Intake]], stored: dict[str, StoredLayer]
+        self, tx: Transaction, fresh: Sequence[tuple[Item, Intake]], stored: dict[str, dict[LayerRole, StoredLayer]]
     ) -> None:
-        samples, number = [], None
+        samples, numbers = [], dict[Kind, int]()
         for _, found in fresh:
             said = self.listing.describe(found.name)
-            layer = stored[found.name]
-            caption, licence = said.caption or UNKNOWN, said.licence or UNKNOWN
+            layers = stored[found.name]
+            pair = self.listing.pairs.get(found.name)
+            kind = Kind.pair if pair else Kind.single
+            prompt = pair.prompt if pair else Prompt(said.caption or UNKNOWN)
+            licence = said.licence or UNKNOWN
             source = said.source or f"seed folder {self.listing.folder.resolve().name}"
             if found.outcome is Outcome.review:
-                number = rounds.open_seed_review(tx, self.actor) if number is None else number
+                number = numbers[kind] = numbers.get(kind) or rounds.open_seed_review(tx, self.actor, kind)
                 origin = {"licence": licence, "source": source, "file": storable_name(found.name)}
                 origin |= {"split": said.split} if said.split else {}
-                rounds.add_for_review(tx, number, layer, caption, found.codes, origin)
+                rounds.add_for_review(tx, number, layers, prompt, found.codes, origin)
             else:
-                layers = {LayerRole.foreground: layer}
-                samples.append(NewSample(Kind.single, caption, licence, source, 0, layers, said.split))
+                fields = (kind, prompt.text, licence, source, 0, layers, said.split)
+                samples.append(NewSample(*fields, texts=prompt.texts))
         add_samples(tx, samples)
-        duplicates.add_to_index(tx, {stored[found.name].sha256: found.fingerprint for _, found in fresh})
+        duplicates.add_to_index(tx, {_telling(stored[found.name]): found.fingerprint for _, found in fresh})
 
     def _with_licence(self, found: Intake) -> Intake:
         """The same, flagged where it is stored and nobody said under which licence."""
@@ -225,6 +238,11 @@ class _Import:
             "sentence": storable_name(found.sentence),
             "layer": layer,
         }
+
+
+def _telling(layers: dict[LayerRole, StoredLayer]) -> str:
+    """The stored layer by which duplicates are told: a pair's blended one."""
+    return layers.get(LayerRole.blended, layers[LayerRole.foreground]).sha256
 
 
 def _archive_items(item: Item) -> Iterator[Item]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from curation import leases
 from curation.database import Transaction
-from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Said, Split, Verdict, content_id
+from curation.domain import CandidateState, Kind, LayerRole, Prompt, RejectReason, Said, Split, Verdict, content_id
 from curation.errors import Conflict, NotFound, Refused
 from curation.review.reviewers import holder_of
 from curation.review.trays import Card, read_cards, take_tray
@@ -48,6 +48,7 @@ def decide(
     *,
     key: uuid.UUID,
     reasons: Sequence[RejectReason] = (),
+    layers: Sequence[LayerRole] = (),
     comment: str = "",
     dwell_ms: int | None = None,
     desk: str = PAGES,
@@ -56,11 +57,15 @@ def decide(
 
     The same key with the same content is answered as the first time; with other content it raises Conflict, as does a
     candidate that someone else holds or has decided. A decision that comes after its lease ran out is taken while the
-    candidate still waits. Raises NotFound, Refused (reasons without a reject).
+    candidate still waits. Of a pair, `layers` says in the same order which layer each reason concerns; empty, it does
+    not say so. Raises NotFound, Refused (reasons without a reject, layers without reasons or of a single layer).
     """
-    said = _Content(candidate, reviewer_id, _decidable(verdict), _distinct(verdict, reasons), comment)
+    told, concerned = _distinct(verdict, reasons, layers)
+    said = _Content(candidate, reviewer_id, _decidable(verdict), told, concerned, comment)
     row = _lock(tx, candidate)
     known = tx.execute(_STANDING, {"candidate": candidate, "key": key, "round": row.round_id}).one()
+    if layers and known.kind != Kind.pair:
+        raise Refused("a single layer has no layers that reasons could tell apart", "leave the layers out")
     if known.earlier is not None:
         return _answer_again(known, said)
     _check_decidable(row.state, known.holder, holder_of(reviewer_id))
@@ -83,7 +88,10 @@ def decide_by_oracle(tx: Transaction, reviewer_id: int, card: Card, said: Said) 
     key = content_id(ORACLE, card.id, turn)
     comment = "" if said.verdict is Verdict.accept else said.sentence[:2_000]
     reasons = tuple(said.reasons) if said.verdict is Verdict.reject else ()
-    return decide(tx, reviewer_id, card.id, said.verdict, key=key, reasons=reasons, comment=comment, desk=ORACLE)
+    layers = tuple(said.layers) if reasons else ()
+    return decide(
+        tx, reviewer_id, card.id, said.verdict, key=key, reasons=reasons, layers=layers, comment=comment, desk=ORACLE
+    )
 
 
 def undo(tx: Transaction, reviewer_id: int, decision: int | None, *, key: uuid.UUID, seconds: int) -> Undone:
@@ -126,6 +134,7 @@ class _Content(NamedTuple):
     reviewer: int
     verdict: Verdict
     reasons: list[RejectReason]
+    layers: list[LayerRole]
     comment: str
 
 
@@ -135,10 +144,18 @@ def _decidable(verdict: Verdict) -> Verdict:
     return verdict
 
 
-def _distinct(verdict: Verdict, reasons: Sequence[RejectReason]) -> list[RejectReason]:
+def _distinct(
+    verdict: Verdict, reasons: Sequence[RejectReason], layers: Sequence[LayerRole]
+) -> tuple[list[RejectReason], list[LayerRole]]:
+    """The reasons, each once per layer, and the layers they concern (as many, or none), in an order of their own."""
     if reasons and verdict is not Verdict.reject:
         raise Refused(f"reasons belong to a reject, not to {verdict}", "leave the reasons out")
-    return sorted(set(reasons))
+    if not layers:
+        return sorted(set(reasons)), []
+    if len(layers) != len(reasons):
+        raise Refused(f"{len(layers)} layers are named for {len(reasons)} reasons", "name one for each, or none")
+    both = sorted(set(zip(reasons, layers, strict=True)))
+    return [reason for reason, _ in both], [layer for _, layer in both]
 
 
 def _lock(tx: Transaction, candidate: uuid.UUID) -> sa.Row[Any]:
@@ -150,7 +167,8 @@ def _lock(tx: Transaction, candidate: uuid.UUID) -> sa.Row[Any]:
 
 
 def _answer_again(known: sa.Row[Any], said: _Content) -> Decided:
-    earlier = _Content(known.candidate_id, known.reviewer_id, Verdict(known.verdict), known.reasons, known.comment)
+    fields = (known.candidate_id, known.reviewer_id, Verdict(known.verdict), known.reasons, known.layers)
+    earlier = _Content(*fields, known.comment)
     if earlier != said:
         raise Conflict("this key was used for another decision", "make a new key for every decision")
     return Decided(known.earlier, said.candidate, _AFTER[said.verdict])
@@ -181,6 +199,7 @@ def _sample_of(tx: Transaction, candidate: uuid.UUID, row: sa.Row[Any], known: s
     return NewSample(
         kind=Kind(known.kind),
         caption=known.text,
+        texts=Prompt(known.text, known.foreground, known.background).texts,
         licence=str(origin.get("licence", "unknown")) if origin else generated,
         source=str(origin.get("source", "unknown")) if origin else f"candidate {candidate}",
         round=row.round_id if drawn else 0,
@@ -204,8 +223,8 @@ _LOCK = sa.text("""
     where c.id = :candidate for update of c""")
 
 _STANDING = sa.text("""
-    select r.kind, r.purpose, r.checkpoint_id, p.text, l.holder,
-        d.id as earlier, d.candidate_id, d.reviewer_id, d.verdict, d.reasons, d.comment
+    select r.kind, r.purpose, r.checkpoint_id, p.text, p.foreground, p.background, l.holder,
+        d.id as earlier, d.candidate_id, d.reviewer_id, d.verdict, d.reasons, d.layers, d.comment
     from rounds r
     join prompts p on p.id = (select prompt_id from candidates where id = :candidate)
     left join leases l on l.subject = :candidate
@@ -214,10 +233,10 @@ _STANDING = sa.text("""
 
 _DECIDE = sa.text("""
     with kept as (
-        insert into decisions (candidate_id, reviewer_id, verdict, reasons, comment, dwell_ms, desk, key,
+        insert into decisions (candidate_id, reviewer_id, verdict, reasons, layers, comment, dwell_ms, desk, key,
             checkpoint_id, propensity)
-        values (:candidate, :reviewer, :verdict, cast(:reasons as text[]), :comment, :dwell_ms, :desk, :key,
-            :checkpoint, :propensity)
+        values (:candidate, :reviewer, :verdict, cast(:reasons as text[]), cast(:layers as text[]), :comment,
+            :dwell_ms, :desk, :key, :checkpoint, :propensity)
         on conflict (key) do nothing returning id),
     moved as (
         update candidates set state = :state, priority = priority - :step from kept where candidates.id = :candidate),

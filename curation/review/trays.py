@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from curation import leases
 from curation.database import Transaction
-from curation.domain import Kind, LayerRole
+from curation.domain import Kind, LayerRole, Prompt
 from curation.review.reviewers import holder_of
 
 MOST_HELD = 64
@@ -29,7 +29,7 @@ class CardLayer(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What a reviewer sees of a candidate."""
+    """What a reviewer sees of a candidate; `texts` are those of single layers, where its prompt has some."""
 
     id: uuid.UUID
     round: int
@@ -38,6 +38,7 @@ class Card:
     flags: tuple[str, ...]
     layers: Mapping[LayerRole, CardLayer]
     signals: Mapping[str, float | None]
+    texts: Mapping[LayerRole, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def read_cards(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[Card, ...]:
             flags=tuple(row.flags),
             layers={role: CardLayer(*row.layers[role]) for role in LayerRole if role in row.layers},
             signals=row.signals or {},
+            texts=Prompt(row.text, row.foreground, row.background).texts,
         )
         for row in (tx.execute(_CARDS, {"ids": list(ids)}) if ids else ())
     )
@@ -153,7 +155,7 @@ _STILL_SERVED = _sql("""
     order by c.priority desc, c.id limit :count""")
 
 _CARDS = _sql("""
-    select c.id, c.round_id, r.kind, p.text, c.flags, s.signals, l.layers
+    select c.id, c.round_id, r.kind, p.text, p.foreground, p.background, c.flags, s.signals, l.layers
     from candidates c
     join rounds r on r.id = c.round_id
     join prompts p on p.id = c.prompt_id

@@ -1,30 +1,10 @@
-"""Layers put over one another, exactly: straight RGBA over straight RGBA, each value rounded once."""
+"""Layers as a scene lays them: faded, and placed on its canvas."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from curation.ports import RGBA
-
-
-def composite(foreground: RGBA, background: RGBA) -> RGBA:
-    """One H x W x 4 uint8 picture over another of its size; colour 0 where the result has alpha 0.
-
-    Porter and Duff's "over" (1984) on straight colours: a = f + b (1 - f), c = (cf f + cb b (1 - f)) / a, in whole
-    numbers, so that it is the nearest uint8 to the true value. Raises ValueError where the sizes differ.
-    """
-    if foreground.shape != background.shape:
-        raise ValueError(f"{foreground.shape} over {background.shape}")
-    above = foreground[..., 3:].astype(np.uint32) * 255  # alpha times 255², as every weight here
-    below = background[..., 3:].astype(np.uint32) * (255 - foreground[..., 3:].astype(np.uint32))
-    weight = above + below
-    colour = foreground[..., :3] * above + background[..., :3] * below
-    blended = np.empty_like(foreground)
-    # Twice everything, so that half of the divisor is whole: rounded, not cut off.
-    blended[..., :3] = (2 * colour + weight) // np.maximum(2 * weight, 1)
-    blended[..., 3:] = (2 * weight + 255) // 510
-    blended[..., :3][blended[..., 3] == 0] = 0
-    return blended
 
 
 def fade(rgba: RGBA, opacity: int) -> RGBA:

@@ -10,9 +10,10 @@ from pathlib import Path
 from curation import __version__
 from curation.domain import LayerRole
 from curation.errors import Refused
+from curation.pairs import composite
 from curation.ports import RGBA
 from curation.provenance import COMPOSED, DRAWN, read_picture, save_picture
-from curation.scenes.blending import canvas, composite, fade, on_canvas
+from curation.scenes.blending import canvas, fade, on_canvas
 from curation.scenes.hand import Hand
 from curation.scenes.manifest import KeptLayer, KeptStep, write_whole
 from curation.scenes.pictures import as_background, set_down

@@ -29,12 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.domain import LayerRole, RejectReason, Said, Sample, Split, Verdict
-from curation.errors import Corrupt, NotFound, Refused
+from curation.errors import Refused
 from curation.intake.procedural import shows_prompt
 from curation.layers import decode_layer
 from curation.manifest import read_samples
 from curation.ports import RGBA, ObjectStore
-from curation.review.trays import Card
 from curation.screening.measured import shrink
 from curation.screening.signals import measure
 
@@ -103,7 +102,7 @@ class Oracle:
         embedded = np.stack([vector for _, vector, _ in measured])
         captions = [said for _, _, said in measured]
         weights = _weigh(captions)
-        near, distances = _neighbours(embedded, embedded, NEAREST, itself=False)
+        near, distances = nearest_of(embedded, embedded, NEAREST, itself=False)
         shares = [_agreement(captions[i], [captions[j] for j in near[i]], weights) for i in range(len(captions))]
         known = np.array([share for share in shares if share is not None])
         return Oracle(
@@ -117,14 +116,16 @@ class Oracle:
 
     def decide(self, rgba: RGBA, prompt: str) -> Said:
         """Accept, or reject with every reason found, the gravest first."""
-        small = _looked_at(rgba)
-        found = [*self._out_of_bounds(measure(small)), *self._unlike_seeds(small, prompt)]
+        small = as_judged(rgba)
+        found = [*self.find_unclean(small), *self._unlike_seeds(small, prompt)]
         if not found:
             return Said(Verdict.accept, (), "within the bounds of the seeds, and near them")
         reasons = tuple(dict.fromkeys(reason for reason, _ in found))
         return Said(Verdict.reject, reasons, "; ".join(sentence for _, sentence in found))
 
-    def _out_of_bounds(self, signals: Mapping[str, float | None]) -> Iterator[tuple[RejectReason, str]]:
+    def find_unclean(self, small: RGBA) -> Iterator[tuple[RejectReason, str]]:
+        """The bounds that a layer breaks, as it is judged (`as_judged`), each with a sentence."""
+        signals = measure(small)
         for bound in BOUNDS:
             value, limit = signals[bound.signal], self.bounds[bound.signal]
             if value is not None and (value > limit if bound.above else value < limit):
@@ -134,12 +135,16 @@ class Oracle:
     def _unlike_seeds(self, small: RGBA, prompt: str) -> Iterator[tuple[RejectReason, str]]:
         """Where the prompt is in the grammar, its own figures say what is near; elsewhere the seeds do."""
         shown = shows_prompt(small, prompt)
-        if shown is not None:
-            missed = [name for name, there in (("colour", shown.colour), ("shape", shown.shape)) if not there]
-            if missed:
-                yield RejectReason.prompt_miss, f"not the {' and '.join(missed)} of its prompt"
+        if shown is None:
+            yield from self.find_foreign(small, prompt)
             return
-        near, distances = _neighbours(embed(small)[None], self.seeds, NEAREST)
+        missed = [name for name, there in (("colour", shown.colour), ("shape", shown.shape)) if not there]
+        if missed:
+            yield RejectReason.prompt_miss, f"not the {' and '.join(missed)} of its prompt"
+
+    def find_foreign(self, small: RGBA, prompt: str) -> Iterator[tuple[RejectReason, str]]:
+        """How a layer, as it is judged, is unlike the seeds, and unlike those whose captions speak of its prompt."""
+        near, distances = nearest_of(embed(small)[None], self.seeds, NEAREST)
         if distances[0, 0] > self.farthest:
             told = f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
             yield RejectReason.malformed, told
@@ -156,15 +161,6 @@ def fit_to_snapshot(store: ObjectStore, snapshot: str) -> Oracle:
 
     chosen = islice(filter(is_seed, read_samples(store, snapshot)), MOST_SEEDS)
     return Oracle.fit((decode_layer(store.get(one.layers[LayerRole.foreground])), one.caption) for one in chosen)
-
-
-def judge_card(oracle: Oracle, store: ObjectStore, card: Card) -> Said:
-    """What the oracle says of a card's foreground, or of the only layer it has."""
-    layer = card.layers.get(LayerRole.foreground) or next(iter(card.layers.values()))
-    try:
-        return oracle.decide(decode_layer(store.get(layer.sha256)), card.prompt)
-    except (NotFound, Corrupt) as error:
-        return Said(Verdict.reject, (RejectReason.other,), error.message)
 
 
 def embed(rgba: RGBA) -> NDArray[np.float32]:
@@ -201,10 +197,10 @@ GRAMMAR: Final = frozenset(
 
 def _small(seeds: Iterable[tuple[RGBA, str]]) -> Iterator[tuple[RGBA, str]]:
     for rgba, text in seeds:
-        yield _looked_at(rgba), text
+        yield as_judged(rgba), text
 
 
-def _looked_at(rgba: RGBA) -> RGBA:
+def as_judged(rgba: RGBA) -> RGBA:
     """The layer as it is judged: small, and without what is too faint to be seen."""
     small: RGBA = shrink(rgba, SIDE).copy()
     small[small[..., 3] < FAINT] = 0
@@ -227,7 +223,7 @@ def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     return {bound.signal: float(limit) for bound, limit in zip(BOUNDS, signs * limits, strict=True)}
 
 
-def _neighbours(
+def nearest_of(
     queries: NDArray[np.float32], seeds: NDArray[np.float32], count: int, *, itself: bool = True
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Q x count indexes and distances of the nearest seeds, by one matrix product per 1,024 queries."""

@@ -6,27 +6,25 @@ import operator
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlalchemy.dialects.postgresql import insert
 
 from curation.database import Transaction
-from curation.domain import CandidateState, LayerRole
+from curation.domain import CandidateState, Kind, LayerRole, Prompt
 from curation.errors import Corrupt, NotFound, Refused
 from curation.intake.procedural import shows_prompt
 from curation.layers import decode_layer
 from curation.ports import RGBA, ObjectStore
 from curation.screening import duplicates
 from curation.screening.fingerprints import fingerprint
+from curation.screening.pair_signals import PAIR_SIGNALS, SIZE_GAP, measure_agreement, measure_pair
 from curation.screening.signals import SIGNALS, measure
-from curation.tables import candidate_layers, candidates, layers, prompts, screenings
+from curation.tables import candidate_layers, candidates, layers, prompts, rounds, screenings
 
 LOCK = 7_201_114  # any number, always the same: two batches must not pass each other's duplicates
-
-ROLES: Final = (LayerRole.foreground, LayerRole.background, LayerRole.blended)
-"""Which layer of a candidate is measured: its foreground where it has one."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,9 @@ class Rule:
 
     def __post_init__(self) -> None:
         """Raises Refused for a signal that nobody measures."""
-        if self.signal not in SIGNALS:
-            raise Refused(f"there is no signal {self.signal!r}", "one of " + ", ".join(SIGNALS))
+        known = [*SIGNALS, *PAIR_SIGNALS, SIZE_GAP]
+        if self.signal not in known:
+            raise Refused(f"there is no signal {self.signal!r}", "one of " + ", ".join(known))
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,30 @@ HARD_RULES: Final = (
 )
 """The paper's own two (section 3.4); its bounds of exactly 1 and 0 are moved by 2 % for alphas that a network drew."""
 
+PAIR_RULES: Final = (
+    Rule("sizes_differ", SIZE_GAP, "above", 0, "the layers are not of one size"),
+    Rule("background_not_opaque", "background_alpha", "below", 0.98, "the background can be seen through"),
+    Rule("does_not_blend", "blended_error", "above", 20, "foreground over background is another picture"),
+    Rule("subject_left", "leakage", "above", 0.65, "the background still contains the subject"),
+    Rule("seam", "seam_energy", "above", 4, "the background has a seam along the mask"),
+)
+"""What nobody need look at in a pair, after the rules for its foreground.
+
+Of 41 real pairs and 200 drawn ones none is beyond a bound (leakage at most 0.57, seams 2.8, errors 3.6); with the
+subject left in the background all 41 are (leakage at least 0.70).
+"""
+
 
 @dataclass(frozen=True)
-class MeasuredLayer:
-    """What screening knows of one candidate's layer; `fault` is set where its bytes cannot be had."""
+class MeasuredCandidate:
+    """What screening knows of one candidate; `fault` is set where its layers cannot be had.
+
+    `sha256`, `visible` and `fingerprint` are of the layer that tells duplicates: the only one, or a pair's blended one,
+    since a subject may well stand before several backgrounds.
+    """
 
     candidate: uuid.UUID
+    kind: Kind
     sha256: str
     visible: str = ""
     signals: Mapping[str, float | None] = field(default_factory=dict)
@@ -97,22 +114,28 @@ def screen_candidates(
     return keep_screenings(tx, measured, rules)
 
 
-def measure_candidates(tx: Transaction, store: ObjectStore, ids: Sequence[uuid.UUID]) -> list[MeasuredLayer]:
+def measure_candidates(tx: Transaction, store: ObjectStore, ids: Sequence[uuid.UUID]) -> list[MeasuredCandidate]:
     """The signals of the drawn ones among `ids`, in the order of their ids; nothing is written."""
-    rank = sa.case({role: place for place, role in enumerate(ROLES)}, value=candidate_layers.c.role)
+    stored = sa.func.jsonb_object_agg(
+        candidate_layers.c.role, sa.func.jsonb_build_array(layers.c.sha256, layers.c.visible)
+    )
     rows = tx.execute(
-        sa.select(candidates.c.id, layers.c.sha256, layers.c.visible, prompts.c.text)
+        sa.select(
+            candidates.c.id, rounds.c.kind, prompts.c.text, prompts.c.foreground, prompts.c.background,
+            stored.label("layers"),
+        )
+        .join(rounds, rounds.c.id == candidates.c.round_id)
         .join(prompts, prompts.c.id == candidates.c.prompt_id)
         .join(candidate_layers, candidate_layers.c.candidate_id == candidates.c.id)
         .join(layers, layers.c.sha256 == candidate_layers.c.sha256)
         .where(candidates.c.id.in_(list(ids)), candidates.c.state == CandidateState.drawn)
-        .ext(distinct_on(candidates.c.id))
-        .order_by(candidates.c.id, rank)
-    ).all()
-    return [_measure(store, row.id, row.sha256, row.visible, row.text) for row in rows]
+        .group_by(candidates.c.id, rounds.c.kind, prompts.c.id)
+        .order_by(candidates.c.id)
+    ).all()  # fmt: skip
+    return [_measure(store, row) for row in rows]
 
 
-def keep_screenings(tx: Transaction, measured: Sequence[MeasuredLayer], rules: Sequence[Rule] = HARD_RULES) -> int:
+def keep_screenings(tx: Transaction, measured: Sequence[MeasuredCandidate], rules: Sequence[Rule] = HARD_RULES) -> int:
     """Write what was measured, refuse or pass each candidate that is still drawn, and add those passed to the pool."""
     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
     drawn = sa.select(candidates.c.id).where(
@@ -137,13 +160,24 @@ def keep_screenings(tx: Transaction, measured: Sequence[MeasuredLayer], rules: S
     return len(ours)
 
 
-def _measure(store: ObjectStore, candidate: uuid.UUID, sha256: str, visible: str, prompt: str) -> MeasuredLayer:
+def _measure(store: ObjectStore, row: sa.Row[Any]) -> MeasuredCandidate:
+    kind = Kind(row.kind)
+    wanted = list(LayerRole) if kind is Kind.pair else [next(role for role in LayerRole if role in row.layers)]
+    tells = LayerRole.blended if kind is Kind.pair else wanted[0]
+    sha256, visible = row.layers.get(tells, ("", ""))
+    missing = [role for role in wanted if role not in row.layers]
+    if missing:
+        return MeasuredCandidate(row.id, kind, sha256, fault=f"a pair was drawn without its {missing[0]}")
     try:
-        rgba: RGBA = np.asarray(decode_layer(store.get(sha256)))
+        drawn = {role: np.asarray(decode_layer(store.get(row.layers[role][0]))) for role in wanted}
     except (Corrupt, NotFound) as error:
-        return MeasuredLayer(candidate, sha256, fault=error.message)
-    signals = measure(rgba) | _agreement(rgba, prompt)
-    return MeasuredLayer(candidate, sha256, visible, signals, fingerprint(rgba))
+        return MeasuredCandidate(row.id, kind, sha256, fault=error.message)
+    signals = measure(drawn[wanted[0]])
+    if kind is Kind.pair:
+        signals |= measure_pair(drawn) | measure_agreement(drawn, Prompt(row.text, row.foreground, row.background))
+    else:
+        signals |= _agreement(drawn[wanted[0]], row.text)
+    return MeasuredCandidate(row.id, kind, sha256, visible, signals, fingerprint(drawn[tells]))
 
 
 def _agreement(rgba: RGBA, prompt: str) -> dict[str, float | None]:
@@ -152,9 +186,10 @@ def _agreement(rgba: RGBA, prompt: str) -> dict[str, float | None]:
     return {} if shown is None else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
 
 
-def _refusals(tx: Transaction, sound: Sequence[MeasuredLayer], rules: Sequence[Rule]) -> dict[uuid.UUID, Refusal]:
+def _refusals(tx: Transaction, sound: Sequence[MeasuredCandidate], rules: Sequence[Rule]) -> dict[uuid.UUID, Refusal]:
     """Rules before duplicates: two empty layers are both refused as empty."""
-    refusals = {one.candidate: broken for one in sound if (broken := judge(one.signals, rules))}
+    asked = {Kind.single: rules, Kind.pair: [*rules, *PAIR_RULES]}
+    refusals = {one.candidate: broken for one in sound if (broken := judge(one.signals, asked[one.kind]))}
     rest = [one for one in sound if one.candidate not in refusals]
     known = duplicates.find_duplicates(tx, [(one.visible, one.fingerprint) for one in rest])
     batch = duplicates.Batch()
@@ -171,7 +206,7 @@ def _refusals(tx: Transaction, sound: Sequence[MeasuredLayer], rules: Sequence[R
     return refusals
 
 
-def _row(one: MeasuredLayer, refusal: Refusal | None) -> dict[str, object]:
+def _row(one: MeasuredCandidate, refusal: Refusal | None) -> dict[str, object]:
     return {
         "candidate_id": one.candidate,
         "signals": dict(one.signals),

@@ -17,8 +17,11 @@ from curation.objects import FolderStore
 from curation.ports import RGBA, DrawOptions
 from tests.training.composed import Composed, compose, freeze_pairs, light_of
 from training.generate import open_generator
+from training.presets.table import find_preset
+from training.sheets import draw_sheet
 from training.train import train
 
+SHOWN = 8  # pairs on a sheet
 FIRST = 50_000  # pairs from this number on are never trained on
 
 
@@ -30,16 +33,18 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=96)
     parser.add_argument("--images", type=int, default=0, help="images of each stage instead of the preset's")
     parser.add_argument("--set", action="append", default=[], help="another number of the preset, as name=value")
+    parser.add_argument("--sheets", type=Path, help="a folder for pictures of what was drawn")
     parser.add_argument("--folder", type=Path, help="where to keep the run, which another call goes on from")
     given = parser.parse_args()
     changes = dict(item.split("=", 1) for item in given.set)
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as scratch:
         folder = given.folder or Path(scratch)
         store = FolderStore(folder / "objects")
-        snapshot = freeze_pairs(store, range(given.pairs), heldout_every=20)
+        side = min(256, find_preset(given.preset, changes).image_size)
+        snapshot = freeze_pairs(store, range(given.pairs), heldout_every=20, side=side)
         checkpoint = _train(store, snapshot, folder / "run", given.preset, given.images, changes)
         print(*(f"{name} {value:.4f}" for name, value in checkpoint.evaluation.items()), sep="\n")
-        pairs = [compose(FIRST + number) for number in range(given.drawn)]
+        pairs = [compose(FIRST + number, side) for number in range(given.drawn)]
         requests = [_request(pair, seed) for seed, pair in enumerate(pairs)]
         print(f"{'layers':<28} {'brightness r':>12} {'warmth r':>9} {'|d log light|':>13} {'shown':>6}")
         _tell("held-out pairs themselves", pairs, [_layers(pair) for pair in pairs])
@@ -47,7 +52,12 @@ def main() -> None:
             generator = open_generator(checkpoint, store, joined=joined)
             name = "joint" if joined else "apart"
             begun = time.process_time()
-            _tell(f"drawn, {name}", pairs, generator.draw(requests))
+            together = generator.draw(requests)
+            _tell(f"drawn, {name}", pairs, together)
+            if given.sheets:
+                given.sheets.mkdir(parents=True, exist_ok=True)
+                rows = [[layers[role] for layers in together[:SHOWN]] for role in LayerRole]
+                (given.sheets / f"{given.preset}-{name}.png").write_bytes(draw_sheet(rows))
             for role in (LayerRole.foreground, LayerRole.background):
                 drawn = [
                     generator.draw([request], DrawOptions(given={role: _store(store, pair, role)}))[0]

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from curation import rounds
 from curation.database import Database
-from curation.domain import CandidateState, Job, Prompt
+from curation.domain import CandidateState, Job, LayerRole, Prompt
 from curation.errors import Conflict, NotFound, Refused
 from curation.objects import FolderStore
 from curation.samples import StoredLayer
@@ -85,8 +85,13 @@ def test_an_imported_layer_waits_for_people_once(database: Database) -> None:
     with database.transaction() as tx:
         number = rounds.open_seed_review(tx, "test")
         assert rounds.open_seed_review(tx, "test") == number
-        first = rounds.add_for_review(tx, number, layer, "a cat", ["alpha_haze"], origin)
-        assert rounds.add_for_review(tx, number, layer, "a cat", ["alpha_haze"], origin) == first
+        first = rounds.add_for_review(
+            tx, number, {LayerRole.foreground: layer}, Prompt("a cat"), ["alpha_haze"], origin
+        )
+        assert (
+            rounds.add_for_review(tx, number, {LayerRole.foreground: layer}, Prompt("a cat"), ["alpha_haze"], origin)
+            == first
+        )
         assert rounds.find_round(tx, number)["quota"] == 1
     assert states(database, number) == {"waiting": 1}
 

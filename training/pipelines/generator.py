@@ -19,14 +19,14 @@ from training.denoiser.stable_diffusion import overrule
 from training.parts import Parts
 from training.pipelines.image_to_image import TransparentImageToImagePipeline
 from training.pipelines.loading import merge
-from training.pipelines.pair_drawing import PairDrawing, is_pair
+from training.pipelines.pair_drawing import PairDrawing
 from training.pipelines.sizes import SDXL_SIDE, nearest_size, scaled_size
 from training.pipelines.text_to_image import TransparentPipeline
 from training.pipelines.upscale import TransparentUpscalePipeline
 from training.presets.preset import Preset
 from training.pretrained.families import check_family, find_family
 from training.pretrained.loading import load_pipeline
-from training.requests import as_layers, batches, generator_of
+from training.requests import as_layers, asks_for_layers, batches, generator_of
 from training.transparency.backbone import KLBackbone
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -61,7 +61,7 @@ class PipelineGenerator:
         """
         drawn: dict[int, Layers] = {}
         for draw, wanted in ((self._draw_singles, False), (self._draw_pairs, True)):
-            places = [place for place, one in enumerate(requests) if is_pair(one, options) == wanted]
+            places = [place for place, one in enumerate(requests) if asks_for_layers(one.prompt, options) == wanted]
             made: list[Layers] = []
             for batch, filled in batches([requests[place] for place in places], self.preset.draw_batch):
                 made += draw(filled, options)[: len(batch)]

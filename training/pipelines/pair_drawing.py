@@ -23,11 +23,6 @@ from training.requests import as_layers, generator_of
 from training.weights import load_part
 
 
-def is_pair(request: DrawRequest, options: DrawOptions) -> bool:
-    """Whether a request asks for foreground, background and blended."""
-    return bool(request.prompt.foreground or request.prompt.background or options.given)
-
-
 class PairDrawing:
     """What a checkpoint draws pairs with; its files are opened when they are first needed, and kept."""
 

@@ -15,8 +15,8 @@ from curation.cli.main import app
 from curation.database import Database
 from curation.errors import LayerloopError, NotFound, Refused
 from curation.intake.figures import SUBJECTS
+from curation.pairs import composite
 from curation.provenance import read_picture, read_provenance
-from curation.scenes.blending import composite
 from curation.settings import Settings
 from tests.making import make_checkpoint, picture
 

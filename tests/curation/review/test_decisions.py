@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from curation import leases, rounds
 from curation.database import Database
-from curation.domain import CandidateState, RejectReason, Said, Split, Verdict, split_of
+from curation.domain import CandidateState, LayerRole, Prompt, RejectReason, Said, Split, Verdict, split_of
 from curation.errors import Conflict, NotFound, Refused
 from curation.layers import encode_layer, visible_hash
 from curation.review import decisions
@@ -263,7 +263,9 @@ def test_an_imported_file_keeps_its_own_licence_source_and_split(database, store
     origin = {"licence": "CC-BY-4.0", "source": "cat.png", "split": "heldout"}
     with database.transaction() as tx:
         number = rounds.open_seed_review(tx, "test")
-        one = rounds.add_for_review(tx, number, layer, "a cat", ["binary_alpha"], origin)
+        one = rounds.add_for_review(
+            tx, number, {LayerRole.foreground: layer}, Prompt("a cat"), ["binary_alpha"], origin
+        )
         ann = add_reviewer(tx, "ann").id
         decisions.take_tray(tx, ann, number, 1, (), 60)
         decisions.decide(tx, ann, one, ACCEPT, key=uuid.uuid4())

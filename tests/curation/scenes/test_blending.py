@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from curation.errors import Refused
 from curation.layers import over
-from curation.scenes.blending import canvas, composite, fade, on_canvas
+from curation.pairs import composite
+from curation.scenes.blending import canvas, fade, on_canvas
 
 PIXELS = arrays(np.uint8, (2, 3, 4))
 
@@ -84,5 +86,5 @@ def test_a_layer_lies_where_it_was_put(rgba, left: int, top: int) -> None:
 
 
 def test_sizes_that_differ_are_a_mistake() -> None:
-    with pytest.raises(ValueError, match="over"):
+    with pytest.raises(Refused):
         composite(canvas((3, 2)), canvas((2, 3)))

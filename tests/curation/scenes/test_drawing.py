@@ -18,10 +18,11 @@ from curation.domain import Checkpoint, LayerRole
 from curation.errors import Corrupt, NotFound, Refused
 from curation.layers import decode_layer
 from curation.objects import FolderStore, sha256_of
+from curation.pairs import composite
 from curation.ports import DrawOptions, Layers
 from curation.provenance import read_picture, read_provenance
 from curation.scenes import manifest as accounts
-from curation.scenes.blending import canvas, composite, fade, on_canvas
+from curation.scenes.blending import canvas, fade, on_canvas
 from curation.scenes.drawing import draw_scene
 from curation.scenes.hand import Hand
 from curation.scenes.manifest import Manifest, read_manifest

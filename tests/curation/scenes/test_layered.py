@@ -18,8 +18,9 @@ from PIL import Image
 
 from curation.errors import Refused
 from curation.layers import over
+from curation.pairs import composite
 from curation.ports import RGBA
-from curation.scenes.blending import canvas, composite, fade, on_canvas
+from curation.scenes.blending import canvas, fade, on_canvas
 from curation.scenes.layered import WRITERS, read_formats
 from curation.scenes.manifest import LAYERED
 from curation.scenes.openraster import write_ora

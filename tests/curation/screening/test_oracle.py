@@ -15,7 +15,8 @@ from curation.layers import encode_layer, visible_hash
 from curation.manifest import Manifest, Part
 from curation.review.trays import Card, CardLayer
 from curation.screening.measured import shrink
-from curation.screening.oracle import SHARE, Oracle, embed, fit_to_snapshot, judge_card, words
+from curation.screening.oracle import SHARE, Oracle, embed, fit_to_snapshot, words
+from curation.screening.pair_oracle import judge_card
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
 COLOURS = {"red": (210, 40, 40), "green": (40, 160, 60), "blue": (40, 80, 200), "yellow": (235, 210, 40)}

@@ -147,7 +147,7 @@ def test_what_fresh_adapters_add_to_joint_attention_is_nothing(kind):
 
 def test_texts_are_joined_only_where_it_is_wanted():
     told_apart, told_all = (build("SD 1.5", join_text=joined) for joined in (False, True))
-    _, _, told = given(told_apart)
+    *_, told = given(told_apart)
     other = replace(told, states_BLD=told.states_BLD.clone())
     other.states_BLD[1] += 1  # the background's words
     for layered, seen in ((told_apart, False), (told_all, True)):

@@ -83,7 +83,7 @@ def test_adapters_of_another_base_are_refused(layered):
     from dataclasses import replace
 
     tensors, facts = layered.learnt(), layered.facts()
-    with pytest.raises(Refused, match=r"no 'network\.layers"):
+    with pytest.raises(Refused, match="no 'network"):
         open_layers(OwnDenoiser(replace(MICRO, dit_layers=1)), tensors, facts)
     with pytest.raises(Refused, match="do not fit their base"):
         open_layers(OwnDenoiser(replace(MICRO, dit_width=96)), tensors, facts)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from curation.errors import NotFound
 from tests.training.pretrained import write_sd15, write_sdxl
@@ -85,3 +86,27 @@ def test_what_is_under_the_mask_is_not_seen(inpainter):
 def test_a_model_that_is_not_there_is_told(tmp_path):
     with pytest.raises(NotFound, match="no folder"):
         open_inpainter(str(tmp_path / "nowhere"), None)
+
+
+@pytest.mark.filterwarnings("ignore:`upcast_vae`:FutureWarning")  # diffusers calls it itself
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@pytest.mark.parametrize("channels", [4, 9])
+def test_half_precision_as_on_a_gpu(tmp_path, kind, channels, dtype):
+    inpainter = open_inpainter(str(write_inpainter(tmp_path / "model", kind, channels)), None, dtype=dtype)
+    picture, mask = planted()
+    for _ in range(2):  # SDXL's autoencoder goes to float32 and back
+        filled = fill(inpainter, picture, mask)
+    assert np.array_equal(filled[~mask], picture[~mask])
+    assert np.mean(filled[mask] != picture[mask]) > 0.9
+    assert inpainter.pipeline.unet.dtype == dtype
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_on_a_gpu(tmp_path, kind):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    inpainter = open_inpainter(str(write_inpainter(tmp_path / "model", kind)), None, "cuda", torch.bfloat16)
+    picture, mask = planted()
+    assert np.array_equal(fill(inpainter, picture, mask)[~mask], picture[~mask])

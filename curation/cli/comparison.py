@@ -1,0 +1,92 @@
+"""The command that draws prompts with a checkpoint beside drawing them opaque and matting them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from curation.cli.evaluation import Name
+from curation.cli.show import Json, house, print_json, print_rows, progress, talk
+from curation.domain import DrawRequest, Prompt
+from curation.errors import Refused
+
+if TYPE_CHECKING:
+    from curation.ports import Beside
+    from curation.screening.comparison import Judged
+
+
+def compare(
+    name: Name,
+    count: Annotated[int, typer.Option(help="So many prompts, each drawn once in both ways.", min=1)] = 24,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file, one prompt a line, or triples; without it, captions of the seeds.")
+    ] = None,
+    snapshot: Annotated[
+        str | None, typer.Option(help="Whose seeds the oracle knows; the checkpoint's own when not given.")
+    ] = None,
+    segmenter: Annotated[
+        str | None, typer.Option(help="A segmentation model for the trimap, by name or folder; without it, GrabCut.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the first prompt; each next one's is one more.")] = 0,
+    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of both ways side by side here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare with generate-then-matte: the same prompts, signals of both, and defects per 100 in the oracle's eyes."""
+    from curation import checkpoints, loop, snapshots
+    from curation.house import load
+    from curation.screening.comparison import judge_ways
+    from curation.screening.oracle import fit_to_snapshot
+
+    if sheet:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+    with house() as opened:
+        with opened.database.transaction() as tx:
+            checkpoint = checkpoints.find_checkpoint(tx, name)
+            on = snapshots.find_snapshot(tx, snapshot or checkpoint.snapshot or "latest")
+            texts = _read(prompts) if prompts else [one.text for one in loop.choose_prompts(tx, count, seed)]
+        if not texts:
+            raise Refused("there are no prompts", "give a file of them with --prompts")
+        oracle = fit_to_snapshot(opened.store, on)
+        asked = list(itertools.islice(itertools.cycle(texts), count))
+        requests = [DrawRequest(Prompt(text), seed + number) for number, text in enumerate(asked)]
+        with progress() as tell:
+            beside: Beside = load(opened.settings.comparer)(checkpoint, opened.store, requests, segmenter, tell)
+    judged = judge_ways({"with alpha": beside.drawn, "matted": beside.cut}, asked, oracle)
+    if sheet:
+        sheet.write_bytes(beside.sheet)
+    if as_json:
+        ways = {name: asdict(one) for name, one in judged.items()}
+        print_json({"checkpoint": checkpoint.id, "snapshot": on, "how": beside.facts, "ways": ways})
+        return
+    _print_ways(judged)
+    for what, how in beside.facts.items():
+        talk.print(f"{what}: {how}", markup=False)
+
+
+def _read(path: Path) -> Sequence[str]:
+    """Prompts of a file: lines, or the foregrounds of triples."""
+    if path.suffix == ".jsonl":
+        from curation.triples.files import read_triples
+
+        return [one.foreground or one.text for one in read_triples(path)]
+    return [line.strip() for line in path.read_text("utf-8").split("\n") if line.strip()]
+
+
+def _print_ways(judged: Mapping[str, Judged]) -> None:
+    told: dict[str, object] = {
+        way: f"{one.defects:.1f} ({one.low:.1f} to {one.high:.1f})" for way, one in judged.items()
+    }
+    rows: list[dict[str, object]] = [{"": "defects per 100, 95 %", **told}]
+    rows += [{"": "defects here alone", **{way: one.only for way, one in judged.items()}}]
+    rows += [{"": signal, **{way: one.signals[signal] for way, one in judged.items()}}
+             for signal in next(iter(judged.values())).signals]  # fmt: skip
+    columns = {name: (lambda row, name=name: row[name]) for name in ("", *judged)}
+    print_rows(rows, columns, as_json=False)
+    for way, one in judged.items():
+        reasons = ", ".join(f"{reason} {times}" for reason, times in one.reasons.items())
+        talk.print(f"{way}, of {one.layers}: {reasons or 'no defects'}", markup=False)

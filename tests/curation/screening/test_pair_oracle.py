@@ -1,0 +1,113 @@
+"""The oracle on pairs: sound pairs pass, and every fault is named with the layer it concerns."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from curation.domain import Kind, LayerRole, RejectReason, Sample, Split, Verdict
+from curation.errors import Refused
+from curation.intake.grounds import choose_scene, draw_scene, join_texts
+from curation.layers import encode_layer
+from curation.manifest import Manifest, Part
+from curation.pairs import composite
+from curation.review.trays import Card, CardLayer
+from curation.screening.pair_oracle import PairOracle, fit_pairs_to_snapshot, judge_card
+from tests.making import scenes
+
+FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
+
+
+@pytest.fixture(scope="module")
+def oracle() -> PairOracle:
+    return PairOracle.fit((pair, prompt) for prompt, pair in scenes(120))
+
+
+def faults(oracle, pair, prompt) -> set:
+    said = oracle.decide(pair, prompt)
+    assert (said.verdict is Verdict.reject) == bool(said.reasons)
+    return set(zip(said.reasons, said.layers, strict=True))
+
+
+def test_sound_pairs_pass_also_those_never_seen(oracle):
+    for start in (0, 5_000):
+        passed = [oracle.decide(pair, prompt).verdict is Verdict.accept for prompt, pair in scenes(60, start=start)]
+        assert np.mean(passed) >= 0.9
+
+
+def test_layers_of_different_pictures_are_told_apart(oracle):
+    """Each background is of the right text, but of another line and light: what drawing the layers apart would give."""
+    rejected = []
+    for index in range(60):
+        rng = np.random.default_rng([3, index])
+        scene, other = choose_scene(rng), choose_scene(rng)
+        pair = draw_scene(scene, rng, 64)
+        apart = draw_scene(replace(scene, line=other.line, light=other.light), rng, 64)[BACK]
+        made = {FRONT: pair[FRONT], BACK: apart, WHOLE: composite(pair[FRONT], apart)}
+        said = faults(oracle, made, scene.prompt)
+        rejected.append(bool(said))
+        assert said <= {(RejectReason.clash, WHOLE)} or len(said) == 1
+    assert np.mean(rejected) > 0.7
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda f, b: (f, composite(f, b)), (RejectReason.residue, BACK)),
+        (lambda f, b: (f, np.dstack([b[..., :3], b[..., 3] // 2])), (RejectReason.holes, BACK)),
+        (lambda f, b: (np.dstack([f[..., :3], np.maximum(f[..., 3], 30)]), b), (RejectReason.residue, FRONT)),
+        (lambda f, b: (np.roll(f, 32, axis=1), b), (RejectReason.cropped, FRONT)),
+        (lambda f, b: (np.roll(f, -12, axis=0), b), (RejectReason.clash, WHOLE)),
+        (lambda f, b: (f, b[::-1]), (RejectReason.prompt_miss, BACK)),
+    ],
+)
+def test_each_fault_names_its_layer(oracle, spoil, fault):
+    found = []
+    for prompt, pair in scenes(12, start=200):
+        f, b = spoil(pair[FRONT], pair[BACK])
+        f, b = np.ascontiguousarray(f), np.ascontiguousarray(b)
+        found.append(fault in faults(oracle, {FRONT: f, BACK: b, WHOLE: composite(f, b)}, prompt))
+    assert np.mean(found) > 0.8
+
+
+def test_wrong_texts_miss_their_layer(oracle):
+    (first, pair), (second, _) = scenes(2, start=300)
+    wrong = join_texts(str(first.foreground), str(second.background))
+    assert (RejectReason.prompt_miss, BACK) in faults(oracle, pair, wrong)
+    assert (RejectReason.prompt_miss, FRONT) not in faults(oracle, pair, wrong)
+
+
+def test_a_blend_that_is_another_picture_is_rejected(oracle):
+    prompt, pair = scenes(1, start=400)[0]
+    assert (RejectReason.clash, WHOLE) in faults(oracle, pair | {WHOLE: pair[WHOLE][::-1]}, prompt)
+
+
+def snapshot_of(store, drawn) -> str:
+    made = []
+    for prompt, pair in drawn:
+        shas = {role: store.put(encode_layer(layer)) for role, layer in pair.items()}
+        texts = {FRONT: str(prompt.foreground), BACK: str(prompt.background)}
+        rest = ("CC0-1.0", "test", Split.train, 0, "0" * 64, shas)
+        made.append(Sample(uuid.uuid4().hex, Kind.pair, prompt.text, *rest, texts=texts))
+    data = "".join(one.line() + "\n" for one in sorted(made, key=lambda one: one.id)).encode()
+    return store.put(Manifest((Part("", store.put(data), len(made)),), {}).bytes())
+
+
+def test_it_is_fitted_to_the_pairs_of_a_snapshot_and_judges_cards(store):
+    drawn = scenes(25)
+    fitted = fit_pairs_to_snapshot(store, snapshot_of(store, drawn))
+    assert fitted.backgrounds.shape == (25, 448)
+    prompt, pair = drawn[0]
+    layers = {role: CardLayer(store.put(encode_layer(layer)), 64, 64) for role, layer in pair.items()}
+    texts = {FRONT: prompt.foreground, BACK: prompt.background}
+    card = Card(uuid.uuid4(), 1, Kind.pair, prompt.text, (), layers, {}, texts)
+    assert judge_card(fitted, store, card).verdict is Verdict.accept
+    partial = replace(card, layers={FRONT: layers[FRONT]})
+    assert judge_card(fitted, store, partial).layers == (BACK,)
+    gone = replace(card, layers=layers | {BACK: CardLayer("0" * 64, 64, 64)})
+    assert judge_card(fitted, store, gone).reasons == (RejectReason.other,)
+    with pytest.raises(Refused, match="needs at least"):
+        fit_pairs_to_snapshot(store, snapshot_of(store, drawn[:5]))

@@ -1,0 +1,56 @@
+"""Two ways of drawing judged alike: planted defects on one side are its own, with their interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from curation.intake.figures import SUBJECTS, draw
+from curation.intake.procedural import prompts
+from curation.screening.comparison import judge_ways
+from curation.screening.oracle import Oracle
+from curation.screening.signals import SIGNALS
+
+TEXTS = ["a red circle", "a blue star", "a green square", "a yellow heart"]
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    texts = prompts(60, 3)
+    return Oracle.fit([(draw(SUBJECTS[text], np.random.default_rng([3, k]), 64), text) for k, text in enumerate(texts)])
+
+
+def layers(texts=TEXTS):
+    return [draw(SUBJECTS[text], np.random.default_rng([9, k]), 64) for k, text in enumerate(texts)]
+
+
+def test_planted_defects_are_counted_on_their_side(oracle):
+    clean, veiled = layers(), layers()
+    veiled[0][..., 3] = np.maximum(veiled[0][..., 3], 60)
+    veiled[1][..., 3] = 255
+    judged = judge_ways({"ours": clean, "theirs": veiled}, TEXTS, oracle)
+    ours, theirs = judged["ours"], judged["theirs"]
+    assert (ours.defects, ours.only, ours.layers) == (0, 0, 4)
+    assert (theirs.defects, theirs.only, theirs.layers) == (50, 2, 4)
+    assert ours.low == 0 < ours.high
+    assert theirs.low < 50 < theirs.high
+    assert theirs.high - theirs.low > 60  # four layers tell little
+    assert theirs.reasons["no_transparent"] == 1
+    assert theirs.reasons["residue"] == 1
+    assert set(ours.signals) == set(SIGNALS)
+    assert theirs.signals["coverage"] > ours.signals["coverage"]
+
+
+def test_a_defect_on_both_sides_is_nobodys_own_and_unmeasured_signals_are_left_out(oracle):
+    empty = [np.zeros((64, 64, 4), np.uint8) for _ in TEXTS]
+    judged = judge_ways({"ours": empty, "theirs": [*layers()[:2], *empty[2:]]}, TEXTS, oracle)
+    assert (judged["ours"].defects, judged["ours"].only) == (100, 2)
+    assert (judged["theirs"].defects, judged["theirs"].only) == (50, 0)
+    assert judged["ours"].signals["contam_white"] is None
+    assert judged["theirs"].signals["largest_share"] == 1.0
+
+
+def test_what_is_not_prompted_is_a_defect(oracle):
+    [one] = judge_ways({"ours": layers()}, ["a blue star", *TEXTS[1:]], oracle).values()
+    assert one.reasons == {"prompt_miss": 1}
+    assert one.defects == 25

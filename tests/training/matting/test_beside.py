@@ -1,0 +1,56 @@
+"""Generate-then-matte beside a checkpoint over a pretrained model: the same prompts, opaque pictures of the model."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from curation.domain import DrawRequest, Prompt
+from tests.training.matting.test_segmentation import write_segformer
+from tests.training.pipelines.test_pipeline_generator import make_checkpoint
+from tests.training.pretrained import write_sd15
+from training.generate import open_generator
+from training.matting import beside as room
+from training.matting.beside import draw_beside
+
+REQUESTS = [DrawRequest(Prompt(text), seed) for seed, text in enumerate(["a cat", "a glass bottle", "a tree"])]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_sd15(tmp_path_factory.mktemp("models") / "sd15"))
+
+
+def test_both_ways_are_drawn_from_the_same_prompts_and_seeds(store, model, tmp_path, monkeypatch):
+    opaque = []
+    cut_out = room.cut_out
+    monkeypatch.setattr(room, "cut_out", lambda picture, trimap: opaque.append(picture) or cut_out(picture, trimap))
+    checkpoint, stages = make_checkpoint(store, model, "sd15"), []
+    found = draw_beside(checkpoint, store, REQUESTS, None, lambda progress: stages.append(progress.stage))
+    assert dict.fromkeys(stages) == dict.fromkeys(["draw with alpha", "draw opaque", "matte"])
+    assert len(found.drawn) == len(found.cut) == len(opaque) == 3
+    assert all(layer.shape == (64, 64, 4) and layer.dtype == np.uint8 for layer in [*found.drawn, *found.cut])
+    for mine, theirs in zip(found.drawn, open_generator(checkpoint, store).draw(REQUESTS), strict=True):
+        assert np.array_equal(mine, next(iter(theirs.values())))
+    plain = StableDiffusionPipeline.from_pretrained(model)
+    drawn = plain(
+        "a cat", num_inference_steps=2, guidance_scale=7.0, generator=torch.Generator().manual_seed(0), output_type="np",
+        height=64, width=64,
+    ).images[0]  # fmt: skip
+    assert np.abs(np.rint(drawn * 255) - opaque[0]).max() <= 1
+    assert (found.facts["trimap"], found.facts["opaque"]) == ("GrabCut", f"{model} without what was learnt")
+    sheet = Image.open(io.BytesIO(found.sheet))
+    assert sheet.format == "PNG"
+    assert sheet.width > 3 * 96
+
+
+def test_a_model_finds_the_subject_where_one_is_given(store, model, tmp_path):
+    folder = write_segformer(tmp_path / "finder", ["background", "subject"])
+    found = draw_beside(make_checkpoint(store, model, "sd15"), store, REQUESTS[:1], str(folder), lambda progress: None)
+    assert found.facts["trimap"].startswith(f"{folder}@")
+    assert found.cut[0].shape == (64, 64, 4)

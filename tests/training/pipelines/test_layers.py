@@ -1,0 +1,415 @@
+"""Layers drawn together and to given ones: the pipelines of every mode, beside the same steps written out by hand."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from PIL import Image
+
+from curation.domain import LayerRole
+from curation.errors import Refused
+from tests.training.pretrained import write_sd15, write_sdxl
+from tests.training.released_files import (
+    SD15_CHANNELS,
+    SDXL_CHANNELS,
+    TINY_SD15,
+    TINY_SDXL,
+    difference_shapes,
+    patched,
+    peft_shapes,
+    sharing_shapes,
+    write,
+)
+from training.files import read_header
+from training.pipelines import (
+    BackgroundToBlendedPipeline,
+    BackgroundToForegroundPipeline,
+    ForegroundToBackgroundPipeline,
+    ForegroundToBlendedPipeline,
+    LayersTogetherPipeline,
+    TransparentPipeline,
+)
+from training.pipelines.lessons import Lesson
+from training.pipelines.pictures import fit, to_rgba
+from training.presets.table import PRESETS
+from training.released.bases import read_base
+from training.released.layouts import recognise
+from training.transparency.coding import decode_rgba
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey
+
+ROW = replace(PRESETS["micro"], latent_channels=4)
+FEW = {"num_inference_steps": 2, "output_type": "pt"}
+LATENT = {"num_inference_steps": 2, "output_type": "latent"}
+SIDE = {"height": 64, "width": 64}
+CLASSES = {
+    "joint": LayersTogetherPipeline,
+    "fg2bg": ForegroundToBackgroundPipeline,
+    "bg2fg": BackgroundToForegroundPipeline,
+    "fg2ble": ForegroundToBlendedPipeline,
+    "bg2ble": BackgroundToBlendedPipeline,
+    "fgble2bg": ForegroundToBackgroundPipeline,
+    "bgble2fg": BackgroundToForegroundPipeline,
+}
+XL = ("fg2ble", "bg2ble", "fgble2bg", "bgble2fg")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "sd15": str(write_sd15(folder / "sd15", SD15_CHANNELS, **TINY_SD15)),
+        "sdxl": str(write_sdxl(folder / "sdxl", SDXL_CHANNELS, **TINY_SDXL)),
+    }
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    networks = Transparency(ROW)
+    with torch.no_grad():
+        networks.decoder.latent_conv_in.weight.normal_(std=0.1)
+        networks.decoder.conv_out.weight.normal_(std=0.1)
+    return networks.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def files(models, tmp_path_factory):
+    """Released files of every mode, with random values."""
+    from diffusers import UNet2DConditionModel
+
+    folder = tmp_path_factory.mktemp("released")
+    unets = {name: UNet2DConditionModel.from_pretrained(path, subfolder="unet") for name, path in models.items()}
+    shapes = {
+        "joint": sharing_shapes(unets["sd15"], 3, 4),
+        "fg2bg": sharing_shapes(unets["sd15"], 2, 4, controlled=True),
+        "bg2fg": sharing_shapes(unets["sd15"], 2, 4, controlled=True),
+        "fg2ble": patched(difference_shapes(unets["sdxl"], 8), "sdxl"),
+        "bg2ble": patched(difference_shapes(unets["sdxl"], 8), "sdxl"),
+        "fgble2bg": patched(difference_shapes(unets["sdxl"], 12), "sdxl"),
+        "bgble2fg": patched(difference_shapes(unets["sdxl"], 12), "sdxl"),
+    }
+    return {
+        mode: write(folder / f"layer_{mode}.safetensors", own, seed=place)
+        for place, (mode, own) in enumerate(shapes.items())
+    }
+
+
+@pytest.fixture
+def make(models, networks, files):
+    def make(mode, **options):
+        family = "sdxl" if mode in XL else "sd15"
+        pipe = CLASSES[mode].from_pretrained(models[family], networks, files[mode], **options)
+        pipe.pipeline.set_progress_bar_config(disable=True)
+        return pipe
+
+    return make
+
+
+def disc(size=(64, 64), colour=(200, 40, 30)):
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    away = np.hypot(rows - size[0] / 2, columns - size[1] / 2) / min(size)
+    rgba = np.zeros((*size, 4), np.uint8)
+    rgba[..., :3] = colour
+    rgba[..., 3] = (np.clip((0.4 - away) * 10, 0, 1) * 255).astype(np.uint8)
+    return rgba
+
+
+def photograph(size=(64, 64), seed=0):
+    rng = np.random.default_rng(seed)
+    return np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 3), np.uint8), size[0] // 8, 0), size[1] // 8, 1)
+
+
+def given(mode):
+    """What each mode is given, beside the prompt."""
+    before = {"fg2bg": "f", "bg2fg": "b", "fg2ble": "f", "bg2ble": "b", "fgble2bg": "fm", "bgble2fg": "bm"}.get(
+        mode, ""
+    )
+    pictures = {"f": ("foreground", disc()), "b": ("background", photograph()), "m": ("blended", photograph(seed=9))}
+    return dict(pictures[letter] for letter in before)
+
+
+def seeded(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def drawn_of(out):
+    return {role: getattr(out, role) for role in out.latents}
+
+
+@pytest.mark.parametrize("mode", CLASSES)
+def test_every_mode_draws_its_layers_and_leaves_the_unet_as_it_was(make, mode):
+    pipe = make(mode)
+    before = {name: value.clone() for name, value in pipe.pipeline.unet.state_dict().items()}
+    processors = dict(pipe.pipeline.unet.attn_processors)
+    out = pipe("a cat", **given(mode), generator=seeded(1), **SIDE, **FEW)
+    assert set(out.latents) == set(pipe.mode.drawn)
+    for role, latents in out.latents.items():
+        assert (latents.shape, getattr(out, role).shape) == ((1, 4, 8, 8), (1, 4, 64, 64))
+        assert latents.isfinite().all()
+        opaque = bool((getattr(out, role)[:, 3] == 1).all())
+        assert opaque == (role != "foreground"), role
+    for role, picture in given(mode).items():
+        torch.testing.assert_close(getattr(out, role), to_rgba(picture))
+    after = pipe.pipeline.unet.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in after.items()), "to the bit"
+    assert dict(pipe.pipeline.unet.attn_processors) == processors
+    again = pipe("a cat", **given(mode), generator=seeded(1), **SIDE, **FEW)
+    assert all(torch.equal(again.latents[role], value) for role, value in out.latents.items())
+
+
+@pytest.mark.parametrize("mode", CLASSES)
+def test_a_batch_is_its_pictures_one_by_one(make, mode):
+    pipe = make(mode)
+    texts = ["a cat", "a red leaf"]
+    pictures = [given(mode), {role: np.ascontiguousarray(one[::-1]) for role, one in given(mode).items()}]
+    both = {role: [one[role] for one in pictures] for role in given(mode)}
+    more = {"negative_prompt": ["ugly", "bad"], "guidance_scale": 5.0}
+    together = pipe(texts, **both, generator=seeded(1, 2), **more, **SIDE, **LATENT).latents
+    for place, (text, picture) in enumerate(zip(texts, pictures, strict=True)):
+        own = {"negative_prompt": more["negative_prompt"][place], "guidance_scale": 5.0}
+        alone = pipe(text, **picture, generator=seeded(place + 1), **own, **SIDE, **LATENT).latents
+        for role, latents in alone.items():
+            torch.testing.assert_close(together[role][place : place + 1], latents, atol=1e-4, rtol=1e-4)
+    several = pipe("a cat", **given(mode), num_images_per_prompt=2, generator=seeded(1, 1), **SIDE, **LATENT).latents
+    for latents in several.values():
+        torch.testing.assert_close(latents[0], latents[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["joint", "fg2bg", "bg2ble", "bgble2fg"])
+def test_what_is_given_prompts_negatives_and_guidance_matter(make, mode):
+    pipe = make(mode)
+    plain = pipe("a cat", **given(mode), generator=seeded(1), **SIDE, **LATENT).latents
+    changes = [
+        {"prompt": "a red leaf"}, {"negative_prompt": "bad"}, {"guidance_scale": 1.0}, {"generator": seeded(2)},
+        {"stop_at": 0.25},
+        *({role: 255 - picture} for role, picture in given(mode).items()),
+    ]  # fmt: skip
+    for change in changes:
+        arguments = {"prompt": "a cat", **given(mode), "generator": seeded(1), **SIDE, **LATENT} | change
+        other = pipe(**arguments).latents
+        for role, latents in other.items():
+            assert not torch.allclose(latents, plain[role], atol=1e-4), (change, role)
+
+
+def test_each_layer_has_its_own_prompt(make):
+    pipe = make("joint")
+    texts = {"foreground_prompt": "an apple", "background_prompt": "a table"}
+    out = pipe("an apple on a table", **texts, generator=seeded(1), **SIDE, **FEW)
+    generator = torch.Generator().manual_seed(1)
+    with pipe.lesson.taught():
+        taught = pipe.pipeline(
+            ["an apple", "a table", "an apple on a table"],
+            generator=[generator] * 3, num_inference_steps=2, output_type="latent", **SIDE,
+        ).images  # fmt: skip
+    ours = torch.cat([out.latents[role] for role in pipe.mode.drawn])
+    torch.testing.assert_close(ours, taught / pipe.pipe.backbone.scale)
+    rgba = decode_rgba(pipe.pipe.backbone, pipe.pipe.transparency.decoder, out.latents[LayerRole.foreground])
+    torch.testing.assert_close(out.foreground, rgba)
+    image = pipe.pipeline.vae.decode(out.latents[LayerRole.background]).sample
+    torch.testing.assert_close(out.background[:, :3], (image / 2 + 0.5).clamp(0, 1))
+
+
+@pytest.mark.parametrize("mode", ["fg2ble", "bgble2fg"])
+def test_the_unet_sees_the_plain_scaled_latents_beside_the_noisy_one(make, files, mode):
+    """Step by step with a second UNet whose first convolution is written out: W + d, condition after the noise."""
+    pipe = make(mode)
+    pipe.pipeline.scheduler = EulerDiscreteScheduler.from_config(pipe.pipeline.scheduler.config)
+    out = pipe("a cat", **given(mode), generator=seeded(1), guidance_scale=1.0, **SIDE, **FEW)
+    header = read_header(files[mode])
+    tensors, _ = read_base(header, recognise(header))
+    unet, vae = pipe.pipeline.unet, pipe.pipeline.vae
+    first = unet.conv_in
+    weight = tensors["conv_in.weight"].float().clone()
+    weight[:, :4] += first.weight
+    seen = [to_rgba(one) for one in given(mode).values()]
+    beside = torch.cat(
+        [vae.encode(on_grey(one[:, :3], one[:, 3:])).latent_dist.mean * vae.config.scaling_factor for one in seen], 1
+    )
+    added = {name: value for name, value in tensors.items() if name != "conv_in.weight"}
+    state = unet.state_dict()
+    noticed = []
+
+    class Wide(torch.nn.Module):
+        def forward(self, noisy):
+            noticed.append(noisy.shape[1])
+            return torch.nn.functional.conv2d(torch.cat([noisy, beside], 1), weight, state["conv_in.bias"], padding=1)
+
+    with torch.no_grad():
+        unet.load_state_dict({n: v + added[n].float() if n in added else v for n, v in state.items()})
+        state = unet.state_dict()
+        unet.conv_in = Wide()
+        theirs = pipe.pipeline(
+            "a cat", generator=seeded(1), guidance_scale=1.0, output_type="latent", num_inference_steps=2, **SIDE
+        ).images
+    assert noticed == [4, 4]
+    [latents] = out.latents.values()
+    torch.testing.assert_close(latents, theirs / vae.config.scaling_factor, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["fgble2bg", "joint", "bg2fg"])
+def test_after_stopping_the_plain_unet_draws(make, mode):
+    pipe = make(mode)
+    seen = []
+    forward = pipe.pipeline.unet.forward
+
+    def noting(sample, timestep, *arguments, **named):
+        seen.append((float(timestep), pipe.lesson.within))
+        return forward(sample, timestep, *arguments, **named)
+
+    pipe.pipeline.unet.forward = noting
+    arguments = {**given(mode), "generator": seeded(1), **SIDE, **FEW, "num_inference_steps": 8}
+    pipe("a cat", **arguments)
+    assert [within for _, within in seen] == [time >= 500 or mode != "fgble2bg" for time, _ in seen], "its default"
+    seen.clear()
+    pipe("a cat", **arguments, stop_at=0.75)
+    assert [within for _, within in seen] == [time >= 250 for time, _ in seen]
+    assert {within for _, within in seen} == {True, False}
+    for share in (0.0, 1.5):
+        with pytest.raises(Refused, match="cannot stop at"):
+            pipe("a cat", **given(mode), stop_at=share, **FEW)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_dpm_is_warned_of_where_a_blended_picture_is_given(make):
+    plain, taken = make("fg2ble"), make("fgble2bg")
+    assert type(plain.pipeline.scheduler) is EulerDiscreteScheduler, "the model's own"
+    assert type(taken.pipeline.scheduler) is EulerAncestralDiscreteScheduler
+    for pipe in (plain, taken):
+        pipe.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipe.pipeline.scheduler.config)
+    plain("a cat", disc(), **SIDE, **FEW)
+    with pytest.warns(UserWarning, match=r"DPM\+\+ leaves artefacts with fgble2bg: take Euler a or UniPC"):
+        taken("a cat", disc(), photograph(), **SIDE, **FEW)
+    taken.pipeline.scheduler = UniPCMultistepScheduler.from_config(taken.pipeline.scheduler.config)
+    taken("a cat", disc(), photograph(), **SIDE, **FEW)
+
+
+@pytest.mark.parametrize("mode", ["joint", "bg2fg", "fg2ble", "bgble2fg"])
+@pytest.mark.parametrize("size", [(65, 100), (8, 72)])
+def test_any_size_is_drawn(make, mode, size):
+    pipe = make(mode)
+    pictures = {role: np.resize(one, (*size, one.shape[2])) for role, one in given(mode).items()}
+    asked = {} if pictures else {"height": size[0], "width": size[1]}
+    out = pipe("a cat", **pictures, **asked, **FEW)
+    for role in LayerRole:
+        layer = getattr(out, role)
+        assert layer is None or layer.shape[-2:] == size, role
+
+
+def test_without_a_size_it_is_the_models_own_or_that_of_the_given_layer(make):
+    assert make("joint")("a cat", num_inference_steps=1).foreground[0].size == (64, 64)
+    out = make("fg2ble")("a cat", Image.fromarray(disc((40, 72))), num_inference_steps=1)
+    assert out.blended[0].size == out.foreground[0].size == (72, 40)
+    assert (out.background, out.blended[0].mode) == (None, "RGBA")
+
+
+def test_a_photograph_of_any_shape_is_turned_and_fitted(make):
+    """A camera's JPEG that says it lies on its side, and a larger size than is drawn."""
+    upright = np.zeros((96, 160, 3), np.uint8)
+    upright[:, :80] = (220, 30, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 8  # to be turned by a quarter
+    turned = io.BytesIO()
+    Image.fromarray(np.rot90(upright, -1)).save(turned, "JPEG", quality=95, exif=exif)
+    out = make("bg2ble")("a cat", Image.open(turned), **SIDE, **FEW)
+    assert out.background.shape == (1, 4, 64, 64)
+    left, right = out.background[0, 0, :, :28].mean(), out.background[0, 0, :, 36:].mean()
+    assert left > 0.8 and right < 0.1
+
+
+def test_fitting_covers_and_cuts_the_middle():
+    rgba = to_rgba(disc((40, 80)))
+    whole = fit(rgba, 40, 80)
+    assert whole is rgba
+    small = fit(rgba, 20, 20)
+    assert small.shape == (1, 4, 20, 20)
+    torch.testing.assert_close(small, fit(rgba[..., 20:60], 20, 20), atol=1e-4, rtol=0)
+    assert fit(rgba, 100, 50).shape == (1, 4, 100, 50)
+
+
+def test_two_steps_make_a_background_for_a_users_own_foreground(make):
+    """What the released SDXL files are for: foreground, then blended, then background."""
+    foreground = Image.fromarray(disc())
+    blended = make("fg2ble")("a ball in a room", foreground, generator=seeded(1), num_inference_steps=2).blended
+    out = make("fgble2bg")("a room", foreground, blended, generator=seeded(1), num_inference_steps=4)
+    assert [layer[0].size for layer in (out.foreground, out.background, out.blended)] == [(64, 64)] * 3
+    assert out.blended[0].tobytes() == blended[0].tobytes()
+
+
+def test_what_does_not_belong_is_refused(make, models, networks, files, tmp_path):
+    with pytest.raises(Refused, match="these weights are bg2ble: given background draws blended"):
+        ForegroundToBlendedPipeline.from_pretrained(models["sdxl"], networks, files["bg2ble"])
+    with pytest.raises(Refused, match="draws no foreground alone: it is fg2ble"):
+        TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=files["fg2ble"])
+    with pytest.raises(Refused, match="weights of one mode"):
+        ForegroundToBlendedPipeline.from_pretrained(models["sdxl"], networks, [files["fg2ble"], files["fg2ble"]])
+    with pytest.raises(Refused, match="is no tensor of this UNet"):
+        ForegroundToBlendedPipeline.from_pretrained(models["sd15"], networks, files["fg2ble"])
+    pipe = make("fgble2bg")
+    with pytest.raises(Refused, match="is given foreground and blended, not foreground"):
+        pipe("a room", disc(), **FEW)
+    with pytest.raises(Refused, match="is given foreground, not foreground and blended"):
+        make("fg2bg")("a room", disc(), photograph(), **FEW)
+    with pytest.raises(Refused, match="differ in size"):
+        pipe("a room", disc(), photograph((72, 64)), **FEW)
+    with pytest.raises(Refused, match="both height and width"):
+        pipe("a room", disc(), photograph(), height=64, **FEW)
+    with pytest.raises(Refused, match="2 and 3 texts and pictures"):
+        pipe(["a", "b"], [disc()] * 3, photograph(), **FEW)
+    with pytest.raises(Refused, match="no output of type"):
+        pipe("a", disc(), photograph(), num_inference_steps=1, output_type="gif")
+    latent = pipe("a", disc(), photograph(), num_inference_steps=1, output_type="latent")
+    assert latent.background is latent.latents[LayerRole.background]
+
+
+@pytest.mark.parametrize("kind", ["adapter", "weights"])
+def test_a_lesson_may_be_of_any_kind(make, kind):
+    unet = make("fg2ble").pipeline.unet
+    rng = torch.Generator().manual_seed(1)
+    noisy, states = torch.randn(1, 4, 8, 8, generator=rng), torch.randn(1, 5, 64, generator=rng)
+    added = {"text_embeds": torch.randn(1, 32, generator=rng), "time_ids": torch.zeros(1, 6)}
+
+    def look():
+        with torch.no_grad():
+            return unet(noisy, 500, encoder_hidden_states=states, added_cond_kwargs=added).sample
+
+    plain = look()
+    if kind == "adapter":
+        tensors = {n: 0.1 * torch.randn(shape, generator=rng) for n, shape in peft_shapes(unet, 4).items()}
+        lesson = Lesson(unet, tensors, {"kind": "adapter", "rank": "4", "alpha": "8"})
+    else:
+        tensors = {n: v + 0.05 * torch.randn(v.shape, generator=rng) for n, v in unet.state_dict().items()}
+        lesson = Lesson(unet, tensors, {"kind": "weights"})
+    with lesson.taught():
+        if kind == "weights":
+            assert all(torch.equal(value, tensors[name]) for name, value in unet.state_dict().items())
+        assert (look() - plain).abs().max() > 1e-3
+    assert torch.equal(look(), plain)
+    with pytest.raises(ZeroDivisionError), lesson.taught():
+        raise ZeroDivisionError
+    assert torch.equal(look(), plain), "whatever happens within"
+
+
+def test_a_users_own_lora_stands_beside(make):
+    """Loaded after the lesson was made: it is there within and without, and nothing is lost."""
+    from peft import LoraConfig
+
+    pipe = make("fg2ble")
+    call = {"foreground": disc(), **SIDE, **FEW}
+    before = pipe("a cat", generator=seeded(1), **call).latents[LayerRole.blended]
+    pipe.pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "conv1"], init_lora_weights=False))
+    after = pipe("a cat", generator=seeded(1), **call).latents[LayerRole.blended]
+    assert not torch.allclose(before, after)
+    pipe.pipeline.unet.disable_adapters()
+    torch.testing.assert_close(pipe("a cat", generator=seeded(1), **call).latents[LayerRole.blended], before)
