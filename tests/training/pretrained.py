@@ -29,7 +29,7 @@ def write_sd15(folder: Path, channels: tuple[int, ...] = (32, 64), variant: str 
         "vae": make_vae(),
         "unet": make_unet(channels, cross_attention_dim=TEXT_WIDTH, **unet),
         "text_encoder": CLIPTextModel(_text_config()).eval(),
-        "tokenizer": _tokenizer(),
+        "tokenizer": make_tokenizer(),
         "scheduler": DDIMScheduler(**BETAS, steps_offset=1, clip_sample=False, set_alpha_to_one=False),
     }
     pipeline: Any = StableDiffusionPipeline
@@ -70,8 +70,8 @@ def write_sdxl(
         "unet": make_unet(channels, **(config | unet)),
         "text_encoder": CLIPTextModel(_text_config(texts[0])).eval(),
         "text_encoder_2": CLIPTextModelWithProjection(_text_config(texts[1])).eval(),
-        "tokenizer": _tokenizer(),
-        "tokenizer_2": _tokenizer(),
+        "tokenizer": make_tokenizer(),
+        "tokenizer_2": make_tokenizer(),
         "scheduler": EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"),
     }
     pipeline: Any = StableDiffusionXLPipeline
@@ -143,7 +143,7 @@ def _vocabulary() -> dict[str, int]:
     return {word: place for place, word in enumerate(words)}
 
 
-def _tokenizer() -> CLIPTokenizer:
+def make_tokenizer() -> CLIPTokenizer:
     kind: Any = CLIPTokenizer
     marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     with TemporaryDirectory() as words:

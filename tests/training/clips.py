@@ -1,0 +1,29 @@
+"""A tiny CLIP in transformers' format: random seeded weights, pictures of 8 pixels, letters for words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
+
+from tests.training.pretrained import make_tokenizer
+
+
+def write_clip(folder: Path) -> Path:
+    """A folder as save_pretrained writes it."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    small: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "initializer_range": 1.0,
+    }  # fmt: skip
+    text = CLIPTextConfig(**small, vocab_size=len(tokenizer), pad_token_id=tokenizer.eos_token_id, **marks)
+    vision = CLIPVisionConfig(**small, image_size=8, patch_size=4)
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
+    CLIPModel(config).save_pretrained(folder)
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
+    return folder

@@ -1,0 +1,291 @@
+"""Drawn pairs measured: together and apart, beside real ones; and planted generators whose figures are known."""
+
+import io
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import t as student
+
+from curation.domain import Kind, LayerRole, Sample, Split, TrainingOrder
+from curation.layers import encode_layer, visible_hash
+from curation.manifest import Manifest, Part
+from curation.objects import FolderStore
+from curation.pairs import blended_error, composite, harmony, leakage, seam_energy
+from curation.ports import PLAIN, Wanted
+from tests.training.clips import write_clip
+from tests.training.composed import compose, freeze_pairs
+from training.data.pictures import letterbox
+from training.evaluation.everything import measure
+from training.evaluation.heldout import HIGHER_IS_BETTER, evaluate
+from training.evaluation.pairs import (
+    DRAWN,
+    compare_pairs,
+    draws_pairs,
+    heldout_pairs,
+    measure_pair,
+    open_ways,
+    spread,
+)
+from training.layering.layered import LayeredDenoiser
+from training.measures.agreement import open_agreement
+from training.parts import open_parts
+from training.presets.table import PRESETS
+from training.train import train
+from training.transparency.coding import reconstruct
+
+FG, BG, BLENDED = LayerRole
+SIDE = PRESETS["micro"].image_size
+WHOSE = ["joint", "apart", "joint - apart", "real"]
+
+
+def quiet(_):
+    """Progress that nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint that has learnt pairs for some seconds, its store, and its snapshot of 40 with 8 held out."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained")
+    store = FolderStore(folder / "objects")
+    snapshot = freeze_pairs(store, range(40), side=SIDE)
+    return train(TrainingOrder("pairs", "micro", snapshot, None, None, 0, 192), store, folder / "run", quiet), store
+
+
+@pytest.fixture(scope="module")
+def measured(trained):
+    checkpoint, store = trained
+    return measure(checkpoint, checkpoint.snapshot, store, Wanted(draws=DRAWN), quiet)
+
+
+def same(one, two):
+    return all(np.array_equal(one[role], two[role]) for role in LayerRole)
+
+
+def test_a_training_of_pairs_is_measured_by_drawn_pairs(trained):
+    figures = trained[0].evaluation
+    pairs = {"pair_harmony", "pair_leakage", "pair_seam", "pair_error", "pair_empty"}
+    assert pairs | {"layers_mse", "layers_apart_mse", "background_psnr"} <= figures.keys() <= HIGHER_IS_BETTER.keys()
+    assert all(map(math.isfinite, figures.values()))
+    assert figures["pair_error"] == pytest.approx(0, abs=0.6), "blended is made of the two"
+
+
+def test_the_command_says_what_the_training_says_and_puts_apart_and_real_beside_it(trained, measured):
+    checkpoint, _ = trained
+    assert {name: measured.figures[name] for name in checkpoint.evaluation} == pytest.approx(
+        checkpoint.evaluation, rel=1e-4, abs=1e-6
+    )
+    assert set(measured.pairs) == {"error", "empty", "leakage", "seam", "harmony"}
+    for name, row in measured.pairs.items():
+        assert list(row) == WHOSE, name
+        for found in row.values():
+            assert found.count == 8, "16 drawings of 8 texts"
+            assert found.low <= found.mean <= found.high
+            assert all(map(math.isfinite, (found.low, found.high)))
+        assert row["joint - apart"].mean == pytest.approx(row["joint"].mean - row["apart"].mean)
+        assert measured.figures[f"pair_{name}"] == row["joint"].mean
+    assert measured.pairs["harmony"]["joint - apart"].mean != 0
+    assert measured.pairs["error"]["real"].mean == 0
+    assert measured.standard
+    assert any("Student's t" in note for note in measured.notes)
+    assert any("--clip" in note for note in measured.notes)
+
+
+def test_the_sheet_has_a_column_for_each_text_and_six_rows(measured):
+    with Image.open(io.BytesIO(measured.pairs_sheet)) as sheet:
+        assert sheet.width // 100 == 8
+        assert sheet.height // 212 == 6
+
+
+def test_without_drawings_there_are_no_pairs_and_another_number_is_no_standard(trained):
+    checkpoint, store = trained
+    none = measure(checkpoint, checkpoint.snapshot, store, Wanted(draws=0), quiet)
+    assert (none.pairs, none.pairs_sheet, none.standard) == ({}, b"", True)
+    assert any(note.startswith("no pairs were drawn") for note in none.notes)
+    assert "pair_harmony" not in none.figures
+    assert "layers_mse" in none.figures
+    few = measure(checkpoint, checkpoint.snapshot, store, Wanted(draws=3), quiet)
+    assert {found.count for row in few.pairs.values() for found in row.values()} == {3}
+    assert not few.standard
+
+
+def test_joint_and_apart_differ_by_the_exchange_alone(trained, monkeypatch):
+    checkpoint, store = trained
+    ways = open_ways(checkpoint, store)
+    joint, apart = ways["joint"], ways["apart"]
+    assert joint.layered is apart.layered and joint.parts is apart.parts and joint.alone is apart.alone
+    told = [way.describe(PLAIN) for way in (joint, apart)]
+    assert {key for key in told[0] if told[0][key] != told[1][key]} == {"attention"}
+    samples = heldout_pairs(store, checkpoint.snapshot)
+    seen = compare_pairs(ways, samples, 8, None, store, quiet)
+    assert seen.table["harmony"]["joint - apart"].mean != 0
+    predict = LayeredDenoiser.predict
+    monkeypatch.setattr(LayeredDenoiser, "predict", lambda *a, **k: predict(*a, **{**k, "joined": False}))
+    parted = compare_pairs(ways, samples, 8, None, store, quiet)
+    for name, row in parted.table.items():
+        assert (row["joint - apart"].mean, row["joint - apart"].low, row["joint - apart"].high) == (0, 0, 0), name
+        assert row["apart"] == seen.table[name]["apart"]
+
+
+def test_the_order_of_the_pictures_does_not_matter(trained):
+    checkpoint, store = trained
+    ways, samples = open_ways(checkpoint, store), heldout_pairs(store, checkpoint.snapshot)
+    one, other = (compare_pairs(ways, order, 8, SIDE, store, quiet).table for order in (samples, samples[::-1]))
+    assert one == other
+    assert one["harmony"]["joint"].count == 8
+
+
+def test_texts_agree_where_a_clip_is_at_hand(trained, tmp_path):
+    checkpoint, store = trained
+    clip = str(write_clip(tmp_path / "clip"))
+    found = measure(checkpoint, checkpoint.snapshot, store, Wanted(draws=8, clip=clip), quiet)
+    for role in LayerRole:
+        row = found.pairs[f"text_{role}"]
+        assert list(row) == WHOSE
+        assert 0 <= row["joint"].mean <= 100
+        assert found.figures[f"pair_text_{role}"] == row["joint"].mean
+    assert not any("--clip" in note for note in found.notes)
+    # A layer over grey with its own text, by hand.
+    agree, samples = open_agreement(clip, torch.device("cpu")), heldout_pairs(store, checkpoint.snapshot)
+    pairs = [compose(int(sample.id, 16), SIDE) for sample in samples]
+    grey = [composite(pair.foreground, np.full((SIDE, SIDE, 4), (128, 128, 128, 255), np.uint8)) for pair in pairs]
+    scores = agree([picture[..., :3] for picture in grey], [pair.texts[FG] for pair in pairs])
+    assert found.pairs["text_foreground"]["real"].mean == pytest.approx(np.mean(scores), abs=1.0)
+
+
+class Painted:
+    """A generator of composed pairs whose number is the seed, changed by a plan."""
+
+    at_once = 3
+
+    def __init__(self, change):
+        self.change = change
+
+    def draw(self, requests, options=None):
+        return [self._draw(request) for request in requests]
+
+    def describe(self, options):
+        return {}
+
+    def _draw(self, request):
+        pair = compose(request.seed % 2**48, SIDE)
+        foreground, background = self.change(pair.foreground.copy(), pair.background.copy())
+        return {FG: foreground, BG: background, BLENDED: composite(foreground, background)}
+
+
+def agreeing(foreground, background):
+    """The foreground in the very colours of its background."""
+    foreground[..., :3] = background[..., :3]
+    return foreground, background
+
+
+def disagreeing(foreground, background):
+    """A dark blue foreground over a bright background."""
+    foreground[..., :3] = (foreground[..., :3] * (0.1, 0.1, 0.4)).astype(np.uint8)
+    background[..., :3] = 255 - (255 - background[..., :3]) // 4
+    return foreground, background
+
+
+def leaking(foreground, background):
+    """A background that holds the subject already."""
+    return foreground, composite(foreground, background)
+
+
+def empty(foreground, background):
+    return foreground * 0, background
+
+
+def planted(store, samples, change, count=8):
+    return compare_pairs({"drawn": Painted(change)}, samples, count, SIDE, store, quiet)
+
+
+def test_layers_that_agree_have_better_figures_than_layers_that_do_not(store):
+    samples = heldout_pairs(store, freeze_pairs(store, range(60), side=SIDE))
+    good, bad, ghosts = (planted(store, samples, change, 12).table for change in (agreeing, disagreeing, leaking))
+    assert good["harmony"]["drawn"].high < bad["harmony"]["drawn"].low
+    assert good["leakage"]["drawn"].high < ghosts["leakage"]["drawn"].low
+    assert ghosts["leakage"]["drawn"].mean > 0.8
+    assert "joint - apart" not in good["harmony"]
+    untouched = planted(store, samples, lambda *layers: layers, 12).table
+    assert untouched["harmony"]["drawn"].mean == pytest.approx(untouched["harmony"]["real"].mean, rel=0.02)
+
+
+def test_what_cannot_be_seen_is_counted_and_does_not_fit_anything(store):
+    samples = heldout_pairs(store, freeze_pairs(store, range(20), side=SIDE))
+    found = planted(store, samples, empty, 4)
+    assert found.table["empty"]["drawn"].mean == 1
+    assert list(found.table["harmony"]) == ["real"]
+    assert found.figures == {"pair_error": 0, "pair_empty": 1}
+    turns = iter(range(100))
+    half = planted(store, samples, lambda *layers: empty(*layers) if next(turns) % 2 else layers, 4)
+    assert half.table["empty"]["drawn"].mean == 0.5
+    assert half.table["harmony"]["drawn"].count == 2
+
+
+def test_the_figures_of_a_pair_are_those_of_the_house():
+    pair = compose(3, 64)
+    layers = {FG: pair.foreground, BG: pair.background, BLENDED: pair.blended}
+    assert measure_pair(layers) == {
+        "error": blended_error(pair.foreground, pair.background, pair.blended),
+        "empty": 0,
+        "leakage": leakage(pair.foreground, pair.background),
+        "seam": seam_energy(pair.foreground, pair.background, pair.blended),
+        "harmony": harmony(pair.foreground, pair.background),
+    }
+
+
+def test_intervals_are_students():
+    values = [1.0, 2.5, 4.0, 4.5, 9.0]
+    found = spread(values)
+    low, high = student.interval(0.95, 4, np.mean(values), np.std(values, ddof=1) / math.sqrt(5))
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), low, high))
+    assert found == spread(values[::-1])
+    assert (spread([2.0]).mean, spread([2.0]).low, spread([2.0]).high) == (2, None, None)
+
+
+def wide(store, layers):
+    """A snapshot of one held-out pair, 96 wide and 48 high."""
+    stored = {role: store.put(encode_layer(layer[:48])) for role, layer in layers.items()}
+    known = ("a pair", "CC0-1.0", "test", Split.heldout, 0, visible_hash(layers[BLENDED]), stored)
+    line = Sample(f"{5:064x}", Kind.pair, *known).line() + "\n"
+    return store.put(Manifest((Part("", store.put(line.encode()), 1),), {}).bytes())
+
+
+def test_the_bars_of_a_letterbox_are_none_of_a_real_pair(store):
+    pair = compose(5, 96)
+    layers = {FG: pair.foreground, BG: pair.background, BLENDED: pair.blended}
+    samples = heldout_pairs(store, wide(store, layers))
+    found = compare_pairs({"drawn": Painted(agreeing)}, samples, 2, 96, store, quiet).table
+    cut = {role: layer[:48] for role, layer in layers.items()}
+    real = {name: row["real"].mean for name, row in found.items()}
+    assert real == pytest.approx(measure_pair(cut), abs=1e-6)
+    assert found["harmony"]["drawn"].count == 1, "two drawings of one text are one"
+    assert found["harmony"]["drawn"].low is None
+
+
+def test_backgrounds_come_back_as_well_as_their_opaque_pixels_do(trained):
+    checkpoint, store = trained
+    pair = compose(5, 96)
+    layers = {FG: pair.foreground, BG: pair.background, BLENDED: pair.blended}
+    snapshot = wide(store, layers)
+    figures = evaluate(checkpoint, snapshot, store, quiet)
+    parts = open_parts(checkpoint, store)
+    truth = torch.from_numpy(letterbox(pair.background[:48], SIDE)).permute(2, 0, 1)[None].float() / 255
+    again = (reconstruct(parts.backbone, parts.transparency, truth) * 255).round() / 255
+    error = (again - truth)[0, :3, SIDE // 4 : -SIDE // 4]
+    assert figures["background_psnr"] == pytest.approx(-10 * math.log10(float((error**2).mean())), abs=0.01)
+
+
+def test_what_draws_pairs_is_told_by_its_parts(trained):
+    checkpoint, store = trained
+    parts = open_parts(checkpoint, store)
+    assert draws_pairs(parts)
+    alone = replace(parts, layers=None)
+    assert not draws_pairs(alone)
+    assert draws_pairs(replace(alone, preset=replace(parts.preset, inpainter="somebody/inpaints")))
+    assert draws_pairs(replace(alone, modes={"joint": "0" * 64}))
+    assert not draws_pairs(replace(alone, modes={"bg2ble": "0" * 64}, base=None))
