@@ -24,6 +24,8 @@ interface Card {
   flags: string[];
   layers: Partial<Record<LayerRole, LayerAddress>>;
   signals: Record<string, number | null>;
+  /** Of pairs: the texts of single layers. */
+  texts: Partial<Record<LayerRole, string>>;
 }
 
 interface TrayProgress {
@@ -45,6 +47,8 @@ interface DecisionBody {
   candidate: string;
   verdict: "accept" | "reject" | "skip";
   reasons: string[];
+  /** Of pairs: which layer each reason concerns; empty otherwise. */
+  layers: string[];
   comment: string;
   dwell_ms: number | null;
 }
@@ -64,6 +68,8 @@ interface Reason {
   name: string;
   key: string;
   label: string;
+  /** Whether it makes no sense for a single layer. */
+  pairs_only: boolean;
 }
 
 interface RoundRow {
@@ -90,7 +96,9 @@ interface RoundReport {
   round: RoundRow;
   funnel: Record<string, number>;
   refusals: { signal: string; count: number }[];
-  reasons: { reason: string; count: number; kind: "person" | "oracle" }[];
+  reasons: { reason: string; layer: LayerRole | null; count: number; kind: "person" | "oracle" }[];
+  /** Of pairs: how the signals of those drawn lie. */
+  signals: { name: string; n: number; low: number; median: number; high: number }[];
   defects_per_100: { person: Interval | null; oracle: Interval | null };
   human: {
     seconds_per_accept: number | null;
@@ -113,7 +121,9 @@ interface SnapshotRow {
 
 interface SampleRow {
   id: string;
+  kind: "single" | "pair";
   caption: string;
+  texts: Partial<Record<LayerRole, string>>;
   licence: string;
   source: string;
   split: string;

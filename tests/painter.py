@@ -1,26 +1,33 @@
-"""A generator that needs no training: it draws what the prompt says with the procedural seed's own figures."""
+"""A generator that needs no training, and a training that trains nothing: they draw the procedural domain's pictures."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole
+from curation.domain import Checkpoint, DrawRequest, LayerRole, TrainingOrder
 from curation.intake.figures import SUBJECTS, draw
-from curation.ports import PLAIN, DrawOptions, LayerGenerator, Layers, ObjectStore
+from curation.intake.grounds import GROUNDS, PAIR_SUBJECTS, choose_scene, draw_scene
+from curation.pairs import composite
+from curation.ports import PLAIN, DrawOptions, LayerGenerator, Layers, ObjectStore, Report
 
 SECONDS_EACH = 0.05
 
 
 class Painter:
-    """Every fourth picture is of another colour than its prompt asks for, so that a reviewer has something to reject."""
+    """Every fourth picture is not as its prompt asks: of another colour, or a background of another line and light."""
 
     at_once = 1
 
     def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
-        return [{LayerRole.foreground: self._draw(request)} for request in requests]
+        return [
+            self._draw_pair(one) if one.prompt.background else {LayerRole.foreground: self._draw(one)}
+            for one in requests
+        ]
 
     def describe(self, options: DrawOptions) -> Mapping[str, str]:
         return {"model": "painter", "steps": str(options.steps or 1)}
@@ -31,6 +38,22 @@ class Painter:
         others = [one for one in SUBJECTS.values() if one.figure == asked.figure and one.colour != asked.colour]
         subject = others[request.seed % len(others)] if request.seed % 4 == 0 and others else asked
         return draw(subject, np.random.default_rng(request.seed), 64)
+
+    def _draw_pair(self, request: DrawRequest) -> Layers:
+        rng = np.random.default_rng(request.seed)
+        asked = {"subject": PAIR_SUBJECTS[request.prompt.foreground], "ground": GROUNDS[request.prompt.background]}
+        pair = draw_scene(replace(choose_scene(rng), **asked), rng, 64)
+        if request.seed % 4 == 0:
+            apart = draw_scene(replace(choose_scene(rng), **asked), rng, 64)[LayerRole.background]
+            pair |= {LayerRole.background: apart, LayerRole.blended: composite(pair[LayerRole.foreground], apart)}
+        return pair
+
+
+def train_nothing(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
+    """What LAYERLOOP_TRAINER may name: a checkpoint of the order's recipe, whose weights are a few bytes."""
+    sha256 = store.put(f"{order.id}".encode())
+    parent = order.parent.id if order.parent else None
+    return Checkpoint({"base": sha256}, order.recipe, order.preset, order.snapshot, parent, order.seed, "test")
 
 
 def open_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:

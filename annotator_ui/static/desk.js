@@ -1,5 +1,6 @@
 /** Deciding: a verdict belongs to the candidate that was painted when the key went down, and is kept before the page moves. */
 
+import { collected, told } from "./concerns.js";
 import { Dwell } from "./dwell.js";
 
 /**
@@ -53,7 +54,7 @@ export class Desk extends EventTarget {
     // Pressed before this candidate was painted: the key can only have meant the one before it, which is decided.
     if (held.state === "ready" && (visibleSince === null || at < visibleSince)) return this.#tell("early", null);
     /** @type {DecisionBody} */
-    const body = { candidate: held.card.id, verdict, reasons, comment: this.comment, dwell_ms: this.#dwell.read() };
+    const body = { candidate: held.card.id, verdict, ...told(reasons), comment: this.comment, dwell_ms: this.#dwell.read() };
     this.history.push({ held, entry: this.#outbox.add("decision", body) });
     this.#tray.take();
     this.#tell("decided", body);
@@ -68,7 +69,7 @@ export class Desk extends EventTarget {
     this.#returned.set(undo.key, last.held.card.id);
     this.#tell("undone", last.entry);
     this.#tray.putBack(last.held);
-    this.collect(last.entry.body.reasons, last.entry.body.comment);
+    this.collect(collected(last.entry.body), last.entry.body.comment);
   }
 
   /** @param {Iterable<string>} reasons @param {string} [comment] */

@@ -1,7 +1,7 @@
 /** The review page: one candidate, one key, the next candidate. */
 
 import { Desk } from "./desk.js";
-import { fill, part } from "./elements.js";
+import { fill, make, part } from "./elements.js";
 import { sayError, showMe } from "./frame.js";
 import { installHelp } from "./help.js";
 import { Keys } from "./keys.js";
@@ -42,8 +42,9 @@ const pace = new Pace();
 const trail = new Trail();
 
 bindDecisions();
-installReasons(reasons, desk, keys);
-installLook(stage, keys, () => tray.head?.card ?? null);
+const shown = () => tray.head?.card ?? null;
+installReasons(reasons, desk, keys, stage, shown);
+installLook(stage, keys, shown, () => tray.elsewhere());
 bindRest();
 installHelp(keys);
 installStatus(desk, outbox, stage);
@@ -90,6 +91,7 @@ function follow() {
     const quiet = !held && tray.dry;
     part("review").dataset["state"] = held?.state ?? (quiet ? "quiet" : "decoding");
     fill(part("prompt"), held ? held.card.prompt : "");
+    showTexts(held?.card ?? null);
     fill(part("whence"), held ? `Round ${held.card.round}` : "");
     showSignals(held?.card ?? null);
   });
@@ -116,6 +118,16 @@ function follow() {
     if (error instanceof Refusal && error.status === 401 && outbox.entries.length === 0) toSignIn();
     else if (error instanceof Refusal && error.status !== 401) sayError(error);
   });
+}
+
+/** What the layers of a pair are to show, each for itself. @param {Card | null} card */
+function showTexts(card) {
+  const texts = Object.entries(card?.texts ?? {});
+  part("texts").hidden = texts.length === 0;
+  fill(
+    part("texts"),
+    texts.map(([role, text]) => make("span", { "data-of": role }, make("b", {}, role), ` ${text}`)),
+  );
 }
 
 /** Looks for candidates while there are too few, and keeps the lease on those held while somebody is here. */

@@ -58,6 +58,8 @@ function show(report) {
   showReasons(report.reasons);
   fill(part("reviewers"), report.human.reviewers.map(reviewerRow));
   part("reviewers-none").hidden = report.human.reviewers.length > 0;
+  part("signals-card").hidden = report.signals.length === 0;
+  fill(part("signals"), report.signals.map(signalRow));
   const figures = figureNames([report]);
   part("evaluation-card").hidden = figures.length === 0;
   fill(
@@ -76,7 +78,9 @@ function show(report) {
 /** People's reasons and the oracle's, never added up. @param {RoundReport["reasons"]} reasons */
 function showReasons(reasons) {
   const said = (/** @type {string} */ kind) =>
-    reasons.filter((row) => row.kind === kind).map((row) => ({ name: row.reason, value: row.count }));
+    reasons
+      .filter((row) => row.kind === kind)
+      .map((row) => ({ name: row.layer ? `${row.layer}: ${row.reason}` : row.reason, value: row.count }));
   const oracle = said("oracle");
   fill(
     part("reasons"),
@@ -154,6 +158,12 @@ function reviewerRow(reviewer) {
     make("td", { class: "number" }, count(reviewer.accepted)),
     make("td", { class: "number" }, dwell),
   );
+}
+
+/** @param {RoundReport["signals"][number]} signal */
+function signalRow({ name, low, median, high }) {
+  const numbers = [low, median, high].map((value) => make("td", { class: "number" }, figure(value, 3)));
+  return make("tr", {}, make("th", { scope: "row" }, plain(name)), numbers);
 }
 
 /** @param {string} text */

@@ -81,7 +81,9 @@ function tileOf(sample) {
   const images = layers.map(([role, layer]) =>
     make("img", {
       src: layer.url,
-      alt: layers.length > 1 ? `${sample.caption} (${role})` : sample.caption,
+      alt: layers.length > 1 ? (sample.texts[/** @type {LayerRole} */ (role)] ?? sample.caption) : sample.caption,
+      title: layers.length > 1 ? role : null,
+      "data-role": role,
       loading: "lazy",
       decoding: "async",
     }),
@@ -93,12 +95,12 @@ function tileOf(sample) {
     make(
       "figure",
       {},
-      make("div", { class: "pictures" }, images),
+      make("div", { class: layers.length > 1 ? "pictures pair" : "pictures" }, images),
       make(
         "figcaption",
         {},
         make("span", { class: "caption", title: sample.caption }, sample.caption),
-        make("small", {}, `${from}, ${sample.split}`),
+        make("small", {}, `${sample.kind === "pair" ? "pair, " : ""}${from}, ${sample.split}`),
         make(
           "small",
           { title: `licence: ${sample.licence}; source: ${sample.source}` },

@@ -1,11 +1,17 @@
-/** Where one candidate is shown, on a background that never depends on the theme. */
+/** Where one candidate is shown, on a background that never depends on the theme; a pair's layers as one, or apart. */
 
+import { make } from "./elements.js";
 import { Pan } from "./pan.js";
 
 export const BACKGROUNDS = ["checker", "black", "white", "grey", "colour"];
 export const VIEWS = ["picture", "alpha", "faint"];
 export const ZOOMS = ["fit", "1", "2", "4", "8"];
 const MARGIN = 24;
+/** Between layers that are moved apart, and beside each for its name: screen pixels. */
+const GAP = 20;
+const NAMED = 28;
+/** From left to right, or from above: the two that are blended, then their blend. */
+const APART = /** @type {const} */ (["foreground", "background", "blended"]);
 const REMEMBERED = "layerloop.background";
 
 export class Stage extends EventTarget {
@@ -29,20 +35,21 @@ export class Stage extends EventTarget {
     );
     const remembered = localStorage.getItem(REMEMBERED) ?? "";
     root.dataset["background"] = BACKGROUNDS.includes(remembered) ? remembered : "checker";
-    Object.assign(root.dataset, { view: "picture", zoom: "fit", layer: "foreground" });
+    Object.assign(root.dataset, { view: "picture", zoom: "fit", layer: "foreground", apart: "", way: "" });
     new ResizeObserver(() => this.#place()).observe(root);
   }
 
-  /** Background, view, zoom or layer, as they are now. @param {"background" | "view" | "zoom" | "layer"} name */
+  /** How it is looked at now. @param {"background" | "view" | "zoom" | "layer" | "apart"} name */
   get(name) {
     return this.#root.dataset[name] ?? "";
   }
 
-  /** @param {"background" | "view" | "zoom" | "layer"} name @param {string} value */
+  /** @param {"background" | "view" | "zoom" | "layer" | "apart"} name @param {string} value */
   set(name, value) {
     this.#root.dataset[name] = value;
     if (name === "background") localStorage.setItem(REMEMBERED, value);
-    if (name === "zoom" && value === "fit") this.#pan.centre();
+    if (name === "apart") this.#root.dataset["zoom"] = "fit";
+    if (this.get("zoom") === "fit") this.#pan.centre();
     this.#place();
     this.dispatchEvent(new Event("change"));
   }
@@ -55,7 +62,12 @@ export class Stage extends EventTarget {
     const images = [...held.images.values()];
     const main = held.images.get("foreground") ?? images[0];
     this.#natural = { width: main?.naturalWidth || 1, height: main?.naturalHeight || 1 };
-    this.#sheet.replaceChildren(...images);
+    const named = APART.filter((role) => images.length > 1 && held.images.has(role));
+    this.#sheet.replaceChildren(
+      ...images,
+      ...named.map((role) => make("span", { class: "named", "data-of": role }, make("b", {}, role))),
+    );
+    this.#root.dataset["layers"] = String(images.length);
     Object.assign(this.#root.dataset, { candidate: held.card.id, view: "picture" });
     this.#root.dataset["layer"] = held.images.has("blended") ? "blended" : "foreground";
     this.#root.setAttribute("aria-label", `Candidate: ${held.card.prompt}`);
@@ -67,6 +79,13 @@ export class Stage extends EventTarget {
       if (this.#root.dataset["candidate"] === held.card.id) this.visibleSince = performance.now();
     });
     this.dispatchEvent(new Event("change"));
+  }
+
+  /** Lays another background under the foreground, to be seen as the layer "swap". @param {string} address */
+  lay(address) {
+    const image = make("img", { src: address, alt: "", "data-role": "other", draggable: "false" });
+    this.#sheet.querySelector('[data-role="other"]')?.remove();
+    this.#sheet.prepend(image);
   }
 
   /** Shows nothing. */
@@ -81,9 +100,20 @@ export class Stage extends EventTarget {
   #scale() {
     const chosen = Number(this.get("zoom"));
     if (chosen) return chosen;
-    const { clientWidth, clientHeight } = this.#root;
-    const fit = Math.min((clientWidth - MARGIN) / this.#natural.width, (clientHeight - MARGIN) / this.#natural.height);
+    const fit = this.#isApart() ? Math.max(this.#fit(3, 1), this.#fit(1, 3)) : this.#fit(1, 1);
     return fit >= 2 ? Math.floor(fit) : Math.max(fit, 0.01);
+  }
+
+  /** The scale at which so many pictures fit beside and below each other. @param {number} across @param {number} down */
+  #fit(across, down) {
+    const named = this.#isApart() ? 2 * NAMED : 0; // on both sides, since the middle picture stays in the middle
+    const width = this.#root.clientWidth - MARGIN - (across - 1) * GAP;
+    const height = this.#root.clientHeight - MARGIN - (down - 1) * (GAP + NAMED) - named;
+    return Math.min(width / across / this.#natural.width, height / down / this.#natural.height);
+  }
+
+  #isApart() {
+    return this.get("apart") !== "" && this.#root.dataset["layers"] === "3";
   }
 
   #place() {
@@ -93,5 +123,7 @@ export class Stage extends EventTarget {
     this.#sheet.style.height = `${height * scale}px`;
     this.#sheet.style.transform = `translate(-50%, -50%) translate(${this.#pan.x}px, ${this.#pan.y}px)`;
     this.#sheet.classList.toggle("pixelated", scale >= 1.5);
+    const way = this.#fit(3, 1) >= this.#fit(1, 3) ? "across" : "down";
+    this.#root.dataset["way"] = this.#isApart() ? way : "";
   }
 }

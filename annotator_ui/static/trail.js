@@ -1,7 +1,7 @@
 /** The latest decisions of this page as small pictures with their verdicts; dashed until the server has them. */
 
+import { inWords } from "./concerns.js";
 import { fill, make, part } from "./elements.js";
-import { plain } from "./words.js";
 
 const KEPT = 12;
 const MARKS = { accept: "✓", reject: "✕", skip: "»" };
@@ -35,7 +35,7 @@ export class Trail {
       part("trail"),
       this.#rows.toReversed().map(({ decided, state }) => {
         const body = /** @type {DecisionBody} */ (decided.entry.body);
-        const reasons = body.reasons.map(plain).join(", ");
+        const reasons = inWords(body).join(", ");
         const told = { pending: ", being sent", sent: "", refused: ", not counted" }[state];
         const label = `${NAMES[body.verdict]}${reasons && `: ${reasons}`}${told}`;
         return make(

@@ -21,6 +21,7 @@ export class Tray extends EventTarget {
   /** Whether the server had less to give than was asked for, the last time. */
   dry = false;
   #filling = false;
+  #turn = 0;
   #post;
   #inOutbox;
   #round;
@@ -42,6 +43,13 @@ export class Tray extends EventTarget {
   /** The candidate to be shown, if any. */
   get head() {
     return this.held[0] ?? null;
+  }
+
+  /** The address of a background of another pair that is held, each time the next one; null where there is none. */
+  elsewhere() {
+    const addresses = this.held.slice(1).flatMap((held) => held.card.layers.background?.url ?? []);
+    this.#turn += 1;
+    return addresses[this.#turn % addresses.length] ?? null;
   }
 
   /** Takes the first candidate out, because it is decided. */

@@ -126,6 +126,7 @@ class ReasonAnswer(BaseModel):
     name: RejectReason
     key: str
     label: str
+    pairs_only: bool
 
 
 @router.post("/tray")
@@ -178,7 +179,8 @@ def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
     with visit.enter():
         pass
     return [
-        ReasonAnswer(name=name, key=str(key % 10), label=label) for key, (name, label) in enumerate(LABELS.items(), 1)
+        ReasonAnswer(name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash)
+        for key, (name, label) in enumerate(LABELS.items(), 1)
     ]
 
 

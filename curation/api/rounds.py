@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from curation import rounds
 from curation.api.access import Annotator, Engineer
-from curation.domain import CandidateState, Kind, RejectReason, RoundState
+from curation.domain import CandidateState, Kind, LayerRole, RejectReason, RoundState
 from curation.review import report
 
 router = APIRouter(prefix="/api/rounds", tags=["rounds"])
@@ -61,11 +61,22 @@ class Refusal(BaseModel):
 
 
 class Reason(BaseModel):
-    """How often one kind of reviewer gave one reason for a reject."""
+    """How often one kind of reviewer gave one reason for a reject; of pairs for which layer, null where untold."""
 
     reason: RejectReason
+    layer: LayerRole | None
     count: int
     kind: Literal["person", "oracle"]
+
+
+class SignalFigures(BaseModel):
+    """How one signal lies over drawn candidates, a tenth below `low`, half below `median`, a tenth above `high`."""
+
+    name: str
+    n: int
+    low: float
+    median: float
+    high: float
 
 
 class Defects(BaseModel):
@@ -117,6 +128,7 @@ class Report(BaseModel):
     funnel: Funnel
     refusals: list[Refusal]
     reasons: list[Reason]
+    signals: list[SignalFigures]
     defects_per_100: DefectsByKind
     human: Human
     oracle: OracleFigures

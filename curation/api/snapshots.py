@@ -15,7 +15,7 @@ from curation import snapshots
 from curation.api.access import Engineer
 from curation.api.links import Links
 from curation.database import Transaction
-from curation.domain import LayerRole, Sample, Split
+from curation.domain import Kind, LayerRole, Sample, Split
 from curation.manifest import read_samples
 from curation.tables import layers
 
@@ -46,7 +46,9 @@ class SampleAnswer(BaseModel):
     """One sample of a snapshot."""
 
     id: str
+    kind: Kind
     caption: str
+    texts: dict[LayerRole, str]
     licence: str
     source: str
     split: Split
@@ -122,7 +124,9 @@ def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[An
 def _sample(links: Links, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> SampleAnswer:
     return SampleAnswer(
         id=sample.id,
+        kind=sample.kind,
         caption=sample.caption,
+        texts=dict(sample.texts),
         licence=sample.licence,
         source=sample.source,
         split=sample.split,

@@ -9,8 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.database import Transaction
+from curation.domain import Kind
 from curation.review.reviewers import ORACLE, PERSON
 from curation.rounds import count_states, find_round
+from curation.screening.pair_signals import AGREEMENT, PAIR_SIGNALS
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -32,6 +34,7 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
         "funnel": funnel,
         "refusals": [dict(found) for found in tx.execute(_REFUSALS, {"round": number}).mappings()],
         "reasons": [dict(found) for found in tx.execute(_REASONS, {"round": number}).mappings()],
+        "signals": _signals(tx, row),
         "defects_per_100": {kind: _defects(by_reviewer, kind) for kind in (PERSON, ORACLE)},
         "human": _human(by_reviewer),
         "oracle": {name: _total(by_reviewer, ORACLE, name) for name in ("decisions", "accepted")},
@@ -72,7 +75,8 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 def as_text(told: Mapping[str, Any]) -> str:
     """A report for people to read in a terminal."""
     of, funnel, human, oracle = told["round"], told["funnel"], told["human"], told["oracle"]
-    origin = f"drawn by {of['checkpoint'][:12]}" if of["checkpoint"] else "imported files"
+    what = "pairs " if of["kind"] == Kind.pair else ""
+    origin = f"{what}drawn by {of['checkpoint'][:12]}" if of["checkpoint"] else f"imported {what or 'files'}".strip()
     lines = [
         f"Round {of['id']} ({of['state']}), {origin}",
         _ASKED_FOR.format(**funnel),
@@ -81,9 +85,7 @@ def as_text(told: Mapping[str, Any]) -> str:
     lines += _tally("refused by", ((one["signal"], one["count"]) for one in told["refusals"]))
     for kind, who in ((PERSON, "people"), (ORACLE, "the oracle")):
         lines += _defects_line(told["defects_per_100"][kind], who)
-        lines += _tally(
-            f"{who} said", ((one["reason"], one["count"]) for one in told["reasons"] if one["kind"] == kind)
-        )
+        lines += _tally(f"{who} said", ((_reason(one), one["count"]) for one in told["reasons"] if one["kind"] == kind))
     if human["seconds_per_accept"] is not None:
         lines.append(
             f"  {human['seconds_per_accept']:.1f} s of people's time per accept, "
@@ -94,6 +96,8 @@ def as_text(told: Mapping[str, Any]) -> str:
     if told["prompt_agreement"]:
         shown = "prompted colour {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(**told["prompt_agreement"])
         lines.append(f"  of its candidates show the {shown}")
+    for one in told["signals"]:
+        lines.append("  {name}: median {median:.3g}, {low:.3g} to {high:.3g} for 8 of 10 (n = {n})".format(**one))
     if told["seconds_left"]:
         lines.append(f"  about {told['seconds_left'] / 60:.0f} min of people's time left")
     if told["evaluation"]:
@@ -175,6 +179,20 @@ def _agreement(row: Mapping[str, Any]) -> dict[str, float] | None:
     return {name: float(row[name]) for name in ("colour", "shape", "both", "n")} if row["n"] else None
 
 
+def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How the signals of a round of pairs lie: the deciles at both ends and the median, over at most 2,000 of them."""
+    if row["kind"] != Kind.pair:
+        return []
+    names = [*PAIR_SIGNALS, *AGREEMENT]
+    found = {one.name: one for one in tx.execute(_SIGNALS, {"round": row["id"], "names": names})}
+    ends = ("low", "median", "high")
+    return [
+        {"name": name, "n": found[name].n} | dict(zip(ends, map(float, found[name].shares), strict=True))
+        for name in names
+        if name in found
+    ]
+
+
 def _total(by_reviewer: Sequence[Mapping[str, Any]], kind: str, name: str) -> Any:
     return sum(one[name] for one in by_reviewer if one["kind"] == kind)
 
@@ -182,6 +200,10 @@ def _total(by_reviewer: Sequence[Mapping[str, Any]], kind: str, name: str) -> An
 def _tally(title: str, counted: Any) -> list[str]:
     told = ", ".join(f"{name} {count}" for name, count in counted)
     return [f"    {title}: {told}"] if told else []
+
+
+def _reason(one: Mapping[str, Any]) -> str:
+    return f"{one['layer']}: {one['reason']}" if one["layer"] else str(one["reason"])
 
 
 def _defects_line(defects: Mapping[str, float] | None, who: str) -> list[str]:
@@ -215,8 +237,17 @@ _BY_REVIEWER = sa.text(f"""
 
 _REASONS = sa.text(f"""
     with acts as ({_ACTS})
-    select reason, kind, count(*) as count from acts cross join unnest(reasons) reason
-    where stands group by reason, kind order by count desc, reason, kind""")
+    select reason, layer, kind, count(*) as count from acts cross join unnest(reasons, layers) as said(reason, layer)
+    where stands group by reason, layer, kind order by count desc, reason, layer nulls first, kind""")
+
+# Ids are hashes: the first of them are candidates at random.
+_SIGNALS = sa.text("""
+    with chosen as (
+        select s.signals from candidates c join screenings s on s.candidate_id = c.id
+        where c.round_id = :round order by c.id limit 2000)
+    select name, count(*) as n, percentile_cont(array[0.1, 0.5, 0.9]) within group (order by value::float) as shares
+    from chosen cross join jsonb_each_text(signals) as measured(name, value)
+    where value is not null and name = any(:names) group by name""")
 
 _REFUSALS = sa.text("""
     select s.refused_by as signal, count(*) as count

@@ -20,7 +20,7 @@ from curation.house import House
 from curation.objects import FolderStore
 from curation.settings import Settings
 from tests.browser.reviewing import Site
-from tests.making import make_candidates, make_round
+from tests.making import make_candidates, make_pairs, make_round, scenes
 
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
 
@@ -98,6 +98,15 @@ def round_id(database: Database, store: FolderStore) -> int:
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 40)
+    return number
+
+
+@pytest.fixture
+def pair_round(database: Database, store: FolderStore) -> int:
+    """A round with eight pairs that wait."""
+    with database.transaction() as tx:
+        number = make_round(tx, kind="pair")
+        make_pairs(tx, store, number, scenes(8, 128))
     return number
 
 

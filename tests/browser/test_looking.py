@@ -31,8 +31,8 @@ def test_the_help_lists_every_key(open_page: OpenPage, round_id: int) -> None:
     wait_until_shown(page)
     page.keyboard.press("?")
     listed = " ".join(page.locator("#help-keys dt").evaluate_all("all => all.map((dt) => dt.dataset.keys)")).split()
-    expected = {*"ajrksubvzcifgmo0?", "ArrowLeft", "ArrowRight", "Backspace", "Shift+b", "Shift+z"}
-    expected |= {str(digit) for digit in range(1, 10)} | {f"Shift+{digit}" for digit in range(1, 10)}
+    expected = {*"ajrksubvzcifgmoex?", "ArrowLeft", "ArrowRight", "Backspace", "Shift+b", "Shift+z"}
+    expected |= {str(digit) for digit in range(10)} | {f"Shift+{digit}" for digit in range(10)}
     assert set(listed) == expected
     assert len(listed) == len(expected)
     assert all(text.strip() for text in page.locator("#help-keys dd").all_inner_texts())
@@ -114,7 +114,7 @@ def test_the_layers_of_a_pair_by_keys(open_page: OpenPage, database: Database, r
     }.items():
         page.keyboard.press(key)
         assert page.evaluate(visible) == roles
-    expect(page.locator("#layers button")).to_have_count(4)
+    expect(page.locator("#layers button")).to_have_count(5)
 
 
 def test_when_nothing_waits_it_says_what_goes_on(open_page: OpenPage, database: Database, store: FolderStore) -> None:

@@ -12,11 +12,12 @@ import sqlalchemy as sa
 from curation import checkpoints, jobs, rounds, snapshots
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.database import Database
-from curation.domain import CandidateState, Job, Progress, TrainingOrder
+from curation.domain import CandidateState, Job, Kind, Progress, TrainingOrder
 from curation.errors import LayerloopError
 from curation.house import House
 from curation.intake.seeding import bring_seeds
-from curation.loop import Plan, run_loop
+from curation.loop import Plan, choose_prompts, run_loop
+from curation.manifest import read_samples
 from curation.objects import FolderStore
 from curation.review import report
 from curation.settings import Settings
@@ -31,6 +32,12 @@ PLAN = Plan(rounds=2, quota=12, preset="micro", reviewer="oracle")
 def house(settings: Settings, database: Database, store: FolderStore) -> House:
     """A house whose jobs are only collected: tests run them."""
     return House(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+
+
+@pytest.fixture
+def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """The settings of every test, changed as a test's own parameter says."""
+    return settings.model_copy(update=getattr(request, "param", {}))
 
 
 class Working(list[Job]):
@@ -102,6 +109,45 @@ def test_two_rounds_end_and_a_second_call_does_nothing_again(house: House, worki
     stages = list(dict.fromkeys(working.stages))
     assert stages[:2] == ["drawing seeds", "listing seeds"]
     assert any("drawing" in stage for stage in stages[3:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [{"generator": "tests.painter:open_painter", "trainer": "tests.painter:train_nothing"}],
+    indirect=True,
+    ids=["painter"],
+)
+def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(house: House, working: Working) -> None:
+    """The loop of `demo --pairs`, with a generator that needs no training."""
+    bring_seeds(house, None, 60, working.told, Kind.pair)
+    plan = Plan(rounds=1, quota=24, preset="micro", reviewer="oracle", recipe="pairs", kind=Kind.pair)
+    [number] = run_loop(house, plan, working.told)
+    with house.database.transaction() as tx:
+        told = report.round_report(tx, number)
+        snapshot = snapshots.find_snapshot(tx, "latest")
+    assert told["round"]["kind"] == "pair"
+    assert told["funnel"]["decided"] + told["funnel"]["refused"] == 24
+    assert told["funnel"]["accepted"] >= 12
+    assert ("clash", "blended") in {(one["reason"], one["layer"]) for one in told["reasons"]}
+    assert all(one["layer"] for one in told["reasons"])
+    assert {one["name"] for one in told["signals"]} >= {"leakage", "harmony", "light_gap", "foot_gap"}
+    drawn = [one for one in read_samples(house.store, snapshot) if one.round == number]
+    assert len(drawn) == told["funnel"]["accepted"]
+    assert all(one.kind is Kind.pair and len(one.layers) == 3 and len(one.texts) == 2 for one in drawn)
+    assert run_loop(house, plan, working.told) == [number]
+
+
+def test_prompts_of_pairs_have_three_texts_and_single_ones_are_of_foregrounds(house: House) -> None:
+    bring_seeds(house, None, 20, lambda _: None, Kind.pair)
+    with house.database.transaction() as tx:
+        pairs = choose_prompts(tx, 50, 1, Kind.pair)
+        singles = choose_prompts(tx, 50, 1)
+        assert choose_prompts(tx, 5, 2, Kind.pair) != pairs[:5]
+    assert len(pairs) == 12
+    assert all(one.foreground and one.background and one.text.startswith(one.foreground) for one in pairs)
+    assert len(singles) == 20
+    assert all(one.background is None and " under " not in one.text for one in singles)
 
 
 def test_a_failed_training_ends_the_loop_with_its_reason(house: House, working: Working) -> None:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from curation import rounds
 from curation.database import Database
-from curation.domain import CandidateState, Job, LayerRole, Prompt
+from curation.domain import CandidateState, Job, Kind, LayerRole, Prompt
 from curation.errors import Conflict, NotFound, Refused
 from curation.objects import FolderStore
 from curation.samples import StoredLayer
@@ -101,3 +101,23 @@ def test_what_is_not_there_is_not_found(database: Database) -> None:
         for move in (rounds.pause_round, rounds.resume_round, rounds.close_round):
             with pytest.raises(NotFound):
                 move(tx, 404, "test")
+
+
+def test_prompts_are_read_from_lines_of_text_or_of_pairs():
+    row = '{"text": "a cat on grass", "foreground": "a cat", "background": "grass"}'
+    assert rounds.read_prompts(["a hat", "", row]) == [Prompt("a hat"), Prompt("a cat on grass", "a cat", "grass")]
+    for line in ('{"text": "a cat"}', '{"text": 1, "foreground": "a", "background": "b"}', "{"):
+        with pytest.raises(Refused, match="line 2 is no prompt"):
+            rounds.read_prompts(["a hat", line])
+
+
+def test_a_round_of_pairs_needs_three_texts(database):
+    with database.transaction() as tx:
+        checkpoint = make_checkpoint(tx)
+        with pytest.raises(Refused, match="three texts"):
+            rounds.open_round(
+                tx, checkpoint=checkpoint, prompts_=[Prompt("a cat")], quota=2, kind=Kind.pair, actor="test"
+            )
+        pair = Prompt("a cat on grass", "a cat", "grass")
+        number = rounds.open_round(tx, checkpoint=checkpoint, prompts_=[pair], quota=2, kind=Kind.pair, actor="test")
+        assert rounds.find_round(tx, number)["kind"] == "pair"

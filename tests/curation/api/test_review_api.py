@@ -29,7 +29,7 @@ def test_a_tray_is_all_that_a_page_needs(signed_in, number, store):
     assert found["lost"] == []
     assert found["progress"] == {"waiting": 12, "decided": 0, "accepted": 0, "mine": 0, "round": number}
     card = found["candidates"][0]
-    assert set(card) == {"id", "round", "kind", "prompt", "flags", "layers", "signals"}
+    assert set(card) == {"id", "round", "kind", "prompt", "flags", "layers", "signals", "texts"}
     layer = card["layers"]["foreground"]
     assert (layer["width"], layer["height"]) == (32, 24)
     assert ann.get(layer["url"]).content == store.get(layer["url"].split("/")[-1][:64])
@@ -112,7 +112,7 @@ def test_undo_gives_the_card_back(signed_in, number, database):
 def test_reasons_are_those_of_the_domain_with_keys_in_order(signed_in):
     found = signed_in().get("/api/review/reasons").json()
     assert [one["name"] for one in found] == list(RejectReason)
-    assert [one["key"] for one in found] == [str(key) for key in range(1, 10)]
+    assert [one["key"] for one in found] == [*"1234567890"]
     assert all(one["label"] for one in found)
 
 

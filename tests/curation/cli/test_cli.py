@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from curation.cli.main import app, run
 from curation.database import Database
 from curation.intake.procedural import draw_seed
+from curation.intake.procedural_pairs import draw_pair_seed
 from curation.settings import Settings
 from tests.making import make_checkpoint, make_round
 
@@ -77,6 +79,27 @@ def test_a_round_is_opened_watched_paused_and_closed(here: Settings, database: D
     told = json.loads(call("round", "show", "1", "--json"))
     assert told["round"]["state"] == "closed"
     assert "Round 1 (closed)" in call("round", "show", "1")
+
+
+def test_pairs_become_samples_and_prompts_of_a_round(here: Settings, database: Database, tmp_path: Path) -> None:
+    """Imported pairs are listed with their kind and texts, and a round of pairs draws from them or from a file."""
+    draw_pair_seed(tmp_path / "seeds", 5, 2)
+    told = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--json"))
+    assert told["files"] == 7
+    call("snapshot", "freeze", "--tag", "latest")
+    assert re.search(r"kind +5  pair", call("snapshot", "show", "latest"))
+    lines = [json.loads(line) for line in call("snapshot", "show", "latest", "--samples").splitlines()]
+    assert sorted(len(line["layers"]) for line in lines) == [1, 1, 3, 3, 3, 3, 3]
+    with database.transaction() as tx:
+        make_checkpoint(tx)
+    assert call("round", "open", "--quota", "4", "--pairs").strip() == "1"
+    triples = tmp_path / "triples.jsonl"
+    triples.write_text('{"text": "a cat on grass", "foreground": "a cat", "background": "grass"}\n')
+    assert call("round", "open", "--quota", "3", "--pairs", "--prompts", str(triples)).strip() == "2"
+    triples.write_text("a cat on grass\n")
+    for more in ((), ("--dry-run",)):
+        assert "three texts" in call("round", "open", "--pairs", "--prompts", str(triples), *more, code=2)
+    assert [row["kind"] for row in json.loads(call("round", "list", "--json"))] == ["pair", "pair"]
 
 
 def test_a_reviewer_gets_a_token_once_and_is_shut_out(here: Settings) -> None:

@@ -90,10 +90,11 @@ def test_the_report_of_a_round_is_what_was_worked_out_by_hand(database, judged):
     }  # fmt: skip
     assert told["refusals"] == [{"signal": "no_visible", "count": 2}]
     assert told["reasons"] == [
-        {"reason": "halo", "count": 2, "kind": "person"},
-        {"reason": "cropped", "count": 1, "kind": "person"},
-        {"reason": "holes", "count": 1, "kind": "oracle"},
+        {"reason": "halo", "layer": None, "count": 2, "kind": "person"},
+        {"reason": "cropped", "layer": None, "count": 1, "kind": "person"},
+        {"reason": "holes", "layer": None, "count": 1, "kind": "oracle"},
     ]
+    assert told["signals"] == []
     # People: rejects weigh 2 (shown with propensity 0.5) and 1, accepts 1 + 1 + 1. The undone reject counts nowhere.
     people = told["defects_per_100"]["person"]
     low, high = report.wilson(3 / 6, 6**2 / 8)

@@ -1,0 +1,144 @@
+"""Deciding pairs: one verdict for the unit, reasons that name a layer, samples of layer sets, and the report of both."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+import sqlalchemy as sa
+
+from curation import snapshots
+from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Said, Sample, Verdict
+from curation.errors import Conflict, Refused
+from curation.manifest import read_samples
+from curation.review import decisions, report
+from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.trays import take_tray
+from curation.screening.refusals import screen_candidates
+from curation.screening.selection import select_candidates
+from curation.tables import decisions as decisions_table
+from curation.tables import samples
+from tests.making import make_candidates, make_pairs, make_round, scenes
+
+FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
+HALO, RESIDUE, CLASH = RejectReason.halo, RejectReason.residue, RejectReason.clash
+
+
+@pytest.fixture
+def desk(database, store):
+    """A round of pairs before ann, and the function by which she decides."""
+    drawn = scenes(6)
+    with database.transaction() as tx:
+        number = make_round(tx, kind="pair")
+        ids = make_pairs(tx, store, number, drawn, CandidateState.drawn)
+        screen_candidates(tx, store, ids)
+        select_candidates(tx, number)
+        ann = add_reviewer(tx, "ann").id
+
+    def decide(one, verdict=Verdict.reject, reasons=(), layers=(), key=None, who=ann):
+        with database.transaction() as tx:
+            key = key or uuid.uuid4()
+            return decisions.decide(tx, who, one, verdict, key=key, reasons=reasons, layers=layers)
+
+    decide.number, decide.ids, decide.drawn, decide.ann = number, ids, drawn, ann
+    return decide
+
+
+def rows(database, table):
+    with database.transaction() as tx:
+        return tx.execute(sa.select(table).order_by(table.c.id)).all()
+
+
+def test_a_card_carries_all_layers_and_texts(database, desk):
+    with database.transaction() as tx:
+        cards = {card.id: card for card in take_tray(tx, desk.ann, desk.number, 6, (), 60)}
+    for one, (prompt, _) in zip(desk.ids, desk.drawn, strict=True):
+        card = cards[one]
+        assert (card.kind, card.prompt, set(card.layers)) == (Kind.pair, prompt.text, set(LayerRole))
+        assert card.texts == {FRONT: prompt.foreground, BACK: prompt.background}
+        assert card.signals["blended_error"] == 0
+
+
+def test_reasons_are_kept_with_the_layers_they_concern(database, desk):
+    desk(desk.ids[0], reasons=[RESIDUE, HALO, HALO, HALO], layers=[BACK, FRONT, BACK, FRONT])
+    desk(desk.ids[1], reasons=[RESIDUE])
+    first, second = rows(database, decisions_table)
+    assert list(zip(first.reasons, first.layers, strict=True)) == [
+        ("halo", "background"),
+        ("halo", "foreground"),
+        ("residue", "background"),
+    ]
+    assert (second.reasons, second.layers) == (["residue"], [])
+
+
+def test_the_same_key_with_other_layers_is_a_conflict(database, desk):
+    key = uuid.uuid4()
+    first = desk(desk.ids[0], reasons=[HALO], layers=[FRONT], key=key)
+    assert desk(desk.ids[0], reasons=[HALO], layers=[FRONT], key=key) == first
+    with pytest.raises(Conflict):
+        desk(desk.ids[0], reasons=[HALO], layers=[BACK], key=key)
+
+
+def test_layers_that_fit_no_reason_or_no_pair_are_refused(database, store, desk):
+    with pytest.raises(Refused, match="2 layers are named for 1 reasons"):
+        desk(desk.ids[0], reasons=[HALO], layers=[FRONT, BACK])
+    with pytest.raises(Refused):
+        desk(desk.ids[0], Verdict.accept, layers=[FRONT])
+    with database.transaction() as tx:
+        [single] = make_candidates(tx, store, make_round(tx), 1)
+    with pytest.raises(Refused, match="a single layer has no layers"):
+        desk(single, reasons=[HALO], layers=[FRONT])
+    assert rows(database, decisions_table) == []
+
+
+def test_an_accepted_pair_is_one_sample_of_three_layers_in_the_next_snapshot(database, store, desk):
+    desk(desk.ids[0], Verdict.accept)
+    prompt, _ = desk.drawn[0]
+    with database.transaction(one_view=True) as tx:
+        frozen = snapshots.freeze(tx, store, tag=None, actor="test")
+    [sample] = read_samples(store, frozen.id)
+    assert (sample.kind, sample.caption, sample.round) == (Kind.pair, prompt.text, desk.number)
+    assert sample.texts == {FRONT: prompt.foreground, BACK: prompt.background}
+    assert set(sample.layers) == set(LayerRole)
+    assert frozen.counts["kind"] == {"pair": 1}
+    with database.transaction() as tx:
+        decisions.undo(tx, desk.ann, None, key=uuid.uuid4(), seconds=60)
+    assert rows(database, samples)[0].withdrawn_at is not None
+    desk(desk.ids[0], Verdict.accept)
+    [again] = rows(database, samples)
+    assert (Sample.read(again.line), again.withdrawn_at) == (sample, None)
+
+
+def test_the_oracle_names_layers_too(database, desk):
+    with database.transaction() as tx:
+        oracle = oracle_reviewer(tx)
+        card, other = take_tray(tx, oracle, desk.number, 2, (), 60)
+        said = Said(Verdict.reject, (CLASH, RESIDUE), "another light", (WHOLE, BACK))
+        decisions.decide_by_oracle(tx, oracle, card, said)
+        decisions.decide_by_oracle(tx, oracle, other, Said(Verdict.accept, (), "clean"))
+    first, second = rows(database, decisions_table)
+    assert (first.reasons, first.layers) == (["clash", "residue"], ["blended", "background"])
+    assert second.layers == []
+
+
+def test_the_report_counts_reasons_by_layer_and_tells_how_signals_lie(database, desk):
+    desk(desk.ids[0], reasons=[RESIDUE, HALO], layers=[BACK, BACK])
+    desk(desk.ids[1], reasons=[RESIDUE], layers=[BACK])
+    desk(desk.ids[2], reasons=[RESIDUE], layers=[FRONT])
+    desk(desk.ids[3], Verdict.accept)
+    with database.transaction() as tx:
+        told = report.round_report(tx, desk.number)
+    assert told["reasons"] == [
+        {"reason": "residue", "layer": "background", "count": 2, "kind": "person"},
+        {"reason": "halo", "layer": "background", "count": 1, "kind": "person"},
+        {"reason": "residue", "layer": "foreground", "count": 1, "kind": "person"},
+    ]
+    assert told["defects_per_100"]["person"]["value"] == pytest.approx(75)
+    signals = {one["name"]: one for one in told["signals"]}
+    assert signals["blended_error"] == {"name": "blended_error", "n": 6, "low": 0, "median": 0, "high": 0}
+    assert 0 <= signals["leakage"]["low"] <= signals["leakage"]["median"] <= signals["leakage"]["high"] <= 1
+    assert signals["shows_ground"]["median"] == 1
+    text = report.as_text(told)
+    assert "(open), pairs drawn by" in text
+    assert "people said: background: residue 2, background: halo 1, foreground: residue 1" in text
+    assert "leakage: median" in text
