@@ -109,9 +109,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean with the ends of its 95 % interval, which a mean of one has not."""
+    """A mean, or a correlation, with the ends of its 95 % interval, which a mean of one has not."""
 
-    mean: float
+    mean: float  # or the correlation
     low: float | None
     high: float | None
     count: int

@@ -79,6 +79,15 @@ const KNOWN = new Map([
     },
   ],
   [
+    "pair_light_r",
+    {
+      label: "Common light",
+      unit: "",
+      better: "higher",
+      means: "How the brightness of both layers correlates over drawn pairs",
+    },
+  ],
+  [
     "pair_leakage",
     { label: "Leakage", unit: "", better: "lower", means: "How much of the subject drawn backgrounds still hold" },
   ],

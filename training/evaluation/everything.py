@@ -255,7 +255,8 @@ def _notes_on_pairs(wanted: Wanted, parts: Parts, pairs: PairFigures | None) -> 
     if pairs is None:
         return ["no pairs were drawn: it takes --draws, and held-out samples with a foreground and a background"]
     said = {
-        "intervals of pairs hold 95 %: Student's t over the texts, each with the mean of its own drawings": True,
+        "intervals of pairs hold 95 %: Student's t over the texts, each with the mean of its own drawings; light_r: "
+        "bootstrap over the texts": True,
         "no text agreement: it needs a CLIP (--clip)": wanted.clip is None,
         "no pairs drawn apart: nothing in this checkpoint could be left out for it": "joint"
         not in pairs.table["error"],

@@ -35,6 +35,7 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "layers_apart_mse": False,
     "background_psnr": True,
     "pair_harmony": False,
+    "pair_light_r": True,
     "pair_leakage": False,
     "pair_seam": False,
     "pair_error": False,

@@ -20,6 +20,7 @@ from training.data.pictures import letterbox
 from training.generate import open_generator
 from training.layering.drawing import LayersGenerator
 from training.measures.agreement import TextAgreement
+from training.measures.lights import SOLID, Lights, correlation, interval, lights_of, resample
 from training.parts import Parts
 from training.released.modes import SINGLE, plan
 from training.sheets import draw_sheet
@@ -43,7 +44,8 @@ class PairFigures:
     """What was measured of pairs: by figure, then by whose they are, and a sheet (PNG) of what was drawn.
 
     Whose: "joint" and "apart", or "drawn" where there is no exchange to leave out; "joint - apart", the difference of
-    one text and seed; and "real". The figures are those of `measure_pair`, without a prefix.
+    one text and seed; and "real". The figures are those of `measure_pair`, without a prefix; text agreement; and, of
+    all pairs together, light_r: how the brightness of both layers correlates (training.measures.lights).
     """
 
     table: Mapping[str, Mapping[str, Spread]]
@@ -104,31 +106,31 @@ def compare_pairs(
     """Draw `count` pairs in every way from the texts of real ones, the same seeds in each, and measure them all.
 
     Beyond the number of samples their texts are drawn again with other seeds. A seed is its sample's own, whatever else
-    is measured. Real pairs are measured at `size`, the longer side of what is drawn, or not at all where it is None. A
-    figure's mean is over samples, each with the mean of its own drawings.
+    is measured, and the order of samples changes nothing. Real
+    pairs are measured at `size`, the longer side of what is drawn, or not at all where it is None. A figure's mean is
+    over samples, each with the mean of its own drawings; light_r has its interval by bootstrap over samples.
     """
-    samples = samples[:count]
+    samples = sorted(samples, key=lambda sample: sample.id)[:count]
     requests = [_request(samples[number % len(samples)], number // len(samples)) for number in range(count)]
-    rows: dict[str, list[Figures]] = {}
-    drawn: dict[str, list[Layers]] = {}
-    for number, (way, generator) in enumerate(ways.items()):
-        drawn[way] = []
-        for start in range(0, count, generator.at_once):
-            report(Progress("pairs", number * count + start, len(ways) * count))
-            drawn[way] += generator.draw(requests[start : start + generator.at_once])
-        rows[way] = _measure(drawn[way], requests, agreement)
-    report(Progress("pairs", len(ways) * count, len(ways) * count))
+    drawn = _draw(ways, requests, report)
+    rows = {way: _measure(pairs, requests, agreement) for way, pairs in drawn.items()}
     if {"joint", "apart"} <= rows.keys():
         rows["joint - apart"] = [
             {name: one[name] - other[name] for name in one.keys() & other.keys()}
             for one, other in zip(rows["joint"], rows["apart"], strict=True)
         ]
+    pairs = dict(drawn)
     if size is not None:
-        rows["real"] = _measure_real(samples, requests, size, store, agreement)
+        stored = [{role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()} for sample in samples]
+        pairs["real"] = [_fit(layers, size) for layers in stored]
+        rows["real"] = _measure(pairs["real"], requests[: len(samples)], agreement)
+        _tell_errors(rows["real"], stored)
     names = [*FIGURES, *(TEXTS.values() if agreement else ())]
     table = {name: {way: _spread_of(name, found, len(samples)) for way, found in rows.items()} for name in names}
-    kept = {name: {way: spread for way, spread in row.items() if spread} for name, row in table.items()}
-    return PairFigures(kept, _draw_sheet(drawn, requests[:SHOWN]))
+    correlated = _correlate(pairs, len(samples))
+    table["light_r"] = {way: correlated.get(way) for way in rows}
+    kept = {name: {way: found for way, found in row.items() if found} for name, row in table.items()}
+    return PairFigures({name: row for name, row in kept.items() if row}, _draw_sheet(drawn, requests[:SHOWN]))
 
 
 def measure_pair(layers: Layers) -> Figures:
@@ -138,9 +140,8 @@ def measure_pair(layers: Layers) -> Figures:
     seen; such a pair has no other figures, since nothing fits anything.
     """
     foreground, background, blended = (layers[role] for role in LAYERS)
-    covered = float(np.mean(foreground[..., 3] > 127))
     figures = {"error": blended_error(foreground, background, blended), "empty": 1.0}
-    if not LEAST <= covered <= 1 - LEAST:
+    if not _shows_both(layers):
         return figures
     return figures | {
         "empty": 0.0,
@@ -167,6 +168,23 @@ def _request(sample: Sample, turn: int) -> DrawRequest:
     return DrawRequest(Prompt(sample.caption, *texts), int(sample.id[-12:], 16) + (turn << 48))
 
 
+def _draw(
+    ways: Mapping[str, LayerGenerator], requests: Sequence[DrawRequest], report: Report
+) -> dict[str, list[Layers]]:
+    drawn: dict[str, list[Layers]] = {}
+    for number, (way, generator) in enumerate(ways.items()):
+        drawn[way] = []
+        for start in range(0, len(requests), generator.at_once):
+            report(Progress("pairs", number * len(requests) + start, len(ways) * len(requests)))
+            drawn[way] += generator.draw(requests[start : start + generator.at_once])
+    report(Progress("pairs", len(ways) * len(requests), len(ways) * len(requests)))
+    return drawn
+
+
+def _shows_both(layers: Layers) -> bool:
+    return bool(LEAST <= np.mean(layers[LayerRole.foreground][..., 3] > SOLID) <= 1 - LEAST)
+
+
 def _measure(
     drawn: Sequence[Layers], requests: Sequence[DrawRequest], agreement: TextAgreement | None
 ) -> list[Figures]:
@@ -181,21 +199,12 @@ def _measure(
     return rows
 
 
-def _measure_real(
-    samples: Sequence[Sample],
-    requests: Sequence[DrawRequest],
-    size: int,
-    store: ObjectStore,
-    agreement: TextAgreement | None,
-) -> list[Figures]:
-    """Of each sample once. Their error is that of the stored layers: shrinking each by itself makes one of its own."""
-    stored = [{role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()} for sample in samples]
-    rows = _measure([_fit(layers, size) for layers in stored], requests[: len(samples)], agreement)
+def _tell_errors(rows: Sequence[Figures], stored: Sequence[Layers]) -> None:
+    """Real pairs' error is that of the stored layers: shrinking each by itself makes one of its own."""
     for row, layers in zip(rows, stored, strict=True):
         del row["error"]
         if layers.keys() >= set(LAYERS) and len({layer.shape for layer in layers.values()}) == 1:
             row["error"] = blended_error(*(layers[role] for role in LAYERS))
-    return rows
 
 
 def _fit(layers: Layers, size: int) -> Layers:
@@ -215,6 +224,27 @@ def _spread_of(name: str, rows: Sequence[Figures], samples: int) -> Spread | Non
     of_samples = ([row[name] for row in rows[place::samples] if name in row] for place in range(samples))
     means = [fmean(values) for values in of_samples if values]
     return spread(means) if means else None
+
+
+def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str, Spread]:
+    """light_r in every way, and its difference; texts are resampled, each with all its drawings."""
+    lights: dict[str, list[list[Lights]]] = {}
+    for way, drawn in pairs.items():
+        told = [lights_of(one[LAYERS[0]], one[LAYERS[1]]) if _shows_both(one) else None for one in drawn]
+        lights[way] = [[turn for turn in told[place::samples] if turn] for place in range(samples)]
+    chosen = [range(samples), *resample(samples)]
+    found = {way: [correlation([rows[place] for place in places]) for places in chosen] for way, rows in lights.items()}
+    counts = {way: sum(map(bool, rows)) for way, rows in lights.items()}
+    if {"joint", "apart"} <= found.keys():
+        both = zip(found["joint"], found["apart"], strict=True)
+        found["joint - apart"] = [None if one is None or two is None else one - two for one, two in both]
+        counts["joint - apart"] = min(counts["joint"], counts["apart"])
+    spreads = {}
+    for way, (value, *again) in found.items():
+        if value is not None:
+            low, high = interval(again)
+            spreads[way] = Spread(value, low, high, counts[way])
+    return spreads
 
 
 def _draw_sheet(drawn: Mapping[str, Sequence[Layers]], requests: Sequence[DrawRequest]) -> bytes:

@@ -13,13 +13,16 @@ from curation.checkpoints import find_checkpoint, register_checkpoint
 from curation.cli.evaluation import MAIN, in_brief
 from curation.cli.main import app
 from curation.database import Database
+from curation.domain import TrainingOrder
 from curation.house import open_house
 from curation.intake.procedural import draw_seed
+from curation.intake.procedural_pairs import draw_pair_seed
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
 from tests.training.evaluation.test_evaluate import untrained_checkpoint
 from training.evaluation.heldout import HIGHER_IS_BETTER
 from training.evaluation.heldout import evaluate as evaluate_light
+from training.train import train
 
 __all__ = ["here"]  # the fixture
 
@@ -64,6 +67,37 @@ def test_the_tables_are_read_by_people_and_a_part_is_not_kept(here: Settings, da
     assert "not kept" in done.stderr
     with database.transaction() as tx:
         assert find_checkpoint(tx, made).evaluation == {}
+
+
+def test_pairs_are_told_together_and_apart(here: Settings, database: Database, tmp_path: Path) -> None:
+    draw_pair_seed(tmp_path / "seeds", 12)
+    listing = tmp_path / "seeds" / "metadata.jsonl"
+    lines = [json.loads(line) for line in listing.read_text().splitlines()]
+    lines = [line | {"split": "heldout" if number % 3 == 0 else "train"} for number, line in enumerate(lines)]
+    listing.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    call("seed", "import", str(tmp_path / "seeds"))
+    snapshot = json.loads(call("snapshot", "freeze", "--tag", "latest", "--json"))["snapshot"]
+    with open_house(here) as opened:
+        order = TrainingOrder("pairs", "micro", snapshot, None, None, 0, 32)
+        checkpoint = train(order, opened.store, tmp_path / "run", lambda _: None)
+        with opened.database.transaction() as tx:
+            made = register_checkpoint(tx, checkpoint, "test")
+    sheet = tmp_path / "sheets" / "pairs.png"
+    told = json.loads(call("checkpoint", "evaluate", made, "--pairs-sheet", str(sheet), "--json"))
+    assert told["kept"] is True
+    assert list(told["pairs"]["empty"]) == ["joint", "apart", "joint - apart", "real"]
+    assert set(told["pairs"]["empty"]["apart"]) == {"mean", "low", "high", "count"}
+    assert told["evaluation"]["pair_empty"] == told["pairs"]["empty"]["joint"]["mean"]
+    with Image.open(sheet) as opened_sheet:
+        assert opened_sheet.format == "PNG"
+    with database.transaction() as tx:
+        assert find_checkpoint(tx, made).evaluation["pair_empty"] == told["evaluation"]["pair_empty"]
+    done = CliRunner().invoke(app, ["checkpoint", "evaluate", made, "--draws", "4"])
+    assert done.exit_code == 0, done.output
+    row = next(line for line in done.stdout.splitlines() if line.startswith("empty"))
+    assert row.count(" to ") == 4
+    assert "Student's t" in done.stderr
+    assert "no text agreement" in done.stderr
 
 
 def test_what_cannot_be_measured_is_an_error_with_a_hint(here: Settings, made: str, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def same(one, two):
 
 def test_a_training_of_pairs_is_measured_by_drawn_pairs(trained):
     figures = trained[0].evaluation
-    pairs = {"pair_harmony", "pair_leakage", "pair_seam", "pair_error", "pair_empty"}
+    pairs = {"pair_harmony", "pair_light_r", "pair_leakage", "pair_seam", "pair_error", "pair_empty"}
     assert pairs | {"layers_mse", "layers_apart_mse", "background_psnr"} <= figures.keys() <= HIGHER_IS_BETTER.keys()
     assert all(map(math.isfinite, figures.values()))
     assert figures["pair_error"] == pytest.approx(0, abs=0.6), "blended is made of the two"
@@ -79,7 +79,7 @@ def test_the_command_says_what_the_training_says_and_puts_apart_and_real_beside_
     assert {name: measured.figures[name] for name in checkpoint.evaluation} == pytest.approx(
         checkpoint.evaluation, rel=1e-4, abs=1e-6
     )
-    assert set(measured.pairs) == {"error", "empty", "leakage", "seam", "harmony"}
+    assert set(measured.pairs) == {"error", "empty", "leakage", "seam", "harmony", "light_r"}
     for name, row in measured.pairs.items():
         assert list(row) == WHOSE, name
         for found in row.values():
@@ -210,6 +210,8 @@ def test_layers_that_agree_have_better_figures_than_layers_that_do_not(store):
     assert good["leakage"]["drawn"].high < ghosts["leakage"]["drawn"].low
     assert ghosts["leakage"]["drawn"].mean > 0.8
     assert "joint - apart" not in good["harmony"]
+    assert good["light_r"]["drawn"].mean > 0.98
+    assert good["light_r"]["drawn"].low > 0.9
     untouched = planted(store, samples, lambda *layers: layers, 12).table
     assert untouched["harmony"]["drawn"].mean == pytest.approx(untouched["harmony"]["real"].mean, rel=0.02)
 
@@ -224,6 +226,7 @@ def test_what_cannot_be_seen_is_counted_and_does_not_fit_anything(store):
     half = planted(store, samples, lambda *layers: empty(*layers) if next(turns) % 2 else layers, 4)
     assert half.table["empty"]["drawn"].mean == 0.5
     assert half.table["harmony"]["drawn"].count == 2
+    assert "drawn" not in half.table["light_r"], "two pairs do not correlate"
 
 
 def test_the_figures_of_a_pair_are_those_of_the_house():
