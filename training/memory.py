@@ -171,9 +171,6 @@ def _make_layers(preset: Preset, networks: Networks) -> tuple[Recipe, Rows]:
     """The recipe of layers and a batch of pairs for it, in all their roles."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    half = COMPUTED_IN[preset.precision]
-    if half and preset.family and not preset.sharded:  # as training.layering.training
-        denoiser.to(half)
     texts = ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
     layered = new_layers(preset, denoiser)
     recipe = LayersDenoising(preset, layered, nothing, nothing, texts, networks.backbone, networks.transparency)
@@ -223,7 +220,8 @@ def _build(preset: Preset, stage: str) -> Networks:
         transparency = Transparency(preset).requires_grad_(not base)
         denoiser = (_Outline(preset) if preset.family else OwnDenoiser(preset)) if base else None
         if denoiser is not None and stage == "layers":
-            denoiser.requires_grad_(False)
+            half = COMPUTED_IN[preset.precision] if preset.family and not preset.sharded else None
+            denoiser.requires_grad_(False).to(half)  # as training.layering.training
     return Networks(backbone.requires_grad_(False), transparency, denoiser)
 
 
