@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from curation.cli.main import app, run
 from curation.database import Database
+from curation.errors import Refused
 from curation.intake.procedural import draw_seed
 from curation.intake.procedural_pairs import draw_pair_seed
 from curation.settings import Settings
@@ -98,7 +99,8 @@ def test_pairs_become_samples_and_prompts_of_a_round(here: Settings, database: D
     assert call("round", "open", "--quota", "3", "--pairs", "--prompts", str(triples)).strip() == "2"
     triples.write_text("a cat on grass\n")
     for more in ((), ("--dry-run",)):
-        assert "three texts" in call("round", "open", "--pairs", "--prompts", str(triples), *more, code=2)
+        with pytest.raises(Refused, match="three texts"):
+            call("round", "open", "--pairs", "--prompts", str(triples), *more)
     assert [row["kind"] for row in json.loads(call("round", "list", "--json"))] == ["pair", "pair"]
 
 
