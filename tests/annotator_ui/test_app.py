@@ -161,5 +161,5 @@ def test_the_figures_of_an_evaluation_are_better_in_the_same_direction_as_in_the
         and node.target.id == "HIGHER_IS_BETTER"
     )
     assert table is not None
-    shown = re.findall(r'"(\w+)",\s*\{[^}]*better: "(higher|lower)"', (STATIC / "figures.js").read_text("utf-8"))
+    shown = re.findall(r'"(\w+)",\s*\{[^}]*better: "(higher|lower)"', (STATIC / "measures.js").read_text("utf-8"))
     assert {name: way == "higher" for name, way in shown} == ast.literal_eval(table)
