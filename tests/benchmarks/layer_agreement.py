@@ -1,4 +1,4 @@
-"""Layers drawn together against layers drawn apart: whether they stand in one light that no text tells of."""
+"""Layers drawn together against layers drawn apart: one light and one ground line, of which no text tells."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ import argparse
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from curation.domain import DrawRequest, LayerRole, Progress, Prompt, TrainingOrder
-from curation.intake.procedural import shows_prompt
+from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, TrainingOrder
+from curation.intake.procedural_pairs import shows_pair
+from curation.layers import encode_layer
 from curation.objects import FolderStore
-from curation.ports import RGBA, DrawOptions
-from tests.training.composed import Composed, compose, freeze_pairs, light_of
+from curation.ports import PLAIN, RGBA, DrawOptions, ObjectStore
+from tests.training.composed import compose, freeze_pairs
 from training.generate import open_generator
+from training.measures.lights import SOLID, correlation, lights_of
 from training.presets.table import find_preset
 from training.sheets import draw_sheet
 from training.train import train
 
 SHOWN = 8  # pairs on a sheet
 FIRST = 50_000  # pairs from this number on are never trained on
+BACKGROUND = LayerRole.background
 
 
 def main() -> None:
     """Train the recipe "pairs", draw each prompt together and apart and to given layers, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--pairs", type=int, default=1_500, help="pairs to train on")
+    parser.add_argument("--pairs", type=int, default=900, help="pairs to train on")
+    parser.add_argument("--singles", type=int, default=600, help="single layers beside them")
     parser.add_argument("--drawn", type=int, default=96)
     parser.add_argument("--images", type=int, default=0, help="images of each stage instead of the preset's")
     parser.add_argument("--set", action="append", default=[], help="another number of the preset, as name=value")
@@ -41,33 +46,51 @@ def main() -> None:
         folder = given.folder or Path(scratch)
         store = FolderStore(folder / "objects")
         side = min(256, find_preset(given.preset, changes).image_size)
-        snapshot = freeze_pairs(store, range(given.pairs), heldout_every=20, side=side)
+        snapshot = freeze_pairs(store, range(given.pairs), given.singles, heldout_every=20, side=side)
         checkpoint = _train(store, snapshot, folder / "run", given.preset, given.images, changes)
         print(*(f"{name} {value:.4f}" for name, value in checkpoint.evaluation.items()), sep="\n")
-        pairs = [compose(FIRST + number, side) for number in range(given.drawn)]
-        requests = [_request(pair, seed) for seed, pair in enumerate(pairs)]
-        print(f"{'layers':<28} {'brightness r':>12} {'warmth r':>9} {'|d log light|':>13} {'shown':>6}")
-        _tell("held-out pairs themselves", pairs, [_layers(pair) for pair in pairs])
-        for joined in (True, False):
-            generator = open_generator(checkpoint, store, joined=joined)
-            name = "joint" if joined else "apart"
-            begun = time.process_time()
-            together = generator.draw(requests)
-            _tell(f"drawn, {name}", pairs, together)
-            if given.sheets:
-                given.sheets.mkdir(parents=True, exist_ok=True)
-                rows = [[layers[role] for layers in together[:SHOWN]] for role in LayerRole]
-                (given.sheets / f"{given.preset}-{name}.png").write_bytes(draw_sheet(rows))
-            for role in (LayerRole.foreground, LayerRole.background):
-                drawn = [
-                    generator.draw([request], DrawOptions(given={role: _store(store, pair, role)}))[0]
-                    for request, pair in zip(requests[: given.drawn // 2], pairs, strict=False)
-                ]
-                _tell(f"{role} given, {name}", pairs, drawn)
-            print(f"{'':<28} {time.process_time() - begun:.0f} CPU-s of drawing", flush=True)
+        tell_all(checkpoint, store, given.drawn, side=side, sheets=given.sheets)
 
 
-def _train(store: FolderStore, snapshot: str, run: Path, preset: str, images: int, changes: Mapping[str, str]):  # type: ignore[no-untyped-def]
+def tell_all(
+    checkpoint: Checkpoint,
+    store: ObjectStore,
+    drawn: int,
+    options: DrawOptions = PLAIN,
+    *,
+    side: int = 64,
+    sheets: Path | None = None,
+) -> None:
+    """Pairs themselves, pairs of layers that are strangers, and what is drawn: together, apart, and to a given layer."""
+    pairs = [compose(FIRST + number, side) for number in range(drawn)]
+    prompts = [pair.prompt for pair in pairs]
+    requests = [DrawRequest(prompt, seed) for seed, prompt in enumerate(prompts)]
+    tell_header()
+    tell_pairs("pairs themselves", prompts, [pair.layers for pair in pairs])
+    mixed = [{**pair.layers, BACKGROUND: other.layers[BACKGROUND]} for pair, other in pairwise([*pairs, pairs[0]])]
+    strangers = [Prompt("", one.foreground, other.background) for one, other in pairwise([*prompts, prompts[0]])]
+    tell_pairs("layers of different pairs", strangers, mixed)
+    for joined in (True, False):
+        generator = open_generator(checkpoint, store, joined=joined)
+        name, begun = "joint" if joined else "apart", time.process_time()
+        together = generator.draw(requests, options)
+        tell_pairs(f"drawn, {name}", prompts, together)
+        if sheets:
+            sheets.mkdir(parents=True, exist_ok=True)
+            rows = [[layers[role] for layers in together[:SHOWN]] for role in LayerRole]
+            (sheets / f"{checkpoint.preset}-{name}.png").write_bytes(draw_sheet(rows))
+        print(f"{'':<28} {time.process_time() - begun:.0f} CPU-s", flush=True)
+        for role in (LayerRole.foreground, BACKGROUND):
+            fitted = [
+                generator.draw([request], replace(options, given={role: store.put(encode_layer(pair.layers[role]))}))[0]
+                for request, pair in zip(requests[: drawn // 3], pairs, strict=False)
+            ]
+            tell_pairs(f"{role} given, {name}", prompts[: drawn // 3], fitted)
+
+
+def _train(
+    store: FolderStore, snapshot: str, run: Path, preset: str, images: int, changes: Mapping[str, str]
+) -> Checkpoint:
     begun: dict[str, tuple[float, float]] = {}
 
     def report(progress: Progress) -> None:
@@ -79,41 +102,33 @@ def _train(store: FolderStore, snapshot: str, run: Path, preset: str, images: in
             print(f"{progress.stage:<14} {progress.total:7} {spent}", flush=True)
 
     order = TrainingOrder("pairs", preset, snapshot, None, None, 0, images, changes)
-    torch.manual_seed(0)
     return train(order, store, run, report)
 
 
-def _request(pair: Composed, seed: int) -> DrawRequest:
-    texts = pair.texts
-    return DrawRequest(Prompt(pair.caption, texts[LayerRole.foreground], texts[LayerRole.background]), seed)
+def tell_pairs(name: str, prompts: Sequence[Prompt], drawn: Sequence[Mapping[LayerRole, RGBA]]) -> None:
+    """A row: what the pairs show of their texts, and how far their layers are from one light and one ground line.
+
+    r is of how bright both layers are (training.measures.lights); gaps are medians, in levels and in a hundredth of the
+    height (curation.intake.procedural_pairs).
+    """
+    both = [(layers[LayerRole.foreground], layers[LayerRole.background]) for layers in drawn]
+    agreed = [shows_pair(*pair, prompt) for pair, prompt in zip(both, prompts, strict=True)]
+    shown = [np.mean([getattr(one, what) for one in agreed if one]) for what in ("shape", "colour", "ground")]
+    gaps = [[getattr(one, what) for one in agreed if one] for what in ("light_gap", "foot_gap")]
+    light, foot = (float(np.median([gap for gap in column if gap is not None] or [np.nan])) for column in gaps)
+    visible = [pair for pair in both if (pair[0][..., 3] > SOLID).any() and not (pair[0][..., 3] > SOLID).all()]
+    r = correlation([[lights_of(*pair)] for pair in visible])
+    print(
+        f"{name:<28}",
+        *(f"{share:7.0%}" for share in shown),
+        f"{light:10.1f} {100 * foot:9.1f} {r or 0:6.2f}",
+        flush=True,
+    )
 
 
-def _layers(pair: Composed) -> dict[LayerRole, RGBA]:
-    return {LayerRole.foreground: pair.foreground, LayerRole.background: pair.background}
-
-
-def _store(store: FolderStore, pair: Composed, role: LayerRole) -> str:
-    from curation.layers import encode_layer
-
-    return store.put(encode_layer(_layers(pair)[role]))
-
-
-def _tell(name: str, pairs: Sequence[Composed], drawn: Sequence[Mapping[LayerRole, RGBA]]) -> None:
-    """Pearson's r of the logarithms of what both layers' lights are: mean of the channels, and red against blue."""
-    lights, shown = [], []
-    for pair, layers in zip(pairs, drawn, strict=False):
-        found = [
-            light_of(layers[role], role, pair.texts[role]) for role in (LayerRole.foreground, LayerRole.background)
-        ]
-        if all(light is not None for light in found):
-            lights.append([np.log(light) for light in found])
-        agreed = shows_prompt(layers[LayerRole.foreground], pair.texts[LayerRole.foreground])
-        shown.append(agreed is not None and agreed.shape)
-    values = np.array(lights)  # pairs x layers x channels
-    bright = np.corrcoef(values[:, 0].mean(1), values[:, 1].mean(1))[0, 1]
-    warm = np.corrcoef(values[:, 0, 0] - values[:, 0, 2], values[:, 1, 0] - values[:, 1, 2])[0, 1]
-    apart = np.abs(values[:, 0] - values[:, 1]).mean()
-    print(f"{name:<28} {bright:12.2f} {warm:9.2f} {apart:13.3f} {np.mean(shown):6.0%}", flush=True)
+def tell_header() -> None:
+    """The columns."""
+    print(f"{'layers':<28} {'shape':>7} {'colour':>7} {'ground':>7} {'light gap':>10} {'foot gap':>9} {'r':>6}")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def test_a_pairs_layers_are_pictures_with_texts_of_their_own(store):
     assert pictures.captions[:2] == [texts[LayerRole.foreground], texts[LayerRole.background]]
     assert pictures[1][3].min() == 1  # a background is opaque
     whole = load_split(store, snapshot, Split.train, 16, roles=(LayerRole.blended,))
-    assert whole.captions[0] == compose(0, 32).caption  # which has no text of its own
+    assert whole.captions[0] == compose(0, 32).prompt.text  # which has no text of its own
 
 
 def test_opaque_layers_come_as_often_as_is_said(store):

@@ -95,7 +95,7 @@ def test_a_given_layer_comes_back_to_the_bit_and_counts(checkpoint, store, role,
 
 
 def test_a_given_layer_of_another_size_is_fitted(checkpoint, store):
-    sha = store.put(encode_layer(compose(1, 96).background[:64]))
+    sha = store.put(encode_layer(compose(1, 96).layers[BG][:64]))
     request = DrawRequest(Prompt("a star"), 1)  # a layer that is given asks for a pair by itself
     layers = open_generator(checkpoint, store).draw([request], DrawOptions(given={BG: sha}))[0]
     assert layers[BG].shape == (SIDE, SIDE, 4)
@@ -221,9 +221,9 @@ def test_a_pretrained_model_draws_pairs_and_goes_on_drawing_single_layers(store,
     assert same(generator.draw(lone)[0], before)
     apart = open_generator(checkpoint, store, joined=False).draw(pair)
     assert not np.array_equal(apart[0][BG], drawn[0][BG])
-    sha = store.put(encode_layer(compose(3, 64).background))
+    sha = store.put(encode_layer(compose(3, 64).layers[BG]))
     given = generator.draw(pair[:1], DrawOptions(given={BG: sha}))[0]
-    assert np.array_equal(given[BG], compose(3, 64).background)
+    assert np.array_equal(given[BG], compose(3, 64).layers[BG])
     wide = generator.draw(pair[:1], DrawOptions(size=(96, 64)))[0]
     assert wide[BLENDED].shape == (64, 96, 4)
     with pytest.raises(Refused, match="this size"):
@@ -232,5 +232,4 @@ def test_a_pretrained_model_draws_pairs_and_goes_on_drawing_single_layers(store,
 
 
 def _layer(role, number):
-    pair = compose(number, SIDE)
-    return pair.foreground if role == FG else pair.background
+    return compose(number, SIDE).layers[role]
