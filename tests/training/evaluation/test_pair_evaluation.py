@@ -152,7 +152,7 @@ def test_texts_agree_where_a_clip_is_at_hand(trained, tmp_path):
     # A layer over grey with its own text, by hand.
     agree, samples = open_agreement(clip, torch.device("cpu")), heldout_pairs(store, checkpoint.snapshot)
     pairs = [compose(int(sample.id, 16), SIDE) for sample in samples]
-    grey = [composite(pair.foreground, np.full((SIDE, SIDE, 4), (128, 128, 128, 255), np.uint8)) for pair in pairs]
+    grey = [composite(pair.layers[FG], np.full((SIDE, SIDE, 4), (128, 128, 128, 255), np.uint8)) for pair in pairs]
     scores = agree([picture[..., :3] for picture in grey], [pair.texts[FG] for pair in pairs])
     assert found.pairs["text_foreground"]["real"].mean == pytest.approx(np.mean(scores), abs=1.0)
 
@@ -173,7 +173,7 @@ class Painted:
 
     def _draw(self, request):
         pair = compose(request.seed % 2**48, SIDE)
-        foreground, background = self.change(pair.foreground.copy(), pair.background.copy())
+        foreground, background = self.change(pair.layers[FG].copy(), pair.layers[BG].copy())
         return {FG: foreground, BG: background, BLENDED: composite(foreground, background)}
 
 
@@ -231,13 +231,13 @@ def test_what_cannot_be_seen_is_counted_and_does_not_fit_anything(store):
 
 def test_the_figures_of_a_pair_are_those_of_the_house():
     pair = compose(3, 64)
-    layers = {FG: pair.foreground, BG: pair.background, BLENDED: pair.blended}
+    layers = dict(pair.layers)
     assert measure_pair(layers) == {
-        "error": blended_error(pair.foreground, pair.background, pair.blended),
+        "error": blended_error(pair.layers[FG], pair.layers[BG], pair.layers[BLENDED]),
         "empty": 0,
-        "leakage": leakage(pair.foreground, pair.background),
-        "seam": seam_energy(pair.foreground, pair.background, pair.blended),
-        "harmony": harmony(pair.foreground, pair.background),
+        "leakage": leakage(pair.layers[FG], pair.layers[BG]),
+        "seam": seam_energy(pair.layers[FG], pair.layers[BG], pair.layers[BLENDED]),
+        "harmony": harmony(pair.layers[FG], pair.layers[BG]),
     }
 
 
@@ -260,7 +260,7 @@ def wide(store, layers):
 
 def test_the_bars_of_a_letterbox_are_none_of_a_real_pair(store):
     pair = compose(5, 96)
-    layers = {FG: pair.foreground, BG: pair.background, BLENDED: pair.blended}
+    layers = dict(pair.layers)
     samples = heldout_pairs(store, wide(store, layers))
     found = compare_pairs({"drawn": Painted(agreeing)}, samples, 2, 96, store, quiet).table
     cut = {role: layer[:48] for role, layer in layers.items()}
@@ -273,11 +273,11 @@ def test_the_bars_of_a_letterbox_are_none_of_a_real_pair(store):
 def test_backgrounds_come_back_as_well_as_their_opaque_pixels_do(trained):
     checkpoint, store = trained
     pair = compose(5, 96)
-    layers = {FG: pair.foreground, BG: pair.background, BLENDED: pair.blended}
+    layers = dict(pair.layers)
     snapshot = wide(store, layers)
     figures = evaluate(checkpoint, snapshot, store, quiet)
     parts = open_parts(checkpoint, store)
-    truth = torch.from_numpy(letterbox(pair.background[:48], SIDE)).permute(2, 0, 1)[None].float() / 255
+    truth = torch.from_numpy(letterbox(pair.layers[BG][:48], SIDE)).permute(2, 0, 1)[None].float() / 255
     again = (reconstruct(parts.backbone, parts.transparency, truth) * 255).round() / 255
     error = (again - truth)[0, :3, SIDE // 4 : -SIDE // 4]
     assert figures["background_psnr"] == pytest.approx(-10 * math.log10(float((error**2).mean())), abs=0.01)
