@@ -49,6 +49,13 @@ class Painter:
         return pair
 
 
+class LonePainter(Painter):
+    """One of a checkpoint from before pairs: a foreground alone, whatever is asked."""
+
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+        return [{LayerRole.foreground: self._draw(one)} for one in requests]
+
+
 def train_nothing(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
     """What LAYERLOOP_TRAINER may name: a checkpoint of the order's recipe, whose weights are a few bytes."""
     sha256 = store.put(f"{order.id}".encode())
@@ -59,3 +66,8 @@ def train_nothing(order: TrainingOrder, store: ObjectStore, folder: Path, report
 def open_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
     """What LAYERLOOP_GENERATOR may name; the checkpoint's weights are not looked at."""
     return Painter()
+
+
+def open_lone_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
+    """As open_painter."""
+    return LonePainter()

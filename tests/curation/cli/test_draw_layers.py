@@ -175,7 +175,7 @@ def test_a_scene_of_files_alone_needs_no_checkpoint(here: Path, monkeypatch: pyt
 
 
 def test_a_checkpoint_from_before_pairs_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.painter:open_painter")
+    monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.painter:open_lone_painter")
     refused = refusal(next(iter(SUBJECTS)), "--background", "white", "--whole", next(iter(SUBJECTS)))
     assert "draws single layers only" in refused.message
     assert "trained on pairs" in refused.hint

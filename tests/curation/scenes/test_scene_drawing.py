@@ -318,7 +318,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.curation.scenes.test_drawing import CHECKPOINT, THREE, draw
+from tests.curation.scenes.test_scene_drawing import CHECKPOINT, THREE, draw
 from curation.objects import FolderStore
 from curation.scenes.hand import Hand
 from tests.pair_painter import PairPainter
