@@ -210,8 +210,8 @@ def test_layers_that_agree_have_better_figures_than_layers_that_do_not(store):
     assert good["leakage"]["drawn"].high < ghosts["leakage"]["drawn"].low
     assert ghosts["leakage"]["drawn"].mean > 0.8
     assert "joint - apart" not in good["harmony"]
-    assert good["light_r"]["drawn"].mean > 0.98
-    assert good["light_r"]["drawn"].low > 0.9
+    assert good["light_r"]["drawn"].mean > 0.85  # not 1: a ground is not of one colour where the figure stands
+    assert good["light_r"]["drawn"].low > 0.7
     untouched = planted(store, samples, lambda *layers: layers, 12).table
     assert untouched["harmony"]["drawn"].mean == pytest.approx(untouched["harmony"]["real"].mean, rel=0.02)
 
