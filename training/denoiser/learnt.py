@@ -77,10 +77,14 @@ def learning(unet: nn.Module, kind: str) -> list[nn.Parameter]:
     return [parameter for name, parameter in unet.named_parameters() if part in name]
 
 
-@torch.no_grad()
 def replace_learnt(unet: Any, kind: str, tensors: Mapping[str, Tensor]) -> None:
     """Copy stored tensors over the learnt ones, whatever type they have. Raises RuntimeError where they differ."""
-    own = learnt_of(unet, kind)
+    copy_over(learnt_of(unet, kind), tensors)
+
+
+@torch.no_grad()
+def copy_over(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors over those of the same names, in place. Raises RuntimeError where names or sizes differ."""
     differing = sorted(own.keys() ^ tensors.keys())
     if differing:
         raise RuntimeError(f"{len(differing)} tensors are on one side only, {differing[0]} for one")

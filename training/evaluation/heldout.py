@@ -89,8 +89,9 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
     pictures = load_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
     move(parts, fastest_device())
     others = noise_mse(parts, pictures) | layers_mse(parts, store, snapshot)
-    others |= background_psnr(parts, store, heldout_pairs(store, snapshot))
-    if parts.layers is not None and (pairs := heldout_pairs(store, snapshot)):
+    pairs = heldout_pairs(store, snapshot)
+    others |= background_psnr(parts, store, pairs)
+    if parts.layers is not None and pairs:
         others |= measure_drawn_pairs(checkpoint, store, pairs, report)
     measured = [_measure(send_through(parts, batch)) for batch in batches(pictures, range(len(pictures)), report)]
     return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | others

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from curation.errors import Refused
+from training.denoiser.learnt import copy_over
 from training.layering.attention import Stack
 
 _CHOICES: dict[str, re.Pattern[str]] = {
@@ -85,17 +86,9 @@ class LayerAdapters(nn.Module):
         """The tensors under their stored names, sharing memory with the adapters'."""
         return {name.removeprefix("roles.").replace("/", "."): value for name, value in self.state_dict().items()}
 
-    @torch.no_grad()
     def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `learnt`, whatever type the tensors have. Raises RuntimeError where they differ."""
-        own = self.learnt()
-        differing = sorted(own.keys() ^ tensors.keys())
-        if differing:
-            raise RuntimeError(f"{len(differing)} tensors are on one side only, {differing[0]} for one")
-        for name, value in own.items():
-            if value.shape != tensors[name].shape:
-                raise RuntimeError(f"{name} is {tuple(tensors[name].shape)} there and {tuple(value.shape)} here")
-            value.copy_(tensors[name])
+        copy_over(self.learnt(), tensors)
 
 
 def choose_modules(network: nn.Module, choice: str) -> list[str]:
