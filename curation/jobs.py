@@ -18,7 +18,7 @@ from curation.domain import CandidateState, Checkpoint, Kind, Progress, RoundSta
 from curation.errors import Conflict, LayerloopError, Refused
 from curation.house import House, load
 from curation.ports import LayerGenerator, Report
-from curation.review import decisions, reviewers
+from curation.review import aggregation, decisions, reviewers
 from curation.rounds import find_round
 from curation.screening import pair_oracle, refusals, selection
 from curation.screening.oracle import Oracle, fit_to_snapshot
@@ -162,6 +162,13 @@ def decide(house: House, number: int) -> None:
             tx.ask("decide", number)
 
 
+def aggregate(house: House, number: int) -> None:
+    """Learn the skills of a round's reviewers anew, and settle what that makes sure."""
+    with house.database.transaction() as tx:
+        settled = aggregation.resolve_waiting(tx, number)
+    log.info("round %d: %d candidates became sure", number, settled)
+
+
 def sweep(house: House) -> None:
     """Hand back what lost its lease, and ask again for all that waits: whatever the queue lost is found here."""
     with house.database.transaction() as tx:
@@ -189,7 +196,8 @@ def _rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState 
 
 
 JOBS: dict[str, Callable[..., None]] = {
-    "draw": draw, "screen": screen, "train": train, "caption": caption, "decide": decide, "sweep": sweep,
+    "draw": draw, "screen": screen, "train": train, "caption": caption, "decide": decide, "aggregate": aggregate,
+    "sweep": sweep,
 }  # fmt: skip
 _loaded: dict[str, LayerGenerator] = {}
 _fitted: dict[tuple[Kind, str], Oracle | pair_oracle.PairOracle] = {}

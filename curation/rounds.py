@@ -15,7 +15,7 @@ from curation.database import Transaction
 from curation.domain import CandidateState, Kind, LayerRole, Prompt, RoundState, canonical_json, content_id
 from curation.errors import Conflict, NotFound, Refused
 from curation.samples import StoredLayer, record_layers
-from curation.tables import candidate_layers, candidates, leases, prompts, rounds
+from curation.tables import candidate_layers, candidates, gold, leases, prompts, rounds
 
 SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
 """The selection policy that shows people everything that passes screening."""
@@ -144,6 +144,9 @@ def close_round(tx: Transaction, number: int, actor: str) -> int:
         return 0
     mine = (candidates.c.round_id == number) & candidates.c.state.in_(STANDING)
     tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(mine))))
+    hidden = candidates.c.id.in_(sa.select(gold.c.candidate_id).where(gold.c.round_id == number))
+    tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(hidden))))
+    tx.execute(sa.update(candidates).where(hidden).values(state=CandidateState.withdrawn))
     withdrawn = tx.execute(sa.update(candidates).where(mine).values(state=CandidateState.withdrawn)).rowcount
     tx.execute(sa.update(rounds).where(rounds.c.id == number).values(state=RoundState.closed, closed_at=sa.func.now()))
     tx.log(actor, "round closed", f"round {number}", withdrawn=withdrawn)
@@ -164,7 +167,7 @@ def list_rounds(tx: Transaction) -> list[dict[str, Any]]:
     counts: dict[int, dict[str, int]] = {}
     for row in tx.execute(counted.group_by(candidates.c.round_id, candidates.c.state)):
         counts.setdefault(row.round_id, {})[row.state] = row.n
-    listed = tx.execute(sa.select(rounds).order_by(rounds.c.id)).mappings()
+    listed = tx.execute(sa.select(rounds).where(rounds.c.purpose != "gold").order_by(rounds.c.id)).mappings()
     return [dict(row) | {"counts": counts.get(row["id"], {})} for row in listed]
 
 

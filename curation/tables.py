@@ -68,6 +68,8 @@ reviewers = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("access", sa.Text, nullable=False),
     sa.Column("active", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("paused", sa.Text),  # why gold paused them; null while they may decide
+    sa.Column("resumed_at", sa.DateTime(timezone=True)),  # gold before this no longer counts against them
     _now(),
     sa.CheckConstraint("kind in ('person', 'oracle')", name="kind"),
     _one_of("access", Access),
@@ -146,17 +148,21 @@ rounds = sa.Table(
     "rounds",
     metadata,
     sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
-    sa.Column("purpose", sa.Text, nullable=False),  # "drawn" by a checkpoint, or a "seeds" review of imported files
+    sa.Column(
+        "purpose", sa.Text, nullable=False
+    ),  # "drawn" by a checkpoint, a "seeds" review of imports, or all "gold"
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
     sa.Column("quota", sa.Integer, nullable=False),
     sa.Column("policy", JSONB, nullable=False),
+    sa.Column("consensus", JSONB, nullable=False, server_default="{}"),  # curation.review.consensus.Consensus
+    sa.Column("gold", JSONB, nullable=False, server_default="{}"),  # curation.review.gold.GoldTerms
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("closed_at", sa.DateTime(timezone=True)),
     _now(),
     _one_of("kind", Kind),
     _one_of("state", RoundState),
-    sa.CheckConstraint("purpose in ('drawn', 'seeds')", name="purpose"),
+    sa.CheckConstraint("purpose in ('drawn', 'seeds', 'gold')", name="purpose"),
     sa.CheckConstraint("(purpose = 'drawn') = (checkpoint_id is not null)", name="checkpoint"),
     sa.CheckConstraint("quota >= 0", name="quota"),
 )
@@ -178,6 +184,9 @@ candidates = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("priority", sa.REAL, nullable=False, server_default="0"),
     sa.Column("propensity", sa.REAL),
+    sa.Column(
+        "decided", sa.SmallInteger, nullable=False, server_default="0"
+    ),  # verdicts that stand, where several count
     sa.Column("flags", ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("attempts", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("note", sa.Text),  # why it failed; licence and source of an imported file live in `origin`
@@ -188,8 +197,8 @@ candidates = sa.Table(
     sa.CheckConstraint("propensity > 0 and propensity <= 1", name="propensity"),
 )
 # The rows each conveyor takes next, in the order it takes them: claims stay flat however many rows are done.
-sa.Index("ix_candidates_waiting", candidates.c.round_id, candidates.c.priority.desc(), candidates.c.id,
-         postgresql_where=candidates.c.state == "waiting")  # fmt: skip
+sa.Index("ix_candidates_waiting", candidates.c.round_id, candidates.c.decided, candidates.c.priority.desc(),
+         candidates.c.id, postgresql_where=candidates.c.state == "waiting")  # fmt: skip
 sa.Index("ix_candidates_requested", candidates.c.round_id, candidates.c.id,
          postgresql_where=candidates.c.state == "requested")  # fmt: skip
 sa.Index("ix_candidates_drawn", candidates.c.round_id, candidates.c.id,
@@ -244,6 +253,7 @@ decisions = sa.Table(
     sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
     sa.Column("propensity", sa.REAL),
     sa.Column("undoes", sa.ForeignKey("decisions.id"), unique=True),
+    sa.Column("final", sa.Boolean, nullable=False, server_default=sa.false()),  # of several: decided over the others
     _now(),
     _one_of("verdict", Verdict),
     sa.CheckConstraint("(verdict = 'undo') = (undoes is not null)", name="undoes"),
@@ -251,6 +261,33 @@ decisions = sa.Table(
     sa.CheckConstraint("cardinality(layers) in (0, cardinality(reasons))", name="layers"),
 )
 sa.Index("ix_decisions_reviewer_id_id", decisions.c.reviewer_id, decisions.c.id.desc())
+
+# Candidates whose verdict is known, hidden among those of a round; they belong to a round of their own, so no figure
+# of another round ever counts them.
+gold = sa.Table(
+    "gold",
+    metadata,
+    sa.Column("candidate_id", sa.ForeignKey("candidates.id"), primary_key=True),
+    sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False, index=True),  # among whose candidates it hides
+    sa.Column("sample_id", UUID, nullable=False),
+    sa.Column("defect", sa.Text),  # curation.screening.defects; null for a clean copy
+    sa.Column("severity", sa.REAL, nullable=False),
+    _now(),
+    sa.CheckConstraint("severity between 0 and 1", name="severity"),
+    sa.CheckConstraint("(defect is null) = (severity = 0)", name="clean"),
+)
+
+aggregations = sa.Table(
+    "aggregations",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False),
+    sa.Column("sound", sa.Double, nullable=False),
+    sa.Column("skills", JSONB, nullable=False),  # reviewer: accepts what is sound, rejects what is not
+    sa.Column("votes", sa.Integer, nullable=False),
+    _now(),
+)
+sa.Index("ix_aggregations_round_id_id", aggregations.c.round_id, aggregations.c.id.desc())
 
 samples = sa.Table(
     "samples",
@@ -339,5 +376,5 @@ captions = sa.Table(
     _now(),
 )
 
-APPEND_ONLY = (decisions, events, captions)
+APPEND_ONLY = (decisions, events, captions, aggregations)
 """Tables whose rows the database refuses to change or remove."""

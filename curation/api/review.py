@@ -12,7 +12,8 @@ from curation.api.access import Annotator
 from curation.api.links import Links
 from curation.api.remembered import Remembered
 from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Verdict
-from curation.review import decisions, report, trays
+from curation.review import decisions, progress, trays
+from curation.review.reviewers import Paused
 
 router = APIRouter(prefix="/api/review", tags=["review"])
 
@@ -98,7 +99,7 @@ class DecisionRequest(BaseModel):
 
 
 class DecisionAnswer(BaseModel):
-    """The decision is durable; where it left the candidate."""
+    """The decision is durable; where this verdict by itself leaves the candidate."""
 
     decision: int
     candidate: uuid.UUID
@@ -135,14 +136,16 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
     seconds = visit.house.settings.review_lease_seconds
     counts: Remembered[dict[str, int]] = request.app.state.counts
     with visit.enter() as (tx, reviewer):
+        if reviewer.paused is not None:
+            raise Paused(reviewer.paused)
         tray = trays.fill_tray(tx, reviewer.id, body.round, body.count, body.holding, seconds)
         who = (reviewer.id, body.round)
-        progress = counts.get(who, lambda: report.review_progress(tx, reviewer.id, body.round))
+        far = counts.get(who, lambda: progress.review_progress(tx, reviewer.id, body.round))
     number = body.round or (tray.cards[0].round if tray.cards else None)
     return TrayAnswer(
         candidates=[_card(request, card) for card in tray.cards],
         lost=list(tray.lost),
-        progress=ProgressAnswer(**progress, round=number),
+        progress=ProgressAnswer(**far, round=number),
     )
 
 

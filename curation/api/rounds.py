@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from curation import rounds
 from curation.api.access import Annotator, Engineer
 from curation.domain import CandidateState, Kind, LayerRole, RejectReason, RoundState
-from curation.review import report
+from curation.review import agreement, report
 
 router = APIRouter(prefix="/api/rounds", tags=["rounds"])
 
@@ -136,6 +136,36 @@ class Report(BaseModel):
     evaluation: dict[str, float]
 
 
+class Coefficient(BaseModel):
+    """A coefficient of agreement, 1 at its best and 0 for chance, with a 95 % interval; null where undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class AgreementAnswer(BaseModel):
+    """How far people say the same of the same candidates, beyond chance: Krippendorff's alpha and Gwet's AC1."""
+
+    decided_twice: int
+    agreed: float | None
+    alpha: Coefficient
+    ac1: Coefficient
+
+
+class PairAgreement(AgreementAnswer):
+    """The agreement of two people."""
+
+    reviewers: list[str]
+
+
+class RoundAgreement(AgreementAnswer):
+    """The agreement of all people who decided in a round, and of each two of them."""
+
+    round: int
+    pairs: list[PairAgreement]
+
+
 @router.get("")
 def get_rounds(visit: Annotator) -> list[RoundAnswer]:
     """Every round, oldest first."""
@@ -150,6 +180,14 @@ def get_round(visit: Engineer, number: Number) -> Report:
     with visit.enter(one_view=True) as (tx, _):
         told = report.round_report(tx, number)
     return Report(**told)
+
+
+@router.get("/{number}/agreement")
+def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
+    """How far people agreed in a round where several decided the same candidates."""
+    with visit.enter(one_view=True) as (tx, _):
+        told = agreement.round_agreement(tx, number)
+    return RoundAgreement(**told)
 
 
 @router.post("/{number}/pause")

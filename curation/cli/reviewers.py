@@ -44,8 +44,18 @@ def list_(as_json: Json = False) -> None:
 
     with house() as opened, opened.database.transaction() as tx:
         rows = [dict(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
-    columns = {name: itemgetter(name) for name in ("name", "kind", "access", "active")}
+    columns = {name: itemgetter(name) for name in ("name", "kind", "access", "active", "paused")}
     print_rows(rows, columns, as_json)
+
+
+@app.command()
+def resume(name: Who) -> None:
+    """Let a person decide again whom their answers to gold have paused."""
+    from curation.review import reviewers
+
+    with house() as opened, opened.database.transaction() as tx:
+        reviewers.resume_reviewer(tx, reviewers.find_reviewer(tx, name), ACTOR)
+    talk.print(f"{name} may decide again; answers to gold count anew")
 
 
 @app.command()

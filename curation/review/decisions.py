@@ -1,4 +1,4 @@
-"""Review: decisions that are kept for good, what a verdict turns a candidate into, and how it is undone."""
+"""Review: decisions that are kept for good, and what each makes of its candidate."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from curation import leases
 from curation.database import Transaction
-from curation.domain import CandidateState, Kind, LayerRole, Prompt, RejectReason, Said, Split, Verdict, content_id
-from curation.errors import Conflict, NotFound, Refused
-from curation.review.reviewers import holder_of
-from curation.review.trays import Card, read_cards, take_tray
-from curation.samples import NewSample, StoredLayer, add_samples, withdraw_sample_of
+from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Said, Verdict, content_id
+from curation.errors import Conflict, Refused
+from curation.review import gold
+from curation.review.consensus import Consensus, Outcome, weigh
+from curation.review.reviewers import Paused, holder_of
+from curation.review.trays import Card, take_tray
+from curation.review.undoing import Undone, undo
+from curation.review.verdicts import AFTER, lock_candidate, sample_of
+from curation.samples import add_samples
 
 __all__ = ["Decided", "Undone", "decide", "decide_by_oracle", "take_tray", "undo"]
 
@@ -25,19 +28,14 @@ PAGES, ORACLE = "pages", "oracle"
 
 @dataclass(frozen=True)
 class Decided:
-    """The answer to a decision: its number, and where it left the candidate."""
+    """The answer to a decision: its number, and where this verdict by itself leaves the candidate.
+
+    Where several decide, what the others said stays unseen, and so does whether a candidate was gold.
+    """
 
     decision: int
     candidate: uuid.UUID
     state: CandidateState
-
-
-@dataclass(frozen=True)
-class Undone:
-    """The answer to an undo: its own number, and the candidate, held by the reviewer again."""
-
-    decision: int
-    card: Card
 
 
 def decide(
@@ -62,24 +60,29 @@ def decide(
     """
     told, concerned = _distinct(verdict, reasons, layers)
     said = _Content(candidate, reviewer_id, _decidable(verdict), told, concerned, comment)
-    row = _lock(tx, candidate)
-    known = tx.execute(_STANDING, {"candidate": candidate, "key": key, "round": row.round_id}).one()
+    row = lock_candidate(tx, candidate)
+    asked = {"candidate": candidate, "key": key, "round": row.round_id, "reviewer": reviewer_id}
+    known = tx.execute(_STANDING, asked).one()
     if layers and known.kind != Kind.pair:
         raise Refused("a single layer has no layers that reasons could tell apart", "leave the layers out")
     if known.earlier is not None:
         return _answer_again(known, said)
+    if known.paused is not None:
+        raise Paused(known.paused)
     _check_decidable(row.state, known.holder, holder_of(reviewer_id))
-    state = _AFTER[verdict]
-    values = said._asdict() | {
+    outcome = _outcome(tx, candidate, row, known, said, desk)
+    values = said._asdict() | outcome._asdict() | {
         "key": key, "dwell_ms": dwell_ms, "desk": desk, "checkpoint": known.checkpoint_id, "propensity": row.propensity,
-        "state": state, "step": float(verdict is Verdict.skip),
+        "step": float(verdict is Verdict.skip),
     }  # fmt: skip
     decision = tx.execute(_DECIDE, values).scalar()
     if decision is None:
         raise Conflict("this key was used for another decision", "make a new key for every decision")
-    if verdict is Verdict.accept:
-        add_samples(tx, [_sample_of(tx, candidate, row, known)])
-    return Decided(int(decision), candidate, state)
+    if outcome.state is CandidateState.accepted:
+        add_samples(tx, [sample_of(tx, candidate)])
+    if known.purpose == gold.GOLD and verdict is not Verdict.skip:
+        gold.check_reviewer(tx, reviewer_id, candidate)
+    return Decided(int(decision), candidate, AFTER[verdict])
 
 
 def decide_by_oracle(tx: Transaction, reviewer_id: int, card: Card, said: Said) -> Decided:
@@ -94,37 +97,17 @@ def decide_by_oracle(tx: Transaction, reviewer_id: int, card: Card, said: Said) 
     )
 
 
-def undo(tx: Transaction, reviewer_id: int, decision: int | None, *, key: uuid.UUID, seconds: int) -> Undone:
-    """Void the reviewer's own decision (None: the last that stands) and hand the candidate back to them.
-
-    The decision stays and a row that undoes it is added; an accepted candidate's sample is withdrawn. The same key
-    again gives the same answer. Raises NotFound, and Conflict where the candidate has moved on since.
-    """
-    earlier = tx.execute(_EARLIER_UNDO, {"key": key}).one_or_none()
-    if earlier is not None:
-        if (
-            earlier.reviewer_id != reviewer_id
-            or earlier.verdict != Verdict.undo
-            or decision not in {None, earlier.undoes}
-        ):
-            raise Conflict("this key was used for another decision", "make a new key for every decision")
-        return Undone(earlier.id, read_cards(tx, [earlier.candidate_id])[0])
-    target = tx.execute(_UNDOABLE, {"reviewer": reviewer_id, "decision": decision}).one_or_none()
-    if target is None:
-        raise NotFound("there is no decision of yours to undo", "each can be undone once, and only by who made it")
-    row = _lock(tx, target.candidate_id)
-    if row.state != _AFTER[Verdict(target.verdict)]:
-        raise Conflict(f"the candidate is {row.state} by now", "only the last decision on a candidate can be undone")
-    if tx.execute(_ROUND_STATE, {"round": row.round_id}).scalar_one() == "closed":
-        raise Conflict(f"round {row.round_id} is closed", "the verdicts of a closed round are history")
-    values = {"key": key, "candidate": target.candidate_id, "decision": target.id, "reviewer": reviewer_id}
-    undone = tx.execute(_UNDO, values).scalar()
-    if undone is None:
-        raise Conflict("this decision was undone a moment ago", "load the page again")
-    leases.claim(tx, [target.candidate_id], "review", holder_of(reviewer_id), seconds)
-    if target.verdict == Verdict.accept:
-        withdraw_sample_of(tx, target.candidate_id)
-    return Undone(int(undone), read_cards(tx, [target.candidate_id])[0])
+def _outcome(
+    tx: Transaction, candidate: uuid.UUID, row: sa.Row[Any], known: sa.Row[Any], said: _Content, desk: str
+) -> Outcome:
+    """What a verdict makes of its candidate: by itself, as one of several, or nothing at all of gold."""
+    if known.purpose == gold.GOLD:
+        return Outcome(CandidateState.waiting, 0, final=False)
+    consensus = Consensus.read(known.consensus)
+    if consensus.alone(desk):
+        judged = consensus.overlap > 1 and said.verdict is not Verdict.skip
+        return Outcome(AFTER[said.verdict], row.decided, final=judged)
+    return weigh(tx, consensus, row.round_id, candidate, said.reviewer, said.verdict)
 
 
 class _Content(NamedTuple):
@@ -158,20 +141,12 @@ def _distinct(
     return [reason for reason, _ in both], [layer for _, layer in both]
 
 
-def _lock(tx: Transaction, candidate: uuid.UUID) -> sa.Row[Any]:
-    """The candidate's row, locked. All that follows is read by later statements, and so sees whoever was faster."""
-    row: sa.Row[Any] | None = tx.execute(_LOCK, {"candidate": candidate}).one_or_none()
-    if row is None:
-        raise NotFound(f"there is no candidate {candidate}")
-    return row
-
-
 def _answer_again(known: sa.Row[Any], said: _Content) -> Decided:
     fields = (known.candidate_id, known.reviewer_id, Verdict(known.verdict), known.reasons, known.layers)
     earlier = _Content(*fields, known.comment)
     if earlier != said:
         raise Conflict("this key was used for another decision", "make a new key for every decision")
-    return Decided(known.earlier, said.candidate, _AFTER[said.verdict])
+    return Decided(known.earlier, said.candidate, AFTER[said.verdict])
 
 
 def _check_decidable(state: str, holder: str | None, me: str) -> None:
@@ -185,48 +160,11 @@ def _check_decidable(state: str, holder: str | None, me: str) -> None:
     raise Conflict(f"this candidate is {state} already", hint)
 
 
-def _sample_of(tx: Transaction, candidate: uuid.UUID, row: sa.Row[Any], known: sa.Row[Any]) -> NewSample:
-    """An accepted candidate as a sample: drawn ones say who drew them, imported files keep their own licence."""
-    origin = row.origin or {}
-    generated = f"generated by {str(known.checkpoint_id)[:12]}"
-    layers = {
-        LayerRole(found.role): StoredLayer(found.sha256, found.width, found.height, found.bytes, found.visible)
-        for found in tx.execute(_LAYERS, {"candidate": candidate})
-    }
-    # What a model drew is never what models are measured on: the held-out split stays the same from round to round.
-    drawn = known.purpose == "drawn"
-    split = Split.train if drawn else Split(origin["split"]) if origin.get("split") else None
-    return NewSample(
-        kind=Kind(known.kind),
-        caption=known.text,
-        texts=Prompt(known.text, known.foreground, known.background).texts,
-        licence=str(origin.get("licence", "unknown")) if origin else generated,
-        source=str(origin.get("source", "unknown")) if origin else f"candidate {candidate}",
-        round=row.round_id if drawn else 0,
-        layers=layers,
-        split=split,
-        candidate=candidate,
-    )
-
-
-_AFTER = {
-    Verdict.accept: CandidateState.accepted,
-    Verdict.reject: CandidateState.rejected,
-    Verdict.skip: CandidateState.waiting,
-}
-
-
-# First the lease, then the candidate, as everybody who needs both: the lock on c is taken on the joined row.
-_LOCK = sa.text("""
-    with held as materialized (select subject from leases where subject = :candidate for update)
-    select c.state, c.round_id, c.propensity, c.origin from candidates c left join held on held.subject = c.id
-    where c.id = :candidate for update of c""")
-
 _STANDING = sa.text("""
-    select r.kind, r.purpose, r.checkpoint_id, p.text, p.foreground, p.background, l.holder,
+    select r.kind, r.purpose, r.checkpoint_id, r.consensus, l.holder, me.paused,
         d.id as earlier, d.candidate_id, d.reviewer_id, d.verdict, d.reasons, d.layers, d.comment
     from rounds r
-    join prompts p on p.id = (select prompt_id from candidates where id = :candidate)
+    left join reviewers me on me.id = :reviewer
     left join leases l on l.subject = :candidate
     left join decisions d on d.key = :key
     where r.id = :round""")
@@ -234,39 +172,15 @@ _STANDING = sa.text("""
 _DECIDE = sa.text("""
     with kept as (
         insert into decisions (candidate_id, reviewer_id, verdict, reasons, layers, comment, dwell_ms, desk, key,
-            checkpoint_id, propensity)
+            checkpoint_id, propensity, final)
         values (:candidate, :reviewer, :verdict, cast(:reasons as text[]), cast(:layers as text[]), :comment,
-            :dwell_ms, :desk, :key, :checkpoint, :propensity)
+            :dwell_ms, :desk, :key, :checkpoint, :propensity, :final)
         on conflict (key) do nothing returning id),
     moved as (
-        update candidates set state = :state, priority = priority - :step from kept where candidates.id = :candidate),
+        update candidates set state = :state, decided = :decided, priority = priority - :step
+        from kept where candidates.id = :candidate),
     freed as (delete from leases using kept where subject = :candidate)
     select id from kept""")
 
 # What ends a turn: an undo or a skip. A decision that stands does not, so that saying it again has the same key.
 _TURN = sa.text("select count(*) from decisions where candidate_id = :candidate and verdict in ('undo', 'skip')")
-
-_LAYERS = sa.text("""
-    select cl.role, l.sha256, l.width, l.height, l.bytes, l.visible
-    from candidate_layers cl join layers l on l.sha256 = cl.sha256 where cl.candidate_id = :candidate""")
-
-_EARLIER_UNDO = sa.text("select id, candidate_id, reviewer_id, verdict, undoes from decisions where key = :key")
-
-_UNDOABLE = sa.text("""
-    select d.id, d.candidate_id, d.verdict from decisions d
-    where d.reviewer_id = :reviewer and d.verdict <> 'undo' and (cast(:decision as bigint) is null or d.id = :decision)
-        and not exists (select from decisions u where u.undoes = d.id)
-    order by d.id desc limit 1""")
-
-# Shared, so that the round cannot be closed between this look and the commit.
-_ROUND_STATE = sa.text("select state from rounds where id = :round for share")
-
-_UNDO = sa.text("""
-    with kept as (
-        insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id, propensity)
-        select candidate_id, reviewer_id, 'undo', desk, :key, id, checkpoint_id, propensity from decisions
-        where id = :decision and reviewer_id = :reviewer
-        on conflict do nothing returning id)
-    , moved as (
-        update candidates set state = 'showing' from kept where candidates.id = :candidate)
-    select id from kept""")

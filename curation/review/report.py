@@ -59,12 +59,6 @@ def describe_round(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> dict[str, int]:
-    """Candidates waiting (or shown), decided and accepted in a round, or in all open ones; `mine` by this reviewer."""
-    row = tx.execute(_PROGRESS, {"reviewer": reviewer_id, "round": number}).mappings().one()
-    return {name: int(row[name]) for name in ("waiting", "decided", "accepted", "mine")}
-
-
 def wilson(share: float, n: float) -> tuple[float, float]:
     """The 95 % score interval (E. B. Wilson, 1927) of a share observed among n > 0; n need not be whole."""
     middle = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
@@ -136,7 +130,7 @@ def _defects(by_reviewer: Sequence[Mapping[str, Any]], kind: str) -> dict[str, f
     Each decided candidate weighs 1 / propensity, so that a policy that shows some kinds more often does not bend the
     figure (Hajek's ratio). Weights that differ are worth fewer observations: (sum w)^2 / sum w^2 (Kish, 1965).
     """
-    decided = _total(by_reviewer, kind, "decisions")
+    decided = _total(by_reviewer, kind, "settled")
     if not decided:
         return None
     weight = _total(by_reviewer, kind, "weight")
@@ -213,13 +207,19 @@ def _defects_line(defects: Mapping[str, float] | None, who: str) -> list[str]:
     return [f"  {defects['value']:.1f} defects per 100 in the eyes of {who} ({interval})"]
 
 
-# Decisions of a round with who made them; `stands` is false for skips, undos, and what was undone.
-_ACTS = """
-    select d.*, v.name, v.kind,
-        d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id) as stands,
+_STANDS = "(d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id))"
+
+# Decisions of a round with who made them; `stands` is false for skips, undos, and what was undone. Where several decide
+# a candidate it counts once, by what it became, with the last of them (`settles`); re-aggregations are nobody's look.
+_ACTS = f"""
+    select d.*, v.name, v.kind, {_STANDS} as stands, c.state,
+        {_STANDS} and c.state in ('accepted', 'rejected') and (c.decided = 0 or not exists (
+            select from decisions l where l.candidate_id = d.candidate_id and l.id > d.id and l.desk <> 'consensus'
+                and l.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = l.id)
+        )) as settles,
         1 / coalesce(d.propensity, 1)::double precision as w
     from decisions d join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
-    where c.round_id = :round"""
+    where c.round_id = :round and d.desk <> 'consensus'"""
 
 _BY_REVIEWER = sa.text(f"""
     with acts as ({_ACTS})
@@ -230,9 +230,10 @@ _BY_REVIEWER = sa.text(f"""
         count(dwell_ms) as measured,
         coalesce(sum(dwell_ms), 0)::double precision as dwell_ms,
         percentile_cont(0.5) within group (order by dwell_ms) as median_dwell_ms,
-        coalesce(sum(w) filter (where stands), 0) as weight,
-        coalesce(sum(w * w) filter (where stands), 0) as squared_weight,
-        coalesce(sum(w) filter (where stands and verdict = 'reject'), 0) as rejected_weight
+        count(*) filter (where settles) as settled,
+        coalesce(sum(w) filter (where settles), 0) as weight,
+        coalesce(sum(w * w) filter (where settles), 0) as squared_weight,
+        coalesce(sum(w) filter (where settles and state = 'rejected'), 0) as rejected_weight
     from acts group by name, kind order by decisions desc, name""")
 
 _REASONS = sa.text(f"""
@@ -280,16 +281,3 @@ _PACE = sa.text(f"""
         join reviewers v on v.id = d.reviewer_id)
     select sum(dwell_ms) / 1000.0::double precision / nullif(count(*) filter (where verdict in ('accept', 'reject')), 0)
     from late where kind = '{PERSON}' and dwell_ms is not null""")
-
-_PROGRESS = sa.text("""
-    with mine as (
-        select id from rounds where case when cast(:round as integer) is null then state = 'open' else id = :round end),
-    counted as (select c.state, count(*) as n from candidates c join mine on mine.id = c.round_id group by c.state)
-    select
-        coalesce(sum(n) filter (where state in ('waiting', 'showing')), 0) as waiting,
-        coalesce(sum(n) filter (where state in ('accepted', 'rejected')), 0) as decided,
-        coalesce(sum(n) filter (where state = 'accepted'), 0) as accepted,
-        (select count(*) from decisions d join candidates c on c.id = d.candidate_id join mine on mine.id = c.round_id
-            where d.reviewer_id = :reviewer and d.verdict in ('accept', 'reject')
-                and not exists (select from decisions u where u.undoes = d.id)) as mine
-    from counted""")

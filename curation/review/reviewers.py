@@ -23,6 +23,17 @@ from curation.tables import reviewers, sign_in_tokens
 
 PERSON, ORACLE = "person", "oracle"
 
+ADJUDICATORS = "'engineer', 'trainer', 'admin'"
+"""Accesses of those who settle what others disagree on, as SQL lists them."""
+
+
+class Paused(Conflict):
+    """Somebody whom gold has paused: nothing is shown to them and nothing of theirs is taken until they are resumed."""
+
+    def __init__(self, why: str) -> None:
+        told = "talk to an engineer: 'layerloop reviewer resume' lifts it, and your earlier decisions stay"
+        super().__init__(f"your reviewing is paused: {why}", told)
+
 
 class TooOften(Refused):
     """Too many wrong tokens from one address; `seconds` says how long to wait."""
@@ -41,6 +52,7 @@ class Reviewer:
     kind: str
     access: Access
     active: bool
+    paused: str | None = None  # why, while gold has paused them
 
     @property
     def holder(self) -> str:
@@ -95,6 +107,15 @@ def deactivate(tx: Transaction, reviewer: Reviewer) -> None:
     """Send somebody away: sessions end with their next request, tokens no longer work, what they held waits again."""
     tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(active=False))
     leases.hand_back(tx, reviewer.holder)
+
+
+def resume_reviewer(tx: Transaction, reviewer: Reviewer, actor: str) -> None:
+    """Let somebody decide again whom gold has paused; their answers to gold count anew from here. Raises Conflict."""
+    if reviewer.paused is None:
+        raise Conflict(f"{reviewer.name!r} is not paused", "'layerloop reviewer list' tells who is")
+    values = {"paused": None, "resumed_at": sa.func.now()}
+    tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(values))
+    tx.log(actor, "reviewer resumed", reviewer.name)
 
 
 def issue_token(tx: Transaction, reviewer: Reviewer, minutes: int) -> str:
@@ -191,11 +212,11 @@ class BackOff:
             self._wrong.pop(address, None)
 
 
-_BY_ID = sa.text("select id, name, kind, access, active from reviewers where id = :id")
+_BY_ID = sa.text("select id, name, kind, access, active, paused from reviewers where id = :id")
 
 
 def _read(row: sa.RowMapping | dict[str, Any]) -> Reviewer:
-    return Reviewer(row["id"], row["name"], row["kind"], Access(row["access"]), row["active"])
+    return Reviewer(row["id"], row["name"], row["kind"], Access(row["access"]), row["active"], row["paused"])
 
 
 def _hash(token: str) -> str:

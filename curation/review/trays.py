@@ -13,10 +13,14 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from curation import leases
 from curation.database import Transaction
 from curation.domain import Kind, LayerRole, Prompt
-from curation.review.reviewers import holder_of
+from curation.review import gold
+from curation.review.reviewers import ADJUDICATORS, PERSON, holder_of
 
 MOST_HELD = 64
 """Candidates one reviewer may hold at once, so that nobody keeps a round from the others."""
+
+LOOK_AT = 256
+"""Candidates begun by others that are looked at first; those beyond are served when nothing fresh is left."""
 
 
 class CardLayer(NamedTuple):
@@ -62,15 +66,15 @@ def fill_tray(
     """Up to `count` candidates leased to this reviewer for `seconds`, of one round or of the oldest open ones.
 
     First those that are the reviewer's already and that the page is not `holding` (it was reloaded), then new ones by
-    falling priority. The leases of all that is held are renewed; a candidate on the page whose lease was swept away is
-    leased again if nobody has taken it, and told as lost otherwise. Two reviewers never get the same candidate: a
-    claim locks rows and skips locked ones.
+    falling priority; where several decide, those begun by others first. The leases of all that is held are renewed; a
+    candidate on the page whose lease was swept away is leased again if nobody has taken it, and told as lost otherwise.
+    Two reviewers never get the same candidate: a claim locks rows and skips locked ones.
     """
     holder = holder_of(reviewer_id)
     held = leases.renew(tx, holder, "review", seconds)
     swept = [one for one in holding if one not in held]
     if swept:
-        held |= _lease(tx, _CLAIM_THESE, holder, seconds, {"ids": swept})
+        held |= _lease(tx, _CLAIM_THESE, holder, seconds, {"ids": swept, "reviewer": reviewer_id})
     known = [one for one in held if one not in set(holding)]
     ids = (
         [row.id for row in tx.execute(_STILL_SERVED, {"ids": known, "round": round_id, "count": count})]
@@ -79,18 +83,51 @@ def fill_tray(
     )
     room = min(count - len(ids), MOST_HELD - len(held))
     if room > 0:
-        ids += _claim_waiting(tx, round_id, room, holder, seconds)
+        ids += _claim_waiting(tx, reviewer_id, round_id, room, seconds)
     return Tray(read_cards(tx, ids), tuple(one for one in holding if one not in held))
 
 
-def _claim_waiting(tx: Transaction, round_id: int | None, count: int, holder: str, seconds: int) -> list[uuid.UUID]:
-    """Lease waiting candidates, round by round from the oldest open one, until there are enough or no more."""
+def _claim_waiting(
+    tx: Transaction, reviewer_id: int, round_id: int | None, count: int, seconds: int
+) -> list[uuid.UUID]:
+    """Lease candidates, round by round from the oldest open one, until there are enough or no more.
+
+    A place that the coin gives to gold is filled with gold, unless nothing else is left to hide it among.
+    """
     claimed: list[uuid.UUID] = []
-    for row in tx.execute(_SERVING, {"round": round_id}).all():
-        wanted = {"round": row.id, "count": count - len(claimed)}
-        claimed += _lease(tx, _CLAIM_WAITING, holder, seconds, wanted)
+    for row in tx.execute(_SERVING, {"round": round_id, "reviewer": reviewer_id}).all():
+        room = count - len(claimed)
+        hidden = gold.draw_places(room, row.gold_share)
+        shown = _claim_of_round(tx, row, reviewer_id, room - hidden, seconds)
+        if shown or room == hidden:
+            shown += gold.claim_gold(tx, row.id, reviewer_id, shown, hidden, seconds)
+        claimed += shown
         if len(claimed) >= count:
             break
+    return claimed
+
+
+def _claim_of_round(tx: Transaction, row: sa.Row[Any], reviewer_id: int, count: int, seconds: int) -> list[uuid.UUID]:
+    """Lease waiting candidates of one round; those that several decide are never shown twice to one of them.
+
+    First what adjudicators settle, then what others have begun, so that verdicts come soon, then fresh ones; last,
+    whatever of those begun lies beyond the first LOOK_AT.
+    """
+    holder = holder_of(reviewer_id)
+    fresh = {"round": row.id, "level": 0}
+    begun = [{"round": row.id, "level": level, "reviewer": reviewer_id} for level in range(row.overlap - 1, 0, -1)]
+    if row.overlap > 1 and row.adjudicates:
+        begun.insert(0, {"round": row.id, "level": row.overlap, "reviewer": reviewer_id})
+    tries = [
+        *((_CLAIM_BEGUN, which | {"most": LOOK_AT}) for which in begun),
+        (_CLAIM_WAITING, fresh),
+        *((_CLAIM_BEGUN, which | {"most": None}) for which in begun),
+    ]
+    claimed: list[uuid.UUID] = []
+    for claim, which in tries:
+        if len(claimed) >= count:
+            break
+        claimed += _lease(tx, claim, holder, seconds, which | {"count": count - len(claimed)})
     return claimed
 
 
@@ -123,10 +160,14 @@ def _sql(text: str) -> sa.TextClause:
 
 
 # A lateral with a limit: one look into the partial index per open round, whatever the planner believes of their sizes.
-_SERVING = _sql("""
-    select r.id from rounds r
+_SERVING = _sql(f"""
+    select r.id, coalesce((r.consensus ->> 'overlap')::int, 1) as overlap, me.access in ({ADJUDICATORS}) as adjudicates,
+        case when me.kind = '{PERSON}' then coalesce((r.gold ->> 'share')::float, 0) else 0 end as gold_share
+    from rounds r
+    join reviewers me on me.id = :reviewer and me.paused is null
     cross join lateral (select from candidates c where c.round_id = r.id and c.state = 'waiting' limit 1) one
-    where r.state = 'open' and (cast(:round as integer) is null or r.id = :round) order by r.id""")
+    where r.state = 'open' and r.purpose <> '{gold.GOLD}' and (cast(:round as integer) is null or r.id = :round)
+    order by r.id""")
 
 _CLAIM_PICKED = """
     shown as (update candidates c set state = 'showing' from picked where c.id = picked.id returning c.id)
@@ -139,25 +180,45 @@ _CLAIM_PICKED = """
 # Materialized: inlined, the limit could be applied once per row of the update.
 _CLAIM_WAITING = _sql(f"""
     with picked as materialized (
-        select id from candidates where round_id = :round and state = 'waiting'
+        select id from candidates where round_id = :round and state = 'waiting' and decided = :level
         order by priority desc, id limit :count for update skip locked),
+    {_CLAIM_PICKED}""")
+
+_DECIDED_BY_ME = """exists (
+    select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
+        and d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id))"""
+
+_CLAIM_BEGUN = _sql(f"""
+    with near as materialized (
+        select id from candidates where round_id = :round and state = 'waiting' and decided = :level
+        order by priority desc, id limit :most),
+    picked as materialized (
+        select c.id from near join candidates c on c.id = near.id
+        where c.state = 'waiting' and c.decided = :level and not {_DECIDED_BY_ME}
+        order by c.priority desc, c.id limit :count for update of c skip locked),
     {_CLAIM_PICKED}""")
 
 _CLAIM_THESE = _sql(f"""
     with picked as materialized (
-        select id from candidates where id = any(:ids) and state = 'waiting' for update skip locked),
+        select c.id from candidates c join rounds r on r.id = c.round_id
+        where c.id = any(:ids) and c.state = 'waiting' and not {_DECIDED_BY_ME}
+            and (c.decided < coalesce((r.consensus ->> 'overlap')::int, 1)
+                or (select access in ({ADJUDICATORS}) from reviewers where id = :reviewer))
+        for update of c skip locked),
     {_CLAIM_PICKED}""")
 
 _STILL_SERVED = _sql("""
-    select c.id from candidates c join rounds r on r.id = c.round_id
+    select c.id from candidates c left join gold g on g.candidate_id = c.id
+    join rounds r on r.id = coalesce(g.round_id, c.round_id)
     where c.id = any(:ids) and c.state = 'showing' and r.state = 'open'
         and (cast(:round as integer) is null or r.id = :round)
     order by c.priority desc, c.id limit :count""")
 
 _CARDS = _sql("""
-    select c.id, c.round_id, r.kind, p.text, p.foreground, p.background, c.flags, s.signals, l.layers
+    select c.id, r.id as round_id, r.kind, p.text, p.foreground, p.background, c.flags, s.signals, l.layers
     from candidates c
-    join rounds r on r.id = c.round_id
+    left join gold g on g.candidate_id = c.id
+    join rounds r on r.id = coalesce(g.round_id, c.round_id)
     join prompts p on p.id = c.prompt_id
     left join screenings s on s.candidate_id = c.id
     cross join lateral (

@@ -160,6 +160,16 @@ def keep_screenings(tx: Transaction, measured: Sequence[MeasuredCandidate], rule
     return len(ours)
 
 
+def measure_single(rgba: RGBA, prompt: str) -> dict[str, float | None]:
+    """All that screening measures of a single layer: its signals, and whether it shows its prompt's colour and shape.
+
+    The latter are 1 or 0, and left out where the prompt is free text.
+    """
+    shown = shows_prompt(rgba, prompt)
+    agreement = {} if shown is None else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
+    return measure(rgba) | agreement
+
+
 def _measure(store: ObjectStore, row: sa.Row[Any]) -> MeasuredCandidate:
     kind = Kind(row.kind)
     wanted = list(LayerRole) if kind is Kind.pair else [next(role for role in LayerRole if role in row.layers)]
@@ -172,18 +182,12 @@ def _measure(store: ObjectStore, row: sa.Row[Any]) -> MeasuredCandidate:
         drawn = {role: np.asarray(decode_layer(store.get(row.layers[role][0]))) for role in wanted}
     except (Corrupt, NotFound) as error:
         return MeasuredCandidate(row.id, kind, sha256, fault=error.message)
-    signals = measure(drawn[wanted[0]])
     if kind is Kind.pair:
-        signals |= measure_pair(drawn) | measure_agreement(drawn, Prompt(row.text, row.foreground, row.background))
+        signals = measure(drawn[wanted[0]]) | measure_pair(drawn)
+        signals |= measure_agreement(drawn, Prompt(row.text, row.foreground, row.background))
     else:
-        signals |= _agreement(drawn[wanted[0]], row.text)
+        signals = measure_single(drawn[wanted[0]], row.text)
     return MeasuredCandidate(row.id, kind, sha256, visible, signals, fingerprint(drawn[tells]))
-
-
-def _agreement(rgba: RGBA, prompt: str) -> dict[str, float | None]:
-    """Whether the layer shows the colour and the shape of its prompt, 1 or 0; nothing where the prompt is free text."""
-    shown = shows_prompt(rgba, prompt)
-    return {} if shown is None else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
 
 
 def _refusals(tx: Transaction, sound: Sequence[MeasuredCandidate], rules: Sequence[Rule]) -> dict[uuid.UUID, Refusal]:

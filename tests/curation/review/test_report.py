@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from curation import leases, rounds
 from curation.domain import CandidateState, RejectReason, Verdict
 from curation.errors import NotFound
-from curation.review import decisions, report
+from curation.review import decisions, progress, report
 from curation.review.reviewers import add_reviewer, oracle_reviewer
 from curation.tables import candidates, screenings
 from tests.making import make_candidates, make_round
@@ -174,10 +174,10 @@ def test_progress_of_one_round_or_of_all_open_ones(database, store):
         decisions.take_tray(tx, ann, first, 3, (), 60)
         decisions.decide(tx, ann, ids[0], Verdict.accept, key=uuid.uuid4())
         decisions.decide(tx, ann, ids[1], Verdict.reject, key=uuid.uuid4())
-        assert report.review_progress(tx, ann, first) == {"waiting": 1, "decided": 2, "accepted": 1, "mine": 2}
-        assert report.review_progress(tx, bob, None) == {"waiting": 3, "decided": 2, "accepted": 1, "mine": 0}
+        assert progress.review_progress(tx, ann, first) == {"waiting": 1, "decided": 2, "accepted": 1, "mine": 2}
+        assert progress.review_progress(tx, bob, None) == {"waiting": 3, "decided": 2, "accepted": 1, "mine": 0}
         decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
-        assert report.review_progress(tx, ann, first) == {"waiting": 2, "decided": 1, "accepted": 1, "mine": 1}
+        assert progress.review_progress(tx, ann, first) == {"waiting": 2, "decided": 1, "accepted": 1, "mine": 1}
         rounds.close_round(tx, first, "test")
-        assert report.review_progress(tx, ann, None) == {"waiting": 2, "decided": 0, "accepted": 0, "mine": 0}
+        assert progress.review_progress(tx, ann, None) == {"waiting": 2, "decided": 0, "accepted": 0, "mine": 0}
         assert leases.sweep(tx) == {}

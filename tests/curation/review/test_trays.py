@@ -177,10 +177,11 @@ def test_a_claim_reads_the_partial_index_and_only_what_it_takes(database, store)
         )
         tx.execute(sa.text("analyze candidates"))
         claim = sa.text(f"explain (analyze, buffers, format json) {trays._CLAIM_WAITING.text}")
-        wanted = {"round": number, "count": 8, "holder": "reviewer 1", "seconds": 60}
+        me = add_reviewer(tx, "ann").id
+        wanted = {"round": number, "level": 0, "count": 8, "holder": "reviewer 1", "seconds": 60}
         (plan,) = tx.execute(claim, wanted).scalar_one()
         (serving,) = tx.execute(
-            sa.text(f"explain (analyze, format json) {trays._SERVING.text}"), {"round": None}
+            sa.text(f"explain (analyze, format json) {trays._SERVING.text}"), {"round": None, "reviewer": me}
         ).scalar_one()
     scans = [node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"]
     assert len(scans) == 1

@@ -1,0 +1,306 @@
+"""Several blind verdicts become one: by majority, by what is known of who gave them, or by an adjudicator."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+
+import pytest
+import sqlalchemy as sa
+
+from curation import leases, rounds
+from curation.database import Database
+from curation.domain import Access, CandidateState, Job, Said, Verdict
+from curation.errors import Conflict, Refused
+from curation.review import aggregation, decisions
+from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.trays import fill_tray
+from curation.tables import aggregations, candidates, reviewers, samples
+from curation.tables import decisions as decisions_table
+from curation.tables import leases as leases_table
+from tests.making import make_candidates, make_round, states
+
+ACCEPT, REJECT, SKIP = Verdict.accept, Verdict.reject, Verdict.skip
+
+
+@dataclass
+class Panel:
+    """A round that several decide, with its candidates and people by name."""
+
+    database: Database
+    number: int
+    ids: list[uuid.UUID]
+    people: dict[str, int] = field(default_factory=dict)
+
+    def who(self, name: str, access: Access = Access.annotator) -> int:
+        if name not in self.people:
+            with self.database.transaction() as tx:
+                self.people[name] = add_reviewer(tx, name, access).id
+        return self.people[name]
+
+    def take(self, name: str, count: int = 8, holding: tuple[uuid.UUID, ...] = ()) -> list[uuid.UUID]:
+        with self.database.transaction() as tx:
+            return [card.id for card in fill_tray(tx, self.who(name), self.number, count, holding, 60).cards]
+
+    def decide(self, name: str, candidate: uuid.UUID, verdict: Verdict = ACCEPT, **more):
+        with self.database.transaction() as tx:
+            return decisions.decide(tx, self.who(name), candidate, verdict, **{"key": uuid.uuid4(), **more})
+
+    def undo(self, name: str, decision: int | None = None):
+        with self.database.transaction() as tx:
+            return decisions.undo(tx, self.who(name), decision, key=uuid.uuid4(), seconds=60)
+
+    def row(self, candidate: uuid.UUID) -> tuple[str, int]:
+        with self.database.transaction() as tx:
+            return tuple(
+                tx.execute(
+                    sa.select(candidates.c.state, candidates.c.decided).where(candidates.c.id == candidate)
+                ).one()
+            )
+
+    def sampled(self) -> set[uuid.UUID]:
+        with self.database.transaction() as tx:
+            standing = sa.select(samples.c.candidate_id).where(samples.c.withdrawn_at.is_(None))
+            return set(tx.execute(standing).scalars())
+
+
+@pytest.fixture
+def open_panel(database, store):
+    def open_(consensus: Consensus, count: int = 3) -> Panel:
+        with database.transaction() as tx:
+            number = make_round(tx)
+            set_consensus(tx, number, consensus, "test")
+            return Panel(database, number, list(make_candidates(tx, store, number, count)))
+
+    return open_
+
+
+def majority(overlap: int = 3, **more) -> Consensus:
+    return Consensus(Rule.majority, overlap, **more)
+
+
+def test_a_verdict_stands_when_enough_have_said_it(open_panel):
+    panel = open_panel(majority())
+    one = panel.ids[0]
+    for name in ("ann", "bob"):
+        assert one in panel.take(name)
+        assert panel.decide(name, one).state == "accepted", "what this verdict says by itself: the others' stay unseen"
+    assert panel.row(one) == ("waiting", 2)
+    assert panel.sampled() == set()
+    panel.decide("cy", one, REJECT)
+    assert panel.row(one) == ("accepted", 3)
+    assert panel.sampled() == {one}
+    with pytest.raises(Conflict, match="accepted already"):
+        panel.decide("dan", one)
+
+
+def test_nobody_is_shown_a_candidate_twice(open_panel):
+    panel = open_panel(majority(2))
+    one, two, three = panel.ids
+    assert set(panel.take("ann")) == {one, two, three}
+    panel.decide("ann", one)
+    assert panel.take("ann", holding=(two, three)) == [], "the others are held, the first is decided"
+    with pytest.raises(Conflict, match="you have decided"):
+        panel.decide("ann", one)
+    assert panel.take("bob") == [one], "begun by somebody else"
+    with panel.database.transaction() as tx:
+        tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
+        leases.sweep(tx)
+    with panel.database.transaction() as tx:
+        tray = fill_tray(tx, panel.who("ann"), panel.number, 0, (one, two), 60)
+    assert tray.lost == (one,), "swept, and not to be looked at again by who has decided it"
+
+
+def test_begun_candidates_come_before_fresh_ones(open_panel):
+    panel = open_panel(majority(2), count=6)
+    first = panel.take("ann", 2)
+    for one in first:
+        panel.decide("ann", one)
+    assert set(panel.take("bob", 2)) == set(first)
+
+
+def test_beyond_the_first_look_the_rest_is_found_once_nothing_fresh_is_left(open_panel, monkeypatch):
+    monkeypatch.setattr("curation.review.trays.LOOK_AT", 2)
+    panel = open_panel(majority(2), count=6)
+    shown = panel.take("ann", 5)
+    for one in shown:
+        panel.decide("ann", one)
+    (last,) = panel.take("bob", 6)[-1:]
+    assert set(panel.take("bob", 6)) == set(panel.ids), "two begun, the fresh one, and the three beyond"
+    assert last in panel.ids
+
+
+def test_a_tie_goes_to_an_adjudicator_who_has_not_decided_it(open_panel):
+    panel = open_panel(majority(2))
+    one = panel.ids[0]
+    panel.who("eve", Access.engineer)
+    panel.who("fay", Access.engineer)
+    panel.decide("ann", one)
+    panel.decide("eve", one, REJECT)
+    assert panel.row(one) == ("waiting", 2)
+    assert one not in panel.take("bob"), "an annotator settles nothing"
+    assert one not in panel.take("eve"), "she is one of those who disagree"
+    with pytest.raises(Conflict, match="decided already"):
+        panel.decide("bob", one)
+    with panel.database.transaction() as tx:
+        leases.hand_back(tx, f"reviewer {panel.who('bob')}")
+        leases.hand_back(tx, f"reviewer {panel.who('eve')}")
+    assert one in panel.take("fay")
+    final = panel.decide("fay", one)
+    assert panel.row(one) == ("accepted", 2)
+    with panel.database.transaction() as tx:
+        rows = tx.execute(sa.select(decisions_table.c.final).order_by(decisions_table.c.id)).scalars().all()
+    assert rows == [False, False, True]
+    with pytest.raises(Conflict, match="for good"):
+        panel.undo("ann")
+    assert panel.undo("fay", final.decision).card.id == one
+    assert panel.row(one) == ("showing", 2)
+    panel.decide("fay", one, REJECT)
+    assert panel.row(one) == ("rejected", 2)
+    assert panel.sampled() == set()
+
+
+def test_certainty_one_asks_that_all_agree(open_panel):
+    panel = open_panel(majority(3, certainty=1.0))
+    one, two, _ = panel.ids
+    for name, verdict in (("ann", ACCEPT), ("bob", ACCEPT), ("cy", REJECT)):
+        panel.decide(name, one, verdict)
+        panel.decide(name, two, REJECT)
+    assert panel.row(one) == ("waiting", 3)
+    assert panel.row(two) == ("rejected", 3)
+
+
+def test_undoing_one_of_several_reopens_it(open_panel):
+    panel = open_panel(majority(3))
+    one = panel.ids[0]
+    told = {name: panel.decide(name, one).decision for name in ("ann", "bob", "cy")}
+    assert panel.sampled() == {one}
+    assert panel.undo("ann", told["ann"]).card.id == one
+    assert panel.row(one) == ("showing", 2)
+    assert panel.sampled() == set()
+    with pytest.raises(Conflict, match="somebody else"):
+        panel.decide("dan", one)
+    panel.decide("ann", one, REJECT)
+    assert panel.row(one) == ("accepted", 3), "two still accept it"
+
+
+def test_a_verdict_is_taken_back_even_while_the_next_reviewer_looks(open_panel):
+    panel = open_panel(majority(2), count=1)
+    (one,) = panel.take("ann")
+    panel.decide("ann", one)
+    assert panel.take("bob") == [one]
+    assert panel.undo("ann").card.id == one
+    assert panel.row(one) == ("showing", 0)
+    with panel.database.transaction() as tx:
+        assert fill_tray(tx, panel.who("bob"), panel.number, 0, (one,), 60).lost == (one,)
+    panel.decide("ann", one, REJECT)
+    assert panel.take("bob") == [one]
+
+
+def test_a_skip_is_no_verdict(open_panel):
+    panel = open_panel(majority(2), count=1)
+    (one,) = panel.ids
+    panel.decide("ann", one, SKIP)
+    assert panel.row(one) == ("waiting", 0)
+    panel.decide("bob", one)
+    panel.decide("cy", one, REJECT)
+    with pytest.raises(Conflict, match="waiting by now"):
+        panel.undo("ann")
+
+
+def test_the_oracle_decides_alone_unless_it_is_a_voice(open_panel):
+    alone, voice = open_panel(majority(2)), open_panel(majority(2, machines_vote=True))
+    for panel, state in ((alone, "rejected"), (voice, "waiting")):
+        panel.decide("ann", panel.ids[0])
+        with panel.database.transaction() as tx:
+            oracle = oracle_reviewer(tx)
+            card = next(
+                card for card in decisions.take_tray(tx, oracle, panel.number, 8, (), 60) if card.id == panel.ids[0]
+            )
+            decisions.decide_by_oracle(tx, oracle, card, Said(REJECT, (), "a halo"))
+        assert panel.row(panel.ids[0])[0] == state
+        with panel.database.transaction() as tx:
+            tx.execute(sa.update(reviewers).values(name=sa.func.md5(reviewers.c.name)))
+
+
+def test_what_is_known_of_reviewers_settles_what_a_majority_would_not(open_panel):
+    """Ann and Bob are always right, Cy says what he likes: learnt from the others, two against one is sure enough."""
+    panel = open_panel(Consensus(Rule.dawid_skene, 3, certainty=0.9), count=30)
+    asked: list[Job] = []
+    panel.database.send = asked.append
+    truth = {one: place % 2 == 0 for place, one in enumerate(panel.ids)}
+    for place, one in enumerate(panel.ids):
+        right = ACCEPT if truth[one] else REJECT
+        panel.decide("ann", one, right)
+        panel.decide("bob", one, right)
+        panel.decide("cy", one, right if place % 3 else (REJECT if truth[one] else ACCEPT))
+    assert Job("aggregate", (panel.number,)) in asked
+    assert states(panel.database, panel.number) == {"accepted": 10, "rejected": 10, "waiting": 10}
+    with panel.database.transaction() as tx:
+        assert aggregation.resolve_waiting(tx, panel.number) == 10
+        assert tx.scalar(sa.select(aggregations.c.votes)) == 90
+    assert states(panel.database, panel.number) == {"accepted": 15, "rejected": 15}
+    assert panel.sampled() == {one for one in panel.ids if truth[one]}
+
+
+def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
+    """Three careless reviewers outvote two careful ones now and then; who else agrees with whom tells it."""
+    panel = open_panel(majority(5), count=25)
+    wrong = {"ann": (), "bob": (), "cy": (0, 1), "dan": (1, 2), "eve": (1, 3)}
+    for place, one in enumerate(panel.ids):
+        right, other = (ACCEPT, REJECT) if place % 2 else (REJECT, ACCEPT)
+        for name, when in wrong.items():
+            panel.decide(name, one, other if place % 5 in when else right)
+    before = states(panel.database, panel.number)
+    with panel.database.transaction() as tx:
+        told = aggregation.find_flips(tx, panel.number, certainty=0.9)
+    assert states(panel.database, panel.number) == before, "a dry run"
+    assert {skill["reviewer"] for skill in told["skills"]} == set(wrong)
+    assert told["decided"] == 25
+    assert {flip["candidate"] for flip in told["flips"]} == {
+        one for place, one in enumerate(panel.ids) if place % 5 == 1
+    }
+    for flip in told["flips"]:
+        assert flip["is"] != flip["would_be"]
+        assert len(flip["votes"]) == 5
+    with panel.database.transaction() as tx:
+        assert aggregation.apply_flips(tx, told) == len(told["flips"])
+        assert aggregation.apply_flips(tx, told) == 0, "told once, turned once"
+        rows = tx.execute(sa.select(decisions_table).where(decisions_table.c.desk == "consensus")).all()
+    assert len(rows) == len(told["flips"])
+    assert all(row.final and row.comment.startswith(f"aggregation {told['aggregation']}:") for row in rows)
+    assert {row.candidate_id: row.verdict for row in rows} == {
+        flip["candidate"]: "accept" if flip["would_be"] == "accepted" else "reject" for flip in told["flips"]
+    }
+    with panel.database.transaction() as tx:
+        accepted = set(
+            tx.execute(sa.select(candidates.c.id).where(candidates.c.state == CandidateState.accepted)).scalars()
+        )
+        again = aggregation.find_flips(tx, panel.number, certainty=0.9)
+    assert panel.sampled() == accepted
+    assert again["flips"] == []
+
+
+def test_consensus_is_said_before_the_first_decision(open_panel):
+    panel = open_panel(majority(2))
+    panel.decide("ann", panel.ids[0])
+    with pytest.raises(Conflict, match="has begun"), panel.database.transaction() as tx:
+        set_consensus(tx, panel.number, Consensus(), "test")
+    for wrong in ({"overlap": 2}, {"rule": Rule.majority}, {"rule": Rule.majority, "overlap": 99}, {"certainty": 2}):
+        with pytest.raises(Refused):
+            Consensus(**wrong)
+    assert Consensus.read({}) == Consensus()
+
+
+def test_closing_a_round_withdraws_what_lacks_a_verdict(open_panel):
+    panel = open_panel(majority(2))
+    one, two, _ = panel.ids
+    for name in ("ann", "bob"):
+        panel.decide(name, one)
+    panel.decide("ann", two)
+    with panel.database.transaction() as tx:
+        assert rounds.close_round(tx, panel.number, "test") == 2
+    with pytest.raises(Conflict, match="closed"):
+        panel.undo("ann")
+    assert panel.sampled() == {one}

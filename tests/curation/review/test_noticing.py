@@ -1,0 +1,125 @@
+"""Curves of simulated reviewers give back the thresholds that were planted in them; defects grow with severity."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from curation.errors import Refused
+from curation.intake.figures import choose_subject, draw
+from curation.layers import over
+from curation.review.dawid_skene import Skills, Vote, fit_skills
+from curation.review.noticing import LAPSE, Look, fit_curve, rejects
+from curation.screening.defects import DEFECTS, REASONS, plant
+
+GREEN = (90, 160, 90)
+
+
+def simulate(rng: np.random.Generator, threshold: float, n: int, slope: float = 12.0, guess: float = 0.05):
+    severities = rng.uniform(0.02, 1, n)
+    said = rng.random(n) < rejects(severities, threshold, slope, guess)
+    return [Look(float(s), bool(r)) for s, r in zip(severities, said, strict=True)]
+
+
+@pytest.mark.parametrize("threshold", [0.15, 0.3, 0.5, 0.7])
+def test_curves_recover_the_thresholds_of_simulated_reviewers(threshold):
+    """100 reviewers with 60 answers each: no bias, and the 95 % interval holds the truth in at least 90 of 100."""
+    rng = np.random.default_rng([1, round(100 * threshold)])
+    curves = [fit_curve(simulate(rng, threshold, 60), list(rng.random(20) < 0.05)) for _ in range(100)]
+    assert abs(np.mean([curve.threshold for curve in curves]) - threshold) < 0.02
+    assert sum(curve.low <= threshold <= curve.high for curve in curves) >= 90
+
+
+def test_more_answers_make_a_narrower_interval():
+    rng = np.random.default_rng(2)
+    widths = [
+        np.mean([(c := fit_curve(simulate(rng, 0.4, n), [False] * 20)).high - c.low for _ in range(20)])
+        for n in (10, 40, 160)
+    ]
+    assert widths[0] > 1.4 * widths[1] > 1.4 * 1.4 * widths[2]
+
+
+def test_answers_that_are_all_alike_are_borne():
+    blind = fit_curve([Look(s, rejected=False) for s in np.linspace(0.1, 1, 20)], [False] * 20)
+    keen = fit_curve([Look(s, rejected=True) for s in np.linspace(0.1, 1, 20)], [False] * 20)
+    assert blind.low > 0.9
+    assert keen.high < 0.35
+    assert fit_curve([], [False]) is None
+    assert keen.guess < fit_curve([Look(0.5, rejected=True)], [True] * 8).guess
+    assert rejects(1.0, 0.1, 50, 0.05) == pytest.approx(1 - LAPSE)
+    assert rejects(0.0, 0.9, 50, 0.05) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_grows_with_its_severity(defect):
+    rng = np.random.default_rng(4)
+    rgba = draw(choose_subject(rng), rng, 96)
+    seen = (rgba[..., 3] > 128).sum()
+    assert (plant(rgba, defect, 0, rng) == rgba).all()
+    before = over(rgba, GREEN).astype(float)
+    changed = []
+    for severity in (0.1, 0.4, 1.0):
+        planted = plant(rgba, defect, severity, np.random.default_rng(9))
+        assert planted.shape == rgba.shape and planted.dtype == np.uint8
+        moved = (
+            seen - (planted[..., 3] > 128).sum() if defect == "cut" else np.abs(over(planted, GREEN) - before).mean()
+        )
+        changed.append(moved)
+    assert 0 < changed[0] < changed[1] < changed[2], "a cut by what is gone, all else by what is seen"
+    assert defect in REASONS
+
+
+@pytest.mark.parametrize("empty", [True, False])
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_can_be_planted_in_anything(defect, empty):
+    rgba = np.full((17, 31, 4), 0 if empty else 255, np.uint8)
+    for seed in range(4):
+        assert plant(rgba, defect, 0.7, np.random.default_rng(seed)).shape == rgba.shape
+
+
+def test_unknown_defects_and_severities_are_refused():
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    for defect, severity in (("dust", 0.5), ("haze", 1.5), ("haze", -0.1)):
+        with pytest.raises(Refused):
+            plant(rgba, defect, severity, np.random.default_rng(0))
+
+
+def simulated_votes(rng: np.random.Generator, skills: list[tuple[float, float]], items: int, overlap: int):
+    """Votes of reviewers drawn at random for each item, and the truths; three in ten are sound."""
+    truth = rng.random(items) < 0.3
+    votes = []
+    for item in range(items):
+        for who in rng.choice(len(skills), overlap, replace=False):
+            right = rng.random() < (skills[who][0] if truth[item] else skills[who][1])
+            votes.append(Vote(item, int(who), bool(truth[item] == right)))
+    return votes, truth
+
+
+def test_dawid_and_skene_know_reviewers_by_their_verdicts_alone():
+    rng = np.random.default_rng(6)
+    skills = [(0.95, 0.97), (0.9, 0.6), (0.6, 0.95), (0.8, 0.8), (0.55, 0.5)]
+    votes, truth = simulated_votes(rng, skills, 3_000, 4)
+    fit = fit_skills(votes)
+    for who, (accepts, rejects_) in enumerate(skills):
+        assert fit.skills.of[who] == pytest.approx((accepts, rejects_), abs=0.05)
+    assert fit.skills.sound == pytest.approx(truth.mean(), abs=0.03)
+    right = np.mean([(fit.probability[item] > 0.5) == truth[item] for item in range(len(truth))])
+    assert right > 0.93
+
+
+def test_what_is_known_teaches_and_is_no_verdict():
+    """With single verdicts nothing tells a liar, until gold does."""
+    votes = [Vote(f"item {place}", 1, place % 2 == 0) for place in range(20)]
+    gold = [Vote(f"gold {place}", 1, True) for place in range(30)]
+    fit = fit_skills(votes + gold, {f"gold {place}": False for place in range(30)})
+    assert set(fit.probability) == {f"item {place}" for place in range(20)}
+    assert fit.skills.of[1].rejects_unsound < 0.2
+    assert fit_skills([]).probability == {}
+
+
+def test_probability_is_bayes_rule():
+    known = Skills(0.25)
+    accepted_once = 0.25 * 0.8 / (0.25 * 0.8 + 0.75 * 0.2)
+    assert known.probability([(1, True)]) == pytest.approx(accepted_once)
+    assert known.probability([]) == pytest.approx(0.25)
+    assert known.probability([(1, True), (2, False)]) == pytest.approx(0.25), "newcomers who disagree say nothing"
