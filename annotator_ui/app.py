@@ -54,6 +54,8 @@ PAGES = {
     "/snapshots": "snapshots",
     "/snapshots/{name}": "snapshot",
     "/checkpoints": "checkpoints",
+    "/reviewers": "reviewers",
+    "/me": "me",
     "/sign-in": "sign_in",
 }
 """Address of a page: the name of its template in pages/ and of its module in static/."""

@@ -170,3 +170,43 @@ interface RunRow {
   started_at: string | null;
   finished_at: string | null;
 }
+
+interface Share {
+  value: number;
+  low: number;
+  high: number;
+  n: number;
+}
+
+interface NoticedDefect {
+  defect: string;
+  threshold: number;
+  low: number;
+  high: number;
+  slope: number;
+  guess: number;
+  n: number;
+}
+
+/** What is known of one reviewer; null where it cannot be told yet. */
+interface Standing {
+  name: string;
+  kind: string;
+  access: Access;
+  paused: string | null;
+  decisions: number;
+  accepted: Share | null;
+  hours: number;
+  decisions_per_hour: number | null;
+  dwell_ms: { n: number; median: number | null; p90: number | null };
+  undone: Share | null;
+  agreement: { alike: Share | null; ac1: { value: number | null; low: number | null; high: number | null } };
+  gold: { noticed: Share | null; clean_accepted: Share | null; curves: NoticedDefect[] };
+  facts: {
+    run: { verdict: string; longest: number; expected: number; chance: number } | null;
+    quick: Share | null;
+    dwell_change_per_hour: Share | null;
+    missed_early: Share | null;
+    missed_late: Share | null;
+  };
+}

@@ -8,6 +8,7 @@ const RANK = ["annotator", "engineer", "trainer", "admin"];
 /** Shows who is signed in. @param {Me} me */
 export function showMe(me) {
   fill(part("me"), make("strong", {}, me.name), " ", make("span", { class: "quiet" }, me.access));
+  part("me").hidden = false;
   part("sign-out").hidden = false;
   for (const link of document.querySelectorAll("nav [data-access]")) {
     link.toggleAttribute("hidden", !mayAct(me, /** @type {Access} */ (link.getAttribute("data-access"))));

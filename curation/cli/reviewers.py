@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, Json, house, print_rows, talk
+from curation.cli.show import ACTOR, Json, house, print_json, print_rows, talk
 from curation.domain import Access
 
 app = typer.Typer(no_args_is_help=True)
@@ -46,6 +46,22 @@ def list_(as_json: Json = False) -> None:
         rows = [dict(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
     columns = {name: itemgetter(name) for name in ("name", "kind", "access", "active", "paused")}
     print_rows(rows, columns, as_json)
+
+
+@app.command()
+def figures(
+    name: Annotated[str | None, typer.Argument(help="The reviewer's name; everybody's without it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How fast people decide, how they agree, what they notice in gold, and facts about runs and fatigue."""
+    from curation.review import reviewers, standing
+
+    with house() as opened, opened.database.transaction() as tx:
+        if name is None:
+            told = standing.all_figures(tx)
+        else:
+            told = [standing.reviewer_figures(tx, reviewers.find_reviewer(tx, name), to_themselves=False)]
+    print_json(told) if as_json else print("\n".join(standing.as_text(one) for one in told))
 
 
 @app.command()

@@ -1,10 +1,12 @@
 """Measures the review queue as reviewers meet it: a real API process, a real PostgreSQL, clients in processes of their own.
 
     python -m tests.benchmarks.review_queue [--database postgresql://...] [--candidates 1000 100000] [--clients 1 8]
+        [--overlap 1 3] [--begun 0 50000]
 
 For each size of the queue and number of clients it prints p50 and p95 of taking a tray of 8 and of a decision (half of
 them accepts, which also make a sample), the CPU-milliseconds that the API process and PostgreSQL spent per decided
-candidate (trays and authentication included, /proc/<pid>/stat), and how many candidates were given to two clients.
+candidate (trays and authentication included, /proc/<pid>/stat), and how many candidates were given to two clients at
+once (with an overlap: twice to one client). With an overlap, `--begun` candidates have a verdict of the first client.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from curation.adapters import embedded_postgres
 from curation.adapters.pgmq_schema import install_pgmq
 from curation.database import Database
 from curation.domain import Access
+from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.reviewers import add_reviewer, issue_token
 from curation.schema import migrate
 from curation.settings import EMBEDDED, Settings
@@ -57,21 +61,24 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that databases and processes are cleared away
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {sys.version.split()[0]}, tray of {TRAY}")
     print(
-        f"{'waiting':>8} {'clients':>7} | {'tray p50':>8} {'p95 ms':>7} | {'decide p50':>10} {'p95 ms':>7} | "
+        f"{'waiting':>8} {'clients':>7} {'overlap':>7} {'begun':>7} | {'tray p50':>8} {'p95 ms':>7} | {'decide p50':>10} {'p95 ms':>7} | "
         f"{'decisions/s':>11} | {'API CPU-ms':>10} {'PostgreSQL':>10} per candidate | duplicates"
     )
     with _server(options.database) as server:
         for waiting in options.candidates:
-            for clients in options.clients:
-                found = measure(server, waiting, clients, Bounds(options.decisions, options.seconds))
+            for clients, overlap, begun in product(options.clients, options.overlap, options.begun):
+                bounds = Bounds(options.decisions, options.seconds)
+                found = measure(server, waiting, clients, bounds, overlap, begun if overlap > 1 else 0)
                 print(json.dumps(found) if options.json else _line(found), flush=True)
 
 
-def measure(server: str, waiting: int, clients: int, bounds: Bounds) -> dict[str, Any]:
+def measure(
+    server: str, waiting: int, clients: int, bounds: Bounds, overlap: int = 1, begun: int = 0
+) -> dict[str, Any]:
     """One house of its own with so many waiting candidates, one API process, so many clients at once."""
     with _database(server) as address, tempfile.TemporaryDirectory() as home:
         database = Database(address)
-        tokens = _fill(database, waiting, clients)
+        tokens = _fill(database, waiting, clients, overlap, begun)
         with _api(address, home) as (url, pid):
             postgres = _postmaster(database)
             _warm_up(url, tokens.pop())
@@ -83,13 +90,18 @@ def measure(server: str, waiting: int, clients: int, bounds: Bounds) -> dict[str
             decided = sum(len(one["decide"]) for one in results)
             api_used = _cpu_seconds(pid) - api_before
             postgres_used = _postgres_seconds(postgres) - postgres_before
-        given = Counter(one for result in results for one in result["given"])
+        given = Counter(
+            (one, who if overlap > 1 else 0) for who, result in enumerate(results) for one in result["given"]
+        )
+        twice = "reviewer_id, candidate_id" if overlap > 1 else "candidate_id"
         with database.transaction() as tx:
-            kept = tx.execute(sa.text("select count(*), count(distinct candidate_id) from decisions")).one()
+            kept = tx.execute(sa.text(f"select count(*), count(distinct ({twice})) from decisions")).one()
         database.close()
     return {
         "waiting": waiting,
         "clients": clients,
+        "overlap": overlap,
+        "begun": begun,
         "tray_ms": _percentiles([ms for one in results for ms in one["tray"]]),
         "decide_ms": _percentiles([ms for one in results for ms in one["decide"]]),
         "decisions": decided,
@@ -133,18 +145,28 @@ def _warm_up(url: str, token: str) -> None:
     _review(url, token, 4 * TRAY, 10)
 
 
-def _fill(database: Database, waiting: int, clients: int) -> list[str]:
+def _fill(database: Database, waiting: int, clients: int, overlap: int, begun: int) -> list[str]:
     """An open round with so many waiting candidates of one layer each; sign-in tokens, one more than clients."""
     with database.transaction() as tx:
         for statement in _FILL:
             tx.execute(sa.text(statement), {"n": waiting})
         reviewers = [add_reviewer(tx, f"reviewer {i}", Access.annotator) for i in range(clients + 1)]
         tokens = [issue_token(tx, reviewer, 60) for reviewer in reviewers]
+        if overlap > 1:
+            set_consensus(tx, 1, Consensus(Rule.majority, overlap), "benchmark")
+            tx.execute(sa.text(_BEGUN), {"n": begun, "reviewer": reviewers[0].id})
     engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql("vacuum analyze")  # as autovacuum leaves a table that has stood for a minute
     return tokens
 
+
+_BEGUN = """
+    with decided as (
+        insert into decisions (candidate_id, reviewer_id, verdict, desk, key)
+        select md5('candidate' || i)::uuid, :reviewer, 'reject', 'pages', md5('key' || i)::uuid
+        from generate_series(1, :n) i returning candidate_id)
+    update candidates set decided = 1 from decided where candidates.id = decided.candidate_id"""
 
 _FILL = (
     "insert into snapshots (id, samples, counts) values (repeat('a', 64), 0, '{}')",
@@ -262,7 +284,7 @@ def _percentiles(latencies: list[float]) -> dict[str, float]:
 def _line(found: dict[str, Any]) -> str:
     postgres = found["postgres_cpu_ms"]
     return (
-        f"{found['waiting']:>8,} {found['clients']:>7} | {found['tray_ms']['p50']:>8.1f} {found['tray_ms']['p95']:>7.1f} | "
+        f"{found['waiting']:>8,} {found['clients']:>7} {found['overlap']:>7} {found['begun']:>7,} | {found['tray_ms']['p50']:>8.1f} {found['tray_ms']['p95']:>7.1f} | "
         f"{found['decide_ms']['p50']:>10.1f} {found['decide_ms']['p95']:>7.1f} | {found['decisions_per_second']:>11.0f} | "
         f"{found['api_cpu_ms']:>10.2f} {'-' if postgres is None else f'{postgres:.2f}':>10} {'':>13} | "
         f"{found['duplicates']:>10}"
@@ -274,6 +296,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--database", help="a PostgreSQL to make throw-away databases on; embedded when not given")
     parser.add_argument("--candidates", type=int, nargs="+", default=[1_000, 100_000])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--overlap", type=int, nargs="+", default=[1], help="how many decide each candidate")
+    parser.add_argument(
+        "--begun", type=int, nargs="+", default=[0], help="candidates that the first client has decided"
+    )
     parser.add_argument("--decisions", type=int, default=800, help="how many decisions end one measurement")
     parser.add_argument("--seconds", type=float, default=20, help="how many seconds end one measurement")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")

@@ -30,6 +30,8 @@ READY = {
     "/snapshots": "#rows tr",
     "/snapshots/first": "#sheet img",
     "/checkpoints": "#figures tr",
+    "/reviewers": "#rows tr",
+    "/me": ".facts dd",
     "/sign-in": "#token",
 }
 """Every page, and what stands on it once its data is there."""

@@ -11,6 +11,7 @@ from curation.layers import over
 from curation.review.dawid_skene import Skills, Vote, fit_skills
 from curation.review.noticing import LAPSE, Look, fit_curve, rejects
 from curation.screening.defects import DEFECTS, REASONS, plant
+from tests.benchmarks.consensus import measure
 
 GREEN = (90, 160, 90)
 
@@ -123,3 +124,12 @@ def test_probability_is_bayes_rule():
     assert known.probability([(1, True)]) == pytest.approx(accepted_once)
     assert known.probability([]) == pytest.approx(0.25)
     assert known.probability([(1, True), (2, False)]) == pytest.approx(0.25), "newcomers who disagree say nothing"
+
+
+@pytest.mark.parametrize("crew", ["mixed", "careless"])
+def test_where_reviewers_differ_the_model_beats_the_majority(crew):
+    """The benchmark in small: tests/benchmarks/consensus.py has the figures."""
+    found = measure(crew, 3, 800, 4)
+    assert found["won"] == 4
+    assert found["forced"] > found["majority"] + 0.02
+    assert found["sure"] > found["forced"]

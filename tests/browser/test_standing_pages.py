@@ -1,0 +1,92 @@
+"""The pages of figures: everybody's own, and for engineers those of all, with curves, facts and pauses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import Page, expect
+
+from curation.database import Database
+from curation.domain import Access
+from curation.review.noticing import rejects
+from curation.review.reviewers import add_reviewer
+from curation.screening.defects import DEFECTS
+from curation.tables import reviewers
+from tests.browser.reviewing import Site
+from tests.history import Past, make_history
+
+OpenPage = Callable[..., Page]
+
+
+def past_of(seed: int, threshold: float) -> list[Past]:
+    """Two sittings of 200 decisions, a third of them gold, by somebody who notices defects from a threshold on."""
+    rng = np.random.default_rng(seed)
+    past = []
+    for i in range(400):
+        seconds = 4.0 * i + (7_200 if i >= 200 else 0)
+        dwell = round(900 * math.exp(rng.normal(0, 0.4)))
+        if i % 3:
+            past.append(Past(seconds, accept=bool(rng.random() < 0.2), dwell_ms=dwell))
+            continue
+        clean = rng.random() < 0.25
+        severity = 0.0 if clean else float(rng.uniform(0.02, 1))
+        seen = rng.random() < rejects(severity, threshold, 14.0, 0.05)
+        defect = None if clean else list(DEFECTS)[i // 3 % len(DEFECTS)]
+        past.append(Past(seconds, not seen, dwell, gold=True, defect=defect, severity=severity))
+    return past
+
+
+@pytest.fixture
+def grace(database: Database) -> str:
+    with database.transaction() as tx:
+        make_history(tx, add_reviewer(tx, "Grace").id, past_of(1, 0.35))
+        make_history(tx, add_reviewer(tx, "Hopper").id, past_of(2, 0.7))
+    return "Grace"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_sees_their_own_figures(open_page: OpenPage, site: Site, grace: str, scheme: str) -> None:
+    page = open_page(name=grace, access=Access.annotator, path="/rounds", color_scheme=scheme)
+    page.get_by_role("link", name="Grace").click()
+    page.wait_for_url("**/me")
+    expect(page.locator(".tiles")).to_contain_text("Decisions an hour")
+    expect(page.locator(".curves figure")).to_have_count(len(DEFECTS))
+    names = [svg.get_attribute("aria-label") for svg in page.locator(".curves svg").all()]
+    assert all("noticed" in str(name) and "looks" in str(name) for name in names)
+    expect(page.locator("dl.facts")).to_contain_text("coins of the same share bring about")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_engineers_see_everybody_and_who_is_paused(
+    open_page: OpenPage, site: Site, grace: str, database: Database
+) -> None:
+    with database.transaction() as tx:
+        told = (
+            sa.update(reviewers).where(reviewers.c.name == "Hopper").values(paused="3 of 14 plain defects were noticed")
+        )
+        tx.execute(told)
+    page = open_page(path="/reviewers")
+    expect(page.locator("#rows tr")).to_have_count(3)
+    row = page.locator("#rows tr", has_text="Hopper")
+    expect(row).to_contain_text("paused")
+    page.get_by_role("button", name="Hopper").click()
+    expect(page.locator("#chosen-name")).to_have_text("Hopper")
+    expect(page.locator("#standing .note")).to_contain_text("3 of 14 plain defects were noticed")
+    expect(page.locator("#standing .curves figure")).to_have_count(len(DEFECTS))
+    assert page.url.endswith("#Hopper")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_paused_reviewer_is_told_on_the_review_page(
+    open_page: OpenPage, site: Site, database: Database, round_id: int
+) -> None:
+    with database.transaction() as tx:
+        add_reviewer(tx, "Grace")
+        tx.execute(sa.update(reviewers).values(paused="3 of 14 plain defects were noticed"))
+    page = open_page(name="Grace", access=Access.annotator)
+    expect(page.locator("#notice")).to_contain_text("Your reviewing is paused: 3 of 14 plain defects were noticed.")
+    expect(page.locator("#notice")).to_contain_text("engineer")

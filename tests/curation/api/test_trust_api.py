@@ -1,0 +1,111 @@
+"""Trust over HTTP: gold looks like any candidate, a paused reviewer is told, figures and agreement are for whom they are for."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from curation.domain import Access, LayerRole
+from curation.layers import encode_layer, visible_hash
+from curation.review import planting
+from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.review.gold import GoldTerms, set_gold
+from curation.samples import NewSample, StoredLayer, add_samples
+from curation.screening.refusals import measure_single
+from curation.tables import candidates, gold, reviewers, screenings
+from tests.making import picture
+
+
+@pytest.fixture
+def hidden(database, store, number) -> frozenset[str]:
+    """The round of twelve with a dozen pieces of gold, which half of what is shown consists of; their ids."""
+    with database.transaction() as tx:
+        for one in tx.execute(sa.select(candidates.c.id)).scalars().all():
+            tx.execute(sa.insert(screenings), {"candidate_id": one, "signals": measure_single(picture(1), "a cat")})
+        for seed in range(3):
+            data = encode_layer(picture(seed))
+            layer = StoredLayer(store.put(data), 32, 24, len(data), visible_hash(picture(seed)))
+            add_samples(tx, [NewSample("single", f"prompt {seed}", "CC0", "test", 0, {LayerRole.foreground: layer})])
+        sources = planting.choose_sources(tx, number, 12)
+        planting.keep_gold(tx, number, planting.make_gold(store, sources, (32, 24)), "test")
+        set_gold(tx, number, GoldTerms(0.5), "test")
+        return frozenset(str(one) for one in tx.execute(sa.select(gold.c.candidate_id)).scalars())
+
+
+def shape(value: Any) -> Any:
+    """What kind of thing an answer is: keys, and the types and lengths of values, without the values."""
+    if isinstance(value, dict):
+        return {key: shape(one) for key, one in sorted(value.items())}
+    if isinstance(value, list):
+        return [shape(one) for one in value]
+    return (type(value).__name__, len(value)) if isinstance(value, str) else type(value).__name__
+
+
+def test_no_answer_tells_gold_from_any_other_candidate(signed_in, hidden):
+    client = signed_in()
+    cards = client.post("/api/review/tray", json={"count": 24}).json()["candidates"]
+    kinds = {card["id"] in hidden for card in cards}
+    assert kinds == {True, False}, "both, or this test would prove nothing"
+    shapes: dict[bool, list[Any]] = {True: [], False: []}
+    answers: dict[bool, set[str]] = {True: set(), False: set()}
+    for card in cards:
+        is_gold = card["id"] in hidden
+        numbers = dict.fromkeys(card["signals"])  # which of them are null depends on the picture alone
+        alike = card | {"signals": numbers, "prompt": "", "id": card["id"]}
+        shapes[is_gold].append(shape(alike))
+        said = {"candidate": card["id"], "verdict": "reject", "reasons": ["halo"], "key": str(uuid.uuid4())}
+        decided = client.post("/api/review/decisions", json=said)
+        again = client.post("/api/review/decisions", json=said)
+        undone = client.post("/api/review/undo", json={"key": str(uuid.uuid4())})
+        picture_ = client.get(card["layers"]["foreground"]["url"])
+        headers = sorted(set(picture_.headers) - {"content-length"})
+        both = [decided.status_code, shape(decided.json()), decided.json()["state"], again.json() == decided.json(),
+                undone.status_code, sorted(undone.json()["candidate"]), picture_.status_code, headers]  # fmt: skip
+        answers[is_gold].add(repr(both))
+    assert all(one == shapes[False][0] for one in shapes[True] + shapes[False])
+    assert answers[True] == answers[False]
+    assert len(answers[True]) == 1
+
+
+def test_a_paused_reviewer_is_told_so(signed_in, database, number):
+    client = signed_in(name="ann")
+    card = client.post("/api/review/tray", json={"count": 1}).json()["candidates"][0]
+    with database.transaction() as tx:
+        tx.execute(sa.update(reviewers).values(paused="2 of 12 plain defects were noticed"))
+    body = {"candidate": card["id"], "verdict": "accept", "key": str(uuid.uuid4())}
+    for path, sent in (("tray", {"count": 1}), ("decisions", body)):
+        answer = client.post(f"/api/review/{path}", json=sent)
+        assert answer.status_code == 409
+        error = answer.json()["error"]
+        assert error["message"] == "your reviewing is paused: 2 of 12 plain defects were noticed"
+        assert "engineer" in error["hint"]
+    assert client.get("/api/me/figures").json()["paused"] == "2 of 12 plain defects were noticed"
+
+
+def test_figures_are_for_oneself_and_for_engineers(signed_in, number):
+    ann, engineer = signed_in(name="ann"), signed_in(Access.engineer)
+    card = ann.post("/api/review/tray", json={"count": 1}).json()["candidates"][0]
+    said = {"candidate": card["id"], "verdict": "accept", "dwell_ms": 800, "key": str(uuid.uuid4())}
+    assert ann.post("/api/review/decisions", json=said).status_code == 200
+    mine = ann.get("/api/me/figures").json()
+    assert (mine["name"], mine["decisions"], mine["dwell_ms"]["median"]) == ("ann", 1, 800)
+    assert ann.get("/api/reviewers").status_code == 403
+    everybody = engineer.get("/api/reviewers").json()
+    assert {one["name"]: one["decisions"] for one in everybody} == {"ann": 1, "the engineer": 0}
+
+
+def test_agreement_is_for_engineers(signed_in, database, number):
+    with database.transaction() as tx:
+        set_consensus(tx, number, Consensus(Rule.majority, 2), "test")
+    for name in ("ann", "bob"):
+        client = signed_in(name=name)
+        for card in client.post("/api/review/tray", json={"count": 12}).json()["candidates"]:
+            said = {"candidate": card["id"], "verdict": "reject", "key": str(uuid.uuid4())}
+            assert client.post("/api/review/decisions", json=said).json()["state"] == "rejected", "blind"
+    assert signed_in(name="ann").get(f"/api/rounds/{number}/agreement").status_code == 403
+    told = signed_in(Access.engineer).get(f"/api/rounds/{number}/agreement").json()
+    assert (told["decided_twice"], told["agreed"], told["alpha"]["value"], told["ac1"]["value"]) == (12, 1, 1, 1)
+    assert [pair["reviewers"] for pair in told["pairs"]] == [["ann", "bob"]]
