@@ -200,7 +200,7 @@ interface Standing {
   decisions_per_hour: number | null;
   dwell_ms: { n: number; median: number | null; p90: number | null };
   undone: Share | null;
-  agreement: { alike: Share | null; ac1: { value: number | null; low: number | null; high: number | null } };
+  agreement: { alike: Share | null; ac1: Coefficient };
   gold: { noticed: Share | null; clean_accepted: Share | null; curves: NoticedDefect[] };
   facts: {
     run: { verdict: string; longest: number; expected: number; chance: number } | null;
@@ -209,4 +209,24 @@ interface Standing {
     missed_early: Share | null;
     missed_late: Share | null;
   };
+}
+
+interface Coefficient {
+  value: number | null;
+  low: number | null;
+  high: number | null;
+}
+
+interface Agreement {
+  decided_twice: number;
+  agreed: number | null;
+  alpha: Coefficient;
+  ac1: Coefficient;
+}
+
+interface RoundAgreement extends Agreement {
+  round: number;
+  consensus: { rule: string; overlap: number; certainty: number; machines_vote: boolean };
+  adjudicating: number;
+  pairs: (Agreement & { reviewers: string[] })[];
 }

@@ -1,5 +1,6 @@
 /** One round: its funnel, how fast and how well people judge, and what may be done with it. */
 
+import { followAgreement } from "./agreement.js";
 import { bars, stateChip, tile } from "./bars.js";
 import { button, fill, make, part } from "./elements.js";
 import { compared, figureNames, labelOf } from "./figures.js";
@@ -18,6 +19,7 @@ const number = Number(location.pathname.split("/").at(-1));
 installHelp(new Keys(document));
 const me = /** @type {Me | null} */ (await read("/api/me").catch(() => null));
 if (me) showMe(me);
+followAgreement(number);
 const refresh = keepFresh(PERIOD_MS, async () => show(await read(`/api/rounds/${number}`)));
 
 /** @param {RoundReport} report */

@@ -159,10 +159,21 @@ class PairAgreement(AgreementAnswer):
     reviewers: list[str]
 
 
+class ConsensusAnswer(BaseModel):
+    """How a round's verdicts are reached: by how many, by which rule, and how sure a verdict must be."""
+
+    rule: Literal["single", "majority", "dawid_skene"]
+    overlap: int
+    certainty: float
+    machines_vote: bool
+
+
 class RoundAgreement(AgreementAnswer):
-    """The agreement of all people who decided in a round, and of each two of them."""
+    """The agreement of all people who decided in a round, and of each two; how many candidates need an adjudicator."""
 
     round: int
+    consensus: ConsensusAnswer
+    adjudicating: int
     pairs: list[PairAgreement]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from curation.database import Transaction
+from curation.review.consensus import Consensus
 from curation.review.reviewers import PERSON
 from curation.rounds import find_round
 
@@ -103,10 +104,11 @@ def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
     """Alpha and AC1 of a round and of each pair of its people, as JSON would hold it. Raises NotFound.
 
     What each person said first counts, whatever an adjudicator or a re-aggregation made of it; the oracle and gold
-    are left out. `decided_twice` counts candidates with verdicts of two or more people, `agreed` the share of them on
+    are left out. `consensus` is how the round's verdicts are reached, `adjudicating` how many candidates wait for an
+    adjudicator, `decided_twice` counts candidates with verdicts of two or more people, `agreed` the share of them on
     which all said the same.
     """
-    find_round(tx, number)
+    consensus = Consensus.read(find_round(tx, number)["consensus"])
     rows = tx.execute(_VERDICTS, {"round": number}).all()
     counts = count_verdicts((row.candidate_id, row.accept) for row in rows)
     by_person: dict[str, dict[Hashable, bool]] = defaultdict(dict)
@@ -117,14 +119,18 @@ def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
         for one, other in combinations(sorted(by_person), 2)
         if by_person[one].keys() & by_person[other].keys()
     ]
-    return {"round": number} | _describe(counts) | {"pairs": pairs}
+    stuck = tx.scalar(_ADJUDICATING.bindparams(round=number, overlap=consensus.overlap))
+    about = {"round": number, "consensus": asdict(consensus), "adjudicating": stuck}
+    return about | _describe(counts) | {"pairs": pairs}
 
 
 def as_text(told: Mapping[str, Any]) -> str:
     """A round's agreement for people to read in a terminal."""
     if not told["decided_twice"]:
-        return "no candidate was decided by two people yet"
+        return f"Round {told['round']}: no candidate was decided by two people yet"
     lines = [f"Round {told['round']}: {_sentence(told)}"]
+    if told["adjudicating"]:
+        lines.append(f"  {told['adjudicating']} wait for an adjudicator (access engineer or more, at the same desk)")
     lines += [f"  {' and '.join(pair['reviewers'])}: {_sentence(pair)}" for pair in told["pairs"]]
     return "\n".join(lines)
 
@@ -162,3 +168,7 @@ _VERDICTS = sa.text(f"""
     where c.round_id = :round and v.kind = '{PERSON}' and d.verdict in ('accept', 'reject') and not d.final
         and not exists (select from decisions u where u.undoes = d.id)
     order by d.candidate_id, d.reviewer_id, d.id""")
+
+_ADJUDICATING = sa.text("""
+    select count(*) from candidates
+    where round_id = :round and state in ('waiting', 'showing') and decided >= :overlap and decided > 1""")

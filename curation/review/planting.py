@@ -89,6 +89,9 @@ def make_gold(
 
 def keep_gold(tx: Transaction, number: int, planted: Sequence[Planted], actor: str) -> int:
     """Add gold to what may be hidden among a round's candidates; returns how many pieces the round has now."""
+    count = sa.select(sa.func.count()).where(gold.c.round_id == number)
+    if not planted:
+        return int(tx.scalar(count))
     home = _gold_round(tx)
     record_layers(tx, [one.layer for one in planted])
     add_prompts(tx, [Prompt(one.prompt) for one in planted])
@@ -107,7 +110,7 @@ def keep_gold(tx: Transaction, number: int, planted: Sequence[Planted], actor: s
                  "severity": one.severity}  # fmt: skip
         tx.execute(sa.insert(gold), known)
     tx.log(actor, "gold planted", f"round {number}", pieces=len(planted))
-    return int(tx.scalar(sa.select(sa.func.count()).where(gold.c.round_id == number)))
+    return int(tx.scalar(count))
 
 
 def fit_to(rgba: RGBA, size: tuple[int, int] | None) -> RGBA:

@@ -28,6 +28,7 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
     counts = count_states(tx, number)
     by_reviewer = [dict(found) for found in tx.execute(_BY_REVIEWER, {"round": number}).mappings()]
     evaluation = tx.execute(_EVALUATION, {"checkpoint": row["checkpoint_id"]}).scalar()
+    pace, overlap = tx.execute(_PACE).scalar(), row["consensus"].get("overlap", 1)
     funnel = _funnel(counts, tx.execute(_BEYOND_STATES, {"round": number}).one())
     return {
         "round": describe_round(row | {"counts": counts}) | {"policy": row["policy"]},
@@ -39,7 +40,7 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
         "human": _human(by_reviewer),
         "oracle": {name: _total(by_reviewer, ORACLE, name) for name in ("decisions", "accepted")},
         "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
-        "seconds_left": _seconds_left(counts, float(row["policy"].get("share", 1.0)), tx.execute(_PACE).scalar()),
+        "seconds_left": _seconds_left(counts, float(row["policy"].get("share", 1.0)), pace and pace * overlap),
         "evaluation": evaluation or {},
     }
 
@@ -141,7 +142,7 @@ def _defects(by_reviewer: Sequence[Mapping[str, Any]], kind: str) -> dict[str, f
 
 def _human(by_reviewer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What it cost people; looks whose time the page could not measure count as long as the mean of the others."""
-    accepted, measured = _total(by_reviewer, PERSON, "accepted"), _total(by_reviewer, PERSON, "measured")
+    accepted, measured = _total(by_reviewer, PERSON, "made"), _total(by_reviewer, PERSON, "measured")
     seconds = None
     if accepted and measured:
         mean = _total(by_reviewer, PERSON, "dwell_ms") / measured / 1_000
@@ -231,6 +232,7 @@ _BY_REVIEWER = sa.text(f"""
         coalesce(sum(dwell_ms), 0)::double precision as dwell_ms,
         percentile_cont(0.5) within group (order by dwell_ms) as median_dwell_ms,
         count(*) filter (where settles) as settled,
+        count(*) filter (where settles and state = 'accepted') as made,
         coalesce(sum(w) filter (where settles), 0) as weight,
         coalesce(sum(w * w) filter (where settles), 0) as squared_weight,
         coalesce(sum(w) filter (where settles and state = 'rejected'), 0) as rejected_weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Callable
 
 import numpy as np
@@ -11,11 +12,13 @@ import sqlalchemy as sa
 from playwright.sync_api import Page, expect
 
 from curation.database import Database
-from curation.domain import Access
+from curation.domain import Access, Verdict
+from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.review.decisions import decide
 from curation.review.noticing import rejects
 from curation.review.reviewers import add_reviewer
 from curation.screening.defects import DEFECTS
-from curation.tables import reviewers
+from curation.tables import candidates, reviewers
 from tests.browser.reviewing import Site
 from tests.history import Past, make_history
 
@@ -90,3 +93,23 @@ def test_a_paused_reviewer_is_told_on_the_review_page(
     page = open_page(name="Grace", access=Access.annotator)
     expect(page.locator("#notice")).to_contain_text("Your reviewing is paused: 3 of 14 plain defects were noticed.")
     expect(page.locator("#notice")).to_contain_text("engineer")
+
+
+def test_the_round_page_tells_agreement_where_several_decide(
+    open_page: OpenPage, site: Site, database: Database, round_id: int
+) -> None:
+    with database.transaction() as tx:
+        set_consensus(tx, round_id, Consensus(Rule.majority, 2), "test")
+        ids = tx.execute(sa.select(candidates.c.id).where(candidates.c.round_id == round_id)).scalars().all()
+        for place, one in enumerate(ids[:20]):
+            for name in ("Grace", "Hopper"):
+                accept = place % 5 == 0 if name == "Grace" else place % 4 == 0
+                verdict = Verdict.accept if accept else Verdict.reject
+                decide(tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4())
+    page = open_page(path=f"/rounds/{round_id}")
+    expect(page.locator("#consensus")).to_contain_text("2 people decide each candidate, blind")
+    expect(page.locator("#consensus")).to_contain_text("7 candidates for an adjudicator")
+    expect(page.locator("#agreement tr")).to_have_count(2)
+    expect(page.locator("#agreement tr").last).to_contain_text("Grace and Hopper")
+    expect(page.locator("#agreement tr").last).to_contain_text("65 %")
+    expect(page.locator("#funnel li").first).to_be_visible()

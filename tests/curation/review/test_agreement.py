@@ -91,6 +91,8 @@ def test_a_rounds_agreement_comes_from_what_people_said(database, store):
                 decide(tx, who, one, verdict, key=uuid.uuid4())
     with database.transaction() as tx:
         told = round_agreement(tx, number)
+    assert told["consensus"] == {"rule": "majority", "overlap": 3, "certainty": 0.5, "machines_vote": False}
+    assert told["adjudicating"] == 0, "three never tie"
     by_pair = {tuple(pair["reviewers"]): pair for pair in told["pairs"]}
     assert list(by_pair) == [("ann", "bob"), ("ann", "cy"), ("bob", "cy")]
     assert told["decided_twice"] == 8
@@ -109,4 +111,4 @@ def test_a_round_of_single_decisions_has_no_agreement(database, store):
         decide(tx, add_reviewer(tx, "ann").id, one, Verdict.accept, key=uuid.uuid4())
         told = round_agreement(tx, number)
     assert (told["decided_twice"], told["agreed"], told["pairs"]) == (0, None, [])
-    assert as_text(told) == "no candidate was decided by two people yet"
+    assert as_text(told) == f"Round {number}: no candidate was decided by two people yet"

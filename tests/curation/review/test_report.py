@@ -15,6 +15,7 @@ from curation import leases, rounds
 from curation.domain import CandidateState, RejectReason, Verdict
 from curation.errors import NotFound
 from curation.review import decisions, progress, report
+from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.reviewers import add_reviewer, oracle_reviewer
 from curation.tables import candidates, screenings
 from tests.making import make_candidates, make_round
@@ -181,3 +182,23 @@ def test_progress_of_one_round_or_of_all_open_ones(database, store):
         rounds.close_round(tx, first, "test")
         assert progress.review_progress(tx, ann, None) == {"waiting": 2, "decided": 0, "accepted": 0, "mine": 0}
         assert leases.sweep(tx) == {}
+
+
+def test_what_several_decide_counts_once(database, store):
+    """Four candidates of three looks each, 2 s a look: one accepted, two rejected, one waits for its third verdict."""
+    with database.transaction() as tx:
+        number = make_round(tx, quota=4)
+        set_consensus(tx, number, Consensus(Rule.majority, 3), "test")
+        ids = make_candidates(tx, store, number, 4)
+        said = {"ann": "arra", "bob": "aarr", "cy": "rrr"}
+        for name, verdicts in said.items():
+            for one, letter in zip(ids, verdicts, strict=False):
+                verdict = Verdict.accept if letter == "a" else Verdict.reject
+                decisions.decide(tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4(), dwell_ms=2_000)
+        told = report.round_report(tx, number)
+    defects = told["defects_per_100"]["person"]
+    assert (defects["n"], defects["value"]) == (3, pytest.approx(200 / 3))
+    assert (defects["low"], defects["high"]) == tuple(100 * end for end in report.wilson(2 / 3, 3))
+    assert told["human"]["decisions"] == 11
+    assert told["human"]["seconds_per_accept"] == 22, "eleven looks of two seconds for one sample"
+    assert told["seconds_left"] == pytest.approx(2 * 3 * 1), "at most three more looks"

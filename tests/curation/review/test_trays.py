@@ -13,6 +13,7 @@ from curation import leases, rounds
 from curation.database import Database
 from curation.domain import CandidateState, LayerRole
 from curation.review import trays
+from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.reviewers import add_reviewer
 from curation.tables import candidate_layers, candidates, screenings
 from curation.tables import leases as leases_table
@@ -211,3 +212,32 @@ def test_unknown_ids_in_holding_are_lost(database, store):
     assert tray.lost == (stranger,)
     assert len(tray.cards) == 1
     assert CandidateState.showing in states(database, tray.cards[0].round)
+
+
+def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(database, store):
+    """At 30,000 candidates with a verdict of hers, and fresh ones left, a reviewer's claim reads LOOK_AT of them."""
+    with database.transaction() as tx:
+        number = make_round(tx)
+        set_consensus(tx, number, Consensus(Rule.majority, 2), "test")
+        me = add_reviewer(tx, "ann").id
+        tx.execute(sa.text("insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"))
+        tx.execute(
+            sa.text("""
+            with made as (
+                insert into candidates (id, round_id, prompt_id, seed, state, priority, propensity, decided)
+                select md5(i::text)::uuid, :number, '00000000-0000-0000-0000-000000000001', i, 'waiting', random(), 1,
+                    case when i <= 30000 then 1 else 0 end from generate_series(1, 30100) i returning id, decided)
+            insert into decisions (candidate_id, reviewer_id, verdict, desk, key)
+            select id, :me, 'reject', 'pages', id from made where decided = 1"""),
+            {"number": number, "me": me},
+        )
+        tx.execute(sa.text("analyze candidates, decisions"))
+        claim = sa.text(f"explain (analyze, format json) {trays._CLAIM_BEGUN.text}")
+        wanted = {"round": number, "level": 1, "count": 8, "holder": "reviewer 1", "seconds": 60, "reviewer": me}
+        (plan,) = tx.execute(claim, wanted | {"most": trays.LOOK_AT}).scalar_one()
+        cards = trays.fill_tray(tx, me, number, 8, (), 60).cards
+    scans = [node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"]
+    assert [node["Actual Rows"] for node in scans] == [trays.LOOK_AT]
+    with database.transaction() as tx:
+        levels = tx.execute(sa.select(candidates.c.decided).where(candidates.c.id.in_([card.id for card in cards])))
+        assert levels.scalars().all() == [0] * 8, "what she has decided is passed over"

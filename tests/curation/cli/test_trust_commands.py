@@ -1,0 +1,104 @@
+"""Commands around trust: several verdicts, agreement, gold, figures, re-aggregation, and lifting a pause."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner
+
+from curation.cli.main import app
+from curation.domain import LayerRole, Verdict
+from curation.errors import Conflict, LayerloopError, Refused
+from curation.layers import encode_layer, visible_hash
+from curation.objects import FolderStore
+from curation.review.decisions import decide
+from curation.review.reviewers import add_reviewer
+from curation.samples import NewSample, StoredLayer, add_samples
+from curation.settings import Settings
+from curation.tables import gold, reviewers, rounds, samples
+from tests.making import make_candidates, make_checkpoint, picture
+
+
+@pytest.fixture
+def run(settings: Settings, database, monkeypatch):
+    """Runs a command against this test's database; what it prints on stdout, or the error it ends with."""
+    for name, value in settings.environment().items():
+        if name.startswith("LAYERLOOP_"):
+            monkeypatch.setenv(name, value)
+
+    def run_(*words: str) -> str:
+        done = CliRunner().invoke(app, list(words))
+        if isinstance(done.exception, LayerloopError):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return run_
+
+
+@pytest.fixture
+def store(settings: Settings) -> FolderStore:
+    return FolderStore(settings.path("objects"))
+
+
+def test_a_round_that_several_decide_from_its_opening_to_its_flips(run, database, store, tmp_path):
+    with database.transaction() as tx:
+        make_checkpoint(tx)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n")
+    opened = ("round", "open", "--prompts", str(prompts), "--quota", "4")
+    with pytest.raises(Refused, match="no rule"):
+        run(*opened, "--overlap", "3", "--rule", "fiat")
+    number = run(*opened, "--overlap", "3", "--rule", "dawid_skene").strip()
+    with database.transaction() as tx:
+        kept = tx.scalar(sa.select(rounds.c.consensus).where(rounds.c.id == int(number)))
+        ids = make_candidates(tx, store, int(number), 6)
+        for place, one in enumerate(ids):
+            for name in ("ann", "bob", "cy"):
+                verdict = Verdict.accept if place % 2 and name != "cy" else Verdict.reject
+                decide(tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4(), dwell_ms=700)
+    assert kept == {"rule": "dawid_skene", "overlap": 3, "certainty": 0.9, "machines_vote": False}
+    told = json.loads(run("round", "agreement", number, "--json"))
+    assert (told["decided_twice"], told["adjudicating"], len(told["pairs"])) == (6, 3, 3)
+    assert "3 wait for an adjudicator" in run("round", "agreement", number)
+    flips = json.loads(run("round", "reaggregate", number, "--json"))
+    assert flips["flips"] == []
+    assert [one["reviewer"] for one in flips["skills"]] == ["ann", "bob", "cy"]
+    assert json.loads(run("round", "reaggregate", number, "--apply", "--json"))["turned"] == 0
+    assert "0 of 6 decided" in run("round", "reaggregate", number)
+    figures = json.loads(run("reviewer", "figures", "--json"))
+    assert {one["name"]: one["decisions"] for one in figures} == {"ann": 6, "bob": 6, "cy": 6}
+    assert "6 decisions" in run("reviewer", "figures", "ann")
+
+
+def test_gold_is_planted_and_a_pause_is_lifted(run, database, store):
+    from tests.making import make_round
+
+    with database.transaction() as tx:
+        number = str(make_round(tx))
+        for seed in range(4):
+            data = encode_layer(picture(seed))
+            layer = StoredLayer(store.put(data), 32, 24, len(data), visible_hash(picture(seed)))
+            add_samples(tx, [NewSample("single", f"a cat {seed}", "CC0", "test", 0, {LayerRole.foreground: layer})])
+        ann = add_reviewer(tx, "ann")
+        tx.execute(sa.update(reviewers).values(paused="1 of 12 plain defects were noticed"))
+    run("round", "gold", number, "--count", "12", "--dry-run")
+    count = sa.select(sa.func.count())
+    with database.transaction() as tx:
+        assert tx.scalar(count.select_from(gold)) == 0
+    run("round", "gold", number, "--count", "12", "--share", "0.1", "--bound", "0.5")
+    with database.transaction() as tx:
+        assert tx.scalar(count.select_from(gold)) == 12
+        assert tx.scalar(count.select_from(samples)) == 4
+        assert tx.scalar(sa.select(rounds.c.gold).where(rounds.c.id == int(number))) == {"share": 0.1, "bound": 0.5}
+    run("round", "gold", number, "--share", "0")
+    assert [row["id"] for row in json.loads(run("round", "list", "--json"))] == [int(number)]
+    assert json.loads(run("reviewer", "list", "--json"))[0]["paused"] == "1 of 12 plain defects were noticed"
+    run("reviewer", "resume", "ann")
+    with pytest.raises(Conflict, match="not paused"):
+        run("reviewer", "resume", "ann")
+    with database.transaction() as tx:
+        assert tx.scalar(sa.select(reviewers.c.paused).where(reviewers.c.id == ann.id)) is None
