@@ -25,6 +25,10 @@ STANDING = ("requested", "drawing", "drawn", "screened", "waiting", "showing")
 
 INSERT_AT_ONCE = 5_000
 
+GOLD = "gold"
+"""The purpose of the one round that all gold belongs to: no figure of another round can count it."""
+NOT_GOLD = rounds.c.purpose != GOLD
+
 
 def open_round(
     tx: Transaction,
@@ -138,7 +142,7 @@ def resume_round(tx: Transaction, number: int, actor: str) -> None:
 def close_round(tx: Transaction, number: int, actor: str) -> int:
     """End a round: what has no verdict is withdrawn. Returns how many were; closing twice is closing once."""
     # Locked first: a decision or an undo that is under way is over before its candidate is looked at here.
-    locked = sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update()
+    locked = sa.select(rounds.c.state).where(rounds.c.id == number, NOT_GOLD).with_for_update()
     if tx.scalar(locked) in {None, RoundState.closed}:
         find_round(tx, number)
         return 0
@@ -154,8 +158,8 @@ def close_round(tx: Transaction, number: int, actor: str) -> int:
 
 
 def find_round(tx: Transaction, number: int) -> dict[str, Any]:
-    """One round's row. Raises NotFound."""
-    row = tx.execute(sa.select(rounds).where(rounds.c.id == number)).mappings().first()
+    """One round's row. Raises NotFound, also for the round that all gold belongs to: it is nobody's."""
+    row = tx.execute(sa.select(rounds).where(rounds.c.id == number, NOT_GOLD)).mappings().first()
     if row is None:
         raise NotFound(f"there is no round {number}", "'layerloop round list' shows them")
     return dict(row)
@@ -167,7 +171,7 @@ def list_rounds(tx: Transaction) -> list[dict[str, Any]]:
     counts: dict[int, dict[str, int]] = {}
     for row in tx.execute(counted.group_by(candidates.c.round_id, candidates.c.state)):
         counts.setdefault(row.round_id, {})[row.state] = row.n
-    listed = tx.execute(sa.select(rounds).where(rounds.c.purpose != "gold").order_by(rounds.c.id)).mappings()
+    listed = tx.execute(sa.select(rounds).where(NOT_GOLD).order_by(rounds.c.id)).mappings()
     return [dict(row) | {"counts": counts.get(row["id"], {})} for row in listed]
 
 
@@ -208,7 +212,7 @@ def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, i
 
 
 def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, actor: str) -> None:
-    moving = sa.update(rounds).where(rounds.c.id == number, rounds.c.state == source).values(state=target)
+    moving = sa.update(rounds).where(rounds.c.id == number, NOT_GOLD, rounds.c.state == source).values(state=target)
     if not tx.execute(moving).rowcount:
         state = find_round(tx, number)["state"]
         raise Conflict(f"round {number} is {state}, not {source}", f"'layerloop round show {number}' tells where it is")

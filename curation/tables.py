@@ -148,9 +148,7 @@ rounds = sa.Table(
     "rounds",
     metadata,
     sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
-    sa.Column(
-        "purpose", sa.Text, nullable=False
-    ),  # "drawn" by a checkpoint, a "seeds" review of imports, or all "gold"
+    sa.Column("purpose", sa.Text, nullable=False),  # "drawn" by a checkpoint, "seeds": imports reviewed, "gold"
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
     sa.Column("quota", sa.Integer, nullable=False),

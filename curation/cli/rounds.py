@@ -155,9 +155,8 @@ def reaggregate(
     from curation.review import aggregation
 
     with house() as opened, opened.database.transaction() as tx:
-        told = aggregation.find_flips(tx, number, certainty)
-        if apply:
-            told["turned"] = aggregation.apply_flips(tx, told)
+        find = aggregation.apply_flips if apply else aggregation.find_flips
+        told = find(tx, number, certainty)
     print_json(told) if as_json else print(aggregation.as_text(told))
     if apply:
         talk.print(f"{told['turned']} verdicts were turned over")

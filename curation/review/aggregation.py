@@ -15,7 +15,7 @@ from curation.review.consensus import SURE, Consensus
 from curation.review.dawid_skene import Fit, Skills, Vote, fit_skills
 from curation.review.gold import PLAIN
 from curation.review.reviewers import ORACLE, PERSON, add_reviewer
-from curation.review.verdicts import lock_candidate, settle
+from curation.review.verdicts import STANDS, lock_candidate, settle
 from curation.rounds import find_round
 from curation.tables import aggregations
 
@@ -23,20 +23,17 @@ CONSENSUS: Final = "consensus"
 """The name in which, and the desk at which, a re-aggregation decides."""
 
 
-def learn_skills(tx: Transaction, number: int) -> tuple[int | None, Fit[uuid.UUID]]:
-    """Fit the skills of a round's people to its verdicts and to their plain answers to gold anywhere, and keep them.
-
-    Returns the number of what was kept (None where there is no verdict yet), and the fit. Raises NotFound.
-    """
+def learn_skills(tx: Transaction, number: int) -> Fit[uuid.UUID]:
+    """Fit the skills of a round's people to its verdicts, and to their plain answers to any gold. Raises NotFound."""
     find_round(tx, number)
-    votes, known = _read(tx, number)
-    if not votes:
-        return None, fit_skills(votes, known)
-    fit = fit_skills(votes, known)
+    return fit_skills(*_read(tx, number))
+
+
+def keep_skills(tx: Transaction, number: int, fit: Fit[uuid.UUID]) -> int:
+    """Keep what was learnt, for decisions to come and for those that name it. Returns its number."""
     skills = {str(one): list(skill) for one, skill in fit.skills.of.items()}
-    row = {"round_id": number, "sound": fit.skills.sound, "skills": skills, "votes": len(votes)}
-    kept = tx.execute(sa.insert(aggregations).returning(aggregations.c.id), row).scalar_one()
-    return int(kept), fit
+    row = {"round_id": number, "sound": fit.skills.sound, "skills": skills, "votes": fit.votes}
+    return int(tx.execute(sa.insert(aggregations).returning(aggregations.c.id), row).scalar_one())
 
 
 def resolve_waiting(tx: Transaction, number: int) -> int:
@@ -44,7 +41,8 @@ def resolve_waiting(tx: Transaction, number: int) -> int:
 
     Those that an adjudicator looks at right now are left to them.
     """
-    _, fit = learn_skills(tx, number)
+    fit = learn_skills(tx, number)
+    keep_skills(tx, number, fit)
     consensus = Consensus.read(find_round(tx, number)["consensus"])
     settled = 0
     for row in tx.execute(_STUCK, {"round": number, "overlap": consensus.overlap}).all():
@@ -57,11 +55,11 @@ def resolve_waiting(tx: Transaction, number: int) -> int:
 
 def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[str, Any]:
     """Which decided candidates of a round would turn over, by all verdicts on them weighed by what is known of who gave
-    them, with at least this certainty; as JSON would hold it. Nothing is changed but that the skills are kept.
+    them, with at least this certainty; as JSON would hold it. Nothing is changed.
 
     An adjudicator's decision never turns, nor one that machines made alone. Raises NotFound.
     """
-    kept, fit = learn_skills(tx, number)
+    fit = learn_skills(tx, number)
     votes: dict[uuid.UUID, list[tuple[int, bool]]] = defaultdict(list)
     turned = []
     for row in tx.execute(_VOTES, {"round": number}):
@@ -77,7 +75,6 @@ def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[st
                            "probability": probability, "votes": said})  # fmt: skip
     return {
         "round": number,
-        "aggregation": kept,
         "certainty": certainty,
         "decided": sum(one in fit.probability for one in votes),
         "skills": _named(tx, fit.skills),
@@ -85,28 +82,30 @@ def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[st
     }
 
 
-def apply_flips(tx: Transaction, told: Mapping[str, Any]) -> int:
-    """Turn over what `find_flips` told, each by a decision of its own that names the aggregation. Returns how many.
+def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[str, Any]:
+    """Turn over what `find_flips` tells, each by a decision of its own that names the skills it rests on.
 
-    Whatever moved in the meantime is left as it is; undoing nothing, it can be told and turned again.
+    Returns what it told, with the number of the `aggregation` kept and how many `turned`: what moved in the meantime
+    is left as it is.
     """
+    told = find_flips(tx, number, certainty)
+    if not told["flips"]:
+        return told | {"aggregation": None, "turned": 0}
+    kept = keep_skills(tx, number, learn_skills(tx, number))
     me = add_reviewer(tx, CONSENSUS, Access.annotator, ORACLE).id
     turned = 0
     for flip in told["flips"]:
         if lock_candidate(tx, flip["candidate"]).state != flip["is"]:
             continue
         verdict = Verdict.accept if flip["would_be"] == CandidateState.accepted else Verdict.reject
-        comment = (
-            f"aggregation {told['aggregation']}: sound with probability {flip['probability']:.4f} "
-            f"by {len(flip['votes'])} verdicts"
-        )
-        key = content_id(CONSENSUS, flip["candidate"], told["aggregation"])
+        comment = f"aggregation {kept}: sound with {flip['probability']:.4f} by {len(flip['votes'])} verdicts"
+        key = content_id(CONSENSUS, flip["candidate"], kept)
         values = {"candidate": flip["candidate"], "reviewer": me, "verdict": verdict, "comment": comment,
                   "desk": CONSENSUS, "key": key}  # fmt: skip
         tx.execute(_TURN, values)
         settle(tx, flip["candidate"], flip["would_be"])
         turned += 1
-    return turned
+    return told | {"aggregation": kept, "turned": turned}
 
 
 def as_text(told: Mapping[str, Any]) -> str:
@@ -138,19 +137,17 @@ def _named(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
     return [{"reviewer": names[one]} | skill._asdict() for one, skill in sorted(skills.of.items())]
 
 
-_STANDS = "d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id)"
-
 _VOTES = sa.text(f"""
     select d.candidate_id, d.reviewer_id, d.verdict = 'accept' as accept
     from decisions d join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
     join rounds r on r.id = c.round_id
     where c.round_id = :round and (v.kind = '{PERSON}' or r.consensus @> '{{"machines_vote": true}}')
-        and not d.final and {_STANDS} order by d.id""")
+        and not d.final and {STANDS} order by d.id""")
 
 _GOLD = sa.text(f"""
     select d.candidate_id, d.reviewer_id, d.verdict = 'accept' as accept, g.defect is null as sound
     from gold g join decisions d on d.candidate_id = g.candidate_id
-    where d.reviewer_id = any(:people) and (g.defect is null or g.severity >= :plain) and {_STANDS} order by d.id""")
+    where d.reviewer_id = any(:people) and (g.defect is null or g.severity >= :plain) and {STANDS} order by d.id""")
 
 _STUCK = sa.text("""
     select id from candidates where round_id = :round and state = 'waiting' and decided = :overlap and decided > 1
@@ -159,7 +156,7 @@ _STUCK = sa.text("""
 _DECIDED = sa.text(f"""
     select c.id, c.state, p.text from candidates c join prompts p on p.id = c.prompt_id
     where c.round_id = :round and c.state in ('accepted', 'rejected') and not exists (
-        select from decisions d where d.candidate_id = c.id and d.final and d.desk <> :desk and {_STANDS})""")
+        select from decisions d where d.candidate_id = c.id and d.final and d.desk <> :desk and {STANDS})""")
 
 _TURN = sa.text("""
     insert into decisions (candidate_id, reviewer_id, verdict, comment, desk, key, checkpoint_id, propensity, final)

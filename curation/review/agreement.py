@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from curation.database import Transaction
 from curation.review.consensus import Consensus
 from curation.review.reviewers import PERSON
+from curation.review.verdicts import STANDS
 from curation.rounds import find_round
 
 RESAMPLES: Final = 1_000
@@ -165,8 +166,7 @@ def _figure(one: Mapping[str, float | None]) -> str:
 _VERDICTS = sa.text(f"""
     select distinct on (d.candidate_id, d.reviewer_id) d.candidate_id, v.name, d.verdict = 'accept' as accept
     from decisions d join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
-    where c.round_id = :round and v.kind = '{PERSON}' and d.verdict in ('accept', 'reject') and not d.final
-        and not exists (select from decisions u where u.undoes = d.id)
+    where c.round_id = :round and v.kind = '{PERSON}' and not d.final and {STANDS}
     order by d.candidate_id, d.reviewer_id, d.id""")
 
 _ADJUDICATING = sa.text("""

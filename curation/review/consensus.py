@@ -15,6 +15,7 @@ from curation.domain import CandidateState, RoundState, Verdict
 from curation.errors import Conflict, Refused
 from curation.review.dawid_skene import Skill, Skills
 from curation.review.reviewers import ADJUDICATORS
+from curation.review.verdicts import STANDS
 from curation.rounds import find_round
 from curation.tables import rounds
 
@@ -158,15 +159,13 @@ _BEGUN = sa.text("""
 
 _ADJUDICATES = sa.text(f"select access in ({ADJUDICATORS}) from reviewers where id = :reviewer")
 
-_STANDS = "not exists (select from decisions u where u.undoes = d.id)"
-
 _VOTES = sa.text(f"""
     select d.reviewer_id, d.verdict = 'accept' as accept from decisions d
-    where d.candidate_id = :candidate and d.verdict in ('accept', 'reject') and not d.final and {_STANDS}
+    where d.candidate_id = :candidate and not d.final and {STANDS}
     order by d.id""")
 
 _FINAL = sa.text(f"""
-    select exists (select from decisions d where d.candidate_id = :candidate and d.final and {_STANDS})""")
+    select exists (select from decisions d where d.candidate_id = :candidate and d.final and {STANDS})""")
 
 _LEARNT = sa.text("""
     select sound, skills, extract(epoch from now() - at) as age from aggregations

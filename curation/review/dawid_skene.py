@@ -56,11 +56,11 @@ class Skills:
 
 @dataclass(frozen=True)
 class Fit(Generic[Item]):
-    """What the EM found: skills, each item's probability to be sound, and after how many steps."""
+    """What the EM found: skills, each item's probability to be sound, and from how many votes."""
 
     skills: Skills
     probability: Mapping[Item, float]
-    steps: int
+    votes: int
 
 
 def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = None) -> Fit[Item]:
@@ -88,7 +88,7 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
 
     share = total(accept, i, len(items)) / total(np.ones(len(i)), i, len(items))
     sound = np.where(free, share, fixed)
-    for steps in range(1, MOST_STEPS + 1):  # noqa: B007  # told to the caller
+    for _ in range(MOST_STEPS):
         prior = (sound[free].sum() + 1) / (free.sum() + 2)
         right_accept = _share(total(accept * sound[i], j, len(people)), total(sound[i], j, len(people)))
         wrong = 1 - sound[i]
@@ -106,7 +106,7 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
             break
     found = {one: Skill(float(right_accept[k]), float(right_reject[k])) for k, one in enumerate(people)}
     probability = {item: float(sound[k]) for k, item in enumerate(items) if free[k]}
-    return Fit(Skills(float(prior), found), probability, steps)
+    return Fit(Skills(float(prior), found), probability, len(votes))
 
 
 def _share(right: NDArray[np.float64], looks: NDArray[np.float64]) -> NDArray[np.float64]:

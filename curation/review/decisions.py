@@ -18,6 +18,7 @@ from curation.review.reviewers import Paused, holder_of
 from curation.review.trays import Card, take_tray
 from curation.review.undoing import Undone, undo
 from curation.review.verdicts import AFTER, lock_candidate, sample_of
+from curation.rounds import GOLD
 from curation.samples import add_samples
 
 __all__ = ["Decided", "Undone", "decide", "decide_by_oracle", "take_tray", "undo"]
@@ -80,7 +81,7 @@ def decide(
         raise Conflict("this key was used for another decision", "make a new key for every decision")
     if outcome.state is CandidateState.accepted:
         add_samples(tx, [sample_of(tx, candidate)])
-    if known.purpose == gold.GOLD and verdict is not Verdict.skip:
+    if known.purpose == GOLD and verdict is not Verdict.skip:
         gold.check_reviewer(tx, reviewer_id, candidate)
     return Decided(int(decision), candidate, AFTER[verdict])
 
@@ -101,7 +102,7 @@ def _outcome(
     tx: Transaction, candidate: uuid.UUID, row: sa.Row[Any], known: sa.Row[Any], said: _Content, desk: str
 ) -> Outcome:
     """What a verdict makes of its candidate: by itself, as one of several, or nothing at all of gold."""
-    if known.purpose == gold.GOLD:
+    if known.purpose == GOLD:
         return Outcome(CandidateState.waiting, 0, final=False)
     consensus = Consensus.read(known.consensus)
     if consensus.alone(desk):

@@ -16,11 +16,10 @@ from curation.errors import Refused
 from curation.review.noticing import Look
 from curation.review.report import wilson
 from curation.review.reviewers import holder_of
+from curation.review.verdicts import STANDS
 from curation.rounds import find_round
 from curation.tables import rounds
 
-GOLD: Final = "gold"
-"""The purpose of the round that all gold belongs to: no figure of another round can count it."""
 PLAIN: Final = 0.6
 """The severity from which a defect is plain: passing it over, or rejecting a clean copy, is an error."""
 FEWEST: Final = 8
@@ -108,14 +107,11 @@ def read_looks(tx: Transaction, reviewer_id: int) -> tuple[dict[str, list[Look]]
     return looks, clean
 
 
-_STANDS = "not exists (select from decisions u where u.undoes = d.id)"
-
 _CLAIM = sa.text(f"""
     with picked as materialized (
         select c.id from gold g join candidates c on c.id = g.candidate_id
         where g.round_id = :round and c.state = 'waiting' and not exists (
-            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
-                and d.verdict in ('accept', 'reject') and {_STANDS})
+            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer and {STANDS})
         order by random() limit :count for update of c skip locked),
     places as materialized (
         select array_agg(priority) as list from candidates where id = any(cast(:among as uuid[])))
@@ -128,7 +124,7 @@ _RECORD = sa.text(f"""
         count(*) filter (where (d.verdict = 'accept') = (g.defect is null)) as n_right
     from reviewers v
     join rounds r on r.id = (select round_id from gold where candidate_id = :candidate)
-    join decisions d on d.reviewer_id = v.id and d.verdict in ('accept', 'reject') and {_STANDS}
+    join decisions d on d.reviewer_id = v.id and {STANDS}
     join gold g on g.candidate_id = d.candidate_id and (g.defect is null or g.severity >= :plain)
     where v.id = :reviewer and (v.resumed_at is null or d.at > v.resumed_at)
     group by v.id, r.id, g.defect is null order by clean""")
@@ -138,4 +134,4 @@ _PAUSE = sa.text("update reviewers set paused = :why where id = :reviewer and pa
 _ANSWERS = sa.text(f"""
     select g.defect, g.severity, d.verdict = 'reject' as rejected
     from decisions d join gold g on g.candidate_id = d.candidate_id
-    where d.reviewer_id = :reviewer and d.verdict in ('accept', 'reject') and {_STANDS} order by d.id""")
+    where d.reviewer_id = :reviewer and {STANDS} order by d.id""")

@@ -17,8 +17,7 @@ from curation.domain import CandidateState, Kind, LayerRole, Prompt, RoundState,
 from curation.errors import Refused
 from curation.layers import decode_layer, encode_layer, visible_hash
 from curation.ports import RGBA, ObjectStore
-from curation.review.gold import GOLD
-from curation.rounds import SHOW_ALL, add_prompts, find_round
+from curation.rounds import GOLD, SHOW_ALL, add_prompts, find_round
 from curation.samples import StoredLayer, record_layers
 from curation.screening.defects import DEFECTS, plant
 from curation.screening.refusals import measure_single

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from curation.database import Transaction
+from curation.review.verdicts import STANDS
+from curation.rounds import GOLD
 
 
 def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> dict[str, int]:
@@ -17,11 +19,11 @@ def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> di
     return {name: int(row[name]) for name in ("waiting", "decided", "accepted", "mine")}
 
 
-_PROGRESS = sa.text("""
+_PROGRESS = sa.text(f"""
     with here as (
         select id, coalesce((consensus ->> 'overlap')::int, 1) > 1 as shared,
             coalesce((gold ->> 'share')::float, 0) > 0 as hides
-        from rounds where purpose <> 'gold'
+        from rounds where purpose <> '{GOLD}'
             and case when cast(:round as integer) is null then state = 'open' else id = :round end),
     counted as (
         select c.state, here.shared, count(*) as n
@@ -32,8 +34,7 @@ _PROGRESS = sa.text("""
         join candidates c on c.id = d.candidate_id
         left join gold g on g.candidate_id = c.id
         join here on here.id = coalesce(g.round_id, c.round_id)
-        where d.reviewer_id = :reviewer and d.verdict in ('accept', 'reject')
-            and not exists (select from decisions u where u.undoes = d.id))
+        where d.reviewer_id = :reviewer and {STANDS})
     select
         coalesce((select sum(n) from counted where state in ('waiting', 'showing')), 0)
             + (select count(*) from gold g join here on here.id = g.round_id where here.hides)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from curation.database import Transaction
 from curation.domain import Kind
 from curation.review.reviewers import ORACLE, PERSON
+from curation.review.verdicts import STANDS
 from curation.rounds import count_states, find_round
 from curation.screening.pair_signals import AGREEMENT, PAIR_SIGNALS
 
@@ -208,13 +209,11 @@ def _defects_line(defects: Mapping[str, float] | None, who: str) -> list[str]:
     return [f"  {defects['value']:.1f} defects per 100 in the eyes of {who} ({interval})"]
 
 
-_STANDS = "(d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id))"
-
 # Decisions of a round with who made them; `stands` is false for skips, undos, and what was undone. Where several decide
 # a candidate it counts once, by what it became, with the last of them (`settles`); re-aggregations are nobody's look.
 _ACTS = f"""
-    select d.*, v.name, v.kind, {_STANDS} as stands, c.state,
-        {_STANDS} and c.state in ('accepted', 'rejected') and (c.decided = 0 or not exists (
+    select d.*, v.name, v.kind, {STANDS} as stands, c.state,
+        {STANDS} and c.state in ('accepted', 'rejected') and (c.decided = 0 or not exists (
             select from decisions l where l.candidate_id = d.candidate_id and l.id > d.id and l.desk <> 'consensus'
                 and l.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = l.id)
         )) as settles,

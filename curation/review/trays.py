@@ -15,6 +15,8 @@ from curation.database import Transaction
 from curation.domain import Kind, LayerRole, Prompt
 from curation.review import gold
 from curation.review.reviewers import ADJUDICATORS, PERSON, holder_of
+from curation.review.verdicts import STANDS
+from curation.rounds import GOLD
 
 MOST_HELD = 64
 """Candidates one reviewer may hold at once, so that nobody keeps a round from the others."""
@@ -166,7 +168,7 @@ _SERVING = _sql(f"""
     from rounds r
     join reviewers me on me.id = :reviewer and me.paused is null
     cross join lateral (select from candidates c where c.round_id = r.id and c.state = 'waiting' limit 1) one
-    where r.state = 'open' and r.purpose <> '{gold.GOLD}' and (cast(:round as integer) is null or r.id = :round)
+    where r.state = 'open' and r.purpose <> '{GOLD}' and (cast(:round as integer) is null or r.id = :round)
     order by r.id""")
 
 _CLAIM_PICKED = """
@@ -184,9 +186,8 @@ _CLAIM_WAITING = _sql(f"""
         order by priority desc, id limit :count for update skip locked),
     {_CLAIM_PICKED}""")
 
-_DECIDED_BY_ME = """exists (
-    select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
-        and d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id))"""
+_DECIDED_BY_ME = f"""exists (
+    select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer and {STANDS})"""
 
 _CLAIM_BEGUN = _sql(f"""
     with near as materialized (

@@ -13,10 +13,10 @@ from curation.database import Transaction
 from curation.domain import CandidateState, Verdict
 from curation.errors import Conflict, NotFound
 from curation.review.consensus import Consensus, has_final
-from curation.review.gold import GOLD
 from curation.review.reviewers import holder_of
 from curation.review.trays import Card, read_cards
 from curation.review.verdicts import AFTER, lock_candidate
+from curation.rounds import GOLD
 from curation.samples import withdraw_sample_of
 
 

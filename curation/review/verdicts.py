@@ -18,6 +18,8 @@ AFTER: Final = {
     Verdict.skip: CandidateState.waiting,
 }
 """Where a verdict by itself leaves a candidate."""
+STANDS: Final = "(d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id))"
+"""In SQL: whether the row d of decisions is a verdict that was not undone."""
 DECIDED: Final = (CandidateState.accepted, CandidateState.rejected)
 
 

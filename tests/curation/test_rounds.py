@@ -12,6 +12,7 @@ from curation.errors import Conflict, NotFound, Refused
 from curation.objects import FolderStore
 from curation.samples import StoredLayer
 from curation.tables import candidates, events, leases
+from curation.tables import rounds as rounds_table
 from tests.making import make_candidates, make_checkpoint, make_round, states
 
 PROMPTS = [Prompt("a red circle"), Prompt("a blue star"), Prompt("grey smoke")]
@@ -121,3 +122,13 @@ def test_a_round_of_pairs_needs_three_texts(database):
         pair = Prompt("a cat on grass", "a cat", "grass")
         number = rounds.open_round(tx, checkpoint=checkpoint, prompts_=[pair], quota=2, kind=Kind.pair, actor="test")
         assert rounds.find_round(tx, number)["kind"] == "pair"
+
+
+def test_the_round_of_gold_is_nobodys(database: Database) -> None:
+    with database.transaction() as tx:
+        row = {"purpose": rounds.GOLD, "kind": "single", "quota": 0, "policy": {}, "state": "open"}
+        number = tx.scalar(sa.insert(rounds_table).values(row).returning(rounds_table.c.id))
+        assert rounds.list_rounds(tx) == []
+        for move in (rounds.pause_round, rounds.close_round):
+            with pytest.raises(NotFound):
+                move(tx, number, "test")

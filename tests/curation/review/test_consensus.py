@@ -265,11 +265,13 @@ def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
         assert flip["is"] != flip["would_be"]
         assert len(flip["votes"]) == 5
     with panel.database.transaction() as tx:
-        assert aggregation.apply_flips(tx, told) == len(told["flips"])
-        assert aggregation.apply_flips(tx, told) == 0, "told once, turned once"
+        assert tx.scalar(sa.select(sa.func.count()).select_from(aggregations)) == 0, "dry indeed"
+        done = aggregation.apply_flips(tx, panel.number)
+        assert (done["flips"], done["turned"]) == (told["flips"], len(told["flips"]))
+        assert aggregation.apply_flips(tx, panel.number)["turned"] == 0, "twice is once"
         rows = tx.execute(sa.select(decisions_table).where(decisions_table.c.desk == "consensus")).all()
     assert len(rows) == len(told["flips"])
-    assert all(row.final and row.comment.startswith(f"aggregation {told['aggregation']}:") for row in rows)
+    assert all(row.final and row.comment.startswith(f"aggregation {done['aggregation']}:") for row in rows)
     assert {row.candidate_id: row.verdict for row in rows} == {
         flip["candidate"]: "accept" if flip["would_be"] == "accepted" else "reject" for flip in told["flips"]
     }
