@@ -13,7 +13,7 @@ from curation.database import Transaction
 from curation.domain import CandidateState, Verdict
 from curation.errors import Conflict, NotFound
 from curation.review.consensus import Consensus, has_final
-from curation.review.reviewers import holder_of
+from curation.review.reviewers import Paused, holder_of
 from curation.review.trays import Card, read_cards
 from curation.review.verdicts import AFTER, lock_candidate
 from curation.rounds import GOLD
@@ -32,7 +32,8 @@ def undo(tx: Transaction, reviewer_id: int, decision: int | None, *, key: uuid.U
     """Void the reviewer's own decision (None: the last that stands) and hand the candidate back to them.
 
     The decision stays and a row that undoes it is added; an accepted candidate's sample is withdrawn. The same key
-    again gives the same answer. Raises NotFound, and Conflict where the candidate has moved on since.
+    again gives the same answer. A vote among several is taken back alone, and the candidate opened again. Raises
+    NotFound, Paused, and Conflict where the candidate has moved on since.
     """
     earlier = tx.execute(_EARLIER_UNDO, {"key": key}).one_or_none()
     if earlier is not None:
@@ -47,7 +48,9 @@ def undo(tx: Transaction, reviewer_id: int, decision: int | None, *, key: uuid.U
     if target is None:
         raise NotFound("there is no decision of yours to undo", "each can be undone once, and only by who made it")
     row = lock_candidate(tx, target.candidate_id)
-    known = tx.execute(_ROUND, {"round": row.shown_in, "own": row.round_id}).one()
+    known = tx.execute(_ROUND, {"round": row.shown_in, "own": row.round_id, "reviewer": reviewer_id}).one()
+    if known.paused is not None:
+        raise Paused(known.paused)
     if known.state == "closed":
         raise Conflict(f"round {row.shown_in} is closed", "the verdicts of a closed round are history")
     vote = _is_vote(target, known)
@@ -90,7 +93,8 @@ _UNDOABLE = sa.text("""
 
 # Shared, so that the round cannot be closed between this look and the commit.
 _ROUND = sa.text("""
-    select shown.state, own.purpose, own.consensus from rounds shown join rounds own on own.id = :own
+    select shown.state, own.purpose, own.consensus, me.paused
+    from rounds shown join rounds own on own.id = :own join reviewers me on me.id = :reviewer
     where shown.id = :round for share of shown""")
 
 _UNDO = sa.text("""

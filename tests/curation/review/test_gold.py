@@ -38,6 +38,7 @@ def hiding(database, store):
                 sa.insert(screenings),
                 {"candidate_id": one, "signals": measure_single(np.zeros((8, 8, 4), np.uint8), "a cat")},
             )
+        tx.execute(sa.update(candidates).values(priority=sa.func.random()))
         plant(tx, store, number, 60)
         set_gold(tx, number, GoldTerms(0.5, 0.6), "test")
     return number
@@ -115,6 +116,13 @@ def test_places_cannot_be_guessed_and_stay_when_the_page_is_loaded_again(databas
     with database.transaction() as tx:
         cards = fill_tray(tx, ann, hiding, 24, (), 60).cards
     hidden = [card.id in known for card in cards]
+    with database.transaction() as tx:
+        shown = candidates.c.id.in_([card.id for card in cards])
+        priorities = dict(tx.execute(sa.select(candidates.c.id, candidates.c.priority).where(shown)).all())
+    real = {priorities[card.id] for card in cards if card.id not in known}
+    mine = [priorities[card.id] for card in cards if card.id in known]
+    assert set(mine) <= real, "each has the priority of a neighbour"
+    assert len(set(mine)) > 1
     assert True in hidden[:12] and False in hidden[12:], "neither first nor last"
     with database.transaction() as tx:
         again = fill_tray(tx, ann, hiding, 24, (), 60).cards
@@ -196,6 +204,8 @@ def test_whoever_passes_over_what_is_plain_is_paused_told_and_resumed(database, 
             candidates.c.state == CandidateState.waiting, candidates.c.id.not_in(list(known))
         )
         candidate = tx.scalar(open_one.limit(1))
+    with pytest.raises(Paused), database.transaction() as tx:
+        undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
     with pytest.raises(Paused, match="0 of 8") as told, database.transaction() as tx:
         decide(tx, ann, candidate, Verdict.accept, key=uuid.uuid4())
     assert "engineer" in told.value.hint
