@@ -8,7 +8,7 @@ import numpy as np
 from curation.intake.figures import choose_subject, draw
 from curation.ports import RGBA
 
-DEFECTS = ("haze", "grain", "specks", "holes", "cropped", "halo", "faint", "opaque", "prompt")
+DEFECTS = ("haze", "grain", "specks", "holes", "cropped", "halo", "faint", "opaque")
 
 
 def draw_candidate(seed: int, index: int, sound: float, size: int = 64) -> tuple[RGBA, str]:
@@ -19,13 +19,16 @@ def draw_candidate(seed: int, index: int, sound: float, size: int = 64) -> tuple
     text = subject.text
     if rng.random() < sound:
         return rgba, text
+    if rng.random() < 0.2:
+        text = choose_subject(rng).text  # another one is asked for
+    return plant_some(rgba, rng), text
+
+
+def plant_some(rgba: RGBA, rng: np.random.Generator) -> RGBA:
+    """The layer with one to three defects of any severity."""
     for name in rng.choice(DEFECTS, rng.integers(1, 4), replace=False):
-        severity = float(rng.uniform(0.25, 1))
-        if name == "prompt":
-            text = choose_subject(rng).text
-        else:
-            rgba = plant(rgba, str(name), severity, rng)
-    return rgba, text
+        rgba = plant(rgba, str(name), float(rng.uniform(0.25, 1)), rng)
+    return rgba
 
 
 def plant(rgba: RGBA, name: str, severity: float, rng: np.random.Generator) -> RGBA:

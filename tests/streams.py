@@ -30,28 +30,33 @@ def open_stream(tx: Transaction, policy: Mapping[str, object], quota: int) -> in
 
 def arrive(tx: Transaction, number: int, seed: int, quality: Sequence[float], texts: int = 20) -> list[uuid.UUID]:
     """Screened candidates of so many prompts whose signal "quality" is as given; returns their ids in order."""
-    rng = np.random.default_rng([seed, 3])
-    asked = [Prompt(f"prompt {index}") for index in range(texts)]
-    tx.execute(insert(prompts).on_conflict_do_nothing(), [{"id": one.id, "text": one.text} for one in asked])
-    ids = [content_id("stream", seed, index) for index in range(len(quality))]
-    rows = [
-        {
-            "id": id_,
-            "round_id": number,
-            "prompt_id": asked[index % texts].id,
-            "seed": seed * 10**6 + index,
-            "state": "screened",
-        }
-        for index, id_ in enumerate(ids)
-    ]
+    vectors = np.random.default_rng([seed, 3]).standard_normal((len(quality), NUMBERS)).astype(np.float32)
+    signals = [{"quality": float(value)} for value in quality]
+    return arrive_measured(
+        tx, number, seed, signals, vectors, [f"prompt {index % texts}" for index in range(len(signals))]
+    )
+
+
+def arrive_measured(
+    tx: Transaction,
+    number: int,
+    seed: int,
+    signals: Sequence[Mapping[str, float | None]],
+    vectors: np.ndarray,
+    texts: Sequence[str],
+) -> list[uuid.UUID]:
+    """Screened candidates as they were measured; returns their ids in order."""
+    asked = {text: Prompt(text) for text in texts}
+    rows = [{"id": one.id, "text": one.text} for one in asked.values()]
+    tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
+    ids = [content_id("stream", seed, index) for index in range(len(signals))]
+    state = {"round_id": number, "state": "screened"}
+    rows = [state | {"id": id_, "prompt_id": asked[texts[i]].id, "seed": seed * 10**6 + i} for i, id_ in enumerate(ids)]
     tx.execute(sa.insert(candidates), rows)
-    told = [
-        {"candidate_id": id_, "signals": {"quality": float(value)}} for id_, value in zip(ids, quality, strict=True)
-    ]
-    tx.execute(sa.insert(screenings), told)
-    vectors = rng.standard_normal((len(ids), NUMBERS)).astype(np.float32)
-    seen = [{"candidate_id": id_, "source": SOURCE, "vector": pack(one)} for id_, one in zip(ids, vectors, strict=True)]
-    tx.execute(sa.insert(embeddings), seen)
+    rows = [{"candidate_id": id_, "signals": dict(told)} for id_, told in zip(ids, signals, strict=True)]
+    tx.execute(sa.insert(screenings), rows)
+    rows = [{"candidate_id": i, "source": SOURCE, "vector": pack(one)} for i, one in zip(ids, vectors, strict=True)]
+    tx.execute(sa.insert(embeddings), rows)
     sha = [content_id("layer", id_).hex * 2 for id_ in ids]
     tx.execute(sa.insert(layers), [{"sha256": one, "width": 1, "height": 1, "bytes": 1, "visible": one} for one in sha])
     stored = [{"candidate_id": i, "role": "foreground", "sha256": s} for i, s in zip(ids, sha, strict=True)]
