@@ -49,6 +49,13 @@ def show(
     print_json(_row(kept)) if as_json else print(_text(kept))
 
 
+_FOLDS = {
+    "by_prompt": "of prompts it had not seen",
+    "at_random": "of those alone that were shown at random",
+    "by_round": "of rounds it had not seen",
+}
+
+
 def _row(kept: Any) -> dict[str, Any]:
     named = {"head": kept.id, "kind": kept.kind, "embedder": kept.embedder, "teacher": kept.teacher, "at": kept.at}
     return named | dict(kept.figures)
@@ -59,7 +66,7 @@ def _text(kept: Any) -> str:
     figures = kept.figures
     said = f"taught by {figures['decisions']} {taught[kept.teacher]}, {figures['accepted']} of them accepts"
     lines = [f"head {short(kept.id)}, {said} ({kept.embedder})"]
-    for folds, words in (("by_prompt", "of prompts it had not seen"), ("by_round", "of rounds it had not seen")):
+    for folds, words in _FOLDS.items():
         if folds in figures:
             lines.append(
                 "  {}: AUC {auc:.3f}, Brier {brier:.3f}, calibration error {ece:.3f}, "

@@ -13,6 +13,8 @@ so is what the random slice says of all.
 
 from __future__ import annotations
 
+import math
+import uuid
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -56,8 +58,7 @@ def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple
 
 def _mix(tx: Transaction, row: dict[str, Any], policy: Mixed, newest: KeptHead | None) -> tuple[int, int]:
     number, r = row["id"], policy.random_share(row["quota"])
-    stand = tx.execute(_STANDING, {"round": number, "r": r}).one()
-    if not stand.screened or stand.stock > STOCK // 2:
+    if int(tx.execute(_STOCK, {"round": number}).scalar_one()) > STOCK // 2:
         return 0, 0
     shown = 0
     kept = gates.head_of(tx, number) or newest
@@ -65,25 +66,34 @@ def _mix(tx: Transaction, row: dict[str, Any], policy: Mixed, newest: KeptHead |
     if kept is not None and not stopped:
         score_round(tx, kept, number)
         gates.pass_gates(tx, number, policy, r, kept)
-        shown += _fill_stock(tx, row, policy, r, kept, stand)
+        shown += _fill_stock(tx, row, policy, r, kept)
     if not stopped:
         reach = policy.share * max(row["quota"], 1)
-        shown += _count(tx, _SHOW_RANDOM, {"round": number, "r": r, "reach": reach})
-    if shown or stand.coming or stand.stock:
+        asked = {"round": number, "r": r, "reach": reach, "bound": _highest_id(r)}
+        shown += _count(tx, _SHOW_RANDOM, asked)
+    if shown:
         return shown, 0
-    if kept is None and not stopped and stand.atdesk == 0:
+    return _end_of_round(tx, number, policy, taught=kept is not None, stopped=stopped)
+
+
+def _end_of_round(tx: Transaction, number: int, policy: Mixed, *, taught: bool, stopped: bool) -> tuple[int, int]:
+    """Where nothing more was chosen: once all is drawn and nothing chosen waits, the rest is left unshown."""
+    stand = tx.execute(_STANDING, {"round": number}).one()
+    if stand.coming or stand.stock:
+        return 0, 0
+    shown = 0
+    if not taught and not stopped and stand.atdesk == 0:
         # The random slice has been judged and taught no head: the rest of the share is as good a guess as any.
         shown = _count(tx, _SHOW_UNTAUGHT, {"round": number, "r": policy.share})
-    return shown, _leave_rest(tx, number) if stopped or kept is not None or stand.atdesk == 0 else 0
+    return shown, _leave_rest(tx, number) if stopped or taught or stand.atdesk == 0 else 0
 
 
-def _fill_stock(
-    tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, kept: KeptHead, stand: sa.Row[Any]
-) -> int:
+def _fill_stock(tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, kept: KeptHead) -> int:
     """Give out places: as many as the stock lacks and the share of what has passed so far still allows."""
+    stand = tx.execute(_STANDING, {"round": row["id"]}).one()
     target = (policy.share - r) / (1 - r) * stand.passed if r < 1 else 0.0
     places = min(STOCK - stand.stock, round(target) - stand.winners)
-    if places <= 0:
+    if places <= 0 or not stand.screened + stand.unshown:
         return 0
     likely = round(places * policy.likely / (policy.likely + policy.uncertain))
     asked = {
@@ -98,6 +108,11 @@ def _fill_stock(
 def _leave_rest(tx: Transaction, number: int) -> int:
     screened = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.screened)
     return int(tx.execute(sa.update(candidates).where(screened).values(state=CandidateState.unshown)).rowcount)
+
+
+def _highest_id(share: float) -> uuid.UUID:
+    """No id above it has a coin below `share`: the coin is how ids begin, and ids are what the index is sorted by."""
+    return uuid.UUID(int=min(math.ceil(share * 2**28) << 100, 2**128 - 1))
 
 
 def _count(tx: Transaction, statement: sa.TextClause, asked: dict[str, Any]) -> int:
@@ -123,16 +138,21 @@ _SHOW_PAPER = sa.text(f"""
 _SHOW_RANDOM = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'random', propensity = :r,
         priority = -least({COIN} / :r * :reach, 2097151) / 2097152.0
-    where round_id = :round and state = 'screened' and {COIN} < :r""")
+    where round_id = :round and state = 'screened' and {COIN} < :r and id <= cast(:bound as uuid)""")
 
 _SHOW_UNTAUGHT = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'uncertain', propensity = :r, priority = -0.99
     where round_id = :round and state = 'screened' and {COIN} < :r""")
 
+_STOCK = sa.text("""
+    select count(*) from candidates
+    where round_id = :round and state = 'waiting' and slice in ('likely', 'uncertain')""")
+
 _STANDING = sa.text("""
     select
         count(*) filter (where state in ('requested', 'drawing', 'drawn')) as coming,
         count(*) filter (where state = 'screened') as screened,
+        count(*) filter (where state = 'unshown') as unshown,
         count(*) filter (where state in ('waiting', 'showing')) as atdesk,
         count(*) filter (where state = 'waiting' and slice in ('likely', 'uncertain')) as stock,
         count(*) filter (where slice in ('likely', 'uncertain')) as chosen,

@@ -31,13 +31,17 @@ _KNOTS, _FOLDS, _PULL, _EMBEDDING = 7, 5, 1.0, 3.0
 
 @dataclass(frozen=True)
 class Lesson:
-    """N decided candidates: what is known of each, whether it was accepted, its prompt and its round."""
+    """N decided candidates: what is known of each, whether it was accepted, its prompt and its round.
+
+    `at_random` marks those that were shown at random: only they stand for all that will be scored.
+    """
 
     signals: Sequence[Mapping[str, float | None]]
     embeddings: NDArray[np.float32]  # N x D
     accepted: NDArray[np.bool_]  # N
     prompts: Sequence[object]
     rounds: Sequence[int]
+    at_random: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def check_lesson(accepted: int, rejected: int) -> None:
 
 
 def fit(lesson: Lesson) -> tuple[Head, dict[str, Any]]:
-    """A head for a lesson, and its figures out of fold, `by_prompt` and, where there are several, `by_round`.
+    """A head for a lesson, and its figures out of fold: `by_prompt`, `at_random` of those alone, `by_round` if several.
 
     Figures: auc, brier, ece (expected calibration error over ten equal shares), log_loss, and constant_log_loss, which
     whoever says the mean of all would have. Raises Refused for too few decisions.
@@ -108,9 +112,14 @@ def fit(lesson: Lesson) -> tuple[Head, dict[str, Any]]:
     weights, bias = _learn(described, lesson.accepted)
     made = Head(**draft.__dict__ | {"weights": _short(weights), "bias": bias, "platt": _platt(*by_prompt[:2])})
     figures: dict[str, Any] = {"decisions": len(lesson.accepted), "accepted": accepted}
-    figures["by_prompt"] = _measure_calibrated(*by_prompt)
+    chances = _calibrate_out_of_fold(*by_prompt)
+    figures["by_prompt"] = measure(chances, lesson.accepted)
+    chosen = np.zeros(0, bool) if lesson.at_random is None else lesson.at_random
+    if FEWEST_OF_EACH <= chosen.sum() < len(chosen):
+        figures["at_random"] = measure(chances[chosen], lesson.accepted[chosen])
     if len(set(lesson.rounds)) > 1:
-        figures["by_round"] = _measure_calibrated(*_odds_out_of_fold(described, lesson.accepted, lesson.rounds))
+        by_round = _odds_out_of_fold(described, lesson.accepted, lesson.rounds)
+        figures["by_round"] = measure(_calibrate_out_of_fold(*by_round), lesson.accepted)
     return made, figures
 
 
@@ -181,14 +190,14 @@ def _part(accepted: NDArray[np.bool_], groups: Sequence[object]) -> Iterator[tup
         yield from StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(accepted, accepted)
 
 
-def _measure_calibrated(odds: Numbers, accepted: NDArray[np.bool_], folds: NDArray[np.intp]) -> dict[str, float]:
-    """Figures of odds that were calibrated by the other folds, so that nothing is measured on what it was fitted to."""
+def _calibrate_out_of_fold(odds: Numbers, accepted: NDArray[np.bool_], folds: NDArray[np.intp]) -> Numbers:
+    """Chances by the calibration of the other folds, so that nothing is measured on what it was fitted to."""
     chances = np.zeros(len(odds))
     for fold in np.unique(folds):
         mine = folds == fold
         slope, shift = _platt(odds[~mine], accepted[~mine])
         chances[mine] = _chance(slope * odds[mine] + shift)
-    return measure(chances, accepted)
+    return chances
 
 
 def _platt(odds: Numbers, accepted: NDArray[np.bool_]) -> tuple[float, float]:

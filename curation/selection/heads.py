@@ -59,6 +59,7 @@ def fit_head(tx: Transaction, kind: Kind, embedder: str) -> KeptHead:
         accepted=verdicts,
         prompts=[row.prompt_id for row in rows],
         rounds=[row.round_id for row in rows],
+        at_random=np.array([row.at_random for row in rows], bool),
     )
     head, figures = fit(lesson)
     row = {
@@ -180,7 +181,8 @@ _COUNT = sa.text(f"""
 _SINCE = sa.text("select count(*) from (select from decisions where id > :last limit :wanted) found")
 
 _LESSON = sa.text(f"""
-    select d.id as decision, d.verdict = 'accept' as accepted, s.signals, e.vector, c.prompt_id, c.round_id
+    select d.id as decision, d.verdict = 'accept' as accepted, s.signals, e.vector, c.prompt_id, c.round_id,
+        coalesce(c.slice, 'random') = 'random' as at_random
     {_TAUGHT} and v.kind = :teacher order by d.id desc limit :most""")
 
 _UNSCORED = sa.text("""

@@ -60,7 +60,25 @@ def test_knowing_a_prompt_does_not_count_as_knowing_what_is_good():
     head, figures = fit(told)
     assert measure(head.predict(told.signals, told.embeddings), told.accepted)["auc"] > 0.75
     assert figures["by_prompt"]["auc"] < 0.65
-    assert "by_round" not in figures
+    assert not {"by_round", "at_random"} & set(figures)
+
+
+def test_what_was_shown_at_random_has_figures_of_its_own():
+    """The others were chosen by the signal itself, and are far better than all: their figures are not everybody's."""
+    told = lesson(2_000)
+    at_random = np.arange(2_000) % 4 == 0
+    best = np.abs([one["middle"] for one in told.signals]) < 0.4
+    kept = np.flatnonzero(best | at_random)
+    some = Lesson(
+        [told.signals[i] for i in kept], told.embeddings[kept], told.accepted[kept],
+        [told.prompts[i] for i in kept], [1] * len(kept), at_random[kept],
+    )  # fmt: skip
+    _, figures = fit(some)
+    share = told.accepted[at_random].mean()
+    entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    assert figures["at_random"]["constant_log_loss"] == pytest.approx(entropy)
+    assert figures["by_prompt"]["constant_log_loss"] < entropy - 0.05
+    assert 0.85 < figures["at_random"]["auc"] < 1
 
 
 def test_equal_decisions_are_one_head_and_it_is_plain_data():
