@@ -96,7 +96,7 @@ interface RoundReport {
   round: RoundRow;
   funnel: Record<string, number>;
   refusals: { signal: string; count: number }[];
-  reasons: { reason: string; layer: LayerRole | null; count: number; kind: "person" | "oracle" }[];
+  reasons: { reason: string; layer: LayerRole | null; count: number; kind: "person" | "oracle" | "machine" }[];
   /** Of pairs: how the signals of those drawn lie. */
   signals: { name: string; n: number; low: number; median: number; high: number }[];
   defects_per_100: { person: Interval | null; oracle: Interval | null };
@@ -107,6 +107,20 @@ interface RoundReport {
     reviewers: { name: string; kind: string; decisions: number; accepted: number; median_dwell_ms: number | null }[];
   };
   oracle: { decisions: number; accepted: number };
+  /** What was decided without anybody having looked. */
+  machine: { decisions: number; accepted: number };
+  price: {
+    slices: {
+      slice: string;
+      looks: number;
+      seconds: number | null;
+      accepted: number;
+      seconds_per_accept: number | null;
+    }[];
+    /** `certain` where all that is ahead has a score. */
+    next_hour: { looks: number; left: number; accepts: number; certain: boolean } | null;
+    stop: string | null;
+  };
   seconds_left: number | null;
   evaluation: Record<string, number>;
 }

@@ -44,6 +44,7 @@ class CandidateState(StrEnum):
 
 
 _S = CandidateState
+_SAID = (_S.accepted, _S.rejected)
 MOVES: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
     {
         (_S.requested, _S.drawing),
@@ -58,12 +59,10 @@ MOVES: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         (_S.unshown, _S.waiting),  # a later policy may still show it
         (_S.waiting, _S.showing),
         (_S.showing, _S.waiting),  # skipped, or the lease ran out
-        (_S.showing, _S.accepted),
-        (_S.showing, _S.rejected),
-        (_S.waiting, _S.accepted),  # a decision that arrives after its lease
-        (_S.waiting, _S.rejected),
-        (_S.accepted, _S.showing),  # undo hands it back to the same reviewer
-        (_S.rejected, _S.showing),
+        # By a reviewer, also after the lease ran out, or by the machine; an undo hands it back to the same reviewer,
+        # the machine's verdicts are taken back to where nobody was shown them.
+        *((one, said) for one in (_S.showing, _S.waiting, _S.screened, _S.unshown) for said in _SAID),
+        *((said, one) for said in _SAID for one in (_S.showing, _S.unshown)),
         *((one, _S.withdrawn) for one in (_S.requested, _S.drawing, _S.drawn, _S.screened, _S.waiting, _S.showing)),
     }
 )

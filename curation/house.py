@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,7 +20,7 @@ from curation.adapters.pgmq_schema import install_pgmq
 from curation.database import Database
 from curation.errors import LayerloopError, Refused
 from curation.objects import FolderStore
-from curation.ports import ObjectStore
+from curation.ports import Embedder, ObjectStore
 from curation.settings import EMBEDDED, Settings
 
 
@@ -85,6 +86,17 @@ def load(dotted: str) -> Any:
     except (ImportError, AttributeError) as error:
         hint = "is the package installed with its training part? pip install 'layerloop[train]'"
         raise LayerloopError(f"{dotted} cannot be loaded: {error}", hint) from error
+
+
+def load_embedder(settings: Settings) -> Embedder:
+    """The embedder that the settings name, loaded once in a process. Raises NotFound, Refused, LayerloopError."""
+    return _open_embedder(settings.embedder, settings.embedder_model, settings.aesthetic)
+
+
+@cache
+def _open_embedder(dotted: str, model: str | None, aesthetic: Path | None) -> Embedder:
+    opened: Embedder = load(dotted)(model, aesthetic)
+    return opened
 
 
 @contextmanager

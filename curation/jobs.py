@@ -16,12 +16,13 @@ from curation import captions, checkpoints, drawing, leases
 from curation.database import Transaction
 from curation.domain import CandidateState, Checkpoint, Kind, Progress, RoundState, RunState
 from curation.errors import Conflict, LayerloopError, Refused
-from curation.house import House, load
+from curation.house import House, load, load_embedder
 from curation.ports import LayerGenerator, Report
 from curation.review import aggregation, decisions, reviewers
 from curation.rounds import find_round
-from curation.screening import pair_oracle, refusals, selection
+from curation.screening import pair_oracle, refusals
 from curation.screening.oracle import Oracle, fit_to_snapshot
+from curation.selection import choosing, heads, seeing
 from curation.tables import candidates, caption_runs, rounds, training_runs
 
 log = logging.getLogger("layerloop.jobs")
@@ -66,11 +67,34 @@ def screen(house: House, number: int) -> None:
     with house.database.transaction() as tx:
         drawn = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.drawn)
         picked = sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_AT_ONCE)
-        measured = refusals.measure_candidates(tx, house.store, [row.id for row in tx.execute(picked)])
+        ids = [row.id for row in tx.execute(picked)]
+        measured = refusals.measure_candidates(tx, house.store, ids, embedder := load_embedder(house.settings))
     with house.database.transaction() as tx:
         if refusals.keep_screenings(tx, measured):
             tx.ask("screen", number)
-        selection.select_candidates(tx, number)
+        choosing.select_candidates(tx, number, embedder.source)
+
+
+def choose(house: House, number: int) -> None:
+    """Put before people what a round's policy chooses of what was screened before."""
+    with house.database.transaction() as tx:
+        if find_round(tx, number)["state"] == RoundState.open:
+            choosing.select_candidates(tx, number, load_embedder(house.settings).source)
+
+
+def fit_head(house: House, kind: str) -> None:
+    """Let the embedder see what it has not seen, fit an acceptance head to all decisions, and choose anew by it."""
+    embedder, of = load_embedder(house.settings), Kind(kind)
+    seeing.see_unseen(house.database, house.store, of, embedder)
+    with house.database.transaction() as tx:
+        if not heads.wants_fit(tx, of, embedder.source):
+            return
+        kept = heads.fit_head(tx, of, embedder.source)
+        log.info(
+            "head %s: %d decisions, AUC %.3f", kept.id[:12], kept.figures["decisions"], kept.figures["by_prompt"]["auc"]
+        )
+        for number in _rounds_with(tx, CandidateState.screened):
+            tx.ask("choose", number)
 
 
 def train(house: House, run: str, tell: Report | None = None) -> None:
@@ -177,6 +201,11 @@ def sweep(house: House) -> None:
             tx.ask("draw", number)
         for number in _rounds_with(tx, CandidateState.drawn):
             tx.ask("screen", number)
+        for number in _rounds_with(tx, CandidateState.screened):
+            tx.ask("choose", number)
+        for kind in _kinds_with_heads(tx):
+            if heads.may_fit(tx, kind):
+                tx.ask("fit_head", kind)
         for row in tx.execute(sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)):
             tx.ask("train", str(row.id))
         for row in tx.execute(sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)):
@@ -195,9 +224,15 @@ def _rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState 
     return [row.id for row in tx.execute(standing)]
 
 
+def _kinds_with_heads(tx: Transaction) -> list[Kind]:
+    """The kinds of open rounds whose policy asks an acceptance head."""
+    mixed = (rounds.c.state == RoundState.open) & (rounds.c.policy["kind"].astext == "mixed")
+    return [Kind(row.kind) for row in tx.execute(sa.select(rounds.c.kind).where(mixed).distinct())]
+
+
 JOBS: dict[str, Callable[..., None]] = {
     "draw": draw, "screen": screen, "train": train, "caption": caption, "decide": decide, "aggregate": aggregate,
-    "sweep": sweep,
+    "sweep": sweep, "choose": choose, "fit_head": fit_head,
 }  # fmt: skip
 _loaded: dict[str, LayerGenerator] = {}
 _fitted: dict[tuple[Kind, str], Oracle | pair_oracle.PairOracle] = {}

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.domain import Checkpoint, DrawRequest, Job, LayerRole, Progress, TrainingOrder
+from curation.domain import Checkpoint, DrawRequest, Job, LayerRole, Progress, Prompt, TrainingOrder
 
 RGBA = NDArray[np.uint8]
 """One straight (not premultiplied) image, H x W x 4, sRGB and alpha in 0..255."""
@@ -201,6 +201,31 @@ class OpenCaptioner(Protocol):
 
     def __call__(self, model: str) -> Captioner:
         """Load a model by its name or folder. Raises NotFound, Refused."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A candidate as an embedder sees it: D numbers, and the figures that it measures beside them."""
+
+    vector: NDArray[np.float32]
+    figures: Mapping[str, float]
+
+
+class Embedder(Protocol):
+    """Sees candidates as numbers, so that those that look alike lie near each other."""
+
+    source: str  # its name and the revision of its weights: numbers of two embedders are never compared
+    measures: Sequence[str]  # names of the figures that it adds to a candidate's signals
+
+    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> Sequence[Seen]:
+        """Each candidate, in order; the same each time."""
+
+
+class OpenEmbedder(Protocol):
+    """The dotted name in LAYERLOOP_EMBEDDER is one of these."""
+
+    def __call__(self, model: str | None, aesthetic: Path | None) -> Embedder:
+        """Load weights by name or folder, and the aesthetic head's from a file. Raises NotFound, Refused."""
 
 
 class Writer(Protocol):

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.database import Transaction
-from curation.domain import CandidateState, Kind, LayerRole, Prompt, RoundState, canonical_json, content_id
+from curation.domain import CandidateState, Kind, LayerRole, Prompt, RoundState, content_id
 from curation.errors import Conflict, NotFound, Refused
 from curation.samples import StoredLayer, record_layers
+from curation.selection.policies import read_policy, write_policy
 from curation.tables import candidate_layers, candidates, gold, leases, prompts, rounds
 
 SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
@@ -46,13 +47,14 @@ def open_round(
     The quota goes round the prompts: candidate i is drawn from prompt i modulo their number, with a seed of its own.
     """
     check_round(prompts_, quota, policy, kind)
-    row = {"purpose": "drawn", "kind": kind, "checkpoint_id": checkpoint, "quota": quota, "policy": dict(policy)}
+    rules = write_policy(read_policy(policy))
+    row = {"purpose": "drawn", "kind": kind, "checkpoint_id": checkpoint, "quota": quota, "policy": rules}
     number = int(tx.execute(sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}).scalar_one())
     add_prompts(tx, prompts_)
     for start in range(0, quota, INSERT_AT_ONCE):
         indexes = range(start, min(start + INSERT_AT_ONCE, quota))
         tx.execute(sa.insert(candidates), [_request(number, checkpoint, prompts_, seed, i) for i in indexes])
-    tx.log(actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=dict(policy))
+    tx.log(actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules)
     tx.ask("draw", number)
     return number
 
@@ -187,15 +189,7 @@ def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], 
         raise Refused("a round needs a prompt and a quota of at least 1", "see 'layerloop round open --help'")
     if kind is Kind.pair and any(not (one.foreground and one.background) for one in texts):
         raise Refused("a round of pairs needs prompts of three texts", "text, foreground and background for each")
-    check_policy(policy)
-
-
-def check_policy(policy: Mapping[str, Any]) -> None:
-    """Raise Refused unless a selection policy is one that selection knows."""
-    share = policy.get("share")
-    if policy.get("kind") != "random" or not isinstance(share, (int, float)) or not 0 < share <= 1:
-        known = canonical_json(dict(SHOW_ALL))
-        raise Refused(f"unknown selection policy {dict(policy)}", f"it looks like {known}, with a share in (0, 1]")
+    read_policy(policy)
 
 
 def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int) -> dict[str, Any]:

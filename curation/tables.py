@@ -71,7 +71,7 @@ reviewers = sa.Table(
     sa.Column("paused", sa.Text),  # why gold paused them; null while they may decide
     sa.Column("resumed_at", sa.DateTime(timezone=True)),  # gold before this no longer counts against them
     _now(),
-    sa.CheckConstraint("kind in ('person', 'oracle')", name="kind"),
+    sa.CheckConstraint("kind in ('person', 'oracle', 'machine')", name="kind"),
     _one_of("access", Access),
 )
 
@@ -182,9 +182,8 @@ candidates = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("priority", sa.REAL, nullable=False, server_default="0"),
     sa.Column("propensity", sa.REAL),
-    sa.Column(
-        "decided", sa.SmallInteger, nullable=False, server_default="0"
-    ),  # verdicts that stand, where several count
+    sa.Column("decided", sa.SmallInteger, nullable=False, server_default="0"),  # standing verdicts, where several count
+    sa.Column("slice", sa.Text),  # of a policy: which part of it chose the candidate (curation.selection.choosing)
     sa.Column("flags", ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("attempts", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("note", sa.Text),  # why it failed; licence and source of an imported file live in `origin`
@@ -193,6 +192,7 @@ candidates = sa.Table(
     _one_of("state", CandidateState),
     sa.UniqueConstraint("round_id", "prompt_id", "seed"),
     sa.CheckConstraint("propensity > 0 and propensity <= 1", name="propensity"),
+    sa.CheckConstraint("slice in ('random', 'likely', 'uncertain', 'audit', 'paper')", name="slice"),
 )
 # The rows each conveyor takes next, in the order it takes them: claims stay flat however many rows are done.
 sa.Index("ix_candidates_waiting", candidates.c.round_id, candidates.c.decided, candidates.c.priority.desc(),
@@ -223,6 +223,79 @@ screenings = sa.Table(
     sa.Column("refused_value", sa.Double),
     sa.Column("sentence", sa.Text),
     _now(),
+)
+
+embeddings = sa.Table(
+    "embeddings",
+    metadata,
+    sa.Column("candidate_id", sa.ForeignKey("candidates.id"), primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),  # whose numbers they are: ports.Embedder
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+)
+
+heads = sa.Table(
+    "heads",
+    metadata,
+    sa.Column("id", SHA, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("embedder", sa.Text, nullable=False),
+    sa.Column("teacher", sa.Text, nullable=False),  # whose decisions taught it
+    sa.Column("last_decision", sa.BigInteger, nullable=False),
+    sa.Column("numbers", JSONB, nullable=False),
+    sa.Column("figures", JSONB, nullable=False),
+    _now(),
+    _one_of("kind", Kind),
+    sa.CheckConstraint("teacher in ('person', 'oracle')", name="teacher"),
+)
+
+scores = sa.Table(
+    "scores",
+    metadata,
+    sa.Column("candidate_id", sa.ForeignKey("candidates.id"), primary_key=True),
+    sa.Column("head_id", sa.ForeignKey("heads.id"), nullable=False),
+    sa.Column("chance", sa.REAL, nullable=False),  # of being accepted
+    sa.Column("cluster", sa.SmallInteger, nullable=False),
+)
+
+# Every look that was taken at whether the machine may decide, since each costs some of the certainty.
+gates = sa.Table(
+    "gates",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
+    sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False, index=True),
+    sa.Column("head_id", sa.ForeignKey("heads.id"), nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("look", sa.Integer, nullable=False),
+    sa.Column("threshold", sa.REAL),  # null where none was proven
+    sa.Column("figures", JSONB, nullable=False),
+    sa.Column("closed_at", sa.DateTime(timezone=True)),
+    _now(),
+    sa.UniqueConstraint("round_id", "verdict", "look"),
+    sa.CheckConstraint("verdict in ('accept', 'reject')", name="verdict"),
+)
+
+scalings = sa.Table(
+    "scalings",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
+    sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False, index=True),
+    sa.Column("head_id", sa.ForeignKey("heads.id"), nullable=False),
+    sa.Column("keep", sa.Integer, nullable=False),
+    sa.Column("audit", sa.Integer, nullable=False),
+    sa.Column("least", sa.REAL, nullable=False),
+    sa.Column("outcome", sa.Text),
+    sa.Column("figures", JSONB, nullable=False, server_default="{}"),
+    sa.Column("ended_at", sa.DateTime(timezone=True)),
+    _now(),
+    sa.CheckConstraint("outcome in ('accepted', 'refused')", name="outcome"),
+)
+
+scaled = sa.Table(
+    "scaled",
+    metadata,
+    sa.Column("candidate_id", sa.ForeignKey("candidates.id"), primary_key=True),
+    sa.Column("scaling_id", sa.ForeignKey("scalings.id"), primary_key=True, index=True),
+    sa.Column("audited", sa.Boolean, nullable=False),
 )
 
 leases = sa.Table(

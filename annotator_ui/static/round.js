@@ -8,6 +8,7 @@ import { mayAct, sayError, showMe } from "./frame.js";
 import { installHelp } from "./help.js";
 import { Keys } from "./keys.js";
 import { keepFresh } from "./live.js";
+import { showPrice } from "./price.js";
 import { read, request } from "./request.js";
 import { ago, count, counted, date, duration, figure, kindOf, plain, rate, short } from "./words.js";
 
@@ -58,6 +59,7 @@ function show(report) {
       : none("Screening refused nothing."),
   );
   showReasons(report.reasons);
+  showPrice(report.price);
   fill(part("reviewers"), report.human.reviewers.map(reviewerRow));
   part("reviewers-none").hidden = report.human.reviewers.length > 0;
   part("signals-card").hidden = report.signals.length === 0;
@@ -99,7 +101,8 @@ function about(round) {
   const end = round.closed_at ? `, closed ${ago(round.closed_at)}` : "";
   const { kind = "", share, ...more } = round.policy ?? {};
   const shown = typeof share === "number" ? `; people see ${figure(100 * share, 3)} % of what passes (${kind})` : "";
-  const rest = Object.entries(more).map(([name, value]) => `; ${plain(name)} ${String(value)}`);
+  const said = Object.entries(more).filter(([, value]) => value !== 0);
+  const rest = said.map(([name, value]) => `; ${plain(name)} ${String(value)}`);
   const opened = `, quota ${count(round.quota)}, opened ${ago(round.opened_at)} (${date(round.opened_at)})`;
   return [...by, opened, end, shown, ...rest, "."];
 }
@@ -110,7 +113,7 @@ function link(address, text) {
 }
 
 /** @param {RoundReport} report */
-function tiles({ human, oracle, defects_per_100: defects, seconds_left, funnel }) {
+function tiles({ human, oracle, machine, defects_per_100: defects, seconds_left, funnel }) {
   const accepted = funnel["accepted"] ?? 0;
   const decided = funnel["decided"] ?? 0;
   const found = [
@@ -138,6 +141,10 @@ function tiles({ human, oracle, defects_per_100: defects, seconds_left, funnel }
         count(oracle.accepted),
         `accepted of ${count(oracle.decisions)}; ${defects.oracle ? `${rate(defects.oracle.value)} defects per 100, ${interval(defects.oracle, "oracle")}` : ""}`,
       ),
+    );
+  if (machine.decisions)
+    found.push(
+      tile("Machine", count(machine.accepted), `accepted of ${count(machine.decisions)} that nobody was shown, within proven bounds`),
     );
   return found;
 }

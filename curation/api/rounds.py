@@ -66,7 +66,7 @@ class Reason(BaseModel):
     reason: RejectReason
     layer: LayerRole | None
     count: int
-    kind: Literal["person", "oracle"]
+    kind: Literal["person", "oracle", "machine"]
 
 
 class SignalFigures(BaseModel):
@@ -99,7 +99,7 @@ class ReviewerFigures(BaseModel):
     """What one reviewer did in a round."""
 
     name: str
-    kind: Literal["person", "oracle"]
+    kind: Literal["person", "oracle", "machine"]
     decisions: int
     accepted: int
     median_dwell_ms: float | None
@@ -121,6 +121,37 @@ class OracleFigures(BaseModel):
     accepted: int
 
 
+class MachineFigures(OracleFigures):
+    """What was decided without anybody having looked, by a gate or the scale step."""
+
+
+class SlicePrice(BaseModel):
+    """What the accepts of one part of a policy cost people; seconds are null where no look was measured."""
+
+    slice: str
+    looks: int
+    seconds: float | None
+    accepted: int
+    seconds_per_accept: float | None
+
+
+class NextHour(BaseModel):
+    """What an hour of review would bring now: looks at the pace so far, and accepts by the scores of what is ahead."""
+
+    looks: float
+    left: int
+    accepts: float
+    certain: bool
+
+
+class Price(BaseModel):
+    """What accepts cost, what more would, and why review may stop; null where it is not known or should go on."""
+
+    slices: list[SlicePrice]
+    next_hour: NextHour | None
+    stop: str | None
+
+
 class Report(BaseModel):
     """The report of one round."""
 
@@ -132,6 +163,8 @@ class Report(BaseModel):
     defects_per_100: DefectsByKind
     human: Human
     oracle: OracleFigures
+    machine: MachineFigures
+    price: Price
     seconds_left: float | None
     evaluation: dict[str, float]
 

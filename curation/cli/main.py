@@ -8,7 +8,7 @@ import sys
 import typer
 
 from curation import __version__
-from curation.cli import captions, checkpoints, draw, houses, prompts, reviewers, rounds, seeds, snapshots
+from curation.cli import captions, checkpoints, draw, heads, houses, prompts, reviewers, rounds, seeds, snapshots
 from curation.cli.show import errors
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.add_typer(seeds.app, name="seed", help="Bring in images with alpha.")
 app.add_typer(captions.app, name="caption", help="What samples show, said by models or people.")
 app.add_typer(prompts.app, name="prompts", help="What pairs are drawn from, made in numbers.")
 app.add_typer(rounds.app, name="round", help="Open, watch and close rounds.")
+app.add_typer(heads.app, name="head", help="What people would say of candidates that nobody has seen.")
 app.add_typer(snapshots.app, name="snapshot", help="Freeze samples under a name made of their content.")
 app.add_typer(checkpoints.app, name="checkpoint", help="Weights, their lineage and their figures.")
 app.add_typer(reviewers.app, name="reviewer", help="People who decide, and their sign-in tokens.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +30,16 @@ def open_(
     ] = None,
     pairs: Annotated[bool, typer.Option("--pairs", help="Draw foreground, background and blended image.")] = False,
     checkpoint: Annotated[str | None, typer.Option(help="What draws; without it, the one promoted last.")] = None,
-    share: Annotated[float, typer.Option(help="Share of screened candidates that people see.", min=0, max=1)] = 1.0,
+    policy: Annotated[
+        str, typer.Option(help="Who is shown what: random; mixed (likely, uncertain and random ones); or paper.")
+    ] = "random",
+    share: Annotated[
+        float | None, typer.Option(help="Share of screened candidates that people see (all; of mixed a quarter).")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A number of the policy, such as random=0.2 or reject_budget=0.02; again for more."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed draws other pictures.")] = 0,
     overlap: Overlap = 1,
     rule: Rule = None,
@@ -41,7 +51,9 @@ def open_(
     from curation import checkpoints, loop, rounds
     from curation.domain import Kind
     from curation.errors import Refused
+    from curation.house import load_embedder
     from curation.review import consensus
+    from curation.selection.policies import check_measures
 
     reached = consensus.choose(overlap, rule, certainty)
     kind = Kind.pair if pairs else Kind.single
@@ -53,13 +65,14 @@ def open_(
             texts = loop.choose_prompts(tx, quota, seed, kind)
         else:
             texts = rounds.read_prompts(prompts.read_text("utf-8").split("\n"))
-        policy = {"kind": "random", "share": share}
+        rules = _read_rules(policy, share, set_ or [])
+        check_measures(rules, load_embedder(opened.settings).measures if policy == "paper" else ())
         if dry_run:
-            rounds.check_round(texts, quota, policy, kind)
+            rounds.check_round(texts, quota, rules, kind)
             talk.print(f"would draw {quota} candidates from {len(texts)} prompts with {short(drawn_by.id)}")
             return
         number = rounds.open_round(
-            tx, checkpoint=drawn_by.id, prompts_=texts, quota=quota, seed=seed, policy=policy, kind=kind, actor=ACTOR
+            tx, checkpoint=drawn_by.id, prompts_=texts, quota=quota, seed=seed, policy=rules, kind=kind, actor=ACTOR
         )
         if overlap > 1:
             consensus.set_consensus(tx, number, reached, ACTOR)
@@ -187,3 +200,61 @@ def gold(
             pieces = planting.keep_gold(tx, number, planted, ACTOR)
             room.set_gold(tx, number, terms, ACTOR)
     talk.print(f"round {number} has {pieces} pieces of gold; {share:.1%} of what people are shown is gold")
+
+
+@app.command()
+def scale(
+    number: Number,
+    keep: Annotated[int | None, typer.Option(help="How many of the best to keep.", min=1)] = None,
+    audit: Annotated[int, typer.Option(help="How many of those people judge first, at random.", min=1)] = 300,
+    least: Annotated[float, typer.Option(help="The share of the kept ones that must be proven acceptable.")] = 0.9,
+    per_prompt: Annotated[float, typer.Option(help="At most so many times a prompt's fair share.", min=0)] = 3.0,
+    per_cluster: Annotated[float, typer.Option(help="The same for candidates that look alike.", min=0)] = 3.0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Keep the best of a drawn round without people, if an audit by people proves them good; say it again to finish."""
+    from curation.errors import Refused
+    from curation.selection import scaling
+
+    terms = scaling.Terms(keep or 0, audit, least, per_prompt, per_cluster)
+    with house() as opened, opened.database.transaction() as tx:
+        standing = scaling.find_scaling(tx, number)
+        if keep is None and standing is None:
+            raise Refused(f"round {number} has no scaling yet", "say how many to keep, with --keep")
+        if standing is None or (standing["ended_at"] and keep is not None):
+            planned = scaling.plan_scaling(tx, number, terms) if dry_run else None
+            told = planned or scaling.begin_scaling(tx, number, terms, ACTOR)
+        else:
+            told = scaling.finish_scaling(tx, number, ACTOR, dry_run=dry_run)
+    print_json(told) if as_json else print(scaling.as_text(told))
+
+
+@app.command("take-back")
+def take_back(number: Number, dry_run: DryRun = False) -> None:
+    """Void every verdict of the machine in a round, withdraw the samples it made, and close the gates."""
+    from curation.review import report
+    from curation.selection import gates, machine
+
+    with house() as opened, opened.database.transaction() as tx:
+        if dry_run:
+            count = report.round_report(tx, number)["machine"]["decisions"]
+            talk.print(f"would take back {count} verdicts of the machine")
+            return
+        gates.close_gates(tx, number)
+        count = machine.take_back(tx, number, ACTOR)
+    talk.print(f"{count} verdicts of the machine were taken back; their candidates are unshown again")
+
+
+def _read_rules(kind: str, share: float | None, given: Sequence[str]) -> dict[str, Any]:
+    """A policy's numbers from NAME=VALUE; what they may be is checked where policies are read."""
+    from curation.errors import Refused
+
+    rules: dict[str, Any] = {"kind": kind} | ({} if share is None else {"share": share})
+    for one in given:
+        name, _, value = one.partition("=")
+        try:
+            rules[name.strip()] = int(value) if value.strip().isdigit() else float(value)
+        except ValueError as error:
+            raise Refused(f"{one!r} is no number of a policy", "such as --set random=0.2") from error
+    return rules

@@ -17,9 +17,9 @@ from curation.review.consensus import Consensus, Outcome, weigh
 from curation.review.reviewers import Paused, holder_of
 from curation.review.trays import Card, take_tray
 from curation.review.undoing import Undone, undo
-from curation.review.verdicts import AFTER, lock_candidate, sample_of
+from curation.review.verdicts import AFTER, lock_candidate
 from curation.rounds import GOLD
-from curation.samples import add_samples
+from curation.samples import add_samples, samples_of
 
 __all__ = ["Decided", "Undone", "decide", "decide_by_oracle", "take_tray", "undo"]
 
@@ -80,7 +80,7 @@ def decide(
     if decision is None:
         raise Conflict("this key was used for another decision", "make a new key for every decision")
     if outcome.state is CandidateState.accepted:
-        add_samples(tx, [sample_of(tx, candidate)])
+        add_samples(tx, samples_of(tx, [candidate]))
     if known.purpose == GOLD and verdict is not Verdict.skip:
         gold.check_reviewer(tx, reviewer_id, candidate)
     return Decided(int(decision), candidate, AFTER[verdict])

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from curation.database import Transaction
 from curation.domain import Kind
-from curation.review.reviewers import ORACLE, PERSON
+from curation.review import price
+from curation.review.reviewers import MACHINE, ORACLE, PERSON
 from curation.review.verdicts import STANDS
 from curation.rounds import count_states, find_round
 from curation.screening.pair_signals import AGREEMENT, PAIR_SIGNALS
@@ -22,14 +23,14 @@ Z_95 = 1.959963984540054
 def round_report(tx: Transaction, number: int) -> dict[str, Any]:
     """Everything that is known of one round, as JSON would hold it. Raises NotFound.
 
-    Decisions of people and of the oracle are counted apart throughout. A decision counts while it is not undone;
-    people's time counts the undone ones and skips too, since it was spent.
+    Decisions of people, of the oracle and of the machine are counted apart throughout. A decision
+    counts while it is not undone; people's time counts the undone ones and skips too, since it was spent.
     """
     row = find_round(tx, number)
     counts = count_states(tx, number)
     by_reviewer = [dict(found) for found in tx.execute(_BY_REVIEWER, {"round": number}).mappings()]
     evaluation = tx.execute(_EVALUATION, {"checkpoint": row["checkpoint_id"]}).scalar()
-    pace, overlap = tx.execute(_PACE).scalar(), row["consensus"].get("overlap", 1)
+    overlap = int(row["consensus"].get("overlap", 1))
     funnel = _funnel(counts, tx.execute(_BEYOND_STATES, {"round": number}).one())
     return {
         "round": describe_round(row | {"counts": counts}) | {"policy": row["policy"]},
@@ -39,9 +40,13 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
         "signals": _signals(tx, row),
         "defects_per_100": {kind: _defects(by_reviewer, kind) for kind in (PERSON, ORACLE)},
         "human": _human(by_reviewer),
-        "oracle": {name: _total(by_reviewer, ORACLE, name) for name in ("decisions", "accepted")},
+        **{
+            kind: {one: _total(by_reviewer, kind, one) for one in ("decisions", "accepted")}
+            for kind in (ORACLE, MACHINE)
+        },
+        "price": price.round_price(tx, number),
         "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
-        "seconds_left": _seconds_left(counts, float(row["policy"].get("share", 1.0)), pace and pace * overlap),
+        "seconds_left": price.seconds_left(tx, counts, float(row["policy"].get("share", 1.0)), overlap),
         "evaluation": evaluation or {},
     }
 
@@ -70,7 +75,7 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 
 def as_text(told: Mapping[str, Any]) -> str:
     """A report for people to read in a terminal."""
-    of, funnel, human, oracle = told["round"], told["funnel"], told["human"], told["oracle"]
+    of, funnel, human = told["round"], told["funnel"], told["human"]
     what = "pairs " if of["kind"] == Kind.pair else ""
     origin = f"{what}drawn by {of['checkpoint'][:12]}" if of["checkpoint"] else f"imported {what or 'files'}".strip()
     lines = [
@@ -87,8 +92,10 @@ def as_text(told: Mapping[str, Any]) -> str:
             f"  {human['seconds_per_accept']:.1f} s of people's time per accept, "
             f"{human['accepts_per_hour']:.0f} accepts an hour"
         )
-    if oracle["decisions"]:
-        lines.append(f"  the oracle decided {oracle['decisions']} and accepted {oracle['accepted']}")
+    lines += price.as_lines(told["price"])
+    for kind in (ORACLE, MACHINE):
+        if told[kind]["decisions"]:
+            lines.append(f"  the {kind} decided {told[kind]['decisions']} and accepted {told[kind]['accepted']}")
     if told["prompt_agreement"]:
         shown = "prompted colour {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(**told["prompt_agreement"])
         lines.append(f"  of its candidates show the {shown}")
@@ -129,10 +136,11 @@ def _funnel(counts: Mapping[str, int], beyond: sa.Row[Any]) -> dict[str, int]:
 def _defects(by_reviewer: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float] | None:
     """Rejected per 100 of what the generator drew and screening passed, with its 95 % interval.
 
-    Each decided candidate weighs 1 / propensity, so that a policy that shows some kinds more often does not bend the
-    figure (Hajek's ratio). Weights that differ are worth fewer observations: (sum w)^2 / sum w^2 (Kish, 1965).
+    Of a mixed policy the random slice alone: of what it chose by score, people have seen the best first. Each decided
+    candidate weighs 1 / propensity (Hajek's ratio); weights that differ are worth fewer observations: (sum w)^2 / sum
+    w^2 (Kish, 1965).
     """
-    decided = _total(by_reviewer, kind, "settled")
+    decided = _total(by_reviewer, kind, "at_random")
     if not decided:
         return None
     weight = _total(by_reviewer, kind, "weight")
@@ -155,19 +163,6 @@ def _human(by_reviewer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "decisions": _total(by_reviewer, PERSON, "decisions"),
         "reviewers": [{name: one[name] for name in shown} for one in by_reviewer],
     }
-
-
-def _seconds_left(counts: Mapping[str, int], share: float, pace: float | None) -> float | None:
-    """People's time for what waits, and for the part of what is still being drawn that people will be shown."""
-    waiting = counts.get("waiting", 0) + counts.get("showing", 0)
-    coming = sum(counts.get(state, 0) for state in ("requested", "drawing", "drawn", "screened"))
-    chosen = waiting + counts.get("accepted", 0) + counts.get("rejected", 0)
-    passed_by = counts.get("refused", 0) + counts.get("unshown", 0)
-    if not waiting + coming:
-        return 0.0
-    if pace is None:
-        return None
-    return pace * (waiting + coming * (chosen / (chosen + passed_by) if chosen + passed_by else share))
 
 
 def _agreement(row: Mapping[str, Any]) -> dict[str, float] | None:
@@ -217,20 +212,22 @@ _ACTS = f"""
             select from decisions l where l.candidate_id = d.candidate_id and l.id > d.id and l.desk <> 'consensus'
                 and l.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = l.id)
         )) as settles,
-        1 / coalesce(d.propensity, 1)::double precision as w
+        case when coalesce(c.slice, 'random') <> 'random' then 0
+            when r.policy ->> 'kind' = 'random' then 1 / coalesce(d.propensity, 1)::double precision else 1 end as w
     from decisions d join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
+    join rounds r on r.id = c.round_id
     where c.round_id = :round and d.desk <> 'consensus'"""
 
 _BY_REVIEWER = sa.text(f"""
     with acts as ({_ACTS})
     select name, kind,
         count(*) filter (where stands) as decisions,
+        count(*) filter (where settles and w > 0) as at_random,
         count(*) filter (where stands and verdict = 'accept') as accepted,
         count(*) filter (where verdict <> 'undo') as looks,
         count(dwell_ms) as measured,
         coalesce(sum(dwell_ms), 0)::double precision as dwell_ms,
         percentile_cont(0.5) within group (order by dwell_ms) as median_dwell_ms,
-        count(*) filter (where settles) as settled,
         count(*) filter (where settles and state = 'accepted') as made,
         coalesce(sum(w) filter (where settles), 0) as weight,
         coalesce(sum(w * w) filter (where settles), 0) as squared_weight,
@@ -274,11 +271,3 @@ _AGREEMENT = sa.text("""
     from shown""")
 
 _EVALUATION = sa.text("select evaluation from checkpoints where id = :checkpoint")
-
-# Seconds per verdict of people of late, in whatever round: skips and undone looks are part of the price.
-_PACE = sa.text(f"""
-    with late as (
-        select d.verdict, d.dwell_ms, v.kind from (select * from decisions order by id desc limit 5000) d
-        join reviewers v on v.id = d.reviewer_id)
-    select sum(dwell_ms) / 1000.0::double precision / nullif(count(*) filter (where verdict in ('accept', 'reject')), 0)
-    from late where kind = '{PERSON}' and dwell_ms is not null""")

@@ -21,7 +21,8 @@ from curation.domain import Access
 from curation.errors import Conflict, NotFound, Refused
 from curation.tables import reviewers, sign_in_tokens
 
-PERSON, ORACLE = "person", "oracle"
+PERSON, ORACLE, MACHINE = "person", "oracle", "machine"
+"""Kinds of reviewers, whose decisions are never added up."""
 
 ADJUDICATORS = "'engineer', 'trainer', 'admin'"
 """Accesses of those who settle what others disagree on, as SQL lists them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -17,12 +17,13 @@ from curation.domain import CandidateState, Kind, LayerRole, Prompt
 from curation.errors import Corrupt, NotFound, Refused
 from curation.intake.procedural import shows_prompt
 from curation.layers import decode_layer
-from curation.ports import RGBA, ObjectStore
+from curation.ports import RGBA, Embedder, ObjectStore
 from curation.screening import duplicates
+from curation.screening.embedding import OWN, pack
 from curation.screening.fingerprints import fingerprint
 from curation.screening.pair_signals import PAIR_SIGNALS, SIZE_GAP, measure_agreement, measure_pair
 from curation.screening.signals import SIGNALS, measure
-from curation.tables import candidate_layers, candidates, layers, prompts, rounds, screenings
+from curation.tables import candidate_layers, candidates, embeddings, layers, prompts, rounds, screenings
 
 LOCK = 7_201_114  # any number, always the same: two batches must not pass each other's duplicates
 
@@ -88,6 +89,8 @@ class MeasuredCandidate:
     visible: str = ""
     signals: Mapping[str, float | None] = field(default_factory=dict)
     fingerprint: bytes = field(default=b"", repr=False)
+    embedding: bytes = field(default=b"", repr=False)
+    embedder: str = ""
     fault: str = ""
 
 
@@ -114,8 +117,14 @@ def screen_candidates(
     return keep_screenings(tx, measured, rules)
 
 
-def measure_candidates(tx: Transaction, store: ObjectStore, ids: Sequence[uuid.UUID]) -> list[MeasuredCandidate]:
-    """The signals of the drawn ones among `ids`, in the order of their ids; nothing is written."""
+def measure_candidates(
+    tx: Transaction,
+    store: ObjectStore,
+    ids: Sequence[uuid.UUID],
+    embedder: Embedder = OWN,
+    states: Collection[CandidateState] = (CandidateState.drawn,),
+) -> list[MeasuredCandidate]:
+    """The signals and embeddings of those of `ids` in a state, in the order of their ids; nothing is written."""
     stored = sa.func.jsonb_object_agg(
         candidate_layers.c.role, sa.func.jsonb_build_array(layers.c.sha256, layers.c.visible)
     )
@@ -128,11 +137,11 @@ def measure_candidates(tx: Transaction, store: ObjectStore, ids: Sequence[uuid.U
         .join(prompts, prompts.c.id == candidates.c.prompt_id)
         .join(candidate_layers, candidate_layers.c.candidate_id == candidates.c.id)
         .join(layers, layers.c.sha256 == candidate_layers.c.sha256)
-        .where(candidates.c.id.in_(list(ids)), candidates.c.state == CandidateState.drawn)
+        .where(candidates.c.id.in_(list(ids)), candidates.c.state.in_(states))
         .group_by(candidates.c.id, rounds.c.kind, prompts.c.id)
         .order_by(candidates.c.id)
     ).all()  # fmt: skip
-    return [_measure(store, row) for row in rows]
+    return [_measure(store, row, embedder) for row in rows]
 
 
 def keep_screenings(tx: Transaction, measured: Sequence[MeasuredCandidate], rules: Sequence[Rule] = HARD_RULES) -> int:
@@ -152,6 +161,7 @@ def keep_screenings(tx: Transaction, measured: Sequence[MeasuredCandidate], rule
         adding = insert(screenings)
         fields = {name: adding.excluded[name] for name in ("signals", "refused_by", "refused_value", "sentence")}
         tx.execute(adding.on_conflict_do_update(index_elements=["candidate_id"], set_=fields), rows)
+        _keep_embeddings(tx, sound)
     _move(tx, list(refusals), CandidateState.refused)
     _move(tx, [one.candidate for one in passed], CandidateState.screened)
     for one in failed:
@@ -170,7 +180,27 @@ def measure_single(rgba: RGBA, prompt: str) -> dict[str, float | None]:
     return measure(rgba) | agreement
 
 
-def _measure(store: ObjectStore, row: sa.Row[Any]) -> MeasuredCandidate:
+def keep_again(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
+    """Add what was measured of candidates that were screened before, by another embedder or not at all."""
+    sound = [one for one in measured if not one.fault]
+    if sound:
+        adding = insert(screenings)
+        known = {"signals": screenings.c.signals.op("||")(adding.excluded.signals)}
+        tx.execute(
+            adding.on_conflict_do_update(index_elements=["candidate_id"], set_=known),
+            [_row(one, None) for one in sound],
+        )
+        _keep_embeddings(tx, sound)
+
+
+def _keep_embeddings(tx: Transaction, seen: Sequence[MeasuredCandidate]) -> None:
+    rows = [{"candidate_id": one.candidate, "source": one.embedder, "vector": one.embedding} for one in seen]
+    adding = insert(embeddings)
+    fields = {name: adding.excluded[name] for name in ("source", "vector")}
+    tx.execute(adding.on_conflict_do_update(index_elements=["candidate_id"], set_=fields), rows)
+
+
+def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> MeasuredCandidate:
     kind = Kind(row.kind)
     wanted = list(LayerRole) if kind is Kind.pair else [next(role for role in LayerRole if role in row.layers)]
     tells = LayerRole.blended if kind is Kind.pair else wanted[0]
@@ -182,12 +212,14 @@ def _measure(store: ObjectStore, row: sa.Row[Any]) -> MeasuredCandidate:
         drawn = {role: np.asarray(decode_layer(store.get(row.layers[role][0]))) for role in wanted}
     except (Corrupt, NotFound) as error:
         return MeasuredCandidate(row.id, kind, sha256, fault=error.message)
+    prompt = Prompt(row.text, row.foreground, row.background)
     if kind is Kind.pair:
-        signals = measure(drawn[wanted[0]]) | measure_pair(drawn)
-        signals |= measure_agreement(drawn, Prompt(row.text, row.foreground, row.background))
+        signals = measure(drawn[wanted[0]]) | measure_pair(drawn) | measure_agreement(drawn, prompt)
     else:
         signals = measure_single(drawn[wanted[0]], row.text)
-    return MeasuredCandidate(row.id, kind, sha256, visible, signals, fingerprint(drawn[tells]))
+    seen = embedder.see([drawn], [prompt])[0]
+    known = (visible, signals | dict(seen.figures), fingerprint(drawn[tells]), pack(seen.vector), embedder.source)
+    return MeasuredCandidate(row.id, kind, sha256, *known)
 
 
 def _refusals(tx: Transaction, sound: Sequence[MeasuredCandidate], rules: Sequence[Rule]) -> dict[uuid.UUID, Refusal]:

@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 revision = "0007"
-down_revision = "0004"
+down_revision = "0006"
 
 WAITING = sa.text("state = 'waiting'")
 PRIORITY = sa.literal_column("priority DESC")

@@ -15,7 +15,7 @@ from curation.review import decisions, report
 from curation.review.reviewers import add_reviewer, oracle_reviewer
 from curation.review.trays import take_tray
 from curation.screening.refusals import screen_candidates
-from curation.screening.selection import select_candidates
+from curation.selection.choosing import select_candidates
 from curation.tables import decisions as decisions_table
 from curation.tables import samples
 from tests.making import make_candidates, make_pairs, make_round, scenes

@@ -1,0 +1,205 @@
+"""Acceptance heads as records: fitted to the decisions that stand, kept under their numbers' hash, and applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.dialects.postgresql import ARRAY, REAL, UUID, insert
+
+from curation.database import Transaction
+from curation.domain import Kind
+from curation.errors import NotFound
+from curation.review.reviewers import ORACLE, PERSON
+from curation.screening.embedding import unpack
+from curation.selection.head import FEWEST, FEWEST_OF_EACH, Head, Lesson, check_lesson, fit
+from curation.tables import heads
+
+MOST_DECISIONS: Final = 20_000
+"""What a head is taught by, at the most: the latest decisions."""
+MORE: Final = 1.2
+"""A head is fitted anew when there are so many times the decisions that taught it."""
+SCORE_AT_ONCE: Final = 10_000
+
+
+@dataclass(frozen=True)
+class KeptHead:
+    """A head with where it came from; `teacher` is the kind of reviewer whose decisions it learnt from."""
+
+    head: Head
+    kind: Kind
+    embedder: str
+    teacher: str
+    figures: Mapping[str, Any]
+    at: Any
+
+    @property
+    def id(self) -> str:
+        """The head's own."""
+        return self.head.id
+
+
+def fit_head(tx: Transaction, kind: Kind, embedder: str) -> KeptHead:
+    """Fit a head to the decisions that stand, keep it, and return it; equal decisions make an equal head.
+
+    People's decisions teach it; the oracle's only where people have not decided enough, since the two are never mixed.
+    What a gate is to be judged by does not teach (`gates`). Raises Refused for too few decisions.
+    """
+    teacher = _teacher(tx, kind, embedder)
+    rows = tx.execute(_LESSON, {"kind": kind, "embedder": embedder, "teacher": teacher, "most": MOST_DECISIONS}).all()
+    verdicts = np.array([row.accepted for row in rows], bool)
+    check_lesson(int(verdicts.sum()), int((~verdicts).sum()))
+    lesson = Lesson(
+        signals=[row.signals for row in rows],
+        embeddings=unpack([bytes(row.vector) for row in rows]),
+        accepted=verdicts,
+        prompts=[row.prompt_id for row in rows],
+        rounds=[row.round_id for row in rows],
+        at_random=np.array([row.at_random for row in rows], bool),
+    )
+    head, figures = fit(lesson)
+    row = {
+        "id": head.id, "kind": kind, "embedder": embedder, "teacher": teacher, "numbers": head.as_json(),
+        "figures": figures, "last_decision": max(row.decision for row in rows),
+    }  # fmt: skip
+    now = {"at": sa.func.clock_timestamp()}  # not the transaction's: two fits in one have an order
+    tx.execute(insert(heads).values(**row, **now).on_conflict_do_update(index_elements=["id"], set_=now))
+    return find_head(tx, kind, head.id)
+
+
+def wants_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
+    """Whether there is enough to fit a head to, and enough more than the newest one has seen."""
+    row = _newest(tx, kind, embedder)
+    seen = 0 if row is None else int(row["figures"]["decisions"])
+    counted = _count_verdicts(tx, kind, embedder)
+    return any(
+        accepted + rejected >= max(FEWEST, MORE * seen) and min(accepted, rejected) >= FEWEST_OF_EACH
+        for accepted, rejected in counted.values()
+    )
+
+
+def may_fit(tx: Transaction, kind: Kind) -> bool:
+    """Whether there may be enough decisions: what a sweep can afford to ask, before somebody counts (`wants_fit`)."""
+    row = _newest(tx, kind)
+    seen, last = (0, 0) if row is None else (int(row["figures"]["decisions"]), int(row["last_decision"]))
+    wanted = max(FEWEST, int((MORE - 1) * seen))
+    return int(tx.execute(_SINCE, {"last": last, "wanted": wanted}).scalar_one()) >= wanted
+
+
+def newest_head(tx: Transaction, kind: Kind, embedder: str) -> KeptHead | None:
+    """The head that was fitted last for a kind of candidates, None where there is none."""
+    row = _newest(tx, kind, embedder)
+    return None if row is None else _read(row)
+
+
+def find_head(tx: Transaction, kind: Kind, name: str | None = None) -> KeptHead:
+    """A head by the beginning of its id, or the newest. Raises NotFound."""
+    wanted = sa.select(heads).where(heads.c.kind == kind, heads.c.id.startswith(name or "")).order_by(heads.c.at.desc())
+    row = tx.execute(wanted).mappings().first()
+    if row is None:
+        told = f"there is no acceptance head {name}" if name else "there is no acceptance head yet"
+        raise NotFound(told, "'layerloop head fit' makes one of the decisions that stand")
+    return _read(dict(row))
+
+
+def score_round(tx: Transaction, kept: KeptHead, number: int) -> int:
+    """Score a round's candidates without a verdict, and those shown at random, by one head; returns how many were new.
+
+    Those already scored by it are passed by. Rows cross in batches, and each batch is one product of matrices.
+    """
+    asked = {"round": number, "head": kept.id, "embedder": kept.embedder, "most": SCORE_AT_ONCE}
+    scored = 0
+    while rows := tx.execute(_UNSCORED, asked).all():
+        chances, clusters = apply(kept.head, rows)
+        found = {"ids": [row.id for row in rows], "chances": chances, "clusters": clusters, "head": kept.id}
+        tx.execute(_SCORE, found)
+        scored += len(rows)
+    return scored
+
+
+def apply(head: Head, rows: Sequence[sa.Row[Any]]) -> tuple[list[float], list[int]]:
+    """Chances and clusters of rows with signals and vector."""
+    embedded: NDArray[np.float32] = unpack([bytes(row.vector) for row in rows])
+    chances = head.predict([row.signals for row in rows], embedded)
+    return [float(one) for one in chances], [int(one) for one in head.cluster(embedded)]
+
+
+def count_lesson(tx: Transaction, kind: Kind, embedder: str) -> tuple[int, int]:
+    """Accepts and rejects that a head would be taught by now."""
+    return _count_verdicts(tx, kind, embedder)[_teacher(tx, kind, embedder)]
+
+
+def _teacher(tx: Transaction, kind: Kind, embedder: str) -> str:
+    accepted, rejected = _count_verdicts(tx, kind, embedder)[PERSON]
+    return PERSON if accepted + rejected >= FEWEST and min(accepted, rejected) >= FEWEST_OF_EACH else ORACLE
+
+
+def _count_verdicts(tx: Transaction, kind: Kind, embedder: str) -> dict[str, tuple[int, int]]:
+    rows = tx.execute(_COUNT, {"kind": kind, "embedder": embedder}).all()
+    counted = {row.kind: (int(row.accepted), int(row.rejected)) for row in rows}
+    return {teacher: counted.get(teacher, (0, 0)) for teacher in (PERSON, ORACLE)}
+
+
+def _newest(tx: Transaction, kind: Kind, embedder: str | None = None) -> dict[str, Any] | None:
+    wanted = sa.select(heads).where(heads.c.kind == kind)
+    if embedder is not None:
+        wanted = wanted.where(heads.c.embedder == embedder)
+    row = tx.execute(wanted.order_by(heads.c.at.desc()).limit(1)).mappings().first()
+    return None if row is None else dict(row)
+
+
+def _read(row: Mapping[str, Any]) -> KeptHead:
+    return KeptHead(
+        Head.read(row["numbers"]), Kind(row["kind"]), row["embedder"], row["teacher"], row["figures"], row["at"]
+    )
+
+
+JUDGING: Final = """coalesce(c.slice, '') = 'random'
+    and greatest((r.policy ->> 'reject_budget')::float, (r.policy ->> 'accept_budget')::float) > 0
+    and ('x' || substr(replace(c.id::text, '-', ''), 9, 7))::bit(28)::int < 134217728"""
+"""Half of the random slice of a round with a gate, by a coin of its own: kept from every head, so that it can judge."""
+
+# Of a candidate that was decided twice, after an undo, the verdict that stands.
+_TAUGHT = f"""
+    from decisions d
+    join reviewers v on v.id = d.reviewer_id
+    join candidates c on c.id = d.candidate_id
+    join rounds r on r.id = c.round_id
+    join screenings s on s.candidate_id = c.id
+    join embeddings e on e.candidate_id = c.id
+    where r.kind = :kind and e.source = :embedder and d.verdict in ('accept', 'reject') and v.kind <> 'machine'
+        and not exists (select from decisions u where u.undoes = d.id) and not ({JUDGING})"""
+
+_COUNT = sa.text(f"""
+    select v.kind, count(*) filter (where d.verdict = 'accept') as accepted,
+        count(*) filter (where d.verdict = 'reject') as rejected {_TAUGHT} group by v.kind""")
+
+_SINCE = sa.text("select count(*) from (select from decisions where id > :last limit :wanted) found")
+
+_LESSON = sa.text(f"""
+    select d.id as decision, d.verdict = 'accept' as accepted, s.signals, e.vector, c.prompt_id, c.round_id,
+        coalesce(c.slice, 'random') = 'random' as at_random
+    {_TAUGHT} and v.kind = :teacher order by d.id desc limit :most""")
+
+_UNSCORED = sa.text("""
+    select c.id, s.signals, e.vector from candidates c
+    join screenings s on s.candidate_id = c.id
+    join embeddings e on e.candidate_id = c.id and e.source = :embedder
+    left join scores k on k.candidate_id = c.id
+    where c.round_id = :round and k.head_id is distinct from :head
+        and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice = 'random')
+    limit :most""")
+
+_SCORE = sa.text("""
+    insert into scores (candidate_id, head_id, chance, cluster)
+    select id, :head, chance, cluster from unnest(:ids, :chances, :clusters) as found(id, chance, cluster)
+    on conflict (candidate_id) do update
+    set head_id = excluded.head_id, chance = excluded.chance, cluster = excluded.cluster""").bindparams(
+    sa.bindparam("ids", type_=ARRAY(UUID)),
+    sa.bindparam("chances", type_=ARRAY(REAL)),
+    sa.bindparam("clusters", type_=ARRAY(sa.SmallInteger)),
+)

@@ -1,0 +1,82 @@
+"""Selection from the command line: policies, the head, the scale step, and what the machine said taken back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from curation.database import Database
+from curation.domain import CandidateState
+from curation.errors import NotFound, Refused
+from curation.screening.embedding import OWN
+from curation.settings import Settings
+from curation.tables import embeddings, heads, rounds
+from tests.curation.cli.test_cli import call, here
+from tests.making import make_checkpoint
+from tests.streams import arrive, judge_waiting, open_stream, taught
+
+__all__ = ["here"]  # the fixture
+
+
+def test_a_mixed_round_is_opened_with_all_its_numbers(here: Settings, database: Database, tmp_path: Path) -> None:
+    with database.transaction() as tx:
+        make_checkpoint(tx)
+    (tmp_path / "prompts.txt").write_text("a red star\na blue disc\n")
+    asked = ("round", "open", "--quota", "10", "--prompts", str(tmp_path / "prompts.txt"), "--policy", "mixed")
+    number = int(call(*asked, "--share", "0.2", "--rule", "wanted=100", "--rule", "reject_budget=0.02"))
+    with database.transaction() as tx:
+        policy = tx.scalar(sa.select(rounds.c.policy).where(rounds.c.id == number))
+    assert (policy["kind"], policy["share"], policy["wanted"], policy["reject_budget"]) == ("mixed", 0.2, 100, 0.02)
+    assert (policy["likely"], policy["uncertain"], policy["random"]) == (0.7, 0.15, 0.15)
+    for wrong in (("--rule", "likely=2"), ("--rule", "beauty=1"), ("--rule", "wanted"), ("--policy", "paper")):
+        with pytest.raises(Refused):
+            call(*asked, *wrong)
+
+
+def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
+    with pytest.raises(Refused, match="too few"):
+        call("head", "fit")
+    with database.transaction() as tx:
+        taught(tx)
+        vectors = np.random.default_rng(0).standard_normal((400, 96)).astype("<f2")
+        ids = tx.execute(sa.select(embeddings.c.candidate_id)).scalars().all()
+        for id_, vector in zip(ids, vectors, strict=True):
+            seen = {"source": OWN.source, "vector": vector.tobytes()}
+            tx.execute(sa.update(embeddings).where(embeddings.c.candidate_id == id_).values(seen))
+        tx.execute(sa.delete(heads))
+    assert call("head", "fit", "--dry-run") == ""
+    told = json.loads(call("head", "fit", "--json"))
+    assert told["decisions"] == 400
+    assert told["by_prompt"]["auc"] > 0.8
+    text = call("head", "show", told["head"][:10])
+    assert text.startswith(f"head {told['head'][:12]}, taught by 400 people's decisions")
+    assert "of prompts it had not seen: AUC 0." in text
+    with pytest.raises(NotFound):
+        call("head", "show", "--pairs")
+
+
+def test_a_round_is_scaled_in_two_steps_and_taken_back(here: Settings, database: Database) -> None:
+    with database.transaction() as tx:
+        taught(tx)
+        number = open_stream(tx, {"kind": "random", "share": 0.01}, 500)
+        quality = np.random.default_rng(1).standard_normal(500)
+        good = dict(zip(arrive(tx, number, 1, quality), (quality > 0.3).tolist(), strict=True))
+    with pytest.raises(Refused, match="no scaling yet"):
+        call("round", "scale", str(number))
+    terms = ("--keep", "80", "--audit", "50", "--least", "0.8")
+    assert "would keep 80 of 500" in call("round", "scale", str(number), *terms, "--dry-run")
+    assert json.loads(call("round", "scale", str(number), *terms, "--json"))["waiting"] == 50
+    assert "0 of 50 judged" in call("round", "scale", str(number))
+    with database.transaction() as tx:
+        judge_waiting(tx, number, good)
+    assert "proven: the machine accepted the other 30" in call("round", "scale", str(number))
+    assert json.loads(call("round", "show", str(number), "--json"))["machine"] == {"decisions": 30, "accepted": 30}
+    call("round", "take-back", str(number), "--dry-run")
+    call("round", "take-back", str(number))
+    shown = json.loads(call("round", "show", str(number), "--json"))
+    assert shown["machine"]["decisions"] == 0
+    assert shown["round"]["counts"][CandidateState.unshown] == 30

@@ -1,0 +1,105 @@
+"""The price of an accept against figures worked out by hand, and the rule that says when to stop."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from curation.domain import Verdict
+from curation.review import decisions, price, report
+from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.selection.choosing import select_candidates
+from curation.selection.policies import Mixed
+from curation.tables import candidates, rounds
+from tests.making import make_candidates, make_round
+from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
+
+MIXED = {"kind": "mixed", "share": 0.4, "likely": 0.5, "uncertain": 0.2, "random": 0.3}
+
+
+def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
+    with database.transaction() as tx:
+        number = make_round(tx)
+        ids = list(make_candidates(tx, store, number, 9))
+        for place, name in enumerate(["likely"] * 4 + ["random"] * 5):
+            tx.execute(sa.update(candidates).where(candidates.c.id == ids[place]).values(slice=name))
+        ann, oracle = add_reviewer(tx, "ann").id, oracle_reviewer(tx)
+
+        def say(place, verdict, dwell_ms, who=ann):
+            return decisions.decide(tx, who, ids[place], verdict, key=uuid.uuid4(), dwell_ms=dwell_ms)
+
+        say(0, Verdict.accept, 1_000)
+        say(1, Verdict.accept, 3_000)
+        say(2, Verdict.reject, None)
+        say(4, Verdict.reject, 4_000)
+        say(5, Verdict.accept, 4_000)
+        decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
+        say(5, Verdict.reject, 1_000)
+        say(6, Verdict.accept, None, oracle)
+        told = price.round_price(tx, number)
+    likely, random = told["slices"]
+    # Three looks at a mean of 2 s, the unmeasured one too, for two accepts.
+    assert likely == {"slice": "likely", "looks": 3, "seconds": 6.0, "accepted": 2, "seconds_per_accept": 3.0}
+    assert random == {"slice": "random", "looks": 3, "seconds": 9.0, "accepted": 0, "seconds_per_accept": None}
+    # 13 s for five measured verdicts; nothing has a score, so each that waits is worth the share accepted: 3 of 6.
+    assert told["next_hour"]["looks"] == pytest.approx(3_600 / 2.6)
+    assert told["next_hour"]["left"] == 3
+    assert told["next_hour"]["accepts"] == pytest.approx(3_600 / 2.6 / 2)
+    assert told["next_hour"]["certain"] is False
+    assert told["stop"] is None
+
+
+def test_nothing_is_made_up_where_nobody_has_looked(database, store):
+    with database.transaction() as tx:
+        number = make_round(tx)
+        make_candidates(tx, store, number, 2)
+        assert price.round_price(tx, number) == {"slices": [], "next_hour": None, "stop": None}
+
+
+def test_the_next_hour_is_worth_what_the_scores_of_what_is_ahead_say(database):
+    with database.transaction() as tx:
+        taught(tx)
+        number = open_stream(tx, MIXED, 10**6)
+        quality = np.random.default_rng(1).standard_normal(600)
+        ids = arrive(tx, number, 1, quality)
+        said = accepts(1, quality)
+        good = dict(zip(ids, said.tolist(), strict=True))
+        select_candidates(tx, number, SOURCE)
+        before = judge_waiting(tx, number, good, dwell_ms=36_000, most=100)
+        hour = price.round_price(tx, number)["next_hour"]
+        assert hour["looks"] == pytest.approx(100)
+        assert hour["certain"] is True
+        came = judge_waiting(tx, number, good, most=100)
+    assert came == pytest.approx(hour["accepts"], abs=3 * np.sqrt(25))
+    assert before > 0
+
+
+def test_review_stops_at_the_wanted_accepts_or_when_an_hour_is_worth_too_little(database):
+    with database.transaction() as tx:
+        taught(tx)
+        number = open_stream(tx, MIXED | {"wanted": 25}, 10**6)
+        quality = np.random.default_rng(2).standard_normal(600)
+        ids = arrive(tx, number, 2, quality)
+        good = dict(zip(ids, accepts(2, quality).tolist(), strict=True))
+        assert price.why_stop(tx, number, Mixed(wanted=25)) is None
+        select_candidates(tx, number, SOURCE)
+        accepted = judge_waiting(tx, number, good, dwell_ms=36_000)
+        assert accepted >= 25
+        assert "25 were wanted" in price.why_stop(tx, number, Mixed(wanted=25))
+        shown, left = select_candidates(tx, number, SOURCE)
+        assert (shown, left > 300) == (0, True)  # by the policy nothing more is put up, and the rest stays unshown
+        assert "review may stop: " in report.as_text(report.round_report(tx, number))
+        tx.execute(sa.update(candidates).where(candidates.c.state == "unshown").values(state="waiting", propensity=1))
+        worth = price.round_price(tx, number)["next_hour"]["accepts"]
+        assert price.why_stop(tx, number, Mixed(least=worth - 1)) is None
+        assert "fewer than" in price.why_stop(tx, number, Mixed(least=worth + 1))
+
+
+def test_a_round_without_a_rule_never_stops(database):
+    with database.transaction() as tx:
+        number = open_stream(tx, MIXED, 10)
+        assert price.why_stop(tx, number, Mixed()) is None
+        assert tx.scalar(sa.select(rounds.c.policy["kind"].astext)) == "mixed"

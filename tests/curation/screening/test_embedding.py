@@ -1,0 +1,72 @@
+"""The house's own embedder: the same for ever, near for what looks alike, whatever the size; and how it is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from curation.domain import LayerRole, Prompt
+from curation.errors import Refused
+from curation.intake.figures import choose_subject, draw
+from curation.screening.embedding import NUMBERS, OWN, open_embedder, pack, unpack
+from tests.making import scenes
+
+FRONT = LayerRole.foreground
+
+
+def see(*drawn):
+    return np.stack([one.vector for one in OWN.see(list(drawn), [Prompt("")] * len(drawn))])
+
+
+def figures(count, size=128):
+    rng = np.random.default_rng(3)
+    return [draw(choose_subject(rng), rng, size) for _ in range(count)]
+
+
+def test_the_numbers_of_a_picture_are_the_same_for_ever():
+    """To change them on purpose, change SOURCE too: stored numbers of another way must not be compared with new ones."""
+    ramp = np.linspace(0, 255, 32).astype(np.uint8)
+    rgba = np.dstack([*np.meshgrid(ramp, ramp), np.full((32, 32), 128, np.uint8), np.tri(32, dtype=np.uint8) * 255])
+    (vector,) = see({FRONT: rgba})
+    assert vector.shape == (NUMBERS,)
+    assert vector[:6] == pytest.approx(GOLDEN, abs=2e-3)
+
+
+GOLDEN = [-0.0622, 0.7764, -0.0702, -0.0282, 0.6552, 0.0409]
+
+
+def test_a_picture_lies_nearer_to_its_own_copies_than_to_any_other():
+    whole = figures(40)
+    half = [cv2.resize(one, (64, 64), interpolation=cv2.INTER_AREA) for one in whole]
+    noisy = [np.clip(one + np.random.default_rng(0).normal(0, 3, one.shape), 0, 255).astype(np.uint8) for one in whole]
+    known = see(*({FRONT: one} for one in whole))
+    for copies in (half, noisy):
+        distances = np.linalg.norm(known[:, None] - see(*({FRONT: one} for one in copies)), axis=2)
+        assert np.mean(np.argmin(distances, axis=0) == np.arange(40)) > 0.9
+
+
+def test_a_pair_is_seen_by_what_it_shows():
+    pairs = [layers for _, layers in scenes(3)]
+    moved = dict(pairs[0]) | {LayerRole.background: pairs[1][LayerRole.background]}
+    seen = see(*pairs, moved)
+    assert seen.shape == (4, NUMBERS)
+    assert np.linalg.norm(seen[3] - seen[0]) < np.linalg.norm(seen[1] - seen[0])
+    assert np.linalg.norm(seen[3] - seen[0]) > 0.01
+
+
+def test_stored_numbers_come_back_to_three_digits():
+    vectors = see(*({FRONT: one} for one in figures(5)))
+    stored = [pack(one) for one in vectors]
+    assert {len(one) for one in stored} == {2 * NUMBERS}
+    assert unpack(stored) == pytest.approx(vectors, abs=1e-3)
+
+
+def test_it_takes_no_weights():
+    assert open_embedder(None, None).source == OWN.source
+    with pytest.raises(Refused, match="no weights"):
+        open_embedder("/models/clip", None)
+    with pytest.raises(Refused):
+        open_embedder(None, Path("aesthetic.safetensors"))

@@ -1,0 +1,110 @@
+"""The acceptance head: better than a constant, honest out of fold, calibrated, plain data, and refused for too little."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from curation.errors import Refused
+from curation.selection.head import FEWEST, Head, Lesson, fit, measure
+
+
+def lesson(count: int, seed: int = 0, prompts: int = 25) -> Lesson:
+    """Accepted where one signal is neither small nor large and the first number of the embedding is not negative."""
+    rng = np.random.default_rng(seed)
+    middle, other = rng.standard_normal((2, count))
+    seen = rng.standard_normal((count, 8)).astype(np.float32)
+    odds = 3 - 4 * middle**2 + 2 * seen[:, 0]
+    return Lesson(
+        signals=[
+            {"middle": float(m), "other": None if o > 1 else float(o)} for m, o in zip(middle, other, strict=True)
+        ],
+        embeddings=seen,
+        accepted=rng.random(count) < 1 / (1 + np.exp(-odds)),
+        prompts=[index % prompts for index in range(count)],
+        rounds=[index % 3 for index in range(count)],
+    )
+
+
+def test_it_learns_that_too_little_and_too_much_are_both_bad():
+    _, figures = fit(lesson(800))
+    for folds in ("by_prompt", "by_round"):
+        assert figures[folds]["auc"] > 0.85
+        assert figures[folds]["log_loss"] < 0.75 * figures[folds]["constant_log_loss"]
+        assert figures[folds]["ece"] < 0.06
+
+
+def test_what_it_says_of_others_is_as_good_as_it_says_and_calibrated():
+    head, figures = fit(lesson(800))
+    others = lesson(4_000, seed=1)
+    found = measure(head.predict(others.signals, others.embeddings), others.accepted)
+    assert found["auc"] == pytest.approx(figures["by_prompt"]["auc"], abs=0.03)
+    assert found["brier"] == pytest.approx(figures["by_prompt"]["brier"], abs=0.02)
+    assert found["ece"] < 0.05
+
+
+def test_knowing_a_prompt_does_not_count_as_knowing_what_is_good():
+    """Each prompt is good or bad altogether and has its own place among the embeddings: out of fold that tells nothing."""
+    rng = np.random.default_rng(2)
+    prompts = np.arange(600) % 60
+    places, verdicts = rng.standard_normal((60, 16)), np.tile([True, False], 30)
+    told = Lesson(
+        signals=[{}] * 600,
+        embeddings=(places[prompts] + 0.05 * rng.standard_normal((600, 16))).astype(np.float32),
+        accepted=rng.permutation(verdicts)[prompts],
+        prompts=prompts.tolist(),
+        rounds=[1] * 600,
+    )
+    head, figures = fit(told)
+    assert measure(head.predict(told.signals, told.embeddings), told.accepted)["auc"] > 0.75
+    assert figures["by_prompt"]["auc"] < 0.65
+    assert not {"by_round", "at_random"} & set(figures)
+
+
+def test_what_was_shown_at_random_has_figures_of_its_own():
+    """The others were chosen by the signal itself, and are far better than all: their figures are not everybody's."""
+    told = lesson(2_000)
+    at_random = np.arange(2_000) % 4 == 0
+    best = np.abs([one["middle"] for one in told.signals]) < 0.4
+    kept = np.flatnonzero(best | at_random)
+    some = Lesson(
+        [told.signals[i] for i in kept], told.embeddings[kept], told.accepted[kept],
+        [told.prompts[i] for i in kept], [1] * len(kept), at_random[kept],
+    )  # fmt: skip
+    _, figures = fit(some)
+    share = told.accepted[at_random].mean()
+    entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    assert figures["at_random"]["constant_log_loss"] == pytest.approx(entropy)
+    assert figures["by_prompt"]["constant_log_loss"] < entropy - 0.05
+    assert 0.85 < figures["at_random"]["auc"] < 1
+
+
+def test_equal_decisions_are_one_head_and_it_is_plain_data():
+    (first, _), (second, _), (other, _) = fit(lesson(300)), fit(lesson(300)), fit(lesson(300, seed=4))
+    assert first.id == second.id != other.id
+    read = Head.read(json.loads(json.dumps(first.as_json())))
+    assert read.id == first.id
+    told = lesson(50, seed=9)
+    np.testing.assert_array_equal(
+        read.predict(told.signals, told.embeddings), first.predict(told.signals, told.embeddings)
+    )
+    assert set(read.cluster(told.embeddings)) <= set(range(len(read.centres)))
+
+
+def test_a_signal_it_never_saw_changes_nothing_and_one_that_is_missing_is_no_error():
+    head, _ = fit(lesson(300))
+    seen = np.zeros((1, 8), np.float32)
+    known = head.predict([{"middle": 0.1, "other": 0.2}], seen)
+    assert head.predict([{"middle": 0.1, "other": 0.2, "new": 9.0}], seen) == known
+    assert 0 < head.predict([{}], seen)[0] < 1
+    assert 0 < head.predict([{"middle": 1e9, "other": -1e9}], seen)[0] < 1
+
+
+@pytest.mark.parametrize(("count", "accepted"), [(FEWEST - 1, 50), (400, 5), (400, 395)])
+def test_too_few_decisions_are_refused(count, accepted):
+    told = lesson(count)
+    told.accepted[:] = np.arange(count) < accepted
+    with pytest.raises(Refused, match="too few"):
+        fit(told)

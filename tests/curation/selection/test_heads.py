@@ -1,0 +1,145 @@
+"""Heads as records: whose decisions teach them, when they are fitted anew, and how candidates come to be seen and scored."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from curation import rounds as rounds_room
+from curation.database import Database
+from curation.domain import CandidateState, Kind, LayerRole, Verdict
+from curation.errors import NotFound, Refused
+from curation.house import open_house
+from curation.jobs import choose, fit_head, screen, sweep
+from curation.layers import decode_layer
+from curation.objects import FolderStore
+from curation.review.decisions import decide, undo
+from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.screening.embedding import OWN, unpack
+from curation.selection import heads
+from curation.selection.head import FEWEST
+from curation.selection.seeing import see_unseen
+from curation.settings import Settings
+from curation.tables import candidates, embeddings, rounds, scores, screenings
+from tests.making import make_candidates, make_round
+from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
+
+
+def decided(tx, count=150, seed=1):
+    """A round of which a person has judged everything."""
+    number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
+    quality = np.random.default_rng(seed).standard_normal(count)
+    ids = arrive(tx, number, seed, quality)
+    tx.execute(sa.update(candidates).where(candidates.c.round_id == number).values(state="waiting"))
+    judge_waiting(tx, number, dict(zip(ids, accepts(seed, quality).tolist(), strict=True)))
+    return number, ids
+
+
+def test_too_few_decisions_make_no_head_and_enough_do(database: Database) -> None:
+    with database.transaction() as tx:
+        with pytest.raises(NotFound, match="no acceptance head yet"):
+            heads.find_head(tx, Kind.single)
+        decided(tx, FEWEST - 1)
+        assert not heads.may_fit(tx, Kind.single)
+        with pytest.raises(Refused, match="too few"):
+            heads.fit_head(tx, Kind.single, SOURCE)
+        decided(tx, 60, seed=2)
+        assert heads.may_fit(tx, Kind.single)
+        assert heads.wants_fit(tx, Kind.single, SOURCE)
+        assert not heads.wants_fit(tx, Kind.pair, SOURCE)
+        kept = heads.fit_head(tx, Kind.single, SOURCE)
+        assert (kept.figures["decisions"], kept.teacher) == (FEWEST + 59, "person")
+        assert not heads.may_fit(tx, Kind.single)
+        assert not heads.wants_fit(tx, Kind.single, SOURCE)
+        assert heads.fit_head(tx, Kind.single, SOURCE).id == kept.id
+        assert heads.find_head(tx, Kind.single, kept.id[:8]).id == kept.id
+
+
+def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_people_have_not_decided(
+    database: Database, store: FolderStore
+) -> None:
+    with database.transaction() as tx:
+        number, _ = decided(tx, 120)
+        ids = make_candidates(tx, store, number, 1)
+        tx.execute(sa.insert(screenings), {"candidate_id": ids[0], "signals": {"quality": 0.0}})
+        tx.execute(sa.insert(embeddings), {"candidate_id": ids[0], "source": SOURCE, "vector": bytes(8)})
+        bob = add_reviewer(tx, "bob").id
+        decide(tx, bob, ids[0], Verdict.accept, key=uuid.uuid4())
+        before = heads.count_lesson(tx, Kind.single, SOURCE)
+        undo(tx, bob, None, key=uuid.uuid4(), seconds=60)
+        after = heads.count_lesson(tx, Kind.single, SOURCE)
+        assert (after[0], after[1]) == (before[0] - 1, before[1])
+        oracle = oracle_reviewer(tx)
+        tx.connection.exec_driver_sql("alter table decisions disable trigger append_only")
+        tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {oracle}")
+        assert heads.fit_head(tx, Kind.single, SOURCE).teacher == "oracle"
+
+
+def test_scores_are_those_of_the_head_and_are_made_once(database: Database) -> None:
+    with database.transaction() as tx:
+        kept = taught(tx)
+        number = open_stream(tx, {"kind": "random", "share": 0.1}, 50)
+        quality = np.linspace(-2, 2, 50)
+        ids = arrive(tx, number, 3, quality)
+        assert heads.score_round(tx, kept, number) == 50
+        assert heads.score_round(tx, kept, number) == 0
+        found = {row.candidate_id: row for row in tx.execute(sa.select(scores))}
+        vectors = tx.execute(sa.select(embeddings.c.vector).where(embeddings.c.candidate_id == ids[7])).scalar()
+        chance = kept.head.predict([{"quality": quality[7]}], unpack([bytes(vectors)]))[0]
+        assert found[ids[7]].chance == pytest.approx(chance, abs=1e-6)
+        assert found[ids[-5]].chance > 3 * found[ids[5]].chance
+
+
+def test_what_was_screened_before_is_seen_afterwards(database: Database, store: FolderStore) -> None:
+    with database.transaction() as tx:
+        number = make_round(tx)
+        ids = make_candidates(tx, store, number, 5, CandidateState.accepted)
+        make_candidates(tx, store, make_round(tx), 3, CandidateState.drawn)
+    assert see_unseen(database, store, Kind.single, OWN) == 5
+    assert see_unseen(database, store, Kind.single, OWN) == 0
+    with database.transaction() as tx:
+        row = tx.execute(sa.select(embeddings).where(embeddings.c.candidate_id == ids[0])).one()
+        sha = tx.execute(
+            sa.text("select sha256 from candidate_layers where candidate_id = :id"), {"id": ids[0]}
+        ).scalar()
+        known = tx.scalar(sa.select(screenings.c.signals).where(screenings.c.candidate_id == ids[0]))
+    layer = {LayerRole.foreground: np.asarray(decode_layer(store.get(sha)))}
+    assert row.source == OWN.source
+    assert unpack([bytes(row.vector)])[0] == pytest.approx(OWN.see([layer], [None])[0].vector, abs=1e-2)
+    assert "coverage" in known
+
+
+def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
+    """Drawn candidates are screened with their embeddings, decisions teach a head, and the head chooses."""
+    with open_house(settings) as house:
+        with house.database.transaction() as tx:
+            number = make_round(tx, quota=10**6)
+            policy = {"kind": "mixed", "share": 0.5, "likely": 0.6, "uncertain": 0.2, "random": 0.2}
+            tx.execute(sa.update(rounds).values(policy=policy))
+            make_candidates(tx, house.store, number, 40, CandidateState.drawn)
+            other, _ = decided(tx, 150)
+            rows = sa.select(embeddings.c.candidate_id).join(candidates).where(candidates.c.round_id == other)
+            tx.execute(
+                sa.update(embeddings)
+                .where(embeddings.c.candidate_id.in_(rows))
+                .values(source=OWN.source, vector=np.random.default_rng(0).standard_normal(96).astype("<f2").tobytes())
+            )
+        screen(house, number)
+        with house.database.transaction() as tx:
+            counts = rounds_room.count_states(tx, number)
+            assert counts["waiting"] + counts["screened"] == 40
+            assert 2 <= counts["waiting"] <= 15  # the random slice: 0.1 of 40
+        asked = []
+        house.database.send = asked.append
+        sweep(house)
+        assert {("choose", number), ("fit_head", "single")} <= {(job.name, *job.args) for job in asked}
+        fit_head(house, "single")
+        assert ("choose", number) in {(job.name, *job.args) for job in asked[2:]}
+        choose(house, number)
+        with house.database.transaction() as tx:
+            chosen = tx.execute(sa.select(candidates.c.slice).where(candidates.c.slice.is_not(None))).scalars().all()
+            assert {"random", "likely", "uncertain"} == set(chosen)
+            assert heads.find_head(tx, Kind.single).embedder == OWN.source

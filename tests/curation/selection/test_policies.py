@@ -1,0 +1,56 @@
+"""Policies: what is left out is as by default, what is wrong is refused before a round is opened."""
+
+from __future__ import annotations
+
+import pytest
+
+from curation.errors import Refused
+from curation.selection.policies import FIRST, Mixed, Paper, Random, check_measures, read_policy, write_policy
+
+
+@pytest.mark.parametrize("policy", [Random(0.5), Mixed(), Mixed(share=0.1, wanted=900, reject_budget=0.02), Paper()])
+def test_a_policy_is_what_was_written(policy):
+    assert read_policy(write_policy(policy)) == policy
+
+
+def test_what_is_left_out_is_as_by_default():
+    assert read_policy({"kind": "mixed", "share": 0.1}) == Mixed(share=0.1)
+    assert (Mixed().likely, Mixed().uncertain, Mixed().random) == (0.70, 0.15, 0.15)
+    assert (Mixed().reject_budget, Mixed().accept_budget) == (0, 0)  # the machine decides nothing unless it is told to
+    assert read_policy({"kind": "paper"}) == Paper(aesthetic=5.5)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"kind": "best"}, "unknown selection policy"),
+        ({}, "unknown selection policy"),
+        ({"kind": "random", "share": 0}, "share"),
+        ({"kind": "random", "share": 1.5}, "share"),
+        ({"kind": "random", "share": True}, "share"),
+        ({"kind": "random", "share": float("nan")}, "share"),
+        ({"kind": "random", "likely": 0.5}, "has no 'likely'"),
+        ({"kind": "mixed", "random": 0, "likely": 0.85}, "random"),
+        ({"kind": "mixed", "likely": 0.9}, "do not add up to 1"),
+        ({"kind": "mixed", "wanted": 1.5}, "wanted"),
+        ({"kind": "mixed", "reject_budget": -0.02}, "reject_budget"),
+        ({"kind": "paper", "aesthetic": "high"}, "aesthetic"),
+    ],
+)
+def test_what_cannot_be_is_refused(row, told):
+    with pytest.raises(Refused, match=told):
+        read_policy(row)
+
+
+def test_the_random_slice_is_large_enough_to_teach_a_head_and_never_larger_than_the_share():
+    assert Mixed(share=0.2).random_share(1_000_000) == pytest.approx(0.03)
+    assert Mixed(share=0.2).random_share(4_000) == pytest.approx(FIRST / 4_000)
+    assert Mixed(share=0.2).random_share(100) == 0.2
+
+
+def test_the_papers_selector_needs_weights():
+    check_measures({"kind": "random", "share": 1}, ())
+    check_measures({"kind": "paper"}, ("clip_score", "aesthetic"))
+    with pytest.raises(Refused, match="aesthetic") as refused:
+        check_measures({"kind": "paper"}, ("clip_score",))
+    assert "LAYERLOOP_AESTHETIC" in refused.value.hint

@@ -1,0 +1,150 @@
+"""The scale step: the best are fixed, an audit proves them or does not, and only what is proven becomes samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from curation import snapshots
+from curation.database import Database, Transaction
+from curation.domain import content_id
+from curation.errors import Conflict, NotFound, Refused
+from curation.objects import FolderStore
+from curation.review import report
+from curation.selection.machine import take_back
+from curation.selection.scaling import Terms, as_text, begin_scaling, describe, finish_scaling, plan_scaling
+from curation.tables import candidates, prompts, scaled, scores
+from tests.making import states
+from tests.streams import arrive, judge_waiting, open_stream, taught
+
+TERMS = Terms(keep=400, audit=120, least=0.9, per_prompt=20, per_cluster=20)
+
+
+def drawn(tx: Transaction, seed: int = 1, count: int = 2_000) -> tuple[int, dict]:
+    """A round that was drawn and of which nothing was shown; people will like what the head likes."""
+    number = open_stream(tx, {"kind": "random", "share": 0.01}, count)
+    quality = np.random.default_rng(seed).standard_normal(count)
+    ids = arrive(tx, number, seed, quality)
+    return number, dict(zip(ids, (quality > 0.5).tolist(), strict=True))
+
+
+def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, store: FolderStore) -> None:
+    with database.transaction() as tx:
+        taught(tx)
+        number, good = drawn(tx)
+        plan = plan_scaling(tx, number, TERMS)
+        assert (plan["pool"], plan["kept"], plan["prompts"]) == (2_000, 400, 20)
+        assert plan["expected"] > 2 * plan["expected_of_all"]
+        assert states_of(tx, number) == {"screened": 2_000}
+        told = begin_scaling(tx, number, TERMS, "test")
+        assert (told["kept"], told["audit"], told["waiting"], told["outcome"]) == (400, 120, 120, None)
+        assert states_of(tx, number) == {"screened": 1_880, "waiting": 120}
+        chances = tx.execute(
+            sa.select(scores.c.chance, scaled.c.audited)
+            .join(scaled, scaled.c.candidate_id == scores.c.candidate_id)
+            .order_by(scores.c.chance)
+        ).all()
+        others = sa.select(sa.func.max(scores.c.chance)).where(
+            scores.c.candidate_id.not_in(sa.select(scaled.c.candidate_id))
+        )
+        assert chances[0].chance >= tx.scalar(others.join(candidates).where(candidates.c.round_id == number))
+        half = [row.audited for row in chances[:200]]
+        assert 40 <= sum(half) <= 80  # the audit is of the worse half as of the better
+        judge_waiting(tx, number, good, most=60)
+        assert finish_scaling(tx, number, "test")["outcome"] is None
+        judge_waiting(tx, number, good)
+        assert finish_scaling(tx, number, "test", dry_run=True)["outcome"] is None
+        told = finish_scaling(tx, number, "test")
+        assert told["outcome"] == "accepted"
+        assert told["bound"] >= 0.9
+        assert told["by_machine"] == 280
+        assert finish_scaling(tx, number, "test") == told
+        assert "the machine accepted the other 280" in as_text(told)
+        assert report.round_report(tx, number)["machine"] == {"decisions": 280, "accepted": 280}
+        frozen = snapshots.freeze(tx, store, tag=None, actor="test").samples
+        # The simulated people make no samples: those are the machine's alone.
+        assert frozen == 280
+        assert take_back(tx, number, "test") == 280
+    assert states(database, number)["unshown"] == 280
+
+
+def test_what_an_audit_does_not_prove_stays_unaccepted_and_trying_again_costs_certainty(database: Database) -> None:
+    with database.transaction() as tx:
+        taught(tx)
+        number, good = drawn(tx)
+        begin_scaling(tx, number, TERMS, "test")
+        with pytest.raises(Conflict, match="under way"):
+            begin_scaling(tx, number, TERMS, "test")
+        judge_waiting(tx, number, dict.fromkeys(good, False))
+        told = finish_scaling(tx, number, "test")
+        assert (told["outcome"], told["by_machine"], told["bound"]) == ("refused", 0, 0.0)
+        assert report.round_report(tx, number)["machine"]["decisions"] == 0
+        assert plan_scaling(tx, number, TERMS)["level"] < told["level"]
+
+
+def test_the_lower_bound_is_right_in_95_of_100_scalings(database: Database) -> None:
+    """Terms that the kept ones miss by little: if scaling let them through more often than it says, this would show."""
+    passed = 0
+    rng = np.random.default_rng(7)
+    with database.transaction() as tx:
+        taught(tx)
+        for seed in range(20):
+            number, good = drawn(tx, seed + 100, 150)
+            fixed = Terms(keep=100, audit=60, least=0.85, per_prompt=20, per_cluster=20)
+            begin_scaling(tx, number, fixed, "test")
+            members = tx.execute(
+                sa.select(scaled.c.candidate_id).join(candidates).where(candidates.c.round_id == number)
+            )
+            said = good | {row.candidate_id: bool(rng.random() < 0.84) for row in members}
+            judge_waiting(tx, number, said)
+            passed += finish_scaling(tx, number, "test")["outcome"] == "accepted"
+    assert passed <= 3  # at most a half is to be expected
+
+
+def test_caps_keep_a_scaling_varied(database: Database) -> None:
+    """One prompt of twenty has nearly all the best."""
+    counted = {}
+    with database.transaction() as tx:
+        taught(tx)
+        number = open_stream(tx, {"kind": "random", "share": 0.01}, 1_000)
+        quality = np.where(np.arange(1_000) % 20 == 0, 3.0, 0.0)
+        ids = arrive(tx, number, 5, quality)
+        best = tx.scalar(sa.select(candidates.c.prompt_id).where(candidates.c.id == ids[0]))
+        for times in (20, 2):
+            terms = Terms(keep=100, audit=60, least=0.85, per_prompt=times, per_cluster=20)
+            begin_scaling(tx, number, terms, "test")
+            mine = sa.select(sa.func.count()).select_from(scaled.join(candidates).join(prompts))
+            scaling = describe(tx, number)["scaling"]
+            counted[times] = tx.scalar(mine.where(prompts.c.id == best, scaled.c.scaling_id == scaling))
+            judge_waiting(tx, number, dict.fromkeys(ids, False))
+            finish_scaling(tx, number, "test")
+    assert counted[20] == 50
+    assert counted[2] <= 10
+
+
+def test_what_cannot_be_is_refused_before_anything_is_done(database: Database) -> None:
+    with database.transaction() as tx:
+        number, _ = drawn(tx, count=50)
+        with pytest.raises(NotFound, match="no acceptance head"):
+            plan_scaling(tx, number, TERMS)
+        taught(tx)
+        with pytest.raises(Refused, match="cannot prove"):
+            begin_scaling(tx, number, Terms(keep=400, audit=20, least=0.95), "test")
+        with pytest.raises(Refused, match="cannot keep"):
+            begin_scaling(tx, number, Terms(keep=10, audit=20), "test")
+        with pytest.raises(Conflict, match="fewer than"):
+            begin_scaling(tx, number, TERMS, "test")
+        with pytest.raises(NotFound, match="no scaling"):
+            finish_scaling(tx, number, "test")
+        prompt = tx.scalar(sa.select(candidates.c.prompt_id).limit(1))
+        row = {"round_id": number, "prompt_id": prompt, "seed": -1, "state": "requested"}
+        tx.execute(sa.insert(candidates), row | {"id": content_id("one more")})
+        with pytest.raises(Conflict, match="still to be drawn"):
+            begin_scaling(tx, number, TERMS, "test")
+        assert tx.scalar(sa.select(sa.func.count()).select_from(scaled)) == 0
+
+
+def states_of(tx: Transaction, number: int) -> dict[str, int]:
+    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.round_id == number)
+    return {row.state: row.n for row in tx.execute(counted.group_by(candidates.c.state))}

@@ -1,0 +1,104 @@
+"""Candidates in bulk with one signal that tells how good they are: rounds large enough for statistics, without pictures."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from curation.database import Transaction
+from curation.domain import Kind, Prompt, Verdict, content_id
+from curation.review.reviewers import add_reviewer
+from curation.screening.embedding import pack
+from curation.selection.heads import KeptHead, fit_head
+from curation.tables import candidate_layers, candidates, decisions, embeddings, layers, prompts, rounds, screenings
+from tests.making import make_round
+
+SOURCE = "test@1"
+NUMBERS = 4
+
+
+def open_stream(tx: Transaction, policy: Mapping[str, object], quota: int) -> int:
+    """A round with a policy and no candidates yet."""
+    number = make_round(tx, quota=quota)
+    tx.execute(sa.update(rounds).where(rounds.c.id == number).values(policy=dict(policy)))
+    return number
+
+
+def arrive(tx: Transaction, number: int, seed: int, quality: Sequence[float], texts: int = 20) -> list[uuid.UUID]:
+    """Screened candidates of so many prompts whose signal "quality" is as given; returns their ids in order."""
+    vectors = np.random.default_rng([seed, 3]).standard_normal((len(quality), NUMBERS)).astype(np.float32)
+    signals = [{"quality": float(value)} for value in quality]
+    return arrive_measured(
+        tx, number, seed, signals, vectors, [f"prompt {index % texts}" for index in range(len(signals))]
+    )
+
+
+def arrive_measured(
+    tx: Transaction,
+    number: int,
+    seed: int,
+    signals: Sequence[Mapping[str, float | None]],
+    vectors: np.ndarray,
+    texts: Sequence[str],
+) -> list[uuid.UUID]:
+    """Screened candidates as they were measured; returns their ids in order."""
+    asked = {text: Prompt(text) for text in texts}
+    rows = [{"id": one.id, "text": one.text} for one in asked.values()]
+    tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
+    ids = [content_id("stream", seed, index) for index in range(len(signals))]
+    state = {"round_id": number, "state": "screened"}
+    rows = [state | {"id": id_, "prompt_id": asked[texts[i]].id, "seed": seed * 10**6 + i} for i, id_ in enumerate(ids)]
+    tx.execute(sa.insert(candidates), rows)
+    rows = [{"candidate_id": id_, "signals": dict(told)} for id_, told in zip(ids, signals, strict=True)]
+    tx.execute(sa.insert(screenings), rows)
+    rows = [{"candidate_id": i, "source": SOURCE, "vector": pack(one)} for i, one in zip(ids, vectors, strict=True)]
+    tx.execute(sa.insert(embeddings), rows)
+    sha = [content_id("layer", id_).hex * 2 for id_ in ids]
+    tx.execute(sa.insert(layers), [{"sha256": one, "width": 1, "height": 1, "bytes": 1, "visible": one} for one in sha])
+    stored = [{"candidate_id": i, "role": "foreground", "sha256": s} for i, s in zip(ids, sha, strict=True)]
+    tx.execute(sa.insert(candidate_layers), stored)
+    return ids
+
+
+def judge_waiting(
+    tx: Transaction, number: int, good: Mapping[uuid.UUID, bool], dwell_ms: int = 1_000, most: int | None = None
+) -> int:
+    """A person decides what waits, the uppermost first, as `good` says; returns how many they accepted."""
+    waiting = sa.select(candidates.c.id).where(candidates.c.round_id == number, candidates.c.state == "waiting")
+    ids = [row.id for row in tx.execute(waiting.order_by(candidates.c.priority.desc(), candidates.c.id).limit(most))]
+    if not ids:
+        return 0
+    person = add_reviewer(tx, "ann").id
+    rows = [
+        {
+            "candidate_id": id_, "reviewer_id": person, "verdict": Verdict.accept if good[id_] else Verdict.reject,
+            "desk": "pages", "key": content_id("said", id_), "dwell_ms": dwell_ms,
+        }
+        for id_ in ids
+    ]  # fmt: skip
+    tx.execute(sa.insert(decisions), rows)
+    for verdict in (True, False):
+        some = [id_ for id_ in ids if good[id_] is verdict]
+        move = sa.update(candidates).where(candidates.c.id.in_(some))
+        tx.execute(move.values(state="accepted" if verdict else "rejected"))
+    return sum(good[id_] for id_ in ids)
+
+
+def accepts(seed: int, quality: Sequence[float]) -> np.ndarray:
+    """What people would say: logistic in quality, steep enough that it can be predicted and not for certain."""
+    rng = np.random.default_rng([seed, 4])
+    return rng.random(len(quality)) < 1 / (1 + np.exp(-2.5 * (np.asarray(quality) - 1)))
+
+
+def taught(tx: Transaction, count: int = 400, seed: int = 999) -> KeptHead:
+    """A head that was taught by a round of its own, of which everything was shown."""
+    number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
+    quality = np.random.default_rng(seed).standard_normal(count)
+    ids = arrive(tx, number, seed, quality)
+    tx.execute(sa.update(candidates).where(candidates.c.round_id == number).values(state="waiting", propensity=1.0))
+    judge_waiting(tx, number, dict(zip(ids, accepts(seed, quality).tolist(), strict=True)))
+    return fit_head(tx, Kind.single, SOURCE)
