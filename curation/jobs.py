@@ -18,7 +18,7 @@ from curation.domain import CandidateState, Checkpoint, Kind, Progress, RoundSta
 from curation.errors import Conflict, LayerloopError, Refused
 from curation.house import House, load
 from curation.ports import LayerGenerator, Report
-from curation.review import aggregation, decisions, reviewers
+from curation.review import aggregation, consensus, decisions, reviewers
 from curation.rounds import find_round
 from curation.screening import pair_oracle, refusals, selection
 from curation.screening.oracle import Oracle, fit_to_snapshot
@@ -177,6 +177,8 @@ def sweep(house: House) -> None:
             tx.ask("draw", number)
         for number in _rounds_with(tx, CandidateState.drawn):
             tx.ask("screen", number)
+        for number in consensus.rounds_to_learn(tx):
+            tx.ask("aggregate", number)
         for row in tx.execute(sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)):
             tx.ask("train", str(row.id))
         for row in tx.execute(sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)):
