@@ -18,7 +18,7 @@ from curation.domain import CandidateState, Checkpoint, Kind, Progress, RoundSta
 from curation.errors import Conflict, LayerloopError, Refused
 from curation.house import House, load, load_embedder
 from curation.ports import LayerGenerator, Report
-from curation.review import aggregation, decisions, reviewers
+from curation.review import aggregation, consensus, decisions, reviewers
 from curation.rounds import find_round
 from curation.screening import pair_oracle, refusals
 from curation.screening.oracle import Oracle, fit_to_snapshot
@@ -206,6 +206,8 @@ def sweep(house: House) -> None:
         for kind in _kinds_with_heads(tx):
             if heads.may_fit(tx, kind):
                 tx.ask("fit_head", kind)
+        for number in consensus.rounds_to_learn(tx):
+            tx.ask("aggregate", number)
         for row in tx.execute(sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)):
             tx.ask("train", str(row.id))
         for row in tx.execute(sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)):

@@ -145,6 +145,11 @@ def read_skills(tx: Transaction, number: int) -> Skills | None:
     return None if row is None else Skills(row.sound, {int(one): Skill(*skill) for one, skill in row.skills.items()})
 
 
+def rounds_to_learn(tx: Transaction) -> list[int]:
+    """Open rounds where something has come to wait for an adjudicator since the skills were learnt last."""
+    return [row.id for row in tx.execute(_TO_LEARN, {"rule": Rule.dawid_skene, "stale": STALE_SECONDS})]
+
+
 def _probability(tx: Transaction, consensus: Consensus, round_id: int, votes: list[tuple[int, bool]]) -> float:
     if consensus.rule is Rule.majority:
         return sum(accept for _, accept in votes) / len(votes)
@@ -170,3 +175,14 @@ _FINAL = sa.text(f"""
 _LEARNT = sa.text("""
     select sound, skills, extract(epoch from now() - at) as age from aggregations
     where round_id = :round order by id desc limit 1""")
+
+_TO_LEARN = sa.text("""
+    select r.id from rounds r
+    left join lateral (select at from aggregations where round_id = r.id order by id desc limit 1) learnt on true
+    where r.state = 'open' and r.consensus ->> 'rule' = :rule
+        and (learnt.at is null or learnt.at < now() - make_interval(secs => :stale))
+        and exists (
+            select from candidates c where c.round_id = r.id and c.state = 'waiting'
+                and c.decided = (r.consensus ->> 'overlap')::int
+                and (learnt.at is null or c.changed_at > learnt.at))
+    order by r.id""")

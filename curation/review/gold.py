@@ -62,7 +62,7 @@ def set_gold(tx: Transaction, number: int, terms: GoldTerms, actor: str) -> None
 
 def draw_places(count: int, share: float) -> int:
     """How many of the next `count` places are gold: a coin for each, that nobody can foresee."""
-    return sum(_coin.random() < share for _ in range(count))
+    return sum(_coin.random() < share for _ in range(count)) if share > 0 else 0
 
 
 def claim_gold(tx: Transaction, round_id: int, reviewer_id: int, among: Sequence[uuid.UUID], count: int,

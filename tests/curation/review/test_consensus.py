@@ -13,7 +13,7 @@ from curation.database import Database
 from curation.domain import Access, CandidateState, Job, Said, Verdict
 from curation.errors import Conflict, Refused
 from curation.review import aggregation, decisions
-from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.review.consensus import Consensus, Rule, rounds_to_learn, set_consensus
 from curation.review.reviewers import add_reviewer, oracle_reviewer
 from curation.review.trays import fill_tray
 from curation.tables import aggregations, candidates, reviewers, samples
@@ -238,7 +238,10 @@ def test_what_is_known_of_reviewers_settles_what_a_majority_would_not(open_panel
     assert Job("aggregate", (panel.number,)) in asked
     assert states(panel.database, panel.number) == {"accepted": 10, "rejected": 10, "waiting": 10}
     with panel.database.transaction() as tx:
+        assert rounds_to_learn(tx) == [panel.number], "the sweep asks again, should the job be lost"
+    with panel.database.transaction() as tx:
         assert aggregation.resolve_waiting(tx, panel.number) == 10
+        assert rounds_to_learn(tx) == []
         assert tx.scalar(sa.select(aggregations.c.votes)) == 90
     assert states(panel.database, panel.number) == {"accepted": 15, "rejected": 15}
     assert panel.sampled() == {one for one in panel.ids if truth[one]}
