@@ -21,6 +21,8 @@ export class Tray extends EventTarget {
   /** Whether the server had less to give than was asked for, the last time. */
   dry = false;
   #filling = false;
+  /** Taken or put back since the server was last asked: of these its answer may be older than what the page knows. */
+  #touched = new Set();
   #turn = 0;
   #post;
   #inOutbox;
@@ -55,14 +57,15 @@ export class Tray extends EventTarget {
   /** Takes the first candidate out, because it is decided. */
   take() {
     const first = this.held.shift() ?? null;
+    if (first) this.#touched.add(first.card.id);
     if (this.held.length < REFILL_BELOW) queueMicrotask(() => this.fill());
     return first;
   }
 
   /** Puts a candidate in front, because its decision was undone. @param {Held} held */
   putBack(held) {
-    this.drop(held.card.id);
-    this.held.unshift(held);
+    this.#touched.add(held.card.id);
+    this.held = [held, ...this.held.filter((other) => other.card.id !== held.card.id)];
     this.#changed();
   }
 
@@ -82,12 +85,13 @@ export class Tray extends EventTarget {
     const missing = AHEAD - this.held.length;
     if (this.#filling || (missing <= AHEAD - REFILL_BELOW && !renew)) return;
     this.#filling = true;
+    this.#touched.clear();
     try {
       const holding = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox().toReversed()]);
       const body = { round: this.#round, count: Math.max(missing, 0), holding: [...holding].slice(0, MOST_HOLDING) };
       const answer = /** @type {TrayAnswer} */ (await this.#post("/api/review/tray", body));
-      for (const id of answer.lost) this.drop(id);
-      const known = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox()]);
+      for (const id of answer.lost) if (!this.#touched.has(id)) this.drop(id);
+      const known = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox(), ...this.#touched]);
       const fresh = answer.candidates.filter((card) => !known.has(card.id));
       this.held.push(...fresh.map((card) => this.#hold(card)));
       this.dry = fresh.length < missing;

@@ -15,6 +15,7 @@ from tests.browser.reviewing import (
     Site,
     count_decisions,
     press,
+    shown,
     standing,
     state_of,
     wait_until_sent,
@@ -22,6 +23,8 @@ from tests.browser.reviewing import (
 )
 
 OpenPage = Callable[..., Page]
+FILLS_AFTER = 3
+"""Decisions after which the page asks for more candidates (static/tray.js: AHEAD, REFILL_BELOW)."""
 
 
 def test_offline_loses_none_and_doubles_none(open_page: OpenPage, database: Database, round_id: int) -> None:
@@ -113,6 +116,43 @@ def test_a_conflict_is_told_and_the_page_goes_on(
     assert wait_until_shown(page) != candidate
     wait_until_sent(page)
     assert standing(database)[candidate][0] == "reject"
+
+
+def test_an_undo_outlives_a_slower_answer_about_the_tray(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
+    """The server says "decided, so not yours" of a candidate that the page has taken back since it asked."""
+    page = open_page()
+    wait_until_shown(page)
+    page.wait_for_load_state("networkidle")
+    waiting: list[Route] = []
+    page.route("**/api/review/tray", lambda route: waiting.append(route))  # noqa: PLW0108  # a name of its own for Playwright
+    page.context.set_offline(True)
+    for _ in range(FILLS_AFTER):
+        undone = press(page, "a")
+    wait_until_shown(page)
+    wait_for_route(page, waiting)  # asked while the decisions were still on their way, so it names them as held
+    page.context.set_offline(False)
+    wait_until_sent(page)
+    answer = waiting[0].fetch()
+    assert undone in answer.json()["lost"]
+    page.keyboard.press("u")
+    assert wait_until_shown(page) == undone
+    waiting[0].fulfill(response=answer)
+    page.unroute("**/api/review/tray")
+    wait_until_sent(page)
+    page.wait_for_load_state("networkidle")
+    assert shown(page) == undone
+    assert state_of(database, undone) == "showing"
+
+
+def wait_for_route(page: Page, waiting: list[Route]) -> None:
+    """Wait until the page has asked for something that a route holds back."""
+    for _ in range(300):
+        if waiting:
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("the page has not asked")
 
 
 def test_a_lost_session_keeps_the_decisions(open_page: OpenPage, site: Site, database: Database, round_id: int) -> None:
