@@ -146,6 +146,63 @@ def test_an_undo_outlives_a_slower_answer_about_the_tray(
     assert state_of(database, undone) == "showing"
 
 
+def test_twenty_decisions_offline_survive_a_reload(open_page: OpenPage, database: Database, round_id: int) -> None:
+    """Reloaded where the page comes from the cache and nothing of the API answers; then online again."""
+    page = open_page()
+    wait_until_shown(page)
+    page.wait_for_load_state("networkidle")
+    page.route("**/api/review/**", lambda route: route.abort())
+    said: dict[str, tuple[str, list[str]]] = {}
+    for key in itertools.islice(itertools.cycle(["a", "r", "3"]), 20):
+        said[press(page, key)] = ("accept" if key == "a" else "reject", ["holes"] if key == "3" else [])
+    undone = list(said)[4]
+    page.locator("#trail button").nth(15).click()
+    assert wait_until_shown(page) == undone
+    del said[undone]
+    expect(page.locator("#banner")).to_contain_text("Offline: 21 decisions waiting")
+    page.unroute("**/api/review/**")
+    page.route("**/api/review/decisions**", lambda route: route.abort())
+    page.route("**/api/review/decisions/**", lambda route: route.abort())
+    page.reload()
+    wait_until_shown(page)
+    expect(page.locator("#banner")).to_contain_text("Offline: 21 decisions waiting")
+    expect(page.locator("#trail .pending")).to_have_count(19)
+    also_undone = list(said)[-1]
+    page.keyboard.press("u")
+    assert wait_until_shown(page) == also_undone, "what is still on its way can be undone after a reload"
+    del said[also_undone]
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.partition("/api/review/")[2]))
+    page.unroute("**/api/review/decisions**")
+    page.unroute("**/api/review/decisions/**")
+    wait_until_sent(page)
+    assert standing(database) == said
+    assert sum(count_decisions(database).values()) == 22
+    assert asked.count("decisions/several") == 1, "a backlog goes out in one request"
+
+
+def test_any_of_the_latest_decisions_can_be_undone(open_page: OpenPage, database: Database, round_id: int) -> None:
+    page = open_page()
+    made = [press(page, key) for key in "aaraa"]
+    wait_until_sent(page)
+    page.get_by_role("button", name="Undo – rejected").click()
+    assert wait_until_shown(page) == made[2]
+    press(page, "a")
+    wait_until_sent(page)
+    assert {candidate: verdict for candidate, (verdict, _) in standing(database).items()} == dict.fromkeys(
+        made, "accept"
+    )
+    page.reload()
+    wait_until_shown(page)
+    expect(page.locator("#trail li")).to_have_count(5)
+    page.locator("#trail button").last.click()
+    page.wait_for_selector(f'#stage[data-candidate="{made[0]}"]')
+    wait_until_sent(page)
+    assert state_of(database, made[0]) == "showing"
+    assert set(standing(database)) == set(made[1:])
+    expect(page.locator("#trail li")).to_have_count(4)
+
+
 def wait_for_route(page: Page, waiting: list[Route]) -> None:
     """Wait until the page has asked for something that a route holds back."""
     for _ in range(300):
