@@ -23,7 +23,7 @@ export class Backgrounds extends EventTarget {
     if (BACKGROUNDS.includes(name)) this.name = name === "photo" ? "checker" : name;
     readPhoto().then((photo) => {
       this.photo = photo;
-      if (photo && name === "photo") this.choose("photo");
+      if (photo && name === "photo" && this.name === "checker") this.choose("photo");
     });
   }
 

@@ -102,7 +102,9 @@ export class Desk extends EventTarget {
 
   /** Takes up what was decided before this page was loaded: on the server, or in the outbox still. @param {LatestRow[]} latest */
   remember(latest) {
-    this.history = [...recall(latest, this.#outbox.entries), ...this.history].slice(-KEPT);
+    const here = new Set(this.history.flatMap(({ rows }) => rows.map((row) => row.card.id)));
+    const before = recall(latest, this.#outbox.entries).filter(({ rows }) => rows.every((row) => !here.has(row.card.id)));
+    this.history = [...before, ...this.history].slice(-KEPT);
     this.#tell("history", null);
   }
 

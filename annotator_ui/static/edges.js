@@ -3,8 +3,9 @@
  * of its inside. A fringe of another colour is bright in the half clear band, a halo on the opaque side of it.
  */
 
-/** Side of the cells, in pixels, in which inside colours are averaged; the rim is a cell or two wide. */
-const CELL = 8;
+/** The longer side of a layer in cells, in which inside colours are averaged; what is called the rim is one or two wide. */
+const CELLS = 128;
+const SMALLEST_CELL = 3;
 /** Alpha from which a pixel counts as opaque. */
 const OPAQUE = 250;
 /** Levels of difference that are shown as fully bright. */
@@ -17,33 +18,38 @@ const RAMP = [[22, 38, 66], [38, 92, 130], [196, 128, 58], [255, 224, 128], [255
  * @property {ImageData} picture
  * @property {number} share of all visible pixels that are half clear, 0..1
  * @property {number | null} gap the mean difference of half clear pixels from the inside, weighed by alpha: levels of 255
+ *
+ * @typedef {object} Inside
+ * @property {Float32Array} colour three levels a cell
+ * @property {Uint8Array} full whether a cell is opaque throughout
+ * @property {boolean} known whether there is any colour
  */
 
 /** @param {ImageData} layer straight RGBA @returns {Edges} */
 export function findEdges(layer) {
-  const { width, height, data } = layer;
-  const across = Math.ceil(width / CELL);
-  const inside = insideColours(layer, across, Math.ceil(height / CELL));
+  const { width, height } = layer;
+  const side = Math.max(SMALLEST_CELL, Math.round(Math.max(width, height) / CELLS));
+  const across = Math.ceil(width / side);
+  const words = new Uint32Array(layer.data.buffer); // a word a pixel, little-endian: alpha, blue, green, red
+  const inside = insideColours(words, width, height, side);
   const picture = new ImageData(width, height);
   const out = new Uint32Array(picture.data.buffer);
   const colours = ramp();
   let [visible, half, weight, sum] = [0, 0, 0, 0];
   for (let y = 0, at = 0; y < height; y += 1) {
-    const row = Math.floor(y / CELL) * across;
+    const row = Math.floor(y / side) * across;
     for (let x = 0; x < width; x += 1, at += 1) {
-      const alpha = /** @type {number} */ (data[4 * at + 3]);
+      const word = /** @type {number} */ (words[at]);
+      const alpha = word >>> 24;
       if (alpha === 0) continue;
       visible += 1;
-      const cell = row + ((x / CELL) | 0);
-      const full = inside.full[cell];
-      if (full && alpha >= OPAQUE) {
-        // Well inside: shown faintly, as grey, to say where the edge belongs.
-        const grey = 16 + (((data[4 * at] ?? 0) * 2 + (data[4 * at + 1] ?? 0) * 5 + (data[4 * at + 2] ?? 0)) >> 5);
-        out[at] = 0xff000000 | (grey << 16) | (grey << 8) | grey;
+      const cell = row + ((x / side) | 0);
+      if (inside.full[cell] && alpha >= OPAQUE) {
+        out[at] = faintGrey(word); // well inside: it says where the edge belongs
         continue;
       }
       // Of nearly clear pixels a browser keeps the colour to half of 255 / alpha levels: so much tells nothing.
-      const gap = inside.known ? Math.max(0, distance(data, 4 * at, inside.colour, 3 * cell) - 127.5 / alpha) : 0;
+      const gap = inside.known ? Math.max(0, distance(word, inside.colour, 3 * cell) - 127.5 / alpha) : 0;
       if (alpha < OPAQUE) {
         half += 1;
         weight += alpha;
@@ -55,86 +61,82 @@ export function findEdges(layer) {
   return { picture, share: visible ? half / visible : 0, gap: inside.known && weight ? sum / weight : null };
 }
 
-/** The largest difference of a channel. @param {Uint8ClampedArray} data @param {number} at @param {Float32Array} colours @param {number} of */
-function distance(data, at, colours, of) {
-  const red = Math.abs(/** @type {number} */ (data[at]) - /** @type {number} */ (colours[of]));
-  const green = Math.abs(/** @type {number} */ (data[at + 1]) - /** @type {number} */ (colours[of + 1]));
-  const blue = Math.abs(/** @type {number} */ (data[at + 2]) - /** @type {number} */ (colours[of + 2]));
+/** @param {number} word */
+function faintGrey(word) {
+  const grey = 16 + ((2 * (word & 255) + 5 * ((word >>> 8) & 255) + ((word >>> 16) & 255)) >> 5);
+  return 0xff000000 | (grey << 16) | (grey << 8) | grey;
+}
+
+/** The largest difference of a channel. @param {number} word @param {Float32Array} colours @param {number} of */
+function distance(word, colours, of) {
+  const red = Math.abs((word & 255) - /** @type {number} */ (colours[of]));
+  const green = Math.abs(((word >>> 8) & 255) - /** @type {number} */ (colours[of + 1]));
+  const blue = Math.abs(((word >>> 16) & 255) - /** @type {number} */ (colours[of + 2]));
   return Math.max(red, green, blue);
 }
 
 /**
  * The mean colour of each cell that is opaque throughout, spread over the cells around; of thin layers that have no such
  * cell, of what is opaque in any.
- * @param {ImageData} layer @param {number} across @param {number} down
+ * @param {Uint32Array} words @param {number} width @param {number} height @param {number} side of a cell
+ * @returns {Inside}
  */
-function insideColours({ width, height, data }, across, down) {
+function insideColours(words, width, height, side) {
+  const [across, down] = [Math.ceil(width / side), Math.ceil(height / side)];
   const sums = new Float32Array(across * down * 4);
-  for (let y = 0; y < height; y += 1) {
-    const row = Math.floor(y / CELL) * across;
-    for (let x = 0; x < width; x += 1) {
-      const at = 4 * (y * width + x);
-      if (/** @type {number} */ (data[at + 3]) < OPAQUE) continue;
-      const cell = 4 * (row + ((x / CELL) | 0));
-      for (let part = 0; part < 3; part += 1) sums[cell + part] = (sums[cell + part] ?? 0) + (data[at + part] ?? 0);
-      sums[cell + 3] = (sums[cell + 3] ?? 0) + 1;
+  for (let y = 0, at = 0; y < height; y += 1) {
+    const row = Math.floor(y / side) * across;
+    for (let x = 0; x < width; x += 1, at += 1) {
+      const word = /** @type {number} */ (words[at]);
+      if (word >>> 24 >= OPAQUE) add(sums, 4 * (row + ((x / side) | 0)), word & 255, (word >>> 8) & 255, (word >>> 16) & 255);
     }
   }
-  const cells = across * down;
-  const full = new Uint8Array(cells);
-  for (let cell = 0; cell < cells; cell += 1) {
+  const counts = Float32Array.from({ length: across * down }, (_, cell) => sums[4 * cell + 3] ?? 0);
+  const full = Uint8Array.from(counts, (count, cell) => {
     const [column, line] = [cell % across, Math.floor(cell / across)];
-    const size = Math.min(CELL, width - column * CELL) * Math.min(CELL, height - line * CELL);
-    full[cell] = Number(sums[4 * cell + 3] === size);
-  }
-  const thick = full.includes(1);
-  const colour = new Float32Array(cells * 3);
-  const known = new Uint8Array(cells);
-  for (let cell = 0; cell < cells; cell += 1) {
-    const number = /** @type {number} */ (sums[4 * cell + 3]);
-    if (thick ? !full[cell] : !number) continue;
-    known[cell] = 1;
-    for (let channel = 0; channel < 3; channel += 1) colour[3 * cell + channel] = /** @type {number} */ (sums[4 * cell + channel]) / number;
-  }
-  return { colour, full, known: spread(colour, known, across, down) };
+    return Number(count === Math.min(side, width - column * side) * Math.min(side, height - line * side));
+  });
+  const known = full.includes(1) ? full.slice() : Uint8Array.from(counts, (count) => Number(count > 0));
+  const colour = spread(sums, known, across);
+  return { colour, full, known: known.includes(1) };
+}
+
+/** @param {Float32Array} sums @param {number} at @param {number} red @param {number} green @param {number} blue */
+function add(sums, at, red, green, blue) {
+  sums[at] = /** @type {number} */ (sums[at]) + red;
+  sums[at + 1] = /** @type {number} */ (sums[at + 1]) + green;
+  sums[at + 2] = /** @type {number} */ (sums[at + 2]) + blue;
+  sums[at + 3] = /** @type {number} */ (sums[at + 3]) + 1;
 }
 
 /**
- * Gives every cell without a colour the mean of its neighbours that have one, ring by ring.
- * @param {Float32Array} colour @param {Uint8Array} known @param {number} across @param {number} down
- * @returns {boolean} whether there is any colour
+ * The means of the cells that are known; every other cell has the mean of its neighbours that have one, ring by ring.
+ * @param {Float32Array} sums red, green, blue and how many, of each cell @param {Uint8Array} known @param {number} across
  */
-function spread(colour, known, across, down) {
+function spread(sums, known, across) {
+  const colour = new Float32Array(known.length * 3);
+  const done = known.slice();
+  for (let cell = 0; cell < known.length; cell += 1) if (!known[cell]) sums.fill(0, 4 * cell, 4 * cell + 4);
+  /** @type {number[]} */
   let ring = [...known.keys()].filter((cell) => known[cell]);
-  const any = ring.length > 0;
   while (ring.length) {
-    /** @type {Map<number, number[]>} */
-    const next = new Map();
+    /** @type {number[]} */
+    const next = [];
     for (const cell of ring) {
-      for (const near of around(cell, across, down)) {
-        if (known[near]) continue;
-        const sum = next.get(near) ?? [0, 0, 0, 0];
-        next.set(near, [0, 1, 2].map((channel) => (sum[channel] ?? 0) + (colour[3 * cell + channel] ?? 0)).concat((sum[3] ?? 0) + 1));
+      done[cell] = 1;
+      const count = sums[4 * cell + 3] || 1;
+      for (let part = 0; part < 3; part += 1) colour[3 * cell + part] = (sums[4 * cell + part] ?? 0) / count;
+    }
+    for (const cell of ring) {
+      for (const near of [cell - across, cell + across, cell % across ? cell - 1 : -1, (cell + 1) % across ? cell + 1 : -1]) {
+        if (done[near] !== 0) continue;
+        if (!sums[4 * near + 3]) next.push(near);
+        add(sums, 4 * near, colour[3 * cell] ?? 0, colour[3 * cell + 1] ?? 0, colour[3 * cell + 2] ?? 0);
       }
     }
-    for (const [cell, sum] of next) {
-      known[cell] = 1;
-      for (let channel = 0; channel < 3; channel += 1) colour[3 * cell + channel] = (sum[channel] ?? 0) / (sum[3] ?? 1);
-    }
-    ring = [...next.keys()];
+    ring = next;
   }
-  return any;
-}
-
-/** @param {number} cell @param {number} across @param {number} down */
-function around(cell, across, down) {
-  const [column, line] = [cell % across, Math.floor(cell / across)];
-  const near = [];
-  if (column > 0) near.push(cell - 1);
-  if (column < across - 1) near.push(cell + 1);
-  if (line > 0) near.push(cell - across);
-  if (line < down - 1) near.push(cell + across);
-  return near;
+  return colour;
 }
 
 /** 256 colours as words of a little-endian canvas. */

@@ -64,7 +64,7 @@ export class Outbox extends EventTarget {
     this.entries.push(entry);
     this.#keep(entry);
     this.#tell("change", entry);
-    if (!this.#failures) queueMicrotask(() => this.flush());
+    if (!this.#failures) setTimeout(() => this.flush()); // a task of its own: the next picture comes first
     return entry;
   }
 

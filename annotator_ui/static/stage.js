@@ -21,6 +21,8 @@ export class Stage extends EventTarget {
   #sheet;
   #pan;
   #natural = { width: 1, height: 1 };
+  /** As it was measured last: asking for it while a key is handled would lay the page out twice. */
+  #room = { width: 0, height: 0 };
 
   /** @param {HTMLElement} root @param {HTMLElement} sheet */
   constructor(root, sheet) {
@@ -34,7 +36,10 @@ export class Stage extends EventTarget {
       () => this.#place(),
     );
     Object.assign(root.dataset, { view: "picture", zoom: "fit", layer: "foreground", apart: "", way: "", beside: "" });
-    new ResizeObserver(() => this.#place()).observe(root);
+    new ResizeObserver(() => {
+      this.#room = { width: root.clientWidth, height: root.clientHeight };
+      this.#place();
+    }).observe(root);
   }
 
   /** How it is looked at now. @param {Way} name */
@@ -119,13 +124,13 @@ export class Stage extends EventTarget {
   /** The scale at which so many pictures fit beside and below each other. @param {number} across @param {number} down */
   #fit(across, down) {
     const named = this.#isApart() ? 2 * NAMED : 0; // on both sides, since the middle picture stays in the middle
-    const width = this.#root.clientWidth - MARGIN - (across - 1) * GAP;
-    const height = this.#root.clientHeight - MARGIN - (down - 1) * (GAP + NAMED) - named;
+    const width = this.#room.width - MARGIN - (across - 1) * GAP;
+    const height = this.#room.height - MARGIN - (down - 1) * (GAP + NAMED) - named;
     return Math.min(width / across / this.#natural.width, height / down / this.#natural.height);
   }
 
   #isApart() {
-    return this.get("apart") !== "" && this.#root.dataset["layers"] === "3";
+    return this.get("apart") !== "" && this.#root.dataset["layers"] === "3" && this.get("view") !== "edges";
   }
 
   #place() {

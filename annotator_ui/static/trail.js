@@ -12,29 +12,49 @@ const TOLD = { pending: ", being sent", sent: "", refused: ", not counted" };
 
 /** @param {import("./desk.js").Desk} desk */
 export function installTrail(desk) {
-  const show = () => {
-    part("trail-empty").hidden = desk.history.length > 0;
-    fill(
-      part("trail"),
-      desk.history.toReversed().map((act) => item(act, () => desk.undo(act))),
-    );
+  /** What is shown already, by act and by what is told of it. @type {WeakMap<Act, {told: string, element: HTMLElement}>} */
+  const known = new WeakMap();
+  /** @param {Act} act */
+  const shown = (act) => {
+    const told = act.rows.map((row) => row.state).join();
+    const before = known.get(act);
+    if (before?.told === told) return before.element;
+    const element = item(act, () => desk.undo(act));
+    known.set(act, { told, element });
+    return element;
   };
-  desk.addEventListener("history", show);
+  let due = false;
+  const show = () => {
+    due = false;
+    part("trail-empty").hidden = desk.history.length > 0;
+    fill(part("trail"), desk.history.toReversed().map(shown));
+  };
+  desk.addEventListener("history", () => {
+    // After the frame that shows the next candidate, which nothing may delay.
+    if (!due) requestAnimationFrame(() => setTimeout(show));
+    due = true;
+  });
   show();
 }
 
 /** @param {Act} act @param {() => void} undo */
-function item(act, undo) {
-  const [first] = act.rows;
-  if (!first) return null;
-  const states = new Set(act.rows.map((row) => row.state));
+function item({ rows }, undo) {
+  const [first] = /** @type {[import("./history.js").Row]} */ (rows);
+  const states = new Set(rows.map((row) => row.state));
   const state = states.has("pending") ? "pending" : states.has("sent") ? "sent" : "refused";
-  const said = act.rows.length > 1 ? `a sheet of ${counted(act.rows.length, "candidate")}: ${sheetSaid(act.rows)}` : `${rowSaid(first)}: ${first.card.prompt}`;
-  const verdict = act.rows.length > 1 ? "sheet" : first.body.verdict;
-  const mark = verdict === "sheet" ? String(act.rows.length) : MARKS[verdict];
-  const press = button("", undo, { "aria-label": `Undo – ${said}`, title: `Undo – ${said}`, disabled: state === "refused" });
-  fill(press, thumbnail(first.card), make("span", { class: "mark", "aria-hidden": "true" }, state === "refused" ? "!" : mark));
-  return make("li", { class: `${verdict} ${state}` }, press);
+  const several = rows.length > 1;
+  const said = several
+    ? `a sheet of ${counted(rows.length, "candidate")}: ${sheetSaid(rows)}`
+    : `${rowSaid(first)}: ${first.card.prompt}`;
+  const mark = several ? String(rows.length) : MARKS[first.body.verdict];
+  const name = { "aria-label": `Undo – ${said}`, title: `Undo – ${said}` };
+  const press = button("", undo, { ...name, disabled: state === "refused" });
+  fill(
+    press,
+    thumbnail(first.card),
+    make("span", { class: "mark", "aria-hidden": "true" }, state === "refused" ? "!" : mark),
+  );
+  return make("li", { class: `${several ? "together" : first.body.verdict} ${state}` }, press);
 }
 
 /** A decision in words. @param {import("./history.js").Row} row */

@@ -77,7 +77,7 @@ export class Tray extends EventTarget {
     for (const id of ids) this.#touched.add(id);
     this.held = this.held.filter((held) => !ids.has(held.card.id));
     this.#advance();
-    if (this.held.length < this.#plan.low) queueMicrotask(() => this.fill());
+    if (this.held.length < this.#plan.low) setTimeout(() => this.fill());
   }
 
   /** Puts candidates in front, because their decisions were undone. @param {{card: Card, held: Held | null}[]} rows */

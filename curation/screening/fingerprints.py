@@ -55,8 +55,8 @@ def find_nearest(mark: bytes, others: Mapping[str, bytes]) -> tuple[str, int] | 
     """The nearest of some layers (name -> fingerprint) that is near enough, and the bits that differ."""
     if not others:
         return None
-    rows = _rows([mark, *others.values()])
-    bits = count_bits(mark, list(others.values()))
+    rows = np.frombuffer(b"".join([mark, *others.values()]), np.uint8).reshape(-1, FINGERPRINT_BYTES)
+    bits = count_bits(mark[:HASH_BYTES], [other[:HASH_BYTES] for other in others.values()])
     tones = np.abs(rows[1:, HASH_BYTES:].astype(np.int16) - rows[0, HASH_BYTES:].astype(np.int16))
     near = (bits <= MAX_BITS) & (tones.mean(axis=1) <= MAX_TONE_MEAN) & (tones.max(axis=1) <= MAX_TONE)
     if not near.any():
@@ -66,14 +66,10 @@ def find_nearest(mark: bytes, others: Mapping[str, bytes]) -> tuple[str, int] | 
 
 
 def count_bits(mark: bytes, others: Sequence[bytes]) -> NDArray[np.int32]:
-    """How many of the 192 bits of a fingerprint differ from each of some others."""
-    rows = _rows([mark, *others])[:, :HASH_BYTES]
+    """How many of the 192 bits that fingerprints begin with differ from each of some others: 24 bytes each."""
+    rows = np.frombuffer(b"".join([mark, *others]), np.uint8).reshape(-1, HASH_BYTES)
     differing: NDArray[np.int32] = np.bitwise_count(rows[1:] ^ rows[0]).sum(axis=1, dtype=np.int32)
     return differing
-
-
-def _rows(marks: Sequence[bytes]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(marks), np.uint8).reshape(-1, FINGERPRINT_BYTES)
 
 
 def _dct_bits(plane: NDArray[np.float32]) -> NDArray[np.bool_]:

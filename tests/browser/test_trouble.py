@@ -156,6 +156,7 @@ def test_twenty_decisions_offline_survive_a_reload(open_page: OpenPage, database
     for key in itertools.islice(itertools.cycle(["a", "r", "3"]), 20):
         said[press(page, key)] = ("accept" if key == "a" else "reject", ["holes"] if key == "3" else [])
     undone = list(said)[4]
+    expect(page.locator("#trail li")).to_have_count(20)
     page.locator("#trail button").nth(15).click()
     assert wait_until_shown(page) == undone
     del said[undone]
