@@ -1,7 +1,8 @@
 /** One candidate of a contact sheet, with the mark it bears: said in words, by a sign and by a frame, never by colour alone. */
 
-import { inWords, told } from "./concerns.js";
+import { told } from "./concerns.js";
 import { make } from "./elements.js";
+import { plain } from "./words.js";
 
 /**
  * @typedef {object} Mark
@@ -30,7 +31,7 @@ export class Cell {
   /** @param {Mark} mark */
   show({ good, reasons, others, focusable }) {
     const { card, state } = this.held;
-    const why = inWords(told([...reasons])).join(", ");
+    const why = told([...reasons]).reasons.map(plain).join(", "); // of a pair they concern the blended one that is shown
     const left = others === "reject" ? "not marked" : "left for later";
     const said = state !== "ready" ? "not to be seen" : good ? "good" : why ? `rejected: ${why}` : left;
     const mark = state !== "ready" ? state : good ? "good" : why ? "bad" : "";
