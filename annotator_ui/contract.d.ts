@@ -16,13 +16,21 @@ interface LayerAddress {
   height: number | null;
 }
 
+interface CardLayer {
+  url: string;
+  /** The same picture with at most 320 pixels on its longer side. */
+  small: string;
+  width: number;
+  height: number;
+}
+
 interface Card {
   id: string;
   round: number;
   kind: "single" | "pair";
   prompt: string;
   flags: string[];
-  layers: Partial<Record<LayerRole, LayerAddress>>;
+  layers: Partial<Record<LayerRole, CardLayer>>;
   signals: Record<string, number | null>;
   /** Of pairs: the texts of single layers. */
   texts: Partial<Record<LayerRole, string>>;
@@ -62,6 +70,31 @@ interface DecisionAnswer {
 interface UndoAnswer {
   decision: number;
   candidate: Card;
+}
+
+/** What became of one of several decisions or undos. */
+interface Told<Answer> {
+  taken: Answer | null;
+  refused: { message: string; hint: string } | null;
+}
+
+/** A decision of mine that stands and can be undone. */
+interface LatestRow {
+  decision: number;
+  verdict: DecisionBody["verdict"];
+  reasons: string[];
+  layers: LayerRole[];
+  comment: string;
+  candidate: Card;
+}
+
+/** The accepted sample that looks most like a candidate; `bits` of 192 differ, null where it was not screened. */
+interface Nearest {
+  sample: string;
+  caption: string;
+  round: number;
+  bits: number | null;
+  layers: Partial<Record<LayerRole, CardLayer>>;
 }
 
 interface Reason {

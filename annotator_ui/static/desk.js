@@ -2,23 +2,32 @@
 
 import { collected, told } from "./concerns.js";
 import { Dwell } from "./dwell.js";
+import { KEPT, recall } from "./history.js";
 
 /**
  * @typedef {import("./tray.js").Held} Held
  * @typedef {import("./outbox.js").Entry} Entry
- * @typedef {{held: Held, entry: Entry}} Decided
+ * @typedef {import("./history.js").Act} Act
+ * @typedef {import("./history.js").Row} Row
+ * @typedef {{held: Held, verdict: DecisionBody["verdict"], reasons: string[]}} Said
  */
+
+/** A contact sheet that came later than this cannot have been looked at when the key went down. */
+const SHEET_MS = 400;
 
 export class Desk extends EventTarget {
   /** Reasons collected for a reject that has not been made yet. @type {Set<string>} */
   reasons = new Set();
   comment = "";
-  /** What can be undone here, oldest first. @type {Decided[]} */
+  /** What was decided lately, oldest first: each can be undone, a contact sheet as a whole. @type {Act[]} */
   history = [];
+  /** Whether one candidate is shown at a time; else a contact sheet has the tray. */
+  single = true;
   #tray;
   #outbox;
   #stage;
   #dwell = new Dwell();
+  #sheetSince = 0;
   /** @type {string | null} */
   #shown = null;
   /** Candidates that came back by an undo, by the undo's key. @type {Map<string, string>} */
@@ -47,29 +56,72 @@ export class Desk extends EventTarget {
    */
   decide(verdict, reasons, at) {
     const held = this.#tray.head;
-    if (!held) return;
+    if (!held || !this.single) return;
     if (held.card.id !== this.#shown) return this.#tell("early", null);
     if (held.state === "broken" && verdict !== "skip") return this.#tell("unseen", null);
     const { visibleSince } = this.#stage;
     // Pressed before this candidate was painted: the key can only have meant the one before it, which is decided.
     if (held.state === "ready" && (visibleSince === null || at < visibleSince)) return this.#tell("early", null);
-    /** @type {DecisionBody} */
-    const body = { candidate: held.card.id, verdict, ...told(reasons), comment: this.comment, dwell_ms: this.#dwell.read() };
-    this.history.push({ held, entry: this.#outbox.add("decision", body) });
-    this.#tray.take();
-    this.#tell("decided", body);
+    this.#keep([{ held, verdict, reasons }], this.comment, this.#dwell.read());
+  }
+
+  /** Another contact sheet stands before the reviewer from the end of this frame on. */
+  startSheet() {
+    this.#sheetSince = Infinity;
+    this.#dwell.start();
+    requestAnimationFrame(() => (this.#sheetSince = performance.now()));
+  }
+
+  /**
+   * Decides a whole contact sheet; the time it was looked at is shared among its candidates.
+   * @param {Said[]} said @param {number} at when the key went down
+   * @returns {boolean} whether it was taken
+   */
+  submit(said, at) {
+    if (!said.length) return false;
+    if (at < this.#sheetSince + SHEET_MS) return this.#tell("early", null), false;
+    this.#keep(said, "", Math.round(this.#dwell.read() / said.length));
+    return true;
+  }
+
+  /** @param {Said[]} said @param {string} comment @param {number} dwell */
+  #keep(said, comment, dwell) {
+    const rows = said.map(({ held, verdict, reasons }) => {
+      const { card } = held;
+      /** @type {DecisionBody} */
+      const body = { candidate: card.id, verdict, ...told(reasons), comment, dwell_ms: dwell };
+      const { key } = this.#outbox.add("decision", body, { card });
+      return /** @type {Row} */ ({ key, card, held, body, decision: null, state: "pending" });
+    });
+    this.history = [...this.history, { rows }].slice(-KEPT);
+    this.#tray.take(new Set(rows.map((row) => row.card.id)));
+    this.#tell("decided", rows);
+    this.#tell("history", null);
     this.#showHead();
   }
 
-  /** Takes back the latest decision: its candidate is here again at once, and the server hears of it in turn. */
-  undo() {
-    const last = this.history.pop();
-    const undo = this.#outbox.add("undo", { decision: null }, last?.entry.key ?? null);
-    if (!last) return;
-    this.#returned.set(undo.key, last.held.card.id);
-    this.#tell("undone", last.entry);
-    this.#tray.putBack(last.held);
-    this.collect(collected(last.entry.body), last.entry.body.comment);
+  /** Takes up what was decided before this page was loaded: on the server, or in the outbox still. @param {LatestRow[]} latest */
+  remember(latest) {
+    const here = new Set(this.history.flatMap(({ rows }) => rows.map((row) => row.card.id)));
+    const before = recall(latest, this.#outbox.entries).filter(({ rows }) => rows.every((row) => !here.has(row.card.id)));
+    this.history = [...before, ...this.history].slice(-KEPT);
+    this.#tell("history", null);
+  }
+
+  /** Takes back an act, the latest if none is named: its candidates are here again at once, and the server hears of it in turn. */
+  undo(act = this.history.findLast(({ rows }) => rows.some((row) => row.state !== "refused"))) {
+    if (!act) return void this.#outbox.add("undo", { decision: null });
+    const rows = act.rows.filter((row) => row.state !== "refused");
+    this.history = this.history.filter((other) => other !== act);
+    for (const row of rows) {
+      const undo = this.#outbox.add("undo", { decision: row.decision }, { of: row.key });
+      this.#returned.set(undo.key, row.card.id);
+    }
+    this.#tell("undone", rows);
+    this.#tell("history", null);
+    this.#tray.putBack(rows);
+    const [row] = rows;
+    if (this.single && row) this.collect(collected(row.body), row.body.comment);
   }
 
   /** @param {Iterable<string>} reasons @param {string} [comment] */
@@ -86,9 +138,10 @@ export class Desk extends EventTarget {
     this.collect(this.reasons);
   }
 
+  /** Shows what is first in the tray, in the view that is open now. */
   #showHead() {
     const head = this.#tray.head;
-    const next = head && head.state !== "decoding" ? head.card.id : null;
+    const next = this.single && head && /ready|broken/.test(head.state) ? head.card.id : null;
     if (next !== this.#shown) {
       this.#shown = next;
       this.collect([], "");
@@ -101,16 +154,26 @@ export class Desk extends EventTarget {
 
   /** @param {{entry: Entry, answer: any}} detail */
   #sent({ entry, answer }) {
+    const row = this.#rowOf(entry.key);
+    if (row) Object.assign(row, { state: "sent", decision: answer.decision });
+    this.#tell("history", null);
     // An undo that this page did not foresee (it was reloaded since): the server hands the candidate back.
     if (entry.kind === "undo" && entry.of === null)
-      this.#tray.putBackCard(/** @type {UndoAnswer} */ (answer).candidate);
+      this.#tray.putBack([{ card: /** @type {UndoAnswer} */ (answer).candidate, held: null }]);
   }
 
   /** @param {{entry: Entry, error: Error}} detail */
   #refused({ entry }) {
-    this.history = this.history.filter((decided) => decided.entry.key !== entry.key);
+    const row = this.#rowOf(entry.key);
+    if (row) row.state = "refused";
+    this.#tell("history", null);
     const returned = this.#returned.get(entry.key);
     if (returned) this.#tray.drop(returned); // its undo was not taken: it is not ours to decide again
+  }
+
+  /** @param {string} key */
+  #rowOf(key) {
+    return this.history.flatMap(({ rows }) => rows).find((row) => row.key === key);
   }
 
   /** @param {string} name @param {unknown} detail */

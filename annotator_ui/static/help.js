@@ -9,6 +9,7 @@ const NAMES = new Map([
   ["ArrowDown", "↓"],
   ["Backspace", "⌫"],
   ["Escape", "Esc"],
+  ["Enter", "⏎"],
 ]);
 
 /** @param {import("./keys.js").Keys} keys */
@@ -16,7 +17,7 @@ export function installHelp(keys) {
   const dialog = part("help", HTMLDialogElement);
   const toggle = () => {
     if (dialog.open) return dialog.close();
-    const groups = Map.groupBy(keys.table, (binding) => binding.group);
+    const groups = Map.groupBy(keys.here, (binding) => binding.group);
     fill(
       part("help-keys"),
       [...groups].map(([group, bindings]) => section(group, bindings)),
@@ -51,16 +52,16 @@ function section(group, bindings) {
   return make("section", {}, make("h3", {}, group), make("dl", {}, rows));
 }
 
-/** A run of digits as its first and its last. @param {string[]} keys */
+/** A run of digits or arrows as its first and its last. @param {string[]} keys */
 function shortened(keys) {
   const [first, last] = [keys[0], keys.at(-1)];
-  return first && last && keys.length > 4 ? [first, "…", last] : keys;
+  return first && last && keys.length > 3 ? [first, "…", last] : keys;
 }
 
 /** A key as the caps that a person presses. @param {string} key */
 function keycaps(key) {
   if (key === "…") return key;
-  const caps = key.split("+").map((cap) => NAMES.get(cap) ?? (/^[a-z]$/.test(cap) ? cap.toUpperCase() : cap));
+  const caps = (key === "+" ? [key] : key.split("+")).map((cap) => NAMES.get(cap) ?? (/^[a-z]$/.test(cap) ? cap.toUpperCase() : cap));
   return make(
     "span",
     { class: "chord" },

@@ -1,12 +1,13 @@
 /** How a candidate is looked at: background, view, zoom and layers, together or apart, by button and by key. */
 
-import { button, fill, part } from "./elements.js";
-import { BACKGROUNDS, VIEWS, ZOOMS } from "./stage.js";
+import { button, fill, make, part } from "./elements.js";
+import { VIEWS, ZOOMS } from "./stage.js";
 
 const NAMES = new Map([
   ["picture", "Picture"],
   ["alpha", "Alpha"],
-  ["faint", "Faint alpha"],
+  ["faint", "Faint"],
+  ["edges", "Edges"],
   ["fit", "Fit"],
   ["foreground", "Foreground"],
   ["background", "Background"],
@@ -28,6 +29,9 @@ const LAYER_KEYS = new Map([
   ["over", "o"],
   ["swap", "x"],
 ]);
+/** Screen pixels by which a key moves the picture. */
+const STEP = 64;
+const ONE = { where: "single" };
 
 /**
  * @param {import("./stage.js").Stage} stage
@@ -36,49 +40,41 @@ const LAYER_KEYS = new Map([
  * @param {() => string | null} elsewhere the address of another pair's background, another one each time
  */
 export function installLook(stage, keys, shown, elsewhere) {
-  const choices = /** @type {const} */ ({ background: BACKGROUNDS, view: VIEWS, zoom: ZOOMS });
-  /** @param {keyof choices} name @param {number} step */
+  const choices = /** @type {const} */ ({ view: VIEWS, zoom: ZOOMS });
+  /** @param {keyof typeof choices} name @param {number} step */
   const turn = (name, step) => {
     const values = choices[name];
     stage.set(name, /** @type {string} */ (values.at((values.indexOf(stage.get(name)) + step) % values.length)));
   };
-  keys.bind("Look", ["b"], "Next background: checker, black, white, grey, colour", () => turn("background", 1));
-  keys.bind("Look", ["Shift+b"], "Background before", () => turn("background", -1));
-  keys.bind("Look", ["v"], "Next view: picture, alpha as grey, faint alpha (whatever is not fully clear shows)", () =>
-    turn("view", 1),
-  );
-  keys.bind("Look", ["z"], "Next zoom: fit, 1×, 2×, 4×, 8× (or turn the wheel; drag to move)", () => turn("zoom", 1));
-  keys.bind("Look", ["Shift+z"], "Fit into the window again", () => stage.set("zoom", "fit"));
+  const views = "Next view: picture, alpha as grey, faint alpha (whatever is not fully clear shows), edges (fringe and halo)";
+  keys.bind("Look", ["v"], views, () => turn("view", 1), ONE);
+  keys.bind("Look", ["Shift+v"], "View before", () => turn("view", -1), ONE);
+  keys.bind("Look", ["z"], "Next zoom: fit, 1×, 2×, 4×, 8× (or turn the wheel; drag to move)", () => turn("zoom", 1), ONE);
+  keys.bind("Look", ["Shift+z"], "Fit into the window again", () => stage.set("zoom", "fit"), ONE);
+  keys.bind("Look", ["+", "="], "Larger", () => stage.zoomBy(Math.SQRT2), { ...ONE, repeats: true });
+  keys.bind("Look", ["-"], "Smaller", () => stage.zoomBy(Math.SQRT1_2), { ...ONE, repeats: true });
+  const ways = { ArrowLeft: [STEP, 0], ArrowRight: [-STEP, 0], ArrowUp: [0, STEP], ArrowDown: [0, -STEP] };
+  const arrows = Object.keys(ways).map((name) => `Shift+${name}`);
+  /** @param {KeyboardEvent} event */
+  const move = (event) => stage.moveBy(.../** @type {[number, number]} */ (ways[/** @type {keyof typeof ways} */ (event.key)]));
+  keys.bind("Look", arrows, "Move the picture", move, { ...ONE, repeats: true });
   /** @param {string} layer */
   const choose = (layer) => {
     const address = layer === "swap" ? elsewhere() : null;
     if (layer === "swap" && !address) return;
-    if (address) stage.lay(address);
+    if (address) stage.lay(make("img", { src: address, alt: "", "data-role": "other", draggable: "false" }));
     stage.set("layer", layer);
   };
   const pull = () => stage.set("apart", stage.get("apart") ? "" : "yes");
   for (const [layer, key] of LAYER_KEYS) {
-    keys.bind("Look", [key], `Pairs: show ${MEANT.get(layer)}`, () => isPair(shown()) && choose(layer));
+    keys.bind("Pairs", [key], `Show ${MEANT.get(layer)}`, () => isPair(shown()) && choose(layer), ONE);
   }
-  keys.bind("Look", ["e"], "Pairs: move the layers apart, and together again", () => isPair(shown()) && pull());
+  keys.bind("Pairs", ["e"], "Move the layers apart, and together again", () => isPair(shown()) && pull(), ONE);
   const show = () => {
-    fill(
-      part("backgrounds"),
-      BACKGROUNDS.map((value) => choice(stage, "background", value)),
-    );
-    fill(
-      part("views"),
-      VIEWS.map((value) => choice(stage, "view", value)),
-    );
-    fill(
-      part("zooms"),
-      ZOOMS.map((value) => choice(stage, "zoom", value)),
-    );
+    fill(part("views"), VIEWS.map((value) => choice(stage, "view", value)));
+    fill(part("zooms"), ZOOMS.map((value) => choice(stage, "zoom", value)));
     part("layers").hidden = !isPair(shown());
-    fill(
-      part("layers"),
-      [...LAYER_KEYS.keys()].map((value) => choice(stage, "layer", value, () => choose(value))),
-    );
+    fill(part("layers"), [...LAYER_KEYS.keys()].map((value) => choice(stage, "layer", value, () => choose(value))));
     part("apart").hidden = !isPair(shown());
     fill(part("apart"), button("Apart", pull, { "aria-pressed": String(Boolean(stage.get("apart"))) }));
   };
@@ -93,15 +89,9 @@ function isPair(card) {
 
 /**
  * @param {import("./stage.js").Stage} stage
- * @param {"background" | "view" | "zoom" | "layer"} name @param {string} value @param {() => void} [run]
+ * @param {"view" | "zoom" | "layer"} name @param {string} value @param {() => void} [run]
  */
 function choice(stage, name, value, run = () => stage.set(name, value)) {
-  const pressed = stage.get(name) === value;
-  const label = NAMES.get(value) ?? (name === "zoom" ? `${value}×` : value);
-  const swatch =
-    name === "background" ? { class: `swatch ${value}`, "aria-label": `Background: ${value}`, title: value } : {};
-  return button(swatch["aria-label"] ? "" : label, run, {
-    "aria-pressed": String(pressed),
-    ...swatch,
-  });
+  const label = NAMES.get(value) ?? `${value}×`;
+  return button(label, run, { "aria-pressed": String(stage.get(name) === value) });
 }

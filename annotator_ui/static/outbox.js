@@ -1,6 +1,7 @@
 /**
  * Decisions on their way: kept in the browser before the page moves on, sent in order, and let go only when the
- * server has answered. Sending one twice is harmless, since the server knows its key.
+ * server has answered. Sending one twice is harmless, since the server knows its key. Those that wait together, a
+ * contact sheet's or a lost connection's, go out together and are answered one by one.
  */
 
 import { newKey } from "./identity.js";
@@ -13,10 +14,16 @@ import { Refusal } from "./request.js";
  * @property {number} order entries are sent in this order
  * @property {string | null} of the key of the decision that an undo takes back; null for the server's latest
  * @property {any} body
+ * @property {Card} [card] what a decision is about, for whoever looks back after a reload
  */
 
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 15_000;
+/** What the server takes at once: entries, and characters with a reserve for those that need several bytes. */
+const MOST_TOGETHER = 48;
+const LARGEST_BODY = 20_000;
+const PATHS = { decision: "/api/review/decisions", undo: "/api/review/undo" };
+const SEVERAL = { decision: "decisions", undo: "undos" };
 
 export class Outbox extends EventTarget {
   /** @type {Entry[]} */
@@ -48,16 +55,16 @@ export class Outbox extends EventTarget {
 
   /**
    * Keeps a decision or an undo, at once and on disk, then sends it when it can.
-   * @param {Entry["kind"]} kind @param {any} body @param {string | null} [of]
+   * @param {Entry["kind"]} kind @param {any} body @param {{of?: string | null, card?: Card}} [about]
    * @returns {Entry}
    */
-  add(kind, body, of = null) {
+  add(kind, body, { of = null, ...about } = {}) {
     const order = Math.max(Date.now(), (this.entries.at(-1)?.order ?? 0) + 1);
-    const entry = { kind, key: newKey(), order, of, body };
+    const entry = { kind, key: newKey(), order, of, body, ...about };
     this.entries.push(entry);
     this.#keep(entry);
     this.#tell("change", entry);
-    if (!this.#failures) queueMicrotask(() => this.flush());
+    if (!this.#failures) setTimeout(() => this.flush()); // a task of its own: the next picture comes first
     return entry;
   }
 
@@ -66,14 +73,14 @@ export class Outbox extends EventTarget {
     return this.entries.filter((entry) => entry.kind === "decision").map((entry) => entry.body.candidate);
   }
 
-  /** Sends what waits, one after another, until all is sent or something is in the way. */
+  /** Sends what waits, in order, until all is sent or something is in the way. */
   async flush() {
     if (this.#sending) return;
     this.#sending = true;
     clearTimeout(this.#timer);
     try {
-      for (let entry = this.entries[0]; entry; entry = this.entries[0]) {
-        await this.#send(entry);
+      while (this.entries.length) {
+        await this.#send(this.#together());
         this.#failures = 0;
         this.trouble = "";
       }
@@ -88,23 +95,59 @@ export class Outbox extends EventTarget {
     }
   }
 
-  /** @param {Entry} entry */
-  async #send(entry) {
-    const path = entry.kind === "undo" ? "/api/review/undo" : "/api/review/decisions";
+  /** The first entries that one request can carry: of one kind, each undo knowing its decision unless it is alone. */
+  #together() {
+    const [first] = this.entries;
+    /** @type {Entry[]} */
+    const together = [];
+    let size = 0;
+    for (const entry of this.entries) {
+      size += JSON.stringify(entry.body).length;
+      const fits = together.length < MOST_TOGETHER && size < LARGEST_BODY && entry.kind === first?.kind;
+      const alone = entry.kind === "undo" && entry.body.decision === null;
+      if (together.length && (!fits || alone)) break;
+      together.push(entry);
+      if (alone) break;
+    }
+    return together;
+  }
+
+  /** @param {Entry[]} together */
+  async #send(together) {
+    const [first] = together;
+    if (!first) return;
+    const bodies = together.map((entry) => ({ ...entry.body, key: entry.key }));
     try {
-      const answer = await this.#post(path, { ...entry.body, key: entry.key });
-      for (const undo of this.#undosOf(entry)) {
-        undo.body.decision = answer.decision;
-        this.#keep(undo);
+      if (together.length === 1) return this.#settle(first, await this.#post(PATHS[first.kind], bodies[0]));
+      const path = `${PATHS[first.kind]}/several`;
+      const answers = /** @type {Told<any>[]} */ (await this.#post(path, { [SEVERAL[first.kind]]: bodies }));
+      for (const [index, entry] of together.entries()) {
+        const answer = answers[index];
+        if (answer?.refused) this.#refuse(entry, answer.refused);
+        else this.#settle(entry, answer?.taken);
       }
-      this.#drop(entry);
-      this.#tell("sent", { entry, answer });
     } catch (error) {
       if (!(error instanceof Refusal) || error.status === 401) throw error;
-      for (const refused of [entry, ...this.#undosOf(entry)]) {
-        this.#drop(refused);
-        this.#tell("refused", { entry: refused, error });
-      }
+      if (together.length === 1) return this.#refuse(first, error);
+      for (const entry of together) await this.#send([entry]); // what is wrong with one is not wrong with the others
+    }
+  }
+
+  /** @param {Entry} entry @param {any} answer */
+  #settle(entry, answer) {
+    for (const undo of this.#undosOf(entry)) {
+      undo.body.decision = answer.decision;
+      this.#keep(undo);
+    }
+    this.#drop(entry);
+    this.#tell("sent", { entry, answer });
+  }
+
+  /** @param {Entry} entry @param {{message: string, hint: string}} error */
+  #refuse(entry, error) {
+    for (const refused of [entry, ...this.#undosOf(entry)]) {
+      this.#drop(refused);
+      this.#tell("refused", { entry: refused, error });
     }
   }
 

@@ -38,6 +38,19 @@ export class Pan {
     this.y = 0;
   }
 
+  /** Zooms around the middle of what is seen. @param {number} factor */
+  zoomBy(factor) {
+    const box = this.#root.getBoundingClientRect();
+    this.#zoomAround(box.left + box.width / 2, box.top + box.height / 2, factor);
+  }
+
+  /** @param {number} x @param {number} y */
+  moveBy(x, y) {
+    this.x += x;
+    this.y += y;
+    this.#moved();
+  }
+
   /** @param {WheelEvent} event */
   #wheel(event) {
     event.preventDefault();
@@ -61,9 +74,7 @@ export class Pan {
       const factor = distance(now, other) / Math.max(distance(before, other), 1);
       this.#zoomAround((now.x + other.x) / 2, (now.y + other.y) / 2, factor);
     } else {
-      this.x += now.x - before.x;
-      this.y += now.y - before.y;
-      this.#moved();
+      this.moveBy(now.x - before.x, now.y - before.y);
     }
     this.#pointers.set(event.pointerId, now);
   }

@@ -10,6 +10,8 @@ const LETTERS = new Map([
   ["blended", "M"],
 ]);
 
+const ONE = { where: "single" };
+
 /**
  * Number: reject with this reason at once. Shift and number, or a tap: collect it for the reject that follows.
  * @param {Reason[]} reasons
@@ -31,7 +33,7 @@ export function installReasons(reasons, desk, keys, stage, shown) {
   keys.bind("Decide", [...keyed.keys()], `Reject for this reason: ${list} (of pairs)`, (event, key) => {
     const name = named(keyed.get(key));
     if (name) desk.decide("reject", [...new Set([...desk.reasons, name])], event.timeStamp);
-  });
+  }, ONE);
   keys.bind(
     "Decide",
     [...keyed.keys()].map((key) => `Shift+${key}`),
@@ -40,6 +42,7 @@ export function installReasons(reasons, desk, keys, stage, shown) {
       const name = named(keyed.get(key.slice(-1)));
       if (name) desk.toggle(name);
     },
+    ONE,
   );
   const show = () => {
     const pair = isPair();

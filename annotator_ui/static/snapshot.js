@@ -1,12 +1,12 @@
 /** One snapshot: what it is made of, and its samples as a contact sheet. */
 
+import { PLAIN } from "./backgrounds.js";
 import { bars } from "./bars.js";
 import { button, fill, make, part } from "./elements.js";
 import { sayError, showMe } from "./frame.js";
 import { installHelp } from "./help.js";
 import { Keys } from "./keys.js";
 import { read } from "./request.js";
-import { BACKGROUNDS } from "./stage.js";
 import { count, countedAs, date, plain } from "./words.js";
 
 const PAGE = 60;
@@ -16,8 +16,8 @@ let next = "";
 let shown = 0;
 
 keys.bind("Look", ["b"], "Next background: checker, black, white, grey, colour", () => {
-  const now = BACKGROUNDS.indexOf(part("sheet").dataset["background"] ?? "checker");
-  setBackground(BACKGROUNDS[(now + 1) % BACKGROUNDS.length] ?? "checker");
+  const now = PLAIN.indexOf(part("sheet").dataset["background"] ?? "checker");
+  setBackground(PLAIN[(now + 1) % PLAIN.length] ?? "checker");
 });
 keys.bind("Page", ["n"], "Show more samples", () => part("more").hidden || more());
 installHelp(keys);
@@ -116,7 +116,7 @@ function setBackground(value) {
   part("sheet").dataset["background"] = value;
   fill(
     part("backgrounds"),
-    BACKGROUNDS.map((other) =>
+    PLAIN.map((other) =>
       button("", () => setBackground(other), {
         class: `swatch ${other}`,
         "aria-label": `Background: ${other}`,

@@ -3,8 +3,7 @@
 import { make } from "./elements.js";
 import { Pan } from "./pan.js";
 
-export const BACKGROUNDS = ["checker", "black", "white", "grey", "colour"];
-export const VIEWS = ["picture", "alpha", "faint"];
+export const VIEWS = ["picture", "alpha", "faint", "edges"];
 export const ZOOMS = ["fit", "1", "2", "4", "8"];
 const MARGIN = 24;
 /** Between layers that are moved apart, and beside each for its name: screen pixels. */
@@ -12,7 +11,8 @@ const GAP = 20;
 const NAMED = 28;
 /** From left to right, or from above: the two that are blended, then their blend. */
 const APART = /** @type {const} */ (["foreground", "background", "blended"]);
-const REMEMBERED = "layerloop.background";
+
+/** @typedef {"view" | "zoom" | "layer" | "apart" | "beside"} Way */
 
 export class Stage extends EventTarget {
   /** When the candidate was painted, on the clock of events; null while nothing can be judged. @type {number | null} */
@@ -21,6 +21,8 @@ export class Stage extends EventTarget {
   #sheet;
   #pan;
   #natural = { width: 1, height: 1 };
+  /** As it was measured last: asking for it while a key is handled would lay the page out twice. */
+  #room = { width: 0, height: 0 };
 
   /** @param {HTMLElement} root @param {HTMLElement} sheet */
   constructor(root, sheet) {
@@ -33,21 +35,21 @@ export class Stage extends EventTarget {
       (zoom) => this.set("zoom", String(zoom)),
       () => this.#place(),
     );
-    const remembered = localStorage.getItem(REMEMBERED) ?? "";
-    root.dataset["background"] = BACKGROUNDS.includes(remembered) ? remembered : "checker";
-    Object.assign(root.dataset, { view: "picture", zoom: "fit", layer: "foreground", apart: "", way: "" });
-    new ResizeObserver(() => this.#place()).observe(root);
+    Object.assign(root.dataset, { view: "picture", zoom: "fit", layer: "foreground", apart: "", way: "", beside: "" });
+    new ResizeObserver(() => {
+      this.#room = { width: root.clientWidth, height: root.clientHeight };
+      this.#place();
+    }).observe(root);
   }
 
-  /** How it is looked at now. @param {"background" | "view" | "zoom" | "layer" | "apart"} name */
+  /** How it is looked at now. @param {Way} name */
   get(name) {
     return this.#root.dataset[name] ?? "";
   }
 
-  /** @param {"background" | "view" | "zoom" | "layer" | "apart"} name @param {string} value */
+  /** @param {Way} name @param {string} value */
   set(name, value) {
     this.#root.dataset[name] = value;
-    if (name === "background") localStorage.setItem(REMEMBERED, value);
     if (name === "apart") this.#root.dataset["zoom"] = "fit";
     if (this.get("zoom") === "fit") this.#pan.centre();
     this.#place();
@@ -68,7 +70,7 @@ export class Stage extends EventTarget {
       ...named.map((role) => make("span", { class: "named", "data-of": role }, make("b", {}, role))),
     );
     this.#root.dataset["layers"] = String(images.length);
-    Object.assign(this.#root.dataset, { candidate: held.card.id, view: "picture" });
+    Object.assign(this.#root.dataset, { candidate: held.card.id, view: "picture", beside: "" });
     this.#root.dataset["layer"] = held.images.has("blended") ? "blended" : "foreground";
     this.#root.setAttribute("aria-label", `Candidate: ${held.card.prompt}`);
     this.#pan.centre();
@@ -81,11 +83,26 @@ export class Stage extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Lays another background under the foreground, to be seen as the layer "swap". @param {string} address */
-  lay(address) {
-    const image = make("img", { src: address, alt: "", "data-role": "other", draggable: "false" });
-    this.#sheet.querySelector('[data-role="other"]')?.remove();
-    this.#sheet.prepend(image);
+  /** Lays a picture under the layers: another background ("other"), or the sample to compare with ("nearest"). @param {Element} picture */
+  lay(picture) {
+    const { role = "" } = /** @type {HTMLElement} */ (picture).dataset;
+    this.#sheet.querySelector(`[data-role="${role}"]`)?.remove();
+    this.#sheet.prepend(picture);
+  }
+
+  /** The picture of a layer of the candidate that is shown. @param {string} role @returns {HTMLImageElement | null} */
+  picture(role) {
+    return this.#sheet.querySelector(`img[data-role="${role}"]`);
+  }
+
+  /** Zooms around the middle. @param {number} factor */
+  zoomBy(factor) {
+    this.#pan.zoomBy(factor);
+  }
+
+  /** Moves the picture, in screen pixels. @param {number} x @param {number} y */
+  moveBy(x, y) {
+    this.#pan.moveBy(x, y);
   }
 
   /** Shows nothing. */
@@ -107,13 +124,13 @@ export class Stage extends EventTarget {
   /** The scale at which so many pictures fit beside and below each other. @param {number} across @param {number} down */
   #fit(across, down) {
     const named = this.#isApart() ? 2 * NAMED : 0; // on both sides, since the middle picture stays in the middle
-    const width = this.#root.clientWidth - MARGIN - (across - 1) * GAP;
-    const height = this.#root.clientHeight - MARGIN - (down - 1) * (GAP + NAMED) - named;
+    const width = this.#room.width - MARGIN - (across - 1) * GAP;
+    const height = this.#room.height - MARGIN - (down - 1) * (GAP + NAMED) - named;
     return Math.min(width / across / this.#natural.width, height / down / this.#natural.height);
   }
 
   #isApart() {
-    return this.get("apart") !== "" && this.#root.dataset["layers"] === "3";
+    return this.get("apart") !== "" && this.#root.dataset["layers"] === "3" && this.get("view") !== "edges";
   }
 
   #place() {

@@ -1,6 +1,7 @@
-/** What the reviewer must know about decisions on their way: waiting, offline, refused, too early. */
+/** What the reviewer must know, for eyes and for screen readers: decisions made, waiting, refused, too early; how one looks. */
 
 import { fill, make, part } from "./elements.js";
+import { rowSaid, sheetSaid } from "./trail.js";
 import { counted } from "./words.js";
 
 const SHOWN_MS = 6_000;
@@ -9,8 +10,9 @@ const SHOWN_MS = 6_000;
  * @param {import("./desk.js").Desk} desk
  * @param {import("./outbox.js").Outbox} outbox
  * @param {import("./stage.js").Stage} stage
+ * @param {import("./backgrounds.js").Backgrounds} backgrounds
  */
-export function installStatus(desk, outbox, stage) {
+export function installStatus(desk, outbox, stage, backgrounds) {
   const showBanner = () => {
     const waiting = counted(outbox.entries.length, "decision");
     const banner = part("banner");
@@ -42,17 +44,28 @@ export function installStatus(desk, outbox, stage) {
   });
   desk.addEventListener("early", () => announce("Too fast: that key came before the picture, and was ignored."));
   desk.addEventListener("unseen", () => announce("This picture cannot be shown, so it can only be skipped."));
-  stage.addEventListener(
-    "change",
-    () => (part("looking").textContent = `${stage.get("background")}, ${stage.get("view")}, zoom ${stage.get("zoom")}`),
-  );
+  const showLooking = () => {
+    part("looking").textContent = `${backgrounds.name}, ${stage.get("view")}, zoom ${stage.get("zoom")}`;
+  };
+  stage.addEventListener("change", showLooking);
+  backgrounds.addEventListener("change", showLooking);
+  desk.addEventListener("decided", (event) => speak("", /** @type {CustomEvent} */ (event).detail));
+  desk.addEventListener("undone", (event) => speak("taken back: ", /** @type {CustomEvent} */ (event).detail));
   showBanner();
+}
+
+/** Says to screen readers what was done, and of a single candidate what comes next. @param {string} how @param {import("./history.js").Row[]} rows */
+function speak(how, rows) {
+  const [row] = rows;
+  const one = rows.length === 1 && row ? `${rowSaid({ ...row, state: "sent" })}: ${row.card.prompt}` : "";
+  const what = one || `sheet: ${sheetSaid(rows)}`;
+  part("spoken").textContent = how + what;
 }
 
 let timer = 0;
 
 /** Says something for a while, also to screen readers. @param {string} text */
-function announce(text) {
+export function announce(text) {
   const toast = part("toast");
   toast.textContent = text;
   toast.hidden = false;

@@ -1,57 +1,79 @@
-/** The latest decisions of this page as small pictures with their verdicts; dashed until the server has them. */
+/** The latest decisions as small pictures with their verdicts, dashed until the server has them; a press takes one back. */
 
 import { inWords } from "./concerns.js";
-import { fill, make, part } from "./elements.js";
+import { button, fill, make, part } from "./elements.js";
+import { counted } from "./words.js";
 
-const KEPT = 12;
+/** @typedef {import("./history.js").Act} Act */
+
 const MARKS = { accept: "✓", reject: "✕", skip: "»" };
 const NAMES = { accept: "accepted", reject: "rejected", skip: "skipped" };
+const TOLD = { pending: ", being sent", sent: "", refused: ", not counted" };
 
-export class Trail {
-  /** @type {{decided: import("./desk.js").Decided, state: "pending" | "sent" | "refused"}[]} */
-  #rows = [];
+/** @param {import("./desk.js").Desk} desk */
+export function installTrail(desk) {
+  /** What is shown already, by act and by what is told of it. @type {WeakMap<Act, {told: string, element: HTMLElement}>} */
+  const known = new WeakMap();
+  /** @param {Act} act */
+  const shown = (act) => {
+    const told = act.rows.map((row) => row.state).join();
+    const before = known.get(act);
+    if (before?.told === told) return before.element;
+    const element = item(act, () => desk.undo(act));
+    known.set(act, { told, element });
+    return element;
+  };
+  let due = false;
+  const show = () => {
+    due = false;
+    part("trail-empty").hidden = desk.history.length > 0;
+    fill(part("trail"), desk.history.toReversed().map(shown));
+  };
+  desk.addEventListener("history", () => {
+    // After the frame that shows the next candidate, which nothing may delay.
+    if (!due) requestAnimationFrame(() => setTimeout(show));
+    due = true;
+  });
+  show();
+}
 
-  /** @param {import("./desk.js").Decided} decided */
-  add(decided) {
-    this.#rows = [...this.#rows, { decided, state: /** @type {const} */ ("pending") }].slice(-KEPT);
-    this.#show();
-  }
+/** @param {Act} act @param {() => void} undo */
+function item({ rows }, undo) {
+  const [first] = /** @type {[import("./history.js").Row]} */ (rows);
+  const states = new Set(rows.map((row) => row.state));
+  const state = states.has("pending") ? "pending" : states.has("sent") ? "sent" : "refused";
+  const several = rows.length > 1;
+  const said = several
+    ? `a sheet of ${counted(rows.length, "candidate")}: ${sheetSaid(rows)}`
+    : `${rowSaid(first)}: ${first.card.prompt}`;
+  const mark = several ? String(rows.length) : MARKS[first.body.verdict];
+  const name = { "aria-label": `Undo – ${said}`, title: `Undo – ${said}` };
+  const press = button("", undo, { ...name, disabled: state === "refused" });
+  fill(
+    press,
+    thumbnail(first.card),
+    make("span", { class: "mark", "aria-hidden": "true" }, state === "refused" ? "!" : mark),
+  );
+  return make("li", { class: `${several ? "together" : first.body.verdict} ${state}` }, press);
+}
 
-  /** @param {string} key @param {"sent" | "refused"} state */
-  mark(key, state) {
-    for (const row of this.#rows) if (row.decided.entry.key === key) row.state = state;
-    this.#show();
-  }
+/** A decision in words. @param {import("./history.js").Row} row */
+export function rowSaid({ body, state }) {
+  const reasons = inWords(body).join(", ");
+  return `${NAMES[body.verdict]}${reasons && ` (${reasons})`}${TOLD[state]}`;
+}
 
-  /** @param {string} key */
-  remove(key) {
-    this.#rows = this.#rows.filter((row) => row.decided.entry.key !== key);
-    this.#show();
-  }
-
-  #show() {
-    part("trail-empty").hidden = this.#rows.length > 0;
-    fill(
-      part("trail"),
-      this.#rows.toReversed().map(({ decided, state }) => {
-        const body = /** @type {DecisionBody} */ (decided.entry.body);
-        const reasons = inWords(body).join(", ");
-        const told = { pending: ", being sent", sent: "", refused: ", not counted" }[state];
-        const label = `${NAMES[body.verdict]}${reasons && `: ${reasons}`}${told}`;
-        return make(
-          "li",
-          { class: `${body.verdict} ${state}`, title: `${decided.held.card.prompt} – ${label}` },
-          thumbnail(decided.held.card),
-          make("span", { class: "mark", "aria-hidden": "true" }, state === "refused" ? "!" : MARKS[body.verdict]),
-          make("span", { class: "unseen" }, label),
-        );
-      }),
-    );
-  }
+/** What became of a sheet: "2 accepted, 10 rejected". @param {import("./history.js").Row[]} rows */
+export function sheetSaid(rows) {
+  const taken = rows.filter((row) => row.state !== "refused");
+  const of = (/** @type {string} */ verdict) => taken.filter((row) => row.body.verdict === verdict).length;
+  const parts = Object.entries(NAMES).map(([verdict, name]) => of(verdict) && `${of(verdict)} ${name}`);
+  const refused = rows.length - taken.length;
+  return [...parts, refused && `${refused} not counted`].filter(Boolean).join(", ");
 }
 
 /** @param {Card} card */
 function thumbnail(card) {
   const layer = card.layers.blended ?? card.layers.foreground;
-  return make("img", { src: layer?.url, alt: "", width: 40, height: 40 });
+  return make("img", { src: layer?.small, alt: "", width: 32, height: 32, draggable: "false" });
 }

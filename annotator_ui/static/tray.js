@@ -3,16 +3,24 @@
 import { Unreachable } from "./request.js";
 
 /**
+ * @typedef {"url" | "small"} Size
  * @typedef {object} Held
  * @property {Card} card
+ * @property {Size} size which of the pictures `images` are
  * @property {Map<LayerRole, HTMLImageElement>} images decoded when `state` is "ready"
- * @property {"decoding" | "ready" | "broken"} state
+ * @property {"waiting" | "decoding" | "ready" | "broken"} state
+ * @typedef {object} Plan
+ * @property {Size} size
+ * @property {number} ahead how many candidates are held
+ * @property {number} low the server is asked for more below this
+ * @property {number} decoded how many of them are decoded ahead; the others are only loaded
  */
 
-export const AHEAD = 12;
-const REFILL_BELOW = 10;
+/** One by one: enough for some minutes without a connection, and pictures decoded for a second of the fastest keys. */
+export const SINGLE = /** @type {Plan} */ ({ size: "url", ahead: 24, low: 22, decoded: 8 });
 const DECODE_TRIES = 3;
-/** The most ids the server takes at once. */
+/** The most candidates the server gives, and ids it takes, at once. */
+const MOST_AT_ONCE = 48;
 const MOST_HOLDING = 64;
 
 export class Tray extends EventTarget {
@@ -20,7 +28,10 @@ export class Tray extends EventTarget {
   held = [];
   /** Whether the server had less to give than was asked for, the last time. */
   dry = false;
+  #plan = SINGLE;
   #filling = false;
+  /** Taken or put back since the server was last asked: of these its answer may be older than what the page knows. */
+  #touched = new Set();
   #turn = 0;
   #post;
   #inOutbox;
@@ -45,6 +56,15 @@ export class Tray extends EventTarget {
     return this.held[0] ?? null;
   }
 
+  /** Holds candidates for another view from now on. @param {Plan} plan @param {string | null} first the candidate to begin with */
+  follow(plan, first = null) {
+    if (plan.size !== this.#plan.size) this.held = this.held.map((held) => open(held.card, plan.size));
+    this.#plan = plan;
+    this.held.sort((a, b) => Number(b.card.id === first) - Number(a.card.id === first));
+    this.#changed();
+    return this.fill();
+  }
+
   /** The address of a background of another pair that is held, each time the next one; null where there is none. */
   elsewhere() {
     const addresses = this.held.slice(1).flatMap((held) => held.card.layers.background?.url ?? []);
@@ -52,23 +72,22 @@ export class Tray extends EventTarget {
     return addresses[this.#turn % addresses.length] ?? null;
   }
 
-  /** Takes the first candidate out, because it is decided. */
-  take() {
-    const first = this.held.shift() ?? null;
-    if (this.held.length < REFILL_BELOW) queueMicrotask(() => this.fill());
-    return first;
+  /** Takes candidates out, because they are decided. @param {Set<string>} ids */
+  take(ids) {
+    for (const id of ids) this.#touched.add(id);
+    this.held = this.held.filter((held) => !ids.has(held.card.id));
+    this.#advance();
+    if (this.held.length < this.#plan.low) setTimeout(() => this.fill());
   }
 
-  /** Puts a candidate in front, because its decision was undone. @param {Held} held */
-  putBack(held) {
-    this.drop(held.card.id);
-    this.held.unshift(held);
+  /** Puts candidates in front, because their decisions were undone. @param {{card: Card, held: Held | null}[]} rows */
+  putBack(rows) {
+    const ids = new Set(rows.map(({ card }) => card.id));
+    for (const id of ids) this.#touched.add(id);
+    const { size } = this.#plan;
+    const back = rows.map(({ card, held }) => (held?.size === size ? held : open(card, size)));
+    this.held = [...back, ...this.held.filter((held) => !ids.has(held.card.id))];
     this.#changed();
-  }
-
-  /** Puts a candidate in front that the server handed back. @param {Card} card */
-  putBackCard(card) {
-    this.putBack(this.#hold(card));
   }
 
   /** Lets a candidate go, because it is somebody else's now. @param {string} id */
@@ -79,18 +98,20 @@ export class Tray extends EventTarget {
 
   /** Asks for candidates, and keeps the lease on those held; @param {boolean} [renew] even when none are missing. */
   async fill(renew = false) {
-    const missing = AHEAD - this.held.length;
-    if (this.#filling || (missing <= AHEAD - REFILL_BELOW && !renew)) return;
+    const missing = this.#plan.ahead - this.held.length;
+    if (this.#filling || (this.held.length >= this.#plan.low && !renew)) return;
     this.#filling = true;
+    this.#touched.clear();
     try {
       const holding = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox().toReversed()]);
-      const body = { round: this.#round, count: Math.max(missing, 0), holding: [...holding].slice(0, MOST_HOLDING) };
+      const count = Math.min(Math.max(missing, 0), MOST_AT_ONCE, MOST_HOLDING - Math.min(holding.size, MOST_HOLDING));
+      const body = { round: this.#round, count, holding: [...holding].slice(0, MOST_HOLDING) };
       const answer = /** @type {TrayAnswer} */ (await this.#post("/api/review/tray", body));
-      for (const id of answer.lost) this.drop(id);
-      const known = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox()]);
+      for (const id of answer.lost) if (!this.#touched.has(id)) this.drop(id);
+      const known = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox(), ...this.#touched]);
       const fresh = answer.candidates.filter((card) => !known.has(card.id));
-      this.held.push(...fresh.map((card) => this.#hold(card)));
-      this.dry = fresh.length < missing;
+      this.held.push(...fresh.map((card) => open(card, this.#plan.size)));
+      this.dry = answer.candidates.length < count;
       this.dispatchEvent(new CustomEvent("progress", { detail: answer.progress }));
       this.#changed();
     } catch (error) {
@@ -100,21 +121,17 @@ export class Tray extends EventTarget {
     }
   }
 
-  /** @param {Card} card @returns {Held} */
-  #hold(card) {
-    const images = new Map();
-    for (const role of /** @type {const} */ (["background", "foreground", "blended"])) {
-      const layer = card.layers[role];
-      if (layer) images.set(role, loadImage(role, layer));
+  /** Loads what is held in its order, and decodes the first of it. */
+  #advance() {
+    for (const [index, held] of this.held.entries()) {
+      if (!held.images.size) load(held);
+      if (held.state === "waiting" && index < this.#plan.decoded) this.#decode(held);
     }
-    /** @type {Held} */
-    const held = { card, images, state: "decoding" };
-    this.#decode(held);
-    return held;
   }
 
   /** @param {Held} held */
   async #decode(held) {
+    held.state = "decoding";
     try {
       await Promise.all([...held.images.values()].map((image) => image.decode()));
       if (!held.images.size) throw new Unreachable("the candidate has no layers");
@@ -130,17 +147,32 @@ export class Tray extends EventTarget {
   }
 
   #changed() {
+    this.#advance();
     this.dispatchEvent(new Event("change"));
   }
 }
 
-/** @param {LayerRole} role @param {LayerAddress} layer */
-function loadImage(role, layer) {
+/** @param {Card} card @param {Size} size @returns {Held} */
+function open(card, size) {
+  return { card, size, images: new Map(), state: "waiting" };
+}
+
+/** Begins to load the pictures of a candidate; of a pair's contact print the blended one alone. @param {Held} held */
+function load({ card, size, images }) {
+  const { blended } = card.layers;
+  for (const role of /** @type {const} */ (["background", "foreground", "blended"])) {
+    const layer = card.layers[role];
+    if (layer && (size === "url" || !blended || role === "blended")) images.set(role, loadImage(role, layer[size]));
+  }
+}
+
+/** @param {LayerRole} role @param {string} address */
+function loadImage(role, address) {
   const image = new Image();
   image.dataset["role"] = role;
   image.alt = "";
   image.draggable = false;
   image.decoding = "sync"; // shown in the frame of the key, not one later
-  image.src = layer.url;
+  image.src = address;
   return image;
 }

@@ -13,11 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from curation import __version__, errors
-from curation.api import checkpoints, layers, review, reviewers, rounds, session, snapshots
+from curation.api import beside, checkpoints, layers, review, reviewers, rounds, session, snapshots
 from curation.api.access import AccessTooLow, NotSignedIn
 from curation.api.guard import Guard, error_answer
 from curation.api.links import Links
 from curation.api.remembered import Remembered
+from curation.api.renditions import Renditions
 from curation.house import House
 from curation.review.reviewers import BackOff, Sessions, TooOften
 
@@ -47,7 +48,8 @@ def create_app(house: House) -> FastAPI:
     app.state.links = Links(secret)
     app.state.back_off = BackOff()
     app.state.counts = Remembered[dict[str, int]]()
-    for room in (session, review, reviewers, rounds, snapshots, checkpoints, layers):
+    app.state.renditions = Renditions()
+    for room in (session, review, beside, reviewers, rounds, snapshots, checkpoints, layers):
         app.include_router(room.router)
     app.add_exception_handler(errors.LayerloopError, _tell)
     app.add_exception_handler(sa.exc.OperationalError, _tell_database)

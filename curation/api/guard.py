@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 log = logging.getLogger("layerloop.api")
 
 LARGEST_BODY = 64 * 1024
-"""Bytes of one request; the largest, a tray with 64 ids, has 3 KB."""
+"""Bytes of one request; a contact sheet of 48 decisions has 12 KB, and the page keeps comments below 40."""
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",

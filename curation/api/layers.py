@@ -9,8 +9,9 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from curation.api.access import house_of
 from curation.api.links import Links
+from curation.api.renditions import Renditions
 from curation.errors import Corrupt, NotFound
-from curation.layers import as_png
+from curation.layers import MAX_SIDE, as_png, small_layer
 from curation.tables import checkpoints, layers
 
 router = APIRouter(prefix="/api/layers", tags=["layers"])
@@ -27,25 +28,31 @@ def get_layer(
     form: Literal["webp", "png"],
     until: Annotated[int, Query(ge=0, le=2**40)],
     sign: Annotated[str, Query(max_length=64)],
+    side: Annotated[int, Query(ge=0, le=MAX_SIDE)] = 0,
 ) -> Response:
     """The image of a signed address: a layer as stored (WebP) or as PNG, or a checkpoint's sheet (PNG).
+
+    With `side` it is a layer shrunk to that longer side (WebP, not without loss): made once from the stored layer and
+    remembered for a while, so that a contact sheet loads quickly.
 
     The signature stands for the reviewer who was given the address, so that no session is looked up per image. The
     content policy disarms whatever a browser might yet take the bytes for.
     """
     links: Links = request.app.state.links
-    seconds = links.seconds_left(sha256, form, until, sign)
+    seconds = links.seconds_left(sha256, form, until, sign, side)
     if not seconds:
         raise NotFound("this address of an image is too old", "load the page again")
     headers = {
         "cache-control": f"private, max-age={seconds}, immutable",
         "content-security-policy": "default-src 'none'; sandbox",
         "content-disposition": f'inline; filename="{sha256[:12]}.{form}"',
-        "etag": f'"{sha256}.{form}"',
+        "etag": f'"{sha256}.{form}{side or ""}"',
     }
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
-    return Response(_image(request, sha256, form), headers=headers, media_type=f"image/{form}")
+    renditions: Renditions = request.app.state.renditions
+    image = renditions.get((sha256, side), lambda: small_layer(_image(request, sha256, "webp"), side)) if side else None
+    return Response(image or _image(request, sha256, form), headers=headers, media_type=f"image/{form}")
 
 
 def _image(request: Request, sha256: str, form: str) -> bytes:

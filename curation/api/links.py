@@ -12,22 +12,23 @@ WINDOW = 600
 
 
 class Links:
-    """Signs and checks addresses; each is bound to one image, one format and one end."""
+    """Signs and checks addresses; each is bound to one image, one format, one size and one end."""
 
     def __init__(self, secret: str, clock: Callable[[], float] = time.time) -> None:
         self._key = hmac.digest(secret.encode(), b"layerloop layer links", hashlib.sha256)
         self._clock = clock
 
-    def address(self, sha256: str, form: str = "webp") -> str:
-        """The path at which the API serves a stored image as "webp" or "png"."""
+    def address(self, sha256: str, form: str = "webp", side: int = 0) -> str:
+        """The path of a stored image as "webp" or "png", shrunk to a longer side where one is given."""
         until = (int(self._clock()) // WINDOW + 2) * WINDOW
-        return f"/api/layers/{sha256}.{form}?until={until}&sign={self._sign(sha256, form, until)}"
+        shrunk = f"side={side}&" if side else ""
+        return f"/api/layers/{sha256}.{form}?{shrunk}until={until}&sign={self._sign(sha256, form, side, until)}"
 
-    def seconds_left(self, sha256: str, form: str, until: int, sign: str) -> int:
+    def seconds_left(self, sha256: str, form: str, until: int, sign: str, side: int = 0) -> int:
         """How long an address still works; 0 when it is too old or was not made here."""
-        genuine = hmac.compare_digest(self._sign(sha256, form, until).encode(), sign.encode())
+        genuine = hmac.compare_digest(self._sign(sha256, form, side, until).encode(), sign.encode())
         return max(until - int(self._clock()), 0) if genuine else 0
 
-    def _sign(self, sha256: str, form: str, until: int) -> str:
-        text = f"{sha256}.{form}?{until}".encode()
+    def _sign(self, sha256: str, form: str, side: int, until: int) -> str:
+        text = f"{sha256}.{form}?{side}&{until}".encode()
         return hmac.digest(self._key, text, hashlib.sha256).hex()[:32]

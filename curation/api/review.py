@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from curation.api.access import Annotator
-from curation.api.links import Links
+from curation.api.access import AccessTooLow, Annotator, NotSignedIn, Visit
+from curation.api.cards import CardAnswer, card_answer
 from curation.api.remembered import Remembered
-from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Verdict
+from curation.domain import CandidateState, LayerRole, RejectReason, Verdict
+from curation.errors import LayerloopError, NotFound, Refused
 from curation.review import decisions, progress, trays
 from curation.review.reviewers import Paused
 
@@ -19,6 +20,9 @@ router = APIRouter(prefix="/api/review", tags=["review"])
 
 LONGEST_LOOK_MS = 10 * 60 * 1000
 """A look of more than ten minutes was not at the candidate; it is kept as ten."""
+
+MOST_TOGETHER = 48
+"""Candidates of one tray, and decisions of one request: as many as the largest contact sheet has."""
 
 LABELS = {
     RejectReason.halo: "Fringe of another colour along the edge",
@@ -39,29 +43,8 @@ class TrayRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     round: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
-    count: Annotated[int, Field(ge=0, le=24)] = 8
+    count: Annotated[int, Field(ge=0, le=MOST_TOGETHER)] = 8
     holding: Annotated[list[uuid.UUID], Field(max_length=64)] = []
-
-
-class LayerAnswer(BaseModel):
-    """One layer: an address that works for ten minutes or more, and its size in pixels."""
-
-    url: str
-    width: int
-    height: int
-
-
-class CardAnswer(BaseModel):
-    """A candidate as a reviewer sees it."""
-
-    id: uuid.UUID
-    round: int
-    kind: Kind
-    prompt: str
-    flags: list[str]
-    layers: dict[LayerRole, LayerAnswer]
-    signals: dict[str, float | None]
-    texts: dict[LayerRole, str]
 
 
 class ProgressAnswer(BaseModel):
@@ -106,6 +89,28 @@ class DecisionAnswer(BaseModel):
     state: CandidateState
 
 
+class DecisionsRequest(BaseModel):
+    """Decisions of a contact sheet, or those that waited for a connection, in their order."""
+
+    model_config = ConfigDict(extra="forbid")
+    decisions: Annotated[list[DecisionRequest], Field(min_length=1, max_length=MOST_TOGETHER)]
+
+
+class RefusalAnswer(BaseModel):
+    """Why one of several was not taken, in words for people."""
+
+    message: str
+    hint: str
+
+
+class DecidedAnswer(BaseModel):
+    """What became of one of several: the decision, or why it was not taken."""
+
+    candidate: uuid.UUID
+    taken: DecisionAnswer | None = None
+    refused: RefusalAnswer | None = None
+
+
 class UndoRequest(BaseModel):
     """Which decision to undo (none: my last that stands), and a key as for a decision."""
 
@@ -119,6 +124,20 @@ class UndoAnswer(BaseModel):
 
     decision: int
     candidate: CardAnswer
+
+
+class UndosRequest(BaseModel):
+    """Undos of a contact sheet, or those that waited for a connection, in their order."""
+
+    model_config = ConfigDict(extra="forbid")
+    undos: Annotated[list[UndoRequest], Field(min_length=1, max_length=MOST_TOGETHER)]
+
+
+class UndoneAnswer(BaseModel):
+    """What became of one of several undos, in the order in which they were asked for."""
+
+    taken: UndoAnswer | None = None
+    refused: RefusalAnswer | None = None
 
 
 class ReasonAnswer(BaseModel):
@@ -143,7 +162,7 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
         far = counts.get(who, lambda: progress.review_progress(tx, reviewer.id, body.round))
     number = body.round or (tray.cards[0].round if tray.cards else None)
     return TrayAnswer(
-        candidates=[_card(request, card) for card in tray.cards],
+        candidates=[card_answer(request, card) for card in tray.cards],
         lost=list(tray.lost),
         progress=ProgressAnswer(**far, round=number),
     )
@@ -152,6 +171,56 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
 @router.post("/decisions")
 def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
     """Keep a verdict; answered only once it is durable, and the same key again is answered the same."""
+    return _decide(visit, body)
+
+
+@router.post("/decisions/several")
+def post_decisions(visit: Annotator, body: DecisionsRequest) -> list[DecidedAnswer]:
+    """Keep several verdicts, each in a transaction of its own: one that is refused leaves the others as they are.
+
+    Answered once all are durable; sent again, each key is answered as the first time.
+    """
+    answers = []
+    for one in body.decisions:
+        try:
+            answers.append(DecidedAnswer(candidate=one.candidate, taken=_decide(visit, one)))
+        except (NotFound, Refused) as error:
+            _unless_all(error)
+            answers.append(DecidedAnswer(candidate=one.candidate, refused=_refusal(error)))
+    return answers
+
+
+@router.post("/undo")
+def post_undo(request: Request, visit: Annotator, body: UndoRequest) -> UndoAnswer:
+    """Void one of my decisions and get its candidate back."""
+    return _undo(request, visit, body)
+
+
+@router.post("/undo/several")
+def post_undos(request: Request, visit: Annotator, body: UndosRequest) -> list[UndoneAnswer]:
+    """Void several of my decisions, each in a transaction of its own, and get their candidates back."""
+    answers = []
+    for one in body.undos:
+        try:
+            answers.append(UndoneAnswer(taken=_undo(request, visit, one)))
+        except (NotFound, Refused) as error:
+            _unless_all(error)
+            answers.append(UndoneAnswer(refused=_refusal(error)))
+    return answers
+
+
+@router.get("/reasons")
+def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
+    """Why a layer may be rejected, in the order of the number keys."""
+    with visit.enter():
+        pass
+    return [
+        ReasonAnswer(name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash)
+        for key, (name, label) in enumerate(LABELS.items(), 1)
+    ]
+
+
+def _decide(visit: Visit, body: DecisionRequest) -> DecisionAnswer:
     with visit.enter() as (tx, reviewer):
         decided = decisions.decide(
             tx,
@@ -167,39 +236,18 @@ def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
     return DecisionAnswer(decision=decided.decision, candidate=decided.candidate, state=decided.state)
 
 
-@router.post("/undo")
-def post_undo(request: Request, visit: Annotator, body: UndoRequest) -> UndoAnswer:
-    """Void one of my decisions and get its candidate back."""
+def _undo(request: Request, visit: Visit, body: UndoRequest) -> UndoAnswer:
     seconds = visit.house.settings.review_lease_seconds
     with visit.enter() as (tx, reviewer):
         undone = decisions.undo(tx, reviewer.id, body.decision, key=body.key, seconds=seconds)
-    return UndoAnswer(decision=undone.decision, candidate=_card(request, undone.card))
+    return UndoAnswer(decision=undone.decision, candidate=card_answer(request, undone.card))
 
 
-@router.get("/reasons")
-def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
-    """Why a layer may be rejected, in the order of the number keys."""
-    with visit.enter():
-        pass
-    return [
-        ReasonAnswer(name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash)
-        for key, (name, label) in enumerate(LABELS.items(), 1)
-    ]
+def _unless_all(error: LayerloopError) -> None:
+    """What concerns whoever asks concerns every decision: it is the answer to the whole request."""
+    if isinstance(error, NotSignedIn | AccessTooLow):
+        raise error
 
 
-def _card(request: Request, card: trays.Card) -> CardAnswer:
-    links: Links = request.app.state.links
-    layers: dict[LayerRole, Any] = {
-        role: LayerAnswer(url=links.address(layer.sha256), width=layer.width, height=layer.height)
-        for role, layer in card.layers.items()
-    }
-    return CardAnswer(
-        id=card.id,
-        round=card.round,
-        kind=card.kind,
-        prompt=card.prompt,
-        flags=list(card.flags),
-        layers=layers,
-        signals=dict(card.signals),
-        texts=dict(card.texts),
-    )
+def _refusal(error: LayerloopError) -> RefusalAnswer:
+    return RefusalAnswer(message=error.message, hint=error.hint)

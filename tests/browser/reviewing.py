@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 from playwright.sync_api import Page
@@ -72,6 +74,14 @@ def press(page: Page, key: str) -> str:
     before = wait_until_shown(page)
     page.keyboard.press(key)
     return before
+
+
+def picture(page: Page, name: str) -> None:
+    """Keep what is seen once nothing moves, where somebody wants to look at it."""
+    folder = os.environ.get("LAYERLOOP_TEST_PICTURES")
+    if folder:
+        page.wait_for_timeout(260)
+        page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 def wait_until_sent(page: Page) -> None:

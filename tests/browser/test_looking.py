@@ -31,8 +31,10 @@ def test_the_help_lists_every_key(open_page: OpenPage, round_id: int) -> None:
     wait_until_shown(page)
     page.keyboard.press("?")
     listed = " ".join(page.locator("#help-keys dt").evaluate_all("all => all.map((dt) => dt.dataset.keys)")).split()
-    expected = {*"ajrksubvzcifgmoex?", "ArrowLeft", "ArrowRight", "Backspace", "Shift+b", "Shift+z"}
-    expected |= {str(digit) for digit in range(10)} | {f"Shift+{digit}" for digit in range(10)}
+    arrows = {"ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"}
+    everywhere = {*"ubpit?", "Backspace", "Shift+b"} | {str(digit) for digit in range(10)}
+    expected = everywhere | {*"ajrksvzcfgmoexln+=-", "ArrowLeft", "ArrowRight"}
+    expected |= {f"Shift+{key}" for key in {*"vzn", *arrows}} | {f"Shift+{digit}" for digit in range(10)}
     assert set(listed) == expected
     assert len(listed) == len(expected)
     assert all(text.strip() for text in page.locator("#help-keys dd").all_inner_texts())
@@ -41,6 +43,13 @@ def test_the_help_lists_every_key(open_page: OpenPage, round_id: int) -> None:
     assert shown(page) == before, "nobody decides through the help"
     page.keyboard.press("?")
     expect(page.locator("#help")).to_be_hidden()
+    page.keyboard.press("t")
+    page.wait_for_selector("#contact .cell")
+    page.keyboard.press("?")
+    listed = " ".join(page.locator("#help-keys dt").evaluate_all("all => all.map((dt) => dt.dataset.keys)")).split()
+    sheet = {*"anwlv+=-", "Space", "Enter", "Home", "End"} | arrows | {f"Shift+{key}" for key in arrows}
+    assert set(listed) == everywhere | sheet, "a view lists the keys that mean something in it"
+    assert len(listed) == len(set(listed))
 
 
 def test_looking_by_keys(open_page: OpenPage, round_id: int) -> None:
@@ -48,11 +57,11 @@ def test_looking_by_keys(open_page: OpenPage, round_id: int) -> None:
     wait_until_shown(page)
     stage = page.locator("#stage")
     seen = []
-    for _ in range(5):
+    for _ in range(6):
         seen.append((stage.get_attribute("data-background"), stage.evaluate("e => getComputedStyle(e).background")))
         page.keyboard.press("b")
-    assert [name for name, _ in seen] == ["checker", "black", "white", "grey", "colour"]
-    assert len({paint for _, paint in seen}) == 5
+    assert [name for name, _ in seen] == ["checker", "black", "white", "grey", "colour", "scene"]
+    assert len({paint for _, paint in seen}) == 6
     page.keyboard.press("b")
     page.emulate_media(color_scheme="dark")
     assert stage.evaluate("e => getComputedStyle(e).background") == seen[1][1], "the stage does not follow the theme"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +12,7 @@ from curation import snapshots
 from curation.database import Database
 from curation.objects import FolderStore
 from curation.tables import decisions, samples
-from tests.browser.reviewing import Site, press, shown, wait_until_sent, wait_until_shown
+from tests.browser.reviewing import Site, picture, press, shown, wait_until_sent, wait_until_shown
 from tests.making import make_pairs, make_round, scenes
 
 OpenPage = Callable[..., Page]
@@ -31,14 +29,6 @@ def boxes(page: Page) -> dict[str, dict]:
     page.wait_for_timeout(260)
     return page.evaluate("""() => Object.fromEntries([...document.querySelectorAll('#sheet img')]
         .map((image) => [image.dataset.role, image.getBoundingClientRect().toJSON()]))""")
-
-
-def picture(page: Page, name: str) -> None:
-    """Keep what is seen, where somebody wants to look at it."""
-    folder = os.environ.get("LAYERLOOP_TEST_PICTURES")
-    if folder:
-        page.wait_for_timeout(260)
-        page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 def said(database: Database) -> list[tuple[str, list[str], list[str]]]:
@@ -160,7 +150,7 @@ def test_what_was_undone_has_its_reasons_again(open_page: OpenPage, database: Da
     page.keyboard.press("Shift+Digit2")
     press(page, "r")
     wait_until_shown(page)
-    assert "background: residue" in (page.locator("#trail li").first.get_attribute("title") or "")
+    assert "background: residue" in (page.locator("#trail button").first.get_attribute("title") or "")
     press(page, "u")
     page.keyboard.press("g")
     expect(page.locator('.reason[aria-pressed="true"]')).to_contain_text("residue")

@@ -15,6 +15,7 @@ from tests.browser.reviewing import (
     Site,
     count_decisions,
     press,
+    shown,
     standing,
     state_of,
     wait_until_sent,
@@ -22,6 +23,8 @@ from tests.browser.reviewing import (
 )
 
 OpenPage = Callable[..., Page]
+FILLS_AFTER = 3
+"""Decisions after which the page asks for more candidates (static/tray.js: AHEAD, REFILL_BELOW)."""
 
 
 def test_offline_loses_none_and_doubles_none(open_page: OpenPage, database: Database, round_id: int) -> None:
@@ -113,6 +116,101 @@ def test_a_conflict_is_told_and_the_page_goes_on(
     assert wait_until_shown(page) != candidate
     wait_until_sent(page)
     assert standing(database)[candidate][0] == "reject"
+
+
+def test_an_undo_outlives_a_slower_answer_about_the_tray(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
+    """The server says "decided, so not yours" of a candidate that the page has taken back since it asked."""
+    page = open_page()
+    wait_until_shown(page)
+    page.wait_for_load_state("networkidle")
+    waiting: list[Route] = []
+    page.route("**/api/review/tray", lambda route: waiting.append(route))  # noqa: PLW0108  # a name of its own for Playwright
+    page.context.set_offline(True)
+    for _ in range(FILLS_AFTER):
+        undone = press(page, "a")
+    wait_until_shown(page)
+    wait_for_route(page, waiting)  # asked while the decisions were still on their way, so it names them as held
+    page.context.set_offline(False)
+    wait_until_sent(page)
+    answer = waiting[0].fetch()
+    assert undone in answer.json()["lost"]
+    page.keyboard.press("u")
+    assert wait_until_shown(page) == undone
+    waiting[0].fulfill(response=answer)
+    page.unroute("**/api/review/tray")
+    wait_until_sent(page)
+    page.wait_for_load_state("networkidle")
+    assert shown(page) == undone
+    assert state_of(database, undone) == "showing"
+
+
+def test_twenty_decisions_offline_survive_a_reload(open_page: OpenPage, database: Database, round_id: int) -> None:
+    """Reloaded where the page comes from the cache and nothing of the API answers; then online again."""
+    page = open_page()
+    wait_until_shown(page)
+    page.wait_for_load_state("networkidle")
+    page.route("**/api/review/**", lambda route: route.abort())
+    said: dict[str, tuple[str, list[str]]] = {}
+    for key in itertools.islice(itertools.cycle(["a", "r", "3"]), 20):
+        said[press(page, key)] = ("accept" if key == "a" else "reject", ["holes"] if key == "3" else [])
+    undone = list(said)[4]
+    expect(page.locator("#trail li")).to_have_count(20)
+    page.locator("#trail button").nth(15).click()
+    assert wait_until_shown(page) == undone
+    del said[undone]
+    expect(page.locator("#banner")).to_contain_text("Offline: 21 decisions waiting")
+    page.unroute("**/api/review/**")
+    page.route("**/api/review/decisions**", lambda route: route.abort())
+    page.route("**/api/review/decisions/**", lambda route: route.abort())
+    page.reload()
+    wait_until_shown(page)
+    expect(page.locator("#banner")).to_contain_text("Offline: 21 decisions waiting")
+    expect(page.locator("#trail .pending")).to_have_count(19)
+    also_undone = list(said)[-1]
+    page.keyboard.press("u")
+    assert wait_until_shown(page) == also_undone, "what is still on its way can be undone after a reload"
+    del said[also_undone]
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.partition("/api/review/")[2]))
+    page.unroute("**/api/review/decisions**")
+    page.unroute("**/api/review/decisions/**")
+    wait_until_sent(page)
+    assert standing(database) == said
+    assert sum(count_decisions(database).values()) == 22
+    assert asked.count("decisions/several") == 1, "a backlog goes out in one request"
+
+
+def test_any_of_the_latest_decisions_can_be_undone(open_page: OpenPage, database: Database, round_id: int) -> None:
+    page = open_page()
+    made = [press(page, key) for key in "aaraa"]
+    wait_until_sent(page)
+    page.get_by_role("button", name="Undo – rejected").click()
+    assert wait_until_shown(page) == made[2]
+    press(page, "a")
+    wait_until_sent(page)
+    assert {candidate: verdict for candidate, (verdict, _) in standing(database).items()} == dict.fromkeys(
+        made, "accept"
+    )
+    page.reload()
+    wait_until_shown(page)
+    expect(page.locator("#trail li")).to_have_count(5)
+    page.locator("#trail button").last.click()
+    page.wait_for_selector(f'#stage[data-candidate="{made[0]}"]')
+    wait_until_sent(page)
+    assert state_of(database, made[0]) == "showing"
+    assert set(standing(database)) == set(made[1:])
+    expect(page.locator("#trail li")).to_have_count(4)
+
+
+def wait_for_route(page: Page, waiting: list[Route]) -> None:
+    """Wait until the page has asked for something that a route holds back."""
+    for _ in range(300):
+        if waiting:
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("the page has not asked")
 
 
 def test_a_lost_session_keeps_the_decisions(open_page: OpenPage, site: Site, database: Database, round_id: int) -> None:

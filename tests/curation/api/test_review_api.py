@@ -84,7 +84,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(signed_in, number, d
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"count": 25}, {"count": -1}, {"round": 0}, {"holding": ["x"]}, {"holding": [str(uuid.uuid4())] * 65}]
+    "wrong", [{"count": 49}, {"count": -1}, {"round": 0}, {"holding": ["x"]}, {"holding": [str(uuid.uuid4())] * 65}]
 )
 def test_a_tray_has_bounds(signed_in, number, wrong):
     assert signed_in().post("/api/review/tray", json=wrong).status_code == 422

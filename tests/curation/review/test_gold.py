@@ -16,6 +16,8 @@ from curation.intake.figures import choose_subject, draw
 from curation.review import decisions, gold, planting, report
 from curation.review.decisions import decide, undo
 from curation.review.gold import GoldTerms, set_gold
+from curation.review.latest import latest_decisions
+from curation.review.nearest import nearest_sample
 from curation.review.reviewers import Paused, add_reviewer, find_reviewer, resume_reviewer
 from curation.review.trays import fill_tray, read_cards
 from curation.samples import NewSample, StoredLayer, add_samples
@@ -188,6 +190,21 @@ def test_undoing_gold_gives_it_back(database, hiding):
         decide(tx, ann, card.id, Verdict.reject, key=uuid.uuid4())
         looks, clean = gold.read_looks(tx, ann)
     assert sum(map(len, looks.values())) + len(clean) == 1
+
+
+def test_neither_the_trail_nor_the_nearest_sample_gives_it_away(database, hiding):
+    known = pieces(database)
+    ann = reviewer(database)
+    with database.transaction() as tx:
+        cards = fill_tray(tx, ann, hiding, 24, (), 60).cards
+        assert 0 < sum(card.id in known for card in cards) < len(cards)
+        beside = {card.id: nearest_sample(tx, card.id) for card in cards}
+        for card in cards:
+            decide(tx, ann, card.id, Verdict.reject, key=uuid.uuid4())
+        trail = latest_decisions(tx, ann, 24)
+    assert [one.card.id for one in trail] == [card.id for card in reversed(cards)]
+    assert all(found for found in beside.values())
+    assert not any(found.sample == known[one].sample_id for one, found in beside.items() if one in known)
 
 
 def test_whoever_passes_over_what_is_plain_is_paused_told_and_resumed(database, hiding):

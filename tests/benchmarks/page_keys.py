@@ -1,0 +1,185 @@
+"""Measures the review page in Chromium as a hand meets it: from the key to the next picture, sheets, and the edge view.
+
+    python -m tests.benchmarks.page_keys [--sides 512 1024] [--decisions 100] [--chromium PATH]
+
+For each size of layers, as heavy as photographs: p50 and p95 of the milliseconds from a key going down to the frame that
+shows the next candidate (Event Timing: until that frame is presented, in steps of 8 ms; what the browser does not report
+took less than 16 and counts as 16), over decisions with keys, one every 300 ms; then the seconds from the address of a
+contact sheet of 48 until all of its prints are decoded and painted, first with nothing shrunk yet and then again for
+another browser; and the milliseconds from the key to the edges of a layer. The house is a real one: PostgreSQL,
+`layerloop api`, a folder of objects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import sqlalchemy as sa
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from curation import leases
+from curation.database import Database
+from curation.domain import Access, LayerRole, Prompt
+from curation.intake.figures import SUBJECTS, draw
+from curation.objects import FolderStore
+from curation.ports import RGBA
+from curation.review.reviewers import add_reviewer, holder_of, issue_token
+from curation.tables import reviewers
+from tests.benchmarks.review_queue import _api, _database, _server
+from tests.making import make_pairs, make_round
+
+ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+SHEET = 48
+BETWEEN_MS = 300
+OBSERVE = """() => {
+  window.paints = [];
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) if (entry.name === 'keydown') window.paints.push(entry.duration);
+  }).observe({ type: 'event', durationThreshold: 16, buffered: false });
+}"""
+SHOWN = """(count) => {
+  const cells = [...document.querySelectorAll('#contact .cell')];
+  return cells.length === count && cells.every((cell) => !/waiting|decoding/.test(cell.dataset.mark));
+}"""
+
+
+def main() -> None:
+    """Print a line for each size."""
+    options = _options()
+    print("  side | key to next picture, ms: p50   p95   max | sheet of 48, s: first  again | edges, ms: p50   p95")
+    with _server(None) as server, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=options.chromium, args=ARGUMENTS)
+        for side in options.sides:
+            with _site(server, side, options.decisions + SHEET + 20) as (url, people):
+                keys = _percentiles(_decide(browser, url, next(people), options.decisions))
+                sheets = [_open_sheet(browser, url, next(people)) for _ in range(2)]
+                edges = _percentiles(_edges(browser, url, next(people)))
+            print(
+                f"{side:>6} | {keys[0]:>28.0f} {keys[1]:>5.0f} {keys[2]:>5.0f} | {sheets[0]:>21.2f} {sheets[1]:>6.2f} | "
+                f"{edges[0]:>14.0f} {edges[1]:>5.0f}",
+                flush=True,
+            )
+        browser.close()
+
+
+def _decide(browser: Browser, url: str, token: str, decisions: int) -> list[float]:
+    """Milliseconds from each key to the frame with the next candidate."""
+    page = _sign_in(browser, url, token)
+    page.wait_for_selector('#review[data-state="ready"]')
+    page.wait_for_load_state("networkidle")
+    page.evaluate(OBSERVE)
+    for turn in range(decisions):
+        page.wait_for_selector('#review[data-state="ready"]')
+        page.keyboard.press("a" if turn % 10 == 0 else "r")
+        page.wait_for_timeout(BETWEEN_MS)
+    decided = page.locator("#pace dd").first.inner_text()
+    if decided != str(decisions):
+        raise SystemExit(f"{decided} of {decisions} keys decided")
+    taken = _measured(page, decisions)
+    page.context.close()
+    return taken
+
+
+def _open_sheet(browser: Browser, url: str, token: str) -> float:
+    """Seconds from the address of a sheet to its last print."""
+    page = _sign_in(browser, url, token)
+    page.goto(f"{url}/rounds")
+    page.evaluate("size => localStorage.setItem('layerloop.sheet.size', String(size))", SHEET)
+    began = time.perf_counter()
+    page.goto(f"{url}/review?view=sheet", wait_until="commit")
+    page.wait_for_function(SHOWN, arg=SHEET, polling="raf")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    took = time.perf_counter() - began
+    page.context.close()
+    return took
+
+
+def _edges(browser: Browser, url: str, token: str, times: int = 20) -> list[float]:
+    """Milliseconds from the key to the edges, each of another candidate."""
+    page = _sign_in(browser, url, token)
+    page.wait_for_selector('#review[data-state="ready"]')
+    page.wait_for_load_state("networkidle")
+    taken: list[float] = []
+    for _ in range(times):
+        page.wait_for_selector('#review[data-state="ready"]')
+        page.wait_for_timeout(BETWEEN_MS)
+        page.evaluate(OBSERVE)
+        page.keyboard.press("Shift+V")
+        page.wait_for_timeout(BETWEEN_MS)
+        taken.append(max(_measured(page, 1)))
+        page.keyboard.press("s")
+    page.context.close()
+    return taken
+
+
+def _sign_in(browser: Browser, url: str, token: str) -> Page:
+    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page.goto(f"{url}/sign-in?token={token}")
+    page.wait_for_url("**/review")
+    return page
+
+
+def _measured(page: Page, expected: int) -> list[float]:
+    found = [float(duration) for duration in page.evaluate("window.paints")]
+    return found + [16.0] * (expected - len(found))
+
+
+@contextmanager
+def _site(server: str, side: int, singles: int) -> Iterator[tuple[str, Iterator[str]]]:
+    """A house with a round of that many layers of that size; its address, and sign-in tokens of people in turn."""
+    with _database(server) as address, tempfile.TemporaryDirectory() as home:
+        database = Database(address)
+        store = FolderStore(Path(home) / "objects")
+        drawn = [(Prompt(f"number {turn}"), {LayerRole.foreground: _layer(side, turn)}) for turn in range(singles)]
+        with database.transaction() as tx:
+            make_pairs(tx, store, make_round(tx), drawn)
+        with _api(address, home) as (url, _):
+            yield url, _people(database)
+        database.close()
+
+
+def _people(database: Database) -> Iterator[str]:
+    """A sign-in token of somebody new each time, to whom all that waits is free again."""
+    for name in ("Ada", "Bea", "Cid", "Dan"):
+        with database.transaction() as tx:
+            for number in tx.execute(sa.select(reviewers.c.id)).scalars().all():
+                leases.hand_back(tx, holder_of(number))
+            token = issue_token(tx, add_reviewer(tx, name, Access.annotator), 60)
+        yield token
+
+
+def _layer(side: int, seed: int) -> RGBA:
+    """A drawn figure with the grain and the soft colours of a photograph, so that its file is as large as one."""
+    rng = np.random.default_rng(seed)
+    subject = list(SUBJECTS.values())[seed % len(SUBJECTS)]
+    rgba = draw(subject, rng, side).copy()
+    clouds = cv2.resize(rng.normal(0, 40, (8, 8, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    grain = rng.normal(0, 3, (side, side, 3))
+    rgba[..., :3] = np.clip(rgba[..., :3] + clouds + grain, 0, 255) * (rgba[..., 3:] > 0)
+    return rgba
+
+
+def _percentiles(taken: list[float]) -> tuple[float, float, float]:
+    cuts = statistics.quantiles(taken, n=20)
+    return cuts[9], cuts[18], max(taken)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The review page under a hand.")
+    parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument("--decisions", type=int, default=100)
+    parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

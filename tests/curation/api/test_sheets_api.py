@@ -1,0 +1,220 @@
+"""What a contact sheet and a trail need of the API: several decisions in one request, the latest ones, small layers."""
+
+from __future__ import annotations
+
+import io
+import uuid
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+
+from curation.api.cards import SMALL
+from curation.api.renditions import Renditions
+from curation.domain import Verdict
+from curation.layers import decode_layer, encode_layer
+from curation.review.decisions import decide
+from curation.review.reviewers import add_reviewer
+from curation.review.trays import take_tray
+from curation.tables import candidate_layers, decisions, layers, rounds, samples
+from tests.making import make_candidates, make_round, states
+
+
+def tray(client, count: int) -> list[dict]:
+    answer = client.post("/api/review/tray", json={"count": count})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["candidates"]
+
+
+def said(candidate: str, verdict: str = "accept", **more) -> dict:
+    return {"candidate": candidate, "verdict": verdict, "key": str(uuid.uuid4()), **more}
+
+
+def several(client, made: list[dict]) -> list[dict]:
+    answer = client.post("/api/review/decisions/several", json={"decisions": made})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_sheet_is_decided_in_one_request_and_repeated_without_harm(signed_in, number, database):
+    ann = signed_in()
+    cards = tray(ann, 6)
+    made = [said(card["id"], "accept" if turn == 0 else "reject") for turn, card in enumerate(cards)]
+    first = several(ann, made)
+    assert [one["candidate"] for one in first] == [card["id"] for card in cards]
+    assert [one["taken"]["state"] for one in first] == ["accepted"] + ["rejected"] * 5
+    assert several(ann, made) == first
+    assert states(database, number) == {"accepted": 1, "rejected": 5, "waiting": 6}
+    with database.transaction() as tx:
+        assert tx.scalar(sa.select(sa.func.count()).select_from(decisions)) == 6
+
+
+def test_a_conflict_of_one_leaves_the_others(signed_in, number, database):
+    ann, bob = signed_in(name="ann"), signed_in(name="bob")
+    mine, others = tray(ann, 2), tray(bob, 1)
+    made = [said(mine[0]["id"]), said(others[0]["id"]), said(str(uuid.uuid4())), said(mine[1]["id"], "reject")]
+    answers = several(ann, made)
+    assert [one["taken"] is not None for one in answers] == [True, False, False, True]
+    assert answers[1]["refused"]["hint"] == "go on with the next one"
+    assert "there is no candidate" in answers[2]["refused"]["message"]
+    assert states(database, number) == {"accepted": 1, "rejected": 1, "showing": 1, "waiting": 9}
+
+
+def test_a_sheet_is_undone_as_a_whole(signed_in, number, database):
+    ann = signed_in()
+    cards = tray(ann, 5)
+    made = several(ann, [said(card["id"], "accept") for card in cards])
+    undos = [{"decision": one["taken"]["decision"], "key": str(uuid.uuid4())} for one in made]
+    answer = ann.post(
+        "/api/review/undo/several", json={"undos": [*undos, {"decision": 10**9, "key": str(uuid.uuid4())}]}
+    )
+    assert answer.status_code == 200
+    *undone, unknown = answer.json()
+    assert [one["taken"]["candidate"] for one in undone] == cards
+    assert unknown["refused"]["message"] == "there is no decision of yours to undo"
+    assert states(database, number) == {"showing": 5, "waiting": 7}
+    with database.transaction() as tx:
+        assert tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))) == 0
+
+
+@pytest.mark.parametrize("count", [0, 49])
+def test_a_sheet_has_bounds(signed_in, number, count):
+    ann = signed_in()
+    for path, name, one in (
+        ("decisions", "decisions", said(str(uuid.uuid4()))),
+        ("undo", "undos", {"key": str(uuid.uuid4())}),
+    ):
+        assert ann.post(f"/api/review/{path}/several", json={name: [one] * count}).status_code == 422
+
+
+def test_the_largest_sheet_fits_into_one_request(signed_in, database, store):
+    with database.transaction() as tx:
+        number = make_round(tx)
+        make_candidates(tx, store, number, 48)
+    ann = signed_in()
+    cards = tray(ann, 48)
+    assert len(cards) == 48
+    answers = several(ann, [said(card["id"], "reject", reasons=["halo"], comment="x" * 500) for card in cards])
+    assert all(one["taken"] for one in answers)
+    assert states(database, number) == {"rejected": 48}
+
+
+def test_who_is_not_signed_in_is_told_so_for_the_whole_request(client, number):
+    answer = client.post("/api/review/decisions/several", json={"decisions": [said(str(uuid.uuid4()))]})
+    assert answer.status_code == 401
+
+
+def test_the_latest_decisions_are_those_that_can_be_undone(signed_in, number, database):
+    ann, bob = signed_in(name="ann"), signed_in(name="bob")
+    cards = tray(ann, 5)
+    several(bob, [said(tray(bob, 1)[0]["id"])])
+    made = several(
+        ann,
+        [
+            said(cards[0]["id"]),
+            said(cards[1]["id"], "reject", reasons=["halo"], comment="a rim"),
+            said(cards[2]["id"], "skip"),
+            said(cards[3]["id"]),
+        ],
+    )
+    undone = made[3]["taken"]["decision"]
+    ann.post("/api/review/undo", json={"decision": undone, "key": str(uuid.uuid4())}).raise_for_status()
+    found = ann.get("/api/review/latest").json()
+    assert [one["candidate"]["id"] for one in found] == [cards[index]["id"] for index in (2, 1, 0)]
+    assert [one["verdict"] for one in found] == ["skip", "reject", "accept"]
+    assert (found[1]["reasons"], found[1]["comment"], found[1]["layers"]) == (["halo"], "a rim", [])
+    for one in found:
+        body = {"decision": one["decision"], "key": str(uuid.uuid4())}
+        assert ann.post("/api/review/undo", json=body).status_code == 200
+    assert ann.get("/api/review/latest").json() == []
+    assert len(bob.get("/api/review/latest?count=1").json()) == 1
+
+
+def test_verdicts_of_a_closed_round_are_not_offered(signed_in, number, database):
+    ann = signed_in()
+    several(ann, [said(tray(ann, 1)[0]["id"])])
+    with database.transaction() as tx:
+        tx.execute(sa.update(rounds).values(state="closed"))
+    assert ann.get("/api/review/latest").json() == []
+
+
+@pytest.fixture
+def large(database, store, number) -> str:
+    """A layer of 1000 x 700 px in the place of the first candidate's: a soft disc over hidden magenta."""
+    y, x = np.mgrid[:700, :1000]
+    rgba = np.zeros((700, 1000, 4), np.uint8)
+    rgba[..., 0] = rgba[..., 2] = 255
+    alpha = np.clip((250 - np.hypot(x - 500, y - 350)) / 4 + 0.5, 0, 1)
+    rgba[alpha > 0, :3] = (40, 120, 60)
+    rgba[..., 3] = np.rint(alpha * 255)
+    sha = store.put(encode_layer(rgba))
+    with database.transaction() as tx:
+        tx.execute(sa.insert(layers).values(sha256=sha, width=1000, height=700, bytes=1, visible=sha))
+        one = tx.scalar(sa.select(candidate_layers.c.candidate_id).limit(1))
+        tx.execute(sa.update(candidate_layers).where(candidate_layers.c.candidate_id == one).values(sha256=sha))
+    return sha
+
+
+def test_a_large_layer_has_a_small_address_and_a_small_one_has_its_own(signed_in, number, large, store):
+    ann = signed_in()
+    cards = {card["layers"]["foreground"]["width"]: card["layers"]["foreground"] for card in tray(ann, 12)}
+    assert cards[32]["small"] == cards[32]["url"]
+    answer = ann.get(cards[1000]["small"])
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
+    assert "immutable" in answer.headers["cache-control"]
+    assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert len(answer.content) < len(store.get(large))
+    small = decode_layer(answer.content)
+    assert small.shape == (224, SMALL, 4)
+    expected = Image.fromarray(decode_layer(store.get(large))).resize((SMALL, 224), Image.Resampling.BOX)
+    assert np.abs(small[..., 3].astype(int) - np.asarray(expected)[..., 3]).max() <= 8
+    edge = (small[..., 3] > 40) & (small[..., 3] < 255)
+    assert np.abs(small[edge][:, :3].astype(int) - (40, 120, 60)).mean() < 12, "hidden magenta is no fringe"
+    assert ann.get(cards[1000]["small"]).content == answer.content
+    assert ann.get(cards[1000]["small"], headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+
+
+def test_an_address_is_bound_to_its_size(client, app, large):
+    small = app.state.links.address(large, side=SMALL)
+    assert client.get(small).status_code == 200
+    for wrong in (small.replace("side=320", "side=321"), small.replace("side=320&", ""), small.replace("320", "-1")):
+        assert client.get(wrong).status_code in {404, 422}
+
+
+def test_what_is_no_layer_is_not_shrunk(client, app, store):
+    out = io.BytesIO()
+    Image.new("RGBA", (400, 400)).save(out, "WEBP")
+    assert client.get(app.state.links.address(store.put(out.getvalue()), side=SMALL)).status_code == 404
+
+
+def test_renditions_keep_the_latest_up_to_their_bytes():
+    kept, made = Renditions(most=10), []
+
+    def ask(key: str, size: int) -> bytes:
+        return kept.get(key, lambda: made.append(key) or b"x" * size)
+
+    for key in ("a", "b", "a"):
+        assert ask(key, 4) == b"xxxx"
+    ask("c", 4)
+    ask("a", 4)
+    assert made == ["a", "b", "c"], "a was asked for lately, so b went"
+    ask("b", 4)
+    ask("big", 40)
+    ask("big", 40)
+    assert made == ["a", "b", "c", "b", "big", "big"]
+
+
+def test_the_nearest_sample_comes_with_addresses(signed_in, number, database):
+    ann = signed_in()
+    card = tray(ann, 1)[0]
+    assert ann.get("/api/review/nearest", params={"candidate": card["id"]}).json() is None
+    with database.transaction() as tx:
+        grace = add_reviewer(tx, "Grace")
+        accepted = take_tray(tx, grace.id, number, 1, (), 60)[0]
+        decide(tx, grace.id, accepted.id, Verdict.accept, key=uuid.uuid4())
+    found = ann.get("/api/review/nearest", params={"candidate": card["id"]}).json()
+    assert found["caption"] == accepted.prompt
+    assert found["bits"] is None, "nothing was screened here, so there are no fingerprints"
+    assert ann.get(found["layers"]["foreground"]["url"]).status_code == 200
+    assert ann.get("/api/review/nearest", params={"candidate": str(uuid.uuid4())}).status_code == 404

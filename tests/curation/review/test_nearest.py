@@ -1,0 +1,146 @@
+"""The accepted sample nearest to a candidate: duplicates are found in any pool, its own sample never, and quickly."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from curation.domain import Kind, LayerRole, Prompt, Verdict
+from curation.errors import NotFound
+from curation.layers import decode_layer
+from curation.review import nearest
+from curation.review.decisions import decide
+from curation.review.reviewers import add_reviewer
+from curation.samples import NewSample, StoredLayer, add_samples
+from curation.screening.duplicates import add_to_index
+from curation.screening.fingerprints import fingerprint
+from curation.tables import candidate_layers, layers, samples
+from tests.making import make_pairs, make_round, scenes
+
+
+@pytest.fixture
+def number(database, store) -> int:
+    """Forty drawn figures that wait, their layers in the index."""
+    drawn = [(prompt, {LayerRole.foreground: pair[LayerRole.foreground]}) for prompt, pair in scenes(40)]
+    with database.transaction() as tx:
+        number = make_round(tx)
+        make_pairs(tx, store, number, drawn)
+        index(tx, store)
+    return number
+
+
+def index(tx, store) -> None:
+    names = tx.execute(sa.select(layers.c.sha256)).scalars().all()
+    add_to_index(tx, {sha: fingerprint(decode_layer(store.get(sha))) for sha in names})
+
+
+def waiting(tx, number: int) -> list[uuid.UUID]:
+    query = "select id from candidates where round_id = :number order by seed"
+    return list(tx.execute(sa.text(query), {"number": number}).scalars())
+
+
+def accept(tx, ids) -> None:
+    grace = add_reviewer(tx, "Grace")
+    for one in ids:
+        decide(tx, grace.id, one, Verdict.accept, key=uuid.uuid4())
+
+
+def mark_of(tx, candidate: uuid.UUID) -> bytes:
+    query = sa.select(layers.c.fingerprint).join(candidate_layers).where(candidate_layers.c.candidate_id == candidate)
+    return bytes(tx.scalar(query))
+
+
+def test_it_is_the_one_with_the_fewest_differing_bits(database, number):
+    with database.transaction() as tx:
+        ids = waiting(tx, number)
+        accept(tx, ids[:30])
+        names = dict(tx.execute(sa.select(samples.c.id, samples.c.candidate_id)).all())
+        for one in ids[30:]:
+            found = nearest.nearest_sample(tx, one)
+            bits = [_bits(mark_of(tx, one), mark_of(tx, other)) for other in ids[:30]]
+            assert found.bits == min(bits)
+            assert bits[ids.index(names[found.sample])] == min(bits)
+            assert set(found.layers) == {LayerRole.foreground}
+
+
+def _bits(one: bytes, other: bytes) -> int:
+    return sum((a ^ b).bit_count() for a, b in zip(one[:24], other[:24], strict=True))
+
+
+def test_its_own_sample_and_withdrawn_ones_are_left_out(database, number):
+    with database.transaction() as tx:
+        ids = waiting(tx, number)
+        accept(tx, ids[:2])
+        assert nearest.nearest_sample(tx, ids[0]).sample == tx.scalar(
+            sa.select(samples.c.id).where(samples.c.candidate_id == ids[1])
+        )
+        tx.execute(sa.update(samples).where(samples.c.candidate_id == ids[1]).values(withdrawn_at=sa.func.now()))
+        assert nearest.nearest_sample(tx, ids[0]) is None
+        with pytest.raises(NotFound):
+            nearest.nearest_sample(tx, uuid.uuid4())
+
+
+def test_a_duplicate_is_found_behind_any_number_of_others(database, store, number, monkeypatch):
+    """Through its bands alone: it is neither of the same prompt nor among those that are looked at anyway."""
+    monkeypatch.setattr(nearest, "CROWD", 1)
+    with database.transaction() as tx:
+        ids = waiting(tx, number)
+        accept(tx, ids)
+        again = make_round(tx)
+        twin = decode_layer(store.get(_layer_of(tx, ids[3])))
+        make_pairs(tx, store, again, [(Prompt("another text"), {LayerRole.foreground: _brighter(twin)})])
+        index(tx, store)
+        copy = waiting(tx, again)[0]
+        found = nearest.nearest_sample(tx, copy)
+        assert found.sample == tx.scalar(sa.select(samples.c.id).where(samples.c.candidate_id == ids[3]))
+        assert found.bits <= 11
+
+
+def _layer_of(tx, candidate: uuid.UUID) -> str:
+    return tx.scalar(sa.select(candidate_layers.c.sha256).where(candidate_layers.c.candidate_id == candidate))
+
+
+def _brighter(rgba: np.ndarray) -> np.ndarray:
+    colours = np.clip(rgba[..., :3].astype(int) + 2, 0, 255).astype(np.uint8)
+    return np.dstack([np.where(rgba[..., 3:] > 0, colours, rgba[..., :3]), rgba[..., 3]])
+
+
+def test_a_pair_is_compared_by_its_blended_layer_with_pairs(database, store, number):
+    with database.transaction() as tx:
+        accept(tx, waiting(tx, number)[:3])
+        pairs = make_round(tx, kind="pair")
+        made = make_pairs(tx, store, pairs, scenes(6, 64, start=50))
+        index(tx, store)
+        assert nearest.nearest_sample(tx, made[0]) is None, "single layers are no pairs"
+        accept(tx, made[1:])
+        found = nearest.nearest_sample(tx, made[0])
+        assert set(found.layers) == set(LayerRole)
+        assert 0 < found.bits < 192
+
+
+def test_seeds_count_although_nobody_decided_them(database, store, number):
+    with database.transaction() as tx:
+        one, other = waiting(tx, number)[:2]
+        row = tx.execute(sa.select(layers).where(layers.c.sha256 == _layer_of(tx, other))).one()
+        stored = StoredLayer(row.sha256, row.width, row.height, row.bytes, row.visible)
+        seed = NewSample(Kind.single, "a seed", "CC0-1.0", "test", 0, {LayerRole.foreground: stored})
+        add_samples(tx, [seed])
+        found = nearest.nearest_sample(tx, one)
+    assert (found.caption, found.round) == ("a seed", 0)
+    assert found.bits > 0
+
+
+def test_it_never_needs_to_read_a_table_from_end_to_end(database, number):
+    """Where the planner is told to read no table in full, it has to read none but the short one of rounds."""
+    with database.transaction() as tx:
+        ids = waiting(tx, number)
+        accept(tx, ids[:5])
+        compiled = nearest._NEAR.compile(dialect=database.engine.dialect)
+        values = compiled.construct_params(nearest.question(tx, ids[9]).values)
+        tx.execute(sa.text("set local enable_seqscan = off"))
+        plan = tx.connection.exec_driver_sql(f"explain {compiled}", values).scalars().all()
+    assert any("pk_layer_bands" in line for line in plan)
+    assert not [line for line in plan if "Seq Scan" in line and " on rounds" not in line], "\n".join(plan)
