@@ -154,6 +154,20 @@ interface RoundReport {
     next_hour: { looks: number; left: number; accepts: number; certain: boolean } | null;
     stop: string | null;
   };
+  /** Scores beyond which the machine decides, proven to err rarely. */
+  gates: {
+    id: number;
+    verdict: "accept" | "reject";
+    look: number;
+    threshold: number;
+    budget: number;
+    level: number;
+    share: number;
+    lost: { k: number; n: number; low: number; high: number };
+    wrong: { k: number; n: number; low: number; high: number };
+    audit: { judged: number; errors: number };
+    stands: boolean;
+  }[];
   seconds_left: number | null;
   evaluation: Record<string, number>;
 }

@@ -7,13 +7,17 @@ import { count, duration, plain } from "./words.js";
 export function showPrice({ slices, next_hour: hour, stop }) {
   part("price-card").hidden = slices.length === 0;
   fill(part("price"), slices.map(row));
-  const ahead = hour && [
-    `An hour of review now: about ${count(Math.round(hour.accepts))} accepts of ${count(Math.round(hour.looks))} looks`,
-    hour.certain ? ", by the scores of what is ahead." : ", at the rate so far: not all that is ahead has a score.",
-  ];
-  fill(part("next-hour"), ...(ahead ?? ["Nothing is ahead, or nobody has looked yet."]));
+  fill(part("next-hour"), hour ? worth(hour) : "Nothing is ahead, or nobody has looked yet.");
   part("stop").hidden = stop === null;
   fill(part("stop"), make("strong", {}, "Review may stop: "), stop ?? "");
+}
+
+/** @param {NonNullable<RoundReport["price"]["next_hour"]>} hour */
+function worth({ looks, left, accepts, certain }) {
+  const rate = `about ${count(Math.round(accepts))} accepts of ${count(Math.round(looks))} looks`;
+  const end = left < looks ? `; ${count(left)} are left, about ${count(Math.round((accepts * left) / looks))} of them good` : "";
+  const by = certain ? ", by the scores of what is ahead" : ", at the rate so far: not all that is ahead has a score";
+  return `An hour of review now: ${rate}${end}${by}.`;
 }
 
 /** @param {RoundReport["price"]["slices"][number]} slice */

@@ -152,6 +152,38 @@ class Price(BaseModel):
     stop: str | None
 
 
+class Errors(BaseModel):
+    """k errors of n, and the one-sided exact bounds on their share, at the gate's level."""
+
+    k: int
+    n: int
+    low: float
+    high: float
+
+
+class Audit(BaseModel):
+    """What people said of the share that they see of what a gate decides."""
+
+    judged: int
+    errors: int
+
+
+class Gate(BaseModel):
+    """A score beyond which the machine decides; `lost` of the good (bad) ones, `wrong` of its verdicts."""
+
+    id: int
+    verdict: Literal["accept", "reject"]
+    look: int
+    threshold: float
+    budget: float
+    level: float
+    share: float
+    lost: Errors
+    wrong: Errors
+    audit: Audit
+    stands: bool
+
+
 class Report(BaseModel):
     """The report of one round."""
 
@@ -165,6 +197,7 @@ class Report(BaseModel):
     oracle: OracleFigures
     machine: MachineFigures
     price: Price
+    gates: list[Gate]
     seconds_left: float | None
     evaluation: dict[str, float]
 

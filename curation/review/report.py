@@ -15,6 +15,7 @@ from curation.review.reviewers import MACHINE, ORACLE, PERSON
 from curation.review.verdicts import STANDS
 from curation.rounds import count_states, find_round
 from curation.screening.pair_signals import AGREEMENT, PAIR_SIGNALS
+from curation.selection import gates
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -45,6 +46,7 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
             for kind in (ORACLE, MACHINE)
         },
         "price": price.round_price(tx, number),
+        "gates": gates.tell_gates(tx, number),
         "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
         "seconds_left": price.seconds_left(tx, counts, float(row["policy"].get("share", 1.0)), overlap),
         "evaluation": evaluation or {},
@@ -92,7 +94,7 @@ def as_text(told: Mapping[str, Any]) -> str:
             f"  {human['seconds_per_accept']:.1f} s of people's time per accept, "
             f"{human['accepts_per_hour']:.0f} accepts an hour"
         )
-    lines += price.as_lines(told["price"])
+    lines += [*price.as_lines(told["price"]), *gates.as_lines(told["gates"])]
     for kind in (ORACLE, MACHINE):
         if told[kind]["decisions"]:
             lines.append(f"  the {kind} decided {told[kind]['decisions']} and accepted {told[kind]['accepted']}")

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from curation.database import Transaction
 from curation.domain import Kind, Verdict
+from curation.review.reviewers import MACHINE
 from curation.selection import bounds, machine
 from curation.selection.heads import JUDGING, KeptHead, find_head
 from curation.selection.policies import Mixed
@@ -99,6 +100,35 @@ def pass_gates(tx: Transaction, number: int, policy: Mixed, r: float, kept: Kept
     return decided
 
 
+def tell_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
+    """The gates of a round that were proven, as JSON would hold them, with what the audit has found since.
+
+    `lost` and `wrong` are both rates of errors at the look that proved it; `audit` counts what people said of the share
+    that they see of what the gate would decide, and how often it would have erred.
+    """
+    told = []
+    for row in list_gates(tx, number):
+        if row["threshold"] is not None:
+            audit = tx.execute(_AUDITED, {"round": number, "verdict": row["verdict"]}).one()
+            figures = {name: row["figures"][name] for name in ("budget", "level", "share", "lost", "wrong")}
+            named = {name: row[name] for name in ("id", "verdict", "look", "threshold")}
+            found = {"judged": audit.judged, "errors": audit.errors}
+            told.append(named | figures | {"audit": found, "stands": row["closed_at"] is None})
+    return told
+
+
+def as_lines(told: Sequence[dict[str, Any]]) -> list[str]:
+    """The same for people to read in a terminal."""
+    return [
+        "  gate {id} {verdict}s {share:.0%} of all: at most {lost:.2%} of the good (or bad) ones are lost, "
+        "{wrong:.2%} of its verdicts wrong; audit: {errors} of {judged} wrong".format(
+            **one | {name: one[name]["high"] for name in ("lost", "wrong")} | one["audit"]
+        )
+        for one in told
+        if one["stands"]
+    ]
+
+
 def list_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
     """Every look of a round, the first first, with what it found."""
     found = sa.select(gates).where(gates.c.round_id == number).order_by(gates.c.id)
@@ -134,6 +164,7 @@ def _take_look(tx: Transaction, number: int, verdict: Decided, budget: float, ke
         },
     }  # fmt: skip
     tx.execute(sa.insert(gates), row)
+    tx.log(MACHINE, "gate proven" if found.proven else "gate not proven", f"round {number}", **row)
 
 
 def _standing(tx: Transaction, number: int) -> list[dict[str, Any]]:
@@ -157,6 +188,10 @@ def _apply(tx: Transaction, number: int, gate: dict[str, Any], r: float, audit: 
     told = lost if gate["verdict"] == Verdict.reject else wrong
     return machine.decide_all(tx, ids, Verdict(gate["verdict"]), f"by gate {gate['id']}: {told}, with 95 % confidence")
 
+
+_AUDITED = sa.text("""
+    select count(*) as judged, count(*) filter (where (c.state = 'accepted') = (:verdict = 'reject')) as errors
+    from candidates c where c.round_id = :round and c.slice = 'audit' and c.state in ('accepted', 'rejected')""")
 
 _JUDGED = sa.text(f"""
     select k.chance, c.state = 'accepted' as accepted

@@ -83,7 +83,8 @@ class Head:
 
     def describe(self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]) -> Numbers:
         """What the weights are for: N rows of every signal's broken line, and of the embedding."""
-        lines = [_hats(_column(signals, name), np.asarray(knots)) for name, knots in self.knots.items()]
+        # By name, not as they come: jsonb keeps the keys of an object in an order of its own.
+        lines = [_hats(_column(signals, name), np.asarray(self.knots[name])) for name in sorted(self.knots)]
         seen = self._standard(embeddings) * (_EMBEDDING / np.sqrt(embeddings.shape[1]))
         return np.hstack([*lines, seen])
 

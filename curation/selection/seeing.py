@@ -18,7 +18,7 @@ SEE_AT_ONCE: Final = 64
 def see_unseen(database: Database, store: ObjectStore, kind: Kind, embedder: Embedder) -> int:
     """Let an embedder see all that is decided, or may be, and that it has not seen; returns how many it were.
 
-    A transaction for each batch, by falling back on nothing: whatever stops it, the next call goes on.
+    A transaction for each batch: whatever stops it, the next call goes on.
     """
     seen, after = 0, uuid.UUID(int=0)
     while True:

@@ -12,8 +12,9 @@ best of all heads could tell (AUC), and a bias that sets the share that people a
 numbers tell nothing. People say accept with that probability, each candidate once and for all. Seeds are printed.
 
 The replay takes the verdicts of the oracle: candidates are drawn figures, or a folder's images, with planted defects
-(tests/planted.py), measured by the house's signals and embedder; the oracle is fitted to sound ones. What the signals
-say of the prompt's colour and shape is left out, since the oracle's own rule is made of the same.
+(tests/planted.py), measured by the house's signals and embedder; the oracle is fitted to sound ones. It is told twice:
+as the house measures, and without what the signals say of the prompt's colour and shape, since part of the oracle's own
+rule is made of the same.
 
 Views are counted until 1,000 accepts. At random people see candidates in any order, so their views are exact: the
 expected position of the 1,000th accept, 1,000 (n + 1) / (accepts + 1). Diversity is the effective number of prompts
@@ -30,7 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from curation.adapters import embedded_postgres
 from curation.database import Database
 from curation.domain import Kind, LayerRole, Prompt, Verdict, canonical_json
 from curation.intake.figures import choose_subject, draw
+from curation.intake.procedural import shows_prompt
 from curation.layers import decode_layer
 from curation.ports import RGBA
 from curation.schema import migrate
@@ -71,6 +73,7 @@ class Pool:
     texts: Sequence[str]
     accepted: np.ndarray
     best: float | None = None  # AUC of the truth itself
+    truth: np.ndarray | None = None  # the probability of each to be accepted
 
     @property
     def share(self) -> float:
@@ -89,10 +92,14 @@ def main() -> None:
                 pool = simulate(count, share, auc, seed=count + round(100 * auc))
                 _tell(server, f"simulated, seed {count + round(100 * auc)}", pool)
         if options.replay:
-            _tell(server, "oracle, drawn figures with planted defects", replay_figures(options.replay))
-        if options.replay and options.seed_folder:
+            pool = replay_figures(options.replay)
+            _tell(server, "oracle, drawn figures with planted defects", pool)
+            _tell(server, "the same, whether they show their prompt unknown", blind(pool))
+        if options.seed_folder:
             _tell(
-                server, "oracle, real images with planted defects", replay_folder(options.seed_folder, options.replay)
+                server,
+                "oracle, real images with planted defects",
+                replay_folder(options.seed_folder, options.folder_candidates),
             )
     if options.gates:
         _tell_gates(options.gates)
@@ -111,18 +118,19 @@ def simulate(count: int, share: float, auc: float, seed: int) -> Pool:
     odds = (odds - odds.mean()) / odds.std()
     coin = rng.random(count)
 
-    def accept(steep: float) -> np.ndarray:
+    def chance(steep: float) -> np.ndarray:
         bias = _bisect(lambda one: float((1 / (1 + np.exp(-(steep * odds + one)))).mean()), share, -40, 10)
-        return coin < 1 / (1 + np.exp(-(steep * odds + bias)))
+        return 1 / (1 + np.exp(-(steep * odds + bias)))
 
-    steep = _bisect(lambda one: _auc(odds, accept(one)), auc, 0.1, 20)
-    accepted = accept(steep)
+    truth = chance(_bisect(lambda one: _auc(odds, coin < chance(one)), auc, 0.1, 20))
+    accepted = coin < truth
     return Pool(
         signals=[{f"s{i + 1}": float(value) for i, value in enumerate(row)} for row in signals],
         vectors=(noise + places[style]).astype(np.float32),
         texts=[f"prompt {one}" for one in prompt],
         accepted=accepted,
         best=_auc(odds, accepted),
+        truth=truth,
     )
 
 
@@ -130,6 +138,12 @@ def replay_figures(count: int) -> Pool:
     """Drawn figures at 64 pixels, nearly all with planted defects, as the oracle judges them."""
     sound = (_subject(np.random.default_rng([1, index])) for index in range(400))
     return _judge(Oracle.fit(sound), (draw_candidate(7, index, 0.02) for index in range(count)))
+
+
+def blind(pool: Pool) -> Pool:
+    """The same pool without the signals of agreement with the prompt."""
+    kept = [{name: value for name, value in one.items() if not name.startswith("shows_")} for one in pool.signals]
+    return replace(pool, signals=kept)
 
 
 def replay_folder(folder: Path, count: int) -> Pool:
@@ -194,7 +208,7 @@ def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> di
     """A head taught by 600 decisions, looks at 600 to 6,000 judged ones as the house takes them; was 2 % kept to?"""
     held, useful, looks, rejected = 0, 0, 0, []
     for seed in range(repetitions):
-        pool = simulate(20_000, share, 0.92, seed=10_000 + seed)
+        pool = simulate(10_000, share, 0.92, seed=10_000 + seed)
         told = head.Lesson(pool.signals[:600], pool.vectors[:600], pool.accepted[:600], pool.texts[:600], [1] * 600)
         fitted, _ = head.fit(told)
         chances = fitted.predict(pool.signals, pool.vectors)
@@ -207,11 +221,11 @@ def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> di
                 continue
             found = gates.look_at(chances[some], pool.accepted[some], grid, Verdict.reject, budget, level)
             last, look = n, look + 1
-            threshold = grid[found.proven - 1] if found.proven else threshold
+            if found.proven:  # the worst that was ever in force is what counts
+                threshold = max(grid[found.proven - 1], threshold or 0.0)
         looks += look
-        rest = slice(6_600, None)
-        below = chances[rest] < threshold if threshold is not None else np.zeros(13_400, bool)
-        lost = float((below & pool.accepted[rest]).sum() / pool.accepted[rest].sum())
+        below = chances < threshold if threshold is not None else np.zeros(len(chances), bool)
+        lost = float(pool.truth[below].sum() / pool.truth.sum())
         held += lost <= budget
         useful += threshold is not None
         rejected.append(float(below.mean()))
@@ -261,6 +275,9 @@ def _judge(oracle: Oracle, drawn: Iterator[tuple[RGBA, str]]) -> Pool:
     for rgba, text in drawn:
         signals = measure(rgba)
         if judge(signals) is None:
+            shown = shows_prompt(rgba, text)
+            if shown is not None:
+                signals |= {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
             seen = OWN.see([{LayerRole.foreground: rgba}], [Prompt(text)])[0].vector
             kept.append((signals, seen, text, oracle.decide(rgba, text).verdict is Verdict.accept))
     signals, vectors, texts, accepted = zip(*kept, strict=True)
@@ -294,7 +311,7 @@ def _auc(scores: np.ndarray, accepted: np.ndarray) -> float:
 
 
 def _bisect(rising: Any, wanted: float, low: float, high: float) -> float:
-    for _ in range(30):
+    for _ in range(16):
         middle = (low + high) / 2
         low, high = (middle, high) if rising(middle) < wanted else (low, middle)
     return (low + high) / 2
@@ -319,6 +336,9 @@ def _options() -> argparse.Namespace:
         "--replay", type=int, default=10_000, help="candidates whose verdicts are the oracle's; 0 for none"
     )
     parser.add_argument("--seed-folder", type=Path, help="real images, with a metadata.jsonl")
+    parser.add_argument(
+        "--folder-candidates", type=int, default=10_000, help="how many are made of that folder's images"
+    )
     parser.add_argument("--gates", type=int, default=100, help="repetitions of the gate's bound; 0 for none")
     parser.add_argument("--database", help="a PostgreSQL to use in place of an embedded one")
     return parser.parse_args()

@@ -78,6 +78,11 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(databas
     people = told["defects_per_100"]["person"]
     assert people["low"] <= 100 * (1 - np.mean([*good.values()])) <= people["high"]
     assert "the machine decided" in report.as_text(told)
+    [last] = [one for one in told["gates"] if one["id"] == gate["id"]]
+    assert last["stands"] is True
+    assert (last["lost"]["high"] <= 0.02, last["wrong"]["n"] > 0) == (True, True)
+    assert last["audit"]["judged"] <= len(audits)
+    assert f"gate {gate['id']} rejects" in report.as_text(told)
 
 
 def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(database: Database, gated: tuple) -> None:

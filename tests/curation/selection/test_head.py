@@ -87,6 +87,10 @@ def test_equal_decisions_are_one_head_and_it_is_plain_data():
     read = Head.read(json.loads(json.dumps(first.as_json())))
     assert read.id == first.id
     told = lesson(50, seed=9)
+    turned = Head(**read.__dict__ | {"knots": dict(reversed(read.knots.items()))})
+    np.testing.assert_array_equal(
+        turned.predict(told.signals, told.embeddings), first.predict(told.signals, told.embeddings)
+    )
     np.testing.assert_array_equal(
         read.predict(told.signals, told.embeddings), first.predict(told.signals, told.embeddings)
     )

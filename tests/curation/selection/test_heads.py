@@ -20,10 +20,11 @@ from curation.review.decisions import decide, undo
 from curation.review.reviewers import add_reviewer, oracle_reviewer
 from curation.screening.embedding import OWN, unpack
 from curation.selection import heads
-from curation.selection.head import FEWEST
+from curation.selection.head import FEWEST, Lesson, fit
 from curation.selection.seeing import see_unseen
 from curation.settings import Settings
 from curation.tables import candidates, embeddings, rounds, scores, screenings
+from curation.tables import heads as heads_table
 from tests.making import make_candidates, make_round
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
 
@@ -76,6 +77,24 @@ def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_pe
         tx.connection.exec_driver_sql("alter table decisions disable trigger append_only")
         tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {oracle}")
         assert heads.fit_head(tx, Kind.single, SOURCE).teacher == "oracle"
+
+
+def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signals(database: Database) -> None:
+    """jsonb orders keys by their length first: columns that came as they are read would change places."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((200, 3))
+    signals = [dict(zip(("specks", "zeta", "a_long_name"), row.tolist(), strict=True)) for row in values]
+    seen = rng.standard_normal((200, 4)).astype(np.float32)
+    fitted, _ = fit(Lesson(signals, seen, values[:, 1] > 0, list(range(200)), [1] * 200))
+    with database.transaction() as tx:
+        row = {
+            "id": fitted.id, "kind": "single", "embedder": SOURCE, "teacher": "person", "last_decision": 1,
+            "numbers": fitted.as_json(), "figures": {"decisions": 200},
+        }  # fmt: skip
+        tx.execute(sa.insert(heads_table), row)
+        kept = heads.find_head(tx, Kind.single)
+    assert kept.id == fitted.id
+    np.testing.assert_array_equal(kept.head.predict(signals, seen), fitted.predict(signals, seen))
 
 
 def test_scores_are_those_of_the_head_and_are_made_once(database: Database) -> None:
