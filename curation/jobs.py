@@ -14,14 +14,17 @@ import sqlalchemy as sa
 
 from curation import captions, checkpoints, drawing, leases
 from curation.database import Transaction
+from curation.desk import boards
+from curation.desk.exchange import Exchange
 from curation.domain import CandidateState, Checkpoint, Kind, Progress, RoundState, RunState
 from curation.errors import Conflict, LayerloopError, Refused
-from curation.house import House, load
+from curation.house import House, load, open_exchange
 from curation.ports import LayerGenerator, Report
 from curation.review import decisions, reviewers
 from curation.rounds import find_round
 from curation.screening import pair_oracle, refusals, selection
 from curation.screening.oracle import Oracle, fit_to_snapshot
+from curation.settings import Settings
 from curation.tables import candidates, caption_runs, rounds, training_runs
 
 log = logging.getLogger("layerloop.jobs")
@@ -162,6 +165,31 @@ def decide(house: House, number: int) -> None:
             tx.ask("decide", number)
 
 
+def put_up(house: House, number: int) -> None:
+    """Bring a round's boards at the desk of other software up to date: one batch up, what is over down."""
+    _at_desk(house, lambda exchange: exchange.put_up(number))
+
+
+def collect(house: House) -> None:
+    """Bring home what was said at the desk of other software."""
+    _at_desk(house, lambda exchange: exchange.collect())
+
+
+def _at_desk(house: House, work: Callable[[Exchange], object]) -> None:
+    """Speak with the desk, if there is one. That it is away is told once; the sweep asks again for all that stands."""
+    try:
+        if house.settings not in _exchanges:
+            _exchanges[house.settings] = open_exchange(house, HOLDER)
+        exchange = _exchanges[house.settings]
+        if exchange is not None:
+            work(exchange)
+        _told.clear()
+    except LayerloopError as error:
+        if error.message not in _told:
+            log.warning("%s (%s)", error.message, error.hint)
+        _told.add(error.message)
+
+
 def sweep(house: House) -> None:
     """Hand back what lost its lease, and ask again for all that waits: whatever the queue lost is found here."""
     with house.database.transaction() as tx:
@@ -174,6 +202,16 @@ def sweep(house: House) -> None:
             tx.ask("train", str(row.id))
         for row in tx.execute(sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)):
             tx.ask("caption", str(row.id))
+        if house.settings.desk != "pages":
+            _ask_for_desk(tx, house.settings.desk.partition("+")[2].rstrip("/"))
+
+
+def _ask_for_desk(tx: Transaction, desk: str) -> None:
+    """Ask for what is to go up and down there, and for what may have been said there since the last time."""
+    for number in boards.rounds_to_serve(tx, desk):
+        tx.ask("put_up", number)
+    if boards.open_boards(tx, desk):
+        tx.ask("collect")
 
 
 def _rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState | None = None) -> list[int]:
@@ -190,8 +228,11 @@ def _rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState 
 
 JOBS: dict[str, Callable[..., None]] = {
     "draw": draw, "screen": screen, "train": train, "caption": caption, "decide": decide, "sweep": sweep,
+    "put_up": put_up, "collect": collect,
 }  # fmt: skip
 _loaded: dict[str, LayerGenerator] = {}
+_exchanges: dict[Settings, Exchange | None] = {}
+_told: set[str] = set()
 _fitted: dict[tuple[Kind, str], Oracle | pair_oracle.PairOracle] = {}
 
 
