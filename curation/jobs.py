@@ -14,13 +14,14 @@ import sqlalchemy as sa
 
 from curation import captions, checkpoints, drawing, leases
 from curation.database import Transaction
-from curation.desk import boards
+from curation.desk import boards, oracle
 from curation.desk.exchange import Exchange
-from curation.domain import CandidateState, Checkpoint, Kind, Progress, RoundState, RunState
+from curation.domain import CandidateState, Checkpoint, Kind, Progress, RoundState, RunState, Said
 from curation.errors import Conflict, LayerloopError, Refused
 from curation.house import House, load, open_exchange
 from curation.ports import LayerGenerator, Report
 from curation.review import decisions, reviewers
+from curation.review.trays import Card
 from curation.rounds import find_round
 from curation.screening import pair_oracle, refusals, selection
 from curation.screening.oracle import Oracle, fit_to_snapshot
@@ -154,6 +155,9 @@ def caption(house: House, run: str, tell: Report | None = None) -> None:
 def decide(house: House, number: int) -> None:
     """Let the oracle reviewer decide a tray of a round, and ask for the next while there is one."""
     judge = _oracle(house, number)
+    if house.settings.desk != "pages":
+        _decide_there(house, number, lambda card: pair_oracle.judge_card(judge, house.store, card))
+        return
     with house.database.transaction() as tx:
         reviewer = reviewers.oracle_reviewer(tx)
         cards = decisions.take_tray(tx, reviewer, number, DECIDE_AT_ONCE, (), house.settings.lease_seconds)
@@ -163,6 +167,15 @@ def decide(house: House, number: int) -> None:
             decisions.decide_by_oracle(tx, reviewer, card, said)
         if cards:
             tx.ask("decide", number)
+
+
+def _decide_there(house: House, number: int, judge: Callable[[Card], Said]) -> None:
+    def decide_there(exchange: Exchange) -> None:
+        if oracle.decide_there(exchange, number, judge, DECIDE_AT_ONCE):
+            with house.database.transaction() as tx:
+                tx.ask("decide", number)
+
+    _at_desk(house, decide_there)
 
 
 def put_up(house: House, number: int) -> None:

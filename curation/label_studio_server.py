@@ -23,6 +23,9 @@ from curation.processes import die_with_parent
 
 VERSION = "1.23.2"
 OWNER = "owner@layerloop.local"
+CACHE = Path.home() / ".cache" / "layerloop" / "label-studio"
+"""Where its environment is kept, for every home and every run of the tests."""
+
 START_SECONDS = 300
 """A first start migrates a database for minutes on a busy machine; later ones take seconds."""
 
@@ -71,18 +74,18 @@ def install(folder: Path) -> Path:
 
 
 @contextmanager
-def label_studio(
-    cache: Path, data: Path, port: int, token: str | None = None, password: str | None = None
-) -> Iterator[LabelStudioServer]:
+def label_studio(cache: Path, data: Path, port: int | None = None) -> Iterator[LabelStudioServer]:
     """A server on loopback for as long as the block lasts, its data in `data`, which is kept.
 
-    `cache` has its environment and a migrated database that a first start begins with. Credentials are drawn, and kept
-    in the data folder, when not given. Raises LayerloopError where it cannot be installed or does not come up.
+    `cache` has its environment and a migrated database that a first start begins with. Credentials and, when none is
+    given, a free port are drawn once and kept with the data: what was put up at an address stays there. Raises
+    LayerloopError where it cannot be installed or does not come up.
     """
     program = install(cache)
     if not data.exists():
         shutil.copytree(_template(cache, program), data)
-    token, password = token or _kept(data / "token", 20), password or _kept(data / "password", 12)
+    token, password = (_kept(data / name, secrets.token_hex(20)) for name in ("token", "password"))
+    port = port or int(_kept(data / "port", str(_free_port())))
     owner = {
         "LABEL_STUDIO_USERNAME": OWNER,
         "LABEL_STUDIO_PASSWORD": password,
@@ -99,10 +102,7 @@ def _template(cache: Path, program: Path) -> Path:
         if not done.exists():
             fresh = cache / f"data-{VERSION}.new"
             shutil.rmtree(fresh, ignore_errors=True)
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = int(free.getsockname()[1])
-            with _serving(program, fresh, port, {}):
+            with _serving(program, fresh, _free_port(), {}):
                 pass
             fresh.rename(done)
     return done
@@ -140,12 +140,18 @@ def _wait(process: subprocess.Popen[bytes], port: int, data: Path) -> None:
     raise LayerloopError("Label Studio does not come up", f"{data / 'server.log'} tells why")
 
 
-def _kept(file: Path, size: int) -> str:
-    """A secret of so many bytes in hex, drawn once and kept for the owner's eyes only."""
+def _kept(file: Path, drawn: str) -> str:
+    """What was drawn the first time, kept for the owner's eyes only."""
     if not file.exists():
         file.touch(0o600)
-        file.write_text(secrets.token_hex(size))
+        file.write_text(drawn)
     return file.read_text()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

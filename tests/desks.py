@@ -5,17 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import sqlalchemy as sa
 from label_studio_sdk import LabelStudio
 
+from curation.adapters.label_studio import LabelStudioDesk
 from curation.adapters.label_studio_view import as_result
+from curation.database import Database
+from curation.desk import boards
+from curation.desk.door import Board
+from curation.desk.exchange import Exchange
+from curation.desk.previews import Previews
 from curation.domain import LayerRole, RejectReason, Verdict
-from curation.label_studio_server import OWNER, VERSION, LabelStudioServer, label_studio
+from curation.label_studio_server import CACHE, OWNER, VERSION, LabelStudioServer, label_studio
+from curation.ports import ObjectStore
+from curation.tables import candidates, decisions, desk_answers, desk_postings, reviewers, samples
+from tests.making import make_candidates, make_round
 from tests.servers import free_port, missing
 
 ACCEPT, REJECT = Verdict.accept, Verdict.reject
@@ -23,8 +35,7 @@ ACCEPT, REJECT = Verdict.accept, Verdict.reject
 
 def cache() -> Path:
     """Where the environment of Label Studio is kept between runs."""
-    given = os.environ.get("LAYERLOOP_TEST_LABEL_STUDIO")
-    return Path(given) if given else Path.home() / ".cache" / "layerloop" / "label-studio"
+    return Path(os.environ.get("LAYERLOOP_TEST_LABEL_STUDIO") or CACHE)
 
 
 class Studio:
@@ -45,7 +56,10 @@ class Studio:
     def start(self) -> None:
         """Start it on the data that it has."""
         self.server = self._stack.enter_context(label_studio(cache(), self.folder, self.port))
-        self.client = LabelStudio(base_url=self.server.address, api_key=self.server.token, max_retries=0)
+        http = self._stack.enter_context(httpx.Client(timeout=60))
+        self.client = LabelStudio(
+            base_url=self.server.address, api_key=self.server.token, max_retries=0, httpx_client=http
+        )
 
     def stop(self) -> None:
         """Stop it in order."""
@@ -107,8 +121,78 @@ class Studio:
 
 
 @pytest.fixture(scope="session")
-def studio(tmp_path_factory: pytest.TempPathFactory):
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """A running Label Studio for the whole run."""
     studio = Studio(tmp_path_factory.mktemp("label-studio") / "data")
     yield studio
     studio.stop()
+
+
+@dataclass
+class Seat:
+    """Both sides of one round, as tests look at them."""
+
+    studio: Studio
+    database: Database
+    exchange: Exchange
+    round: int
+    candidates: Sequence[uuid.UUID]
+
+    @property
+    def board(self) -> Board:
+        """The round's last board."""
+        with self.database.transaction() as tx:
+            return boards.open_boards(tx, self.exchange.desk.address, self.round)[-1]
+
+    def task(self, place: int) -> int:
+        """The task of a candidate, by its place."""
+        with self.database.transaction() as tx:
+            mine = (desk_postings.c.candidate_id == self.candidates[place]) & (desk_postings.c.state != "down")
+            return int(tx.scalar(sa.select(desk_postings.c.number).where(mine)))
+
+    def state(self, place: int) -> str:
+        """A candidate's state."""
+        with self.database.transaction() as tx:
+            return str(tx.scalar(sa.select(candidates.c.state).where(candidates.c.id == self.candidates[place])))
+
+    def decided(self, place: int) -> list[tuple[str, str]]:
+        """What was decided of a candidate: verdict and reviewer, in order."""
+        rows = sa.select(decisions.c.verdict, reviewers.c.name).join(reviewers)
+        with self.database.transaction() as tx:
+            mine = rows.where(decisions.c.candidate_id == self.candidates[place]).order_by(decisions.c.id)
+            return [(row.verdict, row.name) for row in tx.execute(mine)]
+
+    def refusals(self) -> list[str]:
+        """The sentences with which answers were refused."""
+        with self.database.transaction() as tx:
+            rows = sa.select(desk_answers.c.refused).where(desk_answers.c.refused.is_not(None))
+            return list(tx.execute(rows.order_by(desk_answers.c.said_at)).scalars())
+
+    def accepted(self) -> int:
+        """How many samples stand."""
+        with self.database.transaction() as tx:
+            return int(tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))))
+
+
+def make_seat(studio: Studio, desk: LabelStudioDesk, database: Database, store: ObjectStore, count: int) -> Seat:
+    """A round of so many candidates, put up."""
+    with database.transaction() as tx:
+        number = make_round(tx)
+        made = make_candidates(tx, store, number, count)
+    exchange = Exchange(database, desk, "test", Previews("secret", "http://127.0.0.1:1").address, most=10_000, pause=0)
+    assert exchange.put_up(number)["up"] == count
+    return Seat(studio, database, exchange, number, made)
+
+
+@pytest.fixture
+def desk(studio: Studio) -> Iterator[LabelStudioDesk]:
+    """Label Studio as a desk."""
+    desk = LabelStudioDesk(studio.server.address, studio.server.token)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def seat(studio: Studio, desk: LabelStudioDesk, database: Database, store: ObjectStore, request: Any) -> Seat:
+    """A round of eight candidates, or as many as a test's parameter says, put up."""
+    return make_seat(studio, desk, database, store, getattr(request, "param", 8))

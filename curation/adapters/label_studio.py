@@ -16,7 +16,7 @@ from label_studio_sdk.core.api_error import ApiError
 
 from curation.adapters.label_studio_view import as_result, configuration, look, read_result
 from curation.desk.door import Answer, Board, Placed, Posting, Seen
-from curation.domain import LayerRole, RejectReason, Verdict
+from curation.domain import Said, Verdict
 from curation.errors import Conflict, LayerloopError, NotFound, Refused, Unreachable
 
 TIMEOUT: Final = httpx.Timeout(60, connect=5)
@@ -53,7 +53,7 @@ class LabelStudioDesk:
         look for the batch's name in the tasks themselves.
         """
         with self._told():
-            number = board.number or self._project(board)
+            number = self._project(board) if board.number is None else int(self._checked(board).id)
             found = self._placed(number, batch)
             missing = [one for one in postings if one.id not in found]
             if missing:
@@ -61,21 +61,11 @@ class LabelStudioDesk:
                 found = self._placed(number, batch)
             return number, {one.id: found[one.id] for one in postings if one.id in found}
 
-    def collect(self, board: Board, since: datetime | None) -> Iterator[Seen]:
-        """Read tasks with their annotations. Drafts and deleted tasks leave no trace in what changed."""
-        wanted = []
-        if since is not None:
-            # With whole seconds, or another time zone, the server fails.
-            when = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            wanted = [_filter("updated_at", "greater_or_equal", "Datetime", when)]
+    def collect(self, board: Board, since: datetime | None) -> tuple[int, Iterator[Seen]]:
+        """Count tasks, and read those that changed with their annotations. Drafts and deleted tasks leave no trace."""
         with self._told():
-            for task in self._tasks(_made(board), wanted, LOOKED_AT):
-                yield self._seen(task)
-
-    def count(self, board: Board) -> int:
-        """How many tasks the project has."""
-        with self._told():
-            return int(self._client.projects.get(_made(board)).task_number or 0)
+            project = self._checked(board)
+        return int(project.task_number or 0), self._read(int(project.id), since)
 
     def take_down(self, board: Board, postings: Mapping[uuid.UUID, Sequence[int]]) -> None:
         """Delete tasks. A server that was restored from a backup gives numbers again, so each is looked at first."""
@@ -91,22 +81,17 @@ class LabelStudioDesk:
                     chosen: Any = {"all": False, "included": going}
                     self._client.actions.create(id="delete_tasks", project=_made(board), selected_items=chosen)
 
-    def answer(
-        self,
-        number: int,
-        person: str,
-        key: uuid.UUID,
-        verdict: Verdict,
-        reasons: Sequence[RejectReason] = (),
-        layers: Sequence[LayerRole] = (),
-        comment: str = "",
-    ) -> None:
-        """Say something of a task in somebody's name, as the oracle does; the same key again changes nothing."""
+    def answer(self, number: int, person: str, key: uuid.UUID, said: Said) -> None:
+        """Make an annotation in the name of a person, who is added there if need be."""
+        comment = "" if said.verdict is Verdict.accept else said.sentence
+        result = as_result(said.verdict, said.reasons, said.layers, comment)
         with self._told():
-            by = {email: user for user, email in self._users().items()}[person]
-            said = as_result(verdict, reasons, layers, comment)
+            by = next((user for user, email in self._users().items() if email == person), None)
+            if by is None:
+                by = int(self._client.users.create(email=person, username=person.partition("@")[0]).id)
+                self._people = {}
             try:
-                self._client.annotations.create(number, result=said, completed_by=by, unique_id=str(key))
+                self._client.annotations.create(number, result=result, completed_by=by, unique_id=str(key))
             except ApiError as error:
                 if error.status_code != httpx.codes.CONFLICT:
                     raise
@@ -122,7 +107,7 @@ class LabelStudioDesk:
 
     def _project(self, board: Board) -> int:
         """The board's project: the one that bears its name already, or a new one, with a hook that wakes us."""
-        name = f"layerloop {board.id}"
+        name = _name(board)
         known = self._client.projects.list(include="id,description", page_size=PAGE)
         found = next((int(one.id) for one in known if one.id and one.description == name), None)
         if found is None:
@@ -141,6 +126,13 @@ class LabelStudioDesk:
         self._hang_hook(found)
         return found
 
+    def _checked(self, board: Board) -> Any:
+        """The board's project, by number. Raises NotFound where a restored server has given it to another one."""
+        project = self._client.projects.get(_made(board))
+        if project.description != _name(board):
+            raise NotFound(f"project {board.number} is another one by now")
+        return project
+
     def _hang_hook(self, project: int) -> None:
         if self._hook is None:
             return
@@ -149,6 +141,16 @@ class LabelStudioDesk:
             return
         asked: dict[str, Any] = {"url": url, "project": project, "headers": dict(headers), "actions": WAKING}
         self._client.webhooks.create(**asked, send_payload=False, send_for_all_actions=False)
+
+    def _read(self, project: int, since: datetime | None) -> Iterator[Seen]:
+        wanted = []
+        if since is not None:
+            # With whole seconds, or another time zone, the server fails.
+            when = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            wanted = [_filter("updated_at", "greater_or_equal", "Datetime", when)]
+        with self._told():
+            for task in self._tasks(project, wanted, LOOKED_AT):
+                yield self._seen(task)
 
     def _placed(self, project: int, batch: uuid.UUID) -> dict[uuid.UUID, int]:
         """Our postings of a batch that are there, with the lowest number of each."""
@@ -228,6 +230,10 @@ def _posting(task: Any) -> uuid.UUID | None:
         return uuid.UUID((task.data or {})["posting"])
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _name(board: Board) -> str:
+    return f"layerloop {board.id}"
 
 
 def _made(board: Board) -> int:

@@ -113,8 +113,7 @@ def read_result(result: Any) -> dict[str, Any]:
 def _strings(value: Any, name: str) -> list[str] | None:
     """The list of texts under a name; None where there is none."""
     found = value.get(name) if isinstance(value, Mapping) else None
-    listed = [found] if isinstance(found, str) else found
-    return listed if isinstance(listed, list) and all(isinstance(one, str) for one in listed) else None
+    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
 
 
 def as_result(

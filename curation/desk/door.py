@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from curation.domain import Kind, LayerRole, RejectReason, Verdict
+from curation.domain import Kind, LayerRole, RejectReason, Said, Verdict
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,14 @@ class ReviewDesk(Protocol):
         NotFound where the board is gone.
         """
 
-    def collect(self, board: Board, since: datetime | None) -> Iterator[Seen]:
-        """What changed on a board since a time of the desk's clock, oldest first; None: all. Raises NotFound."""
+    def collect(self, board: Board, since: datetime | None) -> tuple[int, Iterator[Seen]]:
+        """How many postings a board has, and what changed since a time of the desk's clock, oldest first; None: all.
 
-    def count(self, board: Board) -> int:
-        """How many postings are on the board, whoever put them there. Raises NotFound."""
+        Raises NotFound where the board is gone.
+        """
 
     def take_down(self, board: Board, postings: Mapping[uuid.UUID, Sequence[int]]) -> None:
         """Show postings no longer, by their ids and numbers; one whose number is another's by now is left alone."""
+
+    def answer(self, number: int, person: str, key: uuid.UUID, said: Said) -> None:
+        """Say something of a posting in somebody's name, as the oracle does; the same key again changes nothing."""

@@ -36,7 +36,7 @@ def compare(exchange: Exchange, number: int | None = None) -> list[Difference]:
         standing = boards.open_boards(tx, exchange.desk.address, number)
     for board in standing:
         try:
-            seen = list(exchange.desk.collect(board, None))
+            seen = list(exchange.desk.collect(board, None)[1])
         except NotFound:
             told = f"board {board.number} of round {board.round} is there no longer"
             found.append(Difference("board", board.round, None, board.number, told))

@@ -113,12 +113,14 @@ class Exchange:
                 outcomes += answers.try_again(tx, posting)
         whole = everything or until is None
         try:
-            if not whole:
-                with self.database.transaction() as tx:
-                    whole = self.desk.count(board) < postings.count_placed(tx, board)
-            since = None if whole or until is None else until - OVERLAP
+            total, changed = self.desk.collect(board, None if whole or until is None else until - OVERLAP)
+            with self.database.transaction() as tx:
+                fewer = total < postings.count_placed(tx, board)
+            if fewer and not whole:
+                # What was deleted there leaves no trace in what changed.
+                whole, (_, changed) = True, self.desk.collect(board, None)
             found: set[uuid.UUID] = set()
-            for part in _chunks(self.desk.collect(board, since)):
+            for part in _chunks(changed):
                 outcomes += self._take_in(board, part)
                 found |= {seen.posting for seen in part if seen.posting is not None}
         except NotFound:

@@ -12,6 +12,9 @@ from curation.errors import NotFound, Refused
 from curation.review.reviewers import Reviewer, add_reviewer, find_reviewer, reviewer_of
 from curation.tables import desk_people, reviewers
 
+ORACLE = "oracle@layerloop.local"
+"""The address under which the oracle says what it has to say."""
+
 
 def reviewer_named(tx: Transaction, email: str) -> Reviewer:
     """The reviewer behind an address; at first sight the one of that name, or else a new annotator called by it."""
@@ -24,7 +27,7 @@ def reviewer_named(tx: Transaction, email: str) -> Reviewer:
         reviewer = find_reviewer(tx, email.lower())
     except NotFound:
         reviewer = add_reviewer(tx, email.lower())
-    match(tx, email, reviewer)
+    match(tx, email, reviewer.id)
     return reviewer
 
 
@@ -36,18 +39,18 @@ def active_reviewer(tx: Transaction, email: str) -> Reviewer:
     return reviewer
 
 
-def match(tx: Transaction, email: str, reviewer: Reviewer) -> None:
+def match(tx: Transaction, email: str, reviewer_id: int) -> None:
     """Say who somebody is from now on; what they have decided already stays as it is."""
-    row = {"email": email.lower(), "reviewer_id": reviewer.id}
+    row = {"email": email.lower(), "reviewer_id": reviewer_id}
     adding = insert(desk_people).values(row)
-    tx.execute(adding.on_conflict_do_update(index_elements=["email"], set_={"reviewer_id": reviewer.id}))
+    tx.execute(adding.on_conflict_do_update(index_elements=["email"], set_={"reviewer_id": reviewer_id}))
 
 
 def match_by_name(tx: Transaction, email: str, name: str, actor: str) -> None:
     """`match` for administrators. Raises NotFound for a reviewer who is not there."""
     if "@" not in email:
         raise NotFound(f"{email!r} is no e-mail address", "'layerloop desk people' shows those that were seen")
-    match(tx, email, find_reviewer(tx, name))
+    match(tx, email, find_reviewer(tx, name).id)
     tx.log(actor, "desk person matched", email.lower(), reviewer=name)
 
 

@@ -90,6 +90,12 @@ def count_placed(tx: Transaction, board: Board) -> int:
     return int(tx.execute(_COUNT_PLACED, {"board": board.id}).scalar_one())
 
 
+def unanswered(tx: Transaction, board: Board, count: int) -> dict[uuid.UUID, tuple[uuid.UUID, int]]:
+    """Up to `count` candidates that are up and of which nothing was said yet: each one's posting and its number."""
+    rows = tx.execute(_UNANSWERED, {"board": board.id, "count": count})
+    return {row.candidate_id: (row.id, row.number) for row in rows}
+
+
 def waiting_answers(tx: Transaction, board: Board) -> list[uuid.UUID]:
     """Postings with an answer that could not be decided yet, since somebody was looking at the candidate here."""
     return [row.posting_id for row in tx.execute(_WAITING_ANSWERS, {"board": board.id})]
@@ -177,6 +183,11 @@ _COUNT_PLACED = _sql("""
 _WAITING_ANSWERS = _sql("""
     select distinct a.posting_id from desk_answers a join desk_postings p on p.id = a.posting_id
     where p.board_id = :board and a.decision_id is null and a.refused is null and not a.gone""")
+
+_UNANSWERED = _sql("""
+    select p.id, p.candidate_id, p.number from desk_postings p where p.board_id = :board and p.state = 'up'
+        and not exists (select from desk_answers a where a.posting_id = p.id and not a.gone)
+    order by p.number limit :count""")
 
 _KNOWN = _sql("""
     select p.id, p.number, p.seen_at, exists (select from desk_answers a where a.posting_id = p.id) as answered
