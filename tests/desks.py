@@ -162,6 +162,13 @@ class Seat:
             mine = rows.where(decisions.c.candidate_id == self.candidates[place]).order_by(decisions.c.id)
             return [(row.verdict, row.name) for row in tx.execute(mine)]
 
+    def said(self, place: int) -> tuple[list[str], list[str], str]:
+        """Reasons, layers and comment of the last decision on a candidate."""
+        mine = sa.select(decisions).where(decisions.c.candidate_id == self.candidates[place])
+        with self.database.transaction() as tx:
+            row = tx.execute(mine.order_by(decisions.c.id.desc())).first()
+        return row.reasons, row.layers, row.comment
+
     def refusals(self) -> list[str]:
         """The sentences with which answers were refused."""
         with self.database.transaction() as tx:

@@ -137,7 +137,7 @@ def _control(layer: LayerRole | None) -> str:
 
 
 def _reasons(layer: LayerRole | None, listed: Sequence[RejectReason]) -> str:
-    title = f"Why, of the {layer} ({CHORD[layer]}number)" if layer else "Why (number)"
+    title = f"The {layer}" if layer else "Why"
     keys = {reason: f"{CHORD[layer]}{place % 10}" for place, reason in enumerate(RejectReason, 1)}
     choices = "\n".join(
         f'        <Choice alias="{reason}" value="{WORDS[reason]}" hotkey="{keys[reason]}"/>' for reason in listed
@@ -165,6 +165,9 @@ STYLE: Final = """
 .ll-page {display:flex;gap:16px;align-items:flex-start}
 .ll-candidate {flex:1 1 auto;min-width:0}
 .ll-say {flex:0 0 260px}
+.ll-say .lsf-choice, .ll-say .lsf-choice__item, .ll-say .lsf-choice__checkbox {margin:0 !important;padding:0 !important}
+.ll-say .lsf-choice__checkbox {line-height:25px !important;min-height:0 !important}
+.ll-say h4 {font-size:14px !important;line-height:20px !important;margin:10px 0 2px !important}
 .ll-prompt {font-size:17px;margin:0 0 4px}
 .ll-text {font-size:13px;margin:0 0 2px}
 .ll-bar {display:flex;flex-wrap:wrap;gap:4px 20px;margin:6px 0}
