@@ -153,7 +153,10 @@ def _radios(name: str, values: Sequence[str] | Mapping[str, str]) -> str:
 
 
 def _style() -> str:
-    """The style sheet; only `:has` of radio buttons tells which layer is seen, on what, and how large."""
+    """The style sheet; only `:has` of radio buttons tells which layer is seen, on what, and how large.
+
+    The buttons themselves are not drawn: one that could have the focus would keep all keys from the page.
+    """
     chosen = ".ll:has(.ll-{}:checked) .ll-stage"
     grounds = [f"{chosen.format(f'ground-{name}')} {{background:{css}}}" for name, css in GROUNDS.items()]
     sizes = [f"{chosen.format('size-' + name.replace(':', ''))} img {{{css}}}" for name, css in SIZES.items() if css]
@@ -171,10 +174,11 @@ STYLE: Final = """
 .ll-prompt {font-size:17px;margin:0 0 4px}
 .ll-text {font-size:13px;margin:0 0 2px}
 .ll-bar {display:flex;flex-wrap:wrap;gap:4px 20px;margin:6px 0}
-.ll-choice {display:inline-flex;gap:2px;border:1px solid #8886;border-radius:6px;padding:2px 6px}
-.ll-choice label {display:inline-flex;gap:4px;align-items:center;padding:2px 6px;cursor:pointer}
-.ll-choice label:has(:focus-visible) {outline:2px solid #3b82f6;border-radius:4px}
-.ll-choice label:has(:checked) {font-weight:600}
+.ll-choice {display:inline-flex;border:1px solid #8886;border-radius:6px;overflow:hidden}
+.ll-choice label {padding:3px 10px;margin:0;cursor:pointer}
+.ll-choice label + label {border-left:1px solid #8886}
+.ll-choice label:has(:checked) {font-weight:700;text-decoration:underline;background:#8883}
+.ll-choice input {display:none}
 .ll-stage {overflow:auto;text-align:center;max-height:calc(100vh - 250px);line-height:0;border:1px solid #8886}
 .ll-stage img {display:block;margin:0 auto;width:auto;height:auto;min-width:min(256px,100%)}
 .ll-stage img {max-width:100%;max-height:calc(100vh - 252px)}
