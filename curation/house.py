@@ -6,10 +6,10 @@ import fcntl
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from curation import schema
@@ -17,13 +17,15 @@ from curation.adapters import embedded_postgres
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.adapters.pgmq_schema import install_pgmq
 from curation.database import Database
-from curation.desk.door import ReviewDesk
 from curation.desk.exchange import Exchange
 from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
 from curation.errors import LayerloopError, Refused
 from curation.objects import FolderStore
 from curation.ports import ObjectStore
 from curation.settings import EMBEDDED, Settings
+
+if TYPE_CHECKING:
+    from curation.adapters.label_studio import LabelStudioDesk
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def open_store(settings: Settings) -> ObjectStore:
     )
 
 
-def open_desk(settings: Settings) -> ReviewDesk | None:
+def open_desk(settings: Settings) -> LabelStudioDesk | None:
     """The desk of other software that the settings name; None where people look at the pages alone.
 
     Raises Refused for an address of another kind, and LayerloopError where its client is not installed.
@@ -102,13 +104,16 @@ def open_desk(settings: Settings) -> ReviewDesk | None:
     return LabelStudioDesk(address, settings.desk_token.get_secret_value(), hook)
 
 
-def open_exchange(house: House, holder: str) -> Exchange | None:
+@contextmanager
+def open_exchange(house: House, holder: str) -> Iterator[Exchange | None]:
     """The exchange with the desk of other software, if there is one; `holder` is who speaks with it."""
     desk = open_desk(house.settings)
     if desk is None:
-        return None
+        yield None
+        return
     previews = Previews(house.settings.signing_secret(), house.settings.public_address)
-    return Exchange(house.database, desk, holder, previews.address, house.settings.desk_board_size)
+    with closing(desk):
+        yield Exchange(house.database, desk, holder, previews.address, house.settings.desk_board_size)
 
 
 def load(dotted: str) -> Any:

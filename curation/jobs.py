@@ -25,7 +25,6 @@ from curation.review.trays import Card
 from curation.rounds import find_round
 from curation.screening import pair_oracle, refusals, selection
 from curation.screening.oracle import Oracle, fit_to_snapshot
-from curation.settings import Settings
 from curation.tables import candidates, caption_runs, rounds, training_runs
 
 log = logging.getLogger("layerloop.jobs")
@@ -191,11 +190,9 @@ def collect(house: House) -> None:
 def _at_desk(house: House, work: Callable[[Exchange], object]) -> None:
     """Speak with the desk, if there is one. That it is away is told once; the sweep asks again for all that stands."""
     try:
-        if house.settings not in _exchanges:
-            _exchanges[house.settings] = open_exchange(house, HOLDER)
-        exchange = _exchanges[house.settings]
-        if exchange is not None:
-            work(exchange)
+        with open_exchange(house, HOLDER) as exchange:
+            if exchange is not None:
+                work(exchange)
         _told.clear()
     except LayerloopError as error:
         if error.message not in _told:
@@ -244,7 +241,6 @@ JOBS: dict[str, Callable[..., None]] = {
     "put_up": put_up, "collect": collect,
 }  # fmt: skip
 _loaded: dict[str, LayerGenerator] = {}
-_exchanges: dict[Settings, Exchange | None] = {}
 _told: set[str] = set()
 _fitted: dict[tuple[Kind, str], Oracle | pair_oracle.PairOracle] = {}
 

@@ -105,8 +105,7 @@ def _exchange() -> Iterator[Exchange]:
     from curation.errors import Refused
     from curation.house import open_exchange
 
-    with house() as opened:
-        exchange = open_exchange(opened, ACTOR)
+    with house() as opened, open_exchange(opened, ACTOR) as exchange:
         if exchange is None:
             raise Refused("people look at the pages alone", "LAYERLOOP_DESK=label-studio+http://... names another desk")
         yield exchange

@@ -180,10 +180,12 @@ _NOTE = sa.text("""
 _SEEN = sa.text("""
     update desk_postings p set
         seen_at = greatest(p.seen_at, :at),
+        number = coalesce(p.number, :number),
         state = case
-            when p.state = 'up' and c.state in ('accepted', 'rejected') and exists (
+            when p.state in ('sending', 'up') and c.state in ('accepted', 'rejected') and exists (
                 select from desk_answers a where a.posting_id = p.id and a.decision_id is not null and not a.gone)
                 then 'answered'
+            when p.state = 'sending' and :number is not null then 'up'
             when p.state = 'answered' and c.state in ('waiting', 'showing') and p.number = :number and not exists (
                 select from desk_postings o where o.candidate_id = c.id and o.state in ('sending', 'up')) then 'up'
             else p.state end

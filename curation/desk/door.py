@@ -79,7 +79,7 @@ class ReviewDesk(Protocol):
         """
 
     def collect(self, board: Board, since: datetime | None) -> tuple[int, Iterator[Seen]]:
-        """How many postings a board has, and what changed since a time of the desk's clock, oldest first; None: all.
+        """How many postings a board has, and what changed since a time of the desk's clock; None: all.
 
         Raises NotFound where the board is gone.
         """

@@ -250,6 +250,14 @@ def test_a_round_larger_than_a_board_has_several(seat, store):
     assert sorted(there) == sorted(map(str, made))
 
 
+@pytest.mark.parametrize("page", [1, 4, 5, 8, 9])
+def test_what_is_there_is_read_page_by_page(seat, monkeypatch, page):
+    monkeypatch.setattr("curation.adapters.label_studio.PAGE", page)
+    seat.studio.say(seat.task(3), ACCEPT)
+    assert seat.exchange.collect(everything=True) == {"kept": 1}
+    assert agree(seat)
+
+
 def test_several_that_put_up_at_once_put_up_once(seat, store):
     from dataclasses import replace
 

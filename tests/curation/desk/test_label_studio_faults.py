@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import uuid
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -47,11 +48,13 @@ def test_an_import_whose_answer_was_lost_is_not_sent_again(seat, store):
         board, room = boards.board_with_room(tx, seat.exchange.desk.address, number, 10)
         batch = postings.next_batch(tx, board, room, 0, 50)
         sending = postings.read_batch(tx, batch, seat.exchange.address)
-    seat.exchange.desk.put_up(board, batch, sending)  # and the process dies before it can note anything
+    at, placed = seat.exchange.desk.put_up(board, batch, sending)  # and the process dies before it can note anything
+    assert seat.exchange.desk.put_up(replace(board, number=at), batch, sending) == (at, placed)
+    seat.studio.say(placed[sending[0].id], ACCEPT)
     assert seat.exchange.put_up(number) == {"up": 6}
     other = Seat(seat.studio, seat.database, seat.exchange, number, made)
     assert there(other) == sorted(map(str, made))
-    assert other.exchange.collect(number) == {}
+    assert other.exchange.collect(number) == {"kept": 1}
     assert agree(other)
 
 
