@@ -40,7 +40,7 @@ coverage: $(READY) $(STUDIO)
 bench: $(READY) $(STUDIO)
 	@for name in $(BENCH); do echo "== $$name"; $(PY) -m tests.benchmarks.$$name $(ARGS) || exit 1; done
 
-setup: $(READY)
+setup: $(READY) $(STUDIO)
 
 # The stamp is made last, so that a set-up that was broken off begins again and a finished one is not repeated.
 $(READY): requirements.lock pyproject.toml

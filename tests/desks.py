@@ -8,15 +8,14 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
-from label_studio_sdk import LabelStudio
 
-from curation.adapters.label_studio import LabelStudioDesk
 from curation.adapters.label_studio_view import as_result
 from curation.database import Database
 from curation.desk import boards
@@ -30,6 +29,9 @@ from curation.tables import candidates, decisions, desk_answers, desk_postings, 
 from tests.making import make_candidates, make_round
 from tests.servers import free_port, missing
 
+if TYPE_CHECKING:
+    from curation.adapters.label_studio import LabelStudioDesk
+
 ACCEPT, REJECT = Verdict.accept, Verdict.reject
 
 
@@ -42,6 +44,8 @@ class Studio:
     """A Label Studio with its data in a folder: started, stopped, killed, and what a person does at it."""
 
     def __init__(self, folder: Path) -> None:
+        if find_spec("label_studio_sdk") is None:
+            missing("Label Studio's client", "make setup installs requirements-label-studio.lock")
         if os.environ.get("CI") != "true" and not (cache() / f"label-studio-{VERSION}" / "complete").exists():
             missing(
                 "Label Studio",
@@ -55,6 +59,8 @@ class Studio:
 
     def start(self) -> None:
         """Start it on the data that it has."""
+        from label_studio_sdk import LabelStudio  # four seconds that other tests need not wait
+
         self.server = self._stack.enter_context(label_studio(cache(), self.folder, self.port))
         http = self._stack.enter_context(httpx.Client(timeout=60))
         self.client = LabelStudio(
@@ -194,6 +200,8 @@ def make_seat(studio: Studio, desk: LabelStudioDesk, database: Database, store: 
 @pytest.fixture
 def desk(studio: Studio) -> Iterator[LabelStudioDesk]:
     """Label Studio as a desk."""
+    from curation.adapters.label_studio import LabelStudioDesk
+
     desk = LabelStudioDesk(studio.server.address, studio.server.token)
     yield desk
     desk.close()

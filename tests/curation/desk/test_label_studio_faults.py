@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from curation import jobs
 from curation.adapters.celery_queue import CeleryQueue, make_app
-from curation.adapters.label_studio import LabelStudioDesk
 from curation.desk import boards, drift, postings
 from curation.desk.previews import HOOK_HEADER
 from curation.domain import Verdict
@@ -115,6 +114,8 @@ def test_a_hook_wakes_and_fifty_decisions_without_one_are_not_lost(seat, databas
 
         def log_message(self, *_: object) -> None:
             pass
+
+    from curation.adapters.label_studio import LabelStudioDesk
 
     port = free_port()
     hook = (f"http://127.0.0.1:{port}/api/desk/hook", {HOOK_HEADER: "the secret"})

@@ -13,7 +13,6 @@ import uvicorn
 from playwright.sync_api import Locator, Page, sync_playwright
 
 from curation.adapters.celery_queue import CeleryQueue, make_app
-from curation.adapters.label_studio import LabelStudioDesk
 from curation.api.app import create_app
 from curation.desk import boards
 from curation.desk.exchange import Exchange
@@ -31,6 +30,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disa
 @pytest.fixture
 def seats(studio, database, store, settings) -> Iterator[tuple[Seat, Seat]]:
     """A round of single layers and one of pairs, with previews from the real API on a free port."""
+    from curation.adapters.label_studio import LabelStudioDesk
+
     port = free_port()
     settings = settings.model_copy(update={"port": port})
     house = House(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
