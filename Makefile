@@ -1,29 +1,31 @@
-# make demo      sets up everything and runs the loop; SEED=folder REVIEWER=oracle ROUNDS=n PAIRS=1 HOME_DIR=folder
+# make demo      sets up everything and runs the loop; SEED=folder REVIEWER=oracle ROUNDS=n PAIRS=1 DESK=label-studio
+#                HOME_DIR=folder
 # make test      sets up everything and passes the tests
 # make check     what CI checks: style, types, laws of imports, the pages' JavaScript, and the quick tests
 # make bench     prints figures, in some minutes; BENCH=name one of tests/benchmarks, ARGS its options
 # make coverage  the tests, and how much of the house they reach
-# make lock      writes requirements.lock anew from pyproject.toml
+# make lock      writes requirements.lock and requirements-label-studio.lock anew from pyproject.toml
 
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/ready
+STUDIO := $(VENV)/label-studio-ready
 HOME_DIR ?= .home
 BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training_rate
 
-DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs)
+DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs) $(if $(DESK),--desk $(DESK))
 
 .PHONY: demo test check coverage bench lock clean setup
 .DEFAULT_GOAL := demo
 
-demo: $(READY)
+demo: $(READY) $(if $(DESK),$(STUDIO))
 	@$(VENV)/bin/layerloop demo $(DEMO)
 
-test: $(READY)
+test: $(READY) $(STUDIO)
 	@$(PY) -m pytest -q $(TESTS)
 
-check: $(READY)
+check: $(READY) $(STUDIO)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -32,13 +34,13 @@ check: $(READY)
 	else echo "tsc left out: it needs npm"; fi
 	$(PY) -m pytest -q -m "not slow"
 
-coverage: $(READY)
+coverage: $(READY) $(STUDIO)
 	@$(PY) -m pytest -q --cov=curation --cov-report=term-missing:skip-covered $(TESTS)
 
-bench: $(READY)
+bench: $(READY) $(STUDIO)
 	@for name in $(BENCH); do echo "== $$name"; $(PY) -m tests.benchmarks.$$name $(ARGS) || exit 1; done
 
-setup: $(READY)
+setup: $(READY) $(STUDIO)
 
 # The stamp is made last, so that a set-up that was broken off begins again and a finished one is not repeated.
 $(READY): requirements.lock pyproject.toml
@@ -54,6 +56,12 @@ $(READY): requirements.lock pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
 
+# The client of the other desk, for those who use it. Without dependencies: its converters, which nothing here calls,
+# want an OpenCV older than ours.
+$(STUDIO): requirements-label-studio.lock $(READY)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-label-studio.lock
+	@touch $(STUDIO)
+
 lock:
 	@$(PYTHON) -m venv --clear .venv-lock
 	@.venv-lock/bin/python -m pip install --quiet --editable '.[train,dev]'
@@ -61,6 +69,12 @@ lock:
 	   echo "# Made by 'make lock'."; \
 	   .venv-lock/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | sed 's/+.*//'; \
 	 } > requirements.lock
+	@.venv-lock/bin/python -m pip install --quiet --editable '.[train,dev,label-studio]'
+	@{ echo "# What Label Studio's client needs beside requirements.lock, for LAYERLOOP_DESK=label-studio+http://..."; \
+	   echo "# Made by 'make lock', installed with --no-deps: its converters, which nothing here calls, want an older OpenCV."; \
+	   .venv-lock/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | sed 's/+.*//' \
+	   | awk -F= 'NR == FNR { known[$$1]; next } !($$1 in known)' requirements.lock -; \
+	 } > requirements-label-studio.lock
 	@rm -rf .venv-lock
 
 clean:

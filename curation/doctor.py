@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from curation import schema
 from curation.errors import LayerloopError
-from curation.house import House, open_house
+from curation.house import House, open_desk, open_house
 from curation.settings import Settings
 from curation.tables import candidate_layers, checkpoints, sample_layers, snapshots
 
@@ -34,7 +35,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings = [_disk(settings), _training_part()]
     try:
         with open_house(settings) as house:
-            looks: tuple[Callable[[House], Finding], ...] = (_database, _objects, _queue)
+            looks: tuple[Callable[[House], Finding], ...] = (_database, _objects, _queue, _desk)
             findings += [_safely(look, house) for look in looks]
     except LayerloopError as error:
         findings.append(Finding("house", well=False, told=error.message, hint=error.hint))
@@ -89,3 +90,12 @@ def _objects(house: House) -> Finding:
 def _queue(house: House) -> Finding:
     house.queue.check()
     return Finding("queue", well=True, told=f"{house.settings.queue} answers")
+
+
+def _desk(house: House) -> Finding:
+    desk = open_desk(house.settings)
+    if desk is None:
+        return Finding("desk", well=True, told="the pages")
+    with closing(desk):
+        told = f"{desk.address} answers, with {len(desk.people())} people"
+    return Finding("desk", well=True, told=told)

@@ -6,11 +6,11 @@ import fcntl
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from curation import schema
@@ -18,10 +18,15 @@ from curation.adapters import embedded_postgres
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.adapters.pgmq_schema import install_pgmq
 from curation.database import Database
+from curation.desk.exchange import Exchange
+from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
 from curation.errors import LayerloopError, Refused
 from curation.objects import FolderStore
 from curation.ports import Embedder, ObjectStore
 from curation.settings import EMBEDDED, Settings
+
+if TYPE_CHECKING:
+    from curation.adapters.label_studio import LabelStudioDesk
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,41 @@ def open_store(settings: Settings) -> ObjectStore:
     raise Refused(
         f"LAYERLOOP_OBJECTS is {settings.objects!r}", "it takes 'embedded', file:///folder or s3://bucket/prefix"
     )
+
+
+def open_desk(settings: Settings) -> LabelStudioDesk | None:
+    """The desk of other software that the settings name; None where people look at the pages alone.
+
+    Raises Refused for an address of another kind, and LayerloopError where its client is not installed.
+    """
+    if settings.desk == "pages":
+        return None
+    kind, _, address = settings.desk.partition("+")
+    if kind != "label-studio" or urlparse(address).scheme not in {"http", "https"}:
+        raise Refused(f"LAYERLOOP_DESK is {settings.desk!r}", "it takes 'pages' or label-studio+http://host:port")
+    if settings.desk_token is None:
+        raise Refused("Label Studio wants a token", "make one at its page of your account: LAYERLOOP_DESK_TOKEN")
+    try:
+        from curation.adapters.label_studio import LabelStudioDesk
+    except ModuleNotFoundError as error:
+        raise LayerloopError(
+            f"the client of Label Studio is not installed: {error}", "pip install 'layerloop[label-studio]'"
+        ) from error
+    headers = {"X-Layerloop": "desk", HOOK_HEADER: hook_secret(settings.signing_secret())}
+    hook = (f"{settings.public_address}/api/desk/hook", headers)
+    return LabelStudioDesk(address, settings.desk_token.get_secret_value(), hook)
+
+
+@contextmanager
+def open_exchange(house: House, holder: str) -> Iterator[Exchange | None]:
+    """The exchange with the desk of other software, if there is one; `holder` is who speaks with it."""
+    desk = open_desk(house.settings)
+    if desk is None:
+        yield None
+        return
+    previews = Previews(house.settings.signing_secret(), house.settings.public_address)
+    with closing(desk):
+        yield Exchange(house.database, desk, holder, previews.address, house.settings.desk_board_size)
 
 
 def load(dotted: str) -> Any:

@@ -98,7 +98,7 @@ class Processes:
             process.running = subprocess.Popen(
                 process.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment,
                 start_new_session=True,  # Ctrl-C reaches only us; we stop the others in order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # no threads touch what it calls
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # no threads touch what it calls
             )  # fmt: skip
         process.born = time.monotonic()
 
@@ -118,7 +118,7 @@ def alone_in(home: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _die_with_parent() -> None:
-    """On Linux the kernel kills a child whose parent is gone; elsewhere leases end what an orphan began."""
+def die_with_parent() -> None:
+    """For a child to call: on Linux the kernel kills it with its parent; elsewhere leases end what an orphan began."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

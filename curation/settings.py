@@ -24,7 +24,12 @@ class Settings(BaseSettings):
     objects: str = Field(EMBEDDED, description="s3://bucket/prefix, file:///folder or 'embedded'")
     objects_endpoint: str | None = Field(None, description="address of an S3 server other than Amazon's")
     queue: str = Field(EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)")
-    desk: str = Field("pages", description="where people look: 'pages'")
+    desk: str = Field("pages", description="where people look: 'pages', or also label-studio+http://host:port")
+    desk_token: SecretStr | None = Field(None, description="token of that desk: a legacy or a personal access token")
+    desk_board_size: int = Field(10_000, ge=1, description="candidates in one project there; large rounds get several")
+    address: str | None = Field(
+        None, description="where browsers and that desk reach the API; http://host:port when not given"
+    )
     generator: str = Field("training.generate:open_generator", description="dotted name of an OpenGenerator")
     trainer: str = Field("training.train:train", description="dotted name of a Train")
     evaluator: str = Field("training.evaluation.everything:measure", description="dotted name of an Evaluate")
@@ -53,6 +58,11 @@ class Settings(BaseSettings):
         """Whether the database is ours to start and stop."""
         return self.database == EMBEDDED
 
+    @property
+    def public_address(self) -> str:
+        """Where browsers reach the API."""
+        return (self.address or f"http://{self.host}:{self.port}").rstrip("/")
+
     def path(self, name: str) -> Path:
         """A folder of the home, made if need be, as an absolute path."""
         folder = self.home.resolve() / name
@@ -62,7 +72,11 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """This process's environment with these settings in it, for the processes that it starts."""
         given = {f"LAYERLOOP_{name.upper()}": str(value) for name, value in self.model_dump(exclude_none=True).items()}
-        for name, secret in (("SECRET", self.secret), ("WRITER_KEY", self.writer_key)):
+        for name, secret in (
+            ("SECRET", self.secret),
+            ("WRITER_KEY", self.writer_key),
+            ("DESK_TOKEN", self.desk_token),
+        ):
             if secret is not None:
                 given[f"LAYERLOOP_{name}"] = secret.get_secret_value()
         return dict(os.environ) | given | {"LAYERLOOP_HOME": str(self.home.resolve())}

@@ -156,6 +156,7 @@ rounds = sa.Table(
     sa.Column("consensus", JSONB, nullable=False, server_default="{}"),  # curation.review.consensus.Consensus
     sa.Column("gold", JSONB, nullable=False, server_default="{}"),  # curation.review.gold.GoldTerms
     sa.Column("state", sa.Text, nullable=False),
+    sa.Column("desk", sa.Text),  # "pages" or "label-studio"; none: the one that the settings name
     sa.Column("closed_at", sa.DateTime(timezone=True)),
     _now(),
     _one_of("kind", Kind),
@@ -444,6 +445,63 @@ captions = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("source", sa.Text, nullable=False),  # machine:model@revision, or person:name
     sa.Column("run_id", sa.ForeignKey("caption_runs.id"), index=True),  # null for a person's
+    _now(),
+)
+
+# A round's place at a desk of other software: boards there, of which a large round has several.
+desk_boards = sa.Table(
+    "desk_boards",
+    metadata,
+    sa.Column("id", UUID, primary_key=True),
+    sa.Column("desk", sa.Text, nullable=False),  # its address
+    sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False),
+    sa.Column("part", sa.SmallInteger, nullable=False),
+    sa.Column("number", sa.BigInteger),  # the desk's own for it, once it is made
+    sa.Column("read_until", sa.DateTime(timezone=True)),  # by the desk's clock: what changed before is taken in
+    sa.Column("put_up_at", sa.DateTime(timezone=True)),
+    sa.Column("collected_at", sa.DateTime(timezone=True)),
+    sa.Column("holder", sa.Text),  # one process at a time speaks with the desk about a board
+    sa.Column("held_until", sa.DateTime(timezone=True)),
+    _now(),
+    sa.UniqueConstraint("round_id", "desk", "part"),
+)
+
+desk_postings = sa.Table(
+    "desk_postings",
+    metadata,
+    sa.Column("id", UUID, primary_key=True),
+    sa.Column("board_id", sa.ForeignKey("desk_boards.id"), nullable=False),
+    sa.Column("candidate_id", sa.ForeignKey("candidates.id"), nullable=False, index=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("batch", UUID, nullable=False),  # what was sent together, and is looked for before it is sent again
+    sa.Column("number", sa.BigInteger),  # the desk's own for it, once it is there
+    sa.Column("seen_at", sa.DateTime(timezone=True)),  # by the desk's clock: when it had last changed
+    _now(),
+    sa.CheckConstraint("state in ('sending', 'up', 'answered', 'down')", name="state"),
+)
+sa.Index("ix_desk_postings_board_id_state", desk_postings.c.board_id, desk_postings.c.state)
+sa.Index("uq_desk_postings_live", desk_postings.c.candidate_id, unique=True,
+         postgresql_where=desk_postings.c.state.in_(["sending", "up"]))  # fmt: skip
+
+desk_answers = sa.Table(
+    "desk_answers",
+    metadata,
+    sa.Column("posting_id", sa.ForeignKey("desk_postings.id"), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),  # the desk's own for it
+    sa.Column("person", sa.Text, nullable=False),
+    sa.Column("said", JSONB, nullable=False),
+    sa.Column("said_at", sa.DateTime(timezone=True), nullable=False),  # by the desk's clock
+    sa.Column("decision_id", sa.ForeignKey("decisions.id")),  # what it became
+    sa.Column("refused", sa.Text),  # or why it became none; without either it waits for a lease to end
+    sa.Column("gone", sa.Boolean, nullable=False, server_default=sa.false()),  # taken back there
+    _now(),
+)
+
+desk_people = sa.Table(
+    "desk_people",
+    metadata,
+    sa.Column("email", sa.Text, primary_key=True),
+    sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), nullable=False),
     _now(),
 )
 

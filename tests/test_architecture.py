@@ -19,10 +19,11 @@ EVERY_FILE = [*OURS, *sorted((ROOT / "tests").rglob("*.py"))]
 LINES = 300
 
 WORDS = {"curation.domain", "curation.errors"}
-DOORS = {"curation.ports"}
+DOORS = {"curation.ports", "curation.desk.door"}
 # Above the rooms stand those that put the house together and those that open it to the world.
 ABOVE = ("curation.house", "curation.household", "curation.jobs", "curation.worker", "curation.api", "curation.cli",
-         "curation.adapters", "curation.loop", "curation.intake.seeding", "curation.doctor", "curation.processes")  # fmt: skip
+         "curation.adapters", "curation.loop", "curation.intake.seeding", "curation.doctor", "curation.processes",
+         "curation.label_studio_server")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,9 @@ def test_adapters_know_no_room(graph):
         assert known <= allowed, adapter
 
 
-@pytest.mark.parametrize("vendor", ["celery", "kombu", "boto3", "botocore", "psycopg", "pgmq", "httpx"])
+@pytest.mark.parametrize(
+    "vendor", ["celery", "kombu", "boto3", "botocore", "psycopg", "pgmq", "httpx", "label_studio_sdk"]
+)
 def test_a_vendor_is_known_by_adapters_alone(graph, vendor):
     users = graph.find_modules_that_directly_import(vendor)
     assert all(module.startswith("curation.adapters.") for module in users), users

@@ -13,12 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from curation import __version__, errors
-from curation.api import beside, checkpoints, layers, review, reviewers, rounds, session, snapshots
+from curation.api import beside, checkpoints, desk, layers, review, reviewers, rounds, session, snapshots
 from curation.api.access import AccessTooLow, NotSignedIn
+from curation.api.desk import WrongSecret
 from curation.api.guard import Guard, error_answer
 from curation.api.links import Links
 from curation.api.remembered import Remembered
 from curation.api.renditions import Renditions
+from curation.desk.previews import Previews
 from curation.house import House
 from curation.review.reviewers import BackOff, Sessions, TooOften
 
@@ -27,6 +29,7 @@ log = logging.getLogger("layerloop.api")
 STATUS: dict[type[errors.LayerloopError], int] = {
     NotSignedIn: 401,
     AccessTooLow: 403,
+    WrongSecret: 403,
     TooOften: 429,
     errors.NotFound: 404,
     errors.Conflict: 409,
@@ -46,10 +49,11 @@ def create_app(house: House) -> FastAPI:
     app.state.house = house
     app.state.sessions = Sessions(secret, house.settings.session_hours)
     app.state.links = Links(secret)
+    app.state.previews = Previews(secret, house.settings.public_address)
     app.state.back_off = BackOff()
     app.state.counts = Remembered[dict[str, int]]()
     app.state.renditions = Renditions()
-    for room in (session, review, beside, reviewers, rounds, snapshots, checkpoints, layers):
+    for room in (session, review, beside, reviewers, rounds, snapshots, checkpoints, layers, desk):
         app.include_router(room.router)
     app.add_exception_handler(errors.LayerloopError, _tell)
     app.add_exception_handler(sa.exc.OperationalError, _tell_database)

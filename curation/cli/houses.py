@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +39,7 @@ def demo(
     preset: Annotated[str, typer.Option(help="A row of numbers: tiny for a laptop.")] = "tiny",
     images: Annotated[int, typer.Option(help="Train on so many images instead of the preset's.", min=0)] = 0,
     seeds: Annotated[int, typer.Option(help="How many shapes to draw when no folder is given.", min=20)] = 1_500,
+    desk: Annotated[str, typer.Option(help="'label-studio' installs and starts one beside the pages.")] = "pages",
     port: Annotated[int | None, typer.Option(help="Where the pages listen.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -49,9 +52,12 @@ def demo(
 
     if reviewer not in {"person", "oracle"}:
         raise typer.BadParameter("'person' or 'oracle'", param_hint="--reviewer")
+    if desk not in {"pages", "label-studio"}:
+        raise typer.BadParameter("'pages' or 'label-studio'", param_hint="--desk")
     kind, recipe = (Kind.pair, "pairs") if pairs else (Kind.single, "whole")
     plan = Plan(rounds=rounds, quota=quota, preset=preset, reviewer=reviewer, recipe=recipe, images=images, kind=kind)
-    with household(_settings(home, port)) as standing:
+    settings = _settings(home, port)
+    with _desk(settings) if desk == "label-studio" else nullcontext(settings) as ready, household(ready) as standing:
         talk.print(f"\n  pages  [bold]{standing.sign_in_address()}[/]  (lets one person in, once)\n")
         if preset == "tiny":
             talk.print("  The tiny preset learns drawn shapes in minutes; on real photographs it draws coloured shapes")
@@ -118,6 +124,20 @@ def worker(
     settings = _settings(None, None)
     with open_house(settings) as house:
         run_worker(house, database_address(settings), queue)
+
+
+@contextlib.contextmanager
+def _desk(settings: Settings) -> Iterator[Settings]:
+    """The settings with a Label Studio of the home's own in them, which runs as long as the block lasts."""
+    from pydantic import SecretStr
+
+    from curation.label_studio_server import CACHE, OWNER, label_studio
+
+    talk.print(f"  Label Studio: its environment is kept in {CACHE}; to make it takes minutes and 1 GB")
+    with label_studio(CACHE, settings.path(".") / "label-studio") as server:
+        talk.print(f"\n  Label Studio  [bold]{server.address}[/]  as {OWNER}, password {server.password}")
+        there = {"desk": f"label-studio+{server.address}", "desk_token": SecretStr(server.token)}
+        yield settings.model_copy(update=there)
 
 
 def _settings(home: Path | None, port: int | None) -> Settings:

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from curation import __version__
-from curation.cli import captions, checkpoints, draw, heads, houses, prompts, reviewers, rounds, seeds, snapshots
+from curation.cli import captions, checkpoints, desk, draw, heads, houses, prompts, reviewers, rounds, seeds, snapshots
 from curation.cli.show import errors
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(heads.app, name="head", help="What people would say of candidates 
 app.add_typer(snapshots.app, name="snapshot", help="Freeze samples under a name made of their content.")
 app.add_typer(checkpoints.app, name="checkpoint", help="Weights, their lineage and their figures.")
 app.add_typer(reviewers.app, name="reviewer", help="People who decide, and their sign-in tokens.")
+app.add_typer(desk.app, name="desk", help="Rounds at a desk of other software, such as Label Studio.")
 app.command("train")(checkpoints.train)
 app.command("draw")(draw.draw)
 for command in (houses.up, houses.demo, houses.doctor, houses.api, houses.worker):

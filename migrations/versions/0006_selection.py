@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 
 MACHINES = [(one, said) for one in ("screened", "unshown") for said in ("accepted", "rejected")]
 TAKEN_BACK = [(said, "unshown") for said in ("accepted", "rejected")]

@@ -27,12 +27,12 @@ def test_a_mixed_round_is_opened_with_all_its_numbers(here: Settings, database: 
         make_checkpoint(tx)
     (tmp_path / "prompts.txt").write_text("a red star\na blue disc\n")
     asked = ("round", "open", "--quota", "10", "--prompts", str(tmp_path / "prompts.txt"), "--policy", "mixed")
-    number = int(call(*asked, "--share", "0.2", "--rule", "wanted=100", "--rule", "reject_budget=0.02"))
+    number = int(call(*asked, "--share", "0.2", "--set", "wanted=100", "--set", "reject_budget=0.02"))
     with database.transaction() as tx:
         policy = tx.scalar(sa.select(rounds.c.policy).where(rounds.c.id == number))
     assert (policy["kind"], policy["share"], policy["wanted"], policy["reject_budget"]) == ("mixed", 0.2, 100, 0.02)
     assert (policy["likely"], policy["uncertain"], policy["random"]) == (0.7, 0.15, 0.15)
-    for wrong in (("--rule", "likely=2"), ("--rule", "beauty=1"), ("--rule", "wanted"), ("--policy", "paper")):
+    for wrong in (("--set", "likely=2"), ("--set", "beauty=1"), ("--set", "wanted"), ("--policy", "paper")):
         with pytest.raises(Refused):
             call(*asked, *wrong)
 

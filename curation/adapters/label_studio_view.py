@@ -1,0 +1,187 @@
+"""How Label Studio shows a candidate, and how what is said there is read: configuration, page of a task, results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+from curation.desk.door import Posting
+from curation.domain import Kind, LayerRole, RejectReason, Verdict
+
+FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
+
+GROUNDS: Final = {
+    "checker": "repeating-conic-gradient(#c8c8c8 0 25%, #fff 0 50%) 0 0/24px 24px",
+    "black": "#000",
+    "grey": "#808080",
+    "white": "#fff",
+    "alpha": "#000",
+}
+"""What a layer is shown on. "alpha" paints the layer itself white, so that what is seen is its opacity."""
+
+SIZES: Final = {"fit": "", "1:1": "max-width:none;max-height:none", "2:1": "max-width:none;max-height:none;zoom:2"}
+
+WORDS: Final = {
+    RejectReason.halo: "Fringe along the edge",
+    RejectReason.residue: "Haze or remains",
+    RejectReason.holes: "Holes in the subject",
+    RejectReason.opaque: "Should be see-through",
+    RejectReason.cropped: "Cut off at the border",
+    RejectReason.malformed: "Wrong anatomy or structure",
+    RejectReason.prompt_miss: "Not the prompt",
+    RejectReason.duplicate: "Seen before",
+    RejectReason.other: "Something else",
+    RejectReason.clash: "Layers do not fit",
+}
+
+SINGLE: Final[Mapping[LayerRole | None, Sequence[RejectReason]]] = {
+    None: [reason for reason in RejectReason if reason is not RejectReason.clash]
+}
+PAIR: Final[Mapping[LayerRole | None, Sequence[RejectReason]]] = {
+    FRONT: SINGLE[None],
+    BACK: [RejectReason(one) for one in ("halo", "residue", "malformed", "prompt_miss", "other")],
+    WHOLE: [RejectReason(one) for one in ("prompt_miss", "duplicate", "other", "clash")],
+}
+CHORD: Final = {None: "", FRONT: "", BACK: "shift+", WHOLE: "alt+"}
+"""What is held with a number key, by the layer that a reason concerns."""
+
+
+def configuration(kind: Kind) -> str:
+    """The labeling configuration of a board: the candidate at the left, what is said of it at the right."""
+    groups = PAIR if kind is Kind.pair else SINGLE
+    reasons = "\n".join(_reasons(layer, listed) for layer, listed in groups.items())
+    return f"""<View className="ll-page">
+  <Style>{_style()}</Style>
+  <View className="ll-candidate"><HyperText name="candidate" value="$look" inline="true"/></View>
+  <View className="ll-say">
+    <Choices name="verdict" toName="candidate" choice="single-radio" required="true" requiredMessage="accept or reject">
+      <Choice alias="accept" value="Accept" hotkey="a"/>
+      <Choice alias="reject" value="Reject" hotkey="r"/>
+    </Choices>
+    <View visibleWhen="choice-selected" whenTagName="verdict" whenChoiceValue="Reject">
+{reasons}
+    </View>
+    <Header value="Comment" size="6"/>
+    <TextArea name="comment" toName="candidate" rows="1" editable="true" placeholder="Enter keeps it"/>
+  </View>
+</View>
+"""
+
+
+def look(posting: Posting) -> str:
+    """The HTML of one candidate. Every text is escaped; radio buttons and style sheets alone change what is seen."""
+    shown = [role for role in (WHOLE, FRONT, BACK) if role in posting.layers]
+    texts = [(str(role), posting.texts[role]) for role in (FRONT, BACK) if role in posting.texts]
+    told = "".join(f"<p class='ll-text'><b>{name}</b> {escape(text)}</p>" for name, text in texts)
+    layers = _radios("layer", [str(role) for role in shown]) if len(shown) > 1 else ""
+    images = "".join(f'<img class="ll-{role}" alt="{role}" src="{escape(posting.layers[role])}">' for role in shown)
+    return (
+        f'<div class="ll ll-{"pair" if layers else "single"}"><p class="ll-prompt">{escape(posting.prompt)}</p>{told}'
+        f'<div class="ll-bar">{layers}{_radios("ground", GROUNDS)}{_radios("size", SIZES)}</div>'
+        f'<div class="ll-stage">{images}</div></div>'
+    )
+
+
+def read_result(result: Any) -> dict[str, Any]:
+    """The verdict, reasons, layers and comment of an annotation's result, as fields of an Answer; or its `fault`.
+
+    Label Studio takes any JSON for a result, so nothing is believed of its form.
+    """
+    verdict, comment = None, ""
+    said: list[tuple[RejectReason, LayerRole | None]] = []
+    groups = {_control(layer): layer for layer in (None, *LayerRole)}
+    for item in result if isinstance(result, list) else [result]:
+        control, value = (str(item.get("from_name")), item.get("value")) if isinstance(item, Mapping) else ("", item)
+        chosen, text = _strings(value, "choices"), _strings(value, "text")
+        if control == "comment" and text is not None:
+            comment = "\n".join(text).replace("\0", "")[:2_000]
+        elif control == "verdict" and chosen in (["accept"], ["reject"]):
+            verdict = Verdict(chosen[0])
+        elif control in groups and chosen and set(chosen) <= set(RejectReason):
+            said += [(RejectReason(one), groups[control]) for one in chosen]
+        else:
+            return {"fault": f"the control {control!r} says {str(value)[:100]!r}, which means nothing here"}
+    if verdict is None:
+        return {"fault": "it says neither accept nor reject"}
+    if verdict is Verdict.accept:
+        said = []  # hidden with the verdict, but still there when a reject was chosen first
+    reasons, layers = [reason for reason, _ in said], [layer for _, layer in said if layer is not None]
+    return {"verdict": verdict, "reasons": reasons, "layers": layers, "comment": comment}
+
+
+def _strings(value: Any, name: str) -> list[str] | None:
+    """The list of texts under a name; None where there is none."""
+    found = value.get(name) if isinstance(value, Mapping) else None
+    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
+
+
+def as_result(
+    verdict: Verdict, reasons: Sequence[RejectReason] = (), layers: Sequence[LayerRole] = (), comment: str = ""
+) -> list[dict[str, Any]]:
+    """The inverse of `read_result`: an annotation's result that says this."""
+    result = [_item("verdict", "choices", {"choices": [str(verdict)]})]
+    concerned: dict[LayerRole | None, list[str]] = {}
+    for place, reason in enumerate(reasons):
+        concerned.setdefault(layers[place] if layers else None, []).append(str(reason))
+    result += [_item(_control(layer), "choices", {"choices": listed}) for layer, listed in concerned.items()]
+    return result + ([_item("comment", "textarea", {"text": [comment]})] if comment else [])
+
+
+def _item(control: str, kind: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    return {"from_name": control, "to_name": "candidate", "type": kind, "value": value}
+
+
+def _control(layer: LayerRole | None) -> str:
+    return f"reasons_{layer}" if layer else "reasons"
+
+
+def _reasons(layer: LayerRole | None, listed: Sequence[RejectReason]) -> str:
+    title = f"The {layer}" if layer else "Why"
+    keys = {reason: f"{CHORD[layer]}{place % 10}" for place, reason in enumerate(RejectReason, 1)}
+    choices = "\n".join(
+        f'        <Choice alias="{reason}" value="{WORDS[reason]}" hotkey="{keys[reason]}"/>' for reason in listed
+    )
+    control = f'<Choices name="{_control(layer)}" toName="candidate" choice="multiple" layout="vertical">'
+    return f'      <Header value="{title}" size="6"/>\n      {control}\n{choices}\n      </Choices>'
+
+
+def _radios(name: str, values: Sequence[str] | Mapping[str, str]) -> str:
+    one = '<label><input type="radio" name="ll-{0}" class="ll-{0}-{1}"{2}>{3}</label>'
+    parts = [one.format(name, value.replace(":", ""), " checked" * (not i), value) for i, value in enumerate(values)]
+    return f'<span class="ll-choice">{"".join(parts)}</span>'
+
+
+def _style() -> str:
+    """The style sheet; only `:has` of radio buttons tells which layer is seen, on what, and how large.
+
+    The buttons themselves are not drawn: one that could have the focus would keep all keys from the page.
+    """
+    chosen = ".ll:has(.ll-{}:checked) .ll-stage"
+    grounds = [f"{chosen.format(f'ground-{name}')} {{background:{css}}}" for name, css in GROUNDS.items()]
+    sizes = [f"{chosen.format('size-' + name.replace(':', ''))} img {{{css}}}" for name, css in SIZES.items() if css]
+    layers = [f"{chosen.format(f'layer-{role}')} .ll-{role} {{display:block}}" for role in LayerRole]
+    return "\n    ".join(["", *STYLE.strip().splitlines(), *grounds, *sizes, *layers, ""])
+
+
+STYLE: Final = """
+.ll-page {display:flex;gap:16px;align-items:flex-start}
+.ll-candidate {flex:1 1 auto;min-width:0}
+.ll-say {flex:0 0 260px}
+.ll-say .lsf-choice, .ll-say .lsf-choice__item, .ll-say .lsf-choice__checkbox {margin:0 !important;padding:0 !important}
+.ll-say .lsf-choice__checkbox {line-height:25px !important;min-height:0 !important}
+.ll-say h4 {font-size:14px !important;line-height:20px !important;margin:10px 0 2px !important}
+.ll-prompt {font-size:17px;margin:0 0 4px}
+.ll-text {font-size:13px;margin:0 0 2px}
+.ll-bar {display:flex;flex-wrap:wrap;gap:4px 20px;margin:6px 0}
+.ll-choice {display:inline-flex;border:1px solid #8886;border-radius:6px;overflow:hidden}
+.ll-choice label {padding:3px 10px;margin:0;cursor:pointer}
+.ll-choice label + label {border-left:1px solid #8886}
+.ll-choice label:has(:checked) {font-weight:700;text-decoration:underline;background:#8883}
+.ll-choice input {display:none}
+.ll-stage {overflow:auto;text-align:center;max-height:calc(100vh - 250px);line-height:0;border:1px solid #8886}
+.ll-stage img {display:block;margin:0 auto;width:auto;height:auto;min-width:min(256px,100%)}
+.ll-stage img {max-width:100%;max-height:calc(100vh - 252px)}
+.ll-pair .ll-stage img {display:none}
+.ll:has(.ll-ground-alpha:checked) .ll-stage img {filter:brightness(0) invert(1)}
+"""

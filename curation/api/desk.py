@@ -1,0 +1,55 @@
+"""What desks of other software reach over HTTP: previews of open postings, and the bell that wakes the collector."""
+
+from __future__ import annotations
+
+import hmac
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from curation.api.access import house_of
+from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
+from curation.domain import LayerRole
+from curation.errors import Refused
+
+router = APIRouter(prefix="/api/desk", tags=["desk"])
+
+PREVIEW_SECONDS = 600
+"""How long a browser may keep a preview: while its candidate is looked at, and no longer than that."""
+
+
+class WrongSecret(Refused):
+    """Whoever rings is not the desk."""
+
+    def __init__(self) -> None:
+        super().__init__("this is not the desk's secret", "the desk gets it with its hook, from the worker")
+
+
+@router.get(
+    "/previews/{posting}/{role}.webp", response_class=Response, responses={200: {"content": {"image/webp": {}}}}
+)
+def get_preview(
+    request: Request, posting: uuid.UUID, role: LayerRole, sign: Annotated[str, Query(max_length=64)]
+) -> Response:
+    """A layer of a candidate that is open at a desk of other software; 404 as soon as it is open no longer."""
+    previews: Previews = request.app.state.previews
+    house = house_of(request)
+    with house.database.transaction() as tx:
+        sha256 = previews.find(tx, posting, role, sign)
+    headers = {
+        "cache-control": f"private, max-age={PREVIEW_SECONDS}",
+        "content-security-policy": "default-src 'none'; sandbox",
+        "cross-origin-resource-policy": "cross-origin",  # the desk's page has another origin
+    }
+    return Response(house.store.get(sha256), headers=headers, media_type="image/webp")
+
+
+@router.post("/hook", status_code=204)
+def ring(request: Request, secret: Annotated[str, Header(alias=HOOK_HEADER, max_length=200)] = "") -> None:
+    """The desk says that something changed. What changed is read there; to ring often, or again, changes nothing."""
+    expected = hook_secret(house_of(request).settings.signing_secret())
+    if not hmac.compare_digest(secret.encode(), expected.encode()):
+        raise WrongSecret
+    with house_of(request).database.transaction() as tx:
+        tx.ask("collect")

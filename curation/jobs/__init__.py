@@ -1,0 +1,21 @@
+"""The jobs of the conveyor, by name: each takes a house and ids, does one batch, and bears being done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from curation.jobs.deciding import aggregate, collect, decide, put_up
+from curation.jobs.drawing import choose, draw, fit_head, screen
+from curation.jobs.holding import HOLDER, Stopped, stopping
+from curation.jobs.runs import caption, train
+from curation.jobs.sweeping import sweep
+
+__all__ = [
+    "HOLDER", "JOBS", "Stopped", "aggregate", "caption", "choose", "collect", "decide", "draw", "fit_head", "put_up",
+    "screen", "stopping", "sweep", "train",
+]  # fmt: skip
+
+JOBS: dict[str, Callable[..., None]] = {
+    "draw": draw, "screen": screen, "choose": choose, "fit_head": fit_head, "train": train, "caption": caption,
+    "decide": decide, "aggregate": aggregate, "put_up": put_up, "collect": collect, "sweep": sweep,
+}  # fmt: skip

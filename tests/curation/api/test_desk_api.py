@@ -1,0 +1,94 @@
+"""Previews live as long as their posting is open, and the bell of another desk asks for one job alone."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+import sqlalchemy as sa
+
+from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
+from curation.domain import Job, LayerRole, Verdict
+from curation.review import decisions, reviewers
+from curation.tables import candidates, desk_boards, desk_postings
+from tests.making import make_candidates, make_round
+
+
+@pytest.fixture
+def posting(database, store):
+    """A candidate that is up at another desk: the ids of posting and candidate."""
+    board, id_ = uuid.uuid4(), uuid.uuid4()
+    with database.transaction() as tx:
+        number = make_round(tx)
+        [candidate] = make_candidates(tx, store, number, 1)
+        row = {"id": board, "desk": "http://127.0.0.1:1", "round_id": number, "part": 1}
+        tx.execute(sa.insert(desk_boards), row)
+        row = {"id": id_, "board_id": board, "candidate_id": candidate, "state": "up", "batch": board, "number": 1}
+        tx.execute(sa.insert(desk_postings), row)
+    return id_, candidate
+
+
+@pytest.fixture
+def address(house, posting):
+    previews = Previews(house.settings.signing_secret(), "http://127.0.0.1")
+    return previews.address(posting[0], LayerRole.foreground)
+
+
+def test_a_preview_is_shown_to_whoever_has_its_address(client, address):
+    answer = client.get(address)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/webp"
+    assert answer.content[:4] == b"RIFF"
+    assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert answer.headers["cache-control"].startswith("private")
+
+
+@pytest.mark.parametrize(
+    "change", [("foreground", "background"), ("sign=", "sign=0"), ("sign=", "nothing=")], ids=["role", "forged", "bare"]
+)
+def test_another_address_shows_nothing(client, address, change):
+    assert client.get(address.replace(*change)).status_code in {404, 422}
+
+
+def test_a_decided_candidate_is_shown_no_longer_and_an_undone_one_again(client, database, address, posting):
+    with database.transaction() as tx:
+        ada = reviewers.add_reviewer(tx, "ada").id
+        made = decisions.decide(tx, ada, posting[1], Verdict.accept, key=uuid.uuid4())
+    answer = client.get(address)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == "this candidate is open no longer"
+    with database.transaction() as tx:
+        decisions.undo(tx, ada, made.decision, key=uuid.uuid4(), seconds=60)
+    assert client.get(address).status_code == 200
+
+
+@pytest.mark.parametrize("state", ["answered", "down"])
+def test_a_posting_that_is_closed_is_shown_no_longer(client, database, address, posting, state):
+    with database.transaction() as tx:
+        tx.execute(sa.update(desk_postings).where(desk_postings.c.id == posting[0]).values(state=state))
+    assert client.get(address).status_code == 404
+
+
+def test_a_withdrawn_candidate_is_shown_no_longer(client, database, address, posting):
+    with database.transaction() as tx:
+        tx.execute(sa.update(candidates).where(candidates.c.id == posting[1]).values(state="withdrawn"))
+    assert client.get(address).status_code == 404
+
+
+def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, house):
+    asked: list[Job] = []
+    house.database.send = asked.append
+    secret = {HOOK_HEADER: hook_secret(house.settings.signing_secret())}
+    for _ in range(2):  # the same again is asked for again, and does nothing twice
+        assert client.post("/api/desk/hook", json={"action": "ANNOTATION_CREATED"}, headers=secret).status_code == 204
+    assert asked == [Job("collect")] * 2
+
+
+@pytest.mark.parametrize("secret", [None, "", "wrong", "ü"], ids=["none", "empty", "wrong", "strange"])
+def test_a_stranger_wakes_nobody(client, house, secret):
+    asked: list[Job] = []
+    house.database.send = asked.append
+    headers = {} if secret is None else {HOOK_HEADER: secret.encode()}
+    answer = client.post("/api/desk/hook", json={}, headers=headers)
+    assert answer.status_code == 403
+    assert asked == []

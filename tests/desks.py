@@ -1,0 +1,213 @@
+"""A real Label Studio for the tests, which can be killed and put back, and what its people do there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from curation.adapters.label_studio_view import as_result
+from curation.database import Database
+from curation.desk import boards
+from curation.desk.door import Board
+from curation.desk.exchange import Exchange
+from curation.desk.previews import Previews
+from curation.domain import LayerRole, RejectReason, Verdict
+from curation.label_studio_server import CACHE, OWNER, VERSION, LabelStudioServer, label_studio
+from curation.ports import ObjectStore
+from curation.tables import candidates, decisions, desk_answers, desk_postings, reviewers, samples
+from tests.making import make_candidates, make_round
+from tests.servers import free_port, missing
+
+if TYPE_CHECKING:
+    from curation.adapters.label_studio import LabelStudioDesk
+
+ACCEPT, REJECT = Verdict.accept, Verdict.reject
+
+
+def cache() -> Path:
+    """Where the environment of Label Studio is kept between runs."""
+    return Path(os.environ.get("LAYERLOOP_TEST_LABEL_STUDIO") or CACHE)
+
+
+class Studio:
+    """A Label Studio with its data in a folder: started, stopped, killed, and what a person does at it."""
+
+    def __init__(self, folder: Path) -> None:
+        if find_spec("label_studio_sdk") is None:
+            missing("Label Studio's client", "make setup installs requirements-label-studio.lock")
+        if os.environ.get("CI") != "true" and not (cache() / f"label-studio-{VERSION}" / "complete").exists():
+            missing(
+                "Label Studio",
+                "make demo DESK=label-studio installs it, or name its folder in LAYERLOOP_TEST_LABEL_STUDIO",
+            )
+        self.folder = folder
+        self.port = free_port()
+        self._stack = ExitStack()
+        self.server: LabelStudioServer
+        self.start()
+
+    def start(self) -> None:
+        """Start it on the data that it has."""
+        from label_studio_sdk import LabelStudio  # four seconds that other tests need not wait
+
+        self.server = self._stack.enter_context(label_studio(cache(), self.folder, self.port))
+        http = self._stack.enter_context(httpx.Client(timeout=60))
+        self.client = LabelStudio(
+            base_url=self.server.address, api_key=self.server.token, max_retries=0, httpx_client=http
+        )
+
+    def stop(self) -> None:
+        """Stop it in order."""
+        self._stack.close()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.server.process.kill()
+        self._stack.close()
+
+    def back_up(self) -> Path:
+        """A copy of its data, taken while it is stopped."""
+        self.stop()
+        kept = self.folder.with_name("backup")
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(self.folder, kept)
+        self.start()
+        return kept
+
+    def restore(self, kept: Path) -> None:
+        """Put it back to what a copy holds."""
+        self.stop()
+        shutil.rmtree(self.folder)
+        shutil.copytree(kept, self.folder)
+        self.start()
+
+    def person(self, email: str) -> int:
+        """Somebody who works there; the number that the server knows them by."""
+        known = {one.email: one.id for one in self.client.users.list()}
+        return int(known.get(email) or self.client.users.create(email=email, username=email.partition("@")[0]).id)
+
+    def say(
+        self,
+        task: int,
+        verdict: Verdict | None = ACCEPT,
+        reasons: Sequence[RejectReason] = (),
+        layers: Sequence[LayerRole] = (),
+        by: str = OWNER,
+        result: Any = None,
+        **more: Any,
+    ) -> int:
+        """An annotation, whose number is returned."""
+        said = result if result is not None else as_result(verdict, reasons, layers) if verdict else []
+        made = self.client.annotations.create(
+            task, result=said, completed_by=self.person(by), unique_id=str(uuid.uuid4()), **more
+        )
+        return int(made.id)
+
+    def change(self, annotation: int, verdict: Verdict, reasons: Sequence[RejectReason] = ()) -> None:
+        """Edit an annotation."""
+        self.client.annotations.update(annotation, result=as_result(verdict, reasons))
+
+    def tasks(self, project: int) -> dict[str, list[int]]:
+        """The numbers of all tasks by the candidates that they show."""
+        found: dict[str, list[int]] = {}
+        for task in self.client.tasks.list(project=project, page_size=500, include="id,data"):
+            found.setdefault(task.data.get("candidate", ""), []).append(task.id)
+        return found
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A running Label Studio for the whole run."""
+    studio = Studio(tmp_path_factory.mktemp("label-studio") / "data")
+    yield studio
+    studio.stop()
+
+
+@dataclass
+class Seat:
+    """Both sides of one round, as tests look at them."""
+
+    studio: Studio
+    database: Database
+    exchange: Exchange
+    round: int
+    candidates: Sequence[uuid.UUID]
+
+    @property
+    def board(self) -> Board:
+        """The round's last board."""
+        with self.database.transaction() as tx:
+            return boards.open_boards(tx, self.exchange.desk.address, self.round)[-1]
+
+    def task(self, place: int) -> int:
+        """The task of a candidate, by its place."""
+        with self.database.transaction() as tx:
+            mine = (desk_postings.c.candidate_id == self.candidates[place]) & (desk_postings.c.state != "down")
+            return int(tx.scalar(sa.select(desk_postings.c.number).where(mine)))
+
+    def state(self, place: int) -> str:
+        """A candidate's state."""
+        with self.database.transaction() as tx:
+            return str(tx.scalar(sa.select(candidates.c.state).where(candidates.c.id == self.candidates[place])))
+
+    def decided(self, place: int) -> list[tuple[str, str]]:
+        """What was decided of a candidate: verdict and reviewer, in order."""
+        rows = sa.select(decisions.c.verdict, reviewers.c.name).join(reviewers)
+        with self.database.transaction() as tx:
+            mine = rows.where(decisions.c.candidate_id == self.candidates[place]).order_by(decisions.c.id)
+            return [(row.verdict, row.name) for row in tx.execute(mine)]
+
+    def said(self, place: int) -> tuple[list[str], list[str], str]:
+        """Reasons, layers and comment of the last decision on a candidate."""
+        mine = sa.select(decisions).where(decisions.c.candidate_id == self.candidates[place])
+        with self.database.transaction() as tx:
+            row = tx.execute(mine.order_by(decisions.c.id.desc())).first()
+        return row.reasons, row.layers, row.comment
+
+    def refusals(self) -> list[str]:
+        """The sentences with which answers were refused."""
+        with self.database.transaction() as tx:
+            rows = sa.select(desk_answers.c.refused).where(desk_answers.c.refused.is_not(None))
+            return list(tx.execute(rows.order_by(desk_answers.c.said_at)).scalars())
+
+    def accepted(self) -> int:
+        """How many samples stand."""
+        with self.database.transaction() as tx:
+            return int(tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))))
+
+
+def make_seat(studio: Studio, desk: LabelStudioDesk, database: Database, store: ObjectStore, count: int) -> Seat:
+    """A round of so many candidates, put up."""
+    with database.transaction() as tx:
+        number = make_round(tx)
+        made = make_candidates(tx, store, number, count)
+    exchange = Exchange(database, desk, "test", Previews("secret", "http://127.0.0.1:1").address, most=10_000, pause=0)
+    assert exchange.put_up(number)["up"] == count
+    return Seat(studio, database, exchange, number, made)
+
+
+@pytest.fixture
+def desk(studio: Studio) -> Iterator[LabelStudioDesk]:
+    """Label Studio as a desk."""
+    from curation.adapters.label_studio import LabelStudioDesk
+
+    desk = LabelStudioDesk(studio.server.address, studio.server.token)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def seat(studio: Studio, desk: LabelStudioDesk, database: Database, store: ObjectStore, request: Any) -> Seat:
+    """A round of eight candidates, or as many as a test's parameter says, put up."""
+    return make_seat(studio, desk, database, store, getattr(request, "param", 8))
