@@ -10,6 +10,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/ready
 HOME_DIR ?= .home
+# A process per core: half of the tests wait for something. A file's tests stay together, for what they share.
+TOGETHER := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training_rate
 
 DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs)
@@ -21,7 +23,7 @@ demo: $(READY)
 	@$(VENV)/bin/layerloop demo $(DEMO)
 
 test: $(READY)
-	@$(PY) -m pytest -q $(TESTS)
+	@$(TOGETHER) $(TESTS)
 
 check: $(READY)
 	$(PY) -m ruff check .
@@ -30,7 +32,7 @@ check: $(READY)
 	$(VENV)/bin/lint-imports --no-cache
 	@if command -v npm > /dev/null; then npm ci --silent --no-audit --no-fund && npm run --silent check; \
 	else echo "tsc left out: it needs npm"; fi
-	$(PY) -m pytest -q -m "not slow"
+	$(TOGETHER) -m "not slow"
 
 coverage: $(READY)
 	@$(PY) -m pytest -q --cov=curation --cov-report=term-missing:skip-covered $(TESTS)
