@@ -12,6 +12,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/ready
 STUDIO := $(VENV)/label-studio-ready
 HOME_DIR ?= .home
+# A process per core: half of the tests wait for something. A file's tests stay together, for what they share.
+TOGETHER := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training_rate
 
 DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs) $(if $(DESK),--desk $(DESK))
@@ -23,7 +25,7 @@ demo: $(READY) $(if $(DESK),$(STUDIO))
 	@$(VENV)/bin/layerloop demo $(DEMO)
 
 test: $(READY) $(STUDIO)
-	@$(PY) -m pytest -q $(TESTS)
+	@$(TOGETHER) $(TESTS)
 
 check: $(READY) $(STUDIO)
 	$(PY) -m ruff check .
@@ -32,7 +34,7 @@ check: $(READY) $(STUDIO)
 	$(VENV)/bin/lint-imports --no-cache
 	@if command -v npm > /dev/null; then npm ci --silent --no-audit --no-fund && npm run --silent check; \
 	else echo "tsc left out: it needs npm"; fi
-	$(PY) -m pytest -q -m "not slow"
+	$(TOGETHER) -m "not slow"
 
 coverage: $(READY) $(STUDIO)
 	@$(PY) -m pytest -q --cov=curation --cov-report=term-missing:skip-covered $(TESTS)

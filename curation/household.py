@@ -18,7 +18,7 @@ from curation.adapters import embedded_postgres
 from curation.domain import Access
 from curation.errors import LayerloopError, NotFound, Unreachable
 from curation.house import House, open_house
-from curation.processes import Processes, alone_in
+from curation.processes import Processes, alone_in, ended_in_order
 from curation.review import reviewers
 from curation.settings import Settings
 
@@ -57,21 +57,21 @@ class Household:
                 time.sleep(1)
 
     def stay(self) -> None:
-        """Until Ctrl-C."""
+        """Until Ctrl-C or SIGTERM."""
         while True:
             time.sleep(3600)
 
 
 @contextmanager
 def household(settings: Settings) -> Iterator[Household]:
-    """Start everything, hand it over, and stop everything in order, also after an error or Ctrl-C.
+    """Start everything, hand it over, and stop everything in order, also after an error, Ctrl-C or SIGTERM.
 
     Raises LayerloopError where the home is up already or the API does not come up.
     """
     settings = settings.model_copy(update={"port": settings.port or _free_port(settings.host)})
     if not _is_free(settings.host, settings.port):
         settings = settings.model_copy(update={"port": _free_port(settings.host)})
-    with alone_in(settings.path(".")), open_house(settings) as house:
+    with ended_in_order(), alone_in(settings.path(".")), open_house(settings) as house:
         _forget_the_dead(house)
         processes = Processes(settings.environment())
         logs = settings.path("logs")

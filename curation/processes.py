@@ -118,6 +118,19 @@ def alone_in(home: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Let SIGTERM, by which containers and supervisors end a program, do what Ctrl-C does; in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
 def die_with_parent() -> None:
     """For a child to call: on Linux the kernel kills it with its parent; elsewhere leases end what an orphan began."""
     if sys.platform == "linux":

@@ -83,6 +83,24 @@ def test_a_taken_port_is_not_fought_for(home: Path) -> None:
             assert health(standing) == "ok"
 
 
+def test_what_ends_a_container_ends_it_in_order(home: Path) -> None:
+    earlier = signal.getsignal(signal.SIGTERM)
+    processes: list[psutil.Process] = []
+
+    def be_ended() -> None:
+        with household(Settings(home=home, port=0)):
+            processes.extend(psutil.Process().children())
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        be_ended()
+    assert len(processes) >= 3
+    assert signal.getsignal(signal.SIGTERM) is earlier
+    assert not embedded_postgres.running(home / "postgres")
+    assert not [one for one in processes if one.is_running() and "curation.cli.main" in " ".join(one.cmdline())]
+
+
 def _count_reviewers(standing: Household) -> int:
     with standing.house.database.transaction() as tx:
         return int(tx.connection.exec_driver_sql("select count(*) from reviewers where name = 'owner'").scalar_one())

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from curation.domain import DrawRequest, LayerRole, Prompt
 from curation.errors import Refused
-from curation.layers import decode_layer, over
+from curation.layers import decode_layer
+from curation.pairs import composite
 from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
 from training.data.buckets import Size
 from training.data.pictures import letterbox
@@ -197,24 +197,12 @@ def sample_layers(
     return torch.where(known_PL111, clean_PLCHW, latent_PLCHW)
 
 
-def blend(foreground: RGBA, background: RGBA) -> RGBA:
-    """The foreground over the background, H x W x 4 uint8: exact and opaque where the background is."""
-    if background[..., 3].min() == 255:
-        return np.dstack([over(foreground, background), background[..., 3]])
-    above, below = (layer.astype(np.float32) / 255 for layer in (foreground, background))
-    left = below[..., 3:] * (1 - above[..., 3:])
-    alpha = above[..., 3:] + left
-    colour = (above[..., :3] * above[..., 3:] + below[..., :3] * left) / np.where(alpha > 0, alpha, 1)
-    blended: RGBA = np.rint(np.concatenate([colour, alpha], axis=-1) * 255).astype(np.uint8)
-    return blended
-
-
 def _complete(layers: Mapping[LayerRole, RGBA]) -> Layers:
     foreground, background = layers[LayerRole.foreground], layers[LayerRole.background]
     return {
         LayerRole.foreground: foreground,
         LayerRole.background: background,
-        LayerRole.blended: blend(foreground, background),
+        LayerRole.blended: composite(foreground, background),
     }
 
 

@@ -84,8 +84,9 @@ def give_out(
         files.append(write_base(*base, preset, form))
         if form == "peft":
             wrapped = {name.replace("unet.", "base_model.model.", 1): value for name, value in base[0].items()}
-            files.append(Written("adapter_model", "LoRA in PEFT's own names", "base", wrapped))
-            peft_config(*base).save_pretrained(str(folder))
+            config = peft_config(*base)
+            files.append(Written("adapter_model", "LoRA in PEFT's own names", "base", wrapped, peft_metadata(config)))
+            config.save_pretrained(str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     return [_save(file, folder, dtype, checkpoint.id) for file in files]
 

@@ -84,11 +84,19 @@ def _sort(files: Sequence[tuple[Layout, Header]]) -> tuple[dict[str, _Base], dic
             networks[layout] = header
             continue
         mode = find_mode(header, layout)
-        if mode.part in bases:
+        if mode.part in bases and not _say_alike(bases[mode.part], (layout, header, mode)):
             what = str(mode.mode) if mode.mode else "draw a foreground alone"
             raise Refused(f"2 of these files are bases of one kind ({what})", "a checkpoint has one of each kind")
-        bases[mode.part] = layout, header, mode
+        bases.setdefault(mode.part, (layout, header, mode))
     return bases, networks
+
+
+def _say_alike(one: _Base, other: _Base) -> bool:
+    """Whether two files are one base in two wordings, as an export for PEFT writes it: the first is taken."""
+    (tensors, facts), (again, others) = (read_base(header, layout) for layout, header, _ in (one, other))
+    if facts != others or tensors.keys() != again.keys():
+        return False
+    return all(torch.equal(tensors[name], again[name]) for name in tensors)
 
 
 def _describe(header: Header, part: str, what: str) -> FoundFile:

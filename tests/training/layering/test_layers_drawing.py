@@ -9,13 +9,14 @@ import torch
 from curation.domain import DrawRequest, LayerRole, Prompt
 from curation.errors import Refused
 from curation.layers import encode_layer, over
+from curation.pairs import composite
 from curation.ports import DrawOptions
 from tests.training.composed import compose
 from tests.training.layering.conftest import MICRO
 from tests.training.pretrained import write_sd15, write_sdxl
 from training.denoiser.own import OwnDenoiser, noise_schedule
 from training.generate import open_generator
-from training.layering.drawing import LayerWish, blend, sample_layers
+from training.layering.drawing import LayerWish, sample_layers
 from training.layering.layered import new_layers
 from training.parts import open_parts
 from training.presets.table import find_preset
@@ -100,19 +101,7 @@ def test_a_given_layer_of_another_size_is_fitted(checkpoint, store):
     layers = open_generator(checkpoint, store).draw([request], DrawOptions(given={BG: sha}))[0]
     assert layers[BG].shape == (SIDE, SIDE, 4)
     assert layers[BG][0, 0, 3] == 0 and layers[BG][SIDE // 2, SIDE // 2, 3] == 255
-    assert np.array_equal(layers[BLENDED], blend(layers[FG], layers[BG]))
-
-
-def test_blending_over_what_is_no_background_is_that_of_porter_and_duff():
-    above, below = (np.random.default_rng(k).integers(0, 256, (5, 7, 4), np.uint8) for k in range(2))
-    below[0] = 255
-    found = blend(above, below).astype(float) / 255
-    for white in (0.0, 1.0):  # over any third picture, both orders of blending are one
-        third = np.full((5, 7, 3), white)
-        a, b = above / 255, below / 255
-        expected = a[..., :3] * a[..., 3:] + (1 - a[..., 3:]) * (b[..., :3] * b[..., 3:] + (1 - b[..., 3:]) * third)
-        np.testing.assert_allclose(found[..., :3] * found[..., 3:] + (1 - found[..., 3:]) * third, expected, atol=6e-3)
-    assert (blend(above, below)[0, :, 3] == 255).all()
+    assert np.array_equal(layers[BLENDED], composite(layers[FG], layers[BG]))
 
 
 def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
