@@ -140,7 +140,10 @@ function follow() {
   tray.addEventListener("trouble", (event) => {
     const error = /** @type {CustomEvent} */ (event).detail;
     if (error instanceof Refusal && error.status === 401 && outbox.entries.length === 0) toSignIn();
-    else if (error instanceof Refusal && error.status !== 401) sayError(error);
+    else if (error instanceof Refusal && error.status !== 401) {
+      sayError(error);
+      if (!tray.head) part("review").dataset["state"] = "told"; // nothing is on its way
+    }
   });
 }
 
