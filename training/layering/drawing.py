@@ -69,6 +69,7 @@ class LayersGenerator:
         """As of single layers, and which layers are drawn together, and whether they see each other. Raises Refused."""
         exchange = "joint" if self.joined else "apart"
         told = {"layers": " + ".join(self.layered.roles), "attention": exchange}
+        told["guidance"] = str(self._guidance(options))
         told |= {f"given {role}": sha256 for role, sha256 in options.given.items()}
         return {**self.alone.describe(replace(options, given={})), **told}
 
@@ -144,9 +145,14 @@ class LayersGenerator:
             raise Refused(f"a layer '{unknown[0]}' cannot be given", f"give one of {', '.join(self.layered.roles)}")
         if {LayerRole.foreground, LayerRole.background} <= set(options.given):
             raise Refused("both layers are given: there is nothing to draw", "give one of them")
-        steps, guidance = options.steps or preset.draw_steps, options.guidance
-        guidance = preset.guidance if guidance is None else guidance
-        return replace(preset, draw_steps=steps, guidance=guidance), (height, width)
+        steps = options.steps or preset.draw_steps
+        return replace(preset, draw_steps=steps, layers_guidance=self._guidance(options)), (height, width)
+
+    def _guidance(self, options: DrawOptions) -> float:
+        """Of the options, or the preset's: for layers, or for single ones where a negative text had no effect else."""
+        if options.guidance is not None:
+            return options.guidance
+        return self.preset.guidance if options.negative else self.preset.layers_guidance
 
 
 @torch.no_grad()
@@ -164,8 +170,9 @@ def sample_layers(
 
     All pictures have the same roles, in one order; any number of layers, and a role may come more than once. Given
     layers enter every step as their clean latents, at time 0, and come back as they are (paper, section 3.3). The
-    negative text stands for every layer's: e = e(negative) + guidance * (e(texts) - e(negative)), where e is of the
-    layers together. size: height and width in pixels, whole multiples of the stride; by default the preset's square.
+    negative text stands for every layer's: e = e(negative) + layers_guidance * (e(texts) - e(negative)), where e is of
+    the layers together; at 1 that is e(texts), and nothing else is asked. size: height and width in pixels, whole
+    multiples of the stride; by default the preset's square.
     """
     device = next(layered.denoiser.parameters()).device
     schedule = layered.denoiser.schedule()
@@ -182,17 +189,19 @@ def sample_layers(
                 clean_PLCHW[picture, place] = wish.clean_CHW
     known_PL111 = known_PL[..., None, None, None]
     texts = [wish.text for wishes in pictures for wish in wishes]
-    conditions = layered.denoiser.encode([*texts, *([negative] * len(texts))], _sizes(size, 2 * len(texts)))
+    times = 1 if preset.layers_guidance == 1 else 2
+    texts += [negative] * (times - 1) * len(texts)
+    conditions = layered.denoiser.encode(texts, _sizes(size, len(texts)))
     for time in schedule.timesteps:
         latent_PLCHW = torch.where(known_PL111, clean_PLCHW, latent_PLCHW)
         time_B = torch.where(known_PL, 0, time.to(device)).flatten()
         rows_BCHW = latent_PLCHW.flatten(0, 1)
-        predicted_BCHW = layered.predict(
-            torch.cat([rows_BCHW, rows_BCHW]), torch.cat([time_B, time_B]), conditions, roles, joined=joined
-        )
-        prompted, unprompted = predicted_BCHW.chunk(2)
-        guided = unprompted + preset.guidance * (prompted - unprompted)
-        rows_BCHW = schedule.step(guided, time, rows_BCHW).prev_sample
+        asked_BCHW, asked_B = (torch.cat([each] * times) for each in (rows_BCHW, time_B))
+        predicted_BCHW = layered.predict(asked_BCHW, asked_B, conditions, roles, joined=joined)
+        prompted, *others = predicted_BCHW.chunk(times)
+        for unprompted in others:
+            prompted = unprompted + preset.layers_guidance * (prompted - unprompted)
+        rows_BCHW = schedule.step(prompted, time, rows_BCHW).prev_sample
         latent_PLCHW = rows_BCHW.unflatten(0, known_PL.shape)
     return torch.where(known_PL111, clean_PLCHW, latent_PLCHW)
 

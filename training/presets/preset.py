@@ -104,6 +104,7 @@ class Preset:
     draw_steps: int
     draw_batch: int  # drawn at a time; batches are filled up to it, so that a request's bits never depend on others
     guidance: float
+    layers_guidance: float  # of layers drawn together: it magnifies also what layers tell each other (training/LOG.md)
     inpainter: str | None  # a model of diffusers that completes pairs by inpainting (training.synthesis); None: none
     erosion: float  # of 1,024 pixels along the longer side: how far it leaves a foreground behind (paper: 8)
 

