@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from curation.adapters import embedded_postgres
 from curation.adapters.pgmq_schema import install_pgmq
@@ -21,6 +22,7 @@ from curation.settings import Settings
 from tests import servers
 from tests.making import fresh_database, named
 
+CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
@@ -128,6 +130,29 @@ def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Redis on loopback: the machine's own, or one for this run."""
     with servers.redis(tmp_path_factory.mktemp("redis")) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium."""
+    named = [os.environ.get("LAYERLOOP_TEST_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
+    found = next((path for name in named if name and (path := shutil.which(name))), None)
+    if found is None:
+        servers.missing("Chromium", "apt-get install chromium, or name one in LAYERLOOP_TEST_CHROMIUM")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
+    browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+    yield browser
+    browser.close()
 
 
 @contextmanager

@@ -151,3 +151,9 @@ def above(module: str) -> bool:
 
 def calls(tree: ast.Module) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def test_files_of_tests_are_told_apart_by_their_names():
+    """Their folders are no packages, so two of one name could not be collected together."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
-from servers import free_port, missing, wait_for
+from playwright.sync_api import Browser, BrowserContext, Page
+from servers import free_port, wait_for
 
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.api.app import create_app
@@ -21,31 +19,6 @@ from curation.objects import FolderStore
 from curation.settings import Settings
 from tests.browser.reviewing import Site
 from tests.making import make_candidates, make_pairs, make_round, scenes
-
-ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The path of a Chromium."""
-    named = [os.environ.get("LAYERLOOP_TEST_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
-    found = next((path for name in named if name and (path := shutil.which(name))), None)
-    if found is None:
-        missing("Chromium", "apt-get install chromium, or name one in LAYERLOOP_TEST_CHROMIUM")
-    return str(found)
-
-
-@pytest.fixture(scope="session")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as driver:
-        yield driver
-
-
-@pytest.fixture(scope="session")
-def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
-    browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

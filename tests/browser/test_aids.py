@@ -66,12 +66,13 @@ def test_any_colour_is_remembered(open_page: OpenPage, round_id: int) -> None:
     page.wait_for_selector("#contact .cell")
     assert page.locator(".cell").first.evaluate("cell => getComputedStyle(cell).backgroundColor") == "rgb(18, 171, 52)"
     page.reload()
-    assert page.locator("#stage").get_attribute("data-background") == "colour"
+    expect(page.locator("#stage")).to_have_attribute("data-background", "colour")
     expect(page.locator("#own-colour")).to_have_value("#12ab34")
 
 
 def test_a_photograph_stays_in_the_browser(open_page: OpenPage, round_id: int) -> None:
     page = open_page()
+    page.on("filechooser", lambda _: None)  # so that Playwright stands ready well before the key is pressed
     wait_until_shown(page)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.method) if request.method != "GET" else None)
@@ -93,6 +94,7 @@ def test_a_photograph_stays_in_the_browser(open_page: OpenPage, round_id: int) -
 
 def test_what_is_no_photograph_changes_nothing(open_page: OpenPage, round_id: int) -> None:
     page = open_page()
+    page.on("filechooser", lambda _: None)
     wait_until_shown(page)
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="a photograph of yours").click()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 
 import pytest
 import uvicorn
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page
 
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.api.app import create_app
@@ -21,10 +19,9 @@ from curation.house import House
 from curation.label_studio_server import OWNER
 from tests.desks import Seat
 from tests.making import make_candidates, make_pairs, make_round, scenes
-from tests.servers import free_port, missing, wait_for
+from tests.servers import free_port, wait_for
 
 pytestmark = pytest.mark.slow
-ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
 
 
 @pytest.fixture
@@ -54,22 +51,17 @@ def seats(studio, database, store, settings) -> Iterator[tuple[Seat, Seat]]:
 
 
 @pytest.fixture
-def page(studio) -> Iterator[Page]:
-    """A browser in which the owner is signed in."""
-    found = shutil.which(os.environ.get("LAYERLOOP_TEST_CHROMIUM", "") or "chromium")
-    if found is None:
-        missing("Chromium", "apt-get install chromium, or name one in LAYERLOOP_TEST_CHROMIUM")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(40_000)
-        page.goto(f"{studio.server.address}/user/login")
-        page.fill("input[name=email]", OWNER)
-        page.fill("input[name=password]", studio.server.password)
-        page.click("button[type=submit]")
-        page.wait_for_url("**/")
-        yield page
-        browser.close()
+def page(studio, browser) -> Iterator[Page]:
+    """A page on which the owner is signed in."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(40_000)
+    page.goto(f"{studio.server.address}/user/login")
+    page.fill("input[name=email]", OWNER)
+    page.fill("input[name=password]", studio.server.password)
+    page.click("button[type=submit]")
+    page.wait_for_url("**/")
+    yield page
+    page.close()
 
 
 def open_task(page: Page, seat: Seat, place: int) -> None:
