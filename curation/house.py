@@ -119,7 +119,7 @@ def open_exchange(house: House, holder: str) -> Iterator[Exchange | None]:
 
 def load(dotted: str) -> Any:
     """What a dotted name such as "training.train:train" stands for. Raises LayerloopError where it cannot be had."""
-    Settings.calm_threads()
+    Settings.calm_libraries()
     module, _, name = dotted.partition(":")
     try:
         return getattr(importlib.import_module(module), name)

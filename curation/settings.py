@@ -82,13 +82,14 @@ class Settings(BaseSettings):
         return dict(os.environ) | given | {"LAYERLOOP_HOME": str(self.home.resolve())}
 
     @staticmethod
-    def calm_threads() -> None:
-        """Let waiting threads of libgomp sleep soon; to be called before torch is loaded.
+    def calm_libraries() -> None:
+        """Let waiting threads of libgomp sleep soon, and transformers be still; to be called before torch is loaded.
 
         By default they spin for milliseconds, and where the cores are shared the training rate then falls to a tenth
-        (training/LOG.md).
+        (training/LOG.md). And transformers tells at every start that it misses torchvision, which nothing needs.
         """
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
     def signing_secret(self) -> str:
         """The given secret, or one drawn once and kept in the home for the owner's eyes only."""
