@@ -87,10 +87,10 @@ def open_desk(settings: Settings) -> LabelStudioDesk | None:
 
     Raises Refused for an address of another kind, and LayerloopError where its client is not installed.
     """
-    if settings.desk == "pages":
+    address = settings.other_desk
+    if address is None:
         return None
-    kind, _, address = settings.desk.partition("+")
-    if kind != "label-studio" or urlparse(address).scheme not in {"http", "https"}:
+    if settings.desk.partition("+")[0] != "label-studio" or urlparse(address).scheme not in {"http", "https"}:
         raise Refused(f"LAYERLOOP_DESK is {settings.desk!r}", "it takes 'pages' or label-studio+http://host:port")
     if settings.desk_token is None:
         raise Refused("Label Studio wants a token", "make one at its page of your account: LAYERLOOP_DESK_TOKEN")

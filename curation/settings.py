@@ -63,6 +63,11 @@ class Settings(BaseSettings):
         """Where browsers reach the API."""
         return (self.address or f"http://{self.host}:{self.port}").rstrip("/")
 
+    @property
+    def other_desk(self) -> str | None:
+        """The address of the desk of other software, without its kind; None where people look at the pages alone."""
+        return None if self.desk == "pages" else self.desk.partition("+")[2].rstrip("/")
+
     def path(self, name: str) -> Path:
         """A folder of the home, made if need be, as an absolute path."""
         folder = self.home.resolve() / name

@@ -26,7 +26,7 @@ _told: set[str] = set()
 def decide(house: House, number: int) -> None:
     """Let the oracle reviewer decide a tray of a round, and ask for the next while there is one."""
     judge = oracle_of(house, number)
-    if house.settings.desk != "pages":
+    if house.settings.other_desk is not None:
         _decide_there(house, number, lambda card: pair_oracle.judge_card(judge, house.store, card))
         return
     with house.database.transaction() as tx:

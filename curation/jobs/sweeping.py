@@ -33,8 +33,8 @@ def sweep(house: House) -> None:
             tx.ask("train", str(row.id))
         for row in tx.execute(sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)):
             tx.ask("caption", str(row.id))
-        if house.settings.desk != "pages":
-            _ask_for_desk(tx, house.settings.desk.partition("+")[2].rstrip("/"))
+        if house.settings.other_desk is not None:
+            _ask_for_desk(tx, house.settings.other_desk)
 
 
 def _ask_for_desk(tx: Transaction, desk: str) -> None:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from curation.database import Transaction
 from curation.review.reviewers import PERSON
+from curation.review.verdicts import STANDS
 from curation.rounds import find_round
 from curation.selection.policies import Mixed, read_policy
 
@@ -98,8 +99,7 @@ _SLICES = sa.text(f"""
     select coalesce(c.slice, 'random') as slice,
         count(*) filter (where d.verdict <> 'undo') as looks,
         avg(d.dwell_ms) / 1000.0::double precision * count(*) filter (where d.verdict <> 'undo') as seconds,
-        count(distinct c.id) filter (where c.state = 'accepted' and d.verdict = 'accept'
-            and not exists (select from decisions u where u.undoes = d.id)) as accepted
+        count(distinct c.id) filter (where c.state = 'accepted' and d.verdict = 'accept' and {STANDS}) as accepted
     from decisions d join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
     where c.round_id = :round and v.kind = '{PERSON}'
     group by 1 order by 1""")

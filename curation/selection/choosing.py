@@ -24,15 +24,13 @@ from curation.domain import CandidateState, Kind
 from curation.review import price
 from curation.rounds import find_round
 from curation.selection import gates
+from curation.selection.coins import SLICE_COIN
 from curation.selection.heads import KeptHead, newest_head, score_round
 from curation.selection.policies import AESTHETIC, CLIP_SCORE, Mixed, Paper, Random, read_policy
 from curation.tables import candidates
 
 STOCK: Final = 192
 """So many chosen candidates wait at the desk: trays for three, and few enough that the latest head has a say."""
-
-COIN: Final = "('x' || substr(replace(c.id::text, '-', ''), 1, 7))::bit(28)::int / 268435456.0"
-"""28 bits of the id as a number in [0, 1): who is in the random slice."""
 
 LOCK: Final = 7_201_115  # with the round's number: two workers never choose for one round at once
 
@@ -121,28 +119,28 @@ def _count(tx: Transaction, statement: sa.TextClause, asked: dict[str, Any]) -> 
 
 # People see them in the order of the coin too: any beginning of it is a random part.
 _SHOW_SHARE = sa.text(f"""
-    update candidates c set state = 'waiting', slice = 'random', propensity = :r, priority = {COIN}
-    where round_id = :round and state = 'screened' and {COIN} < :r""")
+    update candidates c set state = 'waiting', slice = 'random', propensity = :r, priority = {SLICE_COIN}
+    where round_id = :round and state = 'screened' and {SLICE_COIN} < :r""")
 
 _SHOW_PAPER = sa.text(f"""
     update candidates c set state = 'waiting',
-        slice = case when {COIN} < :r then 'random' else 'paper' end,
+        slice = case when {SLICE_COIN} < :r then 'random' else 'paper' end,
         propensity = case when (s.signals ->> :aesthetic)::float > :above then 1 else :r end,
-        priority = case when {COIN} < :r then {COIN} / :r else (s.signals ->> :clip)::float / 100 end
+        priority = case when {SLICE_COIN} < :r then {SLICE_COIN} / :r else (s.signals ->> :clip)::float / 100 end
     from screenings s
     where c.round_id = :round and c.state = 'screened' and s.candidate_id = c.id
-        and ({COIN} < :r or (s.signals ->> :aesthetic)::float > :above)""")
+        and ({SLICE_COIN} < :r or (s.signals ->> :aesthetic)::float > :above)""")
 
 # A place in the row is a priority in (-1, 0]: a skip, which takes 1 off, goes behind all. The random slice is spread
 # over all that will be shown, so that any beginning of the row is mixed as the policy says.
 _SHOW_RANDOM = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'random', propensity = :r,
-        priority = -least({COIN} / :r * :reach, 2097151) / 2097152.0
-    where round_id = :round and state = 'screened' and {COIN} < :r and id <= cast(:bound as uuid)""")
+        priority = -least({SLICE_COIN} / :r * :reach, 2097151) / 2097152.0
+    where round_id = :round and state = 'screened' and {SLICE_COIN} < :r and id <= cast(:bound as uuid)""")
 
 _SHOW_UNTAUGHT = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'uncertain', propensity = :r, priority = -0.99
-    where round_id = :round and state = 'screened' and {COIN} < :r""")
+    where round_id = :round and state = 'screened' and {SLICE_COIN} < :r""")
 
 _STOCK = sa.text("""
     select count(*) from candidates
@@ -169,7 +167,7 @@ _GIVE_PLACES = sa.text(f"""
             c.slice is not null and c.propensity = 1 as placed,
             c.state in ('screened', 'unshown') and c.slice is null
                 or c.slice = 'random' and c.propensity = cast(:r as real) as competes,
-            {COIN} < :r as is_random
+            {SLICE_COIN} < :r as is_random
         from candidates c join scores k on k.candidate_id = c.id and k.head_id = :head
         where c.round_id = :round
             and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice is not null)),

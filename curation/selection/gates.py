@@ -24,7 +24,9 @@ import sqlalchemy as sa
 from curation.database import Transaction
 from curation.domain import Kind, Verdict
 from curation.review.reviewers import MACHINE
+from curation.review.verdicts import STANDS
 from curation.selection import bounds, machine
+from curation.selection.coins import AUDIT_COIN
 from curation.selection.heads import JUDGING, KeptHead, find_head
 from curation.selection.policies import Mixed
 from curation.tables import gates, rounds
@@ -200,8 +202,7 @@ _JUDGED = sa.text(f"""
     join scores k on k.candidate_id = c.id and k.head_id = :head
     where c.round_id = :round and {JUDGING} and c.state in ('accepted', 'rejected') and exists (
         select from decisions d join reviewers v on v.id = d.reviewer_id and v.kind = :teacher
-        where d.candidate_id = c.id and d.verdict in ('accept', 'reject')
-            and not exists (select from decisions u where u.undoes = d.id))""")
+        where d.candidate_id = c.id and {STANDS})""")
 
 # Of what has no verdict yet and the random slice together, the likely ones that people have taken out would be missing:
 # the random slice alone stands for the round.
@@ -209,9 +210,6 @@ _THRESHOLDS = sa.text("""
     select percentile_cont(cast(:grid as float[])) within group (order by k.chance)
     from scores k join candidates c on c.id = k.candidate_id
     where c.round_id = :round and k.head_id = :head and c.slice = 'random'""")
-
-# Another coin than those of the slices and of the judging half.
-_AUDIT_COIN = "('x' || substr(replace(c.id::text, '-', ''), 17, 7))::bit(28)::int / 268435456.0"
 
 _IS_BEYOND = """k.candidate_id = c.id and k.head_id = :head
         and case when :below then k.chance < cast(:threshold as real) else k.chance >= cast(:threshold as real) end"""
@@ -221,9 +219,9 @@ _AUDIT_RANDOM = sa.text(f"""
     where c.round_id = :round and c.slice = 'random' and c.propensity = cast(:r as real) and {_IS_BEYOND}""")
 
 _AUDIT = sa.text(f"""
-    update candidates c set state = 'waiting', slice = 'audit', propensity = :propensity, priority = -{_AUDIT_COIN}
+    update candidates c set state = 'waiting', slice = 'audit', propensity = :propensity, priority = -{AUDIT_COIN}
     from scores k
-    where c.round_id = :round and c.state = 'screened' and {_AUDIT_COIN} < :audit and {_IS_BEYOND}""")
+    where c.round_id = :round and c.state = 'screened' and {AUDIT_COIN} < :audit and {_IS_BEYOND}""")
 
 _BEYOND = sa.text(f"""
     select c.id from candidates c join scores k on {_IS_BEYOND}

@@ -15,7 +15,9 @@ from curation.database import Transaction
 from curation.domain import Kind
 from curation.errors import NotFound
 from curation.review.reviewers import ORACLE, PERSON
+from curation.review.verdicts import STANDS
 from curation.screening.embedding import unpack
+from curation.selection.coins import JUDGING_COIN
 from curation.selection.head import FEWEST, FEWEST_OF_EACH, Head, Lesson, check_lesson, fit
 from curation.tables import heads
 
@@ -158,9 +160,9 @@ def _read(row: Mapping[str, Any]) -> KeptHead:
     )
 
 
-JUDGING: Final = """coalesce(c.slice, '') = 'random'
+JUDGING: Final = f"""coalesce(c.slice, '') = 'random'
     and greatest((r.policy ->> 'reject_budget')::float, (r.policy ->> 'accept_budget')::float) > 0
-    and ('x' || substr(replace(c.id::text, '-', ''), 9, 7))::bit(28)::int < 134217728"""
+    and {JUDGING_COIN} < 0.5"""
 """Half of the random slice of a round with a gate, by a coin of its own: kept from every head, so that it can judge."""
 
 # Of a candidate that was decided twice, after an undo, the verdict that stands.
@@ -171,8 +173,7 @@ _TAUGHT = f"""
     join rounds r on r.id = c.round_id
     join screenings s on s.candidate_id = c.id
     join embeddings e on e.candidate_id = c.id
-    where r.kind = :kind and e.source = :embedder and d.verdict in ('accept', 'reject') and v.kind <> 'machine'
-        and not exists (select from decisions u where u.undoes = d.id) and not ({JUDGING})"""
+    where r.kind = :kind and e.source = :embedder and {STANDS} and v.kind <> 'machine' and not ({JUDGING})"""
 
 _COUNT = sa.text(f"""
     select v.kind, count(*) filter (where d.verdict = 'accept') as accepted,

@@ -13,6 +13,7 @@ from curation.database import Transaction
 from curation.domain import Access, Verdict
 from curation.errors import Refused
 from curation.review.reviewers import MACHINE, add_reviewer
+from curation.review.verdicts import STANDS
 from curation.samples import add_samples, samples_of
 from curation.tables import rounds, samples
 
@@ -72,12 +73,11 @@ _DECIDE = _of_ids("""
         r.checkpoint_id
     from moved join rounds r on r.id = moved.round_id returning candidate_id""")
 
-_UNDO = sa.text("""
+_UNDO = sa.text(f"""
     insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id)
     select d.candidate_id, d.reviewer_id, 'undo', d.desk, md5('machine undo ' || d.id)::uuid, d.id, d.checkpoint_id
     from decisions d join candidates c on c.id = d.candidate_id
-    where c.round_id = :round and d.desk = 'machine' and d.verdict in ('accept', 'reject')
-        and not exists (select from decisions u where u.undoes = d.id)
+    where c.round_id = :round and d.desk = 'machine' and {STANDS}
     returning candidate_id""")
 
 _BACK = _of_ids("update candidates set state = 'unshown' where id = any(:ids) and state in ('accepted', 'rejected')")
