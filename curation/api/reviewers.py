@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from fastapi import APIRouter
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from curation.api.access import Annotator, Engineer
 from curation.domain import Access
 from curation.review import standing
+from curation.review.noticing import Curve
 
 router = APIRouter(prefix="/api", tags=["reviewers"])
 
@@ -55,16 +57,11 @@ class WithOthers(BaseModel):
     ac1: Chance
 
 
-class NoticedDefect(BaseModel):
+@dataclass(frozen=True)
+class NoticedDefect(Curve):
     """From which severity (0..1) a defect is noticed half of the time, with its 95 % interval, and the curve."""
 
     defect: str
-    threshold: float
-    low: float
-    high: float
-    slope: float
-    guess: float
-    n: int
 
 
 class GoldAnswers(BaseModel):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from curation import captions, checkpoints, leases
 from curation.database import Transaction
@@ -26,30 +28,17 @@ def train(house: House, run: str, tell: Report | None = None) -> None:
     if order is None:
         return
 
-    def report(progress: Progress) -> None:
-        if stopping.is_set():
-            raise Stopped
-        with house.database.transaction() as tx:
-            checkpoints.note_progress(tx, run_id, HOLDER, progress, seconds)
-        if tell is not None:
-            tell(progress)
+    def note(tx: Transaction, progress: Progress) -> None:
+        checkpoints.note_progress(tx, run_id, HOLDER, progress, seconds)
 
-    try:
+    def fail(tx: Transaction, error: str) -> None:
+        checkpoints.fail_run(tx, run_id, HOLDER, error)
+
+    with _held(house, "train", run, fail):
         folder = house.settings.path(f"runs/{run}")
-        with lease_kept(house, "train"):
-            made = load(house.settings.trainer)(order, house.store, folder, report)
+        made = load(house.settings.trainer)(order, house.store, folder, _reporting(house, note, tell))
         with house.database.transaction() as tx:
             checkpoints.finish_run(tx, run_id, HOLDER, made)
-    except Stopped:
-        with house.database.transaction() as tx:
-            leases.hand_back(tx, HOLDER)
-    except Conflict:
-        log.warning("run %s was taken over by another worker", run)
-    except Exception as error:
-        log.exception("run %s failed", run)
-        with house.database.transaction() as tx:
-            hint = f" ({error.hint})" if isinstance(error, LayerloopError) and error.hint else ""
-            checkpoints.fail_run(tx, run_id, HOLDER, f"{type(error).__name__}: {error}{hint}")
 
 
 def caption(house: House, run: str, tell: Report | None = None) -> None:
@@ -64,29 +53,57 @@ def caption(house: House, run: str, tell: Report | None = None) -> None:
     def held(tx: Transaction) -> None:
         captions.hold(tx, run_id, HOLDER, seconds)
 
-    def report(progress: Progress) -> None:
-        if stopping.is_set():
-            raise Stopped
-        with house.database.transaction() as tx:
-            held(tx)
-            captions.note_progress(tx, run_id, progress)
-        if tell is not None:
-            tell(progress)
+    def note(tx: Transaction, progress: Progress) -> None:
+        held(tx)
+        captions.note_progress(tx, run_id, progress)
 
-    try:
-        with lease_kept(house, "caption"):
-            forget()  # a checkpoint and this model would not fit on one card
-            captioner = load(house.settings.captioner)(order.model)
-            captions.caption_samples(house.database, house.store, captioner, order, held, report)
+    def fail(tx: Transaction, error: str) -> None:
+        held(tx)
+        captions.end_run(tx, run_id, error)
+
+    with _held(house, "caption", run, fail):
+        forget()  # a checkpoint and this model would not fit on one card
+        captioner = load(house.settings.captioner)(order.model)
+        report = _reporting(house, note, tell)
+        captions.caption_samples(house.database, house.store, captioner, order, held, report)
         with house.database.transaction() as tx:
             held(tx)
             captions.end_run(tx, run_id)
+
+
+@contextmanager
+def _held(house: House, purpose: str, run: str, fail: Callable[[Transaction, str], None]) -> Iterator[None]:
+    """Hold a run while it is worked on: handed back when this worker stops, left alone when another has it.
+
+    What goes wrong otherwise is kept with the run by `fail`, and with it what can be done about it.
+    """
+    try:
+        try:
+            with lease_kept(house, purpose):
+                yield
+        except (Stopped, Conflict):
+            raise
+        except Exception as error:
+            log.exception("%s %s failed", purpose, run)
+            hint = f" ({error.hint})" if isinstance(error, LayerloopError) and error.hint else ""
+            with house.database.transaction() as tx:
+                fail(tx, f"{type(error).__name__}: {error}{hint}")
     except Stopped:
         with house.database.transaction() as tx:
             leases.hand_back(tx, HOLDER)
     except Conflict:
-        log.warning("captions %s were taken over by another worker", run)
-    except Exception as error:
-        log.exception("captions %s failed", run)
+        log.warning("%s %s was taken over by another worker", purpose, run)
+
+
+def _reporting(house: House, note: Callable[[Transaction, Progress], None], tell: Report | None) -> Report:
+    """A report of progress that keeps it by `note`, passes it on, and stops the work where the worker should end."""
+
+    def report(progress: Progress) -> None:
+        if stopping.is_set():
+            raise Stopped
         with house.database.transaction() as tx:
-            captions.end_run(tx, run_id, f"{type(error).__name__}: {error}")
+            note(tx, progress)
+        if tell is not None:
+            tell(progress)
+
+    return report

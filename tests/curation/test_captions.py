@@ -171,14 +171,14 @@ def test_pairs_are_shown_blended(house, talker):
     assert f"of {4 * 6 * 3 * 255} (4, 6, 3)" in _sample(house, id_).caption
 
 
-def test_a_run_that_fails_says_why_and_goes_on_when_ordered_again(house, talker, monkeypatch):
+def test_a_run_that_fails_says_why_and_what_to_do_and_goes_on_when_ordered_again(house, talker, monkeypatch):
     [id_] = _add(house, [""])
     with monkeypatch.context() as without:
         without.delitem(TALKERS, "model")
         run = _caption(house, ORDER)
     with house.database.transaction() as tx:
         row = captions.find_run(tx, run)
-    assert (row["state"], row["error"]) == ("failed", "NotFound: there is no folder model")
+    assert (row["state"], row["error"]) == ("failed", "NotFound: there is no folder model (make a talker first)")
     assert _caption(house, ORDER) == run
     assert _sample(house, id_).captioner
 
@@ -198,6 +198,21 @@ def test_a_run_whose_lease_is_lost_keeps_nothing_more(house, talker):
     with house.database.transaction() as tx:
         assert captions.find_run(tx, run)["state"] == RunState.running
         assert captions.claim_run(tx, run, "a third", 60) is None
+
+
+def test_a_run_that_fails_in_a_worker_that_has_lost_it_is_not_failed(house, talker):
+    _add(house, [""])
+
+    def lose_it_and_fail():
+        with house.database.transaction() as tx:
+            tx.execute(sa.update(lease_rows).values(holder="another"))
+        raise RuntimeError("broken")
+
+    talker.before = lose_it_and_fail
+    run = _caption(house, ORDER)
+    with house.database.transaction() as tx:
+        row = captions.find_run(tx, run)
+    assert (row["state"], row["error"]) == (RunState.running, None)
 
 
 def test_a_caption_says_something_of_one_sample(house):
