@@ -30,9 +30,9 @@ POLICY = {
     "form-action": "'self'",
     "base-uri": "'none'",
     "frame-ancestors": "'none'",
-    # No string ever becomes markup or code: a caption cannot be anything but text.
+    # No string ever becomes markup or code: a caption cannot be anything but text. One address may become a worker.
     "require-trusted-types-for": "'script'",
-    "trusted-types": "'none'",
+    "trusted-types": "edge-worker",
 }
 """What a page may load: nothing inline, nothing from elsewhere; and nobody may frame it."""
 

@@ -1,7 +1,8 @@
 /** The choice of a background, by button and by key: five that are given, any colour, a scene, the reviewer's photograph. */
 
 import { BACKGROUNDS } from "./backgrounds.js";
-import { button, fill, part } from "./elements.js";
+import { fillChoices } from "./choices.js";
+import { part } from "./elements.js";
 import { announce } from "./status.js";
 
 const MEANT = new Map([
@@ -27,20 +28,19 @@ export function installBackgrounds(backgrounds, keys) {
     if (chosen) await backgrounds.take(chosen).catch(() => announce("That file is no picture that this browser can read."));
     file.value = "";
   });
+  /** @param {string} name */
+  const choose = (name) => {
+    if (name === "photo" && (!backgrounds.photo || backgrounds.name === "photo")) pick();
+    else backgrounds.choose(name);
+  };
+  const showName = fillChoices(part("backgrounds"), BACKGROUNDS.map((name) => {
+    const meant = MEANT.get(name) ?? name;
+    return [name, "", { class: `swatch ${name}`, "aria-label": `Background: ${meant}`, title: meant }];
+  }), choose);
   const show = () => {
     part("background-name").textContent = `Background: ${backgrounds.name}`;
-    fill(
-      part("backgrounds"),
-      BACKGROUNDS.map((name) =>
-        button("", () => (name === "photo" && (!backgrounds.photo || backgrounds.name === "photo") ? pick() : backgrounds.choose(name)), {
-          class: `swatch ${name}`,
-          "aria-label": `Background: ${MEANT.get(name) ?? name}`,
-          title: MEANT.get(name) ?? name,
-          "aria-pressed": String(backgrounds.name === name),
-          "--own-colour": backgrounds.colour,
-        }),
-      ),
-    );
+    part("backgrounds").style.setProperty("--own-colour", backgrounds.colour);
+    showName(backgrounds.name);
   };
   backgrounds.addEventListener("change", show);
   show();

@@ -1,36 +1,37 @@
-/** The view "edges": computed when it is asked for, and laid over the layer that is looked at. */
+/** The view "edges", laid over the layer that is looked at; found ahead, so that its key costs no more than a frame. */
 
-import { findEdges } from "./edges.js";
+import { afterFrame } from "./after_frame.js";
+import { EdgesAhead } from "./edges_ahead.js";
 import { fill, make, part } from "./elements.js";
 import { figure } from "./words.js";
 
-/** @param {import("./stage.js").Stage} stage */
-export function installEdgeView(stage) {
+/**
+ * @param {import("./stage.js").Stage} stage
+ * @param {import("./tray.js").Tray} tray whose next picture is seen to while this one is looked at
+ */
+export function installEdgeView(stage, tray) {
+  const edges = new EdgesAhead();
   const legend = part("edge-legend");
-  let drawn = "";
-  stage.addEventListener("change", () => {
+  // Of a pair the foreground has the edges: a background and a blended picture are opaque.
+  const looked = () => stage.picture(stage.get("layer") === "background" ? "background" : "foreground")?.src ?? "";
+  const look = () => edges.want([looked(), tray.held[1]?.images.get("foreground")?.src ?? ""].filter(Boolean));
+  const show = () => {
     const seen = stage.get("view") === "edges";
     legend.hidden = !seen;
-    if (!seen) return;
-    // Of a pair the foreground has the edges: a background and a blended picture are opaque.
-    const image = stage.picture(stage.get("layer") === "background" ? "background" : "foreground");
-    if (!image || (drawn === image.src && stage.picture("foreground")?.parentElement?.querySelector("canvas"))) return;
-    drawn = image.src;
-    const { canvas, edges } = paint(image);
-    stage.lay(canvas);
-    const gap = edges.gap === null ? "" : `, whose colour is ${figure(edges.gap, 2)} of 255 levels from the inside`;
-    const told = `Dark: as the inside; bright: another colour. ${figure(100 * edges.share, 2)} % half clear${gap}.`;
-    fill(legend, make("span", { class: "ramp", "aria-hidden": "true" }), told);
-  });
+    if (!seen) return afterFrame(look);
+    look();
+    const found = edges.of(looked());
+    const canvas = found?.canvas ?? make("canvas", { "data-role": "edges", width: 1, height: 1 });
+    if (!canvas.isConnected) stage.lay(canvas);
+    fill(legend, found ? legendOf(found) : found === null ? "The edges cannot be had now." : "Looking for the edges…");
+  };
+  stage.addEventListener("change", show);
+  edges.addEventListener("found", () => stage.get("view") === "edges" && show());
 }
 
-/** @param {HTMLImageElement} image */
-function paint(image) {
-  const canvas = make("canvas", { "data-role": "edges", width: image.naturalWidth, height: image.naturalHeight });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  if (!context) throw new Error("this browser draws no canvas");
-  context.drawImage(image, 0, 0);
-  const edges = findEdges(context.getImageData(0, 0, canvas.width, canvas.height));
-  context.putImageData(edges.picture, 0, 0);
-  return { canvas, edges };
+/** @param {import("./edges_ahead.js").Found} found */
+function legendOf({ share, gap }) {
+  const apart = gap === null ? "" : `, whose colour is ${figure(gap, 2)} of 255 levels from the inside`;
+  const told = `Dark: as the inside; bright: another colour. ${figure(100 * share, 2)} % half clear${apart}.`;
+  return [make("span", { class: "ramp", "aria-hidden": "true" }), told];
 }

@@ -2,6 +2,7 @@
 
 import { fill, make, part } from "./elements.js";
 import { Refusal, request } from "./request.js";
+import { sentence } from "./words.js";
 
 const RANK = ["annotator", "engineer", "trainer", "admin"];
 
@@ -36,12 +37,7 @@ export function say(text, hint = "") {
 
 /** Says what went wrong, in the server's own words. @param {unknown} error */
 export function sayError(error) {
-  if (error instanceof Refusal && error.status === 403) say("This needs more access than you have.", error.message);
+  if (error instanceof Refusal && error.status === 403) say("This needs more access than you have.", sentence(error.message));
   else if (error instanceof Refusal) say(sentence(error.message), sentence(error.hint));
   else if (error instanceof Error) say(sentence(error.message), "This page tries again by itself.");
-}
-
-/** @param {string} text */
-function sentence(text) {
-  return text && text.charAt(0).toUpperCase() + text.slice(1).replace(/[.]?$/, ".");
 }

@@ -1,5 +1,6 @@
 /** How a candidate is looked at: background, view, zoom and layers, together or apart, by button and by key. */
 
+import { fillChoices } from "./choices.js";
 import { button, fill, make, part } from "./elements.js";
 import { VIEWS, ZOOMS } from "./stage.js";
 
@@ -70,13 +71,19 @@ export function installLook(stage, keys, shown, elsewhere) {
     keys.bind("Pairs", [key], `Show ${MEANT.get(layer)}`, () => isPair(shown()) && choose(layer), ONE);
   }
   keys.bind("Pairs", ["e"], "Move the layers apart, and together again", () => isPair(shown()) && pull(), ONE);
+  const apart = button("Apart", pull);
+  fill(part("apart"), apart);
+  /** @param {string} id @param {Iterable<string>} values @param {(value: string) => void} run */
+  const row = (id, values, run) => fillChoices(part(id), [...values].map((value) => [value, NAMES.get(value) ?? `${value}×`]), run);
+  const showView = row("views", VIEWS, (value) => stage.set("view", value));
+  const showZoom = row("zooms", ZOOMS, (value) => stage.set("zoom", value));
+  const showLayer = row("layers", LAYER_KEYS.keys(), choose);
   const show = () => {
-    fill(part("views"), VIEWS.map((value) => choice(stage, "view", value)));
-    fill(part("zooms"), ZOOMS.map((value) => choice(stage, "zoom", value)));
-    part("layers").hidden = !isPair(shown());
-    fill(part("layers"), [...LAYER_KEYS.keys()].map((value) => choice(stage, "layer", value, () => choose(value))));
-    part("apart").hidden = !isPair(shown());
-    fill(part("apart"), button("Apart", pull, { "aria-pressed": String(Boolean(stage.get("apart"))) }));
+    showView(stage.get("view"));
+    showZoom(stage.get("zoom"));
+    showLayer(stage.get("layer"));
+    apart.setAttribute("aria-pressed", String(Boolean(stage.get("apart"))));
+    for (const id of ["layers", "apart"]) part(id).hidden = !isPair(shown());
   };
   stage.addEventListener("change", show);
   show();
@@ -85,13 +92,4 @@ export function installLook(stage, keys, shown, elsewhere) {
 /** @param {Card | null} card */
 function isPair(card) {
   return card?.kind === "pair";
-}
-
-/**
- * @param {import("./stage.js").Stage} stage
- * @param {"view" | "zoom" | "layer"} name @param {string} value @param {() => void} [run]
- */
-function choice(stage, name, value, run = () => stage.set(name, value)) {
-  const label = NAMES.get(value) ?? `${value}×`;
-  return button(label, run, { "aria-pressed": String(stage.get(name) === value) });
 }

@@ -4,6 +4,7 @@
  * contact sheet's or a lost connection's, go out together and are answered one by one.
  */
 
+import { afterFrame } from "./after_frame.js";
 import { newKey } from "./identity.js";
 import { Refusal } from "./request.js";
 
@@ -64,7 +65,7 @@ export class Outbox extends EventTarget {
     this.entries.push(entry);
     this.#keep(entry);
     this.#tell("change", entry);
-    if (!this.#failures) setTimeout(() => this.flush()); // a task of its own: the next picture comes first
+    if (!this.#failures) afterFrame(() => this.flush()); // the next picture comes first
     return entry;
   }
 

@@ -14,11 +14,19 @@ export async function tellWhatGoesOn() {
     /** @type {Promise<RunRow[]>} */ (request("GET", "/api/runs").catch(() => [])),
   ]);
   const lines = [...rounds.flatMap(roundLines), ...runs.flatMap(runLines)];
+  part("quiet-title").textContent = "Nothing waits for you";
   fill(part("goings-on"), lines);
   part("quiet-text").textContent = lines.length
     ? "New candidates appear here by themselves as soon as they are ready."
     : "No round is being drawn. When an engineer opens one, its candidates appear here by themselves.";
   part("quiet-note").hidden = !runs.some((run) => run.preset === "tiny");
+}
+
+/** Says instead that the server shows nothing, for the reason that stands in the notice of the page. */
+export function tellRefusal() {
+  part("quiet-title").textContent = "Nothing is shown to you for now";
+  part("quiet-text").textContent = "The line at the top says why. When that is over, candidates appear here by themselves.";
+  fill(part("goings-on"));
 }
 
 /** @param {RoundRow} round */

@@ -44,14 +44,13 @@ export function installReasons(reasons, desk, keys, stage, shown) {
     },
     ONE,
   );
+  const chips = reasons.map((reason) => chip(reason, () => desk.toggle(named(reason) ?? "")));
+  fill(part("reasons"), chips.map(({ element }) => element));
   const show = () => {
     const pair = isPair();
     part("concerned").hidden = !pair;
     fill(part("concerned"), pair && `: the ${where(CONCERNED.get(stage.get("layer")))}`);
-    fill(
-      part("reasons"),
-      reasons.filter((reason) => pair || !reason.pairs_only).map((reason) => chip(reason, named(reason) ?? "", desk)),
-    );
+    for (const one of chips) one.show(desk.reasons, named(one.reason));
   };
   desk.addEventListener("collected", show);
   desk.addEventListener("shown", show);
@@ -64,22 +63,21 @@ function where(layer) {
   return layer ?? "whole picture";
 }
 
-/** @param {Reason} reason @param {string} name @param {import("./desk.js").Desk} desk */
-function chip(reason, name, desk) {
-  const pressed = desk.reasons.has(name);
-  const of = [...desk.reasons].filter((other) => other.split(":")[1] === reason.name);
-  const letters = of.map((other) => LETTERS.get(other.split(":")[0] ?? "") ?? "").join(" ");
-  const element = button("", () => desk.toggle(name), {
-    class: "reason",
-    "aria-pressed": String(pressed),
-    title: reason.label,
-  });
-  fill(
-    element,
-    make("kbd", {}, reason.key),
-    make("span", {}, plain(reason.name)),
-    letters && make("span", { class: "tick" }, letters),
-    !letters && pressed && make("span", { class: "tick", "aria-hidden": "true" }, "✓"),
-  );
-  return make("li", {}, element);
+/** A button that is made once: one that was pressed keeps the focus. @param {Reason} reason @param {() => void} run */
+function chip(reason, run) {
+  const tick = make("span", { class: "tick" });
+  const press = button("", run, { class: "reason", title: reason.label });
+  fill(press, make("kbd", {}, reason.key), make("span", {}, plain(reason.name)), tick);
+  const element = make("li", {}, press);
+  /** @param {Set<string>} collected @param {string | null} name what it would add; null where it does not apply */
+  const show = (collected, name) => {
+    const of = [...collected].filter((other) => other.split(":")[1] === reason.name);
+    const letters = of.map((other) => LETTERS.get(other.split(":")[0] ?? "") ?? "").join(" ");
+    const pressed = name !== null && collected.has(name);
+    element.hidden = name === null;
+    press.setAttribute("aria-pressed", String(pressed));
+    tick.textContent = letters || (pressed ? "✓" : "");
+    tick.ariaHidden = letters ? null : "true"; // the tick repeats what is pressed, the letters tell of which layers
+  };
+  return { element, reason, show };
 }

@@ -7,14 +7,14 @@ import { Contact } from "./contact.js";
 import { Desk } from "./desk.js";
 import { installEdgeView } from "./edge_view.js";
 import { fill, make, part } from "./elements.js";
-import { sayError, showMe } from "./frame.js";
+import { say, sayError, showMe } from "./frame.js";
 import { installHelp } from "./help.js";
 import { Keys } from "./keys.js";
 import { installLook } from "./look.js";
 import { Loupe } from "./loupe.js";
 import { Outbox } from "./outbox.js";
 import { Pace } from "./pace.js";
-import { tellWhatGoesOn } from "./quiet.js";
+import { tellRefusal, tellWhatGoesOn } from "./quiet.js";
 import { installReasons } from "./reasons.js";
 import { read, Refusal, request, toSignIn } from "./request.js";
 import { installSheet } from "./sheet_keys.js";
@@ -58,7 +58,7 @@ installSheet(contact, keys, reasons);
 installLook(stage, keys, shown, () => tray.elsewhere());
 bindAids();
 bindRest();
-installEdgeView(stage);
+installEdgeView(stage, tray);
 installTrail(desk);
 installStatus(desk, outbox, stage, backgrounds);
 part("quiet-filter").hidden = round === null;
@@ -135,6 +135,7 @@ function follow() {
   // What was on its way counted as held: only now may the server give more in its place.
   outbox.addEventListener("change", () => outbox.entries.length || tray.fill());
   tray.addEventListener("progress", (event) => {
+    if (part("review").dataset["state"] === "told") say(""); // what was in the way is over
     pace.settle(/** @type {CustomEvent} */ (event).detail, outbox.entries.length === 0);
   });
   tray.addEventListener("trouble", (event) => {
@@ -142,7 +143,9 @@ function follow() {
     if (error instanceof Refusal && error.status === 401 && outbox.entries.length === 0) toSignIn();
     else if (error instanceof Refusal && error.status !== 401) {
       sayError(error);
-      if (!tray.head) part("review").dataset["state"] = "told"; // nothing is on its way
+      if (tray.head) return;
+      tellRefusal();
+      part("review").dataset["state"] = "told"; // nothing is on its way
     }
   });
 }

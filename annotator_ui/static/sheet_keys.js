@@ -2,7 +2,8 @@
 
 import { Closer } from "./closer.js";
 import { concerning } from "./concerns.js";
-import { button, fill, make, part } from "./elements.js";
+import { fillChoices } from "./choices.js";
+import { fill, make, part } from "./elements.js";
 import { SIZES } from "./contact.js";
 import { counted, plain } from "./words.js";
 
@@ -39,8 +40,16 @@ export function installSheet(contact, keys, reasons) {
   part("submit").addEventListener("click", (event) => contact.submit(event.timeStamp));
   part("mark-all").addEventListener("click", () => contact.markAll(true));
   part("mark-none").addEventListener("click", () => contact.markAll(false));
-  contact.addEventListener("change", () => showSheet(contact));
-  showSheet(contact);
+  const showOthers = fillChoices(part("others"), OTHERS, (verdict) => contact.setOthers(verdict === "skip" ? "skip" : "reject"));
+  const sizes = SIZES.map(String).map((size) => /** @type {const} */ ([size, size]));
+  const showSize = fillChoices(part("sheet-sizes"), sizes, (size) => contact.resize(Number(size)));
+  const show = () => {
+    showSheet(contact);
+    showOthers(contact.others);
+    showSize(String(contact.size));
+  };
+  contact.addEventListener("change", show);
+  show();
 }
 
 /** @typedef {(group: string, names: string[], help: string, run: import("./keys.js").Run, repeats?: boolean) => void} Bind */
@@ -83,8 +92,4 @@ function showSheet(contact) {
   fill(part("submit"), make("span", {}, parts.join(", ")), make("kbd", {}, "⏎"));
   part("submit").toggleAttribute("disabled", accept + reject + skip === 0);
   part("contact").setAttribute("aria-label", `Contact sheet of ${counted(accept + reject + skip, "candidate")}`);
-  const choice = (/** @type {string} */ label, /** @type {boolean} */ pressed, /** @type {() => void} */ run) =>
-    button(label, run, { "aria-pressed": String(pressed) });
-  fill(part("others"), OTHERS.map(([verdict, label]) => choice(label, contact.others === verdict, () => contact.setOthers(verdict))));
-  fill(part("sheet-sizes"), SIZES.map((size) => choice(String(size), contact.size === size, () => contact.resize(size))));
 }

@@ -2,6 +2,7 @@
 
 import { fill, make, part } from "./elements.js";
 import { Refusal, request } from "./request.js";
+import { sentence } from "./words.js";
 
 const address = new URL(location.href);
 const given = address.searchParams.get("token");
@@ -33,9 +34,9 @@ async function signIn(token) {
     const text = error instanceof Error ? error.message : "";
     fill(
       part("problem"),
-      make("strong", {}, `${text.charAt(0).toUpperCase()}${text.slice(1)}.`),
+      make("strong", {}, sentence(text)),
       " ",
-      refused ? error.hint : "Try again in a moment.",
+      refused ? sentence(error.hint) : "Try again in a moment.",
     );
     part("problem").hidden = false;
     form.removeAttribute("aria-busy");

@@ -1,5 +1,6 @@
 /** The latest decisions as small pictures with their verdicts, dashed until the server has them; a press takes one back. */
 
+import { afterFrame } from "./after_frame.js";
 import { inWords } from "./concerns.js";
 import { button, fill, make, part } from "./elements.js";
 import { counted } from "./words.js";
@@ -30,8 +31,7 @@ export function installTrail(desk) {
     fill(part("trail"), desk.history.toReversed().map(shown));
   };
   desk.addEventListener("history", () => {
-    // After the frame that shows the next candidate, which nothing may delay.
-    if (!due) requestAnimationFrame(() => setTimeout(show));
+    if (!due) afterFrame(show);
     due = true;
   });
   show();

@@ -1,5 +1,6 @@
 /** The candidates this page holds: the first is shown, the next ones are fetched and decoded before they are needed. */
 
+import { afterFrame } from "./after_frame.js";
 import { Unreachable } from "./request.js";
 
 /**
@@ -76,8 +77,13 @@ export class Tray extends EventTarget {
   take(ids) {
     for (const id of ids) this.#touched.add(id);
     this.held = this.held.filter((held) => !ids.has(held.card.id));
-    this.#advance();
-    if (this.held.length < this.#plan.low) setTimeout(() => this.fill());
+    const advance = () => {
+      this.#advance();
+      if (this.held.length < this.#plan.low) this.fill();
+    };
+    // To decode another picture now would take the processor from the one that is shown next.
+    if (this.head?.state === "ready") afterFrame(advance);
+    else advance();
   }
 
   /** Puts candidates in front, because their decisions were undone. @param {{card: Card, held: Held | null}[]} rows */

@@ -1,6 +1,7 @@
 /** The two views of the desk, each with an address of its own: one candidate at a time, or a contact sheet. */
 
-import { button, fill, part } from "./elements.js";
+import { fillChoices } from "./choices.js";
+import { part } from "./elements.js";
 import { SINGLE } from "./tray.js";
 
 const NAMES = new Map([
@@ -16,6 +17,7 @@ const NAMES = new Map([
  */
 export function installViews(keys, desk, tray, contact) {
   const root = part("review");
+  const showView = fillChoices(part("view-choice"), NAMES, (name) => name === root.dataset["view"] || open(name));
   /** @param {string} view */
   const open = (view) => {
     const first = view === "single" ? (contact.held?.card.id ?? null) : null;
@@ -25,10 +27,7 @@ export function installViews(keys, desk, tray, contact) {
     history.replaceState(null, "", address);
     keys.where = root.dataset["view"] = view;
     desk.single = view === "single";
-    fill(
-      part("view-choice"),
-      [...NAMES].map(([name, label]) => button(label, () => name === view || open(name), { "aria-pressed": String(name === view) })),
-    );
+    showView(view);
     return tray.follow(desk.single ? SINGLE : contact.plan, first);
   };
   const help = "Contact sheet, and back to one candidate at a time (the one with the cursor)";

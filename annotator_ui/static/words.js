@@ -78,3 +78,8 @@ export function countedAs(group, key) {
 export function kindOf(kind) {
   return kind === "pair" ? "layer pairs" : "single layers";
 }
+
+/** What the server says, as a sentence among others. @param {string} text */
+export function sentence(text) {
+  return text && text.charAt(0).toUpperCase() + text.slice(1).replace(/[.]?$/, ".");
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,10 @@ RECORD = """() => {
     window.pressed.push([event.key, document.getElementById('stage').dataset.candidate ?? null]);
   }, {capture: true});
 }"""
+
+
+OpenPage = Callable[..., Page]
+"""The fixture `open_page`: signs somebody in and opens a page of a new browser profile."""
 
 
 @dataclass(frozen=True)

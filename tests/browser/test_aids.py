@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Worker, expect
 
 from curation.database import Database
 from curation.domain import LayerRole, Prompt, Verdict
@@ -21,10 +20,9 @@ from curation.review.reviewers import add_reviewer
 from curation.screening.duplicates import add_to_index
 from curation.screening.fingerprints import fingerprint
 from curation.tables import layers
-from tests.browser.reviewing import picture, press, wait_until_shown
+from tests.browser.reviewing import OpenPage, picture, press, wait_until_shown
 from tests.making import make_pairs, make_round
 
-OpenPage = Callable[..., Page]
 SIDE = 96
 
 
@@ -124,11 +122,13 @@ def test_edges_show_a_fringe_bright_and_a_sound_edge_dark(
         wait_until_shown(page)
         prompt = page.locator("#prompt").inner_text()
         page.keyboard.press("Shift+v")
-        expect(page.locator("#stage")).to_have_attribute("data-view", "edges")
+        expect(page.locator("#edge-legend")).to_contain_text("half clear")
         picture(page, f"edges-{prompt[-1]}")
         told[prompt[-1]] = page.locator("#edge-legend").inner_text()
         brightness[prompt[-1]] = page.locator('canvas[data-role="edges"]').evaluate("""(canvas) => {
-          const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+          const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d');
+          copy.drawImage(canvas, 0, 0);
+          const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
           const row = Array.from({length: 48}, (_, x) => data[4 * (48 * canvas.width + x)]);
           return { rim: Math.max(...row.slice(10, 18)), clear: row[4], inside: row[47] };
         }""")
@@ -142,6 +142,38 @@ def test_edges_show_a_fringe_bright_and_a_sound_edge_dark(
     assert gaps["1"] > 100
 
 
+def test_edges_are_found_ahead_and_off_the_page(open_page: OpenPage, database: Database, store: FolderStore) -> None:
+    fill_round(database, store, [disc((255, 255, 255), at=30 + 3 * turn) for turn in range(8)])
+    page = open_page()
+    workers: list[Worker] = []
+    for turn in range(6):
+        wait_until_shown(page)
+        page.wait_for_timeout(400)
+        # In the handling of the key itself, not some frames later: nothing is computed then.
+        found = page.evaluate("""() => {
+          document.dispatchEvent(new KeyboardEvent('keydown', { key: 'V', code: 'KeyV', shiftKey: true }));
+          return [document.querySelector('#edge-legend').textContent, document.querySelector('#sheet canvas').width];
+        }""")
+        assert "half clear" in found[0]
+        assert found[1] == SIDE
+        workers = page.workers
+        press(page, "r" if turn % 2 else "s")
+    assert [worker.url.rpartition("/")[2] for worker in workers] == ["edge_worker.js"]
+
+
+def test_edges_that_cannot_be_had_are_told(open_page: OpenPage, database: Database, store: FolderStore) -> None:
+    fill_round(database, store, [disc((255, 255, 255)), disc((0, 0, 0))])
+    page = open_page()
+    page.route("**/edge_worker.js", lambda route: route.abort())
+    page.reload()
+    wait_until_shown(page)
+    page.keyboard.press("Shift+v")
+    expect(page.locator("#edge-legend")).to_have_text("The edges cannot be had now.")
+    press(page, "r")
+    wait_until_shown(page)
+    expect(page.locator("#stage")).to_have_attribute("data-view", "picture")
+
+
 def test_a_layer_without_an_inside_has_edges_too(open_page: OpenPage, database: Database, store: FolderStore) -> None:
     haze = disc((90, 90, 90))
     haze[..., 3] //= 3
@@ -153,6 +185,7 @@ def test_a_layer_without_an_inside_has_edges_too(open_page: OpenPage, database: 
     for _ in range(3):
         wait_until_shown(page)
         page.keyboard.press("Shift+v")
+        expect(page.locator("#edge-legend")).to_contain_text("half clear")
         told[page.locator("#prompt").inner_text()[-1]] = page.locator("#edge-legend").inner_text()
         press(page, "s")
     assert "100 % half clear." in told["0"], "with nothing opaque there is no colour to compare with"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from curation.database import Database
 from curation.tables import decisions
 from tests.browser.reviewing import (
+    OpenPage,
     Site,
     count_decisions,
     press,
@@ -23,8 +23,6 @@ from tests.browser.reviewing import (
     wait_until_sent,
     wait_until_shown,
 )
-
-OpenPage = Callable[..., Page]
 
 
 def test_a_token_signs_in_once(site: Site, open_page: OpenPage, round_id: int) -> None:

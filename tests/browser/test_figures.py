@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from curation.checkpoints import keep_evaluation
 from curation.database import Database
 from curation.domain import Access
-from tests.browser.reviewing import Site
+from tests.browser.reviewing import OpenPage, Site
 from tests.making import make_checkpoint
 from training.evaluation.heldout import HIGHER_IS_BETTER
 
-OpenPage = Callable[..., Page]
 MAIN = 7
 
 

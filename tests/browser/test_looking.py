@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from curation.database import Database
 from curation.objects import FolderStore
 from curation.tables import candidate_layers, rounds
 from tests.browser.reviewing import (
+    OpenPage,
     press,
     shown,
     standing,
@@ -22,8 +22,6 @@ from tests.browser.reviewing import (
     wait_until_shown,
 )
 from tests.making import make_candidates, make_round
-
-OpenPage = Callable[..., Page]
 
 
 def test_the_help_lists_every_key(open_page: OpenPage, round_id: int) -> None:

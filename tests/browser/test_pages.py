@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
@@ -18,10 +17,9 @@ from curation.review.reviewers import add_reviewer
 from curation.review.trays import take_tray
 from curation.snapshots import freeze
 from curation.tables import prompts, rounds
-from tests.browser.reviewing import Site
+from tests.browser.reviewing import OpenPage, Site
 from tests.making import make_candidates, make_round
 
-OpenPage = Callable[..., Page]
 HOSTILE = '<img src=x onerror="window.stolen = 1"><script>window.stolen = 2</script>'
 READY = {
     "/review": '#review[data-state="ready"]',

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from curation.database import Database
 from curation.domain import Access, Verdict
 from curation.selection.choosing import select_candidates
 from curation.selection.machine import decide_all
-from tests.browser.reviewing import Site
+from tests.browser.reviewing import OpenPage, Site
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
-
-OpenPage = Callable[..., Page]
 
 
 def test_the_price_of_accepts_stands_on_the_rounds_page(open_page: OpenPage, site: Site, database: Database) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +13,7 @@ from curation.domain import Access
 from curation.objects import FolderStore
 from curation.tables import candidates, decisions, leases, samples
 from tests.browser.reviewing import (
+    OpenPage,
     Site,
     count_decisions,
     picture,
@@ -26,7 +26,6 @@ from tests.browser.reviewing import (
 )
 from tests.making import make_candidates, make_pairs, make_round, scenes
 
-OpenPage = Callable[..., Page]
 READ = """() => [...document.querySelectorAll('#contact .cell')]
   .map((cell) => [cell.dataset.candidate, cell.dataset.mark, cell.getAttribute('aria-selected')])"""
 

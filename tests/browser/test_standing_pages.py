@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from curation.database import Database
 from curation.domain import Access, Verdict
@@ -19,10 +18,8 @@ from curation.review.noticing import rejects
 from curation.review.reviewers import add_reviewer
 from curation.screening.defects import DEFECTS
 from curation.tables import candidates, reviewers
-from tests.browser.reviewing import Site
+from tests.browser.reviewing import OpenPage, Site, wait_until_shown
 from tests.history import Past, make_history
-
-OpenPage = Callable[..., Page]
 
 
 def past_of(seed: int, threshold: float) -> list[Past]:
@@ -93,6 +90,12 @@ def test_a_paused_reviewer_is_told_on_the_review_page(
     page = open_page(name="Grace", access=Access.annotator)
     expect(page.locator("#notice")).to_contain_text("Your reviewing is paused: 3 of 14 plain defects were noticed.")
     expect(page.locator("#notice")).to_contain_text("engineer")
+    expect(page.get_by_role("heading", name="Nothing is shown to you for now")).to_be_visible()
+    expect(page.get_by_role("button", name="Accept")).to_have_count(0)
+    with database.transaction() as tx:
+        tx.execute(sa.update(reviewers).values(paused=None))
+    wait_until_shown(page)
+    expect(page.locator("#notice")).to_be_hidden()
 
 
 def test_the_round_page_tells_agreement_where_several_decide(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import sqlalchemy as sa
 from playwright.sync_api import Page, Route, expect
@@ -12,6 +11,7 @@ from curation.database import Database
 from curation.domain import Access
 from curation.tables import decisions, leases, reviewers
 from tests.browser.reviewing import (
+    OpenPage,
     Site,
     count_decisions,
     press,
@@ -22,7 +22,6 @@ from tests.browser.reviewing import (
     wait_until_shown,
 )
 
-OpenPage = Callable[..., Page]
 FILLS_AFTER = 3
 """Decisions after which the page asks for more candidates (static/tray.js: AHEAD, REFILL_BELOW)."""
 
