@@ -110,6 +110,7 @@ function bindRest() {
   const details = part("details", HTMLDetailsElement);
   keys.bind("Decide", ["c"], "Write a comment; Enter or Esc goes back to the candidate", () => comment.focus(), ONE);
   keys.bind("Look", ["i"], "Show or hide flags and measurements", () => (details.open = !details.open));
+  details.addEventListener("toggle", () => details.open && details.scrollIntoView({ block: "nearest" }));
   comment.addEventListener("input", () => (desk.comment = comment.value));
   comment.addEventListener("keydown", (event) => {
     if (event.key === "Enter" || event.key === "Escape") comment.blur();

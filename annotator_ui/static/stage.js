@@ -72,7 +72,7 @@ export class Stage extends EventTarget {
     this.#root.dataset["layers"] = String(images.length);
     Object.assign(this.#root.dataset, { candidate: held.card.id, view: "picture", beside: "" });
     this.#root.dataset["layer"] = held.images.has("blended") ? "blended" : "foreground";
-    this.#root.setAttribute("aria-label", `Candidate: ${held.card.prompt}`);
+    this.#sheet.setAttribute("aria-label", `Candidate: ${held.card.prompt}`);
     this.#pan.centre();
     this.#place();
     this.visibleSince = null;
@@ -109,7 +109,7 @@ export class Stage extends EventTarget {
   clear() {
     this.visibleSince = null;
     delete this.#root.dataset["candidate"];
-    this.#root.setAttribute("aria-label", "No candidate");
+    this.#sheet.setAttribute("aria-label", "No candidate");
     this.#sheet.replaceChildren();
   }
 

@@ -151,3 +151,37 @@ def test_buttons_do_on_a_tablet_what_keys_do(open_page: OpenPage, database: Data
         assert box is not None
         assert box["height"] >= 48
         assert box["y"] + box["height"] <= 1180, "within reach without scrolling"
+
+
+def test_a_button_that_is_pressed_by_key_keeps_the_focus(open_page: OpenPage, round_id: int) -> None:
+    page = open_page()
+    wait_until_shown(page)
+    for row, name in (
+        ("#views", "Alpha"),
+        ("#zooms", "2×"),
+        ("#backgrounds", "Background: black"),
+        ("#reasons", "halo"),
+    ):
+        button = page.locator(row).get_by_role("button", name=name)
+        button.focus()
+        page.keyboard.press("Enter")
+        expect(button).to_have_attribute("aria-pressed", "true")
+        expect(button).to_be_focused()
+    press(page, "r")
+    wait_until_shown(page)
+    expect(page.locator("#reasons").get_by_role("button", name="halo")).to_have_attribute("aria-pressed", "false")
+
+
+def test_measurements_that_are_asked_for_are_in_sight(open_page: OpenPage, round_id: int) -> None:
+    page = open_page(viewport={"width": 1280, "height": 800})
+    wait_until_shown(page)
+    page.keyboard.press("i")
+    expect(page.locator("#flags")).to_be_in_viewport()
+
+
+def test_what_is_said_on_the_stage_is_no_part_of_the_picture(open_page: OpenPage, round_id: int) -> None:
+    page = open_page()
+    wait_until_shown(page)
+    expect(page.get_by_role("img", name="Candidate: prompt")).to_have_count(1)
+    page.keyboard.press("Shift+v")
+    expect(page.get_by_role("status").filter(has_text="half clear")).to_be_visible()
