@@ -1,9 +1,11 @@
-/** The view "edges", laid over the layer that is looked at; found ahead, so that its key costs no more than a frame. */
+/** The view "edges", laid over the layer that is looked at; whoever uses it has it found ahead, and its key costs a frame. */
 
 import { afterFrame } from "./after_frame.js";
 import { EdgesAhead } from "./edges_ahead.js";
 import { fill, make, part } from "./elements.js";
 import { figure } from "./words.js";
+
+const REMEMBERED = "layerloop.edges";
 
 /**
  * @param {import("./stage.js").Stage} stage
@@ -18,7 +20,9 @@ export function installEdgeView(stage, tray) {
   const show = () => {
     const seen = stage.get("view") === "edges";
     legend.hidden = !seen;
-    if (!seen) return afterFrame(look);
+    // For those who never look at edges, finding them would only take the processor from the next picture.
+    if (!seen) return void (localStorage.getItem(REMEMBERED) && afterFrame(look));
+    localStorage.setItem(REMEMBERED, "used");
     look();
     const found = edges.of(looked());
     const canvas = found?.canvas ?? make("canvas", { "data-role": "edges", width: 1, height: 1 });

@@ -6,7 +6,8 @@ For each size of layers, as heavy as photographs: p50 and p95 of the millisecond
 shows the next candidate (Event Timing: until that frame is presented, in steps of 8 ms; what the browser does not report
 took less than 16 and counts as 16), over decisions with keys, one every 300 ms; then the seconds from the address of a
 contact sheet of 48 until all of its prints are decoded and painted, first with nothing shrunk yet and then again for
-another browser; and the milliseconds from the key to the edges of a layer. The house is a real one: PostgreSQL,
+another browser; and the milliseconds from the key to the edges of a layer, which the page finds ahead once they have
+been looked at. The house is a real one: PostgreSQL,
 `layerloop api`, a folder of objects.
 """
 
@@ -108,6 +109,9 @@ def _edges(browser: Browser, url: str, token: str, times: int = 20) -> list[floa
     page = _sign_in(browser, url, token)
     page.wait_for_selector('#review[data-state="ready"]')
     page.wait_for_load_state("networkidle")
+    page.keyboard.press("Shift+V")
+    page.wait_for_function("document.querySelector('#edge-legend').textContent.includes('half clear')")
+    page.keyboard.press("s")
     taken: list[float] = []
     for _ in range(times):
         page.wait_for_selector('#review[data-state="ready"]')

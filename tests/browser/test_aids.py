@@ -146,6 +146,12 @@ def test_edges_are_found_ahead_and_off_the_page(open_page: OpenPage, database: D
     fill_round(database, store, [disc((255, 255, 255), at=30 + 3 * turn) for turn in range(8)])
     page = open_page()
     workers: list[Worker] = []
+    wait_until_shown(page)
+    page.wait_for_timeout(400)
+    assert page.workers == [], "nobody has looked at edges in this browser"
+    page.keyboard.press("Shift+v")
+    expect(page.locator("#edge-legend")).to_contain_text("half clear")
+    press(page, "s")
     for turn in range(6):
         wait_until_shown(page)
         page.wait_for_timeout(400)
