@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape, unescape
 from typing import Any, Final
 
 from curation.desk.door import Posting
@@ -83,6 +84,11 @@ def look(posting: Posting) -> str:
     )
 
 
+def shown(page: str) -> dict[LayerRole, str]:
+    """The addresses of the layers on a page that `look` made."""
+    return {LayerRole(role): unescape(address) for role, address in _IMAGE.findall(page)}
+
+
 def read_result(result: Any) -> dict[str, Any]:
     """The verdict, reasons, layers and comment of an annotation's result, as fields of an Answer; or its `fault`.
 
@@ -144,6 +150,9 @@ def _reasons(layer: LayerRole | None, listed: Sequence[RejectReason]) -> str:
     )
     control = f'<Choices name="{_control(layer)}" toName="candidate" choice="multiple" layout="vertical">'
     return f'      <Header value="{title}" size="6"/>\n      {control}\n{choices}\n      </Choices>'
+
+
+_IMAGE: Final = re.compile(rf'<img class="ll-({"|".join(LayerRole)})" alt="[a-z]+" src="([^"]*)">')
 
 
 def _radios(name: str, values: Sequence[str] | Mapping[str, str]) -> str:
