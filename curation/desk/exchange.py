@@ -21,6 +21,9 @@ AT_ONCE = 500
 PAUSE_SECONDS, FEW = 30, 50
 """Label Studio's own guidance is one import in 30 s; a board with fewer than FEW postings open is not left waiting."""
 
+AT_MOST_CHANGED = 50
+"""To change a posting where it stands costs the desk as much as to take down and import dozens together."""
+
 OVERLAP = timedelta(seconds=30)
 """Read again each time: a change may be stamped before another, and show up after it."""
 
@@ -155,13 +158,22 @@ class Exchange:
         return id_ is not None and (not layers or any(self.address(id_, one) != layers[one] for one in layers))
 
     def _renew(self, board: Board, stale: Collection[uuid.UUID]) -> int:
-        """Put open postings up as they are now: their batch is there, so they are changed where they stand."""
+        """Put open postings up as they are now: their batch is there, so they are changed where they stand.
+
+        Where they are many, those of which nothing was said are taken down instead, to be put up anew.
+        """
         with self.database.transaction() as tx:
+            silent = postings.silent(tx, stale) if len(stale) > AT_MOST_CHANGED else {}
+        if silent:
+            self.desk.take_down(board, silent)
+        with self.database.transaction() as tx:
+            postings.note_down(tx, silent)
             again = postings.read_batches(tx, stale, self.address)
+            tx.ask("put_up", board.round)
         for batch, several in again.items():
             self.desk.put_up(board, batch, several)
             boards.hold_on(self.database, board, self.holder)
-        return sum(map(len, again.values()))
+        return len(silent) + sum(map(len, again.values()))
 
     def _take_in(self, board: Board, part: Sequence[Seen]) -> Counter[str]:
         """A transaction for each posting that says something new: one that fails does not stop the others."""

@@ -108,6 +108,11 @@ def unanswered(tx: Transaction, board: Board, count: int) -> dict[uuid.UUID, tup
     return {row.candidate_id: (row.id, row.number) for row in rows}
 
 
+def silent(tx: Transaction, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, list[int]]:
+    """Those of some postings that are up and of which nothing was ever said, with their numbers."""
+    return {row.id: [row.number] for row in tx.execute(_SILENT_ONES, {"ids": list(ids)})}
+
+
 def waiting_answers(tx: Transaction, board: Board) -> list[uuid.UUID]:
     """Postings with an answer that could not be decided yet, since somebody was looking at the candidate here."""
     return [row.posting_id for row in tx.execute(_WAITING_ANSWERS, {"board": board.id})]
@@ -203,6 +208,10 @@ _UNANSWERED = _sql("""
     select p.id, p.candidate_id, p.number from desk_postings p where p.board_id = :board and p.state = 'up'
         and not exists (select from desk_answers a where a.posting_id = p.id and not a.gone)
     order by p.number limit :count""")
+
+_SILENT_ONES = _sql("""
+    select p.id, p.number from desk_postings p where p.id = any(:ids) and p.state = 'up'
+        and not exists (select from desk_answers a where a.posting_id = p.id)""")
 
 _KNOWN = _sql("""
     select p.id, p.number, p.seen_at, exists (select from desk_answers a where a.posting_id = p.id) as answered

@@ -51,6 +51,20 @@ def test_what_is_open_is_shown_from_the_new_address_and_what_was_said_stays(seat
     assert house.collect() == {"kept": 1}
 
 
+def test_many_of_which_nothing_was_said_are_put_up_anew(seat, monkeypatch):
+    monkeypatch.setattr("curation.desk.exchange.AT_MOST_CHANGED", 7)
+    seat.studio.say(seat.task(1), None, was_cancelled=True, by=ADA)
+    seat.exchange.collect()
+    stays = seat.task(1)
+    house = moved(seat.exchange)
+    assert house.collect(everything=True) == {"renewed": 8}
+    assert {number: new for number, (new, _) in pages(seat).items()} == {stays: True}
+    assert house.put_up(seat.round) == {"up": 7}
+    assert [new for new, _ in pages(seat).values()] == [True] * 8
+    assert seat.task(1) == stays
+    assert drift.compare(house, seat.round) == []
+
+
 def test_one_that_changed_is_enough_to_notice(seat):
     house = moved(seat.exchange)
     assert seat.exchange.collect() == {}
