@@ -17,13 +17,13 @@ MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 LOCK = 7_201_113  # any number, always the same: two houses that start at once migrate one after the other
 
 
-def migrate(database: Database) -> None:
-    """Bring the tables to the newest version; a database that is there already is left as it is."""
+def migrate(database: Database, to: str | None = None) -> None:
+    """Bring the tables to the newest version, or back `to` an older one; one that is there already is left as it is."""
     with database.transaction() as tx:
         tx.connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
         config = _config()
         config.attributes["connection"] = tx.connection
-        command.upgrade(config, "head")
+        command.downgrade(config, to) if to else command.upgrade(config, "head")
 
 
 def current(database: Database) -> tuple[str | None, str | None]:

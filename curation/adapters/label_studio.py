@@ -13,7 +13,7 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from curation.adapters.label_studio_view import as_result, configuration, look, read_result
+from curation.adapters.label_studio_view import as_result, configuration, look, read_result, shown
 from curation.desk.door import Answer, Board, Placed, Posting, Seen
 from curation.domain import Said, Verdict
 from curation.errors import Conflict, LayerloopError, NotFound, Refused, Unreachable
@@ -49,16 +49,21 @@ class LabelStudioDesk:
         """Import tasks into the board's project, made if need be, and read back which are there, by our own ids.
 
         The answer to an import is never trusted to be in order, nor missed when it is lost: before and after it we
-        look for the batch's name in the tasks themselves.
+        look for the batch's name in the tasks themselves. Those whose page differs are rewritten, each by a call: there
+        is none for several.
         """
         with self._told():
-            number = self._project(board) if board.number is None else int(self._checked(board).id)
+            number = self._project(board) if board.number is None else self._settled(board)
+            self._hang_hook(number)
             found = self._placed(number, batch)
             missing = [one for one in postings if one.id not in found]
             if missing:
                 self._client.projects.import_tasks(number, request=[_task(one, batch) for one in missing])
                 found = self._placed(number, batch)
-            return number, {one.id: found[one.id] for one in postings if one.id in found}
+            for one in postings:
+                if one.id in found and found[one.id].data.get("look") != look(one):
+                    self._rewrite(int(found[one.id].id), _data(one, batch))
+            return number, {one.id: found[one.id].id for one in postings if one.id in found}
 
     def collect(self, board: Board, since: datetime | None) -> tuple[int, Iterator[Seen]]:
         """Count tasks, and read those that changed with their annotations. Drafts and deleted tasks leave no trace."""
@@ -83,14 +88,16 @@ class LabelStudioDesk:
     def answer(self, number: int, person: str, key: uuid.UUID, said: Said) -> None:
         """Make an annotation in the name of a person, who is added there if need be."""
         comment = "" if said.verdict is Verdict.accept else said.sentence
-        result = as_result(said.verdict, said.reasons, said.layers, comment)
+        skipped = said.verdict is Verdict.skip  # its own word for it is a cancelled annotation
+        result = [] if skipped else as_result(said.verdict, said.reasons, said.layers, comment)
         with self._told():
             by = next((user for user, email in self._users().items() if email == person), None)
             if by is None:
                 by = int(self._client.users.create(email=person, username=person.partition("@")[0]).id)
                 self._people = {}
             try:
-                self._client.annotations.create(number, result=result, completed_by=by, unique_id=str(key))
+                about: dict[str, Any] = {"completed_by": by, "unique_id": str(key), "was_cancelled": skipped}
+                self._client.annotations.create(number, result=result, **about)
             except ApiError as error:
                 if error.status_code != httpx.codes.CONFLICT:
                     raise
@@ -119,11 +126,18 @@ class LabelStudioDesk:
                 model_version=MODEL,
                 show_collab_predictions=False,  # a score is no suggestion
                 skip_queue="REQUEUE_FOR_OTHERS",
-                maximum_annotations=1,
+                maximum_annotations=board.overlap,
             )
             found = int(made.id or 0)
-        self._hang_hook(found)
         return found
+
+    def _settled(self, board: Board) -> int:
+        """The number of the board's project, which asks for what a new one would ask for. Raises NotFound."""
+        project = self._checked(board)
+        asked: dict[str, Any] = {"label_config": configuration(board.kind), "maximum_annotations": board.overlap}
+        if any(getattr(project, name) != value for name, value in asked.items()):
+            self._client.projects.update(int(project.id), **asked)
+        return int(project.id)
 
     def _checked(self, board: Board) -> Any:
         """The board's project, by number. Raises NotFound where a restored server has given it to another one."""
@@ -133,13 +147,26 @@ class LabelStudioDesk:
         return project
 
     def _hang_hook(self, project: int) -> None:
+        """Have the project wake us at our address; a hook that we hung while we had another one is changed."""
         if self._hook is None:
             return
         url, headers = self._hook
-        if any(one.url == url for one in self._client.webhooks.list(project=str(project))):
-            return
-        asked: dict[str, Any] = {"url": url, "project": project, "headers": dict(headers), "actions": WAKING}
-        self._client.webhooks.create(**asked, send_payload=False, send_for_all_actions=False)
+        hung = self._client.webhooks.list(project=str(project))
+        ours = [one for one in hung if set(headers) <= set(one.headers or {})]
+        asked: dict[str, Any] = {"url": url, "headers": dict(headers), "is_active": True}
+        if not ours:
+            asked |= {"actions": WAKING, "send_payload": False, "send_for_all_actions": False}
+            self._client.webhooks.create(project=project, **asked)
+        elif any(getattr(ours[0], name) != value for name, value in asked.items()):
+            self._client.webhooks.update(int(ours[0].id or 0), **asked)
+
+    def _rewrite(self, task: int, data: Mapping[str, Any]) -> None:
+        """Give a task another page; what was said of it stays. That it was deleted meanwhile the next reading tells."""
+        try:
+            self._client.tasks.update(str(task), data=dict(data))
+        except ApiError as error:
+            if error.status_code != httpx.codes.NOT_FOUND:
+                raise
 
     def _read(self, project: int, since: datetime | None) -> Iterator[Seen]:
         wanted = []
@@ -151,10 +178,10 @@ class LabelStudioDesk:
             for task in self._tasks(project, wanted, LOOKED_AT):
                 yield self._seen(task)
 
-    def _placed(self, project: int, batch: uuid.UUID) -> dict[uuid.UUID, int]:
-        """Our postings of a batch that are there, with the lowest number of each."""
+    def _placed(self, project: int, batch: uuid.UUID) -> dict[uuid.UUID, Any]:
+        """Our postings of a batch that are there, with the task of the lowest number of each."""
         tasks = self._tasks(project, [_filter("data.batch", "equal", "String", str(batch))], "id,data")
-        return {posting: task.id for task in reversed(list(tasks)) if (posting := _posting(task)) is not None}
+        return {posting: task for task in reversed(list(tasks)) if (posting := _posting(task)) is not None}
 
     def _tasks(self, project: int, wanted: Sequence[Mapping[str, Any]], include: str) -> Iterator[Any]:
         """Tasks by their numbers, each part after the last of the one before: pages would shift while people work."""
@@ -177,7 +204,8 @@ class LabelStudioDesk:
 
     def _seen(self, task: Any) -> Seen:
         annotations = [one if isinstance(one, Mapping) else one.dict() for one in task.annotations or ()]
-        return Seen(task.id, _posting(task), task.updated_at, tuple(self._answer(one) for one in annotations))
+        answers = tuple(self._answer(one) for one in annotations)
+        return Seen(task.id, _posting(task), task.updated_at, answers, shown(str((task.data or {}).get("look"))))
 
     def _answer(self, annotation: Mapping[str, Any]) -> Answer:
         """An annotation as an answer of who completed it, as Label Studio counts it. A skipped one is a verdict too."""
@@ -218,8 +246,13 @@ class LabelStudioDesk:
 
 
 def _task(posting: Posting, batch: uuid.UUID) -> dict[str, Any]:
-    data = {"look": look(posting), "posting": str(posting.id), "candidate": str(posting.candidate), "batch": str(batch)}
-    return {"data": data, "predictions": [{"model_version": MODEL, "score": posting.score, "result": []}]}
+    scored = {"model_version": MODEL, "score": posting.score, "result": []}
+    return {"data": _data(posting, batch), "predictions": [scored]}
+
+
+def _data(posting: Posting, batch: uuid.UUID) -> dict[str, str]:
+    ours = {"posting": posting.id, "candidate": posting.candidate, "batch": batch}
+    return {"look": look(posting)} | {name: str(one) for name, one in ours.items()}
 
 
 def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape, unescape
 from typing import Any, Final
 
 from curation.desk.door import Posting
@@ -20,7 +21,15 @@ GROUNDS: Final = {
 }
 """What a layer is shown on. "alpha" paints the layer itself white, so that what is seen is its opacity."""
 
-SIZES: Final = {"fit": "", "1:1": "max-width:none;max-height:none", "2:1": "max-width:none;max-height:none;zoom:2"}
+WHOLE_SIZE: Final = "min-width:0;max-width:none;max-height:none"
+SIZES: Final = {"fit": "", "1:1": WHOLE_SIZE, "2:1": f"{WHOLE_SIZE};zoom:2"}
+
+VIEWS: Final[Mapping[str, Mapping[str, str]]] = {
+    "layer": {WHOLE: "b", FRONT: "f", BACK: "g"},
+    "ground": dict(zip(GROUNDS, "ckywo", strict=True)),
+    "size": dict(zip(SIZES, "exd", strict=True)),
+}
+"""What can be switched, with its keys; the first of each is seen where nothing was chosen."""
 
 WORDS: Final = {
     RejectReason.halo: "Fringe along the edge",
@@ -43,6 +52,9 @@ PAIR: Final[Mapping[LayerRole | None, Sequence[RejectReason]]] = {
     BACK: [RejectReason(one) for one in ("halo", "residue", "malformed", "prompt_miss", "other")],
     WHOLE: [RejectReason(one) for one in ("prompt_miss", "duplicate", "other", "clash")],
 }
+SWITCHES: Final = frozenset(f"view_{name}" for name in VIEWS)
+"""Controls that say nothing of the candidate."""
+
 CHORD: Final = {None: "", FRONT: "", BACK: "shift+", WHOLE: "alt+"}
 """What is held with a number key, by the layer that a reason concerns."""
 
@@ -51,9 +63,15 @@ def configuration(kind: Kind) -> str:
     """The labeling configuration of a board: the candidate at the left, what is said of it at the right."""
     groups = PAIR if kind is Kind.pair else SINGLE
     reasons = "\n".join(_reasons(layer, listed) for layer, listed in groups.items())
+    views = "\n".join(_view(name, keys) for name, keys in VIEWS.items() if name != "layer" or kind is Kind.pair)
     return f"""<View className="ll-page">
   <Style>{_style()}</Style>
-  <View className="ll-candidate"><HyperText name="candidate" value="$look" inline="true"/></View>
+  <View className="ll-candidate">
+    <View className="ll-views">
+{views}
+    </View>
+    <HyperText name="candidate" value="$look" inline="true"/>
+  </View>
   <View className="ll-say">
     <Choices name="verdict" toName="candidate" choice="single-radio" required="true" requiredMessage="accept or reject">
       <Choice alias="accept" value="Accept" hotkey="a"/>
@@ -70,17 +88,21 @@ def configuration(kind: Kind) -> str:
 
 
 def look(posting: Posting) -> str:
-    """The HTML of one candidate. Every text is escaped; radio buttons and style sheets alone change what is seen."""
+    """The HTML of one candidate. Every text is escaped; the style sheet of its board changes what is seen of it."""
     shown = [role for role in (WHOLE, FRONT, BACK) if role in posting.layers]
     texts = [(str(role), posting.texts[role]) for role in (FRONT, BACK) if role in posting.texts]
     told = "".join(f"<p class='ll-text'><b>{name}</b> {escape(text)}</p>" for name, text in texts)
-    layers = _radios("layer", [str(role) for role in shown]) if len(shown) > 1 else ""
     images = "".join(f'<img class="ll-{role}" alt="{role}" src="{escape(posting.layers[role])}">' for role in shown)
     return (
-        f'<div class="ll ll-{"pair" if layers else "single"}"><p class="ll-prompt">{escape(posting.prompt)}</p>{told}'
-        f'<div class="ll-bar">{layers}{_radios("ground", GROUNDS)}{_radios("size", SIZES)}</div>'
+        f'<div class="ll ll-{"pair" if len(shown) > 1 else "single"}">'
+        f'<p class="ll-prompt">{escape(posting.prompt)}</p>{told}'
         f'<div class="ll-stage">{images}</div></div>'
     )
+
+
+def shown(page: str) -> dict[LayerRole, str]:
+    """The addresses of the layers on a page that `look` made."""
+    return {LayerRole(role): unescape(address) for role, address in _IMAGE.findall(page)}
 
 
 def read_result(result: Any) -> dict[str, Any]:
@@ -93,6 +115,8 @@ def read_result(result: Any) -> dict[str, Any]:
     groups = {_control(layer): layer for layer in (None, *LayerRole)}
     for item in result if isinstance(result, list) else [result]:
         control, value = (str(item.get("from_name")), item.get("value")) if isinstance(item, Mapping) else ("", item)
+        if control in SWITCHES:
+            continue  # how it was looked at last
         chosen, text = _strings(value, "choices"), _strings(value, "text")
         if control == "comment" and text is not None:
             comment = "\n".join(text).replace("\0", "")[:2_000]
@@ -146,21 +170,26 @@ def _reasons(layer: LayerRole | None, listed: Sequence[RejectReason]) -> str:
     return f'      <Header value="{title}" size="6"/>\n      {control}\n{choices}\n      </Choices>'
 
 
-def _radios(name: str, values: Sequence[str] | Mapping[str, str]) -> str:
-    one = '<label><input type="radio" name="ll-{0}" class="ll-{0}-{1}"{2}>{3}</label>'
-    parts = [one.format(name, value.replace(":", ""), " checked" * (not i), value) for i, value in enumerate(values)]
-    return f'<span class="ll-choice">{"".join(parts)}</span>'
+_IMAGE: Final = re.compile(rf'<img class="ll-({"|".join(LayerRole)})" alt="[a-z]+" src="([^"]*)">')
+
+
+def _view(name: str, keys: Mapping[str, str]) -> str:
+    choices = "".join(f'<Choice value="{value}" hotkey="{key}"/>' for value, key in keys.items())
+    control = f'<Choices name="view_{name}" toName="candidate" choice="single-radio" layout="inline">'
+    return f"      {control}{choices}</Choices>"
 
 
 def _style() -> str:
-    """The style sheet; only `:has` of radio buttons tells which layer is seen, on what, and how large.
+    """The style sheet; only `:has` of chosen views tells which layer is seen, on what, and how large.
 
-    The buttons themselves are not drawn: one that could have the focus would keep all keys from the page.
+    Names in it stand in single quotes: Label Studio takes others for names of controls, and refuses any twice.
     """
-    chosen = ".ll:has(.ll-{}:checked) .ll-stage"
-    grounds = [f"{chosen.format(f'ground-{name}')} {{background:{css}}}" for name, css in GROUNDS.items()]
-    sizes = [f"{chosen.format('size-' + name.replace(':', ''))} img {{{css}}}" for name, css in SIZES.items() if css]
-    layers = [f"{chosen.format(f'layer-{role}')} .ll-{role} {{display:block}}" for role in LayerRole]
+    chosen = ".ll-page:has(.ll-views [name='{}']:checked) .ll-stage"
+    grounds = [f".ll-stage {{background:{GROUNDS['checker']}}}"]
+    grounds += [f"{chosen.format(name)} {{background:{css}}}" for name, css in GROUNDS.items()]
+    sizes = [f"{chosen.format(name)} img {{{css}}}" for name, css in SIZES.items() if css]
+    layers = [f"{chosen.format(role)} img:not(.ll-{role}) {{display:none}}" for role in LayerRole]
+    layers += [f"{chosen.format(role)} img.ll-{role} {{display:block}}" for role in LayerRole]
     return "\n    ".join(["", *STYLE.strip().splitlines(), *grounds, *sizes, *layers, ""])
 
 
@@ -171,17 +200,23 @@ STYLE: Final = """
 .ll-say .lsf-choice, .ll-say .lsf-choice__item, .ll-say .lsf-choice__checkbox {margin:0 !important;padding:0 !important}
 .ll-say .lsf-choice__checkbox {line-height:25px !important;min-height:0 !important}
 .ll-say h4 {font-size:14px !important;line-height:20px !important;margin:10px 0 2px !important}
-.ll-prompt {font-size:17px;margin:0 0 4px}
-.ll-text {font-size:13px;margin:0 0 2px}
-.ll-bar {display:flex;flex-wrap:wrap;gap:4px 20px;margin:6px 0}
-.ll-choice {display:inline-flex;border:1px solid #8886;border-radius:6px;overflow:hidden}
-.ll-choice label {padding:3px 10px;margin:0;cursor:pointer}
-.ll-choice label + label {border-left:1px solid #8886}
-.ll-choice label:has(:checked) {font-weight:700;text-decoration:underline;background:#8883}
-.ll-choice input {display:none}
-.ll-stage {overflow:auto;text-align:center;max-height:calc(100vh - 250px);line-height:0;border:1px solid #8886}
+.ll-views {display:flex;flex-wrap:wrap;gap:4px 8px;margin:0 0 8px}
+.ll-views .lsf-choices {display:inline-flex;margin:0;border:1px solid #8886;border-radius:6px;overflow:hidden}
+.ll-views .lsf-choice, .ll-views .lsf-choice__item {margin:0 !important;padding:0 !important}
+.ll-views .lsf-choice .lsf-choice__checkbox {margin:0 !important;padding:3px 4px !important;font-size:12px}
+.ll-views .lsf-choice + .lsf-choice {border-left:1px solid #8886}
+.ll-views .ant-radio {display:none}
+.ll-views label > span {padding:0 !important}
+.ll-views .lsf-choice:has(:checked) {background:#8884}
+.ll-views .lsf-choices:not(:has(:checked)) .lsf-choice:first-child {background:#8884}
+.ll-prompt {font-size:17px;line-height:22px;margin:0 0 4px}
+.ll-text {font-size:13px;line-height:18px;margin:0 0 2px}
+.ll {--above:196px}
+.ll-pair {--above:240px}
+@media (max-width:1400px) {.ll-pair {--above:274px}}
+.ll-stage {overflow:auto;text-align:center;max-height:calc(100vh - var(--above));line-height:0;border:1px solid #8886}
 .ll-stage img {display:block;margin:0 auto;width:auto;height:auto;min-width:min(256px,100%)}
-.ll-stage img {max-width:100%;max-height:calc(100vh - 252px)}
-.ll-pair .ll-stage img {display:none}
-.ll:has(.ll-ground-alpha:checked) .ll-stage img {filter:brightness(0) invert(1)}
+.ll-stage img {max-width:100%;max-height:calc(100vh - var(--above) - 2px)}
+.ll-pair .ll-stage img:not(:first-child) {display:none}
+.ll-page:has(.ll-views [name='alpha']:checked) .ll-stage img {filter:brightness(0) invert(1)}
 """

@@ -17,7 +17,7 @@ from curation.errors import Refused
 from curation.rounds import find_round
 
 HELD_SECONDS = 300
-"""How long a process that was killed keeps others from a board; longer than any single request may take."""
+"""How long a process that was killed keeps others from a board; longer than its requests and rows between two signs."""
 
 DESKS = ("pages", "label-studio")
 """What a round can be switched to."""
@@ -49,6 +49,12 @@ def held(database: Database, board: Board, holder: str) -> Iterator[bool]:
         if mine:
             with database.transaction() as tx:
                 tx.execute(_LET_GO, {"board": board.id, "holder": holder})
+
+
+def hold_on(database: Database, board: Board, holder: str) -> None:
+    """Hold a board for as long again from now on, in the middle of a long conversation."""
+    with database.transaction() as tx:
+        tx.execute(_HOLD_ON, {"board": board.id, "holder": holder, "seconds": HELD_SECONDS})
 
 
 def board_with_room(tx: Transaction, desk: str, number: int, most: int) -> tuple[Board, int] | None:
@@ -92,7 +98,7 @@ def list_boards(tx: Transaction) -> list[dict[str, Any]]:
 
 
 def _board(row: sa.Row[Any]) -> Board:
-    return Board(row.id, row.round_id, row.part, Kind(row.kind), row.number)
+    return Board(row.id, row.round_id, row.part, Kind(row.kind), row.number, row.overlap)
 
 
 # Of a round: it is open and not kept at the pages. What is being looked at there stays up, but is not put up anew.
@@ -111,16 +117,17 @@ _LEAVE = sa.text("""
     update desk_postings p set state = 'down' from desk_boards b
     where b.id = p.board_id and b.round_id = :round and b.desk <> :desk and p.state in ('sending', 'up')""")
 
-_COLUMNS = "select b.id, b.round_id, b.part, b.number, r.kind from desk_boards b join rounds r on r.id = b.round_id"
+_COLUMNS = "b.id, b.round_id, b.part, b.number, r.kind, coalesce((r.consensus ->> 'overlap')::int, 1) as overlap"
 
 _BOARDS = sa.text(f"""
-    {_COLUMNS} where b.desk = :desk and (cast(:round as integer) is null or r.id = :round) and b.number is not null
+    select {_COLUMNS} from desk_boards b join rounds r on r.id = b.round_id
+    where b.desk = :desk and (cast(:round as integer) is null or r.id = :round) and b.number is not null
         and exists (select from desk_postings p where p.board_id = b.id and (
             p.state in ('up', 'sending') or p.state = 'answered' and (r.state <> 'closed' or r.id = :round)))
     order by r.id, b.part""")
 
-_LAST = sa.text("""
-    select b.id, b.round_id, b.part, b.number, r.kind,
+_LAST = sa.text(f"""
+    select {_COLUMNS},
         (select count(*) from desk_postings p where p.board_id = b.id and p.state <> 'down') as postings,
         exists (select from desk_postings p where p.board_id = b.id and p.state = 'sending') as sending
     from desk_boards b join rounds r on r.id = b.round_id
@@ -132,6 +139,10 @@ _NEW_BOARD = sa.text("""
 _HOLD = sa.text("""
     update desk_boards set holder = :holder, held_until = clock_timestamp() + make_interval(secs => :seconds)
     where id = :board and (held_until is null or held_until < clock_timestamp())""")
+
+_HOLD_ON = sa.text("""
+    update desk_boards set held_until = clock_timestamp() + make_interval(secs => :seconds)
+    where id = :board and holder = :holder""")
 
 _LET_GO = sa.text("update desk_boards set holder = null, held_until = null where id = :board and holder = :holder")
 

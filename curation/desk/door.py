@@ -13,13 +13,17 @@ from curation.domain import Kind, LayerRole, RejectReason, Said, Verdict
 
 @dataclass(frozen=True)
 class Board:
-    """The place of a round's candidates there; `number` is the desk's own for it, None until it is made."""
+    """The place of a round's candidates there; `number` is the desk's own for it, None until it is made.
+
+    `overlap` is how many people are to answer each posting.
+    """
 
     id: uuid.UUID
     round: int
     part: int
     kind: Kind
     number: int | None
+    overlap: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Seen:
-    """A posting as it is found there, with all its answers; `posting` is None where it was not put up by us."""
+    """A posting as it is found there, with all its answers; `posting` is None where it was not put up by us.
+
+    `layers` are the addresses from which it is shown there.
+    """
 
     number: int
     posting: uuid.UUID | None
     at: datetime
     answers: Sequence[Answer] = field(default=())
+    layers: Mapping[LayerRole, str] = field(default_factory=dict)
 
 
 Placed = tuple[int, Mapping[uuid.UUID, int]]
@@ -74,8 +82,8 @@ class ReviewDesk(Protocol):
     def put_up(self, board: Board, batch: uuid.UUID, postings: Sequence[Posting]) -> Placed:
         """Show postings on a board, made if need be.
 
-        Whoever was cut off calls again with the same batch: what of it is there already is not put up twice. Raises
-        NotFound where the board is gone.
+        Whoever was cut off calls again with the same batch: what of it is there already is not put up twice, but is
+        shown from now on as it is given here. Raises NotFound where the board is gone.
         """
 
     def collect(self, board: Board, since: datetime | None) -> tuple[int, Iterator[Seen]]:

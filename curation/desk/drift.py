@@ -42,7 +42,7 @@ def compare(exchange: Exchange, number: int | None = None) -> list[Difference]:
             found.append(Difference("board", board.round, None, board.number, told))
             continue
         with exchange.database.transaction(one_view=True) as tx:
-            found += _differences(tx, board, seen)
+            found += _differences(tx, exchange, board, seen)
     with exchange.database.transaction() as tx:
         for round_, count in postings.count_not_up(tx, number).items():
             told = f"{count} candidates of round {round_} wait and are not there"
@@ -72,7 +72,7 @@ def mend(exchange: Exchange, number: int | None = None) -> None:
         exchange.put_up(touched)
 
 
-def _differences(tx: Transaction, board: Board, seen: Sequence[Seen]) -> Iterator[Difference]:
+def _differences(tx: Transaction, exchange: Exchange, board: Board, seen: Sequence[Seen]) -> Iterator[Difference]:
     rows = {row.id: row for row in tx.execute(_POSTINGS, {"board": board.id})}
     known: dict[uuid.UUID, list[sa.Row[Any]]] = {}
     for answer in tx.execute(_ANSWERS, {"board": board.id}):
@@ -87,6 +87,8 @@ def _differences(tx: Transaction, board: Board, seen: Sequence[Seen]) -> Iterato
             yield _of(board, row, "copy", f"it is there twice, as {row.number} and {one.number}")
         else:
             there[row.id] = one
+            if row.state == "up" and exchange.is_stale(one):
+                yield _of(board, row, "stale", "it is shown there from an address where this house is no longer")
             yield from _unheard(board, row, one, {answer.number: answer for answer in known.get(row.id, ())})
     unwanted = postings.unwanted(tx, board)
     for row in rows.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,9 @@ AT_ONCE = 500
 
 PAUSE_SECONDS, FEW = 30, 50
 """Label Studio's own guidance is one import in 30 s; a board with fewer than FEW postings open is not left waiting."""
+
+AT_MOST_CHANGED = 50
+"""To change a posting where it stands costs the desk as much as to take down and import dozens together."""
 
 OVERLAP = timedelta(seconds=30)
 """Read again each time: a change may be stamped before another, and show up after it."""
@@ -61,7 +64,8 @@ class Exchange:
     def collect(self, number: int | None = None, *, everything: bool = False) -> Counter[str]:
         """Bring home what was said since the last time, or `everything`, on the boards of a round or of all rounds.
 
-        Returns what became of the answers. What is there no longer is put up again. Raises Unreachable.
+        Returns what became of the answers. What is there no longer is put up again, and what is shown from addresses
+        where this house is no longer is given the ones where it is now. Raises Unreachable.
         """
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
@@ -119,10 +123,12 @@ class Exchange:
             if fewer and not whole:
                 # What was deleted there leaves no trace in what changed.
                 whole, (_, changed) = True, self.desk.collect(board, None)
-            found: set[uuid.UUID] = set()
-            for part in _chunks(changed):
-                outcomes += self._take_in(board, part)
-                found |= {seen.posting for seen in part if seen.posting is not None}
+            found, stale = self._take_in_all(board, changed, outcomes)
+            if stale and not whole:
+                # One that changed is shown from an old address, so all may be.
+                whole = True
+                found, stale = self._take_in_all(board, self.desk.collect(board, None)[1], outcomes)
+            outcomes["renewed"] += self._renew(board, stale)
         except NotFound:
             with self.database.transaction() as tx:
                 postings.forget(tx, board)
@@ -132,6 +138,42 @@ class Exchange:
                 outcomes["lost"] += len(postings.note_lost(tx, board, found))
             boards.note_collected(tx, board)
         return +outcomes
+
+    def _take_in_all(
+        self, board: Board, changed: Iterator[Seen], outcomes: Counter[str]
+    ) -> tuple[set[uuid.UUID], set[uuid.UUID]]:
+        """Take in what changed, adding to `outcomes`: our postings among it, and those shown from old addresses."""
+        found: set[uuid.UUID] = set()
+        stale: set[uuid.UUID] = set()
+        for part in _chunks(changed):
+            outcomes += self._take_in(board, part)
+            found |= {seen.posting for seen in part if seen.posting is not None}
+            stale |= {seen.posting for seen in part if seen.posting is not None and self.is_stale(seen)}
+            boards.hold_on(self.database, board, self.holder)
+        return found, stale
+
+    def is_stale(self, seen: Seen) -> bool:
+        """Whether a posting is shown there from an address at which this house does not give its layers."""
+        id_, layers = seen.posting, seen.layers
+        return id_ is not None and (not layers or any(self.address(id_, one) != layers[one] for one in layers))
+
+    def _renew(self, board: Board, stale: Collection[uuid.UUID]) -> int:
+        """Put open postings up as they are now: their batch is there, so they are changed where they stand.
+
+        Where they are many, those of which nothing was said are taken down instead, to be put up anew.
+        """
+        with self.database.transaction() as tx:
+            silent = postings.silent(tx, stale) if len(stale) > AT_MOST_CHANGED else {}
+        if silent:
+            self.desk.take_down(board, silent)
+        with self.database.transaction() as tx:
+            postings.note_down(tx, silent)
+            again = postings.read_batches(tx, stale, self.address)
+            tx.ask("put_up", board.round)
+        for batch, several in again.items():
+            self.desk.put_up(board, batch, several)
+            boards.hold_on(self.database, board, self.holder)
+        return len(silent) + sum(map(len, again.values()))
 
     def _take_in(self, board: Board, part: Sequence[Seen]) -> Counter[str]:
         """A transaction for each posting that says something new: one that fails does not stop the others."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,7 +40,19 @@ def next_batch(tx: Transaction, board: Board, count: int, pause: int, few: int) 
 
 def read_batch(tx: Transaction, batch: uuid.UUID, address: Address) -> list[Posting]:
     """The postings of a batch that were not seen there yet, with addresses of their layers."""
-    rows = {row.candidate_id: row for row in tx.execute(_BATCH, {"batch": batch})}
+    return _read(tx, tx.execute(_BATCH, {"batch": batch}), address)
+
+
+def read_batches(tx: Transaction, ids: Collection[uuid.UUID], address: Address) -> dict[uuid.UUID, list[Posting]]:
+    """Those of some postings that are up, by the batches that they were sent in."""
+    batches: dict[uuid.UUID, list[sa.Row[Any]]] = {}
+    for row in tx.execute(_UP, {"ids": list(ids)}) if ids else ():
+        batches.setdefault(row.batch, []).append(row)
+    return {batch: _read(tx, rows, address) for batch, rows in batches.items()}
+
+
+def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: Address) -> list[Posting]:
+    rows = {row.candidate_id: row for row in found}
     return [
         Posting(
             id=rows[card.id].id,
@@ -94,6 +106,11 @@ def unanswered(tx: Transaction, board: Board, count: int) -> dict[uuid.UUID, tup
     """Up to `count` candidates that are up and of which nothing was said yet: each one's posting and its number."""
     rows = tx.execute(_UNANSWERED, {"board": board.id, "count": count})
     return {row.candidate_id: (row.id, row.number) for row in rows}
+
+
+def silent(tx: Transaction, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, list[int]]:
+    """Those of some postings that are up and of which nothing was ever said, with their numbers."""
+    return {row.id: [row.number] for row in tx.execute(_SILENT_ONES, {"ids": list(ids)})}
 
 
 def waiting_answers(tx: Transaction, board: Board) -> list[uuid.UUID]:
@@ -155,10 +172,13 @@ _NOT_UP = _sql(f"""
     where {SERVED} and c.state = 'waiting' and not exists ({LIVE})
         and (cast(:round as integer) is null or r.id = :round) group by r.id order by r.id""")
 
-_BATCH = _sql(f"""
-    select p.id, p.candidate_id, {_SCORE} as score from desk_postings p
-    join candidates c on c.id = p.candidate_id left join screenings s on s.candidate_id = c.id
-    where p.batch = :batch and p.state = 'sending'""")
+_SCORED = f"""
+    select p.id, p.candidate_id, p.batch, {_SCORE} as score from desk_postings p
+    join candidates c on c.id = p.candidate_id left join screenings s on s.candidate_id = c.id"""
+
+_BATCH = _sql(f"{_SCORED} where p.batch = :batch and p.state = 'sending'")
+
+_UP = _sql(f"{_SCORED} where p.id = any(:ids) and p.state = 'up' and c.state in ('waiting', 'showing')")
 
 _MADE = _sql("update desk_boards set number = :number, put_up_at = now() where id = :board")
 
@@ -188,6 +208,10 @@ _UNANSWERED = _sql("""
     select p.id, p.candidate_id, p.number from desk_postings p where p.board_id = :board and p.state = 'up'
         and not exists (select from desk_answers a where a.posting_id = p.id and not a.gone)
     order by p.number limit :count""")
+
+_SILENT_ONES = _sql("""
+    select p.id, p.number from desk_postings p where p.id = any(:ids) and p.state = 'up'
+        and not exists (select from desk_answers a where a.posting_id = p.id)""")
 
 _KNOWN = _sql("""
     select p.id, p.number, p.seen_at, exists (select from desk_answers a where a.posting_id = p.id) as answered

@@ -21,6 +21,7 @@ log = logging.getLogger("layerloop.jobs")
 DECIDE_AT_ONCE = 16
 
 _told: set[str] = set()
+_read_whole: set[str] = set()
 
 
 def decide(house: House, number: int) -> None:
@@ -62,8 +63,18 @@ def put_up(house: House, number: int) -> None:
 
 
 def collect(house: House) -> None:
-    """Bring home what was said at the desk of other software."""
-    _at_desk(house, lambda exchange: exchange.collect())
+    """Bring home what was said at the desk of other software.
+
+    The first time in a process everything is read: what changed is no trace of a house that has moved, nor of all that
+    may have been done to either side while no worker ran.
+    """
+    between = f"{house.settings.desk} {house.settings.public_address} {house.settings.database}"
+
+    def bring_home(exchange: Exchange) -> None:
+        exchange.collect(everything=between not in _read_whole)
+        _read_whole.add(between)
+
+    _at_desk(house, bring_home)
 
 
 def _at_desk(house: House, work: Callable[[Exchange], object]) -> None:

@@ -19,6 +19,7 @@ def upgrade() -> None:
     op.bulk_insert(moves, [{"source": one, "target": other} for one, other in MACHINES + TAKEN_BACK])
     op.drop_constraint(op.f("ck_reviewers_kind"), "reviewers")
     op.create_check_constraint(op.f("ck_reviewers_kind"), "reviewers", "kind in ('person', 'oracle', 'machine')")
+    op.execute("update reviewers set kind = 'machine' where name = 'machine' and kind = 'oracle'")  # a downgrade's
     op.add_column("candidates", sa.Column("slice", sa.Text(), nullable=True))
     op.create_check_constraint(
         op.f("ck_candidates_slice"), "candidates", "slice in ('random', 'likely', 'uncertain', 'audit', 'paper')"
@@ -109,6 +110,7 @@ def downgrade() -> None:
     op.drop_constraint(op.f("ck_candidates_slice"), "candidates")
     op.drop_column("candidates", "slice")
     op.drop_constraint(op.f("ck_reviewers_kind"), "reviewers")
+    op.execute("update reviewers set kind = 'oracle' where kind = 'machine'")  # no person, so never counted as one
     op.create_check_constraint(op.f("ck_reviewers_kind"), "reviewers", "kind in ('person', 'oracle')")
     for one, other in MACHINES + TAKEN_BACK:
         op.execute(f"delete from candidate_moves where source = '{one}' and target = '{other}'")

@@ -61,6 +61,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Older houses know no gold: they would show its planted defects as candidates like others, and keep them."""
+    gold = "select c.id from candidates c join rounds r on r.id = c.round_id where r.purpose = 'gold'"
+    op.execute(f"delete from leases where subject in ({gold})")
+    op.execute(f"update candidates set state = 'withdrawn' where state in ('waiting', 'showing') and id in ({gold})")
+    op.execute("update rounds set purpose = 'seeds', state = 'closed', closed_at = now() where purpose = 'gold'")
     op.drop_table("aggregations")
     op.drop_table("gold")
     op.drop_column("decisions", "final")

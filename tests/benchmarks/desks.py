@@ -1,11 +1,13 @@
 """Both desks on one machine, with the same candidates: how fast people are served, and what a round costs there and back.
 
-    python -m tests.benchmarks.desks [--tasks 100 1000] [--clients 1 8] [--decisions 60]
+    python -m tests.benchmarks.desks [--tasks 100 1000] [--clients 1 8] [--decisions 60] [--carried 10000]
 
 For each size it fills a round, puts it up at a real Label Studio (import), lets clients take the next task and submit,
 each in a session of a user of its own, and brings the decisions home (collect); then the same clients decide at our own
-API. It prints decisions a minute, how many candidates were given to two people, and ratios. Label Studio stands as it is
-installed, on SQLite; 10,000 tasks take it a quarter of an hour.
+API. It prints decisions a minute, how many candidates were given to two people, and ratios. Then what it is to carry a
+large round: `--carried` candidates put up and put up again from another address, the same number of tasks imported with
+an annotation each in one call, and all decisions exported as JSON, there and here. Label Studio stands as it is
+installed, on SQLite; the whole run takes half an hour, most of it the large round's.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ import re
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +31,12 @@ import httpx
 import sqlalchemy as sa
 
 from curation.adapters.label_studio import LabelStudioDesk
-from curation.adapters.label_studio_view import as_result
+from curation.adapters.label_studio_view import as_result, configuration
 from curation.database import Database
 from curation.desk import boards
 from curation.desk.exchange import Exchange
 from curation.desk.previews import Previews
-from curation.domain import RejectReason, Verdict
+from curation.domain import Kind, RejectReason, Verdict
 from curation.label_studio_server import CACHE, LabelStudioServer, label_studio
 from tests.benchmarks import review_queue as ours
 
@@ -52,6 +57,8 @@ def main() -> None:
                     bounds = ours.Bounds(min(tasks // 2, 20 * options.decisions), 60)
                     here = ours.measure(postgres, tasks, clients, bounds)
                     print(_line(tasks, clients, there, here), flush=True)
+            if options.carried:
+                print(_carried(options.carried, carry(postgres, studio, options.carried)), flush=True)
 
 
 def measure_there(postgres: str, studio: LabelStudioServer, tasks: int, clients: int, decisions: int) -> dict[str, Any]:
@@ -82,8 +89,7 @@ def measure_there(postgres: str, studio: LabelStudioServer, tasks: int, clients:
         exported = people[0].get(f"/api/projects/{project}/export?exportType=JSON", timeout=600).json()
         export = time.monotonic() - began
         began = time.monotonic()
-        with database.transaction() as tx:
-            mine = json.dumps([dict(row) for row in tx.execute(sa.text(_EXPORT)).mappings()], default=str)
+        mine = _export(database)
         here = time.monotonic() - began
         for one in people:
             one.close()
@@ -95,6 +101,51 @@ def measure_there(postgres: str, studio: LabelStudioServer, tasks: int, clients:
         "exported": len(exported), "export_here_s": here, "kept": outcomes["kept"], "refused": outcomes["refused"],
         "duplicates": sum(count - 1 for count in Counter(given).values()), "cpu_s": cpu,
     }  # fmt: skip
+
+
+def carry(postgres: str, studio: LabelStudioServer, count: int) -> dict[str, float]:
+    """Seconds, and the server's CPU-seconds, of a round of so many candidates there, and of as many decisions back."""
+    taken: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        began, before = time.monotonic(), ours._cpu_seconds(studio.process.pid)
+        found = work()
+        taken[name], taken[f"{name}_cpu"] = time.monotonic() - began, ours._cpu_seconds(studio.process.pid) - before
+        return found
+
+    with ours._database(postgres) as address:
+        database = Database(address)
+        ours._fill(database, count, 1)
+        desk = LabelStudioDesk(studio.address, studio.token)
+        here, moved = (Previews("secret", f"http://127.0.0.1:{port}").address for port in (1, 2))
+        exchange = Exchange(database, desk, "bench", here, count, pause=0)
+        timed("put_up", lambda: all(iter(lambda: exchange.put_up(1), {})))
+        elsewhere = replace(exchange, address=moved)
+        timed("renew", lambda: (elsewhere.collect(everything=True), all(iter(lambda: elsewhere.put_up(1), {}))))
+        owner = {"Authorization": f"Token {studio.token}"}
+        with httpx.Client(base_url=studio.address, headers=owner, timeout=3_600) as client:
+            asked = {"title": "carried", "label_config": configuration(Kind.single)}
+            project = client.post("/api/projects", json=asked).raise_for_status().json()["id"]
+            pages = [{"look": "<b>a cat</b>", "candidate": str(uuid.uuid4())} for _ in range(count)]
+            tasks = [{"data": page, "annotations": [{"result": BOTH[i % 2]}]} for i, page in enumerate(pages)]
+            into = f"/api/projects/{project}/import"
+            timed("import", lambda: client.post(into, json=tasks).raise_for_status())
+            path = f"/api/projects/{project}/export?exportType=JSON"
+            there = timed("export", lambda: client.get(path).raise_for_status().json())
+            client.delete(f"/api/projects/{project}").raise_for_status()
+        with database.transaction() as tx:
+            tx.execute(sa.text(_DECIDED), {"n": count})
+        mine = json.loads(timed("export_here", lambda: _export(database)))
+        desk.close()
+        database.close()
+    assert (len(there), len(mine)) == (count, count)
+    assert all(len(one["annotations"]) == 1 for one in there)
+    return taken
+
+
+def _export(database: Database) -> str:
+    with database.transaction() as tx:
+        return json.dumps([dict(row) for row in tx.execute(sa.text(_EXPORT)).mappings()], default=str)
 
 
 def _person(studio: LabelStudioServer, email: str) -> httpx.Client:
@@ -141,16 +192,36 @@ def _line(tasks: int, clients: int, there: dict[str, Any], here: dict[str, Any])
     )
 
 
+def _carried(count: int, taken: dict[str, float]) -> str:
+    told = {
+        "put_up": "put up",
+        "renew": "put up from another address",
+        "import": "imported with annotations in one call",
+    }
+    parts = [f"{words} {taken[name]:.1f} s ({taken[f'{name}_cpu']:.1f} CPU-s there)" for name, words in told.items()]
+    export, here = taken["export"], taken["export_here"]
+    return (
+        f"{count:>7,} tasks: {', '.join(parts)}; {count:,} decisions exported: Label Studio {export:.2f} s "
+        f"({taken['export_cpu']:.1f} CPU-s there), ours {here:.3f} s ({export / here:.0f} times faster)"
+    )
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Both desks under the same work.")
-    parser.add_argument("--tasks", type=int, nargs="+", default=[100, 1_000])
+    parser.add_argument("--tasks", type=int, nargs="*", default=[100, 1_000])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--decisions", type=int, default=60, help="how many decisions end one measurement there")
+    parser.add_argument("--carried", type=int, default=10_000, help="candidates of the large round; 0 leaves it out")
     return parser.parse_args()
 
 
 _EXPORT = """
     select d.*, r.name from decisions d join reviewers r on r.id = d.reviewer_id order by d.id"""
+
+_DECIDED = """
+    insert into decisions (candidate_id, reviewer_id, verdict, desk, key)
+    select id, (select min(id) from reviewers), case when row_number() over () % 2 = 0 then 'accept' else 'reject' end,
+        'pages', md5('key' || id)::uuid from candidates limit :n"""
 
 
 if __name__ == "__main__":

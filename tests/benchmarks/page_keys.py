@@ -1,14 +1,15 @@
-"""Measures the review page in Chromium as a hand meets it: from the key to the next picture, sheets, and the edge view.
+"""Measures review pages in Chromium as a hand meets them: from the key to the next picture, sheets, and the edge view.
 
-    python -m tests.benchmarks.page_keys [--sides 512 1024] [--decisions 100] [--chromium PATH]
+    python -m tests.benchmarks.page_keys [--sides 512 1024] [--decisions 100] [--alone] [--chromium PATH]
 
 For each size of layers, as heavy as photographs: p50 and p95 of the milliseconds from a key going down to the frame that
 shows the next candidate (Event Timing: until that frame is presented, in steps of 8 ms; what the browser does not report
-took less than 16 and counts as 16), over decisions with keys, one every 300 ms; then the seconds from the address of a
-contact sheet of 48 until all of its prints are decoded and painted, first with nothing shrunk yet and then again for
-another browser; and the milliseconds from the key to the edges of a layer, which the page finds ahead once they have
-been looked at. The house is a real one: PostgreSQL,
-`layerloop api`, a folder of objects.
+took less than 16 and counts as 16), over decisions with keys, one every 300 ms; the same of Label Studio's own page with
+the same pictures, from its verdict's key, which Ctrl+Enter submits as soon as the page shows it, to the second frame with
+the next picture; then the seconds from the address of a contact sheet of 48 until all of its prints are decoded and
+painted, first with nothing shrunk yet and then again for another browser; and the milliseconds from the key to the edges
+of a layer, which the page finds ahead once they have been looked at. The house is a real one (PostgreSQL,
+`layerloop api`, a folder of objects), and so is Label Studio, with tasks that our desk put up; `--alone` leaves it out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import cv2
@@ -29,12 +30,15 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from curation import leases
 from curation.database import Database
+from curation.desk.previews import Previews
 from curation.domain import Access, LayerRole, Prompt
 from curation.intake.figures import SUBJECTS, draw
 from curation.objects import FolderStore
 from curation.ports import RGBA
 from curation.review.reviewers import add_reviewer, holder_of, issue_token
+from curation.settings import Settings
 from curation.tables import reviewers
+from tests.benchmarks.other_page import Site, decide_there, open_studio
 from tests.benchmarks.review_queue import _api, _database, _server
 from tests.making import make_pairs, make_round
 
@@ -56,17 +60,27 @@ SHOWN = """(count) => {
 def main() -> None:
     """Print a line for each size."""
     options = _options()
-    print("  side | key to next picture, ms: p50   p95   max | sheet of 48, s: first  again | edges, ms: p50   p95")
-    with _server(None) as server, sync_playwright() as driver:
+    print(
+        "  side | key to next picture, ms: p50   p95   max | Label Studio's page: p50   p95   max | "
+        "sheet of 48, s: first  again | edges, ms: p50   p95"
+    )
+    with ExitStack() as open_until_the_end:
+        server = open_until_the_end.enter_context(_server(None))
+        driver = open_until_the_end.enter_context(sync_playwright())
+        studio = None if options.alone else open_until_the_end.enter_context(open_studio())
         browser = driver.chromium.launch(executable_path=options.chromium, args=ARGUMENTS)
         for side in options.sides:
-            with _site(server, side, options.decisions + SHEET + 20) as (url, people):
-                keys = _percentiles(_decide(browser, url, next(people), options.decisions))
-                sheets = [_open_sheet(browser, url, next(people)) for _ in range(2)]
-                edges = _percentiles(_edges(browser, url, next(people)))
+            with _site(server, side, options.decisions + SHEET + 20) as site:
+                keys = _percentiles(_decide(browser, site.url, next(site.people), options.decisions))
+                theirs = "not asked for"
+                if studio is not None:
+                    p50, p95, longest = _percentiles(decide_there(browser, studio, site, options.decisions))
+                    theirs = f"{p50:>24.0f} {p95:>5.0f} {longest:>5.0f}"
+                sheets = [_open_sheet(browser, site.url, next(site.people)) for _ in range(2)]
+                edges = _percentiles(_edges(browser, site.url, next(site.people)))
             print(
-                f"{side:>6} | {keys[0]:>28.0f} {keys[1]:>5.0f} {keys[2]:>5.0f} | {sheets[0]:>21.2f} {sheets[1]:>6.2f} | "
-                f"{edges[0]:>14.0f} {edges[1]:>5.0f}",
+                f"{side:>6} | {keys[0]:>28.0f} {keys[1]:>5.0f} {keys[2]:>5.0f} | {theirs:>36} | {sheets[0]:>21.2f} "
+                f"{sheets[1]:>6.2f} | {edges[0]:>14.0f} {edges[1]:>5.0f}",
                 flush=True,
             )
         browser.close()
@@ -138,8 +152,8 @@ def _measured(page: Page, expected: int) -> list[float]:
 
 
 @contextmanager
-def _site(server: str, side: int, singles: int) -> Iterator[tuple[str, Iterator[str]]]:
-    """A house with a round of that many layers of that size; its address, and sign-in tokens of people in turn."""
+def _site(server: str, side: int, singles: int) -> Iterator[Site]:
+    """A house with a round of that many layers of that size; its people come in turn, by their sign-in tokens."""
     with _database(server) as address, tempfile.TemporaryDirectory() as home:
         database = Database(address)
         store = FolderStore(Path(home) / "objects")
@@ -147,7 +161,8 @@ def _site(server: str, side: int, singles: int) -> Iterator[tuple[str, Iterator[
         with database.transaction() as tx:
             make_pairs(tx, store, make_round(tx), drawn)
         with _api(address, home) as (url, _):
-            yield url, _people(database)
+            secret = Settings(home=Path(home)).signing_secret()
+            yield Site(url, _people(database), database, store, drawn, Previews(secret, url))
         database.close()
 
 
@@ -181,6 +196,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The review page under a hand.")
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--decisions", type=int, default=100)
+    parser.add_argument("--alone", action="store_true", help="without Label Studio")
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"))
     return parser.parse_args()
 

@@ -145,7 +145,7 @@ def _warm_up(url: str, token: str) -> None:
     _review(url, token, 4 * TRAY, 10)
 
 
-def _fill(database: Database, waiting: int, clients: int, overlap: int, begun: int) -> list[str]:
+def _fill(database: Database, waiting: int, clients: int, overlap: int = 1, begun: int = 0) -> list[str]:
     """An open round with so many waiting candidates of one layer each; sign-in tokens, one more than clients."""
     with database.transaction() as tx:
         for statement in _FILL:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
-from curation.adapters.label_studio_view import PAIR, SINGLE, as_result, configuration, look, read_result
+from curation.adapters.label_studio_view import (
+    PAIR,
+    SINGLE,
+    SWITCHES,
+    VIEWS,
+    as_result,
+    configuration,
+    look,
+    read_result,
+    shown,
+)
 from curation.desk.door import Posting
 from curation.domain import Kind, LayerRole, RejectReason, Verdict
 
@@ -28,8 +39,16 @@ def test_the_configuration_has_not_changed(kind):
 def test_every_key_and_every_choice_is_given_once(kind, groups):
     root = ET.fromstring(configuration(kind))
     keys = [one.get("hotkey") for one in root.iter("Choice")]
-    assert len(keys) == len(set(keys)) == 2 + sum(map(len, groups.values()))
-    assert {one.get("alias") for one in root.iter("Choice")} - {"accept", "reject"} <= set(RejectReason)
+    views = sum(len(keys) for name, keys in VIEWS.items() if kind is Kind.pair or name != "layer")
+    assert len(keys) == len(set(keys)) == 2 + views + sum(map(len, groups.values()))
+    assert {one.get("alias") for one in root.iter("Choice")} - {"accept", "reject", None} <= set(RejectReason)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_name_in_a_configuration_is_given_once(kind):
+    """Label Studio looks for names in the whole text, the style sheet included."""
+    names = re.findall(r'name="([^"]*)"', configuration(kind))
+    assert len(names) == len(set(names))
 
 
 def posting(**changed):
@@ -54,9 +73,25 @@ def test_texts_cannot_become_markup():
 
 
 def test_a_single_layer_has_no_choice_of_layers():
-    html = look(posting(layers={LayerRole.foreground: "http://house/x"}))
-    assert "ll-layer" not in html
-    assert "ll-ground-alpha" in html
+    def names(kind: Kind) -> set[str | None]:
+        return {one.get("name") for one in ET.fromstring(configuration(kind)).iter("Choices")}
+
+    assert names(Kind.pair) & SWITCHES == SWITCHES
+    assert names(Kind.single) & SWITCHES == SWITCHES - {"view_layer"}
+
+
+def test_how_it_was_looked_at_is_no_part_of_what_is_said():
+    seen = [{"from_name": name, "value": {"choices": ["alpha"]}} for name in SWITCHES]
+    said = as_result(Verdict.reject, [RejectReason.halo])
+    assert read_result([*seen, *said]) == read_result(said)
+    assert "fault" in read_result(seen)
+
+
+def test_a_page_tells_where_its_layers_are():
+    one = posting(layers={role: f"http://house/{role}?a=1&b='\"" for role in LayerRole})
+    assert shown(look(one)) == one.layers
+    assert shown(look(posting(prompt='<img class="ll-foreground" alt="x" src="y">'))) == posting().layers
+    assert shown("<b>somebody else's</b>") == {}
 
 
 @pytest.mark.parametrize(

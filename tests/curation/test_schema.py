@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
+from curation import leases
 from curation.database import Database
 from curation.domain import MOVES, CandidateState
+from curation.review.reviewers import MACHINE, add_reviewer
 from curation.schema import current, drift, migrate
-from curation.tables import APPEND_ONLY, candidate_moves, candidates, metadata
+from curation.tables import APPEND_ONLY, candidate_moves, candidates, metadata, rounds
 from tests.making import fresh_database, make_candidates, make_round, named
 
 
@@ -23,6 +25,36 @@ def test_a_migrated_database_is_at_the_newest_version_and_stays_there(database):
     assert version == newest is not None
     migrate(database)
     assert current(database) == (version, newest)
+
+
+def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
+    """Gold that waits, is being looked at or was decided, and the machine: older versions know neither."""
+    with fresh_database(postgres_address) as name:
+        database = Database(named(postgres_address, name))
+        migrate(database)
+        with database.transaction() as tx:
+            row = {"purpose": "gold", "kind": "single", "quota": 0, "policy": {}, "state": "open"}
+            gold = int(tx.scalar(sa.insert(rounds).values(row).returning(rounds.c.id)))
+            pieces = make_candidates(tx, store, gold, 3)
+            leases.claim(tx, pieces[1:2], "review", "ada", 60)
+            showing = sa.update(candidates).where(candidates.c.id == pieces[1]).values(state="showing")
+            tx.execute(showing)
+            [other] = make_candidates(tx, store, make_round(tx), 1)
+            machine = add_reviewer(tx, MACHINE, kind=MACHINE)
+        for version in ("0006", "0005"):
+            migrate(database, to=version)
+            assert current(database)[0] == version
+        with database.transaction() as tx:
+            states = {row.id: row.state for row in tx.connection.exec_driver_sql("select id, state from candidates")}
+            [told] = tx.connection.exec_driver_sql(f"select purpose, state from rounds where id = {gold}").all()
+            held = tx.connection.exec_driver_sql("select count(*) from leases").scalar()
+        assert states == dict.fromkeys(pieces, "withdrawn") | {other: "waiting"}
+        assert (tuple(told), held) == (("seeds", "closed"), 0)
+        migrate(database)
+        assert drift(database) == []
+        with database.transaction() as tx:
+            assert add_reviewer(tx, MACHINE, kind=MACHINE) == machine
+        database.close()
 
 
 def test_an_empty_database_says_that_it_is(postgres_address):

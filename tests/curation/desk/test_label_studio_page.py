@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import uvicorn
@@ -75,9 +75,9 @@ def open_task(page: Page, seat: Seat, place: int) -> None:
     )
 
 
-def choose(page: Page, what: str, name: str) -> None:
+def choose(page: Page, name: str) -> None:
     """Click on one of the views above the picture."""
-    page.locator(f"label:has(.ll-{what}-{name})").click()
+    page.locator(f".ll-views label:has([name='{name}'])").click()
 
 
 def press(page: Page, verdict: str, *keys: str) -> None:
@@ -91,6 +91,12 @@ def press(page: Page, verdict: str, *keys: str) -> None:
     for key in keys:
         page.keyboard.press(key)
         page.wait_for_timeout(150)
+
+
+def until(page: Page, key: str, seen: Callable[[], bool]) -> None:
+    """Press a key, once, and wait until what it does is seen."""
+    page.keyboard.press(key)
+    wait_for(f"what {key!r} does", seen)
 
 
 def button(page: Page, text: str) -> Locator:
@@ -117,13 +123,19 @@ def test_a_person_works_at_it(seats, page):
     assert "a " in page.locator(".ll-prompt").inner_text()
     seen = [page.locator(f".ll-{role}").is_visible() for role in ("blended", "foreground", "background")]
     assert seen == [True, False, False]
-    choose(page, "layer", "foreground")
+    choose(page, "foreground")
     assert page.locator("img.ll-foreground").is_visible()
     assert not page.locator("img.ll-blended").is_visible()
+    until(page, "g", lambda: page.locator("img.ll-background").is_visible())
+    assert not page.locator("img.ll-foreground").is_visible()
+    until(page, "b", lambda: page.locator("img.ll-blended").is_visible())
+    until(page, "f", lambda: page.locator("img.ll-foreground").is_visible())
+    for key, width in (("x", 128), ("d", 2 * 128), ("x", 128), ("e", 256)):  # what is tiny is enlarged to fit
+        until(page, key, lambda width=width: page.locator("img.ll-foreground").bounding_box()["width"] == width)
     for ground, colour in (("black", "rgb(0, 0, 0)"), ("white", "rgb(255, 255, 255)"), ("grey", "rgb(128, 128, 128)")):
-        choose(page, "ground", ground)
+        choose(page, ground)
         assert page.locator(".ll-stage").evaluate("one => getComputedStyle(one).backgroundColor") == colour
-    choose(page, "ground", "alpha")  # and the keys still work
+    choose(page, "alpha")  # and the keys still work
     assert "invert" in page.locator("img.ll-foreground").evaluate("one => getComputedStyle(one).filter")
     press(page, "r", "1", "Alt+0")
     send(page, "Submit")

@@ -1,0 +1,124 @@
+"""Label Studio's own page under a hand, for `page_keys`: the same pictures, put up there by our desk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page
+
+from curation.adapters.label_studio import LabelStudioDesk
+from curation.database import Database
+from curation.desk import boards
+from curation.desk.exchange import Exchange
+from curation.desk.previews import Previews
+from curation.domain import Prompt
+from curation.label_studio_server import CACHE, OWNER, LabelStudioServer, label_studio
+from curation.ports import Layers, ObjectStore
+from curation.rounds import close_round
+from tests.making import make_pairs, make_round
+
+BETWEEN_MS = 300
+SHOWN = (
+    "() => { const one = document.querySelector('.ll-stage img'); return one && one.complete && one.naturalWidth > 0; }"
+)
+
+WATCH = """() => {
+  window.taken = [];
+  let pressed = null, seen = null;
+  addEventListener('keydown', (event) => { if (event.key === 'a' || event.key === 'r') pressed = performance.now(); }, true);
+  const look = () => {
+    const image = document.querySelector('.ll-stage img');
+    if (image && image.complete && image.naturalWidth && image.src !== seen) {
+      const since = pressed;
+      if (seen && since !== null) requestAnimationFrame(() => window.taken.push(performance.now() - since));
+      [seen, pressed] = [image.src, null];
+    }
+    requestAnimationFrame(look);
+  };
+  look();
+}"""
+"""The milliseconds from the last verdict's key before each new picture to the frame after the one that had it decoded."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running house: its address, sign-in tokens of its people in turn, its records, and what was drawn for it."""
+
+    url: str
+    people: Iterator[str]
+    database: Database
+    store: ObjectStore
+    drawn: Sequence[tuple[Prompt, Layers]]
+    previews: Previews
+
+
+@contextmanager
+def open_studio() -> Iterator[LabelStudioServer]:
+    """A Label Studio as it is installed, with data of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(os.environ.get("LAYERLOOP_TEST_LABEL_STUDIO") or CACHE)
+        with label_studio(cache, Path(folder) / "data") as studio:
+            yield studio
+
+
+def decide_there(browser: Browser, studio: LabelStudioServer, site: Site, decisions: int) -> list[float]:
+    """Milliseconds from each verdict's key to the next picture, of as many decisions at Label Studio's page."""
+    number, project = _put_up(studio, site)
+    page = _sign_in(browser, studio)
+    page.goto(f"{studio.address}/projects/{project}/data?labeling=1")
+    page.wait_for_function(SHOWN)
+    page.evaluate(WATCH)
+    for turn in range(decisions):
+        key, verdict = ("a", "Accept") if turn % 10 == 0 else ("r", "Reject")
+        _choose(page, key, verdict)
+        page.keyboard.press("Control+Enter")
+        page.wait_for_function("count => window.taken.length === count", arg=turn + 1, polling="raf")
+        page.wait_for_timeout(BETWEEN_MS)
+    taken = [float(one) for one in page.evaluate("window.taken")]
+    page.context.close()
+    with site.database.transaction() as tx:
+        close_round(tx, number, "bench")
+    return taken
+
+
+def _put_up(studio: LabelStudioServer, site: Site) -> tuple[int, int]:
+    """A second round of the same layers, put up; its number and that of its project."""
+    with site.database.transaction() as tx:
+        number = make_round(tx)
+        make_pairs(tx, site.store, number, site.drawn)
+    desk = LabelStudioDesk(studio.address, studio.token)
+    exchange = Exchange(site.database, desk, "bench", site.previews.address, len(site.drawn), pause=0)
+    while exchange.put_up(number):
+        pass
+    with site.database.transaction() as tx:
+        [board] = boards.open_boards(tx, desk.address, number)
+    desk.close()
+    return number, int(board.number or 0)
+
+
+def _sign_in(browser: Browser, studio: LabelStudioServer) -> Page:
+    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page.set_default_timeout(60_000)
+    page.goto(f"{studio.address}/user/login")
+    page.fill("input[name=email]", OWNER)
+    page.fill("input[name=password]", studio.password)
+    page.click("button[type=submit]")
+    page.wait_for_url("**/")
+    return page
+
+
+def _choose(page: Page, key: str, verdict: str) -> None:
+    """Press a verdict's key until the page shows it: what is pressed before it listens is lost."""
+    chosen = page.locator(f".ant-radio-wrapper-checked:has-text('{verdict}')")
+    for _ in range(40):
+        page.keyboard.press(key)
+        for _ in range(10):
+            if chosen.count():
+                return
+            page.wait_for_timeout(20)
+    raise SystemExit(f"Label Studio's page does not hear {key!r}")

@@ -1,0 +1,163 @@
+"""A house that moves: what stands at a real Label Studio is shown from where the house is now, and wakes it there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from curation import jobs
+from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.desk import boards, drift, postings
+from curation.desk.exchange import Exchange
+from curation.desk.previews import Previews
+from curation.house import House
+from tests.desks import ACCEPT, Seat, make_seat
+from tests.making import make_candidates, make_round
+
+pytestmark = pytest.mark.slow
+
+ADA = "ada@example.org"
+NEW = "http://127.0.0.1:2"
+
+
+def moved(exchange: Exchange, address: str = NEW) -> Exchange:
+    """The exchange of the same house at another address."""
+    return replace(exchange, address=Previews("secret", address).address)
+
+
+def pages(seat: Seat) -> dict[int, tuple[bool, object]]:
+    """Of each task: whether it is shown from the new address, and when it had last changed."""
+    found = seat.studio.client.tasks.list(project=seat.board.number, page_size=500, include="id,data,updated_at")
+    return {task.id: (f'src="{NEW}/api/desk/previews/' in task.data["look"], task.updated_at) for task in found}
+
+
+def test_what_is_open_is_shown_from_the_new_address_and_what_was_said_stays(seat):
+    seat.studio.say(seat.task(0), ACCEPT, by=ADA)
+    seat.studio.say(seat.task(1), None, was_cancelled=True, by=ADA)
+    seat.exchange.collect()
+    before = set(pages(seat))
+    house = moved(seat.exchange)
+    assert [(one.kind, one.mendable) for one in drift.compare(house, seat.round)] == [("stale", True)] * 7
+    drift.mend(house, seat.round)
+    assert drift.compare(house, seat.round) == []
+    now = pages(seat)
+    assert set(now) == before, "rewritten where they stand, with their numbers"
+    assert [number for number, (new, _) in now.items() if not new] == [seat.task(0)], "nobody looks at what is decided"
+    assert (seat.decided(0), seat.decided(1)) == ([("accept", ADA)], [("skip", ADA)])
+    assert house.collect(everything=True) == {}
+    assert pages(seat) == now, "once is enough"
+    seat.studio.say(seat.task(1), ACCEPT, by=ADA)
+    assert house.collect() == {"kept": 1}
+
+
+def test_many_of_which_nothing_was_said_are_put_up_anew(seat, monkeypatch):
+    monkeypatch.setattr("curation.desk.exchange.AT_MOST_CHANGED", 7)
+    seat.studio.say(seat.task(1), None, was_cancelled=True, by=ADA)
+    seat.exchange.collect()
+    stays = seat.task(1)
+    house = moved(seat.exchange)
+    assert house.collect(everything=True) == {"renewed": 8}
+    assert {number: new for number, (new, _) in pages(seat).items()} == {stays: True}
+    assert house.put_up(seat.round) == {"up": 7}
+    assert [new for new, _ in pages(seat).values()] == [True] * 8
+    assert seat.task(1) == stays
+    assert drift.compare(house, seat.round) == []
+
+
+def test_one_that_changed_is_enough_to_notice(seat):
+    house = moved(seat.exchange)
+    assert seat.exchange.collect() == {}
+    assert house.collect() == {"renewed": 8}, "the first reading goes over what was put up just now"
+    assert all(new for new, _ in pages(seat).values())
+    assert house.collect() == {}
+
+
+def test_an_import_that_was_cut_off_goes_on_from_the_new_address(seat, store):
+    with seat.database.transaction() as tx:
+        number = make_round(tx)
+        made = make_candidates(tx, store, number, 6)
+        board, room = boards.board_with_room(tx, seat.exchange.desk.address, number, 10)
+        batch = postings.next_batch(tx, board, room, 0, 50)
+        sending = postings.read_batch(tx, batch, seat.exchange.address)
+    seat.exchange.desk.put_up(board, batch, sending[:4])  # and the process dies, and the house moves
+    house = moved(seat.exchange)
+    assert house.put_up(number) == {"up": 6}
+    other = Seat(seat.studio, seat.database, house, number, made)
+    assert [new for new, _ in pages(other).values()] == [True] * 6
+    assert drift.compare(house, number) == []
+
+
+def test_a_task_that_is_deleted_while_the_house_moves_is_put_up_again(seat, monkeypatch):
+    gone = seat.task(2)
+    read = seat.exchange.desk._placed
+
+    def delete_after_reading(project, batch):
+        found = read(project, batch)
+        seat.studio.client.tasks.delete(str(gone))
+        monkeypatch.undo()
+        return found
+
+    monkeypatch.setattr(seat.exchange.desk, "_placed", delete_after_reading)
+    house = moved(seat.exchange)
+    assert house.collect(everything=True) == {"renewed": 8}
+    assert house.collect() == {"lost": 1}
+    assert house.put_up(seat.round) == {"up": 1}
+    assert [new for new, _ in pages(seat).values()] == [True] * 8
+
+
+def test_its_hook_is_moved_too_and_never_hung_twice(studio, desk, database, store):
+    from curation.adapters.label_studio import LabelStudioDesk
+
+    def at(where: str, secret: str) -> LabelStudioDesk:
+        return LabelStudioDesk(desk.address, studio.server.token, (f"{where}/api/desk/hook", {"X-Of-Ours": secret}))
+
+    first, second = at("http://127.0.0.1:1", "one"), at(NEW, "two")
+    seat = make_seat(studio, first, database, store, 2)
+    seat.exchange.collect(everything=True)
+    house = replace(moved(seat.exchange), desk=second)
+    for _ in range(2):
+        house.collect(everything=True)
+    [hook] = studio.client.webhooks.list(project=str(seat.board.number))
+    assert (hook.url, hook.headers, hook.is_active) == (f"{NEW}/api/desk/hook", {"X-Of-Ours": "two"}, True)
+    first.close()
+    second.close()
+
+
+def test_a_worker_notices_when_it_starts(seat, settings, database, store):
+    there = {
+        "desk": f"label-studio+{seat.studio.server.address}",
+        "desk_token": seat.studio.server.token,
+        "address": NEW,
+    }
+    settings = type(settings)(**settings.model_dump() | there)
+    house = House(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+    seat.exchange.collect()
+    jobs.collect(house)
+    first = pages(seat)
+    assert all(new for new, _ in first.values())
+    jobs.collect(house)
+    assert pages(seat) == first
+
+
+def test_a_board_is_held_until_a_long_conversation_ends(seat, monkeypatch):
+    monkeypatch.setattr(boards, "HELD_SECONDS", 1)
+    monkeypatch.setattr("curation.desk.exchange.AT_ONCE", 1)
+    heard = seat.exchange.desk.collect
+    others = []
+
+    def slowly(board, since):
+        total, changed = heard(board, since)
+        return total, (wait(seen) for seen in changed)
+
+    def wait(seen):
+        import time
+
+        time.sleep(0.4)
+        with boards.held(seat.database, seat.board, "another") as mine:
+            others.append(mine)
+        return seen
+
+    monkeypatch.setattr(seat.exchange.desk, "collect", slowly)
+    seat.exchange.collect(everything=True)
+    assert others == [False] * 8

@@ -1,0 +1,7 @@
+"""The fixture of contracts that are held against a real Label Studio."""
+
+from __future__ import annotations
+
+from tests.desks import studio
+
+__all__ = ["studio"]
