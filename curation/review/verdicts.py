@@ -20,6 +20,11 @@ AFTER: Final = {
 """Where a verdict by itself leaves a candidate."""
 STANDS: Final = "(d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id))"
 """In SQL: whether the row d of decisions is a verdict that was not undone."""
+CONSENSUS: Final = "consensus"
+"""The name in which, and the desk at which, a re-aggregation decides."""
+UPHELD: Final = f"""({STANDS} and d.desk <> '{CONSENSUS}'
+    and c.state = case d.verdict when 'accept' then 'accepted' else 'rejected' end)"""
+"""In SQL: whether the row d of decisions is somebody's verdict that stands, and that its candidate c has come to."""
 DECIDED: Final = (CandidateState.accepted, CandidateState.rejected)
 
 

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from curation.database import Transaction
 from curation.domain import Kind, Verdict
 from curation.review.reviewers import MACHINE
-from curation.review.verdicts import STANDS
+from curation.review.verdicts import UPHELD
 from curation.selection import bounds, machine
 from curation.selection.coins import AUDIT_COIN
 from curation.selection.heads import JUDGING, KeptHead, find_head
@@ -202,7 +202,7 @@ _JUDGED = sa.text(f"""
     join scores k on k.candidate_id = c.id and k.head_id = :head
     where c.round_id = :round and {JUDGING} and c.state in ('accepted', 'rejected') and exists (
         select from decisions d join reviewers v on v.id = d.reviewer_id and v.kind = :teacher
-        where d.candidate_id = c.id and {STANDS})""")
+        where d.candidate_id = c.id and {UPHELD})""")
 
 # Of what has no verdict yet and the random slice together, the likely ones that people have taken out would be missing:
 # the random slice alone stands for the round.

@@ -18,12 +18,13 @@ from curation.layers import decode_layer
 from curation.objects import FolderStore
 from curation.review.decisions import decide, undo
 from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.verdicts import CONSENSUS
 from curation.screening.embedding import OWN, unpack
 from curation.selection import heads
 from curation.selection.head import FEWEST, Lesson, fit
 from curation.selection.seeing import see_unseen
 from curation.settings import Settings
-from curation.tables import candidates, embeddings, rounds, scores, screenings
+from curation.tables import candidates, decisions, embeddings, rounds, scores, screenings
 from curation.tables import heads as heads_table
 from tests.making import make_candidates, make_round
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
@@ -77,6 +78,38 @@ def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_pe
         tx.connection.exec_driver_sql("alter table decisions disable trigger append_only")
         tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {oracle}")
         assert heads.fit_head(tx, Kind.single, SOURCE).teacher == "oracle"
+
+
+def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database: Database) -> None:
+    """Three vote on each of 60, two of them alike; a re-aggregation turns ten over, and is nobody's lesson."""
+    count, turned = 60, 10
+    with database.transaction() as tx:
+        number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
+        ids = arrive(tx, number, 5, np.linspace(-2, 2, count))
+        people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
+        machine = add_reviewer(tx, CONSENSUS, kind="oracle").id
+        for place, id_ in enumerate(ids):
+            good, turns = place >= count // 2, place < turned
+            said = [(who, good if who != people[2] else not good, "pages") for who in people]
+            said += [(machine, not good, CONSENSUS)] if turns else []
+            rows = [
+                {"candidate_id": id_, "reviewer_id": who, "verdict": "accept" if accept else "reject", "desk": desk,
+                 "key": uuid.uuid4(), "final": desk == CONSENSUS}
+                for who, accept, desk in said
+            ]  # fmt: skip
+            tx.execute(sa.insert(decisions), rows)
+            state = "accepted" if good is not turns else "rejected"
+            for step in ("waiting", state):
+                tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(state=step, decided=3))
+        assert heads.count_lesson(tx, Kind.single, SOURCE) == (0, 0), "60 are too few for people, and no oracle spoke"
+        assert not heads.wants_fit(tx, Kind.single, SOURCE), "180 votes, and ten rows more, are no 100 candidates"
+        decided(tx, 60, seed=2)
+        kept = heads.fit_head(tx, Kind.single, SOURCE)
+        taught_ = heads.count_lesson(tx, Kind.single, SOURCE)
+        came_to = rounds_room.count_states(tx, number)
+    assert (came_to["accepted"], came_to["rejected"]) == (40, 20)
+    assert (kept.figures["decisions"], kept.teacher, sum(taught_)) == (120, "person", 120)
+    assert kept.figures["accepted"] >= 40
 
 
 def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signals(database: Database) -> None:
