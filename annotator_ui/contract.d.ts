@@ -243,6 +243,7 @@ interface Share {
 
 interface NoticedDefect {
   defect: string;
+  kind: "single" | "pair";
   threshold: number;
   low: number;
   high: number;

@@ -56,9 +56,10 @@ class WithOthers(BaseModel):
 
 
 class NoticedDefect(BaseModel):
-    """From which severity (0..1) a defect is noticed half of the time, with its 95 % interval, and the curve."""
+    """From which severity (0..1) a defect is noticed half of the time, by kind of candidate, with its 95 % interval."""
 
     defect: str
+    kind: Literal["single", "pair"]
     threshold: float
     low: float
     high: float
