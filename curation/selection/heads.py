@@ -110,13 +110,16 @@ def find_head(tx: Transaction, kind: Kind, name: str | None = None) -> KeptHead:
 
 
 def score_round(tx: Transaction, kept: KeptHead, number: int) -> int:
-    """Score a round's candidates without a verdict, and those shown at random, by one head; returns how many were new.
+    """Score a round's candidates without a verdict, and all that were chosen, by one head; returns how many were new.
 
-    Those already scored by it are passed by. Rows cross in batches, and each batch is one product of matrices.
+    Those already scored by it are passed by. Of the chosen ones caps count the places, by the head's own clusters. Rows
+    cross in batches, each one product of matrices, and are read by one cursor: asked for batch by batch, each would
+    pass by all that were scored before.
     """
-    asked = {"round": number, "head": kept.id, "embedder": kept.embedder, "most": SCORE_AT_ONCE}
+    asked = {"round": number, "head": kept.id, "embedder": kept.embedder}
     scored = 0
-    while rows := tx.execute(_UNSCORED, asked).all():
+    reading = tx.connection.execute(_UNSCORED, asked, execution_options={"stream_results": True})
+    for rows in reading.partitions(SCORE_AT_ONCE):
         chances, clusters = apply(kept.head, rows)
         found = {"ids": [row.id for row in rows], "chances": chances, "clusters": clusters, "head": kept.id}
         tx.execute(_SCORE, found)
@@ -197,8 +200,7 @@ _UNSCORED = sa.text("""
     join embeddings e on e.candidate_id = c.id and e.source = :embedder
     left join scores k on k.candidate_id = c.id
     where c.round_id = :round and k.head_id is distinct from :head
-        and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice = 'random')
-    limit :most""")
+        and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice is not null)""")
 
 _SCORE = sa.text("""
     insert into scores (candidate_id, head_id, chance, cluster)

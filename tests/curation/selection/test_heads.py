@@ -21,6 +21,7 @@ from curation.review.reviewers import add_reviewer, oracle_reviewer
 from curation.review.verdicts import CONSENSUS
 from curation.screening.embedding import OWN, unpack
 from curation.selection import heads
+from curation.selection.choosing import select_candidates
 from curation.selection.head import FEWEST, Lesson, fit
 from curation.selection.seeing import see_unseen
 from curation.settings import Settings
@@ -143,6 +144,24 @@ def test_scores_are_those_of_the_head_and_are_made_once(database: Database) -> N
         chance = kept.head.predict([{"quality": quality[7]}], unpack([bytes(vectors)]))[0]
         assert found[ids[7]].chance == pytest.approx(chance, abs=1e-6)
         assert found[ids[-5]].chance > 3 * found[ids[5]].chance
+
+
+def test_whoever_was_chosen_is_scored_by_the_next_head_too_so_that_caps_count_their_places(database: Database) -> None:
+    with database.transaction() as tx:
+        first = taught(tx)
+        policy = {"kind": "mixed", "share": 0.5, "likely": 0.5, "uncertain": 0.2, "random": 0.3}
+        number = open_stream(tx, policy, 10**6)
+        quality = np.random.default_rng(8).standard_normal(300)
+        ids = arrive(tx, number, 8, quality)
+        select_candidates(tx, number, SOURCE)
+        judge_waiting(tx, number, dict(zip(ids, accepts(8, quality).tolist(), strict=True)))
+        second = heads.fit_head(tx, Kind.single, SOURCE)
+        assert second.id != first.id
+        heads.score_round(tx, second, number)
+        chosen = sa.select(candidates.c.slice, scores.c.head_id).join(scores)
+        found = tx.execute(chosen.where(candidates.c.round_id == number, candidates.c.slice.is_not(None))).all()
+    assert {row.slice for row in found} == {"random", "likely", "uncertain"}
+    assert {row.head_id for row in found} == {second.id}
 
 
 def test_what_was_screened_before_is_seen_afterwards(database: Database, store: FolderStore) -> None:
