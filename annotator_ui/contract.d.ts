@@ -165,8 +165,10 @@ interface RoundReport {
     share: number;
     lost: { k: number; n: number; low: number; high: number };
     wrong: { k: number; n: number; low: number; high: number };
-    audit: { judged: number; errors: number };
+    /** `low` of the acceptable lost (of the accepted bad), at least. */
+    audit: { judged: number; errors: number; low: number };
     stands: boolean;
+    contradicted: boolean;
   }[];
   seconds_left: number | null;
   evaluation: Record<string, number>;
@@ -241,6 +243,7 @@ interface Share {
 
 interface NoticedDefect {
   defect: string;
+  kind: "single" | "pair";
   threshold: number;
   low: number;
   high: number;

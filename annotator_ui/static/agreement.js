@@ -18,10 +18,11 @@ export function followAgreement(number) {
 }
 
 /** @param {RoundAgreement} told */
-function sentence({ consensus: { overlap, rule, certainty }, adjudicating }) {
+function sentence({ consensus: { overlap, rule, certainty, machines_vote: voice }, adjudicating }) {
   const by = rule === "majority" ? "their majority decides" : "what is known of each decides (Dawid and Skene)";
   const sure = certainty > 0.5 ? `, if it is at least ${Math.round(100 * certainty)} % sure` : "";
-  return `${overlap} people decide each candidate, blind; ${by}${sure}. ${counted(adjudicating, "candidate")} for an adjudicator.`;
+  const who = voice ? `${overlap} voices, one of which may be the oracle,` : `${overlap} people`;
+  return `${who} decide each candidate, blind; ${by}${sure}. ${counted(adjudicating, "candidate")} for an adjudicator.`;
 }
 
 /** @param {Agreement & {reviewers: string[]}} found */

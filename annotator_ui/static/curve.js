@@ -11,15 +11,16 @@ const STEPS = 50;
 
 /** @param {NoticedDefect} curve */
 export function chart(curve) {
+  const name = curve.kind === "pair" ? `${plain(curve.defect)} in a pair` : plain(curve.defect);
   const half = curve.threshold > 1 ? "hardly ever noticed" : `half noticed at ${curve.threshold.toFixed(2)}`;
   const words = `${half} (95 %: ${curve.low.toFixed(2)} to ${curve.high.toFixed(2)}), ${count(curve.n)} looks`;
-  const picture = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${plain(curve.defect)}: ${words}` }, [
+  const picture = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name}: ${words}` }, [
     ...axes(),
     draw("rect", { class: "band", x: x(curve.low), y: TOP, width: Math.max(x(curve.high) - x(curve.low), 1), height: INNER_HEIGHT }),
     draw("polyline", { class: "curve", points: line(curve) }),
     curve.threshold <= 1 && draw("circle", { class: "half", cx: x(curve.threshold), cy: y(rejected(curve, curve.threshold)), r: 3.5 }),
   ]);
-  return make("figure", {}, make("figcaption", {}, make("strong", {}, plain(curve.defect)), make("small", {}, words)), picture);
+  return make("figure", {}, make("figcaption", {}, make("strong", {}, name), make("small", {}, words)), picture);
 }
 
 /** The share rejected at a severity: curation/review/noticing.py. @param {NoticedDefect} curve @param {number} severity */

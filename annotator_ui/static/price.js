@@ -1,7 +1,7 @@
 /** What accepts cost people, slice by slice, what the next hour is worth, and whether review may stop. */
 
 import { fill, make, part } from "./elements.js";
-import { count, duration, plain } from "./words.js";
+import { count, counted, duration, plain } from "./words.js";
 
 /** @param {RoundReport["price"]} price */
 export function showPrice({ slices, next_hour: hour, stop }) {
@@ -15,7 +15,7 @@ export function showPrice({ slices, next_hour: hour, stop }) {
 /** @param {NonNullable<RoundReport["price"]["next_hour"]>} hour */
 function worth({ looks, left, accepts, certain }) {
   const rate = `about ${count(Math.round(accepts))} accepts of ${count(Math.round(looks))} looks`;
-  const end = left < looks ? `; ${count(left)} are left, about ${count(Math.round((accepts * left) / looks))} of them good` : "";
+  const end = left < looks ? `; ${counted(left, "look")} are left, for about ${counted(Math.round((accepts * left) / looks), "accept")}` : "";
   const by = certain ? ", by the scores of what is ahead" : ", at the rate so far: not all that is ahead has a score";
   return `An hour of review now: ${rate}${end}${by}.`;
 }

@@ -7,6 +7,7 @@ import { compared, figureNames, labelOf } from "./figures.js";
 import { mayAct, sayError, showMe } from "./frame.js";
 import { installHelp } from "./help.js";
 import { Keys } from "./keys.js";
+import { showGates } from "./gates.js";
 import { keepFresh } from "./live.js";
 import { showPrice } from "./price.js";
 import { read, request } from "./request.js";
@@ -60,6 +61,7 @@ function show(report) {
   );
   showReasons(report.reasons);
   showPrice(report.price);
+  showGates(report.gates, round.id);
   fill(part("reviewers"), report.human.reviewers.map(reviewerRow));
   part("reviewers-none").hidden = report.human.reviewers.length > 0;
   part("signals-card").hidden = report.signals.length === 0;

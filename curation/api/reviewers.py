@@ -59,9 +59,10 @@ class WithOthers(BaseModel):
 
 @dataclass(frozen=True)
 class NoticedDefect(Curve):
-    """From which severity (0..1) a defect is noticed half of the time, with its 95 % interval, and the curve."""
+    """From which severity (0..1) a defect is noticed half of the time, by kind of candidate, with its 95 % interval."""
 
     defect: str
+    kind: Literal["single", "pair"]
 
 
 class GoldAnswers(BaseModel):

@@ -162,14 +162,18 @@ class Errors(BaseModel):
 
 
 class Audit(BaseModel):
-    """What people said of the share that they see of what a gate decides."""
+    """What people said of the share that they see of what a gate decides; `low`: errors that it proves at least."""
 
     judged: int
     errors: int
+    low: float
 
 
 class Gate(BaseModel):
-    """A score beyond which the machine decides; `lost` of the good (bad) ones, `wrong` of its verdicts."""
+    """A score beyond which the machine decides; `lost` of the good (bad) ones, `wrong` of its verdicts.
+
+    `contradicted` once its audit has closed it.
+    """
 
     id: int
     verdict: Literal["accept", "reject"]
@@ -182,6 +186,7 @@ class Gate(BaseModel):
     wrong: Errors
     audit: Audit
     stands: bool
+    contradicted: bool
 
 
 class Report(BaseModel):

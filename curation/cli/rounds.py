@@ -18,6 +18,9 @@ Certainty = Annotated[
     float | None,
     typer.Option(help="Least share or probability of a verdict; less goes to an adjudicator.", min=0, max=1),
 ]
+MachinesVote = Annotated[
+    bool, typer.Option("--machines-vote", help="Where several decide, count the oracle as one of them; else it rules.")
+]
 Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.")]
 
 
@@ -44,6 +47,7 @@ def open_(
     overlap: Overlap = 1,
     rule: Rule = None,
     certainty: Certainty = None,
+    machines_vote: MachinesVote = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +59,7 @@ def open_(
     from curation.review import consensus
     from curation.selection.policies import check_measures
 
-    reached = consensus.choose(overlap, rule, certainty)
+    reached = consensus.choose(overlap, rule, certainty, machines_vote=machines_vote)
     kind = Kind.pair if pairs else Kind.single
     with house() as opened, opened.database.transaction() as tx:
         drawn_by = checkpoints.find_checkpoint(tx, checkpoint) if checkpoint else checkpoints.promoted(tx)
@@ -69,7 +73,8 @@ def open_(
         check_measures(rules, load_embedder(opened.settings).measures if policy == "paper" else ())
         if dry_run:
             rounds.check_round(texts, quota, rules, kind)
-            talk.print(f"would draw {quota} candidates from {len(texts)} prompts with {short(drawn_by.id)}")
+            drawn = f"{quota} candidates from {len(texts)} prompts with {short(drawn_by.id)}"
+            talk.print(f"would draw {drawn}, {consensus.tell(reached)}")
             return
         number = rounds.open_round(
             tx, checkpoint=drawn_by.id, prompts_=texts, quota=quota, seed=seed, policy=rules, kind=kind, actor=ACTOR

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,12 +15,9 @@ from curation.review.consensus import SURE, Consensus
 from curation.review.dawid_skene import Fit, Skills, Vote, fit_skills
 from curation.review.gold import PLAIN
 from curation.review.reviewers import ORACLE, PERSON, add_reviewer
-from curation.review.verdicts import STANDS, lock_candidate, settle
+from curation.review.verdicts import CONSENSUS, STANDS, lock_candidate, settle
 from curation.rounds import find_round
 from curation.tables import aggregations
-
-CONSENSUS: Final = "consensus"
-"""The name in which, and the desk at which, a re-aggregation decides."""
 
 
 def learn_skills(tx: Transaction, number: int) -> Fit[uuid.UUID]:

@@ -55,6 +55,8 @@ class Consensus:
         if not 1 <= self.overlap <= MOST_OVERLAP or (self.rule is Rule.single) != (self.overlap == 1):
             told = f"the rule single takes an overlap of 1, the others one of 2 to {MOST_OVERLAP}"
             raise Refused(f"an overlap of {self.overlap} cannot be decided by {self.rule}", told)
+        if self.machines_vote and self.overlap == 1:
+            raise Refused("the oracle is no voice among others where one decides", "give an overlap of 2 or more")
         if not 0 <= self.certainty <= 1:
             raise Refused(f"a certainty lies in [0, 1], not at {self.certainty:g}", "1 asks that all agree")
 
@@ -83,13 +85,13 @@ class Outcome(NamedTuple):
     final: bool
 
 
-def choose(overlap: int, rule: str | None, certainty: float | None) -> Consensus:
+def choose(overlap: int, rule: str | None, certainty: float | None, *, machines_vote: bool = False) -> Consensus:
     """A consensus of what was said of it: without a rule the majority, without a certainty the rule's own."""
     named = rule or (Rule.majority if overlap > 1 else Rule.single)
     if named not in set(Rule):
         raise Refused(f"there is no rule {named!r}", "one of " + ", ".join(Rule))
     usual = SURE if named == Rule.dawid_skene else 0.5
-    return Consensus(Rule(named), overlap, usual if certainty is None else certainty)
+    return Consensus(Rule(named), overlap, usual if certainty is None else certainty, machines_vote)
 
 
 def set_consensus(tx: Transaction, number: int, consensus: Consensus, actor: str) -> None:
@@ -127,6 +129,15 @@ def weigh(
         return Outcome(CandidateState.waiting, len(votes), final=False)
     state = consensus.resolve(_probability(tx, consensus, round_id, votes)) or CandidateState.waiting
     return Outcome(state, len(votes), final=False)
+
+
+def tell(consensus: Consensus) -> str:
+    """How verdicts are reached, in a few words."""
+    if consensus.overlap == 1:
+        return "one verdict each"
+    rule = "Dawid and Skene" if consensus.rule is Rule.dawid_skene else "majority"
+    voice = ", the oracle one voice of them" if consensus.machines_vote else ""
+    return f"{consensus.overlap} verdicts each{voice}, by {rule} with a certainty of {consensus.certainty:g}"
 
 
 def read_votes(tx: Transaction, candidate: uuid.UUID) -> list[tuple[int, bool]]:

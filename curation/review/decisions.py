@@ -81,6 +81,8 @@ def decide(
         raise Conflict("this key was used for another decision", "make a new key for every decision")
     if outcome.state is CandidateState.accepted:
         add_samples(tx, samples_of(tx, [candidate]))
+    if row.slice == "audit":
+        tx.ask("choose", row.round_id)  # what people say of an audit may close a gate
     if known.purpose == GOLD and verdict is not Verdict.skip:
         gold.check_reviewer(tx, reviewer_id, candidate)
     return Decided(int(decision), candidate, AFTER[verdict])

@@ -20,8 +20,9 @@ def round_price(tx: Transaction, number: int) -> dict[str, Any]:
     """What accepts of a round cost people, and what more of them would, as JSON would hold it. Raises NotFound.
 
     `slices`: by which part of the policy chose them, looks, seconds, accepts and seconds for each accept. `next_hour`:
-    how many looks fit into it at the pace so far, and how many accepts to expect of what is seen next; None where
-    nobody has looked or nothing is left. `stop`: why review of it may stop, or None.
+    how many looks fit into it at the pace so far, and how many accepts to expect of what is seen next, each of which
+    takes as many looks as the round's overlap still asks for; None where nobody has looked or nothing is left. `stop`:
+    why review of it may stop, or None.
     """
     policy = read_policy(find_round(tx, number)["policy"])
     slices = [dict(row) for row in tx.execute(_SLICES, {"round": number}).mappings()]
@@ -88,10 +89,10 @@ def _next_hour(tx: Transaction, number: int) -> dict[str, Any] | None:
     if not seconds:
         return None
     row = tx.execute(_AHEAD, {"round": number, "looks": max(1, int(HOUR / seconds))}).one()
-    if not row.looks or row.chance is None:
+    if not row.looks or row.accepts is None:
         return None
-    looks = HOUR / seconds
-    return {"looks": looks, "left": row.looks, "accepts": looks * row.chance, "certain": row.scored == row.looks}
+    looks, certain = HOUR / seconds, row.scored == row.candidates
+    return {"looks": looks, "left": row.looks, "accepts": looks * row.accepts / row.looks, "certain": certain}
 
 
 # A look whose time could not be measured counts as long as the mean of its slice.
@@ -115,17 +116,24 @@ _PACE = sa.text(f"""
     select sum(dwell_ms) / 1000.0::double precision / nullif(count(*) filter (where verdict in ('accept', 'reject')), 0)
     from late""")
 
-# What waits comes first, then the likeliest of what the policy has not chosen yet.
+# What waits comes first, what others have begun before the rest, then the likeliest of what was not chosen yet. Where
+# several decide, a candidate takes a look of each who has not: votes are no accepts.
 _AHEAD = sa.text("""
     with rate as (
         select avg((state = 'accepted')::int) as accepted from candidates
         where round_id = :round and state in ('accepted', 'rejected')),
     ahead as (
-        select k.chance from candidates c left join scores k on k.candidate_id = c.id
+        select k.chance, greatest(coalesce((r.consensus ->> 'overlap')::int, 1) - c.decided, 1) as looks,
+            c.state = 'screened' as later, c.decided, c.priority, c.id
+        from candidates c join rounds r on r.id = c.round_id left join scores k on k.candidate_id = c.id
         where c.round_id = :round and c.state in ('waiting', 'showing', 'screened')
-        order by c.state = 'screened', c.priority desc, k.chance desc nulls last limit :looks)
-    select count(*) as looks, count(chance) as scored, avg(coalesce(chance, (select accepted from rate))) as chance
-    from ahead""")
+        order by later, decided desc, priority desc, chance desc nulls last, id limit :looks),
+    soon as (
+        select ahead.*, sum(looks) over (order by later, decided desc, priority desc, chance desc nulls last, id) as sum
+        from ahead)
+    select count(*) as candidates, count(chance) as scored, sum(looks) as looks,
+        sum(coalesce(chance, (select accepted from rate))::double precision) as accepts
+    from soon where sum - looks < :looks""")
 
 # Seconds per verdict of people of late, in whatever round: skips and undone looks are part of the price.
 _LATE_PACE = sa.text(f"""

@@ -13,12 +13,14 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from curation.database import Transaction
+from curation.domain import Kind
 from curation.review.agreement import count_verdicts, gwet_ac1, with_interval
 from curation.review.gold import PLAIN
 from curation.review.noticing import Look, fit_curve
 from curation.review.report import Z_95, wilson
 from curation.review.reviewers import PERSON, Reviewer, list_reviewers
 from curation.screening.defects import DEFECTS
+from curation.screening.pair_defects import PAIR_DEFECTS
 
 MOST: Final = 20_000
 """The latest decisions that figures are made of."""
@@ -99,7 +101,8 @@ def as_text(told: Mapping[str, Any]) -> str:
         if one is not None
     ]
     lines += [
-        f"  {one['defect']}: noticed half of the time at severity {one['threshold']:.2f} "
+        f"  {one['defect']}{' in a pair' if one['kind'] == Kind.pair else ''}: "
+        f"noticed half of the time at severity {one['threshold']:.2f} "
         f"(95 % {one['low']:.2f} to {one['high']:.2f}, n = {one['n']})"
         for one in told["gold"]["curves"]
     ]
@@ -161,15 +164,18 @@ def _agreement(others: Sequence[tuple[bool, bool]]) -> dict[str, Any]:
 
 
 def _gold(answers: Sequence[Any]) -> dict[str, Any]:
+    """Curves of single layers and of pairs apart: a fringe before its own background is another one to find."""
     plain = [row.verdict == "reject" for row in answers if row.defect and row.severity >= PLAIN]
     clean = [row.verdict == "reject" for row in answers if row.defect is None]
     curves = []
-    for defect in DEFECTS:
-        curve = fit_curve(
-            [Look(row.severity, row.verdict == "reject") for row in answers if row.defect == defect], clean
-        )
-        if curve is not None:
-            curves.append({"defect": defect} | asdict(curve))
+    for kind, defects in ((Kind.single, DEFECTS), (Kind.pair, PAIR_DEFECTS)):
+        mine = [row for row in answers if row.kind == kind]
+        guesses = [row.verdict == "reject" for row in mine if row.defect is None]
+        for defect in defects:
+            looks = [Look(row.severity, row.verdict == "reject") for row in mine if row.defect == defect]
+            curve = fit_curve(looks, guesses)
+            if curve is not None:
+                curves.append({"defect": defect, "kind": str(kind)} | asdict(curve))
     accepted = len(clean) - sum(clean)
     return {"noticed": _share(sum(plain), len(plain)), "clean_accepted": _share(accepted, len(clean)), "curves": curves}
 
@@ -229,8 +235,9 @@ def _missed(gold: Sequence[Any], rows: Sequence[Any], *, early: bool) -> dict[st
 _DECISIONS = sa.text("""
     select * from (
         select d.id, extract(epoch from d.at)::float as at, d.verdict, d.dwell_ms, g.candidate_id is not null as gold,
-            g.defect, g.severity, exists (select from decisions u where u.undoes = d.id) as undone
+            g.defect, g.severity, r.kind, exists (select from decisions u where u.undoes = d.id) as undone
         from decisions d left join gold g on g.candidate_id = d.candidate_id
+        left join rounds r on r.id = g.round_id
         where d.reviewer_id = :reviewer and d.verdict <> 'undo' order by d.id desc limit :most) latest
     order by id""")
 

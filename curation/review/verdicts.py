@@ -20,6 +20,11 @@ AFTER: Final = {
 """Where a verdict by itself leaves a candidate."""
 STANDS: Final = "(d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id))"
 """In SQL: whether the row d of decisions is a verdict that was not undone."""
+CONSENSUS: Final = "consensus"
+"""The name in which, and the desk at which, a re-aggregation decides."""
+UPHELD: Final = f"""({STANDS} and d.desk <> '{CONSENSUS}'
+    and c.state = case d.verdict when 'accept' then 'accepted' else 'rejected' end)"""
+"""In SQL: whether the row d of decisions is somebody's verdict that stands, and that its candidate c has come to."""
 DECIDED: Final = (CandidateState.accepted, CandidateState.rejected)
 
 
@@ -46,7 +51,7 @@ def settle(tx: Transaction, candidate: uuid.UUID, state: CandidateState) -> None
 # First the lease, then the candidate, as everybody who needs both: the lock on c is taken on the joined row.
 _LOCK = sa.text("""
     with held as materialized (select subject from leases where subject = :candidate for update)
-    select c.state, c.round_id, c.propensity, c.decided, coalesce(g.round_id, c.round_id) as shown_in
+    select c.state, c.round_id, c.propensity, c.decided, c.slice, coalesce(g.round_id, c.round_id) as shown_in
     from candidates c left join held on held.subject = c.id left join gold g on g.candidate_id = c.id
     where c.id = :candidate for update of c""")
 

@@ -17,7 +17,7 @@ from curation.domain import CandidateState, Kind, LayerRole, Prompt
 from curation.errors import Corrupt, NotFound, Refused
 from curation.intake.procedural import shows_prompt
 from curation.layers import decode_layer
-from curation.ports import RGBA, Embedder, ObjectStore
+from curation.ports import RGBA, Embedder, Layers, ObjectStore
 from curation.screening import duplicates
 from curation.screening.embedding import OWN, pack
 from curation.screening.fingerprints import fingerprint
@@ -180,6 +180,11 @@ def measure_single(rgba: RGBA, prompt: str) -> dict[str, float | None]:
     return measure(rgba) | agreement
 
 
+def measure_whole(layers: Layers, prompt: Prompt) -> dict[str, float | None]:
+    """All that screening measures of a pair: the signals of its foreground, its own, and whether it shows its texts."""
+    return measure(layers[LayerRole.foreground]) | measure_pair(layers) | measure_agreement(layers, prompt)
+
+
 def keep_again(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
     """Add what was measured of candidates that were screened before, by another embedder or not at all."""
     sound = [one for one in measured if not one.fault]
@@ -213,10 +218,7 @@ def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> Measur
     except (Corrupt, NotFound) as error:
         return MeasuredCandidate(row.id, kind, sha256, fault=error.message)
     prompt = Prompt(row.text, row.foreground, row.background)
-    if kind is Kind.pair:
-        signals = measure(drawn[wanted[0]]) | measure_pair(drawn) | measure_agreement(drawn, prompt)
-    else:
-        signals = measure_single(drawn[wanted[0]], row.text)
+    signals = measure_whole(drawn, prompt) if kind is Kind.pair else measure_single(drawn[wanted[0]], row.text)
     seen = embedder.see([drawn], [prompt])[0]
     known = (visible, signals | dict(seen.figures), fingerprint(drawn[tells]), pack(seen.vector), embedder.source)
     return MeasuredCandidate(row.id, kind, sha256, *known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +30,27 @@ def count(k: int, n: int, level: float = LEVEL) -> Count:
     return Count(k, n, low, high)
 
 
+def whenever(k: int, n: int, level: float = LEVEL) -> Count:
+    """As `count`, but both bounds are right at every n together, so that one may look after each that is counted.
+
+    All shares under which the mean likelihood of k of n over every share is below 1 / level times their own: by Ville's
+    inequality (1939) the true one is ever left out with probability `level` at most (Robbins, 1970).
+    """
+    return Count(k, n, _low_whenever(k, n, level), 1 - _low_whenever(n - k, n, level))
+
+
+def _low_whenever(k: int, n: int, level: float) -> float:
+    if not k:
+        return 0.0
+    mean = math.lgamma(k + 1) + math.lgamma(n - k + 1) - math.lgamma(n + 2)
+    low, high = 0.0, k / n
+    for _ in range(40):
+        middle = (low + high) / 2
+        own = k * math.log(middle) + (n - k) * math.log1p(-middle)
+        low, high = (middle, high) if mean - own >= -math.log(level) else (low, middle)
+    return low
+
+
 def spend(look: int, level: float = LEVEL) -> float:
     """The level of the look-th test (from 1) in a series without an end: all of them together spend `level`.
 
@@ -39,8 +61,6 @@ def spend(look: int, level: float = LEVEL) -> float:
 
 def enough(budget: float, level: float) -> int:
     """The least n of which no error at all proves a share under `budget`: (1 - budget)^n <= level."""
-    import math
-
     return math.ceil(math.log(level) / math.log1p(-budget))
 
 

@@ -56,6 +56,7 @@ def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple
 
 def _mix(tx: Transaction, row: dict[str, Any], policy: Mixed, newest: KeptHead | None) -> tuple[int, int]:
     number, r = row["id"], policy.random_share(row["quota"])
+    gates.close_contradicted(tx, number)
     if int(tx.execute(_STOCK, {"round": number}).scalar_one()) > STOCK // 2:
         return 0, 0
     shown = 0

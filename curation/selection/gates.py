@@ -9,11 +9,14 @@ at growing numbers of decisions spend the 5 % between them (bounds.spend), and a
 so that in at most 5 of 100 rounds anything is let through that should not have been, however often one looks. What the
 bound is about is the round's own candidates, as the random slice stands for them.
 
-A share of what a gate would decide is shown to people all the same (slice "audit"), besides the random slice.
+A share of what a gate would decide is shown to people all the same (slice "audit"), besides the random slice. Where
+their verdicts prove that the budget is exceeded (`audits`), the gate closes itself, and none is proven in that round
+again: its candidates are not what they were when it was. What it decided stands until somebody takes it back.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -24,12 +27,15 @@ import sqlalchemy as sa
 from curation.database import Transaction
 from curation.domain import Kind, Verdict
 from curation.review.reviewers import MACHINE
-from curation.review.verdicts import STANDS
+from curation.review.verdicts import UPHELD
 from curation.selection import bounds, machine
+from curation.selection.audits import IS_BEYOND, read_audit
 from curation.selection.coins import AUDIT_COIN
 from curation.selection.heads import JUDGING, KeptHead, find_head
 from curation.selection.policies import Mixed
 from curation.tables import gates, rounds
+
+log = logging.getLogger("layerloop.selection")
 
 Decided = Literal[Verdict.reject, Verdict.accept]
 
@@ -105,30 +111,41 @@ def pass_gates(tx: Transaction, number: int, policy: Mixed, r: float, kept: Kept
 def tell_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
     """The gates of a round that were proven, as JSON would hold them, with what the audit has found since.
 
-    `lost` and `wrong` are both rates of errors at the look that proved it; `audit` counts what people said of the share
-    that they see of what the gate would decide, and how often it would have erred.
+    `lost` and `wrong` are both rates of errors at the look that proved it; `audit` is what people said of the share
+    that they see of what the gate would decide (audits.Audit), `contradicted` whether that closed it. Only the latest
+    of a verdict `stands`.
     """
-    told = []
+    told, standing = [], {one["id"] for one in _standing(tx, number)}
     for row in list_gates(tx, number):
         if row["threshold"] is not None:
-            audit = tx.execute(_AUDITED, {"round": number, "verdict": row["verdict"]}).one()
             figures = {name: row["figures"][name] for name in ("budget", "level", "share", "lost", "wrong")}
             named = {name: row[name] for name in ("id", "verdict", "look", "threshold")}
-            found = {"judged": audit.judged, "errors": audit.errors}
-            told.append(named | figures | {"audit": found, "stands": row["closed_at"] is None})
+            against = row["figures"].get("contradicted")
+            audit = against or read_audit(tx, row).as_json()
+            state = {"audit": audit, "stands": row["id"] in standing, "contradicted": against is not None}
+            told.append(named | figures | state)
     return told
 
 
 def as_lines(told: Sequence[dict[str, Any]]) -> list[str]:
     """The same for people to read in a terminal."""
     return [
-        "  gate {id} {verdict}s {share:.0%} of all: at most {lost:.2%} of the good (or bad) ones are lost, "
-        "{wrong:.2%} of its verdicts wrong; audit: {errors} of {judged} wrong".format(
+        (_CONTRADICTED if one["contradicted"] else _STANDS).format(
             **one | {name: one[name]["high"] for name in ("lost", "wrong")} | one["audit"]
         )
         for one in told
-        if one["stands"]
+        if one["stands"] or one["contradicted"]
     ]
+
+
+_STANDS = (
+    "  gate {id} {verdict}s {share:.0%} of all: at most {lost:.2%} of the good (or bad) ones are lost, "
+    "{wrong:.2%} of its verdicts wrong; audit: {errors} of {judged} wrong"
+)
+_CONTRADICTED = (
+    "  gate {id} has closed itself: {errors} of {judged} audited {verdict}s were wrong, which proves {low:.1%} where "
+    "{budget:.1%} may be; what it decided stands until 'layerloop round take-back'"
+)
 
 
 def list_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
@@ -141,6 +158,26 @@ def close_gates(tx: Transaction, number: int) -> int:
     """Let the machine decide nothing more in a round; returns how many gates stood."""
     closing = sa.update(gates).where(gates.c.round_id == number, gates.c.closed_at.is_(None))
     return int(tx.execute(closing.values(closed_at=sa.func.now())).rowcount)
+
+
+def close_contradicted(tx: Transaction, number: int) -> int:
+    """Close the gates of a round whose audit proves more errors than their budget, and log it; returns how many."""
+    closed = 0
+    for gate in _standing(tx, number):
+        audit, budget = read_audit(tx, gate), gate["figures"]["budget"]
+        if audit.low <= budget:
+            continue
+        same = (gates.c.round_id == number) & (gates.c.verdict == gate["verdict"]) & gates.c.closed_at.is_(None)
+        tx.execute(sa.update(gates).where(same).values(closed_at=sa.func.now()))
+        figures = gate["figures"] | {"contradicted": audit.as_json()}
+        tx.execute(sa.update(gates).where(gates.c.id == gate["id"]).values(figures=figures))
+        about = {"gate": gate["id"], "verdict": gate["verdict"], "budget": budget}
+        tx.log(MACHINE, "gate contradicted", f"round {number}", **about, **audit.as_json())
+        log.warning(
+            "round %d: gate %d has closed itself: its audit proves %.1f %% errors", number, gate["id"], 100 * audit.low
+        )
+        closed += 1
+    return closed
 
 
 def _take_look(tx: Transaction, number: int, verdict: Decided, budget: float, kept: KeptHead) -> None:
@@ -191,10 +228,6 @@ def _apply(tx: Transaction, number: int, gate: dict[str, Any], r: float, audit: 
     return machine.decide_all(tx, ids, Verdict(gate["verdict"]), f"by gate {gate['id']}: {told}, with 95 % confidence")
 
 
-_AUDITED = sa.text("""
-    select count(*) as judged, count(*) filter (where (c.state = 'accepted') = (:verdict = 'reject')) as errors
-    from candidates c where c.round_id = :round and c.slice = 'audit' and c.state in ('accepted', 'rejected')""")
-
 _JUDGED = sa.text(f"""
     select k.chance, c.state = 'accepted' as accepted
     from candidates c
@@ -202,7 +235,7 @@ _JUDGED = sa.text(f"""
     join scores k on k.candidate_id = c.id and k.head_id = :head
     where c.round_id = :round and {JUDGING} and c.state in ('accepted', 'rejected') and exists (
         select from decisions d join reviewers v on v.id = d.reviewer_id and v.kind = :teacher
-        where d.candidate_id = c.id and {STANDS})""")
+        where d.candidate_id = c.id and {UPHELD})""")
 
 # Of what has no verdict yet and the random slice together, the likely ones that people have taken out would be missing:
 # the random slice alone stands for the round.
@@ -211,18 +244,15 @@ _THRESHOLDS = sa.text("""
     from scores k join candidates c on c.id = k.candidate_id
     where c.round_id = :round and k.head_id = :head and c.slice = 'random'""")
 
-_IS_BEYOND = """k.candidate_id = c.id and k.head_id = :head
-        and case when :below then k.chance < cast(:threshold as real) else k.chance >= cast(:threshold as real) end"""
-
 _AUDIT_RANDOM = sa.text(f"""
     update candidates c set propensity = :propensity from scores k
-    where c.round_id = :round and c.slice = 'random' and c.propensity = cast(:r as real) and {_IS_BEYOND}""")
+    where c.round_id = :round and c.slice = 'random' and c.propensity = cast(:r as real) and {IS_BEYOND}""")
 
 _AUDIT = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'audit', propensity = :propensity, priority = -{AUDIT_COIN}
     from scores k
-    where c.round_id = :round and c.state = 'screened' and {AUDIT_COIN} < :audit and {_IS_BEYOND}""")
+    where c.round_id = :round and c.state = 'screened' and {AUDIT_COIN} < :audit and {IS_BEYOND}""")
 
 _BEYOND = sa.text(f"""
-    select c.id from candidates c join scores k on {_IS_BEYOND}
+    select c.id from candidates c join scores k on {IS_BEYOND}
     where c.round_id = :round and c.state = 'screened'""")

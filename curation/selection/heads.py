@@ -15,7 +15,7 @@ from curation.database import Transaction
 from curation.domain import Kind
 from curation.errors import NotFound
 from curation.review.reviewers import ORACLE, PERSON
-from curation.review.verdicts import STANDS
+from curation.review.verdicts import UPHELD
 from curation.screening.embedding import unpack
 from curation.selection.coins import JUDGING_COIN
 from curation.selection.head import FEWEST, FEWEST_OF_EACH, Head, Lesson, check_lesson, fit
@@ -46,10 +46,11 @@ class KeptHead:
 
 
 def fit_head(tx: Transaction, kind: Kind, embedder: str) -> KeptHead:
-    """Fit a head to the decisions that stand, keep it, and return it; equal decisions make an equal head.
+    """Fit a head to the verdicts that candidates have come to, keep it, and return it; equal ones make an equal head.
 
-    People's decisions teach it; the oracle's only where people have not decided enough, since the two are never mixed.
-    What a gate is to be judged by does not teach (`gates`). Raises Refused for too few decisions.
+    A candidate teaches once, however many have decided it. People's decisions teach it; the oracle's only where people
+    have not decided enough, since the two are never mixed. What a gate is to be judged by does not teach (`gates`).
+    Raises Refused for too few decisions.
     """
     teacher = _teacher(tx, kind, embedder)
     rows = tx.execute(_LESSON, {"kind": kind, "embedder": embedder, "teacher": teacher, "most": MOST_DECISIONS}).all()
@@ -109,13 +110,16 @@ def find_head(tx: Transaction, kind: Kind, name: str | None = None) -> KeptHead:
 
 
 def score_round(tx: Transaction, kept: KeptHead, number: int) -> int:
-    """Score a round's candidates without a verdict, and those shown at random, by one head; returns how many were new.
+    """Score a round's candidates without a verdict, and all that were chosen, by one head; returns how many were new.
 
-    Those already scored by it are passed by. Rows cross in batches, and each batch is one product of matrices.
+    Those already scored by it are passed by. Of the chosen ones caps count the places, by the head's own clusters. Rows
+    cross in batches, each one product of matrices, and are read by one cursor: asked for batch by batch, each would
+    pass by all that were scored before.
     """
-    asked = {"round": number, "head": kept.id, "embedder": kept.embedder, "most": SCORE_AT_ONCE}
+    asked = {"round": number, "head": kept.id, "embedder": kept.embedder}
     scored = 0
-    while rows := tx.execute(_UNSCORED, asked).all():
+    reading = tx.connection.execute(_UNSCORED, asked, execution_options={"stream_results": True})
+    for rows in reading.partitions(SCORE_AT_ONCE):
         chances, clusters = apply(kept.head, rows)
         found = {"ids": [row.id for row in rows], "chances": chances, "clusters": clusters, "head": kept.id}
         tx.execute(_SCORE, found)
@@ -165,26 +169,30 @@ JUDGING: Final = f"""coalesce(c.slice, '') = 'random'
     and {JUDGING_COIN} < 0.5"""
 """Half of the random slice of a round with a gate, by a coin of its own: kept from every head, so that it can judge."""
 
-# Of a candidate that was decided twice, after an undo, the verdict that stands.
+# One lesson for each candidate, its standing verdict, and not a fraction for each vote: that verdict is what becomes a
+# sample and what gates are judged by, and votes on one picture are no new pictures. Whose lesson it is, is told by who
+# said what it has come to.
 _TAUGHT = f"""
-    from decisions d
-    join reviewers v on v.id = d.reviewer_id
-    join candidates c on c.id = d.candidate_id
+    from (
+        select d.candidate_id, v.kind, max(d.id) as decision
+        from decisions d join reviewers v on v.id = d.reviewer_id join candidates c on c.id = d.candidate_id
+        where {UPHELD} and v.kind <> 'machine' group by d.candidate_id, v.kind) said
+    join candidates c on c.id = said.candidate_id
     join rounds r on r.id = c.round_id
     join screenings s on s.candidate_id = c.id
     join embeddings e on e.candidate_id = c.id
-    where r.kind = :kind and e.source = :embedder and {STANDS} and v.kind <> 'machine' and not ({JUDGING})"""
+    where r.kind = :kind and e.source = :embedder and not ({JUDGING})"""
 
 _COUNT = sa.text(f"""
-    select v.kind, count(*) filter (where d.verdict = 'accept') as accepted,
-        count(*) filter (where d.verdict = 'reject') as rejected {_TAUGHT} group by v.kind""")
+    select said.kind, count(*) filter (where c.state = 'accepted') as accepted,
+        count(*) filter (where c.state = 'rejected') as rejected {_TAUGHT} group by said.kind""")
 
 _SINCE = sa.text("select count(*) from (select from decisions where id > :last limit :wanted) found")
 
 _LESSON = sa.text(f"""
-    select d.id as decision, d.verdict = 'accept' as accepted, s.signals, e.vector, c.prompt_id, c.round_id,
+    select said.decision, c.state = 'accepted' as accepted, s.signals, e.vector, c.prompt_id, c.round_id,
         coalesce(c.slice, 'random') = 'random' as at_random
-    {_TAUGHT} and v.kind = :teacher order by d.id desc limit :most""")
+    {_TAUGHT} and said.kind = :teacher order by said.decision desc limit :most""")
 
 _UNSCORED = sa.text("""
     select c.id, s.signals, e.vector from candidates c
@@ -192,8 +200,7 @@ _UNSCORED = sa.text("""
     join embeddings e on e.candidate_id = c.id and e.source = :embedder
     left join scores k on k.candidate_id = c.id
     where c.round_id = :round and k.head_id is distinct from :head
-        and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice = 'random')
-    limit :most""")
+        and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice is not null)""")
 
 _SCORE = sa.text("""
     insert into scores (candidate_id, head_id, chance, cluster)

@@ -2,24 +2,23 @@
 
     python -m tests.benchmarks.selection_views [--candidates 10000 40000] [--replay 10000] [--seed-folder DIR] [--gates 100]
 
+The table of ARCHITECTURE.md, views and then diversity where caps bind, on real images too; about an hour of two cores:
+
+    python -m tests.benchmarks.selection_views --share 0.9
+    python -m tests.benchmarks.selection_views --candidates --gates 0 --replay 10000 --share 0.2 --caps 3 1.5 1.2
+    python -m tests.benchmarks.selection_views --candidates --gates 0 --replay 0 --share 0.2 --caps 3 1.5 1.2 \
+        --seed-folder ../shared/seed_rgba --folder-candidates 10000
+
 Everything is the house's own code on a real PostgreSQL: candidates are screened rows, policies choose by SQL, heads are
 fitted as decisions come. Only the reviewer is simulated.
 
-The acceptance model. A candidate has five signals and sixteen numbers of an embedding, standard normal; it belongs to
-one of 400 prompts with a difficulty of its own (normal, 0.5) and to one of eight styles that its embedding shows. Its
-log odds are 1.2 (s1 - s2^2 + 0.5 s3) + 0.6 (e1 - e2) + style + prompt + bias, with a steepness that sets how well the
-best of all heads could tell (AUC), and a bias that sets the share that people accept. Signals 4 and 5 and the other
-numbers tell nothing. People say accept with that probability, each candidate once and for all. Seeds are printed.
-
-The replay takes the verdicts of the oracle: candidates are drawn figures, or a folder's images, with planted defects
-(tests/planted.py), measured by the house's signals and embedder; the oracle is fitted to sound ones. It is told twice:
-as the house measures, and without what the signals say of the prompt's colour and shape, since part of the oracle's own
-rule is made of the same.
-
-Views are counted until 1,000 accepts. At random people see candidates in any order, so their views are exact: the
-expected position of the 1,000th accept, 1,000 (n + 1) / (accepts + 1). Diversity is the effective number of prompts
-among the accepts (the exponential of their entropy) and the mean distance of their embeddings, each as a share of that
-of 1,000 accepts at random. Quality is what is accepted by the same reviewer, and so equal.
+Views are counted until so many accepts (--wanted), or until the policy has shown its --share. At random people see
+candidates in any order, so their views are exact: the expected position of the k-th accept, k (n + 1) / (accepts + 1).
+Diversity is the effective number of prompts and of clusters among the accepts (the exponential of their entropy), the
+mean distance of their embeddings, each as a share of that of as many accepts at random (the mean of 20 draws), and the
+share of the commonest prompt beside that of the random ones. Quality is what is accepted by the same reviewer, and so
+equal. A share of 0.9 leaves nearly all to be shown, so that a thousand accepts are found among few candidates, and
+caps cannot bind; at 0.2, as rounds have it, they do.
 """
 
 from __future__ import annotations
@@ -29,9 +28,8 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,49 +38,29 @@ import sqlalchemy as sa
 
 from curation.adapters import embedded_postgres
 from curation.database import Database
-from curation.domain import Kind, LayerRole, Prompt, Verdict, canonical_json
-from curation.intake.figures import choose_subject, draw
-from curation.intake.procedural import shows_prompt
-from curation.layers import decode_layer
-from curation.ports import RGBA
+from curation.domain import Kind, Verdict, canonical_json
 from curation.schema import migrate
-from curation.screening.embedding import OWN
-from curation.screening.measured import shrink
-from curation.screening.oracle import Oracle
-from curation.screening.refusals import judge
-from curation.screening.signals import measure
 from curation.selection import bounds, gates, head
 from curation.selection.choosing import select_candidates
 from curation.selection.heads import fit_head, wants_fit
 from curation.tables import candidates
+from tests.benchmarks.selection_pools import Pool, auc_of, blind, replay_figures, replay_folder, simulate
 from tests.making import fresh_database, named
-from tests.planted import draw_candidate, plant_some
 from tests.streams import SOURCE, arrive_measured, judge_waiting, open_stream
-
-WANTED = 1_000
-POLICY = {"kind": "mixed", "share": 0.9}
-STYLES, PROMPTS = 8, 400
-
-
-@dataclass(frozen=True)
-class Pool:
-    """N candidates as they were measured, and what the reviewer would say of each."""
-
-    signals: Sequence[Mapping[str, float | None]]
-    vectors: np.ndarray
-    texts: Sequence[str]
-    accepted: np.ndarray
-    best: float | None = None  # AUC of the truth itself
-    truth: np.ndarray | None = None  # the probability of each to be accepted
-
-    @property
-    def share(self) -> float:
-        return float(self.accepted.mean())
 
 
 def main() -> None:
     """Print one line for each pool and policy, then how often the bound held."""
     options = _options()
+    policies = [
+        {"kind": "mixed", "share": options.share} | ({} if cap is None else {"per_prompt": cap, "per_cluster": cap})
+        for cap in options.caps or [None]
+    ]
+
+    def tell(what: str, pool: Pool) -> None:
+        for policy in policies:
+            _tell(server, what, pool, policy, options.wanted)
+
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with _server(options.database) as server:
         for count in options.candidates:
@@ -90,92 +68,30 @@ def main() -> None:
             share = 0.10 if count >= 20_000 else 0.20
             for auc in (0.85, 0.90, 0.95):
                 pool = simulate(count, share, auc, seed=count + round(100 * auc))
-                _tell(server, f"simulated, seed {count + round(100 * auc)}", pool)
+                tell(f"simulated, seed {count + round(100 * auc)}", pool)
         if options.replay:
             pool = replay_figures(options.replay)
-            _tell(server, "oracle, drawn figures with planted defects", pool)
-            _tell(server, "the same, whether they show their prompt unknown", blind(pool))
+            tell("oracle, drawn figures with planted defects", pool)
+            tell("the same, whether they show their prompt unknown", blind(pool))
         if options.seed_folder:
-            _tell(
-                server,
-                "oracle, real images with planted defects",
-                replay_folder(options.seed_folder, options.folder_candidates),
-            )
+            pool = replay_folder(options.seed_folder, options.folder_candidates)
+            tell("oracle, real images with planted defects", pool)
     if options.gates:
         _tell_gates(options.gates)
 
 
-def simulate(count: int, share: float, auc: float, seed: int) -> Pool:
-    """The acceptance model above, with steepness and bias found by bisection."""
-    rng = np.random.default_rng(seed)
-    signals = rng.standard_normal((count, 5))
-    style = rng.integers(STYLES, size=count)
-    prompt = rng.integers(PROMPTS, size=count)
-    places, effects = 1.5 * rng.standard_normal((STYLES, 16)), 0.8 * rng.standard_normal(STYLES)
-    noise = rng.standard_normal((count, 16))
-    known = 1.2 * (signals[:, 0] - signals[:, 1] ** 2 + 0.5 * signals[:, 2]) + 0.6 * (noise[:, 0] - noise[:, 1])
-    odds = known + effects[style] + 0.5 * rng.standard_normal(PROMPTS)[prompt]
-    odds = (odds - odds.mean()) / odds.std()
-    coin = rng.random(count)
-
-    def chance(steep: float) -> np.ndarray:
-        bias = _bisect(lambda one: float((1 / (1 + np.exp(-(steep * odds + one)))).mean()), share, -40, 10)
-        return 1 / (1 + np.exp(-(steep * odds + bias)))
-
-    truth = chance(_bisect(lambda one: _auc(odds, coin < chance(one)), auc, 0.1, 20))
-    accepted = coin < truth
-    return Pool(
-        signals=[{f"s{i + 1}": float(value) for i, value in enumerate(row)} for row in signals],
-        vectors=(noise + places[style]).astype(np.float32),
-        texts=[f"prompt {one}" for one in prompt],
-        accepted=accepted,
-        best=_auc(odds, accepted),
-        truth=truth,
-    )
-
-
-def replay_figures(count: int) -> Pool:
-    """Drawn figures at 64 pixels, nearly all with planted defects, as the oracle judges them."""
-    sound = (_subject(np.random.default_rng([1, index])) for index in range(400))
-    return _judge(Oracle.fit(sound), (draw_candidate(7, index, 0.02) for index in range(count)))
-
-
-def blind(pool: Pool) -> Pool:
-    """The same pool without the signals of agreement with the prompt."""
-    kept = [{name: value for name, value in one.items() if not name.startswith("shows_")} for one in pool.signals]
-    return replace(pool, signals=kept)
-
-
-def replay_folder(folder: Path, count: int) -> Pool:
-    """The images of a seed folder, at most 96 pixels long, each several times with other defects."""
-    import json
-
-    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
-    images = [
-        (shrink(np.asarray(decode_layer((folder / row["file_name"]).read_bytes())), 96), row["text"]) for row in lines
-    ]
-    rng = np.random.default_rng(11)
-
-    def drawn() -> Iterator[tuple[RGBA, str]]:
-        for _ in range(count):
-            rgba, text = images[rng.integers(len(images))]
-            yield (rgba if rng.random() < 0.08 else plant_some(rgba, rng)), text
-
-    return _judge(Oracle.fit(images), drawn())
-
-
-def views_needed(server: str, pool: Pool) -> dict[str, Any]:
-    """Run a mixed round over a pool until there are WANTED accepts; what it took."""
+def views_needed(server: str, pool: Pool, policy: Mapping[str, object], wanted: int) -> dict[str, Any]:
+    """Run a mixed round over a pool until there are so many accepts, or no more is shown; what it took."""
     began, fits = time.monotonic(), 0
     with fresh_database(server) as name:
         database = Database(named(server, name))
         migrate(database)
         with database.transaction() as tx:
-            number = open_stream(tx, POLICY, len(pool.accepted))
+            number = open_stream(tx, policy, len(pool.accepted))
             ids = arrive_measured(tx, number, 1, pool.signals, pool.vectors, pool.texts)
         good = dict(zip(ids, pool.accepted.tolist(), strict=True))
         views = accepts = 0
-        while accepts < WANTED:
+        while accepts < wanted:
             with database.transaction() as tx:
                 select_candidates(tx, number, SOURCE)
                 before = _decided(tx, number)
@@ -199,7 +115,8 @@ def views_needed(server: str, pool: Pool) -> dict[str, Any]:
     slices = Counter(f"{row.slice} {row.state}" for row in rows if row.state in {"accepted", "rejected"})
     return {
         "views": views, "accepts": accepts, "fits": fits, "seconds": time.monotonic() - began,
-        "auc": _auc(kept.head.predict(pool.signals, pool.vectors), pool.accepted), "chosen": chosen, "slices": dict(slices),
+        "auc": auc_of(kept.head.predict(pool.signals, pool.vectors), pool.accepted),
+        "clusters": kept.head.cluster(pool.vectors), "chosen": chosen, "slices": dict(slices),
         "random": bounds.count(sum(random), len(random)),
     }  # fmt: skip
 
@@ -238,23 +155,31 @@ def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> di
     }
 
 
-def _tell(server: str, what: str, pool: Pool) -> None:
-    found = views_needed(server, pool)
-    n, good = len(pool.accepted), int(pool.accepted.sum())
-    at_random = WANTED * (n + 1) / (good + 1)
-    drawn = np.random.default_rng(3).permutation(np.flatnonzero(pool.accepted))[:WANTED]
-    prompts = _effective(pool, found["chosen"]) / _effective(pool, drawn)
-    apart = _apart(pool, found["chosen"]) / _apart(pool, drawn)
+def _tell(server: str, what: str, pool: Pool, policy: Mapping[str, object], wanted: int) -> None:
+    found = views_needed(server, pool, policy, wanted)
+    n, good, chosen = len(pool.accepted), int(pool.accepted.sum()), found["chosen"]
+    at_random = len(chosen) * (n + 1) / (good + 1)
+    rng = np.random.default_rng(3)
+    drawn = [rng.permutation(np.flatnonzero(pool.accepted))[: len(chosen)] for _ in range(20)]
+
+    def beside(measure: Callable[[np.ndarray], float]) -> float:
+        return measure(chosen) / float(np.mean([measure(some) for some in drawn]))
+
+    prompts = beside(lambda some: _effective([pool.texts[one] for one in some]))
+    clusters = beside(lambda some: _effective(found["clusters"][some].tolist()))
+    apart = beside(lambda some: _apart(pool.vectors[some]))
+    top, usual = _largest(pool, chosen), float(np.mean([_largest(pool, some) for some in drawn]))
     random = found["random"]
     best = f", the truth's own AUC {pool.best:.2f}" if pool.best else ""
-    print(f"{what}: {n} candidates, {pool.share:.1%} acceptable{best}", flush=True)
+    print(f"{what}: {n} candidates, {pool.share:.1%} acceptable{best}; {canonical_json(dict(policy))}", flush=True)
     print(
         f"  views for {found['accepts']} accepts: {at_random:.0f} at random, {found['views']} by the policy: "
-        f"{at_random * found['accepts'] / WANTED / found['views']:.1f} times fewer; the head's AUC {found['auc']:.3f} "
+        f"{at_random / found['views']:.1f} times fewer; the head's AUC {found['auc']:.3f} "
         f"({found['fits']} fits, {found['seconds']:.0f} s in all)"
     )
     print(
-        f"  looked at, by slice: {canonical_json(found['slices'])}; diversity: prompts {prompts:.2f}, distance {apart:.2f}"
+        f"  looked at, by slice: {canonical_json(found['slices'])}; diversity: prompts {prompts:.2f}, "
+        f"clusters {clusters:.2f}, distance {apart:.2f}; the commonest prompt has {top:.1%}, at random {usual:.1%}"
     )
     print(
         f"  the random slice says {random.k} of {random.n} are acceptable, {random.low:.1%} to {random.high:.1%}",
@@ -270,51 +195,23 @@ def _tell_gates(repetitions: int) -> None:
     )
 
 
-def _judge(oracle: Oracle, drawn: Iterator[tuple[RGBA, str]]) -> Pool:
-    kept = []
-    for rgba, text in drawn:
-        signals = measure(rgba)
-        if judge(signals) is None:
-            shown = shows_prompt(rgba, text)
-            if shown is not None:
-                signals |= {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
-            seen = OWN.see([{LayerRole.foreground: rgba}], [Prompt(text)])[0].vector
-            kept.append((signals, seen, text, oracle.decide(rgba, text).verdict is Verdict.accept))
-    signals, vectors, texts, accepted = zip(*kept, strict=True)
-    return Pool(signals, np.stack(vectors), texts, np.array(accepted))
-
-
-def _subject(rng: np.random.Generator) -> tuple[RGBA, str]:
-    subject = choose_subject(rng)
-    return draw(subject, rng, 64), subject.text
-
-
 def _decided(tx: Any, number: int) -> int:
     done = candidates.c.state.in_(("accepted", "rejected"))
     return int(tx.scalar(sa.select(sa.func.count()).where(candidates.c.round_id == number, done)))
 
 
-def _effective(pool: Pool, chosen: np.ndarray) -> float:
-    shares = np.array(list(Counter(pool.texts[index] for index in chosen).values())) / len(chosen)
+def _effective(groups: Sequence[object]) -> float:
+    shares = np.array(list(Counter(groups).values())) / len(groups)
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _apart(pool: Pool, chosen: np.ndarray) -> float:
-    some = pool.vectors[chosen[:WANTED]]
-    return float(np.linalg.norm(some[:500, None] - some[None, 500:WANTED], axis=2).mean())
+def _largest(pool: Pool, chosen: np.ndarray) -> float:
+    return Counter(pool.texts[index] for index in chosen).most_common(1)[0][1] / len(chosen)
 
 
-def _auc(scores: np.ndarray, accepted: np.ndarray) -> float:
-    ranks = np.argsort(np.argsort(scores)) + 1.0
-    good = int(accepted.sum())
-    return float((ranks[accepted].sum() - good * (good + 1) / 2) / (good * (len(scores) - good)))
-
-
-def _bisect(rising: Any, wanted: float, low: float, high: float) -> float:
-    for _ in range(16):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rising(middle) < wanted else (low, middle)
-    return (low + high) / 2
+def _apart(vectors: np.ndarray) -> float:
+    half = len(vectors) // 2
+    return float(np.linalg.norm(vectors[:half][:500, None] - vectors[None, half:][:, :500], axis=2).mean())
 
 
 @contextmanager
@@ -339,6 +236,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--folder-candidates", type=int, default=10_000, help="how many are made of that folder's images"
     )
+    parser.add_argument("--share", type=float, default=0.9, help="the share of candidates that the policy shows")
+    parser.add_argument("--caps", type=float, nargs="*", help="per_prompt and per_cluster; several run one by one")
+    parser.add_argument("--wanted", type=int, default=1_000, help="accepts at which a run ends")
     parser.add_argument("--gates", type=int, default=100, help="repetitions of the gate's bound; 0 for none")
     parser.add_argument("--database", help="a PostgreSQL to use in place of an embedded one")
     return parser.parse_args()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import sqlalchemy as sa
 from playwright.sync_api import expect
 
 from curation.database import Database
 from curation.domain import Access, Verdict
 from curation.selection.choosing import select_candidates
 from curation.selection.machine import decide_all
+from curation.tables import gates
 from tests.browser.reviewing import OpenPage, Site
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
 
@@ -29,4 +31,29 @@ def test_the_price_of_accepts_stands_on_the_rounds_page(open_page: OpenPage, sit
     expect(page.locator("#stop")).to_contain_text("20 were wanted")
     expect(page.locator("#tiles")).to_contain_text("that nobody was shown")
     expect(page.locator("#about")).to_contain_text("people see 50 % of what passes (mixed)")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_gates_their_bounds_and_one_that_has_closed_itself_stand_on_the_rounds_page(
+    open_page: OpenPage, site: Site, database: Database
+) -> None:
+    bound = {"k": 0, "n": 300, "low": 0.0, "high": 0.0122}
+    figures = {"n": 300, "budget": 0.02, "level": 0.025, "share": 0.35, "lost": bound, "wrong": bound | {"high": 0.03}}
+    with database.transaction() as tx:
+        head = taught(tx).id
+        number = open_stream(tx, {"kind": "mixed", "share": 0.5, "reject_budget": 0.02}, 10)
+        row = {"round_id": number, "head_id": head, "verdict": "reject", "look": 1, "threshold": 0.1}
+        tx.execute(sa.insert(gates), row | {"figures": figures})
+    page = open_page(path=f"/rounds/{number}", name="Ada", access=Access.engineer)
+    cells = page.locator("#gates tr > *")
+    expect(cells).to_have_text(["1: rejects 35 %open", "≤ 1.2 %of the acceptable lost", "2 %", "0 of 0 wrong"])
+    expect(page.locator("#gates-closed")).to_be_hidden()
+    against = {"contradicted": {"judged": 40, "errors": 12, "low": 0.09}}
+    with database.transaction() as tx:
+        tx.execute(sa.update(gates).values(closed_at=sa.func.now(), figures=figures | against))
+    expect(page.locator("#gates-closed")).to_contain_text(
+        "Gate 1 has closed itself: 12 of 40 audited rejects were wrong, at least 9 % of the acceptable lost, where 2 % may be."
+    )
+    expect(page.locator("#gates-closed code")).to_have_text(f"layerloop round take-back {number}")
+    expect(cells.last).to_have_text("12 of 40 wrongat least 9 %")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

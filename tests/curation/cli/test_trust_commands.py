@@ -61,6 +61,14 @@ def test_a_round_that_several_decide_from_its_opening_to_its_flips(run, database
                 verdict = Verdict.accept if place % 2 and name != "cy" else Verdict.reject
                 decide(tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4(), dwell_ms=700)
     assert kept == {"rule": "dawid_skene", "overlap": 3, "certainty": 0.9, "machines_vote": False}
+    with pytest.raises(Refused, match="no voice among others"):
+        run(*opened, "--machines-vote")
+    voices = (*opened, "--overlap", "2", "--machines-vote")
+    assert run(*voices, "--dry-run") == ""
+    other = json.loads(run(*voices, "--json"))["round"]
+    with database.transaction() as tx:
+        assert tx.scalar(sa.select(rounds.c.consensus).where(rounds.c.id == other))["machines_vote"] is True
+    assert json.loads(run("round", "agreement", str(other), "--json"))["consensus"]["machines_vote"] is True
     told = json.loads(run("round", "agreement", number, "--json"))
     assert (told["decided_twice"], told["adjudicating"], len(told["pairs"])) == (6, 3, 3)
     assert "3 wait for an adjudicator" in run("round", "agreement", number)

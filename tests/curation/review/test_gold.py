@@ -25,6 +25,7 @@ from curation.screening.refusals import measure_single
 from curation.tables import candidate_layers, candidates, layers, samples, screenings
 from curation.tables import decisions as decisions_table
 from curation.tables import gold as gold_table
+from curation.tables import rounds as rounds_table
 from tests.making import make_candidates, make_round, states
 
 SIZE = 64
@@ -267,12 +268,17 @@ def test_a_closed_round_takes_its_gold_along(database, hiding):
         decide(tx, ann, held[0], Verdict.accept, key=uuid.uuid4())
 
 
-def test_gold_needs_samples_and_a_round_of_single_layers(database, store):
+def test_gold_needs_samples_of_its_kind_and_a_drawn_round(database, store):
     with database.transaction() as tx:
-        with pytest.raises(Refused, match="no samples"):
+        with pytest.raises(Refused, match="no single samples"):
             planting.choose_sources(tx, make_round(tx), 5)
-        with pytest.raises(Refused, match="single layers"):
+        with pytest.raises(Refused, match="no pair samples"):
             planting.choose_sources(tx, make_round(tx, kind="pair"), 5)
+        seeds = make_round(tx)
+        imported = {"purpose": "seeds", "checkpoint_id": None}
+        tx.execute(sa.update(rounds_table).where(rounds_table.c.id == seeds).values(imported))
+        with pytest.raises(Refused, match="no round of drawn candidates"):
+            planting.choose_sources(tx, seeds, 5)
     for wrong in ({"share": 0.6}, {"share": -0.1}, {"bound": 1.0}):
         with pytest.raises(Refused):
             GoldTerms(**wrong)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from curation.domain import Verdict
-from curation.review import decisions, price, report
+from curation.domain import CandidateState, Verdict
+from curation.review import consensus, decisions, price, report
 from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.verdicts import CONSENSUS, settle
 from curation.selection.choosing import select_candidates
 from curation.selection.policies import Mixed
 from curation.tables import candidates, rounds
+from curation.tables import decisions as decisions_table
 from tests.making import make_candidates, make_round
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
 
@@ -50,6 +52,37 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
     assert told["next_hour"]["accepts"] == pytest.approx(3_600 / 2.6 / 2)
     assert told["next_hour"]["certain"] is False
     assert told["stop"] is None
+
+
+def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, store):
+    """Two of three have seen the one that waits: a look of it, three of what is fresh. A re-aggregation looks at nothing."""
+    with database.transaction() as tx:
+        number = make_round(tx)
+        consensus.set_consensus(tx, number, consensus.choose(3, None, None), "test")
+        first, turned, begun, _ = make_candidates(tx, store, number, 4)
+        people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
+
+        def say(who, candidate, verdict=Verdict.accept):
+            decisions.decide(tx, people[who], candidate, verdict, key=uuid.uuid4(), dwell_ms=2_000)
+
+        for who in range(3):
+            say(who, first)
+            say(who, turned, Verdict.accept if who else Verdict.reject)
+        for who in range(2):
+            say(who, begun)
+        machine = add_reviewer(tx, CONSENSUS, kind="oracle").id
+        row = {"candidate_id": turned, "reviewer_id": machine, "verdict": "reject", "desk": CONSENSUS, "final": True,
+               "key": uuid.uuid4()}  # fmt: skip
+        tx.execute(sa.insert(decisions_table), row)
+        settle(tx, turned, CandidateState.rejected)
+        told = price.round_price(tx, number)
+    assert told["slices"] == [
+        {"slice": "random", "looks": 8, "seconds": 16.0, "accepted": 1, "seconds_per_accept": 16.0}
+    ]
+    # 2 s a look, 4 looks for the two that are left, of which by the share so far (1 of 2) one will be accepted.
+    hour = told["next_hour"]
+    assert (hour["looks"], hour["left"]) == (pytest.approx(1_800), 4)
+    assert hour["accepts"] == pytest.approx(1_800 / 4)
 
 
 def test_nothing_is_made_up_where_nobody_has_looked(database, store):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from curation.domain import Verdict
-from curation.selection.bounds import count, enough, last_proven, spend
+from curation.selection.bounds import count, enough, last_proven, spend, whenever
 from curation.selection.gates import GRID, look_at
 
 
@@ -27,6 +27,21 @@ def test_the_bounds_are_clopper_and_pearsons(k, n, level):
 def test_nothing_observed_proves_nothing():
     assert (count(0, 0).low, count(0, 0).high) == (0.0, 1.0)
     assert last_proven([0, 0], 0, 0.02, 0.05) == 0
+
+
+@pytest.mark.parametrize("p", [0.02, 0.3])
+def test_bounds_for_whoever_looks_whenever_are_hardly_ever_wrong_at_any_look(p):
+    rng = np.random.default_rng(5)
+    wrong = exact_wrong = 0
+    for _ in range(200):
+        counted = np.cumsum(rng.random(300) < p)
+        looks = range(1, 300, 5)
+        wrong += any(not (b := whenever(int(counted[n - 1]), n)).low <= p <= b.high for n in looks)
+        exact_wrong += any(count(int(counted[n - 1]), n).low > p for n in looks)
+    assert wrong <= 0.05 * 200
+    assert exact_wrong > 0.05 * 200, "which those for a single look are not"
+    assert whenever(0, 0) == whenever(0, 0).__class__(0, 0, 0.0, 1.0)
+    assert whenever(30, 100).low < count(30, 100).low < 0.3 < count(30, 100).high < whenever(30, 100).high
 
 
 def test_all_looks_together_spend_the_level_once():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -9,15 +11,19 @@ import sqlalchemy as sa
 from curation import rounds as rounds_room
 from curation import snapshots
 from curation.database import Database
-from curation.domain import Kind, Verdict
+from curation.domain import Job, Kind, Verdict
 from curation.errors import Refused
 from curation.objects import FolderStore
 from curation.review import report
+from curation.review.decisions import decide
+from curation.review.reviewers import add_reviewer
+from curation.selection import audits
 from curation.selection.choosing import select_candidates
-from curation.selection.gates import close_gates, list_gates
+from curation.selection.gates import close_gates, list_gates, tell_gates
 from curation.selection.heads import fit_head, score_round
 from curation.selection.machine import decide_all, take_back
-from curation.tables import candidates, decisions, samples, scores
+from curation.tables import candidates, decisions, events, samples, scores
+from tests.making import make_candidates, make_round
 from tests.streams import SOURCE, arrive, judge_waiting, open_stream, taught
 
 GATED = {
@@ -83,6 +89,62 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(databas
     assert (last["lost"]["high"] <= 0.02, last["wrong"]["n"] > 0) == (True, True)
     assert last["audit"]["judged"] <= len(audits)
     assert f"gate {gate['id']} rejects" in report.as_text(told)
+
+
+def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: Database, gated: tuple) -> None:
+    """What comes later is good where the head expects the worst: people's look at the audit finds it out."""
+    number, good = gated
+    with database.transaction() as tx:
+        while select_candidates(tx, number, SOURCE)[0]:
+            judge_waiting(tx, number, good)
+        [before] = [one for one in tell_gates(tx, number) if one["stands"]]
+        assert before["audit"]["judged"] > 20
+        assert before["audit"]["low"] <= 0.02, "while all is as it was, the audit does not speak against it"
+        late = arrive(tx, number, 3, np.full(300, -1.5))
+        good |= dict.fromkeys(late, True)
+        select_candidates(tx, number, SOURCE)
+        judge_waiting(tx, number, good)
+        machines = report.round_report(tx, number)["machine"]["decisions"]
+        select_candidates(tx, number, SOURCE)
+        [gate] = [one for one in tell_gates(tx, number) if one["contradicted"]]
+        assert (gate["id"], gate["stands"]) == (before["id"], False)
+        assert gate["audit"]["errors"] > before["audit"]["errors"]
+        assert 0.02 < gate["audit"]["low"] < 0.5
+        [event] = tx.execute(sa.select(events).where(events.c.kind == "gate contradicted")).all()
+        assert (event.actor, event.subject) == ("machine", f"round {number}")
+        assert event.data["errors"] == gate["audit"]["errors"]
+        assert f"gate {gate['id']} has closed itself" in report.as_text(report.round_report(tx, number))
+        good |= dict.fromkeys(arrive(tx, number, 4, np.full(100, -1.5)), True)
+        while select_candidates(tx, number, SOURCE)[0]:
+            judge_waiting(tx, number, good)
+        assert report.round_report(tx, number)["machine"]["decisions"] == machines, "it decides nothing more"
+        assert [one for one in tell_gates(tx, number) if one["stands"]] == [], "and is not proven again"
+
+
+def test_a_verdict_on_an_audit_asks_for_the_next_choice_that_may_close_its_gate(
+    database: Database, store: FolderStore
+) -> None:
+    asked: list[Job] = []
+    database.send = asked.append
+    with database.transaction() as tx:
+        number = make_round(tx)
+        audit, other = make_candidates(tx, store, number, 2)
+        tx.execute(sa.update(candidates).where(candidates.c.id == audit).values(slice="audit"))
+        for one in (audit, other):
+            decide(tx, add_reviewer(tx, "ann").id, one, Verdict.accept, key=uuid.uuid4())
+    assert asked == [Job("choose", (number,))]
+
+
+def test_the_audit_of_one_gate_says_nothing_of_another(database: Database, gated: tuple) -> None:
+    """Rejects of the audit lie beyond the gate that rejects: they are no errors of one that accepts."""
+    number, good = gated
+    with database.transaction() as tx:
+        while select_candidates(tx, number, SOURCE)[0]:
+            judge_waiting(tx, number, good)
+        [rejects] = [one for one in list_gates(tx, number) if one["closed_at"] is None and one["threshold"]][-1:]
+        assert audits.read_audit(tx, rejects).judged > 20
+        accepts_ = rejects | {"verdict": "accept", "threshold": 0.99}
+        assert audits.read_audit(tx, accepts_) == audits.Audit(0, 0, 0.0)
 
 
 def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(database: Database, gated: tuple) -> None:

@@ -18,12 +18,14 @@ from curation.layers import decode_layer
 from curation.objects import FolderStore
 from curation.review.decisions import decide, undo
 from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.verdicts import CONSENSUS
 from curation.screening.embedding import OWN, unpack
 from curation.selection import heads
+from curation.selection.choosing import select_candidates
 from curation.selection.head import FEWEST, Lesson, fit
 from curation.selection.seeing import see_unseen
 from curation.settings import Settings
-from curation.tables import candidates, embeddings, rounds, scores, screenings
+from curation.tables import candidates, decisions, embeddings, rounds, scores, screenings
 from curation.tables import heads as heads_table
 from tests.making import make_candidates, make_round
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
@@ -79,6 +81,38 @@ def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_pe
         assert heads.fit_head(tx, Kind.single, SOURCE).teacher == "oracle"
 
 
+def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database: Database) -> None:
+    """Three vote on each of 60, two of them alike; a re-aggregation turns ten over, and is nobody's lesson."""
+    count, turned = 60, 10
+    with database.transaction() as tx:
+        number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
+        ids = arrive(tx, number, 5, np.linspace(-2, 2, count))
+        people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
+        machine = add_reviewer(tx, CONSENSUS, kind="oracle").id
+        for place, id_ in enumerate(ids):
+            good, turns = place >= count // 2, place < turned
+            said = [(who, good if who != people[2] else not good, "pages") for who in people]
+            said += [(machine, not good, CONSENSUS)] if turns else []
+            rows = [
+                {"candidate_id": id_, "reviewer_id": who, "verdict": "accept" if accept else "reject", "desk": desk,
+                 "key": uuid.uuid4(), "final": desk == CONSENSUS}
+                for who, accept, desk in said
+            ]  # fmt: skip
+            tx.execute(sa.insert(decisions), rows)
+            state = "accepted" if good is not turns else "rejected"
+            for step in ("waiting", state):
+                tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(state=step, decided=3))
+        assert heads.count_lesson(tx, Kind.single, SOURCE) == (0, 0), "60 are too few for people, and no oracle spoke"
+        assert not heads.wants_fit(tx, Kind.single, SOURCE), "180 votes, and ten rows more, are no 100 candidates"
+        decided(tx, 60, seed=2)
+        kept = heads.fit_head(tx, Kind.single, SOURCE)
+        taught_ = heads.count_lesson(tx, Kind.single, SOURCE)
+        came_to = rounds_room.count_states(tx, number)
+    assert (came_to["accepted"], came_to["rejected"]) == (40, 20)
+    assert (kept.figures["decisions"], kept.teacher, sum(taught_)) == (120, "person", 120)
+    assert kept.figures["accepted"] >= 40
+
+
 def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signals(database: Database) -> None:
     """jsonb orders keys by their length first: columns that came as they are read would change places."""
     rng = np.random.default_rng(0)
@@ -110,6 +144,24 @@ def test_scores_are_those_of_the_head_and_are_made_once(database: Database) -> N
         chance = kept.head.predict([{"quality": quality[7]}], unpack([bytes(vectors)]))[0]
         assert found[ids[7]].chance == pytest.approx(chance, abs=1e-6)
         assert found[ids[-5]].chance > 3 * found[ids[5]].chance
+
+
+def test_whoever_was_chosen_is_scored_by_the_next_head_too_so_that_caps_count_their_places(database: Database) -> None:
+    with database.transaction() as tx:
+        first = taught(tx)
+        policy = {"kind": "mixed", "share": 0.5, "likely": 0.5, "uncertain": 0.2, "random": 0.3}
+        number = open_stream(tx, policy, 10**6)
+        quality = np.random.default_rng(8).standard_normal(300)
+        ids = arrive(tx, number, 8, quality)
+        select_candidates(tx, number, SOURCE)
+        judge_waiting(tx, number, dict(zip(ids, accepts(8, quality).tolist(), strict=True)))
+        second = heads.fit_head(tx, Kind.single, SOURCE)
+        assert second.id != first.id
+        heads.score_round(tx, second, number)
+        chosen = sa.select(candidates.c.slice, scores.c.head_id).join(scores)
+        found = tx.execute(chosen.where(candidates.c.round_id == number, candidates.c.slice.is_not(None))).all()
+    assert {row.slice for row in found} == {"random", "likely", "uncertain"}
+    assert {row.head_id for row in found} == {second.id}
 
 
 def test_what_was_screened_before_is_seen_afterwards(database: Database, store: FolderStore) -> None:

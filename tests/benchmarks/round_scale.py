@@ -1,0 +1,156 @@
+"""Measures the choosing of `layerloop round scale` on synthetic candidates: scores, plan, the kept ones, their audit.
+
+    python -m tests.benchmarks.round_scale [--candidates 100000 1000000] [--database postgresql://...]
+
+Nothing is drawn: rows are made in PostgreSQL (triggers and foreign keys off while they are), each with eight signals,
+an embedding of 96 numbers and one of 2,000 prompts. A head of that size is fitted to 2,000 decisions; a fifth of the
+candidates is kept, 300 of these are audited and accepted, and the machine accepts the rest. For each step it prints
+seconds, and the peak of this process's memory so far. The embedded server is the benchmark's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from curation.adapters import embedded_postgres
+from curation.database import Database, Transaction
+from curation.domain import Kind, Prompt
+from curation.schema import migrate
+from curation.screening.embedding import pack
+from curation.selection import heads, scaling
+from curation.tables import candidates, prompts, rounds
+from tests.making import fresh_database, make_round, named
+from tests.streams import SOURCE, arrive_measured, judge_waiting, open_stream
+
+NUMBERS, SIGNALS, PROMPTS, TAUGHT = 96, 8, 2_000, 2_000
+MANY = {"kind": "random", "share": 0.01}
+
+
+def main() -> None:
+    """Print a line for each step and size."""
+    options = _options()
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    with _server(options.database) as server:
+        for count in options.candidates:
+            with fresh_database(server) as name:
+                _measure(Database(named(server, name)), count)
+
+
+def _measure(database: Database, count: int) -> None:
+    migrate(database)
+    with database.transaction() as tx:
+        _teach(tx)
+        number = make_round(tx, quota=count)
+        tx.execute(sa.update(rounds).where(rounds.c.id == number).values(policy=MANY))
+    print(f"{count} candidates", flush=True)
+    _time("made", lambda: _make(database, number, count))
+    with database.transaction() as tx:
+        kept = heads.find_head(tx, Kind.single)
+    terms = scaling.Terms(keep=count // 5)
+
+    def within(do: Callable[[Transaction], Any]) -> Callable[[], Any]:
+        def do_it() -> Any:
+            with database.transaction() as tx:
+                return do(tx)
+
+        return do_it
+
+    _time("scored", within(lambda tx: heads.score_round(tx, kept, number)))
+    _time("planned, scored before", within(lambda tx: scaling.plan_scaling(tx, number, terms)["kept"]))
+    _time("begun", within(lambda tx: scaling.begin_scaling(tx, number, terms, "bench")["kept"]))
+    waiting = sa.select(candidates.c.id).where(candidates.c.round_id == number, candidates.c.state == "waiting")
+    with database.transaction() as tx:
+        judge_waiting(tx, number, dict.fromkeys(tx.execute(waiting).scalars().all(), True))
+    _time("looked at", within(lambda tx: scaling.finish_scaling(tx, number, "bench", dry_run=True)["bound"]))
+    _time("accepted", within(lambda tx: scaling.finish_scaling(tx, number, "bench")["by_machine"]))
+
+
+def _teach(tx: Transaction) -> None:
+    """A head of the size of the house's own: NUMBERS of an embedding, SIGNALS signals."""
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((TAUGHT, SIGNALS))
+    vectors = rng.standard_normal((TAUGHT, NUMBERS)).astype(np.float32)
+    number = open_stream(tx, MANY, TAUGHT)
+    signals = [{f"s{place}": float(value) for place, value in enumerate(row)} for row in values]
+    ids = arrive_measured(tx, number, 1, signals, vectors, [f"known {place % 50}" for place in range(TAUGHT)])
+    tx.execute(sa.update(candidates).where(candidates.c.round_id == number).values(state="waiting", propensity=1.0))
+    good = values[:, 0] + vectors[:, 0] + 0.5 * rng.standard_normal(TAUGHT) > 0.5
+    judge_waiting(tx, number, dict(zip(ids, good.tolist(), strict=True)))
+    heads.fit_head(tx, Kind.single, SOURCE)
+
+
+def _make(database: Database, number: int, count: int) -> None:
+    vectors = [bytes(pack(one)) for one in np.random.default_rng(2).standard_normal((512, NUMBERS)).astype(np.float32)]
+    asked = [Prompt(f"prompt {place}") for place in range(PROMPTS)]
+    with database.transaction() as tx:
+        tx.execute(sa.insert(prompts), [{"id": one.id, "text": one.text} for one in asked])
+        tx.connection.exec_driver_sql("set local session_replication_role = replica")
+        tx.connection.exec_driver_sql("create temp table known (place int, vector bytea) on commit drop")
+        tx.execute(
+            sa.text("insert into known values (:place, :vector)"),
+            [{"place": place, "vector": one} for place, one in enumerate(vectors)],
+        )
+        for statement in _MAKE:
+            tx.execute(sa.text(statement), {"round": number, "count": count, "prompts": PROMPTS, "source": SOURCE})
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as raw:
+        raw.exec_driver_sql("analyze")
+
+
+_MADE = "select id from candidates where round_id = :round"
+_MAKE = (
+    """insert into candidates (id, round_id, prompt_id, seed, state)
+    select md5('scale ' || i)::uuid, :round, p.id, i, 'screened' from generate_series(1, :count) as i
+    join (select id, row_number() over (order by text) - 1 as place from prompts where text like 'prompt %') p
+        on p.place = i % :prompts""",
+    f"""insert into screenings (candidate_id, signals)
+    select id, (select jsonb_object_agg('s' || s, round((random() * 4 - 2)::numeric, 6)) from generate_series(0, 7) s
+        where made.id is not null) from ({_MADE}) made""",
+    f"""insert into embeddings (candidate_id, source, vector)
+    select id, :source, vector from (select id, (random() * 511)::int as place from ({_MADE}) m) made
+    join known using (place)""",
+    f"""insert into layers (sha256, width, height, bytes, visible)
+    select md5(id::text) || md5(id::text), 1, 1, 1, md5(id::text) || md5(id::text) from ({_MADE}) made""",
+    f"""insert into candidate_layers (candidate_id, role, sha256)
+    select id, 'foreground', md5(id::text) || md5(id::text) from ({_MADE}) made""",
+)
+
+
+def _time(what: str, do: Callable[[], Any]) -> None:
+    began = time.monotonic()
+    found = do()
+    seconds, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"  {what}: {seconds:.1f} s, {peak:.0f} MiB" + ("" if found is None else f" ({found})"), flush=True)
+
+
+@contextmanager
+def _server(given: str | None) -> Iterator[str]:
+    if given:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
+        try:
+            yield embedded_postgres.start(Path(folder))
+        finally:
+            embedded_postgres.stop(Path(folder))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--candidates", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--database", help="a PostgreSQL to use in place of an embedded one")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

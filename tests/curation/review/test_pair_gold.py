@@ -1,0 +1,152 @@
+"""Gold of pairs hides among pairs, is decided like any with reasons by layer, and gives curves of its own."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from curation.domain import LayerRole, RejectReason, Verdict
+from curation.layers import decode_layer
+from curation.pairs import blended_error
+from curation.review import gold, planting, report
+from curation.review.decisions import decide, undo
+from curation.review.gold import GoldTerms, set_gold
+from curation.review.latest import latest_decisions
+from curation.review.nearest import nearest_sample
+from curation.review.reviewers import add_reviewer
+from curation.review.standing import as_text, reviewer_figures
+from curation.review.trays import fill_tray
+from curation.samples import NewSample, StoredLayer, add_samples
+from curation.screening.pair_defects import PAIR_DEFECTS, PAIR_REASONS
+from curation.screening.refusals import measure_whole
+from curation.tables import candidates, rounds, samples, screenings
+from curation.tables import gold as gold_table
+from tests.making import make_pairs, make_round, scenes
+
+FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
+
+
+@pytest.fixture
+def hiding(database, store):
+    """A round of 20 pairs of 48 px, and 48 pieces of gold made of pairs of 64 px; half of what is shown is gold."""
+    with database.transaction() as tx:
+        number = make_round(tx, kind="pair")
+        drawn = scenes(20, size=48)
+        ids = make_pairs(tx, store, number, drawn)
+        rows = [
+            {"candidate_id": one, "signals": measure_whole(pair, prompt)}
+            for one, (prompt, pair) in zip(ids, drawn, strict=True)
+        ]
+        tx.execute(sa.insert(screenings), rows)
+        tx.execute(sa.update(candidates).values(priority=sa.func.random()))
+        for prompt, pair in scenes(10, start=100):
+            layers = {role: stored(store, rgba) for role, rgba in pair.items()}
+            texts = {FRONT: prompt.foreground, BACK: prompt.background}
+            add_samples(tx, [NewSample("pair", prompt.text, "CC0", "test", 0, layers, texts=texts)])
+        sources = planting.choose_sources(tx, number, 48)
+        made = planting.make_gold(store, sources, planting.size_of(tx, number), seed=3)
+        assert planting.keep_gold(tx, number, made, "test") == 48
+        set_gold(tx, number, GoldTerms(0.5, 0.6), "test")
+    return number
+
+
+def stored(store, rgba) -> StoredLayer:
+    data = planting.encode_layer(rgba)
+    height, width = rgba.shape[:2]
+    return StoredLayer(store.put(data), width, height, len(data), planting.visible_hash(rgba))
+
+
+def pieces(database) -> dict[uuid.UUID, sa.Row]:
+    with database.transaction() as tx:
+        return {row.candidate_id: row for row in tx.execute(sa.select(gold_table))}
+
+
+def test_a_piece_of_a_pair_looks_like_any_pair(database, store, hiding):
+    known = pieces(database)
+    assert sum(row.defect is None for row in known.values()) == 12
+    assert {row.defect for row in known.values()} == {None, *PAIR_DEFECTS}
+    with database.transaction() as tx:
+        ann = add_reviewer(tx, "ann").id
+        cards = fill_tray(tx, ann, hiding, 24, (), 60).cards
+        beside = {card.id: nearest_sample(tx, card.id) for card in cards}
+    told = {card.id in known: card for card in cards}
+    assert set(told) == {True, False}, "both kinds, or this test would prove nothing"
+    assert {(card.round, card.kind, card.flags) for card in cards} == {(hiding, "pair", ())}
+    assert {tuple(card.layers) for card in cards} == {tuple(LayerRole)}
+    assert {frozenset(card.signals) for card in cards} == {frozenset(told[True].signals)}
+    assert {(one.width, one.height) for card in cards for one in card.layers.values()} == {(48, 48)}
+    assert {frozenset(card.texts) for card in cards} == {frozenset(told[False].texts)}
+    assert all(card.signals["blended_error"] == 0 for card in cards)
+    assert not any(found and found.sample == known[one].sample_id for one, found in beside.items() if one in known)
+    for card in cards[:6]:
+        layers = [decode_layer(store.get(card.layers[role].sha256)) for role in LayerRole]
+        assert blended_error(*layers) == 0
+        assert layers[1][..., 3].min() == 255, "a background is filled to its border"
+
+
+def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(database, hiding):
+    known = pieces(database)
+    with database.transaction() as tx:
+        ann = add_reviewer(tx, "ann")
+        before = tx.scalar(sa.select(sa.func.count()).select_from(samples))
+    seen = 0
+    while True:
+        with database.transaction() as tx:
+            cards = fill_tray(tx, ann.id, hiding, 6, (), 60).cards
+        if not cards:
+            break
+        for card in cards:
+            row = known.get(card.id)
+            bad = row is not None and row.severity > 0.4
+            reason, layer = PAIR_REASONS[row.defect] if bad else (RejectReason.clash, WHOLE)
+            with database.transaction() as tx:
+                decide(
+                    tx, ann.id, card.id, Verdict.reject if row is None or bad else Verdict.accept,
+                    key=uuid.uuid4(), reasons=[reason] if row is None or bad else [],
+                    layers=[layer] if row is None or bad else [], dwell_ms=900,
+                )  # fmt: skip
+            seen += row is not None
+    assert seen > 10
+    with database.transaction() as tx:
+        trail = latest_decisions(tx, ann.id, 5)
+        told = reviewer_figures(tx, ann, to_themselves=False)
+        figures = report.round_report(tx, hiding)
+        assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, "no gold became a sample"
+        looks, clean = gold.read_looks(tx, ann.id)
+        assert undo(tx, ann.id, None, key=uuid.uuid4(), seconds=60).card.kind == "pair"
+    assert len(trail) == 5
+    assert sum(map(len, looks.values())) + len(clean) == seen
+    assert figures["human"]["decisions"] == figures["funnel"]["rejected"] == 20
+    curves = told["gold"]["curves"]
+    assert {one["kind"] for one in curves} == {"pair"}
+    assert {one["defect"] for one in curves} == set(looks)
+    assert all(0 < one["threshold"] < 1.4 for one in curves)
+    assert " in a pair: noticed half of the time" in as_text(told)
+
+
+def test_curves_of_single_layers_and_of_pairs_stand_apart(database, store, hiding):
+    """One who never sees a fringe in pairs, and always on its own, has a curve of each, and so has each guess rate."""
+    with database.transaction() as tx:
+        ann = add_reviewer(tx, "ann")
+        single = make_round(tx)
+        for index in range(6):
+            rgba = np.array(scenes(1, start=200 + index)[0][1][FRONT])
+            layer = {FRONT: stored(store, rgba)}
+            add_samples(tx, [NewSample("single", f"subject {index}", "CC0", "test", 0, layer)])
+        sources = planting.choose_sources(tx, single, 48)
+        assert {one.kind for one in sources} == {"single"}
+        planting.keep_gold(tx, single, planting.make_gold(store, sources, None, seed=4), "test")
+        homes = tx.execute(sa.select(rounds.c.kind).where(rounds.c.purpose == "gold").order_by(rounds.c.id)).scalars()
+        assert list(homes) == ["pair", "single"]
+        fringes = tx.execute(sa.select(gold_table).where(gold_table.c.defect == "fringe")).all()
+        for row in fringes:
+            verdict = Verdict.reject if row.round_id == single else Verdict.accept
+            decide(tx, ann.id, row.candidate_id, verdict, key=uuid.uuid4())
+        tx.execute(sa.text("update reviewers set paused = null"))
+        curves = {one["kind"]: one for one in reviewer_figures(tx, ann, to_themselves=False)["gold"]["curves"]}
+    assert set(curves) == {"single", "pair"}
+    assert curves["single"]["threshold"] < 0.4
+    assert curves["pair"]["threshold"] > 0.8

@@ -1,0 +1,81 @@
+"""Defects planted in pairs: they grow with their severity, show where they should, and the pair's measures see them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from curation import pairs
+from curation.domain import RejectReason
+from curation.errors import Refused
+from curation.screening.pair_defects import BACK, FRONT, PAIR_DEFECTS, PAIR_REASONS, WHOLE, plant_pair
+from curation.screening.pair_signals import measure_agreement
+from tests.making import scenes
+
+TOUCHED = {"fringe": FRONT, "haze": FRONT, "holes": FRONT, "light": FRONT, "leak": BACK, "seam": BACK}
+MEASURED = {
+    "leak": lambda p, _: pairs.leakage(p[FRONT], p[BACK]),
+    "seam": lambda p, _: pairs.seam_energy(p[FRONT], p[BACK], p[WHOLE]),
+    "light": lambda p, prompt: measure_agreement(p, prompt)["light_gap"],
+}
+
+
+def planted(pair, defect: str, severity: float, seed: int = 3):
+    return plant_pair(pair, defect, severity, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("defect", PAIR_DEFECTS)
+def test_a_defect_grows_in_its_own_layer_and_the_pair_still_blends(defect):
+    for _, pair in scenes(5):
+        same = planted(pair, defect, 0)
+        assert all((same[role] == pair[role]).all() for role in pair)
+        changed = []
+        for severity in (0.1, 0.4, 1.0):
+            spoilt = planted(pair, defect, severity)
+            role = TOUCHED[defect]
+            other = BACK if role == FRONT else FRONT
+            assert (spoilt[other] == pair[other]).all()
+            assert pairs.blended_error(spoilt[FRONT], spoilt[BACK], spoilt[WHOLE]) == 0
+            before, after = (
+                over[role] if role == BACK else pairs.composite(over[FRONT], pair[BACK]) for over in (pair, spoilt)
+            )
+            changed.append(np.abs(after.astype(float) - before).mean())
+        assert 0 < changed[0] < changed[1] < changed[2]
+    reason, layer = PAIR_REASONS[defect]
+    assert reason in set(RejectReason) and layer in {FRONT, BACK, WHOLE}
+
+
+@pytest.mark.parametrize("defect", MEASURED)
+def test_the_measures_of_pairs_see_what_was_planted(defect):
+    """The more there is, the more they say, in the median of 15 pairs."""
+    told = list(enumerate(scenes(15)))
+    found = {
+        severity: np.median(
+            [MEASURED[defect](planted(pair, defect, severity, seed), prompt) for seed, (prompt, pair) in told]
+        )
+        for severity in (0.0, 0.5, 1.0)
+    }
+    assert found[0.0] < found[0.5] < found[1.0]
+    if defect == "leak":
+        assert found[0.5] == pytest.approx(0.5, abs=0.1)
+        assert found[1.0] > 0.7
+    if defect == "seam":
+        assert found[1.0] > 1, "where people see it"
+    if defect == "light":
+        assert found[0.5] > 23.8, "more than another light on a drawn background"
+
+
+@pytest.mark.parametrize("alpha", [0, 255])
+@pytest.mark.parametrize("defect", PAIR_DEFECTS)
+def test_a_defect_can_be_planted_in_any_pair(defect, alpha):
+    front, back = np.full((17, 31, 4), alpha, np.uint8), np.full((17, 31, 4), 255, np.uint8)
+    spoilt = planted({FRONT: front, BACK: back, WHOLE: back}, defect, 0.7)
+    assert {layer.shape for layer in spoilt.values()} == {(17, 31, 4)}
+    assert {layer.dtype for layer in spoilt.values()} == {np.dtype(np.uint8)}
+
+
+def test_unknown_defects_of_pairs_and_severities_are_refused():
+    [(_, pair)] = scenes(1)
+    for defect, severity in (("cut", 0.5), ("leak", 1.5), ("leak", -0.1)):
+        with pytest.raises(Refused):
+            planted(pair, defect, severity)
