@@ -34,8 +34,8 @@ class Mixed:
     likely: float = 0.70
     uncertain: float = 0.15
     random: float = 0.15
-    per_prompt: float = 1.2
-    per_cluster: float = 1.2
+    per_prompt: float = 1.5
+    per_cluster: float = 1.5
     wanted: int = 0
     least: float = 0.0
     reject_budget: float = 0.0
