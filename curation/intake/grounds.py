@@ -31,7 +31,7 @@ WALLS: Final[dict[str, Colour]] = {
 PATTERNS: Final = ("plain", "striped", "checked")
 FLOOR: Final[Colour] = (150, 105, 65)
 
-HIGHEST, LOWEST = 0.66, 0.84
+HIGHEST, LOWEST = 0.7, 0.86
 """Where ground lines lie, as a share of the height from above."""
 DARKEST: Final = 0.5
 """Lights are this bright to 1."""
@@ -125,7 +125,7 @@ def choose_scene(rng: np.random.Generator) -> Scene:
 
 def draw_scene(scene: Scene, rng: np.random.Generator, size: int = 128) -> dict[LayerRole, RGBA]:
     """The three layers, size x size x 4: the figure with its foot on the ground line, both in the scene's light."""
-    foreground = _stand(draw(scene.subject, rng, round(size * rng.uniform(0.62, 0.8))), scene.line, rng, size)
+    foreground = _stand(draw(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size)
     background = _draw_ground(scene, rng, size)
     lit = {LayerRole.foreground: foreground, LayerRole.background: background}
     for layer in lit.values():

@@ -85,6 +85,7 @@ class Preset:
     caption_dropout: float
     base_opaque: float  # as transparency_opaque
     base_images: int
+    background_images: int  # so many more where there are backgrounds to learn too, and figures in any light
     base_batch: int
     base_lr: float
     ema_decay: float

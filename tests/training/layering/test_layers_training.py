@@ -240,6 +240,20 @@ def test_the_recipe_of_a_round_of_pairs(store, pairs, tmp_path):
     assert load_part(store, blended.files["layers"])[1]["roles"] == "foreground,background,blended"
 
 
+def test_a_base_of_pairs_learns_for_longer(store, pairs, snapshot, tmp_path):
+    torch.set_num_threads(1)
+    told = {}
+
+    def learn(name, recipe, of, parent=None):
+        order = TrainingOrder(recipe, "micro", of, None, parent, 1, changes=few)
+        return train(order, store, tmp_path / name, lambda step: told.update({(name, step.stage): step.total}))
+
+    few = {"transparency_images": "8", "base_images": "32", "background_images": "48", "draw_steps": "1"}
+    first = learn("singles", "whole", snapshot)
+    learn("pairs", "base", pairs, first)
+    assert (told["singles", "base"], told["pairs", "base"]) == (32, 80)
+
+
 def test_layers_without_a_base_are_refused(store, pairs, tmp_path):
     order = TrainingOrder("layers", "micro", pairs, None, None, 1, 16)
     with pytest.raises(Refused, match="'transparency', and there is none yet"):
