@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from curation.domain import LayerRole
 from training.course.loop import Recipe
 from training.course.optimisers import build_optimiser
 from training.course.pace import Pace
@@ -46,8 +45,7 @@ class Denoising(Recipe):
         """texts: those of a frozen text encoder; None where the denoiser's own learns along."""
         super().__init__()
         self.preset, self.denoiser, self.pictures, self.latents, self.texts = preset, denoiser, pictures, latents, texts
-        more = preset.background_images if LayerRole.background in pictures.roles else 0
-        self.pace = Pace(preset.base_images + more, preset.base_batch, preset.ema_decay)
+        self.pace = Pace(preset.base_images, preset.base_batch, preset.ema_decay)
         self.schedule = denoiser.schedule()
         self._beside = (backbone, transparency.decoder)  # in a tuple: networks that never learn are none of its parts
 

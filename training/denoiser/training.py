@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from curation.domain import Split, TrainingOrder
+from curation.domain import LayerRole, Split, TrainingOrder
 from curation.ports import ObjectStore, Report
 from training.course.loop import Course, run_course
 from training.course.machine import Machine, whole
@@ -60,6 +61,8 @@ def train_base(
     opaque, size = preset.base_opaque, preset.image_size
     roles = preset.roles_learnt(opaque)
     pictures = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
+    if LayerRole.background in pictures.roles:
+        preset = replace(preset, base_images=preset.base_images + preset.background_images)
     draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
     draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
     for network in (backbone, transparency):
