@@ -113,12 +113,12 @@ def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
 
     plain = drawn()
     assert same(drawn(size=(SIDE, SIDE), sampler="ddim", negative=""), plain)
-    assert same(drawn(guidance=1.0), plain), "the preset's own for layers"
-    for options in ({"steps": 3}, {"guidance": 2.0}, {"negative": "a star"}):
+    assert same(drawn(guidance=2.0), plain), "the preset's own for layers"
+    for options in ({"steps": 3}, {"guidance": 1.0}, {"negative": "a star"}):
         assert not same(drawn(**options), plain)
     sha = store.put(encode_layer(_layer(FG, 1)))
     told = generator.describe(DrawOptions(given={FG: sha}))
-    assert told["layers"] == "foreground + background" and told["attention"] == "joint" and told["guidance"] == "1.0"
+    assert told["layers"] == "foreground + background" and told["attention"] == "joint" and told["guidance"] == "2.0"
     assert generator.describe(DrawOptions(negative="a star"))["guidance"] == "3.0"
     assert told["given foreground"] == sha and told["steps"] == "4"
     assert open_generator(checkpoint, store, joined=False).describe(DrawOptions())["attention"] == "apart"
