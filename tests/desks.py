@@ -7,7 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ import sqlalchemy as sa
 
 from curation.adapters.label_studio_view import as_result
 from curation.database import Database
-from curation.desk import boards
-from curation.desk.door import Board
+from curation.desk import boards, postings
+from curation.desk.door import Board, Posting
 from curation.desk.exchange import Exchange
 from curation.desk.previews import Previews
 from curation.domain import LayerRole, RejectReason, Verdict
@@ -195,6 +195,17 @@ def make_seat(studio: Studio, desk: LabelStudioDesk, database: Database, store: 
     exchange = Exchange(database, desk, "test", Previews("secret", "http://127.0.0.1:1").address, most=10_000, pause=0)
     assert exchange.put_up(number)["up"] == count
     return Seat(studio, database, exchange, number, made)
+
+
+def begin_import(seat: Seat, store: ObjectStore, count: int) -> tuple[Seat, Board, uuid.UUID, list[Posting]]:
+    """A new round of so many candidates as it is when its import begins: its seat, the board, the batch, what is sent."""
+    with seat.database.transaction() as tx:
+        number = make_round(tx)
+        made = make_candidates(tx, store, number, count)
+        board, room = boards.board_with_room(tx, seat.exchange.desk.address, number, 10)
+        batch = postings.next_batch(tx, board, room, 0, 50)
+        sending = postings.read_batch(tx, batch, seat.exchange.address)
+    return replace(seat, round=number, candidates=made), board, batch, sending
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import kombu
 import pytest
+
+from curation.adapters import embedded_postgres
 
 RABBITMQ = "amqp://guest:guest@127.0.0.1:5672//"
 REDIS = "redis://127.0.0.1:6379/15"
@@ -52,6 +55,19 @@ pid file = {folder}/$name.pid
 mon data = {folder}/mon
 osd data = {folder}/osd
 """
+
+
+@contextmanager
+def postgres(given: str | None = None) -> Iterator[str]:
+    """The PostgreSQL that is given, or an embedded one of its own in a temporary folder, stopped at the end."""
+    if given:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="layerloop-postgres-") as folder:
+        try:
+            yield embedded_postgres.start(Path(folder))
+        finally:
+            embedded_postgres.stop(Path(folder))
 
 
 @dataclass(frozen=True)

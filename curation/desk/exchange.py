@@ -128,7 +128,8 @@ class Exchange:
                 # One that changed is shown from an old address, so all may be.
                 whole = True
                 found, stale = self._take_in_all(board, self.desk.collect(board, None)[1], outcomes)
-            outcomes["renewed"] += self._renew(board, stale)
+            if stale:
+                outcomes["renewed"] += self._renew(board, stale)
         except NotFound:
             with self.database.transaction() as tx:
                 postings.forget(tx, board)

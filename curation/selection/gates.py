@@ -17,7 +17,7 @@ again: its candidates are not what they were when it was. What it decided stands
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -154,9 +154,10 @@ def list_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
     return [dict(row) for row in tx.execute(found).mappings()]
 
 
-def close_gates(tx: Transaction, number: int) -> int:
-    """Let the machine decide nothing more in a round; returns how many gates stood."""
-    closing = sa.update(gates).where(gates.c.round_id == number, gates.c.closed_at.is_(None))
+def close_gates(tx: Transaction, number: int, verdicts: Collection[str] = (Verdict.reject, Verdict.accept)) -> int:
+    """Let the machine give no more such verdicts in a round; returns how many gates stood."""
+    standing = (gates.c.round_id == number) & gates.c.verdict.in_(verdicts) & gates.c.closed_at.is_(None)
+    closing = sa.update(gates).where(standing)
     return int(tx.execute(closing.values(closed_at=sa.func.now())).rowcount)
 
 
@@ -167,8 +168,7 @@ def close_contradicted(tx: Transaction, number: int) -> int:
         audit, budget = read_audit(tx, gate), gate["figures"]["budget"]
         if audit.low <= budget:
             continue
-        same = (gates.c.round_id == number) & (gates.c.verdict == gate["verdict"]) & gates.c.closed_at.is_(None)
-        tx.execute(sa.update(gates).where(same).values(closed_at=sa.func.now()))
+        close_gates(tx, number, [gate["verdict"]])
         figures = gate["figures"] | {"contradicted": audit.as_json()}
         tx.execute(sa.update(gates).where(gates.c.id == gate["id"]).values(figures=figures))
         about = {"gate": gate["id"], "verdict": gate["verdict"], "budget": budget}

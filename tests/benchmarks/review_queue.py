@@ -34,7 +34,6 @@ from typing import Any
 import httpx
 import sqlalchemy as sa
 
-from curation.adapters import embedded_postgres
 from curation.adapters.pgmq_schema import install_pgmq
 from curation.database import Database
 from curation.domain import Access
@@ -42,6 +41,7 @@ from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.reviewers import add_reviewer, issue_token
 from curation.schema import migrate
 from curation.settings import EMBEDDED, Settings
+from tests.servers import postgres
 
 TRAY = 8
 HEADERS = {"x-layerloop": "1"}
@@ -193,12 +193,8 @@ _FILL = (
 def _server(given: str | None) -> Iterator[str]:
     """The server to measure on: the one given, the one in the settings, or an embedded one in a temporary folder."""
     address = given or Settings().database
-    if address != EMBEDDED:
-        yield address
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield embedded_postgres.start(Path(folder) / "postgres")
-        embedded_postgres.stop(Path(folder) / "postgres")
+    with postgres(None if address == EMBEDDED else address) as server:
+        yield server
 
 
 @contextlib.contextmanager

@@ -13,17 +13,13 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
-from curation.adapters import embedded_postgres
 from curation.database import Database, Transaction
 from curation.domain import Kind, Prompt
 from curation.schema import migrate
@@ -31,6 +27,7 @@ from curation.screening.embedding import pack
 from curation.selection import heads, scaling
 from curation.tables import candidates, prompts, rounds
 from tests.making import fresh_database, make_round, named
+from tests.servers import postgres
 from tests.streams import SOURCE, arrive_measured, judge_waiting, open_stream
 
 NUMBERS, SIGNALS, PROMPTS, TAUGHT = 96, 8, 2_000, 2_000
@@ -41,7 +38,7 @@ def main() -> None:
     """Print a line for each step and size."""
     options = _options()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    with _server(options.database) as server:
+    with postgres(options.database) as server:
         for count in options.candidates:
             with fresh_database(server) as name:
                 _measure(Database(named(server, name)), count)
@@ -131,18 +128,6 @@ def _time(what: str, do: Callable[[], Any]) -> None:
     found = do()
     seconds, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"  {what}: {seconds:.1f} s, {peak:.0f} MiB" + ("" if found is None else f" ({found})"), flush=True)
-
-
-@contextmanager
-def _server(given: str | None) -> Iterator[str]:
-    if given:
-        yield given
-        return
-    with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
-        try:
-            yield embedded_postgres.start(Path(folder))
-        finally:
-            embedded_postgres.stop(Path(folder))
 
 
 def _options() -> argparse.Namespace:

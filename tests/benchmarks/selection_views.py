@@ -25,18 +25,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
-from curation.adapters import embedded_postgres
 from curation.database import Database
 from curation.domain import Kind, Verdict, canonical_json
 from curation.schema import migrate
@@ -46,6 +43,7 @@ from curation.selection.heads import fit_head, wants_fit
 from curation.tables import candidates
 from tests.benchmarks.selection_pools import Pool, auc_of, blind, replay_figures, replay_folder, simulate
 from tests.making import fresh_database, named
+from tests.servers import postgres
 from tests.streams import SOURCE, arrive_measured, judge_waiting, open_stream
 
 
@@ -62,7 +60,7 @@ def main() -> None:
             _tell(server, what, pool, policy, options.wanted)
 
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    with _server(options.database) as server:
+    with postgres(options.database) as server:
         for count in options.candidates:
             # Of few candidates more must be good, or there are no thousand to be found.
             share = 0.10 if count >= 20_000 else 0.20
@@ -212,18 +210,6 @@ def _largest(pool: Pool, chosen: np.ndarray) -> float:
 def _apart(vectors: np.ndarray) -> float:
     half = len(vectors) // 2
     return float(np.linalg.norm(vectors[:half][:500, None] - vectors[None, half:][:, :500], axis=2).mean())
-
-
-@contextmanager
-def _server(given: str | None) -> Iterator[str]:
-    if given:
-        yield given
-        return
-    with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
-        try:
-            yield embedded_postgres.start(Path(folder))
-        finally:
-            embedded_postgres.stop(Path(folder))
 
 
 def _options() -> argparse.Namespace:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
 from curation.database import Database
@@ -26,6 +27,9 @@ RECORD = """() => {
   }, {capture: true});
 }"""
 
+
+AXE = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
+"""All of axe's rules: WCAG 2.2 A and AA with contrast in numbers, and its own best practices."""
 
 OpenPage = Callable[..., Page]
 """The fixture `open_page`: signs somebody in and opens a page of a new browser profile."""
@@ -87,6 +91,17 @@ def picture(page: Page, name: str) -> None:
     if folder:
         page.wait_for_timeout(260)
         page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe finds in the way of people who see, hear or move otherwise: rule, place and reason of each."""
+    page.wait_for_timeout(260)  # a colour in transition has no contrast of its own
+    found = Axe().run(page, options=AXE).response["violations"]
+    return [
+        f"{rule['id']}: {node['target'][0]}: {' '.join(node['failureSummary'].split())}"
+        for rule in found
+        for node in rule["nodes"]
+    ]
 
 
 def wait_until_sent(page: Page) -> None:

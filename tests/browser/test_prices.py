@@ -11,7 +11,7 @@ from curation.domain import Access, Verdict
 from curation.selection.choosing import select_candidates
 from curation.selection.machine import decide_all
 from curation.tables import gates
-from tests.browser.reviewing import OpenPage, Site
+from tests.browser.reviewing import OpenPage, Site, barriers
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
 
 
@@ -32,6 +32,7 @@ def test_the_price_of_accepts_stands_on_the_rounds_page(open_page: OpenPage, sit
     expect(page.locator("#tiles")).to_contain_text("that nobody was shown")
     expect(page.locator("#about")).to_contain_text("people see 50 % of what passes (mixed)")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert barriers(page) == []
 
 
 def test_gates_their_bounds_and_one_that_has_closed_itself_stand_on_the_rounds_page(
@@ -57,3 +58,4 @@ def test_gates_their_bounds_and_one_that_has_closed_itself_stand_on_the_rounds_p
     expect(page.locator("#gates-closed code")).to_have_text(f"layerloop round take-back {number}")
     expect(cells.last).to_have_text("12 of 40 wrongat least 9 %")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert barriers(page) == []

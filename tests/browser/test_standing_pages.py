@@ -18,7 +18,7 @@ from curation.review.noticing import rejects
 from curation.review.reviewers import add_reviewer
 from curation.screening.defects import DEFECTS
 from curation.tables import candidates, reviewers
-from tests.browser.reviewing import OpenPage, Site, wait_until_shown
+from tests.browser.reviewing import OpenPage, Site, barriers, wait_until_shown
 from tests.history import Past, make_history
 
 
@@ -59,6 +59,7 @@ def test_everybody_sees_their_own_figures(open_page: OpenPage, site: Site, grace
     assert all("noticed" in str(name) and "looks" in str(name) for name in names)
     expect(page.locator("dl.facts")).to_contain_text("coins of the same share bring about")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert barriers(page) == []
 
 
 def test_engineers_see_everybody_and_who_is_paused(
@@ -78,7 +79,9 @@ def test_engineers_see_everybody_and_who_is_paused(
     expect(page.locator("#standing .note")).to_contain_text("3 of 14 plain defects were noticed")
     expect(page.locator("#standing .curves figure")).to_have_count(len(DEFECTS))
     assert page.url.endswith("#Hopper")
+    assert barriers(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert barriers(page) == []
 
 
 def test_a_paused_reviewer_is_told_on_the_review_page(

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from curation import jobs
 from curation.adapters.celery_queue import CeleryQueue, make_app
-from curation.desk import boards, drift, postings
+from curation.desk import boards, drift
 from curation.desk.previews import HOOK_HEADER
 from curation.domain import Verdict
 from curation.errors import Unreachable
@@ -22,7 +22,7 @@ from curation.house import House
 from curation.label_studio_server import OWNER
 from curation.review import decisions, reviewers
 from curation.tables import desk_postings
-from tests.desks import ACCEPT, REJECT, Seat, make_seat
+from tests.desks import ACCEPT, REJECT, Seat, begin_import, make_seat
 from tests.making import make_candidates, make_round
 from tests.servers import free_port
 
@@ -41,19 +41,13 @@ def there(seat: Seat) -> list[str]:
 
 
 def test_an_import_whose_answer_was_lost_is_not_sent_again(seat, store):
-    with seat.database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, 6)
-        board, room = boards.board_with_room(tx, seat.exchange.desk.address, number, 10)
-        batch = postings.next_batch(tx, board, room, 0, 50)
-        sending = postings.read_batch(tx, batch, seat.exchange.address)
+    other, board, batch, sending = begin_import(seat, store, 6)
     at, placed = seat.exchange.desk.put_up(board, batch, sending)  # and the process dies before it can note anything
     assert seat.exchange.desk.put_up(replace(board, number=at), batch, sending) == (at, placed)
     seat.studio.say(placed[sending[0].id], ACCEPT)
-    assert seat.exchange.put_up(number) == {"up": 6}
-    other = Seat(seat.studio, seat.database, seat.exchange, number, made)
-    assert there(other) == sorted(map(str, made))
-    assert other.exchange.collect(number) == {"kept": 1}
+    assert seat.exchange.put_up(other.round) == {"up": 6}
+    assert there(other) == sorted(map(str, other.candidates))
+    assert other.exchange.collect(other.round) == {"kept": 1}
     assert agree(other)
 
 

@@ -8,12 +8,11 @@ import pytest
 
 from curation import jobs
 from curation.adapters.celery_queue import CeleryQueue, make_app
-from curation.desk import boards, drift, postings
+from curation.desk import boards, drift
 from curation.desk.exchange import Exchange
 from curation.desk.previews import Previews
 from curation.house import House
-from tests.desks import ACCEPT, Seat, make_seat
-from tests.making import make_candidates, make_round
+from tests.desks import ACCEPT, Seat, begin_import, make_seat
 
 pytestmark = pytest.mark.slow
 
@@ -74,18 +73,12 @@ def test_one_that_changed_is_enough_to_notice(seat):
 
 
 def test_an_import_that_was_cut_off_goes_on_from_the_new_address(seat, store):
-    with seat.database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, 6)
-        board, room = boards.board_with_room(tx, seat.exchange.desk.address, number, 10)
-        batch = postings.next_batch(tx, board, room, 0, 50)
-        sending = postings.read_batch(tx, batch, seat.exchange.address)
+    other, board, batch, sending = begin_import(seat, store, 6)
     seat.exchange.desk.put_up(board, batch, sending[:4])  # and the process dies, and the house moves
     house = moved(seat.exchange)
-    assert house.put_up(number) == {"up": 6}
-    other = Seat(seat.studio, seat.database, house, number, made)
+    assert house.put_up(other.round) == {"up": 6}
     assert [new for new, _ in pages(other).values()] == [True] * 6
-    assert drift.compare(house, number) == []
+    assert drift.compare(house, other.round) == []
 
 
 def test_a_task_that_is_deleted_while_the_house_moves_is_put_up_again(seat, monkeypatch):

@@ -246,7 +246,7 @@ def test_whoever_sees_what_is_plain_is_never_paused(database, hiding):
     with database.transaction() as tx:
         looks, clean = gold.read_looks(tx, ann)
         assert find_reviewer(tx, "ann").paused is None
-    assert sum(map(len, looks.values())) + len(clean) > 20
+    assert sum(map(len, looks.values())) + len(clean) > 10
 
 
 def test_the_oracle_is_shown_no_gold(database, hiding):

@@ -109,7 +109,7 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
                     layers=[layer] if row is None or bad else [], dwell_ms=900,
                 )  # fmt: skip
             seen += row is not None
-    assert seen > 10
+    assert seen > 2, "places are thrown as coins: 20 pairs with fewer pieces come once in ten thousand times"
     with database.transaction() as tx:
         trail = latest_decisions(tx, ann.id, 5)
         told = reviewer_figures(tx, ann, to_themselves=False)

@@ -413,4 +413,4 @@ def test_a_users_own_lora_stands_beside(make):
     assert not torch.allclose(before, after)
     pipe.pipeline.unet.disable_adapters()
     again = pipe("a cat", generator=seeded(1), **call).latents[LayerRole.blended]
-    assert (again - before).abs().max() < 0.01 * (after - before).abs().max()  # some processors round otherwise
+    torch.testing.assert_close(again, before, atol=1e-4, rtol=0)  # some processors round otherwise
