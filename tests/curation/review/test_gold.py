@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -211,8 +210,13 @@ def test_neither_the_trail_nor_the_nearest_sample_gives_it_away(database, hiding
 def test_whoever_passes_over_what_is_plain_is_paused_told_and_resumed(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
-    with suppress(Paused):  # what is left of the tray is not taken
-        review(database, ann, hiding, lambda _: Verdict.accept)
+    plain = [one for one, row in known.items() if row.severity >= gold.PLAIN]
+    for one in plain[: gold.FEWEST]:
+        with database.transaction() as tx:
+            assert find_reviewer(tx, "ann").paused is None
+            decide(tx, ann, one, Verdict.accept, key=uuid.uuid4(), dwell_ms=900)
+    with pytest.raises(Paused), database.transaction() as tx:
+        decide(tx, ann, plain[-1], Verdict.accept, key=uuid.uuid4(), dwell_ms=900)
     with database.transaction() as tx:
         assert find_reviewer(tx, "ann").paused == "0 of 8 plain defects were noticed"
         assert fill_tray(tx, ann, hiding, 6, (), 60).cards == ()
