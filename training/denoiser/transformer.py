@@ -25,7 +25,8 @@ def look_alone(attend: Attend, tokens_BND: Tensor) -> Tensor:
 class DiffusionTransformer(nn.Module):
     """DiT with adaLN-Zero (Peebles and Xie, 2023, section 3.2); time and the prompt's mean state set every layer.
 
-    A fresh one predicts 0. Tokens are squares of `dit_patch` latent pixels, each with a place of its own, learnt.
+    A fresh one predicts 0. Tokens are squares of `dit_patch` latent pixels, each with a place of its own, learnt; in
+    every layer a token first takes in its neighbours, without which outlines fray from one token to the next (LOG.md).
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -38,7 +39,7 @@ class DiffusionTransformer(nn.Module):
         self.waves = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(width, width)
         self.prompt = nn.Linear(preset.text_width, width)
-        self.layers = nn.ModuleList(_Layer(width) for _ in range(preset.dit_layers))
+        self.layers = nn.ModuleList(_Layer(width, side) for _ in range(preset.dit_layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, channels)
         nn.init.zeros_(self.out.weight)
@@ -58,14 +59,20 @@ class DiffusionTransformer(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention and a perceptron, each shifted, scaled and gated by the setting; the gates start at zero."""
+    """Attention and a perceptron, each shifted, scaled and gated by the setting; the gates start at zero.
+
+    Before them a depthwise convolution over the eight neighbours of each token, added to it, which also starts at zero
+    (the conditional positions of Chu et al., 2021, arXiv 2102.10882).
+    """
 
     look: Callable[[Attend, Tensor], Tensor]
     """Calls attention with the tokens that are to see each other in one row (training.layering joins layers here)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, side: int) -> None:
+        """side: tokens in a row of the picture, and rows."""
         super().__init__()
-        self.look = look_alone
+        self.look, self.side = look_alone, side
+        self.near = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.heads = max(1, width // HEAD)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.setting = nn.Linear(width, 6 * width)
@@ -74,15 +81,22 @@ class _Layer(nn.Module):
         self.perceptron = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
         )
-        nn.init.zeros_(self.setting.weight)
-        nn.init.zeros_(self.setting.bias)
+        for parameter in (*self.setting.parameters(), *self.near.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, tokens_BND: Tensor, setting_BD: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_p, scale_p, gate_p = self.setting(setting_BD)[:, None].chunk(6, dim=-1)
+        tokens_BND = tokens_BND + self._meet(tokens_BND)
         normal_BND = self.norm(tokens_BND) * (1 + scale_a) + shift_a
         tokens_BND = tokens_BND + gate_a * self.look(self._attend, normal_BND)
         changed_BND: Tensor = tokens_BND + gate_p * self.perceptron(self.norm(tokens_BND) * (1 + scale_p) + shift_p)
         return changed_BND
+
+    def _meet(self, tokens_BND: Tensor) -> Tensor:
+        """What a token takes in of its neighbours in the picture."""
+        batch, _, width = tokens_BND.shape
+        near_BDhw: Tensor = self.near(tokens_BND.mT.reshape(batch, width, self.side, -1))
+        return near_BDhw.flatten(2).mT
 
     def _attend(self, tokens_BND: Tensor) -> Tensor:
         batch, count, width = tokens_BND.shape
