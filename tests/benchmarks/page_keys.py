@@ -124,7 +124,7 @@ def _edges(browser: Browser, url: str, token: str, times: int = 20) -> list[floa
     page.wait_for_selector('#review[data-state="ready"]')
     page.wait_for_load_state("networkidle")
     page.keyboard.press("Shift+V")
-    page.wait_for_function("document.querySelector('#edge-legend').textContent.includes('half clear')")
+    page.wait_for_function("() => document.querySelector('#edge-legend').textContent.includes('half clear')")
     page.keyboard.press("s")
     taken: list[float] = []
     for _ in range(times):

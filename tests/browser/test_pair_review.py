@@ -62,7 +62,7 @@ def test_elsewhere_is_another_candidates_background_each_time(open_page: OpenPag
         page.keyboard.press("x")
         seen.append(page.locator('#sheet [data-role="other"]').get_attribute("src"))
     assert len({*seen, own}) == 4
-    page.wait_for_function("document.querySelector('#sheet [data-role=other]').naturalWidth > 0")
+    page.wait_for_function("() => document.querySelector('#sheet [data-role=other]').naturalWidth > 0")
     page.keyboard.press("a")
     wait_until_shown(page)
     assert visible(page) == ["blended"], "the next pair is shown as it was drawn"
