@@ -27,9 +27,8 @@ RECORD = """() => {
   }, {capture: true});
 }"""
 
-
 AXE = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
-"""All of axe's rules: WCAG 2.2 A and AA with contrast in numbers, and its own best practices."""
+"""Axe's rules for WCAG A and AA, contrast in numbers, its best practices, and 2.2's target size, which it leaves off."""
 
 OpenPage = Callable[..., Page]
 """The fixture `open_page`: signs somebody in and opens a page of a new browser profile."""
@@ -85,17 +84,22 @@ def press(page: Page, key: str) -> str:
     return before
 
 
+def settle(page: Page) -> None:
+    """Wait for longer than any transition takes, so that nothing moves."""
+    page.wait_for_timeout(260)
+
+
 def picture(page: Page, name: str) -> None:
     """Keep what is seen once nothing moves, where somebody wants to look at it."""
     folder = os.environ.get("LAYERLOOP_TEST_PICTURES")
     if folder:
-        page.wait_for_timeout(260)
+        settle(page)
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 def barriers(page: Page) -> list[str]:
     """What axe finds in the way of people who see, hear or move otherwise: rule, place and reason of each."""
-    page.wait_for_timeout(260)  # a colour in transition has no contrast of its own
+    settle(page)  # a colour in transition has no contrast of its own
     found = Axe().run(page, options=AXE).response["violations"]
     return [
         f"{rule['id']}: {node['target'][0]}: {' '.join(node['failureSummary'].split())}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 
 import numpy as np
@@ -30,8 +31,9 @@ FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blend
 
 
 @pytest.fixture
-def hiding(database, store):
+def hiding(database, store, monkeypatch):
     """A round of 20 pairs of 48 px, and 48 pieces of gold made of pairs of 64 px; half of what is shown is gold."""
+    monkeypatch.setattr(gold, "_coin", random.Random(1))  # the same places in every run
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
         drawn = scenes(20, size=48)
@@ -109,7 +111,7 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
                     layers=[layer] if row is None or bad else [], dwell_ms=900,
                 )  # fmt: skip
             seen += row is not None
-    assert seen > 2, "places are thrown as coins: 20 pairs with fewer pieces come once in ten thousand times"
+    assert seen > 10
     with database.transaction() as tx:
         trail = latest_decisions(tx, ann.id, 5)
         told = reviewer_figures(tx, ann, to_themselves=False)
