@@ -2,7 +2,7 @@
 
 import { collected, told } from "./concerns.js";
 import { Dwell } from "./dwell.js";
-import { KEPT, recall } from "./history.js";
+import { KEPT, onTheirWay, takenBefore } from "./history.js";
 
 /**
  * @typedef {import("./tray.js").Held} Held
@@ -32,6 +32,8 @@ export class Desk extends EventTarget {
   #shown = null;
   /** Candidates that came back by an undo, by the undo's key. @type {Map<string, string>} */
   #returned = new Map();
+  /** What was on its way when the page was loaded: the server's latest may be older, or newer, than its answers. @type {Entry[]} */
+  #before;
 
   /**
    * @param {import("./tray.js").Tray} tray
@@ -43,6 +45,8 @@ export class Desk extends EventTarget {
     this.#tray = tray;
     this.#outbox = outbox;
     this.#stage = stage;
+    this.#before = [...outbox.entries];
+    this.history = onTheirWay(this.#before);
     tray.addEventListener("change", () => this.#showHead());
     outbox.addEventListener("sent", (event) => this.#sent(/** @type {CustomEvent} */ (event).detail));
     outbox.addEventListener("refused", (event) => this.#refused(/** @type {CustomEvent} */ (event).detail));
@@ -100,11 +104,16 @@ export class Desk extends EventTarget {
     this.#showHead();
   }
 
-  /** Takes up what was decided before this page was loaded: on the server, or in the outbox still. @param {LatestRow[]} latest */
+  /** Takes up what the server knew while this page was loading; what the page knows by itself is newer. @param {LatestRow[]} latest */
   remember(latest) {
-    const here = new Set(this.history.flatMap(({ rows }) => rows.map((row) => row.card.id)));
-    const before = recall(latest, this.#outbox.entries).filter(({ rows }) => rows.every((row) => !here.has(row.card.id)));
-    this.history = [...before, ...this.history].slice(-KEPT);
+    const undone = new Set(this.#before.filter((entry) => entry.kind === "undo").map((entry) => entry.body.decision));
+    const newer = new Set([
+      ...this.#before.map((entry) => entry.body.candidate),
+      ...this.history.flatMap(({ rows }) => rows.map((row) => row.card.id)),
+      ...this.#tray.held.map((held) => held.card.id),
+    ]);
+    const older = latest.filter(({ decision, candidate }) => !undone.has(decision) && !newer.has(candidate.id));
+    this.history = [...takenBefore(older), ...this.history].slice(-KEPT);
     this.#tell("history", null);
   }
 
@@ -158,8 +167,10 @@ export class Desk extends EventTarget {
     if (row) Object.assign(row, { state: "sent", decision: answer.decision });
     this.#tell("history", null);
     // An undo that this page did not foresee (it was reloaded since): the server hands the candidate back.
-    if (entry.kind === "undo" && entry.of === null)
-      this.#tray.putBack([{ card: /** @type {UndoAnswer} */ (answer).candidate, held: null }]);
+    if (entry.kind !== "undo" || entry.of !== null) return;
+    const card = /** @type {UndoAnswer} */ (answer).candidate;
+    this.history = this.history.filter(({ rows }) => rows.every((other) => other.card.id !== card.id));
+    this.#tray.putBack([{ card, held: null }]);
   }
 
   /** @param {{entry: Entry, error: Error}} detail */

@@ -15,28 +15,30 @@
 export const KEPT = 24;
 
 /**
- * The acts of a page that was loaded anew, oldest first: those that the server knows and those still on their way.
- * @param {LatestRow[]} latest the newest first
+ * The acts that were still on their way when the page was loaded, oldest first.
  * @param {import("./outbox.js").Entry[]} entries
  * @returns {Act[]}
  */
-export function recall(latest, entries) {
-  const undos = entries.filter((entry) => entry.kind === "undo");
-  const decisions = entries.filter((entry) => entry.kind === "decision" && entry.card);
-  const waiting = new Set(decisions.map((entry) => entry.body.candidate));
-  const sent = latest
-    .filter(({ decision, candidate }) => !undos.some((undo) => undo.body.decision === decision) && !waiting.has(candidate.id))
-    .map(({ decision, candidate, ...said }) => {
-      const body = { ...said, candidate: candidate.id, dwell_ms: null };
-      return row(`decision ${decision}`, candidate, body, decision, "sent");
-    });
-  const pending = decisions
-    .filter((entry) => !undos.some((undo) => undo.of === entry.key))
-    .map((entry) => row(entry.key, /** @type {Card} */ (entry.card), entry.body, null, "pending"));
-  return [...sent.toReversed(), ...pending].map((one) => ({ rows: [one] }));
+export function onTheirWay(entries) {
+  const undone = new Set(entries.map((entry) => entry.of));
+  return entries
+    .filter((entry) => entry.kind === "decision" && entry.card && !undone.has(entry.key))
+    .map((entry) => act(entry.key, /** @type {Card} */ (entry.card), entry.body, null, "pending"));
+}
+
+/**
+ * The acts that the server knows, oldest first.
+ * @param {LatestRow[]} latest the newest first
+ * @returns {Act[]}
+ */
+export function takenBefore(latest) {
+  return latest.toReversed().map(({ decision, candidate, ...said }) => {
+    const body = { ...said, candidate: candidate.id, dwell_ms: null };
+    return act(`decision ${decision}`, candidate, body, decision, "sent");
+  });
 }
 
 /** @param {string} key @param {Card} card @param {DecisionBody} body @param {number | null} decision @param {Row["state"]} state */
-function row(key, card, body, decision, state) {
-  return /** @type {Row} */ ({ key, card, held: null, body, decision, state });
+function act(key, card, body, decision, state) {
+  return /** @type {Act} */ ({ rows: [{ key, card, held: null, body, decision, state }] });
 }

@@ -95,6 +95,56 @@ def test_a_reload_keeps_the_tray_and_the_outbox(open_page: OpenPage, database: D
     assert state_of(database, undone) == "showing"
 
 
+def test_what_was_on_its_way_at_a_reload_is_the_latest_whenever_the_server_told_of_its_own(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
+    """The server reads the latest decisions before it takes those on their way, and is heard after it has taken them."""
+    page = open_page()
+    first = press(page, "a")
+    wait_until_sent(page)
+    page.route("**/api/review/decisions", lambda route: route.abort())
+    second, third = press(page, "r"), press(page, "a")
+    wait_until_shown(page)
+    waiting: list[Route] = []
+    page.route("**/api/review/latest", lambda route: waiting.append(route))  # noqa: PLW0108  # a name of its own for Playwright
+    page.route("**/api/review/decisions/several", lambda route: route.abort())
+    page.reload()
+    wait_for_route(page, waiting)
+    answer = waiting[0].fetch()
+    assert [row["candidate"]["id"] for row in answer.json()] == [first]
+    page.unroute("**/api/review/decisions")
+    page.unroute("**/api/review/decisions/several")
+    wait_until_sent(page)
+    waiting[0].fulfill(response=answer)
+    expect(page.locator("#trail li")).to_have_count(3)
+    page.keyboard.press("u")
+    page.wait_for_selector(f'#stage[data-candidate="{third}"]')
+    page.keyboard.press("u")
+    page.wait_for_selector(f'#stage[data-candidate="{second}"]')
+    wait_until_sent(page)
+    assert set(standing(database)) == {first}
+
+
+def test_an_undo_that_only_the_server_could_name_is_not_offered_again(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
+    page = open_page()
+    first, second = press(page, "a"), press(page, "a")
+    wait_until_sent(page)
+    waiting: list[Route] = []
+    page.route("**/api/review/latest", lambda route: waiting.append(route))  # noqa: PLW0108  # a name of its own for Playwright
+    page.reload()
+    wait_for_route(page, waiting)
+    answer = waiting[0].fetch()
+    wait_until_shown(page)
+    page.keyboard.press("u")
+    page.wait_for_selector(f'#stage[data-candidate="{second}"]')
+    wait_until_sent(page)
+    waiting[0].fulfill(response=answer)
+    expect(page.locator("#trail li")).to_have_count(1)
+    assert set(standing(database)) == {first}
+
+
 def test_a_conflict_is_told_and_the_page_goes_on(
     open_page: OpenPage, site: Site, database: Database, round_id: int
 ) -> None:
