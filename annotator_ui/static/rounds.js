@@ -63,7 +63,7 @@ function row(round) {
       "td",
       {},
       round.checkpoint
-        ? make("a", { href: `/checkpoints#${round.checkpoint}` }, make("code", {}, short(round.checkpoint)))
+        ? make(mayOpen ? "a" : "span", mayOpen ? { href: `/checkpoints#${round.checkpoint}` } : {}, make("code", {}, short(round.checkpoint)))
         : make("span", { class: "quiet" }, "imported"),
     ),
     make("td", {}, make("span", { title: round.opened_at }, ago(round.opened_at))),

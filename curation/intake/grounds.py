@@ -134,11 +134,11 @@ def draw_scene(scene: Scene, rng: np.random.Generator, size: int = 128) -> dict[
 
 
 def _stand(figure: RGBA, line: float, rng: np.random.Generator, size: int) -> RGBA:
-    """A figure on an empty canvas, its lowest visible row on the line, somewhere near the middle."""
+    """A figure on an empty canvas, its lowest visible row on the line, near the middle from left to right."""
     rows = np.flatnonzero((figure[..., 3] > 127).any(axis=1))
     columns = np.flatnonzero((figure[..., 3] > 0).any(axis=0))
     top = round(line * size) - int(rows[-1]) - 1
-    left = round((size - figure.shape[1]) / 2 + size * rng.uniform(-0.1, 0.1))
+    left = round((size - figure.shape[1]) / 2 + size * rng.uniform(-0.02, 0.02))
     left = min(max(left, 1 - int(columns[0])), size - 2 - int(columns[-1]))
     canvas = np.zeros((size, size, 4), np.uint8)
     above, before = max(0, -top), max(0, -left)

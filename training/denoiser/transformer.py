@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps, get_2d_sincos_pos_embed
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention, silu
 
@@ -25,8 +24,9 @@ def look_alone(attend: Attend, tokens_BND: Tensor) -> Tensor:
 class DiffusionTransformer(nn.Module):
     """DiT with adaLN-Zero (Peebles and Xie, 2023, section 3.2); time and the prompt's mean state set every layer.
 
-    A fresh one predicts 0. Tokens are squares of `dit_patch` latent pixels, each with a place of its own, learnt; in
-    every layer a token first takes in its neighbours, without which outlines fray from one token to the next (LOG.md).
+    A fresh one predicts 0. Tokens are squares of `dit_patch` latent pixels, each with a place of its own, sines at
+    first and learnt from there; in every layer a token first takes in its neighbours, without which outlines fray
+    from one token to the next (LOG.md).
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -35,7 +35,7 @@ class DiffusionTransformer(nn.Module):
         channels = preset.latent_channels * self.patch**2
         side = preset.image_size // preset.stride // self.patch
         self.into = nn.Linear(channels, width)
-        self.places = nn.Parameter(0.02 * torch.randn(side * side, width))
+        self.places = nn.Parameter(get_2d_sincos_pos_embed(width, side, output_type="pt").float())
         self.waves = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(width, width)
         self.prompt = nn.Linear(preset.text_width, width)
@@ -78,9 +78,7 @@ class _Layer(nn.Module):
         self.setting = nn.Linear(width, 6 * width)
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.joined = nn.Linear(width, width)
-        self.perceptron = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
-        )
+        self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         for parameter in (*self.setting.parameters(), *self.near.parameters()):
             nn.init.zeros_(parameter)
 
