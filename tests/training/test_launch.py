@@ -25,9 +25,22 @@ CHANGES = {
     "solid_share": "0.3",
 }
 
+ROUNDING = 5e-6
+"""Another count of threads puts weights 5e-7 apart; a rate a hundredth higher, 2e-3."""
+
 
 def _order(snapshot, images=64, recipe="whole", **changes):
     return TrainingOrder(recipe, "micro", snapshot, None, None, 1, images, {**CHANGES, **changes})
+
+
+def _apart(one, two):
+    """How far weights are apart, as a share of their length.
+
+    Not element by element: where a gradient is hardly more than rounding, Adam's first steps move that one weight by a
+    share of the rate, which is another share on every processor.
+    """
+    squares = sum((tensor - two[name]).double().square().sum() for name, tensor in one.items())
+    return float((squares / sum(tensor.double().square().sum() for tensor in one.values())).sqrt())
 
 
 def _weights(checkpoint, store):
@@ -44,8 +57,7 @@ def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
     together = train(order, store, tmp_path / "two" / "run", told.append)
     one, two = _weights(alone, store), _weights(together, store)
     assert one.keys() == two.keys()
-    furthest = max(float((tensor - two[name]).abs().max()) for name, tensor in one.items())
-    assert furthest < 1e-5
+    assert _apart(one, two) < ROUNDING
     assert together.evaluation["psnr"] == pytest.approx(alone.evaluation["psnr"], abs=1e-2)
     assert [progress.done for progress in told if progress.stage == "base"] == [0, 32, 64]
     assert all("denoising" in progress.figures for progress in told if progress.stage == "base" and progress.done)
@@ -75,7 +87,7 @@ def test_two_processes_stop_with_the_report_and_resume(store, snapshot, tmp_path
     assert min(progress.done for progress in seen if progress.stage == "transparency") >= 64
     alone = train(_order(snapshot, 128, "transparency", accumulation="2"), store, tmp_path / "one", lambda _: None)
     one, two = (load_part(store, made.files["transparency"])[0] for made in (alone, resumed))
-    assert max(float((tensor - two[name]).abs().max()) for name, tensor in one.items()) < 1e-5
+    assert _apart(one, two) < ROUNDING
 
 
 @pytest.mark.slow
