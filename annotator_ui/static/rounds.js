@@ -24,6 +24,11 @@ keepFresh(PERIOD_MS, async () => {
   fill(part("rows"), rounds.toSorted((a, b) => b.id - a.id).map(row));
 });
 
+/** A link for whoever may open it; for others what it says. @param {string} href @param {string | HTMLElement} said */
+function linked(href, said) {
+  return mayOpen ? make("a", { href }, said) : said;
+}
+
 /** @param {RoundRow} round */
 function row(round) {
   const number = (/** @type {string[]} */ states) => states.reduce((sum, state) => sum + (round.counts[state] ?? 0), 0);
@@ -37,7 +42,7 @@ function row(round) {
     make(
       "th",
       { scope: "row" },
-      mayOpen ? make("a", { href: `/rounds/${round.id}` }, `Round ${round.id}`) : `Round ${round.id}`,
+      linked(`/rounds/${round.id}`, `Round ${round.id}`),
       make("small", {}, round.purpose === "seeds" ? "imported images" : kindOf(round.kind)),
     ),
     make("td", {}, stateChip(round.state)),
@@ -63,7 +68,7 @@ function row(round) {
       "td",
       {},
       round.checkpoint
-        ? make(mayOpen ? "a" : "span", mayOpen ? { href: `/checkpoints#${round.checkpoint}` } : {}, make("code", {}, short(round.checkpoint)))
+        ? linked(`/checkpoints#${round.checkpoint}`, make("code", {}, short(round.checkpoint)))
         : make("span", { class: "quiet" }, "imported"),
     ),
     make("td", {}, make("span", { title: round.opened_at }, ago(round.opened_at))),

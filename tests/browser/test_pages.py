@@ -103,6 +103,9 @@ def test_annotators_are_shown_what_they_may_read(open_page: OpenPage, site: Site
     page = open_page(name="Grace", access=Access.annotator)
     expect(page.locator("#me")).to_contain_text("annotator")
     assert page.locator("nav a:visible").all_inner_texts() == ["Review", "Rounds"]
+    page.goto(f"{site.address}/rounds")
+    expect(page.locator("#rows tr")).not_to_have_count(0)
+    expect(page.locator("#rows a")).to_have_count(0)
     page.goto(f"{site.address}/checkpoints")
     expect(page.locator("#notice")).to_contain_text("more access")
 

@@ -105,8 +105,7 @@ def test_what_was_on_its_way_at_a_reload_is_the_latest_whenever_the_server_told_
     page.route("**/api/review/decisions", lambda route: route.abort())
     second, third = press(page, "r"), press(page, "a")
     wait_until_shown(page)
-    waiting: list[Route] = []
-    page.route("**/api/review/latest", lambda route: waiting.append(route))  # noqa: PLW0108  # a name of its own for Playwright
+    waiting = hold_back(page, "**/api/review/latest")
     page.route("**/api/review/decisions/several", lambda route: route.abort())
     page.reload()
     wait_for_route(page, waiting)
@@ -131,8 +130,7 @@ def test_an_undo_that_only_the_server_could_name_is_not_offered_again(
     page = open_page()
     first, second = press(page, "a"), press(page, "a")
     wait_until_sent(page)
-    waiting: list[Route] = []
-    page.route("**/api/review/latest", lambda route: waiting.append(route))  # noqa: PLW0108  # a name of its own for Playwright
+    waiting = hold_back(page, "**/api/review/latest")
     page.reload()
     wait_for_route(page, waiting)
     answer = waiting[0].fetch()
@@ -174,8 +172,7 @@ def test_an_undo_outlives_a_slower_answer_about_the_tray(
     page = open_page()
     wait_until_shown(page)
     page.wait_for_load_state("networkidle")
-    waiting: list[Route] = []
-    page.route("**/api/review/tray", lambda route: waiting.append(route))  # noqa: PLW0108  # a name of its own for Playwright
+    waiting = hold_back(page, "**/api/review/tray")
     page.context.set_offline(True)
     for _ in range(FILLS_AFTER):
         undone = press(page, "a")
@@ -251,6 +248,13 @@ def test_any_of_the_latest_decisions_can_be_undone(open_page: OpenPage, database
     assert state_of(database, made[0]) == "showing"
     assert set(standing(database)) == set(made[1:])
     expect(page.locator("#trail li")).to_have_count(4)
+
+
+def hold_back(page: Page, address: str) -> list[Route]:
+    """What the page asks of an address from now on: it hears nothing until the test answers."""
+    waiting: list[Route] = []
+    page.route(address, lambda route: waiting.append(route))  # noqa: PLW0108  # a name of its own for Playwright
+    return waiting
 
 
 def wait_for_route(page: Page, waiting: list[Route]) -> None:

@@ -25,7 +25,7 @@ CHANGES = {
     "solid_share": "0.3",
 }
 
-ROUNDING = 5e-6
+ROUNDING = 2e-6
 """Another count of threads puts weights 5e-7 apart; a rate a hundredth higher, 2e-3."""
 
 

@@ -59,6 +59,7 @@ def test_a_token_takes_in_its_eight_neighbours():
     assert moved.sum() == 9
 
 
+@torch.no_grad()
 def test_padding_of_the_prompt_says_nothing(denoiser):
     """What stands behind the mask does not reach the prediction."""
     latent, time = noisy(2), torch.tensor([10, 900])
