@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("curation", "training", "annotator_ui")
 OURS = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 EVERY_FILE = [*OURS, *sorted((ROOT / "tests").rglob("*.py"))]
-LINES = 300
+LINES = 400
 
 WORDS = {"curation.domain", "curation.errors"}
 DOORS = {"curation.ports", "curation.desk.door"}

@@ -15,6 +15,7 @@ from curation.domain import Split
 from curation.intake.archives import check_inside
 from curation.intake.headers import BadFile
 from curation.intake.pair_rows import LICENCES, SOURCES, PairFiles, files_named, is_pair, read_both, read_pair
+from curation.text import storable
 
 MAX_CAPTION = 10_000
 MAX_LINE = 1 << 20
@@ -92,11 +93,6 @@ def caption_from_name(name: str) -> str:
     seen = "".join(letter if unicodedata.category(letter)[0] != "C" else " " for letter in stem)
     words = re.sub(r"[\W_]+", " ", seen).strip()
     return re.sub(r"[\s\d]+$", "", words)[:200] or words[:200] or "picture"
-
-
-def storable(text: str) -> bool:
-    """Whether a database keeps it: no NUL, no half of a surrogate pair."""
-    return "\0" not in text and not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
 
 
 def _walk(folder: Path, inside: str = "") -> Iterator[str]:
