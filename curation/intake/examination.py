@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.domain import LayerRole
-from curation.intake.archives import read_member
-from curation.intake.decoding import decode
-from curation.intake.headers import BadFile, Header, read_header
+from curation.images.decoding import decode
+from curation.images.headers import BadFile, Header, read_header
+from curation.intake.archives import Member
 from curation.layers import MAX_SIDE, encode_layer, visible_hash, without_hidden_colour
 from curation.ports import RGBA
 from curation.screening import signals
@@ -114,39 +113,35 @@ class Intake:
 class Item:
     """One thing to be judged: a file, a pair's files, a member of an archive, or what is known already.
 
-    Of a pair, `path` is the foreground's; `background` and, where there is one, `blended` are the others.
+    `files` are names inside the folder: one, or those of a pair's foreground, background and, where there is one,
+    blended image.
     """
 
     name: str
-    path: Path
+    files: tuple[str, ...]
     stamp: str
     place: int  # how many files of the list are reached with it
-    member: int | None = None
+    member: Member | None = None
     known: Intake | None = None
-    background: Path | None = None
-    blended: Path | None = None
 
 
-def examine_item(item: Item) -> Intake:
-    """What `examine` says of an item that is no pair."""
-    if item.known is not None:
-        return item.known
-    if item.member is None:
-        return examine(item.path, item.name)
-    try:
-        return examine(read_member(item.path, item.member, LIMITS.bytes + 1), item.name)
-    except BadFile as bad:
-        return refuse(item.name, bad)
+@dataclass(frozen=True)
+class Loaded:
+    """An item with the bytes of its files, as they are handed to a confined process."""
+
+    item: Item
+    parts: tuple[bytes, ...] = field(default=(), repr=False)
+    limits: Limits = LIMITS
 
 
-def examine(source: bytes | Path, name: str, limits: Limits = LIMITS) -> Intake:
+def examine(data: bytes, name: str, limits: Limits = LIMITS) -> Intake:
     """Judge one file by its bytes and make it a clean layer: straight sRGB, 8 bit, upright, no colour under alpha 0.
 
     Never raises for what is in the file. Meant for a process of its own (curation.intake.sandbox), because a decoder
     that is attacked may do worse than raise.
     """
     try:
-        header = read_header(read_bytes(source, limits), name)
+        header = read_header(check_size(data, limits), name)
         check_header(header, name, limits)
         rgba, found = decode(header)
         layer = without_hidden_colour(rgba)
@@ -174,13 +169,8 @@ def refuse(name: str, bad: BadFile) -> Intake:
     return Intake(name, Outcome.reject, (bad.code,), bad.sentence)
 
 
-def read_bytes(source: bytes | Path, limits: Limits) -> bytes:
-    """The file's bytes, never more than allowed, whatever its size was said to be. Raises BadFile."""
-    try:
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-            data = file.read(limits.bytes + 1)
-    except OSError as error:
-        raise BadFile("unreadable", f"the file cannot be read: {error.strerror}") from error
+def check_size(data: bytes, limits: Limits) -> bytes:
+    """Return the same bytes. Raises BadFile where they are more than allowed."""
     if len(data) > limits.bytes:
         raise BadFile("too_many_bytes", f"the file is larger than {limits.bytes >> 20} MiB")
     return data

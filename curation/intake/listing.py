@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from curation.domain import Split
+from curation.errors import Refused
+from curation.images.headers import BadFile
+from curation.input_files import UnsafeFile, open_inside
 from curation.intake.archives import check_inside
-from curation.intake.headers import BadFile
 from curation.intake.pair_rows import LICENCES, SOURCES, PairFiles, files_named, is_pair, read_both, read_pair
 from curation.text import storable
 
@@ -49,6 +52,7 @@ class Listing:
     """The files of a folder by their names inside it: those that a manifest names first, as they are the best known."""
 
     folder: Path
+    link_roots: tuple[Path, ...] = ()  # folders into which symbolic links may lead
     files: list[str] = field(default_factory=list)
     described: dict[str, Description] = field(default_factory=dict)
     pairs: dict[str, PairFiles] = field(default_factory=dict)  # by their foreground, which stands in `files` for them
@@ -61,25 +65,43 @@ class Listing:
         caption = said.caption or self._caption_beside(name) or caption_from_name(name)
         return Description(caption, said.licence, said.source, said.split)
 
+    def open(self, name: str) -> BinaryIO:
+        """Open a file of the folder by its name inside it; every reader of the folder opens by this.
+
+        Raises:
+            UnsafeFile: It is a link that is not allowed, no regular file, or cannot be read.
+        """
+        return open_inside(self.folder, name, self.link_roots)
+
     def _caption_beside(self, name: str) -> str | None:
-        beside = (self.folder / name).with_suffix(".txt")
+        beside = PurePosixPath(name).with_suffix(".txt").as_posix()
         try:
-            with beside.open(encoding="utf-8") as file:
+            with io.TextIOWrapper(self.open(beside), encoding="utf-8") as file:
                 text = file.read(MAX_CAPTION + 1).strip()
-        except (OSError, ValueError):
+        except (UnsafeFile, OSError, ValueError):
             return None
         return text if 0 < len(text) <= MAX_CAPTION and storable(text) else None
 
 
-def list_folder(folder: Path) -> Listing:
-    """Read a folder and its manifests (metadata.jsonl first, then other *.jsonl). Links are not followed."""
-    listing = Listing(folder)
-    names = sorted(_walk(folder))
-    manifests = [name for name in names if name.lower().endswith(".jsonl")]
-    pictures = [name for name in names if not name.lower().endswith(".jsonl")]
+def list_folder(folder: Path, link_roots: Iterable[Path] = ()) -> Listing:
+    """Read a folder and its manifests (metadata.jsonl first, then other *.jsonl).
+
+    Args:
+        folder: The folder to list, with everything below it.
+        link_roots: Folders into which symbolic links may lead; without any, links are listed and not followed.
+    """
+    listing = Listing(folder, tuple(link_roots))
+    names = sorted(_walk(listing))
+    manifests = [name for name in names if name.lower().endswith(".jsonl") and _opens(listing, name)]
+    # A manifest that cannot be opened is listed as a file, so that its refusal is told.
+    pictures = sorted(set(names) - set(manifests))
     known = set(pictures)
     for manifest in sorted(manifests, key=lambda name: (PurePosixPath(name).name != "metadata.jsonl", name)):
-        _read_manifest(listing, manifest, known)
+        try:
+            with listing.open(manifest) as file:
+                _read_manifest(listing, manifest, file, known)
+        except (UnsafeFile, OSError) as error:  # it has changed meanwhile
+            listing.bad_lines.append(BadLine(f"{manifest}:0", "unreadable", str(error)))
     stems = {str(PurePosixPath(name).with_suffix("")) for name in pictures if not name.lower().endswith(".txt")}
     beside = {name for name in known if name.lower().endswith(".txt") and name[:-4] in stems} | listing.spoken_for
     listed = [name for name in listing.described if name not in beside or name in listing.pairs]
@@ -95,48 +117,83 @@ def caption_from_name(name: str) -> str:
     return re.sub(r"[\s\d]+$", "", words)[:200] or words[:200] or "picture"
 
 
-def _walk(folder: Path, inside: str = "") -> Iterator[str]:
-    """The names of regular files and links, hidden ones left out; a link is listed so that its refusal can be told."""
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda one: one.name):
+def _walk(listing: Listing) -> Iterator[str]:
+    """Name everything below the folder that is no folder; hidden entries are left out.
+
+    Links, pipes, sockets, devices and folders that cannot be read are named too, so that their refusal can be told.
+    Folders behind links are entered where links may lead into them, each once.
+    """
+    folders = [""]
+    entered = set()
+    while folders:
+        inside = folders.pop()
+        try:
+            status = (listing.folder / inside).stat()
+            entries = list(os.scandir(listing.folder / inside))
+        except OSError as error:
+            if not inside:
+                raise Refused(f"{listing.folder} cannot be read: {error.strerror}") from error
+            yield inside.rstrip("/")
+            continue
+        if (status.st_dev, status.st_ino) in entered:
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        for entry in entries:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
             name = inside + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(Path(entry.path), name + "/")
-            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+            if _is_folder(entry, listing.link_roots):
+                folders.append(name + "/")
+            else:
                 yield name
 
 
-def _read_manifest(listing: Listing, manifest: str, known: set[str]) -> None:
+def _opens(listing: Listing, name: str) -> bool:
+    try:
+        listing.open(name).close()
+    except UnsafeFile:
+        return False
+    return True
+
+
+def _is_folder(entry: os.DirEntry[str], link_roots: Iterable[Path]) -> bool:
+    try:
+        if entry.is_symlink():
+            target = Path(entry.path).resolve(strict=True)
+            return target.is_dir() and any(target.is_relative_to(root.resolve()) for root in link_roots)
+        return entry.is_dir(follow_symlinks=False)
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle
+        return False
+
+
+def _read_manifest(listing: Listing, manifest: str, file: BinaryIO, known: set[str]) -> None:
     """Take the good lines in; the first line that says something of a file counts, later ones fill what it left out."""
     base = manifest.rpartition("/")[0]
     bad = 0
-    with (listing.folder / manifest).open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
-            if not line.strip():
-                continue
-            try:
-                row = _read_row(line)
-                if is_pair(row):
-                    listing.spoken_for |= files_named(row, base)
-                    pair = read_pair(row, base, known, _text)
-                    name, said = pair.foreground, _read_said(row, pair.prompt.text)
-                    listing.pairs.setdefault(name, pair)
-                else:
-                    name, said = _read_line(row, base, known)
-            except BadFile as error:
-                bad += 1
-                if bad <= MAX_BAD_LINES:
-                    listing.bad_lines.append(BadLine(f"{manifest}:{number}", error.code, error.sentence))
-                continue
-            before = listing.described.get(name, Description())
-            listing.described[name] = Description(
-                before.caption or said.caption,
-                before.licence or said.licence,
-                before.source or said.source,
-                before.split or said.split,
-            )
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+        if not line.strip():
+            continue
+        try:
+            row = _read_row(line)
+            if is_pair(row):
+                listing.spoken_for |= files_named(row, base)
+                pair = read_pair(row, base, known, _text)
+                name, said = pair.foreground, _read_said(row, pair.prompt.text)
+                listing.pairs.setdefault(name, pair)
+            else:
+                name, said = _read_line(row, base, known)
+        except BadFile as error:
+            bad += 1
+            if bad <= MAX_BAD_LINES:
+                listing.bad_lines.append(BadLine(f"{manifest}:{number}", error.code, error.sentence))
+            continue
+        before = listing.described.get(name, Description())
+        listing.described[name] = Description(
+            before.caption or said.caption,
+            before.licence or said.licence,
+            before.source or said.source,
+            before.split or said.split,
+        )
 
 
 def _read_row(line: bytes) -> dict[str, Any]:

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from curation import pairs
 from curation.domain import LayerRole
-from curation.intake.decoding import decode
+from curation.images.decoding import decode
+from curation.images.headers import BadFile, read_header
 from curation.intake.examination import (
     FINDINGS,
     LIMITS,
     Beside,
     Intake,
-    Item,
     Limits,
+    Loaded,
     Outcome,
     check_header,
+    check_size,
     examine,
-    examine_item,
-    read_bytes,
     refuse,
 )  # fmt: skip
-from curation.intake.headers import BadFile, read_header
 from curation.layers import decode_layer, encode_layer, visible_hash, without_hidden_colour
 from curation.ports import RGBA
 from curation.screening.fingerprints import fingerprint
@@ -38,7 +36,7 @@ INEXACT: Final = 0.5
 
 
 def examine_pair(
-    foreground: Path, background: Path, blended: Path | None, name: str, limits: Limits = LIMITS
+    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: Limits = LIMITS
 ) -> Intake:
     """Judge the foreground as any single layer, the others as opaque pictures of its size, then all as a pair.
 
@@ -75,11 +73,11 @@ def examine_pair(
     )
 
 
-def _read_opaque(path: Path, role: str, limits: Limits) -> RGBA:
+def _read_opaque(data: bytes, role: str, limits: Limits) -> RGBA:
     """A background or blended image: any picture that nothing can be seen through, made fully opaque."""
     try:
-        header = read_header(read_bytes(path, limits), path.name)
-        check_header(header, path.name, limits, alpha=False)
+        header = read_header(check_size(data, limits), "")
+        check_header(header, "", limits, alpha=False)
         rgba, _ = decode(header)
     except BadFile as bad:
         raise BadFile(bad.code, f"{role}: {bad.sentence}") from bad
@@ -104,8 +102,15 @@ def _blend(foreground: RGBA, background: RGBA, blended: RGBA | None) -> tuple[RG
     return blended, ["blend_inexact"] if (signals["blended_error"] or 0) > INEXACT else []
 
 
-def examine_any(item: Item) -> Intake:
-    """What is said of an item, a pair or not; this is the function that confined processes run."""
-    if item.background is None or item.known is not None:
-        return examine_item(item)
-    return examine_pair(item.path, item.background, item.blended, item.name)
+def examine_any(loaded: Loaded) -> Intake:
+    """Judge an item, a pair or not; this is the function that confined processes run. Never raises."""
+    item = loaded.item
+    if item.known is not None:
+        return item.known
+    try:
+        if len(loaded.parts) == 1:
+            return examine(loaded.parts[0], item.name, loaded.limits)
+        front, back, *whole = loaded.parts
+        return examine_pair(front, back, whole[0] if whole else None, item.name, loaded.limits)
+    except Exception as error:  # a mistake of ours, or a decoder that raises what no decoder should
+        return refuse(item.name, BadFile("decoder_failed", f"its decoder failed: {type(error).__name__}"))

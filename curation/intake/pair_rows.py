@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from curation.domain import LayerRole, Prompt
+from curation.images.headers import BadFile
 from curation.intake.archives import check_inside
-from curation.intake.headers import BadFile
 
 FILES: Final = {
     LayerRole.foreground: ("foreground",),

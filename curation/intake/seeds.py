@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import uuid
 from collections import Counter
@@ -19,9 +20,10 @@ from curation import rounds
 from curation.database import Database, Transaction
 from curation.domain import Kind, LayerRole, Progress, Prompt, content_id
 from curation.errors import NotFound
+from curation.images.headers import BadFile
+from curation.input_files import UnsafeFile
 from curation.intake import archives
-from curation.intake.examination import LIMITS, Intake, Item, Outcome, refuse
-from curation.intake.headers import BadFile
+from curation.intake.examination import LIMITS, Intake, Item, Limits, Loaded, Outcome, refuse
 from curation.intake.imports import ImportSummary, keep_rows, names_of, storable_name, summarise
 from curation.intake.listing import Listing, list_folder
 from curation.intake.pair_examination import examine_any
@@ -38,6 +40,9 @@ BATCH_BYTES = 64 << 20
 WRITERS = 4
 """Layers put into the store at once: a put waits for the disk or the network, not for the processor."""
 
+HEAD = 512
+"""Bytes at the head of a file that tell an archive from an image."""
+
 KILLED = BadFile("decoder_killed", "its decoder took too long or crashed, alone in a process of its own")
 UNKNOWN = "unknown"
 NO_LICENCE = "licence_unknown"
@@ -52,6 +57,8 @@ def import_seeds(
     *,
     workers: int = 2,
     actor: str = "seed import",
+    link_roots: Sequence[Path] = (),
+    limits: Limits = LIMITS,
 ) -> ImportSummary:
     """Import every image of a folder (recursively, zip archives too); what an earlier run has done is passed by.
 
@@ -63,12 +70,12 @@ def import_seeds(
         raise NotFound(f"there is no folder {folder}", "give the folder that holds the images")
     started = time.monotonic()
     report(Progress("listing seeds", 0, 0))
-    listing = list_folder(folder)
-    one = _Import(database, store, listing, content_id("import", folder.resolve()), actor)
+    listing = list_folder(folder, link_roots)
+    one = _Import(database, store, listing, content_id("import", folder.resolve()), actor, limits)
     one.open()
     total = len(listing.files)
     with Sandbox(examine_any, workers) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
-        for batch in _batches(sandbox.run(one.unfinished())):
+        for batch in _batches(sandbox.run(map(one.load, one.unfinished()))):
             one.keep(batch, writers)
             report(Progress("importing seeds", batch[-1][0].place, total))
     summary = one.close(time.monotonic() - started)
@@ -76,11 +83,12 @@ def import_seeds(
     return summary
 
 
-def _batches(results: Iterable[tuple[Item, Intake | Killed]]) -> Iterator[list[tuple[Item, Intake]]]:
+def _batches(results: Iterable[tuple[Loaded, Intake | Killed]]) -> Iterator[list[tuple[Item, Intake]]]:
     """Results in lists of BATCH_FILES, fewer where the layers are large."""
     batch: list[tuple[Item, Intake]] = []
     weight = 0
-    for item, result in results:
+    for loaded, result in results:
+        item = loaded.item
         found = refuse(item.name, KILLED) if isinstance(result, Killed) else result
         batch.append((item, found))
         weight += len(found.layer or b"") + sum(len(one.layer) for one in found.beside.values())
@@ -94,12 +102,15 @@ def _batches(results: Iterable[tuple[Item, Intake | Killed]]) -> Iterator[list[t
 class _Import:
     """One run over one folder."""
 
-    def __init__(self, database: Database, store: ObjectStore, listing: Listing, id_: uuid.UUID, actor: str) -> None:
+    def __init__(
+        self, database: Database, store: ObjectStore, listing: Listing, id_: uuid.UUID, actor: str, limits: Limits
+    ) -> None:
         self.database = database
         self.store = store
         self.listing = listing
         self.id = id_
         self.actor = actor
+        self.limits = limits
         self.fresh = 0
 
     def open(self) -> None:
@@ -119,29 +130,83 @@ class _Import:
 
     def unfinished(self) -> Iterator[Item]:
         """What is not done yet, in the order of the list; the database is asked in blocks."""
-        names = iter(enumerate(self.listing.files, 1))
-        while block := list(islice(names, 500)):
-            items = [item for place, name in block for item in self._items(name, place)]
+        files = enumerate(self.listing.files, 1)
+        found = (item for place, name in files for item in self._items(name, place))
+        while items := list(islice(found, 500)):
             with self.database.transaction() as tx:
                 wanted = [storable_name(item.name) for item in items]
                 mine = (import_files.c.import_id == self.id) & import_files.c.name.in_(wanted)
                 finished = {(r.name, r.stamp) for r in tx.execute(sa.select(import_files).where(mine))}
-            yield from (item for item in items if (storable_name(item.name), item.stamp) not in finished)
+            yield from (
+                item for item in items if not item.stamp or (storable_name(item.name), item.stamp) not in finished
+            )
 
     def _items(self, name: str, place: int) -> Iterator[Item]:
-        path = self.listing.folder / name
+        """Name what is to be judged of one listed file; whatever goes wrong with it is its refusal."""
         pair = self.listing.pairs.get(name)
-        others = [self.listing.folder / one for one in (pair.background, pair.blended) if one] if pair else []
-        stamps = [f"{status.st_size}:{status.st_mtime_ns}" for status in (one.lstat() for one in (path, *others))]
-        item = Item(name, path, " ".join(stamps), place)
-        if any(one.is_symlink() for one in (path, *others)):
-            yield replace(item, known=refuse(name, BadFile("symbolic_link", "links are not followed")))
-        elif pair is not None:
-            yield replace(item, background=others[0], blended=others[1] if pair.blended else None)
-        elif not archives.is_archive(path):
+        files = tuple(one for one in (name, pair.background, pair.blended) if one) if pair else (name,)
+        item = Item(name, files, "", place)
+        try:
+            stamps = []
+            for one in files:
+                with self.listing.open(one) as file:
+                    status = os.fstat(file.fileno())
+                    stamps.append(f"{status.st_size}:{status.st_mtime_ns}")
+                    head = file.read(HEAD)
+            item = replace(item, stamp=" ".join(stamps))
+        except (UnsafeFile, OSError) as error:
+            bad = _bad_file(error)
+            yield replace(item, known=refuse(name, bad), stamp=self._stamp_of_refused(files, bad))
+            return
+        if pair is not None or archives.archive_kind(head) is None:
             yield item
         else:
-            yield from _archive_items(item)
+            yield from self._archive_items(item)
+
+    def _stamp_of_refused(self, files: Sequence[str], bad: BadFile) -> str:
+        """Stamp a file that is not opened by its own entry; none for what may be readable the next time."""
+        if bad.code == "unreadable":
+            return ""
+        status = [(self.listing.folder / one).lstat() for one in files if os.path.lexists(self.listing.folder / one)]
+        return " ".join(f"{one.st_mode}:{one.st_size}:{one.st_mtime_ns}" for one in status)
+
+    def _archive_items(self, item: Item) -> Iterator[Item]:
+        """Name the members of an archive, those refused by its directory known already, and last the archive itself."""
+        try:
+            with self.listing.open(item.name) as file:
+                members = archives.list_members(file, self.limits.bytes)
+        except (BadFile, UnsafeFile, OSError) as error:
+            yield replace(item, known=refuse(item.name, _bad_file(error)))
+            return
+        names = Counter(member.name for member in members)
+        for member in members:
+            again = f"#{member.index}" if names[member.name] > 1 else ""  # an archive may hold one name twice
+            name = f"{item.name}/{member.name}{again}"
+            known = refuse(name, member.refusal) if member.refusal else None
+            yield replace(item, name=name, member=None if known else member, known=known)
+        refused = [member.refusal for member in members if member.refusal]
+        if refused:
+            sentence = f"{len(refused)} of {len(members)} members are refused, each is named"
+            outcome = Outcome.partial if len(refused) < len(members) else Outcome.reject
+            yield replace(item, known=Intake(item.name, outcome, (refused[0].code,), sentence))
+
+    def load(self, item: Item) -> Loaded:
+        """Read an item's bytes, never more than allowed; a file that has gone or changed meanwhile is refused."""
+        if item.known is not None:
+            return Loaded(item)
+        try:
+            parts = []
+            for name in item.files:
+                with self.listing.open(name) as file:
+                    if item.member is not None:
+                        parts.append(archives.read_member(file, item.member, self.limits.bytes))
+                    else:
+                        parts.append(file.read(self.limits.bytes + 1))
+        except Exception as error:  # also MemoryError: one file is no reason to end an import
+            bad = _bad_file(error)
+            stamp = "" if bad.code == "unreadable" else item.stamp
+            return Loaded(replace(item, known=refuse(item.name, bad), stamp=stamp))
+        return Loaded(item, tuple(parts), self.limits)
 
     def keep(self, batch: Sequence[tuple[Item, Intake]], writers: ThreadPoolExecutor) -> None:
         """Objects first, rows second, duplicates neither."""
@@ -245,23 +310,13 @@ def _telling(layers: dict[LayerRole, StoredLayer]) -> str:
     return layers.get(LayerRole.blended, layers[LayerRole.foreground]).sha256
 
 
-def _archive_items(item: Item) -> Iterator[Item]:
-    """The members of an archive, those refused by their names known already, and last the archive itself."""
-    try:
-        members = archives.list_members(item.path, LIMITS.bytes)
-    except BadFile as bad:
-        yield replace(item, known=refuse(item.name, bad))
-        return
-    names = Counter(member.name for member in members)
-    for member in members:
-        again = f"#{member.index}" if names[member.name] > 1 else ""  # a zip may hold one name twice
-        name = f"{item.name}/{member.name}{again}"
-        known = refuse(name, member.refusal) if member.refusal else None
-        yield replace(item, name=name, member=member.index, known=known)
-    bad_ones = [member.refusal for member in members if member.refusal]
-    if bad_ones:
-        sentence = f"{len(bad_ones)} of {len(members)} members are refused, each is named"
-        yield replace(item, known=Intake(item.name, Outcome.partial, (bad_ones[0].code,), sentence))
+def _bad_file(error: Exception) -> BadFile:
+    """Say of anything that opening or reading a file raised why the file is refused."""
+    if isinstance(error, BadFile):
+        return error
+    if isinstance(error, UnsafeFile):
+        return BadFile(error.code, error.message)
+    return BadFile("unreadable", f"the file cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}")
 
 
 def _as_duplicate(found: Intake, first: Duplicate, names: dict[str, str]) -> Intake:

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from curation.errors import NotFound, Refused
-from curation.intake.decoding import BROKEN, decode
+from curation.images.decoding import BROKEN, decode
+from curation.images.headers import BadFile, Header, read_header
 from curation.intake.examination import LIMITS
-from curation.intake.headers import BadFile, Header, read_header
 from curation.intake.sandbox import Killed, Sandbox
 from curation.layers import MAX_SIDE, decode_layer, encode_layer, without_hidden_colour
 from curation.ports import RGBA

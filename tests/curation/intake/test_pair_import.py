@@ -134,6 +134,10 @@ def files_of(tmp_path: Path, f, b, c=None) -> tuple:
     return tuple(None if name is None else tmp_path / name for name in names)
 
 
+def read(files: tuple) -> tuple:
+    return tuple(file and file.read_bytes() for file in files)
+
+
 def test_each_defect_refuses_the_pair_with_its_code(tmp_path):
     _, pair = scenes(1, 96)[0]
     f, b, c = pair[FRONT], pair[BACK], pair[WHOLE]
@@ -148,18 +152,15 @@ def test_each_defect_refuses_the_pair_with_its_code(tmp_path):
         "empty_alpha": (np.zeros_like(f), b, None),
     }
     for code, layers in cases.items():
-        told = examine_pair(*files_of(tmp_path, *layers), "pair")
+        told = examine_pair(*read(files_of(tmp_path, *layers)), "pair")
         assert (told.outcome, told.code) == (Outcome.reject, code), told
         assert told.layer is None
         assert told.sentence
-    (tmp_path / "b.png").write_bytes(b"\xff\xd8\xff\xe0 a photograph")
-    assert examine_pair(tmp_path / "f.png", tmp_path / "b.png", None, "pair").code in {"jpeg_not_read", "empty_alpha"}
     files = files_of(tmp_path, f, b)
     files[1].write_bytes(b"\xff\xd8\xff\xe0 a photograph")
-    assert examine_pair(*files, "pair").code == "jpeg_not_read"
+    assert examine_pair(*read(files), "pair").code == "jpeg_not_read"
     files[1].write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    assert examine_pair(*files, "pair").sentence.startswith("background: ")
-    assert examine_pair(files[0], tmp_path / "gone.png", None, "pair").code == "unreadable"
+    assert examine_pair(*read(files), "pair").sentence.startswith("background: ")
 
 
 def test_links_and_copies_are_seen(database, store, tmp_path):
@@ -177,7 +178,7 @@ def test_links_and_copies_are_seen(database, store, tmp_path):
     (tmp_path / "elsewhere.png").unlink()
     told = import_seeds(database, store, tmp_path)
     named = {one.name: (one.outcome, one.codes) for one in told.named}
-    assert named["0/foreground.png"] == (Outcome.reject, ("symbolic_link",))
+    assert named["0/foreground.png"] == (Outcome.reject, ("path_traversal",))
     assert named["copy/foreground.png"] == (Outcome.duplicate, ("duplicate_of:1/foreground.png",))
     assert len(read_samples(database)) == 1
 

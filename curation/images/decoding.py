@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from curation.intake.headers import BadFile, Header
+from curation.images.headers import BadFile, Header
 from curation.ports import RGBA
 
 BROKEN: Final = (
