@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -33,6 +34,10 @@ def launch(order: TrainingOrder, store: ObjectStore, folder: Path, report: Repor
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         hint = f"--set processes={torch.cuda.device_count()}"
         raise Refused(f"{processes} processes need as many GPUs, and {torch.cuda.device_count()} are here", hint)
+    cores = max(2, os.cpu_count() or 1)
+    if not torch.cuda.is_available() and processes > cores:
+        raise Refused(f"{processes} processes need as many processor cores, and {cores} are here",
+                      f"--set processes={cores}")  # fmt: skip
     with TemporaryDirectory(prefix="layerloop-launch-") as talk:
         asked = _write(Path(talk) / "order.json", asdict(order)), _write(Path(talk) / "store.json", _opening(store))
         made = Path(talk) / "checkpoint.json"

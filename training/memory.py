@@ -30,6 +30,7 @@ from training.presets.preset import Preset
 from training.presets.table import find_preset
 from training.pretrained.architectures import build_part
 from training.pretrained.families import find_family
+from training.pretrained.loading import check_sources
 from training.transparency.backbone import Backbone, KLBackbone, LinearBackbone
 from training.transparency.coding import adjusted_posterior, decode_rgba
 from training.transparency.networks import Transparency
@@ -75,6 +76,7 @@ def estimate(order: TrainingOrder, pictures: int) -> list[StageMemory]:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(STAGES)}")
     if "latents" in STAGES[order.recipe] and preset.family and find_family(preset.family).denoiser is None:
         raise Refused(f"for the family {preset.family} no base is trained", "use the recipe 'transparency'")
+    check_sources(preset)
     on_gpu = preset.family is not None or torch.cuda.is_available()
     told: list[StageMemory] = []
     lasting: Mapping[str, int] = {}

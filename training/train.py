@@ -25,6 +25,7 @@ from training.parts import open_parts
 from training.presets.preset import Preset
 from training.presets.table import find_preset
 from training.pretrained.families import find_family
+from training.pretrained.loading import check_sources
 from training.sheets import draw_sheet
 from training.transparency.backbone import Backbone, fit_backbone, open_backbone
 from training.transparency.networks import open_transparency
@@ -104,6 +105,7 @@ def _check(order: TrainingOrder) -> Preset:
     if {"base", "layers"} & {*RECIPES[order.recipe]} and preset.family and find_family(preset.family).denoiser is None:
         hint = "use the recipe 'transparency'; a base is trained for sd15, sd21 and sdxl"
         raise Refused(f"preset {preset.name!r} trains latent transparency alone", hint)
+    check_sources(preset)
     parent = order.parent
     if parent and parent.preset != preset.name:
         hint = f"train with --preset {parent.preset}, or without a parent"

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from curation.errors import NotFound, Refused
+from training.presets.preset import Preset
 
 _UNUSED = ("vae", "safety_checker", "feature_extractor", "image_encoder")
 
@@ -19,6 +20,28 @@ def load_index(model: str) -> Mapping[str, Any]:
     from diffusers import DiffusionPipeline
 
     return load_config(DiffusionPipeline, model)
+
+
+def check_sources(preset: Preset) -> None:
+    """Refuse a preset whose models or weights are paths to nothing, before anything else is read.
+
+    A hub id passes: whether it can be fetched is known when it is loaded.
+
+    Raises:
+        NotFound: A column names a path, and nothing is there.
+        Refused: A folder holds no model_index.json that can be read.
+    """
+    for model in filter(None, (preset.model, preset.inpainter)):
+        if Path(model).is_dir():
+            load_index(model)
+        elif _is_path(model) and not Path(model).exists():
+            raise NotFound(f"there is no folder {model}", "give a folder as save_pretrained writes it, or a hub id")
+    if preset.perceptual and not Path(preset.perceptual).is_file():
+        raise NotFound(f"there is no file {preset.perceptual}", "the README says how weights of LPIPS are written")
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith(("/", ".", "~")) or Path(model).exists()
 
 
 def load_config(kind: Any, model: str, subfolder: str | None = None) -> Mapping[str, Any]:
@@ -77,7 +100,7 @@ def _explain(model: str, variant: str | None, error: Exception) -> NotFound | Re
             hint = "save it again as safetensors; pickled weights run code when they are read, so none is"
             return Refused(f"{model} holds pickled weights only ({pickles[0]})", hint)
         return Refused(f"{model} is no whole model of diffusers: {said}", _variants(folder, variant))
-    if folder.is_absolute() or model.startswith((".", "~")) or folder.exists():
+    if _is_path(model):
         return NotFound(f"there is no folder {model}", "give a folder as save_pretrained writes it, or a hub id")
     hint = "download it once ('hf download NAME'), or --set model=FOLDER; HF_HOME says where downloads are kept"
     return NotFound(f"the model {model!r} cannot be fetched: {said}", hint)
