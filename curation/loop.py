@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from curation import checkpoints, rounds, snapshots
+from curation import checkpoints, holdout, rounds, snapshots
 from curation.database import Transaction
 from curation.domain import Checkpoint, Kind, Progress, Prompt, RoundState, RunState, TrainingOrder
 from curation.errors import LayerloopError
@@ -57,9 +57,14 @@ def run_loop(house: House, plan: Plan, tell: Tell) -> list[int]:
             number = _open(house, plan, turn, checkpoint)
         _wait_for_verdicts(house, plan, number, turn, tell)
         numbers.append(number)
-    with house.database.transaction(one_view=True) as tx:
-        snapshots.freeze(tx, house.store, tag="latest", actor=ACTOR)
+    _freeze(house, "latest")
     return numbers
+
+
+def _freeze(house: House, tag: str) -> str:
+    holdout.fingerprint_layers(house.database, house.store)
+    with house.database.transaction(one_view=True) as tx:
+        return snapshots.freeze(tx, house.store, tag=tag, actor=ACTOR).id
 
 
 def _round_of(house: House, turn: int) -> int | None:
@@ -72,8 +77,7 @@ def _round_of(house: House, turn: int) -> int | None:
 
 def _train(house: House, plan: Plan, turn: int, tell: Tell) -> Checkpoint:
     """Freeze what is accepted, train on it from the last checkpoint, and let the new one draw."""
-    with house.database.transaction(one_view=True) as tx:
-        snapshot = snapshots.freeze(tx, house.store, tag=f"round-{turn}", actor=ACTOR).id
+    snapshot = _freeze(house, f"round-{turn}")
     with house.database.transaction() as tx:
         order = _order(tx, plan, turn, snapshot)
         run = checkpoints.order_training(tx, order, ACTOR)

@@ -30,11 +30,14 @@ class Manifest:
 
     parts: tuple[Part, ...]
     counts: dict[str, dict[str, int]]  # of kinds, licences, splits, rounds
+    withheld: str = ""  # sha256 of the list of withheld samples (curation.holdout), empty without any
 
     def bytes(self) -> bytes:
         """The canonical bytes whose sha256 is the snapshot's id."""
-        parts = [part.__dict__ for part in self.parts]
-        return (canonical_json({"format": FORMAT, "parts": parts, "counts": self.counts}) + "\n").encode()
+        root = {"format": FORMAT, "parts": [part.__dict__ for part in self.parts], "counts": self.counts}
+        if self.withheld:
+            root["withheld"] = self.withheld
+        return (canonical_json(root) + "\n").encode()
 
     @property
     def id(self) -> str:
@@ -59,7 +62,18 @@ def read_manifest(store: ObjectStore, snapshot: str) -> Manifest:
     """The root of a snapshot. Raises NotFound, Corrupt."""
     root = _parse(store.get(snapshot), snapshot)
     parts = tuple(Part(str(p["prefix"]), str(p["sha256"]), int(p["samples"])) for p in root["parts"])
-    return Manifest(parts, root["counts"])
+    return Manifest(parts, root["counts"], str(root.get("withheld", "")))
+
+
+def read_withheld(store: ObjectStore, snapshot: str) -> frozenset[str]:
+    """Return the ids of the samples that share a layer with a held-out sample and so are not trained on.
+
+    Raises:
+        NotFound: The snapshot, or its list, is not in the store.
+        Corrupt: They are not what they are named by.
+    """
+    listed = read_manifest(store, snapshot).withheld
+    return frozenset(store.get(listed).decode().split()) if listed else frozenset()
 
 
 def read_samples(store: ObjectStore, snapshot: str, after: str = "") -> Iterator[Sample]:

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from curation.database import Transaction
 from curation.errors import NotFound, Refused
+from curation.holdout import withheld_samples
 from curation.manifest import Manifest, Part, prefix_length
 from curation.ports import ObjectStore
 from curation.samples import count_samples
@@ -21,6 +22,9 @@ _STANDING = samples.c.withdrawn_at.is_(None)
 def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) -> Manifest:
     """Freeze every sample that is not withdrawn; equal samples give the same snapshot, whenever and wherever.
 
+    Training samples that share a layer with a held-out one are listed as withheld (curation.holdout; call its
+    `fingerprint_layers` before).
+
     The parts are joined in the database and streamed one at a time, so that memory stays at one part. The
     transaction is one with `one_view`, or samples accepted meanwhile could be counted and not listed.
     """
@@ -28,7 +32,12 @@ def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) 
     if not count:
         raise Refused("there are no samples to freeze", "import seeds or accept candidates first")
     parts = _write_parts(tx, store, prefix_length(count))
-    manifest = Manifest(parts, _counts(tx))
+    counts, withheld = _counts(tx), withheld_samples(tx, store)
+    if withheld:
+        counts["split"] |= {"train": counts["split"]["train"] - len(withheld), "withheld": len(withheld)}
+        manifest = Manifest(parts, counts, store.put("".join(id_ + "\n" for id_ in withheld).encode()))
+    else:
+        manifest = Manifest(parts, counts)
     store.put(manifest.bytes())
     row = {"id": manifest.id, "samples": manifest.samples, "counts": manifest.counts}
     if tx.execute(insert(snapshots).on_conflict_do_nothing(), row).rowcount:

@@ -16,6 +16,7 @@ from curation.api.access import Engineer
 from curation.api.links import Links
 from curation.database import Transaction
 from curation.domain import Kind, LayerRole, Sample, Split
+from curation.holdout import fingerprint_layers
 from curation.manifest import read_samples
 from curation.tables import layers
 
@@ -104,6 +105,9 @@ def get_snapshot(
 @router.post("", status_code=201)
 def post_snapshot(visit: Engineer, body: Freeze) -> SnapshotAnswer:
     """Freeze today's samples; freezing equal samples again gives the same snapshot."""
+    with visit.enter():  # who may not freeze is refused before anything is read
+        pass
+    fingerprint_layers(visit.house.database, visit.house.store)
     with visit.enter(one_view=True) as (tx, reviewer):
         manifest = snapshots.freeze(tx, visit.house.store, tag=body.tag, actor=reviewer.name)
         row = _find(tx, manifest.id)

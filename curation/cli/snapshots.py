@@ -18,13 +18,18 @@ def freeze(
     as_json: Json = False,
 ) -> None:
     """Freeze all samples of now; equal samples always give the same snapshot."""
-    from curation import samples, snapshots
+    from curation import holdout, samples, snapshots
 
-    with house() as opened, opened.database.transaction(one_view=True) as tx:
+    with house() as opened:
         if dry_run:
-            talk.print(f"would freeze {samples.count_samples(tx)} samples")
+            with opened.database.transaction() as tx:
+                talk.print(f"would freeze {samples.count_samples(tx)} samples")
             return
-        frozen = snapshots.freeze(tx, opened.store, tag=tag, actor=ACTOR)
+        holdout.fingerprint_layers(opened.database, opened.store)
+        with opened.database.transaction(one_view=True) as tx:
+            frozen = snapshots.freeze(tx, opened.store, tag=tag, actor=ACTOR)
+    if withheld := frozen.counts["split"].get("withheld"):
+        talk.print(f"{withheld} training samples share a layer with a held-out sample and are withheld")
     print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print(frozen.id)
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from curation.domain import LayerRole, Sample, Split
 from curation.errors import Corrupt, NotFound, Refused
 from curation.layers import decode_layer
-from curation.manifest import read_samples
+from curation.manifest import read_samples, read_withheld
 from curation.ports import RGBA, ObjectStore
 from training.data.buckets import Buckets, Size, size_conditions
 
@@ -180,12 +180,31 @@ def load_split(
 
 
 def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
-    """The samples of a split that have a foreground, in the order of their ids. Raises NotFound, Corrupt, Refused."""
-    samples = [s for s in read_samples(store, snapshot) if s.split == split and LayerRole.foreground in s.layers]
-    if not samples:
+    """Read the samples of a split that have a foreground, in the order of their ids.
+
+    From the training split those are left out that share a layer with a held-out sample: the withheld ones of the
+    snapshot (curation.holdout), and, of snapshots that list none, those with the same foreground or blended image.
+
+    Raises:
+        NotFound: The snapshot is not in the store.
+        Corrupt: It cannot be read.
+        Refused: The split is empty.
+    """
+    samples = list(read_samples(store, snapshot))
+    chosen = [sample for sample in samples if sample.split == split and LayerRole.foreground in sample.layers]
+    if split == Split.train:
+        withheld = read_withheld(store, snapshot)
+        heldout = {image for sample in samples if sample.split == Split.heldout for image in _subjects(sample)}
+        chosen = [one for one in chosen if one.id not in withheld and heldout.isdisjoint(_subjects(one))]
+    if not chosen:
         hint = "a split holds about 5 % of the samples at least; import more" if split == Split.heldout else ""
         raise Refused(f"snapshot {snapshot[:12]} has no {split.value} samples", hint)
-    return samples
+    return chosen
+
+
+def _subjects(sample: Sample) -> set[str]:
+    """The stored images of a sample that show its subject; plain backgrounds are equal by accident."""
+    return {image for role, image in sample.layers.items() if role is not LayerRole.background}
 
 
 def prefetch(
