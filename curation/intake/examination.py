@@ -110,6 +110,16 @@ class Intake:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a file's own bytes say of it, and its clean pixels: one layer, three of a pair, none where refused."""
+
+    outcome: Outcome
+    codes: tuple[str, ...] = ()
+    sentence: str = ""
+    layers: Mapping[LayerRole, RGBA] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
 class Item:
     """One thing to be judged: a file, a pair's files, a member of an archive, or what is known already.
 
@@ -137,9 +147,14 @@ class Loaded:
 def examine(data: bytes, name: str, limits: Limits = LIMITS) -> Intake:
     """Judge one file by its bytes and make it a clean layer: straight sRGB, 8 bit, upright, no colour under alpha 0.
 
-    Never raises for what is in the file. Meant for a process of its own (curation.intake.sandbox), because a decoder
-    that is attacked may do worse than raise.
+    Never raises for what is in the file. Hostile files are judged in a process of its own (curation.intake.confined),
+    because a decoder that is attacked may do worse than raise.
     """
+    return finish(name, judge_file(data, name, limits))
+
+
+def judge_file(data: bytes, name: str, limits: Limits = LIMITS) -> Judged:
+    """Return what there is to say of a file's bytes, and its clean pixels; what is refused has none."""
     try:
         header = read_header(check_size(data, limits), name)
         check_header(header, name, limits)
@@ -147,20 +162,32 @@ def examine(data: bytes, name: str, limits: Limits = LIMITS) -> Intake:
         layer = without_hidden_colour(rgba)
         found += _look(rgba, layer, header)
     except BadFile as bad:
-        return refuse(name, bad)
+        return Judged(Outcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
-        return Intake(name, Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has")
+        return Judged(Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has")
     codes = sorted(set(found), key=lambda code: (-list(Outcome).index(FINDINGS[code][0]), found.index(code)))
+    sentences = [FINDINGS[code][1] for code in codes] + (["16 bits were rounded to 8"] if header.bits == 16 else [])
+    outcome = FINDINGS[codes[0]][0] if codes else Outcome.accept
+    return Judged(outcome, tuple(codes), "; ".join(sentences), {LayerRole.foreground: layer})
+
+
+def finish(name: str, judged: Judged) -> Intake:
+    """Encode what was judged, and hash what can be seen of it."""
+    if not judged.layers:
+        return Intake(name, judged.outcome, judged.codes, judged.sentence)
+    main = LayerRole.blended if len(judged.layers) > 1 else LayerRole.foreground
+    layer = judged.layers[main]
     return Intake(
         name,
-        FINDINGS[codes[0]][0] if codes else Outcome.accept,
-        tuple(codes),
-        "; ".join([FINDINGS[code][1] for code in codes] + (["16 bits were rounded to 8"] if header.bits == 16 else [])),
+        judged.outcome,
+        judged.codes,
+        judged.sentence,
         encode_layer(layer),
         layer.shape[1],
         layer.shape[0],
         visible_hash(layer),
         fingerprint(layer),
+        {role: Beside(encode_layer(one), visible_hash(one)) for role, one in judged.layers.items() if role is not main},
     )
 
 

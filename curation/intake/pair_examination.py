@@ -14,19 +14,17 @@ from curation.images.headers import BadFile, read_header
 from curation.intake.examination import (
     FINDINGS,
     LIMITS,
-    Beside,
     Intake,
+    Judged,
     Limits,
-    Loaded,
     Outcome,
     check_header,
     check_size,
-    examine,
-    refuse,
+    finish,
+    judge_file,
 )  # fmt: skip
-from curation.layers import decode_layer, encode_layer, visible_hash, without_hidden_colour
+from curation.layers import without_hidden_colour
 from curation.ports import RGBA
-from curation.screening.fingerprints import fingerprint
 from curation.screening.pair_signals import measure_pair
 from curation.screening.refusals import PAIR_RULES, judge
 
@@ -38,39 +36,36 @@ INEXACT: Final = 0.5
 def examine_pair(
     foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: Limits = LIMITS
 ) -> Intake:
-    """Judge the foreground as any single layer, the others as opaque pictures of its size, then all as a pair.
+    """Judge the files of a pair, as judge_pair does, and encode its layers. Never raises for what is in the files.
 
     The answer's `layer` is the blended image, by which pairs are told apart; foreground and background lie `beside`.
-    Without a blended file it is made by curation.pairs.composite. Never raises for what is in the files; meant for a
-    process of its own, as examine is.
     """
-    front = examine(foreground, f"{name} (foreground)", limits)
-    if front.layer is None:
-        return replace(front, name=name, sentence=f"foreground: {front.sentence}")
+    return finish(name, judge_pair(foreground, background, blended, name, limits))
+
+
+def judge_pair(
+    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: Limits = LIMITS
+) -> Judged:
+    """Judge the foreground as any single layer, the others as opaque pictures of its size, then all as a pair.
+
+    Without a blended file it is made by curation.pairs.composite.
+    """
+    front = judge_file(foreground, f"{name} (foreground)", limits)
+    if not front.layers:
+        return replace(front, sentence=f"foreground: {front.sentence}")
     try:
-        straight = decode_layer(front.layer)
+        straight = front.layers[LayerRole.foreground]
         back = _read_opaque(background, "background", limits)
         whole = None if blended is None else _read_opaque(blended, "blended", limits)
         kept, found = _blend(straight, back, whole)
     except BadFile as bad:
-        return refuse(name, bad)
+        return Judged(Outcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
-        return Intake(name, Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has")
+        return Judged(Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has")
     codes = sorted({*front.codes, *found}, key=lambda code: -list(Outcome).index(FINDINGS[code][0]))
-    beside = {LayerRole.foreground: Beside(front.layer, front.visible)}
-    beside[LayerRole.background] = Beside(encode_layer(back), visible_hash(back))
-    return Intake(
-        name,
-        FINDINGS[codes[0]][0] if codes else Outcome.accept,
-        tuple(codes),
-        "; ".join(FINDINGS[code][1] for code in codes),
-        encode_layer(kept),
-        kept.shape[1],
-        kept.shape[0],
-        visible_hash(kept),
-        fingerprint(kept),
-        beside,
-    )
+    layers = {LayerRole.foreground: straight, LayerRole.background: back, LayerRole.blended: kept}
+    outcome = FINDINGS[codes[0]][0] if codes else Outcome.accept
+    return Judged(outcome, tuple(codes), "; ".join(FINDINGS[code][1] for code in codes), layers)
 
 
 def _read_opaque(data: bytes, role: str, limits: Limits) -> RGBA:
@@ -100,17 +95,3 @@ def _blend(foreground: RGBA, background: RGBA, blended: RGBA | None) -> tuple[RG
     if broken is not None:
         raise BadFile(broken.rule, broken.sentence)
     return blended, ["blend_inexact"] if (signals["blended_error"] or 0) > INEXACT else []
-
-
-def examine_any(loaded: Loaded) -> Intake:
-    """Judge an item, a pair or not; this is the function that confined processes run. Never raises."""
-    item = loaded.item
-    if item.known is not None:
-        return item.known
-    try:
-        if len(loaded.parts) == 1:
-            return examine(loaded.parts[0], item.name, loaded.limits)
-        front, back, *whole = loaded.parts
-        return examine_pair(front, back, whole[0] if whole else None, item.name, loaded.limits)
-    except Exception as error:  # a mistake of ours, or a decoder that raises what no decoder should
-        return refuse(item.name, BadFile("decoder_failed", f"its decoder failed: {type(error).__name__}"))

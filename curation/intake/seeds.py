@@ -22,12 +22,11 @@ from curation.domain import Kind, LayerRole, Progress, Prompt, content_id
 from curation.errors import NotFound
 from curation.images.headers import BadFile
 from curation.input_files import UnsafeFile
-from curation.intake import archives
+from curation.intake import archives, confined
 from curation.intake.examination import LIMITS, Intake, Item, Limits, Loaded, Outcome, refuse
 from curation.intake.imports import ImportSummary, keep_rows, names_of, storable_name, summarise
 from curation.intake.listing import Listing, list_folder
-from curation.intake.pair_examination import examine_any
-from curation.intake.sandbox import Killed, Sandbox
+from curation.intake.sandbox import Failure, Sandbox
 from curation.ports import ObjectStore, Report
 from curation.samples import NewSample, StoredLayer, add_samples
 from curation.screening import duplicates
@@ -43,7 +42,6 @@ WRITERS = 4
 HEAD = 512
 """Bytes at the head of a file that tell an archive from an image."""
 
-KILLED = BadFile("decoder_killed", "its decoder took too long or crashed, alone in a process of its own")
 UNKNOWN = "unknown"
 NO_LICENCE = "licence_unknown"
 """The flag of a file that is stored although nobody said under which licence; its sample says "unknown"."""
@@ -74,7 +72,8 @@ def import_seeds(
     one = _Import(database, store, listing, content_id("import", folder.resolve()), actor, limits)
     one.open()
     total = len(listing.files)
-    with Sandbox(examine_any, workers) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
+    sandbox = Sandbox(confined.work, confined.request, confined.parse, workers=workers, warm_up=confined.warm_up)
+    with sandbox, ThreadPoolExecutor(WRITERS) as writers:
         for batch in _batches(sandbox.run(map(one.load, one.unfinished()))):
             one.keep(batch, writers)
             report(Progress("importing seeds", batch[-1][0].place, total))
@@ -83,13 +82,13 @@ def import_seeds(
     return summary
 
 
-def _batches(results: Iterable[tuple[Loaded, Intake | Killed]]) -> Iterator[list[tuple[Item, Intake]]]:
+def _batches(results: Iterable[tuple[Loaded, Intake | Failure]]) -> Iterator[list[tuple[Item, Intake]]]:
     """Results in lists of BATCH_FILES, fewer where the layers are large."""
     batch: list[tuple[Item, Intake]] = []
     weight = 0
     for loaded, result in results:
         item = loaded.item
-        found = refuse(item.name, KILLED) if isinstance(result, Killed) else result
+        found = confined.refusal(loaded, result) if isinstance(result, Failure) else result
         batch.append((item, found))
         weight += len(found.layer or b"") + sum(len(one.layer) for one in found.beside.values())
         if len(batch) >= BATCH_FILES or weight >= BATCH_BYTES:

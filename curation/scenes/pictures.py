@@ -12,9 +12,11 @@ from PIL import Image, ImageOps
 from curation.errors import NotFound, Refused
 from curation.images.decoding import BROKEN, decode
 from curation.images.headers import BadFile, Header, read_header
+from curation.intake.confined import pixels_of, warm_up
 from curation.intake.examination import LIMITS
-from curation.intake.sandbox import Killed, Sandbox
-from curation.layers import MAX_SIDE, decode_layer, encode_layer, without_hidden_colour
+from curation.intake.sandbox import Failure, Sandbox
+from curation.intake.sandbox_wire import Message
+from curation.layers import MAX_SIDE, without_hidden_colour
 from curation.ports import RGBA
 from curation.scenes.blending import on_canvas
 from curation.scenes.scene import Fit
@@ -32,31 +34,49 @@ def read_pictures(paths: Sequence[Path]) -> dict[Path, RGBA]:
         if not path.exists():
             raise NotFound(f"there is no file {path}")
     read = {}
-    with Sandbox(decode_file, workers=1) as sandbox:
+    with Sandbox(_decode_request, _load, _parse, workers=1, warm_up=warm_up) as sandbox:
         for path, decoded in sandbox.run(paths):
-            if isinstance(decoded, Killed):
+            if isinstance(decoded, Failure):
+                if isinstance(decoded.error, OSError):
+                    raise Refused(f"{path} cannot be taken: the file cannot be read: {decoded.error.strerror}")
                 raise Refused(f"{path} takes too long to decode, or breaks its decoder", "save it anew as PNG")
             if isinstance(decoded, str):
                 raise Refused(f"{path} cannot be taken: {decoded}")
-            read[path] = decode_layer(decoded)
+            read[path] = decoded
     return read
 
 
-def decode_file(path: Path) -> bytes | str:
-    """A file as an encoded layer, or the sentence that refuses it; this is what the confined process runs."""
+def _load(path: Path) -> Message:
+    return Message({"name": path.name}, [path.open("rb")])
+
+
+def _decode_request(request: Message) -> Message:
+    """Decode one file; this is what the confined process runs."""
+    decoded = decode_bytes(request.blob(0, LIMITS.bytes), request.facts["name"])
+    if isinstance(decoded, str):
+        return Message({"refused": decoded})
+    return Message({"size": decoded.shape[1::-1]}, [decoded.tobytes()])
+
+
+def _parse(_: Path, answer: Message) -> RGBA | str:
+    """Check what came back. Raises BadMessage."""
+    if "refused" in answer.facts:
+        return str(answer.facts["refused"])[:1000]
+    [pixels] = answer.parts
+    return pixels_of(answer.facts["size"], pixels)
+
+
+def decode_bytes(data: bytes, name: str) -> RGBA | str:
+    """Return a file's pixels, or the sentence that refuses it."""
     try:
-        with path.open("rb") as file:
-            data = file.read(LIMITS.bytes + 1)
         if len(data) > LIMITS.bytes:
             return f"the file is larger than {LIMITS.bytes >> 20} MiB"
-        header = read_header(data, path.name)
+        header = read_header(data, name)
         header = _photograph(data) if header.format == "JPEG" else header
         _check(header)
-        return encode_layer(without_hidden_colour(decode(header)[0]))
+        return without_hidden_colour(decode(header)[0])
     except BadFile as bad:
         return bad.sentence
-    except OSError as error:
-        return f"the file cannot be read: {error.strerror}"
     except MemoryError:
         return "decoding it needs more memory than a worker has"
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from curation.errors import Refused
-from curation.scenes.pictures import as_background, cover, decode_file, read_pictures, set_down
+from curation.scenes.pictures import as_background, cover, decode_bytes, read_pictures, set_down
 from curation.scenes.scene import Fit
 from tests.making import picture
 
@@ -79,12 +79,13 @@ def test_hostile_files_end_in_a_sentence(tmp_path: Path) -> None:
     }
     for name, (data, says) in files.items():
         (tmp_path / name).write_bytes(data)
-        said = decode_file(tmp_path / name)
+        said = decode_bytes(data, name)
         assert isinstance(said, str), name
         assert says in said, (name, said)
     with pytest.raises(Refused, match=r"pickle\.png cannot be taken: .* no image"):
         read_pictures([whole, tmp_path / "pickle.png"])
-    assert "cannot be read" in decode_file(tmp_path)
+    with pytest.raises(Refused, match="cannot be read"):
+        read_pictures([tmp_path])
 
 
 def test_a_background_covers_or_is_seen_whole() -> None:
