@@ -109,7 +109,11 @@ class Sandbox(Generic[Item, Result]):
             limits: What each may use.
             warm_up: Runs in the worker before it is confined, to load what is loaded late.
         """
-        self._start = {"function": _name(function), "warm_up": warm_up and _name(warm_up), "memory": limits.memory}
+        self._start: dict[str, object] = {
+            "function": _name(function),
+            "warm_up": warm_up and _name(warm_up),
+            "memory": limits.memory,
+        }
         self._load = load
         self._parse = parse
         self._limits = limits

@@ -11,7 +11,7 @@ from typing import Final
 ARCHITECTURES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH of linux/audit.h, by platform.machine()."""
 
-CALLS: Final[dict[str, tuple[int | None, int]]] = {
+CALLS: Final[dict[str, tuple[int, int | None]]] = {
     # Data: descriptors that are open already.
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "lseek": (8, 62), "pread64": (17, 67),
     "readv": (19, 65), "writev": (20, 66), "recvmsg": (47, 212), "poll": (7, None), "ppoll": (271, 73),
