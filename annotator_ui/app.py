@@ -19,7 +19,6 @@ from curation import __version__
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
-SESSION_COOKIE = "layerloop_session"
 
 POLICY = {
     "default-src": "'none'",
@@ -76,23 +75,40 @@ def mount(app: FastAPI) -> None:
     for address, name in PAGES.items():
         router.add_api_route(address, _page(name, folder), methods=["GET"], response_class=HTMLResponse)
     app.include_router(router)
+    app.state.error_page = _error_page(folder)
 
 
 def _front(request: Request) -> Response:
-    signed_in = SESSION_COOKIE in request.cookies
-    return RedirectResponse("/review" if signed_in else "/sign-in", 303, HEADERS | {"Cache-Control": "no-store"})
+    return RedirectResponse(
+        "/review" if _has_session(request) else "/sign-in", 303, HEADERS | {"Cache-Control": "no-store"}
+    )
+
+
+def _has_session(request: Request) -> bool:
+    """Return whether there is a session cookie; whether it is a good one is for the API to say."""
+    return request.app.state.session_cookie in request.cookies
 
 
 def _page(name: str, folder: str) -> Any:
     """The endpoint of one page; it looks at whether there is a session, never at whether it is a good one."""
 
     def show(request: Request) -> Response:
-        if name != "sign_in" and SESSION_COOKIE not in request.cookies:
+        if name != "sign_in" and not _has_session(request):
             wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             target = f"/sign-in?next={quote(wanted, safe='/')}"
             return RedirectResponse(target, 303, HEADERS | {"Cache-Control": "no-store"})
         html = render(name, folder)
         return HTMLResponse(html, headers=HEADERS | {"Cache-Control": "no-cache"})
+
+    return show
+
+
+def _error_page(folder: str) -> Any:
+    """Return what answers a request for an address that is no page, with that status and those headers."""
+
+    def show(_: Request, status: int, headers: dict[str, str]) -> Response:
+        html = render("missing", folder)
+        return HTMLResponse(html, status, headers | HEADERS | {"Cache-Control": "no-cache"})
 
     return show
 

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     pages: str = Field("annotator_ui.app:mount", description="dotted name of what mounts the pages on the API")
     host: str = Field("127.0.0.1", description="address the API listens on; loopback unless told otherwise")
     port: int = Field(8765, ge=0, le=65_535, description="port of the API; 0 takes a free one")
+    trusted_proxies: str = Field(
+        "", description="addresses or networks of proxies, comma separated, whose X-Forwarded-For is believed"
+    )
     secret: SecretStr | None = Field(None, description="signs sessions; made and kept in the home when not given")
     lease_seconds: int = Field(60, ge=1, description="how long a worker holds what it has claimed without a sign")
     review_lease_seconds: int = Field(300, ge=1, description="how long a reviewer holds a tray")

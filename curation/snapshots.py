@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any
 
 import sqlalchemy as sa
+from pydantic import AfterValidator, WithJsonSchema
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.database import Transaction
-from curation.errors import NotFound, Refused
+from curation.errors import Conflict, NotFound, Refused
 from curation.holdout import withheld_samples
 from curation.manifest import Manifest, Part, prefix_length
 from curation.ports import ObjectStore
 from curation.samples import count_samples
 from curation.tables import samples, snapshots, tags
+from curation.text import storable
+
+TAG_RULE = (
+    "it begins with a letter, goes on with letters, digits, '-', '_' and '.', has at most 100 characters, "
+    "and is not eight or more of the digits 0-9 and letters a-f, as ids are"
+)
+"""What a tag may be called, in words."""
+
+_TAG_PATTERN = r"(?![0-9A-Fa-f]{8,100}$)[A-Za-z][A-Za-z0-9._-]{0,99}"
+_TAG = re.compile(_TAG_PATTERN)
+_ID_DIGITS = re.compile(r"[0-9a-f]{8,64}")
 
 _STANDING = samples.c.withdrawn_at.is_(None)
 
@@ -28,9 +41,11 @@ def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) 
     The parts are joined in the database and streamed one at a time, so that memory stays at one part. The
     transaction is one with `one_view`, or samples accepted meanwhile could be counted and not listed.
     """
+    if tag:
+        check_tag(tag)  # before anything is written
     count = count_samples(tx)
     if not count:
-        raise Refused("there are no samples to freeze", "import seeds or accept candidates first")
+        raise Conflict("there are no samples to freeze", "import seeds or accept candidates first")
     parts = _write_parts(tx, store, prefix_length(count))
     counts, withheld = _counts(tx), withheld_samples(tx, store)
     if withheld:
@@ -47,25 +62,47 @@ def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) 
     return manifest
 
 
+def check_tag(name: str) -> None:
+    """Refuse a name that no tag may have: one that is no plain word, or that could be the beginning of an id."""
+    if not _TAG.fullmatch(name):
+        raise Refused(f"{name[:100]!r} is no name for a tag", TAG_RULE)
+
+
+def _valid_tag(name: str) -> str:
+    try:
+        check_tag(name)
+    except Refused as error:
+        raise ValueError(f"{error.message}: {error.hint}") from error
+    return name
+
+
+TagName = Annotated[
+    str, AfterValidator(_valid_tag), WithJsonSchema({"type": "string", "pattern": f"^{_TAG_PATTERN}$", "title": "Tag"})
+]
+"""The type of a tag's name in the API; its schema says what `check_tag` takes."""
+
+
 def tag_snapshot(tx: Transaction, name: str, snapshot: str, actor: str) -> None:
     """Let a name point at a snapshot, from now on; where it pointed before stands in the event log."""
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or len(name) > 100:
-        raise Refused(f"{name!r} is no name for a tag", "letters, digits, '-', '_' and '.' only")
+    check_tag(name)
     values = {"name": name, "snapshot_id": snapshot, "at": sa.func.now()}
     tx.execute(insert(tags).values(values).on_conflict_do_update(index_elements=["name"], set_=values))
     tx.log(actor, "tag moved", f"tag {name}", snapshot=snapshot)
 
 
 def find_snapshot(tx: Transaction, name: str) -> str:
-    """The id of a snapshot by its tag, its id, or the first eight or more digits of its id. Raises NotFound."""
-    tagged = tx.scalar(sa.select(tags.c.snapshot_id).where(tags.c.name == name))
-    if tagged is not None:
-        return str(tagged)
-    if len(name) >= 8:
+    """Return the id of a snapshot by its id, the first eight or more digits of it, or its tag. Raises NotFound.
+
+    Ids come first, so that no tag can stand in for another snapshot's id.
+    """
+    if _ID_DIGITS.fullmatch(name):
         found = tx.execute(sa.select(snapshots.c.id).where(snapshots.c.id.startswith(name, autoescape=True))).all()
         if len(found) == 1:
             return str(found[0].id)
-    raise NotFound(f"there is no snapshot {name!r}", "'layerloop snapshot list' shows them")
+    tagged = tx.scalar(sa.select(tags.c.snapshot_id).where(tags.c.name == name)) if storable(name) else None
+    if tagged is None:
+        raise NotFound(f"there is no snapshot {name[:100]!r}", "'layerloop snapshot list' shows them")
+    return str(tagged)
 
 
 def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:

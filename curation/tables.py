@@ -86,6 +86,17 @@ sign_in_tokens = sa.Table(
     _now(),
 )
 
+# A session's row is what a cookie is worth: ended here, it is ended everywhere. Only the hash of its token is kept.
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("hash", SHA, primary_key=True),
+    sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), nullable=False, index=True),
+    sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("ended_at", sa.DateTime(timezone=True)),
+    _now(),
+)
+
 snapshots = sa.Table(
     "snapshots",
     metadata,

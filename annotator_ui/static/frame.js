@@ -15,8 +15,12 @@ export function showMe(me) {
     link.toggleAttribute("hidden", !mayAct(me, /** @type {Access} */ (link.getAttribute("data-access"))));
   }
   part("sign-out").addEventListener("click", async () => {
-    await request("DELETE", "/api/session").catch(() => null);
-    location.assign("/sign-in");
+    try {
+      await request("DELETE", "/api/session");
+      location.assign("/sign-in");
+    } catch (error) {
+      sayError(error); // the session still stands: to look signed out would be wrong
+    }
   });
 }
 
@@ -39,5 +43,5 @@ export function say(text, hint = "") {
 export function sayError(error) {
   if (error instanceof Refusal && error.status === 403) say("This needs more access than you have.", sentence(error.message));
   else if (error instanceof Refusal) say(sentence(error.message), sentence(error.hint));
-  else if (error instanceof Error) say(sentence(error.message), "This page tries again by itself.");
+  else if (error instanceof Error) say(sentence(error.message), "Try again in a moment.");
 }

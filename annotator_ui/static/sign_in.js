@@ -1,6 +1,6 @@
 /** Signing in with a token that works once: from the address that was printed, or pasted. */
 
-import { fill, make, part } from "./elements.js";
+import { button, fill, make, part } from "./elements.js";
 import { Refusal, request } from "./request.js";
 import { sentence } from "./words.js";
 
@@ -21,15 +21,18 @@ if (given) {
   signIn(given);
 }
 
-/** @param {string} token */
-async function signIn(token) {
+/** @param {string} token @param {boolean} [confirmed] whether the person agreed to switch accounts */
+async function signIn(token, confirmed = false) {
   if (!token) return;
   form.setAttribute("aria-busy", "true");
   part("problem").hidden = true;
+  part("switch").hidden = true;
   try {
-    await request("POST", "/api/session", { token });
+    await request("POST", "/api/session", { token, switch: confirmed });
     location.replace(target());
   } catch (error) {
+    form.removeAttribute("aria-busy");
+    if (error instanceof Refusal && error.status === 409) return askToSwitch(token, error.message);
     const refused = error instanceof Refusal;
     const text = error instanceof Error ? error.message : "";
     fill(
@@ -39,13 +42,36 @@ async function signIn(token) {
       refused ? sentence(error.hint) : "Try again in a moment.",
     );
     part("problem").hidden = false;
-    form.removeAttribute("aria-busy");
     if (refused) field.select();
   }
 }
 
-/** Where the reviewer wanted to go: a page of ours and nowhere else. */
+/** Asks before the account changes: a link that somebody else sent would do so unnoticed. @param {string} token @param {string} text */
+function askToSwitch(token, text) {
+  fill(
+    part("switch"),
+    make("p", {}, make("strong", {}, sentence(text)), " Decisions that were not sent yet stay in this browser."),
+    make(
+      "p",
+      { class: "actions" },
+      button("Keep the account", () => location.replace("/"), { class: "primary", id: "keep-account" }),
+      button("Switch accounts", () => void signIn(token, true), { id: "switch-account" }),
+    ),
+  );
+  part("switch").hidden = false;
+  part("keep-account").focus();
+}
+
+/**
+ * The page the person wanted, and no other site. The very URL that was checked is returned: parsed again from its
+ * path alone, "/.//other.example" would name another host.
+ * @returns {URL}
+ */
 function target() {
-  const next = new URL(address.searchParams.get("next") ?? "/", location.origin);
-  return next.origin === location.origin && next.pathname !== "/sign-in" ? next.pathname + next.search : "/";
+  const front = new URL("/", location.origin);
+  const wanted = address.searchParams.get("next") ?? "/";
+  if (!URL.canParse(wanted, location.origin)) return front;
+  const next = new URL(wanted, location.origin);
+  const ours = next.origin === location.origin && next.protocol === location.protocol;
+  return ours && next.pathname !== "/sign-in" ? next : front;
 }

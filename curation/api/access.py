@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.openapi.models import APIKey, APIKeyIn
+from fastapi.security.base import SecurityBase
 
+from curation.api.contract import SESSION_SCHEME
 from curation.database import Transaction
 from curation.domain import Access
 from curation.errors import Refused
 from curation.house import House
-from curation.review.reviewers import Reviewer, Sessions, reviewer_of
-
-COOKIE = "layerloop_session"
+from curation.review.reviewers import Reviewer, find_session
+from curation.review.sessions import SessionCookies
 
 ORDER = list(Access)
 """From least to most; each may do all that those before it may."""
@@ -40,19 +42,19 @@ class Visit:
     """A request of somebody whose session is genuine; what they may do is settled on entering."""
 
     house: House
-    reviewer_id: int
+    session: str
     needed: Access
 
     @contextmanager
     def enter(self, *, one_view: bool = False) -> Iterator[tuple[Transaction, Reviewer]]:
         """The request's one transaction, kept when the block is left: answer after it, never inside.
 
-        The reviewer is read in the same transaction, so that somebody sent away is out with their next request.
+        The session is read in the same transaction, so that one that was ended is worth nothing from then on.
         Raises NotSignedIn, AccessTooLow.
         """
         with self.house.database.transaction(one_view=one_view) as tx:
-            reviewer = reviewer_of(tx, self.reviewer_id)
-            if reviewer is None or not reviewer.active:
+            reviewer = find_session(tx, self.session)
+            if reviewer is None:
                 raise NotSignedIn
             if ORDER.index(reviewer.access) < ORDER.index(self.needed):
                 raise AccessTooLow(self.needed, reviewer.access)
@@ -65,19 +67,29 @@ def house_of(request: Request) -> House:
     return house
 
 
-def visit(needed: Access) -> Callable[[Request], object]:
-    """A dependency that lets in whoever has this access or more. Async, since it reads no more than a cookie."""
+def session_of(request: Request) -> str | None:
+    """Return the token of the session that a request's cookie carries, or None where there is no genuine one."""
+    cookies: SessionCookies = request.app.state.sessions
+    return cookies.open(request.cookies.get(cookies.name, ""))
 
-    async def knock(request: Request) -> Visit:
-        sessions: Sessions = request.app.state.sessions
-        reviewer_id = sessions.open(request.cookies.get(COOKIE, ""))
-        if reviewer_id is None:
+
+class SignedIn(SecurityBase):
+    """A dependency that lets in whoever has this access or more, and a security scheme of the OpenAPI description."""
+
+    def __init__(self, needed: Access) -> None:
+        self.needed = needed
+        self.scheme_name = SESSION_SCHEME
+        where = {"in": APIKeyIn.cookie}
+        self.model = APIKey(**where, name=SESSION_SCHEME, description="Set by POST /api/session.")
+
+    async def __call__(self, request: Request) -> Visit:
+        """Return the visit; async, since it reads no more than a cookie. Raises NotSignedIn."""
+        session = session_of(request)
+        if session is None:
             raise NotSignedIn
-        return Visit(house_of(request), reviewer_id, needed)
-
-    return knock
+        return Visit(house_of(request), session, self.needed)
 
 
-Annotator = Annotated[Visit, Depends(visit(Access.annotator))]
-Engineer = Annotated[Visit, Depends(visit(Access.engineer))]
-Trainer = Annotated[Visit, Depends(visit(Access.trainer))]
+Annotator = Annotated[Visit, Depends(SignedIn(Access.annotator))]
+Engineer = Annotated[Visit, Depends(SignedIn(Access.engineer))]
+Trainer = Annotated[Visit, Depends(SignedIn(Access.trainer))]

@@ -11,10 +11,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from curation import __version__, errors
 from curation.api import beside, checkpoints, desk, layers, review, reviewers, rounds, session, snapshots
 from curation.api.access import AccessTooLow, NotSignedIn
+from curation.api.contract import ALWAYS, allowed_methods, answers, describe, operation_id
 from curation.api.desk import WrongSecret
 from curation.api.guard import Guard, error_answer
 from curation.api.links import Links
@@ -22,12 +24,15 @@ from curation.api.remembered import Remembered
 from curation.api.renditions import Renditions
 from curation.desk.previews import Previews
 from curation.house import House
-from curation.review.reviewers import BackOff, Sessions, TooOften
+from curation.review.reviewers import BackOff, TooOften, WrongToken
+from curation.review.sessions import SessionCookies
+from curation.text import printable
 
 log = logging.getLogger("layerloop.api")
 
 STATUS: dict[type[errors.LayerloopError], int] = {
     NotSignedIn: 401,
+    WrongToken: 401,
     AccessTooLow: 403,
     WrongSecret: 403,
     TooOften: 429,
@@ -40,14 +45,28 @@ STATUS: dict[type[errors.LayerloopError], int] = {
 }
 
 
+GENERAL = {
+    500: ("something went wrong in the server", "its log has the details"),
+    503: ("the database or another server does not answer", "try again in a moment; the log has the details"),
+}
+"""What an answer says of an error that is the server's own."""
+
+
 def create_app(house: House) -> FastAPI:
     """The application that serves this house; `layerloop api` runs it, and a test may as well."""
     app = FastAPI(
-        title="Layerloop", version=__version__, openapi_url="/api/openapi.json", docs_url=None, redoc_url=None
+        title="Layerloop",
+        version=__version__,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        responses=answers(*ALWAYS),
+        generate_unique_id_function=operation_id,
     )
     secret = house.settings.signing_secret()
     app.state.house = house
-    app.state.sessions = Sessions(secret, house.settings.session_hours)
+    app.state.sessions = SessionCookies(secret, house.settings.session_hours)
+    app.state.session_cookie = app.state.sessions.name
     app.state.links = Links(secret)
     app.state.previews = Previews(secret, house.settings.public_address)
     app.state.back_off = BackOff()
@@ -57,11 +76,15 @@ def create_app(house: House) -> FastAPI:
         app.include_router(room.router)
     app.add_exception_handler(errors.LayerloopError, _tell)
     app.add_exception_handler(sa.exc.OperationalError, _tell_database)
+    app.add_exception_handler(sa.exc.InterfaceError, _tell_database)
     app.add_exception_handler(sa.exc.TimeoutError, _tell_database)
     app.add_exception_handler(RequestValidationError, _tell_invalid)
     app.add_exception_handler(HTTPException, _tell_http)
     _mount_pages(app, house.settings.pages)
+    describe(app, app.state.sessions.name)
     app.add_middleware(Guard, host=house.settings.host)
+    if house.settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=house.settings.trusted_proxies)
     return app
 
 
@@ -79,17 +102,29 @@ def _mount_pages(app: FastAPI, dotted: str) -> None:
 
 
 # Handlers are async although nothing in them waits: Starlette sends plain functions through its thread pool.
-async def _tell(_: Request, error: Exception) -> Response:
-    """An error for people, with the status of its nearest class."""
+async def _tell(request: Request, error: Exception) -> Response:
+    """An error for people, with the status of its nearest class.
+
+    From 500 on it is about the server and not about the request: its words may name hosts, users and files, so they go
+    to the log and the answer is general.
+    """
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    headers = {"retry-after": str(round(error.seconds))} if isinstance(error, TooOften) else None
     message, hint = (error.message, error.hint) if isinstance(error, errors.LayerloopError) else (str(error), "")
-    return error_answer(status, message, hint, headers)
+    if status >= 500:
+        log.warning("%s %s: %s (%s)", request.method, request.url.path, printable(message), printable(hint))
+        message, hint = GENERAL[status]
+    return error_answer(status, message, hint, _headers_for(status, error))
+
+
+def _headers_for(status: int, error: Exception) -> dict[str, str] | None:
+    if isinstance(error, TooOften):
+        return {"retry-after": str(round(error.seconds))}
+    return {401: {"www-authenticate": "Cookie"}, 503: {"retry-after": "1"}}.get(status)
 
 
 async def _tell_database(_: Request, error: Exception) -> Response:
     """The database went away, or two requests locked each other: nothing was kept, and the next try may succeed."""
-    log.warning("the database did not answer: %s", error)
+    log.warning("the database did not answer: %s", printable(str(error)))
     return error_answer(503, "the database did not answer", "try again in a moment", {"retry-after": "1"})
 
 
@@ -97,12 +132,22 @@ async def _tell_invalid(_: Request, error: Exception) -> Response:
     """The first thing that is wrong with a request, in words."""
     found: list[dict[str, Any]] = list(error.errors()) if isinstance(error, RequestValidationError) else []
     first = found[0] if found else {"loc": (), "msg": "it cannot be read"}
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return error_answer(422, f"{where or 'the request'}: {first['msg']}", "/api/openapi.json tells what is expected")
+    where = ".".join(str(part)[:100] for part in first["loc"] if part not in {"body", "path", "query", "header"})
+    said = str(first["msg"]).removeprefix("Value error, ")
+    return error_answer(422, f"{where or 'the request'}: {said}", "/api/openapi.json tells what is expected")
 
 
-async def _tell_http(_: Request, error: Exception) -> Response:
-    """What the router itself refuses: no such address, no such method."""
+async def _tell_http(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such address, no such method. Pages bring a page of their own for it."""
     status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else None
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if status == 405:
+        # The router names the methods of the first route alone.
+        headers["allow"] = ", ".join(allowed_methods(request.app.routes, request.scope))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+    show = getattr(request.app.state, "error_page", None)
+    if show is not None and not request.url.path.startswith("/api/"):
+        page: Response = show(request, status, headers)
+        return page
     return error_answer(status, str(detail).lower(), "/api/openapi.json tells what there is", headers)

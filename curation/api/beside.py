@@ -10,10 +10,12 @@ from pydantic import BaseModel
 
 from curation.api.access import Annotator
 from curation.api.cards import CardAnswer, LayerAnswer, card_answer, layer_answer
+from curation.api.contract import answers, link, linked
+from curation.api.fields import QueryInteger
 from curation.domain import LayerRole, RejectReason
 from curation.review import latest, nearest
 
-router = APIRouter(prefix="/api/review", tags=["review"])
+router = APIRouter(prefix="/api/review", tags=["review"], responses=answers(401))
 
 
 class LatestAnswer(BaseModel):
@@ -40,9 +42,16 @@ class NearestAnswer(BaseModel):
     layers: dict[LayerRole, LayerAnswer]
 
 
-@router.get("/latest")
+@router.get(
+    "/latest",
+    summary="List my latest decisions",
+    responses=linked(
+        200,
+        undo=link("post_undo", {"decision": "$response.body#/0/decision", "key": "$response.body#/0/candidate/id"}),
+    ),
+)
 def get_latest(
-    request: Request, visit: Annotator, count: Annotated[int, Query(ge=1, le=48)] = 20
+    request: Request, visit: Annotator, count: Annotated[QueryInteger, Query(ge=1, le=48)] = 20
 ) -> list[LatestAnswer]:
     """My latest decisions that stand and can be undone, the newest first."""
     with visit.enter() as (tx, reviewer):
@@ -60,7 +69,7 @@ def get_latest(
     ]
 
 
-@router.get("/nearest")
+@router.get("/nearest", summary="Find the nearest accepted sample", responses=answers(404))
 def get_nearest(request: Request, visit: Annotator, candidate: uuid.UUID) -> NearestAnswer | None:
     """The accepted sample that looks most like a candidate, by fingerprints; null while there is none."""
     with visit.enter() as (tx, _):

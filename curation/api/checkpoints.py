@@ -13,14 +13,16 @@ from pydantic import BaseModel
 
 from curation import checkpoints
 from curation.api.access import Annotator, Engineer, Trainer
+from curation.api.contract import answers, link, linked
+from curation.api.fields import StorableText
 from curation.api.links import Links
 from curation.database import Transaction
 from curation.domain import RunState
 from curation.tables import rounds
 
-router = APIRouter(prefix="/api", tags=["checkpoints"])
+router = APIRouter(prefix="/api", tags=["checkpoints"], responses=answers(401))
 
-Name = Annotated[str, Path(pattern="^[0-9a-f]{8,64}$")]
+Name = Annotated[StorableText, Path(pattern="^[0-9a-f]{8,64}$")]
 
 
 class CheckpointAnswer(BaseModel):
@@ -70,7 +72,15 @@ class RunAnswer(BaseModel):
     finished_at: datetime | None
 
 
-@router.get("/checkpoints")
+@router.get(
+    "/checkpoints",
+    summary="List checkpoints",
+    responses=linked(
+        200,
+        checkpoint=link("get_checkpoint", name="$response.body#/0/id"),
+        promote=link("promote", name="$response.body#/0/id"),
+    ),
+)
 def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointAnswer]:
     """Every checkpoint, newest first."""
     with visit.enter() as (tx, _):
@@ -78,7 +88,7 @@ def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointAnswer]
     return [_checkpoint(request, row, drawn) for row in rows]
 
 
-@router.get("/checkpoints/{name}")
+@router.get("/checkpoints/{name}", summary="Get a checkpoint", responses=answers(404))
 def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointAnswer:
     """One checkpoint by its id or the first eight or more digits of it."""
     with visit.enter() as (tx, _):
@@ -86,7 +96,7 @@ def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointA
     return _checkpoint(request, row, drawn)
 
 
-@router.post("/checkpoints/{name}/promote")
+@router.post("/checkpoints/{name}/promote", summary="Promote a checkpoint", responses=answers(404, 409))
 def promote(request: Request, visit: Trainer, name: Name) -> CheckpointAnswer:
     """Let a checkpoint draw the rounds to come."""
     with visit.enter() as (tx, reviewer):
@@ -95,7 +105,7 @@ def promote(request: Request, visit: Trainer, name: Name) -> CheckpointAnswer:
     return _checkpoint(request, row, drawn)
 
 
-@router.get("/runs")
+@router.get("/runs", summary="List training runs")
 def get_runs(visit: Annotator) -> list[RunAnswer]:
     """Every training run, newest first."""
     with visit.enter() as (tx, _):

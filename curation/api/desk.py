@@ -9,6 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from curation.api.access import house_of
+from curation.api.contract import answers
+from curation.api.fields import StorableText
 from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
 from curation.domain import LayerRole
 from curation.errors import Refused
@@ -27,10 +29,13 @@ class WrongSecret(Refused):
 
 
 @router.get(
-    "/previews/{posting}/{role}.webp", response_class=Response, responses={200: {"content": {"image/webp": {}}}}
+    "/previews/{posting}/{role}.webp",
+    summary="Get a layer for the other desk",
+    response_class=Response,
+    responses=answers(404) | {200: {"content": {"image/webp": {}}}},
 )
 def get_preview(
-    request: Request, posting: uuid.UUID, role: LayerRole, sign: Annotated[str, Query(max_length=64)]
+    request: Request, posting: uuid.UUID, role: LayerRole, sign: Annotated[StorableText, Query(max_length=64)]
 ) -> Response:
     """A layer of a candidate that is open at a desk of other software; 404 as soon as it is open no longer."""
     previews: Previews = request.app.state.previews
@@ -45,8 +50,8 @@ def get_preview(
     return Response(house.store.get(sha256), headers=headers, media_type="image/webp")
 
 
-@router.post("/hook", status_code=204)
-def ring(request: Request, secret: Annotated[str, Header(alias=HOOK_HEADER, max_length=200)] = "") -> None:
+@router.post("/hook", status_code=204, summary="Wake the collector of the other desk")
+def ring(request: Request, secret: Annotated[StorableText, Header(alias=HOOK_HEADER, max_length=200)] = "") -> None:
     """The desk says that something changed. What changed is read there; to ring often, or again, changes nothing."""
     expected = hook_secret(house_of(request).settings.signing_secret())
     if not hmac.compare_digest(secret.encode(), expected.encode()):

@@ -9,10 +9,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from curation.text import printable
+
 log = logging.getLogger("layerloop.api")
 
 LARGEST_BODY = 64 * 1024
 """Bytes of one request; a contact sheet of 48 decisions has 12 KB, and the page keeps comments below 40."""
+
+LONGEST_MESSAGE = 1_000
+"""Characters of an error's sentence; a request may name things of any length."""
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -45,6 +50,10 @@ class Guard:
             return
         api = scope["path"].startswith("/api/")
         started = False
+        # HEAD is GET without the body; uvicorn keeps the original scope and counts no bytes for it.
+        head = scope["method"] == "HEAD"
+        if head:
+            scope = dict(scope, method="GET")  # the caller's own stays as it is
 
         async def send_guarded(message: Message) -> None:
             nonlocal started
@@ -55,6 +64,8 @@ class Guard:
                     headers.setdefault(name, value)
                 if api:
                     headers.setdefault("cache-control", "no-store")
+            elif head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         refusal = self._refusal(scope, api=api)
@@ -67,7 +78,7 @@ class Guard:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise
-            await error_answer(500, "something went wrong in the house", "its log tells what")(
+            await error_answer(500, "something went wrong in the server", "its log has the details")(
                 scope, receive, send_guarded
             )
 
@@ -75,10 +86,10 @@ class Guard:
         headers = Headers(scope=scope)
         if self.loopback_only and not is_loopback(_name(headers.get("host", ""))):
             return error_answer(421, "this house answers on loopback only", "open it at 127.0.0.1 or localhost")
-        if scope["method"] in {"GET", "HEAD", "OPTIONS"}:
-            return None
-        if api and "x-layerloop" not in headers:
+        changing = scope["method"] not in {"GET", "HEAD", "OPTIONS"}
+        if changing and api and "x-layerloop" not in headers:
             return error_answer(403, "the header X-Layerloop is missing", "send 'X-Layerloop: 1' with every change")
+        # Bodies are bounded whatever the method: a server reads them all.
         if "transfer-encoding" in headers:
             return error_answer(411, "a request must say its length", "send it with a Content-Length")
         length = headers.get("content-length", "0")
@@ -88,8 +99,9 @@ class Guard:
 
 
 def error_answer(status: int, message: str, hint: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error as every client of the API gets it."""
-    return JSONResponse({"error": {"message": message, "hint": hint}}, status_code=status, headers=headers)
+    """An error as every client of the API gets it; what it quotes of a request is cut and escaped."""
+    told = {"message": printable(message[:LONGEST_MESSAGE]), "hint": printable(hint[:LONGEST_MESSAGE])}
+    return JSONResponse({"error": told}, status_code=status, headers=headers)
 
 
 def is_loopback(name: str) -> bool:

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from curation.api.access import house_of
+from curation.api.contract import answers
+from curation.api.fields import QueryInteger, StorableText
 from curation.api.links import Links
 from curation.api.renditions import Renditions
 from curation.errors import Corrupt, NotFound
@@ -20,15 +22,22 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @router.get(
-    "/{sha256}.{form}", response_class=Response, responses={200: {"content": {"image/webp": {}, "image/png": {}}}}
+    "/{sha256}.{form}",
+    summary="Get an image",
+    response_class=Response,
+    responses=answers(404)
+    | {
+        200: {"content": {"image/webp": {}, "image/png": {}}},
+        304: {"description": "The browser has this image already (If-None-Match)."},
+    },
 )
 def get_layer(
     request: Request,
-    sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$")],
+    sha256: Annotated[StorableText, Path(pattern="^[0-9a-f]{64}$")],
     form: Literal["webp", "png"],
-    until: Annotated[int, Query(ge=0, le=2**40)],
-    sign: Annotated[str, Query(max_length=64)],
-    side: Annotated[int, Query(ge=0, le=MAX_SIDE)] = 0,
+    until: Annotated[QueryInteger, Query(ge=0, le=2**40)],
+    sign: Annotated[StorableText, Query(max_length=64)],
+    side: Annotated[QueryInteger, Query(ge=0, le=MAX_SIDE)] = 0,
 ) -> Response:
     """The image of a signed address: a layer as stored (WebP) or as PNG, or a checkpoint's sheet (PNG).
 

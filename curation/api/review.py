@@ -6,23 +6,31 @@ import uuid
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from curation.api.access import AccessTooLow, Annotator, NotSignedIn, Visit
 from curation.api.cards import CardAnswer, card_answer
+from curation.api.contract import answers, link, linked
+from curation.api.fields import Body, JsonInteger, StorableText
 from curation.api.remembered import Remembered
 from curation.domain import CandidateState, LayerRole, RejectReason, Verdict
 from curation.errors import LayerloopError, NotFound, Refused
 from curation.review import decisions, progress, trays
 from curation.review.reviewers import Paused
 
-router = APIRouter(prefix="/api/review", tags=["review"])
+router = APIRouter(prefix="/api/review", tags=["review"], responses=answers(401))
 
 LONGEST_LOOK_MS = 10 * 60 * 1000
 """A look of more than ten minutes was not at the candidate; it is kept as ten."""
 
 MOST_TOGETHER = 48
 """Candidates of one tray, and decisions of one request: as many as the largest contact sheet has."""
+
+MOST_REASONS = len(RejectReason) * len(LayerRole)
+"""Every reason may be given for every layer of a pair."""
+
+FIRST = "$response.body#/candidates/0/id"
+"""The first candidate of a tray, for links to what may be done with it."""
 
 LABELS = {
     RejectReason.halo: "Fringe of another colour along the edge",
@@ -38,13 +46,12 @@ LABELS = {
 }
 
 
-class TrayRequest(BaseModel):
+class TrayRequest(Body):
     """What a page has and wants."""
 
-    model_config = ConfigDict(extra="forbid")
-    round: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
-    count: Annotated[int, Field(ge=0, le=MOST_TOGETHER)] = 8
-    holding: Annotated[list[uuid.UUID], Field(max_length=64)] = []
+    round: Annotated[JsonInteger, Field(ge=1, le=2**31 - 1)] | None = None
+    count: Annotated[JsonInteger, Field(ge=0, le=MOST_TOGETHER)] = 8
+    holding: Annotated[list[uuid.UUID], Field(default_factory=list, max_length=64)]
 
 
 class ProgressAnswer(BaseModel):
@@ -65,19 +72,18 @@ class TrayAnswer(BaseModel):
     progress: ProgressAnswer
 
 
-class DecisionRequest(BaseModel):
+class DecisionRequest(Body):
     """A verdict; `key` is made by the page, once per decision, and sent again with every try.
 
     Of a pair, `layers` may say which layer each of the reasons concerns, in the same order.
     """
 
-    model_config = ConfigDict(extra="forbid")
     candidate: uuid.UUID
     verdict: Literal["accept", "reject", "skip"]
-    reasons: Annotated[list[RejectReason], Field(max_length=len(RejectReason) * len(LayerRole))] = []
-    layers: Annotated[list[LayerRole], Field(max_length=len(RejectReason) * len(LayerRole))] = []
-    comment: Annotated[str, Field(max_length=2_000)] = ""
-    dwell_ms: Annotated[int | None, Field(ge=0)] = None
+    reasons: Annotated[list[RejectReason], Field(default_factory=list, max_length=MOST_REASONS)]
+    layers: Annotated[list[LayerRole], Field(default_factory=list, max_length=MOST_REASONS)]
+    comment: Annotated[StorableText, Field(max_length=2_000)] = ""
+    dwell_ms: Annotated[JsonInteger, Field(ge=0)] | None = None
     key: uuid.UUID
 
 
@@ -89,10 +95,9 @@ class DecisionAnswer(BaseModel):
     state: CandidateState
 
 
-class DecisionsRequest(BaseModel):
+class DecisionsRequest(Body):
     """Decisions of a contact sheet, or those that waited for a connection, in their order."""
 
-    model_config = ConfigDict(extra="forbid")
     decisions: Annotated[list[DecisionRequest], Field(min_length=1, max_length=MOST_TOGETHER)]
 
 
@@ -111,11 +116,10 @@ class DecidedAnswer(BaseModel):
     refused: RefusalAnswer | None = None
 
 
-class UndoRequest(BaseModel):
+class UndoRequest(Body):
     """Which decision to undo (none: my last that stands), and a key as for a decision."""
 
-    model_config = ConfigDict(extra="forbid")
-    decision: Annotated[int | None, Field(ge=1, le=2**63 - 1)] = None
+    decision: Annotated[JsonInteger, Field(ge=1, le=2**63 - 1)] | None = None
     key: uuid.UUID
 
 
@@ -126,10 +130,9 @@ class UndoAnswer(BaseModel):
     candidate: CardAnswer
 
 
-class UndosRequest(BaseModel):
+class UndosRequest(Body):
     """Undos of a contact sheet, or those that waited for a connection, in their order."""
 
-    model_config = ConfigDict(extra="forbid")
     undos: Annotated[list[UndoRequest], Field(min_length=1, max_length=MOST_TOGETHER)]
 
 
@@ -149,7 +152,23 @@ class ReasonAnswer(BaseModel):
     pairs_only: bool
 
 
-@router.post("/tray")
+@router.post(
+    "/tray",
+    summary="Take candidates to review",
+    responses=answers(409)
+    | linked(
+        200,
+        decide=link(
+            "post_decision",
+            {
+                "candidate": "{$response.body#/candidates/0/id}",
+                "verdict": "accept",
+                "key": "{$response.body#/candidates/0/id}",
+            },
+        ),
+        nearest=link("get_nearest", candidate=FIRST),
+    ),
+)
 def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnswer:
     """Take the next candidates under a lease, and renew the leases of those the page holds."""
     seconds = visit.house.settings.review_lease_seconds
@@ -168,13 +187,21 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
     )
 
 
-@router.post("/decisions")
+@router.post(
+    "/decisions",
+    summary="Decide a candidate",
+    responses=answers(404, 409)
+    | linked(
+        200,
+        undo=link("post_undo", {"decision": "$response.body#/decision", "key": "$response.body#/candidate"}),
+    ),
+)
 def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
     """Keep a verdict; answered only once it is durable, and the same key again is answered the same."""
     return _decide(visit, body)
 
 
-@router.post("/decisions/several")
+@router.post("/decisions/several", summary="Decide several candidates")
 def post_decisions(visit: Annotator, body: DecisionsRequest) -> list[DecidedAnswer]:
     """Keep several verdicts, each in a transaction of its own: one that is refused leaves the others as they are.
 
@@ -190,13 +217,13 @@ def post_decisions(visit: Annotator, body: DecisionsRequest) -> list[DecidedAnsw
     return answers
 
 
-@router.post("/undo")
+@router.post("/undo", summary="Undo a decision", responses=answers(404, 409))
 def post_undo(request: Request, visit: Annotator, body: UndoRequest) -> UndoAnswer:
     """Void one of my decisions and get its candidate back."""
     return _undo(request, visit, body)
 
 
-@router.post("/undo/several")
+@router.post("/undo/several", summary="Undo several decisions")
 def post_undos(request: Request, visit: Annotator, body: UndosRequest) -> list[UndoneAnswer]:
     """Void several of my decisions, each in a transaction of its own, and get their candidates back."""
     answers = []
@@ -209,7 +236,7 @@ def post_undos(request: Request, visit: Annotator, body: UndosRequest) -> list[U
     return answers
 
 
-@router.get("/reasons")
+@router.get("/reasons", summary="List the reasons for a reject")
 def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
     """Why a layer may be rejected, in the order of the number keys."""
     with visit.enter():

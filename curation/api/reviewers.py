@@ -9,11 +9,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from curation.api.access import Annotator, Engineer
+from curation.api.contract import answers
 from curation.domain import Access
 from curation.review import standing
 from curation.review.noticing import Curve
 
-router = APIRouter(prefix="/api", tags=["reviewers"])
+router = APIRouter(prefix="/api", tags=["reviewers"], responses=answers(401))
 
 
 class Share(BaseModel):
@@ -110,7 +111,7 @@ class ReviewerStanding(BaseModel):
     facts: Facts
 
 
-@router.get("/me/figures")
+@router.get("/me/figures", summary="Get my statistics")
 def get_mine(visit: Annotator) -> ReviewerStanding:
     """My own figures; gold and agreement in whole tens, so that no single answer can be recognised."""
     with visit.enter() as (tx, reviewer):
@@ -118,7 +119,7 @@ def get_mine(visit: Annotator) -> ReviewerStanding:
     return ReviewerStanding(**told)
 
 
-@router.get("/reviewers")
+@router.get("/reviewers", summary="List the statistics of all reviewers")
 def get_all(visit: Engineer) -> list[ReviewerStanding]:
     """The figures of every person."""
     with visit.enter(one_view=True) as (tx, _):

@@ -10,12 +10,14 @@ from pydantic import BaseModel
 
 from curation import rounds
 from curation.api.access import Annotator, Engineer
+from curation.api.contract import answers, link, linked
+from curation.api.fields import QueryInteger
 from curation.domain import CandidateState, Kind, LayerRole, RejectReason, RoundState
 from curation.review import agreement, report
 
-router = APIRouter(prefix="/api/rounds", tags=["rounds"])
+router = APIRouter(prefix="/api/rounds", tags=["rounds"], responses=answers(401))
 
-Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
+Number = Annotated[QueryInteger, Path(ge=1, le=2**31 - 1)]
 
 
 class RoundAnswer(BaseModel):
@@ -248,7 +250,16 @@ class RoundAgreement(AgreementAnswer):
     pairs: list[PairAgreement]
 
 
-@router.get("")
+@router.get(
+    "",
+    summary="List rounds",
+    responses=linked(
+        200,
+        report=link("get_round", number="$response.body#/0/id"),
+        agreement=link("get_agreement", number="$response.body#/0/id"),
+        pause=link("pause", number="$response.body#/0/id"),
+    ),
+)
 def get_rounds(visit: Annotator) -> list[RoundAnswer]:
     """Every round, oldest first."""
     with visit.enter() as (tx, _):
@@ -256,7 +267,7 @@ def get_rounds(visit: Annotator) -> list[RoundAnswer]:
     return [RoundAnswer(**report.describe_round(row)) for row in rows]
 
 
-@router.get("/{number}")
+@router.get("/{number}", summary="Get the report of a round", responses=answers(404))
 def get_round(visit: Engineer, number: Number) -> Report:
     """The report of one round, all its figures of one moment."""
     with visit.enter(one_view=True) as (tx, _):
@@ -264,7 +275,7 @@ def get_round(visit: Engineer, number: Number) -> Report:
     return Report(**told)
 
 
-@router.get("/{number}/agreement")
+@router.get("/{number}/agreement", summary="Get the agreement of reviewers in a round", responses=answers(404))
 def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
     """How far people agreed in a round where several decided the same candidates."""
     with visit.enter(one_view=True) as (tx, _):
@@ -272,7 +283,11 @@ def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
     return RoundAgreement(**told)
 
 
-@router.post("/{number}/pause")
+@router.post(
+    "/{number}/pause",
+    summary="Pause a round",
+    responses=answers(404, 409) | linked(200, resume=link("resume", number="$response.body#/id")),
+)
 def pause(visit: Engineer, number: Number) -> RoundAnswer:
     """Draw nothing and show nothing of a round; what reviewers hold already may still be decided."""
     with visit.enter() as (tx, reviewer):
@@ -281,7 +296,7 @@ def pause(visit: Engineer, number: Number) -> RoundAnswer:
     return RoundAnswer(**report.describe_round(row))
 
 
-@router.post("/{number}/resume")
+@router.post("/{number}/resume", summary="Resume a round", responses=answers(404, 409))
 def resume(visit: Engineer, number: Number) -> RoundAnswer:
     """Go on with a paused round."""
     with visit.enter() as (tx, reviewer):
@@ -290,7 +305,7 @@ def resume(visit: Engineer, number: Number) -> RoundAnswer:
     return RoundAnswer(**report.describe_round(row))
 
 
-@router.post("/{number}/close")
+@router.post("/{number}/close", summary="Close a round", responses=answers(404, 409))
 def close(visit: Engineer, number: Number) -> RoundAnswer:
     """End a round: what has no verdict is withdrawn. Closing twice is closing once."""
     with visit.enter() as (tx, reviewer):

@@ -9,20 +9,23 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from curation import snapshots
 from curation.api.access import Engineer
+from curation.api.contract import answers, link, linked
+from curation.api.fields import Body, QueryInteger, StorableText
 from curation.api.links import Links
 from curation.database import Transaction
 from curation.domain import Kind, LayerRole, Sample, Split
 from curation.holdout import fingerprint_layers
 from curation.manifest import read_samples
+from curation.snapshots import TagName
 from curation.tables import layers
 
-router = APIRouter(prefix="/api/snapshots", tags=["snapshots"])
+router = APIRouter(prefix="/api/snapshots", tags=["snapshots"], responses=answers(401))
 
-Name = Annotated[str, Path(min_length=1, max_length=100)]
+Name = Annotated[StorableText, Path(min_length=1, max_length=100)]
 
 
 class SnapshotAnswer(BaseModel):
@@ -65,14 +68,17 @@ class SnapshotPage(BaseModel):
     next: str | None
 
 
-class Freeze(BaseModel):
+class Freeze(Body):
     """What to call the new snapshot, if anything."""
 
-    model_config = ConfigDict(extra="forbid")
-    tag: Annotated[str | None, Field(max_length=100)] = None
+    tag: TagName | None = None
 
 
-@router.get("")
+@router.get(
+    "",
+    summary="List snapshots",
+    responses=linked(200, snapshot=link("get_snapshot", name="$response.body#/0/id")),
+)
 def get_snapshots(visit: Engineer) -> list[SnapshotAnswer]:
     """Every snapshot, newest first."""
     with visit.enter() as (tx, _):
@@ -80,13 +86,13 @@ def get_snapshots(visit: Engineer) -> list[SnapshotAnswer]:
     return [_answer(row) for row in rows]
 
 
-@router.get("/{name}")
+@router.get("/{name}", summary="Get a snapshot and a page of its samples", responses=answers(404))
 def get_snapshot(
     request: Request,
     visit: Engineer,
     name: Name,
-    after: Annotated[str, Query(pattern="^[0-9a-f]{0,32}$")] = "",
-    limit: Annotated[int, Query(ge=1, le=200)] = 60,
+    after: Annotated[StorableText, Query(pattern="^[0-9a-f]{0,32}$")] = "",
+    limit: Annotated[QueryInteger, Query(ge=1, le=200)] = 60,
 ) -> SnapshotPage:
     """One snapshot by its tag, its id or the beginning of its id, and a page of its samples."""
     links: Links = request.app.state.links
@@ -102,7 +108,12 @@ def get_snapshot(
     )
 
 
-@router.post("", status_code=201)
+@router.post(
+    "",
+    status_code=201,
+    summary="Freeze a snapshot",
+    responses=answers(409) | linked(201, snapshot=link("get_snapshot", name="$response.body#/id")),
+)
 def post_snapshot(visit: Engineer, body: Freeze) -> SnapshotAnswer:
     """Freeze today's samples; freezing equal samples again gives the same snapshot."""
     with visit.enter():  # who may not freeze is refused before anything is read

@@ -106,7 +106,12 @@ def api(
     settings = _settings(None, port)
     with open_house(settings) as house:
         config = uvicorn.Config(
-            create_app(house), host=settings.host, port=settings.port, log_level="warning", server_header=False
+            create_app(house),
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,  # the application believes the proxies that a setting names, and no others
         )
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run()

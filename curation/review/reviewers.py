@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 import time
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from itsdangerous import BadSignature, URLSafeTimedSerializer
 from sqlalchemy.dialects.postgresql import insert
 
 from curation import leases
 from curation.database import Transaction
 from curation.domain import Access
 from curation.errors import Conflict, NotFound, Refused
+from curation.review.sessions import end_sessions, token_hash
 from curation.tables import reviewers, sign_in_tokens
 
 PERSON, ORACLE, MACHINE = "person", "oracle", "machine"
@@ -34,6 +33,13 @@ class Paused(Conflict):
     def __init__(self, why: str) -> None:
         told = "talk to an engineer: 'layerloop reviewer resume' lifts it, and your earlier decisions stay"
         super().__init__(f"your reviewing is paused: {why}", told)
+
+
+class WrongToken(Refused):
+    """A sign-in token that is wrong, spent, too old, or of a reviewer who was deactivated."""
+
+    def __init__(self) -> None:
+        super().__init__("this sign-in token is not valid", "each works once and for a short while; ask for a new one")
 
 
 class TooOften(Refused):
@@ -105,9 +111,21 @@ def list_reviewers(tx: Transaction) -> list[Reviewer]:
 
 
 def deactivate(tx: Transaction, reviewer: Reviewer) -> None:
-    """Send somebody away: sessions end with their next request, tokens no longer work, what they held waits again."""
+    """End a reviewer's sessions and tokens at once; what they held waits again and their decisions stay."""
     tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(active=False))
+    end_sessions(tx, reviewer.id)
     leases.hand_back(tx, reviewer.holder)
+
+
+def reactivate(tx: Transaction, reviewer: Reviewer) -> None:
+    """Let a deactivated reviewer sign in again, with a new token; sessions from before stay ended."""
+    tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(active=True))
+
+
+def find_session(tx: Transaction, token: str) -> Reviewer | None:
+    """Return who has the session with this token, or None where it ended or the reviewer is deactivated."""
+    row = tx.execute(_BY_SESSION, {"hash": token_hash(token)}).mappings().first()
+    return None if row is None else _read(row)
 
 
 def resume_reviewer(tx: Transaction, reviewer: Reviewer, actor: str) -> None:
@@ -125,12 +143,12 @@ def issue_token(tx: Transaction, reviewer: Reviewer, minutes: int) -> str:
         raise Refused(f"{reviewer.name!r} cannot sign in", "only active persons can")
     token = secrets.token_urlsafe(32)
     until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, minutes)
-    tx.execute(sa.insert(sign_in_tokens).values(hash=_hash(token), reviewer_id=reviewer.id, expires_at=until))
+    tx.execute(sa.insert(sign_in_tokens).values(hash=token_hash(token), reviewer_id=reviewer.id, expires_at=until))
     return token
 
 
 def sign_in(tx: Transaction, token: str) -> Reviewer:
-    """Spend a token. Raises Refused, in the same words whether it is wrong, spent, too old or its owner was sent away.
+    """Spend a token. Raises WrongToken, alike for one that is wrong, spent, too old or of a deactivated reviewer.
 
     The look-up is by the token's hash: its timing tells of the hash of a guess and so nothing of any real token. Two
     requests with one token cannot both win, since the row is updated where it is unspent.
@@ -138,7 +156,7 @@ def sign_in(tx: Transaction, token: str) -> Reviewer:
     spent = (
         sa.update(sign_in_tokens)
         .where(
-            sign_in_tokens.c.hash == _hash(token),
+            sign_in_tokens.c.hash == token_hash(token),
             sign_in_tokens.c.used_at.is_(None),
             sign_in_tokens.c.expires_at > sa.func.now(),
             sign_in_tokens.c.reviewer_id == reviewers.c.id,
@@ -150,75 +168,55 @@ def sign_in(tx: Transaction, token: str) -> Reviewer:
     )
     row = tx.execute(spent).mappings().first()
     if row is None:
-        raise Refused("this sign-in token is not valid", "each works once and for a short while; ask for a new one")
+        raise WrongToken
     reviewer = _read(row)
     tx.log(reviewer.name, "signed in", f"reviewer {reviewer.name}")
     return reviewer
 
 
-class Sessions:
-    """Sessions as signed cookies: who signed in and when, readable by anybody and forgeable by nobody."""
-
-    def __init__(self, secret: str, hours: int) -> None:
-        self.seconds = hours * 3_600
-        options = {"digest_method": hashlib.sha256, "key_derivation": "hmac"}
-        self._signer = URLSafeTimedSerializer(secret, salt="layerloop session", signer_kwargs=options)
-
-    def seal(self, reviewer: Reviewer) -> str:
-        """A cookie for somebody who has just signed in."""
-        return str(self._signer.dumps(reviewer.id))
-
-    def open(self, cookie: str) -> int | None:
-        """The reviewer's id in a cookie, or None where it is forged, broken or too old."""
-        try:
-            found = self._signer.loads(cookie, max_age=self.seconds)
-        except BadSignature:
-            return None
-        return found if isinstance(found, int) else None
-
-
 class BackOff:
-    """Makes trying tokens slow: after three wrong ones an address waits 1, 2, 4 ... 60 s.
+    """Tells an address that sends wrong tokens to wait: after three of them 1, 2, 4 ... 60 s.
 
-    In memory and per process: a token has 256 random bits, so this guards the log and the CPU and not the secret,
-    and a table that strangers can make us write to would itself be worth attacking.
+    A valid token is never held up, so nobody can lock others out, not even from an address that all share (loopback,
+    a proxy). In memory and per process: a token has 256 random bits, so this guards the log and the CPU and not the
+    secret, and a table that strangers can make the server write to would itself be worth attacking.
     """
 
     FREE, LONGEST, REMEMBERED = 3, 60.0, 10_000
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address -> wrong tokens, closed until
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address -> wrong tokens, wait until
         self._lock = threading.Lock()
 
-    def check(self, address: str) -> None:
-        """Raise TooOften while an address has to wait."""
-        with self._lock:
-            wait = self._wrong.get(address, (0, 0.0))[1] - self._clock()
-        if wait > 0:
-            raise TooOften(max(wait, 1.0))
-
     def failed(self, address: str) -> None:
-        """Note a wrong token."""
+        """Note a wrong token, and raise TooOften where the address should have waited."""
         with self._lock:
-            wrong = self._wrong.pop(address, (0, 0.0))[0] + 1
-            wait = min(2.0 ** (wrong - self.FREE), self.LONGEST) if wrong >= self.FREE else 0.0
-            self._wrong[address] = (min(wrong, 32), self._clock() + wait)
+            wrong, until = self._wrong.pop(address, (0, 0.0))
+            left = until - self._clock()
+            # A try before the time is up does not lengthen the wait: the server answered it without doing more.
+            if left <= 0:
+                wrong += 1
+                wait = min(2.0 ** (wrong - self.FREE), self.LONGEST) if wrong >= self.FREE else 0.0
+                until = self._clock() + wait
+            self._wrong[address] = (min(wrong, 32), until)
             while len(self._wrong) > self.REMEMBERED:
                 self._wrong.popitem(last=False)
+        if left > 0:
+            raise TooOften(max(left, 1.0))
 
     def succeeded(self, address: str) -> None:
-        """Forget what an address did wrong."""
+        """Forget the wrong tokens of an address."""
         with self._lock:
             self._wrong.pop(address, None)
 
 
 _BY_ID = sa.text("select id, name, kind, access, active, paused from reviewers where id = :id")
+_BY_SESSION = sa.text("""
+select r.id, r.name, r.kind, r.access, r.active, r.paused
+from sessions s join reviewers r on r.id = s.reviewer_id
+where s.hash = :hash and s.ended_at is null and s.expires_at > now() and r.active""")
 
 
 def _read(row: sa.RowMapping | dict[str, Any]) -> Reviewer:
     return Reviewer(row["id"], row["name"], row["kind"], Access(row["access"]), row["active"], row["paused"])
-
-
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()

@@ -294,6 +294,7 @@ def test_decisions_go_out_under_the_name_of_who_made_them(
     wait_until_sent(page)
     assert standing(database) == {}, "Grace's session does not send what Ada decided"
     page.goto(site.sign_in_address("Ada"))
+    page.get_by_role("button", name="Switch accounts").click()
     page.wait_for_url("**/review")
     wait_until_shown(page)
     wait_until_sent(page)

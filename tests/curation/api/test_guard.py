@@ -138,9 +138,55 @@ def test_an_unexpected_error_tells_nothing_and_is_logged(app, signed_in, house, 
         tx.execute(sa.text("alter table rounds rename to elsewhere"))
     answer = visitor.get("/api/rounds")
     assert answer.status_code == 500
-    assert answer.json() == {"error": {"message": "something went wrong in the house", "hint": "its log tells what"}}
+    assert answer.json() == {
+        "error": {"message": "something went wrong in the server", "hint": "its log has the details"}
+    }
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "GET /api/rounds failed" in caplog.text
+
+
+def test_every_method_of_an_address_is_told(app, client):
+    methods: dict[str, set[str]] = {}
+    for method, path, _ in operations(app):
+        methods.setdefault(filled(path), set()).add(method)
+    for path, known in methods.items():
+        if "{" in path:
+            continue
+        expected = known | {"OPTIONS"} | ({"HEAD"} if "GET" in known else set())
+        for method in ("PATCH", "OPTIONS"):
+            answer = client.request(method, path)
+            assert answer.status_code == (405 if method == "PATCH" else 204)
+            assert set(answer.headers["allow"].split(", ")) == expected, path
+    assert client.options("/api/nothing").status_code == 404
+
+
+def test_head_is_get_without_a_body(signed_in):
+    visitor = signed_in(Access.admin)
+    for path in ("/api/health", "/api/me", "/api/rounds", "/api/nothing", "/api/openapi.json"):
+        whole, head = visitor.get(path), visitor.head(path)
+        assert (head.status_code, head.content) == (whole.status_code, b"")
+        assert head.headers["content-length"] == whole.headers["content-length"]
+    assert visitor.head("/api/review/tray").status_code == 405
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "POST"])
+def test_bodies_are_bounded_whatever_the_method(client, method):
+    for path in ("/api/session", "/api/health", "/nothing"):
+        assert client.request(method, path, content=b"x" * (LARGEST_BODY + 1)).status_code == 413
+        assert client.request(method, path, content=(b"x" for _ in range(3))).status_code == 411
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/session"), ("GET", "/api/me"), ("DELETE", "/api/session")])
+def test_a_database_that_is_away_is_named_in_the_log_alone(signed_in, house, caplog, method, path):
+    visitor = signed_in()
+    nowhere = Database("postgresql://somebody:word@127.0.0.1:1/a_database")
+    app = create_app(House(house.settings, nowhere, house.store, house.queue))
+    with TestClient(app, base_url=LOOPBACK, headers=CHANGE, cookies=dict(visitor.cookies)) as away:
+        answer = away.request(method, path, json={"token": "x"} if method == "POST" else None)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    for secret in ("somebody", "word", "127.0.0.1", "a_database", "postgresql"):
+        assert secret not in answer.text
+    assert "a_database" in caplog.text
 
 
 def test_a_database_that_is_away_is_a_503(signed_in, house):

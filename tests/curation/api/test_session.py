@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from curation import __version__
-from curation.api.access import COOKIE
+from curation.api.app import create_app
 from curation.domain import Access
+from curation.house import House
 from curation.review import reviewers
 from tests.curation.api.conftest import CHANGE, LOOPBACK
 
@@ -20,34 +23,98 @@ def test_health_is_open(client):
     assert client.get("/api/health").json() == {"status": "ok", "version": __version__}
 
 
-def test_a_token_lets_one_in_once(client, database):
+def test_a_token_lets_one_in_once(app, client, database):
     token = token_of(database, access=Access.engineer)
     answer = client.post("/api/session", json={"token": token})
     assert answer.json() == {"name": "ann", "kind": "person", "access": "engineer"}
     assert client.get("/api/me").json() == answer.json()
     cookie = answer.headers["set-cookie"]
-    for part in (f"{COOKIE}=", "HttpOnly", "Max-Age=43200", "Path=/", "SameSite=strict"):
+    for part in (f"{app.state.session_cookie}=", "HttpOnly", "Max-Age=43200", "Path=/", "SameSite=strict"):
         assert part in cookie
     assert "Secure" not in cookie
     again = client.post("/api/session", json={"token": token})
-    assert (again.status_code, again.json()["error"]["message"]) == (422, "this sign-in token is not valid")
+    assert (again.status_code, again.json()["error"]["message"]) == (401, "this sign-in token is not valid")
 
 
-def test_the_cookie_is_secure_over_https(app, database):
-    with TestClient(app, base_url="https://localhost", headers=CHANGE) as client:
-        assert "Secure" in client.post("/api/session", json={"token": token_of(database)}).headers["set-cookie"]
+def serve(house, **settings) -> TestClient:
+    changed = house.settings.model_copy(update=settings)
+    app = create_app(House(changed, house.database, house.store, house.queue))
+    return TestClient(app, base_url=LOOPBACK, headers=CHANGE)
 
 
-def test_signing_out(signed_in):
+@pytest.mark.parametrize(
+    ("address", "secure"),
+    [
+        ("https://layers.example", True),
+        ("HTTPS://layers.example/", True),
+        ("http://layers.example", False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_cookie_is_secure_where_the_public_address_is(house, database, address, secure, scheme):
+    with serve(house, address=address) as client:
+        client.base_url = f"{scheme}://127.0.0.1"
+        for answer in (
+            client.post("/api/session", json={"token": token_of(database)}),
+            client.delete("/api/session"),
+        ):
+            assert answer.is_success
+            assert ("secure" in answer.headers["set-cookie"].lower()) == secure
+
+
+def test_signing_out_ends_the_session_on_the_server(app, signed_in):
     visitor = signed_in()
+    copied = dict(visitor.cookies)
     assert visitor.delete("/api/session").status_code == 204
     assert visitor.get("/api/me").status_code == 401
+    with TestClient(app, base_url=LOOPBACK, cookies=copied) as thief:
+        assert thief.get("/api/me").status_code == 401
+
+
+def test_signing_out_everywhere_ends_every_session_of_that_person(signed_in):
+    first, second, other = signed_in(name="ann"), signed_in(name="ann"), signed_in(name="bob")
+    assert first.delete("/api/session").status_code == 204
+    assert second.get("/api/me").status_code == 200
+    third = signed_in(name="ann")
+    assert second.delete("/api/session?everywhere=true").status_code == 204
+    assert [one.get("/api/me").status_code for one in (second, third, other)] == [401, 401, 200]
+
+
+def test_signing_in_as_somebody_else_is_asked_first(signed_in, database):
+    visitor = signed_in(name="ann")
+    token = token_of(database, "bob")
+    answer = visitor.post("/api/session", json={"token": token})
+    assert answer.status_code == 409
+    assert "ann" in answer.json()["error"]["message"]
+    assert "bob" in answer.json()["error"]["message"]
+    assert visitor.get("/api/me").json()["name"] == "ann"
+    assert visitor.post("/api/session", json={"token": token, "switch": True}).json()["name"] == "bob"
+    assert visitor.get("/api/me").json()["name"] == "bob"
+
+
+def test_signing_in_again_as_oneself_ends_the_session_before(app, signed_in, database):
+    visitor = signed_in(name="ann")
+    before = dict(visitor.cookies)
+    assert visitor.post("/api/session", json={"token": token_of(database, "ann")}).status_code == 200
+    with TestClient(app, base_url=LOOPBACK, cookies=before) as old:
+        assert old.get("/api/me").status_code == 401
+
+
+def test_two_instances_on_one_host_do_not_sign_each_other_out(house, database):
+    with serve(house, secret=SecretStr("one")) as client, serve(house, secret=SecretStr("two")) as other:
+        client.post("/api/session", json={"token": token_of(database, "ann")})
+        other.cookies = client.cookies  # a browser sends the cookies of a host to every port
+        assert other.post("/api/session", json={"token": token_of(database, "bob")}).status_code == 200
+        assert client.get("/api/me").json()["name"] == "ann"
+        assert other.get("/api/me").json()["name"] == "bob"
 
 
 def test_a_forged_cookie_is_nobody(app, signed_in):
-    genuine = signed_in().cookies[COOKIE]
+    name = app.state.session_cookie
+    genuine = signed_in().cookies[name]
     for forged in ("", "1", genuine[:-2] + "xx", "MQ." + genuine.partition(".")[2]):
-        with TestClient(app, base_url=LOOPBACK, cookies={COOKIE: forged}) as client:
+        with TestClient(app, base_url=LOOPBACK, cookies={name: forged}) as client:
             expected = 200 if forged == genuine else 401
             assert client.get("/api/me").status_code == expected
 
@@ -59,10 +126,32 @@ def test_somebody_sent_away_is_out_with_the_next_request(signed_in, database):
     assert visitor.get("/api/me").status_code == 401
 
 
-def test_wrong_tokens_make_one_wait(client, database):
+def test_wrong_tokens_are_told_to_wait_and_a_valid_one_never_is(client, database):
     for _ in range(3):
-        assert client.post("/api/session", json={"token": "wrong"}).status_code == 422
-    answer = client.post("/api/session", json={"token": token_of(database)})
-    assert answer.status_code == 429
-    assert int(answer.headers["retry-after"]) >= 1
-    assert "wait" in answer.json()["error"]["hint"]
+        answer = client.post("/api/session", json={"token": "wrong"})
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"]
+    for _ in range(20):
+        answer = client.post("/api/session", json={"token": "wrong"})
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "wait" in answer.json()["error"]["hint"]
+    assert client.post("/api/session", json={"token": token_of(database)}).status_code == 200
+
+
+def statuses(client, addresses) -> list[int]:
+    return [
+        client.post("/api/session", json={"token": "wrong"}, headers={"x-forwarded-for": one}).status_code
+        for one in addresses
+    ]
+
+
+def test_a_forwarded_address_is_believed_from_a_named_proxy_alone(house):
+    spoofed = [f"203.0.113.{last}" for last in range(6)]
+    with serve(house) as client:
+        assert statuses(client, spoofed) == [401] * 3 + [429] * 3
+    with serve(house, trusted_proxies="testclient") as client:
+        assert statuses(client, spoofed) == [401] * 6
+        assert statuses(client, ["203.0.113.9"] * 6) == [401] * 3 + [429] * 3
+        # What a client adds in front of what the proxy says counts for nothing.
+        assert statuses(client, [f"198.51.100.{last}, 203.0.113.9" for last in range(3)]) == [429] * 3

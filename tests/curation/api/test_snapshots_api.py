@@ -57,7 +57,7 @@ def test_paging_shows_every_sample_once(signed_in, samples, store):
 def test_what_is_not_there(signed_in):
     engineer = signed_in(Access.engineer)
     empty = engineer.post("/api/snapshots", json={})
-    assert (empty.status_code, empty.json()["error"]["message"]) == (422, "there are no samples to freeze")
+    assert (empty.status_code, empty.json()["error"]["message"]) == (409, "there are no samples to freeze")
     assert engineer.get("/api/snapshots/nothing").status_code == 404
     assert engineer.get("/api/snapshots/x", params={"limit": 1000}).status_code == 422
     assert signed_in(Access.annotator).get("/api/snapshots").status_code == 403

@@ -6,21 +6,16 @@ import hashlib
 import threading
 import uuid
 
-import itsdangerous.timed
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
-from hypothesis import strategies as st
 
 from curation import leases
 from curation.domain import Access, CandidateState
 from curation.errors import Conflict, NotFound, Refused
 from curation.review import reviewers
-from curation.review.reviewers import BackOff, Reviewer, Sessions, TooOften
+from curation.review.reviewers import BackOff, TooOften
 from curation.tables import sign_in_tokens
 from tests.making import make_candidates, make_round, states
-
-ANN = Reviewer(7, "ann", "person", Access.annotator, active=True)
 
 
 def test_adding_twice_is_adding_once(database):
@@ -105,53 +100,33 @@ def test_what_somebody_sent_away_held_waits_again(database, store):
     assert states(database, number) == {"waiting": 2}
 
 
-def test_a_session_is_signed_and_ends(monkeypatch):
-    sessions = Sessions("secret", 12)
-    cookie = sessions.seal(ANN)
-    assert sessions.open(cookie) == 7
-    assert Sessions("other", 12).open(cookie) is None
-    head, _, signature = cookie.rpartition(".")  # the last letter of base64 has bits to spare, the first has none
-    assert sessions.open(f"{head}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}") is None
-    real = itsdangerous.timed.time.time
-    monkeypatch.setattr(itsdangerous.timed.time, "time", lambda: real() + 12 * 3600 + 2)
-    assert sessions.open(cookie) is None
-
-
-@given(st.text())
-def test_no_text_opens_a_session(text):
-    assert Sessions("secret", 12).open(text) is None
-
-
-def test_wrong_tokens_make_the_next_try_wait():
+def test_wrong_tokens_are_told_to_wait():
     now = [0.0]
     back_off = BackOff(clock=lambda: now[0])
-    for _ in range(2):
-        back_off.check("a")
+    for _ in range(3):
         back_off.failed("a")
-    back_off.check("a")
     waits = []
     for _ in range(9):
-        back_off.failed("a")
         with pytest.raises(TooOften) as raised:
-            back_off.check("a")
+            back_off.failed("a")
         waits.append(raised.value.seconds)
         now[0] += waits[-1]
+        back_off.failed("a")
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    back_off.check("b")
+    back_off.failed("b")
     back_off.succeeded("a")
     back_off.failed("a")
-    back_off.check("a")
 
 
 def test_back_off_remembers_a_bounded_number_of_addresses():
     back_off = BackOff(clock=lambda: 0.0)
     back_off.REMEMBERED = 5
     for address in range(50):
-        for _ in range(4):
+        for _ in range(3):
             back_off.failed(str(address))
-    back_off.check("0")
+    back_off.failed("0")
     with pytest.raises(TooOften):
-        back_off.check("49")
+        back_off.failed("49")
     assert len(back_off._wrong) == 5
 
 
