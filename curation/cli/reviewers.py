@@ -83,3 +83,26 @@ def deactivate(name: Who) -> None:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, name))
         tx.log(ACTOR, "reviewer deactivated", name)
     talk.print(f"{name} can sign in no longer")
+
+
+@app.command()
+def reactivate(name: Who) -> None:
+    """Let a deactivated person sign in again, with a new token."""
+    from curation.review import reviewers
+
+    with house() as opened, opened.database.transaction() as tx:
+        reviewers.reactivate(tx, reviewers.find_reviewer(tx, name))
+        tx.log(ACTOR, "reviewer reactivated", name)
+    talk.print(f"{name} is active again; 'layerloop reviewer token {name}' lets them in")
+
+
+@app.command("sign-out")
+def sign_out(name: Who) -> None:
+    """End every session of a person at once, and void sign-in tokens that were not used yet."""
+    from curation.review import reviewers
+    from curation.review.sessions import end_sessions
+
+    with house() as opened, opened.database.transaction() as tx:
+        end_sessions(tx, reviewers.find_reviewer(tx, name).id)
+        tx.log(ACTOR, "reviewer signed out", name)
+    talk.print(f"{name} is signed out everywhere")

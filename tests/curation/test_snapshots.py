@@ -13,7 +13,8 @@ from curation.errors import NotFound, Refused
 from curation.manifest import find_sample, read_manifest, read_samples
 from curation.objects import FolderStore
 from curation.samples import add_samples
-from curation.tables import samples
+from curation.schema import migrate
+from curation.tables import events, samples, tags
 from tests.curation.test_samples import new
 
 
@@ -91,3 +92,65 @@ def test_a_tag_moves_and_is_found(database: Database, store: FolderStore) -> Non
 def test_nothing_cannot_be_frozen(database: Database, store: FolderStore) -> None:
     with pytest.raises(Refused):
         freeze(database, store)
+
+
+NOT_TAGS = [
+    "--help",
+    "-",
+    "",
+    "7days",
+    "20240501",
+    "deadbeef",
+    "DEADBEEF",
+    "a" * 64,
+    "a b",
+    "a\n",
+    "x" * 101,
+    ".x",
+    "é",
+]
+
+
+@pytest.mark.parametrize("name", NOT_TAGS)
+def test_what_could_be_an_id_or_an_option_is_no_tag(database: Database, store: FolderStore, name: str) -> None:
+    add(database, [1])
+    frozen = freeze(database, store)
+    with database.transaction() as tx, pytest.raises(Refused, match="no name for a tag"):
+        snapshots.tag_snapshot(tx, name, frozen.id, "test")
+
+
+@pytest.mark.parametrize("name", ["v1", "latest", "deadbee", "deadbeef-1", "a.b_c-d", "x" * 100])
+def test_plain_words_are_tags(database: Database, store: FolderStore, name: str) -> None:
+    add(database, [1])
+    frozen = freeze(database, store, name)
+    with database.transaction() as tx:
+        assert snapshots.find_snapshot(tx, name) == frozen.id
+
+
+def test_an_id_wins_over_a_tag_of_an_older_version_and_other_tags_keep_working(
+    database: Database, store: FolderStore
+) -> None:
+    add(database, [1])
+    first = freeze(database, store)
+    add(database, [2])
+    second = freeze(database, store)
+    old = [first.id, first.id[:10], "20240501", "--help", "größe"]
+    with database.transaction() as tx:
+        tx.execute(sa.insert(tags), [{"name": name, "snapshot_id": second.id} for name in old])
+    with database.transaction() as tx:
+        assert [snapshots.find_snapshot(tx, name) for name in old] == [first.id] * 2 + [second.id] * 3
+
+
+def test_the_migration_renames_tags_that_ids_hide(database: Database, store: FolderStore) -> None:
+    add(database, [1])
+    first = freeze(database, store)
+    migrate(database, to="0007")
+    old = [first.id, first.id[:8], "20240501", "--help"]
+    with database.transaction() as tx:
+        tx.execute(sa.insert(tags), [{"name": name, "snapshot_id": first.id} for name in old])
+    migrate(database)
+    with database.transaction() as tx:
+        named = set(tx.execute(sa.select(tags.c.name)).scalars())
+        told = set(tx.execute(sa.select(events.c.subject).where(events.c.kind == "tag renamed")).scalars())
+    assert named == {f"tag-{first.id}", f"tag-{first.id[:8]}", "20240501", "--help"}
+    assert told == {f"tag {first.id}", f"tag {first.id[:8]}"}

@@ -110,6 +110,11 @@ def test_a_reviewer_gets_a_token_once_and_is_shut_out(here: Settings) -> None:
     call("reviewer", "deactivate", "anna")
     [row] = json.loads(call("reviewer", "list", "--json"))
     assert (row["name"], row["active"]) == ("anna", False)
+    call("reviewer", "reactivate", "anna")
+    [row] = json.loads(call("reviewer", "list", "--json"))
+    assert row["active"] is True
+    assert len(call("reviewer", "token", "anna").strip()) > 20
+    call("reviewer", "sign-out", "anna")
 
 
 @pytest.mark.parametrize(
