@@ -224,7 +224,7 @@ interface RunRow {
   preset: string;
   changes: Record<string, string>;
   snapshot: string;
-  state: "requested" | "running" | "finished" | "failed";
+  state: "requested" | "running" | "finished" | "failed" | "cancelled";
   /** Null until it has begun. */
   progress: { stage: string; done: number; total: number; figures: Record<string, number> } | null;
   error: string | null;

@@ -65,7 +65,7 @@ def order_captions(tx: Transaction, order: CaptionOrder, actor: str) -> uuid.UUI
         .on_conflict_do_update(
             index_elements=["id"],
             set_={"state": RunState.requested, "at": sa.case((ended, sa.func.now()), else_=caption_runs.c.at)},
-            where=caption_runs.c.state.in_([RunState.finished, RunState.failed]),
+            where=caption_runs.c.state.in_([RunState.finished, RunState.failed, RunState.cancelled]),
         )
     )
     if tx.execute(asking).rowcount:
@@ -165,14 +165,13 @@ def give_caption(tx: Transaction, name: str, text: str, actor: str) -> uuid.UUID
 
 def note_progress(tx: Transaction, run: uuid.UUID, progress: Progress) -> None:
     """Say how far a run is."""
-    told = {"done": progress.done, "total": progress.total}
-    tx.execute(sa.update(caption_runs).where(caption_runs.c.id == run).values(progress=told))
+    tx.execute(sa.update(caption_runs).where(caption_runs.c.id == run).values(progress=asdict(progress)))
 
 
 def hold(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> None:
     """Renew a run's lease. Raises Conflict where it is lost: the run is another's now."""
     if run not in leases.renew(tx, holder, "caption", seconds):
-        raise Conflict(f"captions {run} were taken over by another worker")
+        raise Conflict(f"captions {run} were cancelled or taken over by another worker")
 
 
 def end_run(tx: Transaction, run: uuid.UUID, error: str | None = None) -> None:
@@ -181,6 +180,23 @@ def end_run(tx: Transaction, run: uuid.UUID, error: str | None = None) -> None:
     state = RunState.finished if error is None else RunState.failed
     ended = {"state": state, "error": error[:2_000] if error else None, "finished_at": sa.func.now()}
     tx.execute(sa.update(caption_runs).where(caption_runs.c.id == run).values(ended))
+
+
+def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
+    """Cancel a run that is requested or running, as `checkpoints.cancel_run` does; captions written so far stay."""
+    under_way = (caption_runs.c.id == run) & caption_runs.c.state.in_([RunState.requested, RunState.running])
+    cancelled = {"state": RunState.cancelled, "error": f"cancelled by {actor}", "finished_at": sa.func.now()}
+    if not tx.execute(sa.update(caption_runs).where(under_way).values(cancelled)).rowcount:
+        return False
+    leases.release(tx, [run])
+    tx.log(actor, "captions cancelled", f"captions {run}")
+    return True
+
+
+def list_runs(tx: Transaction) -> list[dict[str, Any]]:
+    """Return every run of captions, newest first."""
+    listed = sa.select(caption_runs).order_by(caption_runs.c.at.desc(), caption_runs.c.id)
+    return [dict(row) for row in tx.execute(listed).mappings()]
 
 
 def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:

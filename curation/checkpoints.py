@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from curation.tables import leases as held
 
 
 def order_training(tx: Transaction, order: TrainingOrder, actor: str) -> uuid.UUID:
-    """Record a training run and ask for it; the same order again is the same run, and a failed one starts again."""
+    """Record a training run and ask for it; the same order is the same run, which goes on if it had ended early."""
     row = {
         "id": order.id,
         "recipe": order.recipe,
@@ -32,8 +33,8 @@ def order_training(tx: Transaction, order: TrainingOrder, actor: str) -> uuid.UU
     }
     if tx.execute(insert(training_runs).on_conflict_do_nothing(), row).rowcount:
         tx.log(actor, "training ordered", f"run {order.id}", recipe=order.recipe, snapshot=order.snapshot)
-    failed = (training_runs.c.id == order.id) & (training_runs.c.state == RunState.failed)
-    tx.execute(sa.update(training_runs).where(failed).values(state=RunState.requested, error=None))
+    again = (training_runs.c.id == order.id) & training_runs.c.state.in_([RunState.failed, RunState.cancelled])
+    tx.execute(sa.update(training_runs).where(again).values(state=RunState.requested, error=None))
     tx.ask("train", str(order.id))
     return order.id
 
@@ -70,9 +71,8 @@ def read_order(tx: Transaction, run: uuid.UUID) -> TrainingOrder:
 def note_progress(tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int) -> None:
     """Say how far a run is and renew its lease. Raises Conflict where the lease is lost: the run is another's now."""
     if run not in leases.renew(tx, holder, "train", seconds):
-        raise Conflict(f"run {run} was taken over by another worker")
-    told = {"stage": progress.stage, "done": progress.done, "total": progress.total, "figures": dict(progress.figures)}
-    tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(progress=told))
+        raise Conflict(f"run {run} was cancelled or taken over by another worker")
+    tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(progress=asdict(progress)))
 
 
 def finish_run(tx: Transaction, run: uuid.UUID, holder: str, checkpoint: Checkpoint) -> None:
@@ -88,6 +88,21 @@ def fail_run(tx: Transaction, run: uuid.UUID, holder: str, error: str) -> None:
     _release(tx, run, holder)
     failed = {"state": RunState.failed, "error": error[:2_000], "finished_at": sa.func.now()}
     tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(failed))
+
+
+def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
+    """Cancel a run that is requested or running; return whether it was either.
+
+    Whoever works on it stops at the next report of progress, since the lease is gone. What was saved stays, and the
+    same order goes on from there.
+    """
+    under_way = (training_runs.c.id == run) & training_runs.c.state.in_([RunState.requested, RunState.running])
+    cancelled = {"state": RunState.cancelled, "error": f"cancelled by {actor}", "finished_at": sa.func.now()}
+    if not tx.execute(sa.update(training_runs).where(under_way).values(cancelled)).rowcount:
+        return False
+    leases.release(tx, [run])
+    tx.log(actor, "training cancelled", f"run {run}")
+    return True
 
 
 def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
@@ -182,4 +197,4 @@ def _read(row: dict[str, Any]) -> Checkpoint:
 def _release(tx: Transaction, run: uuid.UUID, holder: str) -> None:
     mine = (held.c.subject == run) & (held.c.holder == holder)
     if not tx.execute(sa.delete(held).where(mine)).rowcount:
-        raise Conflict(f"run {run} was taken over by another worker")
+        raise Conflict(f"run {run} was cancelled or taken over by another worker")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from curation import schema
 from curation.errors import LayerloopError
 from curation.house import House, open_desk, open_house
-from curation.settings import Settings
+from curation.settings import Settings, unknown_settings
 from curation.tables import candidate_layers, checkpoints, sample_layers, snapshots
 
 LEAST_FREE_GIB = 2.0
@@ -30,9 +31,20 @@ class Finding:
     hint: str = ""
 
 
+def examine_environment() -> list[Finding]:
+    """Name every variable that looks like a setting and is none."""
+    return [
+        Finding("settings", False, f"{name} is no setting", f"did you mean {nearest}?" if nearest else "unset it")
+        for name, nearest in unknown_settings()
+    ]
+
+
 def examine(settings: Settings) -> list[Finding]:
-    """Look at every part; one that is broken does not stop the others from being looked at."""
+    """Look at every part; one that is broken does not stop the others from being looked at, and nothing is made."""
     findings = [_disk(settings), _training_part()]
+    if not settings.exists():
+        told = f"there is none at {settings.home.resolve()} yet"
+        return [*findings, Finding("instance", True, told, "'layerloop up' or 'layerloop demo' makes one")]
     try:
         with open_house(settings) as house:
             looks: tuple[Callable[[House], Finding], ...] = (_database, _objects, _queue, _desk)
@@ -50,9 +62,13 @@ def _safely(look: Callable[[House], Finding], house: House) -> Finding:
 
 
 def _disk(settings: Settings) -> Finding:
-    free = shutil.disk_usage(settings.path(".")).free / 2**30
+    home = settings.home.resolve()
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Finding("disk", False, f"{there} is no folder to write to", "name another home with LAYERLOOP_HOME")
+    free = shutil.disk_usage(there).free / 2**30
     hint = "" if free > LEAST_FREE_GIB else "make room, or name another home with LAYERLOOP_HOME"
-    return Finding("disk", free > LEAST_FREE_GIB, f"{free:.1f} GiB free in {settings.path('.')}", hint)
+    return Finding("disk", free > LEAST_FREE_GIB, f"{free:.1f} GiB free for {home}", hint)
 
 
 def _training_part() -> Finding:

@@ -111,12 +111,13 @@ class Access(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a training run stands."""
+    """Where a run of training or captions stands."""
 
     requested = "requested"
     running = "running"
     finished = "finished"
     failed = "failed"
+    cancelled = "cancelled"
 
 
 class Split(StrEnum):
@@ -275,6 +276,8 @@ class Progress:
     done: int
     total: int
     figures: Mapping[str, float] = field(default_factory=dict)
+    stage_number: int = 0  # from 1; 0 where the number of stages is not known
+    stage_count: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from curation import leases
+from curation import holders, leases
 from curation.adapters import embedded_postgres
 from curation.domain import Access
 from curation.errors import LayerloopError, NotFound, Unreachable
@@ -89,10 +89,11 @@ def household(settings: Settings) -> Iterator[Household]:
 
 
 def _forget_the_dead(house: House) -> None:
-    """Nobody else is in an embedded home, so whoever still holds leases is dead: no need to wait until they run out."""
+    """Hand back leases of processes that are gone: all holders of an embedded home are on this machine, and marked."""
     if house.settings.embedded:
+        alive = holders.live_holders(house.settings.path("holders"))
         with house.database.transaction() as tx:
-            leases.hand_back_work(tx)
+            leases.hand_back_work(tx, alive)
 
 
 def _wake(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from curation.errors import LayerloopError, NotFound, Refused
+from curation.text import UnreadableText, decode_text
 
 MAX_INPUT = 64 << 20
 """Bytes of a file named on the command line, unless the caller asks for less."""
@@ -81,6 +82,20 @@ def read_input(path: Path, most_bytes: int = MAX_INPUT) -> bytes:
         size = f"{most_bytes >> 20} MiB" if most_bytes >= 1 << 20 else f"{most_bytes:,} bytes"
         raise Refused(f"{path} is larger than {size}", "is it the right file?")
     return data
+
+
+def read_text(path: Path, most_bytes: int = MAX_INPUT, encoding: str | None = None) -> str:
+    """Read a text file that a person named on the command line; see `read_input` and `curation.text.decode_text`.
+
+    Raises:
+        NotFound: There is no such file.
+        Refused: It cannot be read, is too large, or is no text.
+    """
+    data = read_input(path, most_bytes)
+    try:
+        return decode_text(data, encoding)
+    except UnreadableText as error:
+        raise Refused(f"{path}: {error.message}", error.hint) from error
 
 
 def _open_parts(folder: Path, parts: tuple[str, ...]) -> int:

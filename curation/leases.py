@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
@@ -56,9 +57,20 @@ def hand_back(tx: Transaction, holder: str) -> Counter[str]:
     return _hand_back(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=None)
 
 
-def hand_back_work(tx: Transaction) -> Counter[str]:
-    """Give up all work of workers under way, for a house that starts and knows that it is alone in its home."""
-    return _hand_back(tx, tx.execute(_WORK).all(), most_attempts=None)
+def hand_back_dead(tx: Transaction, holder: str) -> Counter[str]:
+    """Give up everything of a holder whose process was killed; unlike in `hand_back`, its attempts count."""
+    return _hand_back(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MOST_ATTEMPTS)
+
+
+def hand_back_work(tx: Transaction, alive: Collection[str] = ()) -> Counter[str]:
+    """Give up all work but that of holders known to be alive, for an instance that is alone in its home."""
+    return _hand_back(tx, tx.execute(_WORK, {"alive": list(alive)}).all(), most_attempts=None)
+
+
+def find_lease(tx: Transaction, subject: uuid.UUID) -> tuple[str, datetime] | None:
+    """Return who holds a subject and until when, or None."""
+    row = tx.execute(_FIND, {"subject": subject}).first()
+    return (row.holder, row.expires_at) if row else None
 
 
 def _hand_back(
@@ -122,7 +134,11 @@ _EXPIRED = _sql("""
 
 _HELD = _sql("select subject, purpose from leases where holder = :holder for update skip locked")
 
-_WORK = _sql("select subject, purpose from leases where purpose <> 'review' for update skip locked")
+_WORK = _sql("""
+    select subject, purpose from leases where purpose <> 'review' and holder <> all(:alive)
+    for update skip locked""").bindparams(sa.bindparam("alive", type_=ARRAY(sa.Text)))
+
+_FIND = _sql("select holder, expires_at from leases where subject = :subject")
 
 _LOCK_CANDIDATES = _sql("select id from candidates where id = any(:ids) for update skip locked")
 

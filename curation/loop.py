@@ -102,6 +102,8 @@ def _wait_for_run(house: House, run: uuid.UUID, turn: int, tell: Tell) -> str:
             row = checkpoints.find_run(tx, run)
         if row["state"] == RunState.finished:
             return str(row["checkpoint_id"])
+        if row["state"] == RunState.cancelled:
+            raise LayerloopError(f"the training was {row['error']}", "the same command goes on where it stopped")
         if row["state"] == RunState.failed:
             raise LayerloopError(f"training failed: {row['error']}", "the worker's log in the home has the whole story")
         seen = row["progress"]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from curation.errors import LayerloopError
 
@@ -118,13 +119,21 @@ def alone_in(home: Path) -> Iterator[None]:
         os.close(handle)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does, with another exit code."""
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
 @contextmanager
 def ended_in_order() -> Iterator[None]:
     """Let SIGTERM, by which containers and supervisors end a program, do what Ctrl-C does; in the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    earlier = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from curation.database import Transaction
 from curation.domain import CandidateState, Kind, LayerRole, Prompt, RoundState, content_id
 from curation.errors import Conflict, NotFound, Refused
+from curation.prompt_files import check_texts
 from curation.samples import StoredLayer, record_layers
 from curation.selection.policies import read_policy, write_policy
 from curation.tables import candidate_layers, candidates, gold, leases, prompts, rounds
@@ -57,26 +57,6 @@ def open_round(
     tx.log(actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules)
     tx.ask("draw", number)
     return number
-
-
-def read_prompts(lines: Iterable[str]) -> list[Prompt]:
-    """Prompts from lines: plain text, or for pairs an object of JSON with text, foreground and background.
-
-    Raises Refused with the number of the line that is neither.
-    """
-    found = []
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if text.startswith("{"):
-            try:
-                row = json.loads(text)
-                found.append(Prompt(row["text"].strip(), row["foreground"].strip(), row["background"].strip()))
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                told = 'a line for a pair looks like {"text": ..., "foreground": ..., "background": ...}'
-                raise Refused(f"line {number} is no prompt: {text[:80]}", told) from error
-        elif text:
-            found.append(Prompt(text))
-    return found
 
 
 def add_prompts(tx: Transaction, texts: Sequence[Prompt]) -> None:
@@ -177,6 +157,39 @@ def list_rounds(tx: Transaction) -> list[dict[str, Any]]:
     return [dict(row) | {"counts": counts.get(row["id"], {})} for row in listed]
 
 
+def list_candidates(
+    tx: Transaction, number: int | None = None, state: CandidateState | None = None, limit: int = 0
+) -> list[dict[str, Any]]:
+    """Return candidates by round and id: of one round, in one state, and at most `limit` where it is not 0.
+
+    Raises NotFound where there is no such round.
+    """
+    if number is not None:
+        find_round(tx, number)
+    layers = sa.func.jsonb_object_agg(candidate_layers.c.role, candidate_layers.c.sha256)
+    mine = candidate_layers.c.candidate_id == candidates.c.id
+    listed = sa.select(
+        candidates.c.id,
+        candidates.c.round_id.label("round"),
+        candidates.c.state,
+        candidates.c.seed,
+        prompts.c.text.label("prompt"),
+        prompts.c.foreground,
+        prompts.c.background,
+        candidates.c.flags,
+        candidates.c.slice,
+        candidates.c.note,
+        candidates.c.changed_at,
+        sa.select(layers).where(mine).scalar_subquery().label("layers"),
+    ).join(prompts, prompts.c.id == candidates.c.prompt_id)
+    if number is not None:
+        listed = listed.where(candidates.c.round_id == number)
+    if state is not None:
+        listed = listed.where(candidates.c.state == state)
+    listed = listed.order_by(candidates.c.round_id, candidates.c.id)
+    return [dict(row) for row in tx.execute(listed.limit(limit) if limit else listed).mappings()]
+
+
 def count_states(tx: Transaction, number: int) -> dict[str, int]:
     """How many candidates of a round stand in each state."""
     counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.round_id == number)
@@ -189,6 +202,8 @@ def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], 
         raise Refused("a round needs a prompt and a quota of at least 1", "see 'layerloop round open --help'")
     if kind is Kind.pair and any(not (one.foreground and one.background) for one in texts):
         raise Refused("a round of pairs needs prompts of three texts", "text, foreground and background for each")
+    for place, text in enumerate(texts, 1):
+        check_texts(text, f"prompt {place}")
     read_policy(policy)
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import secrets
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from curation.errors import Refused
+
 EMBEDDED = "embedded"
+PREFIX = "LAYERLOOP_"
+NOT_SETTINGS = ("LAYERLOOP_TEST_", "LAYERLOOP_TRACEBACK")
+"""Variables with our prefix that are no settings: those of the tests, and the one that prints tracebacks."""
 
 
 class Settings(BaseSettings):
@@ -56,6 +63,29 @@ class Settings(BaseSettings):
     review_lease_seconds: int = Field(300, ge=1, description="how long a reviewer holds a tray")
     session_hours: int = Field(12, ge=1, description="how long a sign-in lasts")
 
+    @field_validator("database", "queue", "objects", "objects_endpoint", "address")
+    @classmethod
+    def _check_address(cls, value: str | None) -> str | None:
+        """Refuse what is neither 'embedded' nor an address with a scheme and, where it names a port, a possible one."""
+        if value is None or value == EMBEDDED:
+            return value
+        split = urlsplit(value)
+        if not split.scheme or "://" not in value:
+            raise ValueError(f"is no address: {value!r}")
+        split.port  # noqa: B018 - raises ValueError for a port that cannot be
+        return value
+
+    @field_validator("database")
+    @classmethod
+    def _check_database(cls, value: str) -> str:
+        if value != EMBEDDED and not value.startswith("postgres"):
+            raise ValueError("is no address of PostgreSQL")
+        return value
+
+    def exists(self) -> bool:
+        """Return whether there is an instance: an embedded database that was begun, or another server's."""
+        return not self.embedded or (self.home / "postgres").is_dir()
+
     @property
     def embedded(self) -> bool:
         """Whether the database is ours to start and stop."""
@@ -72,9 +102,15 @@ class Settings(BaseSettings):
         return None if self.desk == "pages" else self.desk.partition("+")[2].rstrip("/")
 
     def path(self, name: str) -> Path:
-        """A folder of the home, made if need be, as an absolute path."""
-        folder = self.home.resolve() / name
-        folder.mkdir(parents=True, exist_ok=True)
+        """A folder of the home, made if need be, as an absolute path. Raises Refused where it cannot be made."""
+        try:
+            folder = self.home.resolve() / name
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+            reason = getattr(error, "strerror", None) or str(error)
+            raise Refused(
+                f"the home {self.home} cannot be used: {reason}", "name a folder of yours with --home or LAYERLOOP_HOME"
+            ) from error
         return folder
 
     def environment(self) -> dict[str, str]:
@@ -113,3 +149,32 @@ class Settings(BaseSettings):
                 file.hardlink_to(draft)
             Path(draft).unlink()
         return file.read_text()
+
+
+def read_settings(**given: object) -> Settings:
+    """Read the settings from the environment, with `given` values in place of its own. Raises Refused by name."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # each is checked by pydantic
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        field = Settings.model_fields.get(name)
+        secret = field is not None and "SecretStr" in str(field.annotation)
+        shown = "" if secret else f" ({first['input']!r})"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise Refused(
+            f"{PREFIX}{name.upper()}{shown} cannot be used: {reason}",
+            f"it is the {field.description}" if field else "the README lists the settings",
+        ) from error
+
+
+def unknown_settings() -> list[tuple[str, str | None]]:
+    """Return variables of the environment that look like settings and are none, each with the nearest name."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    found = []
+    for name in sorted(os.environ):
+        upper = name.upper()
+        if upper.startswith(PREFIX) and upper not in known and not upper.startswith(NOT_SETTINGS):
+            nearest = difflib.get_close_matches(upper, known, n=1, cutoff=0.6)
+            found.append((name, nearest[0] if nearest else None))
+    return found

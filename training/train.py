@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,8 +60,10 @@ def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report
         return launch(order, store, folder, report, preset.processes)
     if preset.threads:
         torch.set_num_threads(preset.threads)
-    bench = _Bench(order, preset, store, folder, report, code_version())
     files = dict(order.parent.files) if order.parent else {}
+    heldout = has_heldout(store, order.snapshot)
+    report = _numbered(report, _stages(order, preset, files, heldout=heldout))
+    bench = _Bench(order, preset, store, folder, report, code_version())
     files["backbone"] = files.get("backbone") or _fit(bench)
     for part in RECIPES[order.recipe]:
         files[part] = _TRAINERS[part](bench, files)
@@ -77,10 +79,31 @@ def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report
     )
     if dist.is_initialized() and dist.get_rank() > 0:  # the first process does the rest
         return checkpoint
-    heldout = has_heldout(store, order.snapshot)
     figures = evaluate(checkpoint, order.snapshot, store, report) if heldout else {}
     sheet = store.put(_sheet(checkpoint, order.snapshot, store, Split.heldout if heldout else Split.train, report))
     return replace(checkpoint, evaluation=figures, sheet=sheet)
+
+
+def _stages(order: TrainingOrder, preset: Preset, files: Mapping[str, str], *, heldout: bool) -> list[str]:
+    """Return the stages that this training will report, in order."""
+    stages = [] if files.get("backbone") else ["backbone"]
+    for part in RECIPES[order.recipe]:
+        if part in {"base", "layers"}:
+            stages += ["latents", "texts"] if preset.family else ["latents"]
+        stages.append(part)
+    return [*stages, *(["evaluate"] if heldout else []), "sheet"]
+
+
+def _numbered(report: Report, stages: Sequence[str]) -> Report:
+    """Return a report that numbers what it is told by the stages to come; one that is not among them is the last's."""
+    at = 0
+
+    def numbered(progress: Progress) -> None:
+        nonlocal at
+        at = next((later for later in range(at, len(stages)) if stages[later] == progress.stage), at)
+        report(replace(progress, stage_number=at + 1, stage_count=len(stages)))
+
+    return numbered
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ export function presetOf({ preset, changes }) {
 /** @param {RunRow} run */
 function far(run) {
   if (run.state === "failed") return make("span", { class: "worse" }, run.error ?? "failed without a word");
+  if (run.state === "cancelled") return make("span", { class: "quiet" }, run.error ?? "cancelled");
   if (run.state === "requested") return make("span", { class: "quiet" }, "waits for a worker");
   if (run.state === "finished") return make("span", { class: "quiet" }, "done");
   if (!run.progress?.total) return make("span", { class: "quiet" }, "starting");

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, DryRun, Json, house, print_json, progress, talk
+from curation.cli.runs import work_here
+from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_text, progress, resumable, talk
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -34,33 +35,38 @@ def run(
     with house() as opened:
         with opened.database.transaction() as tx:
             if dry_run:
-                talk.print(f"would let {model} caption {len(captions.choose_samples(tx, order))} samples", markup=False)
+                talk.print(f"would let {model} caption {len(captions.choose_samples(tx, order))} samples")
                 return
             id_ = captions.order_captions(tx, order, ACTOR)
             if wait:
                 tx.jobs.clear()  # this process does it
         if wait:
-            with progress() as tell:
-                jobs.caption(opened, str(id_), tell)
+            with resumable(), progress() as tell:
+                work_here(opened, id_, jobs.caption, captions.find_run, tell)
         with opened.database.transaction() as tx:
             row = captions.find_run(tx, id_)
-    if row["state"] == "failed":
-        raise LayerloopError(f"captioning failed: {row['error']}", "mend that, then run the same command again")
+    if row["state"] in {"failed", "cancelled"}:
+        state = "failed" if row["state"] == "failed" else "stopped"
+        raise LayerloopError(
+            f"captioning {state}: {row['error']}",
+            "the same command goes on where it stopped, once the cause is mended",
+        )
     if as_json:
         print_json({"run": str(id_), "state": row["state"], **row["progress"]})
     else:
-        talk.print(f"{row['state']}: {row['progress'].get('done', 0)} samples seen", markup=False)
-        print(id_)
+        talk.print(f"{row['state']}: {row['progress'].get('done', 0)} samples seen")
+        print_text(id_)
 
 
 @app.command()
 def give(
     sample: Annotated[str, typer.Argument(help="The sample's id, or the first eight or more digits of it.")],
     text: Annotated[str, typer.Argument(help="What the picture shows.")],
+    as_json: Json = False,
 ) -> None:
     """Give a sample a caption of your own; no model overwrites it."""
     from curation import captions
 
     with house() as opened, opened.database.transaction() as tx:
         id_ = captions.give_caption(tx, sample, text, ACTOR)
-    print(id_.hex)
+    print_json({"sample": id_.hex}) if as_json else print_text(id_.hex)

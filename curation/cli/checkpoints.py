@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from curation.cli.comparison import compare
 from curation.cli.evaluation import Name, evaluate, in_brief
 from curation.cli.memory import print_memory
-from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_rows, progress, short, talk
-from curation.domain import Progress
+from curation.cli.runs import work_here
+from curation.cli.show import (
+    ACTOR,
+    DryRun,
+    Json,
+    house,
+    print_done,
+    print_json,
+    print_rows,
+    print_text,
+    progress,
+    resumable,
+    short,
+    talk,
+)
 from curation.errors import Refused
 
 if TYPE_CHECKING:
-    from curation.house import House
     from curation.ports import Taken
 
 app = typer.Typer(no_args_is_help=True)
@@ -68,14 +77,15 @@ def train(
             print_memory(load(opened.settings.estimator)(order, pictures), str(order.id), as_json)
             return
         if not wait:
-            print_json({"run": str(run)}) if as_json else print(run)
+            print_json({"run": str(run)}) if as_json else print_text(run)
             return
-        with progress() as tell:
-            jobs.train(opened, str(run), tell)
-            row = _wait(opened, run, tell)
-    if row["state"] == "failed":
-        raise LayerloopError(f"training failed: {row['error']}", "mend that, then run the same command again")
-    print_json({"checkpoint": row["checkpoint_id"]}) if as_json else print(row["checkpoint_id"])
+        talk.print(f"run {run}; its files: {opened.settings.path(f'runs/{run}')}")
+        with resumable(), progress() as tell:
+            row = work_here(opened, run, jobs.train, checkpoints.find_run, tell)
+    if row["state"] != "finished":
+        what = f"the training was {row['error']}" if row["state"] == "cancelled" else f"training failed: {row['error']}"
+        raise LayerloopError(what, "the same command goes on where it stopped, once the cause is mended")
+    print_json({"run": str(run), "checkpoint": row["checkpoint_id"]}) if as_json else print_text(row["checkpoint_id"])
 
 
 @app.command("list")
@@ -100,17 +110,17 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def promote(name: Name) -> None:
+def promote(name: Name, as_json: Json = False) -> None:
     """Let a checkpoint draw the rounds to come."""
     from curation import checkpoints
 
     with house() as opened, opened.database.transaction() as tx:
         promoted = checkpoints.promote(tx, name, ACTOR)
-    talk.print(f"{short(promoted)} draws from now on")
+    print_done(f"{short(promoted)} draws from now on", as_json, checkpoint=promoted)
 
 
 @app.command()
-def vary(name: Name, changes: Set = None) -> None:
+def vary(name: Name, changes: Set = None, as_json: Json = False) -> None:
     """Make a checkpoint of the same weights that draws by other numbers, and print its id.
 
     --set inpainter=FOLDER lets it draw pairs. It is opened once, so that what does not fit is told now.
@@ -130,7 +140,7 @@ def vary(name: Name, changes: Set = None) -> None:
         load(opened.settings.generator)(made, opened.store)
         with opened.database.transaction() as tx:
             checkpoints.register_checkpoint(tx, made, ACTOR)
-    print(made.id)
+    print_json({"checkpoint": made.id}) if as_json else print_text(made.id)
 
 
 @app.command("import")
@@ -149,7 +159,7 @@ def import_(
     from curation.house import load
 
     changed = read_changes(changes or []) | ({"offset_scale": repr(offset_scale)} if offset_scale is not None else {})
-    with house() as opened, progress() as tell:
+    with house(create=True) as opened, progress() as tell:
         taken: Taken = load(opened.settings.importer)(files, preset, changed, None if dry_run else opened.store, tell)
         if taken.checkpoint is not None:
             with opened.database.transaction() as tx:
@@ -159,10 +169,10 @@ def import_(
         print_json({"checkpoint": made, "files": [asdict(file) for file in taken.files], "notes": taken.notes})
         return
     for file in taken.files:
-        talk.print(f"{file.path}: {file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers", markup=False)
+        talk.print(f"{file.path}: {file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers")
     for note in taken.notes:
-        talk.print(note, markup=False)
-    print(made) if made else talk.print("would make one checkpoint of them")
+        talk.print(note)
+    print_text(made) if made else talk.print("would make one checkpoint of them")
 
 
 @app.command()
@@ -187,8 +197,8 @@ def export(
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return
     for file in written:
-        talk.print(f"{file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers", markup=False)
-        print(file.path)
+        talk.print(f"{file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers")
+        print_text(file.path)
 
 
 def read_changes(given: list[str]) -> dict[str, str]:
@@ -204,18 +214,3 @@ def _whole(value: str) -> str:
     """A path that is there in full, since a worker may stand elsewhere; anything else as it is."""
     path = Path(value).expanduser()
     return str(path.resolve()) if {"/", "~"} & set(value) and path.exists() else value
-
-
-def _wait(opened: House, run: uuid.UUID, tell: Callable[[Progress], None]) -> dict[str, Any]:
-    """The run's row once it is over, wherever it runs."""
-    from curation import checkpoints
-
-    while True:
-        with opened.database.transaction() as tx:
-            row = checkpoints.find_run(tx, run)
-        if row["state"] in {"finished", "failed"}:
-            return row
-        if row["progress"]:
-            seen = row["progress"]
-            tell(Progress(seen["stage"], seen["done"], seen["total"], seen["figures"]))
-        time.sleep(0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +24,8 @@ def compare(
     name: Name,
     count: Annotated[int, typer.Option(help="So many prompts, each drawn once in both ways.", min=1)] = 24,
     prompts: Annotated[
-        Path | None, typer.Option(help="A text file, one prompt a line, or triples; without it, captions of the seeds.")
+        Path | None,
+        typer.Option(help="A text file, one prompt a line, or triples; '# ' begins a comment. Else seeds' captions."),
     ] = None,
     snapshot: Annotated[
         str | None, typer.Option(help="Whose seeds the oracle knows; the checkpoint's own when not given.")
@@ -39,6 +40,7 @@ def compare(
     """Compare with generate-then-matte: the same prompts, signals of both, and defects per 100 in the oracle's eyes."""
     from curation import checkpoints, loop, snapshots
     from curation.house import load
+    from curation.prompt_files import read_prompt_file
     from curation.screening.comparison import judge_ways
     from curation.screening.oracle import fit_to_snapshot
 
@@ -48,7 +50,10 @@ def compare(
         with opened.database.transaction() as tx:
             checkpoint = checkpoints.find_checkpoint(tx, name)
             on = snapshots.find_snapshot(tx, snapshot or checkpoint.snapshot or "latest")
-            texts = _read(prompts) if prompts else [one.text for one in loop.choose_prompts(tx, count, seed)]
+            if prompts:
+                texts = [one.foreground or one.text for one in read_prompt_file(prompts).prompts]
+            else:
+                texts = [one.text for one in loop.choose_prompts(tx, count, seed)]
         if not texts:
             raise Refused("there are no prompts", "give a file of them with --prompts")
         oracle = fit_to_snapshot(opened.store, on)
@@ -65,16 +70,7 @@ def compare(
         return
     _print_ways(judged)
     for what, how in beside.facts.items():
-        talk.print(f"{what}: {how}", markup=False)
-
-
-def _read(path: Path) -> Sequence[str]:
-    """Prompts of a file: lines, or the foregrounds of triples."""
-    if path.suffix == ".jsonl":
-        from curation.triples.files import read_triples
-
-        return [one.foreground or one.text for one in read_triples(path)]
-    return [line.strip() for line in path.read_text("utf-8").split("\n") if line.strip()]
+        talk.print(f"{what}: {how}")
 
 
 def _print_ways(judged: Mapping[str, Judged]) -> None:
@@ -89,4 +85,4 @@ def _print_ways(judged: Mapping[str, Judged]) -> None:
     print_rows(rows, columns, as_json=False)
     for way, one in judged.items():
         reasons = ", ".join(f"{reason} {times}" for reason, times in one.reasons.items())
-        talk.print(f"{way}, of {one.layers}: {reasons or 'no defects'}", markup=False)
+        talk.print(f"{way}, of {one.layers}: {reasons or 'no defects'}")

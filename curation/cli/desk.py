@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, Json, house, print_json, print_rows, talk
+from curation.cli.show import ACTOR, LARGEST, Json, house, print_done, print_json, print_rows, talk
 
 if TYPE_CHECKING:
     from curation.desk.exchange import Exchange
 
 app = typer.Typer(no_args_is_help=True)
 
-Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.")]
-Round = Annotated[int | None, typer.Option("--round", help="Of this round alone.")]
+Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)]
+Round = Annotated[int | None, typer.Option("--round", help="Of this round alone.", max=LARGEST)]
 
 
 @app.command()
@@ -75,13 +75,18 @@ def reconcile(
 
 
 @app.command()
-def switch(number: Number, desk: Annotated[str, typer.Argument(help="'label-studio', or 'pages' alone.")]) -> None:
+def switch(
+    number: Number,
+    desk: Annotated[str, typer.Argument(help="'label-studio', or 'pages' alone.")],
+    as_json: Json = False,
+) -> None:
     """Move a round to another desk, in its middle too: what is open goes with it, what is decided stays."""
     from curation.desk import boards
 
     with house() as opened, opened.database.transaction() as tx:
         boards.switch(tx, number, desk, ACTOR)
-    talk.print(f"round {number} is decided at: {desk}; the pages serve every open round")
+    told = f"round {number} is decided at: {desk}; the pages serve every open round"
+    print_done(told, as_json, round=number, desk=desk)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import typer
 
 from curation import __version__
 from curation.cli import scenes
-from curation.cli.show import Json, house, print_json, progress
+from curation.cli.show import Json, house, print_json, print_text, progress
 from curation.domain import DrawRequest, LayerRole, Progress, Prompt
 from curation.errors import Refused
 from curation.scenes.sizes import read_size
@@ -68,7 +68,7 @@ def draw(
 
     if show is not None:
         facts = read_provenance(show)
-        print_json(facts) if as_json else print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+        print_json(facts) if as_json else print_text("\n".join(f"{name}: {value}" for name, value in facts.items()))
         return
     paired = any(one is not None for one in (background, whole, on, under))
     if (paired or layers) and (image or upscale != 1):
@@ -94,7 +94,7 @@ def draw(
         return
     for one in drawn:
         for path in one["files"].values() if paired else [one["path"]]:
-            print(path)
+            print_text(path)
 
 
 def _pairs(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, Json, house, print_json, print_rows, progress, talk
+from curation.cli.show import ACTOR, Json, house, print_json, print_rows, print_text, progress, resumable, talk
 
 if TYPE_CHECKING:
     from curation.ports import Measured, Spread
@@ -61,7 +61,7 @@ def evaluate(
         with opened.database.transaction() as tx:
             checkpoint = checkpoints.find_checkpoint(tx, name)
             on = snapshots.find_snapshot(tx, snapshot or checkpoint.snapshot or "latest")
-        with progress() as tell:
+        with resumable("nothing is kept; the same command begins anew"), progress() as tell:
             measured: Measured = load(opened.settings.evaluator)(checkpoint, on, opened.store, wanted, tell)
         kept = measured.standard and on == checkpoint.snapshot
         if kept:
@@ -79,7 +79,7 @@ def evaluate(
         return
     _print_figures(measured)
     for note in [*measured.notes, *([] if kept else ["these figures are not kept beside those of its training"])]:
-        talk.print(note, markup=False)
+        talk.print(note)
 
 
 def in_brief(evaluation: Mapping[str, float]) -> str:
@@ -91,17 +91,17 @@ def in_brief(evaluation: Mapping[str, float]) -> str:
 
 def _print_figures(measured: Measured) -> None:
     for figure, value in measured.figures.items():
-        print(f"{figure:<20} {value:.5g}")
-    print()
+        print_text(f"{figure:<20} {value:.5g}")
+    print_text()
     _print_table("over", measured.backgrounds)
     if measured.pairs:
-        print()
+        print_text()
         spreads = {
             name: {whose: _spread(spread) for whose, spread in row.items()} for name, row in measured.pairs.items()
         }
         _print_table("pairs", spreads)
     if measured.published:
-        print()
+        print_text()
         names = {name for row in measured.published.values() for name in row}
         ours = {name: value for name, value in measured.figures.items() if name in names}
         _print_table("published, other pictures", {"this checkpoint": ours, **measured.published})

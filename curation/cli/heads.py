@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curation.cli.show import DryRun, Json, house, print_json, short, talk
+from curation.cli.show import DryRun, Json, house, print_json, print_text, short, talk
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -31,7 +31,7 @@ def fit(pairs: Pairs = False, dry_run: DryRun = False, as_json: Json = False) ->
         seeing.see_unseen(opened.database, opened.store, kind, embedder)
         with opened.database.transaction() as tx:
             kept = heads.fit_head(tx, kind, embedder.source)
-    print_json(_row(kept)) if as_json else print(_text(kept))
+    print_json(_row(kept)) if as_json else print_text(_text(kept))
 
 
 @app.command()
@@ -46,7 +46,7 @@ def show(
 
     with house() as opened, opened.database.transaction() as tx:
         kept = heads.find_head(tx, Kind.pair if pairs else Kind.single, name)
-    print_json(_row(kept)) if as_json else print(_text(kept))
+    print_json(_row(kept)) if as_json else print_text(_text(kept))
 
 
 _FOLDS = {

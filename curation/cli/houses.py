@@ -5,42 +5,70 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextlib import nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.cli.show import Json, print_json, progress, talk
+from curation.cli.show import Json, bold, print_json, print_text, progress, resumable, settings, talk
+from curation.errors import LayerloopError
 
 if TYPE_CHECKING:
     from curation.settings import Settings
 
-Home = Annotated[Path | None, typer.Option(help="The folder of everything embedded; LAYERLOOP_HOME when not given.")]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        help="Where API and pages listen; LAYERLOOP_PORT when not given, 0 takes a free one.", min=0, max=65_535
+    ),
+]
 
 
-def up(home: Home = None, port: Annotated[int | None, typer.Option(help="Where the pages listen.")] = None) -> None:
+class Reviewer(StrEnum):
+    """Who decides in a demo."""
+
+    person = "person"
+    oracle = "oracle"
+
+
+class Desk(StrEnum):
+    """Where people look in a demo."""
+
+    pages = "pages"
+    label_studio = "label-studio"
+
+
+class WorkerQueue(StrEnum):
+    """What a worker takes jobs from."""
+
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+def up(port: Port = None) -> None:
     """Start the house: database, workers, API and pages; print one address to sign in at, and stay until Ctrl-C."""
     from curation.household import household
 
-    with household(_settings(home, port)) as standing:
-        talk.print(
-            f"\n  open  [bold]{standing.sign_in_address()}[/]\n\n  the address lets one person in, once; Ctrl-C stops"
-        )
+    with household(_settings(port)) as standing:
+        talk.print("\n  open ", bold(standing.sign_in_address()))
+        talk.print("\n  the address lets one person in, once; Ctrl-C stops")
         standing.stay()
 
 
 def demo(
-    home: Home = None,
     seed: Annotated[Path | None, typer.Option(help="A folder of images with alpha; without it, drawn shapes.")] = None,
-    reviewer: Annotated[str, typer.Option(help="'person' waits at the pages, 'oracle' decides by rules.")] = "person",
+    reviewer: Annotated[
+        Reviewer, typer.Option(help="A person at the pages is waited for; the oracle decides by rules.")
+    ] = Reviewer.person,
     rounds: Annotated[int, typer.Option(help="How many rounds.", min=1)] = 2,
     pairs: Annotated[bool, typer.Option("--pairs", help="Foreground, background and blended image together.")] = False,
     quota: Annotated[int, typer.Option(help="How many candidates each round draws.", min=1)] = 96,
     preset: Annotated[str, typer.Option(help="A row of numbers: tiny for a laptop.")] = "tiny",
     images: Annotated[int, typer.Option(help="Train on so many images instead of the preset's.", min=0)] = 0,
     seeds: Annotated[int, typer.Option(help="How many shapes to draw when no folder is given.", min=20)] = 1_500,
-    desk: Annotated[str, typer.Option(help="'label-studio' installs and starts one beside the pages.")] = "pages",
-    port: Annotated[int | None, typer.Option(help="Where the pages listen.")] = None,
+    desk: Annotated[Desk, typer.Option(help="Label Studio is installed and started beside the pages.")] = Desk.pages,
+    port: Port = None,
     as_json: Json = False,
 ) -> None:
     """Run the whole loop: seeds, training, drawing, review, and again; the same command goes on where it stopped."""
@@ -50,21 +78,17 @@ def demo(
     from curation.loop import Plan, run_loop
     from curation.review import report
 
-    if reviewer not in {"person", "oracle"}:
-        raise typer.BadParameter("'person' or 'oracle'", param_hint="--reviewer")
-    if desk not in {"pages", "label-studio"}:
-        raise typer.BadParameter("'pages' or 'label-studio'", param_hint="--desk")
     kind, recipe = (Kind.pair, "pairs") if pairs else (Kind.single, "whole")
     plan = Plan(rounds=rounds, quota=quota, preset=preset, reviewer=reviewer, recipe=recipe, images=images, kind=kind)
-    settings = _settings(home, port)
-    with _desk(settings) if desk == "label-studio" else nullcontext(settings) as ready, household(ready) as standing:
-        talk.print(f"\n  pages  [bold]{standing.sign_in_address()}[/]  (lets one person in, once)\n")
+    named = _settings(port)
+    with _desk(named) if desk is Desk.label_studio else nullcontext(named) as ready, household(ready) as standing:
+        talk.print("\n  pages ", bold(standing.sign_in_address()), " (lets one person in, once)\n")
         if preset == "tiny":
             talk.print("  The tiny preset learns drawn shapes in minutes; on real photographs it draws coloured shapes")
             talk.print("  with clean alpha and no more. Presets sd15 and sdxl are for real work.\n")
-        if reviewer == "person":
+        if reviewer is Reviewer.person:
             talk.print("  Candidates wait for you at the review page as soon as the first are drawn.\n")
-        with progress() as tell:
+        with resumable(), progress() as tell:
             standing.patiently(lambda: bring_seeds(standing.house, seed, seeds, tell, kind))
             numbers = standing.patiently(lambda: run_loop(standing.house, plan, tell))
         with standing.house.database.transaction() as tx:
@@ -72,30 +96,33 @@ def demo(
         if as_json:
             print_json(told)
         else:
-            print("\n\n".join(report.as_text(one) for one in told))
-        if reviewer == "person":
+            print_text("\n\n".join(report.as_text(one) for one in told))
+        if reviewer is Reviewer.person:
             talk.print(f"\n  all rounds are done; the pages stay up until Ctrl-C: {standing.address}")
             standing.stay()
 
 
-def doctor(home: Home = None, as_json: Json = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """Check every part of the house and say what to do about what is wrong; exit code 1 if anything is."""
-    from curation.doctor import examine
+    from curation.doctor import Finding, examine, examine_environment
 
-    findings = examine(_settings(home, None))
+    try:
+        findings = [*examine_environment(), *examine(settings())]
+    except LayerloopError as error:
+        findings = [*examine_environment(), Finding("settings", well=False, told=error.message, hint=error.hint)]
     if as_json:
         print_json([finding.__dict__ for finding in findings])
     else:
         for finding in findings:
-            print(f"{'ok  ' if finding.well else 'BAD '} {finding.part:<12} {finding.told}")
+            print_text(f"{'ok  ' if finding.well else 'BAD '} {finding.part:<12} {finding.told}")
             if finding.hint:
-                print(f"     {'':<12} hint: {finding.hint}")
+                print_text(f"     {'':<12} hint: {finding.hint}")
     if not all(finding.well for finding in findings):
         raise typer.Exit(1)
 
 
 def api(
-    port: Annotated[int | None, typer.Option(help="Where to listen; LAYERLOOP_PORT when not given.")] = None,
+    port: Port = None,
 ) -> None:
     """Serve the JSON API and the pages."""
     import uvicorn
@@ -103,12 +130,12 @@ def api(
     from curation.api.app import create_app
     from curation.house import open_house
 
-    settings = _settings(None, port)
-    with open_house(settings) as house:
+    named = _settings(port)
+    with open_house(named) as house:
         config = uvicorn.Config(
             create_app(house),
-            host=settings.host,
-            port=settings.port,
+            host=named.host,
+            port=named.port,
             log_level="warning",
             server_header=False,
             proxy_headers=False,  # the application believes the proxies that a setting names, and no others
@@ -118,39 +145,32 @@ def api(
 
 
 def worker(
-    queue: Annotated[str, typer.Option(help="'cpu' measures and sweeps, 'gpu' draws and trains.")] = "cpu",
+    queue: Annotated[
+        WorkerQueue, typer.Option(help="cpu measures and sweeps, gpu draws and trains.")
+    ] = WorkerQueue.cpu,
 ) -> None:
     """Take jobs from one queue until stopped."""
     from curation.house import database_address, open_house
     from curation.worker import run_worker
 
-    if queue not in {"cpu", "gpu"}:
-        raise typer.BadParameter("'cpu' or 'gpu'", param_hint="--queue")
-    settings = _settings(None, None)
-    with open_house(settings) as house:
-        run_worker(house, database_address(settings), queue)
+    named = settings()
+    with open_house(named) as house:
+        run_worker(house, database_address(named), queue)
 
 
 @contextlib.contextmanager
-def _desk(settings: Settings) -> Iterator[Settings]:
+def _desk(named: Settings) -> Iterator[Settings]:
     """The settings with a Label Studio of the home's own in them, which runs as long as the block lasts."""
     from pydantic import SecretStr
 
     from curation.label_studio_server import CACHE, OWNER, label_studio
 
     talk.print(f"  Label Studio: its environment is kept in {CACHE}; to make it takes minutes and 1 GB")
-    with label_studio(CACHE, settings.path(".") / "label-studio") as server:
-        talk.print(f"\n  Label Studio  [bold]{server.address}[/]  as {OWNER}, password {server.password}")
+    with label_studio(CACHE, named.path(".") / "label-studio") as server:
+        talk.print("\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}")
         there = {"desk": f"label-studio+{server.address}", "desk_token": SecretStr(server.token)}
-        yield settings.model_copy(update=there)
+        yield named.model_copy(update=there)
 
 
-def _settings(home: Path | None, port: int | None) -> Settings:
-    from curation.settings import Settings
-
-    given: dict[str, object] = {}
-    if home is not None:
-        given["home"] = home
-    if port is not None:
-        given["port"] = port
-    return Settings(**given)  # type: ignore[arg-type]  # each is checked by pydantic
+def _settings(port: int | None) -> Settings:
+    return settings() if port is None else settings(port=port)

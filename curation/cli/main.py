@@ -4,25 +4,72 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from curation import __version__
-from curation.cli import captions, checkpoints, desk, draw, heads, houses, prompts, reviewers, rounds, seeds, snapshots
-from curation.cli.show import errors
+from curation.cli import (
+    candidates,
+    captions,
+    checkpoints,
+    desk,
+    draw,
+    heads,
+    houses,
+    prompts,
+    reviewers,
+    rounds,
+    runs,
+    seeds,
+    snapshots,
+)
+from curation.cli.show import errors, home_option, print_text, talk
+from curation.processes import Terminated, ended_in_order
+
+PIPE_WIDTH = "160"
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM ended a command."""
+
+    def __init__(self, stop: KeyboardInterrupt) -> None:
+        super().__init__(*stop.args)
+        self.exit_code = 143 if isinstance(stop, Terminated) else 130
+
+
+class Root(TyperGroup):
+    """The group of all commands: takes --home wherever it stands, and hands interruptions to `run`."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Click's own, with --home moved to the front, where the global options stand."""
+        return super().make_context(info_name, _hoist_home(args), parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Click's own; Typer would end an interrupted command without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(stop) from None
+
 
 app = typer.Typer(
+    cls=Root,
     help="The data engine and trainer for transparent image layers.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(seeds.app, name="seed", help="Bring in images with alpha.")
 app.add_typer(captions.app, name="caption", help="What samples show, said by models or people.")
 app.add_typer(prompts.app, name="prompts", help="What pairs are drawn from, made in numbers.")
 app.add_typer(rounds.app, name="round", help="Open, watch and close rounds.")
+app.add_typer(candidates.app, name="candidate", help="Look up the candidates of rounds.")
 app.add_typer(heads.app, name="head", help="What people would say of candidates that nobody has seen.")
 app.add_typer(snapshots.app, name="snapshot", help="Freeze samples under a name made of their content.")
+app.add_typer(runs.app, name="run", help="Watch and cancel runs of training and captions.")
 app.add_typer(checkpoints.app, name="checkpoint", help="Weights, their lineage and their figures.")
 app.add_typer(reviewers.app, name="reviewer", help="People who decide, and their sign-in tokens.")
 app.add_typer(desk.app, name="desk", help="Rounds at a desk of other software, such as Label Studio.")
@@ -34,28 +81,68 @@ for command in (houses.up, houses.demo, houses.doctor, houses.api, houses.worker
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        print_text(__version__)
         raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    home: Annotated[
+        Path | None,
+        typer.Option(help="The folder of everything embedded; LAYERLOOP_HOME when not given. Any command takes it."),
+    ] = None,
+    version: bool = typer.Option(  # noqa: ARG001 - its callback prints it
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     """The data engine and trainer for transparent image layers."""
+    home_option.set(home)
 
 
 def run() -> None:
-    """The entry point: our own errors end with a sentence, a hint and an exit code, Ctrl-C with 130."""
+    """The entry point: errors end with a sentence, a hint and an exit code, Ctrl-C with 130, SIGTERM with 143."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        os.environ.setdefault("TERMINAL_WIDTH", PIPE_WIDTH)  # the width of Typer's panels in a pipe
     try:
-        with errors():
-            app()
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        with errors(), ended_in_order():
+            try:
+                _warn_of_unknown_settings()
+                app()
+            except Interrupted as stop:
+                talk.print("; ".join(["stopped", *stop.args]))
+                raise SystemExit(stop.exit_code) from None
+    except KeyboardInterrupt as stop:
+        talk.print("stopped")
+        raise SystemExit(143 if isinstance(stop, Terminated) else 130) from None
     except BrokenPipeError:
         # `layerloop ... | head` is no error; nothing more can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _hoist_home(args: list[str]) -> list[str]:
+    """Move --home and its value to the front, from anywhere before a "--"."""
+    end = args.index("--") if "--" in args else len(args)
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(args[:end])
+    for word in words:
+        if word == "--home":
+            front += [word, *([value] if (value := next(words, None)) is not None else [])]
+        elif word.startswith("--home="):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest + args[end:]
+
+
+def _warn_of_unknown_settings() -> None:
+    """Name misspelt LAYERLOOP_ variables; doctor lists them as findings, so it needs no warning."""
+    if "doctor" in sys.argv[1:] or not any(name.upper().startswith("LAYERLOOP_") for name in os.environ):
+        return
+    from curation.settings import unknown_settings
+
+    for name, nearest in unknown_settings():
+        talk.print(f"warning: {name} is no setting{f'; did you mean {nearest}?' if nearest else ''}")
 
 
 if __name__ == "__main__":

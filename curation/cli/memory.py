@@ -24,7 +24,7 @@ def print_memory(stages: Sequence[StageMemory], run: str, as_json: bool) -> None
     columns = {name: partial(_cell, name) for name in ("stage", "on", *HELD, "peak")}
     print_rows(rows, columns, as_json=False)
     for stage in stages:
-        talk.print(f"{stage.stage}: {stage.advice}", markup=False)
+        talk.print(f"{stage.stage}: {stage.advice}")
 
 
 def _cell(name: str, row: Mapping[str, Any]) -> str:

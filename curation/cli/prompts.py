@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.cli.show import DryRun, Json, print_json, progress, talk
+from curation.cli.show import DryRun, Json, print_json, print_json_line, progress, resumable, settings, talk
 from curation.domain import Prompt
 from curation.errors import Refused
 
@@ -56,7 +58,7 @@ def make(
     known = read_triples(out) if out else []
     made: list[Prompt] = []
     if dry_run:
-        talk.print(f"would make {max(0, count - len(known))} triples by {model or 'the grammar'}", markup=False)
+        talk.print(f"would make {max(0, count - len(known))} triples by {model or 'the grammar'}")
         return
 
     def keep(new: list[Prompt]) -> None:
@@ -64,14 +66,17 @@ def make(
         if out:
             append(out, new)
         elif not as_json:
-            print("".join(map(write_line, new)), end="", flush=True)
+            for one in new:
+                print_json_line(write_line(one).rstrip("\n"))
+            sys.stdout.flush()
 
-    told = _speak(known, count, seed, keep) if model is None else _ask(model, address, known, count, seed, keep)
+    with resumable() if out else nullcontext():
+        told = _speak(known, count, seed, keep) if model is None else _ask(model, address, known, count, seed, keep)
     if as_json:
         rows = [{"text": one.text, "foreground": one.foreground, "background": one.background} for one in made]
         print_json(told | ({"out": str(out), "made": len(made)} if out else {"prompts": rows}))
     elif out:
-        talk.print(f"{out} holds {len(known) + len(made)} triples, {len(made)} of them new", markup=False)
+        talk.print(f"{out} holds {len(known) + len(made)} triples, {len(made)} of them new")
 
 
 def _speak(known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]) -> dict[str, object]:
@@ -99,21 +104,19 @@ def _ask(
 
 
 def _open_writer(model: str, address: str | None) -> Writer:
-    from curation.settings import Settings
-
-    settings = Settings()
+    named = settings()
     if address is None:
         from curation.house import load
 
-        opened: Writer = load(settings.writer)(model)
+        opened: Writer = load(named.writer)(model)
         return opened
     from curation.adapters.chat import ChatServer
 
-    return ChatServer(address, model, settings.writer_key.get_secret_value() if settings.writer_key else None)
+    return ChatServer(address, model, named.writer_key.get_secret_value() if named.writer_key else None)
 
 
 def _tell_refused(tally: Tally) -> None:
     for reason, times in tally.refused.most_common():
-        talk.print(f"{times} lines refused: {reason}", markup=False)
+        talk.print(f"{times} lines refused: {reason}")
     for reason, line in tally.lines:
-        talk.print(f"  {line!r}: {reason}", markup=False)
+        talk.print(f"  {line!r}: {reason}")

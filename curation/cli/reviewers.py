@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, Json, house, print_json, print_rows, talk
+from curation.cli.show import ACTOR, Json, house, print_done, print_json, print_rows, print_text
 from curation.domain import Access
 
 app = typer.Typer(no_args_is_help=True)
@@ -16,23 +16,36 @@ Who = Annotated[str, typer.Argument(help="The reviewer's name.")]
 
 
 @app.command()
-def add(name: Who, access: Annotated[Access, typer.Option(help="What they may do.")] = Access.annotator) -> None:
-    """Add a person who may sign in."""
+def add(
+    name: Who,
+    access: Annotated[Access, typer.Option(help="What they may do.")] = Access.annotator,
+    as_json: Json = False,
+) -> None:
+    """Add a person who may sign in; one who is there already, with the same access, is left as they are."""
     from curation.review import reviewers
 
-    with house() as opened, opened.database.transaction() as tx:
+    with house(create=True) as opened, opened.database.transaction() as tx:
+        known = name.strip() in reviewers.names(tx)
         reviewers.add_reviewer(tx, name, access)
-        tx.log(ACTOR, "reviewer added", name, access=access)
-    talk.print(f"{name} is added; 'layerloop reviewer token {name}' lets them in")
+        if not known:
+            tx.log(ACTOR, "reviewer added", name, access=access)
+    told = f"{name} exists already" if known else f"{name} is added"
+    hint = f"; 'layerloop reviewer token {name}' lets them in"
+    print_done(told + hint, as_json, reviewer=name.strip(), access=access, added=not known)
 
 
 @app.command()
-def token(name: Who, minutes: Annotated[int, typer.Option(help="How long it can be used.", min=1)] = 60) -> None:
+def token(
+    name: Who,
+    minutes: Annotated[int, typer.Option(help="How long it can be used.", min=1, max=525_600)] = 60,
+    as_json: Json = False,
+) -> None:
     """Print a token with which a person signs in once."""
     from curation.review import reviewers
 
     with house() as opened, opened.database.transaction() as tx:
-        print(reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes))
+        token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes)
+    print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(token)
 
 
 @app.command("list")
@@ -61,43 +74,44 @@ def figures(
             told = standing.all_figures(tx)
         else:
             told = [standing.reviewer_figures(tx, reviewers.find_reviewer(tx, name), to_themselves=False)]
-    print_json(told) if as_json else print("\n".join(standing.as_text(one) for one in told))
+    print_json(told) if as_json else print_text("\n".join(standing.as_text(one) for one in told))
 
 
 @app.command()
-def resume(name: Who) -> None:
+def resume(name: Who, as_json: Json = False) -> None:
     """Let a person decide again whom their answers to gold have paused."""
     from curation.review import reviewers
 
     with house() as opened, opened.database.transaction() as tx:
         reviewers.resume_reviewer(tx, reviewers.find_reviewer(tx, name), ACTOR)
-    talk.print(f"{name} may decide again; answers to gold count anew")
+    print_done(f"{name} may decide again; answers to gold count anew", as_json, reviewer=name, paused=False)
 
 
 @app.command()
-def deactivate(name: Who) -> None:
+def deactivate(name: Who, as_json: Json = False) -> None:
     """Shut a person out at once; their decisions stay."""
     from curation.review import reviewers
 
     with house() as opened, opened.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, name))
         tx.log(ACTOR, "reviewer deactivated", name)
-    talk.print(f"{name} can sign in no longer")
+    print_done(f"{name} can sign in no longer", as_json, reviewer=name, active=False)
 
 
 @app.command()
-def reactivate(name: Who) -> None:
+def reactivate(name: Who, as_json: Json = False) -> None:
     """Let a deactivated person sign in again, with a new token."""
     from curation.review import reviewers
 
     with house() as opened, opened.database.transaction() as tx:
         reviewers.reactivate(tx, reviewers.find_reviewer(tx, name))
         tx.log(ACTOR, "reviewer reactivated", name)
-    talk.print(f"{name} is active again; 'layerloop reviewer token {name}' lets them in")
+    told = f"{name} is active again; 'layerloop reviewer token {name}' lets them in"
+    print_done(told, as_json, reviewer=name, active=True)
 
 
 @app.command("sign-out")
-def sign_out(name: Who) -> None:
+def sign_out(name: Who, as_json: Json = False) -> None:
     """End every session of a person at once, and void sign-in tokens that were not used yet."""
     from curation.review import reviewers
     from curation.review.sessions import end_sessions
@@ -105,4 +119,4 @@ def sign_out(name: Who) -> None:
     with house() as opened, opened.database.transaction() as tx:
         end_sessions(tx, reviewers.find_reviewer(tx, name).id)
         tx.log(ACTOR, "reviewer signed out", name)
-    talk.print(f"{name} is signed out everywhere")
+    print_done(f"{name} is signed out everywhere", as_json, reviewer=name)

@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_rows, short, talk
+from curation.cli.show import (
+    ACTOR,
+    LARGEST,
+    DryRun,
+    Json,
+    house,
+    print_done,
+    print_json,
+    print_rows,
+    print_text,
+    short,
+    talk,
+)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -21,7 +33,7 @@ Certainty = Annotated[
 MachinesVote = Annotated[
     bool, typer.Option("--machines-vote", help="Where several decide, count the oracle as one of them; else it rules.")
 ]
-Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.")]
+Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)]
 
 
 @app.command("open")
@@ -29,7 +41,10 @@ def open_(
     quota: Annotated[int, typer.Option(help="How many candidates to draw.", min=1)] = 100,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="A file, one prompt a line (of pairs: text, foreground, background as JSON); else seeds'."),
+        typer.Option(
+            help="A file, one prompt a line (of pairs: text, foreground, background as JSON); else seeds'. "
+            "A line that begins with '# ' is a comment; equal lines count once."
+        ),
     ] = None,
     pairs: Annotated[bool, typer.Option("--pairs", help="Draw foreground, background and blended image.")] = False,
     checkpoint: Annotated[str | None, typer.Option(help="What draws; without it, the one promoted last.")] = None,
@@ -56,32 +71,34 @@ def open_(
     from curation.domain import Kind
     from curation.errors import Refused
     from curation.house import load_embedder
+    from curation.prompt_files import read_prompt_file
     from curation.review import consensus
     from curation.selection.policies import check_measures
 
     reached = consensus.choose(overlap, rule, certainty, machines_vote=machines_vote)
+    given = read_prompt_file(prompts) if prompts else None
+    if given and (given.comments or given.repeated):
+        talk.print(f"{prompts}: {given.comments} comments skipped, {given.repeated} repeated lines counted once")
     kind = Kind.pair if pairs else Kind.single
     with house() as opened, opened.database.transaction() as tx:
         drawn_by = checkpoints.find_checkpoint(tx, checkpoint) if checkpoint else checkpoints.promoted(tx)
         if drawn_by is None:
             raise Refused("no checkpoint is promoted yet", "'layerloop train', then 'layerloop checkpoint promote'")
-        if prompts is None:
-            texts = loop.choose_prompts(tx, quota, seed, kind)
-        else:
-            texts = rounds.read_prompts(prompts.read_text("utf-8").split("\n"))
+        texts = loop.choose_prompts(tx, quota, seed, kind) if given is None else given.prompts
         rules = _read_rules(policy, share, set_ or [])
         check_measures(rules, load_embedder(opened.settings).measures if policy == "paper" else ())
         if dry_run:
             rounds.check_round(texts, quota, rules, kind)
             drawn = f"{quota} candidates from {len(texts)} prompts with {short(drawn_by.id)}"
-            talk.print(f"would draw {drawn}, {consensus.tell(reached)}")
+            told = f"would draw {drawn}, {consensus.tell(reached)}"
+            print_done(told, as_json, would_draw=quota, prompts=len(texts), checkpoint=drawn_by.id)
             return
         number = rounds.open_round(
             tx, checkpoint=drawn_by.id, prompts_=texts, quota=quota, seed=seed, policy=rules, kind=kind, actor=ACTOR
         )
         if overlap > 1:
             consensus.set_consensus(tx, number, reached, ACTOR)
-    print_json({"round": number}) if as_json else print(number)
+    print_json({"round": number}) if as_json else print_text(number)
 
 
 @app.command("list")
@@ -114,31 +131,32 @@ def show(number: Number, as_json: Json = False) -> None:
 
     with house() as opened, opened.database.transaction() as tx:
         told = report.round_report(tx, number)
-    print_json(told) if as_json else print(report.as_text(told))
+    print_json(told) if as_json else print_text(report.as_text(told))
 
 
 @app.command()
-def pause(number: Number) -> None:
+def pause(number: Number, as_json: Json = False) -> None:
     """Draw nothing and show nothing of a round until it is resumed."""
     from curation import rounds
 
     with house() as opened, opened.database.transaction() as tx:
         rounds.pause_round(tx, number, ACTOR)
-    talk.print(f"round {number} is paused; 'layerloop round resume {number}' goes on")
+    told = f"round {number} is paused; 'layerloop round resume {number}' goes on"
+    print_done(told, as_json, round=number, state="paused")
 
 
 @app.command()
-def resume(number: Number) -> None:
+def resume(number: Number, as_json: Json = False) -> None:
     """Go on with a paused round."""
     from curation import rounds
 
     with house() as opened, opened.database.transaction() as tx:
         rounds.resume_round(tx, number, ACTOR)
-    talk.print(f"round {number} goes on")
+    print_done(f"round {number} goes on", as_json, round=number, state="open")
 
 
 @app.command()
-def close(number: Number, dry_run: DryRun = False) -> None:
+def close(number: Number, dry_run: DryRun = False, as_json: Json = False) -> None:
     """End a round; candidates without a verdict are withdrawn."""
     from curation import rounds
 
@@ -146,10 +164,12 @@ def close(number: Number, dry_run: DryRun = False) -> None:
         if dry_run:
             counts = rounds.count_states(tx, number)
             standing = sum(counts.get(state, 0) for state in rounds.STANDING)
-            talk.print(f"would withdraw {standing} candidates without a verdict")
+            told = f"would withdraw {standing} candidates without a verdict"
+            print_done(told, as_json, round=number, would_withdraw=standing)
             return
         withdrawn = rounds.close_round(tx, number, ACTOR)
-    talk.print(f"round {number} is closed; {withdrawn} candidates were withdrawn")
+    told = f"round {number} is closed; {withdrawn} candidates were withdrawn"
+    print_done(told, as_json, round=number, state="closed", withdrawn=withdrawn)
 
 
 @app.command()
@@ -159,7 +179,7 @@ def agreement(number: Number, as_json: Json = False) -> None:
 
     with house() as opened, opened.database.transaction() as tx:
         told = room.round_agreement(tx, number)
-    print_json(told) if as_json else print(room.as_text(told))
+    print_json(told) if as_json else print_text(room.as_text(told))
 
 
 @app.command()
@@ -175,7 +195,7 @@ def reaggregate(
     with house() as opened, opened.database.transaction() as tx:
         find = aggregation.apply_flips if apply else aggregation.find_flips
         told = find(tx, number, certainty)
-    print_json(told) if as_json else print(aggregation.as_text(told))
+    print_json(told) if as_json else print_text(aggregation.as_text(told))
     if apply:
         talk.print(f"{told['turned']} verdicts were turned over")
 
@@ -187,6 +207,7 @@ def gold(
     share: Annotated[float, typer.Option(help="Share of what people are shown that is gold; 0: none.")] = 0.05,
     bound: Annotated[float, typer.Option(help="Accuracy below which a reviewer is paused; 0: nobody is.")] = 0.6,
     dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Hide candidates with a known verdict in a round: samples with a planted defect, and clean copies."""
     from curation.review import gold as room
@@ -198,13 +219,16 @@ def gold(
             sources = planting.choose_sources(tx, number, count)
             size = planting.size_of(tx, number)
         if dry_run:
-            talk.print(f"would plant {count} pieces in {len({one.id for one in sources})} samples and show {share:.1%}")
+            of = len({one.id for one in sources})
+            told = f"would plant {count} pieces in {of} samples and show {share:.1%}"
+            print_done(told, as_json, round=number, would_plant=count, samples=of, share=share)
             return
         planted = planting.make_gold(opened.store, sources, size)
         with opened.database.transaction() as tx:
             pieces = planting.keep_gold(tx, number, planted, ACTOR)
             room.set_gold(tx, number, terms, ACTOR)
-    talk.print(f"round {number} has {pieces} pieces of gold; {share:.1%} of what people are shown is gold")
+    told = f"round {number} has {pieces} pieces of gold; {share:.1%} of what people are shown is gold"
+    print_done(told, as_json, round=number, pieces=pieces, share=share)
 
 
 @app.command()
@@ -232,11 +256,11 @@ def scale(
             told = planned or scaling.begin_scaling(tx, number, terms, ACTOR)
         else:
             told = scaling.finish_scaling(tx, number, ACTOR, dry_run=dry_run)
-    print_json(told) if as_json else print(scaling.as_text(told))
+    print_json(told) if as_json else print_text(scaling.as_text(told))
 
 
 @app.command("take-back")
-def take_back(number: Number, dry_run: DryRun = False) -> None:
+def take_back(number: Number, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Void every verdict of the machine in a round, withdraw the samples it made, and close the gates."""
     from curation.review import report
     from curation.selection import gates, machine
@@ -244,11 +268,13 @@ def take_back(number: Number, dry_run: DryRun = False) -> None:
     with house() as opened, opened.database.transaction() as tx:
         if dry_run:
             count = report.round_report(tx, number)["machine"]["decisions"]
-            talk.print(f"would take back {count} verdicts of the machine")
+            told = f"would take back {count} verdicts of the machine"
+            print_done(told, as_json, round=number, would_take_back=count)
             return
         gates.close_gates(tx, number)
         count = machine.take_back(tx, number, ACTOR)
-    talk.print(f"{count} verdicts of the machine were taken back; their candidates are unshown again")
+    told = f"{count} verdicts of the machine were taken back; their candidates are unshown again"
+    print_done(told, as_json, round=number, taken_back=count)
 
 
 def _read_rules(kind: str, share: float | None, given: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation import __version__
-from curation.cli.show import house, print_json, print_rows, progress, talk
+from curation.cli.show import house, print_json, print_rows, print_text, progress, resumable, talk
 from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt
 from curation.errors import NotFound, Refused
 
@@ -157,7 +157,7 @@ def draw_layers(
     from curation.scenes.drawing import draw_scene
 
     folder = out or Path(path.stem)
-    with progress() as tell:
+    with resumable(), progress() as tell:
         if any(step.request for step in steps):
             with house() as opened:
                 drawn = draw_scene(scene, pictures, find_hand(opened, name, options), folder, tell, force)
@@ -168,7 +168,7 @@ def draw_layers(
         print_json({"folder": str(folder), "layered": [str(one) for one in layered], **drawn.as_json()})
         return
     for file in [*(folder / one for one in drawn.names), *layered]:
-        print(file)
+        print_text(file)
 
 
 def _print_plan(scene: Scene, steps: Sequence[Step], as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, Json, house, print_json, progress, talk
+from curation.cli.show import ACTOR, Json, house, print_json, print_text, progress, resumable, talk
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -32,13 +32,13 @@ def import_(
     if dry_run:
         talk.print(f"would look at {len(list_folder(folder).files)} files in {folder}")
         return
-    with house() as opened, progress() as tell:
+    with house(create=True) as opened, resumable(), progress() as tell:
         told = seeds.import_seeds(opened.database, opened.store, folder, tell, workers=workers, actor=ACTOR)
     if as_json:
         print_json(asdict(told) | {"files": told.files, "refused": told.refused})
     else:
         for one in told.named:
-            print(f"{one.outcome:<12} {', '.join(one.codes):<24} {one.name!r}: {one.sentence}")
+            print_text(f"{one.outcome:<12} {', '.join(one.codes):<24} {one.name!r}: {one.sentence}")
         counted = ", ".join(f"{count} {outcome}" for outcome, count in told.outcomes.items())
         talk.print(f"{told.files} files: {counted or 'none'} ({told.fresh} now, in {told.seconds:.1f} s)")
     if strict and told.refused:

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_rows, short, talk
+from curation.cli.show import (
+    ACTOR,
+    DryRun,
+    Json,
+    house,
+    print_json,
+    print_json_line,
+    print_rows,
+    print_text,
+    short,
+    talk,
+)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -30,7 +41,7 @@ def freeze(
             frozen = snapshots.freeze(tx, opened.store, tag=tag, actor=ACTOR)
     if withheld := frozen.counts["split"].get("withheld"):
         talk.print(f"{withheld} training samples share a layer with a held-out sample and are withheld")
-    print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print(frozen.id)
+    print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print_text(frozen.id)
 
 
 @app.command("list")
@@ -63,13 +74,13 @@ def show(
             snapshot = snapshots.find_snapshot(tx, name)
         if samples:
             for sample in manifest.read_samples(opened.store, snapshot):
-                print(sample.line())
+                print_json_line(sample.line())
             return
         root = manifest.read_manifest(opened.store, snapshot)
     if as_json:
         print_json({"id": root.id, "samples": root.samples, "counts": root.counts})
         return
-    print(f"{root.id}  {root.samples} samples")
+    print_text(f"{root.id}  {root.samples} samples")
     for what, counts in root.counts.items():
         for value, count in sorted(counts.items(), key=lambda item: -item[1]):
-            print(f"  {what:<8} {count:>8}  {value}")
+            print_text(f"  {what:<8} {count:>8}  {value}")

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from curation.jobs.deciding import aggregate, collect, decide, put_up
 from curation.jobs.drawing import choose, draw, fit_head, screen
-from curation.jobs.holding import HOLDER, Stopped, stopping
+from curation.jobs.holding import HOLDER, Stopped, release_lost, stopping
 from curation.jobs.runs import caption, train
 from curation.jobs.sweeping import sweep
 
 __all__ = [
     "HOLDER", "JOBS", "Stopped", "aggregate", "caption", "choose", "collect", "decide", "draw", "fit_head", "put_up",
-    "screen", "stopping", "sweep", "train",
+    "release_lost", "screen", "stopping", "sweep", "train",
 ]  # fmt: skip
 
 JOBS: dict[str, Callable[..., None]] = {

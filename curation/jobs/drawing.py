@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from curation import drawing
 from curation.domain import CandidateState, Kind, RoundState
 from curation.house import House, load_embedder
-from curation.jobs.holding import HOLDER, lease_kept
+from curation.jobs.holding import HOLDER, announce_holder, lease_kept
 from curation.jobs.loaded import checkpoint_of, generator_of
 from curation.jobs.sweeping import rounds_with
 from curation.rounds import find_round
@@ -26,6 +26,7 @@ SCREEN_AT_ONCE = 64
 def draw(house: House, number: int, chain: int = 0) -> None:
     """Draw one batch of a round and ask for the next; several chains let several workers share a round."""
     seconds = house.settings.lease_seconds
+    announce_holder(house)
     with house.database.transaction() as tx:
         claimed = drawing.claim_requested(tx, number, HOLDER, DRAW_AT_ONCE, seconds)
         checkpoint = checkpoint_of(tx, number) if claimed else None

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from curation import leases
+from curation.database import Transaction
+from curation.holders import HOLDER, announce, dead_holders, forget
 from curation.house import House
 
 log = logging.getLogger("layerloop.jobs")
 
-HOLDER = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-"""Who this process is in the leases; a restarted worker is somebody else."""
+__all__ = ["HOLDER", "Stopped", "announce_holder", "lease_kept", "release_lost", "stopping"]
 
 
 class Stopped(Exception):
@@ -25,6 +23,27 @@ class Stopped(Exception):
 
 stopping = threading.Event()
 """Set when this worker should end: long jobs look at it between two steps."""
+
+
+def announce_holder(house: House) -> None:
+    """Let others on this machine see that this process is alive; every job calls it before it claims anything."""
+    announce(house.settings.path("holders"))
+
+
+def release_lost(house: House) -> None:
+    """Hand back what lost its lease: those that expired, and at once those of processes killed on this machine."""
+    with house.database.transaction() as tx:
+        release_lost_in(tx, house)
+
+
+def release_lost_in(tx: Transaction, house: House) -> None:
+    """As `release_lost`, in a transaction that is open already."""
+    folder = house.settings.path("holders")
+    for holder in dead_holders(folder):
+        leases.hand_back_dead(tx, holder)
+        # Should this transaction fail, the leases expire all the same.
+        forget(folder, holder)
+    leases.sweep(tx)
 
 
 @contextmanager

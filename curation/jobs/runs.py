@@ -12,9 +12,10 @@ from curation.database import Transaction
 from curation.domain import Progress
 from curation.errors import Conflict, LayerloopError
 from curation.house import House, load
-from curation.jobs.holding import HOLDER, Stopped, lease_kept, stopping
+from curation.jobs.holding import HOLDER, Stopped, announce_holder, lease_kept, stopping
 from curation.jobs.loaded import forget
 from curation.ports import Report
+from curation.progress import ProgressLines
 
 log = logging.getLogger("layerloop.jobs")
 
@@ -23,6 +24,7 @@ def train(house: House, run: str, tell: Report | None = None) -> None:
     """Train what a run was ordered to, resuming where it was left, and register the checkpoint."""
     run_id = uuid.UUID(run)
     seconds = house.settings.lease_seconds
+    announce_holder(house)
     with house.database.transaction() as tx:
         order = checkpoints.claim_run(tx, run_id, HOLDER, seconds)
     if order is None:
@@ -45,6 +47,7 @@ def caption(house: House, run: str, tell: Report | None = None) -> None:
     """Let a model caption what a run was ordered for, going on where it was left."""
     run_id = uuid.UUID(run)
     seconds = house.settings.lease_seconds
+    announce_holder(house)
     with house.database.transaction() as tx:
         order = captions.claim_run(tx, run_id, HOLDER, seconds)
     if order is None:
@@ -73,7 +76,7 @@ def caption(house: House, run: str, tell: Report | None = None) -> None:
 
 @contextmanager
 def _held(house: House, purpose: str, run: str, fail: Callable[[Transaction, str], None]) -> Iterator[None]:
-    """Hold a run while it is worked on: handed back when this worker stops, left alone when another has it.
+    """Hold a run while it is worked on: handed back when this process stops, left alone when another has it.
 
     What goes wrong otherwise is kept with the run by `fail`, and with it what can be done about it.
     """
@@ -88,22 +91,27 @@ def _held(house: House, purpose: str, run: str, fail: Callable[[Transaction, str
             hint = f" ({error.hint})" if isinstance(error, LayerloopError) and error.hint else ""
             with house.database.transaction() as tx:
                 fail(tx, f"{type(error).__name__}: {error}{hint}")
-    except Stopped:
+    except (Stopped, KeyboardInterrupt, SystemExit) as stop:
         with house.database.transaction() as tx:
             leases.hand_back(tx, HOLDER)
-    except Conflict:
-        log.warning("%s %s was taken over by another worker", purpose, run)
+        if not isinstance(stop, Stopped):  # Ctrl-C or SIGTERM to a command that works here and now
+            raise
+    except Conflict as conflict:
+        log.warning("%s %s stops here: %s", purpose, run, conflict)
 
 
 def _reporting(house: House, note: Callable[[Transaction, Progress], None], tell: Report | None) -> Report:
-    """A report of progress that keeps it by `note`, passes it on, and stops the work where the worker should end."""
+    """A report of progress that keeps it by `note`, passes it on, and stops the work where the worker should end.
+
+    Where nobody listens, as in a worker, the progress goes to the log.
+    """
+    tell = tell or ProgressLines(log.info)
 
     def report(progress: Progress) -> None:
         if stopping.is_set():
             raise Stopped
         with house.database.transaction() as tx:
             note(tx, progress)
-        if tell is not None:
-            tell(progress)
+        tell(progress)
 
     return report

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from curation import leases
 from curation.database import Transaction
 from curation.desk import boards
 from curation.domain import CandidateState, Kind, RoundState, RunState
 from curation.house import House
+from curation.jobs.holding import release_lost_in
 from curation.review import consensus
 from curation.selection import heads
 from curation.tables import candidates, caption_runs, rounds, training_runs
@@ -17,7 +17,7 @@ from curation.tables import candidates, caption_runs, rounds, training_runs
 def sweep(house: House) -> None:
     """Hand back what lost its lease, and ask again for all that waits: whatever the queue lost is found here."""
     with house.database.transaction() as tx:
-        leases.sweep(tx)
+        release_lost_in(tx, house)
         for number in rounds_with(tx, CandidateState.requested, but_no=CandidateState.drawing):
             tx.ask("draw", number)
         for number in rounds_with(tx, CandidateState.drawn):

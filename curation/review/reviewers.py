@@ -91,6 +91,11 @@ def oracle_reviewer(tx: Transaction) -> int:
     return add_reviewer(tx, ORACLE, Access.annotator, ORACLE).id
 
 
+def names(tx: Transaction) -> set[str]:
+    """Return the names of all reviewers."""
+    return set(tx.execute(sa.select(reviewers.c.name)).scalars())
+
+
 def find_reviewer(tx: Transaction, name: str) -> Reviewer:
     """A reviewer by name. Raises NotFound."""
     row = tx.execute(sa.select(reviewers).where(reviewers.c.name == name)).mappings().first()

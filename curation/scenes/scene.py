@@ -13,8 +13,10 @@ from typing import Any
 from PIL import ImageColor
 
 from curation.errors import NotFound, Refused
+from curation.input_files import read_text
 from curation.scenes.sizes import read_size
 
+MAX_FILE = 1 << 20  # bytes of a scene's file
 MAX_LAYERS = 100
 LONGEST_NAME = 100
 LARGEST_SEED = 2**63 - 1
@@ -81,16 +83,15 @@ class Scene:
 
 def read_scene(path: Path, seed: int | None = None) -> Scene:
     """Read a scene's file; `seed` overrules the scene's own. Raises NotFound; Refused, naming what is wrong."""
+    text = read_text(path, MAX_FILE)
     try:
-        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise NotFound(f"there is no file {path}") from None
-    except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise Refused(f"{path} is no text in UTF-8", "a scene is a TOML file; the README shows one") from error
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Refused(f"{path} is no TOML: {error}", "the README shows a scene") from error
+    except RecursionError as error:
+        raise Refused(f"{path} is nested too deeply", "the README shows a scene") from error
+    if "\\x00" in repr(table):
+        raise Refused(f"{path} holds a NUL in a text", "write the text without \\u0000")
     return make_scene(table, path.parent, seed)
 
 

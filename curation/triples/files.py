@@ -8,6 +8,8 @@ from pathlib import Path
 
 from curation.domain import Prompt, canonical_json
 from curation.errors import Refused
+from curation.input_files import read_input
+from curation.prompt_files import MAX_FILE
 from curation.triples.answers import read_line
 
 
@@ -45,5 +47,5 @@ def append(path: Path, prompts: Sequence[Prompt]) -> None:
 
 
 def _whole(path: Path) -> bytes:
-    data = path.read_bytes()
+    data = read_input(path, MAX_FILE)
     return data[: data.rfind(b"\n") + 1]

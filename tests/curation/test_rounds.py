@@ -104,14 +104,6 @@ def test_what_is_not_there_is_not_found(database: Database) -> None:
                 move(tx, 404, "test")
 
 
-def test_prompts_are_read_from_lines_of_text_or_of_pairs():
-    row = '{"text": "a cat on grass", "foreground": "a cat", "background": "grass"}'
-    assert rounds.read_prompts(["a hat", "", row]) == [Prompt("a hat"), Prompt("a cat on grass", "a cat", "grass")]
-    for line in ('{"text": "a cat"}', '{"text": 1, "foreground": "a", "background": "b"}', "{"):
-        with pytest.raises(Refused, match="line 2 is no prompt"):
-            rounds.read_prompts(["a hat", line])
-
-
 def test_a_round_of_pairs_needs_three_texts(database):
     with database.transaction() as tx:
         checkpoint = make_checkpoint(tx)

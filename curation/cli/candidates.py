@@ -1,0 +1,37 @@
+"""Commands of data engineers: candidates."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from curation.cli.show import LARGEST, Json, house, print_rows
+from curation.domain import CandidateState
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("list")
+def list_(
+    number: Annotated[int | None, typer.Option("--round", help="Of this round alone.", min=1, max=LARGEST)] = None,
+    state: Annotated[CandidateState | None, typer.Option(help="In this state alone.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0, max=LARGEST)] = 100,
+    as_json: Json = False,
+) -> None:
+    """Candidates with their prompt, seed, state, flags and layers."""
+    from curation import rounds
+
+    with house() as opened, opened.database.transaction() as tx:
+        rows = rounds.list_candidates(tx, number, state, limit)
+    columns = {
+        "candidate": lambda r: r["id"].hex[:12],
+        "round": lambda r: r["round"],
+        "state": lambda r: r["state"],
+        "seed": lambda r: r["seed"],
+        "prompt": lambda r: r["prompt"],
+        "flags": lambda r: ", ".join(r["flags"]),
+        "note": lambda r: r["note"],
+        "changed": lambda r: r["changed_at"],
+    }
+    print_rows(rows, columns, as_json)
