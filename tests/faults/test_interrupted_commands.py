@@ -1,0 +1,275 @@
+"""Long commands interrupted by Ctrl-C, SIGTERM or SIGKILL with no worker running: run again, they end like straight ones.
+
+Leases last for an hour here, so that a command that waited for one to expire would not end in time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+
+from curation.database import Database
+from curation.domain import LayerRole
+from curation.intake.procedural import draw_seed
+from curation.layers import encode_layer, visible_hash
+from curation.objects import FolderStore
+from curation.samples import NewSample, StoredLayer, add_samples
+from curation.tables import captions, import_files, leases, samples, training_runs
+from tests.making import fresh_database, make_checkpoint, named, picture
+
+ROOT = Path(__file__).resolve().parents[2]
+GOES_ON = "stopped; the same command goes on where it stopped"
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+SIGNALS = list(CODES)
+QUICK = [
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow), pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    signal.SIGKILL,
+]  # fmt: skip
+PARTS = {
+    "LAYERLOOP_TRAINER": "tests.gates:train",
+    "LAYERLOOP_EVALUATOR": "tests.gates:evaluate",
+    "LAYERLOOP_CAPTIONER": "tests.gates:open_captioner",
+    "LAYERLOOP_WRITER": "tests.gates:open_writer",
+    "LAYERLOOP_GENERATOR": "tests.gates:open_painter",
+    "LAYERLOOP_LEASE_SECONDS": "3600",
+}
+Moment = Callable[[], bool]
+
+
+@dataclass
+class Instance:
+    """A home with a database of its own, and commands that run there in processes of their own."""
+
+    folder: Path
+    address: str
+    said: list[str] = field(default_factory=list)
+
+    def start(self, *arguments: str, gate: str = "") -> subprocess.Popen[str]:
+        given = {"LAYERLOOP_HOME": str(self.folder / "home"), "LAYERLOOP_DATABASE": self.address, **PARTS}
+        if gate:
+            (self.folder / "reached").unlink(missing_ok=True)
+            given["LAYERLOOP_TEST_GATE"] = f"{self.folder}|{gate}"
+        return subprocess.Popen(
+            [sys.executable, "-m", "curation.cli.main", *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder, start_new_session=True,
+            env=os.environ | given | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    def finish(self, *arguments: str) -> str:
+        running = self.start(*arguments)
+        out, err = running.communicate(timeout=280)
+        self.said.append(err)
+        assert running.returncode == 0, err
+        return out
+
+    def interrupt(self, number: signal.Signals, *arguments: str, gate: str = "", moment: Moment | None = None) -> str:
+        """Run a command and send it a signal at a moment; returns what it said last, on stderr."""
+        running = self.start(*arguments, gate=gate)
+        reached = moment or (self.folder / "reached").exists
+        deadline = time.monotonic() + 280
+        while not reached():
+            ended = running.poll() is not None
+            assert not ended and time.monotonic() < deadline, running.communicate()[1] if ended else arguments
+            time.sleep(0.02)
+        if number is signal.SIGINT:
+            os.killpg(running.pid, number)  # a terminal sends it to the whole group
+        else:
+            running.send_signal(number)
+        _, err = running.communicate(timeout=60)
+        assert running.returncode == CODES[number], err
+        assert "Traceback" not in err
+        return err
+
+    def database(self) -> Database:
+        return Database(self.address)
+
+    def count(self, table: sa.Table) -> int:
+        database = self.database()
+        with database.transaction() as tx:
+            counted = int(tx.scalar(sa.select(sa.func.count()).select_from(table)))
+        database.close()
+        return counted
+
+
+def make_instance(folder: Path, address: str) -> Instance:
+    (folder / "home").mkdir(parents=True)
+    return Instance(folder, address)
+
+
+@pytest.fixture
+def instances(tmp_path: Path, postgres_address: str, template_database: str) -> Iterator[tuple[Instance, Instance]]:
+    """Two that are alike: one for the straight run, one for the interrupted one."""
+    with fresh_database(postgres_address, template_database) as one:
+        with fresh_database(postgres_address, template_database) as two:
+            yield (
+                make_instance(tmp_path / "straight", named(postgres_address, one)),
+                make_instance(tmp_path / "interrupted", named(postgres_address, two)),
+            )
+
+
+def last_line(said: str) -> str:
+    return said.strip().splitlines()[-1]
+
+
+def held(instance: Instance) -> int:
+    return instance.count(leases)
+
+
+def train_arguments() -> tuple[str, ...]:
+    return ("train", "--preset", "micro", "--images", "96", "--set", "save_images=32", "--set", "base_batch=8")
+
+
+def seeded(instance: Instance, seeds: Path) -> None:
+    instance.finish("seed", "import", str(seeds), "--workers", "1")
+    instance.finish("snapshot", "freeze", "--tag", "latest")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", range(3))
+def test_a_training_goes_on_after_every_signal(instances, tmp_path, turn) -> None:
+    """At three moments, each with another signal in each turn; the same weights come out as of a straight run."""
+    straight, interrupted = instances
+    draw_seed(tmp_path / "seeds", 24)
+    for one in instances:
+        seeded(one, tmp_path / "seeds")
+    expected = straight.finish(*train_arguments())
+    for place, gate in enumerate(("transparency|40", "base|56", "sheet|0")):
+        number = SIGNALS[(place + turn) % 3]
+        said = interrupted.interrupt(number, *train_arguments(), gate=gate)
+        if number is signal.SIGKILL:
+            assert held(interrupted) == 1
+        else:
+            assert last_line(said) == GOES_ON
+            assert held(interrupted) == 0
+    assert interrupted.finish(*train_arguments()) == expected
+    assert interrupted.count(training_runs) == 1
+
+
+def _captioned(instance: Instance) -> None:
+    """Add twenty samples without a caption: three batches."""
+    store = FolderStore(instance.folder / "home" / "objects")
+    database = instance.database()
+    with database.transaction() as tx:
+        for seed in range(20):
+            data = encode_layer(picture(seed))
+            layer = StoredLayer(store.put(data), 32, 24, len(data), visible_hash(picture(seed)))
+            add_samples(tx, [NewSample("single", "", "CC0", "test", 0, {LayerRole.foreground: layer})])
+    database.close()
+
+
+def _lines(instance: Instance) -> list[str]:
+    database = instance.database()
+    with database.transaction() as tx:
+        lines = sorted(tx.execute(sa.select(samples.c.line)).scalars())
+    database.close()
+    return lines
+
+
+@pytest.mark.parametrize("number", QUICK)
+def test_captions_go_on_after_every_signal(instances, number) -> None:
+    straight, interrupted = instances
+    for one in instances:
+        _captioned(one)
+    command = ("caption", "run", "--model", "any")
+    straight.finish(*command)
+    for moment in (2, 1):
+        said = interrupted.interrupt(number, *command, gate=f"caption|{moment}")
+        if number is not signal.SIGKILL:
+            assert last_line(said) == GOES_ON
+            assert held(interrupted) == 0
+    interrupted.finish(*command)
+    assert _lines(interrupted) == _lines(straight)
+    assert interrupted.count(captions) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_import_goes_on_after_every_signal(instances, tmp_path, number) -> None:
+    straight, interrupted = instances
+    draw_seed(tmp_path / "seeds", 430)
+    command = ("seed", "import", str(tmp_path / "seeds"))
+    straight.finish(*command)
+    for least in (1, 250):
+        said = interrupted.interrupt(
+            number, *command, moment=lambda least=least: interrupted.count(import_files) >= least
+        )
+        if number is not signal.SIGKILL:
+            assert last_line(said) == GOES_ON
+    interrupted.finish(*command)
+    assert _lines(interrupted) == _lines(straight)
+    assert interrupted.count(import_files) == straight.count(import_files)
+
+
+SCENE = """
+whole = "a fox and an owl"
+[background]
+prompt = "a snowy forest"
+[[layers]]
+prompt = "a fox"
+[[layers]]
+file = "cutout.png"
+[[layers]]
+prompt = "an owl"
+[[layers]]
+prompt = "a lamp"
+"""
+
+
+@pytest.mark.parametrize("number", QUICK)
+def test_a_scene_goes_on_after_every_signal(instances, number) -> None:
+    straight, interrupted = instances
+    for one in instances:
+        (one.folder / "scene.toml").write_text(SCENE)
+        Image.fromarray(picture(5, 20, 30)).save(one.folder / "cutout.png")
+        database = one.database()
+        with database.transaction() as tx:
+            make_checkpoint(tx)
+        database.close()
+    command = ("draw", "--layers", "scene.toml", "--out", "scene")
+    straight.finish(*command)
+    for moment in (2, 1):
+        said = interrupted.interrupt(number, *command, gate=f"draw|{moment}")
+        if number is not signal.SIGKILL:
+            assert last_line(said) == GOES_ON
+    interrupted.finish(*command)
+    names = sorted(path.name for path in (straight.folder / "scene").iterdir())
+    assert sorted(path.name for path in (interrupted.folder / "scene").iterdir()) == names
+    for name in names:
+        assert (interrupted.folder / "scene" / name).read_bytes() == (straight.folder / "scene" / name).read_bytes()
+
+
+@pytest.mark.parametrize("number", QUICK)
+def test_prompts_go_on_after_every_signal(instances, number) -> None:
+    straight, interrupted = instances
+    command = ("prompts", "make", "--maker", "model", "--model", "any", "--count", "7", "--out", "p.jsonl")
+    straight.finish(*command)
+    for moment in (1, 2):
+        said = interrupted.interrupt(number, *command, gate=f"triples|{moment}")
+        if number is not signal.SIGKILL:
+            assert last_line(said) == GOES_ON
+    interrupted.finish(*command)
+    assert (interrupted.folder / "p.jsonl").read_bytes() == (straight.folder / "p.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_an_evaluation_begins_anew_after_every_signal(instances, tmp_path) -> None:
+    straight, _ = instances
+    draw_seed(tmp_path / "seeds", 24)
+    seeded(straight, tmp_path / "seeds")
+    checkpoint = straight.finish("train", "--preset", "micro", "--images", "32").strip()
+    command = ("checkpoint", "evaluate", checkpoint, "--draws", "0", "--json")
+    for number in SIGNALS:
+        said = straight.interrupt(number, *command, gate="evaluate|1")
+        if number is not signal.SIGKILL:
+            assert last_line(said) == "stopped; nothing is kept, the same command begins anew"
+    assert straight.finish(*command) == straight.finish(*command)

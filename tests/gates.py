@@ -1,0 +1,105 @@
+"""Parts behind the real ports that stop at a named moment, so that a test can interrupt a command exactly there.
+
+LAYERLOOP_TEST_GATE is FOLDER|STAGE|DONE: the first time that the stage has come that far, the file "reached" appears in
+the folder, and the work waits to be interrupted. Without the variable nothing waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from curation.domain import Checkpoint, DrawRequest, Progress
+from curation.ports import PLAIN, DrawOptions, Layers, Report
+from curation.triples.files import write_line
+from curation.triples.grammar import speak
+from tests.pair_painter import PairPainter
+
+WAIT_SECONDS = 300
+
+
+def gate(stage: str, done: int) -> None:
+    """Wait here if the test asked for this moment."""
+    folder, wanted, least = os.environ.get("LAYERLOOP_TEST_GATE", "||0").split("|")
+    if wanted != stage or done < int(least):
+        return
+    (Path(folder) / "reached").touch()
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _gated(report: Report) -> Report:
+    def told(progress: Progress) -> None:
+        report(progress)
+        gate(progress.stage, progress.done)
+
+    return told
+
+
+def train(order, store, folder, report):
+    """The product's own trainer, stopped by its progress."""
+    from training.train import train as real
+
+    return real(order, store, folder, _gated(report))
+
+
+def evaluate(checkpoint, snapshot, store, wanted, report):
+    """The product's own evaluator, stopped by its progress."""
+    from training.evaluation.everything import measure
+
+    return measure(checkpoint, snapshot, store, wanted, _gated(report))
+
+
+class Captioner:
+    """Says of each picture how large it is and how bright."""
+
+    source = "gated@1"
+
+    def __init__(self) -> None:
+        self.calls = itertools.count(1)
+
+    def describe(self, pictures, prompt: str, tokens: int) -> list[str]:
+        gate("caption", next(self.calls))
+        return [f"{pixels.shape} of {pixels.astype(int).sum()}" for pixels in pictures]
+
+
+def open_captioner(model: str) -> Captioner:
+    return Captioner()
+
+
+class Writer:
+    """Answers with two triples of the grammar, others for every seed."""
+
+    source = "gated@1"
+
+    def __init__(self) -> None:
+        self.calls = itertools.count(1)
+
+    def write(self, question: str, tokens: int, seed: int) -> str:
+        gate("triples", next(self.calls))
+        rows = [json.loads(write_line(prompt)) for prompt in itertools.islice(speak(seed), 2)]
+        return "\n".join(map(json.dumps, rows))
+
+
+def open_writer(model: str) -> Writer:
+    return Writer()
+
+
+class Painter(PairPainter):
+    """Stopped before its n-th drawing."""
+
+    calls = 0
+
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+        Painter.calls += 1
+        gate("draw", Painter.calls)
+        return super().draw(requests, options)
+
+
+def open_painter(checkpoint: Checkpoint, store) -> Painter:
+    return Painter(store)
