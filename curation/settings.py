@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import secrets
 import tempfile
 from pathlib import Path
@@ -71,7 +72,7 @@ class Settings(BaseSettings):
             return value
         split = urlsplit(value)
         if not split.scheme or "://" not in value:
-            raise ValueError(f"is no address: {value!r}")
+            raise ValueError("it is no address")
         split.port  # noqa: B018 - raises ValueError for a port that cannot be
         return value
 
@@ -79,7 +80,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_database(cls, value: str) -> str:
         if value != EMBEDDED and not value.startswith("postgres"):
-            raise ValueError("is no address of PostgreSQL")
+            raise ValueError("it is no address of PostgreSQL")
         return value
 
     def exists(self) -> bool:
@@ -160,12 +161,17 @@ def read_settings(**given: object) -> Settings:
         name = str(first["loc"][0]) if first["loc"] else ""
         field = Settings.model_fields.get(name)
         secret = field is not None and "SecretStr" in str(field.annotation)
-        shown = "" if secret else f" ({first['input']!r})"
+        shown = "" if secret else f" ({re.sub(r'//[^@/]*@', '//...@', repr(first['input']))})"  # no password
         reason = first["msg"].removeprefix("Value error, ")
         raise Refused(
             f"{PREFIX}{name.upper()}{shown} cannot be used: {reason}",
             f"it is the {field.description}" if field else "the README lists the settings",
         ) from error
+
+
+def wants_traceback() -> bool:
+    """Return whether LAYERLOOP_TRACEBACK asks for tracebacks on stderr instead of in a file."""
+    return bool(os.environ.get("LAYERLOOP_TRACEBACK"))
 
 
 def unknown_settings() -> list[tuple[str, str | None]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import rich_utils
 from typer.core import TyperGroup
 
 from curation import __version__
@@ -29,7 +31,7 @@ from curation.cli import (
 from curation.cli.show import errors, home_option, print_text, talk
 from curation.processes import Terminated, ended_in_order
 
-PIPE_WIDTH = "160"
+PIPE_WIDTH = 160
 
 
 class Interrupted(Exception):
@@ -101,12 +103,11 @@ def options(
 
 def run() -> None:
     """The entry point: errors end with a sentence, a hint and an exit code, Ctrl-C with 130, SIGTERM with 143."""
-    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
-        os.environ.setdefault("TERMINAL_WIDTH", PIPE_WIDTH)  # the width of Typer's panels in a pipe
+    if not sys.stdout.isatty():
+        rich_utils.MAX_WIDTH = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns  # of panels; else 80 in a pipe
     try:
         with errors(), ended_in_order():
             try:
-                _warn_of_unknown_settings()
                 app()
             except Interrupted as stop:
                 talk.print("; ".join(["stopped", *stop.args]))
@@ -133,16 +134,6 @@ def _hoist_home(args: list[str]) -> list[str]:
         else:
             rest.append(word)
     return front + rest + args[end:]
-
-
-def _warn_of_unknown_settings() -> None:
-    """Name misspelt LAYERLOOP_ variables; doctor lists them as findings, so it needs no warning."""
-    if "doctor" in sys.argv[1:] or not any(name.upper().startswith("LAYERLOOP_") for name in os.environ):
-        return
-    from curation.settings import unknown_settings
-
-    for name, nearest in unknown_settings():
-        talk.print(f"warning: {name} is no setting{f'; did you mean {nearest}?' if nearest else ''}")
 
 
 if __name__ == "__main__":

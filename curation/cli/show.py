@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -71,8 +72,18 @@ def settings(**given: object) -> Settings:
     """
     from curation.settings import read_settings
 
+    _warn_of_unknown_settings()
     home = home_option.get()
     return read_settings(**({"home": home} if home is not None else {}), **given)
+
+
+@cache
+def _warn_of_unknown_settings() -> None:
+    """Name misspelt variables once; `doctor` lists them as findings and needs no warning."""
+    from curation.settings import unknown_settings
+
+    for name, nearest in [] if "doctor" in sys.argv[1:] else unknown_settings():
+        talk.print(f"warning: {name} is no setting" + (f"; did you mean {nearest}?" if nearest else ""))
 
 
 @contextmanager
@@ -99,7 +110,9 @@ def errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        if error.filename is None or os.environ.get("LAYERLOOP_TRACEBACK"):
+        from curation.settings import wants_traceback
+
+        if error.filename is None or wants_traceback():
             _end_with_internal_error(error)
         print_error(f"{_name(error.filename)}: {error.strerror}", "check the path, its permissions and the free space")
         raise SystemExit(1) from None
@@ -129,9 +142,11 @@ def _keep_traceback() -> str:
 
     Returns the hint that says where it is.
     """
+    from curation.settings import wants_traceback
+
     story = traceback.format_exc()
     report = "please report it with what you did"
-    if os.environ.get("LAYERLOOP_TRACEBACK"):
+    if wants_traceback():
         sys.stderr.write(printable(story))
         return f"this is a bug: {report}"
     try:
