@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from curation.domain import canonical_json
 from curation.errors import NotFound, Refused
+from curation.images.containers import walk_riff
+from curation.images.png import SIGNATURE, walk_chunks
+from curation.input_files import read_input
+from curation.layers import decode_layer
 from curation.ports import RGBA
+
+MAX_PICTURE = 2 << 30
+"""Bytes of a picture of our own; the largest layer has 268 million pixels."""
 
 FORMATS = {"png": "PNG", "webp": "WEBP"}
 """What a drawn picture is saved as; both are exact, alpha and hidden colours too."""
-
-_READ = ["PNG", "WEBP", "JPEG", "TIFF", "BMP"]
 
 _XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
 <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" \
@@ -59,28 +63,35 @@ def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source
 
 
 def read_provenance(path: Path) -> dict[str, str]:
-    """The facts in a file that `save_picture` wrote. Raises NotFound where there are none; Refused for no image."""
-    with _opened(path) as image:  # wholly, since a PNG's texts may stand behind its pixels
-        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or ""
-    text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp)
+    """Read the facts in a file that `save_picture` wrote; no pixel of it is decoded.
+
+    Raises:
+        NotFound: There is no such file, or it does not say how it was made.
+        Refused: What it says of itself is broken.
+    """
+    text = _xmp(read_input(path)).decode("utf-8", "replace")
     found = re.search(r'layerloop:drawn="([^"]*)"', text)
     if found is None:
         raise NotFound(f"{path} does not say how it was made", "only pictures of 'layerloop draw' do")
     try:
         return {str(name): str(value) for name, value in json.loads(html.unescape(found[1])).items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise Refused(f"what {path} says of itself is broken: {error}") from error
 
 
 def read_picture(path: Path) -> RGBA:
-    """A picture of people's as straight H x W x 4 uint8; what has no alpha is opaque. Raises NotFound, Refused."""
-    with _opened(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode == "F":
-            raise Refused(f"{path} has numbers of 32 bits", "save it with 8 or 16 bits")
-        if upright.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
-            upright = Image.fromarray((np.asarray(upright).clip(0, 65_535) / 257).round().astype(np.uint8), "L")
-        return np.asarray(upright.convert("RGBA"))
+    """Read a picture that `save_picture` wrote, hidden colours included. Raises NotFound, Refused, Corrupt."""
+    return decode_layer(read_input(path, MAX_PICTURE))
+
+
+def _xmp(data: bytes) -> bytes:
+    """The XMP packet of a PNG or WebP, b"" where there is none."""
+    if data.startswith(SIGNATURE):
+        texts = (body for kind, body in walk_chunks(data) if kind == b"iTXt")
+        return next((text for text in texts if text.startswith(b"XML:com.adobe.xmp\0\0\0")), b"")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return next((body for kind, body in walk_riff(data, 12) if kind == b"XMP "), b"")
+    return b""
 
 
 def parameters(facts: Mapping[str, str]) -> str:
@@ -104,15 +115,3 @@ def _format(path: Path) -> str:
         return FORMATS[path.suffix.lower().removeprefix(".")]
     except KeyError:
         raise Refused(f"{path.name} is in no format with alpha that is written", "end it in .png or .webp") from None
-
-
-def _opened(path: Path) -> Image.Image:
-    """An image that is read to its end. Raises NotFound, Refused."""
-    try:
-        image = Image.open(io.BytesIO(path.read_bytes()), formats=_READ)
-        image.load()
-    except FileNotFoundError:
-        raise NotFound(f"there is no file {path}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Refused(f"{path} is no picture that can be read: {error}", f"give one of {', '.join(_READ)}") from error
-    return image

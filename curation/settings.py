@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from curation.errors import Refused
+from curation.images.limits import MEGAPIXEL, Limits
 
 EMBEDDED = "embedded"
 PREFIX = "LAYERLOOP_"
@@ -62,6 +63,11 @@ class Settings(BaseSettings):
     secret: SecretStr | None = Field(None, description="signs sessions; made and kept in the home when not given")
     lease_seconds: int = Field(60, ge=1, description="how long a worker holds what it has claimed without a sign")
     review_lease_seconds: int = Field(300, ge=1, description="how long a reviewer holds a tray")
+    image_megapixels: float = Field(
+        40, gt=0, le=268, description="largest image that is read, in millions of pixels; a decoder's memory follows"
+    )
+    image_aspect: float = Field(16, ge=1, description="longest side of an imported image, in multiples of the shorter")
+    image_megabytes: int = Field(64, ge=1, le=1024, description="largest file of an image that is read, in MiB")
     session_hours: int = Field(12, ge=1, description="how long a sign-in lasts")
 
     @field_validator("database", "queue", "objects", "objects_endpoint", "address")
@@ -91,6 +97,11 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """Whether the database is ours to start and stop."""
         return self.database == EMBEDDED
+
+    @property
+    def image_limits(self) -> Limits:
+        """What one image of people's may ask for."""
+        return Limits(self.image_megabytes << 20, round(self.image_megapixels * MEGAPIXEL), aspect=self.image_aspect)
 
     @property
     def public_address(self) -> str:

@@ -118,14 +118,15 @@ def _singles(
     force: bool,
     image: Path | None,
 ) -> list[dict[str, Any]]:
-    from curation.provenance import read_picture
+    from curation.scenes.pictures import read_pictures
+    from curation.settings import Settings
 
     if prompt is None:
         raise Refused("there is no prompt", "say what to draw: layerloop draw 'a glass bottle'")
     _check_free(list(files.values()), force)
     if image and (options.size or options.aspect):
         raise Refused("a picture brings its own size", "leave out --size, or --image")
-    begun = read_picture(image) if image else None
+    begun = read_pictures([image], Settings().image_limits)[image] if image else None
     with house() as opened:
         if begun is not None:
             from curation.layers import encode_layer

@@ -78,7 +78,7 @@ def draw_pairs(
     from curation.scenes.pictures import read_pictures
 
     prompt = pair.prompt()
-    pictures = read_pictures([path for path in (pair.on, pair.under) if path])
+    pictures = read_pictures([path for path in (pair.on, pair.under) if path], opened.settings.image_limits)
     hand = find_hand(opened, name, options)
     seeds = list(files)
     with progress() as tell:
@@ -145,11 +145,12 @@ def draw_layers(
     from curation.scenes.pictures import read_pictures
     from curation.scenes.planning import plan
     from curation.scenes.scene import read_scene
+    from curation.settings import Settings
 
     wanted = read_formats(formats)
     scene = read_scene(path, seed)
     scene = replace(scene, size=size) if size else scene
-    pictures = read_pictures(scene.files)
+    pictures = read_pictures(scene.files, Settings().image_limits)
     steps = plan(scene)
     if dry_run:
         _print_plan(scene, steps, as_json)

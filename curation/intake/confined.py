@@ -6,6 +6,7 @@ import importlib
 import io
 import logging
 import re
+import struct
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -14,10 +15,13 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from curation.domain import LayerRole
+from curation.images.decoding import decode_image
 from curation.images.headers import BadFile
-from curation.intake.examination import LIMITS, Intake, Judged, Limits, Loaded, Outcome, finish, judge_file, refuse
+from curation.images.limits import LIMITS, Limits
+from curation.intake import sandbox
+from curation.intake.examination import Intake, Judged, Loaded, Outcome, finish, judge_file, refuse
 from curation.intake.pair_examination import judge_pair
-from curation.intake.sandbox import Cause, Failure
+from curation.intake.sandbox import Cause, Failure, Sandbox
 from curation.intake.sandbox_wire import BadMessage, Message
 from curation.layers import MAX_SIDE, without_hidden_colour
 from curation.ports import RGBA
@@ -45,6 +49,22 @@ FAILURES: Final = {
     Cause.bad_answer: BadFile("decoder_failed", "its decoder gave no valid answer"),
 }
 KILLED: Final = BadFile("decoder_killed", "its decoder took too long or crashed, alone in a process of its own")
+
+
+def open_sandbox(workers: int, limits: Limits = LIMITS) -> Sandbox[Loaded, Intake]:
+    """Return the sandbox that judges items, with as much memory and time as images of these limits need."""
+    return Sandbox(work, request, parse, workers=workers, limits=limits_of(limits), warm_up=warm_up)
+
+
+def limits_of(limits: Limits) -> sandbox.Limits:
+    """Return what a worker may use for images of these limits: larger ones take more memory and time."""
+    share = max(1.0, limits.pixels / LIMITS.pixels)
+    return sandbox.Limits(
+        round(sandbox.CPU_SECONDS * share),
+        sandbox.WALL_SECONDS * share,
+        max(sandbox.MEMORY, limits.memory),
+        3 * 4 * limits.pixels + (1 << 20),  # the three layers of a pair
+    )
 
 
 def request(loaded: Loaded) -> Message:
@@ -129,8 +149,20 @@ def warm_up() -> None:
     files = [_saved(layer, kind, exif=exif, icc_profile=icc) for kind in ("PNG", "WEBP")]
     for data in (*files, _saved(layer, "GIF"), _saved(opaque, "JPEG"), deep, files[0][:-60], b"", b"none"):
         judge_file(data, "warm-up")
+    for data in _other_formats(layer, icc):
+        decode_image(data, "warm-up")
     judge_pair(files[0], _saved(opaque, "PNG"), None, "warm-up")
     judge_pair(files[0], _saved(opaque, "PNG"), _saved(opaque, "PNG"), "warm-up")
+
+
+def _other_formats(layer: Image.Image, icc: bytes) -> list[bytes]:
+    """Images of the formats whose readers do not run for single layers in PNG, WebP and GIF."""
+    inks = _saved(Image.new("CMYK", (32, 32), (0, 90, 200, 40)), "JPEG")
+    grey = _saved(layer.convert("LA"), "PNG")
+    merged = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 32, 32, 8, 3) + bytes(14) + bytes(3 * 32 * 32)
+    deep = cv2.imencode(".tiff", np.asarray(layer).astype(np.uint16) * 257)[1].tobytes()
+    tiffs = [_saved(layer, "TIFF", compression=kind, icc_profile=icc) for kind in ("raw", "tiff_lzw", "tiff_deflate")]
+    return [inks, grey, merged, deep, *tiffs, _saved(layer, "AVIF", icc_profile=icc)]
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:

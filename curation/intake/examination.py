@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.domain import LayerRole
-from curation.images.decoding import decode
-from curation.images.headers import BadFile, Header, read_header
+from curation.images.decoding import check_pixels, check_side, decode
+from curation.images.headers import BadFile, Header
+from curation.images.limits import LIMITS, Limits
+from curation.images.recognition import read_header
 from curation.intake.archives import Member
-from curation.layers import MAX_SIDE, encode_layer, visible_hash, without_hidden_colour
+from curation.layers import encode_layer, visible_hash, without_hidden_colour
 from curation.ports import RGBA
 from curation.screening import signals
 from curation.screening.fingerprints import fingerprint
@@ -34,18 +36,6 @@ class Outcome(StrEnum):
     reject = "reject"
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a single file may ask for. Forty megapixels are 160 MB decoded, which a worker's memory limit allows for."""
-
-    bytes: int = 64 << 20
-    pixels: int = 40_000_000
-    shortest: int = 16
-    aspect: float = 16.0
-
-
-LIMITS: Final = Limits()
-
 FINDINGS: Final[dict[str, tuple[Outcome, str]]] = {
     "alpha_inverted": (Outcome.review, "the frame is opaque and the middle is clear: alpha may be inverted"),
     "cut_at_border": (Outcome.review, "the subject touches the border: it may be cut"),
@@ -53,9 +43,13 @@ FINDINGS: Final[dict[str, tuple[Outcome, str]]] = {
     "alpha_noise": (Outcome.review, "alpha is grainy inside the subject"),
     "binary_alpha": (Outcome.accept_warn, "alpha is 0 or 255 everywhere: no soft edge"),
     "greyscale": (Outcome.accept_warn, "the file is greyscale"),
-    "odd_colour_space": (Outcome.accept_warn, "its gamma differs from sRGB and was not applied"),
+    "odd_colour_space": (
+        Outcome.accept_warn,
+        "its colours are told without a profile (cICP, gAMA, inks) and were converted to sRGB as far as they are known",
+    ),
     "bad_icc": (Outcome.accept_warn, "its colour profile is broken or not for RGB, and was left out"),
     "colour_converted": (Outcome.accept_warn, "its colours were converted from their own profile to sRGB"),
+    "ios_png": (Outcome.accept_warn, "a PNG of an iOS app (CgBI): its colours were divided by alpha again"),
     "lossy_source": (Outcome.accept_warn, "its colours were compressed with loss"),
     "maybe_premultiplied": (Outcome.accept_warn, "colours seem to be multiplied by alpha: dark fringes are likely"),
     "matte_fringe": (Outcome.accept_warn, "edge colours are mixed with white: a light halo over dark backgrounds"),
@@ -205,13 +199,8 @@ def check_size(data: bytes, limits: Limits) -> bytes:
 
 def check_header(header: Header, name: str, limits: Limits, *, alpha: bool = True) -> None:
     """Everything that can be refused before a pixel is decoded; `alpha` asks for transparency. Raises BadFile."""
-    width, height = header.width, header.height
-    if width * height > limits.pixels:
-        raise BadFile("too_many_pixels", f"{width} x {height} pixels are more than {limits.pixels / 1e6:g} million")
-    if header.animated:
-        raise BadFile("animated", "the file has several frames")
-    if header.format == "JPEG" and not alpha:
-        raise BadFile("jpeg_not_read", "JPEG is not read; save it as PNG or WebP")
+    width, height = header.size
+    check_pixels(header, limits)
     if alpha and not header.alpha:
         named = Path(name).suffix.lower() in {".jpg", ".jpeg", "." + header.format.lower()}
         raise BadFile(
@@ -221,8 +210,7 @@ def check_header(header: Header, name: str, limits: Limits, *, alpha: bool = Tru
         raise BadFile("bad_aspect", f"{width} x {height} is longer than {limits.aspect:g} to 1")
     if min(width, height) < limits.shortest:
         raise BadFile("too_small", f"{width} x {height} is smaller than {limits.shortest} pixels")
-    if max(width, height) > MAX_SIDE:
-        raise BadFile("bad_dimensions", f"{width} x {height} is longer than {MAX_SIDE} pixels")
+    check_side(header)
 
 
 def _look(rgba: RGBA, layer: RGBA, header: Header) -> list[str]:

@@ -10,20 +10,19 @@ import numpy as np
 from curation import pairs
 from curation.domain import LayerRole
 from curation.images.decoding import decode
-from curation.images.headers import BadFile, read_header
+from curation.images.headers import BadFile
+from curation.images.limits import LIMITS, Limits
+from curation.images.recognition import read_header
 from curation.intake.examination import (
     FINDINGS,
-    LIMITS,
     Intake,
     Judged,
-    Limits,
     Outcome,
     check_header,
     check_size,
     finish,
     judge_file,
 )  # fmt: skip
-from curation.layers import without_hidden_colour
 from curation.ports import RGBA
 from curation.screening.pair_signals import measure_pair
 from curation.screening.refusals import PAIR_RULES, judge
@@ -55,31 +54,38 @@ def judge_pair(
         return replace(front, sentence=f"foreground: {front.sentence}")
     try:
         straight = front.layers[LayerRole.foreground]
-        back = _read_opaque(background, "background", limits)
-        whole = None if blended is None else _read_opaque(blended, "blended", limits)
+        back, flagged = _read_opaque(background, "background", limits)
+        whole = None
+        if blended is not None:
+            whole, more = _read_opaque(blended, "blended", limits)
+            flagged += more
         kept, found = _blend(straight, back, whole)
     except BadFile as bad:
         return Judged(Outcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
         return Judged(Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has")
-    codes = sorted({*front.codes, *found}, key=lambda code: -list(Outcome).index(FINDINGS[code][0]))
+    codes = sorted({*front.codes, *found, *flagged}, key=lambda code: -list(Outcome).index(FINDINGS[code][0]))
     layers = {LayerRole.foreground: straight, LayerRole.background: back, LayerRole.blended: kept}
     outcome = FINDINGS[codes[0]][0] if codes else Outcome.accept
     return Judged(outcome, tuple(codes), "; ".join(FINDINGS[code][1] for code in codes), layers)
 
 
-def _read_opaque(data: bytes, role: str, limits: Limits) -> RGBA:
-    """A background or blended image: any picture that nothing can be seen through, made fully opaque."""
+def _read_opaque(data: bytes, role: str, limits: Limits) -> tuple[RGBA, list[str]]:
+    """Return a background or blended image made fully opaque, and what is to be said of its source.
+
+    Any image that nothing can be seen through is taken, a JPEG too.
+    """
     try:
         header = read_header(check_size(data, limits), "")
         check_header(header, "", limits, alpha=False)
-        rgba, _ = decode(header)
+        rgba, found = decode(header)
     except BadFile as bad:
         raise BadFile(bad.code, f"{role}: {bad.sentence}") from bad
     if rgba[..., 3].min() < OPAQUE:
         raise BadFile(f"{role}_not_opaque", f"the {role} can be seen through")
     solid = np.full((*rgba.shape[:2], 1), 255, np.uint8)
-    return without_hidden_colour(np.concatenate([rgba[..., :3], solid], axis=2))
+    flagged = [code for code in found if code != "greyscale"]  # of a background that is no flaw
+    return np.concatenate([rgba[..., :3], solid], axis=2), flagged
 
 
 def _blend(foreground: RGBA, background: RGBA, blended: RGBA | None) -> tuple[RGBA, list[str]]:

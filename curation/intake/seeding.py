@@ -27,4 +27,4 @@ def bring_seeds(house: House, folder: Path | None, count: int, tell: Report, kin
         else:
             procedural.draw_seed(folder, count)
         tell(Progress("drawing seeds", count, count))
-    seeds.import_seeds(house.database, house.store, folder, tell)
+    seeds.import_seeds(house.database, house.store, folder, tell, limits=house.settings.image_limits)

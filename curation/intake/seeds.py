@@ -21,12 +21,13 @@ from curation.database import Database, Transaction
 from curation.domain import Kind, LayerRole, Progress, Prompt, content_id
 from curation.errors import NotFound
 from curation.images.headers import BadFile
+from curation.images.limits import LIMITS, Limits
 from curation.input_files import UnsafeFile
 from curation.intake import archives, confined
-from curation.intake.examination import LIMITS, Intake, Item, Limits, Loaded, Outcome, refuse
+from curation.intake.examination import Intake, Item, Loaded, Outcome, refuse
 from curation.intake.imports import ImportSummary, keep_rows, names_of, storable_name, summarise
 from curation.intake.listing import Listing, list_folder
-from curation.intake.sandbox import Failure, Sandbox
+from curation.intake.sandbox import Failure
 from curation.ports import ObjectStore, Report
 from curation.samples import NewSample, StoredLayer, add_samples
 from curation.screening import duplicates
@@ -72,8 +73,7 @@ def import_seeds(
     one = _Import(database, store, listing, content_id("import", folder.resolve()), actor, limits)
     one.open()
     total = len(listing.files)
-    sandbox = Sandbox(confined.work, confined.request, confined.parse, workers=workers, warm_up=confined.warm_up)
-    with sandbox, ThreadPoolExecutor(WRITERS) as writers:
+    with confined.open_sandbox(workers, limits) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
         for batch in _batches(sandbox.run(map(one.load, one.unfinished()))):
             one.keep(batch, writers)
             report(Progress("importing seeds", batch[-1][0].place, total))

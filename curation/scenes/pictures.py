@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from curation.errors import NotFound, Refused
-from curation.images.decoding import BROKEN, decode
-from curation.images.headers import BadFile, Header, read_header
-from curation.intake.confined import pixels_of, warm_up
-from curation.intake.examination import LIMITS
+from curation.errors import LayerloopError, Refused
+from curation.images.decoding import decode_image
+from curation.images.headers import BadFile
+from curation.images.limits import LIMITS, Limits
+from curation.input_files import read_input
+from curation.intake.confined import limits_of, pixels_of, warm_up
 from curation.intake.sandbox import Failure, Sandbox
 from curation.intake.sandbox_wire import Message
-from curation.layers import MAX_SIDE, without_hidden_colour
+from curation.layers import MAX_SIDE
 from curation.ports import RGBA
 from curation.scenes.blending import on_canvas
 from curation.scenes.scene import Fit
 
 
-def read_pictures(paths: Sequence[Path]) -> dict[Path, RGBA]:
-    """Each file as upright straight sRGB, H x W x 4 uint8, colour 0 under alpha 0; what has no alpha is opaque.
+def read_pictures(paths: Sequence[Path], limits: Limits = LIMITS) -> dict[Path, RGBA]:
+    """Decode people's images in a confined process.
 
-    PNG, WebP, GIF and JPEG, known by their bytes. Raises NotFound; Refused, where one is no picture or breaks its
-    decoder.
+    Args:
+        paths: Files of any format that is read, known by their bytes.
+        limits: The bounds of bytes and pixels.
+
+    Returns:
+        Each file as upright straight sRGB, H x W x 4 uint8, colour 0 under alpha 0; what has no alpha is opaque.
+
+    Raises:
+        NotFound: There is no such file.
+        Refused: One is no image, is too large, or breaks its decoder.
     """
-    if not paths:
-        return {}
-    for path in paths:
-        if not path.exists():
-            raise NotFound(f"there is no file {path}")
-    read = {}
-    with Sandbox(_decode_request, _load, _parse, workers=1, warm_up=warm_up) as sandbox:
+
+    def load(path: Path) -> Message:
+        data = read_input(path, limits.bytes)
+        return Message({"name": path.name, "limits": asdict(limits)}, [data])
+
+    def parse(_: Path, answer: Message) -> RGBA | str:
+        """Check what came back. Raises BadMessage."""
+        if "refused" in answer.facts:
+            return str(answer.facts["refused"])[:1000]
+        [pixels] = answer.parts
+        return pixels_of(answer.facts["size"], pixels, limits.pixels)
+
+    read: dict[Path, RGBA] = {}
+    with Sandbox(_decode_request, load, parse, workers=1, limits=limits_of(limits), warm_up=warm_up) as sandbox:
         for path, decoded in sandbox.run(paths):
             if isinstance(decoded, Failure):
-                if isinstance(decoded.error, OSError):
-                    raise Refused(f"{path} cannot be taken: the file cannot be read: {decoded.error.strerror}")
+                if isinstance(decoded.error, LayerloopError):
+                    raise decoded.error
                 raise Refused(f"{path} takes too long to decode, or breaks its decoder", "save it anew as PNG")
             if isinstance(decoded, str):
                 raise Refused(f"{path} cannot be taken: {decoded}")
@@ -46,35 +62,19 @@ def read_pictures(paths: Sequence[Path]) -> dict[Path, RGBA]:
     return read
 
 
-def _load(path: Path) -> Message:
-    return Message({"name": path.name}, [path.open("rb")])
-
-
 def _decode_request(request: Message) -> Message:
     """Decode one file; this is what the confined process runs."""
-    decoded = decode_bytes(request.blob(0, LIMITS.bytes), request.facts["name"])
+    limits = Limits(**request.facts["limits"])
+    decoded = decode_bytes(request.blob(0, limits.bytes), request.facts["name"], limits)
     if isinstance(decoded, str):
         return Message({"refused": decoded})
     return Message({"size": decoded.shape[1::-1]}, [decoded.tobytes()])
 
 
-def _parse(_: Path, answer: Message) -> RGBA | str:
-    """Check what came back. Raises BadMessage."""
-    if "refused" in answer.facts:
-        return str(answer.facts["refused"])[:1000]
-    [pixels] = answer.parts
-    return pixels_of(answer.facts["size"], pixels)
-
-
-def decode_bytes(data: bytes, name: str) -> RGBA | str:
+def decode_bytes(data: bytes, name: str, limits: Limits) -> RGBA | str:
     """Return a file's pixels, or the sentence that refuses it."""
     try:
-        if len(data) > LIMITS.bytes:
-            return f"the file is larger than {LIMITS.bytes >> 20} MiB"
-        header = read_header(data, name)
-        header = _photograph(data) if header.format == "JPEG" else header
-        _check(header)
-        return without_hidden_colour(decode(header)[0])
+        return decode_image(data, name, limits).rgba
     except BadFile as bad:
         return bad.sentence
     except MemoryError:
@@ -113,7 +113,8 @@ def set_down(
     height, width = rgba.shape[:2]
     if scale is None:
         scale = min(size[0] / width, size[1] / height, 1.0)
-    if width * scale * height * scale > LIMITS.pixels or max(width, height) * scale > MAX_SIDE:
+    too_large = width * scale * height * scale > LIMITS.pixels or max(width, height) * scale > MAX_SIDE
+    if scale > 1 and too_large:
         raise Refused(f"a picture of {width} x {height} pixels is enlarged {scale:g} times", "give a smaller scale")
     scaled = enlarge(rgba, scale)
     return scaled, position if position is not None else _middle(scaled, size)
@@ -129,33 +130,3 @@ def as_background(rgba: RGBA, size: tuple[int, int], fit: Fit) -> RGBA:
 
 def _middle(rgba: RGBA, size: tuple[int, int]) -> tuple[int, int]:
     return (size[0] - rgba.shape[1]) // 2, (size[1] - rgba.shape[0]) // 2
-
-
-def _photograph(data: bytes) -> Header:
-    """What stands in the headers of a JPEG, which the import of layers has no use for. Raises BadFile."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            icc, exif = image.info.get("icc_profile"), image.info.get("exif")
-            return Header(
-                "JPEG",
-                *image.size,
-                data,
-                colour_type=2,
-                alpha=False,
-                lossy=True,
-                icc=icc if isinstance(icc, bytes) else None,
-                exif=exif if isinstance(exif, bytes) else None,
-            )
-    except BROKEN as error:
-        raise BadFile("corrupt", "the pixels cannot be decoded") from error
-
-
-def _check(header: Header) -> None:
-    """What can be refused before a pixel is decoded. Raises BadFile."""
-    width, height = header.width, header.height
-    if header.animated:
-        raise BadFile("animated", "the file has several frames")
-    if width * height > LIMITS.pixels:
-        raise BadFile("too_many_pixels", f"{width} x {height} pixels are more than {LIMITS.pixels / 1e6:g} million")
-    if max(width, height) > MAX_SIDE:
-        raise BadFile("bad_dimensions", f"{width} x {height} is longer than {MAX_SIDE} pixels")

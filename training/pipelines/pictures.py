@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from curation.errors import Refused
+from curation.images.colors import to_eight_bits
+from curation.images.headers import BadFile
+from curation.images.pillow_images import from_path, from_pillow
 from training.transparency.padding import pad_colour
 
-Picture = Image.Image | NDArray[np.uint8] | NDArray[np.float32] | Tensor
-"""A PIL image; an H x W x 3 or 4 array, uint8 or float in [0, 1]; or a 3 or 4 x H x W tensor in [0, 1]."""
+Picture = Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
+"""A PIL image or the path of a file, both made sRGB as their profiles say; an H x W x 3 or 4 array, uint8, uint16 or
+float in [0, 1]; or a 3 or 4 x H x W tensor, uint8 or float in [0, 1]."""
 
 Images = list[Image.Image] | NDArray[np.uint8] | Tensor
 """What comes back: PIL images ("pil"), B x H x W x 4 uint8 ("np"), or B x 4 x H x W in [0, 1] ("pt")."""
@@ -24,12 +29,15 @@ Images = list[Image.Image] | NDArray[np.uint8] | Tensor
 def to_rgba(pictures: Picture | Sequence[Picture]) -> Tensor:
     """Pictures of one size as straight RGBA in [0, 1], B x 4 x H x W float32; what has no alpha is opaque.
 
-    A photograph is turned as its EXIF says. A tensor or array of four axes is a batch of its own. Raises Refused for
-    other shapes and for several sizes.
+    PIL images and files become upright sRGB by the color policy of `curation.images`: profiles, gamma, color keys and
+    16 bits are treated as at an import. A tensor or array of four axes is a batch of its own.
+
+    Raises:
+        Refused: A picture has another shape or cannot be read, or a batch has several sizes.
     """
     if isinstance(pictures, Tensor | np.ndarray) and pictures.ndim == 4:
         pictures = list(pictures)
-    elif isinstance(pictures, Image.Image | Tensor | np.ndarray):
+    elif isinstance(pictures, Image.Image | str | Path | Tensor | np.ndarray):
         pictures = [pictures]
     tensors = [_to_rgba(picture) for picture in pictures]
     sizes = {tuple(tensor.shape[1:]) for tensor in tensors}
@@ -84,14 +92,23 @@ def enlarge(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
 
 
 def _to_rgba(picture: Picture) -> Tensor:
-    if isinstance(picture, Image.Image):
-        picture = np.array(ImageOps.exif_transpose(picture).convert("RGBA"))
+    if isinstance(picture, Image.Image | str | Path):
+        picture = _decode(picture)
     if isinstance(picture, np.ndarray):
+        # Samples of 16 bits are rounded to 8, as those of files are.
+        picture = to_eight_bits(picture) if picture.dtype == np.uint16 else picture
         picture = torch.from_numpy(np.array(picture)).movedim(-1, 0)
     if picture.ndim != 3 or len(picture) not in {3, 4}:
         raise Refused("a picture has three or four channels, and height and width", "give PIL images")
     pixels = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
     return pixels if len(pixels) == 4 else torch.cat([pixels, torch.ones_like(pixels[:1])])
+
+
+def _decode(picture: Image.Image | str | Path) -> NDArray[np.uint8]:
+    try:
+        return from_pillow(picture) if isinstance(picture, Image.Image) else from_path(picture)
+    except BadFile as error:
+        raise Refused(f"a picture cannot be taken: {error.sentence}", "save it as PNG or lossless WebP") from error
 
 
 def _images(rgba_B4HW: Tensor) -> NDArray[np.float32]:

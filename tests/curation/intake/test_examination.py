@@ -55,11 +55,18 @@ def bad_inputs(tmp_path_factory) -> Path:
     return folder / "bad_inputs"
 
 
+CHANGED = {
+    "gamma_linear.png": {"same_visible_pixels_as": "gamma_linear.png"},  # its gamma is applied
+    "layers.psd": {"code": "no_alpha"},  # its merged picture is read, and is opaque
+}
+"""Rows of the table of bad inputs that were written for an import that read less."""
+
+
 def expected() -> list[dict]:
     listed = SHARED / "bad_inputs_expected.json"
     if not listed.is_file():
         return []
-    rows = json.loads(listed.read_text())["files"]
+    rows = [row | CHANGED.get(row["file"], {}) for row in json.loads(listed.read_text())["files"]]
     return [row for row in rows if not row["file"].endswith((".zip", ".jsonl"))]
 
 

@@ -157,10 +157,23 @@ def test_each_defect_refuses_the_pair_with_its_code(tmp_path):
         assert told.layer is None
         assert told.sentence
     files = files_of(tmp_path, f, b)
-    files[1].write_bytes(b"\xff\xd8\xff\xe0 a photograph")
-    assert examine_pair(*read(files), "pair").code == "jpeg_not_read"
+    files[1].write_bytes(b"\xff\xd8\xff\xe0 no photograph")
+    assert examine_pair(*read(files), "pair").code == "corrupt"
     files[1].write_bytes(b"\x89PNG\r\n\x1a\n broken")
     assert examine_pair(*read(files), "pair").sentence.startswith("background: ")
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("jpg", {"quality": 95}), ("webp", {"quality": 95}), ("tif", {})])
+def test_backgrounds_of_any_format_are_taken_and_lossy_ones_flagged(tmp_path, suffix, options):
+    _, pair = scenes(1, 96)[0]
+    [front, _, _] = files_of(tmp_path, pair[FRONT], pair[BACK])
+    background = tmp_path / f"background.{suffix}"
+    Image.fromarray(pair[BACK][..., :3]).save(background, **options)
+    told = examine_pair(front.read_bytes(), background.read_bytes(), None, "pair")
+    assert told.layer is not None, told
+    assert ("lossy_source" in told.codes) == (suffix != "tif")
+    stored = decode_layer(told.beside[BACK].layer)
+    assert np.abs(stored.astype(int) - pair[BACK]).mean() < 3
 
 
 def test_links_and_copies_are_seen(database, store, tmp_path):

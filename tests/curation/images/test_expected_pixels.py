@@ -1,0 +1,90 @@
+"""The shared cases: the same expected pixels at an import, in a scene and in the Python pipelines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, UnidentifiedImageError
+
+from curation.images.limits import Limits
+from curation.intake.examination import examine
+from curation.intake.pair_examination import examine_pair
+from curation.layers import decode_layer
+from curation.scenes.pictures import read_pictures
+from tests.conftest import SHARED
+from tests.making import scenes
+from training.pipelines.pictures import to_rgba
+
+CASES = SHARED / "cases" / "images"
+TOLERANCE = 3
+LOSSY = {"lossy_alpha.webp": 5}
+"""What libwebp and Chromium make of a lossy file differs so much from what was drawn."""
+TALL = "tall_17to1.png"
+
+
+def expected() -> dict[str, dict[str, list[int]]]:
+    listed = CASES / "expected.json"
+    return {name: row["points"] for name, row in json.loads(listed.read_text()).items()} if listed.is_file() else {}
+
+
+def check(name: str, rgba: np.ndarray) -> None:
+    for place, wanted in expected()[name].items():
+        if place == "size":
+            assert [rgba.shape[1], rgba.shape[0]] == wanted
+            continue
+        x, y = map(int, place.split(","))
+        assert np.abs(rgba[y, x].astype(int) - wanted).max() <= LOSSY.get(name, TOLERANCE), (name, place, rgba[y, x])
+
+
+@pytest.mark.parametrize("name", expected())
+def test_at_an_import(name: str) -> None:
+    told = examine((CASES / name).read_bytes(), name)
+    if name == "mask.jpg":
+        assert told.code == "no_alpha"
+        return
+    if name == TALL:
+        assert told.code == "bad_aspect"
+        told = examine((CASES / name).read_bytes(), name, Limits(aspect=20))
+    assert told.layer is not None, told
+    check(name, decode_layer(told.layer))
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this checkout")
+def test_as_layers_and_pictures_of_scenes() -> None:
+    paths = [CASES / name for name in expected()]
+    for path, rgba in read_pictures(paths).items():
+        check(path.name, rgba)
+
+
+@pytest.mark.parametrize("name", expected())
+@pytest.mark.parametrize("held", ["path", "text", "opened", "loaded"])
+def test_in_the_pipelines(name: str, held: str) -> None:
+    path = CASES / name
+    if held in {"path", "text"}:
+        check(name, levels(path if held == "path" else str(path)))
+        return
+    try:
+        with Image.open(path) as image:
+            if held == "loaded":
+                image.load()
+            check(name, levels(image))
+    except (UnidentifiedImageError, OSError):
+        assert name in {"bad_text_crc.png", "ios_cgbi.png"}, "Pillow itself refuses these two"
+
+
+def levels(given: Image.Image | Path | str) -> np.ndarray:
+    return (to_rgba(given)[0] * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this checkout")
+def test_a_photograph_is_taken_as_the_background_of_a_pair(tmp_path: Path) -> None:
+    _, pair = scenes(1, 96)[0]
+    with Image.open(CASES.parent / "pairs" / "bg0.jpg") as photo:
+        front = Image.fromarray(next(iter(pair.values()))).resize(photo.size)
+    front.save(tmp_path / "front.png")
+    told = examine_pair((tmp_path / "front.png").read_bytes(), (CASES.parent / "pairs/bg0.jpg").read_bytes(), None, "p")
+    assert told.layer is not None, told
+    assert "lossy_source" in told.codes
