@@ -11,6 +11,10 @@ export const KNOWN = new Map([
       means: "Reconstruction against the truth, mean over nine backgrounds",
     },
   ],
+  [
+    "psnr_inside",
+    { label: "PSNR inside", unit: "dB", better: "higher", means: "PSNR without the margins around images that are not square" },
+  ],
   ["ssim", { label: "SSIM", unit: "", better: "higher", means: "Structural similarity, mean over nine backgrounds" }],
   [
     "alpha_sad",

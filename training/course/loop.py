@@ -59,6 +59,10 @@ class Recipe(nn.Module):
     def cores(self) -> Sequence[nn.Module]:
         """The networks that do most of the work: what is compiled, checkpointed, and sharded by its blocks."""
 
+    def validate(self) -> dict[str, float]:
+        """Measure held-out images with the weights that are in the networks now, by the metric's name; {} if none."""
+        return {}
+
     def averaged(self) -> nn.Module:
         """The networks whose average is the outcome."""
         return self
@@ -145,7 +149,7 @@ def _run(recipe: Recipe, course: Course) -> None:
                     log.write(images, {**numbers, "rate": rate})
                     course.report(Progress(recipe.stage, images, total, numbers))
             if sheet:
-                _write_sheet(recipe, placed, rows, average, course, run, seen)
+                _write_sheet(recipe, placed, rows, average, course, run, log, seen)
             if save:
                 if machine.first or preset.sharded:  # shards are gathered by all, copies are kept by one
                     packed = pack(parts)
@@ -179,17 +183,29 @@ def _watch(recipe: Recipe, course: Course) -> Watch:
 
 
 def _write_sheet(
-    recipe: Recipe, placed: nn.Module, rows: Rows, average: Average, course: Course, run: RunFolder, seen: int
+    recipe: Recipe,
+    placed: nn.Module,
+    rows: Rows,
+    average: Average,
+    course: Course,
+    run: RunFolder,
+    log: Log,
+    seen: int,
 ) -> None:
-    """Every process draws, since sharded networks draw together; the first one keeps. In full precision."""
+    """Write a sample sheet and the validation of held-out images, in full precision, with the averaged weights.
+
+    Every process computes them, since sharded networks compute together; the first one writes.
+    """
     if course.preset.sharded:  # together means equally often, and a last step's rows are not dealt out evenly
         rows = cut(rows, slice(0, 1))
     recipe.eval()
     with average.applied(), course.machine.together(placed), torch.no_grad():
         png = recipe.draw_sheet(rows)
+        heldout = recipe.validate()
     recipe.train()
     if course.machine.first:
         run.write_sheet(seen, png)
+        log.write_sheet(seen, png, heldout)
 
 
 def _open_log(run: RunFolder, course: Course, seen: int, *, done: bool) -> Log:

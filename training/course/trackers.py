@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from curation.domain import TrainingOrder
@@ -31,6 +34,17 @@ class Log:
                 self.board.add_scalar(name if name in {"gradient", "rate"} else f"loss/{name}", value, seen)
         if self.tracker is not None:
             self.tracker.log(dict(figures), step=seen)
+
+    def write_sheet(self, seen: int, png: bytes, heldout: Mapping[str, float]) -> None:
+        """Write a sample sheet as an image named "sheet", and metrics of held-out images under "heldout/"."""
+        image = Image.open(io.BytesIO(png)).convert("RGB")
+        if self.board is not None:
+            self.board.add_image("sheet", np.asarray(image), seen, dataformats="HWC")
+            for name, value in heldout.items():
+                self.board.add_scalar(f"heldout/{name}", value, seen)
+        if self.tracker is not None:
+            self.tracker.log({f"heldout/{name}": value for name, value in heldout.items()}, step=seen)
+            self.tracker.log_images({"sheet": [image]}, step=seen)
 
     def close(self) -> None:
         """Write out what is held back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, TypeVar
 
 import cv2
@@ -23,6 +24,9 @@ from training.data.buckets import Buckets, Size, size_conditions
 
 BROKEN_SHARE = 0.01
 """More pictures than this share that cannot be read are no accident, and stop a training; one is always borne."""
+
+Box = tuple[int, int, int, int]
+"""Top, left, height and width in pixels."""
 
 T = TypeVar("T")
 
@@ -52,6 +56,7 @@ class Pictures(Dataset[Tensor]):
         self._borne = max(1, int(len(self.samples) * BROKEN_SHARE))
         self._broken: set[int] = set()
         self._kept: list[RGBA] | None = None
+        self._boxes: dict[str, Box] = {}  # by the stored image, of all that were decoded
         self._sort(buckets)
         if in_memory:
             self._keep()
@@ -109,6 +114,17 @@ class Pictures(Dataset[Tensor]):
         """The sha256 of a picture's stored image."""
         return self.samples[place].layers[self.roles[place]]
 
+    def inside(self, places: Sequence[int]) -> Tensor:
+        """Return where these images are, B x 1 x H x W bool: False in the margins that letterboxing added."""
+        return torch.stack([self._inside(place) for place in places])
+
+    def _inside(self, place: int) -> Tensor:
+        height, width = self.shapes[place]
+        top, left, box_height, box_width = self._boxes.get(self.object_of(place), (0, 0, height, width))
+        inside_1HW = torch.zeros(1, height, width, dtype=torch.bool)
+        inside_1HW[:, top : top + box_height, left : left + box_width] = True
+        return inside_1HW
+
     def is_sound(self, place: int) -> bool:
         """Whether nothing is known to be wrong with a picture."""
         return place not in self._broken
@@ -156,7 +172,9 @@ class Pictures(Dataset[Tensor]):
         raise Corrupt(f"no picture of the shape {self.shapes[place]} can be read", "run 'layerloop doctor'")
 
     def _decode(self, place: int) -> RGBA:
-        return letterbox(decode_layer(self.store.get(self.object_of(place))), self.shapes[place])
+        rgba = decode_layer(self.store.get(self.object_of(place)))
+        self._boxes[self.object_of(place)] = letterbox_of(rgba.shape[:2], self.shapes[place])
+        return letterbox(rgba, self.shapes[place])
 
 
 def load_split(
@@ -202,6 +220,19 @@ def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
     return chosen
 
 
+def heldout_images(store: ObjectStore, snapshot: str, size: int, count: int) -> Pictures:
+    """Read the first held-out foregrounds, `count` at most, letterboxed into size x size; there may be none.
+
+    They are the same in every training on the snapshot, so that sample sheets and validation can be compared.
+    """
+    samples = (
+        sample
+        for sample in read_samples(store, snapshot)
+        if sample.split == Split.heldout and LayerRole.foreground in sample.layers
+    )
+    return Pictures(store, list(islice(samples, count)), size, in_memory=True)
+
+
 def _subjects(sample: Sample) -> set[str]:
     """The stored images of a sample that show its subject; plain backgrounds are equal by accident."""
     return {image for role, image in sample.layers.items() if role is not LayerRole.background}
@@ -233,23 +264,29 @@ def letterbox(rgba: RGBA, size: int | Size) -> RGBA:
 
     Colours are weighted by alpha while they shrink, so that what alpha hides never bleeds into what is seen.
     """
-    full_height, full_width = (size, size) if isinstance(size, int) else size
-    height, width = rgba.shape[:2]
-    ratio = min(full_height / height, full_width / width)
-    new_height, new_width = max(1, round(height * ratio)), max(1, round(width * ratio))
+    shape = (size, size) if isinstance(size, int) else size
+    top, left, new_height, new_width = letterbox_of(rgba.shape[:2], shape)
     pixels = rgba.astype(np.float32)
     pixels /= 255.0
     pixels *= _alpha_and_one(pixels[..., 3])
-    how = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+    smaller = new_height < rgba.shape[0] or new_width < rgba.shape[1]
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     small: NDArray[np.float32] = np.asarray(cv2.resize(pixels, (new_width, new_height), interpolation=how), np.float32)
     # Where alpha is 0 there is no colour to be divided by it.
     small /= _alpha_and_one(np.where(small[..., 3] > 0, small[..., 3], np.float32(1)))
     small.clip(0, 1, out=small)
     small *= 255
-    whole = np.zeros((full_height, full_width, 4), np.uint8)
-    top, left = (full_height - new_height) // 2, (full_width - new_width) // 2
+    whole = np.zeros((*shape, 4), np.uint8)
     whole[top : top + new_height, left : left + new_width] = np.rint(small, out=small)
     return whole
+
+
+def letterbox_of(original: tuple[int, ...], shape: Size) -> Box:
+    """Return where `letterbox` puts an image of `original` height and width: top, left, height, width in pixels."""
+    (height, width), (full_height, full_width) = original, shape
+    ratio = min(full_height / height, full_width / width)
+    new_height, new_width = max(1, round(height * ratio)), max(1, round(width * ratio))
+    return (full_height - new_height) // 2, (full_width - new_width) // 2, new_height, new_width
 
 
 def _alpha_and_one(alpha: NDArray[np.float32]) -> NDArray[np.float32]:

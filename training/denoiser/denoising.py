@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from training.course.loop import Recipe
 from training.course.optimisers import build_optimiser
 from training.course.pace import Pace
 from training.course.rows import Rows
+from training.course.runs import generator_at
 from training.data.pictures import Pictures
 from training.denoiser.cache import ConditionsCache, LatentCache
 from training.denoiser.denoiser import Denoiser
@@ -25,6 +26,15 @@ from training.transparency.backbone import Backbone
 from training.transparency.networks import Transparency
 
 SHEET = 8  # captions on a sample sheet
+VALIDATED = (99, 299, 499, 699, 899)  # noise levels at which the held-out loss is taken
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """Held-out images that a training is validated on: adjusted latents, unscaled, and their captions."""
+
+    latent_BCHW: Tensor
+    captions: Sequence[str]
 
 
 class Denoising(Recipe):
@@ -41,9 +51,11 @@ class Denoising(Recipe):
         texts: ConditionsCache | None,
         backbone: Backbone,
         transparency: Transparency,
+        heldout: Heldout | None = None,
     ) -> None:
         """texts: those of a frozen text encoder; None where the denoiser's own learns along."""
         super().__init__()
+        self.heldout = heldout
         self.preset, self.denoiser, self.pictures, self.latents, self.texts = preset, denoiser, pictures, latents, texts
         self.pace = Pace(preset.base_images, preset.base_batch, preset.ema_decay)
         self.schedule = denoiser.schedule()
@@ -86,10 +98,17 @@ class Denoising(Recipe):
         loss = (weight_B * error_B).mean()
         return loss, {"denoising": loss, "error": error_B.mean()}
 
+    def validate(self) -> dict[str, float]:
+        """Measure the mean squared error of what is predicted of the held-out images."""
+        if self.heldout is None:
+            return {}
+        errors = denoising_errors(self.denoiser, self.heldout.latent_BCHW, self.heldout.captions)
+        return {"noise_mse": float(errors.double().mean())}
+
     def draw_sheet(self, rows: Rows) -> bytes:
-        """What the first captions draw, at fixed seeds."""
+        """Draw the captions of the held-out images, or the first of the training without any, at fixed seeds."""
         del rows
-        captions = list(dict.fromkeys(self.pictures.captions))[:SHEET]
+        captions = list(dict.fromkeys(self.heldout.captions if self.heldout else self.pictures.captions))[:SHEET]
         seeds = list(range(len(captions)))
         layers = draw_layers(self.denoiser, *self._beside, self.preset, captions, seeds)
         return draw_sheet([layers], [captions])
@@ -113,6 +132,26 @@ def loss_weight(prediction: str, snr_gamma: float, level_B: Tensor) -> Tensor:
     snr_B = level_B / (1 - level_B)
     least_B = snr_B.clamp(max=snr_gamma)
     return least_B / (snr_B + 1) if prediction == "v_prediction" else least_B / snr_B
+
+
+def denoising_errors(denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence[str], first: int = 0) -> Tensor:
+    """Return the squared errors of what is predicted at the VALIDATED noise levels: levels x B values.
+
+    An image has the same noise every time, whatever batch it stands in: that of its number, `first` + its row.
+    """
+    schedule, errors = denoiser.schedule(), []
+    clean_BCHW = denoiser.normalise(latent_BCHW)
+    conditions = denoiser.encode(captions)
+    numbers = range(first, first + len(captions))
+    for level in VALIDATED:
+        noise = [torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", n)) for n in numbers]
+        noise_BCHW = torch.stack(noise).to(clean_BCHW.device)
+        time_B = torch.full((len(captions),), level, device=clean_BCHW.device)
+        noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
+        predicted_BCHW = denoiser.predict(noisy_BCHW, time_B, conditions)
+        wanted_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
+        errors.append((predicted_BCHW - wanted_BCHW).square().mean((1, 2, 3)))
+    return torch.cat(errors)
 
 
 def denoising_target(schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:

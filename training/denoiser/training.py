@@ -13,13 +13,12 @@ from curation.domain import LayerRole, Split, TrainingOrder
 from curation.ports import ObjectStore, Report
 from training.course.loop import Course, run_course
 from training.course.machine import Machine, whole
-from training.course.runs import generator_at
 from training.data.buckets import BucketOrder, Order, preset_buckets
 from training.data.order import draw_order
-from training.data.pictures import Pictures, load_split
+from training.data.pictures import Pictures, heldout_images, load_split
 from training.denoiser.cache import ConditionsCache, LatentCache, fill_batch, latent_identity, text_identity
 from training.denoiser.denoiser import Denoiser
-from training.denoiser.denoising import Denoising, denoising_target
+from training.denoiser.denoising import Denoising, Heldout, denoising_errors
 from training.denoiser.opening import new_denoiser, open_denoiser
 from training.denoiser.stable_diffusion import StableDiffusion
 from training.presets.preset import Preset
@@ -29,7 +28,7 @@ from training.transparency.networks import OffsetEncoder, Transparency
 from training.transparency.padding import pad_colours
 
 STAGE = "base"
-VALIDATED = (99, 299, 499, 699, 899)  # noise levels at which the held-out loss is taken
+HELDOUT = 32  # images that a training is validated on
 ENCODED = 64  # pictures at a time; another count changes their last bits
 MEASURED = 2_048  # pictures that a fresh denoiser learns the scale of latents from
 
@@ -79,7 +78,8 @@ def train_base(
         denoiser = open_denoiser(preset, *start).train().requires_grad_(True)
     denoiser.to(machine.device)
     texts = encode_texts(preset, denoiser, pictures.captions, None if memory else caches, report)
-    recipe = Denoising(preset, denoiser, pictures, latents, texts, backbone, transparency)
+    heldout = _heldout(store, order.snapshot, preset, backbone, transparency.encoder)
+    recipe = Denoising(preset, denoiser, pictures, latents, texts, backbone, transparency, heldout)
     run_course(recipe, Course(order, preset, machine, pictures.samples, draws, folder, report))
     learnt = {name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()}
     return learnt, denoiser.facts()
@@ -134,27 +134,28 @@ def validation_loss(
     denoiser = open_denoiser(preset, *base)
     device = backbone.device
     denoiser.to(device)
-    schedule = denoiser.schedule()
     errors = []
     for start in range(0, len(pictures), preset.base_batch):
         places = range(start, min(start + preset.base_batch, len(pictures)))
-        clean_BCHW = denoiser.normalise(_encode(backbone, transparency.encoder, pictures.take(places)).to(device))
-        conditions = denoiser.encode([pictures.caption_of(place) for place in places])
-        for level in VALIDATED:
-            time_B = torch.full((len(places),), level, device=device)
-            # Each picture has noise of its own, whatever batch it stands in.
-            noise_BCHW = torch.stack(
-                [torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", p)) for p in places]
-            ).to(device)
-            noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
-            predicted_BCHW = denoiser.predict(noisy_BCHW, time_B, conditions)
-            wanted_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
-            errors.append((predicted_BCHW - wanted_BCHW).square().mean((1, 2, 3)))
+        latent_BCHW = _encode(backbone, transparency.encoder, pictures.take(places)).to(device)
+        errors.append(denoising_errors(denoiser, latent_BCHW, [pictures.caption_of(p) for p in places], start))
     return float(torch.cat(errors).double().mean())
+
+
+@torch.no_grad()
+def _heldout(
+    store: ObjectStore, snapshot: str, preset: Preset, backbone: Backbone, encoder: OffsetEncoder
+) -> Heldout | None:
+    """Encode the images that a training is validated on; None where nothing is held out."""
+    images = heldout_images(store, snapshot, preset.image_size, HELDOUT)
+    if not len(images):
+        return None
+    return Heldout(_encode(backbone, encoder, images.take(range(len(images)))), images.captions)
 
 
 def _encode(backbone: Backbone, encoder: OffsetEncoder, rgba_B4HW: Tensor) -> Tensor:
     """The adjusted latents of pictures, as many at once as when a cache is filled."""
     height, width = rgba_B4HW.shape[-2:]
+    rgba_B4HW = rgba_B4HW.to(backbone.device)
     parts = torch.split(rgba_B4HW, fill_batch((height, width)))
     return torch.cat([adjust(backbone, encoder, some[:, 3:], pad_colours(some)) for some in parts])

@@ -74,10 +74,10 @@ def measure(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: W
     both = heldout_pairs(store, snapshot)[: wanted.limit or None]
     others |= background_psnr(parts, store, both, wanted.views)
     tally = _Tally(networks, wanted)
-    for rgba_B4HW in (
+    for rgba_B4HW, inside_B1HW in (
         _own_sizes(pictures, report) if wanted.original else batches(pictures, range(len(pictures)), report)
     ):
-        tally.add(send_through(parts, rgba_B4HW, wanted.views))
+        tally.add(send_through(parts, rgba_B4HW, wanted.views, inside_B1HW))
     if not tally.pictures:
         raise Refused(f"no held-out picture has sides of {LEAST} pixels or more", "measure without --original")
     figures, backgrounds = tally.sum_up()
@@ -171,14 +171,14 @@ class _Tally:
         return figures | {"psnr_worst": min(row["psnr"] for row in table.values())}, table
 
 
-def _own_sizes(pictures: Pictures, report: Report) -> Iterator[Tensor]:
-    """Each picture alone in its own size: 1 x 4 x H x W."""
+def _own_sizes(pictures: Pictures, report: Report) -> Iterator[tuple[Tensor, None]]:
+    """Yield each image alone in its own size, 1 x 4 x H x W, which has no margins."""
     device = fastest_device()
     for place, sample in enumerate(pictures.samples):
         report(Progress("evaluate", place, len(pictures)))
         rgba = decode_layer(pictures.store.get(sample.layers[LayerRole.foreground]))
         if min(rgba.shape[:2]) >= LEAST:
-            yield torch.from_numpy(rgba.copy()).to(device).permute(2, 0, 1)[None].float() / 255
+            yield torch.from_numpy(rgba.copy()).to(device).permute(2, 0, 1)[None].float() / 255, None
     report(Progress("evaluate", len(pictures), len(pictures)))
 
 

@@ -18,13 +18,14 @@ from training.denoiser.training import encode_pictures, validation_loss
 from training.evaluation.pairs import heldout_pairs, measure_drawn_pairs
 from training.layering.layered import open_layers
 from training.layering.training import layers_loss
-from training.measures.blends import measure_blends, psnr_of
+from training.measures.blends import measure_blends, psnr_inside, psnr_of
 from training.parts import Parts, open_parts
 from training.transparency.coding import adjusted_posterior, decode_rgba
 from training.transparency.padding import on_grey, pad_colours
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "psnr": True,
+    "psnr_inside": True,
     "ssim": True,
     "alpha_sad": False,
     "alpha_mse": False,
@@ -74,6 +75,7 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
 
     psnr (dB), ssim: mean over the nine backgrounds of curation.layers (AlphaVAE, arXiv 2507.09308, section 3.1) of
     truth against reconstruction, both 8-bit RGBA, blended and compared without loss (no JPEG on the way).
+    psnr_inside (dB): the same without the margins that fit an image into the square, which are easy and add about 1 dB.
     alpha_sad: sum |d alpha| / 1000 of a picture; alpha_mse: mean (d alpha)^2; alpha in [0, 1], over all pixels.
     identity_psnr (dB): premultiplied image against what the frozen decoder makes of the adjusted latent;
     identity_harm_db: how many dB of it the offset costs (positive is worse).
@@ -93,7 +95,10 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
     others |= background_psnr(parts, store, pairs)
     if parts.layers is not None and pairs:
         others |= measure_drawn_pairs(checkpoint, store, pairs, report)
-    measured = [_measure(send_through(parts, batch)) for batch in batches(pictures, range(len(pictures)), report)]
+    measured = [
+        _measure(send_through(parts, rgba_B4HW, inside_B1HW=inside_B1HW))
+        for rgba_B4HW, inside_B1HW in batches(pictures, range(len(pictures)), report)
+    ]
     return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | others
 
 
@@ -114,11 +119,21 @@ class Returned:
     plain_BCHW: Tensor  # latents, unscaled
     adjusted_BCHW: Tensor
     std_BCHW: Tensor
+    inside_B1HW: Tensor  # bool, False in the margins of a letterbox
 
 
 @torch.no_grad()
-def send_through(parts: Parts, rgba_B4HW: Tensor, views: int | None = None) -> Returned:
-    """There and back: straight RGBA in [0, 1] of any size, B x 4 x H x W; `views` as in `decode_rgba`."""
+def send_through(
+    parts: Parts, rgba_B4HW: Tensor, views: int | None = None, inside_B1HW: Tensor | None = None
+) -> Returned:
+    """Encode and decode images.
+
+    Args:
+        parts: The checkpoint's networks.
+        rgba_B4HW: Straight RGBA in [0, 1], of any size.
+        views: As in `decode_rgba`.
+        inside_B1HW: Where the images are, without margins; everywhere by default.
+    """
     size = (rgba_B4HW.shape[-2], rgba_B4HW.shape[-1])
     alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW).to(rgba_B4HW)
     networks, backbone = parts.transparency, parts.backbone
@@ -139,6 +154,7 @@ def send_through(parts: Parts, rgba_B4HW: Tensor, views: int | None = None) -> R
         plain_BCHW=plain_BCHW,
         adjusted_BCHW=adjusted_BCHW,
         std_BCHW=std_BCHW,
+        inside_B1HW=torch.ones_like(alpha_B1HW, dtype=torch.bool) if inside_B1HW is None else inside_B1HW,
     )
 
 
@@ -147,6 +163,7 @@ def measure_return(returned: Returned) -> dict[str, Tensor]:
     error_BHW = (returned.again_B4HW[:, 3] - returned.truth_B4HW[:, 3]).abs()
     plain, adjusted = (psnr_of(returned.image_B3HW, image) for image in (returned.plain_B3HW, returned.adjusted_B3HW))
     return {
+        "psnr_inside": psnr_inside(returned.truth_B4HW, returned.again_B4HW, returned.inside_B1HW),
         "alpha_sad": error_BHW.sum((1, 2)) / 1000,
         "alpha_mse": (error_BHW**2).mean((1, 2)),
         "identity_psnr": adjusted,
@@ -190,7 +207,7 @@ def background_psnr(
     roles = [LayerRole.background] * len(samples)
     pictures = Pictures(store, samples, parts.preset.image_size, in_memory=False, roles=roles)
     rows = []
-    for truth_B4HW in batches(pictures, range(len(pictures)), lambda _: None):
+    for truth_B4HW, _ in batches(pictures, range(len(pictures)), lambda _: None):
         again_B4HW = send_through(parts, truth_B4HW, views).again_B4HW
         opaque_B1HW = (truth_B4HW[:, 3:] == 1).float()  # a letterbox's bars are none of the picture
         squares_B = ((again_B4HW - truth_B4HW)[:, :3].square() * opaque_B1HW).flatten(1).sum(1)
@@ -199,13 +216,17 @@ def background_psnr(
     return {"background_psnr": float(torch.cat(rows).mean())} if rows else {}
 
 
-def batches(pictures: Pictures, places: range, report: Report) -> Iterator[Tensor]:
-    """Pictures in order, as many at once as BATCH and PIXELS allow, on the fastest device: B x 4 x S x S."""
+def batches(pictures: Pictures, places: range, report: Report) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images (B x 4 x S x S) and where they are in their squares (B x 1 x S x S) on the fastest device, in order.
+
+    As many at once as BATCH and PIXELS allow.
+    """
     count = max(1, min(BATCH, PIXELS // pictures.size**2))
     device = fastest_device()
     for start in range(0, len(places), count):
         report(Progress("evaluate", start, len(places)))
-        yield pictures.take(places[start : start + count]).to(device)
+        some = places[start : start + count]
+        yield pictures.take(some).to(device), pictures.inside(some).to(device)
     report(Progress("evaluate", len(places), len(places)))
 
 

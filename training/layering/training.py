@@ -16,9 +16,9 @@ from training.course.runs import generator_at
 from training.data.buckets import BucketOrder, preset_buckets
 from training.data.layered import LayeredPictures, load_layered
 from training.denoiser.cache import LatentCache
-from training.denoiser.denoising import denoising_target
+from training.denoiser.denoising import VALIDATED, denoising_target
 from training.denoiser.opening import open_denoiser
-from training.denoiser.training import VALIDATED, encode_pictures, encode_texts
+from training.denoiser.training import encode_pictures, encode_texts
 from training.layering.denoising import LayersDenoising
 from training.layering.layered import LayeredDenoiser, new_layers, open_layers
 from training.presets.preset import Preset

@@ -88,6 +88,17 @@ def psnr_of(truth_BCHW: Tensor, again_BCHW: Tensor) -> Tensor:
     return _decibels(((again_BCHW.clamp(0, 1) - truth_BCHW) ** 2).flatten(1).mean(1))
 
 
+def psnr_inside(truth_B4HW: Tensor, again_B4HW: Tensor, inside_B1HW: Tensor) -> Tensor:
+    """Return the PSNR (dB, shape B) of the pixels inside a mask, the mean over the nine backgrounds."""
+    count_B = inside_B1HW.flatten(1).sum(1).clamp_min(1)
+    errors: dict[int, Tensor] = {}
+    for level in {level for colour in BACKGROUNDS.values() for level in colour}:
+        truth_B3HW, again_B3HW = (blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
+        squares_B3HW = (again_B3HW - truth_B3HW) ** 2 * inside_B1HW
+        errors[level] = squares_B3HW.sum((2, 3)) / count_B[:, None]
+    return torch.stack([_decibels(_of(errors, colour)) for colour in BACKGROUNDS.values()]).mean(0)
+
+
 def similarity(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
     """The map of structural similarity of values in [0, 1]: B x C x H - 10 x W - 10 (Wang et al., 2004, equation 13).
 

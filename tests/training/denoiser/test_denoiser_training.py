@@ -8,10 +8,10 @@ import torch
 from curation.domain import Split, TrainingOrder
 from curation.errors import Refused
 from training.data.pictures import load_split
-from training.denoiser.denoising import loss_weight
+from training.denoiser.denoising import VALIDATED, loss_weight
 from training.denoiser.opening import open_denoiser
 from training.denoiser.own import noise_schedule
-from training.denoiser.training import VALIDATED, encode_pictures, train_base, validation_loss
+from training.denoiser.training import encode_pictures, train_base, validation_loss
 from training.presets.table import PRESETS
 from training.transparency.backbone import fit_backbone
 from training.transparency.networks import Transparency

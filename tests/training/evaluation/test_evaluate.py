@@ -100,8 +100,13 @@ def test_a_checkpoint_without_transparency_is_refused(store, snapshot):
 def test_a_perfect_return_has_perfect_figures():
     rgba = torch.rand(2, 4, 32, 32)
     image, latent = rgba[:, :3], torch.zeros(2, 4, 4, 4)
-    figures = measure_return(Returned(rgba, rgba, image, image, image, latent, latent, latent + 1))
+    figures = measure_return(
+        Returned(
+            rgba, rgba, image, image, image, latent, latent, latent + 1, torch.ones_like(rgba[:, :1], dtype=torch.bool)
+        )
+    )
     assert {name: value.tolist() for name, value in figures.items()} == {
+        "psnr_inside": [100, 100],
         "alpha_sad": [0, 0],
         "alpha_mse": [0, 0],
         "identity_psnr": [100, 100],
