@@ -107,7 +107,7 @@ def _run(recipe: Recipe, course: Course) -> None:
     main = next(iter(optimisers.values()))
     average = Average(recipe.averaged(), pace.decay, apart=preset.average_apart)
     parts: dict[str, Part] = {"recipe": recipe, "averaged": average.tensors, **optimisers, "scaler": machine.scaler}
-    run = RunFolder(course.folder, recipe.stage)
+    run = RunFolder(course.folder, recipe.stage, preset.keep_states)
     total, step = course.order.images or pace.images, machine.step_images(pace.batch)
     seen = 0
     if state := run.load():

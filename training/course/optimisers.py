@@ -1,4 +1,4 @@
-"""The optimisers that a preset may name: AdamW in three makes, and Adafactor for little memory."""
+"""The optimisers that a preset may name: AdamW in three makes, Adafactor for little memory, Lion, and Prodigy."""
 
 from __future__ import annotations
 
@@ -61,9 +61,33 @@ def _adafactor(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: f
     return Adafactor(groups, lr=rate, weight_decay=decay)
 
 
+def _lion(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
+    """Chen et al., 2023 (arXiv 2302.06675): the sign of the moment; wants a third to a tenth of AdamW's rate."""
+    optimiser: Optimizer = _library().Lion(groups, lr=rate, betas=betas, weight_decay=decay)
+    return optimiser
+
+
+def _prodigy(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
+    """Mishchenko and Defazio, 2024 (arXiv 2306.06101): finds the rate by itself; the preset's rate is 1."""
+    optimiser: Optimizer = _library().Prodigy(groups, lr=rate, betas=betas, weight_decay=decay, safeguard_warmup=True)
+    return optimiser
+
+
+def _library() -> Any:
+    """Import pytorch-optimizer, which keeps the optimisers that torch has not, in one package without others."""
+    try:
+        import pytorch_optimizer
+    except ImportError as error:
+        hint = "pip install pytorch-optimizer, or choose adamw_fused"
+        raise Refused(f"lion and prodigy need the library pytorch-optimizer: {error}", hint) from error
+    return pytorch_optimizer
+
+
 _BUILDERS: dict[str, Callable[[list[dict[str, Any]], float, Betas, float], Optimizer]] = {
     "adamw": _adamw,
     "adamw_fused": _adamw_fused,
     "adamw8bit": _adamw_8bit,
     "adafactor": _adafactor,
+    "lion": _lion,
+    "prodigy": _prodigy,
 }

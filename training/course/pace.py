@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +23,15 @@ class Pace:
 
 
 def rate_at(seen: int, total: int, batch: int, preset: Preset) -> float:
-    """The share of the full learning rate: a short rise, and a straight fall to nothing over the last part."""
+    """Return the share of the full learning rate: a short rise, and a fall to nothing over the last part.
+
+    The fall is straight, or half a cosine from 1 to 0 (Loshchilov and Hutter, 2017, arXiv 1608.03983): with
+    cooldown=1 the usual cosine schedule.
+    """
     rise = (seen + batch) / max(1, preset.warmup_images)
-    fall = (total - seen) / (preset.cooldown * total) if preset.cooldown else 1.0
+    fall = min(1.0, (total - seen) / (preset.cooldown * total)) if preset.cooldown else 1.0
+    if preset.decay == "cosine":
+        fall = 0.5 * (1 - math.cos(math.pi * fall))
     return min(1.0, rise, fall)
 
 

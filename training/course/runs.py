@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ Part = nn.Module | Optimizer | GradScaler | Mapping[str, Tensor]
 """What a saved state is made of: networks, optimisers, the scale of fp16's gradients, and averages."""
 
 
+GROUP = "group-"
+"""Begins the keys of tensors that an optimiser keeps in its groups, beside those of its parameters."""
+
+
 @dataclass(frozen=True)
 class State:
     """One stage of a run after so many images: every tensor that continues it, and facts as JSON."""
@@ -45,13 +49,12 @@ class RunFolder:
     generator state to keep, and a resumed run equals a straight one bit for bit on the CPU.
     """
 
-    def __init__(self, folder: Path, stage: str) -> None:
-        self.folder, self.stage = folder / stage, stage
+    def __init__(self, folder: Path, stage: str, keep_states: int = 1) -> None:
+        self.folder, self.stage, self.keep_states = folder / stage, stage, keep_states
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, images: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write a state to a folder of its own, sync it, give it its name, and only then remove the older ones."""
-        older = self._states()
+        """Write a state to a folder of its own, sync it, give it its name, and only then remove all but the newest."""
         new = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))
         save_file(apart({name: tensor.detach().cpu() for name, tensor in tensors.items()}), new / "state.safetensors")
         (new / "facts.json").write_text(canonical_json({**facts, "images": images}))
@@ -63,7 +66,7 @@ class RunFolder:
             return
         new.rename(target)
         sync(self.folder)
-        for path in older:
+        for path in self._states()[: -self.keep_states]:
             shutil.rmtree(path)
 
     def load(self) -> State | None:
@@ -110,7 +113,9 @@ def pack(parts: Mapping[str, Part]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name, part in parts.items():
         if isinstance(part, Optimizer):
             state = part.state_dict()
-            facts[name] = {"groups": state["param_groups"], "numbers": {}}
+            groups, held = _split_groups(state["param_groups"])
+            facts[name] = {"groups": groups, "numbers": {}}
+            tensors |= {f"{name}/{key}": value for key, value in held.items()}
             for index, slots in state["state"].items():
                 found = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
                 tensors |= {f"{name}/{index}/{slot}": whole(value).cpu() for slot, value in found.items()}
@@ -141,6 +146,18 @@ def unpack(parts: Mapping[str, Part], state: State) -> None:
                 fill(tensor, mine[key])
 
 
+def _split_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Split the groups of an optimiser into what JSON holds and tensors by their keys: Prodigy keeps some there."""
+    held = {
+        f"{GROUP}{number}/{key}": value.detach().cpu()
+        for number, group in enumerate(groups)
+        for key, value in group.items()
+        if isinstance(value, Tensor)
+    }
+    plain = [{key: value for key, value in group.items() if not isinstance(value, Tensor)} for group in groups]
+    return plain, held
+
+
 def _kept(part: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if not isinstance(part, nn.Module):
         return part
@@ -152,11 +169,15 @@ def _restore(optimiser: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping
     """Slots as they lie beside their parameters: on their device, in their order in memory, and in their shards."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Any]] = {int(index): dict(more) for index, more in facts["numbers"].items()}
+    groups = [dict(group) for group in facts["groups"]]
     for key, value in tensors.items():
         index, slot = key.split("/")
+        if index.startswith(GROUP):
+            groups[int(index.removeprefix(GROUP))][slot] = value.clone().to(parameters[0].device)
+            continue
         beside, placed = parameters[int(index)], value
         if value.shape == beside.shape and value.is_floating_point():
             placed = torch.empty_like(beside, dtype=value.dtype, requires_grad=False)
             fill(placed, value)
         slots.setdefault(int(index), {})[slot] = placed
-    optimiser.load_state_dict({"state": slots, "param_groups": facts["groups"]})
+    optimiser.load_state_dict({"state": slots, "param_groups": groups})

@@ -64,7 +64,8 @@ class Denoising(Recipe):
     def build_optimisers(self) -> dict[str, Optimizer]:
         """AdamW with the weight decay that transformers want."""
         parameters = self.denoiser.trainable_parameters()
-        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.base_lr)}
+        betas = (self.preset.beta1, self.preset.beta2)
+        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.base_lr, betas=betas)}
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
         """Latents, noise, times, and captions, of which a share is dropped for classifier-free guidance."""
@@ -74,6 +75,10 @@ class Denoising(Recipe):
         dropped = (torch.rand(count, generator=rng) < preset.caption_dropout)[mine]
         time_B = torch.randint(len(self.schedule.alphas_cumprod), (count,), generator=rng)[mine]
         noise_BCHW = torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
+        if preset.noise_offset:
+            # Equal over a channel's pixels, so that brightness is learnt too (Guttenberg, 2023, offset noise).
+            equal_BC11 = torch.randn((count, mean_BCHW.shape[1], 1, 1), generator=rng)[mine]
+            noise_BCHW = noise_BCHW + preset.noise_offset * equal_BC11
         if preset.posterior_noise:
             mean_BCHW = mean_BCHW + std_BCHW * torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
         captions = ["" if drop else self.pictures.caption_of(p) for p, drop in zip(chosen, dropped, strict=True)]

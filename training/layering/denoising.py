@@ -60,9 +60,10 @@ class LayersDenoising(Recipe):
         self._beside = (backbone, transparency.decoder)  # in a tuple: networks that never learn are none of its parts
 
     def build_optimisers(self) -> dict[str, Optimizer]:
-        """AdamW over the adapters alone."""
+        """Return the optimiser that the preset names, over the adapters alone."""
         parameters = self.layered.adapters.parameters()
-        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.layers_lr)}
+        betas = (self.preset.beta1, self.preset.beta2)
+        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.layers_lr, betas=betas)}
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
         """A row is a picture: its layers' latents and noise, one time, which layer is known, and the layers' texts.

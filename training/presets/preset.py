@@ -109,6 +109,7 @@ class Preset:
     prediction: Literal["epsilon", "v_prediction", "model"]
     zero_terminal_snr: bool
     snr_gamma: Weight  # min-SNR weighting; 0 is none
+    noise_offset: Weight  # strength of noise that is equal over all pixels of a channel; 0 is none
     posterior_noise: bool  # whether a latent is drawn from its posterior, or is its mean
     caption_dropout: Share
     base_opaque: Share  # as transparency_opaque
@@ -147,12 +148,16 @@ class Preset:
 
     # All trainings.
     warmup_images: Natural
+    decay: Literal["linear", "cosine"]  # how the rate falls over the cooldown
     cooldown: Share  # the last share of a run, over which the rate falls to 0
     new_weight: Weight  # how much more often newly added samples are drawn (paper, section 3.4)
+    keep_states: Count  # saved states of a run that stay on disk; it goes on from the last
     save_images: Count  # images between two saved states of a run
     sheet_images: Count  # images between two sample sheets
     # a name of training.course.optimisers
-    optimiser: Literal["adamw", "adamw_fused", "adamw8bit", "adafactor"]
+    beta1: PartialShare  # of Adam's first moment
+    beta2: PartialShare  # of Adam's second moment
+    optimiser: Literal["adamw", "adamw_fused", "adamw8bit", "adafactor", "lion", "prodigy"]
     # "fp32", "bf16" or "fp16": what is computed in; weights stay float32
     precision: Literal["fp32", "bf16", "fp16"]
     accumulation: Count  # batches whose gradients are added up before a step

@@ -73,6 +73,7 @@ TINY = Preset(
     prediction="v_prediction",
     zero_terminal_snr=True,
     snr_gamma=0.0,
+    noise_offset=0.0,
     posterior_noise=False,
     caption_dropout=0.1,
     base_opaque=0.4,
@@ -97,10 +98,14 @@ TINY = Preset(
     inpainter=None,
     erosion=8.0,
     warmup_images=500,
+    decay="linear",
     cooldown=0.3,
     new_weight=2.0,
+    keep_states=1,
     save_images=2_000,
     sheet_images=8_000,
+    beta1=0.9,
+    beta2=0.99,
     optimiser="adamw_fused",
     precision="fp32",
     accumulation=1,
@@ -207,6 +212,7 @@ SD15 = replace(
     reconstruction_weight=1.0,
     identity_weight=1.0,
     discriminator_weight=0.01,
+    discriminator_width=64,
     blend_weight=0.0,
     blend_background="natural",
     error="square",
@@ -271,7 +277,11 @@ HEAVY: dict[str, Any] = {
     "decoder_groups": 32,
     "decoder_views": 1,
 }
-"""The networks that the paper trained, near to the sizes of Stable Diffusion's own autoencoder (appendix B)."""
+"""The networks that the paper trained, near to the sizes of Stable Diffusion's own autoencoder (appendix B).
+
+The decoder has 62.9 M parameters, that of the autoencoder 49.5 M: its U-Net has a way down as well, which takes the
+decoded image in.
+"""
 
 SD15_HEAVY = replace(SD15, name="sd15-heavy", **HEAVY)
 SDXL_HEAVY = replace(SDXL, name="sdxl-heavy", **HEAVY)

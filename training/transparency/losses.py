@@ -58,7 +58,10 @@ def edge_loss(alpha_B1HW: Tensor, alpha_hat_B1HW: Tensor) -> Tensor:
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN (Isola et al., 2017, section 3.2.2) on alpha and padded colour: a judgement per 16 x 16 patch."""
+    """PatchGAN (Isola et al., 2017, section 3.2.2) on alpha and padded colour.
+
+    Three convolutions see 18 x 18 pixels; there is one judgement for every 4 x 4 of them.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -102,7 +102,8 @@ class Offsets(Recipe):
     def build_optimisers(self) -> dict[str, Optimizer]:
         """One for the networks, one for the discriminator, whose gradients are never cut."""
         name, rate = self.preset.optimiser, self.preset.transparency_lr
-        built = {"optimiser": build_optimiser(name, self.networks.parameters(), rate)}
+        betas = (self.preset.beta1, self.preset.beta2)
+        built = {"optimiser": build_optimiser(name, self.networks.parameters(), rate, betas=betas)}
         if self.judge is not None:
             built["judge_optimiser"] = build_optimiser(name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0)
         return built

@@ -1,5 +1,6 @@
-"""The optimisers by name: each learns, keeps what the loop needs, and is told of when it cannot be had."""
+"""The optimisers by name: each learns, keeps what the loop needs, and is refused with a hint when its library is missing."""
 
+import json
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from curation.errors import NotFound, Refused
 from training.course.optimisers import build_optimiser
+from training.course.runs import State, pack, unpack
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_fused", "adafactor"])
@@ -55,6 +57,14 @@ def test_a_missing_library_is_told_with_what_to_install(monkeypatch):
     assert "pip install bitsandbytes" in told.value.hint
 
 
+def test_lion_and_prodigy_name_the_library_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    for name in ("lion", "prodigy"):
+        with pytest.raises(Refused, match="pytorch-optimizer") as refused:
+            build_optimiser(name, nn.Linear(1, 1).parameters(), 0.1)
+        assert "pip install pytorch-optimizer" in refused.value.hint
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="8-bit optimisers need a GPU, and there is none")
 def test_eight_bits_go_down_and_are_saved():
@@ -81,3 +91,33 @@ def test_eight_bits_go_down_and_are_saved():
     one = [step(), step()]
     unpack(parts, state)
     assert [step(), step()] == one
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "prodigy"])
+def test_an_optimiser_goes_on_from_a_saved_state_with_the_same_bits(name):
+    x_ND = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    wanted_N1 = x_ND.sum(1, keepdim=True)
+
+    def begin():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1))
+        return network, build_optimiser(name, network.parameters(), {"prodigy": 1.0, "adafactor": 0.1}.get(name, 1e-2))
+
+    def steps(network, optimiser, count):
+        losses = []
+        for _ in range(count):
+            optimiser.zero_grad()
+            loss = (network(x_ND) - wanted_N1).square().mean()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        return losses
+
+    straight = steps(*begin(), 40)
+    assert straight[-1] < straight[0] / 2
+    network, optimiser = begin()
+    steps(network, optimiser, 20)
+    tensors, facts = pack({"network": network, "optimiser": optimiser})
+    resumed = dict(zip(("network", "optimiser"), begin(), strict=True))
+    unpack(resumed, State(0, tensors, json.loads(json.dumps(facts))))
+    assert steps(*resumed.values(), 20) == straight[20:]

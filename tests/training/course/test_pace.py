@@ -17,6 +17,12 @@ def test_the_rate_rises_stands_and_falls_to_nothing():
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
 
 
+def test_the_rate_may_fall_as_half_a_cosine():
+    preset = replace(MICRO, warmup_images=100, cooldown=1.0, decay="cosine")
+    rates = [rate_at(seen, 1_000, 10, preset) for seen in (0, 250, 500, 750, 1_000)]
+    assert rates == pytest.approx([0.1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2, 0.0])
+
+
 def _networks():
     """A weight of 1 that learns, and one that does not."""
     networks = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))

@@ -42,6 +42,14 @@ def test_networks_and_optimisers_go_on_bit_for_bit(tmp_path):
         assert torch.equal(tensor, second["network"].state_dict()[name])
 
 
+def test_as_many_states_stay_as_are_asked_for(tmp_path):
+    run = RunFolder(tmp_path, "stage", keep_states=2)
+    for images in (8, 16, 24):
+        run.save(images, {"a": torch.ones(1)}, {})
+    assert sorted(path.name[-2:] for path in (tmp_path / "stage").iterdir()) == ["16", "24"]
+    assert run.load().images == 24
+
+
 def test_only_whole_states_are_seen_and_older_ones_leave(tmp_path):
     run = RunFolder(tmp_path, "stage")
     assert run.load() is None
