@@ -26,6 +26,7 @@ export class Desk extends EventTarget {
   #tray;
   #outbox;
   #stage;
+  #drafts;
   #dwell = new Dwell();
   #sheetSince = 0;
   /** @type {string | null} */
@@ -39,16 +40,19 @@ export class Desk extends EventTarget {
    * @param {import("./tray.js").Tray} tray
    * @param {import("./outbox.js").Outbox} outbox
    * @param {import("./stage.js").Stage} stage
+   * @param {import("./drafts.js").Drafts} drafts
    */
-  constructor(tray, outbox, stage) {
+  constructor(tray, outbox, stage, drafts) {
     super();
     this.#tray = tray;
     this.#outbox = outbox;
     this.#stage = stage;
+    this.#drafts = drafts;
     this.#before = [...outbox.entries];
     this.history = onTheirWay(this.#before);
     tray.addEventListener("change", () => this.#showHead());
     outbox.addEventListener("sent", (event) => this.#sent(/** @type {CustomEvent} */ (event).detail));
+    outbox.addEventListener("retried", (event) => this.#retried(/** @type {CustomEvent} */ (event).detail));
     outbox.addEventListener("refused", (event) => this.#refused(/** @type {CustomEvent} */ (event).detail));
   }
 
@@ -92,6 +96,7 @@ export class Desk extends EventTarget {
   #keep(said, comment, dwell) {
     const rows = said.map(({ held, verdict, reasons }) => {
       const { card } = held;
+      this.#drafts.forget(card.id);
       /** @type {DecisionBody} */
       const body = { candidate: card.id, verdict, ...told(reasons), comment, dwell_ms: dwell };
       const { key } = this.#outbox.add("decision", body, { card });
@@ -144,7 +149,29 @@ export class Desk extends EventTarget {
   toggle(reason) {
     if (!this.#shown) return;
     if (!this.reasons.delete(reason)) this.reasons.add(reason);
+    this.#keepDraft();
     this.collect(this.reasons);
+  }
+
+  /** Takes what has been written of a comment so far. @param {string} comment */
+  write(comment) {
+    this.comment = comment;
+    this.#keepDraft();
+  }
+
+  /** Shows a candidate again whose decision was refused, with what was said of it. @param {Entry} entry */
+  reopen(entry) {
+    const { card, body } = entry;
+    if (!card) return;
+    this.#outbox.drop(entry);
+    this.history = this.history.filter(({ rows }) => rows.length > 1 || rows[0]?.key !== entry.key);
+    this.#tell("history", null);
+    this.#drafts.keep({ candidate: card.id, comment: body.comment, reasons: collected(body) });
+    this.#tray.putBack([{ card, held: null }]);
+  }
+
+  #keepDraft() {
+    if (this.#shown) this.#drafts.keep({ candidate: this.#shown, comment: this.comment, reasons: [...this.reasons] });
   }
 
   /** Shows what is first in the tray, in the view that is open now. */
@@ -153,7 +180,8 @@ export class Desk extends EventTarget {
     const next = this.single && head && /ready|broken/.test(head.state) ? head.card.id : null;
     if (next !== this.#shown) {
       this.#shown = next;
-      this.collect([], "");
+      const draft = this.#drafts.of(next);
+      this.collect(draft?.reasons ?? [], draft?.comment ?? "");
       if (head && next && head.state === "ready") this.#stage.show(head);
       else this.#stage.clear();
       this.#dwell.start();
@@ -171,6 +199,13 @@ export class Desk extends EventTarget {
     const card = /** @type {UndoAnswer} */ (answer).candidate;
     this.history = this.history.filter(({ rows }) => rows.every((other) => other.card.id !== card.id));
     this.#tray.putBack([{ card, held: null }]);
+  }
+
+  /** @param {{entry: Entry}} detail */
+  #retried({ entry }) {
+    const row = this.#rowOf(entry.key);
+    if (row) row.state = "pending";
+    this.#tell("history", null);
   }
 
   /** @param {{entry: Entry, error: Error}} detail */

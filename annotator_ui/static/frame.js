@@ -30,18 +30,34 @@ export function mayAct(me, access) {
 }
 
 /**
- * Says something at the top of the page, politely to screen readers; an empty text takes it away.
+ * Shows what was done at the top of the page, politely to screen readers; an empty text takes every message away.
  * @param {string} text @param {string} [hint]
  */
 export function say(text, hint = "") {
-  const notice = part("notice");
+  show("notice", text, hint);
+  show("failure", "");
+}
+
+/**
+ * Shows what went wrong at the top of the page, at once to screen readers.
+ * @param {string} text @param {string} [hint]
+ */
+function sayFailure(text, hint = "") {
+  show("failure", text, hint);
+  show("notice", "");
+}
+
+/** @param {string} id @param {string} text @param {string} [hint] */
+function show(id, text, hint = "") {
+  const notice = part(id);
+  if (notice.textContent === text + (hint && ` ${hint}`) && notice.hidden === !text) return; // said already
   notice.hidden = !text;
-  fill(notice, make("strong", {}, text), hint && ` ${hint}`);
+  fill(notice, text && make("strong", {}, text), hint && ` ${hint}`);
 }
 
 /** Says what went wrong, in the server's own words. @param {unknown} error */
 export function sayError(error) {
-  if (error instanceof Refusal && error.status === 403) say("This needs more access than you have.", sentence(error.message));
-  else if (error instanceof Refusal) say(sentence(error.message), sentence(error.hint));
-  else if (error instanceof Error) say(sentence(error.message), "Try again in a moment.");
+  if (error instanceof Refusal && error.status === 403) sayFailure("This needs more access than you have.", sentence(error.message));
+  else if (error instanceof Refusal) sayFailure(sentence(error.message), sentence(error.hint));
+  else if (error instanceof Error) sayFailure(sentence(error.message), "Try again in a moment.");
 }

@@ -1,12 +1,13 @@
 /**
  * Decisions on their way: kept in the browser before the page moves on, sent in order, and let go only when the
  * server has answered. Sending one twice is harmless, since the server knows its key. Those that wait together, a
- * contact sheet's or a lost connection's, go out together and are answered one by one.
+ * contact sheet's or a lost connection's, go out together and are answered one by one. A decision that the server
+ * refuses is set aside until the person sends it again or drops it; the others go out.
  */
 
 import { afterFrame } from "./after_frame.js";
 import { newKey } from "./identity.js";
-import { Refusal } from "./request.js";
+import { Refusal, Unreachable } from "./request.js";
 
 /**
  * @typedef {object} Entry
@@ -16,6 +17,8 @@ import { Refusal } from "./request.js";
  * @property {string | null} of the key of the decision that an undo takes back; null for the server's latest
  * @property {any} body
  * @property {Card} [card] what a decision is about, for whoever looks back after a reload
+ * @property {number} [failures] how often the server broke over it
+ * @property {{message: string, hint: string}} [why] of those set aside: what the server said
  */
 
 const FIRST_WAIT_MS = 500;
@@ -23,15 +26,22 @@ const LONGEST_WAIT_MS = 15_000;
 /** What the server takes at once: entries, and characters with a reserve for those that need several bytes. */
 const MOST_TOGETHER = 48;
 const LARGEST_BODY = 20_000;
+/** Internal errors of the server over one entry alone, after which that entry is the cause. */
+const MOST_FAILURES = 4;
+const INTERNAL_ERROR = 500;
+const KEY_LENGTH = 36;
 const PATHS = { decision: "/api/review/decisions", undo: "/api/review/undo" };
 const SEVERAL = { decision: "decisions", undo: "undos" };
 
 export class Outbox extends EventTarget {
   /** @type {Entry[]} */
   entries = [];
-  /** Why nothing goes out at the moment. @type {"" | "offline" | "signed out"} */
+  /** Decisions that were refused, oldest first. @type {Entry[]} */
+  aside = [];
+  /** Why nothing goes out at the moment. @type {"" | "offline" | "server" | "signed out"} */
   trouble = "";
   #prefix;
+  #asidePrefix;
   #post;
   #storage;
   #failures = 0;
@@ -48,8 +58,9 @@ export class Outbox extends EventTarget {
     this.#prefix = `layerloop.outbox.${reviewer}.`;
     this.#post = post;
     this.#storage = storage;
-    const kept = Object.keys(storage).filter((name) => name.startsWith(this.#prefix));
-    this.entries = kept.map((name) => JSON.parse(storage.getItem(name) ?? "")).sort((a, b) => a.order - b.order);
+    this.#asidePrefix = `layerloop.aside.${reviewer}.`;
+    this.entries = this.#read(this.#prefix);
+    this.aside = this.#read(this.#asidePrefix);
     addEventListener("online", () => this.flush());
     addEventListener("focus", () => this.flush());
   }
@@ -60,13 +71,36 @@ export class Outbox extends EventTarget {
    * @returns {Entry}
    */
   add(kind, body, { of = null, ...about } = {}) {
-    const order = Math.max(Date.now(), (this.entries.at(-1)?.order ?? 0) + 1);
-    const entry = { kind, key: newKey(), order, of, body, ...about };
+    const entry = { kind, key: newKey(), order: 0, of, body, ...about };
+    // A new decision on a candidate takes the place of one that was refused.
+    for (const old of this.aside) if (kind === "decision" && old.body.candidate === body.candidate) this.drop(old);
+    this.#append(entry);
+    return entry;
+  }
+
+  /** Sends again what was set aside, under the same key. @param {Entry} entry */
+  retry(entry) {
+    this.drop(entry);
+    delete entry.why;
+    delete entry.failures;
+    this.#append(entry);
+    this.#tell("retried", { entry });
+  }
+
+  /** Forgets what was set aside. @param {Entry} entry */
+  drop(entry) {
+    this.aside = this.aside.filter((other) => other !== entry);
+    this.#storage.removeItem(this.#asidePrefix + entry.key);
+    this.#tell("change", null);
+  }
+
+  /** @param {Entry} entry */
+  #append(entry) {
+    entry.order = Math.max(Date.now(), (this.entries.at(-1)?.order ?? 0) + 1);
     this.entries.push(entry);
-    this.#keep(entry);
+    this.#keep(this.#prefix, entry);
     this.#tell("change", entry);
     if (!this.#failures) afterFrame(() => this.flush()); // the next picture comes first
-    return entry;
   }
 
   /** The candidates that have a decision on its way. @returns {string[]} */
@@ -87,7 +121,7 @@ export class Outbox extends EventTarget {
       }
     } catch (error) {
       this.#failures += 1;
-      this.trouble = error instanceof Refusal ? "signed out" : "offline";
+      this.trouble = error instanceof Refusal ? "signed out" : statusOf(error) ? "server" : "offline";
       const wait = Math.min(FIRST_WAIT_MS * 2 ** (this.#failures - 1), LONGEST_WAIT_MS) * (0.75 + Math.random() / 2);
       this.#timer = setTimeout(() => this.flush(), wait);
     } finally {
@@ -128,9 +162,18 @@ export class Outbox extends EventTarget {
         else this.#settle(entry, answer?.taken);
       }
     } catch (error) {
-      if (!(error instanceof Refusal) || error.status === 401) throw error;
-      if (together.length === 1) return this.#refuse(first, error);
-      for (const entry of together) await this.#send([entry]); // what is wrong with one is not wrong with the others
+      const broke = statusOf(error) === INTERNAL_ERROR;
+      if (!broke && (!(error instanceof Refusal) || error.status === 401)) throw error;
+      if (together.length > 1) {
+        for (const entry of together) await this.#send([entry]); // what is wrong with one is not wrong with the others
+        return;
+      }
+      if (error instanceof Refusal) return this.#refuse(first, error);
+      first.failures = (first.failures ?? 0) + 1;
+      this.#keep(this.#prefix, first);
+      if (first.failures < MOST_FAILURES) throw error;
+      const hint = "try again later, or tell whoever looks after the server";
+      this.#refuse(first, { message: "the server failed over it again and again", hint });
     }
   }
 
@@ -138,16 +181,22 @@ export class Outbox extends EventTarget {
   #settle(entry, answer) {
     for (const undo of this.#undosOf(entry)) {
       undo.body.decision = answer.decision;
-      this.#keep(undo);
+      this.#keep(this.#prefix, undo);
     }
-    this.#drop(entry);
+    this.#remove(entry);
     this.#tell("sent", { entry, answer });
   }
 
   /** @param {Entry} entry @param {{message: string, hint: string}} error */
   #refuse(entry, error) {
-    for (const refused of [entry, ...this.#undosOf(entry)]) {
-      this.#drop(refused);
+    const undos = this.#undosOf(entry);
+    if (entry.kind === "decision" && !undos.length) {
+      const aside = { ...entry, why: { message: error.message, hint: error.hint } };
+      this.aside.push(aside);
+      this.#keep(this.#asidePrefix, aside);
+    }
+    for (const refused of [entry, ...undos]) {
+      this.#remove(refused);
       this.#tell("refused", { entry: refused, error });
     }
   }
@@ -157,17 +206,33 @@ export class Outbox extends EventTarget {
     return this.entries.filter((entry) => entry.kind === "undo" && entry.of === decision.key);
   }
 
-  /** @param {Entry} entry */
-  #keep(entry) {
+  /** What is stored under a prefix, in order; what cannot be read is left alone. @param {string} prefix */
+  #read(prefix) {
+    /** @type {Entry[]} */
+    const found = [];
+    for (const name of Object.keys(this.#storage)) {
+      // Nothing but a key may follow: else "ann" would send what "ann.lee" decided.
+      if (!name.startsWith(prefix) || name.length !== prefix.length + KEY_LENGTH) continue;
+      try {
+        found.push(JSON.parse(this.#storage.getItem(name) ?? ""));
+      } catch {
+        // Not written by this page, or cut short: it must not stop the others.
+      }
+    }
+    return found.sort((a, b) => a.order - b.order);
+  }
+
+  /** @param {string} prefix @param {Entry} entry */
+  #keep(prefix, entry) {
     try {
-      this.#storage.setItem(this.#prefix + entry.key, JSON.stringify(entry));
+      this.#storage.setItem(prefix + entry.key, JSON.stringify(entry));
     } catch {
       // A full or forbidden storage: the decision still stands in memory and goes out as soon as it can.
     }
   }
 
   /** @param {Entry} entry */
-  #drop(entry) {
+  #remove(entry) {
     this.entries = this.entries.filter((other) => other !== entry);
     this.#storage.removeItem(this.#prefix + entry.key);
   }
@@ -176,4 +241,9 @@ export class Outbox extends EventTarget {
   #tell(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
+}
+
+/** The status of an answer that says "not now"; 0 where there was no answer, or a plain refusal. @param {unknown} error */
+function statusOf(error) {
+  return error instanceof Unreachable ? error.status : 0;
 }

@@ -11,7 +11,13 @@ export class Refusal extends Error {
 }
 
 /** No answer, or one that says "not now": the same request may be sent again. */
-export class Unreachable extends Error {}
+export class Unreachable extends Error {
+  /** @param {string} message @param {number} [status] of the answer; 0 where there was none */
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+}
 
 const PATIENCE_MS = 20_000;
 
@@ -45,7 +51,8 @@ export async function request(method, path, body) {
     () => ({}),
   );
   const message = error.message ?? `the server said ${response.status}`;
-  if (response.status >= 500 || response.status === 408 || response.status === 429) throw new Unreachable(message);
+  if (response.status >= 500 || response.status === 408 || response.status === 429)
+    throw new Unreachable(message, response.status);
   throw new Refusal(response.status, message, error.hint ?? "");
 }
 

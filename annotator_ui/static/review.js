@@ -5,6 +5,7 @@ import { installBackgrounds } from "./behind.js";
 import { Compare } from "./compare.js";
 import { Contact } from "./contact.js";
 import { Desk } from "./desk.js";
+import { Drafts } from "./drafts.js";
 import { installEdgeView } from "./edge_view.js";
 import { fill, make, part } from "./elements.js";
 import { say, sayError, showMe } from "./frame.js";
@@ -18,6 +19,7 @@ import { tellRefusal, tellWhatGoesOn } from "./quiet.js";
 import { installReasons } from "./reasons.js";
 import { read, Refusal, request, toSignIn } from "./request.js";
 import { installSheet } from "./sheet_keys.js";
+import { installSetAside } from "./set_aside.js";
 import { showSignals } from "./signals.js";
 import { Stage } from "./stage.js";
 import { installStatus } from "./status.js";
@@ -45,7 +47,7 @@ const outbox = new Outbox(me.name, post);
 const round = Number(new URLSearchParams(location.search).get("round")) || null;
 const tray = new Tray(post, () => outbox.candidates(), round);
 const stage = new Stage(part("stage"), part("sheet"));
-const desk = new Desk(tray, outbox, stage);
+const desk = new Desk(tray, outbox, stage, new Drafts(me.name));
 const contact = new Contact(part("contact"), tray, desk);
 const backgrounds = new Backgrounds();
 const keys = new Keys(document);
@@ -60,6 +62,7 @@ bindAids();
 bindRest();
 installEdgeView(stage, tray);
 installTrail(desk);
+installSetAside(desk, outbox);
 installStatus(desk, outbox, stage, backgrounds);
 part("quiet-filter").hidden = round === null;
 follow();
@@ -111,7 +114,7 @@ function bindRest() {
   keys.bind("Decide", ["c"], "Write a comment; Enter or Esc goes back to the candidate", () => comment.focus(), ONE);
   keys.bind("Look", ["i"], "Show or hide flags and measurements", () => (details.open = !details.open));
   details.addEventListener("toggle", () => details.open && details.scrollIntoView({ block: "nearest" }));
-  comment.addEventListener("input", () => (desk.comment = comment.value));
+  comment.addEventListener("input", () => desk.write(comment.value));
   comment.addEventListener("keydown", (event) => {
     if (event.key === "Enter" || event.key === "Escape") comment.blur();
   });
@@ -120,10 +123,12 @@ function bindRest() {
 
 /** Everything on the page that follows from what happens at the desk. */
 function follow() {
+  let opening = true;
   desk.addEventListener("shown", (event) => {
     const held = /** @type {import("./tray.js").Held | null} */ (/** @type {CustomEvent} */ (event).detail);
-    const state = held?.state === "waiting" ? "decoding" : held?.state;
-    part("review").dataset["state"] = state ?? (tray.dry ? "quiet" : "decoding");
+    const state = held ? (held.state === "waiting" ? "decoding" : held.state) : tray.dry ? "quiet" : "decoding";
+    opening &&= state === "decoding"; // until something can be decided there are no buttons to decide with
+    part("review").dataset["state"] = opening ? "opening" : state;
     if (desk.single) describe();
   });
   contact.addEventListener("change", () => desk.single || describe());
@@ -133,6 +138,7 @@ function follow() {
     const { entry } = /** @type {CustomEvent} */ (event).detail;
     if (entry.kind === "decision") pace.count(entry.body, -1);
   });
+  outbox.addEventListener("retried", (event) => pace.count(/** @type {CustomEvent} */ (event).detail.entry.body, 1));
   // What was on its way counted as held: only now may the server give more in its place.
   outbox.addEventListener("change", () => outbox.entries.length || tray.fill());
   tray.addEventListener("progress", (event) => {

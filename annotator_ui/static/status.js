@@ -23,6 +23,12 @@ export function installStatus(desk, outbox, stage, backgrounds) {
         make("strong", {}, `Offline: ${waiting} waiting.`),
         " They are kept in this browser and sent when the server answers. Go on.",
       );
+    if (outbox.trouble === "server")
+      fill(
+        banner,
+        make("strong", {}, `The server takes no decisions at the moment: ${waiting} waiting.`),
+        " They are kept in this browser and sent again by themselves. Go on.",
+      );
     if (outbox.trouble === "signed out") {
       const link = make(
         "a",
@@ -33,13 +39,15 @@ export function installStatus(desk, outbox, stage, backgrounds) {
     }
     part("sending").textContent = outbox.entries.length
       ? `${counted(outbox.entries.length, "decision")} being sent`
-      : "All decisions are kept";
+      : outbox.aside.length
+        ? `${counted(outbox.aside.length, "decision")} not taken; all others are kept`
+        : "All decisions are kept";
     document.documentElement.dataset["outbox"] = String(outbox.entries.length);
   };
   outbox.addEventListener("change", showBanner);
   outbox.addEventListener("refused", (event) => {
     const { entry, error } = /** @type {CustomEvent} */ (event).detail;
-    const what = entry.kind === "undo" ? "The undo was not taken" : "The decision was not taken";
+    const what = entry.kind === "undo" ? "The undo was not taken" : "The decision was not taken and is set aside";
     announce(`${what}: ${error.message}. ${error.hint ?? ""}`);
   });
   desk.addEventListener("early", () => announce("Too fast: that key came before the picture, and was ignored."));

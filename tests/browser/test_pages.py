@@ -107,7 +107,7 @@ def test_annotators_are_shown_what_they_may_read(open_page: OpenPage, site: Site
     expect(page.locator("#rows tr")).not_to_have_count(0)
     expect(page.locator("#rows a")).to_have_count(0)
     page.goto(f"{site.address}/checkpoints")
-    expect(page.locator("#notice")).to_contain_text("more access")
+    expect(page.locator("#failure")).to_contain_text("more access")
 
 
 def test_freezing_and_promoting(open_page: OpenPage, site: Site, round_id: int) -> None:

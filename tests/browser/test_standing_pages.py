@@ -91,14 +91,14 @@ def test_a_paused_reviewer_is_told_on_the_review_page(
         add_reviewer(tx, "Grace")
         tx.execute(sa.update(reviewers).values(paused="3 of 14 plain defects were noticed"))
     page = open_page(name="Grace", access=Access.annotator)
-    expect(page.locator("#notice")).to_contain_text("Your reviewing is paused: 3 of 14 plain defects were noticed.")
-    expect(page.locator("#notice")).to_contain_text("engineer")
+    expect(page.locator("#failure")).to_contain_text("Your reviewing is paused: 3 of 14 plain defects were noticed.")
+    expect(page.locator("#failure")).to_contain_text("engineer")
     expect(page.get_by_role("heading", name="Nothing is shown to you for now")).to_be_visible()
     expect(page.get_by_role("button", name="Accept")).to_have_count(0)
     with database.transaction() as tx:
         tx.execute(sa.update(reviewers).values(paused=None))
     wait_until_shown(page)
-    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#failure")).to_be_hidden()
 
 
 def test_the_round_page_tells_agreement_where_several_decide(

@@ -1,0 +1,231 @@
+"""Decisions that the server refuses for good: set aside and named, while everything else goes out."""
+
+from __future__ import annotations
+
+import json
+
+from playwright.sync_api import Page, Route, expect
+
+from curation.database import Database
+from tests.browser.reviewing import (
+    OpenPage,
+    barriers,
+    count_decisions,
+    picture,
+    press,
+    shown,
+    standing,
+    state_of,
+    wait_until_sent,
+    wait_until_shown,
+)
+
+
+def decide_with_nul(page: Page, key: str = "a") -> str:
+    """Decide with a comment that holds a NUL, as a paste may bring it."""
+    wait_until_shown(page)
+    page.evaluate("""() => {
+      const comment = document.getElementById('comment');
+      comment.value = 'a\\u0000b';
+      comment.dispatchEvent(new Event('input'));
+    }""")
+    return press(page, key)
+
+
+def test_a_comment_that_cannot_be_kept_stops_nothing(open_page: OpenPage, database: Database, round_id: int) -> None:
+    page = open_page()
+    bad = decide_with_nul(page)
+    good = [press(page, "a"), press(page, "r")]
+    wait_until_sent(page)
+    assert set(standing(database)) == set(good)
+    aside = page.locator("#set-aside")
+    expect(aside).to_contain_text("Accept")
+    expect(aside).to_contain_text("cannot be stored")
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(page.locator("#sending")).to_contain_text("1 decision not taken")
+    assert barriers(page) == []
+    picture(page, "set-aside")
+    page.reload()
+    wait_until_shown(page)
+    expect(aside).to_contain_text("cannot be stored")
+    aside.get_by_role("button", name="Decide again").click()
+    assert wait_until_shown(page) == bad
+    page.locator("#comment").fill("a b")
+    page.keyboard.press("Escape")
+    press(page, "a")
+    wait_until_sent(page)
+    expect(aside).to_be_hidden()
+    assert standing(database)[bad] == ("accept", [])
+    undone = press(page, "a")
+    page.keyboard.press("u")
+    assert wait_until_shown(page) == undone
+    wait_until_sent(page)
+    assert set(standing(database)) == {bad, *good}
+
+
+def test_an_entry_left_by_an_older_version_does_not_block(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
+    """What lies in the browser at a load: a decision with a NUL first, one that is no JSON, and somebody else's."""
+    page = open_page()
+    candidate = wait_until_shown(page)
+    key = "00000000-0000-4000-8000-00000000000"
+    body = {
+        "candidate": candidate,
+        "verdict": "accept",
+        "reasons": [],
+        "layers": [],
+        "comment": "\0",
+        "dwell_ms": 1,
+    }
+    entry = {"kind": "decision", "key": f"{key}1", "order": 1, "of": None, "body": body}
+    other = entry | {"key": f"{key}3", "body": body | {"comment": "of Ada.Lee"}}
+    page.evaluate(
+        "kept => { for (const [name, value] of Object.entries(kept)) localStorage.setItem(name, value) }",
+        {
+            f"layerloop.outbox.Ada.{key}1": json.dumps(entry),
+            f"layerloop.outbox.Ada.{key}2": "{cut short",
+            f"layerloop.outbox.Ada.Lee.{key}3": json.dumps(other),
+        },
+    )
+    page.reload()
+    wait_until_shown(page)
+    wait_until_sent(page)
+    expect(page.locator("#set-aside li")).to_have_count(1)
+    assert standing(database) == {}
+    good = press(page, "r")
+    wait_until_sent(page)
+    assert set(standing(database)) == {good}
+
+
+def test_a_decision_the_server_breaks_over_is_set_aside_in_the_end(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
+    page = open_page()
+    bad = wait_until_shown(page)
+
+    def break_over_one(route: Route) -> None:
+        if bad in (route.request.post_data or ""):
+            route.fulfill(status=500, json={"error": {"message": "something went wrong", "hint": ""}})
+        else:
+            route.continue_()
+
+    page.route("**/api/review/decisions", break_over_one)
+    page.route("**/api/review/decisions/**", break_over_one)
+    assert press(page, "a") == bad
+    expect(page.locator("#banner")).to_contain_text("The server takes no decisions at the moment")
+    good = [press(page, "a"), press(page, "r")]
+    wait_until_sent(page)
+    assert set(standing(database)) == set(good)
+    expect(page.locator("#set-aside")).to_contain_text("again and again")
+    expect(page.locator("#banner")).to_be_hidden()
+    page.unroute("**/api/review/decisions")
+    page.unroute("**/api/review/decisions/**")
+    page.get_by_role("button", name="Send again").click()
+    wait_until_sent(page)
+    expect(page.locator("#set-aside")).to_be_hidden()
+    assert set(standing(database)) == {bad, *good}
+    assert sum(count_decisions(database).values()) == 3
+
+
+def test_a_server_that_is_away_sets_nothing_aside(open_page: OpenPage, database: Database, round_id: int) -> None:
+    page = open_page()
+    wait_until_shown(page)
+    page.route(
+        "**/api/review/decisions**",
+        lambda route: route.fulfill(status=503, json={"error": {"message": "away", "hint": ""}}),
+    )
+    candidate = press(page, "a")
+    expect(page.locator("#banner")).to_contain_text("The server takes no decisions at the moment: 1 decision waiting")
+    page.unroute("**/api/review/decisions**")
+    wait_until_sent(page)
+    expect(page.locator("#set-aside")).to_be_hidden()
+    assert standing(database) == {candidate: ("accept", [])}
+
+
+def test_what_was_set_aside_can_be_dropped(open_page: OpenPage, database: Database, round_id: int) -> None:
+    page = open_page()
+    decide_with_nul(page, "a")
+    decide_with_nul(page, "r")
+    wait_until_sent(page)
+    expect(page.locator("#set-aside li")).to_have_count(2)
+    page.locator("#set-aside li").first.get_by_role("button", name="Drop").click()
+    expect(page.locator("#set-aside li")).to_have_count(1)
+    page.reload()
+    wait_until_shown(page)
+    expect(page.locator("#set-aside li")).to_have_count(1)
+    page.locator("#set-aside li").get_by_role("button", name="Drop").click()
+    expect(page.locator("#set-aside")).to_be_hidden()
+    assert standing(database) == {}
+
+
+def test_a_decision_that_was_refused_and_undone_leaves_nothing(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
+    page = open_page()
+    wait_until_shown(page)
+    page.context.set_offline(True)
+    bad = decide_with_nul(page)
+    wait_until_shown(page)
+    page.keyboard.press("u")
+    assert wait_until_shown(page) == bad
+    page.context.set_offline(False)
+    wait_until_sent(page)
+    expect(page.locator("#set-aside")).to_be_hidden()
+    assert count_decisions(database) == {}
+    assert state_of(database, bad) == "showing"
+
+
+def test_half_written_comments_and_reasons_survive_a_reload(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
+    page = open_page()
+    candidate = wait_until_shown(page)
+    page.keyboard.press("Shift+Digit1")
+    page.locator("#comment").fill("half a sen")
+    page.reload()
+    wait_until_shown(page)
+    for _ in range(10):
+        if shown(page) == candidate:
+            break
+        press(page, "s")
+        wait_until_shown(page)
+    assert shown(page) == candidate
+    expect(page.locator("#comment")).to_have_value("half a sen")
+    expect(page.locator("#reasons [aria-pressed=true]")).to_have_count(1)
+    press(page, "r")
+    wait_until_shown(page)
+    expect(page.locator("#comment")).to_have_value("")
+    wait_until_sent(page)
+    assert standing(database)[candidate] == ("reject", ["halo"])
+    assert page.evaluate("localStorage.getItem('layerloop.drafts.Ada')") == "[]"
+
+
+def test_no_buttons_stand_beside_an_empty_stage(open_page: OpenPage, round_id: int) -> None:
+    page = open_page(path="/rounds")
+    waiting: list[Route] = []
+    page.route("**/api/review/tray", lambda route: waiting.append(route))  # noqa: PLW0108
+    page.goto(page.url.replace("/rounds", "/review"))
+    expect(page.locator("#pace")).to_be_attached()
+    expect(page.locator("#reasons li")).not_to_have_count(0)
+    for name in ("accept", "reject", "skip", "undo", "comment"):
+        expect(page.locator(f"#{name}")).not_to_be_visible()
+    waiting.pop().continue_()
+    page.unroute("**/api/review/tray")
+    wait_until_shown(page)
+    expect(page.locator("#accept")).to_be_visible()
+
+
+def test_success_and_failure_look_and_are_announced_differently(open_page: OpenPage, round_id: int) -> None:
+    page = open_page(path="/snapshots")
+    page.locator("#tag").fill("two words")
+    page.get_by_role("button", name="Freeze today's samples").click()
+    failure = page.locator("#failure")
+    expect(failure).to_contain_text("begins with a letter")
+    expect(failure).to_have_attribute("role", "alert")
+    expect(page.locator("#notice")).to_have_attribute("role", "status")
+    expect(page.locator("#notice")).to_be_hidden()
+    assert barriers(page) == []
+    colour = "element => getComputedStyle(element).backgroundColor"
+    page.evaluate("document.getElementById('notice').hidden = false")
+    assert failure.evaluate(colour) != page.locator("#notice").evaluate(colour)
