@@ -28,13 +28,14 @@ def storable(text: str) -> bool:
     return "\0" not in text and not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
 
 
-def _check(text: str) -> str:
+def check_storable(text: str) -> str:
+    """Return the text. Raises ValueError where it cannot be stored, as pydantic expects of a validator."""
     if not storable(text):
         raise ValueError("holds characters that cannot be stored (NUL or half of a surrogate pair)")
     return text
 
 
-StorableText = Annotated[str, AfterValidator(_check)]
+StorableText = Annotated[str, AfterValidator(check_storable)]
 """The type of every text that comes through the API; a value that cannot be stored is a 422 naming its field."""
 
 

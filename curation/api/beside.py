@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from curation.api.access import Annotator
 from curation.api.cards import CardAnswer, LayerAnswer, card_answer, layer_answer
 from curation.api.contract import answers, link, linked
-from curation.api.fields import QueryInteger
+from curation.api.fields import QUERY_NUMBER
 from curation.domain import LayerRole, RejectReason
 from curation.review import latest, nearest
 
@@ -51,7 +51,7 @@ class NearestAnswer(BaseModel):
     ),
 )
 def get_latest(
-    request: Request, visit: Annotator, count: Annotated[QueryInteger, Query(ge=1, le=48)] = 20
+    request: Request, visit: Annotator, count: Annotated[int, Query(ge=1, le=48), QUERY_NUMBER] = 20
 ) -> list[LatestAnswer]:
     """My latest decisions that stand and can be undone, the newest first."""
     with visit.enter() as (tx, reviewer):

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from curation import checkpoints
 from curation.api.access import Annotator, Engineer, Trainer
 from curation.api.contract import answers, link, linked
-from curation.api.fields import StorableText
+from curation.api.fields import STORABLE
 from curation.api.links import Links
 from curation.database import Transaction
 from curation.domain import RunState
@@ -22,7 +22,7 @@ from curation.tables import rounds
 
 router = APIRouter(prefix="/api", tags=["checkpoints"], responses=answers(401))
 
-Name = Annotated[StorableText, Path(pattern="^[0-9a-f]{8,64}$")]
+Name = Annotated[str, Path(pattern="^[0-9a-f]{8,64}$"), STORABLE]
 
 
 class CheckpointAnswer(BaseModel):

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from curation.api.access import house_of
 from curation.api.contract import answers
-from curation.api.fields import StorableText
+from curation.api.fields import STORABLE
 from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
 from curation.domain import LayerRole
 from curation.errors import Refused
@@ -35,7 +35,7 @@ class WrongSecret(Refused):
     responses=answers(404) | {200: {"content": {"image/webp": {}}}},
 )
 def get_preview(
-    request: Request, posting: uuid.UUID, role: LayerRole, sign: Annotated[StorableText, Query(max_length=64)]
+    request: Request, posting: uuid.UUID, role: LayerRole, sign: Annotated[str, Query(max_length=64), STORABLE]
 ) -> Response:
     """A layer of a candidate that is open at a desk of other software; 404 as soon as it is open no longer."""
     previews: Previews = request.app.state.previews
@@ -51,7 +51,7 @@ def get_preview(
 
 
 @router.post("/hook", status_code=204, summary="Wake the collector of the other desk")
-def ring(request: Request, secret: Annotated[StorableText, Header(alias=HOOK_HEADER, max_length=200)] = "") -> None:
+def ring(request: Request, secret: Annotated[str, Header(alias=HOOK_HEADER, max_length=200), STORABLE] = "") -> None:
     """The desk says that something changed. What changed is read there; to ring often, or again, changes nothing."""
     expected = hook_secret(house_of(request).settings.signing_secret())
     if not hmac.compare_digest(secret.encode(), expected.encode()):

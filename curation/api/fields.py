@@ -1,15 +1,16 @@
-"""Types of request fields: storable text, whole numbers that are not booleans, and the base of all bodies."""
+"""Marks of request fields: storable text, whole numbers that are not booleans; and the base of all bodies.
+
+A mark stands last in an `Annotated`: bounds and patterns before it reach the schema, those after it would not.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from curation.text import StorableText
-
-__all__ = ["Body", "JsonInteger", "QueryInteger", "StorableText"]
+from curation.text import check_storable
 
 _DIGITS = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 
@@ -34,8 +35,11 @@ def _query_integer(value: Any) -> Any:
     return value
 
 
-JsonInteger = Annotated[int, BeforeValidator(_json_integer)]
-"""A whole number in a JSON body; neither a boolean nor digits in quotes."""
+STORABLE = AfterValidator(check_storable)
+"""Marks a text that must be storable."""
 
-QueryInteger = Annotated[int, BeforeValidator(_query_integer)]
-"""A whole number in a path or a query: an optional sign and digits, nothing else."""
+JSON_NUMBER = BeforeValidator(_json_integer)
+"""Marks a whole number in a JSON body; neither a boolean nor digits in quotes."""
+
+QUERY_NUMBER = BeforeValidator(_query_integer)
+"""Marks a whole number in a path or a query: an optional sign and digits, nothing else."""

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from curation.api.access import house_of
 from curation.api.contract import answers
-from curation.api.fields import QueryInteger, StorableText
+from curation.api.fields import QUERY_NUMBER, STORABLE
 from curation.api.links import Links
 from curation.api.renditions import Renditions
 from curation.errors import Corrupt, NotFound
@@ -33,11 +33,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 )
 def get_layer(
     request: Request,
-    sha256: Annotated[StorableText, Path(pattern="^[0-9a-f]{64}$")],
+    sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$"), STORABLE],
     form: Literal["webp", "png"],
-    until: Annotated[QueryInteger, Query(ge=0, le=2**40)],
-    sign: Annotated[StorableText, Query(max_length=64)],
-    side: Annotated[QueryInteger, Query(ge=0, le=MAX_SIDE)] = 0,
+    until: Annotated[int, Query(ge=0, le=2**40), QUERY_NUMBER],
+    sign: Annotated[str, Query(max_length=64), STORABLE],
+    side: Annotated[int, Query(ge=0, le=MAX_SIDE), QUERY_NUMBER] = 0,
 ) -> Response:
     """The image of a signed address: a layer as stored (WebP) or as PNG, or a checkpoint's sheet (PNG).
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from curation.api.access import AccessTooLow, Annotator, NotSignedIn, Visit
 from curation.api.cards import CardAnswer, card_answer
 from curation.api.contract import answers, link, linked
-from curation.api.fields import Body, JsonInteger, StorableText
+from curation.api.fields import JSON_NUMBER, STORABLE, Body
 from curation.api.remembered import Remembered
 from curation.domain import CandidateState, LayerRole, RejectReason, Verdict
 from curation.errors import LayerloopError, NotFound, Refused
@@ -49,8 +49,8 @@ LABELS = {
 class TrayRequest(Body):
     """What a page has and wants."""
 
-    round: Annotated[JsonInteger, Field(ge=1, le=2**31 - 1)] | None = None
-    count: Annotated[JsonInteger, Field(ge=0, le=MOST_TOGETHER)] = 8
+    round: Annotated[int, Field(ge=1, le=2**31 - 1), JSON_NUMBER] | None = None
+    count: Annotated[int, Field(ge=0, le=MOST_TOGETHER), JSON_NUMBER] = 8
     holding: Annotated[list[uuid.UUID], Field(default_factory=list, max_length=64)]
 
 
@@ -82,8 +82,8 @@ class DecisionRequest(Body):
     verdict: Literal["accept", "reject", "skip"]
     reasons: Annotated[list[RejectReason], Field(default_factory=list, max_length=MOST_REASONS)]
     layers: Annotated[list[LayerRole], Field(default_factory=list, max_length=MOST_REASONS)]
-    comment: Annotated[StorableText, Field(max_length=2_000)] = ""
-    dwell_ms: Annotated[JsonInteger, Field(ge=0)] | None = None
+    comment: Annotated[str, Field(max_length=2_000), STORABLE] = ""
+    dwell_ms: Annotated[int, Field(ge=0), JSON_NUMBER] | None = None
     key: uuid.UUID
 
 
@@ -119,7 +119,7 @@ class DecidedAnswer(BaseModel):
 class UndoRequest(Body):
     """Which decision to undo (none: my last that stands), and a key as for a decision."""
 
-    decision: Annotated[JsonInteger, Field(ge=1, le=2**63 - 1)] | None = None
+    decision: Annotated[int, Field(ge=1, le=2**63 - 1), JSON_NUMBER] | None = None
     key: uuid.UUID
 
 

@@ -11,13 +11,13 @@ from pydantic import BaseModel
 from curation import rounds
 from curation.api.access import Annotator, Engineer
 from curation.api.contract import answers, link, linked
-from curation.api.fields import QueryInteger
+from curation.api.fields import QUERY_NUMBER
 from curation.domain import CandidateState, Kind, LayerRole, RejectReason, RoundState
 from curation.review import agreement, report
 
 router = APIRouter(prefix="/api/rounds", tags=["rounds"], responses=answers(401))
 
-Number = Annotated[QueryInteger, Path(ge=1, le=2**31 - 1)]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1), QUERY_NUMBER]
 
 
 class RoundAnswer(BaseModel):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, Strict
 from curation import __version__
 from curation.api.access import Annotator, house_of, session_of
 from curation.api.contract import answers
-from curation.api.fields import Body, StorableText
+from curation.api.fields import STORABLE, Body
 from curation.database import Transaction
 from curation.domain import Access
 from curation.errors import Conflict
@@ -33,7 +33,7 @@ class SignIn(Body):
     In a browser that is signed in as somebody else it takes `switch`, so that nobody's account changes unnoticed.
     """
 
-    token: Annotated[StorableText, Field(min_length=1, max_length=200)]
+    token: Annotated[str, Field(min_length=1, max_length=200), STORABLE]
     switch: Annotated[bool, Strict()] = False
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from curation import snapshots
 from curation.api.access import Engineer
 from curation.api.contract import answers, link, linked
-from curation.api.fields import Body, QueryInteger, StorableText
+from curation.api.fields import QUERY_NUMBER, STORABLE, Body
 from curation.api.links import Links
 from curation.database import Transaction
 from curation.domain import Kind, LayerRole, Sample, Split
@@ -25,7 +25,7 @@ from curation.tables import layers
 
 router = APIRouter(prefix="/api/snapshots", tags=["snapshots"], responses=answers(401))
 
-Name = Annotated[StorableText, Path(min_length=1, max_length=100)]
+Name = Annotated[str, Path(min_length=1, max_length=100), STORABLE]
 
 
 class SnapshotAnswer(BaseModel):
@@ -91,8 +91,8 @@ def get_snapshot(
     request: Request,
     visit: Engineer,
     name: Name,
-    after: Annotated[StorableText, Query(pattern="^[0-9a-f]{0,32}$")] = "",
-    limit: Annotated[QueryInteger, Query(ge=1, le=200)] = 60,
+    after: Annotated[str, Query(pattern="^[0-9a-f]{0,32}$"), STORABLE] = "",
+    limit: Annotated[int, Query(ge=1, le=200), QUERY_NUMBER] = 60,
 ) -> SnapshotPage:
     """One snapshot by its tag, its id or the beginning of its id, and a page of its samples."""
     links: Links = request.app.state.links
