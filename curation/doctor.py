@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from curation import schema
 from curation.errors import LayerloopError
 from curation.house import House, open_desk, open_house
+from curation.intake.confinement_check import check_confinement
 from curation.settings import Settings, unknown_settings
 from curation.tables import candidate_layers, checkpoints, sample_layers, snapshots
 
@@ -41,7 +42,7 @@ def examine_environment() -> list[Finding]:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at every part; one that is broken does not stop the others from being looked at, and nothing is made."""
-    findings = [_disk(settings), _training_part()]
+    findings = [_disk(settings), _training_part(), _confinement()]
     if not settings.exists():
         told = f"there is none at {settings.home.resolve()} yet"
         return [*findings, Finding("instance", True, told, "'layerloop up' or 'layerloop demo' makes one")]
@@ -76,6 +77,19 @@ def _training_part() -> Finding:
     if missing:
         return Finding("training", False, f"{', '.join(missing)} not installed", "pip install 'layerloop[train]'")
     return Finding("training", well=True, told="torch, diffusers and safetensors are installed")
+
+
+def _confinement() -> Finding:
+    """What a decoder of hostile images could do on this system, by trying it."""
+    try:
+        found = check_confinement()
+    except LayerloopError as error:
+        return Finding("confinement", well=False, told=error.message, hint="is the environment complete?")
+    if found.escapes:
+        told = f"a decoder that is taken over could {', '.join(found.escapes)}; granted are {found.parts}"
+        hint = "import only files that you trust, or use Linux 5.13 or newer with seccomp and Landlock"
+        return Finding("confinement", False, told, hint)
+    return Finding("confinement", well=True, told=f"decoders have {found.parts}")
 
 
 def _database(house: House) -> Finding:

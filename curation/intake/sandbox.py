@@ -121,7 +121,7 @@ class Sandbox(Generic[Item, Result]):
         self._threads = ThreadPoolExecutor(workers, "sandbox")
         self._closing = threading.Event()
         self._own = threading.local()
-        self._started: list[_Worker] = []
+        self._started: list[Worker] = []
 
     def __enter__(self) -> Self:
         return self
@@ -175,12 +175,12 @@ class Sandbox(Generic[Item, Result]):
             worker.close()
             return Failure(Cause.bad_answer, f"{type(error).__name__}: {error}")
 
-    def _worker(self) -> _Worker:
-        worker: _Worker | None = getattr(self._own, "worker", None)
+    def _worker(self) -> Worker:
+        worker: Worker | None = getattr(self._own, "worker", None)
         if worker is None or worker.gone:
             if worker is not None:
                 self._started.remove(worker)
-            worker = self._own.worker = _Worker(self._start, self._limits)
+            worker = self._own.worker = Worker(self._start, self._limits)
             self._started.append(worker)
             if self._closing.is_set():
                 worker.kill()
@@ -201,7 +201,7 @@ def run_confined(
         return next(sandbox.run([request]))[1]
 
 
-class _Worker:
+class Worker:
     """One confined process and the socket to it; used by one thread, but may be killed from another."""
 
     def __init__(self, start: dict[str, object], limits: Limits) -> None:
