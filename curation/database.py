@@ -74,7 +74,7 @@ class Database:
         try:
             return self.engine.connect()
         except sa.exc.OperationalError as error:
-            where = self.engine.url.render_as_string(hide_password=True)
+            where = self.engine.url.set(query={}).render_as_string(hide_password=True)
             raise Unreachable(
                 f"the database at {where} does not answer", "start it, or run 'layerloop up' for the embedded one"
             ) from error

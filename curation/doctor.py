@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
@@ -46,6 +48,7 @@ def examine(settings: Settings) -> list[Finding]:
     if not settings.exists():
         told = f"there is none at {settings.home.resolve()} yet"
         return [*findings, Finding("instance", True, told, "'layerloop up' or 'layerloop demo' makes one")]
+    findings.append(_private_files(settings))
     try:
         with open_house(settings) as house:
             looks: tuple[Callable[[House], Finding], ...] = (_database, _objects, _queue, _desk)
@@ -79,6 +82,40 @@ def _training_part() -> Finding:
     return Finding("training", well=True, told="torch, diffusers and safetensors are installed")
 
 
+def _private_files(settings: Settings) -> Finding:
+    """The home, its secrets and its logs are for their owner alone."""
+    home = settings.path(".")
+    # Of a folder the mode's group bits may be the mask of an access control list, which lets one user pass through.
+    others = [home] if home.stat().st_mode & 0o007 else []
+    files = [home / "secret", *(home / "label-studio" / name for name in ("token", "password"))]
+    others += [
+        file for file in (*files, *(home / "logs").glob("*.log*")) if file.exists() and file.stat().st_mode & 0o077
+    ]
+    if others:
+        listed = " ".join(shlex.quote(str(one)) for one in others)
+        return Finding("privacy", False, "others on this machine may read parts of the home", f"chmod go-rwx {listed}")
+    try:
+        if settings.secret is not None or (home / "secret").exists():  # it is not made here
+            settings.signing_secret()
+    except LayerloopError as error:
+        return Finding("privacy", False, error.message, error.hint)
+    return Finding("privacy", well=True, told="the home, its secret and its logs are for their owner alone")
+
+
+def without_credentials(address: str) -> str:
+    """Return an address with neither user nor password nor parameters, any of which may be secret."""
+    if "://" not in address:
+        return address.rpartition("@")[2]
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
+    except ValueError:  # a slash in a password, for one
+        return "an address that cannot be read"
+    if "@" in parts.path:
+        return "an address that cannot be read"
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}{parts.path}"
+
+
 def _confinement() -> Finding:
     """What a decoder of hostile images could do on this system, by trying it."""
     try:
@@ -95,7 +132,7 @@ def _confinement() -> Finding:
 def _database(house: House) -> Finding:
     have, newest = schema.current(house.database)
     drift = schema.drift(house.database)
-    told = f"schema {have} at {house.database.engine.url.render_as_string(hide_password=True)}"
+    told = f"schema {have} at {without_credentials(house.database.engine.url.render_as_string())}"
     if have != newest or drift:
         return Finding("database", False, f"{told}, but the code wants {newest}: {drift}", "run 'layerloop up' once")
     return Finding("database", well=True, told=told)
@@ -119,7 +156,7 @@ def _objects(house: House) -> Finding:
 
 def _queue(house: House) -> Finding:
     house.queue.check()
-    return Finding("queue", well=True, told=f"{house.settings.queue} answers")
+    return Finding("queue", well=True, told=f"{without_credentials(house.settings.queue)} answers")
 
 
 def _desk(house: House) -> Finding:
@@ -127,5 +164,5 @@ def _desk(house: House) -> Finding:
     if desk is None:
         return Finding("desk", well=True, told="the pages")
     with closing(desk):
-        told = f"{desk.address} answers, with {len(desk.people())} people"
+        told = f"{without_credentials(desk.address)} answers, with {len(desk.people())} people"
     return Finding("desk", well=True, told=told)

@@ -18,6 +18,7 @@ from curation.adapters import embedded_postgres
 from curation.domain import Access
 from curation.errors import LayerloopError, NotFound, Unreachable
 from curation.house import House, open_house
+from curation.log_files import bound_log
 from curation.processes import Processes, alone_in, ended_in_order
 from curation.review import reviewers
 from curation.settings import Settings
@@ -99,6 +100,7 @@ def _forget_the_dead(house: House) -> None:
 def _wake(settings: Settings) -> None:
     if not embedded_postgres.running(settings.path("postgres")):
         embedded_postgres.start(settings.path("postgres"))
+    bound_log(settings.path("postgres") / "data" / "server.log")
 
 
 def _wait_for(address: str, log: object) -> None:

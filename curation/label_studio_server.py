@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curation.errors import LayerloopError
+from curation.log_files import bounded_log, open_log
 from curation.processes import die_with_parent
 
 VERSION = "1.23.2"
@@ -114,14 +115,15 @@ def _serving(program: Path, data: Path, port: int, owner: dict[str, str]) -> Ite
     # Nothing of our own environment: a token or a proxy of ours is no business of its.
     places = {"PATH": "/usr/bin:/bin", "HOME": str(data), "LC_ALL": "C.UTF-8", "LABEL_STUDIO_BASE_DATA_DIR": str(data)}
     command = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
-    with (data / "server.log").open("ab") as log:
+    with open_log(data / "server.log") as log:
         process = subprocess.Popen(
             [*command, "--enable-legacy-api-token"], env=places | SWITCHES | owner, cwd=data,
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent,  # noqa: PLW1509  # no threads touch it
         )  # fmt: skip
     try:
-        _wait(process, port, data)
-        yield process
+        with bounded_log(data / "server.log"):
+            _wait(process, port, data)
+            yield process
     finally:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from curation.errors import LayerloopError
+from curation.log_files import bound_log, open_log
 
 log = logging.getLogger("layerloop.processes")
 
@@ -87,6 +88,7 @@ class Processes:
                     process.deaths += 1
                     if not self.stopping.wait(wait):
                         self._launch(process)
+                bound_log(process.log)
             for care in self.tended:
                 try:
                     care()
@@ -95,7 +97,7 @@ class Processes:
         self.ended.wait()  # a child dies with the thread that started it, and some were started here
 
     def _launch(self, process: Process) -> None:
-        with process.log.open("ab") as log:
+        with open_log(process.log) as log:
             process.running = subprocess.Popen(
                 process.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment,
                 start_new_session=True,  # Ctrl-C reaches only us; we stop the others in order

@@ -14,13 +14,17 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from curation.errors import Refused
+from curation.errors import LayerloopError, Refused
 from curation.images.limits import MEGAPIXEL, Limits
 
 EMBEDDED = "embedded"
 PREFIX = "LAYERLOOP_"
 NOT_SETTINGS = ("LAYERLOOP_TEST_", "LAYERLOOP_TRACEBACK")
 """Variables with our prefix that are no settings: those of the tests, and the one that prints tracebacks."""
+LEAST_SECRET = 32
+"""Characters of the secret that signs sessions and addresses."""
+OTHERS = 0o077
+"""The bits of a file's mode that concern everybody but its owner."""
 
 
 class Settings(BaseSettings):
@@ -116,7 +120,11 @@ class Settings(BaseSettings):
     def path(self, name: str) -> Path:
         """A folder of the home, made if need be, as an absolute path. Raises Refused where it cannot be made."""
         try:
-            folder = self.home.resolve() / name
+            home = self.home.resolve()
+            if not home.is_dir():
+                home.parent.mkdir(parents=True, exist_ok=True)
+                home.mkdir(mode=0o700, exist_ok=True)  # what lies in it is for its owner alone
+            folder = home / name
             folder.mkdir(parents=True, exist_ok=True)
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
             reason = getattr(error, "strerror", None) or str(error)
@@ -148,9 +156,13 @@ class Settings(BaseSettings):
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
     def signing_secret(self) -> str:
-        """The given secret, or one drawn once and kept in the home for the owner's eyes only."""
+        """Return the given secret, or one drawn once and kept in the home for its owner alone.
+
+        Raises:
+            LayerloopError: The secret is too short, or others may have read the file that keeps it.
+        """
         if self.secret is not None:
-            return self.secret.get_secret_value()
+            return _long_enough(self.secret.get_secret_value(), "LAYERLOOP_SECRET")
         file = self.path(".") / "secret"
         if not file.exists():
             handle, draft = tempfile.mkstemp(dir=file.parent)  # readable for its owner alone
@@ -160,7 +172,12 @@ class Settings(BaseSettings):
             with contextlib.suppress(FileExistsError):
                 file.hardlink_to(draft)
             Path(draft).unlink()
-        return file.read_text()
+        if file.stat().st_mode & OTHERS:
+            raise LayerloopError(
+                f"others may have read {file}, with which sessions are signed",
+                f"remove it, and everybody signs in again; or, if nobody has read it: chmod 600 {file}",
+            )
+        return _long_enough(file.read_text(), str(file))
 
 
 def read_settings(**given: object) -> Settings:
@@ -195,3 +212,12 @@ def unknown_settings() -> list[tuple[str, str | None]]:
             nearest = difflib.get_close_matches(upper, known, n=1, cutoff=0.6)
             found.append((name, nearest[0] if nearest else None))
     return found
+
+
+def _long_enough(secret: str, name: str) -> str:
+    if len(secret) < LEAST_SECRET:
+        raise LayerloopError(
+            f"the secret in {name} has {len(secret)} characters: whoever guesses it can sign in as anybody",
+            f"give it {LEAST_SECRET} or more, as from: openssl rand -hex 32",
+        )
+    return secret

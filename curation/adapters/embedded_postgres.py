@@ -98,8 +98,8 @@ def _bring_up(data: Path) -> str:
     if not running(data.parent):
         user = server_user(data)
         if user is not None:
-            let_through(data.parent)
-            let_through(_binaries())
+            let_through(data.parent, user)
+            let_through(_binaries(), user)
         if not (data / "PG_VERSION").exists():
             _make_cluster(data, user)
         _clear_after_crash(data, user)
@@ -177,7 +177,7 @@ def _socket_folder(data: Path, user: str | None) -> Path:
         folder.mkdir(mode=0o700)
         os.chown(folder, owner, -1)
     if user is not None:
-        let_through(folder.parent)
+        let_through(folder.parent, user)
     # Anybody may make a folder in the shared temp folder before us; one that is not ours is not used.
     found = folder.lstat()
     if folder.is_symlink() or found.st_uid != owner or found.st_mode & 0o077:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+import errno
 import os
 import pwd
 import shutil
+import struct
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from curation.errors import LayerloopError
 
 SERVER_USER = "pgserver"  # the name that the wheel's own tools use
-
-log = logging.getLogger(__name__)
 
 
 def server_user(data: Path) -> str | None:
@@ -46,10 +46,58 @@ def user_id(user: str | None) -> int:
     return os.geteuid() if user is None else pwd.getpwnam(user).pw_uid
 
 
-def let_through(folder: Path) -> None:
-    """Let the server's user pass through the folders above its own: the right to traverse, never the right to list."""
+def let_through(folder: Path, user: str) -> None:
+    """Let the server's user pass through the folders above its own: it alone, and never the right to list them.
+
+    A private folder stays private to all others: its entry in an access control list names that one user.
+
+    Raises:
+        LayerloopError: The file system keeps no such lists.
+    """
     for parent in (folder, *folder.parents):
-        mode = parent.stat().st_mode
-        if not mode & 0o001:
-            log.warning("letting the user %s pass through %s", SERVER_USER, parent)
-            parent.chmod((mode & 0o7777) | 0o001)
+        if not parent.stat().st_mode & 0o001:
+            try:
+                allow_traversal(parent, user_id(user))
+            except (OSError, AttributeError) as error:
+                raise LayerloopError(
+                    f"PostgreSQL, which does not run as root, may not pass through {parent}",
+                    f"name a home elsewhere with LAYERLOOP_HOME, run as an ordinary user, or say: chmod o+x {parent}",
+                ) from error
+
+
+def allow_traversal(folder: Path, user: int) -> None:
+    """Add the right to traverse a folder for one user to its access control list; nothing happens where it stands.
+
+    Raises:
+        OSError: The file system keeps no such lists.
+    """
+    mode = folder.stat().st_mode
+    entries = _acl(folder) or {
+        (_USER_OBJ, _NOBODY): mode >> 6 & 7, (_GROUP_OBJ, _NOBODY): mode >> 3 & 7, (_OTHER, _NOBODY): mode & 7,
+    }  # fmt: skip
+    if entries.get((_USER, user), 0) & entries.get((_MASK, _NOBODY), 7) & 1:
+        return
+    entries[_USER, user] = entries.get((_USER, user), 0) | 1
+    # The mask bounds the group too, so that it becomes what the group had and this one bit.
+    entries[_MASK, _NOBODY] = entries.get((_MASK, _NOBODY), entries[_GROUP_OBJ, _NOBODY]) | 1
+    packed = b"".join(_ENTRY.pack(tag, rights, id_) for (tag, id_), rights in sorted(entries.items()))
+    os.setxattr(folder, _ACL, _VERSION + packed)
+
+
+# POSIX access control lists as Linux keeps them (linux/posix_acl_xattr.h): a version, then (tag, rights, id) in order.
+_ACL: Final = "system.posix_acl_access"
+_VERSION: Final = struct.pack("<I", 2)
+_ENTRY: Final = struct.Struct("<HHI")
+_USER_OBJ, _USER, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x10, 0x20
+_NOBODY: Final = 0xFFFFFFFF
+
+
+def _acl(folder: Path) -> dict[tuple[int, int], int]:
+    """Return a folder's list, (tag, id) -> rights; empty where it has only a mode."""
+    try:
+        data = os.getxattr(folder, _ACL)
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return {}
+        raise
+    return {(tag, id_): rights for tag, rights, id_ in _ENTRY.iter_unpack(data[len(_VERSION) :])}

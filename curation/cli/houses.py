@@ -125,23 +125,13 @@ def api(
     port: Port = None,
 ) -> None:
     """Serve the JSON API and the pages."""
-    import uvicorn
-
     from curation.api.app import create_app
+    from curation.api.server import serve
     from curation.house import open_house
 
     named = _settings(port)
-    with open_house(named) as house:
-        config = uvicorn.Config(
-            create_app(house),
-            host=named.host,
-            port=named.port,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,  # the application believes the proxies that a setting names, and no others
-        )
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run()
+    with open_house(named) as house, contextlib.suppress(KeyboardInterrupt):
+        serve(create_app(house), named.host, named.port)
 
 
 def worker(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from curation.errors import LayerloopError
 from curation.settings import EMBEDDED, Settings
 
 
@@ -52,9 +53,35 @@ def test_a_folder_of_the_home_is_made_and_absolute(tmp_path, monkeypatch):
 
 
 def test_a_given_secret_is_used_and_never_shown():
-    settings = Settings(secret="hush")
-    assert settings.signing_secret() == "hush"
+    settings = Settings(secret="hush" * 8)
+    assert settings.signing_secret() == "hush" * 8
     assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize("secret", ["", "hush", "x" * 31])
+def test_a_secret_that_can_be_guessed_is_refused(secret, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAYERLOOP_SECRET", secret)
+    with pytest.raises(LayerloopError, match="whoever guesses it") as refused:
+        Settings(home=tmp_path).signing_secret()
+    assert not secret or secret not in str(refused.value)
+    monkeypatch.delenv("LAYERLOOP_SECRET")
+    (tmp_path / "secret").write_text(secret)
+    (tmp_path / "secret").chmod(0o600)
+    with pytest.raises(LayerloopError, match="whoever guesses it"):
+        Settings(home=tmp_path).signing_secret()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_secret_that_others_may_have_read_is_refused(mode, tmp_path):
+    Settings(home=tmp_path).signing_secret()
+    (tmp_path / "secret").chmod(mode)
+    with pytest.raises(LayerloopError, match="others may have read"):
+        Settings(home=tmp_path).signing_secret()
+
+
+def test_a_new_home_is_for_its_owner_alone(tmp_path):
+    home = Settings(home=tmp_path / "not" / "there" / "yet").path("logs").parent
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
 def test_a_secret_is_drawn_once_for_the_owner_alone(tmp_path):

@@ -102,7 +102,7 @@ def test_signing_in_again_as_oneself_ends_the_session_before(app, signed_in, dat
 
 
 def test_two_instances_on_one_host_do_not_sign_each_other_out(house, database):
-    with serve(house, secret=SecretStr("one")) as client, serve(house, secret=SecretStr("two")) as other:
+    with serve(house, secret=SecretStr("one" * 16)) as client, serve(house, secret=SecretStr("two" * 16)) as other:
         client.post("/api/session", json={"token": token_of(database, "ann")})
         other.cookies = client.cookies  # a browser sends the cookies of a host to every port
         assert other.post("/api/session", json={"token": token_of(database, "bob")}).status_code == 200

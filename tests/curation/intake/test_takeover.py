@@ -68,7 +68,7 @@ def attempt(statement: str) -> str:
 
 def raw(name: str, number: int, *arguments: str) -> str:
     """A system call by number, as code that was slipped in would make it; x86_64 only."""
-    listed = ", ".join(["ctypes.c_long(%d)" % number, *arguments])
+    listed = ", ".join([f"ctypes.c_long({number})", *arguments])
     return (
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         f"done = libc.syscall({listed})  # {name}\n"
@@ -217,7 +217,10 @@ def test_only_the_socket_and_the_files_of_the_item_are_open(sandbox):
             os.set_inheritable(handle, True)
             stack.callback(os.close, handle)
         with Sandbox(
-            taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.facts["found"], workers=1
+            taken_over,
+            lambda program: Message({"program": program}),
+            lambda _, answer: answer.facts["found"],
+            workers=1,
         ) as fresh:
             program = "found = []\nfor n in range(64):\n    try:\n        os.read(n, 0)\n        found.append(n)\n    except OSError:\n        pass\n"
             # 0 to 2 are the empty device.
