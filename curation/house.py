@@ -20,6 +20,7 @@ from curation.adapters.pgmq_schema import install_pgmq
 from curation.database import Database
 from curation.desk.exchange import Exchange
 from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
+from curation.domain import TrainingOrder
 from curation.errors import LayerloopError, Refused
 from curation.objects import FolderStore
 from curation.ports import Embedder, ObjectStore
@@ -126,6 +127,21 @@ def load(dotted: str) -> Any:
     except (ImportError, AttributeError) as error:
         hint = "is the package installed with its training part? pip install 'layerloop[train]'"
         raise LayerloopError(f"{dotted} cannot be loaded: {error}", hint) from error
+
+
+def check_order(order: TrainingOrder, trainer: str) -> None:
+    """Refuse an order that the trainer's module knows to be wrong, by its `check_order` if it has one.
+
+    Where the training part is not installed nothing is checked here: the worker does so. Raises NotFound, Refused.
+    """
+    Settings.calm_libraries()
+    module = trainer.partition(":")[0]
+    try:
+        check = getattr(importlib.import_module(module), "check_order", None)
+    except ImportError:
+        return
+    if check is not None:
+        check(order)
 
 
 def load_embedder(settings: Settings) -> Embedder:

@@ -204,13 +204,14 @@ def wants_traceback() -> bool:
 
 def unknown_settings() -> list[tuple[str, str | None]]:
     """Return variables of the environment that look like settings and are none, each with the nearest name."""
-    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    known = [name.upper() for name in Settings.model_fields]
     found = []
     for name in sorted(os.environ):
         upper = name.upper()
-        if upper.startswith(PREFIX) and upper not in known and not upper.startswith(NOT_SETTINGS):
-            nearest = difflib.get_close_matches(upper, known, n=1, cutoff=0.6)
-            found.append((name, nearest[0] if nearest else None))
+        rest = upper.removeprefix(PREFIX)
+        if upper.startswith(PREFIX) and rest not in known and not upper.startswith(NOT_SETTINGS):
+            nearest = difflib.get_close_matches(rest, known, n=1, cutoff=0.6)
+            found.append((name, f"{PREFIX}{nearest[0]}" if nearest else None))
     return found
 
 

@@ -55,7 +55,7 @@ def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report
     gives a checkpoint without figures. Where the preset has several processes they are started here. Raises NotFound,
     Corrupt, Refused, and Diverged (training.course.watch).
     """
-    preset = _check(order)
+    preset = check_order(order)
     if preset.processes > 1 and not dist.is_initialized():
         return launch(order, store, folder, report, preset.processes)
     if preset.threads:
@@ -121,7 +121,8 @@ class _Bench:
         return save_part(self.store, part, tensors, describe(part, self.order, self.code_version, **facts))
 
 
-def _check(order: TrainingOrder) -> Preset:
+def check_order(order: TrainingOrder) -> Preset:
+    """Return the preset of an order that can be trained. Raises NotFound; Refused, saying what is wrong with it."""
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in RECIPES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(RECIPES)}")

@@ -58,7 +58,7 @@ def train(
     from curation import checkpoints, jobs, snapshots
     from curation.domain import TrainingOrder
     from curation.errors import LayerloopError
-    from curation.house import load
+    from curation.house import check_order, load
 
     with house() as opened:
         with opened.database.transaction() as tx:
@@ -68,6 +68,7 @@ def train(
             changed = (dict(start.changes) if start else {}) | read_changes(changes or [])
             order = TrainingOrder(recipe, preset, found, previous, start, seed, images, changed)
             pictures = next(row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found)
+            check_order(order, opened.settings.trainer)
             if not dry_run:
                 run = checkpoints.order_training(tx, order, ACTOR)
             if wait:

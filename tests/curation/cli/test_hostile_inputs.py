@@ -1,0 +1,256 @@
+"""Files, settings and texts that are wrong end with an error and a hint, and nothing acts on the terminal."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from curation.cli import show
+from curation.cli.main import run
+from curation.database import Database
+from curation.domain import Prompt
+from curation.errors import Refused
+from curation.prompt_files import MAX_PROMPT, parse_prompts, read_prompt_file
+from curation.review import reviewers
+from curation.settings import Settings, read_settings, unknown_settings
+from tests.curation.cli.test_cli import here
+from tests.making import make_checkpoint
+
+__all__ = ["here"]  # the fixture
+
+ROOT = Path(__file__).resolve().parents[3]
+EVIL = "\x1b]0;owned\x07\x1b[2J\u202e[red]x[/red][/bold]"
+BAD_FILES = {
+    "nul": b"a red\0 fox\n",
+    "latin-1": "caf\xe9 au lait\n".encode("latin-1"),
+    "png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    "half a surrogate": b'{"text": "\\ud800", "foreground": "a", "background": "b"}\n',
+    "nul by escape": b'{"text": "\\u0000", "foreground": "a", "background": "b"}\n',
+    "deep": b'{"text": ' + b"[" * 100_000 + b"\n",
+    "long": b"x" * (MAX_PROMPT + 1) + b"\n",
+}
+
+
+def end(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """How a command ends, and what it says on stderr."""
+    monkeypatch.setattr(sys, "argv", ["layerloop", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+def prompts_commands(path: str) -> list[list[str]]:
+    return [
+        ["round", "open", "--prompts", path, "--quota", "2"],
+        ["checkpoint", "compare", "0" * 64, "--prompts", path],
+        ["draw", "--layers", path],
+        ["prompts", "make", "--out", path, "--count", "2"],
+    ]
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("kind", [*BAD_FILES, "missing", "folder", "endless"])
+def test_no_file_of_a_command_line_ends_in_a_traceback(
+    here: Settings, database: Database, tmp_path: Path, monkeypatch, capsys, kind: str, place: int
+) -> None:
+    monkeypatch.setattr("curation.prompt_files.MAX_FILE", 1 << 20)
+    monkeypatch.setattr("curation.triples.files.MAX_FILE", 1 << 20)
+    monkeypatch.chdir(tmp_path)
+    with database.transaction() as tx:
+        make_checkpoint(tx)
+    path = tmp_path / "given"
+    if kind in BAD_FILES:
+        path.write_bytes(BAD_FILES[kind])
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "endless":
+        path = Path("/dev/zero")
+    elif place == 3:
+        return  # a file that `prompts make` is to make
+    code, said = end(prompts_commands(str(path))[place], monkeypatch, capsys)
+    assert 0 < code < show.INTERNAL_ERROR, said
+    assert said.startswith("error: ")
+    assert "internal" not in said and "Traceback" not in said
+
+
+def test_a_deep_scene_is_refused(here: Settings, tmp_path: Path, monkeypatch, capsys) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text("a = " + "[" * 50_000 + "]" * 50_000)
+    code, said = end(["draw", "--layers", str(path)], monkeypatch, capsys)
+    assert (code, "nested too deeply" in said) == (2, True)
+
+
+def test_prompts_are_read_by_their_byte_order_mark(tmp_path: Path) -> None:
+    for name in ("utf-8-sig", "utf-16", "utf-32"):
+        (tmp_path / "p").write_bytes("a red fox\r\n# a note\r\na red fox\r\n#1 fan\r\n#\r\n".encode(name))
+        found = read_prompt_file(tmp_path / "p")
+        assert found.prompts == [Prompt("a red fox"), Prompt("#1 fan")]
+        assert (found.comments, found.repeated) == (2, 1)
+
+
+def test_lines_are_prompts_or_pairs() -> None:
+    row = '{"text": "a cat on grass", "foreground": "a cat", "background": "grass"}'
+    assert parse_prompts(["a hat", "", row]).prompts == [Prompt("a hat"), Prompt("a cat on grass", "a cat", "grass")]
+    for line in ('{"text": "a cat"}', '{"text": 1, "foreground": "a", "background": "b"}', "{"):
+        with pytest.raises(Refused, match="line 2 is no prompt"):
+            parse_prompts(["a hat", line])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "99999"), ("PORT", "many"), ("LEASE_SECONDS", "0"), ("DATABASE", "nonsense"),
+        ("DATABASE", "mysql://h/x"), ("DATABASE", "postgresql://h:99999999/x"), ("QUEUE", "rabbit"),
+        ("OBJECTS_ENDPOINT", "http://h:port"), ("ADDRESS", "example"), ("HOME", "/proc/nowhere/x"), ("HOME", "/etc/passwd"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [["seed", "import", "."], ["doctor"], ["round", "list"]])
+def test_a_setting_that_cannot_be_is_told(here: Settings, monkeypatch, capsys, name: str, value: str, command) -> None:
+    if name == "HOME":
+        monkeypatch.delenv("LAYERLOOP_DATABASE")
+    monkeypatch.setenv(f"LAYERLOOP_{name}", value)
+    monkeypatch.setattr(sys, "argv", ["layerloop", *command])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    out, err = capsys.readouterr()
+    assert 0 < int(ended.value.code or 0) < show.INTERNAL_ERROR, err
+    told = out if command == ["doctor"] else err
+    assert name in told or "home" in told or value in told
+    assert "hint:" in told
+
+
+def test_passwords_are_not_shown() -> None:
+    with pytest.raises(Refused) as refused:
+        read_settings(database="postgresql://anna:hush@h:nine/x")
+    assert "hush" not in refused.value.message
+
+
+def test_misspelt_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYERLOOP_PROT", "1")
+    monkeypatch.setenv("LAYERLOOP_QQQQQQ", "1")
+    monkeypatch.setenv("LAYERLOOP_TRACEBACK", "1")
+    found = dict(unknown_settings())
+    assert found["LAYERLOOP_PROT"] == "LAYERLOOP_PORT"
+    assert found["LAYERLOOP_QQQQQQ"] is None
+    assert "LAYERLOOP_TRACEBACK" not in found
+
+
+def test_an_unforeseen_error_leaves_its_traceback_in_a_file(here: Settings, monkeypatch, capsys) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError(f"by {EVIL}")
+
+    monkeypatch.setattr("curation.rounds.list_rounds", broken)
+    here.path("logs")
+    code, said = end(["round", "list"], monkeypatch, capsys)
+    assert code == show.INTERNAL_ERROR
+    assert said.startswith("error: internal error: ZeroDivisionError")
+    assert "\x1b" not in said
+    assert "ZeroDivisionError" in (here.path("logs") / "errors.log").read_text()
+    monkeypatch.setenv("LAYERLOOP_TRACEBACK", "1")
+    assert "Traceback" in end(["round", "list"], monkeypatch, capsys)[1]
+
+
+def test_names_neither_act_on_the_terminal_nor_are_markup(
+    here: Settings, database: Database, monkeypatch, capsys
+) -> None:
+    """Through every listing, as a table and as JSON, whose values stay what they are."""
+    with database.transaction() as tx:
+        make_checkpoint(tx)
+        tx.connection.exec_driver_sql("update checkpoints set preset = %s", (EVIL,))
+        reviewers.add_reviewer(tx, EVIL)
+    for words in (["checkpoint", "list"], ["reviewer", "list"], ["reviewer", "figures"]):
+        for more in ([], ["--json"]):
+            monkeypatch.setattr(sys, "argv", ["layerloop", *words, *more])
+            with pytest.raises(SystemExit):
+                run()
+            out = capsys.readouterr().out
+            assert not set("\x1b\x07\u202e") & set(out), words
+            if more:
+                assert EVIL in {value for row in json.loads(out) for value in row.values() if isinstance(value, str)}
+            else:
+                assert "[red]x[/red][/bold]" in out, words
+    for words in (["reviewer", "deactivate", EVIL], ["reviewer", "token", EVIL + "?"], ["checkpoint", "promote", EVIL]):
+        said = end(words, monkeypatch, capsys)[1]
+        assert not set("\x1b\x07\u202e") & set(said), words
+        assert "[red]x[/red][/bold]" in said
+
+
+def test_only_one_module_prints() -> None:
+    for path in sorted((ROOT / "curation" / "cli").glob("*.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        named = [one.func.id for one in calls if isinstance(one.func, ast.Name)]
+        assert path.name == "show.py" or "print" not in named, path.name
+
+
+def test_json_with_control_characters_has_the_same_value(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"name": "\x9b2J\x7f\u202e\n\t ä"}
+    show.print_json(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == value
+    assert not set("\x9b\x7f\u202e") & set(out)
+
+
+@pytest.mark.parametrize(
+    "words", [["round", "list"], ["run", "list"], ["snapshot", "list"], ["doctor"], ["candidate", "list"]]
+)
+def test_a_command_that_reads_makes_no_instance(tmp_path: Path, words: list[str]) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "curation.cli.main", *words, "--home", str(home)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert not home.exists()
+    assert done.returncode == (0 if words == ["doctor"] else 3)
+    assert "'layerloop up' or 'layerloop demo' makes one" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", [["-h"], ["round", "-h"], ["train", "-h"], ["run", "cancel", "-h"]])
+def test_help_has_a_short_name_everywhere(words: list[str], monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["layerloop", *words])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert not ended.value.code
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_a_wrong_order_is_refused_when_it_is_given(here: Settings, database: Database, monkeypatch, capsys) -> None:
+    with database.transaction() as tx:
+        name = make_checkpoint(tx)
+        tx.connection.exec_driver_sql("insert into tags (name, snapshot_id) select 'latest', id from snapshots")
+    for more in (["--preset", "huge"], ["--recipe", "soup"], ["--set", "base_batch=-1"], ["--set", "nothing=1"],
+                 ["--preset", "sd15", "--parent", name], ["--recipe", "base"]):  # fmt: skip
+        code, said = end(["train", "--no-wait", *more], monkeypatch, capsys)
+        assert code in {2, 3}, more
+        assert said.startswith("error: ") and "hint: " in said
+    assert end(["run", "list", "--json"], monkeypatch, capsys)[0] == 0
+
+
+def test_a_run_is_cancelled_by_the_beginning_of_its_id(here: Settings, database: Database, monkeypatch, capsys) -> None:
+    with database.transaction() as tx:
+        make_checkpoint(tx)
+        tx.connection.exec_driver_sql("insert into tags (name, snapshot_id) select 'latest', id from snapshots")
+    monkeypatch.setenv("LAYERLOOP_TRAINER", "tests.painter:train_nothing")
+
+    def call(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["layerloop", *words])
+        with pytest.raises(SystemExit) as ended:
+            run()
+        told = capsys.readouterr()
+        assert not ended.value.code, told.err
+        return told.out
+
+    name = json.loads(call("train", "--no-wait", "--json"))["run"]
+    [row] = json.loads(call("run", "list", "--json"))
+    assert (row["id"], row["state"], row["kind"]) == (name, "requested", "training")
+    assert json.loads(call("run", "cancel", name[:8], "--json"))["state"] == "cancelled"
+    assert "cancelled by command line" in call("run", "show", name[:8])
+    assert end(["run", "cancel", name], monkeypatch, capsys)[0] == 2
+    made = json.loads(call("train", "--json"))
+    assert made["run"] == name
+    assert made["checkpoint"]
