@@ -186,6 +186,7 @@ interface SampleRow {
   id: string;
   kind: "single" | "pair";
   caption: string;
+  caption_source: "given" | "model" | "file name";
   texts: Partial<Record<LayerRole, string>>;
   licence: string;
   source: string;

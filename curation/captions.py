@@ -19,11 +19,11 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from curation import leases
 from curation.database import Database, Transaction
-from curation.domain import LayerRole, Progress, RunState, Sample, content_id
+from curation.domain import CaptionSource, LayerRole, Progress, RunState, Sample, content_id
 from curation.errors import Conflict, Corrupt, NotFound, Refused
-from curation.intake.seeds import UNKNOWN
 from curation.layers import decode_layer, over
 from curation.ports import Captioner, ObjectStore, Report
+from curation.samples import find_sample_id, without_caption
 from curation.tables import caption_runs, captions, samples
 
 log = logging.getLogger("layerloop.captions")
@@ -75,9 +75,12 @@ def order_captions(tx: Transaction, order: CaptionOrder, actor: str) -> uuid.UUI
 
 
 def choose_samples(tx: Transaction, order: CaptionOrder) -> list[uuid.UUID]:
-    """The samples that an order is still for: no caption was given, and none written by its run since it was asked."""
+    """The samples that an order is still for: no caption was given, and none written by its run since it was asked.
+
+    A caption that was made from a file name counts as none.
+    """
     line = sa.cast(samples.c.line, JSONB)
-    wanting = line["caption"].astext.in_(["", UNKNOWN])
+    wanting = without_caption()
     if order.again:
         wanting |= line.has_key("captioner")
     run = sa.select(caption_runs.c.id, caption_runs.c.at).where(caption_runs.c.id == order.id).cte()
@@ -140,9 +143,12 @@ def caption_samples(
 def keep_captions(tx: Transaction, order: CaptionOrder, said: Mapping[uuid.UUID, str], source: str) -> int:
     """Keep what a model, named by `source`, said of samples; those that a person captioned meanwhile are left alone."""
     kept = 0
-    for id_, sample in _read(tx, list(said), lock=True).items():
-        if sample.caption in {"", UNKNOWN} or (order.again and sample.captioner):
-            _write(tx, id_, replace(sample, caption=said[id_], captioner=source), f"machine:{source}", order.id)
+    found = _read(tx, list(said), lock=True)
+    bare = {row.id for row in tx.execute(sa.select(samples.c.id).where(samples.c.id.in_(found), without_caption()))}
+    for id_, sample in found.items():
+        if id_ in bare or (order.again and sample.captioner):
+            new = replace(sample, caption=said[id_], captioner=source, caption_source=None)
+            write_caption(tx, id_, new, CaptionSource.model, f"machine:{source}", order.id)
             kept += 1
     return kept
 
@@ -152,13 +158,9 @@ def give_caption(tx: Transaction, name: str, text: str, actor: str) -> uuid.UUID
     text = _clean(text)
     if not text:
         raise Refused("a caption says something", "write what the picture shows")
-    digits = name.replace("-", "").lower()
-    plain = sa.func.replace(sa.cast(samples.c.id, sa.Text), "-", "")
-    found = tx.execute(sa.select(samples.c.id).where(plain.startswith(digits, autoescape=True)).limit(2)).all()
-    if len(digits) < 8 or len(found) != 1:
-        raise NotFound(f"there is no sample {name!r}", "its page in a snapshot shows its id; eight digits are enough")
-    [(id_, sample)] = _read(tx, [found[0].id], lock=True).items()
-    _write(tx, id_, replace(sample, caption=text, captioner=""), f"person:{actor}", None)
+    [(id_, sample)] = _read(tx, [find_sample_id(tx, name)], lock=True).items()
+    given = replace(sample, caption=text, captioner="", caption_source=None)
+    write_caption(tx, id_, given, CaptionSource.given, f"person:{actor}", None)
     tx.log(actor, "caption given", f"sample {id_.hex}", before=sample.caption, after=text)
     return id_
 
@@ -213,10 +215,14 @@ def _read(tx: Transaction, ids: Sequence[uuid.UUID], *, lock: bool) -> dict[uuid
     return {row.id: Sample.read(row.line) for row in rows}
 
 
-def _write(tx: Transaction, id_: uuid.UUID, sample: Sample, source: str, run: uuid.UUID | None) -> None:
+def write_caption(
+    tx: Transaction, id_: uuid.UUID, sample: Sample, kind: CaptionSource, source: str, run: uuid.UUID | None = None
+) -> None:
+    """Keep a sample's new line with its caption, and the caption itself in their history."""
     row = {"sample_id": id_, "text": sample.caption, "source": source, "run_id": run}
     tx.execute(sa.insert(captions), row)
-    tx.execute(sa.update(samples).where(samples.c.id == id_).values(line=sample.line()))
+    values = {"line": sample.line(), "caption_source": kind}
+    tx.execute(sa.update(samples).where(samples.c.id == id_).values(values))
 
 
 def _pictures(

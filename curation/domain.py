@@ -120,8 +120,16 @@ class RunState(StrEnum):
     cancelled = "cancelled"
 
 
+class CaptionSource(StrEnum):
+    """Where a sample's caption comes from; one made from a file name counts as no caption."""
+
+    given = "given"  # by a person, a manifest or a text file
+    model = "model"  # Sample.captioner names it
+    file_name = "file name"
+
+
 class Split(StrEnum):
-    """Held-out samples are never trained on; the split of a sample never changes."""
+    """Held-out samples are never trained on; only an import with --update moves a sample from one to the other."""
 
     train = "train"
     heldout = "heldout"
@@ -172,6 +180,8 @@ class Sample:
     `layers` maps a role to the sha256 of the stored image's bytes; `visible` is the hash of the pixels that can be
     seen (curation.layers.visible_hash); `round` is 0 for seeds. `captioner` is the model that wrote the caption
     (model@revision), empty for people and imports. `texts` are captions of single layers, `caption` is the whole's.
+    `caption_source` is told only where the caption was made from a file name, so that all other lines stay as they
+    were before there was such a mark.
     """
 
     id: str
@@ -185,11 +195,17 @@ class Sample:
     layers: Mapping[LayerRole, str]
     captioner: str = ""
     texts: Mapping[LayerRole, str] = field(default_factory=dict)
+    caption_source: CaptionSource | None = None
 
     def line(self) -> str:
-        """The sample as a canonical line of JSON without its end; captioner and texts are left out where empty."""
+        """The sample as a canonical line of JSON without its end; fields of OPTIONAL are left out where empty."""
         row = self.__dict__ | {"layers": dict(self.layers), "texts": dict(self.texts)}
-        return canonical_json({name: row[name] for name in row if row[name] or name not in {"captioner", "texts"}})
+        return canonical_json({name: row[name] for name in row if row[name] or name not in OPTIONAL})
+
+    def text_of(self, role: LayerRole | None = None) -> str:
+        """Return the text of a layer, or of the whole; empty where the caption was only made from a file name."""
+        caption = "" if self.caption_source is CaptionSource.file_name else self.caption
+        return self.texts.get(role, caption) if role else caption
 
     @staticmethod
     def read(line: str) -> Sample:
@@ -204,7 +220,12 @@ class Sample:
             layers={LayerRole(role): str(sha) for role, sha in row["layers"].items()},
             captioner=str(row.get("captioner", "")),
             texts={LayerRole(role): str(text) for role, text in row.get("texts", {}).items()},
+            caption_source=CaptionSource(row["caption_source"]) if row.get("caption_source") else None,
         )
+
+
+OPTIONAL = frozenset({"captioner", "texts", "caption_source"})
+"""Fields of a sample that its line leaves out where they are empty: equal samples keep the line they always had."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 
 from curation import checkpoints, holdout, rounds, snapshots
 from curation.database import Transaction
-from curation.domain import Checkpoint, Kind, Progress, Prompt, RoundState, RunState, TrainingOrder
-from curation.errors import LayerloopError
+from curation.domain import CaptionSource, Checkpoint, Kind, Progress, Prompt, RoundState, RunState, TrainingOrder
+from curation.errors import LayerloopError, Refused
 from curation.house import House
+from curation.samples import without_caption
 from curation.tables import decisions, samples
 from curation.tables import rounds as rounds_table
 
@@ -39,6 +40,7 @@ class Plan:
     recipe: str = "whole"
     images: int = 0
     kind: Kind = Kind.single  # what its rounds draw
+    file_names: bool = False  # whether captions made from file names are prompts too
 
 
 Tell = Callable[[Progress], None]
@@ -53,6 +55,8 @@ def run_loop(house: House, plan: Plan, tell: Tell) -> list[int]:
     for turn in range(1, plan.rounds + 1):
         number = _round_of(house, turn)
         if number is None:
+            with house.database.transaction() as tx:  # before minutes of training, not after them
+                choose_prompts(tx, 1, plan.seed + turn, plan.kind, file_names=plan.file_names)
             checkpoint = _train(house, plan, turn, tell)
             number = _open(house, plan, turn, checkpoint)
         _wait_for_verdicts(house, plan, number, turn, tell)
@@ -114,7 +118,7 @@ def _wait_for_run(house: House, run: uuid.UUID, turn: int, tell: Tell) -> str:
 
 def _open(house: House, plan: Plan, turn: int, checkpoint: Checkpoint) -> int:
     with house.database.transaction() as tx:
-        texts = choose_prompts(tx, plan.quota, plan.seed + turn, plan.kind)
+        texts = choose_prompts(tx, plan.quota, plan.seed + turn, plan.kind, file_names=plan.file_names)
         return rounds.open_round(
             tx,
             checkpoint=checkpoint.id,
@@ -126,20 +130,39 @@ def _open(house: House, plan: Plan, turn: int, checkpoint: Checkpoint) -> int:
         )
 
 
-def choose_prompts(tx: Transaction, count: int, seed: int, kind: Kind = Kind.single) -> Sequence[Prompt]:
+def choose_prompts(
+    tx: Transaction, count: int, seed: int, kind: Kind = Kind.single, *, file_names: bool = False
+) -> Sequence[Prompt]:
     """Up to `count` prompts for a round: captions as often as seeds bear them, shuffled by a hash, anew each turn.
 
     Of pairs all three texts of a seed pair; of single layers the text of a layer alone, where a seed has one.
+    `file_names` takes captions that were made from file names too. Raises Refused where all seeds lack a caption.
     """
     line = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)
     shuffled = sa.func.md5(sa.func.concat(seed, ":", samples.c.id))
     texts = [line["texts"][role].astext.label(role) for role in ("foreground", "background")]
     seeds = sa.select(line["caption"].astext.label("text"), *texts).where(samples.c.withdrawn_at.is_(None))
     seeds = seeds.where(samples.c.round == 0).order_by(shuffled).limit(count)
+    bare = without_caption() & ~sa.func.coalesce(line["texts"].has_key("foreground"), sa.false())
+    if file_names:
+        bare &= samples.c.caption_source != CaptionSource.file_name
+    seeds = seeds.where(~bare)
     if kind is Kind.pair:
         found = tx.execute(seeds.where(samples.c.kind == Kind.pair, line["texts"].has_key("background")))
         return [Prompt(row.text, row.foreground, row.background) for row in found]
-    return [Prompt(row.foreground or row.text) for row in tx.execute(seeds)]
+    prompts = [Prompt(row.foreground or row.text) for row in tx.execute(seeds)]
+    if not prompts and count_seeds(tx):
+        raise Refused(
+            "no seed has a caption to draw from: captions made from file names are no prompts",
+            "'layerloop caption run' writes captions; --prompts-from-names takes the names as prompts",
+        )
+    return prompts
+
+
+def count_seeds(tx: Transaction) -> int:
+    """How many imported samples stand."""
+    standing = samples.c.withdrawn_at.is_(None) & (samples.c.round == 0)
+    return int(tx.scalar(sa.select(sa.func.count()).select_from(samples).where(standing)))
 
 
 def _wait_for_verdicts(house: House, plan: Plan, number: int, turn: int, tell: Tell) -> None:

@@ -79,6 +79,21 @@ class LayerGenerator(Protocol):
         """What a drawing with these options is made with: model, sampler, steps, guidance and the like."""
 
 
+@dataclass(frozen=True)
+class TextRead:
+    """The words that a preset finds in a text, and how many of them, from the first, it sees at most."""
+
+    words: Sequence[str]
+    seen: int
+
+
+class ReadTexts(Protocol):
+    """The dotted name in LAYERLOOP_READER is one of these."""
+
+    def __call__(self, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
+        """Tell how a preset reads texts, without weights; None where a pretrained model reads them."""
+
+
 class OpenGenerator(Protocol):
     """The dotted name in LAYERLOOP_GENERATOR is one of these."""
 

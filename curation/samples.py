@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, UUID, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID, insert
 
 from curation.database import Transaction
-from curation.domain import Kind, LayerRole, Prompt, Sample, Split, content_id, split_of
+from curation.domain import CaptionSource, Kind, LayerRole, Prompt, Sample, Split, content_id, split_of
+from curation.errors import NotFound
 from curation.tables import layers, sample_layers, samples
+
+UNKNOWN = "unknown"
+"""What stands for a caption, a licence or a source that nobody told."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class NewSample:
     split: Split | None = None
     candidate: uuid.UUID | None = None
     texts: Mapping[LayerRole, str] = field(default_factory=dict)
+    caption_source: CaptionSource = CaptionSource.given
 
     def visible(self) -> str:
         """The hash of all that can be seen of it; a single image's own hash, so that equal pictures are one sample."""
@@ -60,6 +65,7 @@ class NewSample:
             visible=visible,
             layers={role: layer.sha256 for role, layer in self.layers.items()},
             texts=self.texts,
+            caption_source=self.caption_source if self.caption_source is CaptionSource.file_name else None,
         )
 
 
@@ -88,6 +94,7 @@ def add_samples(tx: Transaction, new: Sequence[NewSample]) -> set[uuid.UUID]:
             "round": sample.round,
             "candidate_id": one.candidate,
             "line": sample.line(),
+            "caption_source": one.caption_source,
         }
         for visible, (sample, one) in made.items()
     ]
@@ -125,18 +132,36 @@ def _sample_of(row: Mapping[str, Any]) -> NewSample:
         kind=Kind(row["kind"]),
         caption=row["text"],
         texts=Prompt(row["text"], row["foreground"], row["background"]).texts,
-        licence=str(origin.get("licence", "unknown")) if origin else generated,
-        source=str(origin.get("source", "unknown")) if origin else f"candidate {row['id']}",
+        licence=str(origin.get("licence", UNKNOWN)) if origin else generated,
+        source=str(origin.get("source", UNKNOWN)) if origin else f"candidate {row['id']}",
         round=row["round_id"] if drawn else 0,
         layers={LayerRole(role): StoredLayer(**layer) for role, layer in row["layers"].items()},
         split=split,
         candidate=row["id"],
+        caption_source=CaptionSource(origin.get("caption_source", CaptionSource.given)),
     )
 
 
 def withdraw_sample_of(tx: Transaction, candidate: uuid.UUID) -> None:
     """Take the sample of an un-accepted candidate out of every snapshot to come; those frozen stay as they are."""
     tx.execute(sa.update(samples).where(samples.c.candidate_id == candidate).values(withdrawn_at=sa.func.now()))
+
+
+def without_caption() -> sa.ColumnElement[bool]:
+    """Return the condition that a sample has no caption: an empty one, "unknown", or one made from a file name."""
+    caption = sa.cast(samples.c.line, JSONB)["caption"].astext
+    told_none: sa.ColumnElement[bool] = caption.in_(["", UNKNOWN])
+    return told_none | (samples.c.caption_source == CaptionSource.file_name)
+
+
+def find_sample_id(tx: Transaction, name: str) -> uuid.UUID:
+    """Return the id of a sample by its id or the first eight or more digits of it. Raises NotFound."""
+    digits = name.replace("-", "").lower()
+    plain = sa.func.replace(sa.cast(samples.c.id, sa.Text), "-", "")
+    found = tx.execute(sa.select(samples.c.id).where(plain.startswith(digits, autoescape=True)).limit(2)).all()
+    if len(digits) < 8 or len(found) != 1:
+        raise NotFound(f"there is no sample {name!r}", "'layerloop sample list' shows ids; eight digits are enough")
+    return uuid.UUID(str(found[0].id))
 
 
 def count_samples(tx: Transaction) -> int:

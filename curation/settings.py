@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     comparer: str = Field("training.matting.beside:draw_beside", description="dotted name of a DrawBeside")
     estimator: str = Field("training.memory:estimate", description="dotted name of an Estimate")
     captioner: str = Field("training.captioning:open_captioner", description="dotted name of an OpenCaptioner")
+    reader: str = Field("training.reading:read_texts", description="dotted name of a ReadTexts")
     writer: str = Field("training.writing:open_writer", description="dotted name of an OpenWriter")
     writer_key: SecretStr | None = Field(
         None, description="key for a server of language models (prompts make --address)"

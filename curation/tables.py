@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-from curation.domain import Access, CandidateState, Kind, LayerRole, RoundState, RunState, Split, Verdict
+from curation.domain import Access, CandidateState, CaptionSource, Kind, LayerRole, RoundState, RunState, Split, Verdict
 
 metadata = sa.MetaData(
     naming_convention={
@@ -381,11 +381,14 @@ samples = sa.Table(
     sa.Column("split", sa.Text, nullable=False),
     sa.Column("round", sa.Integer, nullable=False),  # 0 for seeds
     sa.Column("candidate_id", sa.ForeignKey("candidates.id"), unique=True),
-    sa.Column("line", sa.Text, nullable=False),  # its line in manifests to come; only its caption ever changes
+    # Its line in manifests to come; captions, and imports with --update, change it, which the events remember.
+    sa.Column("line", sa.Text, nullable=False),
+    sa.Column("caption_source", sa.Text, nullable=False, server_default="given"),
     sa.Column("withdrawn_at", sa.DateTime(timezone=True)),
     _now(),
     _one_of("kind", Kind),
     _one_of("split", Split),
+    _one_of("caption_source", CaptionSource),
 )
 
 sample_layers = sa.Table(
@@ -416,7 +419,11 @@ import_files = sa.Table(
     sa.Column("codes", ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("sentence", sa.Text, nullable=False, server_default=""),
     sa.Column("layer", SHA),
+    sa.Column(
+        "described", JSONB(none_as_null=True)
+    ),  # the description that was taken (curation.intake.descriptions); null before 0008
 )
+sa.Index("ix_import_files_layer", import_files.c.layer)
 
 events = sa.Table(
     "events",

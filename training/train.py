@@ -229,8 +229,8 @@ def _drawn(checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed
 
 def _prompt(sample: Sample) -> Prompt:
     """A pair's own texts; the whole one stands for a layer that has none."""
-    texts = [sample.texts.get(role, sample.caption) for role in (LayerRole.foreground, LayerRole.background)]
-    return Prompt(sample.caption, *texts)
+    texts = [sample.text_of(role) for role in (LayerRole.foreground, LayerRole.background)]
+    return Prompt(sample.text_of(), *texts)
 
 
 def code_version() -> str:

@@ -75,6 +75,8 @@ function showSnapshot(snapshot) {
   );
 }
 
+const CAPTION_SOURCES = { model: "caption by a model", "file name": "no caption: this is its file name" };
+
 /** @param {SampleRow} sample */
 function tileOf(sample) {
   const layers = Object.entries(sample.layers);
@@ -101,6 +103,7 @@ function tileOf(sample) {
         {},
         make("span", { class: "caption", title: sample.caption }, sample.caption),
         make("small", {}, `${sample.kind === "pair" ? "pair, " : ""}${from}, ${sample.split}`),
+        sample.caption_source === "given" ? null : make("small", {}, CAPTION_SOURCES[sample.caption_source]),
         make(
           "small",
           { title: `licence: ${sample.licence}; source: ${sample.source}` },

@@ -17,7 +17,7 @@ from curation.api.contract import answers, link, linked
 from curation.api.fields import QUERY_NUMBER, STORABLE, Body
 from curation.api.links import Links
 from curation.database import Transaction
-from curation.domain import Kind, LayerRole, Sample, Split
+from curation.domain import CaptionSource, Kind, LayerRole, Sample, Split
 from curation.holdout import fingerprint_layers
 from curation.manifest import read_samples
 from curation.snapshots import TagName
@@ -52,6 +52,7 @@ class SampleAnswer(BaseModel):
     id: str
     kind: Kind
     caption: str
+    caption_source: CaptionSource
     texts: dict[LayerRole, str]
     licence: str
     source: str
@@ -141,6 +142,7 @@ def _sample(links: Links, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> S
         id=sample.id,
         kind=sample.kind,
         caption=sample.caption,
+        caption_source=sample.caption_source or (CaptionSource.model if sample.captioner else CaptionSource.given),
         texts=dict(sample.texts),
         licence=sample.licence,
         source=sample.source,

@@ -56,6 +56,7 @@ def train(
 ) -> None:
     """Train on a snapshot; the same command again goes on exactly where it stopped."""
     from curation import checkpoints, jobs, snapshots
+    from curation.cli.text_warnings import warn_of_snapshot
     from curation.domain import TrainingOrder
     from curation.errors import LayerloopError
     from curation.house import check_order, load
@@ -73,6 +74,7 @@ def train(
                 run = checkpoints.order_training(tx, order, ACTOR)
             if wait:
                 tx.jobs.clear()  # this process does it
+        warn_of_snapshot(opened, found, preset, changed)
         if dry_run:
             talk.print(f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}")
             print_memory(load(opened.settings.estimator)(order, pictures), str(order.id), as_json)

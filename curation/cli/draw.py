@@ -146,10 +146,12 @@ def _draw(
     opened: House, name: str | None, prompt: str, files: Mapping[int, Path], options: DrawOptions
 ) -> Iterator[dict[str, str]]:
     """Draw and write a few at a time; what each file says of itself, and its path."""
+    from curation.cli.text_warnings import warn_of_prompts
     from curation.house import load
     from curation.provenance import save_picture
 
     drawing = scenes.find_checkpoint(opened, name)
+    warn_of_prompts(opened, drawing, [Prompt(prompt)])
     seeds = list(files)
     with progress() as tell:
         tell(Progress("drawing", 0, len(seeds)))

@@ -62,6 +62,9 @@ def demo(
         Reviewer, typer.Option(help="A person at the pages is waited for; the oracle decides by rules.")
     ] = Reviewer.person,
     rounds: Annotated[int, typer.Option(help="How many rounds.", min=1)] = 2,
+    prompts_from_names: Annotated[
+        bool, typer.Option("--prompts-from-names", help="Draw also from captions made from the seeds' file names.")
+    ] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="Foreground, background and blended image together.")] = False,
     quota: Annotated[int, typer.Option(help="How many candidates each round draws.", min=1)] = 96,
     preset: Annotated[str, typer.Option(help="A row of numbers: tiny for a laptop.")] = "tiny",
@@ -79,7 +82,16 @@ def demo(
     from curation.review import report
 
     kind, recipe = (Kind.pair, "pairs") if pairs else (Kind.single, "whole")
-    plan = Plan(rounds=rounds, quota=quota, preset=preset, reviewer=reviewer, recipe=recipe, images=images, kind=kind)
+    plan = Plan(
+        rounds=rounds,
+        quota=quota,
+        preset=preset,
+        reviewer=reviewer,
+        recipe=recipe,
+        images=images,
+        kind=kind,
+        file_names=prompts_from_names,
+    )
     named = _settings(port)
     with _desk(named) if desk is Desk.label_studio else nullcontext(named) as ready, household(ready) as standing:
         talk.print("\n  pages ", bold(standing.sign_in_address()), " (lets one person in, once)\n")

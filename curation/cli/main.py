@@ -25,6 +25,7 @@ from curation.cli import (
     reviewers,
     rounds,
     runs,
+    samples,
     seeds,
     snapshots,
 )
@@ -65,6 +66,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(seeds.app, name="seed", help="Bring in images with alpha.")
+app.add_typer(samples.app, name="sample", help="List, show, withdraw and restore samples.")
 app.add_typer(captions.app, name="caption", help="What samples show, said by models or people.")
 app.add_typer(prompts.app, name="prompts", help="What pairs are drawn from, made in numbers.")
 app.add_typer(rounds.app, name="round", help="Open, watch and close rounds.")

@@ -46,6 +46,9 @@ def open_(
             "A line that begins with '# ' is a comment; equal lines count once."
         ),
     ] = None,
+    prompts_from_names: Annotated[
+        bool, typer.Option("--prompts-from-names", help="Without --prompts: also seeds' captions made from file names.")
+    ] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="Draw foreground, background and blended image.")] = False,
     checkpoint: Annotated[str | None, typer.Option(help="What draws; without it, the one promoted last.")] = None,
     policy: Annotated[
@@ -68,6 +71,7 @@ def open_(
 ) -> None:
     """Open a round: prompts, a checkpoint and a quota; workers begin to draw at once."""
     from curation import checkpoints, loop, rounds
+    from curation.cli.text_warnings import warn_of_prompts
     from curation.domain import Kind
     from curation.errors import Refused
     from curation.house import load_embedder
@@ -84,7 +88,11 @@ def open_(
         drawn_by = checkpoints.find_checkpoint(tx, checkpoint) if checkpoint else checkpoints.promoted(tx)
         if drawn_by is None:
             raise Refused("no checkpoint is promoted yet", "'layerloop train', then 'layerloop checkpoint promote'")
-        texts = loop.choose_prompts(tx, quota, seed, kind) if given is None else given.prompts
+        if given is None:
+            texts = loop.choose_prompts(tx, quota, seed, kind, file_names=prompts_from_names)
+        else:
+            texts = given.prompts
+        warned = warn_of_prompts(opened, drawn_by, texts)
         rules = _read_rules(policy, share, set_ or [])
         check_measures(rules, load_embedder(opened.settings).measures if policy == "paper" else ())
         if dry_run:
@@ -98,7 +106,7 @@ def open_(
         )
         if overlap > 1:
             consensus.set_consensus(tx, number, reached, ACTOR)
-    print_json({"round": number}) if as_json else print_text(number)
+    print_json({"round": number} | ({"warning": warned} if warned else {})) if as_json else print_text(number)
 
 
 @app.command("list")

@@ -75,11 +75,13 @@ def draw_pairs(
     opened: House, name: str | None, pair: Pair, files: Mapping[int, Mapping[LayerRole, Path]], options: DrawOptions
 ) -> Iterator[dict[str, Any]]:
     """Draw a pair for every seed and write its three files; what each pair's files say, with their paths."""
+    from curation.cli.text_warnings import warn_of_prompts
     from curation.scenes.pictures import read_pictures
 
     prompt = pair.prompt()
     pictures = read_pictures([path for path in (pair.on, pair.under) if path], opened.settings.image_limits)
     hand = find_hand(opened, name, options)
+    warn_of_prompts(opened, hand.checkpoint, [prompt])
     seeds = list(files)
     with progress() as tell:
         tell(Progress("drawing", 0, len(seeds)))
@@ -155,13 +157,17 @@ def draw_layers(
     if dry_run:
         _print_plan(scene, steps, as_json)
         return
+    from curation.cli.text_warnings import warn_of_prompts
     from curation.scenes.drawing import draw_scene
 
     folder = out or Path(path.stem)
     with resumable(), progress() as tell:
         if any(step.request for step in steps):
             with house() as opened:
-                drawn = draw_scene(scene, pictures, find_hand(opened, name, options), folder, tell, force)
+                hand = find_hand(opened, name, options)
+                asked = [step.request.prompt for step in steps if step.request]
+                warn_of_prompts(opened, hand.checkpoint, asked)
+                drawn = draw_scene(scene, pictures, hand, folder, tell, force)
         else:
             drawn = draw_scene(scene, pictures, None, folder, tell, force)
     layered = write_layered(folder, drawn, wanted)

@@ -170,6 +170,12 @@ def resumable(word: str = "the same command goes on where it stopped") -> Iterat
         raise
 
 
+def warn(sentence: str) -> None:
+    """Say on stderr what is odd though nothing fails; nothing where the sentence is empty."""
+    if sentence:
+        talk.print(bold("warning:", "yellow"), sentence)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(_inert(json.dumps(value, default=_as_text, ensure_ascii=False, indent=2)) + "\n")

@@ -126,6 +126,7 @@ class Item:
     stamp: str
     place: int  # how many files of the list are reached with it
     member: Member | None = None
+    others: tuple[Member, ...] = ()  # of a pair in an archive: its background and, where there is one, its blended
     known: Intake | None = None
 
 

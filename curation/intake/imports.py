@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.database import Transaction
-from curation.domain import content_id
+from curation.domain import CaptionSource, content_id
 from curation.errors import NotFound
-from curation.intake.examination import Outcome
+from curation.intake.descriptions import Difference
+from curation.intake.examination import Intake, Outcome
+from curation.intake.listing import BadLine, Listing
+from curation.screening.duplicates import Duplicate
 from curation.tables import import_files, imports
+
+READ_ARE = (
+    "read are images, captions beside them (x.txt, x.caption, x.json), metadata (.jsonl, .csv, .tsv, .json), "
+    "and all of these in zip and tar archives"
+)
+"""What is said of a file that is none of what an import reads."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +39,18 @@ class FileOutcome:
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What became of a folder, the same whenever it is asked; `fresh` and `seconds` are of this run alone."""
+    """What became of a folder, the same whenever it is asked; what follows `seconds` is of this run alone."""
 
     folder: str
     outcomes: dict[Outcome, int]
     codes: dict[str, int]
     named: tuple[FileOutcome, ...]  # every file that did not become a sample, with the reason
+    captions: dict[CaptionSource, int]  # of what was stored, by where they come from
     fresh: int
     seconds: float
+    differences: tuple[Difference, ...] = ()  # what the folder says otherwise than when it was imported
+    gone: int = 0  # files that are not there any more; their samples stand
+    folder_splits: Mapping[str, int] = field(default_factory=dict)  # folders called like a split that mean none: files
 
     @property
     def files(self) -> int:
@@ -59,6 +72,8 @@ def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
     by_outcome = sa.select(import_files.c.outcome, sa.func.count()).where(mine).group_by(import_files.c.outcome)
     code = sa.func.unnest(import_files.c.codes).label("code")
     by_code = sa.select(code, sa.func.count()).where(mine).group_by(code).order_by(sa.func.count().desc(), code)
+    source = import_files.c.described["caption_source"].astext
+    by_source = sa.select(source, sa.func.count()).where(mine, source.is_not(None)).group_by(source).order_by(source)
     stored = [Outcome.accept, Outcome.accept_strip, Outcome.accept_warn]
     named = sa.select(import_files).where(mine, import_files.c.outcome.not_in(stored)).order_by(import_files.c.name)
     codes: dict[str, int] = {}
@@ -70,6 +85,7 @@ def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
         outcomes={Outcome(row[0]): int(row[1]) for row in tx.execute(by_outcome)},
         codes=codes,
         named=tuple(FileOutcome(r.name, Outcome(r.outcome), tuple(r.codes), r.sentence) for r in tx.execute(named)),
+        captions={CaptionSource(row[0]): int(row[1]) for row in tx.execute(by_source)},
         fresh=fresh,
         seconds=seconds,
     )
@@ -90,11 +106,72 @@ def keep_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
     """Note what became of files; a row that is there is replaced."""
     if rows:
         adding = insert(import_files)
-        fields = {name: adding.excluded[name] for name in ("stamp", "outcome", "codes", "sentence", "layer")}
+        fields = {
+            name: adding.excluded[name] for name in ("stamp", "outcome", "codes", "sentence", "layer", "described")
+        }
         tx.execute(
             adding.on_conflict_do_update(index_elements=["import_id", "name"], set_=fields),
             list({row["name"]: row for row in rows}.values()),
         )
+
+
+def forget_gone(tx: Transaction, import_id: uuid.UUID, seen: set[str]) -> int:
+    """Drop the rows of files that are not there any more and became nothing; returns how many others are gone."""
+    mine = import_files.c.import_id == import_id
+    rows = tx.execute(sa.select(import_files.c.name, import_files.c.layer, import_files.c.outcome).where(mine))
+    gone = [row for row in rows if row.name not in seen]
+    dropped = [row.name for row in gone if row.layer is None or row.outcome == Outcome.duplicate]
+    for start in range(0, len(dropped), 1_000):
+        tx.execute(sa.delete(import_files).where(mine, import_files.c.name.in_(dropped[start : start + 1_000])))
+    return len(gone) - len(dropped)
+
+
+def file_row(
+    import_id: uuid.UUID,
+    name: str,
+    stamp: str,
+    found: Intake,
+    layer: str | None = None,
+    described: Mapping[str, str] | None = None,
+) -> dict[str, object]:
+    """Return what became of one file as a row to be kept."""
+    sentence = f"{found.sentence}; {READ_ARE}" if found.code == "not_an_image" else found.sentence
+    return {
+        "import_id": import_id,
+        "name": storable_name(name),
+        "stamp": stamp,
+        "outcome": found.outcome,
+        "codes": [storable_name(code) for code in found.codes],
+        "sentence": storable_name(sentence),
+        "layer": layer,
+        "described": described,
+    }
+
+
+def bad_line_rows(import_id: uuid.UUID, listing: Listing) -> list[dict[str, object]]:
+    """Return rows for the bad lines of a listing's manifests, and one for each manifest that has any."""
+    rows = []
+    manifests: dict[str, list[BadLine]] = {}
+    for line in listing.bad_lines:
+        manifests.setdefault(line.name.rpartition(":")[0], []).append(line)
+        name = listing.inside + line.name
+        rows.append(file_row(import_id, name, "", Intake(name, line.outcome, (line.code,), line.sentence)))
+    for manifest, mine in manifests.items():
+        name = listing.inside + manifest
+        code = next((line.code for line in mine if line.outcome is Outcome.reject), mine[0].code)
+        sentence = f"{len(mine)} of its lines cannot be followed, each is named"
+        rows.append(file_row(import_id, name, "", Intake(name, Outcome.partial, (code,), sentence)))
+    return rows
+
+
+def as_duplicate(found: Intake, first: Duplicate, names: dict[str, str]) -> Intake:
+    """A duplicate by file name where the first came from a file, else by its layer; its own findings stay listed."""
+    of = names.get(first.of, f"layer {first.of[:12]}")
+    kind = "duplicate_of" if first.exact else "near_duplicate_of"
+    sentence = f"the same visible pixels as {of}" if first.exact else f"nearly the same picture as {of}"
+    findings = f"; {found.sentence}" if found.sentence else ""
+    codes = (f"{kind}:{of}", *found.codes)
+    return replace(found, outcome=Outcome.duplicate, codes=codes, sentence=sentence + findings, layer=None)
 
 
 def storable_name(text: str) -> str:

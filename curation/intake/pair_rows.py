@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from curation.domain import LayerRole, Prompt
 from curation.images.headers import BadFile
-from curation.intake.archives import check_inside
 
 FILES: Final = {
     LayerRole.foreground: ("foreground",),
@@ -27,6 +26,8 @@ OTHER_FILES: Final = ("alpha", "matte", "trimap", "mask")
 """What may be named beside the layers: made of the same picture, and no picture of its own."""
 
 ReadText = Callable[..., str | None]
+FindFile = Callable[[str, str], str]
+"""The file that a name means, which a manifest in a folder gives; raises BadFile."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,17 @@ def is_pair(row: Mapping[str, Any]) -> bool:
     return "foreground" in row and "file_name" not in row
 
 
-def files_named(row: Mapping[str, Any], base: str) -> set[str]:
+def files_named(row: Mapping[str, Any], base: str, find: FindFile) -> set[str]:
     """Every file that a pair's row speaks of, good or not: none of them is a picture of its own."""
     keys = [key for keys in FILES.values() for key in keys] + list(OTHER_FILES)
-    return {(PurePosixPath(base) / row[key]).as_posix() for key in keys if isinstance(row.get(key), str)}
+    found = set()
+    for name in (row[key] for key in keys if isinstance(row.get(key), str)):
+        with suppress(BadFile):
+            found.add(find(base, name))
+    return found
 
 
-def read_pair(row: Mapping[str, Any], base: str, known: set[str], text: ReadText) -> PairFiles:
+def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText) -> PairFiles:
     """The files and texts of a pair. Raises BadFile with pair_incomplete, path_traversal or bad_line."""
     names: dict[LayerRole, str] = {}
     for role, keys in FILES.items():
@@ -59,10 +64,7 @@ def read_pair(row: Mapping[str, Any], base: str, known: set[str], text: ReadText
             continue
         if not isinstance(name, str):
             raise BadFile("bad_line", f"{keys[0]} is {type(name).__name__}, not the name of a file")
-        check_inside(name)
-        names[role] = (PurePosixPath(base) / name).as_posix()
-        if names[role] not in known:
-            raise BadFile("bad_line", f"there is no file {name[:120]!r} in the folder")
+        names[role] = find(base, name)
     if LayerRole.background not in names:
         raise BadFile("pair_incomplete", "the pair has no background")
     if len(set(names.values())) < len(names):

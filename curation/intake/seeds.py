@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation import rounds
 from curation.database import Database, Transaction
-from curation.domain import Kind, LayerRole, Progress, Prompt, content_id
+from curation.domain import Kind, LayerRole, Progress, content_id
 from curation.errors import NotFound
-from curation.images.headers import BadFile
 from curation.images.limits import LIMITS, Limits
-from curation.input_files import UnsafeFile
-from curation.intake import archives, confined
+from curation.intake import confined
+from curation.intake.corrections import Corrections, former_layers, origin_of, visible_of
+from curation.intake.descriptions import Description
 from curation.intake.examination import Intake, Item, Loaded, Outcome, refuse
-from curation.intake.imports import ImportSummary, keep_rows, names_of, storable_name, summarise
-from curation.intake.listing import Listing, list_folder
+from curation.intake.imports import (
+    ImportSummary,
+    as_duplicate,
+    bad_line_rows,
+    file_row,
+    forget_gone,
+    keep_rows,
+    names_of,
+    storable_name,
+    summarise,
+)
+from curation.intake.items import Items
+from curation.intake.listing import AS_IT_IS, Listing, Reading, list_folder
 from curation.intake.sandbox import Failure
 from curation.ports import ObjectStore, Report
-from curation.samples import NewSample, StoredLayer, add_samples
+from curation.samples import UNKNOWN, NewSample, StoredLayer, add_samples
 from curation.screening import duplicates
 from curation.screening.duplicates import Duplicate
 from curation.tables import import_files, imports
@@ -40,10 +50,6 @@ BATCH_BYTES = 64 << 20
 WRITERS = 4
 """Layers put into the store at once: a put waits for the disk or the network, not for the processor."""
 
-HEAD = 512
-"""Bytes at the head of a file that tell an archive from an image."""
-
-UNKNOWN = "unknown"
 NO_LICENCE = "licence_unknown"
 """The flag of a file that is stored although nobody said under which licence; its sample says "unknown"."""
 
@@ -58,23 +64,28 @@ def import_seeds(
     actor: str = "seed import",
     link_roots: Sequence[Path] = (),
     limits: Limits = LIMITS,
+    reading: Reading = AS_IT_IS,
+    update: bool = False,
 ) -> ImportSummary:
-    """Import every image of a folder (recursively, zip archives too); what an earlier run has done is passed by.
+    """Import every image of a folder (recursively, archives too); what an earlier run has done is passed by.
 
     Files that a manifest's row names as a pair become one sample of three layers. All are judged in `workers` confined
     processes and kept in batches: layers first, then one transaction with samples, review candidates and one row per
-    file or pair. It is done again only when a size or time has changed. Raises NotFound where there is no such folder.
+    file or pair. It is done again only when a size or time has changed. What is said of a file otherwise than when it
+    was imported, and changed pixels, are told; with `update` they are taken. Raises NotFound where there is no such
+    folder; Refused for an encoding that there is not.
     """
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}", "give the folder that holds the images")
     started = time.monotonic()
     report(Progress("listing seeds", 0, 0))
-    listing = list_folder(folder, link_roots)
-    one = _Import(database, store, listing, content_id("import", folder.resolve()), actor, limits)
+    listing = list_folder(folder, link_roots, reading)
+    corrections = Corrections(content_id("import", folder.resolve()), folder.resolve().name, actor, update=update)
+    one = _Import(database, store, listing, corrections, limits)
     one.open()
     total = len(listing.files)
     with confined.open_sandbox(workers, limits) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
-        for batch in _batches(sandbox.run(map(one.load, one.unfinished()))):
+        for batch in _batches(sandbox.run(map(one.items.load, one.unfinished()))):
             one.keep(batch, writers)
             report(Progress("importing seeds", batch[-1][0].place, total))
     summary = one.close(time.monotonic() - started)
@@ -102,120 +113,96 @@ class _Import:
     """One run over one folder."""
 
     def __init__(
-        self, database: Database, store: ObjectStore, listing: Listing, id_: uuid.UUID, actor: str, limits: Limits
+        self, database: Database, store: ObjectStore, listing: Listing, corrections: Corrections, limits: Limits
     ) -> None:
         self.database = database
         self.store = store
         self.listing = listing
-        self.id = id_
-        self.actor = actor
-        self.limits = limits
+        self.corrections = corrections
+        self.id = corrections.import_id
+        self.actor = corrections.actor
+        self.source = corrections.source
+        self.items = Items(listing, limits, self._keep_bad_lines)
         self.fresh = 0
+        self.folder_splits: dict[str, int] = {}  # folders called like a split that mean none, with their files
+        self._said: dict[str, Description] = {}  # of what is being examined
+        self._before: dict[str, sa.Row[Any]] = {}  # rows of files that were imported with other bytes
+        self._seen: set[str] = set()
 
     def open(self) -> None:
-        """The import's own row, and those of the manifests' bad lines."""
-        bad = self.listing.bad_lines
-        rows = [
-            self._row(line.name, "", Intake(line.name, Outcome.reject, (line.code,), line.sentence)) for line in bad
-        ]
-        for manifest in dict.fromkeys(line.name.rpartition(":")[0] for line in bad):
-            mine = [line for line in bad if line.name.rpartition(":")[0] == manifest]
-            sentence = f"{len(mine)} of its lines cannot be followed, each is named"
-            rows.append(self._row(manifest, "", Intake(manifest, Outcome.partial, (mine[0].code,), sentence)))
+        """Keep the import's own row, and those of the manifests' bad lines instead of those of earlier runs."""
+        folder = self.listing.tree.root
         with self.database.transaction() as tx:
-            row = {"id": self.id, "folder": storable_name(str(self.listing.folder.resolve()))}
+            row = {"id": self.id, "folder": storable_name(folder)}
             tx.execute(insert(imports).on_conflict_do_nothing(), row)
+            tx.execute(sa.delete(import_files).where(import_files.c.import_id == self.id, import_files.c.stamp == ""))
+        self._keep_bad_lines(self.listing)
+
+    def _keep_bad_lines(self, listing: Listing) -> None:
+        rows = bad_line_rows(self.id, listing)
+        self._seen |= {str(row["name"]) for row in rows}
+        with self.database.transaction() as tx:
             keep_rows(tx, rows)
 
     def unfinished(self) -> Iterator[Item]:
-        """What is not done yet, in the order of the list; the database is asked in blocks."""
+        """Yield what is not done yet, in the order of the list; the database is asked in blocks."""
         files = enumerate(self.listing.files, 1)
-        found = (item for place, name in files for item in self._items(name, place))
+        found = (item for place, name in files for item in self.items.of(name, place))
         while items := list(islice(found, 500)):
+            wanted = {storable_name(item.name): item for item in items}
+            self._seen |= wanted.keys()
+            said = {name: self._describe(item) for name, item in wanted.items()}
             with self.database.transaction() as tx:
-                wanted = [storable_name(item.name) for item in items]
                 mine = (import_files.c.import_id == self.id) & import_files.c.name.in_(wanted)
-                finished = {(r.name, r.stamp) for r in tx.execute(sa.select(import_files).where(mine))}
-            yield from (
-                item for item in items if not item.stamp or (storable_name(item.name), item.stamp) not in finished
-            )
+                rows = {row.name: row for row in tx.execute(sa.select(import_files).where(mine))}
+                same = [
+                    (row, said[name])
+                    for name, row in rows.items()
+                    if row.stamp == wanted[name].stamp or said[name].refusal is not None
+                ]
+                self.corrections.compare(tx, same)
+            for name, item in wanted.items():
+                yield from self._to_do(item, said[name], rows.get(name))
 
-    def _items(self, name: str, place: int) -> Iterator[Item]:
-        """Name what is to be judged of one listed file; whatever goes wrong with it is its refusal."""
-        pair = self.listing.pairs.get(name)
-        files = tuple(one for one in (name, pair.background, pair.blended) if one) if pair else (name,)
-        item = Item(name, files, "", place)
-        try:
-            stamps = []
-            for one in files:
-                with self.listing.open(one) as file:
-                    status = os.fstat(file.fileno())
-                    stamps.append(f"{status.st_size}:{status.st_mtime_ns}")
-                    head = file.read(HEAD)
-            item = replace(item, stamp=" ".join(stamps))
-        except (UnsafeFile, OSError) as error:
-            bad = _bad_file(error)
-            yield replace(item, known=refuse(name, bad), stamp=self._stamp_of_refused(files, bad))
-            return
-        if pair is not None or archives.archive_kind(head) is None:
-            yield item
-        else:
-            yield from self._archive_items(item)
-
-    def _stamp_of_refused(self, files: Sequence[str], bad: BadFile) -> str:
-        """Stamp a file that is not opened by its own entry; none for what may be readable the next time."""
-        if bad.code == "unreadable":
-            return ""
-        status = [(self.listing.folder / one).lstat() for one in files if os.path.lexists(self.listing.folder / one)]
-        return " ".join(f"{one.st_mode}:{one.st_size}:{one.st_mtime_ns}" for one in status)
-
-    def _archive_items(self, item: Item) -> Iterator[Item]:
-        """Name the members of an archive, those refused by its directory known already, and last the archive itself."""
-        try:
-            with self.listing.open(item.name) as file:
-                members = archives.list_members(file, self.limits.bytes)
-        except (BadFile, UnsafeFile, OSError) as error:
-            yield replace(item, known=refuse(item.name, _bad_file(error)))
-            return
-        names = Counter(member.name for member in members)
-        for member in members:
-            again = f"#{member.index}" if names[member.name] > 1 else ""  # an archive may hold one name twice
-            name = f"{item.name}/{member.name}{again}"
-            known = refuse(name, member.refusal) if member.refusal else None
-            yield replace(item, name=name, member=None if known else member, known=known)
-        refused = [member.refusal for member in members if member.refusal]
-        if refused:
-            sentence = f"{len(refused)} of {len(members)} members are refused, each is named"
-            outcome = Outcome.partial if len(refused) < len(members) else Outcome.reject
-            yield replace(item, known=Intake(item.name, outcome, (refused[0].code,), sentence))
-
-    def load(self, item: Item) -> Loaded:
-        """Read an item's bytes, never more than allowed; a file that has gone or changed meanwhile is refused."""
+    def _describe(self, item: Item) -> Description:
+        """Return what is said of an item, and count it where its folder is called like a split."""
+        listing, name = self.items.where(item)
         if item.known is not None:
-            return Loaded(item)
-        try:
-            parts = []
-            for name in item.files:
-                with self.listing.open(name) as file:
-                    if item.member is not None:
-                        parts.append(archives.read_member(file, item.member, self.limits.bytes))
-                    else:
-                        parts.append(file.read(self.limits.bytes + 1))
-        except Exception as error:  # also MemoryError: one file is no reason to end an import
-            bad = _bad_file(error)
-            stamp = "" if bad.code == "unreadable" else item.stamp
-            return Loaded(replace(item, known=refuse(item.name, bad), stamp=stamp))
-        return Loaded(item, tuple(parts), self.limits)
+            return Description()
+        said = listing.describe(name)
+        for folder in listing.splits_of(name) if said.split is None else ():
+            self.folder_splits[folder] = self.folder_splits.get(folder, 0) + 1
+        return said
+
+    def _to_do(self, item: Item, said: Description, row: sa.Row[Any] | None) -> Iterator[Item]:
+        """Yield an item that is to be examined: its bytes are new, or it is not held back any more."""
+        imported = row is not None and row.layer is not None and row.outcome != Outcome.duplicate
+        if said.refusal is not None:
+            if imported:
+                return  # told as a difference; what was imported stands
+            stamp = f"held back {content_id(said.refusal.code, said.refusal.sentence).hex}"
+            item = replace(item, stamp=stamp, known=refuse(item.name, said.refusal))
+        if item.stamp and row is not None and row.stamp == item.stamp:
+            return
+        self._said[item.name] = said
+        if row is not None and imported:
+            self._before[item.name] = row
+        yield item
 
     def keep(self, batch: Sequence[tuple[Item, Intake]], writers: ThreadPoolExecutor) -> None:
-        """Objects first, rows second, duplicates neither."""
+        """Objects first, rows second, duplicates neither; of files imported before, only what is taken."""
+        looked_at = len(batch)
+        batch, replaced = self._settle(batch)
         good = [(item, found) for item, found in batch if found.layer is not None]
-        firsts = self._find_duplicates([found for _, found in good])
+        firsts = self._find_duplicates([found for _, found in good], replaced)
         fresh = [(item, found) for item, found in good if found.name not in firsts]
         stored = dict(
             zip((found.name for _, found in fresh), writers.map(self._put, (f for _, f in fresh)), strict=True)
         )
         with self.database.transaction() as tx:
+            for row in replaced.values():
+                now = stored.get(row.name)
+                self.corrections.withdraw(tx, row, _telling(now) if now else "a duplicate")
             self._keep_layers(tx, fresh, stored)
             names = names_of(tx, self.id, {first.of for first in firsts.values()}) | {
                 _telling(layers): name for name, layers in reversed(stored.items())
@@ -224,15 +211,57 @@ class _Import:
             for item, found in batch:
                 first = firsts.get(found.name)
                 layer = first.of if first else _telling(stored[found.name]) if found.name in stored else None
-                told = _as_duplicate(found, first, names) if first else self._with_licence(found)
-                rows.append(self._row(item.name, item.stamp, told, layer))
+                told = as_duplicate(found, first, names) if first else self._with_licence(found)
+                said = self._said.pop(item.name, None)
+                described = said.record() if said and found.name in stored else None
+                rows.append(file_row(self.id, item.name, item.stamp, told, layer, described))
             keep_rows(tx, rows)
-        self.fresh += len(batch)
+        self.fresh += looked_at
 
-    def _find_duplicates(self, found: Sequence[Intake]) -> dict[str, Duplicate]:
-        """By file name: the layer in the pool, or earlier in this batch, that a file repeats."""
+    def _settle(self, batch: Sequence[tuple[Item, Intake]]) -> tuple[list[tuple[Item, Intake]], dict[str, sa.Row[Any]]]:
+        """Compare files with what was imported from them: the same pixels stand, others are told.
+
+        Returns what is to be kept, and the rows of files whose new pixels replace what they became.
+        """
+        before = {found.name: row for item, found in batch if (row := self._before.pop(item.name, None)) is not None}
+        if not before:
+            return list(batch), {}
+        left, replaced = [], {}
+        with self.database.transaction() as tx:
+            pixels = visible_of(tx, [row.layer for row in before.values()])
+            for item, found in batch:
+                row = before.get(found.name)
+                if row is None:
+                    left.append((item, found))
+                elif found.layer is None:
+                    self._said.pop(item.name, None)
+                    self.corrections.tell_pixels(row.name, row.layer[:12], f"refused: {found.sentence}")
+                elif pixels.get(row.layer) == _visible(found):
+                    here = (import_files.c.import_id == self.id) & (import_files.c.name == row.name)
+                    tx.execute(sa.update(import_files).where(here).values(stamp=item.stamp))
+                    self.corrections.compare(tx, [(row, self._said.pop(item.name))])
+                else:
+                    taken = self.corrections.update
+                    self.corrections.tell_pixels(row.name, row.layer[:12], found.visible[:12], taken=taken)
+                    if taken:
+                        left.append((item, found))
+                        replaced[found.name] = row
+                    else:
+                        self._said.pop(item.name, None)
+        return left, replaced
+
+    def _find_duplicates(self, found: Sequence[Intake], replaced: Mapping[str, sa.Row[Any]]) -> dict[str, Duplicate]:
+        """By file name: the layer in the pool, or earlier in this batch, that a file repeats.
+
+        A replaced file repeats neither what it was before, nor what it was before that.
+        """
         with self.database.transaction() as tx:
             known = duplicates.find_duplicates(tx, [(one.visible, one.fingerprint) for one in found])
+            former = {name: former_layers(tx, row) for name, row in replaced.items()}
+        known = [
+            None if earlier and earlier.of in former.get(one.name, ()) else earlier
+            for one, earlier in zip(found, known, strict=True)
+        ]
         batch = duplicates.Batch()
         firsts: dict[str, Duplicate] = {}
         for one, earlier in zip(found, known, strict=True):
@@ -258,50 +287,40 @@ class _Import:
     ) -> None:
         samples, numbers = [], dict[Kind, int]()
         for _, found in fresh:
-            said = self.listing.describe(found.name)
-            layers = stored[found.name]
-            pair = self.listing.pairs.get(found.name)
-            kind = Kind.pair if pair else Kind.single
-            prompt = pair.prompt if pair else Prompt(said.caption or UNKNOWN)
-            licence = said.licence or UNKNOWN
-            source = said.source or f"seed folder {self.listing.folder.resolve().name}"
+            said = self._said[found.name]
+            layers, prompt = stored[found.name], said.prompt
+            kind = Kind.pair if found.beside else Kind.single
             if found.outcome is Outcome.review:
                 number = numbers[kind] = numbers.get(kind) or rounds.open_seed_review(tx, self.actor, kind)
-                origin = {"licence": licence, "source": source, "file": storable_name(found.name)}
-                origin |= {"split": said.split} if said.split else {}
+                origin = origin_of(said, self.source) | {"file": storable_name(found.name)}
                 rounds.add_for_review(tx, number, layers, prompt, found.codes, origin)
             else:
-                fields = (kind, prompt.text, licence, source, 0, layers, said.split)
-                samples.append(NewSample(*fields, texts=prompt.texts))
-        add_samples(tx, samples)
+                told = (said.licence or UNKNOWN, said.source or self.source)
+                new = NewSample(kind, prompt.text, *told, 0, layers, said.split, texts=prompt.texts)
+                samples.append((replace(new, caption_source=said.caption_source), said))
+        added = add_samples(tx, [new for new, _ in samples])
+        for new, said in samples:
+            if uuid.UUID(new.as_sample().id) not in added:  # it came back with the line that it had
+                self.corrections.describe_again(tx, _telling(dict(new.layers)), said)
         duplicates.add_to_index(tx, {_telling(stored[found.name]): found.fingerprint for _, found in fresh})
 
     def _with_licence(self, found: Intake) -> Intake:
         """The same, flagged where it is stored and nobody said under which licence."""
-        if found.layer is None or self.listing.describe(found.name).licence:
+        if found.layer is None or self._said[found.name].licence:
             return found
         return replace(found, codes=(*found.codes, NO_LICENCE))
 
     def close(self, seconds: float) -> ImportSummary:
-        """Note the end, and sum up all that was ever imported from this folder."""
+        """Note the end, and sum up all that was ever imported from this folder and what has changed in it."""
         with self.database.transaction() as tx:
+            gone = forget_gone(tx, self.id, self._seen)
             tx.execute(sa.update(imports).where(imports.c.id == self.id).values(finished_at=sa.func.now()))
-            summary = summarise(tx, self.listing.folder, self.fresh, seconds)
+            summary = summarise(tx, Path(self.listing.tree.root), self.fresh, seconds)
             if self.fresh:
                 counts = {str(outcome): count for outcome, count in summary.outcomes.items()}
                 tx.log(self.actor, "seeds imported", self.id, files=self.fresh, outcomes=counts)
-        return summary
-
-    def _row(self, name: str, stamp: str, found: Intake, layer: str | None = None) -> dict[str, object]:
-        return {
-            "import_id": self.id,
-            "name": storable_name(name),
-            "stamp": stamp,
-            "outcome": found.outcome,
-            "codes": [storable_name(code) for code in found.codes],
-            "sentence": storable_name(found.sentence),
-            "layer": layer,
-        }
+        differences = tuple(self.corrections.differences)
+        return replace(summary, differences=differences, gone=gone, folder_splits=self.folder_splits)
 
 
 def _telling(layers: dict[LayerRole, StoredLayer]) -> str:
@@ -309,20 +328,7 @@ def _telling(layers: dict[LayerRole, StoredLayer]) -> str:
     return layers.get(LayerRole.blended, layers[LayerRole.foreground]).sha256
 
 
-def _bad_file(error: Exception) -> BadFile:
-    """Say of anything that opening or reading a file raised why the file is refused."""
-    if isinstance(error, BadFile):
-        return error
-    if isinstance(error, UnsafeFile):
-        return BadFile(error.code, error.message)
-    return BadFile("unreadable", f"the file cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}")
-
-
-def _as_duplicate(found: Intake, first: Duplicate, names: dict[str, str]) -> Intake:
-    """A duplicate by file name where the first came from a file, else by its layer; its own findings stay listed."""
-    of = names.get(first.of, f"layer {first.of[:12]}")
-    kind = "duplicate_of" if first.exact else "near_duplicate_of"
-    sentence = f"the same visible pixels as {of}" if first.exact else f"nearly the same picture as {of}"
-    findings = f"; {found.sentence}" if found.sentence else ""
-    codes = (f"{kind}:{of}", *found.codes)
-    return replace(found, outcome=Outcome.duplicate, codes=codes, sentence=sentence + findings, layer=None)
+def _visible(found: Intake) -> dict[LayerRole, str]:
+    """Return the hash of what can be seen of each layer of an examined file."""
+    main = LayerRole.blended if found.beside else LayerRole.foreground
+    return {main: found.visible} | {role: one.visible for role, one in found.beside.items()}

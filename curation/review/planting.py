@@ -195,11 +195,12 @@ _SIZE = sa.text("""
     join candidate_layers cl on cl.candidate_id = c.id join layers l on l.sha256 = cl.sha256
     where c.round_id = :round group by l.width, l.height order by count(*) desc, l.width limit 1""")
 
-# A sample of this very round may have been accepted by whoever is shown it again, so those come last.
+# A sample of this very round may have been accepted by whoever is shown it again, so those come last; and last of all
+# what has a file's name for a prompt, which would tell gold from what was drawn.
 _SOURCES = sa.text(f"""
     with size as ({_SIZE.text})
     select s.line from samples s
     join sample_layers sl on sl.sample_id = s.id and sl.role = 'foreground'
     join layers l on l.sha256 = sl.sha256 left join size on size.width = l.width and size.height = l.height
     where s.withdrawn_at is null and s.kind = :kind
-    order by size.width is null, s.round = :round, random() limit :count""")
+    order by s.caption_source = 'file name', size.width is null, s.round = :round, random() limit :count""")

@@ -160,7 +160,7 @@ def fit_to_snapshot(store: ObjectStore, snapshot: str) -> Oracle:
         return sample.round == 0 and sample.split is Split.train and LayerRole.foreground in sample.layers
 
     chosen = islice(filter(is_seed, read_samples(store, snapshot)), MOST_SEEDS)
-    return Oracle.fit((decode_layer(store.get(one.layers[LayerRole.foreground])), one.caption) for one in chosen)
+    return Oracle.fit((decode_layer(store.get(one.layers[LayerRole.foreground])), one.text_of()) for one in chosen)
 
 
 def embed(rgba: RGBA) -> NDArray[np.float32]:

@@ -106,9 +106,13 @@ class Pictures(Dataset[Tensor]):
         return [self.caption_of(place) for place in range(len(self))]
 
     def caption_of(self, place: int) -> str:
-        """The text of the layer itself, or its sample's where it has none of its own."""
-        sample = self.samples[place]
-        return sample.texts.get(self.roles[place], sample.caption)
+        """The text of the layer itself, or its sample's; empty where that was only made from a file name.
+
+        A name such as "IMG" says nothing, and a model that learns it pays with what it knows of real words; the empty
+        text teaches what pictures look like, as the texts dropped for guidance do. Whoever names files by what they
+        show imports them with --captions-from-names, which makes the names captions.
+        """
+        return self.samples[place].text_of(self.roles[place])
 
     def object_of(self, place: int) -> str:
         """The sha256 of a picture's stored image."""

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from training.presets.preset import Preset
+from training.presets.words import words_of
 
 PAD, START = 0, 1
 """Two buckets that no word falls into; every prompt, the empty one too, begins with START."""
-
-_WORD = re.compile(r"\w+")
 
 
 def tokenize(texts: Sequence[str], vocabulary: int, length: int) -> Tensor:
     """Words as buckets, B x `length` int64: equal on every machine, and no word is unknown.
 
-    Words are runs of letters, digits and underscores after NFC and lower-casing; a word's bucket is the first 64 bits
+    Words are those of training.presets.words; a word's bucket is the first 64 bits
     of its BLAKE2b, modulo. What does not fit into `length` is cut. Two words may share a bucket: among 4,094 buckets,
     100 words collide in about one pair.
     """
     tokens_BL = torch.full((len(texts), length), PAD)
     for row, text in enumerate(texts):
-        words = _WORD.findall(unicodedata.normalize("NFC", text).lower())
-        buckets = [START, *(_bucket(word, vocabulary) for word in words)][:length]
+        buckets = [START, *(_bucket(word, vocabulary) for word in words_of(text))][:length]
         tokens_BL[row, : len(buckets)] = torch.tensor(buckets)
     return tokens_BL
 

@@ -164,8 +164,8 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def _request(sample: Sample, turn: int) -> DrawRequest:
-    texts = (sample.texts.get(role) or sample.caption for role in (LayerRole.foreground, LayerRole.background))
-    return DrawRequest(Prompt(sample.caption, *texts), int(sample.id[-12:], 16) + (turn << 48))
+    texts = (sample.text_of(role) for role in (LayerRole.foreground, LayerRole.background))
+    return DrawRequest(Prompt(sample.text_of(), *texts), int(sample.id[-12:], 16) + (turn << 48))
 
 
 def _draw(

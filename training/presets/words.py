@@ -1,0 +1,13 @@
+"""How presets of our own read a text: as its first words, each a run of letters, digits and underscores."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_WORD = re.compile(r"\w+")
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text after NFC and lower-casing; a text without letters and digits has none."""
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower())
