@@ -265,6 +265,7 @@ interface Standing {
   decisions_per_hour: number | null;
   dwell_ms: { n: number; median: number | null; p90: number | null };
   undone: Share | null;
+  not_counted: number;
   agreement: { alike: Share | null; ac1: Coefficient };
   gold: { noticed: Share | null; clean_accepted: Share | null; curves: NoticedDefect[] };
   facts: {

@@ -28,6 +28,17 @@ class Transaction:
         """The first column of the first row, or None."""
         return self.connection.execute(statement).scalar()
 
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo what is executed within the block, and nothing else, where the block raises."""
+        jobs = list(self.jobs)
+        try:
+            with self.connection.begin_nested():
+                yield
+        except BaseException:
+            self.jobs[:] = jobs
+            raise
+
     def ask(self, name: str, *args: str | int) -> None:
         """Ask for a job once this transaction is durable; equal jobs of one transaction are one."""
         job = Job(name, args)
@@ -43,7 +54,7 @@ class Transaction:
 class Database:
     """A pool of connections to one PostgreSQL; `send` gets the jobs of every transaction that has been kept."""
 
-    def __init__(self, address: str, send: Callable[[Job], None] | None = None) -> None:
+    def __init__(self, address: str, send: Callable[[Job], object] | None = None) -> None:
         self.engine = sa.create_engine(
             sa.make_url(address).set(drivername="postgresql+psycopg2"),
             pool_pre_ping=True,  # a server that was restarted costs one ping, not one failed request

@@ -23,6 +23,7 @@ from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
 from curation.domain import TrainingOrder
 from curation.errors import LayerloopError, Refused
 from curation.objects import FolderStore
+from curation.pending_jobs import OncePending
 from curation.ports import Embedder, ObjectStore
 from curation.settings import EMBEDDED, Settings
 
@@ -52,7 +53,8 @@ def open_house(settings: Settings) -> Iterator[House]:
         if settings.queue == EMBEDDED and not settings.embedded:
             install_pgmq(address)
         queue = CeleryQueue(make_app(settings, address))
-        database = Database(address, send=queue.send)
+        database = Database(address)
+        database.send = OncePending(database, queue.send)
         try:
             schema.migrate(database)
             yield House(settings, database, open_store(settings), queue)

@@ -475,6 +475,10 @@ desk_boards = sa.Table(
     sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False),
     sa.Column("part", sa.SmallInteger, nullable=False),
     sa.Column("number", sa.BigInteger),  # the desk's own for it, once it is made
+    sa.Column("made_at", sa.DateTime(timezone=True)),  # by the desk's clock: with its number, what identifies it there
+    sa.Column("mark", sa.BigInteger, nullable=False, server_default="0"),  # written there too; less there: a backup
+    sa.Column("reread", sa.Boolean, nullable=False, server_default=sa.false()),  # the next reading is of everything
+    sa.Column("trouble", sa.Text),  # what the desk refuses just now
     sa.Column("read_until", sa.DateTime(timezone=True)),  # by the desk's clock: what changed before is taken in
     sa.Column("put_up_at", sa.DateTime(timezone=True)),
     sa.Column("collected_at", sa.DateTime(timezone=True)),
@@ -494,8 +498,11 @@ desk_postings = sa.Table(
     sa.Column("batch", UUID, nullable=False),  # what was sent together, and is looked for before it is sent again
     sa.Column("number", sa.BigInteger),  # the desk's own for it, once it is there
     sa.Column("seen_at", sa.DateTime(timezone=True)),  # by the desk's clock: when it had last changed
+    sa.Column("score", sa.REAL),  # people there get the lowest first
+    sa.Column("reserved_until", sa.DateTime(timezone=True)),  # people there get it next: the pages leave it alone
+    sa.Column("refused", sa.Text),  # why the desk does not take it
     _now(),
-    sa.CheckConstraint("state in ('sending', 'up', 'answered', 'down')", name="state"),
+    sa.CheckConstraint("state in ('sending', 'up', 'answered', 'down', 'refused')", name="state"),
 )
 sa.Index("ix_desk_postings_board_id_state", desk_postings.c.board_id, desk_postings.c.state)
 sa.Index("uq_desk_postings_live", desk_postings.c.candidate_id, unique=True,
@@ -504,22 +511,39 @@ sa.Index("uq_desk_postings_live", desk_postings.c.candidate_id, unique=True,
 desk_answers = sa.Table(
     "desk_answers",
     metadata,
-    sa.Column("posting_id", sa.ForeignKey("desk_postings.id"), primary_key=True),
-    sa.Column("number", sa.BigInteger, primary_key=True),  # the desk's own for it
-    sa.Column("person", sa.Text, nullable=False),
+    sa.Column("id", sa.BigInteger, sa.Identity(always=False), primary_key=True),
+    sa.Column("posting_id", sa.ForeignKey("desk_postings.id"), nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),  # the desk's own for it, which a restored desk gives again
+    sa.Column("author", sa.Text, nullable=False),  # who made it
+    sa.Column("made_at", sa.DateTime(timezone=True)),  # by the desk's clock; none in rows of older versions
+    sa.Column("person", sa.Text, nullable=False),  # who said what it says now: its author, or who edited it
     sa.Column("said", JSONB, nullable=False),
     sa.Column("said_at", sa.DateTime(timezone=True), nullable=False),  # by the desk's clock
     sa.Column("decision_id", sa.ForeignKey("decisions.id")),  # what it became
     sa.Column("refused", sa.Text),  # or why it became none; without either it waits for a lease to end
     sa.Column("gone", sa.Boolean, nullable=False, server_default=sa.false()),  # taken back there
+    sa.Column("forgotten", sa.Boolean, nullable=False, server_default=sa.false()),  # lost there by a restored backup
+    sa.Column("shown", sa.Boolean, nullable=False, server_default=sa.false()),  # the task there says it was refused
     _now(),
+    sa.UniqueConstraint("posting_id", "number", "author", "made_at"),
 )
+sa.Index("ix_desk_answers_pending", desk_answers.c.posting_id,
+         postgresql_where=sa.text("decision_id is null and refused is null and not gone"))  # fmt: skip
 
 desk_people = sa.Table(
     "desk_people",
     metadata,
     sa.Column("email", sa.Text, primary_key=True),
     sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), nullable=False),
+    _now(),
+)
+
+# Jobs that were sent to the queue and not taken yet: each is asked for once until a worker takes it.
+pending_jobs = sa.Table(
+    "pending_jobs",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("args", sa.Text, primary_key=True),
     _now(),
 )
 

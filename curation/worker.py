@@ -7,8 +7,9 @@ import sys
 import threading
 from collections.abc import Callable
 
-from curation import jobs
+from curation import jobs, pending_jobs
 from curation.adapters.celery_queue import make_app, work
+from curation.domain import Job
 from curation.house import House
 
 log = logging.getLogger("layerloop.worker")
@@ -30,7 +31,10 @@ def run_worker(house: House, address: str, queue: str) -> None:
 
 def _bound(job: Callable[..., None], name: str, house: House) -> Callable[..., None]:
     def run(*args: str | int) -> None:
-        job(house, *args)
+        with house.database.transaction() as tx:
+            asked = pending_jobs.take(tx, Job(name, args))
+        if asked:  # else an equal message has been worked on since anybody asked
+            job(house, *args)
 
     run.__name__ = name
     return run

@@ -53,11 +53,16 @@ def make_round(tx: Transaction, checkpoint: str | None = None, quota: int = 100,
 
 
 def make_candidates(
-    tx: Transaction, store: ObjectStore, round_id: int, count: int, state: CandidateState = CandidateState.waiting
+    tx: Transaction,
+    store: ObjectStore,
+    round_id: int,
+    count: int,
+    state: CandidateState = CandidateState.waiting,
+    start: int = 0,
 ) -> Sequence[uuid.UUID]:
     """Candidates with a stored layer each, brought to `state` along the law of states; returns their ids in order."""
     made = []
-    for seed in range(count):
+    for seed in range(start, start + count):
         prompt = Prompt(f"prompt {seed} of round {round_id}")
         tx.execute(sa.insert(prompts), {"id": prompt.id, "text": prompt.text})
         id_ = content_id("candidate", round_id, prompt.id, seed)

@@ -35,7 +35,8 @@ export function percent(share) {
 }
 
 /** @param {Standing} standing */
-function tiles({ decisions, hours, decisions_per_hour: pace, dwell_ms: dwell, agreement, gold, undone, accepted }) {
+function tiles(standing) {
+  const { decisions, hours, decisions_per_hour: pace, dwell_ms: dwell, agreement, gold, undone, accepted } = standing;
   const look = dwell.median === null ? "–" : duration(dwell.median / 1000);
   const most = dwell.p90 === null ? "" : `nine of ten under ${duration(dwell.p90 / 1000)}`;
   return [
@@ -46,6 +47,9 @@ function tiles({ decisions, hours, decisions_per_hour: pace, dwell_ms: dwell, ag
     tile("Defects noticed", percent(gold.noticed), between(gold.noticed)),
     tile("Clean accepted", percent(gold.clean_accepted), between(gold.clean_accepted)),
     tile("Undone", percent(undone), between(undone)),
+    ...(standing.not_counted
+      ? [tile("Not counted", count(standing.not_counted), "at Label Studio: too late, or not readable")]
+      : []),
   ];
 }
 

@@ -111,20 +111,25 @@ class CeleryQueue:
         self.app = app
         self._away_until = 0.0
 
-    def send(self, job: Job) -> None:
+    def send(self, job: Job) -> bool:
         """Nudge a worker within a few seconds, or give up with a line in the log; never raises.
 
         The transaction that asked has been kept already, so the caller has nothing to undo, and the sweep asks
         again for whatever stands too long.
+
+        Returns:
+            Whether the queue has taken the job.
         """
         if time.monotonic() < self._away_until:
             log.debug("the queue is away; %s waits for the sweep", job.name)
-            return
+            return False
         try:
             self.app.send_task(task_name(job.name), list(job.args), queue=queue_of(job.name))
         except Exception as error:  # every broker has errors of its own, and none may reach a kept transaction
             self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("the queue does not answer, so %s waits for the sweep: %s", job.name, error)
+            return False
+        return True
 
     def check(self) -> None:
         """Raise Unreachable unless the broker answers within a few seconds."""

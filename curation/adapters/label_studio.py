@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from curation.adapters.label_studio_view import as_result, configuration, look, read_result, shown
-from curation.desk.door import Answer, Board, Placed, Posting, Seen
+from curation.adapters.label_studio_projects import MODEL, PAGE, Projects, detail_of, task_filter, translated
+from curation.adapters.label_studio_view import as_result, look, read_result, shown
+from curation.desk.door import Answer, Board, Elsewhere, Placed, Posting, Reading, Seen
 from curation.domain import Said, Verdict
-from curation.errors import Conflict, LayerloopError, NotFound, Refused, Unreachable
 
 TIMEOUT: Final = httpx.Timeout(60, connect=5)
-PAGE: Final = 500
-"""Tasks read at once; with only the fields asked for, a page costs the server about half a second of CPU."""
-
-MODEL: Final = "layerloop"
-"""The name of our predictions. Label Studio orders tasks by the scores of its project's current model alone."""
-
-WAKING: Final = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
-LOOKED_AT: Final = "id,data,updated_at,annotations,completed_by,result,was_cancelled,lead_time"
+LOOKED_AT: Final = "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,lead_time"
 """Fields of tasks, and of their annotations: the server cuts both by one list."""
+
+AT_ONCE: Final = timedelta(milliseconds=50)
+"""An annotation that was never edited has its two times closer together than this."""
 
 
 class LabelStudioDesk:
@@ -40,10 +34,11 @@ class LabelStudioDesk:
     def __init__(self, address: str, token: str, hook: tuple[str, Mapping[str, str]] | None = None) -> None:
         """Sends nothing yet."""
         self.address = address.rstrip("/")
-        self._hook = hook
         self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False)
         self._client = LabelStudio(base_url=self.address, api_key=token, max_retries=0, httpx_client=self._http)
+        self._projects = Projects(self._client, self.address, hook)
         self._people: dict[int, str] = {}
+        self._me: tuple[int, str] | None = None
 
     def put_up(self, board: Board, batch: uuid.UUID, postings: Sequence[Posting]) -> Placed:
         """Import tasks into the board's project, made if need be, and read back which are there, by our own ids.
@@ -52,45 +47,89 @@ class LabelStudioDesk:
         look for the batch's name in the tasks themselves. Those whose page differs are rewritten, each by a call: there
         is none for several.
         """
-        with self._told():
-            number = self._project(board) if board.number is None else self._settled(board)
-            self._hang_hook(number)
+        with translated(self.address):
+            project = self._projects.make(board) if board.number is None else self._projects.find(board)
+            number = int(project.id)
+            trouble = self._projects.settle(project, board, insist=True)
+            self._projects.hang_hook(number, board)
             found = self._placed(number, batch)
             missing = [one for one in postings if one.id not in found]
+            refused: dict[uuid.UUID, str] = {}
             if missing:
-                self._client.projects.import_tasks(number, request=[_task(one, batch) for one in missing])
+                refused = self._import(project, board, batch, missing)
                 found = self._placed(number, batch)
             for one in postings:
                 if one.id in found and found[one.id].data.get("look") != look(one):
-                    self._rewrite(int(found[one.id].id), _data(one, batch))
-            return number, {one.id: found[one.id].id for one in postings if one.id in found}
+                    self._rewrite(int(found[one.id].id), board, batch, one)
+            placed = {one.id: int(found[one.id].id) for one in postings if one.id in found}
+            return Placed(number, project.created_at, placed, refused, trouble)
 
-    def collect(self, board: Board, since: datetime | None) -> tuple[int, Iterator[Seen]]:
+    def update(self, board: Board, postings: Mapping[int, tuple[uuid.UUID, Posting]]) -> None:
+        """Rewrite tasks, each by a call, after a look whether its number is still the posting's."""
+        with translated(self.address):
+            number = int(self._projects.find(board).id) if postings else 0
+            for task, (batch, posting) in postings.items():
+                wanted = [task_filter("id", "equal", "Number", task)]
+                found = next(self._projects.tasks(number, wanted, "id,data", most=1), None)
+                if found is not None and _posting(found) == posting.id:
+                    self._rewrite(task, board, batch, posting)
+
+    def collect(self, board: Board, since: datetime | None) -> Reading:
         """Count tasks, and read those that changed with their annotations. Drafts and deleted tasks leave no trace."""
-        with self._told():
-            project = self._checked(board)
-        return int(project.task_number or 0), self._read(int(project.id), since)
+        with translated(self.address):
+            project = self._projects.find(board)
+            trouble = self._projects.settle(project, board, insist=since is None)
+            mark = self._projects.mark(int(project.id))
+        seen = self._read(int(project.id), since)
+        return Reading(int(project.task_number or 0), seen, mark, project.created_at, trouble)
 
-    def take_down(self, board: Board, postings: Mapping[uuid.UUID, Sequence[int]]) -> None:
+    def set_mark(self, board: Board, mark: int) -> None:
+        """Write a number to the project's hook, where nobody edits it, and which a restored server has as it was."""
+        if board.number is not None:
+            with translated(self.address):
+                self._projects.set_mark(board, mark)
+
+    def take_down(
+        self,
+        board: Board,
+        postings: Mapping[uuid.UUID, Sequence[int]],
+        unless: Mapping[uuid.UUID, datetime | None] | None = None,
+    ) -> set[uuid.UUID]:
         """Delete tasks. A server that was restored from a backup gives numbers again, so each is looked at first."""
-        ours = {str(posting) for posting in postings}
-        numbers = [number for several in postings.values() for number in several]
-        with self._told():
+        if not postings:
+            return set()
+        numbers = sorted(number for several in postings.values() for number in several)
+        left: set[uuid.UUID] = set()
+        with translated(self.address):
+            project = int(self._projects.find(board).id)
             for start in range(0, len(numbers), PAGE):
                 part = numbers[start : start + PAGE]
-                between = _filter("id", "in", "Number", {"min": min(part), "max": max(part)})
-                found = self._tasks(_made(board), [between], "id,data")
-                going = [task.id for task in found if task.id in set(part) and task.data.get("posting") in ours]
+                going = []
+                for task in self._between(project, part):
+                    posting = _posting(task)
+                    if posting is None or task.id not in postings.get(posting, ()):
+                        continue
+                    if unless is not None and _changed(task, unless.get(posting)):
+                        left.add(posting)
+                    else:
+                        going.append(int(task.id))
                 if going:
                     chosen: Any = {"all": False, "included": going}
-                    self._client.actions.create(id="delete_tasks", project=_made(board), selected_items=chosen)
+                    self._client.actions.create(id="delete_tasks", project=project, selected_items=chosen)
+        return left
+
+    def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[Elsewhere]:
+        """Look at every project whether it holds tasks of ours."""
+        with translated(self.address):
+            for one in self._projects.others(known):
+                yield Elsewhere(int(one.id), str(one.title or ""), self._read(int(one.id), None))
 
     def answer(self, number: int, person: str, key: uuid.UUID, said: Said) -> None:
         """Make an annotation in the name of a person, who is added there if need be."""
         comment = "" if said.verdict is Verdict.accept else said.sentence
         skipped = said.verdict is Verdict.skip  # its own word for it is a cancelled annotation
         result = [] if skipped else as_result(said.verdict, said.reasons, said.layers, comment)
-        with self._told():
+        with translated(self.address):
             by = next((user for user, email in self._users().items() if email == person), None)
             if by is None:
                 by = int(self._client.users.create(email=person, username=person.partition("@")[0]).id)
@@ -103,67 +142,59 @@ class LabelStudioDesk:
                     raise
 
     def people(self) -> Mapping[int, str]:
-        """Everybody there: number and e-mail address. Raises Unreachable, Refused."""
-        with self._told():
+        """Everybody there: number and e-mail address. Raises Unreachable."""
+        with translated(self.address):
             return dict(self._users(fresh=True))
+
+    def present(self, since: datetime) -> Collection[str]:
+        """Who has signed in, drafted or submitted since a time; reading leaves no trace."""
+        with translated(self.address):
+            mine = self._account()[0]
+            found = [one for one in self._client.users.list() if one.id and int(one.id) != mine]
+        return {str(one.email).lower() for one in found if one.last_activity and one.last_activity >= since}
+
+    def whoami(self) -> str:
+        """The address of the account that the token belongs to. Raises Unreachable."""
+        with translated(self.address):
+            return self._account(fresh=True)[1]
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
-    def _project(self, board: Board) -> int:
-        """The board's project: the one that bears its name already, or a new one, with a hook that wakes us."""
-        name = _name(board)
-        known = self._client.projects.list(include="id,description", page_size=PAGE)
-        found = next((int(one.id) for one in known if one.id and one.description == name), None)
-        if found is None:
-            part = f", part {board.part}" if board.part > 1 else ""
-            made = self._client.projects.create(
-                title=f"Round {board.round}{part}",
-                description=name,
-                label_config=configuration(board.kind),
-                sampling="Uncertainty sampling",  # by the score of our predictions, the lowest first
-                model_version=MODEL,
-                show_collab_predictions=False,  # a score is no suggestion
-                skip_queue="REQUEUE_FOR_OTHERS",
-                maximum_annotations=board.overlap,
-            )
-            found = int(made.id or 0)
-        return found
+    def _account(self, *, fresh: bool = False) -> tuple[int, str]:
+        if fresh or self._me is None:
+            found = self._client.users.whoami()
+            self._me = int(found.id or 0), str(found.email).lower()
+        return self._me
 
-    def _settled(self, board: Board) -> int:
-        """The number of the board's project, which asks for what a new one would ask for. Raises NotFound."""
-        project = self._checked(board)
-        asked: dict[str, Any] = {"label_config": configuration(board.kind), "maximum_annotations": board.overlap}
-        if any(getattr(project, name) != value for name, value in asked.items()):
-            self._client.projects.update(int(project.id), **asked)
-        return int(project.id)
-
-    def _checked(self, board: Board) -> Any:
-        """The board's project, by number. Raises NotFound where a restored server has given it to another one."""
-        project = self._client.projects.get(_made(board))
-        if project.description != _name(board):
-            raise NotFound(f"project {board.number} is another one by now")
-        return project
-
-    def _hang_hook(self, project: int) -> None:
-        """Have the project wake us at our address; a hook that we hung while we had another one is changed."""
-        if self._hook is None:
-            return
-        url, headers = self._hook
-        hung = self._client.webhooks.list(project=str(project))
-        ours = [one for one in hung if set(headers) <= set(one.headers or {})]
-        asked: dict[str, Any] = {"url": url, "headers": dict(headers), "is_active": True}
-        if not ours:
-            asked |= {"actions": WAKING, "send_payload": False, "send_for_all_actions": False}
-            self._client.webhooks.create(project=project, **asked)
-        elif any(getattr(ours[0], name) != value for name, value in asked.items()):
-            self._client.webhooks.update(int(ours[0].id or 0), **asked)
-
-    def _rewrite(self, task: int, data: Mapping[str, Any]) -> None:
-        """Give a task another page; what was said of it stays. That it was deleted meanwhile the next reading tells."""
+    def _import(
+        self, project: Any, board: Board, batch: uuid.UUID, postings: Sequence[Posting]
+    ) -> dict[uuid.UUID, str]:
+        """Import tasks; where the server refuses them, half by half, until those that it does not take are known."""
+        model = project.model_version or MODEL
         try:
-            self._client.tasks.update(str(task), data=dict(data))
+            self._client.projects.import_tasks(
+                int(project.id), request=[_task(one, board, batch, model) for one in postings]
+            )
+        except ApiError as error:
+            if error.status_code != httpx.codes.BAD_REQUEST:
+                raise
+            if len(postings) == 1:
+                return {postings[0].id: detail_of(error)}
+            half = len(postings) // 2
+            return self._import(project, board, batch, postings[:half]) | self._import(
+                project, board, batch, postings[half:]
+            )
+        return {}
+
+    def _rewrite(self, task: int, board: Board, batch: uuid.UUID, posting: Posting) -> None:
+        """Give a task another page; what was said of it stays. That it was deleted meanwhile the next reading tells."""
+        people: dict[str, Any] = {}
+        if posting.people is not None and posting.people > board.overlap:
+            people = {"overlap": posting.people, "is_labeled": False}
+        try:
+            self._client.tasks.update(str(task), data=_data(posting, board, batch), **people)
         except ApiError as error:
             if error.status_code != httpx.codes.NOT_FOUND:
                 raise
@@ -173,90 +204,67 @@ class LabelStudioDesk:
         if since is not None:
             # With whole seconds, or another time zone, the server fails.
             when = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            wanted = [_filter("updated_at", "greater_or_equal", "Datetime", when)]
-        with self._told():
-            for task in self._tasks(project, wanted, LOOKED_AT):
+            wanted = [task_filter("updated_at", "greater_or_equal", "Datetime", when)]
+        with translated(self.address):
+            for task in self._projects.tasks(project, wanted, LOOKED_AT):
                 yield self._seen(task)
 
     def _placed(self, project: int, batch: uuid.UUID) -> dict[uuid.UUID, Any]:
         """Our postings of a batch that are there, with the task of the lowest number of each."""
-        tasks = self._tasks(project, [_filter("data.batch", "equal", "String", str(batch))], "id,data")
+        tasks = self._projects.tasks(project, [task_filter("data.batch", "equal", "String", str(batch))], "id,data")
         return {posting: task for task in reversed(list(tasks)) if (posting := _posting(task)) is not None}
 
-    def _tasks(self, project: int, wanted: Sequence[Mapping[str, Any]], include: str) -> Iterator[Any]:
-        """Tasks by their numbers, each part after the last of the one before: pages would shift while people work."""
-        after: list[dict[str, Any]] = []
-        while True:
-            query = {"filters": {"conjunction": "and", "items": [*wanted, *after]}, "ordering": ["tasks:id"]}
-            # One page only: the client's own pager always asks for one more than there are.
-            found = self._client.tasks.list(
-                project=project, query=json.dumps(query), include=include, page_size=PAGE
-            ).items
-            yield from found or ()
-            if not found or len(found) < PAGE:
-                return
-            after = [_filter("id", "greater", "Number", found[-1].id)]
+    def _between(self, project: int, numbers: Sequence[int]) -> Iterator[Any]:
+        """The tasks from the lowest to the highest of some numbers, with what tells whether they changed."""
+        bounds = task_filter("id", "in", "Number", {"min": numbers[0], "max": numbers[-1]})
+        wanted = set(numbers)
+        found = self._projects.tasks(project, [bounds], "id,data,updated_at,total_annotations,cancelled_annotations")
+        return (task for task in found if task.id in wanted)
 
     def _users(self, *, fresh: bool = False) -> Mapping[int, str]:
         if fresh or not self._people:
             self._people = {int(one.id): str(one.email).lower() for one in self._client.users.list() if one.id}
         return self._people
 
+    def _person(self, who: int) -> str:
+        return self._users().get(who) or self._users(fresh=True).get(who, "")
+
     def _seen(self, task: Any) -> Seen:
         annotations = [one if isinstance(one, Mapping) else one.dict() for one in task.annotations or ()]
         answers = tuple(self._answer(one) for one in annotations)
-        return Seen(task.id, _posting(task), task.updated_at, answers, shown(str((task.data or {}).get("look"))))
+        return Seen(int(task.id), _posting(task), task.updated_at, answers, shown(str((task.data or {}).get("look"))))
 
     def _answer(self, annotation: Mapping[str, Any]) -> Answer:
-        """An annotation as an answer of who completed it, as Label Studio counts it. A skipped one is a verdict too."""
+        """An annotation as an answer of who completed it. A skipped one is a verdict too.
+
+        Whoever is signed in is noted by the server as `updated_by`, also where an annotation is made in another's name.
+        So that is who said it, save for what our own account made in people's names.
+        """
         by = annotation.get("completed_by")
         who = int(by["id"] if isinstance(by, Mapping) else by or 0)
-        person = self._users().get(who) or self._users(fresh=True).get(who, "")
+        author = self._person(who)
+        made, at = _time(annotation["created_at"]), _time(annotation["updated_at"])
+        changed = int(annotation.get("updated_by") or 0)
+        edited = changed not in {0, who} and (changed != self._account()[0] or at - made > AT_ONCE)
         skipped = {"verdict": Verdict.skip}
         said = skipped if annotation.get("was_cancelled") else read_result(annotation.get("result") or [])
-        if not person:
+        if not author:
             said = {"fault": f"nobody there has the number {who}"}
-        at = annotation["updated_at"]
-        when = at if isinstance(at, datetime) else datetime.fromisoformat(at)
         fields = {"verdict": None, "seconds": annotation.get("lead_time")} | said
-        return Answer(number=int(annotation["id"]), person=person, at=when, **fields)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Translate what the client and the network raise."""
-        try:
-            yield
-        except httpx.TransportError as error:
-            hint = "is it running? nothing is lost: what is missing on either side is made up for once it answers"
-            raise Unreachable(f"Label Studio at {self.address} does not answer: {error}", hint) from error
-        except ApiError as error:
-            raise self._translated(error) from error
-
-    def _translated(self, error: ApiError) -> LayerloopError:
-        said = f"Label Studio at {self.address} answered {error.status_code}: {str(error.body)[:300]}"
-        if error.status_code in {401, 403}:
-            return Refused(said, "give a token of it in LAYERLOOP_DESK_TOKEN")
-        if error.status_code == 404:
-            return NotFound(said)
-        if error.status_code == 409:
-            return Conflict(said)
-        if error.status_code is None or error.status_code >= 500 or error.status_code == 429:
-            return Unreachable(said, "its own log tells why; the next try may succeed")
-        return Refused(said)
+        editor = self._person(changed) if edited else ""
+        return Answer(number=int(annotation["id"]), author=author, at=at, made_at=made, editor=editor, **fields)
 
 
-def _task(posting: Posting, batch: uuid.UUID) -> dict[str, Any]:
-    scored = {"model_version": MODEL, "score": posting.score, "result": []}
-    return {"data": _data(posting, batch), "predictions": [scored]}
+def _task(posting: Posting, board: Board, batch: uuid.UUID, model: str) -> dict[str, Any]:
+    scored = {"model_version": model, "score": posting.score, "result": []}
+    return {"data": _data(posting, board, batch), "predictions": [scored]}
 
 
-def _data(posting: Posting, batch: uuid.UUID) -> dict[str, str]:
-    ours = {"posting": posting.id, "candidate": posting.candidate, "batch": batch}
-    return {"look": look(posting)} | {name: str(one) for name, one in ours.items()}
-
-
-def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+def _data(posting: Posting, board: Board, batch: uuid.UUID) -> dict[str, Any]:
+    """What a task holds: its page, columns for the data manager, and last our ids."""
+    columns = {"prompt": posting.prompt, "note": posting.note} | dict(posting.facts)
+    ours = {"posting": posting.id, "candidate": posting.candidate, "batch": batch, "board": board.id}
+    return columns | {"look": look(posting)} | {name: str(one) for name, one in ours.items()}
 
 
 def _posting(task: Any) -> uuid.UUID | None:
@@ -267,11 +275,12 @@ def _posting(task: Any) -> uuid.UUID | None:
         return None
 
 
-def _name(board: Board) -> str:
-    return f"layerloop {board.id}"
+def _changed(task: Any, seen_at: datetime | None) -> bool:
+    """Whether a task says more than what was read of it."""
+    if seen_at is None:
+        return bool((task.total_annotations or 0) + (task.cancelled_annotations or 0))
+    return bool(task.updated_at > seen_at)
 
 
-def _made(board: Board) -> int:
-    if board.number is None:
-        raise NotFound(f"board {board.id} is not made yet")
-    return board.number
+def _time(value: Any) -> datetime:
+    return value if isinstance(value, datetime) else datetime.fromisoformat(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from html import escape, unescape
 from typing import Any, Final
@@ -21,7 +22,7 @@ GROUNDS: Final = {
 }
 """What a layer is shown on. "alpha" paints the layer itself white, so that what is seen is its opacity."""
 
-WHOLE_SIZE: Final = "min-width:0;max-width:none;max-height:none"
+WHOLE_SIZE: Final = "width:auto;height:auto;max-width:none;max-height:none"
 SIZES: Final = {"fit": "", "1:1": WHOLE_SIZE, "2:1": f"{WHOLE_SIZE};zoom:2"}
 
 VIEWS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -59,12 +60,28 @@ CHORD: Final = {None: "", FRONT: "", BACK: "shift+", WHOLE: "alt+"}
 """What is held with a number key, by the layer that a reason concerns."""
 
 
-def configuration(kind: Kind) -> str:
+INSTRUCTION: Final = f"""<p><b>Accept</b> (A) a layer that shows its prompt, is cut out cleanly and has nothing
+in it that it should not have. <b>Reject</b> (R) any other, and say why: several reasons may be chosen. Skip what you
+cannot judge; somebody else gets it.</p>
+<ul>{"".join(f"<li>{words}</li>" for words in WORDS.values())}</ul>
+<p>C, K, Y, W and O change what is behind the layer, E, X and D its size; of pairs F, G and B the layer that is shown.
+A task whose note says that an answer was not counted has been decided elsewhere, or its answer could not be read.</p>
+"""
+"""What Label Studio shows to whoever starts to label."""
+
+
+def board_class(board: uuid.UUID) -> str:
+    """The style class that marks a board's configuration, so that its project is found whatever it is called."""
+    return f"ll-board-{board}"
+
+
+def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
     """The labeling configuration of a board: the candidate at the left, what is said of it at the right."""
+    mark = f" {board_class(board)}" if board is not None else ""
     groups = PAIR if kind is Kind.pair else SINGLE
     reasons = "\n".join(_reasons(layer, listed) for layer, listed in groups.items())
     views = "\n".join(_view(name, keys) for name, keys in VIEWS.items() if name != "layer" or kind is Kind.pair)
-    return f"""<View className="ll-page">
+    return f"""<View className="ll-page{mark}">
   <Style>{_style()}</Style>
   <View className="ll-candidate">
     <View className="ll-views">
@@ -93,8 +110,9 @@ def look(posting: Posting) -> str:
     texts = [(str(role), posting.texts[role]) for role in (FRONT, BACK) if role in posting.texts]
     told = "".join(f"<p class='ll-text'><b>{name}</b> {escape(text)}</p>" for name, text in texts)
     images = "".join(f'<img class="ll-{role}" alt="{role}" src="{escape(posting.layers[role])}">' for role in shown)
+    note = f'<p class="ll-note">{escape(posting.note)}</p>' if posting.note else ""
     return (
-        f'<div class="ll ll-{"pair" if len(shown) > 1 else "single"}">'
+        f'<div class="ll ll-{"pair" if len(shown) > 1 else "single"}">{note}'
         f'<p class="ll-prompt">{escape(posting.prompt)}</p>{told}'
         f'<div class="ll-stage">{images}</div></div>'
     )
@@ -215,8 +233,8 @@ STYLE: Final = """
 .ll-pair {--above:240px}
 @media (max-width:1400px) {.ll-pair {--above:274px}}
 .ll-stage {overflow:auto;text-align:center;max-height:calc(100vh - var(--above));line-height:0;border:1px solid #8886}
-.ll-stage img {display:block;margin:0 auto;width:auto;height:auto;min-width:min(256px,100%)}
-.ll-stage img {max-width:100%;max-height:calc(100vh - var(--above) - 2px)}
+.ll-stage img {display:block;margin:0 auto;object-fit:contain;width:100%;height:calc(100vh - var(--above) - 2px)}
+.ll-note {margin:0 0 6px;padding:4px 8px;border:1px solid #b26a00;border-radius:6px;font-size:14px;line-height:20px}
 .ll-pair .ll-stage img:not(:first-child) {display:none}
 .ll-page:has(.ll-views [name='alpha']:checked) .ll-stage img {filter:brightness(0) invert(1)}
 """

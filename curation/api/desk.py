@@ -37,7 +37,7 @@ class WrongSecret(Refused):
 def get_preview(
     request: Request, posting: uuid.UUID, role: LayerRole, sign: Annotated[str, Query(max_length=64), STORABLE]
 ) -> Response:
-    """A layer of a candidate that is open at a desk of other software; 404 as soon as it is open no longer."""
+    """A layer of a candidate that is shown at a desk of other software; 404 once it was taken down there."""
     previews: Previews = request.app.state.previews
     house = house_of(request)
     with house.database.transaction() as tx:
@@ -51,10 +51,14 @@ def get_preview(
 
 
 @router.post("/hook", status_code=204, summary="Wake the collector of the other desk")
-def ring(request: Request, secret: Annotated[str, Header(alias=HOOK_HEADER, max_length=200), STORABLE] = "") -> None:
-    """The desk says that something changed. What changed is read there; to ring often, or again, changes nothing."""
+def ring(
+    request: Request,
+    secret: Annotated[str, Header(alias=HOOK_HEADER, max_length=200), STORABLE] = "",
+    board: uuid.UUID | None = None,
+) -> None:
+    """The desk says that something changed on a board. What changed is read there; to ring often changes nothing."""
     expected = hook_secret(house_of(request).settings.signing_secret())
     if not hmac.compare_digest(secret.encode(), expected.encode()):
         raise WrongSecret
     with house_of(request).database.transaction() as tx:
-        tx.ask("collect")
+        tx.ask("collect", *([str(board)] if board is not None else []))

@@ -94,7 +94,10 @@ class Facts(BaseModel):
 
 
 class ReviewerStanding(BaseModel):
-    """The figures of one reviewer, of their latest 20,000 decisions."""
+    """The figures of one reviewer, of their latest 20,000 decisions.
+
+    `not_counted` are answers at Label Studio that came too late or could not be read.
+    """
 
     name: str
     kind: Literal["person", "oracle"]
@@ -106,6 +109,7 @@ class ReviewerStanding(BaseModel):
     decisions_per_hour: float | None
     dwell_ms: Dwell
     undone: Share | None
+    not_counted: int
     agreement: WithOthers
     gold: GoldAnswers
     facts: Facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,11 @@ from curation.cli.show import ACTOR, LARGEST, Json, house, print_done, print_jso
 
 if TYPE_CHECKING:
     from curation.desk.exchange import Exchange
+    from curation.errors import LayerloopError
+    from curation.house import House
+
+SHOWN = 20
+"""Answers that did not count, printed at most."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -22,14 +27,58 @@ Round = Annotated[int | None, typer.Option("--round", help="Of this round alone.
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Every board there: what is up, what was answered, and which answers could not become decisions."""
-    from curation.desk import boards
+    """Whether the desk answers, and every board there: what is up, what was answered, what did not count and why.
 
-    with house() as opened, opened.database.transaction() as tx:
-        rows = boards.list_boards(tx)
-    counts = ["sending", "up", "answered", "decisions", "pending", "refused"]
-    columns = ["round", "part", "desk", "number", "serving", *counts, "collected_at"]
+    Exit code 5 where the desk does not answer or does not accept the token.
+    """
+    from curation.desk import boards, postings
+
+    with house() as opened:
+        with opened.database.transaction() as tx:
+            rows, away = boards.list_boards(tx), boards.list_kept_away(tx)
+            refusals = postings.list_refusals(tx)
+        account, failure = _account(opened)
+    for row in rows:
+        row["refusals"] = [one for one in refusals if (one["round"], one["project"]) == (row["round"], row["number"])]
+    counts = ["sending", "up", "answered", "not_taken", "decisions", "pending", "refused"]
+    columns = ["round", "part", "desk", "number", "serving", *counts, "collected_at", "trouble"]
+    columns += ["refusals"] if as_json else []
     print_rows(rows, {name: itemgetter(name) for name in columns}, as_json)
+    if not as_json:
+        _tell_refusals(refusals)
+        for row in away:
+            talk.print(f"round {row['round']} is not offered there: {row['why']}")
+        talk.print("gold is hidden at the pages alone: nobody at the desk is tested with it")
+    if account:
+        talk.print(f"{opened.settings.other_desk} answers; the token is of {account}")
+    if failure is not None:
+        raise failure
+
+
+def _account(opened: House) -> tuple[str, LayerloopError | None]:
+    """The account that the desk knows us by, or why it does not answer; neither where there is no other desk."""
+    from contextlib import closing
+
+    from curation.errors import LayerloopError
+    from curation.house import open_desk
+
+    try:
+        desk = open_desk(opened.settings)
+        if desk is None:
+            return "", None
+        with closing(desk):
+            return desk.whoami(), None
+    except LayerloopError as error:
+        return "", error
+
+
+def _tell_refusals(refusals: list[dict[str, Any]]) -> None:
+    """Print the latest answers that did not count."""
+    for one in refusals[:SHOWN]:
+        where = f"round {one['round']}, task {one['task']}, annotation {one['annotation']}"
+        talk.print(f"not counted: {where}, {one['person']} said {one['verdict'] or 'nothing'}: {one['why']}")
+    if len(refusals) > SHOWN:
+        talk.print(f"... and {len(refusals) - SHOWN} more: --json lists them")
 
 
 @app.command("put-up")
@@ -84,7 +133,9 @@ def switch(
     from curation.desk import boards
 
     with house() as opened, opened.database.transaction() as tx:
-        boards.switch(tx, number, desk, ACTOR)
+        warning = boards.switch(tx, number, desk, ACTOR)
+    if warning:
+        talk.print(f"warning: {warning}")
     told = f"round {number} is decided at: {desk}; the pages serve every open round"
     print_done(told, as_json, round=number, desk=desk)
 

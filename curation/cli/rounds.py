@@ -237,6 +237,8 @@ def gold(
             room.set_gold(tx, number, terms, ACTOR)
     told = f"round {number} has {pieces} pieces of gold; {share:.1%} of what people are shown is gold"
     print_done(told, as_json, round=number, pieces=pieces, share=share)
+    if opened.settings.other_desk is not None:
+        talk.print("gold is hidden at the pages alone: Label Studio offers none, and tests nobody there")
 
 
 @app.command()

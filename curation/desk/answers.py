@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,30 +23,68 @@ DESK = "label-studio"
 """Where these decisions were made, in their rows."""
 
 
-def take_in(tx: Transaction, seen: Seen) -> Counter[str]:
+def take_in(tx: Transaction, seen: Seen, *, restored: bool = False) -> Counter[str]:
     """Turn all that is said of one posting into decisions; returns how many were kept, undone, refused or must wait.
 
-    The same twice is the same once: an answer is known by its number and what it says. An answer that changed is undone
-    and decided anew; one that is gone is undone, if its posting changed after we last saw it. Else the desk was put
-    back to an older state of itself, and nobody took anything back. Who comes too late is refused, with the reason.
+    The same twice is the same once: an answer is known by its number, its author and the time at which it was made, and
+    by what it says. An answer that changed is undone and decided anew. One that is gone is undone, if its posting
+    changed after we last saw it, unless the desk was put back to an older state of itself: then nobody took anything
+    back, and the decision stands. What is older than what is known already is never heard again. Who comes too late is
+    refused, with the reason.
+
+    Args:
+        tx: The transaction of this posting alone.
+        seen: The posting as it was read.
+        restored: Whether the desk was put back to a backup since the last reading.
     """
     outcomes: Counter[str] = Counter()
     posting = tx.execute(_POSTING, {"posting": seen.posting}).one_or_none()
     if posting is None:
         return outcomes
-    known = {row.number: row for row in tx.execute(_ANSWERS, {"posting": posting.id})}
-    there = {answer.number for answer in seen.answers}
+    rows = tx.execute(_ANSWERS, {"posting": posting.id}).all()
+    both = [(answer, match(rows, answer)) for answer in seen.answers]
+    found = {row.id for _, row in both if row is not None}
     # A posting that is there twice by a cut-off import says nothing of the answers to its first copy.
-    if seen.number == posting.number and (posting.seen_at is None or seen.at > posting.seen_at):
-        for row in known.values():
-            if row.number not in there and not row.gone:
-                outcomes[_take_back(tx, posting, row)] += 1
-    for answer in sorted(seen.answers, key=lambda one: (one.at, one.number)):
-        outcome = _hear(tx, posting, answer, known.get(answer.number))
+    if seen.number == posting.number and (restored or posting.seen_at is None or seen.at > posting.seen_at):
+        for row in rows:
+            if row.id not in found and not row.gone and not row.forgotten:
+                lost = restored or posting.state == "down" or _given_again(row, seen.answers)
+                outcomes[_forget(tx, row) if lost else _take_back(tx, posting, row)] += 1
+    for answer, row in sorted(both, key=lambda one: (one[0].at, one[0].number)):
+        outcome = _hear(tx, posting, answer, row)
         if outcome:
             outcomes[outcome] += 1
     tx.execute(_SEEN, {"posting": posting.id, "at": seen.at, "number": seen.number})
     return outcomes
+
+
+def match(rows: Iterable[sa.Row[Any]], answer: Answer) -> sa.Row[Any] | None:
+    """Return the row of an answer, or None for one that is not known.
+
+    Rows of older versions do not say when they were made: they are matched where the answer was made before they were
+    noted.
+    """
+    for row in rows:
+        if (row.number, row.author) == (answer.number, answer.author) and (
+            row.made_at == answer.made_at
+            or (row.made_at is None and answer.made_at is not None and answer.made_at <= row.said_at)
+        ):
+            return row
+    return None
+
+
+def is_news(row: sa.Row[Any] | None, answer: Answer) -> bool:
+    """Whether an answer says something that is not known; a desk that was put back says what it said long ago."""
+    if row is None:
+        return True
+    if answer.at <= row.said_at:
+        return False
+    return bool(row.gone) or row.said != said_of(answer)
+
+
+def _given_again(row: sa.Row[Any], answers: Iterable[Answer]) -> bool:
+    """Whether the number of an answer is another answer's by now, as after a restored backup."""
+    return any(answer.number == row.number for answer in answers)
 
 
 def try_again(tx: Transaction, posting_id: uuid.UUID) -> Counter[str]:
@@ -52,9 +93,21 @@ def try_again(tx: Transaction, posting_id: uuid.UUID) -> Counter[str]:
     posting = tx.execute(_POSTING, {"posting": posting_id}).one()
     for row in tx.execute(_ANSWERS, {"posting": posting_id}).all():
         if row.decision_id is None and row.refused is None and not row.gone:
-            outcomes[_keep(tx, posting, _read(row))] += 1
+            outcomes[_try(tx, posting, row)] += 1
     tx.execute(_SEEN, {"posting": posting.id, "at": posting.seen_at, "number": posting.number})
     return outcomes
+
+
+def _try(tx: Transaction, posting: sa.Row[Any], row: sa.Row[Any]) -> str:
+    answer = _read(row)
+    try:
+        with tx.savepoint():
+            made = _decide(tx, posting, answer)
+    except Refused as error:
+        if _waits_for_lease(tx, posting, error):
+            return "waiting"
+        return _note(tx, posting, answer, row, refused=error.message)
+    return _note(tx, posting, answer, row, decision=made)
 
 
 def said_of(answer: Answer) -> dict[str, Any]:
@@ -63,79 +116,124 @@ def said_of(answer: Answer) -> dict[str, Any]:
         "verdict": answer.verdict,
         "reasons": list(answer.reasons),
         "layers": list(answer.layers),
-        "comment": answer.comment,
+        "comment": _clean(answer.comment),
         "fault": answer.fault,
     }
 
 
 def _hear(tx: Transaction, posting: sa.Row[Any], answer: Answer, earlier: sa.Row[Any] | None) -> str | None:
     """One answer: None where it is known already. What cannot be read changes nothing that was said before."""
-    if earlier is not None and not earlier.gone and earlier.said == said_of(answer):
+    if not is_news(earlier, answer):
+        if earlier is not None and (earlier.gone or earlier.said != said_of(answer)):
+            tx.execute(_FORGET, {"answer": earlier.id})  # the desk has forgotten a later edit, or that it was deleted
+        elif earlier is not None and (earlier.forgotten or earlier.made_at is None):
+            tx.execute(_REMEMBER, {"answer": earlier.id, "made_at": answer.made_at})
         return None
+    decision = earlier.decision_id if earlier is not None and not earlier.gone else None
     if answer.fault:
-        return _note(tx, posting, answer, decision=earlier.decision_id if earlier else None, refused=answer.fault)
-    if earlier is not None and earlier.decision_id is not None and not earlier.gone:
-        complaint = _void(tx, posting, earlier)
-        if complaint:
-            return _note(tx, posting, answer, decision=earlier.decision_id, refused=complaint)
-    return _keep(tx, posting, answer)
-
-
-def _keep(tx: Transaction, posting: sa.Row[Any], answer: Answer) -> str:
-    """Decide, and note what became of it."""
-    key = content_id(DESK, posting.id, answer.number, answer.at.isoformat(), canonical_json(said_of(answer)))
+        return _note(tx, posting, answer, earlier, decision=decision, refused=answer.fault)
     try:
-        decided = decide(
-            tx,
-            active_reviewer(tx, answer.person).id,
-            posting.candidate_id,
-            answer.verdict or Verdict.skip,
-            key=key,
-            reasons=answer.reasons,
-            layers=answer.layers,
-            comment=answer.comment,
-            dwell_ms=None if answer.seconds is None else int(1_000 * min(max(answer.seconds, 0), 600)),
-            desk=DESK,
-        )
+        with tx.savepoint():
+            if earlier is not None and decision is not None:
+                _void(tx, posting, earlier)
+                _log_editor(tx, posting, earlier, answer)
+            made = _decide(tx, posting, answer)
     except Refused as error:
-        # Somebody is looking at it at our pages: they decide, or their lease ends, and then this is tried again.
-        if isinstance(error, Conflict) and _state(tx, posting.candidate_id) == CandidateState.showing:
-            return _note(tx, posting, answer)
-        return _note(tx, posting, answer, refused=error.message)
-    return _note(tx, posting, answer, decision=decided.decision)
+        if decision is None and _waits_for_lease(tx, posting, error):
+            return _note(tx, posting, answer, earlier)
+        return _note(tx, posting, answer, earlier, decision=decision, refused=error.message)
+    return _note(tx, posting, answer, earlier, decision=made)
+
+
+def _decide(tx: Transaction, posting: sa.Row[Any], answer: Answer) -> int:
+    """Make a decision of an answer; returns its number. Raises Refused, Conflict."""
+    said = canonical_json(said_of(answer))
+    decided = decide(
+        tx,
+        active_reviewer(tx, answer.person).id,
+        posting.candidate_id,
+        answer.verdict or Verdict.skip,
+        key=content_id(DESK, posting.id, answer.number, answer.person, answer.at.isoformat(), said),
+        reasons=answer.reasons,
+        layers=answer.layers,
+        comment=_clean(answer.comment),
+        dwell_ms=_milliseconds(answer.seconds),
+        desk=DESK,
+    )
+    return decided.decision
+
+
+def _clean(text: str) -> str:
+    """Return a text without what cannot be stored; the desk takes anything."""
+    return text.replace("\0", "").encode("utf-8", "ignore").decode()
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    """How long somebody looked, ten minutes at most; None where the desk does not say it in a number."""
+    if seconds is None or not math.isfinite(seconds):
+        return None
+    return int(1_000 * min(max(seconds, 0), 600))
+
+
+def _waits_for_lease(tx: Transaction, posting: sa.Row[Any], error: Refused) -> bool:
+    """Whether somebody is looking at the candidate here: they decide, or their lease ends and it is tried again."""
+    return isinstance(error, Conflict) and _state(tx, posting.candidate_id) == CandidateState.showing
+
+
+def _log_editor(tx: Transaction, posting: sa.Row[Any], earlier: sa.Row[Any], answer: Answer) -> None:
+    """Note who replaced the answer of somebody else: the undo of their decision is a row in their name."""
+    if answer.person != earlier.person:
+        about = {"said_by": earlier.person, "decision": earlier.decision_id}
+        tx.log(answer.person, "answer of another edited", f"candidate {posting.candidate_id}", **about)
 
 
 def _note(
-    tx: Transaction, posting: sa.Row[Any], answer: Answer, decision: int | None = None, refused: str | None = None
-) -> str:
-    row = {"posting": posting.id, "number": answer.number, "person": answer.person, "said": said_of(answer)}
-    tx.execute(_NOTE, row | {"at": answer.at, "decision": decision, "refused": refused})
+    tx: Transaction, posting: sa.Row[Any], answer: Answer, earlier: sa.Row[Any] | None, decision: int | None = None,
+    refused: str | None = None,
+) -> str:  # fmt: skip
+    """Keep an answer as it is known now: its row, or a new one."""
+    row = {"number": answer.number, "author": answer.author, "person": answer.person, "said": said_of(answer)}
+    row |= {"at": answer.at, "made_at": answer.made_at, "decision": decision, "refused": refused}
+    if earlier is None:
+        tx.execute(_ADD, row | {"posting": posting.id})
+    else:
+        tx.execute(_CHANGE, row | {"answer": earlier.id})
     if refused is not None:
         tx.log(answer.person or DESK, "answer refused", f"candidate {posting.candidate_id}", why=refused)
         return "refused"
     return "waiting" if decision is None else "kept"
 
 
+def _forget(tx: Transaction, row: sa.Row[Any]) -> str:
+    """An answer that the desk has lost by being put back: what was decided stands."""
+    tx.execute(_FORGET, {"answer": row.id})
+    return "forgotten"
+
+
 def _take_back(tx: Transaction, posting: sa.Row[Any], row: sa.Row[Any]) -> str:
     """An answer that is there no longer: its decision is undone and the candidate waits again."""
-    complaint = _void(tx, posting, row) if row.decision_id is not None else None
-    tx.execute(_GONE, {"posting": posting.id, "number": row.number, "refused": complaint or row.refused})
+    complaint = None
+    try:
+        if row.decision_id is not None:
+            _void(tx, posting, row)
+    except Conflict as error:
+        complaint = error.message
+    tx.execute(_GONE, {"answer": row.id, "refused": complaint or row.refused})
     return "refused" if complaint else "undone"
 
 
-def _void(tx: Transaction, posting: sa.Row[Any], row: sa.Row[Any]) -> str | None:
-    """Undo a decision in the name of who made it, and hold its candidate for nobody; a sentence where it must stand."""
+def _void(tx: Transaction, posting: sa.Row[Any], row: sa.Row[Any]) -> None:
+    """Undo a decision in the name of who made it, and hold its candidate for nobody.
+
+    Raises:
+        Conflict: The decision stands.
+    """
     made = tx.execute(_DECISION, {"decision": row.decision_id}).one()
     key = content_id(DESK, "undo", row.decision_id)
-    try:
+    with suppress(NotFound):  # undone before, at our pages
         undo(tx, made.reviewer_id, row.decision_id, key=key, seconds=1)
-    except NotFound:
-        return None  # undone before, at our pages
-    except Conflict as error:
-        return error.message
-    leases.release(tx, [posting.candidate_id])
-    tx.execute(_WAIT, {"candidate": posting.candidate_id})
-    return None
+        leases.release(tx, [posting.candidate_id])
+        tx.execute(_WAIT, {"candidate": posting.candidate_id})
 
 
 def _state(tx: Transaction, candidate: uuid.UUID) -> str:
@@ -146,7 +244,9 @@ def _read(row: sa.Row[Any]) -> Answer:
     said = row.said
     return Answer(
         number=row.number,
-        person=row.person,
+        author=row.author,
+        editor=row.person if row.person != row.author else "",
+        made_at=row.made_at,
         at=row.said_at,
         verdict=Verdict(said["verdict"]) if said["verdict"] else None,
         reasons=[RejectReason(one) for one in said["reasons"]],
@@ -166,20 +266,28 @@ _STATE = sa.text("select state from candidates where id = :candidate")
 
 _WAIT = sa.text("update candidates set state = 'waiting' where id = :candidate and state = 'showing'")
 
-_GONE = sa.text("""
-    update desk_answers set gone = true, refused = :refused where posting_id = :posting and number = :number""")
+_GONE = sa.text("update desk_answers set gone = true, refused = :refused where id = :answer")
 
-_NOTE = sa.text("""
-    insert into desk_answers (posting_id, number, person, said, said_at, decision_id, refused)
-    values (:posting, :number, :person, :said, :at, :decision, :refused)
-    on conflict (posting_id, number) do update set person = excluded.person, said = excluded.said,
-        said_at = excluded.said_at, decision_id = excluded.decision_id, refused = excluded.refused,
-        gone = false""").bindparams(sa.bindparam("said", type_=sa.JSON))
+_FORGET = sa.text("update desk_answers set forgotten = true where id = :answer")
+
+_REMEMBER = sa.text("""
+    update desk_answers set forgotten = false, made_at = coalesce(made_at, :made_at) where id = :answer""")
+
+_ADD = sa.text("""
+    insert into desk_answers (posting_id, number, author, made_at, person, said, said_at, decision_id, refused)
+    values (:posting, :number, :author, :made_at, :person, :said, :at, :decision, :refused)""").bindparams(
+    sa.bindparam("said", type_=sa.JSON)
+)
+
+_CHANGE = sa.text("""
+    update desk_answers set made_at = coalesce(made_at, :made_at), person = :person, said = :said, said_at = :at,
+        decision_id = :decision, refused = :refused, gone = false, forgotten = false, shown = false
+    where id = :answer""").bindparams(sa.bindparam("said", type_=sa.JSON))
 
 # A posting whose candidate is decided has been answered; one that waits again is up again, unless another is by now.
 _SEEN = sa.text("""
     update desk_postings p set
-        seen_at = greatest(p.seen_at, :at),
+        seen_at = case when coalesce(p.number, :number) = :number then greatest(p.seen_at, :at) else p.seen_at end,
         number = coalesce(p.number, :number),
         state = case
             when p.state in ('sending', 'up') and c.state in ('accepted', 'rejected') and exists (

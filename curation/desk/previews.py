@@ -1,4 +1,4 @@
-"""Previews: addresses of a posting's layers that work exactly as long as the posting is open, and no longer."""
+"""Previews: addresses of a posting's layers that work exactly as long as the posting is there, decided or not."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ HOOK_HEADER = "X-Layerloop-Desk"
 class Previews:
     """Makes and checks addresses. Each is bound to one posting and layer; what ends it is the posting's own state.
 
-    So nothing has to be revoked: a candidate that is decided, withdrawn or taken down is open no longer. Whoever puts
-    it up again makes a new posting, with another address.
+    So nothing has to be revoked: a posting that was taken down is there no longer. One that is answered stays, since
+    whoever corrects an answer there has to see what it is about. Whoever puts a candidate up again makes a new posting,
+    with another address.
     """
 
     def __init__(self, secret: str, where: str) -> None:
@@ -38,7 +39,7 @@ class Previews:
             raise NotFound("there is no such preview")
         sha256 = tx.execute(_OPEN, {"posting": posting, "role": role}).scalar()
         if sha256 is None:
-            raise NotFound("this candidate is open no longer", "go on with the next one")
+            raise NotFound("this candidate is shown no longer", "go on with the next one")
         return str(sha256)
 
     def _sign(self, posting: uuid.UUID, role: LayerRole) -> str:
@@ -54,4 +55,4 @@ _OPEN = sa.text("""
     select l.sha256 from desk_postings p
     join candidates c on c.id = p.candidate_id
     join candidate_layers l on l.candidate_id = c.id and l.role = :role
-    where p.id = :posting and p.state in ('sending', 'up') and c.state in ('waiting', 'showing')""")
+    where p.id = :posting and p.state in ('sending', 'up', 'answered')""")

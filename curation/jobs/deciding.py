@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
+import uuid
+from collections import Counter
 from collections.abc import Callable
 
-from curation.desk import oracle
+from curation.desk import boards, oracle
 from curation.desk.exchange import Exchange
 from curation.domain import Said
 from curation.errors import LayerloopError
@@ -20,14 +23,18 @@ log = logging.getLogger("layerloop.jobs")
 
 DECIDE_AT_ONCE = 16
 
-_told: set[str] = set()
+_DIGITS = re.compile(r"[0-9a-f-]{32,36}|\d+")
+
+_failures: Counter[str] = Counter()
 _read_whole: set[str] = set()
 
 
 def decide(house: House, number: int) -> None:
     """Let the oracle reviewer decide a tray of a round, and ask for the next while there is one."""
     judge = oracle_of(house, number)
-    if house.settings.other_desk is not None:
+    with house.database.transaction() as tx:
+        there = house.settings.other_desk is not None and boards.is_served(tx, number)
+    if there:
         _decide_there(house, number, lambda card: pair_oracle.judge_card(judge, house.store, card))
         return
     with house.database.transaction() as tx:
@@ -62,29 +69,54 @@ def put_up(house: House, number: int) -> None:
     _at_desk(house, lambda exchange: exchange.put_up(number))
 
 
-def collect(house: House) -> None:
-    """Bring home what was said at the desk of other software.
+def collect(house: House, board: str | None = None) -> None:
+    """Bring home what was said on one board at the desk of other software; without one, ask for that of all.
 
-    The first time in a process everything is read: what changed is no trace of a house that has moved, nor of all that
-    may have been done to either side while no worker ran.
+    The first time in a process a board is read whole: what changed is no trace of a house that has moved, nor of all
+    that may have been done to either side while no worker ran.
     """
-    between = f"{house.settings.desk} {house.settings.public_address} {house.settings.database}"
+    where = f"{house.settings.desk} {house.settings.public_address} {house.settings.database}"
+    if board is None:
+        _ask_for_all(house, where)
+        return
 
     def bring_home(exchange: Exchange) -> None:
-        exchange.collect(everything=between not in _read_whole)
-        _read_whole.add(between)
+        with house.database.transaction() as tx:
+            found = boards.board_of(tx, uuid.UUID(board))
+        if found is not None:
+            exchange.collect_board(found, everything=f"{where} {board}" not in _read_whole)
+            _read_whole.add(f"{where} {board}")
 
     _at_desk(house, bring_home)
 
 
+def _ask_for_all(house: House, where: str) -> None:
+    """Ask for every board that is open, and the first time in a process for those that are closed too."""
+    desk = house.settings.other_desk
+    if desk is None:
+        return
+    with house.database.transaction() as tx:
+        find = boards.open_boards if where in _read_whole else boards.made_boards
+        for board in find(tx, desk):
+            tx.ask("collect", str(board.id))
+    _read_whole.add(where)
+
+
 def _at_desk(house: House, work: Callable[[Exchange], object]) -> None:
-    """Speak with the desk, if there is one. That it is away is told once; the sweep asks again for all that stands."""
+    """Speak with the desk, if there is one; the sweep asks again for all that stands.
+
+    A desk that is away is logged once, and once more when it is back, with a count.
+    """
     try:
         with open_exchange(house, HOLDER) as exchange:
             if exchange is not None:
                 work(exchange)
-        _told.clear()
     except LayerloopError as error:
-        if error.message not in _told:
+        known = _DIGITS.sub("", error.message)  # the same error has other ids each time
+        if known not in _failures:
             log.warning("%s (%s)", error.message, error.hint)
-        _told.add(error.message)
+        _failures[known] += 1
+    else:
+        if _failures:
+            log.info("the desk answers again, after %d tries that failed", sum(_failures.values()))
+        _failures.clear()

@@ -41,8 +41,8 @@ def _ask_for_desk(tx: Transaction, desk: str) -> None:
     """Ask for what is to go up and down there, and for what may have been said there since the last time."""
     for number in boards.rounds_to_serve(tx, desk):
         tx.ask("put_up", number)
-    if boards.open_boards(tx, desk):
-        tx.ask("collect")
+    for board in boards.boards_to_read(tx, desk):
+        tx.ask("collect", str(board))
 
 
 def rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState | None = None) -> list[int]:

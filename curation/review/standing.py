@@ -58,6 +58,7 @@ def reviewer_figures(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool
         "decisions_per_hour": 3_600 * len(standing) / seconds if seconds >= PAUSE_SECONDS else None,
         "dwell_ms": {"n": len(dwell)} | _quantiles(dwell),
         "undone": _share(sum(row.undone for row in rows), len(rows)),
+        "not_counted": int(tx.execute(_NOT_COUNTED, {"reviewer": reviewer.id}).scalar_one()),
         "agreement": _agreement(others),
         "gold": _gold(gold),
         "facts": {
@@ -84,6 +85,8 @@ def as_text(told: Mapping[str, Any]) -> str:
         + (f", {rate:.0f} an hour" if rate else "")
     ]
     lines += [f"  paused: {told['paused']}"] if told["paused"] else []
+    if told["not_counted"]:
+        lines.append(f"  answers at Label Studio that did not count: {told['not_counted']} ('desk status' lists them)")
     if dwell["n"]:
         lines.append(
             f"  a look: median {dwell['median'] / 1_000:.1f} s, nine of ten under {dwell['p90'] / 1_000:.1f} s"
@@ -242,6 +245,11 @@ _DECISIONS = sa.text("""
     order by id""")
 
 # Candidates with fewer than two verdicts, and all of rounds of single decisions, have nobody to agree with.
+# Answers at a desk of other software that came too late or could not be read.
+_NOT_COUNTED = sa.text("""
+    select count(*) from desk_answers a join desk_people p on p.email = a.person
+    where p.reviewer_id = :reviewer and a.refused is not null and not a.gone""")
+
 _OTHERS = sa.text(f"""
     select d.verdict = 'accept' as mine, o.verdict = 'accept' as theirs
     from (select * from decisions where reviewer_id = :reviewer order by id desc limit :most) d

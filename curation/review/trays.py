@@ -179,10 +179,14 @@ _CLAIM_PICKED = """
     set purpose = excluded.purpose, holder = excluded.holder, expires_at = excluded.expires_at
     returning subject"""
 
+# At a desk of other software somebody gets it next, or looks at it already.
+_FREE = """not exists (
+    select from desk_postings t where t.candidate_id = candidates.id and t.state = 'up' and t.reserved_until > now())"""
+
 # Materialized: inlined, the limit could be applied once per row of the update.
 _CLAIM_WAITING = _sql(f"""
     with picked as materialized (
-        select id from candidates where round_id = :round and state = 'waiting' and decided = :level
+        select id from candidates where round_id = :round and state = 'waiting' and decided = :level and {_FREE}
         order by priority desc, id limit :count for update skip locked),
     {_CLAIM_PICKED}""")
 
@@ -196,6 +200,7 @@ _CLAIM_BEGUN = _sql(f"""
     picked as materialized (
         select c.id from near join candidates c on c.id = near.id
         where c.state = 'waiting' and c.decided = :level and not {_DECIDED_BY_ME}
+            and {_FREE.replace("candidates.id", "c.id")}
         order by c.priority desc, c.id limit :count for update of c skip locked),
     {_CLAIM_PICKED}""")
 

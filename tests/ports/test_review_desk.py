@@ -12,7 +12,7 @@ import pytest
 from curation.desk.door import Board, Posting, ReviewDesk, Seen
 from curation.domain import Kind, LayerRole, RejectReason, Said, Verdict
 from curation.errors import NotFound, Unreachable
-from tests.desks import Studio
+from tests.desks import HOOK, Studio
 from tests.servers import free_port
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,9 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
 def label_studio_case(studio: Studio) -> Iterator[Case]:
     from curation.adapters.label_studio import LabelStudioDesk
 
-    desk = LabelStudioDesk(studio.server.address, studio.server.token)
+    for person in (ADA, BOB):  # who edit later, and so need a session
+        studio.person(person)
+    desk = LabelStudioDesk(studio.server.address, studio.server.token, HOOK)
     away = LabelStudioDesk(f"http://127.0.0.1:{free_port()}", studio.server.token)
     yield Case(
         desk,
@@ -66,14 +68,14 @@ def posting(text: str = "a cat", roles: Sequence[LayerRole] = (LayerRole.foregro
 
 def put_up(case: Case, postings: Sequence[Posting], kind: Kind = Kind.single) -> tuple[Board, dict[uuid.UUID, int]]:
     fresh = board(kind)
-    number, placed = case.desk.put_up(fresh, uuid.uuid4(), postings)
-    return replace(fresh, number=number), dict(placed)
+    placed = case.desk.put_up(fresh, uuid.uuid4(), postings)
+    return replace(fresh, number=placed.board, made_at=placed.made_at), dict(placed.postings)
 
 
 def look(case: Case, at: Board, since: datetime | None = None) -> dict[uuid.UUID | None, Seen]:
-    count, seen = case.desk.collect(at, since)
-    found = list(seen)
-    assert since is not None or count == len(found)
+    reading = case.desk.collect(at, since)
+    found = list(reading.seen)
+    assert since is not None or reading.count == len(found)
     assert len({one.number for one in found}) == len(found)
     return {one.posting: one for one in found}
 
@@ -91,12 +93,12 @@ def test_what_is_put_up_is_there_with_its_layers_and_a_number(case):
 
 def test_putting_up_twice_is_putting_up_once(case):
     fresh, batch, several = board(), uuid.uuid4(), [posting() for _ in range(5)]
-    number, first = case.desk.put_up(fresh, batch, several[:3])  # and cut off, so that the board's number is unknown
+    first = case.desk.put_up(fresh, batch, several[:3])  # and cut off, so that the board's number is unknown
     again = case.desk.put_up(fresh, batch, several)
-    at = replace(fresh, number=number)
+    at = replace(fresh, number=first.board, made_at=first.made_at)
     assert again == case.desk.put_up(at, batch, several)
-    assert again[0] == number
-    assert {id_: again[1][id_] for id_ in first} == first
+    assert again.board == first.board
+    assert {id_: again.postings[id_] for id_ in first.postings} == first.postings
     assert set(look(case, at)) == {one.id for one in several}
 
 
@@ -108,11 +110,11 @@ def test_nothing_at_all_can_be_put_up(case):
 
 def test_what_is_put_up_differently_is_changed_where_it_stands(case):
     fresh, batch, several = board(), uuid.uuid4(), [posting(), posting()]
-    number, placed = case.desk.put_up(fresh, batch, several)
-    at = replace(fresh, number=number)
+    made = case.desk.put_up(fresh, batch, several)
+    at, placed = replace(fresh, number=made.board, made_at=made.made_at), made.postings
     case.desk.answer(placed[several[0].id], ADA, uuid.uuid4(), ACCEPT)
     moved = replace(several[0], layers={LayerRole.foreground: "http://127.0.0.1:2/elsewhere"})
-    assert case.desk.put_up(at, batch, [moved]) == (number, {moved.id: placed[moved.id]})
+    assert case.desk.put_up(at, batch, [moved]).postings == {moved.id: placed[moved.id]}
     found = look(case, at)
     assert [found[one.id].layers for one in (moved, several[1])] == [moved.layers, several[1].layers]
     assert [answer.person for answer in found[moved.id].answers] == [ADA]
@@ -221,7 +223,7 @@ def test_a_desk_that_does_not_answer_is_unreachable_and_says_where_it_should_be(
     away, at, one = case.away(), board(number=1), posting()
     for ask in (
         lambda: away.put_up(at, uuid.uuid4(), [one]),
-        lambda: list(away.collect(at, None)[1]),
+        lambda: list(away.collect(at, None).seen),
         lambda: away.take_down(at, {one.id: [1]}),
         lambda: away.answer(1, ADA, uuid.uuid4(), ACCEPT),
     ):

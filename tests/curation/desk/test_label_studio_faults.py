@@ -42,9 +42,10 @@ def there(seat: Seat) -> list[str]:
 
 def test_an_import_whose_answer_was_lost_is_not_sent_again(seat, store):
     other, board, batch, sending = begin_import(seat, store, 6)
-    at, placed = seat.exchange.desk.put_up(board, batch, sending)  # and the process dies before it can note anything
-    assert seat.exchange.desk.put_up(replace(board, number=at), batch, sending) == (at, placed)
-    seat.studio.say(placed[sending[0].id], ACCEPT)
+    first = seat.exchange.desk.put_up(board, batch, sending)  # and the process dies before it can note anything
+    again = replace(board, number=first.board, made_at=first.made_at)
+    assert seat.exchange.desk.put_up(again, batch, sending) == first
+    seat.studio.say(first.postings[sending[0].id], ACCEPT)
     assert seat.exchange.put_up(other.round) == {"up": 6}
     assert there(other) == sorted(map(str, other.candidates))
     assert other.exchange.collect(other.round) == {"kept": 1}
@@ -181,6 +182,7 @@ def test_a_desk_that_is_away_is_told_once(database, store, settings, caplog):
         make_candidates(tx, store, number, 3)
     asked = []
     database.send = asked.append
+    jobs.deciding._failures.clear()
     with caplog.at_level(logging.WARNING, "layerloop.jobs"):
         for _ in range(3):
             jobs.sweep(house)

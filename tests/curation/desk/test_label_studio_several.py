@@ -23,6 +23,9 @@ def three(seat, store) -> Seat:
         number = make_round(tx)
         set_consensus(tx, number, Consensus(Rule.majority, 3), "test")
         made = make_candidates(tx, store, number, 2)
+    assert seat.exchange.put_up(number) == {}, "people there see what others said, so it is not offered unasked"
+    with seat.database.transaction() as tx:
+        assert "can see what others said" in boards.switch(tx, number, "label-studio", "test")
     seat.exchange.put_up(number)
     return Seat(seat.studio, seat.database, seat.exchange, number, made)
 
