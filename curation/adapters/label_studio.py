@@ -58,6 +58,8 @@ class LabelStudioDesk:
             if missing:
                 refused = self._import(project, board, batch, missing)
                 found = self._placed(number, batch)
+                if board.number is None:
+                    self._projects.lay_out(number, missing[0].facts)
             for one in postings:
                 if one.id in found and found[one.id].data.get("look") != look(one):
                     self._rewrite(int(found[one.id].id), board, batch, one)
@@ -74,20 +76,22 @@ class LabelStudioDesk:
                 if found is not None and _posting(found) == posting.id:
                     self._rewrite(task, board, batch, posting)
 
-    def collect(self, board: Board, since: datetime | None) -> Reading:
+    def collect(self, board: Board, since: datetime | None, *, repair: bool = True) -> Reading:
         """Count tasks, and read those that changed with their annotations. Drafts and deleted tasks leave no trace."""
         with translated(self.address):
             project = self._projects.find(board)
-            trouble = self._projects.settle(project, board, insist=since is None)
+            if repair:
+                trouble = self._projects.settle(project, board, insist=since is None)
+            else:
+                trouble = self._projects.differences(project, board)
             mark = self._projects.mark(int(project.id))
         seen = self._read(int(project.id), since)
         return Reading(int(project.task_number or 0), seen, mark, project.created_at, trouble)
 
-    def set_mark(self, board: Board, mark: int) -> None:
+    def set_mark(self, board: Board, mark: int) -> bool:
         """Write a number to the project's hook, where nobody edits it, and which a restored server has as it was."""
-        if board.number is not None:
-            with translated(self.address):
-                self._projects.set_mark(board, mark)
+        with translated(self.address):
+            return self._projects.set_mark(board, mark)
 
     def take_down(
         self,

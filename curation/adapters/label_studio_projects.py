@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -22,12 +22,20 @@ from curation.errors import Conflict, LayerloopError, NotFound, Refused, Unreach
 PAGE: Final = 500
 """Tasks read at once; with only the fields asked for, a page costs the server about half a second of CPU."""
 
-MODEL: Final = "layerloop order (lowest first)"
+MODEL: Final = "order only"
 """The name of our predictions. Label Studio orders tasks by the scores of its project's current model alone."""
 
 WAKING: Final = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 MARK_HEADER: Final = "X-Layerloop-Mark"
 DESCRIPTION: Final = "Image layers to accept or reject. Title and description may be edited; Layerloop keeps the rest."
+HIDDEN: Final = [
+    *(f"tasks:data.{name}" for name in ("look", "posting", "candidate", "batch", "board", "round")),
+    *(f"tasks:{name}" for name in ("file_upload", "storage_filename", "inner_id", "created_at", "updated_at")),
+    *(f"tasks:{name}" for name in ("updated_by", "avg_lead_time", "draft_exists", "predictions_results")),
+    *(f"tasks:{name}" for name in ("predictions_model_versions", "total_predictions", "annotations_ids")),
+]
+"""Columns of the data manager that a new project does not show at first."""
+
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
 TRIED: Final = 3
 """Controls that a refusal names, at most."""
@@ -60,6 +68,24 @@ class Projects:
             maximum_annotations=board.overlap,
         )
 
+    def lay_out(self, project: int, columns: Mapping[str, str | float]) -> None:
+        """Give a new project a first tab that shows what people sort by, and hides pages and ids.
+
+        What the server refuses of it is left: people can lay out their tabs themselves.
+        """
+        numbers = {f"tasks:data.{name}": "Number" for name, value in columns.items() if not isinstance(value, str)}
+        images = {"tasks:data.thumbnail": "Image"} if "thumbnail" in columns else {}
+        data = {
+            "title": "Candidates",
+            "type": "list",
+            "target": "tasks",
+            "filters": {"conjunction": "and", "items": []},
+            "hiddenColumns": {"explore": HIDDEN, "labeling": HIDDEN},
+            "columnsDisplayType": numbers | images,
+        }
+        with suppress(ApiError):
+            self._client.views.create(project=project, data=data)  # type: ignore[arg-type]  # any JSON
+
     def find(self, board: Board) -> Any:
         """Return the board's project by its number. Raises NotFound where that number is another one's by now."""
         if board.number is None:
@@ -78,13 +104,8 @@ class Projects:
         if board.trouble and not insist:
             return board.trouble
         config = configuration(board.kind, board.id)
-        wanted: dict[str, Any] = {}
-        if not same_configuration(project.label_config, config):
-            wanted["label_config"] = config
-        if project.maximum_annotations != board.overlap:
-            wanted["maximum_annotations"] = board.overlap
         troubles = []
-        for name, value in wanted.items():
+        for name, value in self._differing(project, board).items():
             try:
                 self._client.projects.update(int(project.id), **{name: value})
             except ApiError as error:
@@ -92,6 +113,23 @@ class Projects:
                     raise
                 troubles.append(self._explain(int(project.id), name, config, error))
         return "; ".join(troubles)
+
+    def differences(self, project: Any, board: Board) -> str:
+        """Return a sentence on what `settle` would repair, or what was refused the last time; empty for nothing."""
+        names = {"label_config": "labeling configuration", "maximum_annotations": "overlap"}
+        differing = [names[name] for name in self._differing(project, board)]
+        told = f"project {project.id} has another {' and '.join(differing)} by now" if differing else ""
+        return board.trouble or told
+
+    def _differing(self, project: Any, board: Board) -> dict[str, Any]:
+        """What a project should have and has not."""
+        config = configuration(board.kind, board.id)
+        wanted: dict[str, Any] = {}
+        if not same_configuration(project.label_config, config):
+            wanted["label_config"] = config
+        if project.maximum_annotations != board.overlap:
+            wanted["maximum_annotations"] = board.overlap
+        return wanted
 
     def hang_hook(self, project: int, board: Board) -> None:
         """Have the project wake us at our address; a hook that we hung while we had another one is changed."""
@@ -116,8 +154,10 @@ class Projects:
         value = (ours.headers or {}).get(MARK_HEADER) if ours is not None else None
         return int(value) if value is not None and str(value).isdecimal() else None
 
-    def set_mark(self, board: Board, mark: int) -> None:
+    def set_mark(self, board: Board, mark: int) -> bool:
         """Write a number to the hook of a board's project, which is hung again where somebody removed it."""
+        if self._hook is None:
+            return False
         project = int(self.find(board).id)
         ours = self._hung(project)
         if ours is None:
@@ -125,6 +165,7 @@ class Projects:
         else:
             headers = dict(ours.headers or {}) | {MARK_HEADER: str(mark)}
             self._client.webhooks.update(int(ours.id or 0), headers=headers)
+        return True
 
     def others(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[Any]:
         """Yield projects that hold a task with an id of ours and are none of those known."""

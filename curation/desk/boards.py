@@ -190,7 +190,7 @@ _TO_SERVE = sa.text(f"""
 
 _LEAVE = sa.text("""
     update desk_postings p set state = 'down' from desk_boards b
-    where b.id = p.board_id and b.round_id = :round and b.desk <> :desk and p.state in ('sending', 'up')""")
+    where b.id = p.board_id and b.round_id = :round and b.desk <> :desk and p.state in ('sending', 'up', 'refused')""")
 
 _COLUMNS = f"""b.id, b.round_id, b.part, b.number, b.made_at, b.mark, b.trouble, r.kind, {OVERLAP} as overlap,
     case when b.made_at is null then array(

@@ -158,14 +158,18 @@ class ReviewDesk(Protocol):
     def update(self, board: Board, postings: Mapping[int, tuple[uuid.UUID, Posting]]) -> None:
         """Show postings, by the desk's number and with the batch of each, as they are given here; the rest is left."""
 
-    def collect(self, board: Board, since: datetime | None) -> Reading:
+    def collect(self, board: Board, since: datetime | None, *, repair: bool = True) -> Reading:
         """How many postings a board has, and what changed since a time of the desk's clock; None: all.
 
+        What people changed of the board itself is repaired, or with `repair` False told as the reading's trouble.
         Raises NotFound where the board is gone.
         """
 
-    def set_mark(self, board: Board, mark: int) -> None:
-        """Write a number to the board; a desk that is put back to a backup has an older one."""
+    def set_mark(self, board: Board, mark: int) -> bool:
+        """Write a number to the board; a desk that is put back to a backup has an older one.
+
+        Returns whether it was written; False where the desk is not to wake us, and has no place for it.
+        """
 
     def take_down(
         self,

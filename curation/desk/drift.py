@@ -38,7 +38,7 @@ def compare(exchange: Exchange, number: int | None = None) -> list[Difference]:
         open_ = {board.id for board in boards.open_boards(tx, exchange.desk.address, number)}
     for board in standing:
         try:
-            reading = exchange.desk.collect(board, None)
+            reading = exchange.desk.collect(board, None, repair=False)
             seen = list(reading.seen)
         except NotFound:
             if board.id in open_:
@@ -46,7 +46,8 @@ def compare(exchange: Exchange, number: int | None = None) -> list[Difference]:
                 found.append(Difference("board", board.round, None, board.number, told))
             continue
         if reading.trouble:
-            found.append(Difference("board", board.round, None, board.number, reading.trouble, mendable=False))
+            mendable = not board.trouble  # what was refused before, people have to make possible
+            found.append(Difference("board", board.round, None, board.number, reading.trouble, mendable))
         with exchange.database.transaction(one_view=True) as tx:
             found += _differences(tx, exchange, board, seen, restored=is_restored(board, reading))
     found += _elsewhere(exchange, number)

@@ -162,9 +162,9 @@ class Exchange:
             return
         mark = max(known.mark, found or 0) + 1
         with suppress(NotFound):
-            self.desk.set_mark(known, mark)
-            with self.database.transaction() as tx:
-                boards.note_mark(tx, board, mark)
+            if self.desk.set_mark(known, mark):
+                with self.database.transaction() as tx:
+                    boards.note_mark(tx, board, mark)
 
     def _reserve(self, board: Board) -> None:
         """Leave to the people who are at the desk what it gives them next."""
@@ -179,11 +179,11 @@ class Exchange:
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
             until, waiting = boards.read_until(tx, board), postings.waiting_answers(tx, board)
-            everything = everything or boards.must_reread(tx, board)
+            flagged = boards.must_reread(tx, board)
         for posting in waiting:
             with self.database.transaction() as tx:
                 outcomes += answers.try_again(tx, posting)
-        whole = everything or until is None
+        whole = everything or flagged or until is None
         try:
             reading = self.desk.collect(board, None if whole or until is None else until - OVERLAP)
             restored = is_restored(board, reading)
@@ -208,10 +208,10 @@ class Exchange:
         with self.database.transaction() as tx:
             if whole:
                 outcomes["lost"] += len(postings.note_lost(tx, board, found))
+            if restored and not flagged:  # else another board has told so before
+                boards.reread_all(tx, self.desk.address)
             boards.note_collected(tx, board, reading.made_at, whole=whole)
             boards.note_trouble(tx, board, reading.trouble)
-            if restored:
-                boards.reread_all(tx, self.desk.address)
         if +outcomes or restored:
             self._set_mark(board, reading.mark)
         if placed:

@@ -79,7 +79,9 @@ def _facts(row: sa.Row[Any], card: Card, address: Address) -> dict[str, str | fl
     first = next((role for role in (LayerRole.blended, LayerRole.foreground) if role in card.layers), None)
     facts: dict[str, str | float] = {"round": row.round_id, "checkpoint": row.checkpoint or ""}
     if first is not None:
-        facts["thumbnail"] = address(row.id, first)
+        shown = address(row.id, first)
+        facts["thumbnail"] = shown
+        facts["link"] = f"{shown.partition('/api/desk/')[0]}/rounds/{row.round_id}"
     facts |= {f"signal_{name}": round(value, 4) for name, value in card.signals.items() if value is not None}
     return facts
 

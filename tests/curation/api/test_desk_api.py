@@ -40,6 +40,7 @@ def test_a_preview_is_shown_to_whoever_has_its_address(client, address):
     assert answer.headers["content-type"] == "image/webp"
     assert answer.content[:4] == b"RIFF"
     assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert answer.headers["access-control-allow-origin"] == "*"
     assert answer.headers["cache-control"].startswith("private")
 
 

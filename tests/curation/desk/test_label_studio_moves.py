@@ -139,8 +139,8 @@ def test_a_board_is_held_until_a_long_conversation_ends(seat, monkeypatch):
     heard = seat.exchange.desk.collect
     others = []
 
-    def slowly(board, since):
-        reading = heard(board, since)
+    def slowly(board, since, **more):
+        reading = heard(board, since, **more)
         return replace(reading, seen=(wait(seen) for seen in reading.seen))
 
     def wait(seen):

@@ -80,10 +80,10 @@ def test_a_refused_board_does_not_stop_the_others(seat, store, caplog, monkeypat
     collect = seat.exchange.desk.collect
     refusing = seat.board.id
 
-    def refuse_one(board, since):
+    def refuse_one(board, since, **more):
         if board.id == refusing:
             raise Refused("the desk refuses it")
-        return collect(board, since)
+        return collect(board, since, **more)
 
     monkeypatch.setattr(seat.exchange.desk, "collect", refuse_one)
     with caplog.at_level(logging.WARNING):
@@ -145,6 +145,9 @@ def test_a_project_is_found_by_our_ids_where_its_number_was_lost(seat, store, le
 
 def test_changed_overlap_is_repaired(seat):
     seat.studio.client.projects.update(seat.board.number, maximum_annotations=3)
+    [told] = drift.compare(seat.exchange, seat.round)
+    assert (told.kind, told.mendable) == ("board", True)
+    assert seat.studio.client.projects.get(seat.board.number).maximum_annotations == 3, "to compare changes nothing"
     seat.exchange.collect()
     assert seat.studio.client.projects.get(seat.board.number).maximum_annotations == 1
 
@@ -167,7 +170,7 @@ def test_answers_at_a_second_project_with_our_ids_are_brought_home(seat):
 def test_configurations_are_compared_by_what_they_say():
     one = configuration(Kind.pair)
     assert same_configuration(one.strip(), one)
-    assert same_configuration(one.replace("\n", "\n  "), one)
+    assert same_configuration(one.replace("\n  <View", "\n      <View"), one)
     assert not same_configuration(one.replace("Reject", "Refuse"), one)
     assert not same_configuration(None, one)
     assert not same_configuration("<View", one)
