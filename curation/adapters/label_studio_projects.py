@@ -84,7 +84,7 @@ class Projects:
             "columnsDisplayType": numbers | images,
         }
         with suppress(ApiError):
-            self._client.views.create(project=project, data=data)  # type: ignore[arg-type]  # any JSON
+            self._client.views.create(project=project, data=data)
 
     def find(self, board: Board) -> Any:
         """Return the board's project by its number. Raises NotFound where that number is another one's by now."""
