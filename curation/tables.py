@@ -514,6 +514,7 @@ desk_answers = sa.Table(
     sa.Column("id", sa.BigInteger, sa.Identity(always=False), primary_key=True),
     sa.Column("posting_id", sa.ForeignKey("desk_postings.id"), nullable=False),
     sa.Column("number", sa.BigInteger, nullable=False),  # the desk's own for it, which a restored desk gives again
+    sa.Column("task", sa.BigInteger),  # the desk's own for the copy of the posting that it answers; none: the first
     sa.Column("author", sa.Text, nullable=False),  # who made it
     sa.Column("made_at", sa.DateTime(timezone=True)),  # by the desk's clock; none in rows of older versions
     sa.Column("person", sa.Text, nullable=False),  # who said what it says now: its author, or who edited it

@@ -44,14 +44,13 @@ def take_in(tx: Transaction, seen: Seen, *, restored: bool = False) -> Counter[s
     rows = tx.execute(_ANSWERS, {"posting": posting.id}).all()
     both = [(answer, match(rows, answer)) for answer in seen.answers]
     found = {row.id for _, row in both if row is not None}
-    # A posting that is there twice by a cut-off import says nothing of the answers to its first copy.
-    if seen.number == posting.number and (restored or posting.seen_at is None or seen.at > posting.seen_at):
+    if restored or seen.number != posting.number or posting.seen_at is None or seen.at > posting.seen_at:
         for row in rows:
-            if row.id not in found and not row.gone and not row.forgotten:
+            if row.id not in found and is_of(row, posting, seen) and not row.gone and not row.forgotten:
                 lost = restored or posting.state == "down" or _given_again(row, seen.answers)
                 outcomes[_forget(tx, row) if lost else _take_back(tx, posting, row)] += 1
     for answer, row in sorted(both, key=lambda one: (one[0].at, one[0].number)):
-        outcome = _hear(tx, posting, answer, row)
+        outcome = _hear(tx, posting, seen.number, answer, row)
         if outcome:
             outcomes[outcome] += 1
     tx.execute(_SEEN, {"posting": posting.id, "at": seen.at, "number": seen.number})
@@ -71,6 +70,11 @@ def match(rows: Iterable[sa.Row[Any]], answer: Answer) -> sa.Row[Any] | None:
         ):
             return row
     return None
+
+
+def is_of(row: sa.Row[Any], posting: sa.Row[Any], seen: Seen) -> bool:
+    """Whether an answer was given to this copy of its posting: a copy says nothing of answers to another one."""
+    return bool((row.task or posting.number) == seen.number)
 
 
 def is_news(row: sa.Row[Any] | None, answer: Answer) -> bool:
@@ -106,8 +110,8 @@ def _try(tx: Transaction, posting: sa.Row[Any], row: sa.Row[Any]) -> str:
     except Refused as error:
         if _waits_for_lease(tx, posting, error):
             return "waiting"
-        return _note(tx, posting, answer, row, refused=error.message)
-    return _note(tx, posting, answer, row, decision=made)
+        return _note(tx, posting, row.task, answer, row, refused=error.message)
+    return _note(tx, posting, row.task, answer, row, decision=made)
 
 
 def said_of(answer: Answer) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def said_of(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _hear(tx: Transaction, posting: sa.Row[Any], answer: Answer, earlier: sa.Row[Any] | None) -> str | None:
+def _hear(tx: Transaction, posting: sa.Row[Any], task: int, answer: Answer, earlier: sa.Row[Any] | None) -> str | None:
     """One answer: None where it is known already. What cannot be read changes nothing that was said before."""
     if not is_news(earlier, answer):
         if earlier is not None and (earlier.gone or earlier.said != said_of(answer)):
@@ -131,7 +135,7 @@ def _hear(tx: Transaction, posting: sa.Row[Any], answer: Answer, earlier: sa.Row
         return None
     decision = earlier.decision_id if earlier is not None and not earlier.gone else None
     if answer.fault:
-        return _note(tx, posting, answer, earlier, decision=decision, refused=answer.fault)
+        return _note(tx, posting, task, answer, earlier, decision=decision, refused=answer.fault)
     try:
         with tx.savepoint():
             if earlier is not None and decision is not None:
@@ -140,9 +144,9 @@ def _hear(tx: Transaction, posting: sa.Row[Any], answer: Answer, earlier: sa.Row
             made = _decide(tx, posting, answer)
     except Refused as error:
         if decision is None and _waits_for_lease(tx, posting, error):
-            return _note(tx, posting, answer, earlier)
-        return _note(tx, posting, answer, earlier, decision=decision, refused=error.message)
-    return _note(tx, posting, answer, earlier, decision=made)
+            return _note(tx, posting, task, answer, earlier)
+        return _note(tx, posting, task, answer, earlier, decision=decision, refused=error.message)
+    return _note(tx, posting, task, answer, earlier, decision=made)
 
 
 def _decide(tx: Transaction, posting: sa.Row[Any], answer: Answer) -> int:
@@ -188,14 +192,15 @@ def _log_editor(tx: Transaction, posting: sa.Row[Any], earlier: sa.Row[Any], ans
 
 
 def _note(
-    tx: Transaction, posting: sa.Row[Any], answer: Answer, earlier: sa.Row[Any] | None, decision: int | None = None,
+    tx: Transaction, posting: sa.Row[Any], task: int | None, answer: Answer, earlier: sa.Row[Any] | None,
+    decision: int | None = None,
     refused: str | None = None,
 ) -> str:  # fmt: skip
     """Keep an answer as it is known now: its row, or a new one."""
     row = {"number": answer.number, "author": answer.author, "person": answer.person, "said": said_of(answer)}
     row |= {"at": answer.at, "made_at": answer.made_at, "decision": decision, "refused": refused}
     if earlier is None:
-        tx.execute(_ADD, row | {"posting": posting.id})
+        tx.execute(_ADD, row | {"posting": posting.id, "task": task})
     else:
         tx.execute(_CHANGE, row | {"answer": earlier.id})
     if refused is not None:
@@ -274,8 +279,8 @@ _REMEMBER = sa.text("""
     update desk_answers set forgotten = false, made_at = coalesce(made_at, :made_at) where id = :answer""")
 
 _ADD = sa.text("""
-    insert into desk_answers (posting_id, number, author, made_at, person, said, said_at, decision_id, refused)
-    values (:posting, :number, :author, :made_at, :person, :said, :at, :decision, :refused)""").bindparams(
+    insert into desk_answers (posting_id, number, task, author, made_at, person, said, said_at, decision_id, refused)
+    values (:posting, :number, :task, :author, :made_at, :person, :said, :at, :decision, :refused)""").bindparams(
     sa.bindparam("said", type_=sa.JSON)
 )
 

@@ -182,6 +182,8 @@ def _unheard(
     for mine in known:
         if mine.id in found or mine.gone or mine.decision_id is None or row.state == "down":
             continue
+        if not answers.is_of(mine, row, seen):
+            continue
         older = row.seen_at is not None and seen.at <= row.seen_at
         if restored or older or mine.forgotten or any(one.number == mine.number for one in seen.answers):
             told = f"the desk has forgotten what {mine.person} said, as after a restored backup; the decision stands"

@@ -213,6 +213,8 @@ def sort_seen(tx: Transaction, part: Sequence[Seen]) -> tuple[list[Seen], dict[u
             changed.append(seen)
         elif row.number not in {None, seen.number}:
             down.setdefault(row.id, []).append(seen.number)
+            if row.answered:
+                changed.append(seen)
         else:
             silent.append({"posting": row.id, "at": seen.at, "number": seen.number})
     if silent:

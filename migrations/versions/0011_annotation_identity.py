@@ -24,6 +24,7 @@ def upgrade() -> None:
     op.drop_constraint(op.f("pk_desk_answers"), "desk_answers")
     op.add_column("desk_answers", sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False))
     op.create_primary_key(op.f("pk_desk_answers"), "desk_answers", ["id"])
+    op.add_column("desk_answers", sa.Column("task", sa.BigInteger()))
     op.add_column("desk_answers", sa.Column("author", sa.Text()))
     op.execute("update desk_answers set author = person")
     op.alter_column("desk_answers", "author", nullable=False)
@@ -59,7 +60,7 @@ def downgrade() -> None:
         where o.posting_id = a.posting_id and o.number = a.number and o.id > a.id""")
     op.drop_index("ix_desk_answers_pending", "desk_answers")
     op.drop_constraint(op.f("pk_desk_answers"), "desk_answers")
-    for name in ("id", "author", "made_at", "forgotten", "shown"):
+    for name in ("id", "task", "author", "made_at", "forgotten", "shown"):
         op.drop_column("desk_answers", name)
     op.create_primary_key(op.f("pk_desk_answers"), "desk_answers", ["posting_id", "number"])
     op.execute("update desk_postings set state = 'down' where state = 'refused'")
