@@ -96,7 +96,7 @@ def _order(tx: Transaction, plan: Plan, turn: int, snapshot: str) -> TrainingOrd
     before = sa.select(rounds_table.c.checkpoint_id).where(rounds_table.c.purpose == "drawn")
     name = tx.scalar(before.order_by(rounds_table.c.id.desc()).limit(1))
     parent = checkpoints.find_checkpoint(tx, name) if name else None
-    previous = parent.snapshot if parent else None
+    previous = snapshots.known(tx, parent.snapshot) if parent else None
     return TrainingOrder(plan.recipe, plan.preset, snapshot, previous, parent, plan.seed + turn, plan.images)
 
 

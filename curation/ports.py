@@ -289,10 +289,28 @@ class TakeIn(Protocol):
         """Make one checkpoint of other programs' files; without a store only look at them."""
 
 
+@dataclass(frozen=True)
+class Style:
+    """A user's own LoRA file, and how strongly it is applied."""
+
+    path: Path
+    weight: float = 1.0
+
+
+class AddStyles(Protocol):
+    """The dotted name in LAYERLOOP_STYLER is one of these."""
+
+    def __call__(self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[Style]) -> Checkpoint:
+        """Store LoRAs as parts of a new checkpoint that draws with them. Raises NotFound, Refused."""
+
+
 class GiveOut(Protocol):
     """The dotted name in LAYERLOOP_EXPORTER is one of these."""
 
     def __call__(
         self, checkpoint: Checkpoint, store: ObjectStore, form: str, precision: str, folder: Path
     ) -> Sequence[FoundFile]:
-        """Write a checkpoint as files for other programs, and say what was written."""
+        """Write a checkpoint as files for other programs, and say what was written.
+
+        A part that the format cannot hold is in the answer without a path, `what` saying why.
+        """

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
         None, description="key for a server of language models (prompts make --address)"
     )
     importer: str = Field("training.released.importing:take_in", description="dotted name of a TakeIn")
+    styler: str = Field("training.pipelines.styles:add_styles", description="dotted name of an AddStyles")
     exporter: str = Field("training.released.exporting:give_out", description="dotted name of a GiveOut")
     embedder: str = Field("curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder")
     embedder_model: str | None = Field(None, description="its weights: a CLIP or DINO by hub name or folder")

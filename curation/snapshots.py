@@ -105,6 +105,11 @@ def find_snapshot(tx: Transaction, name: str) -> str:
     return str(tagged)
 
 
+def known(tx: Transaction, snapshot: str | None) -> str | None:
+    """Return a snapshot's id where it is of this home; a checkpoint of another home was trained on one of that."""
+    return tx.scalar(sa.select(snapshots.c.id).where(snapshots.c.id == snapshot)) if snapshot else None
+
+
 def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
     """Every snapshot with its tags, newest first."""
     named: dict[str, list[str]] = {}

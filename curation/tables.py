@@ -120,8 +120,8 @@ checkpoints = sa.Table(
     sa.Column("id", SHA, primary_key=True),
     sa.Column("recipe", sa.Text, nullable=False),
     sa.Column("preset", sa.Text, nullable=False),
-    sa.Column("snapshot_id", sa.ForeignKey("snapshots.id")),  # none for imported weights
-    sa.Column("parent_id", sa.ForeignKey("checkpoints.id")),
+    sa.Column("snapshot_id", SHA),  # none for imported weights; a checkpoint of another home has its own
+    sa.Column("parent_id", SHA),
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("code_version", sa.Text, nullable=False),
     sa.Column("files", JSONB, nullable=False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -32,6 +32,7 @@ class Parts:
     base: tuple[dict[str, Tensor], dict[str, str]] | None
     layers: tuple[dict[str, Tensor], dict[str, str]] | None = None
     modes: Mapping[str, str] = field(default_factory=dict)
+    styles: Sequence[tuple[dict[str, Tensor], dict[str, str]]] = ()  # the user's LoRAs, in order
 
 
 def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
@@ -42,9 +43,15 @@ def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> Parts:
     base, layers = (
         load_part(store, checkpoint.files[part]) if part in checkpoint.files else None for part in ("base", "layers")
     )
-    modes = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
-    return Parts(preset, backbone, transparency, base, layers, modes)
+    more = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
+    modes = {part: file for part, file in more.items() if not part.startswith(STYLE)}
+    named = sorted(more.keys() - modes.keys(), key=lambda part: int(part.removeprefix(STYLE)))
+    styles = [load_part(store, more[part]) for part in named]
+    return Parts(preset, backbone, transparency, base, layers, modes, styles)
 
+
+STYLE = "style-"
+"""How the parts of a checkpoint begin that are the user's own LoRAs; a number follows."""
 
 _PARTS = ("backbone", "transparency", "base", "layers")
 

@@ -21,7 +21,7 @@ from training.evaluation.heldout import evaluate, has_heldout
 from training.generate import open_generator
 from training.launch import launch
 from training.layering.training import train_layers
-from training.parts import open_parts
+from training.parts import STYLE, open_parts
 from training.presets.preset import Preset
 from training.presets.table import find_preset
 from training.pretrained.families import find_family
@@ -60,7 +60,9 @@ def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report
         return launch(order, store, folder, report, preset.processes)
     if preset.threads:
         torch.set_num_threads(preset.threads)
-    files = dict(order.parent.files) if order.parent else {}
+    # A style only draws: what is trained from a styled checkpoint is the weights below it.
+    inherited = order.parent.files if order.parent else {}
+    files = {part: file for part, file in inherited.items() if not part.startswith(STYLE)}
     heldout = has_heldout(store, order.snapshot)
     report = _numbered(report, _stages(order, preset, files, heldout=heldout))
     bench = _Bench(order, preset, store, folder, report, code_version())

@@ -65,7 +65,7 @@ def train(
         with opened.database.transaction() as tx:
             found = snapshots.find_snapshot(tx, snapshot)
             start = checkpoints.find_checkpoint(tx, parent) if parent else None
-            previous = start.snapshot if start else None
+            previous = snapshots.known(tx, start.snapshot) if start else None
             changed = (dict(start.changes) if start else {}) | read_changes(changes or [])
             order = TrainingOrder(recipe, preset, found, previous, start, seed, images, changed)
             pictures = next(row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found)
@@ -182,7 +182,7 @@ def import_(
 def export(
     name: Name,
     form: Annotated[
-        str, typer.Option("--format", help="released (Forge), comfyui, diffusers, peft, kohya.")
+        str, typer.Option("--format", help="released (Forge), comfyui, diffusers, peft, kohya; or layerloop.")
     ] = "released",
     out: Annotated[Path, typer.Option(help="The folder to write to; made if need be.")] = Path("exported"),
     precision: Annotated[str, typer.Option(help="stored, as the checkpoint has it; fp16 or fp32.")] = "stored",
@@ -200,6 +200,9 @@ def export(
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return
     for file in written:
+        if not file.path:
+            talk.print(f"part {file.part} is {file.what}")
+            continue
         talk.print(f"{file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers")
         print_text(file.path)
 

@@ -12,6 +12,7 @@ import typer
 from curation import __version__
 from curation.cli import scenes
 from curation.cli.show import Json, house, print_json, print_text, progress
+from curation.cli.styles import Lora, register_styled
 from curation.domain import DrawRequest, LayerRole, Progress, Prompt
 from curation.errors import Refused
 from curation.scenes.sizes import read_size
@@ -43,6 +44,7 @@ def draw(
     ] = None,
     under: Annotated[Path | None, typer.Option(help="Your own foreground with alpha: the background will fit.")] = None,
     layers: Annotated[Path | None, typer.Option(help="A scene of any number of layers, as a TOML file.")] = None,
+    lora: Lora = None,
     negative: Annotated[str | None, typer.Option(help="A prompt for what is not wanted.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; more are slower.", min=1)] = None,
     guidance: Annotated[float | None, typer.Option(help="How strictly the prompt is followed.", min=0)] = None,
@@ -73,6 +75,9 @@ def draw(
     paired = any(one is not None for one in (background, whole, on, under))
     if (paired or layers) and (image or upscale != 1):
         raise Refused("layers that fit each other are not begun from an image, nor enlarged", "leave that out")
+    if lora and not dry_run:
+        with house() as opened:
+            checkpoint = register_styled(opened, scenes.find_checkpoint(opened, checkpoint), lora).id
     options = DrawOptions(negative, steps, guidance, *read_size(size), sampler, None, strength, upscale)
     if layers is not None:
         if paired or prompt is not None or count != 1:

@@ -60,7 +60,7 @@ def evaluate(
     with house() as opened:
         with opened.database.transaction() as tx:
             checkpoint = checkpoints.find_checkpoint(tx, name)
-            on = snapshots.find_snapshot(tx, snapshot or checkpoint.snapshot or "latest")
+            on = snapshots.find_snapshot(tx, snapshot or snapshots.known(tx, checkpoint.snapshot) or "latest")
         with resumable("nothing is kept, the same command begins anew"), progress() as tell:
             measured: Measured = load(opened.settings.evaluator)(checkpoint, on, opened.store, wanted, tell)
         kept = measured.standard and on == checkpoint.snapshot

@@ -21,6 +21,7 @@ from curation.cli.show import (
     short,
     talk,
 )
+from curation.cli.styles import Lora, read_styles
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -51,6 +52,7 @@ def open_(
     ] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="Draw foreground, background and blended image.")] = False,
     checkpoint: Annotated[str | None, typer.Option(help="What draws; without it, the one promoted last.")] = None,
+    lora: Lora = None,
     policy: Annotated[
         str, typer.Option(help="Who is shown what: random; mixed (likely, uncertain and random ones); or paper.")
     ] = "random",
@@ -74,7 +76,7 @@ def open_(
     from curation.cli.text_warnings import warn_of_prompts
     from curation.domain import Kind
     from curation.errors import Refused
-    from curation.house import load_embedder
+    from curation.house import load, load_embedder
     from curation.prompt_files import read_prompt_file
     from curation.review import consensus
     from curation.selection.policies import check_measures
@@ -93,6 +95,7 @@ def open_(
         else:
             texts = given.prompts
         warned = warn_of_prompts(opened, drawn_by, texts)
+        styles = read_styles(lora or [])
         rules = _read_rules(policy, share, set_ or [])
         check_measures(rules, load_embedder(opened.settings).measures if policy == "paper" else ())
         if dry_run:
@@ -101,6 +104,9 @@ def open_(
             told = f"would draw {drawn}, {consensus.tell(reached)}"
             print_done(told, as_json, would_draw=quota, prompts=len(texts), checkpoint=drawn_by.id)
             return
+        if styles:
+            drawn_by = load(opened.settings.styler)(drawn_by, opened.store, styles)
+            checkpoints.register_checkpoint(tx, drawn_by, ACTOR)
         number = rounds.open_round(
             tx, checkpoint=drawn_by.id, prompts_=texts, quota=quota, seed=seed, policy=rules, kind=kind, actor=ACTOR
         )

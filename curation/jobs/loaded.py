@@ -13,6 +13,7 @@ from curation.ports import LayerGenerator
 from curation.rounds import find_round
 from curation.screening import pair_oracle
 from curation.screening.oracle import Oracle, fit_to_snapshot
+from curation.snapshots import known
 from curation.tables import rounds
 
 _loaded: dict[str, LayerGenerator] = {}
@@ -35,10 +36,10 @@ def generator_of(house: House, checkpoint: Checkpoint) -> LayerGenerator:
 def oracle_of(house: House, number: int) -> Oracle | pair_oracle.PairOracle:
     """The oracle for a round's kind, fitted to the seeds in the snapshot that its checkpoint was trained on."""
     with house.database.transaction() as tx:
-        snapshot = checkpoint_of(tx, number).snapshot
+        snapshot = known(tx, checkpoint_of(tx, number).snapshot)
         kind = Kind(find_round(tx, number)["kind"])
     if snapshot is None:
-        told = "the oracle learns from the snapshot of a training, and imported weights have none"
+        told = "the oracle learns from the snapshot of a training, and imported weights have none in this home"
         raise Refused(told, "let people decide")
     if (kind, snapshot) not in _fitted:
         _fitted.clear()

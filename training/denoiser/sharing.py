@@ -123,6 +123,14 @@ class Sharing:
         """How many layers are drawn together."""
         return next(iter(self.processors.values())).frames
 
+    def stored(self, unet: Any) -> dict[str, Tensor]:
+        """The tensors under the released file's names."""
+        tensors = {} if self.encoder is None else {f"{_ENCODER}{n}": v for n, v in self.encoder.state_dict().items()}
+        for place, name in enumerate(attention_names(unet)):
+            own = self.processors[name].state_dict()
+            tensors |= {f"hookers.layers.{place}.{part}": value for part, value in own.items()}
+        return tensors
+
     @torch.no_grad()
     def lead(self, unet: Any, image_P3HW: Tensor | None) -> None:
         """Draw by these pictures, in [-1, 1] over grey, sides whole in latent pixels; None forgets them again."""

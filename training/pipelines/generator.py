@@ -21,6 +21,7 @@ from training.pipelines.image_to_image import TransparentImageToImagePipeline
 from training.pipelines.loading import merge
 from training.pipelines.pair_drawing import PairDrawing
 from training.pipelines.sizes import SDXL_SIDE, nearest_size, scaled_size
+from training.pipelines.styles import apply_styles, describe_styles
 from training.pipelines.text_to_image import TransparentPipeline
 from training.pipelines.upscale import TransparentUpscalePipeline
 from training.presets.preset import Preset
@@ -49,7 +50,7 @@ class PipelineGenerator:
     def __init__(self, parts: Parts, store: ObjectStore, device: torch.device | str = "cpu") -> None:
         """Raises NotFound, Refused for the model, or where the base does not fit it."""
         self.preset, self.store, self.at_once = parts.preset, store, parts.preset.draw_batch
-        self.pipe = open_pipeline(parts, device)
+        self.pipe, self.styles = open_pipeline(parts, device), parts.styles
         self.scheduler = self.pipe.pipeline.scheduler
         self.pairs = PairDrawing(self.pipe, parts, store)
 
@@ -74,6 +75,7 @@ class PipelineGenerator:
         model = Path(str(self.preset.model))
         own = type(self.scheduler).__name__.removesuffix("Scheduler")
         told = {
+            **describe_styles(self.styles),
             "model": model.name if model.is_dir() else str(model),  # no picture tells of somebody's folders
             "sampler": options.sampler or own,
             "steps": str(steps),
@@ -116,14 +118,14 @@ class PipelineGenerator:
 
         if options.image is None:
             width, height = self._size(options)
-            images = self.pipe(**arguments, width=width, height=height, generator=generators()).images
+            images = self.pipe(**arguments, width=width, height=height, generator=generators())[0]
         else:
             image = decode_layer(self.store.get(options.image))
             given = {**arguments, "image": [image] * len(requests), "strength": options.strength}
-            images = _sibling(TransparentImageToImagePipeline, self.pipe)(**given, generator=generators()).images
+            images = _sibling(TransparentImageToImagePipeline, self.pipe)(**given, generator=generators())[0]
         if options.upscale != 1:
             larger = _sibling(TransparentUpscalePipeline, self.pipe)
-            images = larger(**arguments, image=images, upscale=options.upscale, generator=generators()).images
+            images = larger(**arguments, image=images, upscale=options.upscale, generator=generators())[0]
         assert isinstance(images, Tensor)  # noqa: S101 - output_type "pt"
         return images
 
@@ -163,6 +165,7 @@ def open_pipeline(parts: Parts, device: torch.device | str = "cpu") -> Transpare
     )
     if parts.base is not None and not parts.modes:
         merge(pipeline.unet, *parts.base)
+    apply_styles(pipeline, parts.styles)
     pipeline.scheduler = _taught(pipeline.scheduler, overrule(pipeline.scheduler.config, preset))
     pipeline.set_progress_bar_config(disable=True)
     return TransparentPipeline(pipeline, backbone, parts.transparency).to(device)
@@ -184,6 +187,4 @@ def precision_on(preset: Preset, device: torch.device | str) -> torch.dtype:
 
 def _sibling(kind: type[TransparentImageToImagePipeline], pipe: TransparentPipeline) -> TransparentImageToImagePipeline:
     """A pipeline of another mode, of the same parts."""
-    sibling = kind(pipe.pipeline, pipe.backbone, pipe.transparency)
-    sibling.pipeline.set_progress_bar_config(disable=True)
-    return sibling
+    return kind.from_pipe(pipe)

@@ -10,7 +10,8 @@ from diffusers import AutoPipelineForImage2Image
 from torch import Tensor
 
 from curation.errors import Refused
-from training.pipelines.pictures import Picture, to_rgba
+from training.pipelines.delegation import bind_arguments
+from training.pipelines.pictures import Images, Picture, as_latents, check_output, to_rgba
 from training.pipelines.text_to_image import TransparentOutput, TransparentPipeline
 from training.transparency.backbone import Backbone
 from training.transparency.coding import adjusted_posterior
@@ -21,7 +22,7 @@ from training.transparency.padding import pad_colours
 class TransparentImageToImagePipeline(TransparentPipeline):
     """Like TransparentPipeline, beginning from a picture with alpha instead of from noise.
 
-    Made of the same parts: `TransparentImageToImagePipeline(pipe.pipeline, pipe.backbone, pipe.transparency)`.
+    Made of another one's parts: `TransparentImageToImagePipeline.from_pipe(pipe)`.
     """
 
     def __init__(self, pipeline: Any, backbone: Backbone | None, transparency: Transparency) -> None:
@@ -30,46 +31,59 @@ class TransparentImageToImagePipeline(TransparentPipeline):
             begun: Any = AutoPipelineForImage2Image.from_pipe(pipeline)
         except ValueError as error:
             raise Refused(f"diffusers has no image-to-image pipeline for {type(pipeline).__name__}") from error
+        begun.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
         super().__init__(begun, backbone, transparency)
 
     @torch.no_grad()
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         prompt: str | list[str] | None = None,
         image: Picture | Sequence[Picture] | Tensor | None = None,
-        *,
         strength: float = 0.75,
         num_inference_steps: int = 50,
+        *,
         output_type: str = "pil",
+        return_dict: bool = True,
         views: int | None = None,
         **arguments: Any,
-    ) -> TransparentOutput:
+    ) -> TransparentOutput | tuple[Images]:
         """Draw over a picture.
 
-        image: one picture or several of one size, any size; PIL images, arrays or tensors (`pictures.Picture`).
-        strength: how much is drawn anew, above 0, to 1 for all of it: so large a share of the steps is done, and one at
-        least. All else as for TransparentPipeline; the picture of a ControlNet is `control_image`. Raises Refused.
+        Args:
+            prompt: one, or one a picture.
+            image: one picture or several of one size, any size: PIL images, arrays or tensors (`pictures.Picture`);
+                or latents as output_type "latent" gives them.
+            strength: how much is drawn anew, above 0, to 1 for all of it: so large a share of the steps is done, and
+                one at least.
+            num_inference_steps: of a whole drawing.
+            output_type: as for TransparentPipeline.
+            return_dict: as for TransparentPipeline.
+            views: as for TransparentPipeline.
+            arguments: all else as for TransparentPipeline; the picture of a ControlNet is `control_image`.
+
+        Raises:
+            Refused: for a strength outside (0, 1], and where there is no picture.
+            TypeError: for an argument that the diffusers pipeline does not know.
         """
+        check_output(output_type)
         if not 0 < strength <= 1:
             raise Refused(f"a strength of {strength} means nothing", "choose one above 0, up to 1")
         if image is None:
             raise Refused("there is no picture to begin from", "give one as image=, or use TransparentPipeline")
+        arguments = bind_arguments(self.pipeline, (), arguments)
         while int(num_inference_steps * strength) < 1:
             num_inference_steps += 1
-        rgba_B4HW = to_rgba(image)
-        normal_BCHW = self.normalise(self.encode(rgba_B4HW)).to(self.pipeline.unet.dtype)
+        normal_BCHW, size = self._begin(image)
+        normal_BCHW = _one_each(normal_BCHW, prompt, arguments.get("prompt_embeds"))
         # Diffusers' image-to-image pipelines take a tensor of the latent's channels for a latent, ready and scaled.
-        drawn_BCHW = self.pipeline(
+        drawn_BCHW = self._run(
             prompt=prompt,
-            image=normal_BCHW,
+            image=normal_BCHW.to(self.pipeline.unet.dtype),
             strength=strength,
             num_inference_steps=num_inference_steps,
-            output_type="latent",
-            return_dict=False,
             **arguments,
-        )[0]
-        height, width = rgba_B4HW.shape[-2:]
-        return self.decode(self.restore(drawn_BCHW), (height, width), output_type, views)
+        )
+        return self._output(drawn_BCHW, size, output_type, views, return_dict)
 
     @torch.no_grad()
     def encode(self, rgba_B4HW: Tensor) -> Tensor:
@@ -77,3 +91,23 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW)
         encoder, straight_B3HW = self.transparency.to(self.backbone.device).encoder, rgba_B4HW[:, :3]
         return adjusted_posterior(self.backbone, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW)[0]
+
+    def _begin(self, image: Picture | Sequence[Picture] | Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Latents as the denoiser knows them, and the height and width of their pictures."""
+        normal_BCHW = as_latents(image, self.backbone.latent_channels)
+        if normal_BCHW is not None:
+            rows, columns = normal_BCHW.shape[-2:]
+            return normal_BCHW, (rows * self.backbone.stride, columns * self.backbone.stride)
+        rgba_B4HW = to_rgba(image)
+        height, width = rgba_B4HW.shape[-2:]
+        return self.normalise(self.encode(rgba_B4HW)), (height, width)
+
+
+def _one_each(normal_BCHW: Tensor, prompt: str | list[str] | None, embedded: Tensor | None) -> Tensor:
+    """A picture for every prompt, where there are fewer."""
+    prompts = len(prompt) if isinstance(prompt, list) else 1 if embedded is None else len(embedded)
+    times, rest = divmod(prompts, len(normal_BCHW))
+    if rest and times:
+        hint = "give one picture, or one for each prompt"
+        raise Refused(f"there are {prompts} prompts for {len(normal_BCHW)} pictures", hint)
+    return normal_BCHW.repeat_interleave(max(times, 1), dim=0)

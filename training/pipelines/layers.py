@@ -10,46 +10,56 @@ from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from curation.domain import LayerRole
 from curation.errors import Refused
-from training.files import read_header
+from training.files import read_header, read_tensors
+from training.pipelines.delegation import DelegatingPipeline, bind_arguments
 from training.pipelines.lessons import Lesson
 from training.pipelines.loading import Files
-from training.pipelines.pictures import Images, Picture, fit, present, to_rgba
+from training.pipelines.pictures import Images, Picture, as_latents, check_output, fit, present, to_rgba
+from training.pipelines.saving import LAYERS, find_saved, save_layers
 from training.pipelines.text_to_image import TransparentPipeline
-from training.released.bases import read_base
-from training.released.layouts import recognise
+from training.released.bases import read_base_file
 from training.released.modes import MODES, SINGLE, Mode
+from training.transparency.backbone import Backbone
+from training.transparency.networks import Transparency
 from training.transparency.padding import on_grey
 from training.transparency.tiles import mirror_to, whole
+from training.weights import facts_in
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
-@dataclass(frozen=True)
-class LayersOutput:
-    """What a call gives: a picture's layers stand at the same place of each list; None is neither given nor drawn."""
+@dataclass
+class LayersOutput(BaseOutput):
+    """What a call returns: a picture's layers stand at the same place of each list; None is neither given nor drawn.
 
-    latents: Mapping[LayerRole, Tensor]
-    """Of the drawn layers, unscaled, B x C x h x w each."""
+    With output_type "latent" the drawn layers are latents as the denoiser knows them, scaled as diffusers' are.
+    """
+
     foreground: Images | None = None
     """RGBA, through the alpha decoder; as it was given where it was."""
     background: Images | None = None
     """RGBA as well, opaque."""
     blended: Images | None = None
+    latents: Mapping[LayerRole, Tensor] | None = None
+    """Of the drawn layers, unscaled, B x C x h x w each."""
 
 
-class LayersPipeline:
+class LayersPipeline(DelegatingPipeline):
     """What the pipelines of all modes are: a `TransparentPipeline`, and what its UNet is taught while it draws.
 
-    `pipe` draws foregrounds alone, as ever; `pipeline` is the diffusers pipeline below it. Made by `from_pretrained`,
-    or of a pipeline and a lesson for its UNet.
+    `pipe` draws foregrounds alone, as ever; `pipeline` is the diffusers pipeline below it, whose attributes and methods
+    are this one's too. Made by `from_pretrained`, or of a pipeline and a lesson for its UNet.
     """
 
     modes: ClassVar[Sequence[str]] = (*MODES, SINGLE.name)
     """What the weights of such a pipeline may be."""
+
+    _own: ClassVar[frozenset[str]] = frozenset({"pipe", "lesson", "mode"})
 
     def __init__(self, pipe: TransparentPipeline, lesson: Lesson, mode: Mode) -> None:
         """Raises Refused for weights of another mode."""
@@ -59,38 +69,73 @@ class LayersPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, model: str, transparency: Any, layers: Files, adapter: Files | None = None, **options: Any
+        cls,
+        model: str,
+        transparency: Any = None,
+        layers: Files | None = None,
+        adapter: Files | None = None,
+        **options: Any,
     ) -> Self:
         """A pipeline from files.
 
-        layers: the weights of the mode, such as layer_sd15_joint or layer_xl_fg2ble. All else as for
-        `TransparentPipeline.from_pretrained`; an `adapter` is in the UNet whatever is drawn: none is needed, and one
-        for transparency would be wrong. Where a blended picture is given, the scheduler becomes Euler's ancestral one
-        (see `draw`). Raises NotFound, Refused.
+        layers: the weights of the mode, such as layer_sd15_joint or layer_xl_fg2ble; without them those that
+        `save_pretrained` wrote into the folder. All else as for `TransparentPipeline.from_pretrained`; an `adapter` is
+        in the UNet whatever is drawn: none is needed, and one for transparency would be wrong. Where a blended picture
+        is given, the scheduler becomes Euler's ancestral one (see `draw`). Raises NotFound, Refused.
         """
+        path = _one_path(layers) if layers is not None else find_saved(model, LAYERS)
         pipe = TransparentPipeline.from_pretrained(model, transparency, adapter, **options)
-        header = read_header(_one_path(layers))
-        tensors, facts = read_base(header, recognise(header))
+        tensors, facts = _read_lesson(path)
         mode = MODES.get(facts.get("mode", ""), SINGLE)
-        if prefers_euler(mode):
+        if prefers_euler(mode) and layers is not None:  # a saved scheduler is the one that was chosen
             kind: Any = EulerAncestralDiscreteScheduler
-            pipe.pipeline.scheduler = kind.from_config(pipe.pipeline.scheduler.config)
+            pipe.scheduler = kind.from_config(pipe.scheduler.config)
         return cls(pipe, Lesson(pipe.pipeline.unet, tensors, facts), mode)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """As `TransparentPipeline.save_pretrained`, with the weights of the mode beside the plain UNet."""
+        self.pipe.save_pretrained(folder, **options)
+        save_layers(*self.lesson.stored(), Path(folder))
+
+    @property
+    def transparency(self) -> Transparency:
+        """The two networks of latent transparency."""
+        return self.pipe.transparency
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen autoencoder that decodes."""
+        return self.pipe.backbone
 
     @property
     def pipeline(self) -> Any:
-        """The diffusers pipeline: schedulers, LoRAs, offloading and progress are set on it by its own methods."""
+        """The diffusers pipeline below."""
         return self.pipe.pipeline
 
-    def to(self, device: torch.device | str) -> Self:
-        """Everything moves there; types stay as they are."""
-        self.pipe.to(device)
-        return self
+    def fuse_lora(self, *args: Any, **kwargs: Any) -> Any:
+        """Fuse loaded LoRAs into the UNet, as it is and as it is taught."""
+        with self.lesson.following():
+            return self.pipeline.fuse_lora(*args, **kwargs)
+
+    def unfuse_lora(self, *args: Any, **kwargs: Any) -> Any:
+        """Take fused LoRAs out of both again."""
+        with self.lesson.following():
+            return self.pipeline.unfuse_lora(*args, **kwargs)
+
+    def _assign(self, name: str, value: Any) -> None:
+        if name == "unet":
+            hint = f"make a {type(self).__name__} of a pipeline that has it"
+            raise AttributeError(f"the weights of {self.mode.name} are held for the present unet; {hint}")
+        setattr(self.pipe, name, value)
+
+    def _follow(self, device: torch.device) -> None:
+        self.pipe.backbone.to(device)
+        self.pipe.transparency.to(device)
 
     @torch.no_grad()
     def draw(
         self,
-        texts: Mapping[LayerRole, str | Sequence[str]],
+        texts: Mapping[LayerRole, str | Sequence[str] | None],
         given: Mapping[LayerRole, Tensor],
         size: tuple[int, int] | None = None,
         *,
@@ -102,34 +147,37 @@ class LayersPipeline:
     ) -> dict[LayerRole, Tensor]:
         """Unscaled latents of the layers that the mode draws, B x C x h x w each.
 
-        texts: for every drawn layer, one for all pictures or one a picture. given: straight RGBA in [0, 1] of `size`
-        (H and W; by default the model's), one picture for all or one for each. generator: one a picture, which then is
-        drawn as if alone, or one for all. stop_at: after this share of the noise levels the UNet goes on without
-        what it was taught; by default 1, and 0.5 for fgble2bg, as its authors advise where the background
-        need not be the given picture's to the pixel.
+        texts: for every drawn layer, one for all pictures or one a picture; None where `prompt_embeds` are
+        given. given: straight RGBA in [0, 1] of
+        `size` (H and W; by default the model's), one picture for all or one for each. generator: one a picture, which
+        then is drawn as if alone, or one for all. prompt_embeds and its kin, and latents, the first noise: one for each
+        layer of each picture, in the order of `mode.drawn`, picture after picture. stop_at: after
+        this share of the noise levels the UNet goes on without what it was taught; by default 1, and 0.5 for fgble2bg,
+        as its authors advise where the background need not be the given picture's to the pixel.
 
         DPM++ samplers leave artefacts where a blended picture is given (sd-forge-layerdiffuse, README): a warning says
-        so. Raises Refused.
+        so. Raises Refused; TypeError for an argument that the diffusers pipeline does not know.
         """
         stop_at = _stop_at(self.mode, stop_at)
+        arguments = bind_arguments(self.pipeline, (), arguments)
         if prefers_euler(self.mode) and "DPM" in type(self.pipeline.scheduler).__name__:
             warnings.warn(f"DPM++ leaves artefacts with {self.mode.name}: take Euler a or UniPC", stacklevel=3)
         drawn, frames = self.mode.drawn, len(self.mode.drawn)
+        embedded = [arguments[name] for name in _EMBEDDED if arguments.get(name) is not None]
         counted = [*(texts[role] for role in drawn), negative_prompt, *given.values()]
+        counted += [one[::frames] for one in embedded]
         count = _count(counted) * num_images_per_prompt
-        prompts = [text for row in zip(*(_rows(texts[role], count) for role in drawn), strict=True) for text in row]
+        arguments |= _spread(arguments, count, frames)
+        arguments["prompt"] = _prompts([texts[role] for role in drawn], count)
         if negative_prompt is not None:
             arguments["negative_prompt"] = [n for n in _rows(negative_prompt, count) for _ in range(frames)]
         if isinstance(generator, Sequence):
             generator = [one for one in _rows(list(generator), count) for _ in range(frames)]
         stride = self.pipe.backbone.stride
-        sizes = {}
         if size is not None:
-            sizes = {"height": whole(size[0], stride), "width": whole(size[1], stride)}
+            arguments |= {"height": whole(size[0], stride), "width": whole(size[1], stride)}
         with self.lesson.taught(self._condition(given, count), stop_at):
-            normal_BCHW = self.pipeline(
-                prompt=prompts, generator=generator, output_type="latent", return_dict=False, **sizes, **arguments
-            )[0]
+            normal_BCHW = self.pipeline(generator=generator, output_type="latent", return_dict=False, **arguments)[0]
         latents = self.pipe.restore(normal_BCHW)
         return {role: latents[place::frames] for place, role in enumerate(drawn)}
 
@@ -146,32 +194,44 @@ class LayersPipeline:
             for role, latent_BCHW in latents.items()
         }
 
+    @torch.no_grad()
     def _call(
         self,
-        texts: Mapping[LayerRole, str | Sequence[str]],
+        texts: Mapping[LayerRole, str | Sequence[str] | None],
         given: Mapping[LayerRole, Picture | Sequence[Picture] | Tensor | None],
         *,
         height: int | None = None,
         width: int | None = None,
         output_type: str = "pil",
+        return_dict: bool = True,
         views: int | None = None,
         **arguments: Any,
-    ) -> LayersOutput:
+    ) -> LayersOutput | tuple[Images | None, ...]:
         """A call of any mode: pictures in, pictures out."""
-        pictures = {role: to_rgba(one) for role, one in given.items() if one is not None}
+        check_output(output_type)
+        if arguments.get("prompt_embeds") is None and any(texts[role] is None for role in self.mode.drawn):
+            raise Refused("there is no prompt", "give prompt= or prompt_embeds=")
+        pictures = {role: self._pixels(one) for role, one in given.items() if one is not None}
         self._check(pictures)
         size = _size(pictures, height, width)
         fitted = {role: fit(one, *size) for role, one in pictures.items()} if size else {}
         latents = self.draw(texts, fitted, size, **arguments)
-        if output_type == "latent":
-            return LayersOutput(latents, **latents)
-        if size is None:
-            stride = self.pipe.backbone.stride
-            rows, columns = next(iter(latents.values())).shape[-2:]
-            size = rows * stride, columns * stride
-        layers = fitted | self.decode(latents, size, views)
-        shown = {role: present(rgba, output_type) for role, rgba in layers.items()}
-        return LayersOutput(latents, **shown)
+        shown: Mapping[Any, Images] = {role: self.pipe.normalise(one) for role, one in latents.items()}
+        if output_type != "latent":
+            if size is None:
+                stride = self.pipe.backbone.stride
+                rows, columns = next(iter(latents.values())).shape[-2:]
+                size = rows * stride, columns * stride
+            layers = fitted | self.decode(latents, size, views)
+            shown = {role: present(rgba, output_type) for role, rgba in layers.items()}
+        out = LayersOutput(**shown, latents=latents)
+        return out if return_dict else (out.foreground, out.background, out.blended)
+
+    def _pixels(self, given: Picture | Sequence[Picture] | Tensor) -> Tensor:
+        if as_latents(given, self.pipe.backbone.latent_channels) is not None:
+            hint = "give what output_type='pt', 'np' or 'pil' returns"
+            raise Refused("a given layer is a picture, not latents", hint)
+        return to_rgba(given)
 
     def _check(self, given: Mapping[LayerRole, Tensor]) -> None:
         if set(given) != set(self.mode.given):
@@ -225,6 +285,43 @@ def _count(rows: Sequence[Any]) -> int:
     if len(lengths) > 1:
         raise Refused(f"there are {' and '.join(map(str, sorted(lengths)))} texts and pictures", "give as many of each")
     return lengths.pop() if lengths else 1
+
+
+_EMBEDDED = (*("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),)
+"""Texts that are encoded already, a row each."""
+
+
+def _spread(arguments: Mapping[str, Any], count: int, frames: int) -> dict[str, Tensor]:
+    """Encoded texts for every layer of every picture, and whether there is a first noise for each. Raises Refused."""
+    latents = arguments.get("latents")
+    if latents is not None and len(latents) != count * frames:
+        hint = f"give {count * frames}: {frames} a picture, picture after picture"
+        raise Refused(f"there are {len(latents)} latents to begin from for {count} pictures of {frames} layers", hint)
+    spread = {}
+    for name in _EMBEDDED:
+        rows = arguments.get(name)
+        if rows is not None:
+            if len(rows) % frames or count % (len(rows) // frames):
+                hint = f"give one for each of the {frames} layers of a picture, picture after picture"
+                raise Refused(f"there are {len(rows)} {name} for {count} pictures", hint)
+            by_picture = rows.unflatten(0, (-1, frames)).repeat_interleave(count * frames // len(rows), dim=0)
+            spread[name] = by_picture.flatten(0, 1)
+    return spread
+
+
+def _prompts(texts: Sequence[str | Sequence[str] | None], count: int) -> list[str] | None:
+    """A text for every layer of every picture, picture after picture; None where they are encoded already."""
+    written = [_rows(text, count) for text in texts if text is not None]
+    return [text for row in zip(*written, strict=True) for text in row] or None
+
+
+def _read_lesson(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights of a mode, as released or as `save_pretrained` wrote them. Raises Refused."""
+    header = read_header(path)
+    facts = facts_in(header.metadata)
+    if facts.get("part") == LAYERS and "kind" in facts and facts["kind"] in {"weights", "sharing"}:
+        return read_tensors(header, header.shapes), facts
+    return read_base_file(path)
 
 
 def _rows(given: str | Sequence[Any], count: int) -> list[Any]:

@@ -46,6 +46,8 @@ class Lesson:
         self.unet, self.within = unet, False
         self.sharing: Sharing | None = None
         self.first: ConditionedConvolution | None = None
+        self.facts = {name: value for name, value in facts.items() if name not in {"rank", "alpha"}}
+        self._names: list[str] = []
         self._values: list[tuple[nn.Parameter, Tensor]] = []
         self._modules: list[tuple[Any, str, Any]] = []  # owner, name, what stands there in place of what does now
         if facts["kind"] == "sharing":
@@ -75,6 +77,25 @@ class Lesson:
             if self.within:
                 self._exchange()
             self._lead(None)
+
+    def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors and facts of which the same lesson can be made for the same UNet; call it outside `taught`."""
+        if self.sharing is not None:
+            return self.sharing.stored(self.unet), self.facts
+        tensors = {name: value for name, (_, value) in zip(self._names, self._values, strict=True)}
+        if self.first is not None:
+            tensors[_FIRST] = self.first.weight
+        return tensors, self.facts | {"kind": "weights"}
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Within, what changes the UNet's weights, as fusing a LoRA does, changes those of the lesson alike."""
+        before = [own.detach().clone() for own, _ in self._values]
+        yield
+        for place, ((own, value), old) in enumerate(zip(self._values, before, strict=True)):
+            added = own.detach().float() - old.float()
+            if added.any():
+                self._values[place] = own, (value.float() + added.to(value.device)).to(value.dtype)
 
     def _lead(self, condition: Tensor | None) -> None:
         if self.first is not None:
@@ -111,6 +132,7 @@ class Lesson:
             if wider:
                 self._widen(taught)
             else:
+                self._names.append(name)
                 self._values.append((old, taught))
 
     def _widen(self, weight: Tensor) -> None:
@@ -134,7 +156,8 @@ class Lesson:
             now = getattr(owner, name)
             self._modules[place] = owner, name, now
             if isinstance(held, nn.Module):
-                held.to(next(self.unet.parameters()).device)
+                some = next(self.unet.parameters())
+                held.to(some.device, some.dtype)
             owner.set_processor(held) if name == "processor" else setattr(owner, name, held)
         self.within = not self.within
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from curation.errors import NotFound, Refused
 from training.denoiser.learnt import teach
 from training.files import Header, read_header, read_tensors
+from training.pipelines.saving import read_columns
 from training.presets.table import PRESETS, find_preset
 from training.released import read_transparency
 from training.released.adapters import merged, pairs
-from training.released.bases import read_base
-from training.released.layouts import Layout, recognise
+from training.released.bases import read_base_file
+from training.released.layouts import Layout, recognise_parts
 from training.released.modes import MODES
 from training.transparency.networks import Transparency, open_transparency
 from training.weights import facts_in
@@ -54,8 +55,7 @@ def learn(unet: Any, files: Files) -> None:
     the pipeline's own methods make of them, and the order does not matter. Raises NotFound, Refused.
     """
     for path in _paths(files):
-        header = read_header(path)
-        tensors, facts = read_base(header, recognise(header))
+        tensors, facts = read_base_file(path)
         if "mode" in facts:
             hint = "give it to the pipeline of its mode, such as ForegroundToBlendedPipeline, as layers="
             raise Refused(f"{path} draws no foreground alone: it is {MODES[facts['mode']]}", hint)
@@ -91,16 +91,16 @@ def _paths(source: Files) -> list[Path]:
 
 def _is_one_of(header: Header, wanted: set[Layout]) -> bool:
     try:
-        return recognise(header) in wanted
+        return any(layout in wanted for layout, _ in recognise_parts(header))
     except Refused:
         return False
 
 
 def _open_part(header: Header, offset_scale: float | None) -> Transparency:
     facts = facts_in(header.metadata)
-    preset = find_preset(facts["preset"], json.loads(facts.get("changes", "{}")))
+    preset = read_columns(facts) or find_preset(facts["preset"], json.loads(facts.get("changes", "{}")))
     with torch.no_grad():
-        networks = open_transparency(preset, read_tensors(header.path, header.shapes), facts)
+        networks = open_transparency(preset, read_tensors(header, header.shapes), facts)
     if offset_scale is not None:
         networks.encoder.offset_scale = offset_scale
     return networks

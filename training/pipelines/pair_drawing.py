@@ -66,7 +66,7 @@ class PairDrawing:
         generators = [generator_of(request.seed) for request in requests]
         for mode in way:
             pipe = LayersPipeline(self.pipe, self._lesson(mode.name), mode)
-            pipe.pipeline.scheduler = schedulers[prefers_euler(mode)]
+            pipe.scheduler = schedulers[prefers_euler(mode)]
             latents = pipe.draw(
                 {role: texts[role] for role in mode.drawn},
                 {role: layers[role] for role in mode.given},

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from curation.domain import LayerRole
 from training.pipelines.layers import LayersOutput, LayersPipeline
-from training.pipelines.pictures import Picture
+from training.pipelines.pictures import Images, Picture
 
 Text = str | Sequence[str]
 Pictures = Picture | Sequence[Picture] | Tensor
+Output = LayersOutput | tuple[Images | None, ...]
 FOREGROUND, BACKGROUND, BLENDED = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
 # The arguments that all of them share are said once, in LayersTogetherPipeline.
@@ -32,26 +33,29 @@ class LayersTogetherPipeline(LayersPipeline):
 
     def __call__(
         self,
-        prompt: Text,
+        prompt: Text | None = None,
+        height: int | None = None,
+        width: int | None = None,
         *,
         foreground_prompt: Text | None = None,
         background_prompt: Text | None = None,
         **arguments: Any,
-    ) -> LayersOutput:
+    ) -> Output:
         """Draw.
 
         prompt: the whole picture's, and a layer's where it has none of its own; one, or one a picture. height, width:
         in pixels, any; given layers are fitted to them (made to cover, and cut), and without them decide the size.
-        output_type: "pil", "np", "pt" or "latent". views: passes of the alpha decoder. negative_prompt, generator
-        (one, or one a picture), num_images_per_prompt and stop_at as of `LayersPipeline.draw`; all else goes to the
-        diffusers pipeline: num_inference_steps, guidance_scale, callbacks and so on. Raises Refused.
+        output_type: "pil", "np", "pt" or "latent". return_dict: without it a tuple of foreground, background and
+        blended. views: passes of the alpha decoder. negative_prompt, generator (one, or one a picture), prompt_embeds,
+        latents, num_images_per_prompt and stop_at as of `LayersPipeline.draw`; all else goes to the diffusers pipeline:
+        num_inference_steps, guidance_scale, callbacks and so on. Raises Refused, TypeError.
         """
         texts = {
             FOREGROUND: foreground_prompt or prompt,
             BACKGROUND: background_prompt or prompt,
             BLENDED: prompt,
         }
-        return self._call(texts, {}, **arguments)
+        return self._call(texts, {}, height=height, width=width, **arguments)
 
 
 class ForegroundToBlendedPipeline(LayersPipeline):
@@ -62,9 +66,16 @@ class ForegroundToBlendedPipeline(LayersPipeline):
 
     modes = ("fg2ble",)
 
-    def __call__(self, prompt: Text, foreground: Pictures, **arguments: Any) -> LayersOutput:
+    def __call__(
+        self,
+        prompt: Text | None = None,
+        foreground: Pictures | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        **arguments: Any,
+    ) -> Output:
         """foreground: with alpha, any size, one for all or one a picture. All else as of LayersTogetherPipeline."""
-        return self._call({BLENDED: prompt}, {FOREGROUND: foreground}, **arguments)
+        return self._call({BLENDED: prompt}, {FOREGROUND: foreground}, height=height, width=width, **arguments)
 
 
 class BackgroundToBlendedPipeline(LayersPipeline):
@@ -72,9 +83,16 @@ class BackgroundToBlendedPipeline(LayersPipeline):
 
     modes = ("bg2ble",)
 
-    def __call__(self, prompt: Text, background: Pictures, **arguments: Any) -> LayersOutput:
+    def __call__(
+        self,
+        prompt: Text | None = None,
+        background: Pictures | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        **arguments: Any,
+    ) -> Output:
         """background: any size, one for all or one a picture. All else as of LayersTogetherPipeline."""
-        return self._call({BLENDED: prompt}, {BACKGROUND: background}, **arguments)
+        return self._call({BLENDED: prompt}, {BACKGROUND: background}, height=height, width=width, **arguments)
 
 
 class ForegroundToBackgroundPipeline(LayersPipeline):
@@ -88,19 +106,22 @@ class ForegroundToBackgroundPipeline(LayersPipeline):
 
     def __call__(
         self,
-        prompt: Text,
-        foreground: Pictures,
+        prompt: Text | None = None,
+        foreground: Pictures | None = None,
         blended: Pictures | None = None,
+        height: int | None = None,
+        width: int | None = None,
         *,
         blended_prompt: Text | None = None,
         **arguments: Any,
-    ) -> LayersOutput:
+    ) -> Output:
         """prompt: the background's. blended: for SDXL alone, blended_prompt for SD 1.5 alone, `prompt` without one.
 
         All else as of LayersTogetherPipeline.
         """
         texts = {BACKGROUND: prompt, BLENDED: blended_prompt or prompt}
-        return self._call(texts, {FOREGROUND: foreground, BLENDED: blended}, **arguments)
+        given = {FOREGROUND: foreground, BLENDED: blended}
+        return self._call(texts, given, height=height, width=width, **arguments)
 
 
 class BackgroundToForegroundPipeline(LayersPipeline):
@@ -114,16 +135,19 @@ class BackgroundToForegroundPipeline(LayersPipeline):
 
     def __call__(
         self,
-        prompt: Text,
-        background: Pictures,
+        prompt: Text | None = None,
+        background: Pictures | None = None,
         blended: Pictures | None = None,
+        height: int | None = None,
+        width: int | None = None,
         *,
         blended_prompt: Text | None = None,
         **arguments: Any,
-    ) -> LayersOutput:
+    ) -> Output:
         """prompt: the foreground's. blended: for SDXL alone, blended_prompt for SD 1.5 alone, `prompt` without one.
 
         All else as of LayersTogetherPipeline.
         """
         texts = {FOREGROUND: prompt, BLENDED: blended_prompt or prompt}
-        return self._call(texts, {BACKGROUND: background, BLENDED: blended}, **arguments)
+        given = {BACKGROUND: background, BLENDED: blended}
+        return self._call(texts, given, height=height, width=width, **arguments)

@@ -22,8 +22,8 @@ Picture = Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | ND
 """A PIL image or the path of a file, both made sRGB as their profiles say; an H x W x 3 or 4 array, uint8, uint16 or
 float in [0, 1]; or a 3 or 4 x H x W tensor, uint8 or float in [0, 1]."""
 
-Images = list[Image.Image] | NDArray[np.uint8] | Tensor
-"""What comes back: PIL images ("pil"), B x H x W x 4 uint8 ("np"), or B x 4 x H x W in [0, 1] ("pt")."""
+Images = list[Image.Image] | NDArray[np.float32] | Tensor
+"""What comes back: PIL images ("pil"), B x H x W x 4 float32 in [0, 1] ("np"), or B x 4 x H x W ("pt")."""
 
 
 def to_rgba(pictures: Picture | Sequence[Picture]) -> Tensor:
@@ -63,10 +63,42 @@ def present(rgba_B4HW: Tensor, output_type: str) -> Images:
         case "pil":
             return to_pil(rgba_B4HW)
         case "np":
-            return to_array(rgba_B4HW)
+            pixels: NDArray[np.float32] = rgba_B4HW.float().permute(0, 2, 3, 1).cpu().numpy()
+            return pixels
         case "pt":
             return rgba_B4HW
     raise Refused(f"no output of type {output_type!r}", "choose pil, np, pt or latent")
+
+
+def check_output(output_type: str) -> None:
+    """Refuse an unknown output_type before anything is drawn. Raises Refused."""
+    if output_type != "latent":
+        present(torch.zeros(0, 4, 1, 1), output_type)
+
+
+def as_latents(pictures: object, channels: int) -> Tensor | None:
+    """Latents that were given in the place of pictures, B x C x h x w scaled, or None where they are pictures.
+
+    Args:
+        pictures: what a caller gave: only tensors of `channels` channels, alone, stacked or in a list, may be latents.
+        channels: of the model's latents. Four are those of RGBA as well: a picture stays within [0, 1], where a
+            scaled latent, of about unit variance, never does.
+    """
+    if isinstance(pictures, list | tuple) and pictures and all(isinstance(one, Tensor) for one in pictures):
+        if len({one.shape for one in pictures}) > 1:
+            return None
+        pictures = torch.stack(list(pictures)) if pictures[0].ndim == 3 else torch.cat(list(pictures))
+    if not isinstance(pictures, Tensor) or not pictures.is_floating_point() or pictures.ndim not in {3, 4}:
+        return None
+    batch_BCHW = pictures if pictures.ndim == 4 else pictures[None]
+    if batch_BCHW.shape[1] != channels:
+        return None
+    outside = bool((batch_BCHW < -LATENT_MARGIN).any() or (batch_BCHW > 1 + LATENT_MARGIN).any())
+    return batch_BCHW if outside or channels not in {3, 4} else None
+
+
+LATENT_MARGIN = 0.25
+"""How far pixels may leave [0, 1], as after a resize, before they are latents."""
 
 
 def fit(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from curation.errors import Refused
+from training.pipelines.delegation import DelegatingPipeline, bind_arguments
 from training.pipelines.loading import Files, learn, load_transparency
-from training.pipelines.pictures import Images, present
+from training.pipelines.pictures import Images, check_output, present
+from training.pipelines.saving import TRANSPARENCY, find_saved, save_transparency
 from training.pretrained.loading import load_index, load_pipeline
 from training.transparency.backbone import Backbone, KLBackbone, load_autoencoder
 from training.transparency.coding import decode_rgba
@@ -18,17 +22,17 @@ from training.transparency.networks import Transparency
 from training.transparency.tiles import whole
 
 
-@dataclass(frozen=True)
-class TransparentOutput:
-    """What a call gives."""
+@dataclass
+class TransparentOutput(BaseOutput):
+    """What a call returns; also indexed as diffusers' outputs are: `out[0]`, `out["images"]`."""
 
     images: Images
-    """RGBA: as of `pictures.Images`, or latents ("latent")."""
+    """RGBA: as of `pictures.Images`, or latents as the denoiser knows them ("latent"), scaled as diffusers' are."""
     latents: Tensor
     """The adjusted latents, unscaled, B x C x h x w: what both decoders are given."""
 
 
-class TransparentPipeline:
+class TransparentPipeline(DelegatingPipeline):
     """A text-to-image pipeline of diffusers whose pictures are transparent.
 
     pipe = TransparentPipeline.from_pretrained(
@@ -38,26 +42,22 @@ class TransparentPipeline:
     ).to("cuda")
     pipe("a glass bottle").images[0].save("bottle.png")
 
-    `pipeline` is the diffusers pipeline, of any class that gives latents, ControlNet's among them: schedulers, LoRAs,
-    IP-Adapters, offloading and progress are set on it by its own methods.
+    `pipeline` is the diffusers pipeline, of any class that gives latents, ControlNet's among them. Its attributes and
+    methods are this one's too: schedulers, LoRAs, IP-Adapters, offloading, tiling and progress are set as ever.
     """
+
+    _own: ClassVar[frozenset[str]] = frozenset({"pipeline", "backbone", "transparency"})
 
     def __init__(self, pipeline: Any, backbone: Backbone | None, transparency: Transparency) -> None:
         """backbone: the frozen autoencoder; by default the pipeline's own. Raises Refused where channels differ."""
         self.pipeline, self.transparency = pipeline, transparency
-        self.backbone = backbone or KLBackbone(pipeline.vae)
-        channels = transparency.decoder.latent_conv_in.in_channels
-        if channels != self.backbone.latent_channels:
-            raise Refused(
-                f"latent transparency of {channels} channels, a model of {self.backbone.latent_channels}",
-                "give the encoder and the decoder of the model's family",
-            )
+        self.backbone = _matching(backbone or KLBackbone(pipeline.vae), transparency)
 
     @classmethod
     def from_pretrained(
         cls,
         model: str,
-        transparency: Transparency | Files,
+        transparency: Transparency | Files | None = None,
         adapter: Files | None = None,
         *,
         offset_scale: float | None = None,
@@ -67,59 +67,94 @@ class TransparentPipeline:
     ) -> Self:
         """A pipeline from files.
 
-        model: a hub id or a folder. transparency: both networks (`load_transparency`). adapter: what the UNet was
-        taught: released or own files, in order (`learn`). kind: a diffusers class instead of the model's own, such as
-        "StableDiffusionXLControlNetPipeline". options go to its from_pretrained: dtype, controlnet and so on. The
-        autoencoder is loaded in float32, since SDXL's gives NaN in half precision. Raises NotFound, Refused.
+        model: a hub id or a folder. transparency: both networks (`load_transparency`); without it those that
+        `save_pretrained` wrote into the folder. adapter: what the UNet was taught: released or own files, in order
+        (`learn`). kind: a diffusers class instead of the model's own, such as "StableDiffusionXLControlNetPipeline".
+        options go to its from_pretrained: dtype, controlnet and so on. The autoencoder is loaded in float32, since
+        SDXL's gives NaN in half precision. Raises NotFound, Refused.
         """
-        backbone = load_autoencoder(model, variant)
-        networks = load_transparency(transparency, backbone.latent_channels, offset_scale)
         kind = kind or str(load_index(model)["_class_name"])
+        source = find_saved(model, TRANSPARENCY) if transparency is None else transparency
+        backbone = load_autoencoder(model, variant)
+        networks = load_transparency(source, backbone.latent_channels, offset_scale)
         pipeline = load_pipeline(model, kind, variant, vae=backbone.autoencoder, **options)
         if adapter is not None:
             learn(pipeline.unet, adapter)
         return cls(pipeline, backbone, networks)
 
-    def to(self, device: torch.device | str) -> Self:
-        """Everything moves there; types stay as they are (`dtype` of from_pretrained sets the denoiser's)."""
-        self.pipeline.to(device)
-        self.backbone.to(device)
-        self.transparency.to(device)
-        return self
+    @classmethod
+    def from_pipe(cls, pipe: TransparentPipeline) -> Self:
+        """Make a pipeline of this class from the parts of another one, which are shared. Raises Refused."""
+        made = cls(pipe.pipeline, pipe.backbone, pipe.transparency)
+        made.pipeline.set_progress_bar_config(**getattr(pipe.pipeline, "_progress_bar_config", {}))
+        return made
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Write the diffusers pipeline, as it is now, and both networks beside it; `from_pretrained` reads the folder.
+
+        Args:
+            folder: where to; made if need be.
+            options: those of `DiffusionPipeline.save_pretrained`.
+        """
+        self.pipeline.save_pretrained(folder, **options)
+        save_transparency(self.transparency, Path(folder))
 
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str] | None = None,
-        *,
-        height: int | None = None,
-        width: int | None = None,
+        *args: Any,
         output_type: str = "pil",
+        return_dict: bool = True,
         views: int | None = None,
-        **arguments: Any,
-    ) -> TransparentOutput:
-        """Draw.
+        **kwargs: Any,
+    ) -> TransparentOutput | tuple[Images]:
+        """Draw: `pipe(prompt, height, width, ...)`.
 
-        height, width: in pixels, any; the latent is drawn at the next multiples of the stride and the picture cropped.
-        output_type: "pil", "np", "pt" or "latent". views: passes of the alpha decoder, 1 or 8 for their median; by
-        default as the networks were trained. All else goes to the diffusers pipeline as it is: negative_prompt,
-        num_images_per_prompt, generator (one, or one a picture), num_inference_steps, guidance_scale, callbacks,
-        ControlNet's image, ip_adapter_image and so on.
+        All arguments are those of the diffusers pipeline: negative_prompt, num_images_per_prompt, generator (one, or
+        one a picture), num_inference_steps, guidance_scale, callbacks, ControlNet's image, ip_adapter_image and so on.
+
+        Args:
+            args: in the order of the diffusers pipeline, the prompt first.
+            output_type: "pil", "np" (float32), "pt" or "latent" (scaled, as diffusers gives them).
+            return_dict: without it a tuple whose first element is the images.
+            views: passes of the alpha decoder, 1 or 8 for their median; by default as the networks were trained.
+            kwargs: height and width among them may be any number of pixels: the latent is drawn at the next multiples
+                of the stride and the picture cropped.
+
+        Raises:
+            Refused: for an unknown output_type or number of views.
+            TypeError: for an argument that the diffusers pipeline does not know.
         """
+        check_output(output_type)
+        arguments = bind_arguments(self.pipeline, args, kwargs)
         stride = self.backbone.stride
+        height, width = (arguments.pop(name, None) for name in ("height", "width"))
         sizes = {name: whole(side, stride) for name, side in (("height", height), ("width", width)) if side}
-        normal_BCHW = self.pipeline(prompt=prompt, output_type="latent", return_dict=False, **sizes, **arguments)[0]
+        normal_BCHW = self._run(**arguments, **sizes)
+        rows, columns = normal_BCHW.shape[-2:]
+        size = height or rows * stride, width or columns * stride
+        return self._output(normal_BCHW, size, output_type, views, return_dict)
+
+    def _run(self, **arguments: Any) -> Tensor:
+        """Draw with the diffusers pipeline: latents as the denoiser knows them."""
+        normal_BCHW: Tensor = self.pipeline(**arguments, output_type="latent", return_dict=False)[0]
+        return normal_BCHW
+
+    def _output(
+        self, normal_BCHW: Tensor, size: tuple[int, int], output_type: str, views: int | None, return_dict: bool
+    ) -> TransparentOutput | tuple[Images]:
         latent_BCHW = self.restore(normal_BCHW)
-        rows, columns = latent_BCHW.shape[-2:]
-        return self.decode(latent_BCHW, (height or rows * stride, width or columns * stride), output_type, views)
+        if output_type == "latent":
+            out = TransparentOutput(normal_BCHW, latent_BCHW)
+        else:
+            out = self.decode(latent_BCHW, size, output_type, views)
+        return out if return_dict else (out.images,)
 
     @torch.no_grad()
     def decode(
         self, latent_BCHW: Tensor, size: tuple[int, int], output_type: str = "pil", views: int | None = None
     ) -> TransparentOutput:
         """Pictures of unscaled adjusted latents, each decoded alone: a batch takes no more memory than its largest."""
-        if output_type == "latent":
-            return TransparentOutput(latent_BCHW, latent_BCHW)
         decoder = self.transparency.to(self.backbone.device).decoder  # which offloading does not know
         parts = [
             decode_rgba(self.backbone, decoder, one, views=views, size=size) for one in torch.split(latent_BCHW, 1)
@@ -133,3 +168,23 @@ class TransparentPipeline:
     def normalise(self, latent_BCHW: Tensor) -> Tensor:
         """The inverse of `restore`."""
         return (latent_BCHW - self.backbone.shift) * self.backbone.scale
+
+    def _assign(self, name: str, value: Any) -> None:
+        """Another autoencoder decodes too. Raises Refused where its latents have other channels."""
+        if name == "vae":
+            self.backbone = _matching(KLBackbone(value), self.transparency)
+        super()._assign(name, value)
+
+    def _follow(self, device: torch.device) -> None:
+        self.backbone.to(device)
+        self.transparency.to(device)
+
+
+def _matching(backbone: Backbone, transparency: Transparency) -> Backbone:
+    channels = transparency.decoder.latent_conv_in.in_channels
+    if channels != backbone.latent_channels:
+        raise Refused(
+            f"latent transparency of {channels} channels, a model of {backbone.latent_channels}",
+            "give the encoder and the decoder of the model's family",
+        )
+    return backbone

@@ -7,12 +7,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from curation.errors import NotFound, Refused
 from training.presets.preset import Preset
 
 _UNUSED = ("vae", "safety_checker", "feature_extractor", "image_encoder")
+
+
+def check_model(model: str | None) -> None:
+    """Refuse a model that is one file, at once and with the command that makes a folder of it. Raises Refused."""
+    path = Path(model).expanduser() if model else None
+    if path is None or not path.is_file():
+        return
+    if path.suffix not in {".safetensors", ".sft"}:
+        hint = "its pickle could run code when it is read; get the model as safetensors, in a folder of diffusers"
+        raise Refused(f"{model} is a file of another kind than safetensors, not a folder of diffusers", hint)
+    folder = path.with_suffix("")
+    hint = (
+        f'make a folder of it once: python -c "from diffusers import {_kind_of(path)} as P; '
+        f"P.from_single_file('{path}').save_pretrained('{folder}')\"; then give {folder}"
+    )
+    raise Refused(f"{model} is a single file, and models are read from folders of diffusers", hint)
+
+
+def _kind_of(path: Path) -> str:
+    """The pipeline class of a single-file model, by its tensors' names; SD 1.5's and 2.1's where it is not SDXL."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            large = any(name.startswith("conditioner.embedders.1.") for name in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise Refused(f"{path} is no whole safetensors file: {error}", "download it again") from error
+    return "StableDiffusionXLPipeline" if large else "StableDiffusionPipeline"
 
 
 def load_index(model: str) -> Mapping[str, Any]:
@@ -32,6 +58,7 @@ def check_sources(preset: Preset) -> None:
         Refused: A folder holds no model_index.json that can be read.
     """
     for model in filter(None, (preset.model, preset.inpainter)):
+        check_model(model)
         if Path(model).is_dir():
             load_index(model)
         elif _is_path(model) and not Path(model).exists():
@@ -84,6 +111,7 @@ def revision_of(model: str, network: Any) -> str:
 
 def _told(load: Any, model: str, **options: Any) -> Any:
     """What `load` gives; its errors in our words."""
+    check_model(model)
     given = {name: value for name, value in options.items() if value is not None or name in _UNUSED}
     try:
         return load(model, **given)

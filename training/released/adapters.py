@@ -47,7 +47,7 @@ def read_lora(header: Header) -> Read:
     named, alphas = {}, {}
     for name in header.shapes:
         if name.endswith(".alpha"):
-            alphas[_module(name.removesuffix(".alpha"))] = read_number(header.path, name)
+            alphas[_module(name.removesuffix(".alpha"))] = read_number(header, name)
             continue
         end = LORA_ENDS.search(name)
         if end is None:
@@ -64,7 +64,7 @@ def write_patches(tensors: Mapping[str, Tensor], facts: Mapping[str, str], famil
     written: dict[str, Tensor] = {}
     for module, (down, up) in pairs(tensors).items():
         key = f"diffusion_model.{to_ldm(module, family)}.weight::lora::"
-        written |= {f"{key}0": up if scale == 1 else (up.float() * scale).to(up.dtype), f"{key}1": down}
+        written |= {f"{key}0": up if scale == 1 else narrowed(up.double() * scale, up.dtype), f"{key}1": down}
     return written
 
 
@@ -104,6 +104,17 @@ def merged(down: Tensor, up: Tensor, scale: float) -> Tensor:
     return delta.reshape(up.shape[0], *down.shape[1:])
 
 
+def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A computed tensor in `dtype`, or in float32 where numbers are too small for `dtype` and would become 0.
+
+    float16 knows nothing below 6e-8, where a scale that is folded into a layer soon takes its weights.
+    """
+    cast = value.to(dtype)
+    vanished = (cast == 0) & (value.float() != 0)
+    small = value.abs() < torch.finfo(dtype).tiny  # subnormal: their digits go before they do
+    return value.float() if vanished.any() or small.logical_and(value != 0).float().mean() > 0.5 else cast
+
+
 def _module(name: str, end: str = "") -> str:
     """A module's name in diffusers' words, however the file has it."""
     prefix = _PREFIXES.match(name)
@@ -137,7 +148,7 @@ def _told_alpha(header: Header) -> float | None:
 def _gather(header: Header, named: Mapping[str, tuple[str, str]], alphas: Mapping[str, float]) -> Read:
     """Tensors under our names. Raises Refused where a matrix has no partner or does not fit it."""
     tensors = {}
-    read = read_tensors(header.path, named)
+    read = read_tensors(header, named)
     for name, (module, end) in named.items():
         tensors[f"unet.{module}.{end}"] = read[name]
     modules = sorted({module for module, _ in named.values()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,13 +11,13 @@ from torch import Tensor
 
 from curation.errors import Refused
 from training.denoiser.sharing import attention_names, share_attention
-from training.files import Header, read_tensors
+from training.files import Header, read_header, read_tensors
 from training.presets.preset import Preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import load_config
 from training.released.adapters import Read, pairs, read_lora, read_patches
 from training.released.differences import read_differences, read_unet_names
-from training.released.layouts import Layout, frames_of
+from training.released.layouts import Layout, frames_of, recognise_parts
 from training.released.modes import find_mode
 
 
@@ -29,6 +30,15 @@ def read_base(header: Header, layout: Layout) -> Read:
     mode = find_mode(header, layout).mode
     tensors, facts = _read(header, layout)
     return tensors, facts | ({"mode": mode.name} if mode else {})
+
+
+def read_base_file(path: Path) -> Read:
+    """The base in one file. Raises NotFound; Refused where the file is something else."""
+    found = recognise_parts(read_header(path))
+    if len(found) > 1:
+        raise Refused(f"{path} holds {' and '.join(layout for layout, _ in found)}, no base", "give it as transparency")
+    [(layout, header)] = found
+    return read_base(header, layout)
 
 
 def _read(header: Header, layout: Layout) -> Read:
@@ -107,7 +117,7 @@ def _stands_alone(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _read_sharing(header: Header) -> Read:
-    tensors = read_tensors(header.path, header.shapes)
+    tensors = read_tensors(header, header.shapes)
     rank = len(tensors["hookers.layers.0.to_q_lora.0.down.weight"])
     return tensors, {"kind": "sharing", "frames": str(frames_of(header.shapes)[0]), "rank": str(rank)}
 

@@ -15,13 +15,13 @@ from training.released.names import to_diffusers, to_ldm
 def read_differences(header: Header) -> Read:
     """layerdiffusion-v1's `diffusion_model.<original name>::diff::0`. Raises Refused."""
     named = {name: to_diffusers(name.removeprefix("diffusion_model.").partition("::")[0]) for name in header.shapes}
-    read = read_tensors(header.path, named)
+    read = read_tensors(header, named)
     return {ours: read[name] for name, ours in named.items()}, {"kind": "difference"}
 
 
 def read_unet_names(header: Header, kind: str) -> Read:
     """A file in diffusers' UNet names: the differences of LayerDiffuse_Diffusers, or a whole UNet ("weights")."""
-    read = read_tensors(header.path, header.shapes)
+    read = read_tensors(header, header.shapes)
     return {name.removeprefix("unet."): value for name, value in read.items()}, {"kind": kind}
 
 

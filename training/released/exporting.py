@@ -18,8 +18,10 @@ from training.presets.preset import Preset
 from training.presets.table import SDXL, find_preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import load_model
-from training.released.adapters import peft_config, peft_metadata, write_kohya, write_patches
+from training.released import own_format
+from training.released.adapters import narrowed, peft_config, peft_metadata, write_kohya, write_patches
 from training.released.differences import merge_adapter, subtract_weights, write_differences
+from training.released.layer_adapters import SCRIPT, script, write_roles
 from training.released.modes import MODES, SINGLE
 from training.released.names import to_ldm
 from training.released.networks import ALPHA_LAST_CHANNELS, alpha_last
@@ -63,32 +65,83 @@ def give_out(
 ) -> Sequence[FoundFile]:
     """A checkpoint's files for other programs (the door LAYERLOOP_EXPORTER); each is whole or absent.
 
-    form: a name in FORMS. precision: "stored" leaves every number its type, "fp16" and "fp32" give it one. Raises
-    NotFound, Corrupt; Refused where the form cannot hold the checkpoint or a number leaves the type's range.
+    form: a name in FORMS, or "layerloop", which holds every checkpoint to the bit. precision: "stored" leaves every
+    number its type, "fp16" and "fp32" give it one. A part that the form cannot hold is in the answer without a path,
+    with the reason. Raises NotFound, Corrupt; Refused where the form cannot hold networks or base, or a number leaves
+    the type's range.
     """
-    if form not in FORMS or precision not in PRECISIONS:
-        known = f"formats: {', '.join(FORMS)}; precisions: {', '.join(PRECISIONS)}"
+    if form not in {*FORMS, own_format.NAME} or precision not in PRECISIONS:
+        known = f"formats: {', '.join([*FORMS, own_format.NAME])}; precisions: {', '.join(PRECISIONS)}"
         raise Refused(f"no format {form!r} in precision {precision!r}", known)
+    if form == own_format.NAME:
+        if precision != "stored":
+            raise Refused("the format layerloop keeps every number as it is", "leave --precision out")
+        return own_format.write_own(checkpoint, store, folder)
     preset = find_preset(checkpoint.preset, checkpoint.changes)
     if replace(preset, **{column: getattr(SDXL, column) for column in _RELEASED}) != preset:
         raise Refused(
             f"no other program knows the networks of preset {preset.name!r}",
-            "presets sd15, sd21 and sdxl have those of the release",
+            "presets sd15, sd21 and sdxl have those of the release; --format layerloop holds any checkpoint",
         )
     dtype = PRECISIONS[precision]
     files = write_networks(*load_part(store, checkpoint.files["transparency"]), preset, FORMS[form], dtype)
+    left = [_unwritten("backbone", "it is the autoencoder of the model itself")]
     for part in [SINGLE.name, *MODES]:
         if part not in checkpoint.files:
             continue
         base = load_part(store, checkpoint.files[part])
-        files.append(write_base(*base, preset, form))
+        try:
+            files.append(write_base(*base, preset, form))
+        except Refused as error:
+            if part == SINGLE.name:
+                raise
+            left.append(_unwritten(part, str(error)))
+            continue
         if form == "peft":
             wrapped = {name.replace("unet.", "base_model.model.", 1): value for name, value in base[0].items()}
             config = peft_config(*base)
             files.append(Written("adapter_model", "LoRA in PEFT's own names", "base", wrapped, peft_metadata(config)))
             config.save_pretrained(str(folder))
+    done = {"backbone", "transparency", SINGLE.name, *MODES}
+    texts: dict[str, str] = {}
+    for part, sha256 in checkpoint.files.items():
+        if part in done:
+            continue
+        try:
+            files += _write_more(part, *load_part(store, sha256), preset, form, files, texts)
+        except Refused as error:
+            left.append(_unwritten(part, str(error)))
     folder.mkdir(parents=True, exist_ok=True)
-    return [_save(file, folder, dtype, checkpoint.id) for file in files]
+    written = [_save(file, folder, dtype, checkpoint.id) for file in files]
+    for name, text in texts.items():
+        (folder / name).write_text(text, "utf-8")
+    return [*written, *left]
+
+
+def _write_more(
+    part: str,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, str],
+    preset: Preset,
+    form: str,
+    files: Sequence[Written],
+    texts: dict[str, str],
+) -> list[Written]:
+    """Role adapters and styles. Raises Refused for a part that the form cannot hold."""
+    if facts.get("kind") == "style":
+        return [Written(part, f"the user's LoRA {facts['name']}, weight {facts['weight']}", part, tensors)]
+    if part != "layers":
+        raise Refused("no other program knows such a part", "--format layerloop holds everything")
+    roles = write_roles(tensors, facts, str(preset.family), form)
+    base = next((file.name for file in files if file.part == SINGLE.name and file.what == "LoRA"), None)
+    names = {role: f"{name}.safetensors" for role, (name, _, _) in roles.items()}
+    base_file = f"{base}.safetensors" if base else None
+    texts[SCRIPT] = script(names, str(preset.model), str(preset.family), base_file)
+    return [Written(name, f"LoRA of the {role}", part, own, said) for role, (name, own, said) in roles.items()]
+
+
+def _unwritten(part: str, why: str) -> FoundFile:
+    return FoundFile("", "", f"not written: {why}", part, 0, 0)
 
 
 def write_networks(
@@ -135,8 +188,8 @@ _RELEASED = (
 
 def _folded(encoder: Mapping[str, Tensor], factor: float, dtype: torch.dtype | None) -> dict[str, Tensor]:
     last = max(int(name.split(".")[1]) for name in encoder)
-    folded = [name for name in encoder if name.startswith(f"blocks.{last}.")]
-    return {**encoder, **{name: (encoder[name].double() * factor).to(dtype or encoder[name].dtype) for name in folded}}
+    folded = {name: value.double() * factor for name, value in encoder.items() if name.startswith(f"blocks.{last}.")}
+    return {**encoder, **{name: narrowed(value, dtype or encoder[name].dtype) for name, value in folded.items()}}
 
 
 def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> Written:
@@ -154,9 +207,14 @@ def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset:
     family, kind = str(preset.family), facts["kind"]
     v1 = "layer_xl_" if family == "sdxl" else f"layer_{family}_"
     match kind, form:
+        case "adapter", "released" | "comfyui" if family != "sdxl":
+            raise Refused(
+                f"a LoRA of {family} cannot be written as {form}: of SD 1.5 Forge and ComfyUI's LayerDiffuse read "
+                "attention sharing alone",
+                "write it as --format kohya, and load it there as any other LoRA",
+            )
         case "adapter", "released" | "comfyui":
-            name = "transparent_attn" if family == "sdxl" else "transparent_lora"  # SD 1.5's attn is another kind
-            return Written(f"{v1}{name}", "low-rank patches", "base", write_patches(tensors, facts, family))
+            return Written(f"{v1}transparent_attn", "low-rank patches", "base", write_patches(tensors, facts, family))
         case "adapter", "kohya":
             return Written(f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family))
         case "adapter", "peft":
@@ -201,6 +259,13 @@ def _start(preset: Preset) -> dict[str, Tensor]:
 def _save(file: Written, folder: Path, dtype: torch.dtype | None, checkpoint: str) -> FoundFile:
     """Write under another name, then rename: what has the name is whole."""
     tensors = {name: _as(value, name, dtype) for name, value in sorted(file.tensors.items())}
+    gone = sum(
+        int(((tensors[name] == 0) & (value != 0).to(tensors[name].device)).sum())
+        for name, value in file.tensors.items()
+    )
+    what = (
+        f"{file.what}; {gone:,} numbers are too small for {precision_name(dtype)} and became 0" if gone else file.what
+    )
     said = {**file.metadata, "checkpoint": checkpoint}
     metadata = {KEY: canonical_json(said)} if "lora_adapter_metadata" not in said else dict(file.metadata)
     target = folder / f"{file.name}.safetensors"
@@ -208,7 +273,12 @@ def _save(file: Written, folder: Path, dtype: torch.dtype | None, checkpoint: st
     save_file(tensors, half, metadata)
     half.replace(target)
     numbers = sum(value.numel() for value in tensors.values())
-    return FoundFile(str(target), sha256_of(target), file.what, file.part, len(tensors), numbers)
+    return FoundFile(str(target), sha256_of(target), what, file.part, len(tensors), numbers)
+
+
+def precision_name(dtype: torch.dtype | None) -> str:
+    """The word of a precision, as it is asked for."""
+    return next((name for name, one in PRECISIONS.items() if one == dtype), str(dtype))
 
 
 def _as(value: Tensor, name: str, dtype: torch.dtype | None) -> Tensor:

@@ -18,6 +18,8 @@ from training.files import Header
 from training.presets.preset import Preset
 from training.presets.table import find_preset
 from training.pretrained.families import check_family, find_family
+from training.pretrained.loading import check_model
+from training.released import own_format
 from training.released.adapters import Read
 from training.released.bases import check_base, read_base
 from training.released.layouts import Layout
@@ -37,6 +39,7 @@ _SCALES = {
         "offset scale {scale:g} is assumed, for the encoder's file says none: right for layerdiffusion-v1; the encoder "
         "of LayerDiffuse_Diffusers (ld_diffusers_*) needs --offset-scale 300, and nothing in it tells"
     ),
+    "flux": "offset scale {scale:g}, that of the Flux port of LayerDiffuse, whose encoders alone have 16 channels",
     "preset": "no encoder was given: pictures are encoded without an offset, drawing needs none",
 }
 
@@ -50,9 +53,13 @@ def take_in(
     `changes`: numbers of the preset that are set otherwise; offset_scale among them is the encoder's. Raises NotFound,
     Refused.
     """
+    folder = own_format.find_own(files)
+    if folder is not None:
+        return _take_own(folder, changes, store)
     row = find_preset(preset, changes)
     if row.model is None:
         raise Refused(f"preset {preset!r} has no pretrained model to import weights for", "use sd15, sd21 or sdxl")
+    check_model(row.model)
     bases, headers = _sort(recognise_each(files))
     report(Progress("reading", 0, len(files)))
     given = row.offset_scale if "offset_scale" in changes else None
@@ -73,6 +80,21 @@ def take_in(
     return Taken(_store(store, found, row, told, networks, read), found, notes)
 
 
+def _take_own(folder: Path, changes: Mapping[str, str], store: ObjectStore | None) -> Taken:
+    """A checkpoint of another home. Raises NotFound, Refused."""
+    if changes:
+        hint = "import it as it is, then 'layerloop checkpoint vary' it"
+        raise Refused("a checkpoint in Layerloop's own format has its numbers", hint)
+    checkpoint, found = own_format.read_own(folder, store)
+    row = find_preset(checkpoint.preset, checkpoint.changes)
+    notes = [f"checkpoint {checkpoint.id[:12]} as it was exported"]
+    if row.model is not None and Path(row.model).is_absolute() and not Path(row.model).is_dir():
+        notes.append(
+            f"its model {row.model} is not here: layerloop checkpoint vary {checkpoint.id[:12]} --set model=..."
+        )
+    return Taken(None if store is None else checkpoint, found, notes)
+
+
 def _sort(files: Sequence[tuple[Layout, Header]]) -> tuple[dict[str, _Base], dict[Layout, Header]]:
     """Bases by the part of a checkpoint that each becomes, and the networks. Raises Refused for two of one kind."""
     bases: dict[str, _Base] = {}
@@ -86,7 +108,10 @@ def _sort(files: Sequence[tuple[Layout, Header]]) -> tuple[dict[str, _Base], dic
         mode = find_mode(header, layout)
         if mode.part in bases and not _say_alike(bases[mode.part], (layout, header, mode)):
             what = str(mode.mode) if mode.mode else "draw a foreground alone"
-            raise Refused(f"2 of these files are bases of one kind ({what})", "a checkpoint has one of each kind")
+            both = f"{bases[mode.part][1].path} and {header.path}"
+            raise Refused(
+                f"{both} are bases of one kind ({what})", "a checkpoint has one of each kind: give one of them"
+            )
         bases.setdefault(mode.part, (layout, header, mode))
     return bases, networks
 
@@ -102,12 +127,18 @@ def _say_alike(one: _Base, other: _Base) -> bool:
 def _describe(header: Header, part: str, what: str) -> FoundFile:
     return FoundFile(
         path=str(header.path),
-        sha256=sha256_of(header.path),
+        sha256=_digest(header),
         what=what,
         part=part,
         tensors=len(header.shapes),
         numbers=header.parameters,
     )
+
+
+def _digest(header: Header) -> str:
+    """The sha256 of a file; of one in parts that of its parts' digests."""
+    each = [sha256_of(path) for path in header.files or (header.path,)]
+    return each[0] if len(each) == 1 else sha256_of("".join(each).encode())
 
 
 def _remarks(bases: Mapping[str, _Base]) -> list[str]:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from curation.errors import Refused
 from training.files import Header
+from training.released.relatives import check_relatives, check_strangers
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -34,50 +35,40 @@ LORA_ENDS = re.compile(
     r"\.(lora_A(\.default)?|lora_B(\.default)?|lora_down|lora_up|lora\.down|lora\.up|to_\w+_lora\.(down|up))\.weight$"
 )
 
-_STRANGERS: tuple[tuple[str, str, str], ...] = (
-    (
-        r"^model\.diffusion_model\.",
-        "a whole Stable Diffusion checkpoint",
-        "convert it with diffusers, and give the folder with --set model=FOLDER",
-    ),
-    (
-        r"^(first_stage_model|encoder\.(down_blocks|conv_in|down)|decoder\.(up_blocks|conv_in|up))\.",
-        "an image autoencoder (VAE)",
-        "the model brings its own; give the offset encoder and the alpha decoder",
-    ),
-    (r"^(controlnet_|control_model\.|input_hint_block\.)", "a ControlNet", "it is given when drawing, not imported"),
-    (r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "it is given when drawing, not imported"),
-    (
-        r"^(text_model\.|cond_stage_model\.|conditioner\.|text_encoder|lora_te)",
-        "weights of a text encoder",
-        "only UNets learn transparency; leave the text encoder out",
-    ),
-    (r"motion_modules\.", "a motion module", "only pictures are drawn here"),
-    (
-        r"^(transformer|double_blocks|single_blocks|transformer_blocks|joint_blocks)\.",
-        "weights of a diffusion transformer",
-        "only UNets of Stable Diffusion are read",
-    ),
-    (
-        r"hada_|lokr_|[.]b?oft_|dora_scale|lora_magnitude_vector|ia3_|lora_mid|diff_b|set_weight",
-        "an adapter of another kind than LoRA",
-        "DoRA, LoHa, LoKr and the like: merge it into its model, and import the UNet",
-    ),
-    (r"::", "a file of mixed patches", "one kind of patch a file: all ::lora:: or all ::diff::"),
-)
-"""Files that people mistake for weights of latent transparency: a pattern of tensor names, what it is, what to do."""
-
 
 def recognise(header: Header) -> Layout:
     """The layout of a file. Raises Refused, with what the file is where that is known, for all others."""
+    check_relatives(header)
     for layout, fits in _LAYOUTS.items():
         if fits(header.shapes):
             return layout
-    for pattern, what, hint in _STRANGERS:
-        if any(re.search(pattern, name) for name in header.shapes):
-            raise Refused(f"{header.path} is {what}, not weights of latent transparency", hint)
+    check_strangers(header)
     first = ", ".join(sorted(header.shapes)[:3])
     raise Refused(f"{header.path} is of no kind known here; it begins with {first}", f"known: {'; '.join(Layout)}")
+
+
+def recognise_parts(header: Header) -> list[tuple[Layout, Header]]:
+    """What a file holds: one thing, or both networks where they were saved as one module (as the Flux port does).
+
+    Names that all begin with a wrapper's word ("module.", "model.", "state_dict.") are read without it. Raises Refused.
+    """
+    for _ in range(_MOST_WRAPPERS):
+        if _holds_both(header.shapes):
+            return [(Layout.encoder, header.within("encoder.")), (Layout.decoder, header.within("decoder."))]
+        wrapper = next((word for word in _WRAPPERS if all(name.startswith(word) for name in header.shapes)), None)
+        if wrapper is None or _SINGLE_FILE.match(next(iter(header.shapes))):
+            break
+        header = header.within(wrapper)
+    return [(recognise(header), header)]
+
+
+_WRAPPERS = ("module.", "state_dict.", "model_state_dict.", "_orig_mod.", "ema_model.", "ema.", "network.", "model.")
+_MOST_WRAPPERS = 4
+_SINGLE_FILE = re.compile(r"model\.diffusion_model\.")
+
+
+def _holds_both(shapes: Shapes) -> bool:
+    return "decoder.latent_conv_in.weight" in shapes and any(name.startswith("encoder.blocks.") for name in shapes)
 
 
 def frames_of(shapes: Shapes) -> tuple[int, bool]:
@@ -90,12 +81,14 @@ def frames_of(shapes: Shapes) -> tuple[int, bool]:
 
 def _is_encoder(shapes: Shapes) -> bool:
     places = [re.fullmatch(r"blocks\.(\d+)\.(weight|bias)", name) for name in shapes]
-    first = shapes.get("blocks.0.weight", ())
+    first = shapes.get("blocks.0.weight", (0, 4, 3, 3))
     return all(places) and len(first) == 4 and first[1] % 4 == 0
 
 
 def _is_decoder(shapes: Shapes) -> bool:
-    return "latent_conv_in.weight" in shapes and "conv_out.weight" in shapes and "conv_in.weight" in shapes
+    own = any(name.startswith("latent_conv_in.") for name in shapes)
+    colours = shapes.get("conv_in.weight", (0, 0))[1] == 3 and shapes.get("conv_out.weight", (0,))[0] == 4
+    return own or (colours and _in_unet(shapes))
 
 
 def _is_patched(kind: str) -> Callable[[Shapes], bool]:

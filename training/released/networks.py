@@ -14,7 +14,7 @@ from curation.errors import Refused
 from training.files import Header, read_header, read_tensors
 from training.presets.preset import Preset
 from training.presets.table import SDXL
-from training.released.layouts import Layout, recognise
+from training.released.layouts import Layout, recognise_parts
 from training.transparency.networks import Transparency
 from training.weights import facts_in
 
@@ -25,6 +25,10 @@ LayerDiffuse_Diffusers' encoder has the same names and shapes and wants 300 (its
 file tells the two apart: the size of the last layer does not, since AdamW takes steps of equal size whatever the
 scale. Files written by Layerloop say theirs; of any other it has to be known where it came from.
 """
+
+FLUX_SCALE = 300.0
+"""The offset scale of the Flux port of LayerDiffuse (its TransparentVAE, `alpha=300.0`); its encoder alone of those
+that were released makes offsets of 16 channels."""
 
 ALPHA_LAST_CHANNELS = 16
 """The Flux port (RedAIGC) feeds and returns RGBA, alpha last, over latents of 16 channels; all others alpha first."""
@@ -38,7 +42,7 @@ class Networks:
 
     tensors: dict[str, Tensor]
     offset_scale: float
-    scale_from: str  # "given", "file", "assumed", or "preset" where there is no encoder to scale
+    scale_from: str  # "given", "file", "flux", "assumed", or "preset" where there is no encoder to scale
 
 
 def read_transparency(
@@ -68,8 +72,16 @@ def recognise_all(files: Sequence[Path]) -> dict[Layout, Header]:
 
 
 def recognise_each(files: Sequence[Path]) -> list[tuple[Layout, Header]]:
-    """What each file is, in order. Raises NotFound; Refused for a stranger."""
-    return [(recognise(header), header) for header in map(read_header, files)]
+    """What each file is, in order; parts of one file count once, a file of both networks is two.
+
+    Raises NotFound; Refused for a stranger.
+    """
+    found, seen = [], set()
+    for header in map(read_header, files):
+        if header.files not in seen or len(header.files) == 1:
+            found += recognise_parts(header)
+        seen.add(header.files)
+    return found
 
 
 def read_networks(headers: Mapping[Layout, Header], preset: Preset, offset_scale: float | None = None) -> Networks:
@@ -82,7 +94,10 @@ def read_networks(headers: Mapping[Layout, Header], preset: Preset, offset_scale
     if Layout.encoder not in headers:
         tensors = _prefixed("encoder", _silent_encoder(preset))
         tensors |= _prefixed("decoder", _read(headers[Layout.decoder], preset, "decoder"))
-        return Networks(tensors, offset_scale or preset.offset_scale, "given" if offset_scale else "preset")
+        given = offset_scale is not None
+        return Networks(
+            tensors, _positive(offset_scale) if given else preset.offset_scale, "given" if given else "preset"
+        )
     tensors = {}
     for layout in (Layout.encoder, Layout.decoder):
         tensors |= _prefixed(layout.name, _read(headers[layout], preset, layout.name))
@@ -92,28 +107,57 @@ def read_networks(headers: Mapping[Layout, Header], preset: Preset, offset_scale
 def _scale(encoder: Header, given: float | None) -> tuple[float, str]:
     """An encoder's offset scale and where it comes from. Raises Refused for one that is no positive number."""
     told = facts_in(encoder.metadata).get("offset_scale")
-    if given is None and told is None:
-        return ASSUMED_SCALE, "assumed"
+    if given is not None:
+        return _positive(given), "given"
+    if told is not None:
+        return _positive(told, f"{encoder.path}: "), "file"
+    if _made_for_flux(encoder):
+        return FLUX_SCALE, "flux"
+    return ASSUMED_SCALE, "assumed"
+
+
+def _made_for_flux(encoder: Header) -> bool:
+    last = max((int(name.split(".")[1]), name) for name in encoder.shapes if name.endswith(".weight"))[1]
+    return encoder.shapes[last][0] == ALPHA_LAST_CHANNELS
+
+
+def _positive(scale: object, where: str = "") -> float:
     try:
-        scale = float(given if given is not None else str(told))
+        number = float(str(scale))
     except ValueError:
-        scale = math.nan
-    if not 0 < scale < math.inf:
-        raise Refused(f"an offset scale cannot be {given or told}", "it is a positive number, such as 1, 100 or 300")
-    return scale, "given" if given is not None else "file"
+        number = math.nan
+    if not 0 < number < math.inf:
+        hint = "it is a positive number, such as 1, 100 or 300"
+        raise Refused(f"{where}an offset scale cannot be {scale}", hint)
+    return number
 
 
 def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
     with torch.device("meta"):
         wanted = {name: value.shape for name, value in getattr(Transparency(preset), network).state_dict().items()}
-    for name in sorted(wanted.keys() | header.shapes.keys()):
-        here, there = wanted.get(name), header.shapes.get(name)
+    _check_names(header, wanted, network)
+    for name in sorted(wanted):
+        here, there = wanted[name], header.shapes[name]
         if here != there:
             sizes = f"{name} is {_size(there)} there and {_size(here)} here"
             hint = "choose the preset of its model; other sizes are set like --set latent_channels=16"
             raise Refused(f"{header.path} does not fit preset {preset.name!r}: {sizes}", hint)
-    tensors = read_tensors(header.path, sorted(wanted))
+    tensors = read_tensors(header, sorted(wanted))
     return tensors if _alpha_is_first(header, preset) else _reorder(tensors, _ALPHA_FIRST)
+
+
+def _check_names(header: Header, wanted: Mapping[str, object], network: str) -> None:
+    """Raises Refused where tensors are missing or do not belong to the network."""
+    missing, foreign = sorted(wanted.keys() - header.shapes.keys()), sorted(header.shapes.keys() - wanted.keys())
+    if missing and len(missing) < len(wanted) / 2 and not foreign:
+        said = f"{len(missing)} of its {len(wanted)} tensors are missing, {missing[0]} for one"
+        raise Refused(
+            f"{header.path} is an incomplete {Layout[network]}: {said}", "download it, or all its parts, again"
+        )
+    if missing or foreign:
+        said = f"{foreign[0]} belongs to none of ours" if foreign else f"there is no {missing[0]}"
+        hint = "its layout is another one: set decoder_layers, networks and the like as it was trained"
+        raise Refused(f"{header.path} is an {Layout[network]} of other layers than the preset's: {said}", hint)
 
 
 def _alpha_is_first(header: Header, preset: Preset) -> bool:

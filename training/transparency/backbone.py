@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -127,15 +128,15 @@ class KLBackbone(Backbone):
 
     def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
         """The posterior's moments; nothing is sampled."""
-        self._tile(image_B3HW.shape[-2] * image_B3HW.shape[-1], tile)
-        with torch.autocast(image_B3HW.device.type, enabled=False):
+        pixels = image_B3HW.shape[-2] * image_B3HW.shape[-1]
+        with self._tiled(pixels, tile), torch.autocast(image_B3HW.device.type, enabled=False):
             posterior = self.autoencoder.encode(image_B3HW.to(self._dtype())).latent_dist
         return posterior.mean.to(image_B3HW.dtype), posterior.std.to(image_B3HW.dtype)
 
     def decode(self, latent_BCHW: Tensor, *, tile: int = 0) -> Tensor:
         """The autoencoder's image."""
-        self._tile(latent_BCHW.shape[-2] * latent_BCHW.shape[-1] * self.stride**2, tile)
-        with torch.autocast(latent_BCHW.device.type, enabled=False):
+        pixels = latent_BCHW.shape[-2] * latent_BCHW.shape[-1] * self.stride**2
+        with self._tiled(pixels, tile), torch.autocast(latent_BCHW.device.type, enabled=False):
             image_B3HW: Tensor = self.autoencoder.decode(latent_BCHW.to(self._dtype())).sample
         return image_B3HW.to(latent_BCHW.dtype)
 
@@ -144,10 +145,23 @@ class KLBackbone(Backbone):
         config = {name: value for name, value in self.autoencoder.config.items() if not name.startswith("_")}
         return {"kind": "autoencoder_kl", "config": json.dumps(config)}
 
-    def _tile(self, pixels: int, side: int) -> None:
-        """Let diffusers' own tiling, blended over a quarter of a tile, take what is larger than a square of `side`."""
-        self.autoencoder.use_tiling = side > 0 and pixels > side * side
-        self.autoencoder.tile_sample_min_size, self.autoencoder.tile_latent_min_size = side, side // self.stride
+    @contextmanager
+    def _tiled(self, pixels: int, side: int) -> Iterator[None]:
+        """Let diffusers' own tiling, blended over a quarter of a tile, take what is larger than a square of `side`.
+
+        Tiling that was turned on outside (`enable_vae_tiling`) stays as it is.
+        """
+        vae = self.autoencoder
+        if vae.use_tiling or not 0 < side * side < pixels:
+            yield
+            return
+        before = vae.tile_sample_min_size, vae.tile_latent_min_size
+        vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = True, side, side // self.stride
+        try:
+            yield
+        finally:
+            vae.use_tiling = False
+            vae.tile_sample_min_size, vae.tile_latent_min_size = before
 
     def _dtype(self) -> torch.dtype:
         if self.autoencoder.dtype == torch.float16 and self.autoencoder.config["force_upcast"]:

@@ -152,6 +152,7 @@ class Transparency(nn.Module):
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
+        self.preset = preset  # of which these are the networks' columns
         self.encoder = OffsetEncoder(preset)
         self.decoder = AlphaDecoder(preset)
 

@@ -155,11 +155,12 @@ def test_any_scheduler_of_diffusers(pipe_xl, scheduler):
 
 def test_outputs(pipe_xl):
     array = pipe_xl(PROMPT, output_type="np", generator=seeded(1), **FEW).images
-    assert (array.dtype, array.shape) == (np.uint8, (1, 64, 64, 4))
+    assert (array.dtype, array.shape) == (np.float32, (1, 64, 64, 4))
     pil = pipe_xl(PROMPT, generator=seeded(1), **FEW).images
-    assert np.array_equal(np.asarray(pil[0]), array[0])
+    assert np.array_equal(np.asarray(pil[0]), np.round(array[0] * 255).astype(np.uint8))
     latent = pipe_xl(PROMPT, output_type="latent", generator=seeded(1), **FEW)
-    assert latent.images is latent.latents
+    assert torch.equal(latent.images, pipe_xl.pipeline(PROMPT, output_type="latent", generator=seeded(1), **FEW)[0])
+    torch.testing.assert_close(pipe_xl.restore(latent.images), latent.latents)
     with pytest.raises(Refused, match="no output of type"):
         pipe_xl(PROMPT, output_type="gif", **FEW)
 

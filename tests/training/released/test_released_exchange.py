@@ -345,7 +345,8 @@ def test_networks_of_full_size_go_through_the_doors(models, unets, full_size, st
     with pytest.raises(Refused, match=r"beyond the range of torch.float16") as refused:
         give_out(checkpoint, store, "peft", "stored", tmp_path / "out")
     assert "fp32" in refused.value.hint
-    written = give_out(checkpoint, store, "peft", "fp32", tmp_path / "out")
+    *written, backbone = give_out(checkpoint, store, "peft", "fp32", tmp_path / "out")
+    assert (backbone.path, backbone.part) == ("", "backbone")
     names = {"ld_diffusers_sdxl_vae_transparent_encoder", "ld_diffusers_sdxl_vae_transparent_decoder"}
     assert {Path(file.path).stem for file in written} == names | {"pytorch_lora_weights", "adapter_model"}
     assert all(sha256_of(Path(file.path)) == file.sha256 for file in written)

@@ -90,7 +90,7 @@ def test_the_released_files_are_recognised_at_their_sizes() -> None:
         (["model.diffusion_model.out.0.weight", "first_stage_model.encoder.x"], "a whole Stable Diffusion checkpoint"),
         (["encoder.conv_in.weight", "decoder.conv_in.weight", "quant_conv.weight"], "an image autoencoder"),
         (["text_model.embeddings.token_embedding.weight"], "weights of a text encoder"),
-        (["unet.conv_in.lora_A.weight", "text_encoder.a.lora_A.weight"], "weights of a text encoder"),
+        (["unet.conv_in.lora_A.weight", "text_encoder.a.lora_A.weight"], "a LoRA of UNet and text"),
         (["controlnet_cond_embedding.conv_in.weight", "conv_in.weight"], "a ControlNet"),
         (["image_proj.norm.weight"], "an IP-Adapter"),
         (["double_blocks.0.img_attn.qkv.weight"], "weights of a diffusion transformer"),

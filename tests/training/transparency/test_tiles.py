@@ -137,15 +137,18 @@ def test_large_pictures_go_through_every_network_in_tiles():
     image = on_grey(padded, alpha)
     with torch.no_grad():
         latent = adjust(backbone, networks.encoder, alpha, padded)
-        assert backbone.autoencoder.use_tiling
         assert torch.equal(latent, backbone.encode(image, tile=64)[0])
         back = decode_rgba(backbone, networks.decoder, latent)
-        assert backbone.autoencoder.use_tiling
+        assert not backbone.autoencoder.use_tiling
         assert back.shape == rgba.shape
         assert back.isfinite().all()
         # What is small enough is not cut, whatever was before it.
         assert torch.equal(backbone.encode(image, tile=136)[0], backbone.encode(image)[0])
         assert not torch.equal(latent, backbone.encode(image)[0])
+        # Tiling that a user turned on stays on.
+        backbone.autoencoder.enable_tiling()
+        backbone.encode(image, tile=136)
+        assert backbone.autoencoder.use_tiling
 
 
 def test_the_numbers_of_a_group_normalisation_come_back_after_an_error():
