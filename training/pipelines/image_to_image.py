@@ -74,7 +74,8 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         while int(num_inference_steps * strength) < 1:
             num_inference_steps += 1
         normal_BCHW, size = self._begin(image)
-        normal_BCHW = _one_each(normal_BCHW, prompt, arguments.get("prompt_embeds"))
+        times = int(arguments.get("num_images_per_prompt") or 1)
+        normal_BCHW = _one_each(normal_BCHW, prompt, arguments.get("prompt_embeds"), times)
         # Diffusers' image-to-image pipelines take a tensor of the latent's channels for a latent, ready and scaled.
         drawn_BCHW = self._run(
             prompt=prompt,
@@ -103,11 +104,11 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         return self.normalise(self.encode(rgba_B4HW)), (height, width)
 
 
-def _one_each(normal_BCHW: Tensor, prompt: str | list[str] | None, embedded: Tensor | None) -> Tensor:
-    """A picture for every prompt, where there are fewer."""
+def _one_each(normal_BCHW: Tensor, prompt: str | list[str] | None, embedded: Tensor | None, times_each: int) -> Tensor:
+    """A picture for every result, where there are fewer: results of one prompt stand next to each other."""
     prompts = len(prompt) if isinstance(prompt, list) else 1 if embedded is None else len(embedded)
     times, rest = divmod(prompts, len(normal_BCHW))
     if rest and times:
         hint = "give one picture, or one for each prompt"
         raise Refused(f"there are {prompts} prompts for {len(normal_BCHW)} pictures", hint)
-    return normal_BCHW.repeat_interleave(max(times, 1), dim=0)
+    return normal_BCHW.repeat_interleave(max(times, 1) * times_each, dim=0)

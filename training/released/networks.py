@@ -135,7 +135,7 @@ def _positive(scale: object, where: str = "") -> float:
 def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
     with torch.device("meta"):
         wanted = {name: value.shape for name, value in getattr(Transparency(preset), network).state_dict().items()}
-    _check_names(header, wanted, network)
+    _check_names(header, wanted, network, preset)
     for name in sorted(wanted):
         here, there = wanted[name], header.shapes[name]
         if here != there:
@@ -146,7 +146,7 @@ def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
     return tensors if _alpha_is_first(header, preset) else _reorder(tensors, _ALPHA_FIRST)
 
 
-def _check_names(header: Header, wanted: Mapping[str, object], network: str) -> None:
+def _check_names(header: Header, wanted: Mapping[str, object], network: str, preset: Preset) -> None:
     """Raises Refused where tensors are missing or do not belong to the network."""
     missing, foreign = sorted(wanted.keys() - header.shapes.keys()), sorted(header.shapes.keys() - wanted.keys())
     if missing and len(missing) < len(wanted) / 2 and not foreign:
@@ -157,7 +157,7 @@ def _check_names(header: Header, wanted: Mapping[str, object], network: str) -> 
     if missing or foreign:
         said = f"{foreign[0]} belongs to none of ours" if foreign else f"there is no {missing[0]}"
         hint = "its layout is another one: set decoder_layers, networks and the like as it was trained"
-        raise Refused(f"{header.path} is an {Layout[network]} of other layers than the preset's: {said}", hint)
+        raise Refused(f"{header.path} does not fit preset {preset.name!r}, whose layers are others: {said}", hint)
 
 
 def _alpha_is_first(header: Header, preset: Preset) -> bool:
