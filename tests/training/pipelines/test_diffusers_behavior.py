@@ -95,7 +95,7 @@ def files(models, tmp_path_factory):
     }
     for family, unet in unets.items():
         (folder / family).mkdir()
-        style = {name: value.float() * 20 for name, value in fill(peft_shapes(unet, 2), seed=7).items()}
+        style = {name: value.float() * 3 for name, value in fill(peft_shapes(unet, 2), seed=7).items()}
         found[family] = folder / family / "style.safetensors"
         save_file(style, found[family])
     return found
