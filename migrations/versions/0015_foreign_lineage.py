@@ -6,7 +6,7 @@ Revision 0015
 from alembic import op
 
 revision = "0015"
-down_revision = "0008"
+down_revision = "0011"
 
 
 def upgrade() -> None:
