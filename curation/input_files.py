@@ -117,6 +117,8 @@ def _open_linked(folder: Path, name: str, link_roots: Collection[Path]) -> int:
         target = (folder / name).resolve(strict=True)
         for root in (folder, *link_roots):
             base = root.resolve()
+            if target == base:
+                raise UnsafeFile("special_file", "the link leads to a folder")
             if target.is_relative_to(base):
                 return _open_parts(base, target.relative_to(base).parts)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle

@@ -46,7 +46,7 @@ class Items:
                     stamps.append(f"{status.st_size}:{status.st_mtime_ns}")
                     head = file.read(HEAD)
             item = replace(item, stamp=" ".join(stamps))
-        except (BadFile, UnsafeFile, OSError) as error:
+        except Exception as error:  # whatever one file raises is its own refusal
             bad = _bad_file(error)
             yield replace(item, known=refuse(name, bad), stamp=self._stamp_of_refused(files, bad))
             return
@@ -68,7 +68,7 @@ class Items:
         try:
             with self.listing.open(item.name) as file:
                 members = archives.list_members(file, self.limits.bytes)
-        except (BadFile, UnsafeFile, OSError) as error:
+        except Exception as error:  # as above
             yield replace(item, known=refuse(item.name, _bad_file(error)))
             return
         tree = ArchiveTree(lambda: self.listing.open(item.name), members, self.limits.bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from typer.testing import CliRunner
 from curation.cli.main import app
 from curation.database import Database
 from curation.errors import LayerloopError, NotFound, Refused
+from curation.images.decoding import decode_image
 from curation.intake.figures import SUBJECTS
+from curation.layers import encode_layer
 from curation.pairs import composite
 from curation.provenance import read_picture, read_provenance
 from curation.settings import Settings
+from tests.image_files import coded, make_png
 from tests.making import make_checkpoint, picture
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "draw_help.txt"
@@ -214,3 +218,24 @@ def test_the_help_is_as_it_was_agreed() -> None:
     command = typer.main.get_command(app).commands["draw"]
     options = [f"{' '.join(one.opts)}: {getattr(one, 'help', '') or ''}" for one in command.params]
     assert [command.help, "", *options] == GOLDEN.read_text().splitlines()
+
+
+def test_own_pictures_become_srgb_wherever_they_come_in(here: Path, settings: Settings) -> None:
+    """Colours that a PNG tells by numbers alone, at 16 bits: Pillow would drop both."""
+    samples = np.full((60, 40, 4), (200 * 257, 120 * 257, 60 * 257, 65_535))
+    samples[:20, :, 3] = 0
+    data = make_png(samples, 6, 16, [coded(12, 13)])
+    (here / "p3.png").write_bytes(data)
+    (here / "p3.toml").write_text(
+        'size = "40x60"\n[background]\ncolour = "white"\n[[layers]]\nname = "p3"\nfile = "p3.png"\n'
+    )
+    wanted = (213, 115, 42, 255)
+    call("a fox", "--on", "p3.png", "--out", "on.png")
+    assert np.abs(read("on-background.png")[50, 20].astype(int) - wanted).max() <= 3
+    call("--under", "p3.png", "--background", "a beach", "--out", "under.png")
+    assert np.abs(read("under-foreground.png")[50, 20].astype(int) - wanted).max() <= 3
+    call("--layers", "p3.toml", "--out", "scene")
+    assert np.abs(read("scene/1-p3.png")[50, 20].astype(int) - wanted).max() <= 3
+    call("a fox", "--image", "p3.png", "--out", "begun.png")
+    begun = hashlib.sha256(encode_layer(decode_image(data).rgba)).hexdigest()
+    assert any(begun in str(path).replace("/", "") for path in settings.home.rglob("*"))

@@ -1,0 +1,13 @@
+"""Some hundreds of the fuzz's mutations: each file has its account, and the good ones beside them go in."""
+
+from __future__ import annotations
+
+from tests.benchmarks.import_fuzz import Fuzz
+
+
+def test_mutated_files_are_refused_or_taken_and_nothing_is_raised(database, store, tmp_path):
+    fuzz = Fuzz(database, store, tmp_path, seed=20_261_130)
+    fuzz.run(240, 120)
+    assert fuzz.failures == []
+    assert sum(fuzz.kinds.values()) == 240
+    assert sum(fuzz.outcomes.values()) >= 240
