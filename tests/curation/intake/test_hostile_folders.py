@@ -50,18 +50,20 @@ def captions(database) -> str:
         return json.dumps([row.line for row in tx.execute(sa.select(samples.c.line))], default=str)
 
 
-def test_pipes_sockets_and_devices_have_an_account_and_hold_nothing_up(database, store, folder):
+def test_pipes_sockets_and_devices_have_an_account_and_hold_nothing_up(database, store, folder, monkeypatch):
+    put(folder, "held.png", 2)
     os.mkfifo(folder / "pipe.png")
-    os.mkfifo(folder / "good.txt")
+    os.mkfifo(folder / "held.txt")
     os.mkfifo(folder / "metadata.jsonl")
     (folder / "zero.jsonl").symlink_to("/dev/zero")
     (folder / "null.png").symlink_to("/dev/null")
     with socket.socket(socket.AF_UNIX) as listening:
-        os.chdir(folder)  # the path of a socket has few bytes
+        monkeypatch.chdir(folder)  # the path of a socket has few bytes
         listening.bind("socket.png")
         told = import_seeds(database, store, folder)
     found = outcomes(database)
     assert Outcome(found["good.png"][0]) in TAKEN
+    assert found["held.png"][0] == "reject"  # its text cannot be read, and is not replaced by its name
     for name in ("pipe.png", "metadata.jsonl", "socket.png"):
         assert found[name] == ("reject", ["special_file"]), name
     for name in ("zero.jsonl", "null.png"):
