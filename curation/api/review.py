@@ -119,7 +119,7 @@ class DecidedAnswer(BaseModel):
 class UndoRequest(Body):
     """Which decision to undo (none: my last that stands), and a key as for a decision."""
 
-    decision: Annotated[int, Field(ge=1, le=2**63 - 1), JSON_NUMBER] | None = None
+    decision: Annotated[int, Field(ge=1, le=2**53 - 1), JSON_NUMBER] | None = None
     key: uuid.UUID
 
 
