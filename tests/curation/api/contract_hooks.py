@@ -1,0 +1,47 @@
+"""Hooks of schemathesis, loaded by its own process: valid requests name things that exist and carry valid secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from typing import Any
+
+import schemathesis
+
+from curation.database import Database
+from curation.review import trays
+from curation.review.reviewers import find_reviewer, issue_token
+
+KNOWN: dict[str, dict[str, dict[str, Any]]] = json.loads(os.environ["CONTRACT_KNOWN"])
+"""For an operation's label the path words, queries and headers that name things of the test's instance."""
+
+DATABASE = Database(os.environ["CONTRACT_DATABASE"])
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    """Let valid cases name what exists; invalid ones stay as they were generated."""
+    del context, kwargs
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    label = case.operation.label
+    known = KNOWN.get(label, {})
+    case.path_parameters = {**(case.path_parameters or {}), **known.get("path", {})}
+    case.query = {**(case.query or {}), **known.get("query", {})}
+    for name, value in known.get("headers", {}).items():
+        case.headers[name] = value
+    if label in {"POST /api/review/decisions", "POST /api/review/undo"} and isinstance(case.body, dict):
+        case.body = {"key": str(uuid.uuid4())} if label.endswith("undo") else _decidable(case.body)
+    if label == "POST /api/session" and isinstance(case.body, dict):
+        with DATABASE.transaction() as tx:
+            case.body = {**case.body, "token": issue_token(tx, find_reviewer(tx, "visitor"), 5)}
+
+
+def _decidable(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of a decision about a single candidate that is leased to the session's reviewer."""
+    with DATABASE.transaction() as tx:
+        reviewer = find_reviewer(tx, "the admin")
+        [card] = trays.fill_tray(tx, reviewer.id, None, 1, [], 300).cards
+    reasons = body.get("reasons", []) if body["verdict"] == "reject" else []
+    return {**body, "candidate": str(card.id), "key": str(uuid.uuid4()), "reasons": reasons, "layers": []}

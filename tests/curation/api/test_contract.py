@@ -1,0 +1,146 @@
+"""Schemathesis on the running API: every answer is as described, in its stateful phase too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import uvicorn
+from servers import free_port, wait_for
+
+from curation import snapshots
+from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
+from curation.domain import Access, LayerRole
+from curation.review import reviewers
+from curation.samples import add_samples
+from curation.tables import desk_boards, desk_postings
+from tests.curation.test_samples import new
+from tests.making import make_candidates, make_checkpoint, make_round
+
+CONFIG = """
+seed = 1
+hooks = "tests.curation.api.contract_hooks"
+continue-on-failure = true
+headers = {{ X-Layerloop = "1" }}
+
+[auth.openapi.session]
+api_key = "{session}"
+
+[generation]
+max-examples = {examples}
+database = "none"
+
+[phases.stateful]
+max-steps = 8
+generation = {{ max-examples = {stateful} }}
+
+# Of a single layer, or with reasons for fewer layers than are named, a decision is refused by the rules of reasons.
+[[operations]]
+include-path = "/api/review/decisions"
+
+[operations.checks.positive_data_acceptance]
+expected-statuses = ["2xx", 401, 403, 404, 409, 422]
+
+[warnings]
+fail-on = ["missing_auth", "missing_test_data"]
+"""
+PHASES = "examples,coverage,fuzzing,stateful"
+
+
+@pytest.fixture
+def address(app) -> Iterator[str]:
+    """The application on a free port."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", proxy_headers=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for("the application", lambda: server.started)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def known(app, house, database, store) -> dict[str, dict[str, dict[str, str]]]:
+    """Rounds with candidates, samples, a snapshot and a checkpoint, by the operations that take them."""
+    with database.transaction() as tx:
+        reviewers.add_reviewer(tx, "visitor")
+        checkpoint = make_checkpoint(tx)
+        other = [make_round(tx) for _ in range(8)][-1]  # small numbers are guessed, and closed
+        number = make_round(tx, quota=400)
+        [candidate, *_] = make_candidates(tx, store, number, 400)
+        add_samples(tx, [new(one) for one in range(3)])
+    preview = previewed(house, database, store)
+    with database.transaction(one_view=True) as tx:
+        snapshots.freeze(tx, store, tag="first", actor="test")
+    with database.transaction() as tx:
+        [layer] = tx.connection.exec_driver_sql("select sha256 from layers limit 1").scalars()
+    path, _, query = app.state.links.address(layer).partition("?")
+    image = {
+        "path": {"sha256": layer, "form": path.rpartition(".")[2]},
+        "query": dict(one.split("=") for one in query.split("&")),
+    }
+    rounds = {"path": {"number": str(other)}}
+    secret = hook_secret(house.settings.signing_secret())
+    return {
+        "GET /api/rounds/{number}": rounds,
+        "GET /api/rounds/{number}/agreement": rounds,
+        "POST /api/rounds/{number}/pause": rounds,
+        "POST /api/rounds/{number}/resume": rounds,
+        "POST /api/rounds/{number}/close": rounds,
+        "GET /api/snapshots/{name}": {"path": {"name": "first"}},
+        "GET /api/checkpoints/{name}": {"path": {"name": checkpoint}},
+        "POST /api/checkpoints/{name}/promote": {"path": {"name": checkpoint}},
+        "GET /api/layers/{sha256}.{form}": image,
+        "GET /api/review/nearest": {"query": {"candidate": str(candidate)}},
+        "GET /api/desk/previews/{posting}/{role}.webp": preview,
+        "POST /api/desk/hook": {"headers": {HOOK_HEADER: secret}},
+    }
+
+
+def previewed(house, database, store) -> dict[str, dict[str, str]]:
+    """A candidate that is up at another desk, in the round that is served last."""
+    board, posting = uuid.uuid4(), uuid.uuid4()
+    with database.transaction() as tx:
+        number = make_round(tx)
+        [candidate] = make_candidates(tx, store, number, 1)
+        row = {"id": board, "desk": "http://127.0.0.1:1", "round_id": number, "part": 1}
+        tx.execute(sa.insert(desk_boards), row)
+        row = {"id": posting, "board_id": board, "candidate_id": candidate, "batch": board}
+        tx.execute(sa.insert(desk_postings), row | {"state": "up", "number": 1})
+    previews = Previews(house.settings.signing_secret(), "http://127.0.0.1")
+    sign = previews.address(posting, LayerRole.foreground).partition("sign=")[2]
+    return {"path": {"posting": str(posting), "role": "foreground"}, "query": {"sign": sign}}
+
+
+@pytest.mark.slow
+def test_every_answer_is_as_described(app, address, known, signed_in, database_address, tmp_path: Path) -> None:
+    """LAYERLOOP_TEST_EXAMPLES makes it look longer."""
+    examples = int(os.environ.get("LAYERLOOP_TEST_EXAMPLES", "8"))
+    session = signed_in(Access.admin).cookies[app.state.session_cookie]
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG.format(session=session, examples=examples, stateful=examples))
+    environment = {"CONTRACT_KNOWN": json.dumps(known), "CONTRACT_DATABASE": database_address}
+    command = ["run", f"{address}/api/openapi.json", "--phases", PHASES, "--no-color"]
+    done = subprocess.run(
+        [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), *command],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | environment | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    for warning in ("Missing authentication", "Missing test data"):
+        assert warning not in said
+    assert "Stateful" in said
