@@ -12,7 +12,7 @@ from curation.desk import boards, drift
 from curation.domain import RejectReason
 from curation.label_studio_server import OWNER
 from curation.review import decisions, reviewers, trays
-from curation.tables import rounds
+from curation.tables import desk_postings, rounds
 from tests.desks import ACCEPT, REJECT
 
 pytestmark = pytest.mark.slow
@@ -126,6 +126,7 @@ def test_what_is_decided_at_our_pages_leaves_the_other_desk_and_the_other_way_ro
 
 def test_an_answer_waits_while_somebody_looks_here(seat):
     with seat.database.transaction() as tx:
+        tx.execute(sa.update(desk_postings).values(reserved_until=None))  # for who was there in other tests
         ada = reviewers.add_reviewer(tx, "ada")
         trays.take_tray(tx, ada.id, seat.round, 8, (), 60)
     seat.studio.say(seat.task(0), ACCEPT, by=BOB)
