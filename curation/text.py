@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import unicodedata
 from typing import Annotated
 
@@ -67,6 +68,14 @@ def printable(text: str) -> str:
     Line ends and tabs stay. What remains cannot move the cursor, change colours or hide what follows.
     """
     return "".join(letter if letter in "\n\t" or not _acts(letter) else _escaped(letter) for letter in text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Escape what could act on a terminal, and indent further lines, so that no text can pass for a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """Return the line of a record; a traceback follows it as it is."""
+        return printable(super().formatMessage(record)).replace("\n", "\n    ")
 
 
 def _acts(letter: str) -> bool:

@@ -11,6 +11,7 @@ from curation import jobs, pending_jobs
 from curation.adapters.celery_queue import make_app, work
 from curation.domain import Job
 from curation.house import House
+from curation.text import PrintableFormatter
 
 log = logging.getLogger("layerloop.worker")
 
@@ -19,9 +20,9 @@ SWEEP_SECONDS = 10
 
 def run_worker(house: House, address: str, queue: str) -> None:
     """Work on jobs of `queue` ("cpu" or "gpu") until asked to stop; a job under way is finished or handed back."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     app = make_app(house.settings, address, {name: _bound(job, name, house) for name, job in jobs.JOBS.items()})
     threading.Thread(target=_sweep_now_and_then, args=(house,), name="sweep", daemon=True).start()
     log.info("taking %s jobs as %s", queue, jobs.HOLDER)

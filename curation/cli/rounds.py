@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,14 @@ MachinesVote = Annotated[
 Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)]
 
 
+class Policy(StrEnum):
+    """Which candidates people are shown."""
+
+    random = "random"
+    mixed = "mixed"
+    paper = "paper"
+
+
 @app.command("open")
 def open_(
     quota: Annotated[int, typer.Option(help="How many candidates to draw.", min=1)] = 100,
@@ -54,8 +63,8 @@ def open_(
     checkpoint: Annotated[str | None, typer.Option(help="What draws; without it, the one promoted last.")] = None,
     lora: Lora = None,
     policy: Annotated[
-        str, typer.Option(help="Who is shown what: random; mixed (likely, uncertain and random ones); or paper.")
-    ] = "random",
+        Policy, typer.Option(help="Who is shown what; mixed: likely, uncertain and random ones.")
+    ] = Policy.random,
     share: Annotated[
         float | None, typer.Option(help="Share of screened candidates that people see (all; of mixed a quarter).")
     ] = None,
@@ -96,8 +105,8 @@ def open_(
             texts = given.prompts
         warned = warn_of_prompts(opened, drawn_by, texts)
         styles = read_styles(lora or [])
-        rules = _read_rules(policy, share, set_ or [])
-        check_measures(rules, load_embedder(opened.settings).measures if policy == "paper" else ())
+        rules = _read_rules(policy.value, share, set_ or [])
+        check_measures(rules, load_embedder(opened.settings).measures if policy is Policy.paper else ())
         if dry_run:
             rounds.check_round(texts, quota, rules, kind)
             drawn = f"{quota} candidates from {len(texts)} prompts with {short(drawn_by.id)}"

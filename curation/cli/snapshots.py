@@ -11,6 +11,7 @@ from curation.cli.show import (
     DryRun,
     Json,
     house,
+    print_done,
     print_json,
     print_json_line,
     print_rows,
@@ -34,7 +35,8 @@ def freeze(
     with house() as opened:
         if dry_run:
             with opened.database.transaction() as tx:
-                talk.print(f"would freeze {samples.count_samples(tx)} samples")
+                count = samples.count_samples(tx)
+            print_done(f"would freeze {count} samples", as_json, would_freeze=count)
             return
         holdout.fingerprint_layers(opened.database, opened.store)
         with opened.database.transaction(one_view=True) as tx:
