@@ -264,7 +264,7 @@ def test_prompts_go_on_after_every_signal(instances, number) -> None:
 @pytest.mark.slow
 def test_an_evaluation_begins_anew_after_every_signal(instances, tmp_path) -> None:
     straight, _ = instances
-    draw_seed(tmp_path / "seeds", 24)
+    draw_seed(tmp_path / "seeds", 80)
     seeded(straight, tmp_path / "seeds")
     checkpoint = straight.finish("train", "--preset", "micro", "--images", "32").strip()
     command = ("checkpoint", "evaluate", checkpoint, "--draws", "0", "--json")

@@ -17,6 +17,7 @@ from curation.cli.main import run
 from curation.database import Database
 from curation.domain import Prompt
 from curation.errors import Refused
+from curation.intake.procedural import draw_seed
 from curation.prompt_files import MAX_PROMPT, parse_prompts, read_prompt_file
 from curation.review import reviewers
 from curation.settings import Settings, read_settings, unknown_settings
@@ -240,10 +241,8 @@ def test_a_wrong_order_is_refused_when_it_is_given(here: Settings, database: Dat
     assert end(["run", "list", "--json"], monkeypatch, capsys)[0] == 0
 
 
-def test_a_run_is_cancelled_by_the_beginning_of_its_id(here: Settings, database: Database, monkeypatch, capsys) -> None:
-    with database.transaction() as tx:
-        make_checkpoint(tx)
-        tx.connection.exec_driver_sql("insert into tags (name, snapshot_id) select 'latest', id from snapshots")
+def test_a_run_is_cancelled_by_the_beginning_of_its_id(here: Settings, tmp_path: Path, monkeypatch, capsys) -> None:
+    draw_seed(tmp_path / "seeds", 4)
     monkeypatch.setenv("LAYERLOOP_TRAINER", "tests.painter:train_nothing")
 
     def call(*words: str) -> str:
@@ -254,6 +253,8 @@ def test_a_run_is_cancelled_by_the_beginning_of_its_id(here: Settings, database:
         assert not ended.value.code, told.err
         return told.out
 
+    call("seed", "import", str(tmp_path / "seeds"))
+    call("snapshot", "freeze", "--tag", "latest")
     name = json.loads(call("train", "--no-wait", "--json"))["run"]
     [row] = json.loads(call("run", "list", "--json"))
     assert (row["id"], row["state"], row["kind"]) == (name, "requested", "training")
