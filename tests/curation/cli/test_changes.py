@@ -9,14 +9,18 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from curation import checkpoints
+from curation import checkpoints, snapshots
 from curation.cli.checkpoints import read_changes
 from curation.cli.main import run
 from curation.database import Database
-from curation.domain import Checkpoint
+from curation.domain import Checkpoint, LayerRole
+from curation.layers import encode_layer, visible_hash
+from curation.objects import FolderStore
+from curation.samples import NewSample, StoredLayer, add_samples
 from curation.settings import Settings
-from curation.tables import snapshots, tags, training_runs
+from curation.tables import training_runs
 from tests.curation.cli.test_cli import call, here
+from tests.making import picture
 
 __all__ = ["here"]  # the fixture
 
@@ -24,10 +28,14 @@ PARENT = Checkpoint({}, "transparency", "tiny", None, None, 0, "test", changes={
 
 
 @pytest.fixture
-def parent(database: Database) -> str:
+def parent(here: Settings, database: Database) -> str:
+    """A checkpoint, and the snapshot "latest" of one sample."""
+    store = FolderStore(here.path("objects"))
+    data = encode_layer(picture(0))
+    layer = StoredLayer(store.put(data), 32, 24, len(data), visible_hash(picture(0)))
     with database.transaction() as tx:
-        tx.execute(sa.insert(snapshots), {"id": "5" * 64, "samples": 0, "counts": {}})
-        tx.execute(sa.insert(tags), {"name": "latest", "snapshot_id": "5" * 64})
+        add_samples(tx, [NewSample("single", "a cat", "CC0", "test", 0, {LayerRole.foreground: layer})])
+        snapshots.freeze(tx, store, tag="latest", actor="test")
         return checkpoints.register_checkpoint(tx, PARENT, "test")
 
 
