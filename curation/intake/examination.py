@@ -62,7 +62,8 @@ FINDINGS: Final[dict[str, tuple[Outcome, str]]] = {
 
 # Bounds of the findings, set on the 1,395 real layers of the seed set (beside each: the share of them that it flags).
 LOOKED_AT = (
-    "border_touch", "hole_frac", "frame_haze", "haze", "alpha_grain", "premultiplied_gain", "contam_white",
+    "border_touch", "cut_share", "hole_frac", "frame_haze", "haze", "alpha_grain", "premultiplied_gain",
+    "contam_white",
 )  # fmt: skip
 CUT_AT_BORDER = 0.10  # 0.0 %
 FRAME_HAZE, HAZE = 0.5, 0.02  # 0.0 %
@@ -232,7 +233,7 @@ def _look(rgba: RGBA, layer: RGBA, header: Header) -> list[str]:
     measured = {name: value or 0.0 for name, value in signals.measure(layer, LOOKED_AT).items()}
     if measured["border_touch"] > 0.9 and measured["hole_frac"] > 0.2:
         found.append("alpha_inverted")
-    elif measured["border_touch"] > CUT_AT_BORDER:
+    elif measured["cut_share"] > CUT_AT_BORDER:
         found.append("cut_at_border")
     if measured["frame_haze"] > FRAME_HAZE and measured["haze"] > HAZE:
         found.append("alpha_haze")

@@ -43,8 +43,7 @@ class Measured:
     @cached_property
     def frame(self) -> Plane:
         """The outermost pixels' alpha."""
-        a = self.alpha
-        return np.concatenate([a[0], a[-1], a[1:-1, 0], a[1:-1, -1]])
+        return border_of(self.alpha)
 
     @cached_property
     def holes(self) -> Mask:
@@ -125,6 +124,11 @@ class Edge:
             return None
         moved = np.einsum("nc,nc->n", self.colour - self.expected, way)[told] / length[told]
         return float(np.average(np.clip(moved, -1, 1), weights=self.weight[told]))
+
+
+def border_of(plane: Plane) -> Plane:
+    """Return the outermost pixels of H x W values, each once: top and bottom row, left and right column."""
+    return np.concatenate([plane[0], plane[-1], plane[1:-1, 0], plane[1:-1, -1]])
 
 
 def shrink(rgba: RGBA, side: int) -> RGBA:

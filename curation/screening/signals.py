@@ -15,7 +15,7 @@ import numpy as np
 
 from curation.ports import RGBA
 from curation.screening.colour import ciede2000, lab
-from curation.screening.measured import Measured
+from curation.screening.measured import Measured, border_of
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,24 @@ def _border_touch(m: Measured) -> float:
     return float(np.mean(m.frame > 0.5))
 
 
-@signal("frame_haze", "pixels of the outermost ring with 0.01 < a < 0.5: a veil over the background", "share", "cheap")
+@signal(
+    "cut_share", "border_touch without the bottom row and the lowest third of the sides: a cut that no bust has",
+    "share", "cheap",
+)  # fmt: skip
+def _cut_share(m: Measured) -> float:
+    above = m.alpha.shape[0] - m.alpha.shape[0] // 3
+    ring = np.concatenate([m.alpha[0], m.alpha[1:above, 0], m.alpha[1:above, -1]])
+    return float(np.mean(ring > 0.5))
+
+
+@signal(
+    "frame_haze", "pixels of the outermost ring with 0.01 < a < 0.5, farther than 3 % of s from the core: a veil",
+    "share", "parts",
+)  # fmt: skip
 def _frame_haze(m: Measured) -> float:
-    return float(np.mean((m.frame > 0.01) & (m.frame < 0.5)))
+    veiled = (m.frame > 0.01) & (m.frame < 0.5)
+    # The soft edge of a subject that reaches the border is no veil over the background.
+    return float(np.mean(veiled & (border_of(m.outward) > m.reach) if m.core_area else veiled))
 
 
 @signal("haze", "the mean of alpha farther than 3 % of s from the core: residue of a background", "0..1", "parts")
