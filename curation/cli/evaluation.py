@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from curation.cli.show import ACTOR, Json, house, print_json, print_rows, print_text, progress, resumable, talk
+from curation.errors import Refused
 
 if TYPE_CHECKING:
-    from curation.ports import Measured, Spread
+    from curation.ports import Measured, ObjectStore, Spread
 
 Name = Annotated[str, typer.Argument(help="The checkpoint's id, or the first eight or more digits of it.")]
 
-MAIN = ("psnr", "ssim", "alpha_sad", "alpha_mse", "identity_psnr", "identity_harm_db", "noise_mse")
+MAIN = ("psnr", "psnr_inside", "ssim", "alpha_sad", "alpha_mse", "identity_psnr", "identity_harm_db", "noise_mse")
 """The figures that every training measures."""
 
 
 def evaluate(
     name: Name,
     snapshot: Annotated[str | None, typer.Option(help="Whose held-out split; its own when not given.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Measure on the images of this folder; nothing of it is imported.")
+    ] = None,
     views: Annotated[
         int | None, typer.Option(help="Of the alpha decoder: 1, or 8; the preset's when not given.")
     ] = None,
@@ -49,21 +55,35 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a checkpoint on the held-out split of a snapshot, by background too, and keep the figures."""
+    """Measure a checkpoint on the held-out split of a snapshot, by background too, and keep the figures.
+
+    With --folder an external test set is measured in place: its images are judged as at an import, none is kept.
+    """
     from curation import checkpoints, snapshots
     from curation.house import load
+    from curation.intake.evaluation_set import read_evaluation_set
+    from curation.objects import FolderStore, OverlayStore
     from curation.ports import Wanted
 
     for file in filter(None, (sheet, pairs_sheet)):
         file.parent.mkdir(parents=True, exist_ok=True)
+    if folder and snapshot:
+        raise Refused("a folder or a snapshot is measured on, not both", "leave out one of --folder and --snapshot")
     wanted = Wanted(views, published, perceptual, inception, original, limit, draws, clip)
     with house() as opened:
         with opened.database.transaction() as tx:
             checkpoint = checkpoints.find_checkpoint(tx, name)
-            on = snapshots.find_snapshot(tx, snapshot or snapshots.known(tx, checkpoint.snapshot) or "latest")
-        with resumable("nothing is kept, the same command begins anew"), progress() as tell:
-            measured: Measured = load(opened.settings.evaluator)(checkpoint, on, opened.store, wanted, tell)
-        kept = measured.standard and on == checkpoint.snapshot
+            own = snapshots.known(tx, checkpoint.snapshot)
+            on = "" if folder else snapshots.find_snapshot(tx, snapshot or own or "latest")
+        with resumable("nothing is kept, the same command begins anew"), progress() as tell, ExitStack() as temporary:
+            store: ObjectStore = opened.store
+            refused: Sequence[tuple[str, str]] = ()
+            if folder:
+                upper = FolderStore(temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-")))
+                test_set = read_evaluation_set(folder, upper, tell, limits=opened.settings.image_limits)
+                on, refused, store = test_set.snapshot, test_set.refused, OverlayStore(upper, opened.store)
+            measured: Measured = load(opened.settings.evaluator)(checkpoint, on, store, wanted, tell)
+        kept = not folder and measured.standard and on == checkpoint.snapshot
         if kept:
             with opened.database.transaction() as tx:
                 checkpoints.keep_evaluation(tx, checkpoint.id, dict(measured.figures), ACTOR)
@@ -71,8 +91,11 @@ def evaluate(
         sheet.write_bytes(measured.sheet)
     if pairs_sheet and measured.pairs_sheet:
         pairs_sheet.write_bytes(measured.pairs_sheet)
+    for file_name, reason in refused:
+        talk.print(f"left out {file_name}: {reason}", markup=False)
     if as_json:
-        told = {"checkpoint": checkpoint.id, "snapshot": on, "pictures": measured.pictures, "kept": kept}
+        told: dict[str, object] = {"checkpoint": checkpoint.id, "snapshot": None if folder else on}
+        told |= {"pictures": measured.pictures, "kept": kept}
         pairs = {name: {whose: asdict(spread) for whose, spread in row.items()} for name, row in measured.pairs.items()}
         tables = {"backgrounds": measured.backgrounds, "published": measured.published, "pairs": pairs}
         print_json(told | {"evaluation": measured.figures} | tables | {"notes": measured.notes})
