@@ -47,7 +47,7 @@ export function installStatus(desk, outbox, stage, backgrounds) {
   outbox.addEventListener("change", showBanner);
   outbox.addEventListener("refused", (event) => {
     const { entry, error } = /** @type {CustomEvent} */ (event).detail;
-    const what = entry.kind === "undo" ? "The undo was not taken" : "The decision was not taken and is set aside";
+    const what = entry.kind === "undo" ? "The undo was not taken" : "The decision was not taken";
     announce(`${what}: ${error.message}. ${error.hint ?? ""}`);
   });
   desk.addEventListener("early", () => announce("Too fast: that key came before the picture, and was ignored."));
