@@ -36,11 +36,14 @@ interface Card {
   texts: Partial<Record<LayerRole, string>>;
 }
 
-interface TrayProgress {
+/** My own figures: what may still be shown to me, my verdicts that stand, and those that accept. */
+interface OwnProgress {
   waiting: number;
-  decided: number;
-  accepted: number;
   mine: number;
+  accepted: number;
+}
+
+interface TrayProgress extends OwnProgress {
   round: number | null;
 }
 
@@ -114,7 +117,10 @@ interface RoundRow {
   checkpoint: string | null;
   opened_at: string;
   closed_at: string | null;
+  /** For annotators only of states before review. */
   counts: Record<string, number>;
+  /** Of whoever asks, in the list of rounds. */
+  own: OwnProgress | null;
   policy?: Record<string, unknown>;
 }
 

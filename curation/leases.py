@@ -34,6 +34,24 @@ def renew(tx: Transaction, holder: str, purpose: str, seconds: int) -> frozenset
     return frozenset(row.subject for row in rows)
 
 
+def renew_used(
+    tx: Transaction,
+    holder: str,
+    purpose: str,
+    seconds: int,
+    subjects: Collection[uuid.UUID],
+    page: uuid.UUID | None,
+) -> frozenset[uuid.UUID]:
+    """Extend the leases of a holder on these subjects alone, for one page; returns those it has.
+
+    A lease is renewed by use: what the holder has and does not name here runs out.
+    """
+    if not subjects:
+        return frozenset()
+    asked = {"holder": holder, "purpose": purpose, "seconds": seconds, "ids": list(subjects), "page": page}
+    return frozenset(row.subject for row in tx.execute(_RENEW_USED, asked))
+
+
 def release(tx: Transaction, subjects: Collection[uuid.UUID]) -> None:
     """Drop leases whose work is done; the subjects' states are the caller's business."""
     if subjects:
@@ -55,6 +73,14 @@ def sweep(tx: Transaction, limit: int = SWEEP_AT_ONCE) -> Counter[str]:
 def hand_back(tx: Transaction, holder: str) -> Counter[str]:
     """Give up everything a holder has, because it stops or is sent away; what was begun counts as no attempt."""
     return _hand_back(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=None)
+
+
+def hand_back_used(
+    tx: Transaction, holder: str, subjects: Collection[uuid.UUID], page: uuid.UUID | None = None
+) -> Counter[str]:
+    """Give up a holder's leases on these subjects; those that another of its pages uses by now stay."""
+    asked = {"holder": holder, "ids": list(subjects), "page": page}
+    return _hand_back(tx, tx.execute(_HELD_USED, asked).all(), most_attempts=None) if subjects else Counter()
 
 
 def hand_back_dead(tx: Transaction, holder: str) -> Counter[str]:
@@ -118,13 +144,21 @@ _CLAIM = _sql(f"""
     insert into leases (subject, purpose, holder, expires_at)
     select id, :purpose, :holder, {_UNTIL} from unnest(:ids) id
     on conflict (subject) do update
-    set purpose = excluded.purpose, holder = excluded.holder, expires_at = excluded.expires_at""")
+    set purpose = excluded.purpose, holder = excluded.holder, expires_at = excluded.expires_at,
+        page = excluded.page""")
 
 # In one order, so that two pages of one reviewer that renew at once cannot block each other for good.
 _RENEW = _sql(f"""
     with held as materialized (
         select subject from leases where holder = :holder and purpose = :purpose order by subject for update)
     update leases set expires_at = {_UNTIL} from held where leases.subject = held.subject returning leases.subject""")
+
+_RENEW_USED = _sql(f"""
+    with held as materialized (
+        select subject from leases where subject = any(:ids) and holder = :holder and purpose = :purpose
+        order by subject for update)
+    update leases set expires_at = {_UNTIL}, page = cast(:page as uuid) from held
+    where leases.subject = held.subject returning leases.subject""")
 
 _RELEASE = _sql("delete from leases where subject = any(:ids)")
 
@@ -133,6 +167,11 @@ _EXPIRED = _sql("""
     for update skip locked""")
 
 _HELD = _sql("select subject, purpose from leases where holder = :holder for update skip locked")
+
+_HELD_USED = _sql("""
+    select subject, purpose from leases where subject = any(:ids) and holder = :holder
+        and (cast(:page as uuid) is null or page is null or page = cast(:page as uuid))
+    for update skip locked""")
 
 _WORK = _sql("""
     select subject, purpose from leases where purpose <> 'review' and holder <> all(:alive)

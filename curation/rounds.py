@@ -110,7 +110,7 @@ def add_for_review(
 
 
 def pause_round(tx: Transaction, number: int, actor: str) -> None:
-    """Draw nothing and show nothing of it until it is resumed."""
+    """Draw nothing and show nothing more of it until it is resumed; what was given to reviewers may be decided."""
     _move(tx, number, RoundState.open, RoundState.paused, actor)
 
 

@@ -317,8 +317,20 @@ leases = sa.Table(
     sa.Column("purpose", sa.Text, nullable=False),
     sa.Column("holder", sa.Text, nullable=False, index=True),
     sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False, index=True),
+    sa.Column("page", UUID),  # of review: the open page of the holder that uses it; none where no page said so
     sa.CheckConstraint("purpose in ('draw', 'review', 'train', 'caption')", name="purpose"),
 )
+
+# Every candidate that a reviewer ever held a lease on, also after the lease ran out: only those may they decide.
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("candidate_id", sa.ForeignKey("candidates.id"), primary_key=True),
+    sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), primary_key=True),
+    sa.Column("unfinished", sa.Boolean, nullable=False, server_default=sa.true()),  # until a verdict or a skip
+    _now(),
+)
+sa.Index("ix_claims_unfinished", claims.c.reviewer_id, claims.c.candidate_id, postgresql_where=claims.c.unfinished)
 
 decisions = sa.Table(
     "decisions",

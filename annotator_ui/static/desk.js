@@ -124,11 +124,11 @@ export class Desk extends EventTarget {
 
   /** Takes back an act, the latest if none is named: its candidates are here again at once, and the server hears of it in turn. */
   undo(act = this.history.findLast(({ rows }) => rows.some((row) => row.state !== "refused"))) {
-    if (!act) return void this.#outbox.add("undo", { decision: null });
+    if (!act) return void this.#outbox.add("undo", { decision: null, page: this.#tray.page });
     const rows = act.rows.filter((row) => row.state !== "refused");
     this.history = this.history.filter((other) => other !== act);
     for (const row of rows) {
-      const undo = this.#outbox.add("undo", { decision: row.decision }, { of: row.key });
+      const undo = this.#outbox.add("undo", { decision: row.decision, page: this.#tray.page }, { of: row.key });
       this.#returned.set(undo.key, row.card.id);
     }
     this.#tell("undone", rows);

@@ -1,7 +1,7 @@
-/** The line of progress: mine, accepted, waiting and how fast, counted on at once and set right when all is quiet. */
+/** The line of progress: what I decided and accepted, what waits for me and how fast, counted on at once and set right when all is quiet. */
 
 import { fill, make, part } from "./elements.js";
-import { count } from "./words.js";
+import { count, duration } from "./words.js";
 
 const LATEST = 30;
 const ENOUGH = 5;
@@ -32,27 +32,28 @@ export class Pace {
     if (sign > 0 && body.dwell_ms !== null) this.#dwells = [...this.#dwells, body.dwell_ms].slice(-LATEST);
     if (!this.#told || body.verdict === "skip") return this.#show();
     this.#told.mine += sign;
-    this.#told.decided += sign;
     this.#told.accepted += body.verdict === "accept" ? sign : 0;
     this.#show();
   }
 
-  /** Decisions an hour, at the pace of the latest ones; null until there are enough of them. */
-  get perHour() {
-    const seconds = this.#dwells.reduce((sum, dwell) => sum + dwell, 0) / 1000;
-    return this.#dwells.length < ENOUGH || seconds < 1 ? null : (3600 * this.#dwells.length) / seconds;
+  /** Seconds of the median look among the latest; null until there are enough of them. */
+  get #medianLook() {
+    if (this.#dwells.length < ENOUGH) return null;
+    const sorted = this.#dwells.toSorted((a, b) => a - b);
+    return (sorted[Math.floor(sorted.length / 2)] ?? 0) / 1000;
   }
 
   #show() {
     const told = this.#told;
     if (!told) return;
-    const share = told.decided ? ` ${Math.round((100 * told.accepted) / told.decided)} %` : "";
+    const share = told.mine ? ` ${Math.round((100 * told.accepted) / told.mine)} %` : "";
+    const look = this.#medianLook;
     fill(
       part("pace"),
       item("By me", count(told.mine)),
-      item("Accepted", count(told.accepted), share),
+      item("I accepted", count(told.accepted), share),
       item("Waiting", count(told.waiting)),
-      item("An hour", this.perHour === null ? "–" : count(Math.round(this.perHour / 10) * 10)),
+      item("A look", look === null ? "–" : duration(look)),
     );
   }
 }

@@ -57,6 +57,17 @@ export async function request(method, path, body) {
 }
 
 /**
+ * Sends a request that outlives the page, for whoever leaves it; nobody hears of its answer.
+ * A beacon could not carry the header that shows the request to be ours.
+ * @param {string} path @param {unknown} body
+ */
+export function sendOnLeaving(path, body) {
+  const headers = { "X-Layerloop": "1", "Content-Type": "application/json" };
+  const options = { method: "POST", headers, body: JSON.stringify(body), keepalive: true };
+  fetch(path, { ...options, credentials: "same-origin" }).catch(() => {});
+}
+
+/**
  * Reads for a page that shows nothing without an answer: whoever is not signed in is sent to sign in.
  * @param {string} path
  */

@@ -28,8 +28,8 @@ import { Tray } from "./tray.js";
 import { installViews } from "./views.js";
 
 const LOOK_AGAIN_MS = 3_000;
-const RENEW_MS = 60_000;
-const AWAY_MS = 10 * 60_000;
+const RENEW_MS = 30_000;
+const IDLE_MS = 2 * 60_000;
 const ONE = { where: "single" };
 
 /** @param {string} path @param {unknown} body */
@@ -181,16 +181,28 @@ function showTexts(card) {
   );
 }
 
-/** Looks for candidates while there are too few, and keeps the lease on those held while somebody is here. */
+/** Looks for candidates while there are too few, keeps those held while somebody is here, and returns them when nobody is. */
 function keepTray() {
   let active = Date.now();
-  for (const name of ["keydown", "pointerdown", "pointermove"]) addEventListener(name, () => (active = Date.now()));
+  const idle = () => Date.now() - active > IDLE_MS;
+  const tellQuiet = () => tellWhatGoesOn(round, idle());
+  const here = () => {
+    const back = idle();
+    active = Date.now();
+    if (back) tray.fill(true); // what was returned is ours again, unless somebody else has it by now
+  };
+  for (const name of ["keydown", "pointerdown", "pointermove"]) addEventListener(name, here, { capture: true });
+  for (const name of ["keydown", "pointerdown"]) addEventListener(name, () => tray.wake(), { capture: true });
   setInterval(async () => {
     if (document.hidden) return;
-    await tray.fill();
-    if (!tray.head && tray.dry) await tellWhatGoesOn();
+    if (!idle()) await tray.fill();
+    if (!tray.head && tray.dry) await tellQuiet();
   }, LOOK_AGAIN_MS);
-  setInterval(() => document.hidden || Date.now() - active > AWAY_MS || tray.fill(true), RENEW_MS);
-  document.addEventListener("visibilitychange", () => document.hidden || tray.fill(true));
-  if (!tray.head && tray.dry) tellWhatGoesOn();
+  setInterval(() => {
+    if (idle()) tray.release();
+    else if (!document.hidden) tray.fill(true);
+  }, RENEW_MS);
+  addEventListener("pagehide", () => tray.leave());
+  document.addEventListener("visibilitychange", () => document.hidden || idle() || tray.fill(true));
+  if (!tray.head && tray.dry) tellQuiet();
 }

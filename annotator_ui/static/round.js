@@ -124,16 +124,16 @@ function tiles({ human, oracle, machine, defects_per_100: defects, seconds_left,
       count(accepted),
       decided
         ? `${Math.round((100 * accepted) / decided)} % of ${count(decided)} decided${oracle.decisions ? ", the oracle's included" : ""}`
-        : "nothing decided yet",
+        : human.decisions
+          ? `of ${counted(human.decisions, "decision")}, no candidate has all of its own yet`
+          : "nothing decided yet",
     ),
+    tile("People's time per accept", duration(human.seconds_per_accept), priceNote(human)),
     tile(
-      "Accepts per hour",
-      rate(human.accepts_per_hour),
-      human.seconds_per_accept === null
-        ? "no person has decided yet"
-        : `${duration(human.seconds_per_accept)} of a person each`,
+      "Defects per 100",
+      defects.person ? rate(defects.person.value) : "–",
+      interval(defects.person, "people", human.decisions),
     ),
-    tile("Defects per 100", defects.person ? rate(defects.person.value) : "–", interval(defects.person, "people")),
     tile("People's time left", duration(seconds_left), `${counted(funnel["waiting"] ?? 0, "candidate")} waiting`),
   ];
   if (oracle.decisions)
@@ -141,7 +141,7 @@ function tiles({ human, oracle, machine, defects_per_100: defects, seconds_left,
       tile(
         "Oracle",
         count(oracle.accepted),
-        `accepted of ${count(oracle.decisions)}; ${defects.oracle ? `${rate(defects.oracle.value)} defects per 100, ${interval(defects.oracle, "oracle")}` : ""}`,
+        `accepted of ${count(oracle.decisions)}; ${defects.oracle ? `${rate(defects.oracle.value)} defects per 100, ${interval(defects.oracle, "the oracle", oracle.decisions)}` : ""}`,
       ),
     );
   if (machine.decisions)
@@ -151,11 +151,18 @@ function tiles({ human, oracle, machine, defects_per_100: defects, seconds_left,
   return found;
 }
 
-/** @param {Interval | null} found @param {string} who */
-function interval(found, who) {
-  return found
-    ? `95 %: ${rate(found.low)} to ${rate(found.high)}, from ${counted(found.n, "decision")}`
-    : `not judged by ${who} yet`;
+/** @param {RoundReport["human"]} human */
+function priceNote({ seconds_per_accept: seconds, decisions }) {
+  if (!decisions) return "no person has decided yet";
+  const made = counted(decisions, "decision");
+  return seconds === null ? `${made} by people, none has led to an accept yet` : `from ${made} by people`;
+}
+
+/** @param {Interval | null} found @param {string} who @param {number} decisions how many they made */
+function interval(found, who, decisions) {
+  if (found) return `95 %: ${rate(found.low)} to ${rate(found.high)}, from ${counted(found.n, "candidate")}`;
+  if (!decisions) return `not judged by ${who} yet`;
+  return `${counted(decisions, "decision")} by ${who}, no random candidate is settled by them yet`;
 }
 
 /** @param {RoundReport["human"]["reviewers"][number]} reviewer */

@@ -77,7 +77,7 @@ function facts({ facts: { run, quick, dwell_change_per_hour: change, missed_earl
     [
       "A look, hour by hour of a sitting",
       change === null
-        ? "not known yet"
+        ? "told once a sitting has lasted an hour"
         : `${signed(change.value)} an hour (95 %: ${signed(change.low)} to ${signed(change.high)})`,
     ],
     ["Plain defects missed, first half hour", early === null ? "not known yet" : `${percent(early)} (${between(early)})`],

@@ -1,7 +1,8 @@
 /** The candidates this page holds: the first is shown, the next ones are fetched and decoded before they are needed. */
 
 import { afterFrame } from "./after_frame.js";
-import { Unreachable } from "./request.js";
+import { newKey } from "./identity.js";
+import { sendOnLeaving, Unreachable } from "./request.js";
 
 /**
  * @typedef {"url" | "small"} Size
@@ -15,21 +16,27 @@ import { Unreachable } from "./request.js";
  * @property {number} ahead how many candidates are held
  * @property {number} low the server is asked for more below this
  * @property {number} decoded how many of them are decoded ahead; the others are only loaded
+ * @property {number} first how many are held until somebody acts on the page
  */
 
 /** One by one: enough for some minutes without a connection, and pictures decoded for a second of the fastest keys. */
-export const SINGLE = /** @type {Plan} */ ({ size: "url", ahead: 24, low: 22, decoded: 8 });
+export const SINGLE = /** @type {Plan} */ ({ size: "url", ahead: 24, low: 22, decoded: 8, first: 8 });
 const DECODE_TRIES = 3;
 /** The most candidates the server gives, and ids it takes, at once. */
 const MOST_AT_ONCE = 48;
 const MOST_HOLDING = 64;
+const PAGE = "layerloop.page";
 
 export class Tray extends EventTarget {
   /** @type {Held[]} */
   held = [];
   /** Whether the server had less to give than was asked for, the last time. */
   dry = false;
+  /** This page's own id: two pages of one reviewer hold different candidates. */
+  page = pageId();
   #plan = SINGLE;
+  #acted = false;
+  #released = false;
   #filling = false;
   /** Taken or put back since the server was last asked: of these its answer may be older than what the page knows. */
   #touched = new Set();
@@ -50,6 +57,38 @@ export class Tray extends EventTarget {
     this.#post = post;
     this.#inOutbox = inOutbox;
     this.#round = round;
+  }
+
+  /** How many candidates this page should hold, and below which number it asks for more. */
+  get #wanted() {
+    const { ahead, low, first } = this.#plan;
+    return this.#acted ? { ahead, low } : { ahead: Math.min(first, ahead), low: Math.min(first, low) };
+  }
+
+  /** Notes that somebody acts on the page: from now on it holds as many as its view needs. */
+  wake() {
+    if (this.#acted) return;
+    this.#acted = true;
+    afterFrame(() => this.fill());
+  }
+
+  /** Returns what this page holds, because nobody is at it; it is shown still, and asked for again with `fill`. */
+  async release() {
+    if (this.#released || !this.held.length) return;
+    this.#released = true;
+    await this.#post("/api/review/release", this.#unused).catch(() => (this.#released = false));
+  }
+
+  /** Returns what this page holds, because it is left. */
+  leave() {
+    if (this.held.length && !this.#released) sendOnLeaving("/api/review/release", this.#unused);
+  }
+
+  /** What is held without a decision on its way. */
+  get #unused() {
+    const onTheirWay = new Set(this.#inOutbox());
+    const candidates = this.held.map((held) => held.card.id).filter((id) => !onTheirWay.has(id));
+    return { candidates: candidates.slice(0, MOST_HOLDING), page: this.page };
   }
 
   /** The candidate to be shown, if any. */
@@ -79,7 +118,7 @@ export class Tray extends EventTarget {
     this.held = this.held.filter((held) => !ids.has(held.card.id));
     const advance = () => {
       this.#advance();
-      if (this.held.length < this.#plan.low) this.fill();
+      if (this.held.length < this.#wanted.low) this.fill();
     };
     // To decode another picture now would take the processor from the one that is shown next.
     if (this.head?.state === "ready") afterFrame(advance);
@@ -104,14 +143,16 @@ export class Tray extends EventTarget {
 
   /** Asks for candidates, and keeps the lease on those held; @param {boolean} [renew] even when none are missing. */
   async fill(renew = false) {
-    const missing = this.#plan.ahead - this.held.length;
-    if (this.#filling || (this.held.length >= this.#plan.low && !renew)) return;
+    const { ahead, low } = this.#wanted;
+    const missing = ahead - this.held.length;
+    if (this.#filling || (this.held.length >= low && !renew)) return;
     this.#filling = true;
     this.#touched.clear();
     try {
       const holding = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox().toReversed()]);
       const count = Math.min(Math.max(missing, 0), MOST_AT_ONCE, MOST_HOLDING - Math.min(holding.size, MOST_HOLDING));
-      const body = { round: this.#round, count, holding: [...holding].slice(0, MOST_HOLDING) };
+      const body = { round: this.#round, count, holding: [...holding].slice(0, MOST_HOLDING), page: this.page };
+      this.#released = false;
       const answer = /** @type {TrayAnswer} */ (await this.#post("/api/review/tray", body));
       for (const id of answer.lost) if (!this.#touched.has(id)) this.drop(id);
       const known = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox(), ...this.#touched]);
@@ -156,6 +197,15 @@ export class Tray extends EventTarget {
     this.#advance();
     this.dispatchEvent(new Event("change"));
   }
+}
+
+/** An id that a reload keeps, so that it gets back what it held; any other page has one of its own. */
+function pageId() {
+  const [navigation] = performance.getEntriesByType("navigation");
+  const reloaded = navigation instanceof PerformanceNavigationTiming && navigation.type === "reload";
+  const page = (reloaded && sessionStorage.getItem(PAGE)) || newKey();
+  sessionStorage.setItem(PAGE, page);
+  return page;
 }
 
 /** @param {Card} card @param {Size} size @returns {Held} */

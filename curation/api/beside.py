@@ -14,6 +14,7 @@ from curation.api.contract import answers, link, linked
 from curation.api.fields import QUERY_NUMBER
 from curation.domain import LayerRole, RejectReason
 from curation.review import latest, nearest
+from curation.review.claims import check_claimed
 
 router = APIRouter(prefix="/api/review", tags=["review"], responses=answers(401))
 
@@ -71,8 +72,12 @@ def get_latest(
 
 @router.get("/nearest", summary="Find the nearest accepted sample", responses=answers(404))
 def get_nearest(request: Request, visit: Annotator, candidate: uuid.UUID) -> NearestAnswer | None:
-    """The accepted sample that looks most like a candidate, by fingerprints; null while there is none."""
-    with visit.enter() as (tx, _):
+    """The accepted sample that looks most like a candidate, by fingerprints; null while there is none.
+
+    Only of candidates that were given to me.
+    """
+    with visit.enter() as (tx, reviewer):
+        check_claimed(tx, reviewer.id, candidate)
         found = nearest.nearest_sample(tx, candidate)
     if found is None:
         return None

@@ -17,7 +17,7 @@ from curation.api.contract import answers, link, linked
 from curation.api.fields import STORABLE
 from curation.api.links import Links
 from curation.database import Transaction
-from curation.domain import RunState
+from curation.domain import Access, RunState
 from curation.tables import rounds
 
 router = APIRouter(prefix="/api", tags=["checkpoints"], responses=answers(401))
@@ -107,9 +107,11 @@ def promote(request: Request, visit: Trainer, name: Name) -> CheckpointAnswer:
 
 @router.get("/runs", summary="List training runs")
 def get_runs(visit: Annotator) -> list[RunAnswer]:
-    """Every training run, newest first."""
-    with visit.enter() as (tx, _):
+    """Every training run, newest first; for annotators without the checkpoint that came of it."""
+    with visit.enter() as (tx, reviewer):
         rows = checkpoints.list_runs(tx)
+    if reviewer.access is Access.annotator:  # as in the list of rounds: candidates' ids are made of it
+        rows = [dict(row) | {"checkpoint_id": None} for row in rows]
     return [_run(row) for row in rows]
 
 

@@ -32,6 +32,9 @@ MOST_REASONS = len(RejectReason) * len(LayerRole)
 FIRST = "$response.body#/candidates/0/id"
 """The first candidate of a tray, for links to what may be done with it."""
 
+MOST_HOLDING = 64
+"""Candidates that one request names as held: as many as one reviewer may hold."""
+
 LABELS = {
     RejectReason.halo: "Fringe of another colour along the edge",
     RejectReason.residue: "Haze or remains of a background",
@@ -47,20 +50,35 @@ LABELS = {
 
 
 class TrayRequest(Body):
-    """What a page has and wants."""
+    """What a page has and wants.
+
+    `page` is an id that each open page makes for itself: two pages of one reviewer get different
+    candidates, and each keeps and returns its own. Only what is named in `holding` stays leased.
+    """
 
     round: Annotated[int, Field(ge=1, le=2**31 - 1), JSON_NUMBER] | None = None
     count: Annotated[int, Field(ge=0, le=MOST_TOGETHER), JSON_NUMBER] = 8
-    holding: Annotated[list[uuid.UUID], Field(default_factory=list, max_length=64)]
+    holding: Annotated[list[uuid.UUID], Field(default_factory=list, max_length=MOST_HOLDING)]
+    page: uuid.UUID | None = None
+
+
+class ReleaseRequest(Body):
+    """What a page no longer uses, because it is left or nobody is at it."""
+
+    candidates: Annotated[list[uuid.UUID], Field(max_length=MOST_HOLDING)]
+    page: uuid.UUID | None = None
 
 
 class ProgressAnswer(BaseModel):
-    """How far the round is, or all open rounds together; `mine` counts the reviewer's own standing verdicts."""
+    """My own figures of a round, or of all open rounds together.
+
+    `waiting` counts what may still be shown to me, `mine` my verdicts that stand, `accepted` those
+    of them that accept.
+    """
 
     waiting: int
-    decided: int
-    accepted: int
     mine: int
+    accepted: int
     round: int | None
 
 
@@ -121,6 +139,7 @@ class UndoRequest(Body):
 
     decision: Annotated[int, Field(ge=1, le=2**53 - 1), JSON_NUMBER] | None = None
     key: uuid.UUID
+    page: uuid.UUID | None = None
 
 
 class UndoAnswer(BaseModel):
@@ -170,13 +189,16 @@ class ReasonAnswer(BaseModel):
     ),
 )
 def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnswer:
-    """Take the next candidates under a lease, and renew the leases of those the page holds."""
+    """Take the next candidates under a lease, and renew the leases of those the page holds.
+
+    A paused round gives no more; what the page holds of it may still be decided.
+    """
     seconds = visit.house.settings.review_lease_seconds
     counts: Remembered[dict[str, int]] = request.app.state.counts
     with visit.enter() as (tx, reviewer):
         if reviewer.paused is not None:
             raise Paused(reviewer.paused)
-        tray = trays.fill_tray(tx, reviewer.id, body.round, body.count, body.holding, seconds)
+        tray = trays.fill_tray(tx, reviewer.id, body.round, body.count, body.holding, seconds, body.page)
         who = (reviewer.id, body.round)
         far = counts.get(who, lambda: progress.review_progress(tx, reviewer.id, body.round))
     number = body.round or (tray.cards[0].round if tray.cards else None)
@@ -185,6 +207,16 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
         lost=list(tray.lost),
         progress=ProgressAnswer(**far, round=number),
     )
+
+
+@router.post("/release", summary="Return candidates", status_code=204)
+def post_release(visit: Annotator, body: ReleaseRequest) -> None:
+    """Return candidates that a page no longer uses, so that others get them at once.
+
+    I may still decide them while nobody else has.
+    """
+    with visit.enter() as (tx, reviewer):
+        trays.hand_back(tx, reviewer.id, body.candidates, body.page)
 
 
 @router.post(
@@ -197,7 +229,11 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
     ),
 )
 def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
-    """Keep a verdict; answered only once it is durable, and the same key again is answered the same."""
+    """Keep a verdict; answered only once it is durable, and the same key again is answered the same.
+
+    Only candidates that were given to me can be decided, also after their lease ran out or their
+    round was paused, while nobody else looks at them or has decided them.
+    """
     return _decide(visit, body)
 
 
@@ -259,6 +295,7 @@ def _decide(visit: Visit, body: DecisionRequest) -> DecisionAnswer:
             layers=body.layers,
             comment=body.comment,
             dwell_ms=None if body.dwell_ms is None else min(body.dwell_ms, LONGEST_LOOK_MS),
+            only_claimed=True,
         )
     return DecisionAnswer(decision=decided.decision, candidate=decided.candidate, state=decided.state)
 
@@ -266,7 +303,7 @@ def _decide(visit: Visit, body: DecisionRequest) -> DecisionAnswer:
 def _undo(request: Request, visit: Visit, body: UndoRequest) -> UndoAnswer:
     seconds = visit.house.settings.review_lease_seconds
     with visit.enter() as (tx, reviewer):
-        undone = decisions.undo(tx, reviewer.id, body.decision, key=body.key, seconds=seconds)
+        undone = decisions.undo(tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page)
     return UndoAnswer(decision=undone.decision, candidate=card_answer(request, undone.card))
 
 

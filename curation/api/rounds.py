@@ -12,16 +12,32 @@ from curation import rounds
 from curation.api.access import Annotator, Engineer
 from curation.api.contract import answers, link, linked
 from curation.api.fields import QUERY_NUMBER
-from curation.domain import CandidateState, Kind, LayerRole, RejectReason, RoundState
-from curation.review import agreement, report
+from curation.domain import Access, CandidateState, Kind, LayerRole, RejectReason, RoundState
+from curation.review import agreement, progress, report
 
 router = APIRouter(prefix="/api/rounds", tags=["rounds"], responses=answers(401))
+
+BEFORE_REVIEW = frozenset({"requested", "drawing", "drawn", "refused", "failed"})
+"""States that no decision, no lease and no choice of the policy changes."""
 
 Number = Annotated[int, Path(ge=1, le=2**31 - 1), QUERY_NUMBER]
 
 
+class OwnProgress(BaseModel):
+    """My own figures of a round: what may still be shown to me, my verdicts, and those that accept."""
+
+    waiting: int
+    mine: int
+    accepted: int
+
+
 class RoundAnswer(BaseModel):
-    """One round and how many of its candidates stand where."""
+    """One round and how many of its candidates stand where.
+
+    Annotators get the counts of states before review only, and no checkpoint: the others would
+    tell them what others said, and which candidates are gold. `own` is for whoever asks, in
+    the list of rounds.
+    """
 
     id: int
     purpose: Literal["drawn", "seeds"]
@@ -32,6 +48,7 @@ class RoundAnswer(BaseModel):
     opened_at: datetime
     closed_at: datetime | None
     counts: dict[CandidateState, int]
+    own: OwnProgress | None = None
 
 
 class RoundWithPolicy(RoundAnswer):
@@ -262,9 +279,14 @@ class RoundAgreement(AgreementAnswer):
 )
 def get_rounds(visit: Annotator) -> list[RoundAnswer]:
     """Every round, oldest first."""
-    with visit.enter() as (tx, _):
+    with visit.enter() as (tx, reviewer):
         rows = rounds.list_rounds(tx)
-    return [RoundAnswer(**report.describe_round(row)) for row in rows]
+        own = progress.progress_by_round(tx, reviewer.id)
+    told = [report.describe_round(row) for row in rows]
+    if reviewer.access is Access.annotator:
+        told = [_without_verdicts(row) for row in told]
+    none = progress.Progress()
+    return [RoundAnswer(**row, own=OwnProgress(**own.get(row["id"], none)._asdict())) for row in told]
 
 
 @router.get("/{number}", summary="Get the report of a round", responses=answers(404))
@@ -289,7 +311,10 @@ def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
     responses=answers(404, 409) | linked(200, resume=link("resume", number="$response.body#/id")),
 )
 def pause(visit: Engineer, number: Number) -> RoundAnswer:
-    """Draw nothing and show nothing of a round; what reviewers hold already may still be decided."""
+    """Draw nothing and show nothing more of a round.
+
+    What reviewers have been given already may still be decided, and decisions undone.
+    """
     with visit.enter() as (tx, reviewer):
         rounds.pause_round(tx, number, reviewer.name)
         row = rounds.find_round(tx, number) | {"counts": rounds.count_states(tx, number)}
@@ -312,3 +337,13 @@ def close(visit: Engineer, number: Number) -> RoundAnswer:
         rounds.close_round(tx, number, reviewer.name)
         row = rounds.find_round(tx, number) | {"counts": rounds.count_states(tx, number)}
     return RoundAnswer(**report.describe_round(row))
+
+
+def _without_verdicts(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what an annotator may know of a round.
+
+    Ids of candidates are hashes that a checkpoint's whole id is part of: it would tell which
+    candidates the round has, and so which are gold.
+    """
+    counts = {state: n for state, n in sorted(row["counts"].items()) if state in BEFORE_REVIEW}
+    return row | {"checkpoint": None, "counts": counts}

@@ -11,13 +11,14 @@ import sqlalchemy as sa
 
 from curation.database import Transaction
 from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Said, Verdict, content_id
-from curation.errors import Conflict, Refused
+from curation.errors import Conflict, NotFound, Refused
 from curation.review import gold
+from curation.review.claims import NeverShown
 from curation.review.consensus import Consensus, Outcome, weigh
 from curation.review.reviewers import Paused, holder_of
 from curation.review.trays import Card, take_tray
 from curation.review.undoing import Undone, undo
-from curation.review.verdicts import AFTER, lock_candidate
+from curation.review.verdicts import AFTER, STANDS, lock_candidate
 from curation.rounds import GOLD
 from curation.samples import add_samples, samples_of
 
@@ -51,26 +52,35 @@ def decide(
     comment: str = "",
     dwell_ms: int | None = None,
     desk: str = PAGES,
+    only_claimed: bool = False,
 ) -> Decided:
     """Keep a verdict and move the candidate: accepted, rejected, or back to waiting behind the others (skip).
 
     The same key with the same content is answered as the first time; with other content it raises Conflict, as does a
     candidate that someone else holds or has decided. A decision that comes after its lease ran out is taken while the
-    candidate still waits. Of a pair, `layers` says in the same order which layer each reason concerns; empty, it does
+    candidate still waits, in a paused round too. With `only_claimed` it must have been given to this reviewer
+    (curation.review.claims), whatever has become of its lease or its round.
+
+    Of a pair, `layers` says in the same order which layer each reason concerns; empty, it does
     not say so. Raises NotFound, Refused (reasons without a reject, layers without reasons or of a single layer).
     """
     told, concerned = _distinct(verdict, reasons, layers)
     said = _Content(candidate, reviewer_id, _decidable(verdict), told, concerned, comment)
-    row = lock_candidate(tx, candidate)
+    try:
+        row = lock_candidate(tx, candidate)
+    except NotFound:
+        raise NeverShown(candidate) from None
     asked = {"candidate": candidate, "key": key, "round": row.round_id, "reviewer": reviewer_id}
     known = tx.execute(_STANDING, asked).one()
+    if only_claimed and not known.claimed:
+        raise NeverShown(candidate)
     if layers and known.kind != Kind.pair:
         raise Refused("a single layer has no layers that reasons could tell apart", "leave the layers out")
     if known.earlier is not None:
         return _answer_again(known, said)
     if known.paused is not None:
         raise Paused(known.paused)
-    _check_decidable(row.state, known.holder, holder_of(reviewer_id))
+    _check_decidable(row.state, known.holder, holder_of(reviewer_id), decided=known.mine)
     outcome = _outcome(tx, candidate, row, known, said, desk)
     values = said._asdict() | outcome._asdict() | {
         "key": key, "dwell_ms": dwell_ms, "desk": desk, "checkpoint": known.checkpoint_id, "propensity": row.propensity,
@@ -152,19 +162,26 @@ def _answer_again(known: sa.Row[Any], said: _Content) -> Decided:
     return Decided(known.earlier, said.candidate, AFTER[said.verdict])
 
 
-def _check_decidable(state: str, holder: str | None, me: str) -> None:
+def _check_decidable(state: str, holder: str | None, me: str, *, decided: bool) -> None:
+    """Raise Conflict unless this reviewer may decide now; what others have said is never part of it."""
+    hint = "go on with the next one"
+    if decided:
+        raise Conflict("you have decided this candidate already", "undo your decision to decide again")
     if state == CandidateState.waiting or (state == CandidateState.showing and holder in {me, None}):
         return
-    hint = "go on with the next one"
     if state == CandidateState.showing:
         raise Conflict("somebody else is looking at this candidate now: your lease ran out", hint)
     if state == CandidateState.withdrawn:
         raise Conflict("the round of this candidate was closed", hint)
-    raise Conflict(f"this candidate is {state} already", hint)
+    raise Conflict("this candidate is decided already", hint)
 
 
-_STANDING = sa.text("""
-    select r.kind, r.purpose, r.checkpoint_id, r.consensus, l.holder, me.paused,
+_STANDING = sa.text(f"""
+    select exists (
+            select from decisions d where d.candidate_id = :candidate and d.reviewer_id = :reviewer and {STANDS}
+        ) as mine,
+        exists (select from claims where candidate_id = :candidate and reviewer_id = :reviewer) as claimed,
+        r.kind, r.purpose, r.checkpoint_id, r.consensus, l.holder, me.paused,
         d.id as earlier, d.candidate_id, d.reviewer_id, d.verdict, d.reasons, d.layers, d.comment
     from rounds r
     left join reviewers me on me.id = :reviewer
@@ -182,7 +199,9 @@ _DECIDE = sa.text("""
     moved as (
         update candidates set state = :state, decided = :decided, priority = priority - :step
         from kept where candidates.id = :candidate),
-    freed as (delete from leases using kept where subject = :candidate)
+    freed as (delete from leases using kept where subject = :candidate),
+    finished as (
+        update claims set unfinished = false from kept where reviewer_id = :reviewer and candidate_id = :candidate)
     select id from kept""")
 
 # What ends a turn: an undo or a skip. A decision that stands does not, so that saying it again has the same key.

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from curation import leases
 from curation.database import Transaction
 from curation.errors import Refused
+from curation.review.claims import note_claims
 from curation.review.noticing import Look
 from curation.review.report import wilson
 from curation.review.reviewers import holder_of
@@ -60,23 +61,59 @@ def set_gold(tx: Transaction, number: int, terms: GoldTerms, actor: str) -> None
     tx.log(actor, "gold set", f"round {number}", **asdict(terms))
 
 
-def draw_places(count: int, share: float) -> int:
-    """How many of the next `count` places are gold: a coin for each, that nobody can foresee."""
-    return sum(_coin.random() < share for _ in range(count)) if share > 0 else 0
+def throw_coins(count: int, share: float) -> list[bool]:
+    """Return for each of the next `count` places whether it is gold: a coin that nobody can foresee."""
+    return [share > 0 and _coin.random() < share for _ in range(count)]
 
 
-def claim_gold(tx: Transaction, round_id: int, reviewer_id: int, among: Sequence[uuid.UUID], count: int,
-               seconds: int) -> list[uuid.UUID]:  # fmt: skip
-    """Lease up to `count` pieces of a round's gold that this reviewer has not decided, in any order.
+def places_among(coins: Sequence[bool], plain: int) -> int:
+    """Return how many places are gold up to the last one that is filled.
+
+    Args:
+        coins: Whether each place is gold, as `throw_coins` returns it.
+        plain: How many candidates that are not gold there are to fill the other places.
+
+    Returns:
+        The gold before the last of those candidates, or all of it where every place is filled.
+    """
+    if not plain:
+        return 0
+    others = [place for place, is_gold in enumerate(coins) if not is_gold]
+    return sum(coins) if plain >= len(others) else sum(coins[: others[plain - 1]])
+
+
+def claim_gold(
+    tx: Transaction,
+    round_id: int,
+    reviewer_id: int,
+    among: Sequence[uuid.UUID],
+    count: int,
+    seconds: int,
+    page: uuid.UUID | None = None,
+) -> list[uuid.UUID]:
+    """Lease up to `count` pieces of a round's gold that this reviewer was never given, in any order.
 
     Each takes the priority of one of the candidates it is shown `among`, so that its place in the tray is one of
     theirs, also when the page is loaded again.
     """
-    if count < 1:
-        return []
     wanted = {"round": round_id, "reviewer": reviewer_id, "count": count, "among": list(among)}
-    claimed = [row.id for row in tx.execute(_CLAIM, wanted)]
-    leases.claim(tx, claimed, "review", holder_of(reviewer_id), seconds)
+    return _claim(tx, _CLAIM, wanted, seconds, page)
+
+
+def claim_skipped(
+    tx: Transaction, round_id: int, reviewer_id: int, count: int, seconds: int, page: uuid.UUID | None = None
+) -> list[uuid.UUID]:
+    """Lease gold that this reviewer has skipped, once a round has nothing else left, as what else they skipped."""
+    wanted = {"round": round_id, "reviewer": reviewer_id, "count": count}
+    return _claim(tx, _CLAIM_SKIPPED, wanted, seconds, page)
+
+
+def _claim(
+    tx: Transaction, claim: sa.TextClause, wanted: dict[str, Any], seconds: int, page: uuid.UUID | None
+) -> list[uuid.UUID]:
+    claimed = [row.id for row in tx.execute(claim, wanted)] if wanted["count"] > 0 else []
+    leases.claim(tx, claimed, "review", holder_of(wanted["reviewer"]), seconds)
+    note_claims(tx, wanted["reviewer"], claimed, page)
     return claimed
 
 
@@ -107,17 +144,27 @@ def read_looks(tx: Transaction, reviewer_id: int) -> tuple[dict[str, list[Look]]
     return looks, clean
 
 
-_CLAIM = sa.text(f"""
+_CLAIM = sa.text("""
     with picked as materialized (
         select c.id from gold g join candidates c on c.id = g.candidate_id
         where g.round_id = :round and c.state = 'waiting' and not exists (
-            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer and {STANDS})
+            select from claims k where k.candidate_id = c.id and k.reviewer_id = :reviewer)
         order by random() limit :count for update of c skip locked),
     places as materialized (
         select array_agg(priority) as list from candidates where id = any(cast(:among as uuid[])))
     update candidates c set state = 'showing', priority = coalesce(
         (select list[1 + floor(random() * cardinality(list))::int] from places where c.id is not null), random())
     from picked where c.id = picked.id returning c.id""")
+
+# A skip has lowered its priority, as that of any candidate.
+_CLAIM_SKIPPED = sa.text(f"""
+    with picked as materialized (
+        select c.id from gold g join candidates c on c.id = g.candidate_id
+        join claims k on k.candidate_id = c.id and k.reviewer_id = :reviewer and not k.unfinished
+        where g.round_id = :round and c.state = 'waiting' and not exists (
+            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer and {STANDS})
+        order by c.priority desc, c.id limit :count for update of c skip locked)
+    update candidates c set state = 'showing' from picked where c.id = picked.id returning c.id""")
 
 _RECORD = sa.text(f"""
     select v.name, r.gold, g.defect is null as clean, count(*) as n,

@@ -49,10 +49,11 @@ _LATEST = sa.text("""
     select d.id, d.candidate_id, d.verdict, d.reasons, d.layers, d.comment
     from (select * from decisions where reviewer_id = :reviewer order by id desc limit 8 * :count) d
     join candidates c on c.id = d.candidate_id
-    join rounds r on r.id = c.round_id
+    left join gold g on g.candidate_id = c.id
+    join rounds r on r.id = coalesce(g.round_id, c.round_id)
     where r.state <> 'closed'
         and ((d.verdict, c.state) in (('accept', 'accepted'), ('reject', 'rejected'), ('skip', 'waiting'))
-            or d.verdict in ('accept', 'reject') and (c.decided > 0 or r.purpose = 'gold'))
+            or d.verdict in ('accept', 'reject') and (c.decided > 0 or g.candidate_id is not null))
         and not exists (
             select from decisions later
             where later.candidate_id = d.candidate_id and later.reviewer_id = d.reviewer_id and later.id > d.id)

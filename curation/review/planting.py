@@ -20,13 +20,16 @@ from curation.ports import RGBA, Layers, ObjectStore
 from curation.rounds import GOLD, SHOW_ALL, add_prompts, find_round
 from curation.samples import StoredLayer, record_layers
 from curation.screening.defects import DEFECTS, plant
+from curation.screening.fingerprints import fingerprint
 from curation.screening.pair_defects import PAIR_DEFECTS, plant_pair
 from curation.screening.refusals import measure_single, measure_whole
-from curation.tables import candidate_layers, candidates, gold, rounds, screenings
+from curation.tables import candidate_layers, candidates, gold, layers, rounds, screenings
 
 CLEAN: Final = 0.25
 """The share of gold without a defect: what tells a keen eye from a quick reject."""
 FAINTEST: Final = 0.02
+CHANGED_PIXELS: Final = 16
+"""Pixels that are changed by one level of 255 in every piece: far below what anybody sees."""
 
 Size = tuple[int, int] | None
 """Width and height in pixels; None leaves things as large as they are."""
@@ -40,13 +43,15 @@ class Planted:
     kind: Kind
     prompt: Prompt
     layers: Mapping[LayerRole, StoredLayer]
+    prints: Mapping[str, bytes]  # sha256 of a layer: its fingerprint, as screening gives it to drawn ones
     signals: dict[str, float | None]
     defect: str | None
     severity: float
 
 
 def choose_sources(tx: Transaction, number: int, count: int) -> list[Sample]:
-    """Samples at random that gold for a round can be made of: of its kind, those of the round's own size first.
+    """Samples at random that gold for a round can be made of: of its kind, those of the round's own size first,
+    then those with one of its prompts, which would tell gold by a text that no other candidate has.
 
     Fewer than `count` are given again and again. Raises NotFound, and Refused for a round of seeds, or without samples.
     """
@@ -86,7 +91,9 @@ def make_gold(store: ObjectStore, sources: Sequence[Sample], size: Size, seed: i
         spoil = _spoil_pair if sample.kind is Kind.pair else _spoil_single
         layers, signals = spoil(read, prompt, size, defect, severity, rng)
         stored = {role: _put(store, rgba) for role, rgba in layers.items()}
-        made.append(Planted(uuid.UUID(sample.id), sample.kind, prompt, stored, signals, defect, severity))
+        tells = LayerRole.blended if sample.kind is Kind.pair else next(iter(stored))
+        prints = {stored[tells].sha256: fingerprint(layers[tells])}
+        made.append(Planted(uuid.UUID(sample.id), sample.kind, prompt, stored, prints, signals, defect, severity))
     return made
 
 
@@ -98,6 +105,7 @@ def _spoil_single(
 ) -> Spoilt:
     rgba = fit_to(layers[LayerRole.foreground], size)
     rgba = rgba if defect is None else plant(rgba, defect, severity, rng)
+    rgba = _disguise(rgba, rng)
     return {LayerRole.foreground: rgba}, measure_single(rgba, prompt.text)
 
 
@@ -106,8 +114,42 @@ def _spoil_pair(
 ) -> Spoilt:
     """Clean copies are composed anew too: a blended image that is exact, as drawn ones are, must tell nothing."""
     fitted = {role: fill_to(rgba, size) for role, rgba in layers.items()}
+    for role in (LayerRole.foreground, LayerRole.background):
+        fitted[role] = _disguise(fitted[role], rng)
     spoilt = plant_pair(fitted, defect or next(iter(PAIR_DEFECTS)), severity, rng)
     return spoilt, measure_whole(spoilt, prompt)
+
+
+def _disguise(rgba: RGBA, rng: np.random.Generator) -> RGBA:
+    """Return the same picture to the eye with pixels, and so bytes and an address, of its own.
+
+    A copy of a sample must not be known by equality with it: some visible pixels are changed by
+    one level. What is hidden under alpha 0 continues the nearest colours, as in drawn layers; in
+    imported ones it is 0.
+    """
+    # Some visible pixels move by one level of 255, toward the middle so that none overflows.
+    changed = rgba.copy()
+    seen = np.flatnonzero(rgba[..., 3])
+    chosen = rng.choice(seen, min(CHANGED_PIXELS, len(seen)), replace=False)
+    flat = changed.reshape(-1, 4)
+    flat[chosen, 1] = np.where(flat[chosen, 1] < 128, flat[chosen, 1] + 1, flat[chosen, 1] - 1)
+    # Colour spreads over the hidden pixels from ever wider surroundings, weighted by alpha.
+    hidden = rgba[..., 3] == 0
+    if not seen.size or not hidden.any():
+        return changed
+    alpha = rgba[..., 3].astype(np.float32)
+    colour = changed[..., :3].astype(np.float32) * alpha[..., None]
+    width, missing = 3, hidden.copy()
+    while missing.any():
+        weight = cv2.blur(alpha, (width, width))
+        spread = cv2.blur(colour, (width, width)) / np.maximum(weight, 1e-6)[..., None]
+        found = missing & (weight > 1e-3)
+        changed[..., :3][found] = np.clip(np.rint(spread[found]), 0, 255).astype(np.uint8)
+        missing &= ~found
+        width = 2 * width + 1
+        if width > 2 * max(rgba.shape):
+            break
+    return changed
 
 
 def _put(store: ObjectStore, rgba: RGBA) -> StoredLayer:
@@ -140,6 +182,10 @@ def keep_gold(tx: Transaction, number: int, planted: Sequence[Planted], actor: s
         known = {"candidate_id": candidate, "round_id": number, "sample_id": one.sample, "defect": one.defect,
                  "severity": one.severity}  # fmt: skip
         tx.execute(sa.insert(gold), known)
+        # Not in the index of duplicates: no drawn candidate shall be refused for being like gold.
+        for sha256, mark in one.prints.items():
+            unmarked = (layers.c.sha256 == sha256) & layers.c.fingerprint.is_(None)
+            tx.execute(sa.update(layers).where(unmarked).values(fingerprint=mark))
     tx.log(actor, "gold planted", f"round {number}", pieces=len(planted))
     return int(tx.scalar(count))
 
@@ -203,4 +249,6 @@ _SOURCES = sa.text(f"""
     join sample_layers sl on sl.sample_id = s.id and sl.role = 'foreground'
     join layers l on l.sha256 = sl.sha256 left join size on size.width = l.width and size.height = l.height
     where s.withdrawn_at is null and s.kind = :kind
-    order by s.caption_source = 'file name', size.width is null, s.round = :round, random() limit :count""")
+    order by s.caption_source = 'file name', size.width is null, s.round = :round, not exists (
+        select from prompts p join candidates c on c.prompt_id = p.id
+        where c.round_id = :round and p.text = s.line::jsonb ->> 'caption'), random() limit :count""")

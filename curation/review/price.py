@@ -14,6 +14,8 @@ from curation.rounds import find_round
 from curation.selection.policies import Mixed, read_policy
 
 HOUR: Final = 3_600.0
+ENOUGH_SECONDS: Final = 600.0
+"""Looks of fewer seconds in a round say nothing of an hour: no sentence and no stop rests on them."""
 
 
 def round_price(tx: Transaction, number: int) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def why_stop(tx: Transaction, number: int, policy: Mixed) -> str | None:
         accepted = int(tx.execute(_ACCEPTED, {"round": number}).scalar_one())
         if accepted >= policy.wanted:
             return f"{accepted} are accepted, and {policy.wanted} were wanted"
-    if policy.least:
+    if policy.least and _seconds_looked(tx, number) >= ENOUGH_SECONDS:
         coming = _next_hour(tx, number)
         if coming and coming["certain"] and coming["accepts"] < policy.least:
             return f"the next hour would bring {coming['accepts']:.0f} accepts, fewer than {policy.least:g}"
@@ -73,11 +75,17 @@ def as_lines(told: Mapping[str, Any]) -> list[str]:
         if one["seconds_per_accept"] is not None
     ]
     hour = told["next_hour"]
-    if hour:
-        lines.append(f"  the next hour of review: {hour['looks']:.0f} looks, about {hour['accepts']:.0f} accepts")
+    if hour and sum(one["seconds"] or 0 for one in told["slices"]) >= ENOUGH_SECONDS:
+        looks = min(hour["looks"], hour["left"])
+        of = "the next hour of review" if looks < hour["left"] else "all that is left"
+        lines.append(f"  {of}: {looks:.0f} looks, about {hour['accepts'] * looks / hour['looks']:.0f} accepts")
     if told["stop"]:
         lines.append(f"  review may stop: {told['stop']}")
     return lines
+
+
+def _seconds_looked(tx: Transaction, number: int) -> float:
+    return sum(float(row.seconds or 0) for row in tx.execute(_SLICES, {"round": number}))
 
 
 def _next_hour(tx: Transaction, number: int) -> dict[str, Any] | None:

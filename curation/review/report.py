@@ -90,10 +90,7 @@ def as_text(told: Mapping[str, Any]) -> str:
         lines += _defects_line(told["defects_per_100"][kind], who)
         lines += _tally(f"{who} said", ((_reason(one), one["count"]) for one in told["reasons"] if one["kind"] == kind))
     if human["seconds_per_accept"] is not None:
-        lines.append(
-            f"  {human['seconds_per_accept']:.1f} s of people's time per accept, "
-            f"{human['accepts_per_hour']:.0f} accepts an hour"
-        )
+        lines.append(f"  {human['seconds_per_accept']:.1f} s of people's time per accept")
     lines += [*price.as_lines(told["price"]), *gates.as_lines(told["gates"])]
     for kind in (ORACLE, MACHINE):
         if told[kind]["decisions"]:
@@ -118,14 +115,17 @@ _ASKED_FOR = (
 
 
 def _funnel(counts: Mapping[str, int], beyond: sa.Row[Any]) -> dict[str, int]:
-    """From all that was asked for to what was accepted; `shown` has been before a reviewer, decided or not."""
+    """From all that was asked for to what was accepted; `shown` are those that a reviewer said something of.
+
+    What was only leased, or decided by the machine without anybody having looked, was not shown.
+    """
     decided = counts.get("accepted", 0) + counts.get("rejected", 0)
     after_drawing = ("drawn", "refused", "screened", "unshown", "waiting", "showing", "accepted", "rejected")
     return {
         "requested": sum(counts.values()),
         "drawn": sum(counts.get(state, 0) for state in after_drawing) + beyond.drawn,
         "refused": counts.get("refused", 0),
-        "shown": decided + counts.get("showing", 0) + beyond.shown,
+        "shown": beyond.shown,
         "decided": decided,
         "accepted": counts.get("accepted", 0),
         "rejected": counts.get("rejected", 0),
@@ -255,13 +255,15 @@ _REFUSALS = sa.text("""
     from candidates c join screenings s on s.candidate_id = c.id
     where c.round_id = :round and c.state = 'refused' group by s.refused_by order by count desc, signal""")
 
-# What states alone do not tell: candidates that ended after they were drawn, or wait again after they were shown.
+# What states alone do not tell: candidates that ended after they were drawn, and those that somebody has looked at.
 _BEYOND_STATES = sa.text("""
     select
         (select count(*) from candidates c where c.round_id = :round and c.state in ('withdrawn', 'failed')
             and exists (select from candidate_layers l where l.candidate_id = c.id)) as drawn,
         (select count(distinct c.id) from decisions d join candidates c on c.id = d.candidate_id
-            where c.round_id = :round and c.state in ('waiting', 'withdrawn')) as shown""")
+            join reviewers v on v.id = d.reviewer_id
+            where c.round_id = :round and d.verdict <> 'undo' and d.desk <> 'consensus' and v.kind <> 'machine'
+            ) as shown""")
 
 # Measured only for prompts in the grammar of the seed that the project draws itself (curation.intake.procedural).
 _AGREEMENT = sa.text("""

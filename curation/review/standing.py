@@ -205,12 +205,15 @@ def _longest_run(accepts: Sequence[bool]) -> dict[str, Any] | None:
 def _drift(rows: Sequence[Any]) -> dict[str, float] | None:
     """By what share a look grows longer within an hour of a sitting, with its 95 % interval.
 
-    The slope of the logarithm of dwell over hours, each sitting with a level of its own (least squares).
+    The slope of the logarithm of dwell over hours, each sitting with a level of its own (least squares). None until a
+    sitting has lasted an hour: what a few minutes show says nothing of one.
     """
     looked = [row for row in rows if row.dwell_ms]
     if len(looked) < 30:
         return None
     hours, sitting = _into_sitting(looked) / 3_600, _sittings(looked)
+    if hours.max() < 1:
+        return None
     y = np.log([row.dwell_ms for row in looked])
     size = np.bincount(sitting)
     x = hours - (np.bincount(sitting, hours) / size)[sitting]

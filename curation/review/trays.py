@@ -63,63 +63,110 @@ def take_tray(
 
 
 def fill_tray(
-    tx: Transaction, reviewer_id: int, round_id: int | None, count: int, holding: Collection[uuid.UUID], seconds: int
+    tx: Transaction,
+    reviewer_id: int,
+    round_id: int | None,
+    count: int,
+    holding: Collection[uuid.UUID],
+    seconds: int,
+    page: uuid.UUID | None = None,
 ) -> Tray:
-    """Up to `count` candidates leased to this reviewer for `seconds`, of one round or of the oldest open ones.
+    """Lease up to `count` candidates to a reviewer, of one round or of the oldest open ones.
 
-    First those that are the reviewer's already and that the page is not `holding` (it was reloaded), then new ones by
-    falling priority; where several decide, those begun by others first. The leases of all that is held are renewed; a
-    candidate on the page whose lease was swept away is leased again if nobody has taken it, and told as lost otherwise.
-    Two reviewers never get the same candidate: a claim locks rows and skips locked ones.
+    First those that are the reviewer's and that no page of theirs uses (it was reloaded, or has
+    returned them), then new ones by falling priority; where several decide, those begun by others
+    first. Leases are renewed by use: only of what the page is `holding`, and of what it is given.
+    A candidate on the page whose lease was swept is leased again if nobody has taken it, and
+    reported as lost otherwise. Two reviewers never get the same candidate.
+
+    Args:
+        tx: The transaction of the request.
+        reviewer_id: Who asks.
+        round_id: Only candidates of this round; None for all open rounds.
+        count: How many more the page wants.
+        holding: The candidates that the page shows or has ready, and its undelivered decisions.
+        seconds: How long the leases last without a sign of use.
+        page: The page that asks, so that two pages of one reviewer share nothing; None takes
+            over whatever the reviewer holds.
+
+    Returns:
+        The new cards, and those of `holding` that are no longer the reviewer's.
     """
     holder = holder_of(reviewer_id)
-    held = leases.renew(tx, holder, "review", seconds)
+    who = {"reviewer": reviewer_id, "holder": holder, "page": page, "round": round_id}
+    held = leases.renew_used(tx, holder, "review", seconds, holding, page)
     swept = [one for one in holding if one not in held]
     if swept:
-        held |= _lease(tx, _CLAIM_THESE, holder, seconds, {"ids": swept, "reviewer": reviewer_id})
-    known = [one for one in held if one not in set(holding)]
-    ids = (
-        [row.id for row in tx.execute(_STILL_SERVED, {"ids": known, "round": round_id, "count": count})]
-        if known
-        else []
-    )
-    room = min(count - len(ids), MOST_HELD - len(held))
+        held |= _lease(tx, _CLAIM_THESE, who | {"ids": swept}, seconds)
+    lost = tuple(one for one in holding if one not in held)
+    if not count:
+        return Tray((), lost)
+    # What this page had before it was reloaded, or another page until its lease ran out.
+    mine = tx.execute(_MINE, who | {"ids": list(holding)}).all()
+    idle = [row for row in mine if row.idle]
+    ids = [row.id for row in idle if row.served][:count]
+    if page is not None:
+        leases.hand_back_used(tx, holder, [row.id for row in idle if not row.served], page)
+    leases.renew_used(tx, holder, "review", seconds, ids, page)
+    leased = sum(row.id is not None for row in mine)
+    room = min(count - len(ids), MOST_HELD - leased)
+    if room > 0 and mine and mine[0].unfinished > leased:
+        ids += _lease(tx, _CLAIM_UNFINISHED, who | {"count": room}, seconds)
+        room = min(count - len(ids), room)
     if room > 0:
-        ids += _claim_waiting(tx, reviewer_id, round_id, room, seconds)
-    return Tray(read_cards(tx, ids), tuple(one for one in holding if one not in held))
+        ids += _claim_waiting(tx, who, room, seconds)
+    return Tray(read_cards(tx, ids), lost)
 
 
-def _claim_waiting(
-    tx: Transaction, reviewer_id: int, round_id: int | None, count: int, seconds: int
-) -> list[uuid.UUID]:
+def hand_back(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
+    """Return candidates that a page no longer uses, so that others get them at once.
+
+    They stay claimed: whoever returned them gets them first if they are still free, and a
+    decision on one that is still on its way is taken. Another page's leases stay.
+    """
+    leases.hand_back_used(tx, holder_of(reviewer_id), ids, page)
+
+
+def _claim_waiting(tx: Transaction, who: dict[str, Any], count: int, seconds: int) -> list[uuid.UUID]:
     """Lease candidates, round by round from the oldest open one, until there are enough or no more.
 
-    A place that the coin gives to gold is filled with gold, unless nothing else is left to hide it among.
+    Each place is gold by a coin, and a coin is thrown only for a place that is then filled: the
+    coins end with the last candidate there is. So gold keeps its share of what a reviewer is
+    given, however few candidates are left and however slowly they come.
     """
     claimed: list[uuid.UUID] = []
-    for row in tx.execute(_SERVING, {"round": round_id, "reviewer": reviewer_id}).all():
+    for row in tx.execute(_SERVING, who).all():
         room = count - len(claimed)
-        hidden = gold.draw_places(room, row.gold_share)
-        shown = _claim_of_round(tx, row, reviewer_id, room - hidden, seconds)
-        if shown or room == hidden:
-            shown += gold.claim_gold(tx, row.id, reviewer_id, shown, hidden, seconds)
-        claimed += shown
+        coins = gold.throw_coins(room, row.gold_share)
+        wanted = room - sum(coins)
+        shown = _claim_of_round(tx, row, who, max(wanted, 1), seconds)
+        hidden = gold.places_among(coins, len(shown))
+        kept = gold.claim_gold(tx, row.id, who["reviewer"], shown, hidden, seconds, who["page"])
+        if not wanted:  # the candidate was taken only to know that one is there to hide gold before
+            leases.hand_back_used(tx, who["holder"], shown if kept else ())
+            shown = [] if kept else shown
+        elif len(shown) == wanted and len(kept) < hidden:  # there is no more gold
+            shown += _claim_of_round(tx, row, who, hidden - len(kept), seconds)
+        claimed += [*shown, *kept]
+        if len(claimed) < count and row.gold_share:
+            claimed += gold.claim_skipped(tx, row.id, who["reviewer"], count - len(claimed), seconds, who["page"])
         if len(claimed) >= count:
             break
     return claimed
 
 
-def _claim_of_round(tx: Transaction, row: sa.Row[Any], reviewer_id: int, count: int, seconds: int) -> list[uuid.UUID]:
+def _claim_of_round(
+    tx: Transaction, row: sa.Row[Any], who: dict[str, Any], count: int, seconds: int
+) -> list[uuid.UUID]:
     """Lease waiting candidates of one round; those that several decide are never shown twice to one of them.
 
     First what adjudicators settle, then what others have begun, so that verdicts come soon, then fresh ones; last,
     whatever of those begun lies beyond the first LOOK_AT.
     """
-    holder = holder_of(reviewer_id)
-    fresh = {"round": row.id, "level": 0}
-    begun = [{"round": row.id, "level": level, "reviewer": reviewer_id} for level in range(row.overlap - 1, 0, -1)]
+    fresh = who | {"round": row.id, "level": 0}
+    begun = [fresh | {"level": level} for level in range(row.overlap - 1, 0, -1)]
     if row.overlap > 1 and row.adjudicates:
-        begun.insert(0, {"round": row.id, "level": row.overlap, "reviewer": reviewer_id})
+        begun.insert(0, fresh | {"level": row.overlap})
     tries = [
         *((_CLAIM_BEGUN, which | {"most": LOOK_AT}) for which in begun),
         (_CLAIM_WAITING, fresh),
@@ -129,14 +176,12 @@ def _claim_of_round(tx: Transaction, row: sa.Row[Any], reviewer_id: int, count: 
     for claim, which in tries:
         if len(claimed) >= count:
             break
-        claimed += _lease(tx, claim, holder, seconds, which | {"count": count - len(claimed)})
+        claimed += _lease(tx, claim, which | {"count": count - len(claimed)}, seconds)
     return claimed
 
 
-def _lease(
-    tx: Transaction, claim: sa.TextClause, holder: str, seconds: int, which: dict[str, Any]
-) -> frozenset[uuid.UUID]:
-    return frozenset(row.subject for row in tx.execute(claim, which | {"holder": holder, "seconds": seconds}))
+def _lease(tx: Transaction, claim: sa.TextClause, which: dict[str, Any], seconds: int) -> frozenset[uuid.UUID]:
+    return frozenset(row.subject for row in tx.execute(claim, which | {"seconds": seconds}))
 
 
 def read_cards(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[Card, ...]:
@@ -167,16 +212,25 @@ _SERVING = _sql(f"""
         case when me.kind = '{PERSON}' then coalesce((r.gold ->> 'share')::float, 0) else 0 end as gold_share
     from rounds r
     join reviewers me on me.id = :reviewer and me.paused is null
-    cross join lateral (select from candidates c where c.round_id = r.id and c.state = 'waiting' limit 1) one
-    where r.state = 'open' and r.purpose <> '{GOLD}' and (cast(:round as integer) is null or r.id = :round)
+    left join lateral (select true as there from candidates c where c.round_id = r.id and c.state = 'waiting' limit 1)
+        one on true
+    where (one.there or exists (
+        select from gold g join claims k on k.candidate_id = g.candidate_id and k.reviewer_id = me.id
+        where g.round_id = r.id and not k.unfinished and not exists (
+            select from decisions d where d.candidate_id = g.candidate_id and d.reviewer_id = me.id and {STANDS})))
+        and r.state = 'open' and r.purpose <> '{GOLD}' and (cast(:round as integer) is null or r.id = :round)
     order by r.id""")
 
 _CLAIM_PICKED = """
-    shown as (update candidates c set state = 'showing' from picked where c.id = picked.id returning c.id)
-    insert into leases (subject, purpose, holder, expires_at)
-    select id, 'review', :holder, now() + make_interval(secs => :seconds) from shown
+    shown as (update candidates c set state = 'showing' from picked where c.id = picked.id returning c.id),
+    noted as (
+        insert into claims (reviewer_id, candidate_id) select :reviewer, id from shown
+        on conflict (candidate_id, reviewer_id) do update set unfinished = true)
+    insert into leases (subject, purpose, holder, expires_at, page)
+    select id, 'review', :holder, now() + make_interval(secs => :seconds), cast(:page as uuid) from shown
     on conflict (subject) do update
-    set purpose = excluded.purpose, holder = excluded.holder, expires_at = excluded.expires_at
+    set purpose = excluded.purpose, holder = excluded.holder, expires_at = excluded.expires_at,
+        page = excluded.page
     returning subject"""
 
 # At a desk of other software somebody gets it next, or looks at it already.
@@ -204,21 +258,42 @@ _CLAIM_BEGUN = _sql(f"""
         order by c.priority desc, c.id limit :count for update of c skip locked),
     {_CLAIM_PICKED}""")
 
+# A round that hides a piece of gold is its round here: nothing may tell the two apart.
+_CLAIMED_BY_ME = f"""
+    claims k join candidates c on c.id = k.candidate_id
+    left join gold g on g.candidate_id = c.id
+    join rounds r on r.id = coalesce(g.round_id, c.round_id) and r.state = 'open'
+    join reviewers me on me.id = k.reviewer_id and me.paused is null
+    where k.reviewer_id = :reviewer and c.state = 'waiting' and not {_DECIDED_BY_ME}
+        and (c.decided < coalesce((r.consensus ->> 'overlap')::int, 1) or me.access in ({ADJUDICATORS}))"""
+
 _CLAIM_THESE = _sql(f"""
     with picked as materialized (
-        select c.id from candidates c join rounds r on r.id = c.round_id
-        where c.id = any(:ids) and c.state = 'waiting' and not {_DECIDED_BY_ME}
-            and (c.decided < coalesce((r.consensus ->> 'overlap')::int, 1)
-                or (select access in ({ADJUDICATORS}) from reviewers where id = :reviewer))
-        for update of c skip locked),
+        select c.id from {_CLAIMED_BY_ME} and k.candidate_id = any(:ids) for update of c skip locked),
     {_CLAIM_PICKED}""")
 
-_STILL_SERVED = _sql("""
-    select c.id from candidates c left join gold g on g.candidate_id = c.id
-    join rounds r on r.id = coalesce(g.round_id, c.round_id)
-    where c.id = any(:ids) and c.state = 'showing' and r.state = 'open'
-        and (cast(:round as integer) is null or r.id = :round)
-    order by c.priority desc, c.id limit :count""")
+# What a reviewer was given and has not decided comes first, gold and others alike: otherwise those
+# that differ after a reload would be the gold.
+_CLAIM_UNFINISHED = _sql(f"""
+    with picked as materialized (
+        select c.id from {_CLAIMED_BY_ME} and k.unfinished
+            and (cast(:round as integer) is null or r.id = :round)
+        order by r.id, c.priority desc, c.id limit :count for update of c skip locked),
+    {_CLAIM_PICKED}""")
+
+# All that a reviewer has leased, one row at least; `idle` is what no other page of theirs uses.
+_MINE = _sql("""
+    select (select count(*) from claims k where k.reviewer_id = me.id and k.unfinished) as unfinished,
+        c.id, l.subject <> all(:ids) and (cast(:page as uuid) is null or l.page is null
+            or l.page = cast(:page as uuid) or l.expires_at < now()) as idle,
+        c.state = 'showing' and r.state = 'open' and me.paused is null
+            and (cast(:round as integer) is null or r.id = :round) as served
+    from reviewers me
+    left join (leases l join candidates c on c.id = l.subject
+        left join gold g on g.candidate_id = c.id
+        join rounds r on r.id = coalesce(g.round_id, c.round_id)) on l.holder = :holder and l.purpose = 'review'
+    where me.id = :reviewer
+    order by r.id, c.priority desc, c.id""")
 
 _CARDS = _sql("""
     select c.id, r.id as round_id, r.kind, p.text, p.foreground, p.background, c.flags, s.signals, l.layers

@@ -12,6 +12,7 @@ from curation import leases
 from curation.database import Transaction
 from curation.domain import CandidateState, Verdict
 from curation.errors import Conflict, NotFound
+from curation.review.claims import note_claims
 from curation.review.consensus import Consensus, has_final
 from curation.review.reviewers import Paused, holder_of
 from curation.review.trays import Card, read_cards
@@ -28,11 +29,20 @@ class Undone:
     card: Card
 
 
-def undo(tx: Transaction, reviewer_id: int, decision: int | None, *, key: uuid.UUID, seconds: int) -> Undone:
+def undo(
+    tx: Transaction,
+    reviewer_id: int,
+    decision: int | None,
+    *,
+    key: uuid.UUID,
+    seconds: int,
+    page: uuid.UUID | None = None,
+) -> Undone:
     """Void the reviewer's own decision (None: the last that stands) and hand the candidate back to them.
 
     The decision stays and a row that undoes it is added; an accepted candidate's sample is withdrawn. The same key
-    again gives the same answer. A vote among several is taken back alone, and the candidate opened again. Raises
+    again gives the same answer. A vote among several is taken back alone, and the candidate opened again. In a paused
+    round too: the reviewer has seen the candidate, and `page` is the page that shows it again. Raises
     NotFound, Paused, and Conflict where the candidate has moved on since.
     """
     earlier = tx.execute(_EARLIER_UNDO, {"key": key}).one_or_none()
@@ -61,6 +71,7 @@ def undo(tx: Transaction, reviewer_id: int, decision: int | None, *, key: uuid.U
     if undone is None:
         raise Conflict("this decision was undone a moment ago", "load the page again")
     leases.claim(tx, [target.candidate_id], "review", holder_of(reviewer_id), seconds)
+    note_claims(tx, reviewer_id, [target.candidate_id], page)
     if row.state == CandidateState.accepted:
         withdraw_sample_of(tx, target.candidate_id)
     return Undone(int(undone), read_cards(tx, [target.candidate_id])[0])
@@ -80,7 +91,8 @@ def _check_undoable(tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], know
         return
     full = target.verdict == Verdict.skip and row.decided >= Consensus.read(known.consensus).overlap
     if row.state != AFTER[Verdict(target.verdict)] or full:
-        raise Conflict(f"the candidate is {row.state} by now", "only the last decision on a candidate can be undone")
+        # What became of it is not said: that would be somebody else's verdict.
+        raise Conflict("the candidate has moved on since", "only the last decision on a candidate can be undone")
 
 
 _EARLIER_UNDO = sa.text("select id, candidate_id, reviewer_id, verdict, undoes from decisions where key = :key")

@@ -48,7 +48,7 @@ class Site:
                 reviewer = find_reviewer(tx, name)
             except NotFound:
                 reviewer = add_reviewer(tx, name, access)
-            return f"{self.address}/sign-in?token={issue_token(tx, reviewer, 10)}"
+            return f"{self.address}/sign-in?token={issue_token(tx, reviewer, 10)}&next=/review"
 
 
 def record_keys(page: Page) -> None:

@@ -27,7 +27,7 @@ def test_a_tray_is_all_that_a_page_needs(signed_in, number, store):
     found = tray(ann)
     assert len(found["candidates"]) == 4
     assert found["lost"] == []
-    assert found["progress"] == {"waiting": 12, "decided": 0, "accepted": 0, "mine": 0, "round": number}
+    assert found["progress"] == {"waiting": 12, "mine": 0, "accepted": 0, "round": number}
     card = found["candidates"][0]
     assert set(card) == {"id", "round", "kind", "prompt", "flags", "layers", "signals", "texts"}
     layer = card["layers"]["foreground"]
@@ -54,10 +54,12 @@ def test_a_decision_is_answered_once_it_is_durable_and_the_same_again(signed_in,
 def test_somebody_elses_candidate_is_a_conflict(signed_in, number):
     ann, bob = signed_in(name="ann"), signed_in(name="bob")
     one = tray(ann)["candidates"][0]["id"]
-    answer = bob.post("/api/review/decisions", json=decision(one))
+    assert ann.post("/api/review/release", json={"candidates": [one]}).status_code == 204
+    assert tray(bob, 1)["candidates"][0]["id"] == one
+    answer = ann.post("/api/review/decisions", json=decision(one))
     assert answer.status_code == 409
     assert answer.json()["error"]["hint"] == "go on with the next one"
-    assert tray(bob, 0, [one])["lost"] == [one]
+    assert tray(ann, 0, [one])["lost"] == [one]
 
 
 @pytest.mark.parametrize(

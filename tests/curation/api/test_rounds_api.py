@@ -16,7 +16,7 @@ def test_the_list_and_the_report(signed_in, number, database):
     with database.transaction() as tx:
         expected = report.round_report(tx, number)
     assert told["funnel"] == expected["funnel"]
-    assert told["round"] == row | {"policy": expected["round"]["policy"]}
+    assert told["round"] == row | {"own": None, "policy": expected["round"]["policy"]}
     assert told["defects_per_100"] == {"person": None, "oracle": None}
     assert visitor.get("/api/rounds/999").status_code == 404
     assert visitor.get("/api/rounds/none").status_code == 422

@@ -52,12 +52,14 @@ def test_a_sheet_is_decided_in_one_request_and_repeated_without_harm(signed_in, 
 
 def test_a_conflict_of_one_leaves_the_others(signed_in, number, database):
     ann, bob = signed_in(name="ann"), signed_in(name="bob")
-    mine, others = tray(ann, 2), tray(bob, 1)
+    others = tray(ann, 1)
+    ann.post("/api/review/release", json={"candidates": [others[0]["id"]]})
+    others, mine = tray(bob, 1), tray(ann, 2)
     made = [said(mine[0]["id"]), said(others[0]["id"]), said(str(uuid.uuid4())), said(mine[1]["id"], "reject")]
     answers = several(ann, made)
     assert [one["taken"] is not None for one in answers] == [True, False, False, True]
     assert answers[1]["refused"]["hint"] == "go on with the next one"
-    assert "there is no candidate" in answers[2]["refused"]["message"]
+    assert "was never shown to you" in answers[2]["refused"]["message"]
     assert states(database, number) == {"accepted": 1, "rejected": 1, "showing": 1, "waiting": 9}
 
 

@@ -91,7 +91,7 @@ def test_a_verdict_stands_when_enough_have_said_it(open_panel):
     panel.decide("cy", one, REJECT)
     assert panel.row(one) == ("accepted", 3)
     assert panel.sampled() == {one}
-    with pytest.raises(Conflict, match="accepted already"):
+    with pytest.raises(Conflict, match="decided already"):
         panel.decide("dan", one)
 
 
@@ -205,7 +205,7 @@ def test_a_skip_is_no_verdict(open_panel):
     assert panel.row(one) == ("waiting", 0)
     panel.decide("bob", one)
     panel.decide("cy", one, REJECT)
-    with pytest.raises(Conflict, match="waiting by now"):
+    with pytest.raises(Conflict, match="moved on"):
         panel.undo("ann")
 
 

@@ -77,7 +77,7 @@ def test_slower_looks_and_more_misses_show_as_a_drift(database):
     """Looks grow by a half within the hour; plain defects are missed once in ten early and every second time later."""
     rng = np.random.default_rng(5)
     past = []
-    for i in range(360):
+    for i in range(365):
         seconds = 10.0 * i
         late = seconds >= 1_800
         dwell = round(1_000 * 1.5 ** (seconds / 3_600) * math.exp(rng.normal(0, 0.2)))

@@ -179,7 +179,15 @@ def test_a_claim_reads_the_partial_index_and_only_what_it_takes(database, store)
         tx.execute(sa.text("analyze candidates"))
         claim = sa.text(f"explain (analyze, buffers, format json) {trays._CLAIM_WAITING.text}")
         me = add_reviewer(tx, "ann").id
-        wanted = {"round": number, "level": 0, "count": 8, "holder": "reviewer 1", "seconds": 60}
+        wanted = {
+            "round": number,
+            "level": 0,
+            "count": 8,
+            "holder": "reviewer 1",
+            "seconds": 60,
+            "reviewer": me,
+            "page": None,
+        }
         (plan,) = tx.execute(claim, wanted).scalar_one()
         (serving,) = tx.execute(
             sa.text(f"explain (analyze, format json) {trays._SERVING.text}"), {"round": None, "reviewer": me}
@@ -233,7 +241,15 @@ def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(databas
         )
         tx.execute(sa.text("analyze candidates, decisions"))
         claim = sa.text(f"explain (analyze, format json) {trays._CLAIM_BEGUN.text}")
-        wanted = {"round": number, "level": 1, "count": 8, "holder": "reviewer 1", "seconds": 60, "reviewer": me}
+        wanted = {
+            "round": number,
+            "level": 1,
+            "count": 8,
+            "holder": "reviewer 1",
+            "seconds": 60,
+            "reviewer": me,
+            "page": None,
+        }
         (plan,) = tx.execute(claim, wanted | {"most": trays.LOOK_AT}).scalar_one()
         cards = trays.fill_tray(tx, me, number, 8, (), 60).cards
     scans = [node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"]

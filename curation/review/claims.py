@@ -1,0 +1,63 @@
+"""Claims: which candidates a reviewer was ever given, a record that outlives their leases.
+
+A lease says who may look at a candidate now; a claim says who may still decide it. So a decision
+that was made offline is taken after its lease ran out, and nobody decides a candidate by its id
+that they were never given.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
+
+from curation.database import Transaction
+from curation.errors import NotFound
+
+
+class NeverShown(NotFound):
+    """Somebody names a candidate that they were not given, or that is not there at all."""
+
+    def __init__(self, candidate: uuid.UUID) -> None:
+        super().__init__(
+            f"candidate {candidate} was never shown to you",
+            "POST /api/review/tray gives candidates to decide",
+        )
+
+
+def note_claims(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
+    """Record that candidates were leased to a reviewer, for one of their open pages.
+
+    Args:
+        tx: The transaction in which they were leased.
+        reviewer_id: The reviewer who holds the leases.
+        ids: The candidates.
+        page: The page that uses the leases; None for callers without pages.
+    """
+    if ids:
+        tx.execute(_NOTE, {"reviewer": reviewer_id, "ids": sorted(ids), "page": page})
+
+
+def check_claimed(tx: Transaction, reviewer_id: int, candidate: uuid.UUID) -> None:
+    """Raise NeverShown unless the candidate was given to this reviewer.
+
+    Unknown candidates get the same answer, so that it tells nothing of what exists.
+    """
+    if not tx.scalar(_CLAIMED.bindparams(reviewer=reviewer_id, candidate=candidate)):
+        raise NeverShown(candidate)
+
+
+# The page is kept with the lease: two pages of one reviewer each renew and return their own.
+_NOTE = sa.text("""
+    with noted as (
+        insert into claims (reviewer_id, candidate_id) select :reviewer, id from unnest(:ids) id
+        on conflict (candidate_id, reviewer_id) do update set unfinished = true)
+    update leases set page = cast(:page as uuid) where subject = any(:ids)""").bindparams(
+    sa.bindparam("ids", type_=ARRAY(UUID))
+)
+
+_CLAIMED = sa.text("""
+    select exists (
+        select from claims where reviewer_id = :reviewer and candidate_id = :candidate)""")

@@ -1,0 +1,356 @@
+"""One law: nothing an annotator may get tells gold from other candidates, or what others said.
+
+Worlds are built that differ in one thing alone: which of two candidates is gold, or what another
+reviewer has said of them. The same annotator makes the same requests in each, to every route of
+the application and every page, before and after their own decisions. Status, headers and bytes of
+all answers must be equal. Only two things are normalized: times, and the signatures of addresses
+that depend on the time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fastapi.testclient import TestClient
+from starlette.routing import Mount, Route
+
+from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.api.app import create_app
+from curation.api.remembered import Remembered
+from curation.database import Database
+from curation.domain import Access, CandidateState, LayerRole, Prompt, Verdict
+from curation.house import House
+from curation.layers import decode_layer, encode_layer, visible_hash
+from curation.objects import FolderStore
+from curation.review import gold, planting, reviewers
+from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.review.decisions import decide
+from curation.samples import NewSample, StoredLayer, add_samples, record_layers
+from curation.screening.fingerprints import fingerprint
+from curation.screening.refusals import measure_single, screen_candidates
+from curation.settings import Settings
+from curation.tables import candidate_layers, candidates, layers, prompts, rounds, screenings
+from curation.tables import gold as gold_table
+from tests.making import (
+    fresh_database,
+    make_candidates,
+    make_checkpoint,
+    make_round,
+    named,
+    picture,
+)
+
+X, Y, *OTHERS = (uuid.uuid5(uuid.NAMESPACE_OID, f"candidate {place}") for place in range(8))
+"""X and Y change roles between worlds: one is gold, the other is not."""
+LOST = uuid.uuid5(uuid.NAMESPACE_OID, "a candidate that is not there")
+MADE_KEY = itertools.count
+SIDE = 32
+
+Call = tuple[str, int, tuple[tuple[str, str], ...], str]
+
+
+@dataclass
+class World:
+    """One application with one annotator in it, and all answers they got so far."""
+
+    client: TestClient
+    app: Any
+    round: int
+    heard: list[Call] = field(default_factory=list)
+    urls: dict[str, str] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)
+    keys: Iterator[int] = field(default_factory=itertools.count)
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Make a request and note its answer."""
+        answer = self.client.request(method, path, json=body, follow_redirects=False)
+        told = tuple(sorted((k, v) for k, v in answer.headers.items() if k not in {"date", "set-cookie"}))
+        content = answer.content.decode("latin-1")
+        label = normalized(f"{method} {path} {body}")
+        self.heard.append((label, answer.status_code, normalized(told), normalized(content)))
+        is_json = answer.content and "json" in answer.headers.get("content-type", "")
+        return answer.json() if is_json else None
+
+    def key(self) -> str:
+        """A key that is equal in every world."""
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"key {next(self.keys)}"))
+
+    def tray(self, count: int = 48) -> None:
+        """Ask for candidates, as a page does."""
+        body = {"count": count, "holding": self.held, "round": self.round}
+        for card in self.call("POST", "/api/review/tray", body)["candidates"]:
+            self.held.append(card["id"])
+            self.urls |= {card["id"]: card["layers"]["foreground"]["url"]}
+
+    def decide(self, candidate: uuid.UUID, verdict: str, key: str | None = None) -> None:
+        """Decide a candidate."""
+        said = {"candidate": str(candidate), "verdict": verdict, "key": key or self.key()}
+        self.call("POST", "/api/review/decisions", said)
+        self.held = [one for one in self.held if one != str(candidate)]
+
+    def look_everywhere(self) -> None:
+        """Call every route and every page once; what changes something is called so that it fails or repeats."""
+        for route in routes_of(self.app):
+            for method in sorted(route.methods or ()):
+                for path in self.paths(route.path):
+                    self.call(method, path, self.body(method, route.path))
+
+    def paths(self, template: str) -> list[str]:
+        """A route's address, with everything that an annotator could put into it."""
+        if template == "/api/layers/{sha256}.{form}":
+            return [self.urls[one] for one in sorted(self.urls)]
+        if template == "/api/review/nearest":
+            return [f"{template}?candidate={one}" for one in (X, Y, LOST)]
+        values = {
+            "number": str(self.round),
+            "number:int": str(self.round),
+            "name": "latest",
+            "posting": str(X),
+            "role": "foreground",
+        }
+        unknown = set(re.findall(r"{(.+?)}", template)) - values.keys()
+        assert not unknown, f"say in this test what an annotator would put into {template}"
+        return [re.sub(r"{(.+?)}", lambda found: values[found[1]], template)]
+
+    def body(self, method: str, path: str) -> Any:
+        """What an annotator would send to a route."""
+        if method in {"GET", "HEAD", "DELETE"}:
+            return None
+        undo = {"decision": 10**6, "key": str(LOST)}
+        lost = {"candidate": str(LOST), "verdict": "accept", "key": str(LOST)}
+        both = [lost | {"candidate": str(one), "verdict": "skip", "key": str(one)} for one in (LOST,)]
+        bodies = {
+            "/api/review/tray": {"count": 0, "holding": [*self.held, str(LOST)], "round": self.round},
+            "/api/review/decisions": lost,
+            "/api/review/decisions/several": {"decisions": both},
+            "/api/review/undo": undo,
+            "/api/review/undo/several": {"undos": [undo]},
+            "/api/review/release": {"candidates": [str(LOST)]},
+            "/api/snapshots": {"tag": "latest"},
+        }
+        known = path in bodies or path.startswith(("/api/rounds/", "/api/checkpoints/", "/api/desk/"))
+        assert known, f"say in this test what an annotator would send to {method} {path}"
+        return bodies.get(path)
+
+
+ENDS_THE_SESSION = {("POST", "/api/session"), ("DELETE", "/api/session")}
+
+
+def routes_of(app: Any) -> list[Route]:
+    """Every route of the API and every page, but for signing in and out."""
+    found: list[Route] = []
+    open_ends = list(app.routes)
+    while open_ends:
+        route = open_ends.pop(0)
+        if isinstance(route, Route):
+            found.append(route)
+        elif isinstance(route, Mount):
+            assert route.path.startswith("/static/"), "files of the package, equal for all"
+        else:
+            open_ends += route.original_router.routes  # an included router
+    assert len(found) > 30, "the application with its pages"
+    return [
+        route for route in found if not any((method, route.path) in ENDS_THE_SESSION for method in route.methods or ())
+    ]
+
+
+def normalized(told: Any) -> Any:
+    """An answer without times, and without signatures, which depend on the time."""
+    if isinstance(told, tuple):
+        return tuple((name, normalized(value)) for name, value in told)
+    text = re.sub(r"until=\d+&sign=[0-9a-f]+", "until=T&sign=S", told)
+    text = re.sub(r"max-age=\d+", "max-age=T", text)
+    return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", "TIME", text)
+
+
+@pytest.fixture
+def make_world(
+    postgres_address: str, template_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., World]]:
+    """Builds worlds, each with a database of its own."""
+    with ExitStack() as stack:
+
+        def make(gold_one: uuid.UUID, overlap: int = 1, other: str | None = None) -> World:
+            monkeypatch.setattr(gold, "_coin", random.Random(7))
+            name = stack.enter_context(fresh_database(postgres_address, template_database))
+            database = Database(named(postgres_address, name))
+            stack.callback(database.close)
+            store = FolderStore(tmp_path / name)
+            number = build(database, store, gold_one, overlap, other)
+            settings = Settings(home=tmp_path / f"{name}-home", database=named(postgres_address, name), secret="s" * 40)
+            app = create_app(House(settings, database, store, CeleryQueue(make_app(settings, settings.database))))
+            app.state.counts = Remembered(cheap=60)
+            headers = {"x-layerloop": "1"}
+            client = stack.enter_context(TestClient(app, base_url="http://127.0.0.1", headers=headers))
+            with database.transaction() as tx:
+                token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, "ann"), 5)
+            assert client.post("/api/session", json={"token": token}).status_code == 200
+            return World(client, app, number)
+
+        yield make
+
+
+def build(database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: int, other: str | None) -> int:
+    """A round of plain candidates with two pieces of gold, one of them X or Y; another reviewer may have decided both."""
+    with database.transaction() as tx:
+        number = make_round(tx, make_checkpoint(tx))
+        home = tx.scalar(
+            sa.insert(rounds)
+            .values(purpose="gold", kind="single", quota=0, policy={"kind": "random", "share": 1.0}, state="open")
+            .returning(rounds.c.id)
+        )
+        if overlap > 1:
+            set_consensus(tx, number, Consensus(Rule.majority, overlap), "test")
+        sample = stored(tx, store, picture(90, SIDE, SIDE))
+        add_samples(tx, [NewSample("single", "a seed", "CC0", "test", 0, {LayerRole.foreground: sample})])
+        planted = tx.scalar(sa.text("select id from samples"))
+        for place, one in enumerate((X, Y, *OTHERS)):
+            is_gold = one in {gold_one, OTHERS[0]}
+            prompt = Prompt(f"prompt {place}")
+            tx.execute(sa.insert(prompts), {"id": prompt.id, "text": prompt.text})
+            row = {"id": one, "round_id": home if is_gold else number, "prompt_id": prompt.id, "seed": place}
+            tx.execute(sa.insert(candidates), row | {"state": CandidateState.waiting, "propensity": 1.0})
+            rgba = picture(place, SIDE, SIDE)
+            layer = stored(tx, store, rgba)
+            tx.execute(sa.insert(candidate_layers), {"candidate_id": one, "role": "foreground", "sha256": layer.sha256})
+            tx.execute(sa.insert(screenings), {"candidate_id": one, "signals": measure_single(rgba, prompt.text)})
+            if is_gold:
+                row = {"candidate_id": one, "round_id": number, "sample_id": planted, "defect": None, "severity": 0}
+                tx.execute(sa.insert(gold_table), row)
+        gold.set_gold(tx, number, gold.GoldTerms(0.5), "test")
+        reviewers.add_reviewer(tx, "ann", Access.annotator)
+        bob = reviewers.add_reviewer(tx, "bob", Access.annotator).id
+    if other:
+        for one in (X, Y):
+            with database.transaction() as tx:
+                key = uuid.uuid5(uuid.NAMESPACE_OID, f"bob {one}")
+                decide(tx, bob, one, Verdict(other), key=key, dwell_ms=900)
+    return number
+
+
+def stored(tx: Any, store: FolderStore, rgba: Any) -> StoredLayer:
+    """A layer in the store and in the records, with its fingerprint."""
+    data = encode_layer(rgba)
+    layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), visible_hash(rgba))
+    record_layers(tx, [layer])
+    tx.execute(sa.update(layers).where(layers.c.sha256 == layer.sha256).values(fingerprint=fingerprint(rgba)))
+    return layer
+
+
+def live(world: World, verdicts: tuple[str, str]) -> list[Call]:
+    """The whole life of an annotator with X and Y: every route before and after each thing that they may do."""
+    world.look_everywhere()
+    world.tray()
+    assert {str(X), str(Y)} <= set(world.held), "both are shown, or this test would prove nothing"
+    world.look_everywhere()
+    for one, verdict in zip((X, Y), verdicts, strict=True):
+        world.decide(one, "skip")
+        world.look_everywhere()
+        world.tray()  # nothing else is left, so what was skipped comes back
+        key = world.key()
+        world.decide(one, verdict, key)
+        world.look_everywhere()
+        world.decide(one, verdict, key)
+        world.decide(one, verdict)
+        world.decide(one, "reject" if verdict == "accept" else "accept")
+        world.tray()
+        world.call("POST", "/api/review/undo", {"key": world.key()})
+        world.look_everywhere()
+        world.decide(one, verdict)
+        world.call("POST", "/api/review/undo", {"key": world.key()})
+        world.call("POST", "/api/review/release", {"candidates": [str(one)]})
+        world.look_everywhere()
+        world.tray()
+        world.decide(one, verdict)
+        world.look_everywhere()
+    return world.heard
+
+
+def assert_alike(first: list[Call], second: list[Call]) -> None:
+    """The first answer that differs is named with its request."""
+    for place, (one, other) in enumerate(zip(first, second, strict=True)):
+        assert one == other, f"request {place}, {one[0]}, is answered differently"
+
+
+@pytest.mark.parametrize("verdicts", [("accept", "reject"), ("reject", "accept")])
+def test_no_answer_tells_which_candidate_is_gold(make_world, verdicts):
+    assert_alike(live(make_world(gold_one=X), verdicts), live(make_world(gold_one=Y), verdicts))
+
+
+def test_no_answer_tells_what_others_said(make_world):
+    """With an overlap of two: whether another has decided, which verdict it was, and of gold or not."""
+    verdicts = ("accept", "reject")
+    first = live(make_world(X, overlap=2, other=None), verdicts)
+    for gold_one, other in itertools.product((X, Y), (None, "accept", "reject")):
+        if (gold_one, other) != (X, None):
+            assert_alike(first, live(make_world(gold_one, overlap=2, other=other), verdicts))
+
+
+def test_a_round_that_ends_or_pauses_tells_nothing_either(make_world):
+    def ending(gold_one: uuid.UUID) -> list[Call]:
+        world = make_world(gold_one=gold_one)
+        database = world.app.state.house.database
+        world.tray()
+        world.decide(X, "accept")
+        for state in ("pause", "close"):
+            from curation import rounds as room
+
+            with database.transaction() as tx:
+                getattr(room, f"{state}_round")(tx, world.round, "test")
+            world.look_everywhere()
+            world.tray()
+            world.call("POST", "/api/review/undo", {"key": world.key()})
+            world.decide(X, "reject")
+            world.decide(Y, "reject")
+            world.look_everywhere()
+        return world.heard
+
+    assert_alike(ending(X), ending(Y))
+
+
+def test_gold_shares_no_bytes_with_what_it_was_made_of(database, store):
+    """Clean copies have pixels, bytes and an address of their own; all has been measured as what is drawn is."""
+    with database.transaction() as tx:
+        number = make_round(tx)
+        drawn = make_candidates(tx, store, number, 4, CandidateState.drawn)
+        screen_candidates(tx, store, drawn)
+        seeds = [picture(200 + place) for place in range(6)]
+        for rgba in seeds:
+            rgba[rgba[..., 3] == 0] = 0  # as an import stores it
+            layer = stored(tx, store, rgba)
+            add_samples(tx, [NewSample("single", "a seed", "CC0", "test", 0, {LayerRole.foreground: layer})])
+        sources = planting.choose_sources(tx, number, 40)
+        pieces = planting.make_gold(store, sources, planting.size_of(tx, number), seed=3)
+        planting.keep_gold(tx, number, pieces, "test")
+        marks = dict(tx.execute(sa.select(layers.c.sha256, layers.c.fingerprint)).all())
+        keys = {frozenset(row) for row in tx.execute(sa.select(screenings.c.signals)).scalars()}
+    clean = [one for one in pieces if one.defect is None]
+    assert len(clean) >= 8
+    known = {encode_layer(rgba) for rgba in seeds}
+    visible = {visible_hash(rgba) for rgba in seeds}
+    addresses = [one.layers[LayerRole.foreground].sha256 for one in pieces]
+    assert len(set(addresses)) == len(pieces), "no two pieces are one file"
+    for one in pieces:
+        layer = one.layers[LayerRole.foreground]
+        data = store.get(layer.sha256)
+        rgba = decode_layer(data)
+        assert data not in known
+        assert layer.visible not in visible, "not even decoded"
+        assert encode_layer(rgba) == data, "encoded as every layer is"
+        hidden = rgba[rgba[..., 3] == 0]
+        assert not hidden.size or hidden.any(), "colour goes on under alpha 0, as in drawn layers"
+        assert marks[layer.sha256] is not None, "a nearest sample can be told with its distance"
+        if one.defect is None:
+            nearest = min(int(abs(rgba.astype(int) - seed)[rgba[..., 3] > 0].max()) for seed in seeds)
+            assert nearest == 1, "nobody sees a difference"
+    assert len(keys) == 1, "the same is measured of all"
