@@ -79,9 +79,12 @@ def mount(app: FastAPI) -> None:
 
 
 def _front(request: Request) -> Response:
-    return RedirectResponse(
-        "/review" if _has_session(request) else "/sign-in", 303, HEADERS | {"Cache-Control": "no-store"}
-    )
+    """Send reviewers to the review page, which takes candidates for them, and all others to the rounds."""
+    page = "/sign-in"
+    if _has_session(request):
+        access_of = getattr(request.app.state, "access_of", None)  # set by the application that serves the API
+        page = "/review" if access_of is None or access_of(request) in {"annotator", None} else "/rounds"
+    return RedirectResponse(page, 303, HEADERS | {"Cache-Control": "no-store"})
 
 
 def _has_session(request: Request) -> bool:

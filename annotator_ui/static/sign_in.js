@@ -28,8 +28,8 @@ async function signIn(token, confirmed = false) {
   part("problem").hidden = true;
   part("switch").hidden = true;
   try {
-    await request("POST", "/api/session", { token, switch: confirmed });
-    location.replace(target());
+    const me = /** @type {Me} */ (await request("POST", "/api/session", { token, switch: confirmed }));
+    location.replace(target(me.access));
   } catch (error) {
     form.removeAttribute("aria-busy");
     if (error instanceof Refusal && error.status === 409) return askToSwitch(token, error.message);
@@ -64,12 +64,14 @@ function askToSwitch(token, text) {
 
 /**
  * The page the person wanted, and no other site. The very URL that was checked is returned: parsed again from its
- * path alone, "/.//other.example" would name another host.
+ * path alone, "/.//other.example" would name another host. Without a wish it is where their work is: the review page
+ * takes candidates for whoever opens it, so only annotators land there.
+ * @param {Access} access
  * @returns {URL}
  */
-function target() {
-  const front = new URL("/", location.origin);
-  const wanted = address.searchParams.get("next") ?? "/";
+function target(access) {
+  const front = new URL(access === "annotator" ? "/review" : "/rounds", location.origin);
+  const wanted = address.searchParams.get("next") ?? front.pathname;
   if (!URL.canParse(wanted, location.origin)) return front;
   const next = new URL(wanted, location.origin);
   const ours = next.origin === location.origin && next.protocol === location.protocol;

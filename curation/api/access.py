@@ -73,6 +73,16 @@ def session_of(request: Request) -> str | None:
     return cookies.open(request.cookies.get(cookies.name, ""))
 
 
+def access_of(request: Request) -> Access | None:
+    """Return what whoever is signed in may do, or None where nobody is."""
+    session = session_of(request)
+    if session is None:
+        return None
+    with house_of(request).database.transaction() as tx:
+        reviewer = find_session(tx, session)
+    return reviewer.access if reviewer else None
+
+
 class SignedIn(SecurityBase):
     """A dependency that lets in whoever has this access or more, and a security scheme of the OpenAPI description."""
 

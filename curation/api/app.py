@@ -15,7 +15,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from curation import __version__, errors
 from curation.api import beside, checkpoints, desk, layers, review, reviewers, rounds, session, snapshots
-from curation.api.access import AccessTooLow, NotSignedIn
+from curation.api.access import AccessTooLow, NotSignedIn, access_of
 from curation.api.contract import ALWAYS, allowed_methods, answers, describe, operation_id
 from curation.api.desk import WrongSecret
 from curation.api.guard import Guard, error_answer
@@ -65,6 +65,7 @@ def create_app(house: House) -> FastAPI:
     )
     secret = house.settings.signing_secret()
     app.state.house = house
+    app.state.access_of = access_of
     app.state.sessions = SessionCookies(secret, house.settings.session_hours)
     app.state.session_cookie = app.state.sessions.name
     app.state.links = Links(secret)
