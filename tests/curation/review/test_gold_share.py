@@ -1,0 +1,122 @@
+"""The share of gold is a share of what a reviewer is given, however few candidates are left."""
+
+from __future__ import annotations
+
+import random
+import uuid
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from curation.domain import CandidateState, Prompt, Verdict, content_id
+from curation.review import gold
+from curation.review.decisions import decide
+from curation.review.reviewers import add_reviewer
+from curation.review.trays import fill_tray
+from curation.tables import candidates, prompts, rounds
+from curation.tables import gold as gold_table
+from tests.making import make_round
+
+SHARE = 0.2
+
+
+class Stream:
+    """A round into which candidates trickle, with plenty of gold, and one reviewer who decides all they get."""
+
+    def __init__(self, database) -> None:
+        self.database = database
+        self.given = {True: 0, False: 0}
+        with database.transaction() as tx:
+            self.number = make_round(tx)
+            self.prompt = Prompt("a fox")
+            tx.execute(sa.insert(prompts), {"id": self.prompt.id, "text": "a fox"})
+            row = {"purpose": "gold", "kind": "single", "quota": 0, "policy": {}, "state": "open"}
+            home = tx.scalar(sa.insert(rounds).values(row).returning(rounds.c.id))
+            self.gold = self._add(tx, home, range(400))
+            known = [
+                {"candidate_id": one, "round_id": self.number, "sample_id": uuid.uuid4(), "severity": 0}
+                for one in self.gold
+            ]
+            tx.execute(sa.insert(gold_table), known)
+            gold.set_gold(tx, self.number, gold.GoldTerms(SHARE, 0), "test")
+            self.ann = add_reviewer(tx, "ann").id
+        self.added = 0
+
+    def arrive(self, count: int) -> None:
+        """Let so many candidates come to wait."""
+        with self.database.transaction() as tx:
+            self._add(tx, self.number, range(1_000 + self.added, 1_000 + self.added + count))
+        self.added += count
+
+    def take_all(self, room: int) -> None:
+        """Ask for trays of `room` until one is empty, deciding all."""
+        while True:
+            with self.database.transaction() as tx:
+                cards = fill_tray(tx, self.ann, self.number, room, (), 60).cards
+                for card in cards:
+                    self.given[card.id in self.gold] += 1
+                    decide(tx, self.ann, card.id, Verdict.reject, key=uuid.uuid4())
+            if not cards:
+                return
+
+    def _add(self, tx, number: int, seeds) -> set[uuid.UUID]:
+        rows = [
+            {
+                "id": content_id("candidate", number, seed),
+                "round_id": number,
+                "prompt_id": self.prompt.id,
+                "seed": seed,
+                "state": CandidateState.waiting,
+                "propensity": 1.0,
+            }
+            for seed in seeds
+        ]
+        tx.execute(sa.insert(candidates), rows)
+        return {row["id"] for row in rows}
+
+
+@pytest.mark.parametrize(("left", "room"), [(12, 24), (6, 24), (3, 8), (1, 24), (1, 1)])
+def test_the_share_holds_over_a_stream_that_trickles(database, monkeypatch, left, room):
+    monkeypatch.setattr(gold, "_coin", random.Random(left * 100 + room))
+    stream = Stream(database)
+    for _ in range(120 // left):
+        stream.arrive(left)
+        stream.take_all(room)
+    n = sum(stream.given.values())
+    low, high = binom.interval(0.999, n, SHARE)
+    assert stream.given[False] == 120 // left * left, "every candidate is shown"
+    assert low <= stream.given[True] <= high, stream.given
+
+
+def test_where_nothing_is_left_no_gold_is_given(database):
+    stream = Stream(database)
+    stream.take_all(24)
+    assert stream.given == {True: 0, False: 0}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    share=st.sampled_from([0.05, 0.2, 0.5]),
+    arrivals=st.lists(st.integers(0, 12), min_size=300, max_size=300),
+    room=st.integers(1, 24),
+    seed=st.integers(0, 2**32),
+)
+def test_coins_are_thrown_for_places_that_are_filled_alone(share, arrivals, room, seed):
+    """Whatever comes and however much is asked for: gold is no more than its share of all that was filled."""
+    coins = random.Random(seed)
+    waiting = hidden = shown = 0
+    for arrived in arrivals:
+        waiting += arrived
+        thrown = [coins.random() < share for _ in range(room)]
+        filled = min(waiting, room - sum(thrown))
+        # The same decisions as those of a tray, where there is always enough gold.
+        gold_here = gold.places_among(thrown, min(waiting, max(room - sum(thrown), 1)))
+        hidden += gold_here
+        shown += filled
+        waiting -= filled
+        assert gold_here + filled <= room
+    low, high = binom.interval(1 - 1e-6, hidden + shown, share) if hidden + shown else (0, 0)
+    assert low <= hidden <= high
