@@ -52,7 +52,7 @@ export class Contact extends EventTarget {
   /** What the tray holds for a sheet: this one and the next, as far as a reviewer may. @returns {import("./tray.js").Plan} */
   get plan() {
     const ahead = Math.min(2 * this.size, MOST_HELD);
-    return { size: "small", ahead, low: ahead, decoded: ahead, first: this.size };
+    return { size: "small", ahead, low: ahead, decoded: ahead, first: ahead };
   }
 
   /** The candidate at the cursor. */
