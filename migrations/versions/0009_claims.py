@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import UUID
 
 revision = "0009"
-down_revision = "0014"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 
