@@ -20,6 +20,7 @@ from curation import snapshots
 from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
 from curation.domain import Access, LayerRole
 from curation.review import reviewers
+from curation.review.claims import note_claims
 from curation.samples import add_samples
 from curation.tables import desk_boards, desk_postings
 from tests.curation.test_samples import new
@@ -122,10 +123,15 @@ def previewed(house, database, store) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_every_answer_is_as_described(app, address, known, signed_in, database_address, tmp_path: Path) -> None:
+def test_every_answer_is_as_described(
+    app, address, known, signed_in, database, database_address, tmp_path: Path
+) -> None:
     """LAYERLOOP_TEST_EXAMPLES makes it look longer."""
     examples = int(os.environ.get("LAYERLOOP_TEST_EXAMPLES", "8"))
     session = signed_in(Access.admin).cookies[app.state.session_cookie]
+    shown = known["GET /api/review/nearest"]["query"]["candidate"]
+    with database.transaction() as tx:
+        note_claims(tx, reviewers.find_reviewer(tx, "the admin").id, [uuid.UUID(shown)])
     config = tmp_path / "schemathesis.toml"
     config.write_text(CONFIG.format(session=session, examples=examples, stateful=examples))
     environment = {"CONTRACT_KNOWN": json.dumps(known), "CONTRACT_DATABASE": database_address}
