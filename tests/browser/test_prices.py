@@ -27,7 +27,7 @@ def test_the_price_of_accepts_stands_on_the_rounds_page(open_page: OpenPage, sit
         assert decide_all(tx, ids, Verdict.reject, "by gate 1") > 100
     page = open_page(path=f"/rounds/{number}", name="Ada", access=Access.engineer)
     expect(page.locator("#price tr th")).to_have_text(["likely", "random", "uncertain"])
-    expect(page.locator("#next-hour")).to_contain_text("An hour of review now: about")
+    expect(page.locator("#next-hour")).to_contain_text("What an hour would bring is told after 10 min of looking")
     expect(page.locator("#stop")).to_contain_text("20 were wanted")
     expect(page.locator("#tiles")).to_contain_text("that nobody was shown")
     expect(page.locator("#about")).to_contain_text("people see 50 % of what passes (mixed)")
