@@ -85,6 +85,8 @@ class LabelStudioDesk:
             else:
                 trouble = self._projects.differences(project, board)
             mark = self._projects.mark(int(project.id))
+            if repair and since is None:  # after the mark was read: a hook that is missing says that it was lost
+                self._projects.hang_hook(int(project.id), board)
         seen = self._read(int(project.id), since)
         return Reading(int(project.task_number or 0), seen, mark, project.created_at, trouble)
 
