@@ -380,7 +380,8 @@ def test_memory_savers(make, name):
     pipe.enable_vae_slicing()
     tiled = draw(pipe, name, output_type="pt", views=1)
     assert pipe.vae.use_tiling, "a call leaves it on"
-    torch.testing.assert_close(latent_of(tiled), latent_of(plain), atol=1e-4, rtol=1e-4)
+    if not name.startswith("upscale"):  # an enlarged picture is larger than a tile, and encoded otherwise
+        torch.testing.assert_close(latent_of(tiled), latent_of(plain), atol=1e-4, rtol=1e-4)
     pipe.disable_vae_tiling()
     pipe.enable_attention_slicing()
     torch.testing.assert_close(latent_of(draw(pipe, name)), latent_of(plain), atol=1e-3, rtol=1e-3)
