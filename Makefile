@@ -4,7 +4,9 @@
 # make check     what CI checks: style, types, laws of imports, the pages' JavaScript, and the quick tests
 # make bench     prints figures, in some minutes; BENCH=name one of tests/benchmarks, ARGS its options
 # make coverage  the tests, and how much of the house they reach
-# make lock      writes requirements.lock and requirements-label-studio.lock anew from pyproject.toml
+# make lock      writes the requirements*.lock files anew from pyproject.toml; ARGS=--upgrade takes the newest versions
+# make sbom      writes sbom.json (CycloneDX), what is installed
+# make audit     looks the locked versions up among known vulnerabilities, over the network
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,13 +14,18 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/ready
 STUDIO := $(VENV)/label-studio-ready
 HOME_DIR ?= .home
+# The locks are whole, so that pip resolves nothing; a file whose hash is not in them is not installed.
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+UV_VERSION := 0.13.9
+CYCLONEDX_VERSION := 7.5.0
+PIP_AUDIT_VERSION := 2.10.1
 # A process per core: half of the tests wait for something. A file's tests stay together, for what they share.
 TOGETHER := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training_rate
 
 DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs) $(if $(DESK),--desk $(DESK))
 
-.PHONY: demo test check coverage bench lock clean setup
+.PHONY: demo test check coverage bench lock sbom audit clean setup
 .DEFAULT_GOAL := demo
 
 demo: $(READY) $(if $(DESK),$(STUDIO))
@@ -45,7 +52,7 @@ bench: $(READY) $(STUDIO)
 setup: $(READY) $(STUDIO)
 
 # The stamp is made last, so that a set-up that was broken off begins again and a finished one is not repeated.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements-cuda.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "error: $(PYTHON) is older than Python 3.11" >&2; \
 	    echo "hint: install a newer one and say: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -54,30 +61,36 @@ $(READY): requirements.lock pyproject.toml
 	    echo "hint: on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "setting up $(VENV); the first time takes some minutes" >&2
 	@$(PY) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(INSTALL) -r requirements.lock
+	@! $(PY) -c 'import importlib.metadata as m, sys; sys.exit(not any("nvidia" in one for one in m.requires("torch")))' \
+	    || $(INSTALL) -r requirements-cuda.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 # The client of the other desk, for those who use it. Without dependencies: its converters, which nothing here calls,
 # want an OpenCV older than ours.
 $(STUDIO): requirements-label-studio.lock $(READY)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-label-studio.lock
+	@$(INSTALL) -r requirements-label-studio.lock
 	@touch $(STUDIO)
 
+# uv resolves for all platforms at once, from metadata alone: no gigabytes of CUDA are downloaded.
 lock:
 	@$(PYTHON) -m venv --clear .venv-lock
-	@.venv-lock/bin/python -m pip install --quiet --editable '.[train,dev]'
-	@{ echo "# Every package of Layerloop, its training part and its tests, at the versions they were tested with."; \
-	   echo "# Made by 'make lock'."; \
-	   .venv-lock/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | sed 's/+.*//'; \
-	 } > requirements.lock
-	@.venv-lock/bin/python -m pip install --quiet --editable '.[train,dev,label-studio]'
-	@{ echo "# What Label Studio's client needs beside requirements.lock, for LAYERLOOP_DESK=label-studio+http://..."; \
-	   echo "# Made by 'make lock', installed with --no-deps: its converters, which nothing here calls, want an older OpenCV."; \
-	   .venv-lock/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | sed 's/+.*//' \
-	   | awk -F= 'NR == FNR { known[$$1]; next } !($$1 in known)' requirements.lock -; \
-	 } > requirements-label-studio.lock
+	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@.venv-lock/bin/python .ci/lock.py $(ARGS)
 	@rm -rf .venv-lock
 
+# Needs no network once cyclonedx-bom is there: it describes what is installed.
+sbom: $(READY)
+	@test -x .venv-sbom/bin/cyclonedx-py || { $(PYTHON) -m venv .venv-sbom && .venv-sbom/bin/python -m pip install \
+	    --quiet --disable-pip-version-check cyclonedx-bom==$(CYCLONEDX_VERSION); }
+	@.venv-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom.json $(PY)
+
+# Needs the network; it fails where it could not look, and not only where it finds something.
+audit:
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install \
+	    --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION); }
+	@.venv-audit/bin/python .ci/audit.py requirements.lock requirements-label-studio.lock
+
 clean:
-	rm -rf $(VENV) .venv-lock
+	rm -rf $(VENV) .venv-lock .venv-sbom .venv-audit
