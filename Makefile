@@ -61,6 +61,8 @@ $(READY): requirements.lock requirements-cuda.lock pyproject.toml
 	    echo "hint: on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "setting up $(VENV); the first time takes some minutes" >&2
 	@$(PY) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@sed -n '/^torch==/,/[^\\]$$/p' requirements.lock > $(VENV)/torch.lock
+	@$(INSTALL) --no-index -r $(VENV)/torch.lock > /dev/null 2>&1 || true  # a build at hand, for CPUs, goes before the index's
 	@$(INSTALL) -r requirements.lock
 	@! $(PY) -c 'import importlib.metadata as m, sys; sys.exit(not any("nvidia" in one for one in m.requires("torch")))' \
 	    || $(INSTALL) -r requirements-cuda.lock
