@@ -33,7 +33,9 @@ export class Tray extends EventTarget {
   /** Whether the server had less to give than was asked for, the last time. */
   dry = false;
   /** This page's own id: two pages of one reviewer hold different candidates. */
-  page = pageId();
+  page = newKey();
+  /** The page before this one in the same tab: what it held, or was given too late to return, is taken over. */
+  #previous = sessionStorage.getItem(PAGE);
   #plan = SINGLE;
   #acted = false;
   #released = false;
@@ -57,6 +59,7 @@ export class Tray extends EventTarget {
     this.#post = post;
     this.#inOutbox = inOutbox;
     this.#round = round;
+    sessionStorage.setItem(PAGE, this.page);
   }
 
   /** How many candidates this page should hold, and below which number it asks for more. */
@@ -151,7 +154,7 @@ export class Tray extends EventTarget {
     try {
       const holding = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox().toReversed()]);
       const count = Math.min(Math.max(missing, 0), MOST_AT_ONCE, MOST_HOLDING - Math.min(holding.size, MOST_HOLDING));
-      const body = { round: this.#round, count, holding: [...holding].slice(0, MOST_HOLDING), page: this.page };
+      const body = { round: this.#round, count, holding: [...holding].slice(0, MOST_HOLDING), page: this.page, previous: this.#previous };
       this.#released = false;
       const answer = /** @type {TrayAnswer} */ (await this.#post("/api/review/tray", body));
       for (const id of answer.lost) if (!this.#touched.has(id)) this.drop(id);
@@ -197,15 +200,6 @@ export class Tray extends EventTarget {
     this.#advance();
     this.dispatchEvent(new Event("change"));
   }
-}
-
-/** An id that a reload keeps, so that it gets back what it held; any other page has one of its own. */
-function pageId() {
-  const [navigation] = performance.getEntriesByType("navigation");
-  const reloaded = navigation instanceof PerformanceNavigationTiming && navigation.type === "reload";
-  const page = (reloaded && sessionStorage.getItem(PAGE)) || newKey();
-  sessionStorage.setItem(PAGE, page);
-  return page;
 }
 
 /** @param {Card} card @param {Size} size @returns {Held} */

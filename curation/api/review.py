@@ -53,13 +53,15 @@ class TrayRequest(Body):
     """What a page has and wants.
 
     `page` is an id that each open page makes for itself: two pages of one reviewer get different
-    candidates, and each keeps and returns its own. Only what is named in `holding` stays leased.
+    candidates, and each keeps and returns its own. `previous` is the page that was loaded before in
+    the same tab: what it held is taken over. Only what is named in `holding` stays leased.
     """
 
     round: Annotated[int, Field(ge=1, le=2**31 - 1), JSON_NUMBER] | None = None
     count: Annotated[int, Field(ge=0, le=MOST_TOGETHER), JSON_NUMBER] = 8
     holding: Annotated[list[uuid.UUID], Field(default_factory=list, max_length=MOST_HOLDING)]
     page: uuid.UUID | None = None
+    previous: uuid.UUID | None = None
 
 
 class ReleaseRequest(Body):
@@ -198,7 +200,7 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
     with visit.enter() as (tx, reviewer):
         if reviewer.paused is not None:
             raise Paused(reviewer.paused)
-        tray = trays.fill_tray(tx, reviewer.id, body.round, body.count, body.holding, seconds, body.page)
+        tray = trays.fill_tray(tx, reviewer.id, body.round, body.count, body.holding, seconds, body.page, body.previous)
         who = (reviewer.id, body.round)
         far = counts.get(who, lambda: progress.review_progress(tx, reviewer.id, body.round))
     number = body.round or (tray.cards[0].round if tray.cards else None)

@@ -70,6 +70,7 @@ def fill_tray(
     holding: Collection[uuid.UUID],
     seconds: int,
     page: uuid.UUID | None = None,
+    previous: uuid.UUID | None = None,
 ) -> Tray:
     """Lease up to `count` candidates to a reviewer, of one round or of the oldest open ones.
 
@@ -88,12 +89,14 @@ def fill_tray(
         seconds: How long the leases last without a sign of use.
         page: The page that asks, so that two pages of one reviewer share nothing; None takes
             over whatever the reviewer holds.
+        previous: The page that this one has replaced: what it held, or was given too late, is
+            taken over.
 
     Returns:
         The new cards, and those of `holding` that are no longer the reviewer's.
     """
     holder = holder_of(reviewer_id)
-    who = {"reviewer": reviewer_id, "holder": holder, "page": page, "round": round_id}
+    who = {"reviewer": reviewer_id, "holder": holder, "page": page, "previous": previous, "round": round_id}
     held = leases.renew_used(tx, holder, "review", seconds, holding, page)
     swept = [one for one in holding if one not in held]
     if swept:
@@ -106,7 +109,7 @@ def fill_tray(
     idle = [row for row in mine if row.idle]
     ids = [row.id for row in idle if row.served][:count]
     if page is not None:
-        leases.hand_back_used(tx, holder, [row.id for row in idle if not row.served], page)
+        leases.hand_back_used(tx, holder, [row.id for row in idle if not row.served])
     leases.renew_used(tx, holder, "review", seconds, ids, page)
     leased = sum(row.id is not None for row in mine)
     room = min(count - len(ids), MOST_HELD - leased)
@@ -285,7 +288,7 @@ _CLAIM_UNFINISHED = _sql(f"""
 _MINE = _sql("""
     select (select count(*) from claims k where k.reviewer_id = me.id and k.unfinished) as unfinished,
         c.id, l.subject <> all(:ids) and (cast(:page as uuid) is null or l.page is null
-            or l.page = cast(:page as uuid) or l.expires_at < now()) as idle,
+            or l.page in (cast(:page as uuid), cast(:previous as uuid)) or l.expires_at < now()) as idle,
         c.state = 'showing' and r.state = 'open' and me.paused is null
             and (cast(:round as integer) is null or r.id = :round) as served
     from reviewers me

@@ -95,6 +95,20 @@ def test_two_pages_of_one_reviewer_share_nothing(database, two):
     assert states(database, two[0]) == {"showing": 4, "waiting": 4}
 
 
+def test_a_page_takes_over_from_the_one_before_it_in_its_tab(database, two):
+    """Also what that one was given too late; what it returns too late stays with the new one."""
+    ann, bob = who(database, "ann"), who(database, "bob")
+    late = ids(take(database, ann, two[0], 4, page=PAGE))
+    with database.transaction() as tx:
+        tray = trays.fill_tray(tx, ann, two[0], 4, (), 60, OTHER_PAGE, PAGE)
+        assert ids(tray) == late
+        trays.hand_back(tx, ann, late, PAGE)
+    assert not set(ids(take(database, bob, two[0], 8))) & set(late)
+    with database.transaction() as tx:
+        assert len(trays.fill_tray(tx, ann, two[1], 2, (), 60, PAGE, OTHER_PAGE).cards) == 2
+    assert set(ids(take(database, bob, two[0], 8))) >= set(late), "another round was opened"
+
+
 def test_what_is_handed_back_is_free_at_once_and_first_for_who_returns(database, two):
     ann, bob = who(database, "ann"), who(database, "bob")
     held = ids(take(database, ann, two[0], 6, page=PAGE))
