@@ -130,7 +130,8 @@ def test_a_person_works_at_it(seats, page):
     assert not page.locator("img.ll-foreground").is_visible()
     until(page, "b", lambda: page.locator("img.ll-blended").is_visible())
     until(page, "f", lambda: page.locator("img.ll-foreground").is_visible())
-    for key, width in (("x", 128), ("d", 2 * 128), ("x", 128), ("e", 256)):  # what is tiny is enlarged to fit
+    stage = page.locator(".ll-stage").evaluate("one => one.clientWidth")
+    for key, width in (("x", 128), ("d", 2 * 128), ("x", 128), ("e", stage)):  # what is small is enlarged to fit
         until(page, key, lambda width=width: page.locator("img.ll-foreground").bounding_box()["width"] == width)
     for ground, colour in (("black", "rgb(0, 0, 0)"), ("white", "rgb(255, 255, 255)"), ("grey", "rgb(128, 128, 128)")):
         choose(page, ground)
@@ -159,8 +160,6 @@ def test_a_person_changes_their_mind(seats, page):
 
 
 def open_task_again(page: Page, seat: Seat, place: int) -> None:
-    """A task that is decided: its pictures are shown no longer, what was said is."""
-    with seat.database.transaction() as tx:
-        [board] = boards.open_boards(tx, seat.exchange.desk.address, seat.round)
-    page.goto(f"{seat.studio.server.address}/projects/{board.number}/data?task={seat.task(place)}")
+    """A task that is decided: its pictures are shown as long as it is there, and so is what was said."""
+    open_task(page, seat, place)
     button(page, "Update").wait_for()
