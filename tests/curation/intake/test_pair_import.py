@@ -218,14 +218,13 @@ def test_real_pairs_are_all_accounted_for(database, store, shared):
     found = read_samples(database)
     assert told.outcomes == {
         Outcome.accept: 34,
-        Outcome.accept_warn: 2,
-        Outcome.review: 5,
+        Outcome.accept_warn: 7,  # five of them animals whose necks leave the image at the bottom
         Outcome.reject: 1,
         Outcome.partial: 1,
     }
     assert {one.kind for one in found} == {Kind.pair}
-    assert len(found) == 36
-    assert told.codes == {"blend_inexact": 7, "cut_at_border": 5, "pair_incomplete": 2}
+    assert len(found) == 41
+    assert told.codes == {"blend_inexact": 7, "pair_incomplete": 2}
     assert all("GPL-2" in one.licence or "MIT" in one.licence for one in found)
     assert all(set(one.texts) == {FRONT, BACK} for one in found)
     again = import_seeds(database, store, shared / "layer_pairs")
