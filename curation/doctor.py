@@ -22,6 +22,21 @@ from curation.tables import candidate_layers, checkpoints, sample_layers, snapsh
 
 LEAST_FREE_GIB = 2.0
 LOOKED_AT = 5_000
+IDLE_SECONDS = 60
+"""How long work may wait before a worker is missed."""
+
+_WAITING = sa.text("""
+    with due as (
+        select case c.state when 'requested' then 'drawings' else 'screenings' end as kind
+        from candidates c join rounds r on r.id = c.round_id
+        where r.state = 'open' and c.state in ('requested', 'drawn')
+          and c.changed_at < now() - make_interval(secs => :seconds)
+        union all
+        select 'trainings' from training_runs
+        where state = 'requested' and at < now() - make_interval(secs => :seconds))
+    select kind, count(*) as count from due
+    where not exists (select from leases where purpose in ('draw', 'train', 'caption') and expires_at > now())
+    group by kind""")
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings.append(_private_files(settings))
     try:
         with open_house(settings) as house:
-            looks: tuple[Callable[[House], Finding], ...] = (_database, _objects, _queue, _desk)
+            looks: tuple[Callable[[House], Finding], ...] = (_database, _objects, _queue, _work, _desk)
             findings += [_safely(look, house) for look in looks]
     except LayerloopError as error:
         findings.append(Finding("house", well=False, told=error.message, hint=error.hint))
@@ -157,6 +172,17 @@ def _objects(house: House) -> Finding:
 def _queue(house: House) -> Finding:
     house.queue.check()
     return Finding("queue", well=True, told=f"{without_credentials(house.settings.queue)} answers")
+
+
+def _work(house: House) -> Finding:
+    """Work that waits while nobody has taken any of its kind tells of a missing worker."""
+    with house.database.transaction() as tx:
+        waiting = {row.kind: row.count for row in tx.execute(_WAITING, {"seconds": IDLE_SECONDS})}
+    if not waiting:
+        return Finding("work", well=True, told="nothing waits that no worker takes")
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(waiting.items()))
+    hint = "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
+    return Finding("work", False, f"for over {IDLE_SECONDS} s no worker has taken: {told}", hint)
 
 
 def _desk(house: House) -> Finding:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from typing import Final
 
 import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from curation.errors import Refused
 
 OPEN_FILES: Final = 65_536
 """Soft limit of open files to ask for, where the hard limit allows it."""
@@ -22,9 +25,30 @@ BODY_SECONDS: Final = 60.0
 """How long its body may take; bodies are small JSON documents."""
 
 
-def serve(app: FastAPI, host: str, port: int) -> None:
-    """Serve the API until it is stopped; Ctrl-C raises KeyboardInterrupt."""
-    uvicorn.Server(server_config(app, host, port)).run()
+def serve(app: FastAPI, listening: socket.socket) -> None:
+    """Serve the API at a socket of `open_socket` until it is stopped; Ctrl-C raises KeyboardInterrupt."""
+    host, port = listening.getsockname()[:2]
+    uvicorn.Server(server_config(app, host, port)).run(sockets=[listening])
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Bind the address that the API listens at.
+
+    Raises:
+        Refused: It is taken, or is none of this machine.
+    """
+    listening = None
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, proto)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        if listening is not None:
+            listening.close()
+        hint = "another program listens there: choose another port (--port, LAYERLOOP_PORT)"
+        raise Refused(f"the API cannot listen at {host}:{port}: {error.strerror or error}", hint) from error
+    return listening
 
 
 def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import LARGEST, Json, house, print_rows
+from curation.cli.show import LARGEST, Json, house, print_rows, say_limit
 from curation.domain import CandidateState
 
 app = typer.Typer(no_args_is_help=True)
@@ -35,3 +35,4 @@ def list_(
         "changed": lambda r: r["changed_at"],
     }
     print_rows(rows, columns, as_json)
+    say_limit(len(rows), limit)

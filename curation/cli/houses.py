@@ -138,12 +138,14 @@ def api(
 ) -> None:
     """Serve the JSON API and the pages."""
     from curation.api.app import create_app
-    from curation.api.server import serve
+    from curation.api.server import open_socket, serve
     from curation.house import open_house
 
     named = _settings(port)
     with open_house(named) as house, contextlib.suppress(KeyboardInterrupt):
-        serve(create_app(house), named.host, named.port)
+        with open_socket(named.host, named.port) as listening:
+            talk.print(f"the API serves at http://{named.host}:{named.port}")
+            serve(create_app(house), listening)
 
 
 def worker(

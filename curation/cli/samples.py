@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_rows, print_text, short, talk
+from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_rows, print_text, say_limit, short, talk
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -39,6 +40,7 @@ def list_(
         "withdrawn" if withdrawn else "added": lambda r: r["withdrawn_at"] or r["at"],
     }
     print_rows(rows, columns, as_json)
+    say_limit(len(rows), limit)
 
 
 @app.command()
@@ -57,7 +59,7 @@ def show(
     history = told.pop("history")
     for name, value in told.items():
         if value not in (None, [], {}):
-            print_text(f"{name:<15} {value}")
+            print_text(f"{name:<15} {_plain(value)}")
     for one in history:
         data = ", ".join(f"{key}: {value}" for key, value in one["data"].items())
         print_text(f"{one['at']:%Y-%m-%d %H:%M}  {one['kind']} by {one['actor']}: {data}")
@@ -89,3 +91,10 @@ def restore(names: Names) -> None:
     with house() as opened, opened.database.transaction() as tx:
         moved = sample_records.restore_samples(tx, names, ACTOR)
     talk.print(f"{len(moved)} samples were restored")
+
+
+def _plain(value: object) -> str:
+    """Write a list or a mapping as words: "foreground 3f2a..., background 9c01..."."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

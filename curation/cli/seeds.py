@@ -113,6 +113,8 @@ def _notes(told: ImportSummary) -> list[str]:
     if told.folder_splits:
         folders = ", ".join(f"{name} ({count} files)" for name, count in sorted(told.folder_splits.items()))
         lines.append(f"folders called like a split mean none: {folders}; --splits-from-folders makes them splits")
+    if told.hidden:
+        lines.append(f"{told.hidden} hidden entries were left out: their names begin with a dot")
     if told.gone:
         lines.append(f"{told.gone} imported files are gone; their samples stand ('layerloop sample withdraw')")
     return lines

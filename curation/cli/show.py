@@ -209,6 +209,12 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
+def say_limit(count: int, limit: int) -> None:
+    """Say on stderr that a listing was cut at its limit."""
+    if limit and count == limit:
+        talk.print(f"the newest {limit} alone; --limit 0 lists all")
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[Progress], None]]:
     """A function that shows each stage's progress on stderr: bars for people, a line now and then for logs."""

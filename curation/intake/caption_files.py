@@ -23,14 +23,17 @@ def caption_files_of(names: Iterable[str], pictures: Iterable[str]) -> dict[str,
     """Return the caption files beside each picture, the one that counts first.
 
     A file "x.png.txt" belongs to x.png alone and comes before "x.txt", which belongs to every picture called x. Names
-    may differ in case where no picture has the very name.
+    may differ in case where no picture has the very name. A file that else belongs to none belongs to the pictures
+    whose names begin like its own up to the first dot, as samples of WebDataset do: "3.txt" to "3.alpha.png".
     """
     exact: dict[str, list[str]] = {}
     loose: dict[str, list[str]] = {}
+    keyed: dict[str, list[str]] = {}
     for picture in pictures:
         for form in (picture, str(PurePosixPath(picture).with_suffix(""))):
             exact.setdefault(form, []).append(picture)
             loose.setdefault(form.casefold(), []).append(picture)
+        keyed.setdefault(_sample_key(picture), []).append(picture)
     found: dict[str, list[tuple[bool, int, str]]] = {}
     for name in names:
         path = PurePosixPath(name)
@@ -38,9 +41,15 @@ def caption_files_of(names: Iterable[str], pictures: Iterable[str]) -> dict[str,
             continue
         stem = name[: -len(path.suffix)]
         order = CAPTION_FILES.index(path.suffix.lower())
-        for picture in exact.get(stem) or loose.get(stem.casefold(), []):
+        for picture in exact.get(stem) or loose.get(stem.casefold()) or keyed.get(_sample_key(name), []):
             found.setdefault(picture, []).append((picture.casefold() != stem.casefold(), order, name))
     return {picture: [name for *_, name in sorted(files)] for picture, files in found.items()}
+
+
+def _sample_key(name: str) -> str:
+    """Return what WebDataset calls the key of a file: its path up to the first dot of its name."""
+    folder, slash, plain = name.rpartition("/")
+    return folder + slash + plain.partition(".")[0]
 
 
 def read_caption_file(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from curation.database import Transaction
 from curation.domain import CaptionSource, content_id
 from curation.errors import NotFound
+from curation.intake.caption_files import CAPTION_FILES
 from curation.intake.descriptions import Difference
 from curation.intake.examination import Intake, Outcome
 from curation.intake.listing import BadLine, Listing
@@ -25,6 +26,8 @@ READ_ARE = (
     "and all of these in zip and tar archives"
 )
 """What is said of a file that is none of what an import reads."""
+
+NO_IMAGE_BESIDE = "a caption or metadata without an image: none beside it bears its name"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class ImportSummary:
     seconds: float
     differences: tuple[Difference, ...] = ()  # what the folder says otherwise than when it was imported
     gone: int = 0  # files that are not there any more; their samples stand
+    hidden: int = 0  # files and folders whose names begin with a dot, which are not looked at
     folder_splits: Mapping[str, int] = field(default_factory=dict)  # folders called like a split that mean none: files
 
     @property
@@ -135,7 +139,10 @@ def file_row(
     described: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """Return what became of one file as a row to be kept."""
-    sentence = f"{found.sentence}; {READ_ARE}" if found.code == "not_an_image" else found.sentence
+    sentence = found.sentence
+    if found.code == "not_an_image":
+        is_caption = PurePosixPath(name).suffix.lower() in CAPTION_FILES
+        sentence = NO_IMAGE_BESIDE if is_caption else f"{sentence}; {READ_ARE}"
     return {
         "import_id": import_id,
         "name": storable_name(name),

@@ -183,13 +183,14 @@ class _ManifestReader:
     def read(self, manifest: str) -> bool:
         """Take a manifest in; returns whether it is one. One that cannot be opened is listed, to be refused."""
         base = manifest.rpartition("/")[0]
-        listing, bad_rows, told = self.listing, 0, False
+        listing, bad_rows, told, lost = self.listing, 0, False, ""
         try:
             for row in read_rows(
                 listing.tree.open, manifest, listing.reading.encoding, lambda key: self._is(base, key)
             ):
                 bad = self._take(row, base)
                 told = told or row.bad is None or row.file is not None
+                lost = lost or (row.name if row.lost else "")
                 if bad is not None:
                     bad_rows += 1
                     if bad_rows <= MAX_BAD_LINES:
@@ -201,7 +202,10 @@ class _ManifestReader:
                 return False
             listing.unread[base or "."] = bad
             listing.bad_lines.append(BadLine(f"{manifest}:0", bad.code, bad.sentence))
-        if bad_rows and not told and PurePosixPath(manifest).name.lower() in FIRST:
+        if lost and (told or PurePosixPath(manifest).name.lower() in FIRST):
+            sentence = f"held back, since {lost} cannot be read and may describe it: mend that, and import again"
+            listing.unread.setdefault(base or ".", BadFile("held_back", sentence))
+        elif bad_rows and not told and PurePosixPath(manifest).name.lower() in FIRST:
             sentence = f"held back, since none of the lines of {manifest[:200]!r} tells which file it is about"
             listing.unread[base or "."] = BadFile("manifest_unreadable", sentence)
         return True

@@ -31,12 +31,23 @@ class Row:
     """One row of a manifest; `name` is "metadata.jsonl:3", by line or, in JSON, by entry.
 
     `file` is the name of the picture that it is about, if that can be told; `bad` is why the row is not followed.
+    `lost` says that the text of the row cannot be read, so that it may describe other files as well.
     """
 
     name: str
     row: Mapping[str, Any]
     file: str | None = None
     bad: BadFile | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """A row whose text cannot be read: why, and whether it may describe files that are not known."""
+
+    bad: BadFile
+    file: str | None = None
+    lost: bool = True
 
 
 class NoManifest(Exception):
@@ -80,8 +91,8 @@ def read_rows(
 
 
 def _row(name: str, row: Any) -> Row:
-    if isinstance(row, BadFile):
-        return Row(name, {}, bad=row)
+    if isinstance(row, _Unreadable):
+        return Row(name, {}, row.file, row.bad, row.lost)
     if not isinstance(row, dict):
         return Row(name, {}, bad=BadFile("bad_line", _NO_OBJECT))
     for role in ("foreground", "background", "blended"):  # as imagefolder calls several pictures of one row
@@ -112,14 +123,16 @@ def _read_lines(opening: Callable[[str], BinaryIO], name: str, encoding: str | N
 
 def _read_line(name: str, line: bytes) -> Row:
     if len(line) > MAX_LINE:
-        return Row(name, {}, bad=BadFile("bad_line", f"the line is longer than {MAX_LINE:,} bytes"))
+        return Row(name, {}, bad=BadFile("bad_line", f"the line is longer than {MAX_LINE:,} bytes"), lost=True)
     try:
         return _row(name, json.loads(line))
     except UnicodeDecodeError:
         said = "the line is not UTF-8 text; save it so, or name its encoding (such as --encoding gb18030)"
-        return Row(name, {}, _file_in(line), BadFile("bad_line", said))
+        return Row(name, {}, _file_in(line), BadFile("bad_line", said), lost=_file_in(line) is None)
     except (ValueError, RecursionError):
-        return Row(name, {}, _file_in(line), BadFile("bad_line", "the line is not JSON"))
+        # Two objects on one line, or lines that end in carriage returns, describe more files than the first.
+        lost = _file_in(line) is None or line.count(b'"file_name"') > 1
+        return Row(name, {}, _file_in(line), BadFile("bad_line", "the line is not JSON"), lost=lost)
 
 
 def _file_in(line: bytes) -> str | None:
@@ -156,18 +169,21 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
     head = text.partition("\n")[0]
     if separator == "," and ";" in head and "," not in head:
         separator = ";"  # as spreadsheets write it where the comma is a decimal point
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    # Strict: a quote that is never closed would else take all rows behind it for the text of one cell.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         columns = [column.strip() for column in next(reader, [])]
         if not {*FILE_KEYS, "foreground", "foreground_file_name"} & set(columns):
             raise NoManifest
         while (cells := next(reader, None)) is not None:
             if len(cells) > len(columns):
-                yield reader.line_num, BadFile("bad_line", f"{len(cells)} cells under {len(columns)} columns")
+                bad = BadFile("bad_line", f"{len(cells)} cells under {len(columns)} columns")
+                file = next((cell for name, cell in zip(columns, cells, strict=False) if name in FILE_KEYS), None)
+                yield reader.line_num, _Unreadable(bad, file, lost=file is None)
             elif any(cells):
                 yield reader.line_num, {name: cell for name, cell in zip(columns, cells, strict=False) if cell}
     except csv.Error as error:
-        yield reader.line_num, BadFile("bad_line", f"the table cannot be read further: {error}")
+        yield reader.line_num, _Unreadable(BadFile("bad_line", f"the table cannot be read further: {error}"))
 
 
 def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[tuple[int, Any]]:
@@ -187,10 +203,7 @@ def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[t
         rows = [whole]
     elif isinstance(whole, dict) and any(known(key) for key in whole):
         rows = [
-            ({"text": said} if isinstance(said, str) else said) | {"file_name": key}
-            if isinstance(said, str | dict)
-            else said
-            for key, said in whole.items()
+            (said if isinstance(said, dict) else {"text": said}) | {"file_name": key} for key, said in whole.items()
         ]
     if not any(isinstance(row, dict) and _names_file(row) for row in rows):
         raise NoManifest

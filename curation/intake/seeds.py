@@ -124,6 +124,7 @@ class _Import:
         self.source = corrections.source
         self.items = Items(listing, limits, self._keep_bad_lines)
         self.fresh = 0
+        self.hidden = listing.tree.hidden
         self.folder_splits: dict[str, int] = {}  # folders called like a split that mean none, with their files
         self._said: dict[str, Description] = {}  # of what is being examined
         self._before: dict[str, sa.Row[Any]] = {}  # rows of files that were imported with other bytes
@@ -320,7 +321,9 @@ class _Import:
                 counts = {str(outcome): count for outcome, count in summary.outcomes.items()}
                 tx.log(self.actor, "seeds imported", self.id, files=self.fresh, outcomes=counts)
         differences = tuple(self.corrections.differences)
-        return replace(summary, differences=differences, gone=gone, folder_splits=self.folder_splits)
+        return replace(
+            summary, differences=differences, gone=gone, hidden=self.hidden, folder_splits=self.folder_splits
+        )
 
 
 def _telling(layers: dict[LayerRole, StoredLayer]) -> str:

@@ -21,6 +21,8 @@ class Tree(Protocol):
     names: Sequence[str]
     root: str
     """The absolute path of a folder, for names that were written with it; empty where there is none."""
+    hidden: int
+    """How many entries were left out since their names begin with a dot."""
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading. Raises BadFile where that is refused."""
@@ -33,6 +35,7 @@ class FolderTree:
     def __init__(self, folder: Path, link_roots: Iterable[Path] = ()) -> None:
         self.folder = folder
         self.link_roots = tuple(link_roots)
+        self.hidden = 0
         self.names: Sequence[str] = sorted(_walk(self))
         self.root = folder.resolve().as_posix()
 
@@ -53,7 +56,9 @@ class ArchiveTree:
         """opening: opens the archive itself; most_bytes: larger members are refused."""
         self.opening = opening
         self.most_bytes = most_bytes
-        self.members = {name: one for name, one in distinct(members) if one.refusal is None and not _hidden(name)}
+        good = {name: one for name, one in distinct(members) if one.refusal is None}
+        self.members = {name: one for name, one in good.items() if not _hidden(name)}
+        self.hidden = len(good) - len(self.members)
         self.names: Sequence[str] = list(self.members)
 
     def open(self, name: str) -> BinaryIO:
@@ -96,7 +101,8 @@ def _walk(tree: FolderTree) -> Iterator[str]:
             continue
         entered.add((status.st_dev, status.st_ino))
         for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            if _hidden(entry.name):
+                tree.hidden += 1
                 continue
             name = inside + entry.name
             if _is_folder(entry, tree.link_roots):

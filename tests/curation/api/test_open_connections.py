@@ -28,7 +28,7 @@ async def health():
 @app.post("/api/echo")
 async def echo(body: dict):
     return body
-server.serve(app, "127.0.0.1", int(sys.argv[1]))
+server.serve(app, server.open_socket("127.0.0.1", int(sys.argv[1])))
 """
 HALF_OPEN = 2_000
 
