@@ -124,11 +124,13 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_names_have_no_letters_that_files_cannot_hold(tmp_path: Path) -> None:
-    text = FOREST + '[[layers]]\nprompt = "a\\u0000fox\\nruns"\n' + f"[[layers]]\nprompt = '{'x' * 300}'\n"
+    text = FOREST + '[[layers]]\nprompt = "a\\u0001fox\\nruns"\n' + f"[[layers]]\nprompt = '{'x' * 300}'\n"
     first, second = read_scene(write(tmp_path, text)).layers
     assert first.name == "a fox runs"
     assert len(second.name) == 100
     assert len(second.prompt) == 300
+    with pytest.raises(Refused, match="NUL"):
+        read_scene(write(tmp_path, FOREST + '[[layers]]\nprompt = "a\\u0000fox"\n'))
 
 
 KEYS = ["size", "whole", "seed", "background", "layers", "prompt", "file", "name", "opacity", "scale", "position", "x"]
