@@ -81,7 +81,7 @@ def test_a_photograph_stays_in_the_browser(open_page: OpenPage, round_id: int) -
     chooser.value.set_files({"name": "garden.png", "mimeType": "image/png", "buffer": out.getvalue()})
     page.wait_for_selector('#stage[data-background="photo"]')
     assert np.abs(seen(page)[20, 20] - (200, 30, 90)).max() <= 3
-    assert {url.rpartition("/")[2] for url in asked} <= {"tray"}, "nothing of it is sent"
+    assert {url.rpartition("/")[2] for url in asked} <= {"tray", "release"}, "nothing of it is sent"
     page.reload()
     wait_until_shown(page)
     page.wait_for_selector('#stage[data-background="photo"]')

@@ -112,7 +112,7 @@ def test_a_skipped_candidate_waits_again(open_page: OpenPage, database: Database
     assert wait_until_shown(page) != candidate
     wait_until_sent(page)
     assert count_decisions(database) == {"skip": 1}
-    assert state_of(database, candidate) == "waiting"
+    assert state_of(database, candidate) in {"waiting", "showing"}  # the page may have been given it again
 
 
 def test_a_key_held_down_decides_once(open_page: OpenPage, database: Database, round_id: int) -> None:
