@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.domain import Kind, LayerRole, Progress, Sample, Split
+from curation.domain import Kind, Progress, Sample, Split
 from curation.errors import NotFound, Refused
 from curation.images.limits import LIMITS, Limits
 from curation.intake import confined
-from curation.intake.examination import Intake
+from curation.intake.imports import put_layers
 from curation.intake.items import Items
 from curation.intake.listing import list_folder
 from curation.intake.sandbox import Failure
 from curation.manifest import Manifest, Part
 from curation.ports import ObjectStore
-from curation.samples import UNKNOWN, NewSample, StoredLayer
+from curation.samples import UNKNOWN, NewSample
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def read_evaluation_set(
                 said = inner.describe(name)
                 texts = (said.caption or UNKNOWN, said.licence or UNKNOWN, said.source or folder.name)
                 kind = Kind.pair if found.beside else Kind.single
-                new = NewSample(kind, *texts, 0, _put(store, found), Split.heldout, texts=said.prompt.texts)
+                new = NewSample(kind, *texts, 0, put_layers(store, found), Split.heldout, texts=said.prompt.texts)
                 samples[new.as_sample().id] = new.as_sample()
             report(Progress("reading the test set", item.place, len(listing.files)))
     if not samples:
@@ -79,13 +79,3 @@ def read_evaluation_set(
     lines = "".join(samples[id_].line() + "\n" for id_ in sorted(samples))
     part = Part("", store.put(lines.encode()), len(samples))
     return EvaluationSet(store.put(Manifest((part,), {}).bytes()), len(samples), refused)
-
-
-def _put(store: ObjectStore, found: Intake) -> dict[LayerRole, StoredLayer]:
-    """Store the layers of what was judged."""
-    encoded = {role: (one.layer, one.visible) for role, one in found.beside.items()}
-    encoded[LayerRole.blended if found.beside else LayerRole.foreground] = (found.layer or b"", found.visible)
-    return {
-        role: StoredLayer(store.put(data), found.width, found.height, len(data), visible)
-        for role, (data, visible) in encoded.items()
-    }

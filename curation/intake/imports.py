@@ -12,12 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.database import Transaction
-from curation.domain import CaptionSource, content_id
+from curation.domain import CaptionSource, LayerRole, content_id
 from curation.errors import NotFound
 from curation.intake.caption_files import CAPTION_FILES
 from curation.intake.descriptions import Difference
 from curation.intake.examination import Intake, Outcome
 from curation.intake.listing import BadLine, Listing
+from curation.ports import ObjectStore
+from curation.samples import StoredLayer
 from curation.screening.duplicates import Duplicate
 from curation.tables import import_files, imports
 
@@ -128,6 +130,16 @@ def forget_gone(tx: Transaction, import_id: uuid.UUID, seen: set[str]) -> int:
     for start in range(0, len(dropped), 1_000):
         tx.execute(sa.delete(import_files).where(mine, import_files.c.name.in_(dropped[start : start + 1_000])))
     return len(gone) - len(dropped)
+
+
+def put_layers(store: ObjectStore, found: Intake) -> dict[LayerRole, StoredLayer]:
+    """Store the layers of what was judged: one, or those of a pair."""
+    encoded = {role: (one.layer, one.visible) for role, one in found.beside.items()}
+    encoded[LayerRole.blended if found.beside else LayerRole.foreground] = (found.layer or b"", found.visible)
+    return {
+        role: StoredLayer(store.put(data), found.width, found.height, len(data), visible)
+        for role, (data, visible) in encoded.items()
+    }
 
 
 def file_row(

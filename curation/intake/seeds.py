@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from curation.intake.imports import (
     forget_gone,
     keep_rows,
     names_of,
+    put_layers,
     storable_name,
     summarise,
 )
@@ -198,7 +200,11 @@ class _Import:
         firsts = self._find_duplicates([found for _, found in good], replaced)
         fresh = [(item, found) for item, found in good if found.name not in firsts]
         stored = dict(
-            zip((found.name for _, found in fresh), writers.map(self._put, (f for _, f in fresh)), strict=True)
+            zip(
+                (found.name for _, found in fresh),
+                writers.map(partial(put_layers, self.store), (f for _, f in fresh)),
+                strict=True,
+            )
         )
         with self.database.transaction() as tx:
             for row in replaced.values():
@@ -273,15 +279,6 @@ class _Import:
             else:
                 batch.add(one.visible, one.fingerprint, hashlib.sha256(one.layer or b"").hexdigest())
         return firsts
-
-    def _put(self, found: Intake) -> dict[LayerRole, StoredLayer]:
-        main = LayerRole.blended if found.beside else LayerRole.foreground
-        encoded = {role: (one.layer, one.visible) for role, one in found.beside.items()}
-        encoded[main] = (found.layer or b"", found.visible)
-        return {
-            role: StoredLayer(self.store.put(data), found.width, found.height, len(data), visible)
-            for role, (data, visible) in encoded.items()
-        }
 
     def _keep_layers(
         self, tx: Transaction, fresh: Sequence[tuple[Item, Intake]], stored: dict[str, dict[LayerRole, StoredLayer]]
