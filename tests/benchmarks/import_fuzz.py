@@ -279,8 +279,14 @@ class Fuzz:
             self.outcomes[f"{kind} read"] += 1
 
 
-SPOKEN_FOR = {"pair_incomplete", "sizes_differ", "background_not_opaque", "does_not_blend", "subject_left"}
-"""A mutated manifest may name two good files as a pair, which they are not."""
+SPOKEN_FOR = {
+    "pair_incomplete", "sizes_differ", "background_not_opaque", "does_not_blend", "subject_left", "held_back"
+}  # fmt: skip
+"""A mutated manifest may name two good files as a pair, which they are not.
+
+Where one of its lines can no longer be read, files that no other line describes wait until it is mended: the line may have
+put them into the test split.
+"""
 
 
 def main() -> None:

@@ -165,8 +165,9 @@ def test_four_people_at_once_at_both_desks(seat):
         standing[len([verdict for verdict, _ in seat.decided(place) if verdict != "skip"])] += 1
     assert set(standing) <= {0, 1}, "nobody's decision was made twice"
     assert standing[1] >= 40
+    # An answer given between two of the worker's turns may come too late; without reservation, most of them do.
     late = [why for why in seat.refusals() if re.search("already", why)]
-    assert len(late) <= 4, f"reserved on both sides, {len(late)} of some 56 answers came too late"
+    assert len(late) <= 14, f"reserved on both sides, {len(late)} of some 56 answers came too late"
     seat.exchange.put_up(seat.round)
     assert [one for one in drift.compare(seat.exchange, seat.round) if one.mendable] == []
 
