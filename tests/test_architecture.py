@@ -13,7 +13,7 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("curation", "training", "annotator_ui")
+PACKAGES = ("layerloop", "curation", "training", "annotator_ui")
 OURS = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 EVERY_FILE = [*OURS, *sorted((ROOT / "tests").rglob("*.py"))]
 LINES = 400

@@ -1,0 +1,76 @@
+"""The public Python API: snapshots as datasets, pipelines for transparent images, and generation from checkpoints.
+
+    import layerloop
+
+    dataset = layerloop.open_snapshot("latest").dataset("train", size=512)
+    image = layerloop.generate("a glass bottle", seed=7)[0]["foreground"]
+
+Every name is imported on first use, so that `import layerloop` is fast and needs neither PyTorch nor a database.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerloop.generation import generate
+    from layerloop.snapshot import Snapshot, open_snapshot
+    from training.data.pictures import Pictures as LayerDataset
+    from training.pipelines import (
+        BackgroundToBlendedPipeline,
+        BackgroundToForegroundPipeline,
+        ForegroundToBackgroundPipeline,
+        ForegroundToBlendedPipeline,
+        LayersTogetherPipeline,
+        TransparentImageToImagePipeline,
+        TransparentPipeline,
+        TransparentUpscalePipeline,
+        load_transparency,
+    )
+
+    __version__: str
+
+__all__ = [
+    "BackgroundToBlendedPipeline",
+    "BackgroundToForegroundPipeline",
+    "ForegroundToBackgroundPipeline",
+    "ForegroundToBlendedPipeline",
+    "LayerDataset",
+    "LayersTogetherPipeline",
+    "Snapshot",
+    "TransparentImageToImagePipeline",
+    "TransparentPipeline",
+    "TransparentUpscalePipeline",
+    "__version__",
+    "generate",
+    "load_transparency",
+    "open_snapshot",
+]
+
+# Where each name is defined; names that are not here are exported by training.pipelines.
+_DEFINED_IN = {
+    "LayerDataset": "training.data.pictures:Pictures",
+    "Snapshot": "layerloop.snapshot:Snapshot",
+    "generate": "layerloop.generation:generate",
+    "open_snapshot": "layerloop.snapshot:open_snapshot",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("layerloop")
+    else:
+        module, _, attribute = _DEFINED_IN.get(name, f"training.pipelines:{name}").partition(":")
+        value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,59 @@
+"""Generate transparent images from a checkpoint of an instance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from curation.checkpoints import find_checkpoint, promoted
+from curation.domain import DrawRequest, Prompt
+from curation.errors import NotFound
+from curation.house import load
+from curation.ports import DrawOptions, Layers
+from layerloop.instance import open_instance
+
+
+def generate(
+    prompt: str | Prompt,
+    *,
+    count: int = 1,
+    seed: int = 0,
+    checkpoint: str | None = None,
+    home: Path | str | None = None,
+    **options: Any,
+) -> list[dict[str, Image.Image]]:
+    """Generate images with alpha, deterministic in prompt, seed, checkpoint and options.
+
+    Args:
+        prompt: The text; or a `curation.domain.Prompt` with texts for foreground and background, which gives pairs.
+        count: Number of images; their seeds are `seed`, `seed + 1`, and so on.
+        seed: Seed of the first image.
+        checkpoint: Id of the checkpoint, or its first eight or more digits; by default the promoted one.
+        home: Home folder of the instance; by default that of LAYERLOOP_HOME, else `.home`.
+        options: Fields of `curation.ports.DrawOptions`: steps, guidance, size, negative, sampler and so on.
+
+    Returns:
+        One dictionary for each seed from role ("foreground"; of pairs also "background" and "blended") to image.
+
+    Raises:
+        NotFound: There is no such home or checkpoint.
+        Refused: The checkpoint has no base model, or an option does not suit it.
+    """
+    asked = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+    requests = [DrawRequest(asked, one) for one in range(seed, seed + count)]
+    with open_instance(home) as instance:
+        with instance.database.transaction() as tx:
+            found = find_checkpoint(tx, checkpoint) if checkpoint else promoted(tx)
+        if found is None:
+            raise NotFound("no checkpoint is promoted", "give checkpoint=; 'layerloop checkpoint list' shows them")
+        generator = load(instance.settings.generator)(found, instance.store)
+        # Batches as large as the generator likes: fewer at a time cost as much, more need more memory.
+        starts = range(0, count, generator.at_once)
+        batches = (generator.draw(requests[one : one + generator.at_once], DrawOptions(**options)) for one in starts)
+        return [_as_images(layers) for batch in batches for layers in batch]
+
+
+def _as_images(layers: Layers) -> dict[str, Image.Image]:
+    return {role.value: Image.fromarray(rgba) for role, rgba in layers.items()}

@@ -1,0 +1,127 @@
+"""Read-only access to a frozen snapshot: its samples, and its layers as a dataset for PyTorch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curation.domain import LayerRole, Sample, Split
+from curation.errors import NotFound
+from curation.manifest import Manifest, read_manifest, read_samples
+from curation.ports import ObjectStore
+
+if TYPE_CHECKING:
+    from curation.house import House
+    from training.data.pictures import Pictures
+
+LATEST = "latest"
+"""The name of the newest snapshot, unless a tag has this name."""
+
+_FULL_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A frozen list of samples. Equal samples give the same id on every machine.
+
+    Attributes:
+        id: The sha256 of the manifest.
+        manifest: The parts and the statistics of the snapshot.
+        store: The object store that holds the manifest and the layers.
+    """
+
+    id: str
+    manifest: Manifest
+    store: ObjectStore
+
+    def __len__(self) -> int:
+        return self.manifest.samples
+
+    @property
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the number of samples by kind, licence, split and round."""
+        return self.manifest.counts
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield the samples in the order of their ids, with captions, licences and the sha256 of each layer.
+
+        Raises:
+            NotFound: A part of the snapshot is not in the store.
+            Corrupt: A part cannot be read.
+        """
+        return read_samples(self.store, self.id)
+
+    def dataset(
+        self,
+        split: str = "train",
+        *,
+        size: int,
+        roles: Collection[str] = ("foreground",),
+        in_memory: bool = False,
+    ) -> Pictures:
+        """Return the layers of a split as a map-style dataset of 4 x size x size float tensors.
+
+        An item is straight (not premultiplied) RGBA in [0, 1], letterboxed into a transparent square;
+        `dataset.caption_of(index)` is its text. The training split leaves out samples that share a layer
+        with a held-out sample.
+
+        Args:
+            split: "train" or "heldout".
+            size: Side of the square in pixels.
+            roles: Which layers of each sample: "foreground", "background", "blended".
+            in_memory: Decode all layers now and keep them, instead of decoding on access.
+
+        Raises:
+            NotFound: A part of the snapshot is not in the store.
+            Corrupt: A part, or too many of the images, cannot be read.
+            Refused: The split is empty.
+            ValueError: The split or a role is unknown.
+        """
+        from training.data.pictures import load_split
+
+        wanted = tuple(LayerRole(role) for role in roles)
+        return load_split(self.store, self.id, Split(split), size, in_memory=in_memory, roles=wanted)
+
+
+def open_snapshot(name: str = LATEST, *, home: Path | str | None = None, store: ObjectStore | None = None) -> Snapshot:
+    """Open a snapshot by its id, the first eight or more digits of its id, its tag, or as "latest".
+
+    A full id needs no database. Other names are looked up in the instance's database, which is started and
+    migrated if necessary, as by every command.
+
+    Args:
+        name: Id, beginning of an id, tag, or "latest" for the newest snapshot.
+        home: Home folder of the instance; by default that of LAYERLOOP_HOME, else `.home`.
+        store: Object store to read from instead of the instance's; `name` must then be a full id.
+
+    Raises:
+        NotFound: There is no such home or snapshot.
+        Corrupt: The snapshot cannot be read.
+    """
+    if store is None:
+        from layerloop.instance import instance_settings, open_instance
+
+        if _FULL_ID.fullmatch(name):
+            from curation.house import open_store
+
+            store = open_store(instance_settings(home))
+        else:
+            with open_instance(home) as instance:
+                return open_snapshot(_find(instance, name), store=instance.store)
+    return Snapshot(name, read_manifest(store, name), store)
+
+
+def _find(instance: House, name: str) -> str:
+    from curation.snapshots import find_snapshot, list_snapshots
+
+    with instance.database.transaction() as tx:
+        try:
+            return find_snapshot(tx, name)
+        except NotFound:
+            newest = list_snapshots(tx)[:1] if name == LATEST else []
+            if not newest:
+                raise
+            return str(newest[0]["id"])
