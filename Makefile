@@ -52,7 +52,7 @@ bench: $(READY) $(STUDIO)
 setup: $(READY) $(STUDIO)
 
 # The stamp is made last, so that a set-up that was broken off begins again and a finished one is not repeated.
-$(READY): requirements.lock requirements-cuda.lock pyproject.toml
+$(READY): requirements.lock requirements-cuda.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "error: $(PYTHON) is older than Python 3.11" >&2; \
 	    echo "hint: install a newer one and say: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 from alembic import command
@@ -13,7 +14,6 @@ from alembic.script import ScriptDirectory
 from curation.database import Database
 from curation.tables import metadata
 
-MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 LOCK = 7_201_113  # any number, always the same: two houses that start at once migrate one after the other
 
 
@@ -44,6 +44,14 @@ def _newest() -> str | None:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    # In a file of ini format % begins an interpolation; a folder may have it in its name.
+    config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
+
+
+def _migrations() -> Path:
+    """Return the folder of the revisions: `curation/_migrations` of a wheel, `migrations` of a checkout."""
+    package = Path(str(resources.files("curation")))
+    installed = package / "_migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
