@@ -1,7 +1,10 @@
 # make demo      sets up everything and runs the loop; SEED=folder REVIEWER=oracle ROUNDS=n PAIRS=1 DESK=label-studio
 #                HOME_DIR=folder
 # make test      sets up everything and passes the tests
-# make check     what CI checks: style, types, laws of imports, the pages' JavaScript, and the quick tests
+# make check     before a commit: `make static` and `make quick`
+# make static    without tests: `make lint`, `make types`, the contracts of imports, the pages' JavaScript
+# make lint      style and formatting; make types: mypy
+# make quick     the tests that are not slow; TESTS=paths
 # make bench     prints figures, in some minutes; BENCH=name one of tests/benchmarks, ARGS its options
 # make coverage  the tests, and how much of the house they reach
 # make lock      writes the requirements*.lock files anew from pyproject.toml; ARGS=--upgrade takes the newest versions
@@ -25,7 +28,7 @@ BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training
 
 DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs) $(if $(DESK),--desk $(DESK))
 
-.PHONY: demo test check coverage bench lock sbom audit clean setup
+.PHONY: demo test check static lint types imports javascript quick coverage bench lock sbom audit clean setup
 .DEFAULT_GOAL := demo
 
 demo: $(READY) $(if $(DESK),$(STUDIO))
@@ -34,14 +37,26 @@ demo: $(READY) $(if $(DESK),$(STUDIO))
 test: $(READY) $(STUDIO)
 	@$(TOGETHER) $(TESTS)
 
-check: $(READY) $(STUDIO)
+check: static quick
+
+static: lint types imports javascript
+
+lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+types: $(READY) $(STUDIO)
 	$(PY) -m mypy
+
+imports: $(READY) $(STUDIO)
 	$(VENV)/bin/lint-imports --no-cache
+
+javascript:
 	@if command -v npm > /dev/null; then npm ci --silent --no-audit --no-fund && npm run --silent check; \
 	else echo "tsc left out: it needs npm"; fi
-	$(TOGETHER) -m "not slow"
+
+quick: $(READY) $(STUDIO)
+	$(TOGETHER) -m "not slow" $(TESTS)
 
 coverage: $(READY) $(STUDIO)
 	@$(PY) -m pytest -q --cov=curation --cov-report=term-missing:skip-covered $(TESTS)

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import typer
 
+from curation import __version__
 from curation.cli.main import app
 from curation.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
 
 def commands() -> list[str]:
@@ -49,7 +51,9 @@ def test_settings_named_in_the_readme_exist() -> None:
 
 
 def test_files_named_in_the_documents_exist() -> None:
-    named = re.findall(r"`((?:curation|training|annotator_ui|tests|docker|migrations)/[\w/.]+)`", README + ARCHITECTURE)
+    named = re.findall(
+        r"`((?:curation|training|annotator_ui|tests|docker|migrations)/[\w/.]+)`", README + ARCHITECTURE + CONTRIBUTING
+    )
     assert named
     for path in named:
         assert (ROOT / path).exists(), path
@@ -68,8 +72,20 @@ def test_the_tree_in_the_architecture_is_the_tree() -> None:
 
 
 def test_links_between_documents_hold() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README + ARCHITECTURE):
+    for target in re.findall(r"\]\(([^)#:]+)[)#]", README + ARCHITECTURE + CONTRIBUTING):
         assert (ROOT / target).exists(), target
+
+
+def test_make_targets_named_in_the_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    ci = (ROOT / ".ci" / "run").read_text("utf-8")
+    named = set(re.findall(r"(?:`|^)make ([a-z]+)", README + CONTRIBUTING + ci, re.MULTILINE))
+    assert {"demo", "test", "check", "lint", "types", "quick", "static"} <= named
+    assert named <= targets
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
 def test_nothing_of_a_machine_or_a_registry_is_in_the_tree() -> None:
