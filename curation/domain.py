@@ -86,6 +86,14 @@ class Verdict(StrEnum):
     undo = "undo"
 
 
+class Rule(StrEnum):
+    """How the verdicts of several reviewers become one; single where one decides alone."""
+
+    single = "single"
+    majority = "majority"
+    dawid_skene = "dawid_skene"
+
+
 class RejectReason(StrEnum):
     """Why a layer is not good enough, in the words of the paper's users (number keys on the page)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +113,32 @@ def _chunks(source: bytes | Path) -> Iterator[bytes]:
     with source.open("rb") as file:
         while chunk := file.read(CHUNK):
             yield chunk
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file that somebody named: whole or not at all, also where the writing is interrupted.
+
+    It is made beside its place and then renamed, with the permissions of the file that it replaces; a link stays and
+    its target is replaced. What is no regular file, such as /dev/stdout, is written to as it is.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    target = Path(os.path.realpath(path))
+    new = target.with_name(f".new-{uuid.uuid4().hex}")
+    try:
+        with new.open("xb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        if target.exists():
+            new.chmod(target.stat().st_mode & 0o7777)
+        new.replace(target)
+    except BaseException as error:
+        new.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(new):
+            error.filename = str(path)  # people know the name that they gave
+        raise
 
 
 def sync(path: Path) -> None:

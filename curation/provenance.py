@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,6 +20,7 @@ from curation.images.containers import walk_riff
 from curation.images.png import SIGNATURE, walk_chunks
 from curation.input_files import read_input
 from curation.layers import decode_layer
+from curation.objects import write_file
 from curation.ports import RGBA
 
 MAX_PICTURE = 2 << 30
@@ -39,7 +42,7 @@ DRAWN, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMed
 
 
 def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> None:
-    """Write a straight H x W x 4 uint8 picture with its facts, in the format that the name ends in.
+    """Write a straight H x W x 4 uint8 picture with its facts, in the format that the name ends in; whole or not.
 
     XMP in both formats: the facts as JSON, and IPTC's mark of its digital source; in PNG also the text "parameters",
     which other drawing programs show. A picture of the user's own has no facts (None), and says nothing. Raises Refused
@@ -47,19 +50,23 @@ def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source
     """
     kind = _format(path)
     image = Image.fromarray(np.ascontiguousarray(rgba), "RGBA")
+    lossless: dict[str, Any] = {"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}
+    out = io.BytesIO()
+    image.save(out, kind, **lossless, **(_metadata(kind, facts, source) if facts is not None else {}))
     path.parent.mkdir(parents=True, exist_ok=True)
-    if facts is None:
-        image.save(path, kind, **({"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}))
-        return
+    write_file(path, out.getvalue())
+
+
+def _metadata(kind: str, facts: Mapping[str, str], source: str) -> dict[str, Any]:
+    """What the encoder of a format is given so that the file says how it was made."""
     tool = html.escape(f"Layerloop {facts.get('version', '')}".strip())
     xmp = _XMP.format(tool=tool, source=source, drawn=html.escape(canonical_json(dict(facts))))
     if kind == "WEBP":
-        image.save(path, kind, lossless=True, exact=True, method=4, xmp=xmp.encode())
-        return
+        return {"xmp": xmp.encode()}
     texts = PngInfo()
     texts.add_itxt("XML:com.adobe.xmp", xmp)
     texts.add_itxt("parameters", parameters(facts))
-    image.save(path, kind, pnginfo=texts)
+    return {"pnginfo": texts}
 
 
 def read_provenance(path: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,25 @@ app.command()(compare)
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Another number of the preset, as name=value; may be repeated.")
 ]
+
+
+class Form(StrEnum):
+    """The programs that files are written for; their table stands in the workshop."""
+
+    released = "released"
+    comfyui = "comfyui"
+    diffusers = "diffusers"
+    peft = "peft"
+    kohya = "kohya"
+    layerloop = "layerloop"
+
+
+class Precision(StrEnum):
+    """The type of the numbers in exported files."""
+
+    stored = "stored"
+    fp16 = "fp16"
+    fp32 = "fp32"
 
 
 def train(
@@ -182,10 +202,12 @@ def import_(
 def export(
     name: Name,
     form: Annotated[
-        str, typer.Option("--format", help="released (Forge), comfyui, diffusers, peft, kohya; or layerloop.")
-    ] = "released",
+        Form, typer.Option("--format", help="For which program; Forge reads released, layerloop keeps everything.")
+    ] = Form.released,
     out: Annotated[Path, typer.Option(help="The folder to write to; made if need be.")] = Path("exported"),
-    precision: Annotated[str, typer.Option(help="stored, as the checkpoint has it; fp16 or fp32.")] = "stored",
+    precision: Annotated[
+        Precision, typer.Option(help="Of the numbers in the files; stored is as the checkpoint has them.")
+    ] = Precision.stored,
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint as files that other programs read."""
@@ -195,7 +217,7 @@ def export(
     with house() as opened:
         with opened.database.transaction() as tx:
             checkpoint = checkpoints.find_checkpoint(tx, name)
-        written = load(opened.settings.exporter)(checkpoint, opened.store, form, precision, out)
+        written = load(opened.settings.exporter)(checkpoint, opened.store, form.value, precision.value, out)
     if as_json:
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return

@@ -40,6 +40,7 @@ def compare(
     """Compare with generate-then-matte: the same prompts, signals of both, and defects per 100 in the oracle's eyes."""
     from curation import checkpoints, loop, snapshots
     from curation.house import load
+    from curation.objects import write_file
     from curation.prompt_files import read_prompt_file
     from curation.screening.comparison import judge_ways
     from curation.screening.oracle import fit_to_snapshot
@@ -63,7 +64,7 @@ def compare(
             beside: Beside = load(opened.settings.comparer)(checkpoint, opened.store, requests, segmenter, tell)
     judged = judge_ways({"with alpha": beside.drawn, "matted": beside.cut}, asked, oracle)
     if sheet:
-        sheet.write_bytes(beside.sheet)
+        write_file(sheet, beside.sheet)
     if as_json:
         ways = {name: asdict(one) for name, one in judged.items()}
         print_json({"checkpoint": checkpoint.id, "snapshot": on, "how": beside.facts, "ways": ways})

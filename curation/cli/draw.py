@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,16 @@ from curation.scenes.sizes import read_size
 if TYPE_CHECKING:
     from curation.house import House
     from curation.ports import DrawOptions
+
+
+class Sampler(StrEnum):
+    """The samplers that generators of pretrained models know; their table stands in the workshop."""
+
+    ddim = "ddim"
+    euler = "euler"
+    euler_a = "euler_a"
+    dpm_2m = "dpm++2m"
+    unipc = "unipc"
 
 
 def draw(
@@ -48,7 +59,7 @@ def draw(
     negative: Annotated[str | None, typer.Option(help="A prompt for what is not wanted.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; more are slower.", min=1)] = None,
     guidance: Annotated[float | None, typer.Option(help="How strictly the prompt is followed.", min=0)] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim, euler, euler_a, dpm++2m, unipc; else the model's.")] = None,
+    sampler: Annotated[Sampler | None, typer.Option(help="How noise becomes a picture; else the model's.")] = None,
     size: Annotated[str | None, typer.Option(help="Pixels, like 832x1216, or an aspect, like 2:3.")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to begin from, with its alpha.")] = None,
     strength: Annotated[float, typer.Option(help="How much of --image is drawn anew.", min=0.01, max=1)] = 0.75,
@@ -78,7 +89,8 @@ def draw(
     if lora and not dry_run:
         with house() as opened:
             checkpoint = register_styled(opened, scenes.find_checkpoint(opened, checkpoint), lora).id
-    options = DrawOptions(negative, steps, guidance, *read_size(size), sampler, None, strength, upscale)
+    named = sampler.value if sampler else None
+    options = DrawOptions(negative, steps, guidance, *read_size(size), named, None, strength, upscale)
     if layers is not None:
         if paired or prompt is not None or count != 1:
             raise Refused("a scene's file says what to draw", "beside --layers leave out prompts, pictures and --count")

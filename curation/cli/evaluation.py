@@ -62,7 +62,7 @@ def evaluate(
     from curation import checkpoints, snapshots
     from curation.house import load
     from curation.intake.evaluation_set import read_evaluation_set
-    from curation.objects import FolderStore, OverlayStore
+    from curation.objects import FolderStore, OverlayStore, write_file
     from curation.ports import Wanted
 
     for file in filter(None, (sheet, pairs_sheet)):
@@ -88,9 +88,9 @@ def evaluate(
             with opened.database.transaction() as tx:
                 checkpoints.keep_evaluation(tx, checkpoint.id, dict(measured.figures), ACTOR)
     if sheet:
-        sheet.write_bytes(measured.sheet)
+        write_file(sheet, measured.sheet)
     if pairs_sheet and measured.pairs_sheet:
-        pairs_sheet.write_bytes(measured.pairs_sheet)
+        write_file(pairs_sheet, measured.pairs_sheet)
     for file_name, reason in refused:
         talk.print(f"left out {file_name}: {reason}", markup=False)
     if as_json:

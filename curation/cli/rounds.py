@@ -23,11 +23,14 @@ from curation.cli.show import (
     talk,
 )
 from curation.cli.styles import Lora, read_styles
+from curation.domain import Rule
 
 app = typer.Typer(no_args_is_help=True)
 
 Overlap = Annotated[int, typer.Option(help="How many people decide each candidate, blind.", min=1, max=15)]
-Rule = Annotated[str | None, typer.Option(help="How several verdicts become one: majority, or dawid_skene.")]
+HowDecided = Annotated[
+    Rule | None, typer.Option("--rule", help="How several verdicts become one; single where one decides alone.")
+]
 Certainty = Annotated[
     float | None,
     typer.Option(help="Least share or probability of a verdict; less goes to an adjudicator.", min=0, max=1),
@@ -74,7 +77,7 @@ def open_(
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed draws other pictures.")] = 0,
     overlap: Overlap = 1,
-    rule: Rule = None,
+    rule: HowDecided = None,
     certainty: Certainty = None,
     machines_vote: MachinesVote = False,
     dry_run: DryRun = False,

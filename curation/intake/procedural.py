@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from curation.domain import canonical_json
 from curation.intake.figures import COLOURS, FIGURES, SUBJECTS, choose_subject, draw
 from curation.layers import encode_layer
+from curation.objects import write_file
 from curation.ports import RGBA
 
 SIZE: Final = 128
@@ -86,19 +85,8 @@ def shows_prompt(rgba: RGBA, text: str) -> PromptAgreement | None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Put a file in its place whole, unless it is there already."""
-    if path.exists() and path.read_bytes() == data:
-        return
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".draw-")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    if not path.exists() or path.read_bytes() != data:
+        write_file(path, data)
 
 
 def _colour_of(rgba: RGBA) -> str | None:

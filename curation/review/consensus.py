@@ -5,13 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from curation.database import Transaction
-from curation.domain import CandidateState, RoundState, Verdict
+from curation.domain import CandidateState, RoundState, Rule, Verdict
 from curation.errors import Conflict, Refused
 from curation.review.dawid_skene import Skill, Skills
 from curation.review.reviewers import ADJUDICATORS
@@ -27,14 +26,6 @@ SURE: Final = 0.9
 """The probability that Dawid and Skene's model must reach, where a round does not say otherwise."""
 STALE_SECONDS: Final = 300
 """After so long what was learnt of the reviewers of a round is learnt anew with the next full set of verdicts."""
-
-
-class Rule(StrEnum):
-    """How verdicts become one."""
-
-    single = "single"
-    majority = "majority"
-    dawid_skene = "dawid_skene"
 
 
 @dataclass(frozen=True)
@@ -85,13 +76,11 @@ class Outcome(NamedTuple):
     final: bool
 
 
-def choose(overlap: int, rule: str | None, certainty: float | None, *, machines_vote: bool = False) -> Consensus:
+def choose(overlap: int, rule: Rule | None, certainty: float | None, *, machines_vote: bool = False) -> Consensus:
     """A consensus of what was said of it: without a rule the majority, without a certainty the rule's own."""
     named = rule or (Rule.majority if overlap > 1 else Rule.single)
-    if named not in set(Rule):
-        raise Refused(f"there is no rule {named!r}", "one of " + ", ".join(Rule))
-    usual = SURE if named == Rule.dawid_skene else 0.5
-    return Consensus(Rule(named), overlap, usual if certainty is None else certainty, machines_vote)
+    usual = SURE if named is Rule.dawid_skene else 0.5
+    return Consensus(named, overlap, usual if certainty is None else certainty, machines_vote)
 
 
 def set_consensus(tx: Transaction, number: int, consensus: Consensus, actor: str) -> None:

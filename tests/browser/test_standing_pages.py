@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from playwright.sync_api import expect
 
 from curation.database import Database
-from curation.domain import Access, Verdict
-from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.domain import Access, Rule, Verdict
+from curation.review.consensus import Consensus, set_consensus
 from curation.review.decisions import decide
 from curation.review.noticing import rejects
 from curation.review.reviewers import add_reviewer

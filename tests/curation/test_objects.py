@@ -11,7 +11,7 @@ import pytest
 
 from curation import objects
 from curation.errors import Corrupt, NotFound
-from curation.objects import FolderStore, sha256_of
+from curation.objects import FolderStore, sha256_of, write_file
 
 
 def test_a_name_is_a_folder_of_two_digits_and_a_file_of_the_rest(store):
@@ -77,3 +77,34 @@ def test_a_name_never_leads_out_of_the_folder(store, tmp_path):
     for name in ("../secret", "../" + "a" * 61, "/" + "a" * 63, "aa/../../secret"):
         with pytest.raises(NotFound):
             store.get(name)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_named_file_is_whole_or_as_it_was(tmp_path, monkeypatch, stop):
+    def stopped(_: int) -> None:
+        raise stop
+
+    write_file(tmp_path / "a.png", b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(objects.os, "fsync", stopped)
+        with pytest.raises(type(stop)):
+            write_file(tmp_path / "a.png", b"second")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a.png": b"first"}
+
+
+def test_a_named_file_keeps_its_permissions_and_links_stay(tmp_path):
+    (tmp_path / "there").write_bytes(b"first")
+    (tmp_path / "there").chmod(0o640)
+    (tmp_path / "link").symlink_to("there")
+    write_file(tmp_path / "link", b"second")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there").read_bytes() == b"second"
+    assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o640
+    write_file(Path("/dev/null"), b"third")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as missing:
+        write_file(tmp_path / "absent" / "a.png", b"data")
+    assert missing.value.filename == str(tmp_path / "absent" / "a.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import save_file
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from curation.domain import Checkpoint, canonical_json
 from curation.errors import Refused
-from curation.objects import sha256_of
+from curation.objects import sha256_of, write_file
 from curation.ports import FoundFile, ObjectStore
 from training.presets.preset import Preset
 from training.presets.table import SDXL, find_preset
@@ -85,6 +86,7 @@ def give_out(
         )
     dtype = PRECISIONS[precision]
     files = write_networks(*load_part(store, checkpoint.files["transparency"]), preset, FORMS[form], dtype)
+    texts: dict[str, str] = {}
     left = [_unwritten("backbone", "it is the autoencoder of the model itself")]
     for part in [SINGLE.name, *MODES]:
         if part not in checkpoint.files:
@@ -101,9 +103,10 @@ def give_out(
             wrapped = {name.replace("unet.", "base_model.model.", 1): value for name, value in base[0].items()}
             config = peft_config(*base)
             files.append(Written("adapter_model", "LoRA in PEFT's own names", "base", wrapped, peft_metadata(config)))
-            config.save_pretrained(str(folder))
+            with TemporaryDirectory() as made:  # PEFT would write it in place, whole or not
+                config.save_pretrained(made)
+                texts |= {file.name: file.read_text("utf-8") for file in Path(made).iterdir()}
     done = {"backbone", "transparency", SINGLE.name, *MODES}
-    texts: dict[str, str] = {}
     for part, sha256 in checkpoint.files.items():
         if part in done:
             continue
@@ -114,7 +117,7 @@ def give_out(
     folder.mkdir(parents=True, exist_ok=True)
     written = [_save(file, folder, dtype, checkpoint.id) for file in files]
     for name, text in texts.items():
-        (folder / name).write_text(text, "utf-8")
+        write_file(folder / name, text.encode())
     return [*written, *left]
 
 

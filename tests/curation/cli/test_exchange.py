@@ -56,7 +56,8 @@ def test_an_import_is_looked_at_made_once_and_listed(here: Settings, files: list
         (("checkpoint", "import", "{encoder}", "--set", "draw_batch=many"), 2, "draw_batch cannot be 'many'"),
         (("checkpoint", "import", "{encoder}", "--preset", "tiny"), 2, "preset 'tiny' has no pretrained model"),
         (("checkpoint", "import", "{encoder}"), 2, "no file given is an alpha decoder"),
-        (("checkpoint", "export", "{made}", "--format", "gguf"), 2, "formats: released, comfyui, kohya"),
+        (("checkpoint", "export", "{made}", "--format", "gguf"), 2, "'released', 'comfyui'"),
+        (("checkpoint", "export", "{made}", "--precision", "int8"), 2, "'stored', 'fp16', 'fp32'"),
         (("checkpoint", "export", "{made}"), 2, "no other program knows the networks"),
     ],
 )

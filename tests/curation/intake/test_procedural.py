@@ -46,7 +46,7 @@ def test_running_again_keeps_what_is_right_and_replaces_what_is_not(tmp_path):
     draw_seed(tmp_path, 4)
     assert read(tmp_path) == before
     assert kept.stat().st_mtime_ns == written
-    assert not list(tmp_path.rglob(".draw-*"))
+    assert not list(tmp_path.rglob(".new-*"))
 
 
 def test_the_metadata_names_every_file_with_caption_licence_and_source(tmp_path):

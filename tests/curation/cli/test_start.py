@@ -1,0 +1,98 @@
+"""The console entry point while it imports, and the words that options are chosen from."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from curation.cli.checkpoints import Form, Precision
+from curation.cli.draw import Sampler
+from curation.cli.main import app
+
+ROOT = Path(__file__).resolve().parents[3]
+
+SLOW = """import sys, time
+sys.stdout.write("importing\\n")
+sys.stdout.flush()
+try:
+    time.sleep(60)
+except BaseException as error:
+    raise ImportError("renamed") from error
+"""
+
+
+def start(stub: Path, ignored: bool = False) -> subprocess.Popen[str]:
+    """The entry point, with a module in place of typer that takes long to import and renames what interrupts it."""
+    (stub / "typer.py").write_text(SLOW)
+    path = os.pathsep.join([str(stub), str(ROOT)])
+    program = [sys.executable, "-c", "from curation.cli.start import run; run()"]
+    if ignored:
+        program = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *program]
+    running = subprocess.Popen(
+        program, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "importing\n"
+    return running
+
+
+def test_ctrl_c_while_importing_ends_with_a_word_and_130(tmp_path: Path) -> None:
+    running = start(tmp_path)
+    running.send_signal(signal.SIGINT)
+    told = running.communicate(timeout=30)
+    assert (running.returncode, *told) == (130, "", "stopped\n")
+
+
+def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path) -> None:
+    running = start(tmp_path, ignored=True)
+    running.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(0.5)
+    running.kill()
+    running.communicate(timeout=30)
+
+
+def test_the_console_script_enters_there() -> None:
+    assert 'layerloop = "curation.cli.start:run"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "choices"),
+    [
+        (("draw", "a fox"), "--sampler", ["ddim", "euler", "euler_a", "dpm++2m", "unipc"]),
+        (("round", "open"), "--rule", ["single", "majority", "dawid_skene"]),
+        (
+            ("checkpoint", "export", "ab"),
+            "--format",
+            ["released", "comfyui", "diffusers", "peft", "kohya", "layerloop"],
+        ),
+        (("checkpoint", "export", "ab"), "--precision", ["stored", "fp16", "fp32"]),
+        (("demo",), "--desk", ["pages", "label-studio"]),
+    ],
+)
+def test_a_wrong_word_is_refused_with_the_choices_which_help_names(
+    words: tuple[str, ...], option: str, choices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "240")
+    refused = CliRunner().invoke(app, (*words, option, "fiat"))
+    assert refused.exit_code == 2
+    for choice in choices:
+        assert repr(choice) in refused.output
+    shown = CliRunner().invoke(app, (*words, "--help")).output
+    assert "|".join(choices) in "".join(shown.split())
+
+
+def test_the_choices_are_those_that_the_workshop_knows() -> None:
+    from training.pipelines.generator import SAMPLERS
+    from training.released.exporting import FORMS, PRECISIONS
+    from training.released.own_format import NAME
+
+    assert {one.value for one in Sampler} == set(SAMPLERS)
+    assert {one.value for one in Form} == {*FORMS, NAME}
+    assert {one.value for one in Precision} == set(PRECISIONS)
