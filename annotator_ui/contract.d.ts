@@ -177,6 +177,8 @@ interface RoundReport {
     contradicted: boolean;
   }[];
   seconds_left: number | null;
+  /** Drawings and screenings that have waited while no worker works. */
+  untaken: Record<string, number>;
   evaluation: Record<string, number>;
 }
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
-from curation import schema
+from curation import missing_workers, schema
 from curation.errors import LayerloopError
 from curation.house import House, open_desk, open_house
 from curation.intake.confinement_check import check_confinement
@@ -22,21 +22,6 @@ from curation.tables import candidate_layers, checkpoints, sample_layers, snapsh
 
 LEAST_FREE_GIB = 2.0
 LOOKED_AT = 5_000
-IDLE_SECONDS = 60
-"""How long work may wait before a worker is missed."""
-
-_WAITING = sa.text("""
-    with due as (
-        select case c.state when 'requested' then 'drawings' else 'screenings' end as kind
-        from candidates c join rounds r on r.id = c.round_id
-        where r.state = 'open' and c.state in ('requested', 'drawn')
-          and c.changed_at < now() - make_interval(secs => :seconds)
-        union all
-        select 'trainings' from training_runs
-        where state = 'requested' and at < now() - make_interval(secs => :seconds))
-    select kind, count(*) as count from due
-    where not exists (select from leases where purpose in ('draw', 'train', 'caption') and expires_at > now())
-    group by kind""")
 
 
 @dataclass(frozen=True)
@@ -177,12 +162,10 @@ def _queue(house: House) -> Finding:
 def _work(house: House) -> Finding:
     """Work that waits while nobody has taken any of its kind tells of a missing worker."""
     with house.database.transaction() as tx:
-        waiting = {row.kind: row.count for row in tx.execute(_WAITING, {"seconds": IDLE_SECONDS})}
-    if not waiting:
+        untaken = missing_workers.count_untaken(tx)
+    if not untaken:
         return Finding("work", well=True, told="nothing waits that no worker takes")
-    told = ", ".join(f"{count} {kind}" for kind, count in sorted(waiting.items()))
-    hint = "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
-    return Finding("work", False, f"for over {IDLE_SECONDS} s no worker has taken: {told}", hint)
+    return Finding("work", False, missing_workers.tell_untaken(untaken), missing_workers.START_WORKERS)
 
 
 def _desk(house: House) -> Finding:

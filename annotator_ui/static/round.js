@@ -31,6 +31,7 @@ function show(report) {
   document.title = `Round ${round.id} · Layerloop`;
   fill(part("title"), `Round ${round.id} `, stateChip(round.state));
   fill(part("about"), about(round));
+  showUntaken(report.untaken);
   showActions(round);
   fill(part("tiles"), ...tiles(report));
   const whole = Math.max(funnel["requested"] ?? 0, ...FUNNEL.map((name) => funnel[name] ?? 0), 1);
@@ -78,6 +79,20 @@ function show(report) {
         make("td", { class: "number" }, compared(name, report.evaluation[name], undefined)),
       ),
     ),
+  );
+}
+
+/** Work that waits while no worker runs. @param {RoundReport["untaken"]} untaken */
+function showUntaken(untaken) {
+  const kinds = Object.entries(untaken).map(([kind, waiting]) => `${count(waiting)} ${kind}`);
+  part("untaken").hidden = kinds.length === 0;
+  fill(
+    part("untaken"),
+    `For over a minute no worker has taken: ${kinds.join(", ")}. Workers start with `,
+    make("code", {}, "layerloop worker --queue gpu"),
+    " and ",
+    make("code", {}, "layerloop worker --queue cpu"),
+    ".",
   );
 }
 

@@ -223,6 +223,7 @@ class Report(BaseModel):
     price: Price
     gates: list[Gate]
     seconds_left: float | None
+    untaken: dict[str, int]
     evaluation: dict[str, float]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import LARGEST, Json, house, print_rows, say_limit
+from curation.cli.show import LARGEST, Json, house, one_more, print_limited
 from curation.domain import CandidateState
 
 app = typer.Typer(no_args_is_help=True)
@@ -23,7 +23,7 @@ def list_(
     from curation import rounds
 
     with house() as opened, opened.database.transaction() as tx:
-        rows = rounds.list_candidates(tx, number, state, limit)
+        rows = rounds.list_candidates(tx, number, state, one_more(limit))
     columns = {
         "candidate": lambda r: r["id"].hex[:12],
         "round": lambda r: r["round"],
@@ -34,5 +34,4 @@ def list_(
         "note": lambda r: r["note"],
         "changed": lambda r: r["changed_at"],
     }
-    print_rows(rows, columns, as_json)
-    say_limit(len(rows), limit)
+    print_limited(rows, columns, limit, as_json)

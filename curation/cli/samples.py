@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_rows, print_text, say_limit, short, talk
+from curation.cli.show import ACTOR, DryRun, Json, house, one_more, print_json, print_limited, print_text, short, talk
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -28,7 +28,7 @@ def list_(
     from curation import sample_records
 
     with house() as opened, opened.database.transaction() as tx:
-        rows = sample_records.list_samples(tx, withdrawn=withdrawn, bare=bare, file=file, limit=limit)
+        rows = sample_records.list_samples(tx, withdrawn=withdrawn, bare=bare, file=file, limit=one_more(limit))
     columns = {
         "sample": lambda r: short(r["id"]),
         "caption": lambda r: r["caption"][:60],
@@ -39,8 +39,7 @@ def list_(
         "licence": lambda r: r["licence"][:30],
         "withdrawn" if withdrawn else "added": lambda r: r["withdrawn_at"] or r["at"],
     }
-    print_rows(rows, columns, as_json)
-    say_limit(len(rows), limit)
+    print_limited(rows, columns, limit, as_json)
 
 
 @app.command()

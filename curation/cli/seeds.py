@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, Json, house, print_json, print_text, progress, resumable, talk
+from curation.cli.show import ACTOR, Json, house, print_done, print_json, print_text, progress, resumable, talk
 from curation.domain import CaptionSource
 from curation.errors import NotFound
 
@@ -58,7 +58,8 @@ def import_(
         raise NotFound(f"there is no folder {missing}", "--follow-links names the folder that links may lead into")
     reading = Reading(encoding, splits_from_folders, captions_from_names)
     if dry_run:
-        talk.print(f"would look at {len(list_folder(folder, roots, reading).files)} files in {folder}")
+        count = len(list_folder(folder, roots, reading).files)
+        print_done(f"would look at {count} files in {folder}", as_json, folder=str(folder), would_look_at=count)
         return
     with house(create=True) as opened, resumable(), progress() as tell:
         told = seeds.import_seeds(

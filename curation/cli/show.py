@@ -209,10 +209,21 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def say_limit(count: int, limit: int) -> None:
-    """Say on stderr that a listing was cut at its limit."""
-    if limit and count == limit:
-        talk.print(f"the newest {limit} alone; --limit 0 lists all")
+def print_limited(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], limit: int, as_json: bool
+) -> None:
+    """A listing of at most `limit` rows, or all for 0; says on stderr that it was cut.
+
+    rows: one more than the limit, where there are so many (`one_more`).
+    """
+    print_rows(rows[:limit] if limit else rows, columns, as_json)
+    if limit and len(rows) > limit:
+        talk.print(f"the first {limit} alone; --limit 0 lists all")
+
+
+def one_more(limit: int) -> int:
+    """How many rows to ask for, so that it is known whether a listing was cut; 0 is all."""
+    return limit + 1 if limit else 0
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -28,6 +30,9 @@ READ_ARE = (
     "and all of these in zip and tar archives"
 )
 """What is said of a file that is none of what an import reads."""
+
+MAX_NAME: Final = 2_600
+"""Bytes of a file's name in the records: a row of PostgreSQL's index holds 2,704, the import's id among them."""
 
 NO_IMAGE_BESIDE = "a caption or metadata without an image: none beside it bears its name"
 
@@ -157,7 +162,7 @@ def file_row(
         sentence = NO_IMAGE_BESIDE if is_caption else f"{sentence}; {READ_ARE}"
     return {
         "import_id": import_id,
-        "name": storable_name(name),
+        "name": row_name(name),
         "stamp": stamp,
         "outcome": found.outcome,
         "codes": [storable_name(code) for code in found.codes],
@@ -196,3 +201,11 @@ def as_duplicate(found: Intake, first: Duplicate, names: dict[str, str]) -> Inta
 def storable_name(text: str) -> str:
     """File names are bytes; those that are no UTF-8, and NUL, are written as escapes."""
     return os.fsencode(text).decode("utf-8", "backslashreplace").replace("\0", "\\0")
+
+
+def row_name(name: str) -> str:
+    """A file's name as the records hold it: one that is too long for their index is cut, with its hash behind it."""
+    data = storable_name(name).encode()
+    if len(data) <= MAX_NAME:
+        return data.decode()
+    return f"{data[:200].decode('utf-8', 'ignore')}...{hashlib.sha256(data).hexdigest()[:16]}"

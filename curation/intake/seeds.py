@@ -20,12 +20,14 @@ from curation import rounds
 from curation.database import Database, Transaction
 from curation.domain import Kind, LayerRole, Progress, content_id
 from curation.errors import NotFound
+from curation.images.headers import BadFile
 from curation.images.limits import LIMITS, Limits
 from curation.intake import confined
 from curation.intake.corrections import Corrections, former_layers, origin_of, visible_of
 from curation.intake.descriptions import Description
 from curation.intake.examination import Intake, Item, Loaded, Outcome, refuse
 from curation.intake.imports import (
+    MAX_NAME,
     ImportSummary,
     as_duplicate,
     bad_line_rows,
@@ -34,6 +36,7 @@ from curation.intake.imports import (
     keep_rows,
     names_of,
     put_layers,
+    row_name,
     storable_name,
     summarise,
 )
@@ -150,9 +153,9 @@ class _Import:
     def unfinished(self) -> Iterator[Item]:
         """Yield what is not done yet, in the order of the list; the database is asked in blocks."""
         files = enumerate(self.listing.files, 1)
-        found = (item for place, name in files for item in self.items.of(name, place))
+        found = (self._bounded(item) for place, name in files for item in self.items.of(name, place))
         while items := list(islice(found, 500)):
-            wanted = {storable_name(item.name): item for item in items}
+            wanted = {row_name(item.name): item for item in items}
             self._seen |= wanted.keys()
             said = {name: self._describe(item) for name, item in wanted.items()}
             with self.database.transaction() as tx:
@@ -166,6 +169,15 @@ class _Import:
                 self.corrections.compare(tx, same)
             for name, item in wanted.items():
                 yield from self._to_do(item, said[name], rows.get(name))
+
+    def _bounded(self, item: Item) -> Item:
+        """Refuse an item whose name the records cannot hold."""
+        short = row_name(item.name)
+        if short == storable_name(item.name):
+            return item
+        self.items.where(item)  # it is not asked for under its own name any more
+        bad = BadFile("name_too_long", f"its path has more than {MAX_NAME:,} bytes: give its folders shorter names")
+        return replace(item, name=short, known=refuse(short, bad))
 
     def _describe(self, item: Item) -> Description:
         """Return what is said of an item, and count it where its folder is called like a split."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from curation import missing_workers
 from curation.database import Transaction
 from curation.domain import Kind
 from curation.review import price
@@ -49,6 +50,7 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
         "gates": gates.tell_gates(tx, number),
         "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
         "seconds_left": price.seconds_left(tx, counts, float(row["policy"].get("share", 1.0)), overlap),
+        "untaken": missing_workers.count_untaken(tx, number),
         "evaluation": evaluation or {},
     }
 
@@ -85,6 +87,8 @@ def as_text(told: Mapping[str, Any]) -> str:
         _ASKED_FOR.format(**funnel),
         "  {shown} shown, {decided} decided: {accepted} accepted, {rejected} rejected".format(**funnel),
     ]
+    if told["untaken"]:
+        lines.append(f"  {missing_workers.tell_untaken(told['untaken'])}; {missing_workers.START_WORKERS}")
     lines += _tally("refused by", ((one["signal"], one["count"]) for one in told["refusals"]))
     for kind, who in ((PERSON, "people"), (ORACLE, "the oracle")):
         lines += _defects_line(told["defects_per_100"][kind], who)

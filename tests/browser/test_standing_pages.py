@@ -101,6 +101,20 @@ def test_a_paused_reviewer_is_told_on_the_review_page(
     expect(page.locator("#failure")).to_be_hidden()
 
 
+def test_the_round_page_says_when_no_worker_takes_what_waits(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
+    page = open_page(path=f"/rounds/{round_id}")
+    expect(page.locator("#report")).to_be_visible()
+    expect(page.locator("#untaken")).to_be_hidden()
+    with database.transaction() as tx:
+        prompt = tx.scalar(sa.select(candidates.c.prompt_id).limit(1))
+        row = {"id": uuid.uuid4(), "round_id": round_id, "prompt_id": prompt, "seed": 1, "state": "requested"}
+        row["changed_at"] = sa.text("now() - interval '5 minutes'")
+        tx.execute(sa.insert(candidates).values(row))
+    expect(page.locator("#untaken")).to_contain_text("For over a minute no worker has taken: 1 drawings.")
+
+
 def test_the_round_page_tells_agreement_where_several_decide(
     open_page: OpenPage, site: Site, database: Database, round_id: int
 ) -> None:

@@ -12,6 +12,7 @@ from curation.api.server import open_socket
 from curation.domain import CandidateState
 from curation.errors import Refused
 from curation.house import open_house
+from curation.review import report
 from curation.settings import Settings
 from curation.tables import candidates, leases, rounds
 from tests.making import make_candidates, make_round
@@ -29,6 +30,12 @@ def test_work_that_no_worker_takes_is_a_finding(settings: Settings) -> None:
         found = doctor._work(house)
         assert (found.well, found.told) == (False, "for over 60 s no worker has taken: 3 drawings")
         assert "layerloop worker" in found.hint
+        with house.database.transaction() as tx:
+            told = report.round_report(tx, number)
+            other = report.round_report(tx, make_round(tx))
+        assert (told["untaken"], other["untaken"]) == ({"drawings": 3}, {})
+        assert "no worker has taken: 3 drawings; start 'layerloop worker" in report.as_text(told)
+        assert "no worker" not in report.as_text(other)
         with house.database.transaction() as tx:
             until = sa.text("now() + interval '1 minute'")
             row = {"subject": ids[0], "purpose": "draw", "holder": "a worker", "expires_at": until}

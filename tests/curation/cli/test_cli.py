@@ -16,8 +16,9 @@ from curation.database import Database
 from curation.errors import Refused
 from curation.intake.procedural import draw_seed
 from curation.intake.procedural_pairs import draw_pair_seed
+from curation.objects import FolderStore
 from curation.settings import Settings
-from tests.making import make_checkpoint, make_round
+from tests.making import make_candidates, make_checkpoint, make_round
 
 
 @pytest.fixture
@@ -179,3 +180,23 @@ def test_a_snapshot_becomes_a_checkpoint_that_draws(here: Settings, tmp_path: Pa
     [newest, _] = json.loads(call("checkpoint", "list", "--json"))
     assert newest["parent_id"] == first
     assert call("round", "open", "--quota", "3").strip().isdigit()
+
+
+def test_a_listing_says_that_it_was_cut_only_where_it_was(
+    here: Settings, database: Database, store: FolderStore
+) -> None:
+    with database.transaction() as tx:
+        make_candidates(tx, store, make_round(tx), 3)
+    for limit, cut in ((2, True), (3, False), (0, False)):
+        done = CliRunner().invoke(app, ("candidate", "list", "--json", "--limit", str(limit)))
+        assert len(json.loads(done.stdout)) == (limit or 3)
+        assert ("--limit 0 lists all" in done.stderr) is cut
+    assert "--limit" not in CliRunner().invoke(app, ("sample", "list", "--limit", "1")).stderr
+
+
+def test_a_dry_import_speaks_json_too(here: Settings, tmp_path: Path) -> None:
+    (tmp_path / "seeds").mkdir()
+    (tmp_path / "seeds" / "a.png").write_bytes(b"")
+    told = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--dry-run", "--json"))
+    assert told == {"folder": str(tmp_path / "seeds"), "would_look_at": 1}
+    assert call("seed", "import", str(tmp_path / "seeds"), "--dry-run") == ""

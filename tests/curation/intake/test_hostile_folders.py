@@ -208,3 +208,21 @@ def test_folders_are_as_deep_as_the_system_allows(tmp_path):
     os.close(at)
     put(tmp_path, "a.png", 1)
     assert "a.png" in list_folder(tmp_path).files
+
+
+def test_a_path_too_long_for_the_records_is_one_refusal(database, store, folder):
+    deep = "/".join(f"{number}-" + os.urandom(120).hex() for number in range(11))
+    put(folder, f"{deep}/deep.png", 2)
+    member = "".join(chr(0x4E00 + byte * 7) for byte in os.urandom(990)) + ".png"
+    with zipfile.ZipFile(folder / "box.zip", "w") as box:
+        box.write(folder / f"{deep}/deep.png", member)
+    told = import_seeds(database, store, folder)
+    found = outcomes(database)
+    long = {name: one for name, one in found.items() if one[1] == ["name_too_long"]}
+    assert {name[:5] for name in long} == {deep[:5], "box.z"}
+    assert {one[0] for one in long.values()} == {"reject"}
+    assert max(len(name.encode()) for name in found) < 300
+    assert Outcome(found["good.png"][0]) in TAKEN
+    assert any("give its folders shorter names" in one.sentence for one in told.named)
+    again = import_seeds(database, store, folder)
+    assert (again.fresh, again.refused, again.gone) == (0, 2, 0)
