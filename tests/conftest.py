@@ -1,4 +1,8 @@
-"""What every test may ask for: a real PostgreSQL, a fresh migrated database, an object store."""
+"""What every test may ask for: a real PostgreSQL, a fresh migrated database, an object store.
+
+Fixtures import what they start: a test file that asks for none of them begins without PostgreSQL's client, Celery and
+Playwright, which take longer than many tests.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import sqlalchemy as sa
-from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from curation.adapters import embedded_postgres
-from curation.adapters.pgmq_schema import install_pgmq
-from curation.database import Database
-from curation.objects import FolderStore
-from curation.schema import migrate
-from curation.settings import Settings
-from tests import servers
-from tests.making import fresh_database, named
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Playwright
+
+    from curation.database import Database
+    from curation.objects import FolderStore
+    from curation.settings import Settings
+    from tests import servers
 
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
 SHARED = Path(os.environ.get("LAYERLOOP_TEST_SHARED") or Path(__file__).resolve().parents[1].parent / "shared")
@@ -46,6 +48,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def postgres_address() -> Iterator[str]:
     """A server for the whole run: LAYERLOOP_TEST_DATABASE, or an embedded one that ends with the run."""
+    from curation.adapters import embedded_postgres
+
     given = os.environ.get("LAYERLOOP_TEST_DATABASE")
     if given:
         yield given
@@ -66,6 +70,11 @@ def postgres_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def template_database(postgres_address: str) -> Iterator[str]:
     """The name of a migrated database with a queue in it, which others are copied from."""
+    from curation.adapters.pgmq_schema import install_pgmq
+    from curation.database import Database
+    from curation.schema import migrate
+    from tests.making import fresh_database, named
+
     with fresh_database(postgres_address) as name:
         address = named(postgres_address, name)
         database = Database(address)
@@ -78,6 +87,8 @@ def template_database(postgres_address: str) -> Iterator[str]:
 @pytest.fixture
 def database_address(postgres_address: str, template_database: str) -> Iterator[str]:
     """The address of a database of this test's own, migrated and empty."""
+    from tests.making import fresh_database, named
+
     with fresh_database(postgres_address, template_database) as name:
         yield named(postgres_address, name)
 
@@ -85,6 +96,8 @@ def database_address(postgres_address: str, template_database: str) -> Iterator[
 @pytest.fixture
 def database(database_address: str) -> Iterator[Database]:
     """A migrated, empty database; jobs asked for stay unsent unless the test sets `database.send`."""
+    from curation.database import Database
+
     database = Database(database_address)
     yield database
     database.close()
@@ -93,18 +106,24 @@ def database(database_address: str) -> Iterator[Database]:
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
     """An empty object store."""
+    from curation.objects import FolderStore
+
     return FolderStore(tmp_path / "objects")
 
 
 @pytest.fixture
 def settings(tmp_path: Path, database_address: str) -> Settings:
     """The settings of a house in a temporary folder on this test's own database."""
+    from curation.settings import Settings
+
     return Settings(home=tmp_path / "home", database=database_address)
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
     """A real S3 server on loopback (radosgw) for the whole run."""
+    from tests import servers
+
     with servers.radosgw(tmp_path_factory.mktemp("ceph")) as server:
         yield server
 
@@ -121,6 +140,8 @@ def s3_credentials(s3_server: servers.S3Server, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="session")
 def rabbitmq_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """RabbitMQ on loopback: the machine's own, or one for this run."""
+    from tests import servers
+
     with servers.rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as address:
         yield address
 
@@ -128,6 +149,8 @@ def rabbitmq_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Redis on loopback: the machine's own, or one for this run."""
+    from tests import servers
+
     with servers.redis(tmp_path_factory.mktemp("redis")) as address:
         yield address
 
@@ -135,6 +158,8 @@ def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a Chromium."""
+    from tests import servers
+
     named = [os.environ.get("LAYERLOOP_TEST_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
     found = next((path for name in named if name and (path := shutil.which(name))), None)
     if found is None:
@@ -144,6 +169,8 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def playwright() -> Iterator[Playwright]:
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as driver:
         yield driver
 
@@ -157,6 +184,8 @@ def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
 
 @contextmanager
 def _open_folder() -> Iterator[Path]:
+    from curation.adapters import embedded_postgres
+
     # Not below pytest's own folder: every run that begins shuts that to others again, the server's user among them.
     folder = Path(tempfile.mkdtemp(prefix="layerloop-test-"))
     try:
@@ -168,6 +197,8 @@ def _open_folder() -> Iterator[Path]:
 
 def _forget_durability(server: str) -> None:
     """Nothing of a test run is worth waiting for the disk: hundreds of databases are made and dropped."""
+    import sqlalchemy as sa
+
     engine = sa.create_engine(server.replace("postgresql:", "postgresql+psycopg2:"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):
