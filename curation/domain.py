@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class LayerRole(StrEnum):
@@ -45,7 +45,7 @@ class CandidateState(StrEnum):
 
 _S = CandidateState
 _SAID = (_S.accepted, _S.rejected)
-MOVES: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
+STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
     {
         (_S.requested, _S.drawing),
         (_S.drawing, _S.requested),  # lease lost, or a failed attempt
@@ -109,7 +109,7 @@ class RejectReason(StrEnum):
     clash = "clash"  # of a pair: light, colour or place of its layers do not fit
 
 
-class Access(StrEnum):
+class Role(StrEnum):
     """What a signed-in person may do, from least to most."""
 
     annotator = "annotator"
@@ -186,7 +186,7 @@ class Sample:
     """Accepted layers with what must be known of them: one line of a snapshot's manifest.
 
     `layers` maps a role to the sha256 of the stored image's bytes; `visible` is the hash of the pixels that can be
-    seen (curation.layers.visible_hash); `round` is 0 for seeds. `captioner` is the model that wrote the caption
+    seen (curation.images.codec.visible_hash); `round` is 0 for seeds. `captioner` is the model that wrote the caption
     (model@revision), empty for people and imports. `texts` are captions of single layers, `caption` is the whole's.
     `caption_source` is told only where the caption was made from a file name, so that all other lines stay as they
     were before there was such a mark.
@@ -273,7 +273,7 @@ class DrawRequest:
 
 
 @dataclass(frozen=True)
-class TrainingOrder:
+class TrainingRequest:
     """What a trainer is asked for; its id is its content, so that asking twice is asking once.
 
     Samples of `snapshot` that `previous` lacks are drawn more often (paper, section 3.4: twice as often). `images`
@@ -310,7 +310,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Said:
+class RuleVerdict:
     """What the oracle says of a candidate, with a sentence for the record; `layers` as in a decision."""
 
     verdict: Verdict
@@ -329,3 +329,25 @@ class Job:
 
 GPU_JOBS = frozenset({"draw", "train", "caption"})
 """Names of the jobs for the queue "gpu", whose workers hold weights; all others go to the queue "cpu"."""
+
+
+class ReviewItemLayer(NamedTuple):
+    """One stored layer as it is shown: its name in the object store and its size in pixels."""
+
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ReviewItem:
+    """What a reviewer sees of a candidate; `texts` are those of single layers, where its prompt has some."""
+
+    id: uuid.UUID
+    round: int
+    kind: Kind
+    prompt: str
+    flags: tuple[str, ...]
+    layers: Mapping[LayerRole, ReviewItemLayer]
+    signals: Mapping[str, float | None]
+    texts: Mapping[LayerRole, str] = field(default_factory=dict)

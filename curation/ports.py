@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.domain import Checkpoint, DrawRequest, Job, LayerRole, Progress, Prompt, TrainingOrder
+from curation.domain import Checkpoint, DrawRequest, Job, LayerRole, Progress, Prompt, TrainingRequest
 
 RGBA = NDArray[np.uint8]
 """One straight (not premultiplied) image, H x W x 4, sRGB and alpha in 0..255."""
@@ -101,15 +101,15 @@ class OpenGenerator(Protocol):
         """Load a checkpoint's weights from the store."""
 
 
-class Train(Protocol):
+class Trainer(Protocol):
     """The dotted name in LAYERLOOP_TRAINER is one of these."""
 
-    def __call__(self, order: TrainingOrder, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
+    def __call__(self, order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
         """Train from a snapshot, resuming exactly from what `folder` holds, and store the weights."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EvaluationOptions:
     """What else a checkpoint is to be measured by."""
 
     views: int | None = None  # of the alpha decoder; None is the preset's
@@ -123,7 +123,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Spread:
+class MeanWithInterval:
     """A mean, or a correlation, with the ends of its 95 % interval, which a mean of one has not."""
 
     mean: float  # or the correlation
@@ -133,7 +133,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationResult:
     """What was measured; `backgrounds` and `published` are tables: a row's name, then a figure's."""
 
     figures: Mapping[str, float]
@@ -143,21 +143,23 @@ class Measured:
     notes: Sequence[str]  # what was not measured, and why
     sheet: bytes  # PNG: truth beside reconstruction
     standard: bool  # whether figures of one name may stand beside those of a training
-    pairs: Mapping[str, Mapping[str, Spread]] = field(default_factory=dict)  # a figure's name, then whose pairs
+    pairs: Mapping[str, Mapping[str, MeanWithInterval]] = field(
+        default_factory=dict
+    )  # a figure's name, then whose pairs
     pairs_sheet: bytes = b""  # PNG of the pairs drawn, where there are any
 
 
-class Evaluate(Protocol):
+class Evaluator(Protocol):
     """The dotted name in LAYERLOOP_EVALUATOR is one of these."""
 
     def __call__(
-        self, checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: Wanted, report: Report
-    ) -> Measured:
+        self, checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: EvaluationOptions, report: Report
+    ) -> EvaluationResult:
         """Everything that can be measured of a checkpoint on the held-out split of a snapshot."""
 
 
 @dataclass(frozen=True)
-class Beside:
+class MattingComparison:
     """The same requests in two ways, in their order: as layers, and as opaque pictures whose subject was cut out."""
 
     drawn: Sequence[RGBA]
@@ -166,7 +168,7 @@ class Beside:
     sheet: bytes  # PNG: layer, opaque picture and what was cut out of it
 
 
-class DrawBeside(Protocol):
+class MattingComparer(Protocol):
     """The dotted name in LAYERLOOP_COMPARER is one of these."""
 
     def __call__(
@@ -176,7 +178,7 @@ class DrawBeside(Protocol):
         requests: Sequence[DrawRequest],
         segmenter: str | None,
         report: Report,
-    ) -> Beside:
+    ) -> MattingComparison:
         """Draw with a checkpoint, and beside it as generate-then-matte would."""
 
 
@@ -195,10 +197,10 @@ class StageMemory:
         return sum(self.held.values())
 
 
-class Estimate(Protocol):
+class MemoryEstimator(Protocol):
     """The dotted name in LAYERLOOP_ESTIMATOR is one of these."""
 
-    def __call__(self, order: TrainingOrder, pictures: int) -> Sequence[StageMemory]:
+    def __call__(self, order: TrainingRequest, pictures: int) -> Sequence[StageMemory]:
         """What each stage of a training will need, for a snapshot of so many pictures; nothing is loaded."""
 
 
@@ -219,7 +221,7 @@ class OpenCaptioner(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
+class EmbeddingResult:
     """A candidate as an embedder sees it: D numbers, and the figures that it measures beside them."""
 
     vector: NDArray[np.float32]
@@ -232,7 +234,7 @@ class Embedder(Protocol):
     source: str  # its name and the revision of its weights: numbers of two embedders are never compared
     measures: Sequence[str]  # names of the figures that it adds to a candidate's signals
 
-    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> Sequence[Seen]:
+    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> Sequence[EmbeddingResult]:
         """Each candidate, in order; the same each time."""
 
 
@@ -243,7 +245,7 @@ class OpenEmbedder(Protocol):
         """Load weights by name or folder, and the aesthetic head's from a file. Raises NotFound, Refused."""
 
 
-class Writer(Protocol):
+class TextGenerator(Protocol):
     """A language model that answers in text."""
 
     source: str  # its name and, where it is known, the revision of its weights, as model@revision
@@ -252,10 +254,10 @@ class Writer(Protocol):
         """An answer of at most so many tokens; another seed, another answer. Raises Refused, Unreachable."""
 
 
-class OpenWriter(Protocol):
+class OpenTextGenerator(Protocol):
     """The dotted name in LAYERLOOP_WRITER is one of these."""
 
-    def __call__(self, model: str) -> Writer:
+    def __call__(self, model: str) -> TextGenerator:
         """Load a model by its name or folder. Raises NotFound, Refused."""
 
 
@@ -272,7 +274,7 @@ class FoundFile:
 
 
 @dataclass(frozen=True)
-class Taken:
+class ImportResult:
     """Files of weights as a checkpoint that is not registered yet; `notes` are sentences for whoever gave them."""
 
     checkpoint: Checkpoint | None  # None where nothing was to be stored
@@ -280,31 +282,31 @@ class Taken:
     notes: Sequence[str]
 
 
-class TakeIn(Protocol):
+class CheckpointImporter(Protocol):
     """The dotted name in LAYERLOOP_IMPORTER is one of these."""
 
     def __call__(
         self, files: Sequence[Path], preset: str, changes: Mapping[str, str], store: ObjectStore | None, report: Report
-    ) -> Taken:
+    ) -> ImportResult:
         """Make one checkpoint of other programs' files; without a store only look at them."""
 
 
 @dataclass(frozen=True)
-class Style:
+class LoraFile:
     """A user's own LoRA file, and how strongly it is applied."""
 
     path: Path
     weight: float = 1.0
 
 
-class AddStyles(Protocol):
+class AddLoras(Protocol):
     """The dotted name in LAYERLOOP_STYLER is one of these."""
 
-    def __call__(self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[Style]) -> Checkpoint:
+    def __call__(self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
         """Store LoRAs as parts of a new checkpoint that draws with them. Raises NotFound, Refused."""
 
 
-class GiveOut(Protocol):
+class CheckpointExporter(Protocol):
     """The dotted name in LAYERLOOP_EXPORTER is one of these."""
 
     def __call__(

@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from curation.errors import LayerloopError, Refused
-from curation.images.limits import MEGAPIXEL, Limits
+from curation.image_limits import MEGAPIXEL, Limits
 
 EMBEDDED = "embedded"
 PREFIX = "LAYERLOOP_"
@@ -45,18 +45,18 @@ class Settings(BaseSettings):
     )
     generator: str = Field("training.generate:open_generator", description="dotted name of an OpenGenerator")
     trainer: str = Field("training.train:train", description="dotted name of a Train")
-    evaluator: str = Field("training.evaluation.everything:measure", description="dotted name of an Evaluate")
-    comparer: str = Field("training.matting.beside:draw_beside", description="dotted name of a DrawBeside")
-    estimator: str = Field("training.memory:estimate", description="dotted name of an Estimate")
+    evaluator: str = Field("training.evaluation.full:measure", description="dotted name of an Evaluate")
+    comparer: str = Field("training.matting.comparison:draw_beside", description="dotted name of a DrawBeside")
+    estimator: str = Field("training.memory_estimate:estimate", description="dotted name of an Estimate")
     captioner: str = Field("training.captioning:open_captioner", description="dotted name of an OpenCaptioner")
-    reader: str = Field("training.reading:read_texts", description="dotted name of a ReadTexts")
-    writer: str = Field("training.writing:open_writer", description="dotted name of an OpenWriter")
+    reader: str = Field("training.prompt_coverage:read_texts", description="dotted name of a ReadTexts")
+    writer: str = Field("training.text_generation:open_writer", description="dotted name of an OpenWriter")
     writer_key: SecretStr | None = Field(
         None, description="key for a server of language models (prompts make --address)"
     )
-    importer: str = Field("training.released.importing:take_in", description="dotted name of a TakeIn")
-    styler: str = Field("training.pipelines.styles:add_styles", description="dotted name of an AddStyles")
-    exporter: str = Field("training.released.exporting:give_out", description="dotted name of a GiveOut")
+    importer: str = Field("training.interop.import_checkpoint:take_in", description="dotted name of a TakeIn")
+    styler: str = Field("training.pipelines.loras:add_styles", description="dotted name of an AddStyles")
+    exporter: str = Field("training.interop.export_checkpoint:give_out", description="dotted name of a GiveOut")
     embedder: str = Field("curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder")
     embedder_model: str | None = Field(None, description="its weights: a CLIP or DINO by hub name or folder")
     aesthetic: Path | None = Field(None, description="LAION's linear aesthetic head, as safetensors, for that CLIP")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerloop.generation import generate
     from layerloop.snapshot import Snapshot, open_snapshot
-    from training.data.pictures import Pictures as LayerDataset
+    from training.data.dataset import LayerDataset as LayerDataset
     from training.pipelines import (
         BackgroundToBlendedPipeline,
         BackgroundToForegroundPipeline,
@@ -50,7 +50,7 @@ __all__ = [
 
 # Where each name is defined; names that are not here are exported by training.pipelines.
 _DEFINED_IN = {
-    "LayerDataset": "training.data.pictures:Pictures",
+    "LayerDataset": "training.data.dataset:Pictures",
     "Snapshot": "layerloop.snapshot:Snapshot",
     "generate": "layerloop.generation:generate",
     "open_snapshot": "layerloop.snapshot:open_snapshot",

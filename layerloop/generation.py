@@ -7,11 +7,11 @@ from typing import Any
 
 from PIL import Image
 
-from curation.checkpoints import find_checkpoint, promoted
+from curation.checkpoints.registry import find_checkpoint, promoted
 from curation.domain import DrawRequest, Prompt
 from curation.errors import NotFound
-from curation.house import load
 from curation.ports import DrawOptions, Layers
+from curation.runtime.context import load
 from layerloop.instance import open_instance
 
 

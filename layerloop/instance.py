@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from curation.errors import NotFound
-from curation.house import House, open_house
+from curation.runtime.context import AppContext, open_context
 from curation.settings import Settings, read_settings
 
 
@@ -25,11 +25,11 @@ def instance_settings(home: Path | str | None) -> Settings:
 
 
 @contextmanager
-def open_instance(home: Path | str | None) -> Iterator[House]:
+def open_instance(home: Path | str | None) -> Iterator[AppContext]:
     """Open the instance in a home folder and close it at the end of the block.
 
     Raises:
         NotFound: The home folder does not exist.
     """
-    with open_house(instance_settings(home)) as instance:
+    with open_context(instance_settings(home)) as instance:
         yield instance

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curation.datasets.manifest import Manifest, read_manifest, read_samples
 from curation.domain import LayerRole, Sample, Split
 from curation.errors import NotFound
-from curation.manifest import Manifest, read_manifest, read_samples
 from curation.ports import ObjectStore
 
 if TYPE_CHECKING:
-    from curation.house import House
-    from training.data.pictures import Pictures
+    from curation.runtime.context import AppContext
+    from training.data.dataset import LayerDataset
 
 LATEST = "latest"
 """The name of the newest snapshot, unless a tag has this name."""
@@ -61,7 +61,7 @@ class Snapshot:
         size: int,
         roles: Collection[str] = ("foreground",),
         in_memory: bool = False,
-    ) -> Pictures:
+    ) -> LayerDataset:
         """Return the layers of a split as a map-style dataset of 4 x size x size float tensors.
 
         An item is straight (not premultiplied) RGBA in [0, 1], letterboxed into a transparent square;
@@ -80,7 +80,7 @@ class Snapshot:
             Refused: The split is empty.
             ValueError: The split or a role is unknown.
         """
-        from training.data.pictures import load_split
+        from training.data.dataset import load_split
 
         wanted = tuple(LayerRole(role) for role in roles)
         return load_split(self.store, self.id, Split(split), size, in_memory=in_memory, roles=wanted)
@@ -105,7 +105,7 @@ def open_snapshot(name: str = LATEST, *, home: Path | str | None = None, store: 
         from layerloop.instance import instance_settings, open_instance
 
         if _FULL_ID.fullmatch(name):
-            from curation.house import open_store
+            from curation.runtime.context import open_store
 
             store = open_store(instance_settings(home))
         else:
@@ -114,8 +114,8 @@ def open_snapshot(name: str = LATEST, *, home: Path | str | None = None, store: 
     return Snapshot(name, read_manifest(store, name), store)
 
 
-def _find(instance: House, name: str) -> str:
-    from curation.snapshots import find_snapshot, list_snapshots
+def _find(instance: AppContext, name: str) -> str:
+    from curation.datasets.snapshots import find_snapshot, list_snapshots
 
     with instance.database.transaction() as tx:
         try:

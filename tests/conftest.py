@@ -19,8 +19,8 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
 
-    from curation.database import Database
-    from curation.objects import FolderStore
+    from curation.db.engine import Database
+    from curation.object_store import FolderStore
     from curation.settings import Settings
     from tests import servers
 
@@ -71,8 +71,8 @@ def postgres_folder() -> Iterator[Path]:
 def template_database(postgres_address: str) -> Iterator[str]:
     """The name of a migrated database with a queue in it, which others are copied from."""
     from curation.adapters.pgmq_schema import install_pgmq
-    from curation.database import Database
-    from curation.schema import migrate
+    from curation.db.engine import Database
+    from curation.db.schema import migrate
     from tests.making import fresh_database, named
 
     with fresh_database(postgres_address) as name:
@@ -96,7 +96,7 @@ def database_address(postgres_address: str, template_database: str) -> Iterator[
 @pytest.fixture
 def database(database_address: str) -> Iterator[Database]:
     """A migrated, empty database; jobs asked for stay unsent unless the test sets `database.send`."""
-    from curation.database import Database
+    from curation.db.engine import Database
 
     database = Database(database_address)
     yield database
@@ -106,7 +106,7 @@ def database(database_address: str) -> Iterator[Database]:
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
     """An empty object store."""
-    from curation.objects import FolderStore
+    from curation.object_store import FolderStore
 
     return FolderStore(tmp_path / "objects")
 

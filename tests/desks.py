@@ -17,20 +17,28 @@ import pytest
 import sqlalchemy as sa
 
 from curation.adapters.label_studio_view import as_result
-from curation.database import Database
-from curation.desk import boards, postings
-from curation.desk.door import Board, Posting
-from curation.desk.exchange import Exchange
-from curation.desk.previews import HOOK_HEADER, Previews
+from curation.db.engine import Database
+from curation.db.tables import (
+    candidates,
+    decisions,
+    desk_answers,
+    desk_postings,
+    reviewers,
+    samples,
+)
 from curation.domain import LayerRole, RejectReason, Verdict
-from curation.label_studio_server import CACHE, OWNER, VERSION, LabelStudioServer, label_studio
+from curation.labeling import projects
+from curation.labeling import tasks as postings
+from curation.labeling.port import Project, Task
+from curation.labeling.previews import HOOK_HEADER, Previews
+from curation.labeling.sync import LabelingSync
 from curation.ports import ObjectStore
-from curation.tables import candidates, decisions, desk_answers, desk_postings, reviewers, samples
+from curation.runtime.label_studio_server import CACHE, OWNER, VERSION, LabelStudioServer, label_studio
 from tests.making import make_candidates, make_round
 from tests.servers import free_port, missing
 
 if TYPE_CHECKING:
-    from curation.adapters.label_studio import LabelStudioDesk
+    from curation.adapters.label_studio import LabelStudioBackend
 
 ACCEPT, REJECT = Verdict.accept, Verdict.reject
 HOOK = ("http://127.0.0.1:1/api/desk/hook", {HOOK_HEADER: "secret"})
@@ -175,15 +183,15 @@ class Seat:
 
     studio: Studio
     database: Database
-    exchange: Exchange
+    exchange: LabelingSync
     round: int
     candidates: Sequence[uuid.UUID]
 
     @property
-    def board(self) -> Board:
+    def board(self) -> Project:
         """The round's last board."""
         with self.database.transaction() as tx:
-            return boards.open_boards(tx, self.exchange.desk.address, self.round)[-1]
+            return projects.open_boards(tx, self.exchange.desk.address, self.round)[-1]
 
     def task(self, place: int) -> int:
         """The task of a candidate, by its place."""
@@ -222,38 +230,40 @@ class Seat:
             return int(tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))))
 
 
-def make_seat(studio: Studio, desk: LabelStudioDesk, database: Database, store: ObjectStore, count: int) -> Seat:
+def make_seat(studio: Studio, desk: LabelStudioBackend, database: Database, store: ObjectStore, count: int) -> Seat:
     """A round of so many candidates, put up."""
     with database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, count)
-    exchange = Exchange(database, desk, "test", Previews("secret", "http://127.0.0.1:1").address, most=10_000, pause=0)
+    exchange = LabelingSync(
+        database, desk, "test", Previews("secret", "http://127.0.0.1:1").address, most=10_000, pause=0
+    )
     assert exchange.put_up(number)["up"] == count
     return Seat(studio, database, exchange, number, made)
 
 
-def begin_import(seat: Seat, store: ObjectStore, count: int) -> tuple[Seat, Board, uuid.UUID, list[Posting]]:
+def begin_import(seat: Seat, store: ObjectStore, count: int) -> tuple[Seat, Project, uuid.UUID, list[Task]]:
     """A new round of so many candidates as it is when its import begins: its seat, the board, the batch, what is sent."""
     with seat.database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, count)
-        board, room = boards.board_with_room(tx, seat.exchange.desk.address, number, 10)
+        board, room = projects.board_with_room(tx, seat.exchange.desk.address, number, 10)
         batch = postings.next_batch(tx, board, room, 0, 50)
         sending = postings.read_batch(tx, batch, seat.exchange.address)
     return replace(seat, round=number, candidates=made), board, batch, sending
 
 
 @pytest.fixture
-def desk(studio: Studio) -> Iterator[LabelStudioDesk]:
+def desk(studio: Studio) -> Iterator[LabelStudioBackend]:
     """Label Studio as a desk."""
-    from curation.adapters.label_studio import LabelStudioDesk
+    from curation.adapters.label_studio import LabelStudioBackend
 
-    desk = LabelStudioDesk(studio.server.address, studio.server.token, HOOK)
+    desk = LabelStudioBackend(studio.server.address, studio.server.token, HOOK)
     yield desk
     desk.close()
 
 
 @pytest.fixture
-def seat(studio: Studio, desk: LabelStudioDesk, database: Database, store: ObjectStore, request: Any) -> Seat:
+def seat(studio: Studio, desk: LabelStudioBackend, database: Database, store: ObjectStore, request: Any) -> Seat:
     """A round of eight candidates, or as many as a test's parameter says, put up."""
     return make_seat(studio, desk, database, store, getattr(request, "param", 8))

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from curation.domain import Checkpoint, DrawRequest, Progress
 from curation.ports import PLAIN, DrawOptions, Layers, Report
-from curation.triples.files import write_line
-from curation.triples.grammar import speak
+from curation.prompts.grammar import speak
+from curation.prompts.pair_files import write_line
 from tests.pair_painter import PairPainter
 
 WAIT_SECONDS = 300
@@ -50,7 +50,7 @@ def train(order, store, folder, report):
 
 def evaluate(checkpoint, snapshot, store, wanted, report):
     """The product's own evaluator, stopped by its progress."""
-    from training.evaluation.everything import measure
+    from training.evaluation.full import measure
 
     return measure(checkpoint, snapshot, store, wanted, _gated(report))
 

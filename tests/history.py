@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
-from curation.database import Transaction
+from curation.db.engine import Transaction
+from curation.db.tables import candidates, decisions, gold, rounds
 from curation.domain import Prompt
-from curation.rounds import add_prompts
-from curation.tables import candidates, decisions, gold, rounds
+from curation.rounds.lifecycle import add_prompts
 from tests.making import make_round
 
 BEGAN = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)

@@ -11,13 +11,13 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from curation.checkpoints import promote, register_checkpoint
-from curation.database import Database, Transaction
-from curation.domain import MOVES, CandidateState, Checkpoint, Prompt, content_id
-from curation.intake.grounds import choose_scene, draw_scene
-from curation.layers import encode_layer, visible_hash
+from curation.checkpoints.registry import promote, register_checkpoint
+from curation.db.engine import Database, Transaction
+from curation.db.tables import candidate_layers, candidates, layers, prompts, rounds, snapshots
+from curation.domain import STATE_TRANSITIONS, CandidateState, Checkpoint, Prompt, content_id
+from curation.images.codec import encode_layer, visible_hash
 from curation.ports import RGBA, Layers, ObjectStore
-from curation.tables import candidate_layers, candidates, layers, prompts, rounds, snapshots
+from curation.synthetic.backgrounds import choose_scene, draw_scene
 
 
 def picture(seed: int, width: int = 32, height: int = 24) -> RGBA:
@@ -116,7 +116,9 @@ def path_to(state: CandidateState) -> list[CandidateState]:
     for way in ways:
         if way[-1] == state:
             return way[1:]
-        ways += [[*way, target] for source, target in sorted(MOVES) if source == way[-1] and target not in way]
+        ways += [
+            [*way, target] for source, target in sorted(STATE_TRANSITIONS) if source == way[-1] and target not in way
+        ]
     raise AssertionError(f"no lawful way to {state}")
 
 

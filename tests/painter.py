@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, TrainingOrder
-from curation.intake.figures import SUBJECTS, draw
-from curation.intake.grounds import GROUNDS, PAIR_SUBJECTS, choose_scene, draw_scene
-from curation.pairs import composite
+from curation.domain import Checkpoint, DrawRequest, LayerRole, TrainingRequest
+from curation.images.pairs import composite
 from curation.ports import PLAIN, DrawOptions, LayerGenerator, Layers, ObjectStore, Report
+from curation.synthetic.backgrounds import GROUNDS, PAIR_SUBJECTS, choose_scene, draw_scene
+from curation.synthetic.shapes import SUBJECTS, draw
 
 SECONDS_EACH = 0.05
 
@@ -56,7 +56,7 @@ class LonePainter(Painter):
         return [{LayerRole.foreground: self._draw(one)} for one in requests]
 
 
-def train_nothing(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
+def train_nothing(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
     """What LAYERLOOP_TRAINER may name: a checkpoint of the order's recipe, whose weights are a few bytes."""
     sha256 = store.put(f"{order.id}".encode())
     parent = order.parent.id if order.parent else None

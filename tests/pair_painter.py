@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from curation.domain import Checkpoint, DrawRequest, LayerRole
-from curation.layers import decode_layer
-from curation.pairs import composite
+from curation.images.codec import decode_layer
+from curation.images.pairs import composite
 from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
 
 SIDE = 64

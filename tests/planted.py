@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from curation.intake.figures import choose_subject, draw
 from curation.ports import RGBA
+from curation.synthetic.shapes import choose_subject, draw
 
 DEFECTS = ("haze", "grain", "specks", "holes", "cropped", "halo", "faint", "opaque")
 

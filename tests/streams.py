@@ -9,12 +9,21 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from curation.database import Transaction
+from curation.db.engine import Transaction
+from curation.db.tables import (
+    candidate_layers,
+    candidates,
+    decisions,
+    embeddings,
+    layers,
+    prompts,
+    rounds,
+    screenings,
+)
 from curation.domain import Kind, Prompt, Verdict, content_id
 from curation.review.reviewers import add_reviewer
 from curation.screening.embedding import pack
-from curation.selection.heads import KeptHead, fit_head
-from curation.tables import candidate_layers, candidates, decisions, embeddings, layers, prompts, rounds, screenings
+from curation.selection.acceptance_model_store import StoredModel, fit_head
 from tests.making import make_round
 
 SOURCE = "test@1"
@@ -94,7 +103,7 @@ def accepts(seed: int, quality: Sequence[float]) -> np.ndarray:
     return rng.random(len(quality)) < 1 / (1 + np.exp(-2.5 * (np.asarray(quality) - 1)))
 
 
-def taught(tx: Transaction, count: int = 400, seed: int = 999) -> KeptHead:
+def taught(tx: Transaction, count: int = 400, seed: int = 999) -> StoredModel:
     """A head that was taught by a round of its own, of which everything was shown."""
     number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
     quality = np.random.default_rng(seed).standard_normal(count)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from curation.domain import LayerRole, Prompt
 from curation.errors import Refused
-from curation.ports import Layers, Seen
-from training.files import read_header, read_tensors
-from training.measures.agreement import open_agreement
+from curation.ports import EmbeddingResult, Layers
+from training.external_weights import read_header, read_tensors
+from training.metrics.clip_score import open_agreement
 from training.pretrained.loading import load_model, revision_of
 
 GREY: Final = 0.5
@@ -30,7 +30,7 @@ GREY: Final = 0.5
 Picture = NDArray[np.uint8]
 
 
-def open_embedder(model: str | None, aesthetic: Path | None) -> Eyes:
+def open_embedder(model: str | None, aesthetic: Path | None) -> ImageEncoder:
     """What LAYERLOOP_EMBEDDER may name: a CLIP or DINO by hub name or folder. Raises NotFound, Refused."""
     from transformers import AutoConfig
 
@@ -47,16 +47,16 @@ def open_embedder(model: str | None, aesthetic: Path | None) -> Eyes:
     return Dino(model, device)
 
 
-class Eyes:
+class ImageEncoder:
     """An Embedder: a vision network, asked for three pictures of each candidate."""
 
     source: str
     measures: Sequence[str] = ()
 
     @torch.inference_mode()
-    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[Seen]:
+    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
         """For each candidate the mean of its two looks beside its alpha's, each of unit length: 2 D numbers."""
-        return [Seen(self._embed(one), {}) for one, _ in zip(drawn, prompts, strict=True)]
+        return [EmbeddingResult(self._embed(one), {}) for one, _ in zip(drawn, prompts, strict=True)]
 
     def _embed(self, layers: Layers) -> NDArray[np.float32]:
         first, second, alpha = nn.functional.normalize(self._features(list(_pictures(layers))), dim=-1)
@@ -66,7 +66,7 @@ class Eyes:
         raise NotImplementedError
 
 
-class Clip(Eyes):
+class Clip(ImageEncoder):
     """Sees with a CLIP, and measures whether a candidate shows its prompt (0..100) and its beauty (about 1..10)."""
 
     def __init__(self, model: str, aesthetic: Path | None, device: torch.device) -> None:
@@ -76,9 +76,12 @@ class Clip(Eyes):
         self.measures = ("clip_score",) if aesthetic is None else ("clip_score", "aesthetic")
 
     @torch.inference_mode()
-    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[Seen]:
+    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
         """The same with its figures."""
-        return [Seen(self._embed(one), self._measure(one, prompt)) for one, prompt in zip(drawn, prompts, strict=True)]
+        return [
+            EmbeddingResult(self._embed(one), self._measure(one, prompt))
+            for one, prompt in zip(drawn, prompts, strict=True)
+        ]
 
     def _features(self, pictures: Sequence[Picture]) -> Tensor:
         network, processor = self._agreement.network, self._agreement.processor
@@ -99,7 +102,7 @@ class Clip(Eyes):
         return int(self._agreement.network.config.projection_dim)
 
 
-class Dino(Eyes):
+class Dino(ImageEncoder):
     """Sees with a DINO: more of shape and material than of what a text could say."""
 
     def __init__(self, model: str, device: torch.device) -> None:

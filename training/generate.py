@@ -7,14 +7,14 @@ import torch
 from curation.domain import Checkpoint
 from curation.errors import Refused
 from curation.ports import LayerGenerator, ObjectStore
+from training.checkpoint import open_parts
 from training.denoiser.denoiser import Denoiser
-from training.denoiser.drawing import Generator
-from training.denoiser.opening import open_denoiser
+from training.denoiser.factory import open_denoiser
+from training.denoiser.sampling import Generator
 from training.denoiser.stable_diffusion import StableDiffusion
-from training.layering.drawing import LayersGenerator
-from training.layering.layered import open_layers
-from training.parts import open_parts
-from training.pipelines.generator import PipelineGenerator, precision_on
+from training.layers.model import open_layers
+from training.layers.sampling import LayersGenerator
+from training.pipelines.worker_generator import PipelineGenerator, precision_on
 from training.synthesis.generator import PairSynthesis
 from training.synthesis.inpainting import open_inpainter
 

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 
 import curation.errors
-from curation.domain import Checkpoint, Progress, TrainingOrder, canonical_json
+from curation.domain import Checkpoint, Progress, TrainingRequest, canonical_json
 from curation.errors import LayerloopError, Refused
 from curation.ports import ObjectStore, Report
-from training.course.watch import Diverged
+from training.engine.metrics_buffer import Diverged
 
 MARK = "layerloop "
 """Lines of standard output that begin so are for the process that listens; all others are the libraries' talk."""
 
 
-def launch(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report, processes: int) -> Checkpoint:
+def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report, processes: int) -> Checkpoint:
     """Train in so many processes of this machine, one per GPU where there are any; the first one's progress is told.
 
     Whatever `report` raises ends them all; if this process dies they end at their next word. Raises Refused where
@@ -42,7 +42,15 @@ def launch(order: TrainingOrder, store: ObjectStore, folder: Path, report: Repor
         asked = _write(Path(talk) / "order.json", asdict(order)), _write(Path(talk) / "store.json", _opening(store))
         made = Path(talk) / "checkpoint.json"
         run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-        run += ["--nproc-per-node", str(processes), "-m", "training.process", *map(str, asked), str(folder), str(made)]
+        run += [
+            "--nproc-per-node",
+            str(processes),
+            "-m",
+            "training.worker_process",
+            *map(str, asked),
+            str(folder),
+            str(made),
+        ]
         with subprocess.Popen(run, stdout=subprocess.PIPE, text=True) as running:
             try:
                 _listen(running, report)
@@ -54,10 +62,10 @@ def launch(order: TrainingOrder, store: ObjectStore, folder: Path, report: Repor
         return read_checkpoint(json.loads(made.read_text()))
 
 
-def read_order(row: Mapping[str, Any]) -> TrainingOrder:
+def read_order(row: Mapping[str, Any]) -> TrainingRequest:
     """An order from its JSON (dataclasses.asdict). Raises TypeError, KeyError for anything else."""
     parent = read_checkpoint(row["parent"]) if row["parent"] else None
-    return TrainingOrder(**{**row, "parent": parent})
+    return TrainingRequest(**{**row, "parent": parent})
 
 
 def read_checkpoint(row: Mapping[str, Any]) -> Checkpoint:

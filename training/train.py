@@ -12,26 +12,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 import curation
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Sample, Split, TrainingOrder
+from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Sample, Split, TrainingRequest
 from curation.errors import Refused
 from curation.ports import RGBA, ObjectStore, Report
-from training.data.pictures import load_split
-from training.denoiser.training import train_base
+from training.checkpoint import STYLE, open_parts
+from training.data.dataset import load_split
+from training.denoiser.train import train_base
 from training.evaluation.heldout import evaluate, has_heldout
 from training.generate import open_generator
 from training.launch import launch
-from training.layering.training import train_layers
-from training.parts import STYLE, open_parts
+from training.layers.train import train_layers
 from training.presets.preset import Preset
-from training.presets.table import find_preset
+from training.presets.presets import find_preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import check_sources
-from training.sheets import draw_sheet
-from training.transparency.backbone import Backbone, fit_backbone, open_backbone
+from training.safetensors_io import describe, load_part, save_part
+from training.sample_grid import draw_sheet
+from training.transparency.autoencoder import Autoencoder, fit_backbone, open_backbone
 from training.transparency.networks import open_transparency
 from training.transparency.padding import on_grey
-from training.transparency.training import reconstruction_rows, train_transparency
-from training.weights import describe, load_part, save_part
+from training.transparency.train import reconstruction_rows, train_transparency
 
 RECIPES: dict[str, tuple[str, ...]] = {
     "transparency": ("transparency",),
@@ -46,14 +46,14 @@ SHEET_COLUMNS = 8
 FITTED_PICTURES = 4_096  # enough for 192 directions; ids are hashes, so the first are a random choice
 
 
-def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
+def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
     """Train what the recipe names from a snapshot, evaluate it on the held-out split, and store it all.
 
     Resumes exactly from what `folder` holds: run it again after any interruption; on the CPU and with the preset's
     threads it ends with the bits of a straight run. With a parent every part starts from the parent's, and the
     backbone is inherited as it is, so that latents stay comparable between rounds. A snapshot without held-out samples
     gives a checkpoint without figures. Where the preset has several processes they are started here. Raises NotFound,
-    Corrupt, Refused, and Diverged (training.course.watch).
+    Corrupt, Refused, and Diverged (training.engine.metrics_buffer).
     """
     preset = check_order(order)
     if preset.processes > 1 and not dist.is_initialized():
@@ -86,7 +86,7 @@ def train(order: TrainingOrder, store: ObjectStore, folder: Path, report: Report
     return replace(checkpoint, evaluation=figures, sheet=sheet)
 
 
-def _stages(order: TrainingOrder, preset: Preset, files: Mapping[str, str], *, heldout: bool) -> list[str]:
+def _stages(order: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool) -> list[str]:
     """Return the stages that this training will report, in order."""
     stages = [] if files.get("backbone") else ["backbone"]
     for part in RECIPES[order.recipe]:
@@ -112,7 +112,7 @@ def _numbered(report: Report, stages: Sequence[str]) -> Report:
 class _Bench:
     """What every stage of one training is given."""
 
-    order: TrainingOrder
+    order: TrainingRequest
     preset: Preset
     store: ObjectStore
     folder: Path
@@ -123,7 +123,7 @@ class _Bench:
         return save_part(self.store, part, tensors, describe(part, self.order, self.code_version, **facts))
 
 
-def check_order(order: TrainingOrder) -> Preset:
+def check_order(order: TrainingRequest) -> Preset:
     """Return the preset of an order that can be trained. Raises NotFound; Refused, saying what is wrong with it."""
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in RECIPES:
@@ -194,7 +194,7 @@ _TRAINERS: dict[str, Callable[[_Bench, dict[str, str]], str]] = {
 }
 
 
-def _backbone(bench: _Bench, files: dict[str, str]) -> Backbone:
+def _backbone(bench: _Bench, files: dict[str, str]) -> Autoencoder:
     return open_backbone(*load_part(bench.store, files["backbone"]))
 
 

@@ -23,7 +23,7 @@ export function chart(curve) {
   return make("figure", {}, make("figcaption", {}, make("strong", {}, name), make("small", {}, words)), picture);
 }
 
-/** The share rejected at a severity: curation/review/noticing.py. @param {NoticedDefect} curve @param {number} severity */
+/** The share rejected at a severity: curation/statistics/psychometric.py. @param {NoticedDefect} curve @param {number} severity */
 function rejected({ guess, slope, threshold }, severity) {
   return guess + (1 - guess - LAPSE) / (1 + Math.exp(-slope * (severity - threshold)));
 }

@@ -13,8 +13,8 @@ from label_studio_sdk.core.api_error import ApiError
 
 from curation.adapters.label_studio_projects import MODEL, PAGE, Projects, detail_of, task_filter, translated
 from curation.adapters.label_studio_view import as_result, look, read_result, shown
-from curation.desk.door import Answer, Board, Elsewhere, Placed, Posting, Reading, Seen
-from curation.domain import Said, Verdict
+from curation.domain import RuleVerdict, Verdict
+from curation.labeling.port import Annotation, Elsewhere, Placed, Project, Reading, RemoteTask, Task
 
 TIMEOUT: Final = httpx.Timeout(60, connect=5)
 LOOKED_AT: Final = "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,lead_time"
@@ -24,7 +24,7 @@ AT_ONCE: Final = timedelta(milliseconds=50)
 """An annotation that was never edited has its two times closer together than this."""
 
 
-class LabelStudioDesk:
+class LabelStudioBackend:
     """A ReviewDesk at an address such as http://127.0.0.1:8080; the token is a legacy one or a personal access token.
 
     `hook` are the address and the headers with which it is to wake us. Nothing is ever sent twice by the client itself
@@ -40,7 +40,7 @@ class LabelStudioDesk:
         self._people: dict[int, str] = {}
         self._me: tuple[int, str] | None = None
 
-    def put_up(self, board: Board, batch: uuid.UUID, postings: Sequence[Posting]) -> Placed:
+    def put_up(self, board: Project, batch: uuid.UUID, postings: Sequence[Task]) -> Placed:
         """Import tasks into the board's project, made if need be, and read back which are there, by our own ids.
 
         The answer to an import is never trusted to be in order, nor missed when it is lost: before and after it we
@@ -66,7 +66,7 @@ class LabelStudioDesk:
             placed = {one.id: int(found[one.id].id) for one in postings if one.id in found}
             return Placed(number, project.created_at, placed, refused, trouble)
 
-    def update(self, board: Board, postings: Mapping[int, tuple[uuid.UUID, Posting]]) -> None:
+    def update(self, board: Project, postings: Mapping[int, tuple[uuid.UUID, Task]]) -> None:
         """Rewrite tasks, each by a call, after a look whether its number is still the posting's."""
         with translated(self.address):
             number = int(self._projects.find(board).id) if postings else 0
@@ -76,7 +76,7 @@ class LabelStudioDesk:
                 if found is not None and _posting(found) == posting.id:
                     self._rewrite(task, board, batch, posting)
 
-    def collect(self, board: Board, since: datetime | None, *, repair: bool = True) -> Reading:
+    def collect(self, board: Project, since: datetime | None, *, repair: bool = True) -> Reading:
         """Count tasks, and read those that changed with their annotations. Drafts and deleted tasks leave no trace."""
         with translated(self.address):
             project = self._projects.find(board)
@@ -90,14 +90,14 @@ class LabelStudioDesk:
         seen = self._read(int(project.id), since)
         return Reading(int(project.task_number or 0), seen, mark, project.created_at, trouble)
 
-    def set_mark(self, board: Board, mark: int) -> bool:
+    def set_mark(self, board: Project, mark: int) -> bool:
         """Write a number to the project's hook, where nobody edits it, and which a restored server has as it was."""
         with translated(self.address):
             return self._projects.set_mark(board, mark)
 
     def take_down(
         self,
-        board: Board,
+        board: Project,
         postings: Mapping[uuid.UUID, Sequence[int]],
         unless: Mapping[uuid.UUID, datetime | None] | None = None,
     ) -> set[uuid.UUID]:
@@ -130,7 +130,7 @@ class LabelStudioDesk:
             for one in self._projects.others(known):
                 yield Elsewhere(int(one.id), str(one.title or ""), self._read(int(one.id), None))
 
-    def answer(self, number: int, person: str, key: uuid.UUID, said: Said) -> None:
+    def answer(self, number: int, person: str, key: uuid.UUID, said: RuleVerdict) -> None:
         """Make an annotation in the name of a person, who is added there if need be."""
         comment = "" if said.verdict is Verdict.accept else said.sentence
         skipped = said.verdict is Verdict.skip  # its own word for it is a cancelled annotation
@@ -174,9 +174,7 @@ class LabelStudioDesk:
             self._me = int(found.id or 0), str(found.email).lower()
         return self._me
 
-    def _import(
-        self, project: Any, board: Board, batch: uuid.UUID, postings: Sequence[Posting]
-    ) -> dict[uuid.UUID, str]:
+    def _import(self, project: Any, board: Project, batch: uuid.UUID, postings: Sequence[Task]) -> dict[uuid.UUID, str]:
         """Import tasks; where the server refuses them, half by half, until those that it does not take are known."""
         model = project.model_version or MODEL
         try:
@@ -194,7 +192,7 @@ class LabelStudioDesk:
             )
         return {}
 
-    def _rewrite(self, task: int, board: Board, batch: uuid.UUID, posting: Posting) -> None:
+    def _rewrite(self, task: int, board: Project, batch: uuid.UUID, posting: Task) -> None:
         """Give a task another page; what was said of it stays. That it was deleted meanwhile the next reading tells."""
         people: dict[str, Any] = {}
         if posting.people is not None and posting.people > board.overlap:
@@ -205,7 +203,7 @@ class LabelStudioDesk:
             if error.status_code != httpx.codes.NOT_FOUND:
                 raise
 
-    def _read(self, project: int, since: datetime | None) -> Iterator[Seen]:
+    def _read(self, project: int, since: datetime | None) -> Iterator[RemoteTask]:
         wanted = []
         if since is not None:
             # With whole seconds, or another time zone, the server fails.
@@ -235,12 +233,14 @@ class LabelStudioDesk:
     def _person(self, who: int) -> str:
         return self._users().get(who) or self._users(fresh=True).get(who, "")
 
-    def _seen(self, task: Any) -> Seen:
+    def _seen(self, task: Any) -> RemoteTask:
         annotations = [one if isinstance(one, Mapping) else one.dict() for one in task.annotations or ()]
         answers = tuple(self._answer(one) for one in annotations)
-        return Seen(int(task.id), _posting(task), task.updated_at, answers, shown(str((task.data or {}).get("look"))))
+        return RemoteTask(
+            int(task.id), _posting(task), task.updated_at, answers, shown(str((task.data or {}).get("look")))
+        )
 
-    def _answer(self, annotation: Mapping[str, Any]) -> Answer:
+    def _answer(self, annotation: Mapping[str, Any]) -> Annotation:
         """An annotation as an answer of who completed it. A skipped one is a verdict too.
 
         Whoever is signed in is noted by the server as `updated_by`, also where an annotation is made in another's name.
@@ -258,15 +258,15 @@ class LabelStudioDesk:
             said = {"fault": f"nobody there has the number {who}"}
         fields = {"verdict": None, "seconds": annotation.get("lead_time")} | said
         editor = self._person(changed) if edited else ""
-        return Answer(number=int(annotation["id"]), author=author, at=at, made_at=made, editor=editor, **fields)
+        return Annotation(number=int(annotation["id"]), author=author, at=at, made_at=made, editor=editor, **fields)
 
 
-def _task(posting: Posting, board: Board, batch: uuid.UUID, model: str) -> dict[str, Any]:
+def _task(posting: Task, board: Project, batch: uuid.UUID, model: str) -> dict[str, Any]:
     scored = {"model_version": model, "score": posting.score, "result": []}
     return {"data": _data(posting, board, batch), "predictions": [scored]}
 
 
-def _data(posting: Posting, board: Board, batch: uuid.UUID) -> dict[str, Any]:
+def _data(posting: Task, board: Project, batch: uuid.UUID) -> dict[str, Any]:
     """What a task holds: its page, columns for the data manager, and last our ids."""
     columns = {"prompt": posting.prompt, "note": posting.note} | dict(posting.facts)
     ours = {"posting": posting.id, "candidate": posting.candidate, "batch": batch, "board": board.id}

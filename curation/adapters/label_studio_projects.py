@@ -16,8 +16,8 @@ from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
 from curation.adapters.label_studio_view import INSTRUCTION, board_class, configuration
-from curation.desk.door import Board
 from curation.errors import Conflict, LayerloopError, NotFound, Refused, Unreachable
+from curation.labeling.port import Project
 
 PAGE: Final = 500
 """Tasks read at once; with only the fields asked for, a page costs the server about half a second of CPU."""
@@ -50,7 +50,7 @@ class Projects:
         self._address = address
         self._hook = hook
 
-    def make(self, board: Board) -> Any:
+    def make(self, board: Project) -> Any:
         """Return the board's project: one that holds our ids already, or a new one."""
         found = next((one for one in self._listed() if self._is_of(one, board)), None)
         if found is not None:
@@ -86,7 +86,7 @@ class Projects:
         with suppress(ApiError):
             self._client.views.create(project=project, data=data)
 
-    def find(self, board: Board) -> Any:
+    def find(self, board: Project) -> Any:
         """Return the board's project by its number. Raises NotFound where that number is another one's by now."""
         if board.number is None:
             raise NotFound(f"board {board.id} is not made yet")
@@ -96,7 +96,7 @@ class Projects:
             raise NotFound(f"project {board.number} is another one by now")
         return project
 
-    def settle(self, project: Any, board: Board, *, insist: bool) -> str:
+    def settle(self, project: Any, board: Project, *, insist: bool) -> str:
         """Repair what differs in a project, one write for each thing; returns what the server refused.
 
         A write that was refused before is tried again only if `insist`: nothing but people can make it succeed.
@@ -114,14 +114,14 @@ class Projects:
                 troubles.append(self._explain(int(project.id), name, config, error))
         return "; ".join(troubles)
 
-    def differences(self, project: Any, board: Board) -> str:
+    def differences(self, project: Any, board: Project) -> str:
         """Return a sentence on what `settle` would repair, or what was refused the last time; empty for nothing."""
         names = {"label_config": "labeling configuration", "maximum_annotations": "overlap"}
         differing = [names[name] for name in self._differing(project, board)]
         told = f"project {project.id} has another {' and '.join(differing)} by now" if differing else ""
         return board.trouble or told
 
-    def _differing(self, project: Any, board: Board) -> dict[str, Any]:
+    def _differing(self, project: Any, board: Project) -> dict[str, Any]:
         """What a project should have and has not."""
         config = configuration(board.kind, board.id)
         wanted: dict[str, Any] = {}
@@ -131,7 +131,7 @@ class Projects:
             wanted["maximum_annotations"] = board.overlap
         return wanted
 
-    def hang_hook(self, project: int, board: Board) -> None:
+    def hang_hook(self, project: int, board: Project) -> None:
         """Have the project wake us at our address; a hook that we hung while we had another one is changed."""
         if self._hook is None:
             return
@@ -154,7 +154,7 @@ class Projects:
         value = (ours.headers or {}).get(MARK_HEADER) if ours is not None else None
         return int(value) if value is not None and str(value).isdecimal() else None
 
-    def set_mark(self, board: Board, mark: int) -> bool:
+    def set_mark(self, board: Project, mark: int) -> bool:
         """Write a number to the hook of a board's project, which is hung again where somebody removed it."""
         if self._hook is None:
             return False
@@ -197,7 +197,7 @@ class Projects:
         found = self._client.projects.list(include=fields, page_size=PAGE)
         return sorted((one for one in found if one.id), key=lambda one: int(one.id))
 
-    def _is_of(self, project: Any, board: Board) -> bool:
+    def _is_of(self, project: Any, board: Project) -> bool:
         """Whether a project bears the board's id in its configuration or tasks, or as older versions wrote it."""
         if board_class(board.id) in (project.label_config or ""):
             return True

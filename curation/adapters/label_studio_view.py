@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from html import escape, unescape
 from typing import Any, Final
 
-from curation.desk.door import Posting
 from curation.domain import Kind, LayerRole, RejectReason, Verdict
+from curation.labeling.port import Task
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
@@ -104,7 +104,7 @@ def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
 """
 
 
-def look(posting: Posting) -> str:
+def look(posting: Task) -> str:
     """The HTML of one candidate. Every text is escaped; the style sheet of its board changes what is seen of it."""
     shown = [role for role in (WHOLE, FRONT, BACK) if role in posting.layers]
     texts = [(str(role), posting.texts[role]) for role in (FRONT, BACK) if role in posting.texts]

@@ -15,7 +15,7 @@ from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
-from curation.objects import sha256_of
+from curation.object_store import sha256_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -14,18 +14,28 @@ from starlette.responses import Response
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from curation import __version__, errors
-from curation.api import beside, checkpoints, desk, layers, review, reviewers, rounds, session, snapshots
-from curation.api.access import AccessTooLow, NotSignedIn, access_of
+from curation.api import (
+    checkpoints,
+    labeling,
+    layers,
+    review,
+    review_context,
+    reviewers,
+    rounds,
+    session,
+    snapshots,
+)
+from curation.api.adaptive_cache import AdaptiveCache
+from curation.api.auth import AccessTooLow, NotSignedIn, access_of
 from curation.api.contract import ALWAYS, allowed_methods, answers, describe, operation_id
-from curation.api.desk import WrongSecret
-from curation.api.guard import Guard, error_answer
-from curation.api.links import Links
-from curation.api.remembered import Remembered
-from curation.api.renditions import Renditions
-from curation.desk.previews import Previews
-from curation.house import House
+from curation.api.labeling import WrongSecret
+from curation.api.security_middleware import SecurityMiddleware, error_answer
+from curation.api.signed_urls import SignedUrls
+from curation.api.thumbnails import ThumbnailCache
+from curation.labeling.previews import Previews
 from curation.review.reviewers import BackOff, TooOften, WrongToken
 from curation.review.sessions import SessionCookies
+from curation.runtime.context import AppContext
 from curation.text import printable
 
 log = logging.getLogger("layerloop.api")
@@ -52,7 +62,7 @@ GENERAL = {
 """What an answer says of an error that is the server's own."""
 
 
-def create_app(house: House) -> FastAPI:
+def create_app(context: AppContext) -> FastAPI:
     """The application that serves this house; `layerloop api` runs it, and a test may as well."""
     app = FastAPI(
         title="Layerloop",
@@ -63,17 +73,17 @@ def create_app(house: House) -> FastAPI:
         responses=answers(*ALWAYS),
         generate_unique_id_function=operation_id,
     )
-    secret = house.settings.signing_secret()
-    app.state.house = house
+    secret = context.settings.signing_secret()
+    app.state.context = context
     app.state.access_of = access_of
-    app.state.sessions = SessionCookies(secret, house.settings.session_hours)
+    app.state.sessions = SessionCookies(secret, context.settings.session_hours)
     app.state.session_cookie = app.state.sessions.name
-    app.state.links = Links(secret)
-    app.state.previews = Previews(secret, house.settings.public_address)
+    app.state.links = SignedUrls(secret)
+    app.state.previews = Previews(secret, context.settings.public_address)
     app.state.back_off = BackOff()
-    app.state.counts = Remembered[dict[str, int]]()
-    app.state.renditions = Renditions()
-    for room in (session, review, beside, reviewers, rounds, snapshots, checkpoints, layers, desk):
+    app.state.counts = AdaptiveCache[dict[str, int]]()
+    app.state.renditions = ThumbnailCache()
+    for room in (session, review, review_context, reviewers, rounds, snapshots, checkpoints, layers, labeling):
         app.include_router(room.router)
     app.add_exception_handler(errors.LayerloopError, _tell)
     app.add_exception_handler(sa.exc.OperationalError, _tell_database)
@@ -81,11 +91,11 @@ def create_app(house: House) -> FastAPI:
     app.add_exception_handler(sa.exc.TimeoutError, _tell_database)
     app.add_exception_handler(RequestValidationError, _tell_invalid)
     app.add_exception_handler(HTTPException, _tell_http)
-    _mount_pages(app, house.settings.pages)
+    _mount_pages(app, context.settings.pages)
     describe(app, app.state.sessions.name)
-    app.add_middleware(Guard, host=house.settings.host)
-    if house.settings.trusted_proxies:
-        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=house.settings.trusted_proxies)
+    app.add_middleware(SecurityMiddleware, host=context.settings.host)
+    if context.settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=context.settings.trusted_proxies)
     return app
 
 

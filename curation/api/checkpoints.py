@@ -11,14 +11,14 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel
 
-from curation import checkpoints
-from curation.api.access import Annotator, Engineer, Trainer
+from curation.api.auth import Annotator, Engineer, Trainer
 from curation.api.contract import answers, link, linked
 from curation.api.fields import STORABLE
-from curation.api.links import Links
-from curation.database import Transaction
-from curation.domain import Access, RunState
-from curation.tables import rounds
+from curation.api.signed_urls import SignedUrls
+from curation.checkpoints import registry
+from curation.db.engine import Transaction
+from curation.db.tables import rounds
+from curation.domain import Role, RunState
 
 router = APIRouter(prefix="/api", tags=["checkpoints"], responses=answers(401))
 
@@ -84,7 +84,7 @@ class RunAnswer(BaseModel):
 def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointAnswer]:
     """Every checkpoint, newest first."""
     with visit.enter() as (tx, _):
-        rows, drawn = checkpoints.list_checkpoints(tx), _rounds_drawn(tx)
+        rows, drawn = registry.list_checkpoints(tx), _rounds_drawn(tx)
     return [_checkpoint(request, row, drawn) for row in rows]
 
 
@@ -100,7 +100,7 @@ def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointA
 def promote(request: Request, visit: Trainer, name: Name) -> CheckpointAnswer:
     """Let a checkpoint draw the rounds to come."""
     with visit.enter() as (tx, reviewer):
-        promoted = checkpoints.promote(tx, name, reviewer.name)
+        promoted = registry.promote(tx, name, reviewer.name)
         row, drawn = _row(tx, promoted), _rounds_drawn(tx)
     return _checkpoint(request, row, drawn)
 
@@ -109,15 +109,15 @@ def promote(request: Request, visit: Trainer, name: Name) -> CheckpointAnswer:
 def get_runs(visit: Annotator) -> list[RunAnswer]:
     """Every training run, newest first; for annotators without the checkpoint that came of it."""
     with visit.enter() as (tx, reviewer):
-        rows = checkpoints.list_runs(tx)
-    if reviewer.access is Access.annotator:  # as in the list of rounds: candidates' ids are made of it
+        rows = registry.list_runs(tx)
+    if reviewer.access is Role.annotator:  # as in the list of rounds: candidates' ids are made of it
         rows = [dict(row) | {"checkpoint_id": None} for row in rows]
     return [_run(row) for row in rows]
 
 
 def _row(tx: Transaction, name: str) -> dict[str, Any]:
-    found = checkpoints.find_checkpoint(tx, name).id
-    return next(row for row in checkpoints.list_checkpoints(tx) if row["id"] == found)
+    found = registry.find_checkpoint(tx, name).id
+    return next(row for row in registry.list_checkpoints(tx) if row["id"] == found)
 
 
 def _rounds_drawn(tx: Transaction) -> Mapping[str, list[int]]:
@@ -128,7 +128,7 @@ def _rounds_drawn(tx: Transaction) -> Mapping[str, list[int]]:
 
 
 def _checkpoint(request: Request, row: Mapping[str, Any], drawn: Mapping[str, list[int]]) -> CheckpointAnswer:
-    links: Links = request.app.state.links
+    links: SignedUrls = request.app.state.links
     same = ("id", "recipe", "preset", "changes", "seed", "code_version", "evaluation", "promoted_at")
     return CheckpointAnswer(
         **{name: row[name] for name in same},

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from curation.api.access import house_of
+from curation.api.auth import context_of
 from curation.api.contract import answers
 from curation.api.fields import QUERY_NUMBER, STORABLE
-from curation.api.links import Links
-from curation.api.renditions import Renditions
+from curation.api.signed_urls import SignedUrls
+from curation.api.thumbnails import ThumbnailCache
+from curation.db.tables import checkpoints, layers
 from curation.errors import Corrupt, NotFound
-from curation.layers import MAX_SIDE, as_png, small_layer
-from curation.tables import checkpoints, layers
+from curation.images.codec import MAX_SIDE, as_png, small_layer
 
 router = APIRouter(prefix="/api/layers", tags=["layers"])
 
@@ -47,7 +47,7 @@ def get_layer(
     The signature stands for the reviewer who was given the address, so that no session is looked up per image. The
     content policy disarms whatever a browser might yet take the bytes for.
     """
-    links: Links = request.app.state.links
+    links: SignedUrls = request.app.state.links
     seconds = links.seconds_left(sha256, form, until, sign, side)
     if not seconds:
         raise NotFound("this address of an image is too old", "load the page again")
@@ -59,19 +59,19 @@ def get_layer(
     }
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
-    renditions: Renditions = request.app.state.renditions
+    renditions: ThumbnailCache = request.app.state.renditions
     image = renditions.get((sha256, side), lambda: small_layer(_image(request, sha256, "webp"), side)) if side else None
     return Response(image or _image(request, sha256, form), headers=headers, media_type=f"image/{form}")
 
 
 def _image(request: Request, sha256: str, form: str) -> bytes:
-    house = house_of(request)
-    with house.database.transaction() as tx:
+    context = context_of(request)
+    with context.database.transaction() as tx:
         layer = bool(tx.scalar(sa.select(sa.exists().where(layers.c.sha256 == sha256))))
         sheet = form == "png" and bool(tx.scalar(sa.select(sa.exists().where(checkpoints.c.sheet == sha256))))
     if not layer and not sheet:
         raise NotFound("there is no such image", "load the page again")
-    stored = house.store.get(sha256)
+    stored = context.store.get(sha256)
     if layer:
         return as_png(stored) if form == "png" else stored
     if not stored.startswith(PNG):

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from curation.api.access import AccessTooLow, Annotator, NotSignedIn, Visit
-from curation.api.cards import CardAnswer, card_answer
+from curation.api.adaptive_cache import AdaptiveCache
+from curation.api.auth import AccessTooLow, Annotator, NotSignedIn, RequestContext
 from curation.api.contract import answers, link, linked
 from curation.api.fields import JSON_NUMBER, STORABLE, Body
-from curation.api.remembered import Remembered
+from curation.api.review_items import CardAnswer, card_answer
 from curation.domain import CandidateState, LayerRole, RejectReason, Verdict
 from curation.errors import LayerloopError, NotFound, Refused
-from curation.review import decisions, progress, trays
+from curation.review import decisions, progress, queue
 from curation.review.reviewers import Paused
 
 router = APIRouter(prefix="/api/review", tags=["review"], responses=answers(401))
@@ -195,12 +195,14 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
 
     A paused round gives no more; what the page holds of it may still be decided.
     """
-    seconds = visit.house.settings.review_lease_seconds
-    counts: Remembered[dict[str, int]] = request.app.state.counts
+    seconds = visit.context.settings.review_lease_seconds
+    counts: AdaptiveCache[dict[str, int]] = request.app.state.counts
     with visit.enter() as (tx, reviewer):
         if reviewer.paused is not None:
             raise Paused(reviewer.paused)
-        tray = trays.fill_tray(tx, reviewer.id, body.round, body.count, body.holding, seconds, body.page, body.previous)
+        tray = queue.claim_batch(
+            tx, reviewer.id, body.round, body.count, body.holding, seconds, body.page, body.previous
+        )
         who = (reviewer.id, body.round)
         far = counts.get(who, lambda: progress.review_progress(tx, reviewer.id, body.round))
     number = body.round or (tray.cards[0].round if tray.cards else None)
@@ -218,7 +220,7 @@ def post_release(visit: Annotator, body: ReleaseRequest) -> None:
     I may still decide them while nobody else has.
     """
     with visit.enter() as (tx, reviewer):
-        trays.hand_back(tx, reviewer.id, body.candidates, body.page)
+        queue.hand_back(tx, reviewer.id, body.candidates, body.page)
 
 
 @router.post(
@@ -285,7 +287,7 @@ def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
     ]
 
 
-def _decide(visit: Visit, body: DecisionRequest) -> DecisionAnswer:
+def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionAnswer:
     with visit.enter() as (tx, reviewer):
         decided = decisions.decide(
             tx,
@@ -302,8 +304,8 @@ def _decide(visit: Visit, body: DecisionRequest) -> DecisionAnswer:
     return DecisionAnswer(decision=decided.decision, candidate=decided.candidate, state=decided.state)
 
 
-def _undo(request: Request, visit: Visit, body: UndoRequest) -> UndoAnswer:
-    seconds = visit.house.settings.review_lease_seconds
+def _undo(request: Request, visit: RequestContext, body: UndoRequest) -> UndoAnswer:
+    seconds = visit.context.settings.review_lease_seconds
     with visit.enter() as (tx, reviewer):
         undone = decisions.undo(tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page)
     return UndoAnswer(decision=undone.decision, candidate=card_answer(request, undone.card))

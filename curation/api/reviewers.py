@@ -8,11 +8,11 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from curation.api.access import Annotator, Engineer
+from curation.api.auth import Annotator, Engineer
 from curation.api.contract import answers
-from curation.domain import Access
-from curation.review import standing
-from curation.review.noticing import Curve
+from curation.domain import Role
+from curation.reporting import reviewer_stats
+from curation.statistics.psychometric import Curve
 
 router = APIRouter(prefix="/api", tags=["reviewers"], responses=answers(401))
 
@@ -101,7 +101,7 @@ class ReviewerStanding(BaseModel):
 
     name: str
     kind: Literal["person", "oracle"]
-    access: Access
+    access: Role
     paused: str | None
     decisions: int
     accepted: Share | None
@@ -119,7 +119,7 @@ class ReviewerStanding(BaseModel):
 def get_mine(visit: Annotator) -> ReviewerStanding:
     """My own figures; gold and agreement in whole tens, so that no single answer can be recognised."""
     with visit.enter() as (tx, reviewer):
-        told = standing.reviewer_figures(tx, reviewer, to_themselves=True)
+        told = reviewer_stats.reviewer_figures(tx, reviewer, to_themselves=True)
     return ReviewerStanding(**told)
 
 
@@ -127,5 +127,5 @@ def get_mine(visit: Annotator) -> ReviewerStanding:
 def get_all(visit: Engineer) -> list[ReviewerStanding]:
     """The figures of every person."""
     with visit.enter(one_view=True) as (tx, _):
-        told = standing.all_figures(tx)
+        told = reviewer_stats.all_figures(tx)
     return [ReviewerStanding(**one) for one in told]

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from curation import rounds
-from curation.api.access import Annotator, Engineer
+from curation.api.auth import Annotator, Engineer
 from curation.api.contract import answers, link, linked
 from curation.api.fields import QUERY_NUMBER
-from curation.domain import Access, CandidateState, Kind, LayerRole, RejectReason, RoundState
-from curation.review import agreement, progress, report
+from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Role, RoundState
+from curation.quality import agreement
+from curation.reporting import round_report
+from curation.review import progress
+from curation.rounds import lifecycle
 
 router = APIRouter(prefix="/api/rounds", tags=["rounds"], responses=answers(401))
 
@@ -281,10 +283,10 @@ class RoundAgreement(AgreementAnswer):
 def get_rounds(visit: Annotator) -> list[RoundAnswer]:
     """Every round, oldest first."""
     with visit.enter() as (tx, reviewer):
-        rows = rounds.list_rounds(tx)
+        rows = lifecycle.list_rounds(tx)
         own = progress.progress_by_round(tx, reviewer.id)
-    told = [report.describe_round(row) for row in rows]
-    if reviewer.access is Access.annotator:
+    told = [round_report.describe_round(row) for row in rows]
+    if reviewer.access is Role.annotator:
         told = [_without_verdicts(row) for row in told]
     none = progress.Progress()
     return [RoundAnswer(**row, own=OwnProgress(**own.get(row["id"], none)._asdict())) for row in told]
@@ -294,7 +296,7 @@ def get_rounds(visit: Annotator) -> list[RoundAnswer]:
 def get_round(visit: Engineer, number: Number) -> Report:
     """The report of one round, all its figures of one moment."""
     with visit.enter(one_view=True) as (tx, _):
-        told = report.round_report(tx, number)
+        told = round_report.round_report(tx, number)
     return Report(**told)
 
 
@@ -317,27 +319,27 @@ def pause(visit: Engineer, number: Number) -> RoundAnswer:
     What reviewers have been given already may still be decided, and decisions undone.
     """
     with visit.enter() as (tx, reviewer):
-        rounds.pause_round(tx, number, reviewer.name)
-        row = rounds.find_round(tx, number) | {"counts": rounds.count_states(tx, number)}
-    return RoundAnswer(**report.describe_round(row))
+        lifecycle.pause_round(tx, number, reviewer.name)
+        row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
+    return RoundAnswer(**round_report.describe_round(row))
 
 
 @router.post("/{number}/resume", summary="Resume a round", responses=answers(404, 409))
 def resume(visit: Engineer, number: Number) -> RoundAnswer:
     """Go on with a paused round."""
     with visit.enter() as (tx, reviewer):
-        rounds.resume_round(tx, number, reviewer.name)
-        row = rounds.find_round(tx, number) | {"counts": rounds.count_states(tx, number)}
-    return RoundAnswer(**report.describe_round(row))
+        lifecycle.resume_round(tx, number, reviewer.name)
+        row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
+    return RoundAnswer(**round_report.describe_round(row))
 
 
 @router.post("/{number}/close", summary="Close a round", responses=answers(404, 409))
 def close(visit: Engineer, number: Number) -> RoundAnswer:
     """End a round: what has no verdict is withdrawn. Closing twice is closing once."""
     with visit.enter() as (tx, reviewer):
-        rounds.close_round(tx, number, reviewer.name)
-        row = rounds.find_round(tx, number) | {"counts": rounds.count_states(tx, number)}
-    return RoundAnswer(**report.describe_round(row))
+        lifecycle.close_round(tx, number, reviewer.name)
+        row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
+    return RoundAnswer(**round_report.describe_round(row))
 
 
 def _without_verdicts(row: dict[str, Any]) -> dict[str, Any]:

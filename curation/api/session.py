@@ -8,11 +8,11 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, Strict
 
 from curation import __version__
-from curation.api.access import Annotator, house_of, session_of
+from curation.api.auth import Annotator, context_of, session_of
 from curation.api.contract import answers
 from curation.api.fields import STORABLE, Body
-from curation.database import Transaction
-from curation.domain import Access
+from curation.db.engine import Transaction
+from curation.domain import Role
 from curation.errors import Conflict
 from curation.review.reviewers import BackOff, Reviewer, WrongToken, find_session, sign_in
 from curation.review.sessions import SessionCookies, begin_session, end_session, end_sessions
@@ -42,7 +42,7 @@ class Me(BaseModel):
 
     name: str
     kind: str
-    access: Access
+    access: Role
 
 
 @router.get("/health", summary="Whether the API answers")
@@ -70,7 +70,7 @@ def post_session(request: Request, response: Response, body: SignIn) -> Me:
     cookies: SessionCookies = request.app.state.sessions
     address = request.client.host if request.client else ""
     try:
-        with house_of(request).database.transaction() as tx:
+        with context_of(request).database.transaction() as tx:
             reviewer = sign_in(tx, body.token.strip())
             _end_present_session(tx, request, reviewer, switch=body.switch)
             session = begin_session(tx, reviewer.id, cookies.seconds)
@@ -92,7 +92,7 @@ def delete_session(
     cookies: SessionCookies = request.app.state.sessions
     session = session_of(request)
     if session is not None:
-        with house_of(request).database.transaction() as tx:
+        with context_of(request).database.transaction() as tx:
             reviewer = find_session(tx, session)
             end_session(tx, session)
             if everywhere and reviewer is not None:
@@ -117,7 +117,7 @@ def _end_present_session(tx: Transaction, request: Request, reviewer: Reviewer, 
 def _cookie_options(request: Request) -> dict[str, Any]:
     # Whether the cookie is Secure follows the address that is configured: what a request says of its own scheme
     # depends on proxies in between.
-    secure = house_of(request).settings.public_address.lower().startswith("https:")
+    secure = context_of(request).settings.public_address.lower().startswith("https:")
     return {"httponly": True, "samesite": "strict", "secure": secure}
 
 

@@ -11,17 +11,17 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel
 
-from curation import snapshots
-from curation.api.access import Engineer
+from curation.api.auth import Engineer
 from curation.api.contract import answers, link, linked
 from curation.api.fields import QUERY_NUMBER, STORABLE, Body
-from curation.api.links import Links
-from curation.database import Transaction
+from curation.api.signed_urls import SignedUrls
+from curation.datasets import snapshots
+from curation.datasets.holdout import fingerprint_layers
+from curation.datasets.manifest import read_samples
+from curation.datasets.snapshots import TagName
+from curation.db.engine import Transaction
+from curation.db.tables import layers
 from curation.domain import CaptionSource, Kind, LayerRole, Sample, Split
-from curation.holdout import fingerprint_layers
-from curation.manifest import read_samples
-from curation.snapshots import TagName
-from curation.tables import layers
 
 router = APIRouter(prefix="/api/snapshots", tags=["snapshots"], responses=answers(401))
 
@@ -96,10 +96,10 @@ def get_snapshot(
     limit: Annotated[int, Query(ge=1, le=200), QUERY_NUMBER] = 60,
 ) -> SnapshotPage:
     """One snapshot by its tag, its id or the beginning of its id, and a page of its samples."""
-    links: Links = request.app.state.links
+    links: SignedUrls = request.app.state.links
     with visit.enter() as (tx, _):
         row = _find(tx, name)
-        found = list(itertools.islice(read_samples(visit.house.store, row["id"], after), limit + 1))
+        found = list(itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1))
         sizes = _sizes(tx, found[:limit])
     shown = found[:limit]
     return SnapshotPage(
@@ -119,9 +119,9 @@ def post_snapshot(visit: Engineer, body: Freeze) -> SnapshotAnswer:
     """Freeze today's samples; freezing equal samples again gives the same snapshot."""
     with visit.enter():  # who may not freeze is refused before anything is read
         pass
-    fingerprint_layers(visit.house.database, visit.house.store)
+    fingerprint_layers(visit.context.database, visit.context.store)
     with visit.enter(one_view=True) as (tx, reviewer):
-        manifest = snapshots.freeze(tx, visit.house.store, tag=body.tag, actor=reviewer.name)
+        manifest = snapshots.freeze(tx, visit.context.store, tag=body.tag, actor=reviewer.name)
         row = _find(tx, manifest.id)
     return _answer(row)
 
@@ -137,7 +137,7 @@ def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[An
     return {row.sha256: row for row in rows}
 
 
-def _sample(links: Links, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> SampleAnswer:
+def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> SampleAnswer:
     return SampleAnswer(
         id=sample.id,
         kind=sample.kind,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import LARGEST, Json, house, one_more, print_limited
+from curation.cli.output import LARGEST, Json, context, one_more, print_limited
 from curation.domain import CandidateState
 
 app = typer.Typer(no_args_is_help=True)
@@ -20,10 +20,10 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """Candidates with their prompt, seed, state, flags and layers."""
-    from curation import rounds
+    from curation.rounds import lifecycle
 
-    with house() as opened, opened.database.transaction() as tx:
-        rows = rounds.list_candidates(tx, number, state, one_more(limit))
+    with context() as opened, opened.database.transaction() as tx:
+        rows = lifecycle.list_candidates(tx, number, state, one_more(limit))
     columns = {
         "candidate": lambda r: r["id"].hex[:12],
         "round": lambda r: r["round"],

@@ -6,8 +6,18 @@ from typing import Annotated
 
 import typer
 
+from curation.cli.output import (
+    ACTOR,
+    DryRun,
+    Json,
+    context,
+    print_json,
+    print_text,
+    progress,
+    resumable,
+    talk,
+)
 from curation.cli.runs import work_here
-from curation.cli.show import ACTOR, DryRun, Json, house, print_json, print_text, progress, resumable, talk
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -28,11 +38,12 @@ def run(
 
     The same command again goes on where it stopped. Snapshots to come bear the captions, those frozen stay as they are.
     """
-    from curation import captions, jobs
+    from curation import jobs
+    from curation.datasets import captions
     from curation.errors import LayerloopError
 
     order = captions.CaptionOrder(model, prompt or captions.PROMPT, background, tokens, again, limit)
-    with house() as opened:
+    with context() as opened:
         with opened.database.transaction() as tx:
             if dry_run:
                 talk.print(f"would let {model} caption {len(captions.choose_samples(tx, order))} samples")
@@ -65,8 +76,8 @@ def give(
     as_json: Json = False,
 ) -> None:
     """Give a sample a caption of your own; no model overwrites it."""
-    from curation import captions
+    from curation.datasets import captions
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         id_ = captions.give_caption(tx, sample, text, ACTOR)
     print_json({"sample": id_.hex}) if as_json else print_text(id_.hex)

@@ -12,12 +12,11 @@ import typer
 from curation.cli.comparison import compare
 from curation.cli.evaluation import Name, evaluate, in_brief
 from curation.cli.memory import print_memory
-from curation.cli.runs import work_here
-from curation.cli.show import (
+from curation.cli.output import (
     ACTOR,
     DryRun,
     Json,
-    house,
+    context,
     print_done,
     print_json,
     print_rows,
@@ -27,10 +26,11 @@ from curation.cli.show import (
     short,
     talk,
 )
+from curation.cli.runs import work_here
 from curation.errors import Refused
 
 if TYPE_CHECKING:
-    from curation.ports import Taken
+    from curation.ports import ImportResult
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(evaluate)
@@ -75,23 +75,25 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train on a snapshot; the same command again goes on exactly where it stopped."""
-    from curation import checkpoints, jobs, snapshots
+    from curation import jobs
+    from curation.checkpoints import registry
     from curation.cli.text_warnings import warn_of_snapshot
-    from curation.domain import TrainingOrder
+    from curation.datasets import snapshots
+    from curation.domain import TrainingRequest
     from curation.errors import LayerloopError
-    from curation.house import check_order, load
+    from curation.runtime.context import check_order, load
 
-    with house() as opened:
+    with context() as opened:
         with opened.database.transaction() as tx:
             found = snapshots.find_snapshot(tx, snapshot)
-            start = checkpoints.find_checkpoint(tx, parent) if parent else None
+            start = registry.find_checkpoint(tx, parent) if parent else None
             previous = snapshots.known(tx, start.snapshot) if start else None
             changed = (dict(start.changes) if start else {}) | read_changes(changes or [])
-            order = TrainingOrder(recipe, preset, found, previous, start, seed, images, changed)
+            order = TrainingRequest(recipe, preset, found, previous, start, seed, images, changed)
             pictures = next(row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found)
             check_order(order, opened.settings.trainer)
             if not dry_run:
-                run = checkpoints.order_training(tx, order, ACTOR)
+                run = registry.order_training(tx, order, ACTOR)
             if wait:
                 tx.jobs.clear()  # this process does it
         warn_of_snapshot(opened, found, preset, changed)
@@ -104,7 +106,7 @@ def train(
             return
         talk.print(f"run {run}; its files: {opened.settings.path(f'runs/{run}')}")
         with resumable(), progress() as tell:
-            row = work_here(opened, run, jobs.train, checkpoints.find_run, tell)
+            row = work_here(opened, run, jobs.train, registry.find_run, tell)
     if row["state"] != "finished":
         what = f"the training was {row['error']}" if row["state"] == "cancelled" else f"training failed: {row['error']}"
         raise LayerloopError(what, "the same command goes on where it stopped, once the cause is mended")
@@ -114,11 +116,11 @@ def train(
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Every checkpoint with its figures, newest first; the one that draws now is marked."""
-    from curation import checkpoints
+    from curation.checkpoints import registry
 
-    with house() as opened, opened.database.transaction() as tx:
-        rows = checkpoints.list_checkpoints(tx)
-        now = checkpoints.promoted(tx)
+    with context() as opened, opened.database.transaction() as tx:
+        rows = registry.list_checkpoints(tx)
+        now = registry.promoted(tx)
     columns = {
         "checkpoint": lambda r: short(r["id"]),
         "draws": lambda r: "now" if now and r["id"] == now.id else "",
@@ -135,10 +137,10 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def promote(name: Name, as_json: Json = False) -> None:
     """Let a checkpoint draw the rounds to come."""
-    from curation import checkpoints
+    from curation.checkpoints import registry
 
-    with house() as opened, opened.database.transaction() as tx:
-        promoted = checkpoints.promote(tx, name, ACTOR)
+    with context() as opened, opened.database.transaction() as tx:
+        promoted = registry.promote(tx, name, ACTOR)
     print_done(f"{short(promoted)} draws from now on", as_json, checkpoint=promoted)
 
 
@@ -150,19 +152,19 @@ def vary(name: Name, changes: Set = None, as_json: Json = False) -> None:
     """
     from dataclasses import replace
 
-    from curation import checkpoints
-    from curation.house import load
+    from curation.checkpoints import registry
+    from curation.runtime.context import load
 
-    with house() as opened:
+    with context() as opened:
         with opened.database.transaction() as tx:
-            found = checkpoints.find_checkpoint(tx, name)
+            found = registry.find_checkpoint(tx, name)
         changed = dict(found.changes) | read_changes(changes or [])
         if changed == found.changes:
             raise Refused("nothing is to be changed", "say for example --set draw_steps=40")
         made = replace(found, changes=changed, parent=found.id, evaluation={})
         load(opened.settings.generator)(made, opened.store)
         with opened.database.transaction() as tx:
-            checkpoints.register_checkpoint(tx, made, ACTOR)
+            registry.register_checkpoint(tx, made, ACTOR)
     print_json({"checkpoint": made.id}) if as_json else print_text(made.id)
 
 
@@ -178,15 +180,17 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make a checkpoint of weights that others released; they are recognised by their content."""
-    from curation import checkpoints
-    from curation.house import load
+    from curation.checkpoints import registry
+    from curation.runtime.context import load
 
     changed = read_changes(changes or []) | ({"offset_scale": repr(offset_scale)} if offset_scale is not None else {})
-    with house(create=True) as opened, progress() as tell:
-        taken: Taken = load(opened.settings.importer)(files, preset, changed, None if dry_run else opened.store, tell)
+    with context(create=True) as opened, progress() as tell:
+        taken: ImportResult = load(opened.settings.importer)(
+            files, preset, changed, None if dry_run else opened.store, tell
+        )
         if taken.checkpoint is not None:
             with opened.database.transaction() as tx:
-                checkpoints.register_checkpoint(tx, taken.checkpoint, ACTOR)
+                registry.register_checkpoint(tx, taken.checkpoint, ACTOR)
     made = taken.checkpoint.id if taken.checkpoint else None
     if as_json:
         print_json({"checkpoint": made, "files": [asdict(file) for file in taken.files], "notes": taken.notes})
@@ -211,12 +215,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint as files that other programs read."""
-    from curation import checkpoints
-    from curation.house import load
+    from curation.checkpoints import registry
+    from curation.runtime.context import load
 
-    with house() as opened:
+    with context() as opened:
         with opened.database.transaction() as tx:
-            checkpoint = checkpoints.find_checkpoint(tx, name)
+            checkpoint = registry.find_checkpoint(tx, name)
         written = load(opened.settings.exporter)(checkpoint, opened.store, form.value, precision.value, out)
     if as_json:
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})

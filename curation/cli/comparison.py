@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curation.cli.evaluation import Name
-from curation.cli.show import Json, house, print_json, print_rows, progress, talk
+from curation.cli.output import Json, context, print_json, print_rows, progress, talk
 from curation.domain import DrawRequest, Prompt
 from curation.errors import Refused
 
 if TYPE_CHECKING:
-    from curation.ports import Beside
-    from curation.screening.comparison import Judged
+    from curation.ports import MattingComparison
+    from curation.reporting.matting_comparison import Judged
 
 
 def compare(
@@ -38,18 +38,20 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare with generate-then-matte: the same prompts, signals of both, and defects per 100 in the oracle's eyes."""
-    from curation import checkpoints, loop, snapshots
-    from curation.house import load
-    from curation.objects import write_file
-    from curation.prompt_files import read_prompt_file
-    from curation.screening.comparison import judge_ways
-    from curation.screening.oracle import fit_to_snapshot
+    from curation.checkpoints import registry
+    from curation.datasets import snapshots
+    from curation.object_store import write_file
+    from curation.prompts.files import read_prompt_file
+    from curation.reporting.matting_comparison import judge_ways
+    from curation.runtime import loop
+    from curation.runtime.context import load
+    from curation.screening.rule_reviewer import fit_to_snapshot
 
     if sheet:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-    with house() as opened:
+    with context() as opened:
         with opened.database.transaction() as tx:
-            checkpoint = checkpoints.find_checkpoint(tx, name)
+            checkpoint = registry.find_checkpoint(tx, name)
             on = snapshots.find_snapshot(tx, snapshot or checkpoint.snapshot or "latest")
             if prompts:
                 texts = [one.foreground or one.text for one in read_prompt_file(prompts).prompts]
@@ -61,7 +63,9 @@ def compare(
         asked = list(itertools.islice(itertools.cycle(texts), count))
         requests = [DrawRequest(Prompt(text), seed + number) for number, text in enumerate(asked)]
         with progress() as tell:
-            beside: Beside = load(opened.settings.comparer)(checkpoint, opened.store, requests, segmenter, tell)
+            beside: MattingComparison = load(opened.settings.comparer)(
+                checkpoint, opened.store, requests, segmenter, tell
+            )
     judged = judge_ways({"with alpha": beside.drawn, "matted": beside.cut}, asked, oracle)
     if sheet:
         write_file(sheet, beside.sheet)

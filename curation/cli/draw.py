@@ -12,15 +12,15 @@ import typer
 
 from curation import __version__
 from curation.cli import scenes
-from curation.cli.show import Json, house, print_json, print_text, progress
-from curation.cli.styles import Lora, register_styled
+from curation.cli.loras import Lora, register_styled
+from curation.cli.output import Json, context, print_json, print_text, progress
 from curation.domain import DrawRequest, LayerRole, Progress, Prompt
 from curation.errors import Refused
 from curation.scenes.sizes import read_size
 
 if TYPE_CHECKING:
-    from curation.house import House
     from curation.ports import DrawOptions
+    from curation.runtime.context import AppContext
 
 
 class Sampler(StrEnum):
@@ -76,8 +76,8 @@ def draw(
     as_json: Json = False,
 ) -> None:
     """Draw transparent pictures, pairs that fit, or scenes; their paths on stdout, how they were made in the files."""
+    from curation.images.provenance import read_provenance
     from curation.ports import DrawOptions
-    from curation.provenance import read_provenance
 
     if show is not None:
         facts = read_provenance(show)
@@ -87,7 +87,7 @@ def draw(
     if (paired or layers) and (image or upscale != 1):
         raise Refused("layers that fit each other are not begun from an image, nor enlarged", "leave that out")
     if lora and not dry_run:
-        with house() as opened:
+        with context() as opened:
             checkpoint = register_styled(opened, scenes.find_checkpoint(opened, checkpoint), lora).id
     named = sampler.value if sampler else None
     options = DrawOptions(negative, steps, guidance, *read_size(size), named, None, strength, upscale)
@@ -123,7 +123,7 @@ def _pairs(
         for seed, path in files.items()
     }
     _check_free([path for few in paths.values() for path in few.values()], force)
-    with house() as opened:
+    with context() as opened:
         return list(scenes.draw_pairs(opened, checkpoint, pair, paths, options))
 
 
@@ -135,7 +135,7 @@ def _singles(
     force: bool,
     image: Path | None,
 ) -> list[dict[str, Any]]:
-    from curation.scenes.pictures import read_pictures
+    from curation.scenes.scene_images import read_pictures
     from curation.settings import Settings
 
     if prompt is None:
@@ -144,9 +144,9 @@ def _singles(
     if image and (options.size or options.aspect):
         raise Refused("a picture brings its own size", "leave out --size, or --image")
     begun = read_pictures([image], Settings().image_limits)[image] if image else None
-    with house() as opened:
+    with context() as opened:
         if begun is not None:
-            from curation.layers import encode_layer
+            from curation.images.codec import encode_layer
 
             options = replace(options, image=opened.store.put(encode_layer(begun)))
         return list(_draw(opened, checkpoint, prompt, files, options))
@@ -160,12 +160,12 @@ def _check_free(paths: Sequence[Path], force: bool) -> None:
 
 
 def _draw(
-    opened: House, name: str | None, prompt: str, files: Mapping[int, Path], options: DrawOptions
+    opened: AppContext, name: str | None, prompt: str, files: Mapping[int, Path], options: DrawOptions
 ) -> Iterator[dict[str, str]]:
     """Draw and write a few at a time; what each file says of itself, and its path."""
     from curation.cli.text_warnings import warn_of_prompts
-    from curation.house import load
-    from curation.provenance import save_picture
+    from curation.images.provenance import save_picture
+    from curation.runtime.context import load
 
     drawing = scenes.find_checkpoint(opened, name)
     warn_of_prompts(opened, drawing, [Prompt(prompt)])

@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, Json, house, print_json, print_rows, print_text, progress, resumable, talk
+from curation.cli.output import (
+    ACTOR,
+    Json,
+    context,
+    print_json,
+    print_rows,
+    print_text,
+    progress,
+    resumable,
+    talk,
+)
 from curation.errors import Refused
 
 if TYPE_CHECKING:
-    from curation.ports import Measured, ObjectStore, Spread
+    from curation.ports import EvaluationResult, MeanWithInterval, ObjectStore
 
 Name = Annotated[str, typer.Argument(help="The checkpoint's id, or the first eight or more digits of it.")]
 
@@ -59,20 +69,21 @@ def evaluate(
 
     With --folder an external test set is measured in place: its images are judged as at an import, none is kept.
     """
-    from curation import checkpoints, snapshots
-    from curation.house import load
-    from curation.intake.evaluation_set import read_evaluation_set
-    from curation.objects import FolderStore, OverlayStore, write_file
-    from curation.ports import Wanted
+    from curation.checkpoints import registry
+    from curation.datasets import snapshots
+    from curation.ingest.evaluation_set import read_evaluation_set
+    from curation.object_store import FolderStore, OverlayStore, write_file
+    from curation.ports import EvaluationOptions
+    from curation.runtime.context import load
 
     for file in filter(None, (sheet, pairs_sheet)):
         file.parent.mkdir(parents=True, exist_ok=True)
     if folder and snapshot:
         raise Refused("a folder or a snapshot is measured on, not both", "leave out one of --folder and --snapshot")
-    wanted = Wanted(views, published, perceptual, inception, original, limit, draws, clip)
-    with house() as opened:
+    wanted = EvaluationOptions(views, published, perceptual, inception, original, limit, draws, clip)
+    with context() as opened:
         with opened.database.transaction() as tx:
-            checkpoint = checkpoints.find_checkpoint(tx, name)
+            checkpoint = registry.find_checkpoint(tx, name)
             own = snapshots.known(tx, checkpoint.snapshot)
             on = "" if folder else snapshots.find_snapshot(tx, snapshot or own or "latest")
         with resumable("nothing is kept, the same command begins anew"), progress() as tell, ExitStack() as temporary:
@@ -82,11 +93,11 @@ def evaluate(
                 upper = FolderStore(temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-")))
                 test_set = read_evaluation_set(folder, upper, tell, limits=opened.settings.image_limits)
                 on, refused, store = test_set.snapshot, test_set.refused, OverlayStore(upper, opened.store)
-            measured: Measured = load(opened.settings.evaluator)(checkpoint, on, store, wanted, tell)
+            measured: EvaluationResult = load(opened.settings.evaluator)(checkpoint, on, store, wanted, tell)
         kept = not folder and measured.standard and on == checkpoint.snapshot
         if kept:
             with opened.database.transaction() as tx:
-                checkpoints.keep_evaluation(tx, checkpoint.id, dict(measured.figures), ACTOR)
+                registry.keep_evaluation(tx, checkpoint.id, dict(measured.figures), ACTOR)
     if sheet:
         write_file(sheet, measured.sheet)
     if pairs_sheet and measured.pairs_sheet:
@@ -112,7 +123,7 @@ def in_brief(evaluation: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (f"  + {more} more" if more else "")
 
 
-def _print_figures(measured: Measured) -> None:
+def _print_figures(measured: EvaluationResult) -> None:
     for figure, value in measured.figures.items():
         print_text(f"{figure:<20} {value:.5g}")
     print_text()
@@ -130,7 +141,7 @@ def _print_figures(measured: Measured) -> None:
         _print_table("published, other pictures", {"this checkpoint": ours, **measured.published})
 
 
-def _spread(spread: Spread) -> str:
+def _spread(spread: MeanWithInterval) -> str:
     """A mean, and its interval where it has one."""
     interval = "" if spread.low is None else f" ({spread.low:.3g} to {spread.high:.3g})"
     return f"{spread.mean:.3g}{interval}"

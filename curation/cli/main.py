@@ -14,23 +14,23 @@ from typer.core import TyperGroup
 
 from curation import __version__
 from curation.cli import (
+    acceptance_model,
     candidates,
     captions,
     checkpoints,
-    desk,
     draw,
-    heads,
-    houses,
+    labeling,
     prompts,
     reviewers,
     rounds,
     runs,
     samples,
     seeds,
+    serve,
     snapshots,
 )
-from curation.cli.show import errors, home_option, print_text, talk
-from curation.processes import Terminated, ended_in_order
+from curation.cli.output import errors, home_option, print_text, talk
+from curation.runtime.supervisor import Terminated, ended_in_order
 
 PIPE_WIDTH = 160
 
@@ -71,15 +71,15 @@ app.add_typer(captions.app, name="caption", help="What samples show, said by mod
 app.add_typer(prompts.app, name="prompts", help="What pairs are drawn from, made in numbers.")
 app.add_typer(rounds.app, name="round", help="Open, watch and close rounds.")
 app.add_typer(candidates.app, name="candidate", help="Look up the candidates of rounds.")
-app.add_typer(heads.app, name="head", help="What people would say of candidates that nobody has seen.")
+app.add_typer(acceptance_model.app, name="head", help="What people would say of candidates that nobody has seen.")
 app.add_typer(snapshots.app, name="snapshot", help="Freeze samples under a name made of their content.")
 app.add_typer(runs.app, name="run", help="Watch and cancel runs of training and captions.")
 app.add_typer(checkpoints.app, name="checkpoint", help="Weights, their lineage and their figures.")
 app.add_typer(reviewers.app, name="reviewer", help="People who decide, and their sign-in tokens.")
-app.add_typer(desk.app, name="desk", help="Rounds at a desk of other software, such as Label Studio.")
+app.add_typer(labeling.app, name="desk", help="Rounds at a desk of other software, such as Label Studio.")
 app.command("train")(checkpoints.train)
 app.command("draw")(draw.draw)
-for command in (houses.up, houses.demo, houses.doctor, houses.api, houses.worker):
+for command in (serve.up, serve.demo, serve.doctor, serve.api, serve.worker):
     app.command(command.__name__)(command)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation.cli.show import print_json, print_rows, talk
+from curation.cli.output import print_json, print_rows, talk
 
 if TYPE_CHECKING:
     from curation.ports import StageMemory

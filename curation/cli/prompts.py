@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.cli.show import DryRun, Json, print_json, print_json_line, progress, resumable, settings, talk
+from curation.cli.output import (
+    DryRun,
+    Json,
+    print_json,
+    print_json_line,
+    progress,
+    resumable,
+    settings,
+    talk,
+)
 from curation.domain import Prompt
 from curation.errors import Refused
 
 if TYPE_CHECKING:
-    from curation.ports import Writer
-    from curation.triples.asking import Tally
+    from curation.ports import TextGenerator
+    from curation.prompts.llm import Tally
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -49,7 +58,7 @@ def make(
 
     The same command again fills up its file; what it holds already is never made twice.
     """
-    from curation.triples.files import append, read_triples, write_line
+    from curation.prompts.pair_files import append, read_triples, write_line
 
     if maker is Maker.model and model is None:
         raise Refused("no language model is named", "give --model, a hub name or a folder; with --address a server's")
@@ -81,7 +90,7 @@ def make(
 
 def _speak(known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]) -> dict[str, object]:
     """Fill up from the grammar. Raises Refused where it has no more."""
-    from curation.triples.grammar import size, speak
+    from curation.prompts.grammar import size, speak
 
     there, missing = set(known), max(0, count - len(known))
     new = list(islice((prompt for prompt in speak(seed) if prompt not in there), missing))
@@ -95,7 +104,7 @@ def _ask(
     model: str, address: str | None, known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]
 ) -> dict[str, object]:
     """Fill up from a language model, and say what it broke."""
-    from curation.triples.asking import ask
+    from curation.prompts.llm import ask
 
     with progress() as tell:
         tally = ask(_open_writer(model, address), known, count, seed, keep, tell)
@@ -103,12 +112,12 @@ def _ask(
     return {"maker": model, "asked": tally.asked, "refused": dict(tally.refused)}
 
 
-def _open_writer(model: str, address: str | None) -> Writer:
+def _open_writer(model: str, address: str | None) -> TextGenerator:
     named = settings()
     if address is None:
-        from curation.house import load
+        from curation.runtime.context import load
 
-        opened: Writer = load(named.writer)(model)
+        opened: TextGenerator = load(named.writer)(model)
         return opened
     from curation.adapters.chat import ChatServer
 

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from curation.cli.show import (
+from curation.cli.loras import Lora, read_styles
+from curation.cli.output import (
     ACTOR,
     LARGEST,
     DryRun,
     Json,
-    house,
+    context,
     print_done,
     print_json,
     print_rows,
@@ -22,7 +23,6 @@ from curation.cli.show import (
     short,
     talk,
 )
-from curation.cli.styles import Lora, read_styles
 from curation.domain import Rule
 
 app = typer.Typer(no_args_is_help=True)
@@ -84,22 +84,24 @@ def open_(
     as_json: Json = False,
 ) -> None:
     """Open a round: prompts, a checkpoint and a quota; workers begin to draw at once."""
-    from curation import checkpoints, loop, rounds
+    from curation.checkpoints import registry
     from curation.cli.text_warnings import warn_of_prompts
     from curation.domain import Kind
     from curation.errors import Refused
-    from curation.house import load, load_embedder
-    from curation.prompt_files import read_prompt_file
+    from curation.prompts.files import read_prompt_file
     from curation.review import consensus
-    from curation.selection.policies import check_measures
+    from curation.rounds import lifecycle
+    from curation.rounds.policies import check_measures
+    from curation.runtime import loop
+    from curation.runtime.context import load, load_embedder
 
     reached = consensus.choose(overlap, rule, certainty, machines_vote=machines_vote)
     given = read_prompt_file(prompts) if prompts else None
     if given and (given.comments or given.repeated):
         talk.print(f"{prompts}: {given.comments} comments skipped, {given.repeated} repeated lines counted once")
     kind = Kind.pair if pairs else Kind.single
-    with house() as opened, opened.database.transaction() as tx:
-        drawn_by = checkpoints.find_checkpoint(tx, checkpoint) if checkpoint else checkpoints.promoted(tx)
+    with context() as opened, opened.database.transaction() as tx:
+        drawn_by = registry.find_checkpoint(tx, checkpoint) if checkpoint else registry.promoted(tx)
         if drawn_by is None:
             raise Refused("no checkpoint is promoted yet", "'layerloop train', then 'layerloop checkpoint promote'")
         if given is None:
@@ -111,15 +113,15 @@ def open_(
         rules = _read_rules(policy.value, share, set_ or [])
         check_measures(rules, load_embedder(opened.settings).measures if policy is Policy.paper else ())
         if dry_run:
-            rounds.check_round(texts, quota, rules, kind)
+            lifecycle.check_round(texts, quota, rules, kind)
             drawn = f"{quota} candidates from {len(texts)} prompts with {short(drawn_by.id)}"
             told = f"would draw {drawn}, {consensus.tell(reached)}"
             print_done(told, as_json, would_draw=quota, prompts=len(texts), checkpoint=drawn_by.id)
             return
         if styles:
             drawn_by = load(opened.settings.styler)(drawn_by, opened.store, styles)
-            checkpoints.register_checkpoint(tx, drawn_by, ACTOR)
-        number = rounds.open_round(
+            registry.register_checkpoint(tx, drawn_by, ACTOR)
+        number = lifecycle.open_round(
             tx, checkpoint=drawn_by.id, prompts_=texts, quota=quota, seed=seed, policy=rules, kind=kind, actor=ACTOR
         )
         if overlap > 1:
@@ -130,10 +132,10 @@ def open_(
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Every round and how far it is."""
-    from curation import rounds
+    from curation.rounds import lifecycle
 
-    with house() as opened, opened.database.transaction() as tx:
-        rows = rounds.list_rounds(tx)
+    with context() as opened, opened.database.transaction() as tx:
+        rows = lifecycle.list_rounds(tx)
     columns = {
         "round": lambda r: r["id"],
         "state": lambda r: r["state"],
@@ -153,20 +155,20 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def show(number: Number, as_json: Json = False) -> None:
     """The report of one round: what was drawn, refused, shown and accepted, and what it cost."""
-    from curation.review import report
+    from curation.reporting import round_report
 
-    with house() as opened, opened.database.transaction() as tx:
-        told = report.round_report(tx, number)
-    print_json(told) if as_json else print_text(report.as_text(told))
+    with context() as opened, opened.database.transaction() as tx:
+        told = round_report.round_report(tx, number)
+    print_json(told) if as_json else print_text(round_report.as_text(told))
 
 
 @app.command()
 def pause(number: Number, as_json: Json = False) -> None:
     """Draw nothing and show nothing of a round until it is resumed."""
-    from curation import rounds
+    from curation.rounds import lifecycle
 
-    with house() as opened, opened.database.transaction() as tx:
-        rounds.pause_round(tx, number, ACTOR)
+    with context() as opened, opened.database.transaction() as tx:
+        lifecycle.pause_round(tx, number, ACTOR)
     told = f"round {number} is paused; 'layerloop round resume {number}' goes on"
     print_done(told, as_json, round=number, state="paused")
 
@@ -174,26 +176,26 @@ def pause(number: Number, as_json: Json = False) -> None:
 @app.command()
 def resume(number: Number, as_json: Json = False) -> None:
     """Go on with a paused round."""
-    from curation import rounds
+    from curation.rounds import lifecycle
 
-    with house() as opened, opened.database.transaction() as tx:
-        rounds.resume_round(tx, number, ACTOR)
+    with context() as opened, opened.database.transaction() as tx:
+        lifecycle.resume_round(tx, number, ACTOR)
     print_done(f"round {number} goes on", as_json, round=number, state="open")
 
 
 @app.command()
 def close(number: Number, dry_run: DryRun = False, as_json: Json = False) -> None:
     """End a round; candidates without a verdict are withdrawn."""
-    from curation import rounds
+    from curation.rounds import lifecycle
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         if dry_run:
-            counts = rounds.count_states(tx, number)
-            standing = sum(counts.get(state, 0) for state in rounds.STANDING)
+            counts = lifecycle.count_states(tx, number)
+            standing = sum(counts.get(state, 0) for state in lifecycle.STANDING)
             told = f"would withdraw {standing} candidates without a verdict"
             print_done(told, as_json, round=number, would_withdraw=standing)
             return
-        withdrawn = rounds.close_round(tx, number, ACTOR)
+        withdrawn = lifecycle.close_round(tx, number, ACTOR)
     told = f"round {number} is closed; {withdrawn} candidates were withdrawn"
     print_done(told, as_json, round=number, state="closed", withdrawn=withdrawn)
 
@@ -201,9 +203,9 @@ def close(number: Number, dry_run: DryRun = False, as_json: Json = False) -> Non
 @app.command()
 def agreement(number: Number, as_json: Json = False) -> None:
     """How far people agree in a round, beyond chance: Krippendorff's alpha, Gwet's AC1, also of each two of them."""
-    from curation.review import agreement as room
+    from curation.quality import agreement as room
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         told = room.round_agreement(tx, number)
     print_json(told) if as_json else print_text(room.as_text(told))
 
@@ -216,9 +218,9 @@ def reaggregate(
     as_json: Json = False,
 ) -> None:
     """Which verdicts would turn over by what is known of the reviewers by now; a dry run unless told to apply it."""
-    from curation.review import aggregation
+    from curation.quality import aggregation
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         find = aggregation.apply_flips if apply else aggregation.find_flips
         told = find(tx, number, certainty)
     print_json(told) if as_json else print_text(aggregation.as_text(told))
@@ -236,22 +238,22 @@ def gold(
     as_json: Json = False,
 ) -> None:
     """Hide candidates with a known verdict in a round: samples with a planted defect, and clean copies."""
+    from curation.quality import gold_creation
     from curation.review import gold as room
-    from curation.review import planting
 
     terms = room.GoldTerms(share, bound)
-    with house() as opened:
+    with context() as opened:
         with opened.database.transaction() as tx:
-            sources = planting.choose_sources(tx, number, count)
-            size = planting.size_of(tx, number)
+            sources = gold_creation.choose_sources(tx, number, count)
+            size = gold_creation.size_of(tx, number)
         if dry_run:
             of = len({one.id for one in sources})
             told = f"would plant {count} pieces in {of} samples and show {share:.1%}"
             print_done(told, as_json, round=number, would_plant=count, samples=of, share=share)
             return
-        planted = planting.make_gold(opened.store, sources, size)
+        planted = gold_creation.make_gold(opened.store, sources, size)
         with opened.database.transaction() as tx:
-            pieces = planting.keep_gold(tx, number, planted, ACTOR)
+            pieces = gold_creation.keep_gold(tx, number, planted, ACTOR)
             room.set_gold(tx, number, terms, ACTOR)
     told = f"round {number} has {pieces} pieces of gold; {share:.1%} of what people are shown is gold"
     print_done(told, as_json, round=number, pieces=pieces, share=share)
@@ -272,35 +274,35 @@ def scale(
 ) -> None:
     """Keep the best of a drawn round without people, if an audit by people proves them good; say it again to finish."""
     from curation.errors import Refused
-    from curation.selection import scaling
+    from curation.selection import top_n_accept
 
-    terms = scaling.Terms(keep or 0, audit, least, per_prompt, per_cluster)
-    with house() as opened, opened.database.transaction() as tx:
-        standing = scaling.find_scaling(tx, number)
+    terms = top_n_accept.Terms(keep or 0, audit, least, per_prompt, per_cluster)
+    with context() as opened, opened.database.transaction() as tx:
+        standing = top_n_accept.find_scaling(tx, number)
         if keep is None and standing is None:
             raise Refused(f"round {number} has no scaling yet", "say how many to keep, with --keep")
         if standing is None or (standing["ended_at"] and keep is not None):
-            planned = scaling.plan_scaling(tx, number, terms) if dry_run else None
-            told = planned or scaling.begin_scaling(tx, number, terms, ACTOR)
+            planned = top_n_accept.plan_scaling(tx, number, terms) if dry_run else None
+            told = planned or top_n_accept.begin_scaling(tx, number, terms, ACTOR)
         else:
-            told = scaling.finish_scaling(tx, number, ACTOR, dry_run=dry_run)
-    print_json(told) if as_json else print_text(scaling.as_text(told))
+            told = top_n_accept.finish_scaling(tx, number, ACTOR, dry_run=dry_run)
+    print_json(told) if as_json else print_text(top_n_accept.as_text(told))
 
 
 @app.command("take-back")
 def take_back(number: Number, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Void every verdict of the machine in a round, withdraw the samples it made, and close the gates."""
-    from curation.review import report
-    from curation.selection import gates, machine
+    from curation.reporting import round_report
+    from curation.selection import auto_reviewer, gates
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         if dry_run:
-            count = report.round_report(tx, number)["machine"]["decisions"]
+            count = round_report.round_report(tx, number)["machine"]["decisions"]
             told = f"would take back {count} verdicts of the machine"
             print_done(told, as_json, round=number, would_take_back=count)
             return
         gates.close_gates(tx, number)
-        count = machine.take_back(tx, number, ACTOR)
+        count = auto_reviewer.take_back(tx, number, ACTOR)
     told = f"{count} verdicts of the machine were taken back; their candidates are unshown again"
     print_done(told, as_json, round=number, taken_back=count)
 

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curation.cli.show import ACTOR, Json, house, print_done, print_json, print_rows, print_text, settings, talk
+from curation.cli.output import (
+    ACTOR,
+    Json,
+    context,
+    print_done,
+    print_json,
+    print_rows,
+    print_text,
+    settings,
+    talk,
+)
 from curation.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
-    from curation.database import Transaction
+    from curation.db.engine import Transaction
     from curation.domain import Progress
-    from curation.house import House
+    from curation.runtime.context import AppContext
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -25,7 +35,7 @@ Run = Annotated[str, typer.Argument(help="The run's id, or the first eight or mo
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Every run of training and captions with its state and progress, newest first."""
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         rows = _runs(tx)
     columns = {
         "run": lambda r: str(r["id"])[:13],
@@ -42,9 +52,9 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def show(run: Run, as_json: Json = False) -> None:
     """One run: what was ordered, how far it is, who holds it until when, and where its files and logs are."""
-    from curation import leases
+    from curation.db import leases
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         row = _find(tx, run)
         held = leases.find_lease(tx, row["id"])
     told = row | {"holder": held[0] if held else None, "held_until": held[1] if held else None}
@@ -65,11 +75,12 @@ def show(run: Run, as_json: Json = False) -> None:
 @app.command()
 def cancel(run: Run, as_json: Json = False) -> None:
     """Cancel a run: a requested one at once, a running one within a batch. The same order goes on where it stopped."""
-    from curation import captions, checkpoints
+    from curation.checkpoints import registry
+    from curation.datasets import captions
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         row = _find(tx, run)
-        of_kind = checkpoints.cancel_run if row["kind"] == "training" else captions.cancel_run
+        of_kind = registry.cancel_run if row["kind"] == "training" else captions.cancel_run
         if not of_kind(tx, row["id"], ACTOR):
             raise Conflict(
                 f"run {row['id']} is {row['state']} already", "'layerloop run list' shows which are under way"
@@ -80,9 +91,9 @@ def cancel(run: Run, as_json: Json = False) -> None:
 
 
 def work_here(
-    opened: House,
+    opened: AppContext,
     run: uuid.UUID,
-    work: Callable[[House, str, Callable[[Progress], None]], None],
+    work: Callable[[AppContext, str, Callable[[Progress], None]], None],
     find_run: Callable[[Transaction, uuid.UUID], dict[str, Any]],
     tell: Callable[[Progress], None],
 ) -> dict[str, Any]:
@@ -91,7 +102,8 @@ def work_here(
     Where somebody else holds the run, say who and until when, follow its progress, and take it over as soon as it is
     free: leases that ran out or whose holder was killed are handed back here, since no worker may be there to do so.
     """
-    from curation import jobs, leases
+    from curation import jobs
+    from curation.db import leases
     from curation.domain import Progress
 
     told = None
@@ -111,9 +123,10 @@ def work_here(
 
 
 def _runs(tx: Transaction) -> list[dict[str, Any]]:
-    from curation import captions, checkpoints
+    from curation.checkpoints import registry
+    from curation.datasets import captions
 
-    rows = [{"kind": "training"} | row for row in checkpoints.list_runs(tx)]
+    rows = [{"kind": "training"} | row for row in registry.list_runs(tx)]
     rows += [{"kind": "captions"} | row for row in captions.list_runs(tx)]
     return sorted(rows, key=lambda row: row["at"], reverse=True)
 

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, DryRun, Json, house, one_more, print_json, print_limited, print_text, short, talk
+from curation.cli.output import (
+    ACTOR,
+    DryRun,
+    Json,
+    context,
+    one_more,
+    print_json,
+    print_limited,
+    print_text,
+    short,
+    talk,
+)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -25,9 +36,9 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the samples that the next snapshot would hold, the newest first."""
-    from curation import sample_records
+    from curation.datasets import sample_records
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         rows = sample_records.list_samples(tx, withdrawn=withdrawn, bare=bare, file=file, limit=one_more(limit))
     columns = {
         "sample": lambda r: short(r["id"]),
@@ -48,9 +59,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one sample: what is said of it, the files it came from, and what happened to it."""
-    from curation import sample_records
+    from curation.datasets import sample_records
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         told = sample_records.show_sample(tx, sample)
     if as_json:
         print_json(told)
@@ -71,9 +82,9 @@ def withdraw(
     dry_run: DryRun = False,
 ) -> None:
     """Leave samples out of every snapshot to come; frozen snapshots keep what they hold, and restore takes it back."""
-    from curation import sample_records, samples
+    from curation.datasets import sample_records, samples
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         if dry_run:
             count = len({samples.find_sample_id(tx, name) for name in names})
             talk.print(f"would withdraw {count} samples")
@@ -85,9 +96,9 @@ def withdraw(
 @app.command()
 def restore(names: Names) -> None:
     """Take withdrawn samples into snapshots to come again."""
-    from curation import sample_records
+    from curation.datasets import sample_records
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         moved = sample_records.restore_samples(tx, names, ACTOR)
     talk.print(f"{len(moved)} samples were restored")
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation import __version__
-from curation.cli.show import house, print_json, print_rows, print_text, progress, resumable, talk
+from curation.cli.output import context, print_json, print_rows, print_text, progress, resumable, talk
 from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt
 from curation.errors import NotFound, Refused
 
 if TYPE_CHECKING:
-    from curation.house import House
     from curation.ports import RGBA, DrawOptions, Layers
-    from curation.scenes.hand import Hand
+    from curation.runtime.context import AppContext
+    from curation.scenes.layer_source import SceneGenerator
     from curation.scenes.planning import Step
     from curation.scenes.scene import Scene
 
@@ -47,23 +47,25 @@ class Pair:
         return Prompt(text, self.foreground, self.background)
 
 
-def find_hand(opened: House, name: str | None, options: DrawOptions) -> Hand:
+def find_hand(opened: AppContext, name: str | None, options: DrawOptions) -> SceneGenerator:
     """The named checkpoint, or the promoted one, ready to be opened. Raises NotFound."""
-    from curation.house import load
-    from curation.scenes.hand import Hand
+    from curation.runtime.context import load
+    from curation.scenes.layer_source import SceneGenerator
 
     checkpoint = find_checkpoint(opened, name)
-    return Hand(checkpoint, lambda: load(opened.settings.generator)(checkpoint, opened.store), opened.store, options)
+    return SceneGenerator(
+        checkpoint, lambda: load(opened.settings.generator)(checkpoint, opened.store), opened.store, options
+    )
 
 
-def find_checkpoint(opened: House, name: str | None) -> Checkpoint:
+def find_checkpoint(opened: AppContext, name: str | None) -> Checkpoint:
     """The named checkpoint, or the promoted one. Raises NotFound."""
-    from curation import checkpoints
+    from curation.checkpoints import registry
 
     with opened.database.transaction() as tx:
         if name is not None:
-            return checkpoints.find_checkpoint(tx, name)
-        promoted = checkpoints.promoted(tx)
+            return registry.find_checkpoint(tx, name)
+        promoted = registry.promoted(tx)
     if promoted is None:
         raise NotFound(
             "no checkpoint draws yet", "name one with --checkpoint, or run 'layerloop checkpoint promote NAME'"
@@ -72,11 +74,15 @@ def find_checkpoint(opened: House, name: str | None) -> Checkpoint:
 
 
 def draw_pairs(
-    opened: House, name: str | None, pair: Pair, files: Mapping[int, Mapping[LayerRole, Path]], options: DrawOptions
+    opened: AppContext,
+    name: str | None,
+    pair: Pair,
+    files: Mapping[int, Mapping[LayerRole, Path]],
+    options: DrawOptions,
 ) -> Iterator[dict[str, Any]]:
     """Draw a pair for every seed and write its three files; what each pair's files say, with their paths."""
     from curation.cli.text_warnings import warn_of_prompts
-    from curation.scenes.pictures import read_pictures
+    from curation.scenes.scene_images import read_pictures
 
     prompt = pair.prompt()
     pictures = read_pictures([path for path in (pair.on, pair.under) if path], opened.settings.image_limits)
@@ -99,9 +105,9 @@ def draw_pairs(
 
 def _given(pair: Pair, pictures: Mapping[Path, RGBA], size: tuple[int, int] | None) -> dict[LayerRole, RGBA]:
     """The user's picture as a layer of the pair: one behind fills the canvas, one in front lies in its middle."""
-    from curation.pairs import composite
+    from curation.images.pairs import composite
     from curation.scenes.blending import canvas, on_canvas
-    from curation.scenes.pictures import cover, set_down
+    from curation.scenes.scene_images import cover, set_down
 
     if pair.on:
         behind = pictures[pair.on]
@@ -114,7 +120,9 @@ def _given(pair: Pair, pictures: Mapping[Path, RGBA], size: tuple[int, int] | No
     return {}
 
 
-def _facts(prompt: Prompt, hand: Hand, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]) -> dict[str, str]:
+def _facts(
+    prompt: Prompt, hand: SceneGenerator, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]
+) -> dict[str, str]:
     texts = {"prompt": prompt.text, "foreground": prompt.foreground or "", "background": prompt.background or ""}
     return {**texts, "negative": hand.options.negative or "", **hand.describe(size, given), "version": __version__}
 
@@ -122,7 +130,7 @@ def _facts(prompt: Prompt, hand: Hand, size: tuple[int, int] | None, given: Mapp
 def _save(
     paths: Mapping[LayerRole, Path], layers: Layers, given: Mapping[LayerRole, RGBA], facts: Mapping[str, str]
 ) -> dict[str, Any]:
-    from curation.provenance import COMPOSED, DRAWN, save_picture
+    from curation.images.provenance import COMPOSED, DRAWN, save_picture
 
     for role, path in paths.items():
         source = COMPOSED if given and role is LayerRole.blended else DRAWN
@@ -143,10 +151,10 @@ def draw_layers(
     as_json: bool,
 ) -> None:
     """Draw a scene's file into a folder, and print the paths of what is there; or only say how it would be drawn."""
-    from curation.scenes.layered import read_formats, write_layered
-    from curation.scenes.pictures import read_pictures
+    from curation.scenes.layered_files import read_formats, write_layered
     from curation.scenes.planning import plan
     from curation.scenes.scene import read_scene
+    from curation.scenes.scene_images import read_pictures
     from curation.settings import Settings
 
     wanted = read_formats(formats)
@@ -163,7 +171,7 @@ def draw_layers(
     folder = out or Path(path.stem)
     with resumable(), progress() as tell:
         if any(step.request for step in steps):
-            with house() as opened:
+            with context() as opened:
                 hand = find_hand(opened, name, options)
                 asked = [step.request.prompt for step in steps if step.request]
                 warn_of_prompts(opened, hand.checkpoint, asked)

@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.cli.show import ACTOR, Json, house, print_done, print_json, print_text, progress, resumable, talk
+from curation.cli.output import (
+    ACTOR,
+    Json,
+    context,
+    print_done,
+    print_json,
+    print_text,
+    progress,
+    resumable,
+    talk,
+)
 from curation.domain import CaptionSource
 from curation.errors import NotFound
 
 if TYPE_CHECKING:
-    from curation.intake.imports import ImportSummary
+    from curation.ingest.import_log import ImportSummary
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -49,8 +59,8 @@ def import_(
     corrected since the last import is told; --update takes it. Files that screening is unsure of wait for a person;
     every file that is refused or held back is named with its reason.
     """
-    from curation.intake import seeds
-    from curation.intake.listing import Reading, list_folder
+    from curation.ingest import seed_import
+    from curation.ingest.folder_listing import Reading, list_folder
 
     roots = follow_links or []
     missing = next((root for root in roots if not root.is_dir()), None)
@@ -61,8 +71,8 @@ def import_(
         count = len(list_folder(folder, roots, reading).files)
         print_done(f"would look at {count} files in {folder}", as_json, folder=str(folder), would_look_at=count)
         return
-    with house(create=True) as opened, resumable(), progress() as tell:
-        told = seeds.import_seeds(
+    with context(create=True) as opened, resumable(), progress() as tell:
+        told = seed_import.import_seeds(
             opened.database,
             opened.store,
             folder,

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.show import (
+from curation.cli.output import (
     ACTOR,
     DryRun,
     Json,
-    house,
+    context,
     print_done,
     print_json,
     print_json_line,
@@ -30,9 +30,9 @@ def freeze(
     as_json: Json = False,
 ) -> None:
     """Freeze all samples of now; equal samples always give the same snapshot."""
-    from curation import holdout, samples, snapshots
+    from curation.datasets import holdout, samples, snapshots
 
-    with house() as opened:
+    with context() as opened:
         if dry_run:
             with opened.database.transaction() as tx:
                 count = samples.count_samples(tx)
@@ -49,9 +49,9 @@ def freeze(
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Every snapshot, newest first."""
-    from curation import snapshots
+    from curation.datasets import snapshots
 
-    with house() as opened, opened.database.transaction() as tx:
+    with context() as opened, opened.database.transaction() as tx:
         rows = snapshots.list_snapshots(tx)
     columns = {
         "snapshot": lambda r: short(r["id"]),
@@ -69,9 +69,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """What a snapshot holds: counts by kind, licence, split and round."""
-    from curation import manifest, snapshots
+    from curation.datasets import manifest, snapshots
 
-    with house() as opened:
+    with context() as opened:
         with opened.database.transaction() as tx:
             snapshot = snapshots.find_snapshot(tx, name)
         if samples:

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from curation.image_limits import LIMITS, Limits
+from curation.images.codec import MAX_SIDE, without_hidden_colour
 from curation.images.colors import Samples, choose_conversion, from_inks, to_eight_bits
 from curation.images.headers import BadFile, Header
-from curation.images.limits import LIMITS, Limits
 from curation.images.opening import open_with_pillow
 from curation.images.recognition import read_header
-from curation.layers import MAX_SIDE, without_hidden_colour
 from curation.ports import RGBA
 
 BAND: Final = 1 << 18

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from curation.image_limits import LIMITS, Limits
 from curation.images.colors import choose_conversion, from_inks, to_eight_bits
 from curation.images.decoding import decode_image
 from curation.images.headers import BadFile, ColorInfo
-from curation.images.limits import LIMITS, Limits
 from curation.images.opening import READERS, open_with_pillow
 from curation.input_files import open_inside
 from curation.ports import RGBA

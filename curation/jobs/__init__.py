@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from curation.jobs.deciding import aggregate, collect, decide, put_up
-from curation.jobs.drawing import choose, draw, fit_head, screen
-from curation.jobs.holding import HOLDER, Stopped, release_lost, stopping
-from curation.jobs.runs import caption, train
-from curation.jobs.sweeping import sweep
+from curation.jobs.generation import choose, draw, fit_head, screen
+from curation.jobs.lease_heartbeat import HOLDER, Stopped, release_lost, stopping
+from curation.jobs.long_running import caption, train
+from curation.jobs.reconcile import sweep
+from curation.jobs.review import aggregate, collect, decide, put_up
 
 __all__ = [
     "HOLDER", "JOBS", "Stopped", "aggregate", "caption", "choose", "collect", "decide", "draw", "fit_head", "put_up",

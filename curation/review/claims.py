@@ -13,7 +13,7 @@ from collections.abc import Collection
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
-from curation.database import Transaction
+from curation.db.engine import Transaction
 from curation.errors import NotFound
 
 

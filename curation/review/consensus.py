@@ -9,14 +9,14 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from curation.database import Transaction
+from curation.db.engine import Transaction
+from curation.db.tables import rounds
 from curation.domain import CandidateState, RoundState, Rule, Verdict
 from curation.errors import Conflict, Refused
-from curation.review.dawid_skene import Skill, Skills
 from curation.review.reviewers import ADJUDICATORS
 from curation.review.verdicts import STANDS
-from curation.rounds import find_round
-from curation.tables import rounds
+from curation.rounds.lifecycle import find_round
+from curation.statistics.dawid_skene import Skill, Skills
 
 MOST_OVERLAP: Final = 15
 MACHINES: Final = frozenset({"oracle", "machine"})

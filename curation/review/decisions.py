@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from curation.database import Transaction
-from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Said, Verdict, content_id
+from curation.datasets.samples import add_samples, samples_of
+from curation.db.engine import Transaction
+from curation.domain import CandidateState, Kind, LayerRole, RejectReason, ReviewItem, RuleVerdict, Verdict, content_id
 from curation.errors import Conflict, NotFound, Refused
 from curation.review import gold
 from curation.review.claims import NeverShown
 from curation.review.consensus import Consensus, Outcome, weigh
+from curation.review.queue import claim_items
 from curation.review.reviewers import Paused, holder_of
-from curation.review.trays import Card, take_tray
-from curation.review.undoing import Undone, undo
+from curation.review.undo import Undone, undo
 from curation.review.verdicts import AFTER, STANDS, lock_candidate
-from curation.rounds import GOLD
-from curation.samples import add_samples, samples_of
+from curation.rounds.lifecycle import GOLD
 
-__all__ = ["Decided", "Undone", "decide", "decide_by_oracle", "take_tray", "undo"]
+__all__ = ["Decided", "Undone", "claim_items", "decide", "decide_by_oracle", "undo"]
 
 PAGES, ORACLE = "pages", "oracle"
 """Desks: where a decision was made."""
@@ -98,7 +98,7 @@ def decide(
     return Decided(int(decision), candidate, AFTER[verdict])
 
 
-def decide_by_oracle(tx: Transaction, reviewer_id: int, card: Card, said: Said) -> Decided:
+def decide_by_oracle(tx: Transaction, reviewer_id: int, card: ReviewItem, said: RuleVerdict) -> Decided:
     """Keep what the oracle said of a card it holds; its key is the candidate and its turn, so repeating is harmless."""
     turn = tx.execute(_TURN, {"candidate": card.id}).scalar_one()
     key = content_id(ORACLE, card.id, turn)

@@ -10,16 +10,16 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from curation import leases
-from curation.database import Transaction
+from curation.db import leases
+from curation.db.engine import Transaction
+from curation.db.tables import rounds
 from curation.errors import Refused
 from curation.review.claims import note_claims
-from curation.review.noticing import Look
-from curation.review.report import wilson
 from curation.review.reviewers import holder_of
 from curation.review.verdicts import STANDS
-from curation.rounds import find_round
-from curation.tables import rounds
+from curation.rounds.lifecycle import find_round
+from curation.statistics.intervals import wilson
+from curation.statistics.psychometric import Look
 
 PLAIN: Final = 0.6
 """The severity from which a defect is plain: passing it over, or rejecting a clean copy, is an error."""

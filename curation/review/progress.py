@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from curation.database import Transaction
+from curation.db.engine import Transaction
 from curation.review.reviewers import ADJUDICATORS, holder_of
 from curation.review.verdicts import STANDS
-from curation.rounds import GOLD
+from curation.rounds.lifecycle import GOLD
 
 
 class Progress(NamedTuple):

@@ -13,12 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from curation import leases
-from curation.database import Transaction
-from curation.domain import Access
+from curation.db import leases
+from curation.db.engine import Transaction
+from curation.db.tables import reviewers, sign_in_tokens
+from curation.domain import Role
 from curation.errors import Conflict, NotFound, Refused
 from curation.review.sessions import end_sessions, token_hash
-from curation.tables import reviewers, sign_in_tokens
 
 PERSON, ORACLE, MACHINE = "person", "oracle", "machine"
 """Kinds of reviewers, whose decisions are never added up."""
@@ -57,7 +57,7 @@ class Reviewer:
     id: int
     name: str
     kind: str
-    access: Access
+    access: Role
     active: bool
     paused: str | None = None  # why, while gold has paused them
 
@@ -72,7 +72,7 @@ def holder_of(reviewer_id: int) -> str:
     return f"reviewer {reviewer_id}"
 
 
-def add_reviewer(tx: Transaction, name: str, access: Access = Access.annotator, kind: str = PERSON) -> Reviewer:
+def add_reviewer(tx: Transaction, name: str, access: Role = Role.annotator, kind: str = PERSON) -> Reviewer:
     """Add a reviewer; the same again changes nothing. Raises Conflict where the name has another kind or access."""
     if not name.strip() or len(name) > 100:
         raise Refused("a reviewer's name has 1 to 100 characters", "give a name that the others will recognise")
@@ -88,7 +88,7 @@ def add_reviewer(tx: Transaction, name: str, access: Access = Access.annotator, 
 
 def oracle_reviewer(tx: Transaction) -> int:
     """The id of the reviewer in whose name the oracle decides; made when there is none."""
-    return add_reviewer(tx, ORACLE, Access.annotator, ORACLE).id
+    return add_reviewer(tx, ORACLE, Role.annotator, ORACLE).id
 
 
 def names(tx: Transaction) -> set[str]:
@@ -224,4 +224,4 @@ where s.hash = :hash and s.ended_at is null and s.expires_at > now() and r.activ
 
 
 def _read(row: sa.RowMapping | dict[str, Any]) -> Reviewer:
-    return Reviewer(row["id"], row["name"], row["kind"], Access(row["access"]), row["active"], row["paused"])
+    return Reviewer(row["id"], row["name"], row["kind"], Role(row["access"]), row["active"], row["paused"])

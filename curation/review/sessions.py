@@ -9,8 +9,8 @@ import secrets
 import sqlalchemy as sa
 from itsdangerous import BadData, URLSafeTimedSerializer
 
-from curation.database import Transaction
-from curation.tables import sessions, sign_in_tokens
+from curation.db.engine import Transaction
+from curation.db.tables import sessions, sign_in_tokens
 
 
 class SessionCookies:

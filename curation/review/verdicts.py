@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from curation.database import Transaction
+from curation.datasets.samples import add_samples, samples_of, withdraw_sample_of
+from curation.db.engine import Transaction
 from curation.domain import CandidateState, Verdict
 from curation.errors import NotFound
-from curation.samples import add_samples, samples_of, withdraw_sample_of
 
 AFTER: Final = {
     Verdict.accept: CandidateState.accepted,

@@ -9,18 +9,23 @@ from pathlib import Path
 from curation import __version__
 from curation.domain import Progress, canonical_json, content_id
 from curation.errors import Refused
-from curation.layers import visible_hash
+from curation.images.codec import visible_hash
 from curation.ports import RGBA, Report
-from curation.scenes.easel import Easel
-from curation.scenes.hand import Hand
+from curation.scenes.layer_source import SceneGenerator
 from curation.scenes.manifest import LAYERED, KeptStep, Manifest, begun, intact, read_manifest, write_manifest
 from curation.scenes.planning import Step, plan
+from curation.scenes.renderer import SceneRenderer
 from curation.scenes.scene import Scene
 from curation.scenes.sizes import read_size
 
 
 def draw_scene(
-    scene: Scene, pictures: Mapping[Path, RGBA], hand: Hand | None, folder: Path, report: Report, force: bool = False
+    scene: Scene,
+    pictures: Mapping[Path, RGBA],
+    hand: SceneGenerator | None,
+    folder: Path,
+    report: Report,
+    force: bool = False,
 ) -> Manifest:
     """Draw what of a scene is not in the folder yet, and return the account of all of it.
 
@@ -48,7 +53,7 @@ def draw_scene(
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(folder, drawn)
     _clear(folder, before, drawn)
-    easel = Easel(scene, pictures, hand, folder, size)
+    easel = SceneRenderer(scene, pictures, hand, folder, size)
     for layer in drawn.layers:
         easel.take(layer)
     report(Progress("drawing", len(kept), len(steps)))
@@ -76,7 +81,9 @@ def _free(folder: Path) -> bool:
     return folder.is_dir() and all(path.name in begun(folder) for path in folder.iterdir())
 
 
-def _size(scene: Scene, pictures: Mapping[Path, RGBA], hand: Hand | None, before: Manifest | None) -> tuple[int, int]:
+def _size(
+    scene: Scene, pictures: Mapping[Path, RGBA], hand: SceneGenerator | None, before: Manifest | None
+) -> tuple[int, int]:
     """The canvas: as the scene asks, or as the checkpoint draws, or as large as the background's own file."""
     size, aspect = read_size(scene.size)
     if size is None and hand is not None:
@@ -92,7 +99,11 @@ def _size(scene: Scene, pictures: Mapping[Path, RGBA], hand: Hand | None, before
 
 
 def _keys(
-    scene: Scene, steps: Sequence[Step], pictures: Mapping[Path, RGBA], hand: Hand | None, size: tuple[int, int]
+    scene: Scene,
+    steps: Sequence[Step],
+    pictures: Mapping[Path, RGBA],
+    hand: SceneGenerator | None,
+    size: tuple[int, int],
 ) -> list[str]:
     """A hash for each step of all that decides what it leaves, the steps before it included."""
     hashes = {path: visible_hash(rgba) for path, rgba in pictures.items()}

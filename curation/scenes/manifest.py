@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from curation.errors import Corrupt
-from curation.objects import sha256_of, sync
+from curation.object_store import sha256_of, sync
 
 MANIFEST = "manifest.json"
 LAYERED: Final = {"psd": "scene.psd", "ora": "scene.ora", "tiff": "scene.tiff"}

@@ -10,7 +10,7 @@ from curation.domain import DrawRequest, Prompt
 from curation.scenes.scene import Scene, SceneLayer
 
 
-class Way(StrEnum):
+class StepKind(StrEnum):
     """How a step comes by its layers."""
 
     given = "given"  # a file or a colour of the user's: nothing is drawn
@@ -26,7 +26,7 @@ class Step:
     `given` are the places of the layers that the drawn ones are to fit; for a layer over others all below it.
     """
 
-    way: Way
+    way: StepKind
     places: Sequence[int]
     request: DrawRequest | None = None
     given: Sequence[int] = ()
@@ -37,23 +37,23 @@ def plan(scene: Scene) -> Sequence[Step]:
     layers, steps = scene.layers, []
     last = _last_drawn(scene)
     if not scene.background.drawn:
-        steps.append(Step(Way.given, [0]))
+        steps.append(Step(StepKind.given, [0]))
     elif layers[0].file is None:
         texts = [str(layers[0].prompt), str(scene.background.prompt)]
         whole = scene.whole if last == 1 and scene.whole else ", ".join(texts)
-        steps.append(Step(Way.together, [0, 1], DrawRequest(Prompt(whole, *texts), layers[0].seed)))
+        steps.append(Step(StepKind.together, [0, 1], DrawRequest(Prompt(whole, *texts), layers[0].seed)))
     else:
         steps.append(_background_under(scene, last))
     for place in range(1 + len(steps[-1].places[1:]), len(layers) + 1):
         layer = layers[place - 1]
         if layer.file is not None:
-            steps.append(Step(Way.given, [place]))
+            steps.append(Step(StepKind.given, [place]))
             continue
         below = _said([*reversed(layers[: place - 1])], scene.background.prompt)
         text = ", ".join(filter(None, [layer.prompt, below]))
         whole = scene.whole if place == last and scene.whole else text
         request = DrawRequest(Prompt(whole, layer.prompt, below), layer.seed)
-        steps.append(Step(Way.over, [place], request, range(place)))
+        steps.append(Step(StepKind.over, [place], request, range(place)))
     return steps
 
 
@@ -64,7 +64,7 @@ def _background_under(scene: Scene, last: int) -> Step:
     text = ", ".join(filter(None, [above, scene.background.prompt]))
     whole = scene.whole if last == 0 and scene.whole else text
     request = DrawRequest(Prompt(whole, above, scene.background.prompt), scene.seed)
-    return Step(Way.under, [0], request, range(1, leading + 1))
+    return Step(StepKind.under, [0], request, range(1, leading + 1))
 
 
 def _last_drawn(scene: Scene) -> int:

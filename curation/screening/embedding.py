@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from curation.domain import LayerRole, Prompt
 from curation.errors import Refused
-from curation.ports import RGBA, Embedder, Layers, Seen
+from curation.ports import RGBA, Embedder, EmbeddingResult, Layers
 
 Plane = NDArray[np.float32]
 
@@ -38,9 +38,9 @@ class Gradients:
     source = SOURCE
     measures: Sequence[str] = ()
 
-    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[Seen]:
+    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
         """Each candidate's NUMBERS numbers, in order; the prompts are not looked at."""
-        return [Seen(_embed(*pictures(one)), {}) for one, _ in zip(drawn, prompts, strict=True)]
+        return [EmbeddingResult(_embed(*pictures(one)), {}) for one, _ in zip(drawn, prompts, strict=True)]
 
 
 OWN: Final[Embedder] = Gradients()

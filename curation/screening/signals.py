@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from curation.images.layer_masks import Measured, border_of
 from curation.ports import RGBA
-from curation.screening.colour import ciede2000, lab
-from curation.screening.measured import Measured, border_of
+from curation.screening.color import ciede2000, lab
 
 
 @dataclass(frozen=True)

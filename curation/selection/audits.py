@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from curation.database import Transaction
+from curation.db.engine import Transaction
 from curation.domain import Verdict
-from curation.selection import bounds
+from curation.statistics import bounds
 
 IS_BEYOND: Final = """k.candidate_id = c.id and k.head_id = :head
         and case when :below then k.chance < cast(:threshold as real) else k.chance >= cast(:threshold as real) end"""

@@ -24,16 +24,17 @@ from typing import Any, Final, Literal
 import numpy as np
 import sqlalchemy as sa
 
-from curation.database import Transaction
+from curation.db.engine import Transaction
+from curation.db.tables import gates, rounds
 from curation.domain import Kind, Verdict
 from curation.review.reviewers import MACHINE
 from curation.review.verdicts import UPHELD
-from curation.selection import bounds, machine
+from curation.rounds.policies import Mixed
+from curation.selection import auto_reviewer
+from curation.selection.acceptance_model_store import JUDGING, StoredModel, find_head
 from curation.selection.audits import IS_BEYOND, read_audit
-from curation.selection.coins import AUDIT_COIN
-from curation.selection.heads import JUDGING, KeptHead, find_head
-from curation.selection.policies import Mixed
-from curation.tables import gates, rounds
+from curation.selection.hash_buckets import AUDIT_COIN
+from curation.statistics import bounds
 
 log = logging.getLogger("layerloop.selection")
 
@@ -83,7 +84,7 @@ def look_at(
     )
 
 
-def head_of(tx: Transaction, number: int) -> KeptHead | None:
+def head_of(tx: Transaction, number: int) -> StoredModel | None:
     """The head whose gate stands in a round, None where none does."""
     found = _standing(tx, number)
     if not found:
@@ -92,7 +93,7 @@ def head_of(tx: Transaction, number: int) -> KeptHead | None:
     return find_head(tx, kind, str(found[0]["head_id"]))
 
 
-def pass_gates(tx: Transaction, number: int, policy: Mixed, r: float, kept: KeptHead) -> int:
+def pass_gates(tx: Transaction, number: int, policy: Mixed, r: float, kept: StoredModel) -> int:
     """Look where a look is due, and let the machine decide what a gate that stands allows; returns how many it did.
 
     r: the random slice's share. The round's candidates are scored by `kept`.
@@ -180,7 +181,7 @@ def close_contradicted(tx: Transaction, number: int) -> int:
     return closed
 
 
-def _take_look(tx: Transaction, number: int, verdict: Decided, budget: float, kept: KeptHead) -> None:
+def _take_look(tx: Transaction, number: int, verdict: Decided, budget: float, kept: StoredModel) -> None:
     before = [one for one in list_gates(tx, number) if one["verdict"] == verdict]
     if any(one["closed_at"] for one in before):
         return
@@ -225,7 +226,9 @@ def _apply(tx: Transaction, number: int, gate: dict[str, Any], r: float, audit: 
     lost = f"at most {100 * figures['lost']['high']:.2g} % of the acceptable are lost"
     wrong = f"at most {100 * figures['wrong']['high']:.2g} % of these are wrong"
     told = lost if gate["verdict"] == Verdict.reject else wrong
-    return machine.decide_all(tx, ids, Verdict(gate["verdict"]), f"by gate {gate['id']}: {told}, with 95 % confidence")
+    return auto_reviewer.decide_all(
+        tx, ids, Verdict(gate["verdict"]), f"by gate {gate['id']}: {told}, with 95 % confidence"
+    )
 
 
 _JUDGED = sa.text(f"""

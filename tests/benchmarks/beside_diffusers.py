@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from curation.domain import Kind, LayerRole, Sample, Split, TrainingOrder
-from curation.intake.procedural import draw_seed
-from curation.layers import encode_layer, visible_hash
-from curation.manifest import Manifest, Part
-from curation.objects import FolderStore
+from curation.datasets.manifest import Manifest, Part
+from curation.domain import Kind, LayerRole, Sample, Split, TrainingRequest
+from curation.images.codec import encode_layer, visible_hash
+from curation.object_store import FolderStore
+from curation.synthetic.dataset import draw_seed
 from tests.training.pretrained import write_sdxl
-from training.denoiser.training import train_base
-from training.presets.table import find_preset
-from training.transparency.backbone import fit_backbone
+from training.denoiser.train import train_base
+from training.presets.presets import find_preset
+from training.transparency.autoencoder import fit_backbone
 from training.transparency.networks import Transparency
 
 PICTURES = 64
@@ -253,7 +253,7 @@ def _train_ours(plan: Plan) -> None:
     backbone = fit_backbone(preset, torch.empty(0))
     times: list[tuple[float, float]] = []
     snapshot = (plan.folder / "snapshot").read_text()
-    order = TrainingOrder("base", "sdxl", snapshot, None, None, 0, plan.steps * plan.batch)
+    order = TrainingRequest("base", "sdxl", snapshot, None, None, 0, plan.steps * plan.batch)
 
     def note(progress: object) -> None:
         if getattr(progress, "stage", "") == "base" and getattr(progress, "done", 0):

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from curation.review.consensus import SURE
-from curation.review.dawid_skene import Fit, Skill, Vote, fit_skills
+from curation.statistics.dawid_skene import Fit, Skill, Vote, fit_skills
 
 SOUND: Final = 0.2
 GOLD: Final = 30

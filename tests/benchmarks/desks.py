@@ -30,14 +30,14 @@ from typing import Any
 import httpx
 import sqlalchemy as sa
 
-from curation.adapters.label_studio import LabelStudioDesk
+from curation.adapters.label_studio import LabelStudioBackend
 from curation.adapters.label_studio_view import as_result, configuration
-from curation.database import Database
-from curation.desk import boards
-from curation.desk.exchange import Exchange
-from curation.desk.previews import Previews
+from curation.db.engine import Database
 from curation.domain import Kind, RejectReason, Verdict
-from curation.label_studio_server import CACHE, LabelStudioServer, label_studio
+from curation.labeling import projects
+from curation.labeling.previews import Previews
+from curation.labeling.sync import LabelingSync
+from curation.runtime.label_studio_server import CACHE, LabelStudioServer, label_studio
 from tests.benchmarks import review_queue as ours
 
 BOTH = (as_result(Verdict.accept), as_result(Verdict.reject, [RejectReason.halo]))
@@ -66,14 +66,16 @@ def measure_there(postgres: str, studio: LabelStudioServer, tasks: int, clients:
     with ours._database(postgres) as address:
         database = Database(address)
         ours._fill(database, tasks, clients)
-        desk = LabelStudioDesk(studio.address, studio.token)
-        exchange = Exchange(database, desk, "bench", Previews("secret", "http://127.0.0.1:1").address, tasks, pause=0)
+        desk = LabelStudioBackend(studio.address, studio.token)
+        exchange = LabelingSync(
+            database, desk, "bench", Previews("secret", "http://127.0.0.1:1").address, tasks, pause=0
+        )
         began = time.monotonic()
         while exchange.put_up(1):
             pass
         put_up = time.monotonic() - began
         with database.transaction() as tx:
-            [board] = boards.open_boards(tx, desk.address)
+            [board] = projects.open_boards(tx, desk.address)
         exchange.collect()
         people = [_person(studio, f"person{number}@example.org") for number in range(clients)]
         project, each = int(board.number or 0), max(1, min(decisions, tasks // 2) // clients)
@@ -116,9 +118,9 @@ def carry(postgres: str, studio: LabelStudioServer, count: int) -> dict[str, flo
     with ours._database(postgres) as address:
         database = Database(address)
         ours._fill(database, count, 1)
-        desk = LabelStudioDesk(studio.address, studio.token)
+        desk = LabelStudioBackend(studio.address, studio.token)
         here, moved = (Previews("secret", f"http://127.0.0.1:{port}").address for port in (1, 2))
-        exchange = Exchange(database, desk, "bench", here, count, pause=0)
+        exchange = LabelingSync(database, desk, "bench", here, count, pause=0)
         timed("put_up", lambda: all(iter(lambda: exchange.put_up(1), {})))
         elsewhere = replace(exchange, address=moved)
         timed("renew", lambda: (elsewhere.collect(everything=True), all(iter(lambda: elsewhere.put_up(1), {}))))

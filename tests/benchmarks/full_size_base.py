@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from curation.domain import TrainingOrder
+from curation.domain import TrainingRequest
 from curation.errors import Refused
-from curation.objects import FolderStore
+from curation.object_store import FolderStore
 from tests.benchmarks.training_rate import Ticks, freeze_shapes
 from tests.training.pretrained import write_sdxl
-from training.denoiser.learnt import add_adapter
-from training.denoiser.training import train_base
+from training.denoiser.finetuned_weights import add_adapter
+from training.denoiser.train import train_base
 from training.presets.preset import Preset
-from training.presets.table import find_preset
+from training.presets.presets import find_preset
 from training.pretrained.architectures import KNOWN, build_part
-from training.transparency.backbone import fit_backbone
+from training.transparency.autoencoder import fit_backbone
 from training.transparency.networks import Transparency
 
 DENSE_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -145,7 +145,7 @@ def _measure(preset: Preset, folder: Path) -> tuple[float, int]:
         torch.cuda.reset_peak_memory_stats()
     backbone = fit_backbone(preset, torch.empty(0))
     networks = Transparency(preset).eval().requires_grad_(requires_grad=False)
-    order = TrainingOrder("base", "sdxl", snapshot, None, None, 0, total)
+    order = TrainingRequest("base", "sdxl", snapshot, None, None, 0, total)
     with tempfile.TemporaryDirectory(dir=folder) as run:
         try:
             train_base(order, preset, store, Path(run) / "run", report, backbone, networks, None)

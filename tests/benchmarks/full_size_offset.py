@@ -18,16 +18,16 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from curation.domain import Split, TrainingOrder
-from curation.objects import FolderStore
+from curation.domain import Split, TrainingRequest
+from curation.object_store import FolderStore
 from tests.benchmarks.training_rate import Ticks, freeze_shapes
 from tests.training.pretrained import make_vae
-from training.data.pictures import load_split
+from training.data.dataset import load_split
 from training.presets.preset import Preset
-from training.presets.table import find_preset
+from training.presets.presets import find_preset
 from training.pretrained.architectures import KNOWN
-from training.transparency.backbone import Backbone, fit_backbone
-from training.transparency.training import train_transparency
+from training.transparency.autoencoder import Autoencoder, fit_backbone
+from training.transparency.train import train_transparency
 
 STEPS, WARM = 30, 10
 PUBLIC_STEPS, PUBLIC_WARM = 12, 4
@@ -57,7 +57,7 @@ def main() -> None:
         print(f"{chip}: {preset.image_size} px, batch {given.batch}, bf16, without a discriminator", flush=True)
         backbone = fit_backbone(preset, torch.empty(0))
         ticks = Ticks("transparency")
-        order = TrainingOrder("transparency", "sdxl", snapshot, None, None, 0, STEPS * given.batch)
+        order = TrainingRequest("transparency", "sdxl", snapshot, None, None, 0, STEPS * given.batch)
         train_transparency(order, preset, store, folder / "run", ticks, backbone, None)
         most = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
         print(f"ours, reading and padding included: {ticks.rate(WARM * given.batch):.2f} images/s, {most:.1f} GiB")
@@ -84,7 +84,7 @@ def _preset(model: Path, side: int, batch: int) -> Preset:
     return find_preset("sdxl", changes)
 
 
-def _rate_public(preset: Preset, backbone: Backbone, rgba_B4HW: Tensor, *, padding: bool) -> float:
+def _rate_public(preset: Preset, backbone: Autoencoder, rgba_B4HW: Tensor, *, padding: bool) -> float:
     """Images a second of a plain loop: offset scale 300, reconstruction and identity, AdamW."""
     from lib_layerdiffuse.vae import (  # type: ignore[import-not-found]
         LatentTransparencyOffsetEncoder,

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from curation import schema
 from curation.adapters import embedded_postgres
-from curation.database import Database
-from curation.intake import seeds
-from curation.intake.procedural import draw_seed
-from curation.objects import FolderStore
-from curation.screening import fingerprints, signals
+from curation.db import schema
+from curation.db.engine import Database
+from curation.images import perceptual_hash
+from curation.ingest import seed_import
+from curation.object_store import FolderStore
+from curation.screening import signals
+from curation.synthetic.dataset import draw_seed
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def _import(home: Path, folder: Path, workers: int) -> float:
     database = Database(embedded_postgres.start(home / "postgres"))
     try:
         schema.migrate(database)
-        told = seeds.import_seeds(database, FolderStore(home / "objects"), folder, workers=workers)
+        told = seed_import.import_seeds(database, FolderStore(home / "objects"), folder, workers=workers)
         return told.files / told.seconds
     finally:
         database.close()
@@ -67,7 +68,7 @@ def _screen(files: list[Path], side: int) -> float:
     begun = time.perf_counter()
     for rgba in pictures:
         signals.measure(rgba)
-        fingerprints.fingerprint(rgba)
+        perceptual_hash.fingerprint(rgba)
     return len(pictures) / (time.perf_counter() - begun)
 
 

@@ -28,18 +28,18 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from curation import schema
 from curation.adapters import embedded_postgres
-from curation.database import Database
+from curation.db import schema
+from curation.db.engine import Database
 from curation.errors import LayerloopError
-from curation.intake.examination import Outcome
-from curation.intake.seeds import import_seeds
-from curation.objects import FolderStore
+from curation.ingest.inspection import Outcome
+from curation.ingest.seed_import import import_seeds
+from curation.object_store import FolderStore
 from curation.ports import ObjectStore
 from curation.scenes.scene import read_scene
 from tests.image_files import P3, chromaticities, coded, gamma, make_ios_png, make_png, profile, profile_chunk, saved
 from tests.making import picture
-from training.files import read_header as read_weights_header
+from training.external_weights import read_header as read_weights_header
 
 TAKEN = {Outcome.accept, Outcome.accept_strip, Outcome.accept_warn, Outcome.review, Outcome.duplicate}
 GOOD = 4

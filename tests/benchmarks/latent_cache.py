@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from curation.domain import LayerRole, Split
-from curation.layers import encode_layer
-from curation.objects import FolderStore
-from training.data.pictures import Pictures, load_split, prefetch
-from training.data.shards import RUN, Shards, key_of
+from curation.images.codec import encode_layer
+from curation.object_store import FolderStore
+from training.data.dataset import LayerDataset, load_split, prefetch
+from training.data.tensor_cache import RUN, ShardedTensorCache, key_of
 from training.denoiser.cache import LatentCache, latent_identity
-from training.presets.table import find_preset
-from training.transparency.backbone import fit_backbone
-from training.transparency.coding import adjusted_posterior
+from training.presets.presets import find_preset
+from training.transparency.autoencoder import fit_backbone
+from training.transparency.codec import adjusted_posterior
 from training.transparency.networks import Transparency
 from training.transparency.padding import on_grey
 
@@ -76,7 +76,7 @@ def print_scans(folder: Path, count: int) -> None:
     """To learn which of so many entries are there."""
     keys = [key_of(number) for number in range(count)]
     row = torch.randn(RUN, 4, 8, 8)
-    shards = Shards(folder / "shards")
+    shards = ShardedTensorCache(folder / "shards")
     for start in range(0, count, RUN):
         some = keys[start : start + RUN]
         shards.put(some, halves(row, len(some)))
@@ -87,7 +87,7 @@ def print_scans(folder: Path, count: int) -> None:
         np.savez(files / f"{key.hex()}.npz", mean=array, std=array)
 
     def ours() -> None:
-        fresh = Shards(folder / "shards")
+        fresh = ShardedTensorCache(folder / "shards")
         assert all(key in fresh for key in keys)
 
     def per_file() -> None:
@@ -108,10 +108,10 @@ def print_reads(folder: Path, count: int) -> None:
     rng = random.Random(0)
     wanted = [rng.randrange(count) for _ in range(READS)]
     values = torch.randn(RUN, 4, 128, 128).half()
-    shards = Shards(folder / "shards")
+    shards = ShardedTensorCache(folder / "shards")
     runs = [keys[start : start + RUN] for start in range(0, count, RUN)]
     rate("writing, SDXL's size: shards", count, timed(lambda: [shards.put(r, halves(values, len(r))) for r in runs]))
-    fresh = Shards(folder / "shards")
+    fresh = ShardedTensorCache(folder / "shards")
     batches = [[keys[place] for place in wanted[start : start + 8]] for start in range(0, READS, 8)]
     rate(
         "random reads in batches of 8: shards, first pass (sums checked)",
@@ -208,7 +208,7 @@ def print_decoding(folder: Path) -> None:
         small = rng.integers(0, 256, (75, 57, 4), np.uint8)
         noise[...] = np.kron(small, np.ones((16, 16, 1), np.uint8))[:1200, :900]
         samples.append(replace(sample, layers={LayerRole.foreground: store.put(encode_layer(noise))}))
-    pictures = Pictures(store, samples, 1024, in_memory=False)
+    pictures = LayerDataset(store, samples, 1024, in_memory=False)
     rate("decoding at 1,024 px, in the loop", 24, timed(lambda: [pictures[place] for place in range(24)]), "pictures/s")
     for workers in (1, 2, 4):
         batches = [range(start, start + 4) for start in range(0, 24, 4)]

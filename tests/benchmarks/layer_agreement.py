@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, TrainingOrder
-from curation.intake.procedural_pairs import shows_pair
-from curation.layers import encode_layer
-from curation.objects import FolderStore
+from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, TrainingRequest
+from curation.images.codec import encode_layer
+from curation.object_store import FolderStore
 from curation.ports import PLAIN, RGBA, DrawOptions, ObjectStore
+from curation.synthetic.pair_dataset import shows_pair
 from tests.training.composed import compose, freeze_pairs
 from training.generate import open_generator
-from training.measures.lights import SOLID, correlation, lights_of
-from training.presets.table import find_preset
-from training.sheets import draw_sheet
+from training.metrics.lighting import SOLID, correlation, lights_of
+from training.presets.presets import find_preset
+from training.sample_grid import draw_sheet
 from training.train import train
 
 SHOWN = 8  # pairs on a sheet
@@ -101,15 +101,15 @@ def _train(
             spent = f"{time.perf_counter() - wall:6.0f} s, {time.process_time() - cpu:6.0f} CPU-s"
             print(f"{progress.stage:<14} {progress.total:7} {spent}", flush=True)
 
-    order = TrainingOrder("pairs", preset, snapshot, None, None, 0, images, changes)
+    order = TrainingRequest("pairs", preset, snapshot, None, None, 0, images, changes)
     return train(order, store, run, report)
 
 
 def tell_pairs(name: str, prompts: Sequence[Prompt], drawn: Sequence[Mapping[LayerRole, RGBA]]) -> None:
     """A row: what the pairs show of their texts, and how far their layers are from one light and one ground line.
 
-    r is of how bright both layers are (training.measures.lights); gaps are medians, in levels and in a hundredth of the
-    height (curation.intake.procedural_pairs).
+    r is of how bright both layers are (training.metrics.lighting); gaps are medians, in levels and in a hundredth of the
+    height (curation.synthetic.pair_dataset).
     """
     both = [(layers[LayerRole.foreground], layers[LayerRole.background]) for layers in drawn]
     agreed = [shows_pair(*pair, prompt) for pair, prompt in zip(both, prompts, strict=True)]

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.denoiser.builtin import BuiltinDenoiser
 from training.denoiser.denoiser import Conditions, Denoiser
-from training.denoiser.own import OwnDenoiser
 from training.denoiser.stable_diffusion import StableDiffusion
-from training.layering.layered import LayeredDenoiser, new_layers
+from training.layers.model import LayeredDenoiser, new_layers
 from training.presets.preset import Preset
-from training.presets.table import find_preset
+from training.presets.presets import find_preset
 from training.pretrained.architectures import build_part
 from training.pretrained.families import find_family
 
@@ -97,7 +97,7 @@ def build(preset: Preset, device: torch.device) -> LayeredDenoiser:
     """Random weights of the right sizes, made on the device; on a GPU in half precision."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with torch.device(device):
-        denoiser: Denoiser = OwnDenoiser(preset) if preset.family is None else _Outline(preset)
+        denoiser: Denoiser = BuiltinDenoiser(preset) if preset.family is None else _Outline(preset)
         layered = new_layers(preset, denoiser)
     return layered.to(dtype).eval()
 
@@ -113,7 +113,7 @@ class _Outline(StableDiffusion):
 
 
 def _told(denoiser: Denoiser, rows: int, device: torch.device) -> Conditions:
-    if isinstance(denoiser, OwnDenoiser):
+    if isinstance(denoiser, BuiltinDenoiser):
         return denoiser.encode(["a red circle"] * rows)
     assert isinstance(denoiser, _Outline)
     config = denoiser.unet.config

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from curation.domain import Checkpoint, Progress, TrainingOrder
-from curation.objects import FolderStore
+from curation.domain import Checkpoint, Progress, TrainingRequest
+from curation.object_store import FolderStore
 from tests.benchmarks.offset_ablation import SEEDS, freeze_folder
 from training.train import train
 
@@ -30,7 +30,7 @@ def main() -> None:
     changes = dict(cell.split("=", 1) for cell in given.set)
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as name:
         store = FolderStore(Path(name) / "objects")
-        order = TrainingOrder("whole", given.preset, freeze_folder(store, given.pictures), None, None, 0, 0, changes)
+        order = TrainingRequest("whole", given.preset, freeze_folder(store, given.pictures), None, None, 0, 0, changes)
         begun = time.perf_counter()
         checkpoint = train(order, store, Path(name) / "run", _Teller())
         _show(checkpoint, store, given.sheets / f"{given.preset}.png", time.perf_counter() - begun)

@@ -15,9 +15,9 @@ import time
 import numpy as np
 import sqlalchemy as sa
 
-from curation.database import Database, Transaction
-from curation.review.nearest import nearest_sample
-from curation.screening.fingerprints import bands_of
+from curation.db.engine import Database, Transaction
+from curation.images.perceptual_hash import bands_of
+from curation.review.similar_samples import nearest_sample
 from tests.benchmarks.review_queue import _database, _server
 
 

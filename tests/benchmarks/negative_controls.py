@@ -19,22 +19,22 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, mse_loss
 from torch.optim import AdamW
 
-from curation.domain import Split, TrainingOrder, Verdict
-from curation.intake.procedural import draw_seed, shows_prompt
-from curation.objects import FolderStore
-from curation.screening.oracle import Oracle, fit_to_snapshot
+from curation.domain import Split, TrainingRequest, Verdict
+from curation.object_store import FolderStore
+from curation.screening.rule_reviewer import RuleReviewer, fit_to_snapshot
+from curation.synthetic.dataset import draw_seed, shows_prompt
 from tests.benchmarks.offset_ablation import freeze_folder
-from training.course.runs import generator_at
-from training.data.pictures import Pictures, load_split
-from training.denoiser.own import OwnDenoiser
-from training.measures.blends import psnr_of
-from training.parts import Parts, open_parts
+from training.checkpoint import LoadedCheckpoint, open_parts
+from training.data.dataset import LayerDataset, load_split
+from training.denoiser.builtin import BuiltinDenoiser
+from training.engine.resume import generator_at
+from training.metrics.compositing import psnr_of
 from training.presets.preset import Preset
-from training.presets.table import find_preset
-from training.sheets import draw_sheet, pixels
+from training.presets.presets import find_preset
+from training.sample_grid import draw_sheet, pixels
 from training.train import train
-from training.transparency.backbone import LinearBackbone
-from training.transparency.coding import adjust, decode_rgba
+from training.transparency.autoencoder import LinearAutoencoder
+from training.transparency.codec import adjust, decode_rgba
 from training.transparency.padding import on_grey, pad_colours
 
 LEVELS = (99, 299, 499, 699, 899)  # noise levels at which a base is measured
@@ -47,13 +47,13 @@ class Way:
     name: str
     encode: Callable[[Tensor], Tensor]  # straight RGBA in [0, 1] to latents
     decode: Callable[[Tensor], Tensor]
-    base: OwnDenoiser
+    base: BuiltinDenoiser
 
 
 class WiderAutoencoder(nn.Module):
     """Control (b): the linear autoencoder with a fourth channel, whose new weights are 0 and whose alpha starts at 1."""
 
-    def __init__(self, backbone: LinearBackbone) -> None:
+    def __init__(self, backbone: LinearAutoencoder) -> None:
         super().__init__()
         self.stride = backbone.stride
         rows = (-1, 3, self.stride, self.stride)
@@ -88,7 +88,7 @@ def main() -> None:
         draw_seed(Path(folder) / "seeds", 1_500)
         snapshot = freeze_folder(store, Path(folder) / "seeds")
         learnt, heldout = (load_split(store, snapshot, s, preset.image_size) for s in (Split.train, Split.heldout))
-        order = TrainingOrder("transparency", "tiny", snapshot, None, None, 0, given.offset_images, {"threads": "1"})
+        order = TrainingRequest("transparency", "tiny", snapshot, None, None, 0, given.offset_images, {"threads": "1"})
         parts = open_parts(train(order, store, Path(folder) / "run", lambda _: None), store)
         plain = plain_way(preset, parts)
         plain.base.measure(encode_all(plain, learnt))
@@ -101,14 +101,14 @@ def main() -> None:
         compare(plain, ways, fit_to_snapshot(store, snapshot), learnt, heldout, preset, given)
 
 
-def plain_way(preset: Preset, parts: Parts) -> Way:
+def plain_way(preset: Preset, parts: LoadedCheckpoint) -> Way:
     """Where all begin: pictures on grey, a base of their latents, and no alpha."""
     torch.manual_seed(0)
     encode, decode = (lambda rgba: parts.backbone.encode(grey(rgba))[0]), parts.backbone.decode
-    return Way("base on plain latents", encode, decode, OwnDenoiser(preset))
+    return Way("base on plain latents", encode, decode, BuiltinDenoiser(preset))
 
 
-def ours(parts: Parts, plain: Way) -> Way:
+def ours(parts: LoadedCheckpoint, plain: Way) -> Way:
     """Latent transparency."""
 
     def encode(rgba_B4HW: Tensor) -> Tensor:
@@ -118,13 +118,13 @@ def ours(parts: Parts, plain: Way) -> Way:
     return Way("ours", encode, lambda latent: decode_rgba(parts.backbone, decoder, latent), deepcopy(plain.base))
 
 
-def control_a(preset: Preset, parts: Parts, plain: Way, learnt: Pictures) -> Way:
+def control_a(preset: Preset, parts: LoadedCheckpoint, plain: Way, learnt: LayerDataset) -> Way:
     """Alpha as a grey picture through the same frozen autoencoder, its latent as further channels of the denoiser.
 
     The new weights are 0, and the new channels have zero mean and the spread that the base knows.
     """
     channels = preset.latent_channels
-    base = OwnDenoiser(replace(preset, latent_channels=2 * channels))
+    base = BuiltinDenoiser(replace(preset, latent_channels=2 * channels))
     old, wider = plain.base.state_dict(), base.state_dict()
     for name, tensor in wider.items():
         new = tuple(size - before for size, before in zip(tensor.shape, old[name].shape, strict=True))
@@ -150,9 +150,11 @@ def control_a(preset: Preset, parts: Parts, plain: Way, learnt: Pictures) -> Way
     return Way("(a) alpha channels in the denoiser", encode, decode, base)
 
 
-def control_b(preset: Preset, parts: Parts, plain: Way, learnt: Pictures, given: argparse.Namespace) -> Way:
+def control_b(
+    preset: Preset, parts: LoadedCheckpoint, plain: Way, learnt: LayerDataset, given: argparse.Namespace
+) -> Way:
     """The autoencoder with a fourth channel, all of it tuned on as many RGBA pictures as ours saw."""
-    assert isinstance(parts.backbone, LinearBackbone)
+    assert isinstance(parts.backbone, LinearAutoencoder)
     wider = WiderAutoencoder(parts.backbone)
     optimiser = AdamW(wider.parameters(), lr=preset.transparency_lr, betas=(0.9, 0.99))
     rng = generator_at(0, "wider", 0)
@@ -177,9 +179,9 @@ def control_b(preset: Preset, parts: Parts, plain: Way, learnt: Pictures, given:
 def compare(
     plain: Way,
     ways: Sequence[Way],
-    oracle: Oracle,
-    learnt: Pictures,
-    heldout: Pictures,
+    oracle: RuleReviewer,
+    learnt: LayerDataset,
+    heldout: LayerDataset,
     preset: Preset,
     given: argparse.Namespace,
 ) -> None:
@@ -220,13 +222,13 @@ def compare(
 
 
 @torch.no_grad()
-def encode_all(way: Way, pictures: Pictures) -> Tensor:
+def encode_all(way: Way, pictures: LayerDataset) -> Tensor:
     """Latents of all pictures."""
     rows = [range(start, min(start + 64, len(pictures))) for start in range(0, len(pictures), 64)]
     return torch.cat([way.encode(pictures.take(row)) for row in rows])
 
 
-def tune(way: Way, pictures: Pictures, images: int, preset: Preset) -> None:
+def tune(way: Way, pictures: LayerDataset, images: int, preset: Preset) -> None:
     """Train a way's base on its latents as the product does: v-prediction, dropped captions, a falling rate, its average."""
     clean_NCHW = way.base.normalise(encode_all(way, pictures))
     base, schedule = way.base.train().requires_grad_(True), way.base.schedule()
@@ -256,7 +258,7 @@ def tune(way: Way, pictures: Pictures, images: int, preset: Preset) -> None:
 
 
 @torch.no_grad()
-def noise_mse(way: Way, pictures: Pictures) -> Tensor:
+def noise_mse(way: Way, pictures: LayerDataset) -> Tensor:
     """The base's error on held-out latents, by channel, at fixed noise levels with fixed noise."""
     clean_BCHW, schedule = way.base.normalise(encode_all(way, pictures)), way.base.schedule()
     conditions, errors = way.base.encode(pictures.captions), []

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from curation.domain import Checkpoint, Kind, LayerRole, Progress, Sample, TrainingOrder, split_of
-from curation.layers import encode_layer, visible_hash
-from curation.manifest import Manifest, Part
-from curation.objects import FolderStore
-from training.presets.table import find_preset
+from curation.datasets.manifest import Manifest, Part
+from curation.domain import Checkpoint, Kind, LayerRole, Progress, Sample, TrainingRequest, split_of
+from curation.images.codec import encode_layer, visible_hash
+from curation.object_store import FolderStore
+from training.presets.presets import find_preset
 from training.train import train
 
 PLAIN = {
@@ -85,7 +85,9 @@ def main() -> None:
         print("|---" * (len(FIGURES) + 2) + "|", flush=True)
         for row in chosen:
             changes = {**rows[row], "threads": "1"}
-            order = TrainingOrder("transparency", given.preset, snapshot, None, None, given.seed, given.images, changes)
+            order = TrainingRequest(
+                "transparency", given.preset, snapshot, None, None, given.seed, given.images, changes
+            )
             checkpoint, seconds = _timed(order, store, Path(folder) / str(order.id))
             figures = " | ".join(f"{checkpoint.evaluation[name]:.4g}" for name in FIGURES)
             print(f"| {row} | {seconds:.0f} | {figures} |", flush=True)
@@ -117,7 +119,7 @@ def _own(given: list[str]) -> dict[str, dict[str, str]]:
     return rows
 
 
-def _timed(order: TrainingOrder, store: FolderStore, folder: Path) -> tuple[Checkpoint, float]:
+def _timed(order: TrainingRequest, store: FolderStore, folder: Path) -> tuple[Checkpoint, float]:
     """A training and the CPU-seconds of its images alone: neither the backbone's nor the evaluation's."""
     ticks: list[float] = []
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page
 
-from curation.adapters.label_studio import LabelStudioDesk
-from curation.database import Database
-from curation.desk import boards
-from curation.desk.exchange import Exchange
-from curation.desk.previews import Previews
+from curation.adapters.label_studio import LabelStudioBackend
+from curation.db.engine import Database
 from curation.domain import Prompt
-from curation.label_studio_server import CACHE, OWNER, LabelStudioServer, label_studio
+from curation.labeling import projects
+from curation.labeling.previews import Previews
+from curation.labeling.sync import LabelingSync
 from curation.ports import Layers, ObjectStore
-from curation.rounds import close_round
+from curation.rounds.lifecycle import close_round
+from curation.runtime.label_studio_server import CACHE, OWNER, LabelStudioServer, label_studio
 from tests.making import make_pairs, make_round
 
 BETWEEN_MS = 300
@@ -91,12 +91,12 @@ def _put_up(studio: LabelStudioServer, site: Site) -> tuple[int, int]:
     with site.database.transaction() as tx:
         number = make_round(tx)
         make_pairs(tx, site.store, number, site.drawn)
-    desk = LabelStudioDesk(studio.address, studio.token)
-    exchange = Exchange(site.database, desk, "bench", site.previews.address, len(site.drawn), pause=0)
+    desk = LabelStudioBackend(studio.address, studio.token)
+    exchange = LabelingSync(site.database, desk, "bench", site.previews.address, len(site.drawn), pause=0)
     while exchange.put_up(number):
         pass
     with site.database.transaction() as tx:
-        [board] = boards.open_boards(tx, desk.address, number)
+        [board] = projects.open_boards(tx, desk.address, number)
     desk.close()
     return number, int(board.number or 0)
 

@@ -28,16 +28,16 @@ import numpy as np
 import sqlalchemy as sa
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from curation import leases
-from curation.database import Database
-from curation.desk.previews import Previews
-from curation.domain import Access, LayerRole, Prompt
-from curation.intake.figures import SUBJECTS, draw
-from curation.objects import FolderStore
+from curation.db import leases
+from curation.db.engine import Database
+from curation.db.tables import reviewers
+from curation.domain import LayerRole, Prompt, Role
+from curation.labeling.previews import Previews
+from curation.object_store import FolderStore
 from curation.ports import RGBA
 from curation.review.reviewers import add_reviewer, holder_of, issue_token
 from curation.settings import Settings
-from curation.tables import reviewers
+from curation.synthetic.shapes import SUBJECTS, draw
 from tests.benchmarks.other_page import Site, decide_there, open_studio
 from tests.benchmarks.review_queue import _api, _database, _server
 from tests.making import make_pairs, make_round
@@ -172,7 +172,7 @@ def _people(database: Database) -> Iterator[str]:
         with database.transaction() as tx:
             for number in tx.execute(sa.select(reviewers.c.id)).scalars().all():
                 leases.hand_back(tx, holder_of(number))
-            token = issue_token(tx, add_reviewer(tx, name, Access.annotator), 60)
+            token = issue_token(tx, add_reviewer(tx, name, Role.annotator), 60)
         yield token
 
 

@@ -96,10 +96,10 @@ def measure(name: str) -> None:
         before = psutil.Process().memory_info().rss
         batch = int(changes[f"{stage}_batch"]) * int(changes.get("accumulation", "1"))
         measured = _train(Path(folder) / "run", preset, stage, changes, 3 * batch) - before
-        from curation.domain import TrainingOrder
-        from training.memory import estimate
+        from curation.domain import TrainingRequest
+        from training.memory_estimate import estimate
 
-        order = TrainingOrder(stage, preset, "0" * 64, None, None, 0, 0, changes)
+        order = TrainingRequest(stage, preset, "0" * 64, None, None, 0, 0, changes)
         (computed,) = (row.peak for row in estimate(order, PICTURES) if row.stage == stage)
         print(json.dumps({"computed": computed, "measured": measured}))
 
@@ -108,18 +108,18 @@ def _train(folder: Path, name: str, stage: str, changes: dict[str, str], images:
     """The most bytes that were resident in the loop of a stage."""
     import torch
 
-    from curation.domain import Progress, TrainingOrder
-    from curation.objects import FolderStore
+    from curation.domain import Progress, TrainingRequest
+    from curation.object_store import FolderStore
     from tests.training.conftest import freeze
-    from training.denoiser.training import train_base
-    from training.presets.table import find_preset
-    from training.transparency.backbone import LinearBackbone, load_autoencoder
+    from training.denoiser.train import train_base
+    from training.presets.presets import find_preset
+    from training.transparency.autoencoder import LinearAutoencoder, load_autoencoder
     from training.transparency.networks import Transparency
-    from training.transparency.training import train_transparency
+    from training.transparency.train import train_transparency
 
     preset = find_preset(name, changes | {"threads": "1"})
     store = FolderStore(folder / "objects")
-    order = TrainingOrder(stage, name, freeze(store, range(30)), None, None, 0, images, changes)
+    order = TrainingRequest(stage, name, freeze(store, range(30)), None, None, 0, images, changes)
     torch.set_num_threads(1)
     most = 0
 
@@ -131,7 +131,7 @@ def _train(folder: Path, name: str, stage: str, changes: dict[str, str], images:
             fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
             most = int(fields["VmHWM"].split()[0]) * 1024
 
-    own = LinearBackbone(preset.stride, preset.latent_channels)
+    own = LinearAutoencoder(preset.stride, preset.latent_channels)
     backbone = (load_autoencoder(preset.model) if preset.model else own).requires_grad_(False)
     if stage == "transparency":
         train_transparency(order, preset, store, folder / "run", report, backbone, None)

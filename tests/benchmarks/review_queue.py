@@ -35,11 +35,11 @@ import httpx
 import sqlalchemy as sa
 
 from curation.adapters.pgmq_schema import install_pgmq
-from curation.database import Database
-from curation.domain import Access
+from curation.db.engine import Database
+from curation.db.schema import migrate
+from curation.domain import Role
 from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.reviewers import add_reviewer, issue_token
-from curation.schema import migrate
 from curation.settings import EMBEDDED, Settings
 from tests.servers import postgres
 
@@ -150,7 +150,7 @@ def _fill(database: Database, waiting: int, clients: int, overlap: int = 1, begu
     with database.transaction() as tx:
         for statement in _FILL:
             tx.execute(sa.text(statement), {"n": waiting})
-        reviewers = [add_reviewer(tx, f"reviewer {i}", Access.annotator) for i in range(clients + 1)]
+        reviewers = [add_reviewer(tx, f"reviewer {i}", Role.annotator) for i in range(clients + 1)]
         tokens = [issue_token(tx, reviewer, 60) for reviewer in reviewers]
         if overlap > 1:
             set_consensus(tx, 1, Consensus(Rule.majority, overlap), "benchmark")

@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 
 from curation.domain import LayerRole, Prompt, Verdict
-from curation.intake.figures import choose_subject, draw
-from curation.intake.procedural import shows_prompt
-from curation.layers import decode_layer
+from curation.images.codec import decode_layer
+from curation.images.layer_masks import shrink
 from curation.ports import RGBA
 from curation.screening.embedding import OWN
-from curation.screening.measured import shrink
-from curation.screening.oracle import Oracle
-from curation.screening.refusals import judge
+from curation.screening.rule_reviewer import RuleReviewer
+from curation.screening.rules import judge
 from curation.screening.signals import measure
+from curation.synthetic.dataset import shows_prompt
+from curation.synthetic.shapes import choose_subject, draw
 from tests.planted import draw_candidate, plant_some
 
 STYLES, PROMPTS = 8, 400
@@ -85,7 +85,7 @@ def simulate(count: int, share: float, auc: float, seed: int) -> Pool:
 def replay_figures(count: int) -> Pool:
     """Drawn figures at 64 pixels, nearly all with planted defects, as the oracle judges them."""
     sound = (_subject(np.random.default_rng([1, index])) for index in range(400))
-    return _judge(Oracle.fit(sound), (draw_candidate(7, index, 0.02) for index in range(count)))
+    return _judge(RuleReviewer.fit(sound), (draw_candidate(7, index, 0.02) for index in range(count)))
 
 
 def blind(pool: Pool) -> Pool:
@@ -107,10 +107,10 @@ def replay_folder(folder: Path, count: int) -> Pool:
             rgba, text = images[rng.integers(len(images))]
             yield (rgba if rng.random() < 0.08 else plant_some(rgba, rng)), text
 
-    return _judge(Oracle.fit(images), drawn())
+    return _judge(RuleReviewer.fit(images), drawn())
 
 
-def _judge(oracle: Oracle, drawn: Iterator[tuple[RGBA, str]]) -> Pool:
+def _judge(oracle: RuleReviewer, drawn: Iterator[tuple[RGBA, str]]) -> Pool:
     kept = []
     for rgba, text in drawn:
         signals = measure(rgba)

@@ -34,13 +34,14 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from curation.database import Database
+from curation.db.engine import Database
+from curation.db.schema import migrate
+from curation.db.tables import candidates
 from curation.domain import Kind, Verdict, canonical_json
-from curation.schema import migrate
-from curation.selection import bounds, gates, head
-from curation.selection.choosing import select_candidates
-from curation.selection.heads import fit_head, wants_fit
-from curation.tables import candidates
+from curation.selection import acceptance_model, gates
+from curation.selection.acceptance_model_store import fit_head, wants_fit
+from curation.selection.select import select_candidates
+from curation.statistics import bounds
 from tests.benchmarks.selection_pools import Pool, auc_of, blind, replay_figures, replay_folder, simulate
 from tests.making import fresh_database, named
 from tests.servers import postgres
@@ -124,8 +125,10 @@ def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> di
     held, useful, looks, rejected = 0, 0, 0, []
     for seed in range(repetitions):
         pool = simulate(10_000, share, 0.92, seed=10_000 + seed)
-        told = head.Lesson(pool.signals[:600], pool.vectors[:600], pool.accepted[:600], pool.texts[:600], [1] * 600)
-        fitted, _ = head.fit(told)
+        told = acceptance_model.TrainingRows(
+            pool.signals[:600], pool.vectors[:600], pool.accepted[:600], pool.texts[:600], [1] * 600
+        )
+        fitted, _ = acceptance_model.fit(told)
         chances = fitted.predict(pool.signals, pool.vectors)
         grid = np.quantile(chances, gates.GRID).tolist()
         threshold, last, look = None, 0, 0

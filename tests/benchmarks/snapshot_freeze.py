@@ -8,12 +8,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from curation import schema, snapshots
 from curation.adapters import embedded_postgres
-from curation.database import Database
+from curation.datasets import snapshots
+from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.db import schema
+from curation.db.engine import Database
 from curation.domain import Kind, LayerRole
-from curation.objects import FolderStore
-from curation.samples import NewSample, StoredLayer, add_samples
+from curation.object_store import FolderStore
 
 
 def add(database: Database, first: int, count: int) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from curation.domain import DrawRequest, Kind, LayerRole, Progress, Prompt, Sample, TrainingOrder, split_of
-from curation.intake.procedural import draw_seed
-from curation.layers import encode_layer, visible_hash
-from curation.manifest import Manifest, Part
-from curation.objects import FolderStore
+from curation.datasets.manifest import Manifest, Part
+from curation.domain import DrawRequest, Kind, LayerRole, Progress, Prompt, Sample, TrainingRequest, split_of
+from curation.images.codec import encode_layer, visible_hash
+from curation.object_store import FolderStore
+from curation.synthetic.dataset import draw_seed
 from training.generate import open_generator
 from training.train import train
 
@@ -36,7 +36,7 @@ def main() -> None:
             for ticks in stages.values():
                 ticks(progress)
 
-        order = TrainingOrder("whole", given.preset, snapshot, None, None, 0, given.images)
+        order = TrainingRequest("whole", given.preset, snapshot, None, None, 0, given.images)
         checkpoint = train(order, store, Path(folder) / "run", report)
         for stage, ticks in stages.items():
             print(f"{'training ' + stage:<24} {ticks.rate(0):8.1f} images/s", flush=True)

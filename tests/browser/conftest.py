@@ -12,10 +12,10 @@ from servers import free_port, wait_for
 
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.api.app import create_app
-from curation.database import Database
-from curation.domain import Access
-from curation.house import House
-from curation.objects import FolderStore
+from curation.db.engine import Database
+from curation.domain import Role
+from curation.object_store import FolderStore
+from curation.runtime.context import AppContext
 from curation.settings import Settings
 from tests.browser.reviewing import Site
 from tests.making import make_candidates, make_pairs, make_round, scenes
@@ -25,14 +25,14 @@ from tests.making import make_candidates, make_pairs, make_round, scenes
 def site(database: Database, store: FolderStore, settings: Settings) -> Iterator[Site]:
     """The real application in a thread, on a free port."""
     port = free_port()
-    house = House(
+    context = AppContext(
         settings.model_copy(update={"port": port}), database, store, CeleryQueue(make_app(settings, settings.database))
     )
-    server = uvicorn.Server(uvicorn.Config(create_app(house), host="127.0.0.1", port=port, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(create_app(context), host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for("the application", lambda: server.started)
-    yield Site(house, f"http://127.0.0.1:{port}")
+    yield Site(context, f"http://127.0.0.1:{port}")
     server.should_exit = True
     thread.join(20)
 
@@ -43,13 +43,11 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
-    def open_(
-        name: str | None = "Ada", access: Access = Access.admin, path: str = "/review", **options: object
-    ) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-        context.set_default_timeout(15_000)
-        contexts.append(context)
-        page = context.new_page()
+    def open_(name: str | None = "Ada", access: Role = Role.admin, path: str = "/review", **options: object) -> Page:
+        browser_context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        browser_context.set_default_timeout(15_000)
+        contexts.append(browser_context)
+        page = browser_context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: _note(complaints, message.type, message.text))
         if name is not None:
@@ -60,8 +58,8 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
         return page
 
     yield open_
-    for context in contexts:
-        context.close()
+    for browser_context in contexts:
+        browser_context.close()
     assert complaints == []
 
 

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from curation.database import Database
-from curation.domain import Access
+from curation.db.engine import Database
+from curation.db.tables import candidates, decisions
+from curation.domain import Role
 from curation.errors import NotFound
-from curation.house import House
 from curation.review.reviewers import add_reviewer, find_reviewer, issue_token
-from curation.tables import candidates, decisions
+from curation.runtime.context import AppContext
 
 # Notes, before the page itself hears of a key, which candidate was on the stage when it went down.
 RECORD = """() => {
@@ -38,12 +38,12 @@ OpenPage = Callable[..., Page]
 class Site:
     """A running house, and its people by the address that signs them in."""
 
-    house: House
+    context: AppContext
     address: str
 
-    def sign_in_address(self, name: str, access: Access = Access.annotator) -> str:
+    def sign_in_address(self, name: str, access: Role = Role.annotator) -> str:
         """An address with a token that works once, for somebody who is added when new."""
-        with self.house.database.transaction() as tx:
+        with self.context.database.transaction() as tx:
             try:
                 reviewer = find_reviewer(tx, name)
             except NotFound:

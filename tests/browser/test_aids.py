@@ -11,15 +11,15 @@ import sqlalchemy as sa
 from PIL import Image
 from playwright.sync_api import Page, Worker, expect
 
-from curation.database import Database
+from curation.datasets.duplicates import add_to_index
+from curation.db.engine import Database
+from curation.db.tables import layers
 from curation.domain import LayerRole, Prompt, Verdict
-from curation.layers import decode_layer
-from curation.objects import FolderStore
+from curation.images.codec import decode_layer
+from curation.images.perceptual_hash import fingerprint
+from curation.object_store import FolderStore
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
-from curation.screening.duplicates import add_to_index
-from curation.screening.fingerprints import fingerprint
-from curation.tables import layers
 from tests.browser.reviewing import OpenPage, picture, press, wait_until_shown
 from tests.making import make_pairs, make_round
 

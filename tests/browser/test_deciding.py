@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import expect
 
-from curation.database import Database
-from curation.tables import decisions
+from curation.db.engine import Database
+from curation.db.tables import decisions
 from tests.browser.reviewing import (
     OpenPage,
     Site,

@@ -6,11 +6,11 @@ import sqlalchemy as sa
 from playwright.sync_api import expect
 from servers import wait_for
 
-from curation.database import Database
-from curation.domain import Access
-from curation.objects import FolderStore
+from curation.db.engine import Database
+from curation.db.tables import leases
+from curation.domain import Role
+from curation.object_store import FolderStore
 from curation.review.reviewers import find_reviewer
-from curation.tables import leases
 from tests.browser.reviewing import OpenPage, Site, press, shown, wait_until_sent, wait_until_shown
 from tests.making import make_candidates, make_round
 
@@ -28,7 +28,7 @@ def wait_until_held(database: Database, name: str, count: int) -> None:
 
 
 def test_a_page_that_nobody_acts_on_takes_few(open_page: OpenPage, database: Database, round_id: int) -> None:
-    page = open_page("Ada", Access.annotator)
+    page = open_page("Ada", Role.annotator)
     wait_until_shown(page)
     page.wait_for_load_state("networkidle")
     assert held_by(database, "Ada") == 8
@@ -40,7 +40,7 @@ def test_a_page_that_nobody_acts_on_takes_few(open_page: OpenPage, database: Dat
 
 
 def test_a_page_that_is_left_returns_what_it_had(open_page: OpenPage, database: Database, round_id: int) -> None:
-    ada, grace = open_page("Ada", Access.annotator), open_page("Grace", Access.annotator)
+    ada, grace = open_page("Ada", Role.annotator), open_page("Grace", Role.annotator)
     press(ada, "a")
     wait_until_sent(ada)
     wait_until_held(database, "Ada", 24)
@@ -59,7 +59,7 @@ def test_a_page_that_is_left_returns_what_it_had(open_page: OpenPage, database: 
 def test_closing_a_tab_returns_its_own_and_not_the_other_tabs(
     open_page: OpenPage, database: Database, round_id: int
 ) -> None:
-    first = open_page("Ada", Access.annotator)
+    first = open_page("Ada", Role.annotator)
     seen = wait_until_shown(first)
     second = first.context.new_page()
     second.goto(first.url)
@@ -79,7 +79,7 @@ def test_another_round_on_the_same_page_frees_the_first(
     with database.transaction() as tx:
         other = make_round(tx)
         make_candidates(tx, store, other, 3)
-    page = open_page("Ada", Access.annotator)
+    page = open_page("Ada", Role.annotator)
     press(page, "a")
     wait_until_sent(page)
     wait_until_held(database, "Ada", 24)
@@ -91,7 +91,7 @@ def test_another_round_on_the_same_page_frees_the_first(
 def test_an_idle_page_returns_what_it_had_and_goes_on_when_somebody_is_back(
     open_page: OpenPage, site: Site, database: Database, round_id: int
 ) -> None:
-    page = open_page("Ada", Access.annotator, path="/me")
+    page = open_page("Ada", Role.annotator, path="/me")
     page.clock.install()
     page.goto(f"{site.address}/review")
     first = wait_until_shown(page)
@@ -105,10 +105,10 @@ def test_an_idle_page_returns_what_it_had_and_goes_on_when_somebody_is_back(
 
 def test_engineers_land_on_the_rounds(open_page: OpenPage, site: Site, database: Database, round_id: int) -> None:
     for name, access, lands in (
-        ("Ada", Access.annotator, "/review"),
-        ("Eve", Access.engineer, "/rounds"),
-        ("Tom", Access.trainer, "/rounds"),
-        ("Amy", Access.admin, "/rounds"),
+        ("Ada", Role.annotator, "/review"),
+        ("Eve", Role.engineer, "/rounds"),
+        ("Tom", Role.trainer, "/rounds"),
+        ("Amy", Role.admin, "/rounds"),
     ):
         page = open_page(None, path="/sign-in")
         page.goto(site.sign_in_address(name, access).replace("&next=/review", ""))
@@ -116,7 +116,7 @@ def test_engineers_land_on_the_rounds(open_page: OpenPage, site: Site, database:
         page.goto(site.address)
         page.wait_for_url(f"{site.address}{lands}")
         page.context.close()
-        if access is not Access.annotator:
+        if access is not Role.annotator:
             assert held_by(database, name) == 0
 
 
@@ -125,6 +125,6 @@ def test_what_waits_elsewhere_is_told(
 ) -> None:
     with database.transaction() as tx:
         empty = make_round(tx)
-    page = open_page("Ada", Access.annotator, path=f"/review?round={empty}")
+    page = open_page("Ada", Role.annotator, path=f"/review?round={empty}")
     expect(page.locator("#quiet-title")).to_have_text(f"Nothing waits for you in round {empty}")
     expect(page.locator("#goings-on")).to_contain_text("40 wait for you")

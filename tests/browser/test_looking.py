@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from PIL import Image
 from playwright.sync_api import expect
 
-from curation.database import Database
-from curation.objects import FolderStore
-from curation.tables import candidate_layers, rounds
+from curation.db.engine import Database
+from curation.db.tables import candidate_layers, rounds
+from curation.object_store import FolderStore
 from tests.browser.reviewing import (
     OpenPage,
     press,

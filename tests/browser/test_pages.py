@@ -8,15 +8,15 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import expect
 
-from curation.checkpoints import register_checkpoint
-from curation.database import Database
-from curation.domain import Access, Checkpoint, Verdict
-from curation.objects import FolderStore
+from curation.checkpoints.registry import register_checkpoint
+from curation.datasets.snapshots import freeze
+from curation.db.engine import Database
+from curation.db.tables import prompts, rounds
+from curation.domain import Checkpoint, Role, Verdict
+from curation.object_store import FolderStore
 from curation.review.decisions import decide
+from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer
-from curation.review.trays import take_tray
-from curation.snapshots import freeze
-from curation.tables import prompts, rounds
 from tests.browser.reviewing import OpenPage, Site, barriers
 from tests.making import make_candidates, make_round
 
@@ -44,7 +44,7 @@ def round_id(database: Database, store: FolderStore) -> int:
         tx.execute(sa.update(prompts).values(text=HOSTILE))
         grace = add_reviewer(tx, "Grace")
     with database.transaction() as tx:
-        for turn, card in enumerate(take_tray(tx, grace.id, number, 8, (), 300)):
+        for turn, card in enumerate(claim_items(tx, grace.id, number, 8, (), 300)):
             verdict = Verdict.accept if turn % 2 else Verdict.reject
             decide(tx, grace.id, card.id, verdict, key=uuid.uuid4(), dwell_ms=1_000)
     with database.transaction(one_view=True) as tx:
@@ -100,7 +100,7 @@ def round_state(database: Database, number: int) -> str:
 
 
 def test_annotators_are_shown_what_they_may_read(open_page: OpenPage, site: Site, round_id: int) -> None:
-    page = open_page(name="Grace", access=Access.annotator)
+    page = open_page(name="Grace", access=Role.annotator)
     expect(page.locator("#me")).to_contain_text("annotator")
     assert page.locator("nav a:visible").all_inner_texts() == ["Review", "Rounds"]
     page.goto(f"{site.address}/rounds")

@@ -6,10 +6,10 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Page, expect
 
-from curation import snapshots
-from curation.database import Database
-from curation.objects import FolderStore
-from curation.tables import decisions, samples
+from curation.datasets import snapshots
+from curation.db.engine import Database
+from curation.db.tables import decisions, samples
+from curation.object_store import FolderStore
 from tests.browser.reviewing import OpenPage, Site, picture, press, shown, wait_until_sent, wait_until_shown
 from tests.making import make_pairs, make_round, scenes
 
@@ -176,7 +176,7 @@ def test_the_report_tells_reasons_by_layer_and_how_pairs_measure(
     press(page, "a")
     wait_until_sent(page)
     with database.transaction(one_view=True) as tx:
-        frozen = snapshots.freeze(tx, site.house.store, tag="now", actor="test")
+        frozen = snapshots.freeze(tx, site.context.store, tag="now", actor="test")
     page.goto(f"{site.address}/rounds/{pair_round}")
     expect(page.locator("#reasons")).to_contain_text("background: residue")
     expect(page.locator("#about")).to_contain_text("layer pairs")

@@ -6,11 +6,11 @@ import numpy as np
 import sqlalchemy as sa
 from playwright.sync_api import expect
 
-from curation.database import Database
-from curation.domain import Access, Verdict
-from curation.selection.choosing import select_candidates
-from curation.selection.machine import decide_all
-from curation.tables import gates
+from curation.db.engine import Database
+from curation.db.tables import gates
+from curation.domain import Role, Verdict
+from curation.selection.auto_reviewer import decide_all
+from curation.selection.select import select_candidates
 from tests.browser.reviewing import OpenPage, Site, barriers
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
 
@@ -25,7 +25,7 @@ def test_the_price_of_accepts_stands_on_the_rounds_page(open_page: OpenPage, sit
         select_candidates(tx, number, SOURCE)
         judge_waiting(tx, number, dict(zip(ids, accepts(1, quality).tolist(), strict=True)), most=100)
         assert decide_all(tx, ids, Verdict.reject, "by gate 1") > 100
-    page = open_page(path=f"/rounds/{number}", name="Ada", access=Access.engineer)
+    page = open_page(path=f"/rounds/{number}", name="Ada", access=Role.engineer)
     expect(page.locator("#price tr th")).to_have_text(["likely", "random", "uncertain"])
     expect(page.locator("#next-hour")).to_contain_text("What an hour would bring is told after 10 min of looking")
     expect(page.locator("#stop")).to_contain_text("20 were wanted")
@@ -45,7 +45,7 @@ def test_gates_their_bounds_and_one_that_has_closed_itself_stand_on_the_rounds_p
         number = open_stream(tx, {"kind": "mixed", "share": 0.5, "reject_budget": 0.02}, 10)
         row = {"round_id": number, "head_id": head, "verdict": "reject", "look": 1, "threshold": 0.1}
         tx.execute(sa.insert(gates), row | {"figures": figures})
-    page = open_page(path=f"/rounds/{number}", name="Ada", access=Access.engineer)
+    page = open_page(path=f"/rounds/{number}", name="Ada", access=Role.engineer)
     cells = page.locator("#gates tr > *")
     expect(cells).to_have_text(["1: rejects 35 %open", "≤ 1.2 %of the acceptable lost", "2 %", "0 of 0 wrong"])
     expect(page.locator("#gates-closed")).to_be_hidden()

@@ -6,7 +6,7 @@ import json
 
 from playwright.sync_api import Page, Route, expect
 
-from curation.database import Database
+from curation.db.engine import Database
 from tests.browser.reviewing import (
     OpenPage,
     barriers,

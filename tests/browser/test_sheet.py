@@ -8,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Page, Request, Route, expect
 
-from curation.database import Database
-from curation.domain import Access
-from curation.objects import FolderStore
-from curation.tables import candidates, decisions, leases, samples
+from curation.db.engine import Database
+from curation.db.tables import candidates, decisions, leases, samples
+from curation.domain import Role
+from curation.object_store import FolderStore
 from tests.browser.reviewing import (
     OpenPage,
     Site,
@@ -188,7 +188,7 @@ def test_a_conflict_on_a_sheet_is_told_and_the_others_are_kept(
     with database.transaction() as tx:
         tx.execute(sa.delete(leases).where(leases.c.subject == on_sheet[3]))
         tx.execute(sa.update(candidates).where(candidates.c.id == on_sheet[3]).values(state="waiting", priority=9))
-    other = open_page(name="Grace", access=Access.annotator)
+    other = open_page(name="Grace", access=Role.annotator)
     assert press(other, "a") == on_sheet[3]
     wait_until_sent(other)
     keys(page, "a", "Enter")

@@ -10,14 +10,14 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import expect
 
-from curation.database import Database
-from curation.domain import Access, Rule, Verdict
+from curation.db.engine import Database
+from curation.db.tables import candidates, reviewers
+from curation.domain import Role, Rule, Verdict
 from curation.review.consensus import Consensus, set_consensus
 from curation.review.decisions import decide
-from curation.review.noticing import rejects
 from curation.review.reviewers import add_reviewer
 from curation.screening.defects import DEFECTS
-from curation.tables import candidates, reviewers
+from curation.statistics.psychometric import rejects
 from tests.browser.reviewing import OpenPage, Site, barriers, wait_until_shown
 from tests.history import Past, make_history
 
@@ -50,7 +50,7 @@ def grace(database: Database) -> str:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everybody_sees_their_own_figures(open_page: OpenPage, site: Site, grace: str, scheme: str) -> None:
-    page = open_page(name=grace, access=Access.annotator, path="/rounds", color_scheme=scheme)
+    page = open_page(name=grace, access=Role.annotator, path="/rounds", color_scheme=scheme)
     page.get_by_role("link", name="Grace").click()
     page.wait_for_url("**/me")
     expect(page.locator(".tiles")).to_contain_text("Decisions an hour")
@@ -90,7 +90,7 @@ def test_a_paused_reviewer_is_told_on_the_review_page(
     with database.transaction() as tx:
         add_reviewer(tx, "Grace")
         tx.execute(sa.update(reviewers).values(paused="3 of 14 plain defects were noticed"))
-    page = open_page(name="Grace", access=Access.annotator)
+    page = open_page(name="Grace", access=Role.annotator)
     expect(page.locator("#failure")).to_contain_text("Your reviewing is paused: 3 of 14 plain defects were noticed.")
     expect(page.locator("#failure")).to_contain_text("engineer")
     expect(page.get_by_role("heading", name="Nothing is shown to you for now")).to_be_visible()

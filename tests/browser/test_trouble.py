@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from playwright.sync_api import Page, Route, expect
 from servers import wait_for
 
-from curation.database import Database
-from curation.domain import Access
-from curation.tables import decisions, leases, reviewers
+from curation.db.engine import Database
+from curation.db.tables import decisions, leases, reviewers
+from curation.domain import Role
 from tests.browser.reviewing import (
     OpenPage,
     Site,
@@ -152,7 +152,7 @@ def test_a_conflict_is_told_and_the_page_goes_on(
     with database.transaction() as tx:
         tx.execute(sa.delete(leases))
         tx.execute(sa.text("update candidates set state = 'waiting' where state = 'showing'"))
-    other = open_page(name="Grace", access=Access.annotator)
+    other = open_page(name="Grace", access=Role.annotator)
     wait_until_shown(other)
     for _ in range(40):
         if state_of(database, candidate) in {"accepted", "rejected"}:
@@ -301,7 +301,7 @@ def test_decisions_go_out_under_the_name_of_who_made_them(
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/sign-in**")
     page.unroute("**/api/review/decisions")
-    page.goto(site.sign_in_address("Grace", Access.annotator))
+    page.goto(site.sign_in_address("Grace", Role.annotator))
     page.wait_for_url("**/review")
     wait_until_shown(page)
     wait_until_sent(page)

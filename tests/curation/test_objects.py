@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from curation import objects
+from curation import object_store
 from curation.errors import Corrupt, NotFound
-from curation.objects import FolderStore, sha256_of, write_file
+from curation.object_store import FolderStore, sha256_of, write_file
 
 
 def test_a_name_is_a_folder_of_two_digits_and_a_file_of_the_rest(store):
@@ -29,7 +29,7 @@ def test_nothing_is_left_when_the_disk_is_full(store, monkeypatch):
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(objects.os, "fsync", full)
+    monkeypatch.setattr(object_store.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         store.put(b"some bytes")
     assert [file for file in store.folder.rglob("*") if file.is_file()] == []
@@ -47,15 +47,15 @@ def test_an_object_is_on_the_disk_before_its_name_is(store, monkeypatch):
         real(source, target)
 
     real = os.replace
-    monkeypatch.setattr(objects.os, "fsync", fsync)
-    monkeypatch.setattr(objects.os, "replace", replace)
+    monkeypatch.setattr(object_store.os, "fsync", fsync)
+    monkeypatch.setattr(object_store.os, "replace", replace)
     store.put(b"some bytes")
     assert done == ["bytes", "name", "folder", "folder"]
 
 
 def test_a_second_put_writes_nothing(store, monkeypatch):
     store.put(b"some bytes")
-    monkeypatch.setattr(objects.tempfile, "mkstemp", lambda **_: pytest.fail("it wrote"))
+    monkeypatch.setattr(object_store.tempfile, "mkstemp", lambda **_: pytest.fail("it wrote"))
     store.put(b"some bytes")
 
 
@@ -86,7 +86,7 @@ def test_a_named_file_is_whole_or_as_it_was(tmp_path, monkeypatch, stop):
 
     write_file(tmp_path / "a.png", b"first")
     with monkeypatch.context() as patch:
-        patch.setattr(objects.os, "fsync", stopped)
+        patch.setattr(object_store.os, "fsync", stopped)
         with pytest.raises(type(stop)):
             write_file(tmp_path / "a.png", b"second")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a.png": b"first"}

@@ -9,8 +9,8 @@ import pytest
 
 from curation.adapters import embedded_postgres
 from curation.adapters.postgres_user import SERVER_USER, let_through, server_user
-from curation.doctor import examine, without_credentials
 from curation.errors import LayerloopError
+from curation.runtime.doctor import examine, without_credentials
 from curation.settings import Settings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user for PostgreSQL")

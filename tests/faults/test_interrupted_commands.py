@@ -18,13 +18,13 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from curation.database import Database
+from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.db.engine import Database
+from curation.db.tables import captions, import_files, leases, samples, training_runs
 from curation.domain import LayerRole
-from curation.intake.procedural import draw_seed
-from curation.layers import encode_layer, visible_hash
-from curation.objects import FolderStore
-from curation.samples import NewSample, StoredLayer, add_samples
-from curation.tables import captions, import_files, leases, samples, training_runs
+from curation.images.codec import encode_layer, visible_hash
+from curation.object_store import FolderStore
+from curation.synthetic.dataset import draw_seed
 from tests.making import fresh_database, make_checkpoint, named, picture
 
 ROOT = Path(__file__).resolve().parents[2]

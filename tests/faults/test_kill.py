@@ -15,12 +15,19 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from curation import manifest, snapshots
 from curation.adapters import embedded_postgres
-from curation.database import Database
+from curation.datasets import manifest, snapshots
+from curation.db.engine import Database
+from curation.db.tables import (
+    candidate_layers,
+    candidates,
+    decisions,
+    rounds,
+    samples,
+    training_runs,
+)
 from curation.domain import Verdict
-from curation.objects import FolderStore
-from curation.tables import candidate_layers, candidates, decisions, rounds, samples, training_runs
+from curation.object_store import FolderStore
 
 ROOT = Path(__file__).resolve().parents[2]
 QUOTA, ROUNDS = 48, 2

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 import layerloop
-from curation import snapshots
-from curation.checkpoints import promote, register_checkpoint
-from curation.domain import TrainingOrder
+from curation.checkpoints.registry import promote, register_checkpoint
+from curation.datasets import snapshots
+from curation.domain import TrainingRequest
 from curation.errors import NotFound
-from curation.house import House, open_house
-from curation.intake.seeding import bring_seeds
+from curation.runtime.bootstrap import bring_seeds
+from curation.runtime.context import AppContext, open_context
 from curation.settings import Settings
 from training.train import train
 
@@ -24,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> House:
+def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AppContext:
     """An instance with 20 samples in a snapshot tagged "first", which the environment names."""
     monkeypatch.setenv("LAYERLOOP_HOME", str(settings.home))
     monkeypatch.setenv("LAYERLOOP_DATABASE", settings.database)
-    with open_house(settings) as opened:
+    with open_context(settings) as opened:
         bring_seeds(opened, None, 20, lambda _: None)
         with opened.database.transaction(one_view=True) as tx:
             snapshots.freeze(tx, opened.store, tag="first", actor="test")
@@ -50,7 +50,7 @@ def test_every_public_name_is_importable() -> None:
         _ = layerloop.nothing
 
 
-def test_a_snapshot_opens_by_tag_id_and_as_the_latest(instance: House) -> None:
+def test_a_snapshot_opens_by_tag_id_and_as_the_latest(instance: AppContext) -> None:
     latest = layerloop.open_snapshot("latest")
     assert len(latest) == sum(latest.counts["kind"].values()) == len(list(latest.samples())) == 20
     names = ("first", latest.id, latest.id[:12])
@@ -60,9 +60,9 @@ def test_a_snapshot_opens_by_tag_id_and_as_the_latest(instance: House) -> None:
         layerloop.open_snapshot("second")
 
 
-def test_a_tag_called_latest_goes_before_the_newest(instance: House) -> None:
+def test_a_tag_called_latest_goes_before_the_newest(instance: AppContext) -> None:
     first = layerloop.open_snapshot("first").id
-    with open_house(instance.settings) as opened:
+    with open_context(instance.settings) as opened:
         with opened.database.transaction() as tx:
             snapshots.tag_snapshot(tx, "latest", first, "test")
         bring_seeds(opened, None, 24, lambda _: None)
@@ -72,7 +72,7 @@ def test_a_tag_called_latest_goes_before_the_newest(instance: House) -> None:
     assert layerloop.open_snapshot("second").id == newest
 
 
-def test_a_dataset_gives_tensors_with_texts(instance: House) -> None:
+def test_a_dataset_gives_tensors_with_texts(instance: AppContext) -> None:
     dataset = layerloop.open_snapshot(home=instance.settings.home).dataset("train", size=48)
     assert isinstance(dataset, layerloop.LayerDataset)
     assert dataset[0].shape == (4, 48, 48)
@@ -89,17 +89,17 @@ def test_a_missing_home_is_an_error_and_is_not_created(tmp_path: Path) -> None:
     assert not (tmp_path / "misspelt").exists()
 
 
-def test_generating_needs_a_promoted_checkpoint(instance: House) -> None:
+def test_generating_needs_a_promoted_checkpoint(instance: AppContext) -> None:
     with pytest.raises(NotFound, match="no checkpoint is promoted"):
         layerloop.generate("a red circle")
 
 
 @pytest.mark.slow
-def test_the_example_of_the_readme_runs(instance: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_readme_runs(instance: AppContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = layerloop.open_snapshot().id
-    order = TrainingOrder("whole", "micro", snapshot, None, None, seed=1, images=96)
+    order = TrainingRequest("whole", "micro", snapshot, None, None, seed=1, images=96)
     checkpoint = train(order, instance.store, tmp_path / "run", lambda _: None)
-    with open_house(instance.settings) as opened, opened.database.transaction() as tx:
+    with open_context(instance.settings) as opened, opened.database.transaction() as tx:
         promote(tx, register_checkpoint(tx, checkpoint, "test"), "test")
     monkeypatch.chdir(tmp_path)
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)

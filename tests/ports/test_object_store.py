@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from curation.adapters import s3
 from curation.adapters.s3 import S3Store
 from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
-from curation.objects import FolderStore
+from curation.object_store import FolderStore
 from curation.ports import ObjectStore
 from tests.servers import S3Server, free_port
 
@@ -192,7 +192,7 @@ def test_a_writer_killed_in_the_middle_leaves_no_object(tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     # The hash is known beforehand only to the test; the child reads a first time for it, and hangs in the second.
-    program = "import sys, pathlib, curation.objects as o; o.FolderStore(pathlib.Path(sys.argv[1])).put(pathlib.Path(sys.argv[2]))"
+    program = "import sys, pathlib, curation.object_store as o; o.FolderStore(pathlib.Path(sys.argv[1])).put(pathlib.Path(sys.argv[2]))"
     child = subprocess.Popen([sys.executable, "-c", program, str(folder), str(fifo)])
     with fifo.open("wb") as first:
         first.write(b"x" * 100_000)

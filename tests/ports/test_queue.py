@@ -17,7 +17,7 @@ import pytest
 
 from curation.adapters import celery_queue, embedded_postgres
 from curation.adapters.celery_queue import CeleryQueue, make_app, queue_of
-from curation.database import Database
+from curation.db.engine import Database
 from curation.domain import Job
 from curation.errors import Refused
 from curation.settings import EMBEDDED, Settings

@@ -9,28 +9,28 @@ from datetime import UTC, datetime
 
 import pytest
 
-from curation.desk.door import Board, Posting, ReviewDesk, Seen
-from curation.domain import Kind, LayerRole, RejectReason, Said, Verdict
+from curation.domain import Kind, LayerRole, RejectReason, RuleVerdict, Verdict
 from curation.errors import NotFound, Unreachable
+from curation.labeling.port import LabelingBackend, Project, RemoteTask, Task
 from tests.desks import HOOK, Studio
 from tests.servers import free_port
 
 pytestmark = pytest.mark.slow
 
 ADA, BOB = "ada@example.org", "bob@example.org"
-ACCEPT = Said(Verdict.accept, (), "")
+ACCEPT = RuleVerdict(Verdict.accept, (), "")
 
 
 @dataclass
 class Case:
     """One desk, and the way around it: what its own people and their administrators do."""
 
-    desk: ReviewDesk
+    desk: LabelingBackend
     edit: Callable[[int, Verdict], None]  # by an answer's number
     take_back: Callable[[int], None]
     add: Callable[[int], int]  # something of others' to a board, by its number
     remove: Callable[[int], None]  # a board
-    away: Callable[[], ReviewDesk]
+    away: Callable[[], LabelingBackend]
 
 
 @pytest.fixture(params=["label-studio"])
@@ -39,12 +39,12 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
 
 
 def label_studio_case(studio: Studio) -> Iterator[Case]:
-    from curation.adapters.label_studio import LabelStudioDesk
+    from curation.adapters.label_studio import LabelStudioBackend
 
     for person in (ADA, BOB):  # who edit later, and so need a session
         studio.person(person)
-    desk = LabelStudioDesk(studio.server.address, studio.server.token, HOOK)
-    away = LabelStudioDesk(f"http://127.0.0.1:{free_port()}", studio.server.token)
+    desk = LabelStudioBackend(studio.server.address, studio.server.token, HOOK)
+    away = LabelStudioBackend(f"http://127.0.0.1:{free_port()}", studio.server.token)
     yield Case(
         desk,
         edit=studio.change,
@@ -57,22 +57,22 @@ def label_studio_case(studio: Studio) -> Iterator[Case]:
     away.close()
 
 
-def board(kind: Kind = Kind.single, **more: int) -> Board:
-    return replace(Board(uuid.uuid4(), 7, 1, kind, None), **more)
+def board(kind: Kind = Kind.single, **more: int) -> Project:
+    return replace(Project(uuid.uuid4(), 7, 1, kind, None), **more)
 
 
-def posting(text: str = "a cat", roles: Sequence[LayerRole] = (LayerRole.foreground,), score: float = 0.5) -> Posting:
+def posting(text: str = "a cat", roles: Sequence[LayerRole] = (LayerRole.foreground,), score: float = 0.5) -> Task:
     layers = {role: f"http://127.0.0.1:1/{role}?one=1&other='\"" for role in roles}
-    return Posting(uuid.uuid4(), uuid.uuid4(), text, {}, layers, score)
+    return Task(uuid.uuid4(), uuid.uuid4(), text, {}, layers, score)
 
 
-def put_up(case: Case, postings: Sequence[Posting], kind: Kind = Kind.single) -> tuple[Board, dict[uuid.UUID, int]]:
+def put_up(case: Case, postings: Sequence[Task], kind: Kind = Kind.single) -> tuple[Project, dict[uuid.UUID, int]]:
     fresh = board(kind)
     placed = case.desk.put_up(fresh, uuid.uuid4(), postings)
     return replace(fresh, number=placed.board, made_at=placed.made_at), dict(placed.postings)
 
 
-def look(case: Case, at: Board, since: datetime | None = None) -> dict[uuid.UUID | None, Seen]:
+def look(case: Case, at: Project, since: datetime | None = None) -> dict[uuid.UUID | None, RemoteTask]:
     reading = case.desk.collect(at, since)
     found = list(reading.seen)
     assert since is not None or reading.count == len(found)
@@ -127,10 +127,10 @@ def test_every_answer_comes_back_as_it_was_said(case, kind):
     layered = (LayerRole.background, LayerRole.foreground) if kind is Kind.pair else ()
     said = [
         ACCEPT,
-        Said(Verdict.skip, (), ""),
-        Said(Verdict.reject, (), ""),
-        Said(Verdict.reject, (other,), 'with "words" & <signs> 猫'),
-        Said(Verdict.reject, (halo, other), "", layered),
+        RuleVerdict(Verdict.skip, (), ""),
+        RuleVerdict(Verdict.reject, (), ""),
+        RuleVerdict(Verdict.reject, (other,), 'with "words" & <signs> 猫'),
+        RuleVerdict(Verdict.reject, (halo, other), "", layered),
     ]
     several = [posting(roles=roles) for _ in said]
     at, placed = put_up(case, several, kind)
@@ -154,7 +154,7 @@ def test_an_answer_with_the_same_key_changes_nothing_and_another_is_another(case
     key = uuid.uuid4()
     for _ in range(2):
         case.desk.answer(placed[one.id], ADA, key, ACCEPT)
-    case.desk.answer(placed[one.id], BOB, uuid.uuid4(), Said(Verdict.reject, (), ""))
+    case.desk.answer(placed[one.id], BOB, uuid.uuid4(), RuleVerdict(Verdict.reject, (), ""))
     answers = look(case, at)[one.id].answers
     assert [(each.person, each.verdict) for each in sorted(answers, key=lambda each: each.number)] == [
         (ADA, Verdict.accept), (BOB, Verdict.reject),

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curation.datasets.manifest import Manifest, Part
 from curation.domain import Kind, LayerRole, Prompt, Sample, Split
-from curation.intake.figures import choose_subject, draw
-from curation.intake.grounds import choose_scene, draw_scene
-from curation.layers import encode_layer, visible_hash
-from curation.manifest import Manifest, Part
-from curation.objects import FolderStore
+from curation.images.codec import encode_layer, visible_hash
+from curation.object_store import FolderStore
 from curation.ports import RGBA
+from curation.synthetic.backgrounds import choose_scene, draw_scene
+from curation.synthetic.shapes import choose_subject, draw
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
+from curation.datasets.manifest import Manifest, Part
 from curation.domain import Kind, LayerRole, Sample, Split
-from curation.layers import encode_layer, visible_hash
-from curation.manifest import Manifest, Part
-from curation.objects import FolderStore
+from curation.images.codec import encode_layer, visible_hash
+from curation.object_store import FolderStore
 from curation.ports import RGBA
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 220), "yellow": (240, 220, 40)}

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.training.pretrained import make_unet
-from training.denoiser.sharing import SharedAttention, attention_names
-from training.files import Header
+from training.denoiser.attention_sharing import SharedAttention, attention_names
+from training.external_weights import Header
+from training.interop.key_mapping import to_ldm
 from training.presets.preset import Preset
-from training.released.names import to_ldm
 from training.transparency.networks import Transparency
 
 REAL_SDXL: dict[str, Any] = {

@@ -14,8 +14,8 @@ from transformers import BitImageProcessorPil, CLIPModel, Dinov2Config, Dinov2Mo
 
 from curation.domain import LayerRole, Prompt
 from curation.errors import NotFound, Refused
-from curation.house import load
-from curation.selection.policies import check_measures
+from curation.rounds.policies import check_measures
+from curation.runtime.context import load
 from curation.settings import Settings
 from tests.making import picture, scenes
 from tests.training.clips import write_clip

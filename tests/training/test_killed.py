@@ -10,12 +10,12 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from curation.domain import TrainingOrder
+from curation.domain import TrainingRequest
 from tests.training.composed import freeze_pairs
 from tests.training.pretrained import write_sdxl
 from training.launch import MARK, read_checkpoint
+from training.safetensors_io import load_part
 from training.train import train
-from training.weights import load_part
 
 MICRO = {
     "save_images": "48", "sheet_images": "96", "discriminator_weight": "0.01", "discriminator_start": "64",
@@ -35,7 +35,7 @@ def _start(folder, order, store):
     (folder / "order.json").write_text(json.dumps(asdict(order)))
     (folder / "store.json").write_text(json.dumps(store.opening))
     files = [str(folder / name) for name in ("order.json", "store.json", "run", "checkpoint.json")]
-    command = [sys.executable, "-m", "training.process", *files]
+    command = [sys.executable, "-m", "training.worker_process", *files]
     with (folder / "log").open("a") as log:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
 
@@ -68,7 +68,7 @@ def test_a_run_killed_anywhere_ends_as_a_straight_one(store, snapshot, tmp_path,
         snapshot, stages = freeze_pairs(store, range(30), side=32), (*stages, "layers")
     if model == "SDXL with a LoRA":
         changes, preset, images = LORA | {"model": str(write_sdxl(tmp_path / "model"))}, "sdxl", 48
-    order = TrainingOrder("pairs" if model == "pairs" else "whole", preset, snapshot, None, None, 1, images, changes)
+    order = TrainingRequest("pairs" if model == "pairs" else "whole", preset, snapshot, None, None, 1, images, changes)
     straight = train(order, store, tmp_path / "straight" / "run", lambda _: None)
     dice = random.Random(model)
     for stage in stages:

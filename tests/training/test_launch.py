@@ -11,11 +11,11 @@ import psutil
 import pytest
 import torch
 
-from curation.domain import Checkpoint, TrainingOrder
+from curation.domain import Checkpoint, TrainingRequest
 from curation.errors import NotFound, Refused
 from training.launch import launch, open_again, read_order
+from training.safetensors_io import load_part
 from training.train import train
-from training.weights import load_part
 
 CHANGES = {
     "save_images": "32",
@@ -30,7 +30,7 @@ ROUNDING = 2e-6
 
 
 def _order(snapshot, images=64, recipe="whole", **changes):
-    return TrainingOrder(recipe, "micro", snapshot, None, None, 1, images, {**CHANGES, **changes})
+    return TrainingRequest(recipe, "micro", snapshot, None, None, 1, images, {**CHANGES, **changes})
 
 
 def _apart(one, two):
@@ -118,7 +118,7 @@ def test_processes_die_with_the_one_that_started_them(store, snapshot, tmp_path)
 
 def test_an_order_survives_its_journey(store, snapshot):
     parent = Checkpoint({"backbone": "b"}, "whole", "micro", snapshot, None, 1, "1", {"psnr": 1.5}, None, CHANGES)
-    order = TrainingOrder("base", "micro", snapshot, "p", parent, 1, 8, CHANGES)
+    order = TrainingRequest("base", "micro", snapshot, "p", parent, 1, 8, CHANGES)
     assert read_order(json.loads(json.dumps(asdict(order)))) == order
     again = open_again(json.loads(json.dumps(store.opening)))
     assert again.get(snapshot) == store.get(snapshot)

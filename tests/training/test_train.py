@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from curation.domain import Split, TrainingOrder
+from curation.domain import Split, TrainingRequest
 from curation.errors import NotFound, Refused
-from training.data.pictures import load_split
-from training.parts import open_parts
-from training.presets.table import PRESETS
+from training.checkpoint import open_parts
+from training.data.dataset import load_split
+from training.presets.presets import PRESETS
+from training.safetensors_io import load_part
 from training.train import code_version, train
-from training.weights import load_part
 
 quiet = lambda _: None  # noqa: E731
 
 
 def _order(snapshot, recipe="transparency", **more):
-    return replace(TrainingOrder(recipe, "micro", snapshot, None, None, seed=1, images=96), **more)
+    return replace(TrainingRequest(recipe, "micro", snapshot, None, None, seed=1, images=96), **more)
 
 
 def test_a_first_checkpoint_explains_itself(store, snapshot, tmp_path):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from curation.errors import Corrupt, NotFound
 from curation.ports import ObjectStore
-from training.data.shards import Shards, key_of
+from training.data.tensor_cache import ShardedTensorCache, key_of
 from training.presets.preset import Preset
 
 Size = tuple[int, int]
@@ -75,7 +75,7 @@ def read_sizes(
     They are read from the images' headers, by several threads, and remembered in `folder`, where one is given: an
     image's size never changes, since its name is its content.
     """
-    known = Shards(folder)
+    known = ShardedTensorCache(folder)
     keys = {sha256: key_of("size", sha256) for sha256 in dict.fromkeys(objects)}
     unknown = [sha256 for sha256, key in keys.items() if key not in known]
     broken: dict[str, str] = {}

@@ -17,11 +17,11 @@ from curation.domain import Progress, canonical_json
 from curation.errors import Corrupt, NotFound
 from curation.ports import Report
 from training.data.buckets import Size
-from training.data.pictures import Pictures, letterbox, prefetch
-from training.data.shards import Shards, key_of, make_missing
+from training.data.dataset import LayerDataset, letterbox, prefetch
+from training.data.tensor_cache import ShardedTensorCache, key_of, make_missing
 from training.denoiser.denoiser import Conditions
 from training.presets.preset import Preset
-from training.transparency.backbone import Backbone
+from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import OffsetEncoder
 from training.transparency.padding import pad_colours
 
@@ -47,7 +47,7 @@ class LatentCache:
 
     def __init__(self, folder: Path | None, identity: Mapping[str, str]) -> None:
         self.folder = folder and _named(folder, "latents", identity)
-        self._shards = Shards(self.folder)
+        self._shards = ShardedTensorCache(self.folder)
         self._dtype = PRECISIONS[identity["precision"]]
         self._keys: list[bytes] = []
 
@@ -56,7 +56,9 @@ class LatentCache:
         """The cache of that identity in a folder of caches, or an empty one in memory."""
         return cls(folder, identity)
 
-    def fill(self, pictures: Pictures, encode: Encode, report: Report, *, workers: int = 2, batch: int = 64) -> None:
+    def fill(
+        self, pictures: LayerDataset, encode: Encode, report: Report, *, workers: int = 2, batch: int = 64
+    ) -> None:
         """Compute what is missing; any number of processes may do so at once, and share the work.
 
         `workers` threads decode, fit and pad pictures while `encode` works on a batch, of at most `batch` pictures
@@ -86,7 +88,7 @@ class LatentCache:
         return found["mean"].float(), found["std"].float()
 
     def _encode(
-        self, pictures: Pictures, places: Sequence[int], encode: Encode, workers: int, batch: int
+        self, pictures: LayerDataset, places: Sequence[int], encode: Encode, workers: int, batch: int
     ) -> tuple[list[bytes], dict[str, Tensor]] | None:
         keys: list[bytes] = []
         means: list[Tensor] = []
@@ -114,7 +116,7 @@ class ConditionsCache:
 
     def __init__(self, folder: Path | None, identity: Mapping[str, str]) -> None:
         self.folder = folder and _named(folder, "texts", identity)
-        self._shards = Shards(self.folder)
+        self._shards = ShardedTensorCache(self.folder)
         self._dtype = PRECISIONS[identity["precision"]]
 
     @classmethod
@@ -150,7 +152,7 @@ def fill_batch(shape: Size, most: int = 64) -> int:
     return max(1, min(most, PIXELS // (shape[0] * shape[1])))
 
 
-def latent_identity(preset: Preset, backbone: Backbone, encoder: OffsetEncoder, **more: str) -> dict[str, str]:
+def latent_identity(preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder, **more: str) -> dict[str, str]:
     """All that determines the latents of a picture beside itself, measured on what is used rather than told.
 
     The weights are those in memory, the preprocessing what it makes of a probe. `more` is what else matters: the type
@@ -200,7 +202,7 @@ def _probe() -> str:
     return hashlib.sha256(fitted.numpy().tobytes() + padded.numpy().tobytes()).hexdigest()
 
 
-def _prepare(pictures: Pictures, place: int) -> Tensor | None:
+def _prepare(pictures: LayerDataset, place: int) -> Tensor | None:
     """A picture with its colours padded, 4 x H x W with alpha last; None, and set aside, where it cannot be read."""
     try:
         rgba_4HW = pictures[place]
@@ -220,7 +222,7 @@ def _named(folder: Path, kind: str, identity: Mapping[str, str]) -> Path:
     return named
 
 
-def _write_aside(file: Path, pictures: Pictures) -> None:
+def _write_aside(file: Path, pictures: LayerDataset) -> None:
     if not pictures.aside:
         file.unlink(missing_ok=True)
         return

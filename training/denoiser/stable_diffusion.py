@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from curation.errors import Refused
 from training.denoiser.denoiser import Conditions, Denoiser
-from training.denoiser.learnt import add_adapter, learning, learnt_of, replace_learnt, teach
+from training.denoiser.finetuned_weights import add_adapter, learning, learnt_of, replace_learnt, teach
 from training.presets.preset import Preset
 from training.pretrained.families import Family, check_family, find_family
 from training.pretrained.loading import load_config, load_pipeline

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.presets.preset import Preset
-from training.presets.words import words_of
+from training.presets.tokenization import words_of
 
 PAD, START = 0, 1
 """Two buckets that no word falls into; every prompt, the empty one too, begins with START."""
@@ -18,7 +18,7 @@ PAD, START = 0, 1
 def tokenize(texts: Sequence[str], vocabulary: int, length: int) -> Tensor:
     """Words as buckets, B x `length` int64: equal on every machine, and no word is unknown.
 
-    Words are those of training.presets.words; a word's bucket is the first 64 bits
+    Words are those of training.presets.tokenization; a word's bucket is the first 64 bits
     of its BLAKE2b, modulo. What does not fit into `length` is cut. Two words may share a bucket: among 4,094 buckets,
     100 words collide in about one pair.
     """

@@ -66,7 +66,7 @@ class _Layer(nn.Module):
     """
 
     look: Callable[[Attend, Tensor], Tensor]
-    """Calls attention with the tokens that are to see each other in one row (training.layering joins layers here)."""
+    """Calls attention with the tokens that are to see each other in one row (training.layers joins layers here)."""
 
     def __init__(self, width: int, side: int) -> None:
         """side: tokens in a row of the picture, and rows."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from curation.layers import over
+from curation.images.codec import over
 from curation.ports import RGBA
-from training.data.pictures import letterbox
-from training.sheets import GAP, TEXT, checkerboard
+from training.data.dataset import letterbox
+from training.sample_grid import GAP, TEXT, checkerboard
 
 SIDE, TIMES = 128, 4
 """Pixels of a tile's side, and how much differences are strengthened."""

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curation.datasets.manifest import read_samples
 from curation.domain import Checkpoint, LayerRole, Progress, Sample, Split
-from curation.manifest import read_samples
 from curation.ports import ObjectStore, Report
-from training.data.layered import load_layered
-from training.data.pictures import Pictures, load_split
-from training.denoiser.opening import open_denoiser
-from training.denoiser.training import encode_pictures, validation_loss
+from training.checkpoint import LoadedCheckpoint, open_parts
+from training.data.dataset import LayerDataset, load_split
+from training.data.layer_set_dataset import load_layered
+from training.denoiser.factory import open_denoiser
+from training.denoiser.train import encode_pictures, validation_loss
 from training.evaluation.pairs import heldout_pairs, measure_drawn_pairs
-from training.layering.layered import open_layers
-from training.layering.training import layers_loss
-from training.measures.blends import measure_blends, psnr_inside, psnr_of
-from training.parts import Parts, open_parts
-from training.transparency.coding import adjusted_posterior, decode_rgba
+from training.layers.model import open_layers
+from training.layers.train import layers_loss
+from training.metrics.compositing import measure_blends, psnr_inside, psnr_of
+from training.transparency.codec import adjusted_posterior, decode_rgba
 from training.transparency.padding import on_grey, pad_colours
 
 HIGHER_IS_BETTER: dict[str, bool] = {
@@ -73,7 +73,7 @@ BATCH, PIXELS = 32, 32 * 128 * 128
 def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report) -> dict[str, float]:
     """The figures of a checkpoint on the held-out split of a snapshot, at the preset's image size.
 
-    psnr (dB), ssim: mean over the nine backgrounds of curation.layers (AlphaVAE, arXiv 2507.09308, section 3.1) of
+    psnr (dB), ssim: mean over the nine backgrounds of curation.images.codec (AlphaVAE, arXiv 2507.09308, 3.1) of
     truth against reconstruction, both 8-bit RGBA, blended and compared without loss (no JPEG on the way).
     psnr_inside (dB): the same without the margins that fit an image into the square, which are easy and add about 1 dB.
     alpha_sad: sum |d alpha| / 1000 of a picture; alpha_mse: mean (d alpha)^2; alpha in [0, 1], over all pixels.
@@ -108,7 +108,7 @@ def has_heldout(store: ObjectStore, snapshot: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Returned:
+class RoundTrip:
     """A batch of pictures and what came back of them; images are B x 3 x H x W, premultiplied on grey, in [0, 1]."""
 
     truth_B4HW: Tensor  # straight RGBA in [0, 1]
@@ -124,8 +124,8 @@ class Returned:
 
 @torch.no_grad()
 def send_through(
-    parts: Parts, rgba_B4HW: Tensor, views: int | None = None, inside_B1HW: Tensor | None = None
-) -> Returned:
+    parts: LoadedCheckpoint, rgba_B4HW: Tensor, views: int | None = None, inside_B1HW: Tensor | None = None
+) -> RoundTrip:
     """Encode and decode images.
 
     Args:
@@ -145,7 +145,7 @@ def send_through(
         backbone.decode(latent, tile=networks.decoder.tile)[..., : size[0], : size[1]].float() / 2 + 0.5
         for latent in (plain_BCHW, adjusted_BCHW)
     )
-    return Returned(
+    return RoundTrip(
         truth_B4HW=rgba_B4HW,
         again_B4HW=(again_B4HW * 255).round() / 255,
         image_B3HW=on_grey(padded_B3HW, alpha_B1HW) / 2 + 0.5,
@@ -158,7 +158,7 @@ def send_through(
     )
 
 
-def measure_return(returned: Returned) -> dict[str, Tensor]:
+def measure_return(returned: RoundTrip) -> dict[str, Tensor]:
     """The figures of alpha and of identity (see `evaluate`) for every picture of a batch, each of shape B."""
     error_BHW = (returned.again_B4HW[:, 3] - returned.truth_B4HW[:, 3]).abs()
     plain, adjusted = (psnr_of(returned.image_B3HW, image) for image in (returned.plain_B3HW, returned.adjusted_B3HW))
@@ -171,20 +171,20 @@ def measure_return(returned: Returned) -> dict[str, Tensor]:
     }
 
 
-def _measure(returned: Returned) -> dict[str, Tensor]:
+def _measure(returned: RoundTrip) -> dict[str, Tensor]:
     blended = measure_blends(returned.truth_B4HW, returned.again_B4HW)
     means = {name: torch.stack(list(by_background.values())).mean(0) for name, by_background in blended.items()}
     return means | measure_return(returned)
 
 
-def noise_mse(parts: Parts, pictures: Pictures) -> dict[str, float]:
+def noise_mse(parts: LoadedCheckpoint, pictures: LayerDataset) -> dict[str, float]:
     """The denoiser's held-out loss by its name; nothing where the checkpoint has no base."""
     if parts.base is None:
         return {}
     return {"noise_mse": validation_loss(parts.base, parts.preset, parts.backbone, parts.transparency, pictures)}
 
 
-def layers_mse(parts: Parts, store: ObjectStore, snapshot: str) -> dict[str, float]:
+def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> dict[str, float]:
     """The held-out losses of layers by their names; nothing where the checkpoint, or the snapshot, has no pairs."""
     preset = parts.preset
     roles = [LayerRole(role) for role in preset.layer_roles]
@@ -201,11 +201,11 @@ def layers_mse(parts: Parts, store: ObjectStore, snapshot: str) -> dict[str, flo
 
 @torch.no_grad()
 def background_psnr(
-    parts: Parts, store: ObjectStore, samples: Sequence[Sample], views: int | None = None
+    parts: LoadedCheckpoint, store: ObjectStore, samples: Sequence[Sample], views: int | None = None
 ) -> dict[str, float]:
     """The figure of that name (see `evaluate`), a mean over the backgrounds of pairs; nothing where there are none."""
     roles = [LayerRole.background] * len(samples)
-    pictures = Pictures(store, samples, parts.preset.image_size, in_memory=False, roles=roles)
+    pictures = LayerDataset(store, samples, parts.preset.image_size, in_memory=False, roles=roles)
     rows = []
     for truth_B4HW, _ in batches(pictures, range(len(pictures)), lambda _: None):
         again_B4HW = send_through(parts, truth_B4HW, views).again_B4HW
@@ -216,7 +216,7 @@ def background_psnr(
     return {"background_psnr": float(torch.cat(rows).mean())} if rows else {}
 
 
-def batches(pictures: Pictures, places: range, report: Report) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(pictures: LayerDataset, places: range, report: Report) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images (B x 4 x S x S) and where they are in their squares (B x 1 x S x S) on the fastest device, in order.
 
     As many at once as BATCH and PIXELS allow.
@@ -230,7 +230,7 @@ def batches(pictures: Pictures, places: range, report: Report) -> Iterator[tuple
     report(Progress("evaluate", len(places), len(places)))
 
 
-def move(parts: Parts, device: torch.device) -> None:
+def move(parts: LoadedCheckpoint, device: torch.device) -> None:
     """Put the networks that pictures go through on a device."""
     parts.backbone.to(device)
     parts.transparency.to(device)

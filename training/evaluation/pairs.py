@@ -10,20 +10,20 @@ from statistics import fmean, stdev
 import numpy as np
 from scipy.special import stdtrit
 
+from curation.datasets.manifest import read_samples
 from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Sample, Split
 from curation.errors import Refused
-from curation.layers import BACKGROUNDS, decode_layer, over
-from curation.manifest import read_samples
-from curation.pairs import blended_error, composite, harmony, leakage, seam_energy
-from curation.ports import RGBA, LayerGenerator, Layers, ObjectStore, Report, Spread
-from training.data.pictures import letterbox
+from curation.images.codec import BACKGROUNDS, decode_layer, over
+from curation.images.pairs import blended_error, composite, harmony, leakage, seam_energy
+from curation.ports import RGBA, LayerGenerator, Layers, MeanWithInterval, ObjectStore, Report
+from training.checkpoint import LoadedCheckpoint
+from training.data.dataset import letterbox
 from training.generate import open_generator
-from training.layering.drawing import LayersGenerator
-from training.measures.agreement import TextAgreement
-from training.measures.lights import SOLID, Lights, correlation, interval, lights_of, resample
-from training.parts import Parts
-from training.released.modes import SINGLE, plan
-from training.sheets import draw_sheet
+from training.interop.modes import SINGLE, plan
+from training.layers.sampling import LayersGenerator
+from training.metrics.clip_score import TextAgreement
+from training.metrics.lighting import SOLID, Lights, correlation, interval, lights_of, resample
+from training.sample_grid import draw_sheet
 
 DRAWN = 16
 """Pairs that a training draws to be measured by, and the command unless it is told otherwise."""
@@ -45,10 +45,10 @@ class PairFigures:
 
     Whose: "joint" and "apart", or "drawn" where there is no exchange to leave out; "joint - apart", the difference of
     one text and seed; and "real". The figures are those of `measure_pair`, without a prefix; text agreement; and, of
-    all pairs together, light_r: how the brightness of both layers correlates (training.measures.lights).
+    all pairs together, light_r: how the brightness of both layers correlates (training.metrics.lighting).
     """
 
-    table: Mapping[str, Mapping[str, Spread]]
+    table: Mapping[str, Mapping[str, MeanWithInterval]]
     sheet: bytes
 
     @property
@@ -60,7 +60,7 @@ class PairFigures:
 _AS_USED = ("joint", "drawn")
 
 
-def draws_pairs(parts: Parts) -> bool:
+def draws_pairs(parts: LoadedCheckpoint) -> bool:
     """Whether a checkpoint draws foreground, background and blended for the texts of a pair."""
     if parts.layers is not None or parts.preset.inpainter is not None:
         return True
@@ -134,7 +134,7 @@ def compare_pairs(
 
 
 def measure_pair(layers: Layers) -> Figures:
-    """The figures of one pair (curation.pairs): error, leakage, seam and harmony, all of them better when lower.
+    """The figures of one pair (curation.images.pairs): error, leakage, seam and harmony, all of them better when lower.
 
     error: how far blended is from foreground over background, in levels. empty: 1 where one of the layers is not to be
     seen; such a pair has no other figures, since nothing fits anything.
@@ -151,16 +151,16 @@ def measure_pair(layers: Layers) -> Figures:
     }
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> MeanWithInterval:
     """Mean and 95 % interval by Student's t, which takes the values for a sample of a normal distribution.
 
     The order of values changes no bit. One value alone has no interval.
     """
     mean = fmean(values)
     if len(values) < 2:
-        return Spread(mean, None, None, len(values))
+        return MeanWithInterval(mean, None, None, len(values))
     reach = float(stdtrit(len(values) - 1, (1 + SURE) / 2)) * stdev(values) / sqrt(len(values))
-    return Spread(mean, mean - reach, mean + reach, len(values))
+    return MeanWithInterval(mean, mean - reach, mean + reach, len(values))
 
 
 def _request(sample: Sample, turn: int) -> DrawRequest:
@@ -219,14 +219,14 @@ def _fit(layers: Layers, size: int) -> Layers:
     return {LayerRole.blended: whole, **fitted}
 
 
-def _spread_of(name: str, rows: Sequence[Figures], samples: int) -> Spread | None:
+def _spread_of(name: str, rows: Sequence[Figures], samples: int) -> MeanWithInterval | None:
     """Over the samples that have the figure, each with the mean of its turns."""
     of_samples = ([row[name] for row in rows[place::samples] if name in row] for place in range(samples))
     means = [fmean(values) for values in of_samples if values]
     return spread(means) if means else None
 
 
-def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str, Spread]:
+def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str, MeanWithInterval]:
     """light_r in every way, and its difference; texts are resampled, each with all its drawings."""
     lights: dict[str, list[list[Lights]]] = {}
     for way, drawn in pairs.items():
@@ -243,7 +243,7 @@ def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str,
     for way, (value, *again) in found.items():
         if value is not None:
             low, high = interval(again)
-            spreads[way] = Spread(value, low, high, counts[way])
+            spreads[way] = MeanWithInterval(value, low, high, counts[way])
     return spreads
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from curation.errors import Refused
 from training.pipelines.delegation import bind_arguments
-from training.pipelines.pictures import Images, Picture, as_latents, check_output, to_rgba
+from training.pipelines.images import Images, Picture, as_latents, check_output, to_rgba
 from training.pipelines.text_to_image import TransparentOutput, TransparentPipeline
-from training.transparency.backbone import Backbone
-from training.transparency.coding import adjusted_posterior
+from training.transparency.autoencoder import Autoencoder
+from training.transparency.codec import adjusted_posterior
 from training.transparency.networks import Transparency
 from training.transparency.padding import pad_colours
 
@@ -25,7 +25,7 @@ class TransparentImageToImagePipeline(TransparentPipeline):
     Made of another one's parts: `TransparentImageToImagePipeline.from_pipe(pipe)`.
     """
 
-    def __init__(self, pipeline: Any, backbone: Backbone | None, transparency: Transparency) -> None:
+    def __init__(self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency) -> None:
         """pipeline: of any class; diffusers' own image-to-image one is made of its parts. Raises Refused."""
         try:
             begun: Any = AutoPipelineForImage2Image.from_pipe(pipeline)

@@ -15,20 +15,20 @@ from torch import Tensor
 
 from curation.domain import LayerRole
 from curation.errors import Refused
-from training.files import read_header, read_tensors
+from training.external_weights import read_header, read_tensors
+from training.interop.denoiser_weights import read_base_file
+from training.interop.modes import MODES, SINGLE, Mode
 from training.pipelines.delegation import DelegatingPipeline, bind_arguments
-from training.pipelines.lessons import Lesson
+from training.pipelines.images import Images, Picture, as_latents, check_output, fit, present, to_rgba
 from training.pipelines.loading import Files
-from training.pipelines.pictures import Images, Picture, as_latents, check_output, fit, present, to_rgba
 from training.pipelines.saving import LAYERS, find_saved, save_layers
 from training.pipelines.text_to_image import TransparentPipeline
-from training.released.bases import read_base_file
-from training.released.modes import MODES, SINGLE, Mode
-from training.transparency.backbone import Backbone
+from training.pipelines.weight_swap import SwappableWeights
+from training.safetensors_io import facts_in
+from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import Transparency
 from training.transparency.padding import on_grey
-from training.transparency.tiles import mirror_to, whole
-from training.weights import facts_in
+from training.transparency.tiling import mirror_to, whole
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -61,7 +61,7 @@ class LayersPipeline(DelegatingPipeline):
 
     _own: ClassVar[frozenset[str]] = frozenset({"pipe", "lesson", "mode"})
 
-    def __init__(self, pipe: TransparentPipeline, lesson: Lesson, mode: Mode) -> None:
+    def __init__(self, pipe: TransparentPipeline, lesson: SwappableWeights, mode: Mode) -> None:
         """Raises Refused for weights of another mode."""
         if mode.name not in self.modes:
             raise Refused(f"these weights are {mode}", f"{type(self).__name__} takes {', '.join(self.modes)}")
@@ -90,7 +90,7 @@ class LayersPipeline(DelegatingPipeline):
         if prefers_euler(mode) and layers is not None:  # a saved scheduler is the one that was chosen
             kind: Any = EulerAncestralDiscreteScheduler
             pipe.scheduler = kind.from_config(pipe.scheduler.config)
-        return cls(pipe, Lesson(pipe.pipeline.unet, tensors, facts), mode)
+        return cls(pipe, SwappableWeights(pipe.pipeline.unet, tensors, facts), mode)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
         """As `TransparentPipeline.save_pretrained`, with the weights of the mode beside the plain UNet."""
@@ -103,7 +103,7 @@ class LayersPipeline(DelegatingPipeline):
         return self.pipe.transparency
 
     @property
-    def backbone(self) -> Backbone:
+    def backbone(self) -> Autoencoder:
         """The frozen autoencoder that decodes."""
         return self.pipe.backbone
 

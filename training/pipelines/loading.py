@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from curation.errors import NotFound, Refused
-from training.denoiser.learnt import teach
-from training.files import Header, read_header, read_tensors
+from training.denoiser.finetuned_weights import teach
+from training.external_weights import Header, read_header, read_tensors
+from training.interop import read_transparency
+from training.interop.adapters import merged, pairs
+from training.interop.denoiser_weights import read_base_file
+from training.interop.formats import WeightFormat, recognise_parts
+from training.interop.modes import MODES
 from training.pipelines.saving import read_columns
-from training.presets.table import PRESETS, find_preset
-from training.released import read_transparency
-from training.released.adapters import merged, pairs
-from training.released.bases import read_base_file
-from training.released.layouts import Layout, recognise_parts
-from training.released.modes import MODES
+from training.presets.presets import PRESETS, find_preset
+from training.safetensors_io import facts_in
 from training.transparency.networks import Transparency, open_transparency
-from training.weights import facts_in
 
 Files = str | Path | Sequence[str | Path]
 
@@ -42,7 +42,7 @@ def load_transparency(
     for header in headers:
         if facts_in(header.metadata).get("part") == "transparency":
             return _open_part(header, offset_scale)
-    wanted = {Layout.encoder, Layout.decoder}
+    wanted = {WeightFormat.encoder, WeightFormat.decoder}
     several = isinstance(source, str | Path) and Path(source).is_dir()  # there may be other files in a folder
     files = [header.path for header in headers if not several or _is_one_of(header, wanted)]
     return read_transparency(files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale)[0]
@@ -89,7 +89,7 @@ def _paths(source: Files) -> list[Path]:
     return found
 
 
-def _is_one_of(header: Header, wanted: set[Layout]) -> bool:
+def _is_one_of(header: Header, wanted: set[WeightFormat]) -> bool:
     try:
         return any(layout in wanted for layout, _ in recognise_parts(header))
     except Refused:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from curation.domain import LayerRole
+from training.pipelines.images import Images, Picture
 from training.pipelines.layers import LayersOutput, LayersPipeline
-from training.pipelines.pictures import Images, Picture
 
 Text = str | Sequence[str]
 Pictures = Picture | Sequence[Picture] | Tensor

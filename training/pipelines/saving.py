@@ -14,9 +14,9 @@ from torch import Tensor
 from curation.domain import canonical_json
 from curation.errors import Refused
 from training.presets.preset import Preset
-from training.presets.table import PRESETS
+from training.presets.presets import PRESETS
+from training.safetensors_io import FORMAT, KEY, apart
 from training.transparency.networks import Transparency
-from training.weights import FORMAT, KEY, apart
 
 TRANSPARENCY, LAYERS = "transparency", "layers"
 """The subfolders that `save_pretrained` adds to those of diffusers."""

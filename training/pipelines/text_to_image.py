@@ -12,14 +12,14 @@ from torch import Tensor
 
 from curation.errors import Refused
 from training.pipelines.delegation import DelegatingPipeline, bind_arguments
+from training.pipelines.images import Images, check_output, present
 from training.pipelines.loading import Files, learn, load_transparency
-from training.pipelines.pictures import Images, check_output, present
 from training.pipelines.saving import TRANSPARENCY, find_saved, save_transparency
 from training.pretrained.loading import load_index, load_pipeline
-from training.transparency.backbone import Backbone, KLBackbone, load_autoencoder
-from training.transparency.coding import decode_rgba
+from training.transparency.autoencoder import Autoencoder, KLAutoencoder, load_autoencoder
+from training.transparency.codec import decode_rgba
 from training.transparency.networks import Transparency
-from training.transparency.tiles import whole
+from training.transparency.tiling import whole
 
 
 @dataclass
@@ -48,10 +48,10 @@ class TransparentPipeline(DelegatingPipeline):
 
     _own: ClassVar[frozenset[str]] = frozenset({"pipeline", "backbone", "transparency"})
 
-    def __init__(self, pipeline: Any, backbone: Backbone | None, transparency: Transparency) -> None:
+    def __init__(self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency) -> None:
         """backbone: the frozen autoencoder; by default the pipeline's own. Raises Refused where channels differ."""
         self.pipeline, self.transparency = pipeline, transparency
-        self.backbone = _matching(backbone or KLBackbone(pipeline.vae), transparency)
+        self.backbone = _matching(backbone or KLAutoencoder(pipeline.vae), transparency)
 
     @classmethod
     def from_pretrained(
@@ -172,7 +172,7 @@ class TransparentPipeline(DelegatingPipeline):
     def _assign(self, name: str, value: Any) -> None:
         """Another autoencoder decodes too. Raises Refused where its latents have other channels."""
         if name == "vae":
-            self.backbone = _matching(KLBackbone(value), self.transparency)
+            self.backbone = _matching(KLAutoencoder(value), self.transparency)
         super()._assign(name, value)
 
     def _follow(self, device: torch.device) -> None:
@@ -180,7 +180,7 @@ class TransparentPipeline(DelegatingPipeline):
         self.transparency.to(device)
 
 
-def _matching(backbone: Backbone, transparency: Transparency) -> Backbone:
+def _matching(backbone: Autoencoder, transparency: Transparency) -> Autoencoder:
     channels = transparency.decoder.latent_conv_in.in_channels
     if channels != backbone.latent_channels:
         raise Refused(

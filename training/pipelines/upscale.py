@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from training.pipelines.image_to_image import TransparentImageToImagePipeline
-from training.pipelines.pictures import Images, Picture, as_latents, enlarge, to_rgba
+from training.pipelines.images import Images, Picture, as_latents, enlarge, to_rgba
 from training.pipelines.text_to_image import TransparentOutput
 
 

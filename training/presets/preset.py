@@ -9,7 +9,7 @@ from pydantic import Field
 
 from curation.domain import LayerRole
 
-# The ranges of the columns: training.presets.changes.check_row refuses every value outside of them.
+# The ranges of the columns: training.presets.overrides.check_row refuses every value outside of them.
 Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -154,7 +154,7 @@ class Preset:
     keep_states: Count  # saved states of a run that stay on disk; it goes on from the last
     save_images: Count  # images between two saved states of a run
     sheet_images: Count  # images between two sample sheets
-    # a name of training.course.optimisers
+    # a name of training.engine.optimizers
     beta1: PartialShare  # of Adam's first moment
     beta2: PartialShare  # of Adam's second moment
     optimiser: Literal["adamw", "adamw_fused", "adamw8bit", "adafactor", "lion", "prodigy"]

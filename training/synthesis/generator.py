@@ -10,7 +10,7 @@ import numpy as np
 
 from curation.domain import DrawRequest, LayerRole, Prompt
 from curation.errors import Refused
-from curation.layers import decode_layer, over
+from curation.images.codec import decode_layer, over
 from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
 from training.presets.preset import Preset
 from training.synthesis.inpainting import Inpainter, Picture

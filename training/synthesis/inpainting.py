@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.draw_batches import generator_of
 from training.pretrained.loading import load_model, load_pipeline
-from training.requests import generator_of
 from training.synthesis.masks import Mask
 
 Picture = NDArray[np.uint8]

@@ -17,7 +17,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 
 from curation.errors import Refused
 from training.presets.preset import Preset
-from training.transparency.heavy import heavy_blocks
+from training.transparency.paper_encoder import heavy_blocks
 
 
 class OffsetEncoder(nn.Module):

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training.measures.perceptual import open_perceptual
+from training.metrics.perceptual import open_perceptual
 from training.presets.preset import Preset
-from training.transparency.backbone import Backbone
-from training.transparency.coding import adjust
+from training.transparency.autoencoder import Autoencoder
+from training.transparency.codec import adjust
 from training.transparency.losses import (
     BACKGROUNDS,
     ERRORS,
@@ -45,7 +45,7 @@ class OffsetObjective:
     Raises NotFound, Refused where the preset names weights of LPIPS that cannot be used.
     """
 
-    def __init__(self, preset: Preset, backbone: Backbone) -> None:
+    def __init__(self, preset: Preset, backbone: Autoencoder) -> None:
         self.preset, self.backbone = preset, backbone
         self.error, self.background = ERRORS[preset.error], BACKGROUNDS[preset.blend_background]
         self.discriminator = PatchDiscriminator(preset.discriminator_width)

@@ -9,11 +9,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.api.adaptive_cache import AdaptiveCache
 from curation.api.app import create_app
-from curation.api.remembered import Remembered
-from curation.domain import Access
-from curation.house import House
+from curation.domain import Role
 from curation.review import reviewers
+from curation.runtime.context import AppContext
 from curation.settings import Settings
 from tests.making import make_candidates, make_round
 
@@ -22,16 +22,16 @@ CHANGE = {"x-layerloop": "1"}
 
 
 @pytest.fixture
-def house(settings: Settings, database, store) -> House:
+def context(settings: Settings, database, store) -> AppContext:
     """A house without pages."""
     bare = settings.model_copy(update={"pages": "there_are_no_pages:mount"})
-    return House(bare, database, store, CeleryQueue(make_app(bare, bare.database)))
+    return AppContext(bare, database, store, CeleryQueue(make_app(bare, bare.database)))
 
 
 @pytest.fixture
-def app(house: House):
-    app = create_app(house)
-    app.state.counts = Remembered(cheap=60)  # a busy machine must not make figures old
+def app(context: AppContext):
+    app = create_app(context)
+    app.state.counts = AdaptiveCache(cheap=60)  # a busy machine must not make figures old
     return app
 
 
@@ -47,7 +47,7 @@ def signed_in(app, database) -> Iterator[Callable[..., TestClient]]:
     """Makes clients that are signed in by a token, one reviewer per access (or per name)."""
     with ExitStack() as stack:
 
-        def sign_in(access: Access = Access.annotator, name: str = "") -> TestClient:
+        def sign_in(access: Role = Role.annotator, name: str = "") -> TestClient:
             with database.transaction() as tx:
                 reviewer = reviewers.add_reviewer(tx, name or f"the {access}", access)
                 token = reviewers.issue_token(tx, reviewer, 5)

@@ -9,8 +9,8 @@ from typing import Any
 
 import schemathesis
 
-from curation.database import Database
-from curation.review import trays
+from curation.db.engine import Database
+from curation.review import queue
 from curation.review.reviewers import find_reviewer, issue_token
 
 KNOWN: dict[str, dict[str, dict[str, Any]]] = json.loads(os.environ["CONTRACT_KNOWN"])
@@ -42,6 +42,6 @@ def _decidable(body: dict[str, Any]) -> dict[str, Any]:
     """The body of a decision about a single candidate that is leased to the session's reviewer."""
     with DATABASE.transaction() as tx:
         reviewer = find_reviewer(tx, "the admin")
-        [card] = trays.fill_tray(tx, reviewer.id, None, 1, [], 300).cards
+        [card] = queue.claim_batch(tx, reviewer.id, None, 1, [], 300).cards
     reasons = body.get("reasons", []) if body["verdict"] == "reject" else []
     return {**body, "candidate": str(card.id), "key": str(uuid.uuid4()), "reasons": reasons, "layers": []}

@@ -25,22 +25,23 @@ from fastapi.testclient import TestClient
 from starlette.routing import Mount, Route
 
 from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.api.adaptive_cache import AdaptiveCache
 from curation.api.app import create_app
-from curation.api.remembered import Remembered
-from curation.database import Database
-from curation.domain import Access, CandidateState, LayerRole, Prompt, Verdict
-from curation.house import House
-from curation.layers import decode_layer, encode_layer, visible_hash
-from curation.objects import FolderStore
-from curation.review import gold, planting, reviewers
+from curation.datasets.samples import NewSample, StoredLayer, add_samples, record_layers
+from curation.db.engine import Database
+from curation.db.tables import candidate_layers, candidates, layers, prompts, rounds, screenings
+from curation.db.tables import gold as gold_table
+from curation.domain import CandidateState, LayerRole, Prompt, Role, Verdict
+from curation.images.codec import decode_layer, encode_layer, visible_hash
+from curation.images.perceptual_hash import HASH_BYTES, count_bits, fingerprint
+from curation.object_store import FolderStore
+from curation.quality import gold_creation
+from curation.review import gold, reviewers
 from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.decisions import decide
-from curation.samples import NewSample, StoredLayer, add_samples, record_layers
-from curation.screening.fingerprints import HASH_BYTES, count_bits, fingerprint
-from curation.screening.refusals import measure_single, screen_candidates
+from curation.runtime.context import AppContext
+from curation.screening.rules import measure_single, screen_candidates
 from curation.settings import Settings
-from curation.tables import candidate_layers, candidates, layers, prompts, rounds, screenings
-from curation.tables import gold as gold_table
 from tests.making import (
     fresh_database,
     make_candidates,
@@ -191,8 +192,8 @@ def make_world(
             store = FolderStore(tmp_path / name)
             number = build(database, store, gold_one, overlap, other)
             settings = Settings(home=tmp_path / f"{name}-home", database=named(postgres_address, name), secret="s" * 40)
-            app = create_app(House(settings, database, store, CeleryQueue(make_app(settings, settings.database))))
-            app.state.counts = Remembered(cheap=60)
+            app = create_app(AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database))))
+            app.state.counts = AdaptiveCache(cheap=60)
             headers = {"x-layerloop": "1"}
             client = stack.enter_context(TestClient(app, base_url="http://127.0.0.1", headers=headers))
             with database.transaction() as tx:
@@ -229,8 +230,8 @@ def build(database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: 
                 row = {"candidate_id": one, "round_id": number, "sample_id": source, "defect": None, "severity": 0}
                 tx.execute(sa.insert(gold_table), row)
         gold.set_gold(tx, number, gold.GoldTerms(0.5), "test")
-        reviewers.add_reviewer(tx, "ann", Access.annotator)
-        bob = reviewers.add_reviewer(tx, "bob", Access.annotator).id
+        reviewers.add_reviewer(tx, "ann", Role.annotator)
+        bob = reviewers.add_reviewer(tx, "bob", Role.annotator).id
     for one in (X, Y):
         if other is None:  # the numbers of decisions count on
             with database.transaction() as tx:
@@ -320,11 +321,11 @@ def test_no_answer_tells_what_others_said(make_world):
 def test_a_round_that_ends_or_pauses_tells_nothing_either(make_world):
     def ending(gold_one: uuid.UUID) -> list[Call]:
         world = make_world(gold_one=gold_one)
-        database = world.app.state.house.database
+        database = world.app.state.context.database
         world.tray()
         world.decide(X, "accept")
         for state in ("pause", "close"):
-            from curation import rounds as room
+            from curation.rounds import lifecycle as room
 
             with database.transaction() as tx:
                 getattr(room, f"{state}_round")(tx, world.round, "test")
@@ -350,9 +351,9 @@ def test_gold_shares_no_bytes_with_what_it_was_made_of(database, store):
             rgba[rgba[..., 3] == 0] = 0  # as an import stores it
             layer = stored(tx, store, rgba)
             add_samples(tx, [NewSample("single", "a seed", "CC0", "test", 0, {LayerRole.foreground: layer})])
-        sources = planting.choose_sources(tx, number, 40)
-        pieces = planting.make_gold(store, sources, planting.size_of(tx, number), seed=3)
-        planting.keep_gold(tx, number, pieces, "test")
+        sources = gold_creation.choose_sources(tx, number, 40)
+        pieces = gold_creation.make_gold(store, sources, gold_creation.size_of(tx, number), seed=3)
+        gold_creation.keep_gold(tx, number, pieces, "test")
         marks = dict(tx.execute(sa.select(layers.c.sha256, layers.c.fingerprint)).all())
         keys = {frozenset(row) for row in tx.execute(sa.select(screenings.c.signals)).scalars()}
     clean = [one for one in pieces if one.defect is None]

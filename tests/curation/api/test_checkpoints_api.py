@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from curation.checkpoints import claim_run, note_progress, order_training, promoted, register_checkpoint
-from curation.domain import Access, Checkpoint, Progress, TrainingOrder
-from curation.tables import checkpoints
+from curation.checkpoints.registry import (
+    claim_run,
+    note_progress,
+    order_training,
+    promoted,
+    register_checkpoint,
+)
+from curation.db.tables import checkpoints
+from curation.domain import Checkpoint, Progress, Role, TrainingRequest
 from tests.making import make_checkpoint, make_round
 
 
@@ -25,7 +31,7 @@ def two(database, store) -> tuple[str, str]:
 
 def test_the_list_tells_figures_lineage_and_rounds(signed_in, two):
     first, second = two
-    engineer = signed_in(Access.engineer)
+    engineer = signed_in(Role.engineer)
     newest, oldest = engineer.get("/api/checkpoints").json()
     assert (newest["id"], oldest["id"]) == (second, first)
     assert (oldest["evaluation"], oldest["preset"], oldest["rounds"]) == ({"psnr": 30.0}, "tiny", [1])
@@ -37,10 +43,10 @@ def test_the_list_tells_figures_lineage_and_rounds(signed_in, two):
 
 def test_promoting_takes_a_trainer(signed_in, two, database):
     first, second = two
-    assert signed_in(Access.engineer).post(f"/api/checkpoints/{first}/promote").status_code == 403
+    assert signed_in(Role.engineer).post(f"/api/checkpoints/{first}/promote").status_code == 403
     with database.transaction() as tx:
         assert promoted(tx).id == second
-    answer = signed_in(Access.trainer).post(f"/api/checkpoints/{first}/promote")
+    answer = signed_in(Role.trainer).post(f"/api/checkpoints/{first}/promote")
     assert answer.json()["promoted_at"]
     with database.transaction() as tx:
         assert promoted(tx).id == first
@@ -50,7 +56,7 @@ def test_runs_tell_how_far_they_are(signed_in, two, database):
     visitor = signed_in()
     with database.transaction() as tx:
         snapshot = tx.scalar(sa.select(checkpoints.c.snapshot_id).where(checkpoints.c.id == two[0]))
-        run = order_training(tx, TrainingOrder("whole", "tiny", snapshot, None, None, 1), "test")
+        run = order_training(tx, TrainingRequest("whole", "tiny", snapshot, None, None, 1), "test")
     (row,) = visitor.get("/api/runs").json()
     assert (row["id"], row["state"], row["progress"], row["checkpoint"]) == (str(run), "requested", None, None)
     with database.transaction() as tx:
@@ -67,5 +73,5 @@ def test_imported_weights_have_changes_and_no_snapshot(signed_in, two, database)
         made = register_checkpoint(
             tx, Checkpoint({}, "imported", "sdxl", None, None, 0, "test", changes=changes), "test"
         )
-    told = signed_in(Access.engineer).get(f"/api/checkpoints/{made}").json()
+    told = signed_in(Role.engineer).get(f"/api/checkpoints/{made}").json()
     assert (told["recipe"], told["snapshot"], told["changes"]) == ("imported", None, changes)

@@ -16,14 +16,14 @@ import sqlalchemy as sa
 import uvicorn
 from servers import free_port, wait_for
 
-from curation import snapshots
-from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
-from curation.domain import Access, LayerRole
+from curation.datasets import snapshots
+from curation.datasets.samples import add_samples
+from curation.db.tables import desk_boards, desk_postings
+from curation.domain import LayerRole, Role
+from curation.labeling.previews import HOOK_HEADER, Previews, hook_secret
 from curation.review import reviewers
 from curation.review.claims import note_claims
-from curation.samples import add_samples
-from curation.tables import desk_boards, desk_postings
-from tests.curation.test_samples import new
+from tests.curation.datasets.test_samples import new
 from tests.making import make_candidates, make_checkpoint, make_round
 
 CONFIG = """
@@ -70,7 +70,7 @@ def address(app) -> Iterator[str]:
 
 
 @pytest.fixture
-def known(app, house, database, store) -> dict[str, dict[str, dict[str, str]]]:
+def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]:
     """Rounds with candidates, samples, a snapshot and a checkpoint, by the operations that take them."""
     with database.transaction() as tx:
         reviewers.add_reviewer(tx, "visitor")
@@ -79,7 +79,7 @@ def known(app, house, database, store) -> dict[str, dict[str, dict[str, str]]]:
         number = make_round(tx, quota=400)
         [candidate, *_] = make_candidates(tx, store, number, 400)
         add_samples(tx, [new(one) for one in range(3)])
-    preview = previewed(house, database, store)
+    preview = previewed(context, database, store)
     with database.transaction(one_view=True) as tx:
         snapshots.freeze(tx, store, tag="first", actor="test")
     with database.transaction() as tx:
@@ -90,7 +90,7 @@ def known(app, house, database, store) -> dict[str, dict[str, dict[str, str]]]:
         "query": dict(one.split("=") for one in query.split("&")),
     }
     rounds = {"path": {"number": str(other)}}
-    secret = hook_secret(house.settings.signing_secret())
+    secret = hook_secret(context.settings.signing_secret())
     return {
         "GET /api/rounds/{number}": rounds,
         "GET /api/rounds/{number}/agreement": rounds,
@@ -107,7 +107,7 @@ def known(app, house, database, store) -> dict[str, dict[str, dict[str, str]]]:
     }
 
 
-def previewed(house, database, store) -> dict[str, dict[str, str]]:
+def previewed(context, database, store) -> dict[str, dict[str, str]]:
     """A candidate that is up at another desk, in the round that is served last."""
     board, posting = uuid.uuid4(), uuid.uuid4()
     with database.transaction() as tx:
@@ -117,7 +117,7 @@ def previewed(house, database, store) -> dict[str, dict[str, str]]:
         tx.execute(sa.insert(desk_boards), row)
         row = {"id": posting, "board_id": board, "candidate_id": candidate, "batch": board}
         tx.execute(sa.insert(desk_postings), row | {"state": "up", "number": 1})
-    previews = Previews(house.settings.signing_secret(), "http://127.0.0.1")
+    previews = Previews(context.settings.signing_secret(), "http://127.0.0.1")
     sign = previews.address(posting, LayerRole.foreground).partition("sign=")[2]
     return {"path": {"posting": str(posting), "role": "foreground"}, "query": {"sign": sign}}
 
@@ -128,7 +128,7 @@ def test_every_answer_is_as_described(
 ) -> None:
     """LAYERLOOP_TEST_EXAMPLES makes it look longer."""
     examples = int(os.environ.get("LAYERLOOP_TEST_EXAMPLES", "8"))
-    session = signed_in(Access.admin).cookies[app.state.session_cookie]
+    session = signed_in(Role.admin).cookies[app.state.session_cookie]
     shown = known["GET /api/review/nearest"]["query"]["candidate"]
     with database.transaction() as tx:
         note_claims(tx, reviewers.find_reviewer(tx, "the admin").id, [uuid.UUID(shown)])

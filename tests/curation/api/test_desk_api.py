@@ -7,10 +7,10 @@ import uuid
 import pytest
 import sqlalchemy as sa
 
-from curation.desk.previews import HOOK_HEADER, Previews, hook_secret
+from curation.db.tables import candidates, desk_boards, desk_postings
 from curation.domain import Job, LayerRole, Verdict
+from curation.labeling.previews import HOOK_HEADER, Previews, hook_secret
 from curation.review import decisions, reviewers
-from curation.tables import candidates, desk_boards, desk_postings
 from tests.making import make_candidates, make_round
 
 
@@ -29,8 +29,8 @@ def posting(database, store):
 
 
 @pytest.fixture
-def address(house, posting):
-    previews = Previews(house.settings.signing_secret(), "http://127.0.0.1")
+def address(context, posting):
+    previews = Previews(context.settings.signing_secret(), "http://127.0.0.1")
     return previews.address(posting[0], LayerRole.foreground)
 
 
@@ -66,10 +66,10 @@ def test_a_posting_is_shown_until_it_is_taken_down(client, database, address, po
     assert client.get(address).status_code == status
 
 
-def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, house):
+def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, context):
     asked: list[Job] = []
-    house.database.send = asked.append
-    secret = {HOOK_HEADER: hook_secret(house.settings.signing_secret())}
+    context.database.send = asked.append
+    secret = {HOOK_HEADER: hook_secret(context.settings.signing_secret())}
     for _ in range(2):  # the same again is asked for again, and does nothing twice
         assert client.post("/api/desk/hook", json={"action": "ANNOTATION_CREATED"}, headers=secret).status_code == 204
     assert asked == [Job("collect")] * 2
@@ -79,9 +79,9 @@ def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, house):
 
 
 @pytest.mark.parametrize("secret", [None, "", "wrong", "ü"], ids=["none", "empty", "wrong", "strange"])
-def test_a_stranger_wakes_nobody(client, house, secret):
+def test_a_stranger_wakes_nobody(client, context, secret):
     asked: list[Job] = []
-    house.database.send = asked.append
+    context.database.send = asked.append
     headers = {} if secret is None else {HOOK_HEADER: secret.encode()}
     answer = client.post("/api/desk/hook", json={}, headers=headers)
     assert answer.status_code == 403

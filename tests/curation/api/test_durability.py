@@ -14,9 +14,9 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from curation.db.tables import decisions, samples
 from curation.review import reviewers
 from curation.settings import Settings
-from curation.tables import decisions, samples
 from tests.curation.api.conftest import CHANGE
 from tests.making import make_candidates, make_round, states
 from tests.servers import free_port

@@ -7,10 +7,10 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from curation.api.app import create_app
-from curation.api.guard import HEADERS, LARGEST_BODY, is_loopback
-from curation.database import Database
-from curation.domain import Access
-from curation.house import House
+from curation.api.security_middleware import HEADERS, LARGEST_BODY, is_loopback
+from curation.db.engine import Database
+from curation.domain import Role
+from curation.runtime.context import AppContext
 from tests.curation.api.conftest import CHANGE, LOOPBACK
 from tests.making import make_round
 
@@ -46,10 +46,10 @@ def test_every_address_but_the_open_ones_takes_a_session(app, client):
 @pytest.mark.parametrize(
     ("access", "allowed"),
     [
-        (Access.annotator, {"/api/me", "/api/review/reasons", "/api/rounds", "/api/runs"}),
-        (Access.engineer, {"/api/rounds/{number}", "/api/snapshots", "/api/snapshots/{name}", "/api/checkpoints"}),
-        (Access.trainer, {"/api/checkpoints/{name}/promote"}),
-        (Access.admin, {"/api/rounds/{number}/close"}),
+        (Role.annotator, {"/api/me", "/api/review/reasons", "/api/rounds", "/api/runs"}),
+        (Role.engineer, {"/api/rounds/{number}", "/api/snapshots", "/api/snapshots/{name}", "/api/checkpoints"}),
+        (Role.trainer, {"/api/checkpoints/{name}/promote"}),
+        (Role.admin, {"/api/rounds/{number}/close"}),
     ],
 )
 def test_access_grows_from_annotator_to_admin(app, signed_in, access, allowed):
@@ -64,10 +64,10 @@ def test_access_grows_from_annotator_to_admin(app, signed_in, access, allowed):
         == 403
     }
     assert not refused & allowed
-    assert ("/api/checkpoints/{name}/promote" in refused) == (access in {Access.annotator, Access.engineer})
-    assert ("/api/rounds/{number}/close" in refused) == (access is Access.annotator)
-    assert ("/api/snapshots" in refused) == (access is Access.annotator)
-    assert refused == set() or access in {Access.annotator, Access.engineer}
+    assert ("/api/checkpoints/{name}/promote" in refused) == (access in {Role.annotator, Role.engineer})
+    assert ("/api/rounds/{number}/close" in refused) == (access is Role.annotator)
+    assert ("/api/snapshots" in refused) == (access is Role.annotator)
+    assert refused == set() or access in {Role.annotator, Role.engineer}
 
 
 KEY = "00000000-0000-0000-0000-000000000001"
@@ -100,15 +100,17 @@ def test_loopback_has_many_names(client, host):
     assert client.get("/api/health", headers={"host": host}).status_code == 200
 
 
-def test_a_house_on_the_net_answers_to_any_name(house: House):
-    opened = House(house.settings.model_copy(update={"host": "0.0.0.0"}), house.database, house.store, house.queue)
+def test_a_house_on_the_net_answers_to_any_name(context: AppContext):
+    opened = AppContext(
+        context.settings.model_copy(update={"host": "0.0.0.0"}), context.database, context.store, context.queue
+    )
     with TestClient(create_app(opened), base_url="http://layers.example") as client:
         assert client.get("/api/health").status_code == 200
     assert not is_loopback("0.0.0.0")
 
 
 def test_a_change_without_our_header_is_refused(app, signed_in):
-    visitor = signed_in(Access.admin)
+    visitor = signed_in(Role.admin)
     del visitor.headers["x-layerloop"]
     for method, path, _ in operations(app):
         if method in {"POST", "DELETE"}:
@@ -132,9 +134,9 @@ def test_broken_bodies_are_told_in_words(client, content):
     assert answer.json()["error"]["hint"]
 
 
-def test_an_unexpected_error_tells_nothing_and_is_logged(app, signed_in, house, caplog):
-    visitor = signed_in(Access.admin)
-    with house.database.transaction() as tx:
+def test_an_unexpected_error_tells_nothing_and_is_logged(app, signed_in, context, caplog):
+    visitor = signed_in(Role.admin)
+    with context.database.transaction() as tx:
         tx.execute(sa.text("alter table rounds rename to elsewhere"))
     answer = visitor.get("/api/rounds")
     assert answer.status_code == 500
@@ -161,7 +163,7 @@ def test_every_method_of_an_address_is_told(app, client):
 
 
 def test_head_is_get_without_a_body(signed_in):
-    visitor = signed_in(Access.admin)
+    visitor = signed_in(Role.admin)
     for path in ("/api/health", "/api/me", "/api/rounds", "/api/nothing", "/api/openapi.json"):
         whole, head = visitor.get(path), visitor.head(path)
         assert (head.status_code, head.content) == (whole.status_code, b"")
@@ -177,10 +179,10 @@ def test_bodies_are_bounded_whatever_the_method(client, method):
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/api/session"), ("GET", "/api/me"), ("DELETE", "/api/session")])
-def test_a_database_that_is_away_is_named_in_the_log_alone(signed_in, house, caplog, method, path):
+def test_a_database_that_is_away_is_named_in_the_log_alone(signed_in, context, caplog, method, path):
     visitor = signed_in()
     nowhere = Database("postgresql://somebody:word@127.0.0.1:1/a_database")
-    app = create_app(House(house.settings, nowhere, house.store, house.queue))
+    app = create_app(AppContext(context.settings, nowhere, context.store, context.queue))
     with TestClient(app, base_url=LOOPBACK, headers=CHANGE, cookies=dict(visitor.cookies)) as away:
         answer = away.request(method, path, json={"token": "x"} if method == "POST" else None)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -189,19 +191,19 @@ def test_a_database_that_is_away_is_named_in_the_log_alone(signed_in, house, cap
     assert "a_database" in caplog.text
 
 
-def test_a_database_that_is_away_is_a_503(signed_in, house):
+def test_a_database_that_is_away_is_a_503(signed_in, context):
     visitor = signed_in()
     nowhere = Database("postgresql://nobody@127.0.0.1:1/nothing")
-    app = create_app(House(house.settings, nowhere, house.store, house.queue))
+    app = create_app(AppContext(context.settings, nowhere, context.store, context.queue))
     with TestClient(app, base_url=LOOPBACK, headers=CHANGE, cookies=dict(visitor.cookies)) as away:
         answer = away.get("/api/me")
     assert answer.status_code == 503
     assert "does not answer" in answer.json()["error"]["message"]
 
 
-def test_a_connection_that_breaks_midway_is_a_503_and_the_next_try_succeeds(signed_in, house):
-    visitor = signed_in(Access.admin)
-    with house.database.transaction() as tx:
+def test_a_connection_that_breaks_midway_is_a_503_and_the_next_try_succeeds(signed_in, context):
+    visitor = signed_in(Role.admin)
+    with context.database.transaction() as tx:
         number = make_round(tx)
         tx.execute(
             sa.text("""
@@ -211,12 +213,12 @@ def test_a_connection_that_breaks_midway_is_a_503_and_the_next_try_succeeds(sign
         )
     answer = visitor.post(f"/api/rounds/{number}/pause")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    with house.database.transaction() as tx:
+    with context.database.transaction() as tx:
         tx.execute(sa.text("drop trigger cut on events"))
     assert visitor.post(f"/api/rounds/{number}/pause").json()["state"] == "paused"
 
 
-def test_pages_are_optional_and_a_broken_package_is_not_hidden(house, tmp_path, monkeypatch):
+def test_pages_are_optional_and_a_broken_package_is_not_hidden(context, tmp_path, monkeypatch):
     (tmp_path / "broken_pages.py").write_text("import a_module_that_is_missing\n")
     (tmp_path / "good_pages.py").write_text(
         "def mount(app):\n    app.add_api_route('/', lambda: 'the pages', include_in_schema=False)\n"
@@ -224,8 +226,10 @@ def test_pages_are_optional_and_a_broken_package_is_not_hidden(house, tmp_path, 
     monkeypatch.syspath_prepend(tmp_path)
 
     def serve(dotted: str) -> TestClient:
-        settings = house.settings.model_copy(update={"pages": dotted})
-        return TestClient(create_app(House(settings, house.database, house.store, house.queue)), base_url=LOOPBACK)
+        settings = context.settings.model_copy(update={"pages": dotted})
+        return TestClient(
+            create_app(AppContext(settings, context.database, context.store, context.queue)), base_url=LOOPBACK
+        )
 
     assert serve("good_pages:mount").get("/").json() == "the pages"
     assert serve("no_pages_at_all:mount").get("/").status_code == 404

@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from curation.api.links import WINDOW, Links
-from curation.layers import as_png, decode_layer
-from curation.tables import checkpoints, layers
+from curation.api.signed_urls import WINDOW, SignedUrls
+from curation.db.tables import checkpoints, layers
+from curation.images.codec import as_png, decode_layer
 from tests.making import make_checkpoint
 
 SHA = "ab" * 32
@@ -65,7 +65,7 @@ def test_an_address_is_bound_to_image_format_and_end(client, app, database, numb
 
 def test_an_address_is_stable_for_a_while_and_then_ends():
     now = [1_000_000.0 * WINDOW]
-    links = Links("secret", clock=lambda: now[0])
+    links = SignedUrls("secret", clock=lambda: now[0])
     first = links.address(SHA)
     now[0] += WINDOW - 1
     assert links.address(SHA) == first, "browsers keep what they have"
@@ -76,7 +76,7 @@ def test_an_address_is_stable_for_a_while_and_then_ends():
     assert links.address(SHA) != first
     now[0] += WINDOW
     assert links.seconds_left(SHA, "webp", until, sign) == 0
-    assert Links("other").seconds_left(SHA, "webp", 2**40, sign) == 0
+    assert SignedUrls("other").seconds_left(SHA, "webp", 2**40, sign) == 0
 
 
 def test_nothing_else_of_the_store_is_served_even_with_a_genuine_signature(client, app, store):

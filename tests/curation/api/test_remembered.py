@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curation.api.remembered import Remembered
+from curation.api.adaptive_cache import AdaptiveCache
 
 
 class Clock:
@@ -23,13 +23,13 @@ class Clock:
 
 def test_what_is_cheap_is_always_exact():
     clock = Clock()
-    kept: Remembered[int] = Remembered(cheap=0.003, clock=clock)
+    kept: AdaptiveCache[int] = AdaptiveCache(cheap=0.003, clock=clock)
     assert [kept.get("a", lambda: clock.compute(0.002)) for _ in range(3)] == [1, 2, 3]
 
 
 def test_what_is_dear_is_kept_a_hundred_times_as_long():
     clock = Clock()
-    kept: Remembered[int] = Remembered(cheap=0.003, clock=clock)
+    kept: AdaptiveCache[int] = AdaptiveCache(cheap=0.003, clock=clock)
 
     def dear() -> int:
         return clock.compute(0.1)
@@ -44,7 +44,7 @@ def test_what_is_dear_is_kept_a_hundred_times_as_long():
 
 def test_it_does_not_grow_without_end():
     clock = Clock()
-    kept: Remembered[int] = Remembered(cheap=0.0, clock=clock)
+    kept: AdaptiveCache[int] = AdaptiveCache(cheap=0.0, clock=clock)
     for key in range(kept.MOST + 50):
         kept.get(key, lambda: clock.compute(1.0))
     assert len(kept._kept) == kept.MOST

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from curation.domain import Access
+from curation.domain import Role
 from tests.curation.api.conftest import CHANGE
 
 TEXTS = {
@@ -110,7 +110,7 @@ def tries(app, text: str) -> Iterator[tuple[str, str, bytes | None]]:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_no_text_is_a_server_error(app, signed_in, name):
-    visitor = signed_in(Access.admin)
+    visitor = signed_in(Role.admin)
     tried = 0
     for method, address, body in tries(app, TEXTS[name]):
         if address.startswith("/api/session") and method == "DELETE":
@@ -128,7 +128,7 @@ def test_no_text_is_a_server_error(app, signed_in, name):
 
 @pytest.mark.parametrize("name", ["nul", "controls", "long"])
 def test_a_hostile_header_is_no_server_error(signed_in, name):
-    visitor = signed_in(Access.admin)
+    visitor = signed_in(Role.admin)
     value = TEXTS[name].replace("\u202e", "\xff").encode("latin-1")
     for header in (b"x-layerloop-desk", b"if-none-match", b"accept", b"x-forwarded-for", b"content-type"):
         for method, path in (("POST", "/api/desk/hook"), ("GET", f"/api/layers/{'a' * 64}.webp?until=1&sign=x")):

@@ -7,8 +7,8 @@ import uuid
 import pytest
 import sqlalchemy as sa
 
+from curation.db.tables import decisions
 from curation.domain import RejectReason
-from curation.tables import decisions
 from tests.making import states
 
 

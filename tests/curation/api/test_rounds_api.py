@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from curation.domain import Access, Job
-from curation.review import report
+from curation.domain import Job, Role
+from curation.reporting import round_report
 
 
 def test_the_list_and_the_report(signed_in, number, database):
-    visitor = signed_in(Access.engineer)
+    visitor = signed_in(Role.engineer)
     (row,) = visitor.get("/api/rounds").json()
     assert (row["id"], row["state"], row["quota"], row["counts"]) == (number, "open", 12, {"waiting": 12})
     told = visitor.get(f"/api/rounds/{number}").json()
     with database.transaction() as tx:
-        expected = report.round_report(tx, number)
+        expected = round_report.round_report(tx, number)
     assert told["funnel"] == expected["funnel"]
     assert told["round"] == row | {"own": None, "policy": expected["round"]["policy"]}
     assert told["defects_per_100"] == {"person": None, "oracle": None}
@@ -25,7 +25,7 @@ def test_the_list_and_the_report(signed_in, number, database):
 def test_pausing_resuming_closing(signed_in, number, database):
     sent: list[Job] = []
     database.send = sent.append
-    visitor = signed_in(Access.engineer)
+    visitor = signed_in(Role.engineer)
     tray = {"count": 3}
     assert visitor.post(f"/api/rounds/{number}/pause").json()["state"] == "paused"
     assert visitor.post("/api/review/tray", json=tray).json()["candidates"] == []
@@ -49,4 +49,4 @@ def test_an_annotator_changes_no_round(signed_in, number, database, act):
         "this takes access engineer; you have annotator",
     )
     with database.transaction() as tx:
-        assert report.find_round(tx, number)["state"] == "open"
+        assert round_report.find_round(tx, number)["state"] == "open"

@@ -8,13 +8,13 @@ from pydantic import SecretStr
 
 from curation import __version__
 from curation.api.app import create_app
-from curation.domain import Access
-from curation.house import House
+from curation.domain import Role
 from curation.review import reviewers
+from curation.runtime.context import AppContext
 from tests.curation.api.conftest import CHANGE, LOOPBACK
 
 
-def token_of(database, name: str = "ann", access: Access = Access.annotator) -> str:
+def token_of(database, name: str = "ann", access: Role = Role.annotator) -> str:
     with database.transaction() as tx:
         return reviewers.issue_token(tx, reviewers.add_reviewer(tx, name, access), 5)
 
@@ -24,7 +24,7 @@ def test_health_is_open(client):
 
 
 def test_a_token_lets_one_in_once(app, client, database):
-    token = token_of(database, access=Access.engineer)
+    token = token_of(database, access=Role.engineer)
     answer = client.post("/api/session", json={"token": token})
     assert answer.json() == {"name": "ann", "kind": "person", "access": "engineer"}
     assert client.get("/api/me").json() == answer.json()
@@ -36,9 +36,9 @@ def test_a_token_lets_one_in_once(app, client, database):
     assert (again.status_code, again.json()["error"]["message"]) == (401, "this sign-in token is not valid")
 
 
-def serve(house, **settings) -> TestClient:
-    changed = house.settings.model_copy(update=settings)
-    app = create_app(House(changed, house.database, house.store, house.queue))
+def serve(context, **settings) -> TestClient:
+    changed = context.settings.model_copy(update=settings)
+    app = create_app(AppContext(changed, context.database, context.store, context.queue))
     return TestClient(app, base_url=LOOPBACK, headers=CHANGE)
 
 
@@ -52,8 +52,8 @@ def serve(house, **settings) -> TestClient:
     ],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_cookie_is_secure_where_the_public_address_is(house, database, address, secure, scheme):
-    with serve(house, address=address) as client:
+def test_the_cookie_is_secure_where_the_public_address_is(context, database, address, secure, scheme):
+    with serve(context, address=address) as client:
         client.base_url = f"{scheme}://127.0.0.1"
         for answer in (
             client.post("/api/session", json={"token": token_of(database)}),
@@ -101,8 +101,8 @@ def test_signing_in_again_as_oneself_ends_the_session_before(app, signed_in, dat
         assert old.get("/api/me").status_code == 401
 
 
-def test_two_instances_on_one_host_do_not_sign_each_other_out(house, database):
-    with serve(house, secret=SecretStr("one" * 16)) as client, serve(house, secret=SecretStr("two" * 16)) as other:
+def test_two_instances_on_one_host_do_not_sign_each_other_out(context, database):
+    with serve(context, secret=SecretStr("one" * 16)) as client, serve(context, secret=SecretStr("two" * 16)) as other:
         client.post("/api/session", json={"token": token_of(database, "ann")})
         other.cookies = client.cookies  # a browser sends the cookies of a host to every port
         assert other.post("/api/session", json={"token": token_of(database, "bob")}).status_code == 200
@@ -146,11 +146,11 @@ def statuses(client, addresses) -> list[int]:
     ]
 
 
-def test_a_forwarded_address_is_believed_from_a_named_proxy_alone(house):
+def test_a_forwarded_address_is_believed_from_a_named_proxy_alone(context):
     spoofed = [f"203.0.113.{last}" for last in range(6)]
-    with serve(house) as client:
+    with serve(context) as client:
         assert statuses(client, spoofed) == [401] * 3 + [429] * 3
-    with serve(house, trusted_proxies="testclient") as client:
+    with serve(context, trusted_proxies="testclient") as client:
         assert statuses(client, spoofed) == [401] * 6
         assert statuses(client, ["203.0.113.9"] * 6) == [401] * 3 + [429] * 3
         # What a client adds in front of what the proxy says counts for nothing.

@@ -10,14 +10,14 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from curation.api.cards import SMALL
-from curation.api.renditions import Renditions
+from curation.api.review_items import SMALL
+from curation.api.thumbnails import ThumbnailCache
+from curation.db.tables import candidate_layers, decisions, layers, rounds, samples
 from curation.domain import Verdict
-from curation.layers import decode_layer, encode_layer
+from curation.images.codec import decode_layer, encode_layer
 from curation.review.decisions import decide
+from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer
-from curation.review.trays import take_tray
-from curation.tables import candidate_layers, decisions, layers, rounds, samples
 from tests.making import make_candidates, make_round, states
 
 
@@ -191,7 +191,7 @@ def test_what_is_no_layer_is_not_shrunk(client, app, store):
 
 
 def test_renditions_keep_the_latest_up_to_their_bytes():
-    kept, made = Renditions(most=10), []
+    kept, made = ThumbnailCache(most=10), []
 
     def ask(key: str, size: int) -> bytes:
         return kept.get(key, lambda: made.append(key) or b"x" * size)
@@ -213,7 +213,7 @@ def test_the_nearest_sample_comes_with_addresses(signed_in, number, database):
     assert ann.get("/api/review/nearest", params={"candidate": card["id"]}).json() is None
     with database.transaction() as tx:
         grace = add_reviewer(tx, "Grace")
-        accepted = take_tray(tx, grace.id, number, 1, (), 60)[0]
+        accepted = claim_items(tx, grace.id, number, 1, (), 60)[0]
         decide(tx, grace.id, accepted.id, Verdict.accept, key=uuid.uuid4())
     found = ann.get("/api/review/nearest", params={"candidate": card["id"]}).json()
     assert found["caption"] == accepted.prompt

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from curation.domain import Access, Kind, LayerRole, canonical_json
-from curation.layers import encode_layer, visible_hash
-from curation.manifest import Manifest, Part, read_samples
-from curation.samples import NewSample, StoredLayer, add_samples
+from curation.datasets.manifest import Manifest, Part, read_samples
+from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.domain import Kind, LayerRole, Role, canonical_json
+from curation.images.codec import encode_layer, visible_hash
 from tests.making import picture
 
 
@@ -25,7 +25,7 @@ def samples(database, store) -> int:
 
 
 def test_freezing_twice_is_one_snapshot(signed_in, samples, store):
-    engineer = signed_in(Access.engineer)
+    engineer = signed_in(Role.engineer)
     first = engineer.post("/api/snapshots", json={"tag": "first"})
     assert first.status_code == 201
     assert (first.json()["samples"], first.json()["tags"]) == (7, ["first"])
@@ -37,7 +37,7 @@ def test_freezing_twice_is_one_snapshot(signed_in, samples, store):
 
 
 def test_paging_shows_every_sample_once(signed_in, samples, store):
-    engineer = signed_in(Access.engineer)
+    engineer = signed_in(Role.engineer)
     frozen = engineer.post("/api/snapshots", json={"tag": "first"}).json()
     seen, after = [], ""
     for _ in range(4):
@@ -55,16 +55,16 @@ def test_paging_shows_every_sample_once(signed_in, samples, store):
 
 
 def test_what_is_not_there(signed_in):
-    engineer = signed_in(Access.engineer)
+    engineer = signed_in(Role.engineer)
     empty = engineer.post("/api/snapshots", json={})
     assert (empty.status_code, empty.json()["error"]["message"]) == (409, "there are no samples to freeze")
     assert engineer.get("/api/snapshots/nothing").status_code == 404
     assert engineer.get("/api/snapshots/x", params={"limit": 1000}).status_code == 422
-    assert signed_in(Access.annotator).get("/api/snapshots").status_code == 403
+    assert signed_in(Role.annotator).get("/api/snapshots").status_code == 403
 
 
 def test_a_bad_tag_freezes_nothing_that_is_listed(signed_in, samples):
-    engineer = signed_in(Access.engineer)
+    engineer = signed_in(Role.engineer)
     assert engineer.post("/api/snapshots", json={"tag": "../x"}).status_code == 422
     assert engineer.get("/api/snapshots").json() == []
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from curation.domain import Access, LayerRole
-from curation.layers import encode_layer, visible_hash
-from curation.review import planting
+from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.db.tables import candidates, gold, reviewers, screenings
+from curation.domain import LayerRole, Role
+from curation.images.codec import encode_layer, visible_hash
+from curation.quality import gold_creation
 from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.gold import GoldTerms, set_gold
-from curation.samples import NewSample, StoredLayer, add_samples
-from curation.screening.refusals import measure_single
-from curation.tables import candidates, gold, reviewers, screenings
+from curation.screening.rules import measure_single
 from tests.making import picture
 
 
@@ -29,8 +29,8 @@ def hidden(database, store, number) -> frozenset[str]:
             data = encode_layer(picture(seed))
             layer = StoredLayer(store.put(data), 32, 24, len(data), visible_hash(picture(seed)))
             add_samples(tx, [NewSample("single", f"prompt {seed}", "CC0", "test", 0, {LayerRole.foreground: layer})])
-        sources = planting.choose_sources(tx, number, 12)
-        planting.keep_gold(tx, number, planting.make_gold(store, sources, (32, 24)), "test")
+        sources = gold_creation.choose_sources(tx, number, 12)
+        gold_creation.keep_gold(tx, number, gold_creation.make_gold(store, sources, (32, 24)), "test")
         set_gold(tx, number, GoldTerms(0.5), "test")
         return frozenset(str(one) for one in tx.execute(sa.select(gold.c.candidate_id)).scalars())
 
@@ -86,7 +86,7 @@ def test_a_paused_reviewer_is_told_so(signed_in, database, number):
 
 
 def test_figures_are_for_oneself_and_for_engineers(signed_in, number):
-    ann, engineer = signed_in(name="ann"), signed_in(Access.engineer)
+    ann, engineer = signed_in(name="ann"), signed_in(Role.engineer)
     card = ann.post("/api/review/tray", json={"count": 1}).json()["candidates"][0]
     said = {"candidate": card["id"], "verdict": "accept", "dwell_ms": 800, "key": str(uuid.uuid4())}
     assert ann.post("/api/review/decisions", json=said).status_code == 200
@@ -106,6 +106,6 @@ def test_agreement_is_for_engineers(signed_in, database, number):
             said = {"candidate": card["id"], "verdict": "reject", "key": str(uuid.uuid4())}
             assert client.post("/api/review/decisions", json=said).json()["state"] == "rejected", "blind"
     assert signed_in(name="ann").get(f"/api/rounds/{number}/agreement").status_code == 403
-    told = signed_in(Access.engineer).get(f"/api/rounds/{number}/agreement").json()
+    told = signed_in(Role.engineer).get(f"/api/rounds/{number}/agreement").json()
     assert (told["decided_twice"], told["agreed"], told["alpha"]["value"], told["ac1"]["value"]) == (12, 1, 1, 1)
     assert [pair["reviewers"] for pair in told["pairs"]] == [["ann", "bob"]]

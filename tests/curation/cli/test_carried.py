@@ -10,13 +10,13 @@ import pytest
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
-from curation.cli.styles import read_styles
+from curation.cli.loras import read_styles
 from curation.domain import Checkpoint
 from curation.errors import Refused
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
+from tests.training.interop.test_released_networks import NARROW, narrow
 from tests.training.pretrained import write_sdxl
-from tests.training.released.test_released_networks import NARROW, narrow
 from tests.training.released_files import (
     SDXL_CHANNELS,
     TINY_SDXL,

@@ -9,16 +9,17 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from curation import checkpoints, snapshots
+from curation.checkpoints import registry
 from curation.cli.checkpoints import read_changes
 from curation.cli.main import run
-from curation.database import Database
+from curation.datasets import snapshots
+from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.db.engine import Database
+from curation.db.tables import training_runs
 from curation.domain import Checkpoint, LayerRole
-from curation.layers import encode_layer, visible_hash
-from curation.objects import FolderStore
-from curation.samples import NewSample, StoredLayer, add_samples
+from curation.images.codec import encode_layer, visible_hash
+from curation.object_store import FolderStore
 from curation.settings import Settings
-from curation.tables import training_runs
 from tests.curation.cli.test_cli import call, here
 from tests.making import picture
 
@@ -36,7 +37,7 @@ def parent(here: Settings, database: Database) -> str:
     with database.transaction() as tx:
         add_samples(tx, [NewSample("single", "a cat", "CC0", "test", 0, {LayerRole.foreground: layer})])
         snapshots.freeze(tx, store, tag="latest", actor="test")
-        return checkpoints.register_checkpoint(tx, PARENT, "test")
+        return registry.register_checkpoint(tx, PARENT, "test")
 
 
 def changes_of(database: Database, identity: str) -> dict[str, str]:

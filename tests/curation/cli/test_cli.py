@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from curation.cli.main import app, run
-from curation.database import Database
+from curation.db.engine import Database
 from curation.errors import Refused
-from curation.intake.procedural import draw_seed
-from curation.intake.procedural_pairs import draw_pair_seed
-from curation.objects import FolderStore
+from curation.object_store import FolderStore
 from curation.settings import Settings
+from curation.synthetic.dataset import draw_seed
+from curation.synthetic.pair_dataset import draw_pair_seed
 from tests.making import make_candidates, make_checkpoint, make_round
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from curation.cli.main import app
-from curation.intake.procedural import draw_seed
 from curation.screening.signals import SIGNALS
 from curation.settings import Settings
+from curation.synthetic.dataset import draw_seed
 from tests.curation.cli.test_cli import call, here
 
 __all__ = ["here"]  # the fixture

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from curation import __version__
 from curation.cli.main import app
-from curation.database import Database
+from curation.db.engine import Database
 from curation.errors import LayerloopError, NotFound, Refused
-from curation.intake.figures import SUBJECTS
 from curation.settings import Settings
+from curation.synthetic.shapes import SUBJECTS
 from tests.making import make_checkpoint
 
 PROMPT = next(iter(SUBJECTS))
@@ -89,11 +89,11 @@ def test_several_are_named_by_their_seeds(here: Settings, database: Database, tm
 
 
 def promote(database: Database) -> None:
-    from curation import checkpoints
+    from curation.checkpoints import registry
 
     with database.transaction() as tx:
-        [row] = checkpoints.list_checkpoints(tx)
-        checkpoints.promote(tx, row["id"], "test")
+        [row] = registry.list_checkpoints(tx)
+        registry.promote(tx, row["id"], "test")
 
 
 def test_a_picture_to_begin_from_is_a_stored_layer(
@@ -106,7 +106,7 @@ def test_a_picture_to_begin_from_is_a_stored_layer(
     begun[5:15, 5:15] = (10, 20, 30, 128)
     Image.fromarray(begun, "RGBA").save(tmp_path / "in.png")
     seen = []
-    from curation.layers import decode_layer
+    from curation.images.codec import decode_layer
     from tests import painter
 
     def noting(checkpoint, store):

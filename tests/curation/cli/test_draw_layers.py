@@ -13,14 +13,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from curation.cli.main import app
-from curation.database import Database
+from curation.db.engine import Database
 from curation.errors import LayerloopError, NotFound, Refused
+from curation.images.codec import encode_layer
 from curation.images.decoding import decode_image
-from curation.intake.figures import SUBJECTS
-from curation.layers import encode_layer
-from curation.pairs import composite
-from curation.provenance import read_picture, read_provenance
+from curation.images.pairs import composite
+from curation.images.provenance import read_picture, read_provenance
 from curation.settings import Settings
+from curation.synthetic.shapes import SUBJECTS
 from tests.image_files import coded, make_png
 from tests.making import make_checkpoint, picture
 

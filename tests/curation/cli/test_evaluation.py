@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from curation.checkpoints import find_checkpoint, register_checkpoint
+from curation.checkpoints.registry import find_checkpoint, register_checkpoint
 from curation.cli.evaluation import MAIN, in_brief
 from curation.cli.main import app
-from curation.database import Database
-from curation.domain import TrainingOrder
-from curation.house import open_house
-from curation.intake.procedural import draw_seed
-from curation.intake.procedural_pairs import draw_pair_seed
+from curation.db.engine import Database
+from curation.domain import TrainingRequest
+from curation.runtime.context import open_context
 from curation.settings import Settings
+from curation.synthetic.dataset import draw_seed
+from curation.synthetic.pair_dataset import draw_pair_seed
 from tests.curation.cli.test_cli import call, here
 from tests.training.evaluation.test_evaluate import untrained_checkpoint
 from training.evaluation.heldout import HIGHER_IS_BETTER
@@ -33,7 +33,7 @@ def made(here: Settings, tmp_path: Path) -> str:
     draw_seed(tmp_path / "seeds", 80)
     call("seed", "import", str(tmp_path / "seeds"))
     snapshot = json.loads(call("snapshot", "freeze", "--tag", "latest", "--json"))["snapshot"]
-    with open_house(here) as opened:
+    with open_context(here) as opened:
         checkpoint, _, _ = untrained_checkpoint(opened.store, snapshot)
         with opened.database.transaction() as tx:
             return register_checkpoint(tx, checkpoint, "test")
@@ -77,8 +77,8 @@ def test_pairs_are_told_together_and_apart(here: Settings, database: Database, t
     listing.write_text("".join(json.dumps(line) + "\n" for line in lines))
     call("seed", "import", str(tmp_path / "seeds"))
     snapshot = json.loads(call("snapshot", "freeze", "--tag", "latest", "--json"))["snapshot"]
-    with open_house(here) as opened:
-        order = TrainingOrder("pairs", "micro", snapshot, None, None, 0, 32)
+    with open_context(here) as opened:
+        order = TrainingRequest("pairs", "micro", snapshot, None, None, 0, 32)
         checkpoint = train(order, opened.store, tmp_path / "run", lambda _: None)
         with opened.database.transaction() as tx:
             made = register_checkpoint(tx, checkpoint, "test")

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from curation.cli import show
+from curation.cli import output
 from curation.cli.main import run
-from curation.database import Database
+from curation.db.engine import Database
 from curation.domain import Prompt
 from curation.errors import Refused
-from curation.intake.procedural import draw_seed
-from curation.prompt_files import MAX_PROMPT, parse_prompts, read_prompt_file
+from curation.prompts.files import MAX_PROMPT, parse_prompts, read_prompt_file
 from curation.review import reviewers
 from curation.settings import Settings, read_settings, unknown_settings
+from curation.synthetic.dataset import draw_seed
 from curation.text import PrintableFormatter
 from tests.curation.cli.test_cli import here
 from tests.making import make_checkpoint
@@ -62,8 +62,8 @@ def prompts_commands(path: str) -> list[list[str]]:
 def test_no_file_of_a_command_line_ends_in_a_traceback(
     here: Settings, database: Database, tmp_path: Path, monkeypatch, capsys, kind: str, place: int
 ) -> None:
-    monkeypatch.setattr("curation.prompt_files.MAX_FILE", 1 << 20)
-    monkeypatch.setattr("curation.triples.files.MAX_FILE", 1 << 20)
+    monkeypatch.setattr("curation.prompts.files.MAX_FILE", 1 << 20)
+    monkeypatch.setattr("curation.prompts.pair_files.MAX_FILE", 1 << 20)
     monkeypatch.chdir(tmp_path)
     with database.transaction() as tx:
         make_checkpoint(tx)
@@ -77,7 +77,7 @@ def test_no_file_of_a_command_line_ends_in_a_traceback(
     elif place == 3:
         return  # a file that `prompts make` is to make
     code, said = end(prompts_commands(str(path))[place], monkeypatch, capsys)
-    assert 0 < code < show.INTERNAL_ERROR, said
+    assert 0 < code < output.INTERNAL_ERROR, said
     assert said.startswith("error: ")
     assert "internal" not in said and "Traceback" not in said
 
@@ -122,7 +122,7 @@ def test_a_setting_that_cannot_be_is_told(here: Settings, monkeypatch, capsys, n
     with pytest.raises(SystemExit) as ended:
         run()
     out, err = capsys.readouterr()
-    assert 0 < int(ended.value.code or 0) < show.INTERNAL_ERROR, err
+    assert 0 < int(ended.value.code or 0) < output.INTERNAL_ERROR, err
     told = out if command == ["doctor"] else err
     assert name in told or "home" in told or value in told
     assert "hint:" in told
@@ -148,10 +148,10 @@ def test_an_unforeseen_error_leaves_its_traceback_in_a_file(here: Settings, monk
     def broken(*_: object) -> None:
         raise ZeroDivisionError(f"by {EVIL}")
 
-    monkeypatch.setattr("curation.rounds.list_rounds", broken)
+    monkeypatch.setattr("curation.rounds.lifecycle.list_rounds", broken)
     here.path("logs")
     code, said = end(["round", "list"], monkeypatch, capsys)
-    assert code == show.INTERNAL_ERROR
+    assert code == output.INTERNAL_ERROR
     assert said.startswith("error: internal error: ZeroDivisionError")
     assert "\x1b" not in said
     assert "ZeroDivisionError" in (here.path("logs") / "errors.log").read_text()
@@ -200,7 +200,7 @@ def test_only_one_module_prints() -> None:
 
 def test_json_with_control_characters_has_the_same_value(capsys: pytest.CaptureFixture[str]) -> None:
     value = {"name": "\x9b2J\x7f\u202e\n\t ä"}
-    show.print_json(value)
+    output.print_json(value)
     out = capsys.readouterr().out
     assert json.loads(out) == value
     assert not set("\x9b\x7f\u202e") & set(out)

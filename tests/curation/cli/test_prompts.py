@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from curation.cli.main import app
 from curation.errors import Refused
-from curation.triples.files import read_triples
+from curation.prompts.pair_files import read_triples
 from tests.chat_server import complains, says, serving
 from tests.curation.cli.test_cli import call
 

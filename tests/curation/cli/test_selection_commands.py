@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from curation.database import Database
+from curation.db.engine import Database
+from curation.db.tables import embeddings, heads, rounds
 from curation.domain import CandidateState
 from curation.errors import NotFound, Refused
 from curation.screening.embedding import OWN
 from curation.settings import Settings
-from curation.tables import embeddings, heads, rounds
 from tests.curation.cli.test_cli import call, here
 from tests.making import make_checkpoint
 from tests.streams import arrive, judge_waiting, open_stream, taught

@@ -89,9 +89,9 @@ def test_a_wrong_word_is_refused_with_the_choices_which_help_names(
 
 
 def test_the_choices_are_those_that_the_workshop_knows() -> None:
-    from training.pipelines.generator import SAMPLERS
-    from training.released.exporting import FORMS, PRECISIONS
-    from training.released.own_format import NAME
+    from training.interop.export_checkpoint import FORMS, PRECISIONS
+    from training.interop.own_format import NAME
+    from training.pipelines.worker_generator import SAMPLERS
 
     assert {one.value for one in Sampler} == set(SAMPLERS)
     assert {one.value for one in Form} == {*FORMS, NAME}

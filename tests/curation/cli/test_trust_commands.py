@@ -10,15 +10,15 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from curation.cli.main import app
+from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.db.tables import gold, reviewers, rounds, samples
 from curation.domain import LayerRole, Verdict
 from curation.errors import Conflict, LayerloopError, Refused
-from curation.layers import encode_layer, visible_hash
-from curation.objects import FolderStore
+from curation.images.codec import encode_layer, visible_hash
+from curation.object_store import FolderStore
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
-from curation.samples import NewSample, StoredLayer, add_samples
 from curation.settings import Settings
-from curation.tables import gold, reviewers, rounds, samples
 from tests.making import make_candidates, make_checkpoint, picture
 
 

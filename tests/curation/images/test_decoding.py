@@ -12,13 +12,13 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
+from curation.image_limits import Limits
 from curation.images.colors import to_eight_bits
 from curation.images.decoding import TURNS, decode_image
 from curation.images.headers import BadFile
-from curation.images.limits import Limits
 from curation.images.pillow_images import from_path, from_pillow
-from curation.scenes.photoshop import write_psd
-from curation.scenes.sheet import Sheet, Stack
+from curation.scenes.formats.psd import write_psd
+from curation.scenes.layer_stack import LayerStack, StackLayer
 from tests import image_files
 from tests.image_files import P3, chromaticities, coded, gamma, make_ios_png, make_png, profile_chunk, saved
 from tests.making import picture
@@ -154,7 +154,7 @@ def test_a_tiff_of_several_pages_or_of_other_samples_is_refused_with_its_reason(
 
 def test_the_merged_picture_of_a_photoshop_file_is_read_with_its_alpha(tmp_path: Path):
     rgba = picture(9, 60, 40)
-    write_psd(tmp_path / "a.psd", Stack((60, 40), [Sheet("a", rgba, (0, 0), 255)], rgba))
+    write_psd(tmp_path / "a.psd", LayerStack((60, 40), [StackLayer("a", rgba, (0, 0), 255)], rgba))
     decoded = decode_image((tmp_path / "a.psd").read_bytes())
     seen = rgba[..., 3] > 60
     assert np.array_equal(decoded.rgba[..., 3], rgba[..., 3])

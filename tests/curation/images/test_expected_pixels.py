@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from curation.images.limits import Limits
-from curation.intake.examination import examine
-from curation.intake.pair_examination import examine_pair
-from curation.layers import decode_layer
-from curation.scenes.pictures import read_pictures
+from curation.image_limits import Limits
+from curation.images.codec import decode_layer
+from curation.ingest.inspection import examine
+from curation.ingest.pair_inspection import examine_pair
+from curation.scenes.scene_images import read_pictures
 from tests.conftest import SHARED
 from tests.making import scenes
-from training.pipelines.pictures import to_rgba
+from training.pipelines.images import to_rgba
 
 CASES = SHARED / "cases" / "images"
 TOLERANCE = 3

@@ -9,15 +9,16 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
-from curation import leases, rounds
-from curation.database import Database
+from curation.db import leases
+from curation.db.engine import Database
+from curation.db.tables import candidates
+from curation.db.tables import leases as leases_table
 from curation.domain import Verdict
 from curation.errors import Conflict, NotFound
-from curation.review import trays
+from curation.review import queue
 from curation.review.decisions import decide, undo
 from curation.review.reviewers import add_reviewer
-from curation.tables import candidates
-from curation.tables import leases as leases_table
+from curation.rounds import lifecycle
 from tests.making import make_candidates, make_round, states
 
 PAGE, OTHER_PAGE = uuid.uuid4(), uuid.uuid4()
@@ -40,7 +41,7 @@ def who(database: Database, name: str) -> int:
 
 def take(database, reviewer: int, number: int | None, count: int, holding=(), page=None):
     with database.transaction() as tx:
-        return trays.fill_tray(tx, reviewer, number, count, holding, 60, page)
+        return queue.claim_batch(tx, reviewer, number, count, holding, 60, page)
 
 
 def ids(tray) -> list[uuid.UUID]:
@@ -90,7 +91,7 @@ def test_two_pages_of_one_reviewer_share_nothing(database, two):
     second = ids(take(database, ann, two[0], 4, page=OTHER_PAGE))
     assert not set(first) & set(second)
     with database.transaction() as tx:
-        trays.hand_back(tx, ann, [*first, *second], OTHER_PAGE)
+        queue.hand_back(tx, ann, [*first, *second], OTHER_PAGE)
     assert take(database, ann, two[0], 0, first, PAGE).lost == ()
     assert states(database, two[0]) == {"showing": 4, "waiting": 4}
 
@@ -100,12 +101,12 @@ def test_a_page_takes_over_from_the_one_before_it_in_its_tab(database, two):
     ann, bob = who(database, "ann"), who(database, "bob")
     late = ids(take(database, ann, two[0], 4, page=PAGE))
     with database.transaction() as tx:
-        tray = trays.fill_tray(tx, ann, two[0], 4, (), 60, OTHER_PAGE, PAGE)
+        tray = queue.claim_batch(tx, ann, two[0], 4, (), 60, OTHER_PAGE, PAGE)
         assert ids(tray) == late
-        trays.hand_back(tx, ann, late, PAGE)
+        queue.hand_back(tx, ann, late, PAGE)
     assert not set(ids(take(database, bob, two[0], 8))) & set(late)
     with database.transaction() as tx:
-        assert len(trays.fill_tray(tx, ann, two[1], 2, (), 60, PAGE, OTHER_PAGE).cards) == 2
+        assert len(queue.claim_batch(tx, ann, two[1], 2, (), 60, PAGE, OTHER_PAGE).cards) == 2
     assert set(ids(take(database, bob, two[0], 8))) >= set(late), "another round was opened"
 
 
@@ -113,9 +114,9 @@ def test_what_is_handed_back_is_free_at_once_and_first_for_who_returns(database,
     ann, bob = who(database, "ann"), who(database, "bob")
     held = ids(take(database, ann, two[0], 6, page=PAGE))
     with database.transaction() as tx:
-        trays.hand_back(tx, ann, held, PAGE)
-        trays.hand_back(tx, ann, held, PAGE)  # a second time does nothing
-        trays.hand_back(tx, bob, held, PAGE)  # nor does somebody else's
+        queue.hand_back(tx, ann, held, PAGE)
+        queue.hand_back(tx, ann, held, PAGE)  # a second time does nothing
+        queue.hand_back(tx, bob, held, PAGE)  # nor does somebody else's
     taken = ids(take(database, bob, two[0], 3))
     assert set(taken) <= set(held)
     again = ids(take(database, ann, two[0], 3, page=OTHER_PAGE))
@@ -126,7 +127,7 @@ def test_nobody_hands_back_what_others_hold(database, two):
     ann, bob = who(database, "ann"), who(database, "bob")
     held = ids(take(database, ann, two[0], 4, page=PAGE))
     with database.transaction() as tx:
-        trays.hand_back(tx, bob, held, None)
+        queue.hand_back(tx, bob, held, None)
     assert states(database, two[0]) == {"showing": 4, "waiting": 4}
 
 
@@ -162,7 +163,7 @@ def test_a_paused_round_takes_what_was_shown_and_gives_nothing_more(database, tw
     ann = who(database, "ann")
     first, second, third, fourth = ids(take(database, ann, two[0], 4, page=PAGE))
     with database.transaction() as tx:
-        rounds.pause_round(tx, two[0], "test")
+        lifecycle.pause_round(tx, two[0], "test")
     assert say(database, ann, first).state == "accepted"
     with database.transaction() as tx:
         assert undo(tx, ann, None, key=uuid.uuid4(), seconds=60, page=PAGE).card.id == first
@@ -173,7 +174,7 @@ def test_a_paused_round_takes_what_was_shown_and_gives_nothing_more(database, tw
     assert take(database, ann, two[0], 8, [third], PAGE).cards == ()
     assert say(database, ann, second).state == "accepted", "it was shown before the pause"
     with database.transaction() as tx:
-        rounds.close_round(tx, two[0], "test")
+        lifecycle.close_round(tx, two[0], "test")
     with pytest.raises(Conflict, match="closed"):
         say(database, ann, fourth)
 
@@ -198,7 +199,7 @@ def test_pages_of_two_reviewers_at_two_servers_starve_nobody(database, database_
         mine, turn = uuid.uuid4(), 0
         while True:
             with server.transaction() as tx:
-                held = ids(trays.fill_tray(tx, reviewer, None, 3, (), 60, mine))
+                held = ids(queue.claim_batch(tx, reviewer, None, 3, (), 60, mine))
             if not held:
                 return
             turn += 1
@@ -208,7 +209,7 @@ def test_pages_of_two_reviewers_at_two_servers_starve_nobody(database, database_
                 with lock:
                     decided[one] += 1
             with server.transaction() as tx:  # the page is left with the others undecided
-                trays.hand_back(tx, reviewer, held, mine)
+                queue.hand_back(tx, reviewer, held, mine)
             mine = uuid.uuid4()
 
     threads = [threading.Thread(target=page, args=(server, reviewer)) for server in servers for reviewer in people]

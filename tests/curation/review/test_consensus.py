@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 import pytest
 import sqlalchemy as sa
 
-from curation import leases, rounds
-from curation.database import Database
-from curation.domain import Access, CandidateState, Job, Said, Verdict
+from curation.db import leases
+from curation.db.engine import Database
+from curation.db.tables import aggregations, candidates, reviewers, samples
+from curation.db.tables import decisions as decisions_table
+from curation.db.tables import leases as leases_table
+from curation.domain import CandidateState, Job, Role, RuleVerdict, Verdict
 from curation.errors import Conflict, Refused
-from curation.review import aggregation, decisions
+from curation.quality import aggregation
+from curation.review import decisions
 from curation.review.consensus import Consensus, Rule, rounds_to_learn, set_consensus
+from curation.review.queue import claim_batch
 from curation.review.reviewers import add_reviewer, oracle_reviewer
-from curation.review.trays import fill_tray
-from curation.tables import aggregations, candidates, reviewers, samples
-from curation.tables import decisions as decisions_table
-from curation.tables import leases as leases_table
+from curation.rounds import lifecycle
 from tests.making import make_candidates, make_round, states
 
 ACCEPT, REJECT, SKIP = Verdict.accept, Verdict.reject, Verdict.skip
@@ -33,7 +35,7 @@ class Panel:
     ids: list[uuid.UUID]
     people: dict[str, int] = field(default_factory=dict)
 
-    def who(self, name: str, access: Access = Access.annotator) -> int:
+    def who(self, name: str, access: Role = Role.annotator) -> int:
         if name not in self.people:
             with self.database.transaction() as tx:
                 self.people[name] = add_reviewer(tx, name, access).id
@@ -41,7 +43,7 @@ class Panel:
 
     def take(self, name: str, count: int = 8, holding: tuple[uuid.UUID, ...] = ()) -> list[uuid.UUID]:
         with self.database.transaction() as tx:
-            return [card.id for card in fill_tray(tx, self.who(name), self.number, count, holding, 60).cards]
+            return [card.id for card in claim_batch(tx, self.who(name), self.number, count, holding, 60).cards]
 
     def decide(self, name: str, candidate: uuid.UUID, verdict: Verdict = ACCEPT, **more):
         with self.database.transaction() as tx:
@@ -108,7 +110,7 @@ def test_nobody_is_shown_a_candidate_twice(open_panel):
         tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
         leases.sweep(tx)
     with panel.database.transaction() as tx:
-        tray = fill_tray(tx, panel.who("ann"), panel.number, 0, (one, two), 60)
+        tray = claim_batch(tx, panel.who("ann"), panel.number, 0, (one, two), 60)
     assert tray.lost == (one,), "swept, and not to be looked at again by who has decided it"
 
 
@@ -121,7 +123,7 @@ def test_begun_candidates_come_before_fresh_ones(open_panel):
 
 
 def test_beyond_the_first_look_the_rest_is_found_once_nothing_fresh_is_left(open_panel, monkeypatch):
-    monkeypatch.setattr("curation.review.trays.LOOK_AT", 2)
+    monkeypatch.setattr("curation.review.queue.LOOK_AT", 2)
     panel = open_panel(majority(2), count=6)
     shown = panel.take("ann", 5)
     for one in shown:
@@ -134,8 +136,8 @@ def test_beyond_the_first_look_the_rest_is_found_once_nothing_fresh_is_left(open
 def test_a_tie_goes_to_an_adjudicator_who_has_not_decided_it(open_panel):
     panel = open_panel(majority(2))
     one = panel.ids[0]
-    panel.who("eve", Access.engineer)
-    panel.who("fay", Access.engineer)
+    panel.who("eve", Role.engineer)
+    panel.who("fay", Role.engineer)
     panel.decide("ann", one)
     panel.decide("eve", one, REJECT)
     assert panel.row(one) == ("waiting", 2)
@@ -193,7 +195,7 @@ def test_a_verdict_is_taken_back_even_while_the_next_reviewer_looks(open_panel):
     assert panel.undo("ann").card.id == one
     assert panel.row(one) == ("showing", 0)
     with panel.database.transaction() as tx:
-        assert fill_tray(tx, panel.who("bob"), panel.number, 0, (one,), 60).lost == (one,)
+        assert claim_batch(tx, panel.who("bob"), panel.number, 0, (one,), 60).lost == (one,)
     panel.decide("ann", one, REJECT)
     assert panel.take("bob") == [one]
 
@@ -218,7 +220,7 @@ def test_the_oracle_decides_alone_unless_it_is_a_voice(open_panel):
             card = next(
                 card for card in decisions.take_tray(tx, oracle, panel.number, 8, (), 60) if card.id == panel.ids[0]
             )
-            decisions.decide_by_oracle(tx, oracle, card, Said(REJECT, (), "a halo"))
+            decisions.decide_by_oracle(tx, oracle, card, RuleVerdict(REJECT, (), "a halo"))
         assert panel.row(panel.ids[0])[0] == state
         with panel.database.transaction() as tx:
             tx.execute(sa.update(reviewers).values(name=sa.func.md5(reviewers.c.name)))
@@ -305,7 +307,7 @@ def test_closing_a_round_withdraws_what_lacks_a_verdict(open_panel):
         panel.decide(name, one)
     panel.decide("ann", two)
     with panel.database.transaction() as tx:
-        assert rounds.close_round(tx, panel.number, "test") == 2
+        assert lifecycle.close_round(tx, panel.number, "test") == 2
     with pytest.raises(Conflict, match="closed"):
         panel.undo("ann")
     assert panel.sampled() == {one}

@@ -9,16 +9,16 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from curation import leases
-from curation.database import Database
-from curation.domain import Access, Verdict
+from curation.db import leases
+from curation.db.engine import Database
+from curation.db.tables import candidates, samples
+from curation.db.tables import leases as leases_table
+from curation.domain import Role, Verdict
 from curation.errors import Conflict, NotFound
-from curation.objects import FolderStore
+from curation.object_store import FolderStore
 from curation.review import decisions
 from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.reviewers import add_reviewer
-from curation.tables import candidates, samples
-from curation.tables import leases as leases_table
 from tests.making import make_candidates, make_round
 
 PEOPLE = st.integers(0, 2)
@@ -40,7 +40,7 @@ class Deciding(RuleBasedStateMachine):
             self.number = make_round(tx)
             set_consensus(tx, self.number, Consensus(Rule.majority, OVERLAP), "test")
             self.ids = sorted(make_candidates(tx, self.store, self.number, COUNT))
-            access = (Access.annotator, Access.annotator, Access.engineer)
+            access = (Role.annotator, Role.annotator, Role.engineer)
             self.people = [add_reviewer(tx, uuid.uuid4().hex, one).id for one in access]
         self.held: dict[uuid.UUID, int] = {}
         self.votes: dict[uuid.UUID, dict[int, bool]] = {one: {} for one in self.ids}

@@ -10,16 +10,17 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from curation import leases, rounds
-from curation.database import Database
-from curation.domain import MOVES, CandidateState, Verdict
+from curation.db import leases
+from curation.db.engine import Database
+from curation.db.tables import candidates, samples
+from curation.db.tables import decisions as decisions_table
+from curation.db.tables import leases as leases_table
+from curation.domain import STATE_TRANSITIONS, CandidateState, Verdict
 from curation.errors import Conflict, NotFound
-from curation.objects import FolderStore
+from curation.object_store import FolderStore
 from curation.review import decisions
 from curation.review.reviewers import add_reviewer
-from curation.tables import candidates, samples
-from curation.tables import decisions as decisions_table
-from curation.tables import leases as leases_table
+from curation.rounds import lifecycle
 from tests.making import make_candidates, make_round
 
 PEOPLE = st.integers(0, 1)
@@ -112,7 +113,7 @@ class Reviewing(RuleBasedStateMachine):
     @rule()
     def close(self) -> None:
         with self.database.transaction() as tx:
-            rounds.close_round(tx, self.number, "test")
+            lifecycle.close_round(tx, self.number, "test")
         self.held.clear()
         self.closed = True
 
@@ -172,7 +173,7 @@ def test_the_database_enforces_the_law_of_states(database, source):
                 "state": source,
             }
             tx.execute(sa.insert(candidates), row)
-            allowed = (source, target) in MOVES or source == target
+            allowed = (source, target) in STATE_TRANSITIONS or source == target
             move = sa.update(candidates).where(candidates.c.id == row["id"]).values(state=target)
             refused = None
             try:

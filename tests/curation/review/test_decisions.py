@@ -9,19 +9,20 @@ from dataclasses import dataclass
 import pytest
 import sqlalchemy as sa
 
-from curation import leases, rounds
-from curation.database import Database
-from curation.domain import CandidateState, LayerRole, Prompt, RejectReason, Said, Split, Verdict, split_of
+from curation.datasets.samples import StoredLayer
+from curation.datasets.snapshots import freeze
+from curation.db import leases
+from curation.db.engine import Database
+from curation.db.tables import candidates, samples
+from curation.db.tables import decisions as decisions_table
+from curation.db.tables import leases as leases_table
+from curation.db.tables import rounds as rounds_table
+from curation.domain import CandidateState, LayerRole, Prompt, RejectReason, RuleVerdict, Split, Verdict, split_of
 from curation.errors import Conflict, NotFound, Refused
-from curation.layers import encode_layer, visible_hash
+from curation.images.codec import encode_layer, visible_hash
 from curation.review import decisions
 from curation.review.reviewers import add_reviewer, oracle_reviewer
-from curation.samples import StoredLayer
-from curation.snapshots import freeze
-from curation.tables import candidates, samples
-from curation.tables import decisions as decisions_table
-from curation.tables import leases as leases_table
-from curation.tables import rounds as rounds_table
+from curation.rounds import lifecycle
 from tests.making import make_candidates, make_round, picture, states
 
 ACCEPT, REJECT, SKIP = Verdict.accept, Verdict.reject, Verdict.skip
@@ -160,7 +161,7 @@ def test_a_late_decision_on_what_somebody_else_has_by_now_is_a_conflict(desk):
 def test_a_closed_round_takes_no_decision(desk):
     (card,) = desk.take(desk.ann)
     with desk.database.transaction() as tx:
-        rounds.close_round(tx, desk.number, "test")
+        lifecycle.close_round(tx, desk.number, "test")
     with pytest.raises(Conflict, match="closed"):
         desk.decide(desk.ann, card.id)
 
@@ -168,7 +169,7 @@ def test_a_closed_round_takes_no_decision(desk):
 def test_a_paused_round_takes_decisions_on_what_is_held(desk):
     (card,) = desk.take(desk.ann)
     with desk.database.transaction() as tx:
-        rounds.pause_round(tx, desk.number, "test")
+        lifecycle.pause_round(tx, desk.number, "test")
     assert desk.decide(desk.ann, card.id).state == "accepted"
 
 
@@ -251,7 +252,7 @@ def test_verdicts_of_a_closed_round_are_history(desk):
     (card,) = desk.take(desk.ann)
     desk.decide(desk.ann, card.id)
     with desk.database.transaction() as tx:
-        rounds.close_round(tx, desk.number, "test")
+        lifecycle.close_round(tx, desk.number, "test")
     with pytest.raises(Conflict, match="is closed"):
         desk.undo(desk.ann)
 
@@ -262,8 +263,8 @@ def test_an_imported_file_keeps_its_own_licence_source_and_split(database, store
     layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), visible_hash(rgba))
     origin = {"licence": "CC-BY-4.0", "source": "cat.png", "split": "heldout"}
     with database.transaction() as tx:
-        number = rounds.open_seed_review(tx, "test")
-        one = rounds.add_for_review(
+        number = lifecycle.open_seed_review(tx, "test")
+        one = lifecycle.add_for_review(
             tx, number, {LayerRole.foreground: layer}, Prompt("a cat"), ["binary_alpha"], origin
         )
         ann = add_reviewer(tx, "ann").id
@@ -288,7 +289,7 @@ def test_what_a_model_drew_is_never_held_out(desk, store):
 
 
 def said(verdict, *reasons):
-    return Said(verdict, reasons, "its halo is 0.4, above 0.1")
+    return RuleVerdict(verdict, reasons, "its halo is 0.4, above 0.1")
 
 
 def test_the_oracle_decides_like_anybody_in_its_own_name(desk):
@@ -357,7 +358,7 @@ def test_deciding_while_the_round_is_closed_and_swept_blocks_nobody(desk, store)
     def act(i: int) -> object:
         if i == 0:
             with desk.database.transaction() as tx:
-                return rounds.close_round(tx, desk.number + 1, "test")
+                return lifecycle.close_round(tx, desk.number + 1, "test")
         if i == 1:
             with desk.database.transaction() as tx:
                 return leases.sweep(tx)

@@ -9,23 +9,25 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from curation import rounds
+from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.db.tables import candidate_layers, candidates, layers, samples, screenings
+from curation.db.tables import decisions as decisions_table
+from curation.db.tables import gold as gold_table
+from curation.db.tables import rounds as rounds_table
 from curation.domain import CandidateState, LayerRole, Verdict
 from curation.errors import Conflict, Refused
-from curation.intake.figures import choose_subject, draw
-from curation.review import decisions, gold, planting, report
+from curation.quality import gold_creation
+from curation.reporting import round_report
+from curation.review import decisions, gold
 from curation.review.decisions import decide, undo
 from curation.review.gold import GoldTerms, set_gold
-from curation.review.latest import latest_decisions
-from curation.review.nearest import nearest_sample
+from curation.review.queue import claim_batch, read_cards
+from curation.review.recent_decisions import latest_decisions
 from curation.review.reviewers import Paused, add_reviewer, find_reviewer, resume_reviewer
-from curation.review.trays import fill_tray, read_cards
-from curation.samples import NewSample, StoredLayer, add_samples
-from curation.screening.refusals import measure_single
-from curation.tables import candidate_layers, candidates, layers, samples, screenings
-from curation.tables import decisions as decisions_table
-from curation.tables import gold as gold_table
-from curation.tables import rounds as rounds_table
+from curation.review.similar_samples import nearest_sample
+from curation.rounds import lifecycle
+from curation.screening.rules import measure_single
+from curation.synthetic.shapes import choose_subject, draw
 from tests.making import make_candidates, make_round, states
 
 SIZE = 64
@@ -53,11 +55,13 @@ def plant(tx, store, number: int, count: int) -> None:
     rng = np.random.default_rng(5)
     for place in range(12):
         rgba = draw(choose_subject(rng), rng, SIZE)
-        data = planting.encode_layer(rgba)
-        layer = StoredLayer(store.put(data), SIZE, SIZE, len(data), planting.visible_hash(rgba))
+        data = gold_creation.encode_layer(rgba)
+        layer = StoredLayer(store.put(data), SIZE, SIZE, len(data), gold_creation.visible_hash(rgba))
         add_samples(tx, [NewSample("single", f"subject {place}", "CC0", "test", 0, {LayerRole.foreground: layer})])
-    sources = planting.choose_sources(tx, number, count)
-    planting.keep_gold(tx, number, planting.make_gold(store, sources, planting.size_of(tx, number), seed=3), "test")
+    sources = gold_creation.choose_sources(tx, number, count)
+    gold_creation.keep_gold(
+        tx, number, gold_creation.make_gold(store, sources, gold_creation.size_of(tx, number), seed=3), "test"
+    )
 
 
 def pieces(database) -> dict[uuid.UUID, sa.Row]:
@@ -75,7 +79,7 @@ def review(database, who: int, number: int, verdict_of, trays: int = 20) -> list
     seen: list[uuid.UUID] = []
     for _ in range(trays):
         with database.transaction() as tx:
-            cards = fill_tray(tx, who, number, 6, (), 60).cards
+            cards = claim_batch(tx, who, number, 6, (), 60).cards
         if not cards:
             break
         for card in cards:
@@ -103,7 +107,7 @@ def test_a_card_of_gold_looks_like_any(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = fill_tray(tx, ann, hiding, 24, (), 60).cards
+        cards = claim_batch(tx, ann, hiding, 24, (), 60).cards
     told = {card.id in known: card for card in cards}
     assert set(told) == {True, False}, "both kinds, or this test would prove nothing"
     assert {card.round for card in cards} == {hiding}
@@ -118,7 +122,7 @@ def test_places_cannot_be_guessed_and_stay_when_the_page_is_loaded_again(databas
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = fill_tray(tx, ann, hiding, 24, (), 60).cards
+        cards = claim_batch(tx, ann, hiding, 24, (), 60).cards
     hidden = [card.id in known for card in cards]
     with database.transaction() as tx:
         shown = candidates.c.id.in_([card.id for card in cards])
@@ -129,7 +133,7 @@ def test_places_cannot_be_guessed_and_stay_when_the_page_is_loaded_again(databas
     assert len(set(mine)) > 1
     assert True in hidden[:12] and False in hidden[12:], "neither first nor last"
     with database.transaction() as tx:
-        again = fill_tray(tx, ann, hiding, 24, (), 60).cards
+        again = claim_batch(tx, ann, hiding, 24, (), 60).cards
     assert [card.id for card in again] == [card.id for card in cards]
     drawn = [sum(gold.throw_coins(20, 0.05)) for _ in range(400)]
     assert 0.7 < np.mean(drawn) < 1.3
@@ -150,8 +154,8 @@ def test_gold_is_shown_once_to_each_and_counts_nowhere(database, hiding):
         assert known.keys() & set(seen)
     found = states(database, hiding)
     with database.transaction() as tx:
-        told = report.round_report(tx, hiding)
-        listed = [row["id"] for row in rounds.list_rounds(tx)]
+        told = round_report.round_report(tx, hiding)
+        listed = [row["id"] for row in lifecycle.list_rounds(tx)]
         gold_decisions = tx.scalar(sa.select(sa.func.count()).where(decisions_table.c.candidate_id.in_(list(known))))
         assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, "no gold became a sample"
     assert gold_decisions > 0
@@ -166,7 +170,7 @@ def test_each_decision_moves_the_progress_alike(database, hiding):
 
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = fill_tray(tx, ann, hiding, 16, (), 60).cards
+        cards = claim_batch(tx, ann, hiding, 16, (), 60).cards
         before = review_progress(tx, ann, hiding)
     for card in cards:
         with database.transaction() as tx:
@@ -184,7 +188,7 @@ def test_undoing_gold_gives_it_back(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        card = next(card for card in fill_tray(tx, ann, hiding, 24, (), 60).cards if card.id in known)
+        card = next(card for card in claim_batch(tx, ann, hiding, 24, (), 60).cards if card.id in known)
         assert decide(tx, ann, card.id, Verdict.accept, key=uuid.uuid4()).state == "accepted", "as of any"
         assert undo(tx, ann, None, key=uuid.uuid4(), seconds=60).card == read_cards(tx, [card.id])[0]
         assert gold.read_looks(tx, ann) == ({}, [])
@@ -197,7 +201,7 @@ def test_neither_the_trail_nor_the_nearest_sample_gives_it_away(database, hiding
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = fill_tray(tx, ann, hiding, 24, (), 60).cards
+        cards = claim_batch(tx, ann, hiding, 24, (), 60).cards
         assert 0 < sum(card.id in known for card in cards) < len(cards)
         beside = {card.id: nearest_sample(tx, card.id) for card in cards}
         for card in cards:
@@ -220,7 +224,7 @@ def test_whoever_passes_over_what_is_plain_is_paused_told_and_resumed(database, 
         decide(tx, ann, plain[-1], Verdict.accept, key=uuid.uuid4(), dwell_ms=900)
     with database.transaction() as tx:
         assert find_reviewer(tx, "ann").paused == "0 of 8 plain defects were noticed"
-        assert fill_tray(tx, ann, hiding, 6, (), 60).cards == ()
+        assert claim_batch(tx, ann, hiding, 6, (), 60).cards == ()
         looks, _ = gold.read_looks(tx, ann)
         assert sum(look.severity >= gold.PLAIN for seen in looks.values() for look in seen) == gold.FEWEST
         open_one = sa.select(candidates.c.id).where(
@@ -267,8 +271,8 @@ def test_a_closed_round_takes_its_gold_along(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        held = [card.id for card in fill_tray(tx, ann, hiding, 24, (), 60).cards if card.id in known]
-        assert rounds.close_round(tx, hiding, "test") == 40, "what is withdrawn is counted without it"
+        held = [card.id for card in claim_batch(tx, ann, hiding, 24, (), 60).cards if card.id in known]
+        assert lifecycle.close_round(tx, hiding, "test") == 40, "what is withdrawn is counted without it"
     with database.transaction() as tx, pytest.raises(Conflict, match="closed"):
         decide(tx, ann, held[0], Verdict.accept, key=uuid.uuid4())
 
@@ -276,14 +280,14 @@ def test_a_closed_round_takes_its_gold_along(database, hiding):
 def test_gold_needs_samples_of_its_kind_and_a_drawn_round(database, store):
     with database.transaction() as tx:
         with pytest.raises(Refused, match="no single samples"):
-            planting.choose_sources(tx, make_round(tx), 5)
+            gold_creation.choose_sources(tx, make_round(tx), 5)
         with pytest.raises(Refused, match="no pair samples"):
-            planting.choose_sources(tx, make_round(tx, kind="pair"), 5)
+            gold_creation.choose_sources(tx, make_round(tx, kind="pair"), 5)
         seeds = make_round(tx)
         imported = {"purpose": "seeds", "checkpoint_id": None}
         tx.execute(sa.update(rounds_table).where(rounds_table.c.id == seeds).values(imported))
         with pytest.raises(Refused, match="no round of drawn candidates"):
-            planting.choose_sources(tx, seeds, 5)
+            gold_creation.choose_sources(tx, seeds, 5)
     for wrong in ({"share": 0.6}, {"share": -0.1}, {"bound": 1.0}):
         with pytest.raises(Refused):
             GoldTerms(**wrong)
@@ -293,9 +297,9 @@ def test_a_layer_is_brought_to_another_size_without_a_seam():
     rgba = np.full((20, 40, 4), 200, np.uint8)
     rgba[:, :20, 3] = 0
     rgba[:, :20, :3] = 0
-    fitted = planting.fit_to(rgba, (20, 20))
+    fitted = gold_creation.fit_to(rgba, (20, 20))
     assert fitted.shape == (20, 20, 4)
     assert not fitted[:5].any() and not fitted[15:].any(), "in the middle"
     solid = fitted[fitted[..., 3] > 0]
     assert np.abs(solid[:, :3].astype(int) - 200).max() <= 1, "no dark fringe of what was transparent"
-    assert planting.fit_to(rgba, (40, 20)) is rgba
+    assert gold_creation.fit_to(rgba, (40, 20)) is rgba

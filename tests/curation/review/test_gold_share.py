@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from curation.db.tables import candidates, prompts, rounds
+from curation.db.tables import gold as gold_table
 from curation.domain import CandidateState, Prompt, Verdict, content_id
 from curation.review import gold
 from curation.review.decisions import decide
+from curation.review.queue import claim_batch
 from curation.review.reviewers import add_reviewer
-from curation.review.trays import fill_tray
-from curation.tables import candidates, prompts, rounds
-from curation.tables import gold as gold_table
 from tests.making import make_round
 
 SHARE = 0.2
@@ -55,7 +55,7 @@ class Stream:
         """Ask for trays of `room` until one is empty, deciding all."""
         while True:
             with self.database.transaction() as tx:
-                cards = fill_tray(tx, self.ann, self.number, room, (), 60).cards
+                cards = claim_batch(tx, self.ann, self.number, room, (), 60).cards
                 for card in cards:
                     self.given[card.id in self.gold] += 1
                     decide(tx, self.ann, card.id, Verdict.reject, key=uuid.uuid4())

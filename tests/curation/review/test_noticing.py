@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from curation.errors import Refused
-from curation.intake.figures import choose_subject, draw
-from curation.layers import over
-from curation.review.dawid_skene import Skills, Vote, fit_skills
-from curation.review.noticing import LAPSE, Look, fit_curve, rejects
+from curation.images.codec import over
 from curation.screening.defects import DEFECTS, REASONS, plant
+from curation.statistics.dawid_skene import Skills, Vote, fit_skills
+from curation.statistics.psychometric import LAPSE, Look, fit_curve, rejects
+from curation.synthetic.shapes import choose_subject, draw
 from tests.benchmarks.consensus import measure
 
 GREEN = (90, 160, 90)

@@ -7,17 +7,18 @@ import uuid
 import pytest
 import sqlalchemy as sa
 
-from curation import snapshots
-from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Said, Sample, Verdict
+from curation.datasets import snapshots
+from curation.datasets.manifest import read_samples
+from curation.db.tables import decisions as decisions_table
+from curation.db.tables import samples
+from curation.domain import CandidateState, Kind, LayerRole, RejectReason, RuleVerdict, Sample, Verdict
 from curation.errors import Conflict, Refused
-from curation.manifest import read_samples
-from curation.review import decisions, report
+from curation.reporting import round_report
+from curation.review import decisions
+from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer, oracle_reviewer
-from curation.review.trays import take_tray
-from curation.screening.refusals import screen_candidates
-from curation.selection.choosing import select_candidates
-from curation.tables import decisions as decisions_table
-from curation.tables import samples
+from curation.screening.rules import screen_candidates
+from curation.selection.select import select_candidates
 from tests.making import make_candidates, make_pairs, make_round, scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
@@ -51,7 +52,7 @@ def rows(database, table):
 
 def test_a_card_carries_all_layers_and_texts(database, desk):
     with database.transaction() as tx:
-        cards = {card.id: card for card in take_tray(tx, desk.ann, desk.number, 6, (), 60)}
+        cards = {card.id: card for card in claim_items(tx, desk.ann, desk.number, 6, (), 60)}
     for one, (prompt, _) in zip(desk.ids, desk.drawn, strict=True):
         card = cards[one]
         assert (card.kind, card.prompt, set(card.layers)) == (Kind.pair, prompt.text, set(LayerRole))
@@ -112,10 +113,10 @@ def test_an_accepted_pair_is_one_sample_of_three_layers_in_the_next_snapshot(dat
 def test_the_oracle_names_layers_too(database, desk):
     with database.transaction() as tx:
         oracle = oracle_reviewer(tx)
-        card, other = take_tray(tx, oracle, desk.number, 2, (), 60)
-        said = Said(Verdict.reject, (CLASH, RESIDUE), "another light", (WHOLE, BACK))
+        card, other = claim_items(tx, oracle, desk.number, 2, (), 60)
+        said = RuleVerdict(Verdict.reject, (CLASH, RESIDUE), "another light", (WHOLE, BACK))
         decisions.decide_by_oracle(tx, oracle, card, said)
-        decisions.decide_by_oracle(tx, oracle, other, Said(Verdict.accept, (), "clean"))
+        decisions.decide_by_oracle(tx, oracle, other, RuleVerdict(Verdict.accept, (), "clean"))
     first, second = rows(database, decisions_table)
     assert (first.reasons, first.layers) == (["clash", "residue"], ["blended", "background"])
     assert second.layers == []
@@ -127,7 +128,7 @@ def test_the_report_counts_reasons_by_layer_and_tells_how_signals_lie(database, 
     desk(desk.ids[2], reasons=[RESIDUE], layers=[FRONT])
     desk(desk.ids[3], Verdict.accept)
     with database.transaction() as tx:
-        told = report.round_report(tx, desk.number)
+        told = round_report.round_report(tx, desk.number)
     assert told["reasons"] == [
         {"reason": "residue", "layer": "background", "count": 2, "kind": "person"},
         {"reason": "halo", "layer": "background", "count": 1, "kind": "person"},
@@ -138,7 +139,7 @@ def test_the_report_counts_reasons_by_layer_and_tells_how_signals_lie(database, 
     assert signals["blended_error"] == {"name": "blended_error", "n": 6, "low": 0, "median": 0, "high": 0}
     assert 0 <= signals["leakage"]["low"] <= signals["leakage"]["median"] <= signals["leakage"]["high"] <= 1
     assert signals["shows_ground"]["median"] == 1
-    text = report.as_text(told)
+    text = round_report.as_text(told)
     assert "(open), pairs drawn by" in text
     assert "people said: background: residue 2, background: halo 1, foreground: residue 1" in text
     assert "leakage: median" in text

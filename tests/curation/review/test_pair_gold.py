@@ -9,22 +9,24 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.db.tables import candidates, rounds, samples, screenings
+from curation.db.tables import gold as gold_table
 from curation.domain import LayerRole, RejectReason, Verdict
-from curation.layers import decode_layer
-from curation.pairs import blended_error
-from curation.review import gold, planting, report
+from curation.images.codec import decode_layer
+from curation.images.pairs import blended_error
+from curation.quality import gold_creation
+from curation.reporting import round_report
+from curation.reporting.reviewer_stats import as_text, reviewer_figures
+from curation.review import gold
 from curation.review.decisions import decide, undo
 from curation.review.gold import GoldTerms, set_gold
-from curation.review.latest import latest_decisions
-from curation.review.nearest import nearest_sample
+from curation.review.queue import claim_batch
+from curation.review.recent_decisions import latest_decisions
 from curation.review.reviewers import add_reviewer
-from curation.review.standing import as_text, reviewer_figures
-from curation.review.trays import fill_tray
-from curation.samples import NewSample, StoredLayer, add_samples
-from curation.screening.pair_defects import PAIR_DEFECTS, PAIR_REASONS
-from curation.screening.refusals import measure_whole
-from curation.tables import candidates, rounds, samples, screenings
-from curation.tables import gold as gold_table
+from curation.review.similar_samples import nearest_sample
+from curation.screening.pairs.defects import PAIR_DEFECTS, PAIR_REASONS
+from curation.screening.rules import measure_whole
 from tests.making import make_pairs, make_round, scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
@@ -48,17 +50,17 @@ def hiding(database, store, monkeypatch):
             layers = {role: stored(store, rgba) for role, rgba in pair.items()}
             texts = {FRONT: prompt.foreground, BACK: prompt.background}
             add_samples(tx, [NewSample("pair", prompt.text, "CC0", "test", 0, layers, texts=texts)])
-        sources = planting.choose_sources(tx, number, 48)
-        made = planting.make_gold(store, sources, planting.size_of(tx, number), seed=3)
-        assert planting.keep_gold(tx, number, made, "test") == 48
+        sources = gold_creation.choose_sources(tx, number, 48)
+        made = gold_creation.make_gold(store, sources, gold_creation.size_of(tx, number), seed=3)
+        assert gold_creation.keep_gold(tx, number, made, "test") == 48
         set_gold(tx, number, GoldTerms(0.5, 0.6), "test")
     return number
 
 
 def stored(store, rgba) -> StoredLayer:
-    data = planting.encode_layer(rgba)
+    data = gold_creation.encode_layer(rgba)
     height, width = rgba.shape[:2]
-    return StoredLayer(store.put(data), width, height, len(data), planting.visible_hash(rgba))
+    return StoredLayer(store.put(data), width, height, len(data), gold_creation.visible_hash(rgba))
 
 
 def pieces(database) -> dict[uuid.UUID, sa.Row]:
@@ -72,7 +74,7 @@ def test_a_piece_of_a_pair_looks_like_any_pair(database, store, hiding):
     assert {row.defect for row in known.values()} == {None, *PAIR_DEFECTS}
     with database.transaction() as tx:
         ann = add_reviewer(tx, "ann").id
-        cards = fill_tray(tx, ann, hiding, 24, (), 60).cards
+        cards = claim_batch(tx, ann, hiding, 24, (), 60).cards
         beside = {card.id: nearest_sample(tx, card.id) for card in cards}
     told = {card.id in known: card for card in cards}
     assert set(told) == {True, False}, "both kinds, or this test would prove nothing"
@@ -97,7 +99,7 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
     seen = 0
     while True:
         with database.transaction() as tx:
-            cards = fill_tray(tx, ann.id, hiding, 6, (), 60).cards
+            cards = claim_batch(tx, ann.id, hiding, 6, (), 60).cards
         if not cards:
             break
         for card in cards:
@@ -115,7 +117,7 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
     with database.transaction() as tx:
         trail = latest_decisions(tx, ann.id, 5)
         told = reviewer_figures(tx, ann, to_themselves=False)
-        figures = report.round_report(tx, hiding)
+        figures = round_report.round_report(tx, hiding)
         assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, "no gold became a sample"
         looks, clean = gold.read_looks(tx, ann.id)
         assert undo(tx, ann.id, None, key=uuid.uuid4(), seconds=60).card.kind == "pair"
@@ -138,9 +140,9 @@ def test_curves_of_single_layers_and_of_pairs_stand_apart(database, store, hidin
             rgba = np.array(scenes(1, start=200 + index)[0][1][FRONT])
             layer = {FRONT: stored(store, rgba)}
             add_samples(tx, [NewSample("single", f"subject {index}", "CC0", "test", 0, layer)])
-        sources = planting.choose_sources(tx, single, 48)
+        sources = gold_creation.choose_sources(tx, single, 48)
         assert {one.kind for one in sources} == {"single"}
-        planting.keep_gold(tx, single, planting.make_gold(store, sources, None, seed=4), "test")
+        gold_creation.keep_gold(tx, single, gold_creation.make_gold(store, sources, None, seed=4), "test")
         homes = tx.execute(sa.select(rounds.c.kind).where(rounds.c.purpose == "gold").order_by(rounds.c.id)).scalars()
         assert list(homes) == ["pair", "single"]
         fringes = tx.execute(sa.select(gold_table).where(gold_table.c.defect == "fringe")).all()

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from curation.db.tables import candidates, rounds
+from curation.db.tables import decisions as decisions_table
 from curation.domain import CandidateState, Verdict
-from curation.review import consensus, decisions, price, report
+from curation.reporting import round_report
+from curation.review import consensus, decisions
 from curation.review.reviewers import add_reviewer, oracle_reviewer
 from curation.review.verdicts import CONSENSUS, settle
-from curation.selection.choosing import select_candidates
-from curation.selection.policies import Mixed
-from curation.tables import candidates, rounds
-from curation.tables import decisions as decisions_table
+from curation.rounds.policies import Mixed
+from curation.selection import review_cost
+from curation.selection.select import select_candidates
 from tests.making import make_candidates, make_round
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
 
@@ -41,7 +43,7 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
         decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
         say(5, Verdict.reject, 1_000)
         say(6, Verdict.accept, None, oracle)
-        told = price.round_price(tx, number)
+        told = review_cost.round_price(tx, number)
     likely, random = told["slices"]
     # Three looks at a mean of 2 s, the unmeasured one too, for two accepts.
     assert likely == {"slice": "likely", "looks": 3, "seconds": 6.0, "accepted": 2, "seconds_per_accept": 3.0}
@@ -75,7 +77,7 @@ def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, st
                "key": uuid.uuid4()}  # fmt: skip
         tx.execute(sa.insert(decisions_table), row)
         settle(tx, turned, CandidateState.rejected)
-        told = price.round_price(tx, number)
+        told = review_cost.round_price(tx, number)
     assert told["slices"] == [
         {"slice": "random", "looks": 8, "seconds": 16.0, "accepted": 1, "seconds_per_accept": 16.0}
     ]
@@ -89,7 +91,7 @@ def test_nothing_is_made_up_where_nobody_has_looked(database, store):
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 2)
-        assert price.round_price(tx, number) == {"slices": [], "next_hour": None, "stop": None}
+        assert review_cost.round_price(tx, number) == {"slices": [], "next_hour": None, "stop": None}
 
 
 def test_the_next_hour_is_worth_what_the_scores_of_what_is_ahead_say(database):
@@ -102,7 +104,7 @@ def test_the_next_hour_is_worth_what_the_scores_of_what_is_ahead_say(database):
         good = dict(zip(ids, said.tolist(), strict=True))
         select_candidates(tx, number, SOURCE)
         before = judge_waiting(tx, number, good, dwell_ms=36_000, most=100)
-        hour = price.round_price(tx, number)["next_hour"]
+        hour = review_cost.round_price(tx, number)["next_hour"]
         assert hour["looks"] == pytest.approx(100)
         assert hour["certain"] is True
         came = judge_waiting(tx, number, good, most=100)
@@ -117,22 +119,22 @@ def test_review_stops_at_the_wanted_accepts_or_when_an_hour_is_worth_too_little(
         quality = np.random.default_rng(2).standard_normal(600)
         ids = arrive(tx, number, 2, quality)
         good = dict(zip(ids, accepts(2, quality).tolist(), strict=True))
-        assert price.why_stop(tx, number, Mixed(wanted=25)) is None
+        assert review_cost.why_stop(tx, number, Mixed(wanted=25)) is None
         select_candidates(tx, number, SOURCE)
         accepted = judge_waiting(tx, number, good, dwell_ms=36_000)
         assert accepted >= 25
-        assert "25 were wanted" in price.why_stop(tx, number, Mixed(wanted=25))
+        assert "25 were wanted" in review_cost.why_stop(tx, number, Mixed(wanted=25))
         shown, left = select_candidates(tx, number, SOURCE)
         assert (shown, left > 300) == (0, True)  # by the policy nothing more is put up, and the rest stays unshown
-        assert "review may stop: " in report.as_text(report.round_report(tx, number))
+        assert "review may stop: " in round_report.as_text(round_report.round_report(tx, number))
         tx.execute(sa.update(candidates).where(candidates.c.state == "unshown").values(state="waiting", propensity=1))
-        worth = price.round_price(tx, number)["next_hour"]["accepts"]
-        assert price.why_stop(tx, number, Mixed(least=worth - 1)) is None
-        assert "fewer than" in price.why_stop(tx, number, Mixed(least=worth + 1))
+        worth = review_cost.round_price(tx, number)["next_hour"]["accepts"]
+        assert review_cost.why_stop(tx, number, Mixed(least=worth - 1)) is None
+        assert "fewer than" in review_cost.why_stop(tx, number, Mixed(least=worth + 1))
 
 
 def test_a_round_without_a_rule_never_stops(database):
     with database.transaction() as tx:
         number = open_stream(tx, MIXED, 10)
-        assert price.why_stop(tx, number, Mixed()) is None
+        assert review_cost.why_stop(tx, number, Mixed()) is None
         assert tx.scalar(sa.select(rounds.c.policy["kind"].astext)) == "mixed"

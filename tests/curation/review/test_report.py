@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from curation import leases, rounds
+from curation.db import leases
+from curation.db.tables import candidates, screenings
 from curation.domain import CandidateState, RejectReason, Verdict
 from curation.errors import NotFound
-from curation.review import decisions, progress, report
+from curation.reporting import round_report
+from curation.review import decisions, progress
 from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.reviewers import add_reviewer, oracle_reviewer
-from curation.tables import candidates, screenings
+from curation.rounds import lifecycle
 from tests.making import make_candidates, make_round
 
 S = CandidateState
@@ -26,7 +28,7 @@ S = CandidateState
 @given(st.integers(1, 400), st.integers(0, 400))
 def test_wilson_is_scipys_wilson(n, k):
     k = min(k, n)
-    low, high = report.wilson(k / n, n)
+    low, high = round_report.wilson(k / n, n)
     expected = binomtest(k, n).proportion_ci(0.95, method="wilson")
     assert low == pytest.approx(expected.low, abs=1e-9)
     assert high == pytest.approx(expected.high, abs=1e-9)
@@ -34,8 +36,8 @@ def test_wilson_is_scipys_wilson(n, k):
 
 def test_wilson_is_wider_for_fewer():
     for n in (1, 2.5, 10, 100):
-        low, high = report.wilson(0.3, n)
-        wider = report.wilson(0.3, n / 2)
+        low, high = round_report.wilson(0.3, n)
+        wider = round_report.wilson(0.3, n / 2)
         assert wider[0] <= low < 0.3 < high <= wider[1]
 
 
@@ -84,7 +86,7 @@ def add(tx, number, count, state):
 
 def test_the_report_of_a_round_is_what_was_worked_out_by_hand(database, judged):
     with database.transaction() as tx:
-        told = report.round_report(tx, judged)
+        told = round_report.round_report(tx, judged)
     assert told["funnel"] == {
         "requested": 12, "drawn": 11, "refused": 2, "shown": 8, "decided": 7, "accepted": 4, "rejected": 3,
         "waiting": 1, "unshown": 1, "failed": 0,
@@ -98,7 +100,7 @@ def test_the_report_of_a_round_is_what_was_worked_out_by_hand(database, judged):
     assert told["signals"] == []
     # People: rejects weigh 2 (shown with propensity 0.5) and 1, accepts 1 + 1 + 1. The undone reject counts nowhere.
     people = told["defects_per_100"]["person"]
-    low, high = report.wilson(3 / 6, 6**2 / 8)
+    low, high = round_report.wilson(3 / 6, 6**2 / 8)
     assert people == pytest.approx({"value": 50.0, "low": 100 * low, "high": 100 * high, "n": 5})
     assert told["defects_per_100"]["oracle"]["value"] == pytest.approx(50.0)
     assert told["defects_per_100"]["oracle"]["n"] == 2
@@ -120,7 +122,7 @@ def test_the_report_of_a_round_is_what_was_worked_out_by_hand(database, judged):
 
 def test_the_report_in_words(database, judged):
     with database.transaction() as tx:
-        text = report.as_text(report.round_report(tx, judged))
+        text = round_report.as_text(round_report.round_report(tx, judged))
     assert f"Round {judged} (open), drawn by " in text
     for line in (
         "12 candidates: 11 drawn, 0 failed, 2 refused, 1 not chosen, 1 waiting",
@@ -138,21 +140,21 @@ def test_the_report_in_words(database, judged):
 
 def test_an_empty_round_invents_nothing(database):
     with database.transaction() as tx:
-        told = report.round_report(tx, rounds.open_seed_review(tx, "test"))
+        told = round_report.round_report(tx, lifecycle.open_seed_review(tx, "test"))
         with pytest.raises(NotFound):
-            report.round_report(tx, 10**6)
+            round_report.round_report(tx, 10**6)
     assert told["defects_per_100"] == {"person": None, "oracle": None}
     assert told["human"] == {"seconds_per_accept": None, "accepts_per_hour": None, "decisions": 0, "reviewers": []}
     assert told["seconds_left"] == 0.0
     assert told["evaluation"] == {}
-    assert report.as_text(told).startswith("Round 1 (open), imported files\n")
+    assert round_report.as_text(told).startswith("Round 1 (open), imported files\n")
 
 
 def test_time_left_is_unknown_before_anybody_decided(database, store):
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 2)
-        assert report.round_report(tx, number)["seconds_left"] is None
+        assert round_report.round_report(tx, number)["seconds_left"] is None
 
 
 def test_what_was_drawn_and_then_withdrawn_or_failed_was_drawn(database, store):
@@ -161,8 +163,8 @@ def test_what_was_drawn_and_then_withdrawn_or_failed_was_drawn(database, store):
         make_candidates(tx, store, number, 3)
         add(tx, number, 2, S.requested)
         add(tx, number, 1, S.failed)
-        rounds.close_round(tx, number, "test")
-        funnel = report.round_report(tx, number)["funnel"]
+        lifecycle.close_round(tx, number, "test")
+        funnel = round_report.round_report(tx, number)["funnel"]
     assert (funnel["requested"], funnel["drawn"], funnel["failed"], funnel["waiting"]) == (6, 3, 1, 0)
 
 
@@ -180,7 +182,7 @@ def test_progress_of_one_round_or_of_all_open_ones(database, store):
         assert told == {"waiting": 2, "mine": 0, "accepted": 0}, "what ann holds waits for nobody else"
         decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
         assert progress.review_progress(tx, ann, first) == {"waiting": 2, "mine": 1, "accepted": 1}
-        rounds.close_round(tx, first, "test")
+        lifecycle.close_round(tx, first, "test")
         assert progress.review_progress(tx, ann, None) == {"waiting": 2, "mine": 0, "accepted": 0}
         assert leases.sweep(tx) == {}
 
@@ -196,10 +198,10 @@ def test_what_several_decide_counts_once(database, store):
             for one, letter in zip(ids, verdicts, strict=False):
                 verdict = Verdict.accept if letter == "a" else Verdict.reject
                 decisions.decide(tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4(), dwell_ms=2_000)
-        told = report.round_report(tx, number)
+        told = round_report.round_report(tx, number)
     defects = told["defects_per_100"]["person"]
     assert (defects["n"], defects["value"]) == (3, pytest.approx(200 / 3))
-    assert (defects["low"], defects["high"]) == tuple(100 * end for end in report.wilson(2 / 3, 3))
+    assert (defects["low"], defects["high"]) == tuple(100 * end for end in round_report.wilson(2 / 3, 3))
     assert told["human"]["decisions"] == 11
     assert told["human"]["seconds_per_accept"] == 22, "eleven looks of two seconds for one sample"
     assert told["seconds_left"] == pytest.approx(2 * 3 * 1), "at most three more looks"

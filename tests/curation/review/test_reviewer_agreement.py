@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curation.domain import Verdict
-from curation.review.agreement import as_text, gwet_ac1, krippendorff_alpha, round_agreement, with_interval
+from curation.quality.agreement import as_text, gwet_ac1, krippendorff_alpha, round_agreement, with_interval
 from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer

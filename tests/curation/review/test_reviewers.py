@@ -9,22 +9,22 @@ import uuid
 import pytest
 import sqlalchemy as sa
 
-from curation import leases
-from curation.domain import Access, CandidateState
+from curation.db import leases
+from curation.db.tables import sign_in_tokens
+from curation.domain import CandidateState, Role
 from curation.errors import Conflict, NotFound, Refused
 from curation.review import reviewers
 from curation.review.reviewers import BackOff, TooOften
-from curation.tables import sign_in_tokens
 from tests.making import make_candidates, make_round, states
 
 
 def test_adding_twice_is_adding_once(database):
     with database.transaction() as tx:
-        first = reviewers.add_reviewer(tx, " ann ", Access.engineer)
-        assert first == reviewers.add_reviewer(tx, "ann", Access.engineer)
-        assert (first.name, first.kind, first.access, first.active) == ("ann", "person", Access.engineer, True)
+        first = reviewers.add_reviewer(tx, " ann ", Role.engineer)
+        assert first == reviewers.add_reviewer(tx, "ann", Role.engineer)
+        assert (first.name, first.kind, first.access, first.active) == ("ann", "person", Role.engineer, True)
         with pytest.raises(Conflict, match="already"):
-            reviewers.add_reviewer(tx, "ann", Access.admin)
+            reviewers.add_reviewer(tx, "ann", Role.admin)
         with pytest.raises(Refused, match="1 to 100"):
             reviewers.add_reviewer(tx, "  ")
         with pytest.raises(NotFound, match="bob"):

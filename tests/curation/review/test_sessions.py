@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.db.tables import sessions
 from curation.errors import Refused
 from curation.review import reviewers
 from curation.review.sessions import SessionCookies, begin_session, cookie_name, end_session, end_sessions
-from curation.tables import sessions
 
 
 @pytest.fixture

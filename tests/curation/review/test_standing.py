@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from curation.domain import Verdict
+from curation.reporting.reviewer_stats import all_figures, as_text, reviewer_figures
 from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
-from curation.review.standing import all_figures, as_text, reviewer_figures
 from tests.history import Past, make_history
 from tests.making import make_candidates, make_round
 

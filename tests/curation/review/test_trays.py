@@ -9,15 +9,16 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from curation import leases, rounds
-from curation.database import Database
+from curation.db import leases
+from curation.db.engine import Database
+from curation.db.tables import candidate_layers, candidates, screenings
+from curation.db.tables import leases as leases_table
+from curation.db.tables import rounds as rounds_table
 from curation.domain import CandidateState, LayerRole
-from curation.review import trays
+from curation.review import queue
 from curation.review.consensus import Consensus, Rule, set_consensus
 from curation.review.reviewers import add_reviewer
-from curation.tables import candidate_layers, candidates, screenings
-from curation.tables import leases as leases_table
-from curation.tables import rounds as rounds_table
+from curation.rounds import lifecycle
 from tests.making import make_candidates, make_checkpoint, make_round, states
 
 
@@ -38,10 +39,10 @@ def reviewer(database: Database, name: str) -> int:
 
 def take(database: Database, who: int, count: int, holding: Sequence[uuid.UUID] = (), number: int | None = None):
     with database.transaction() as tx:
-        return trays.fill_tray(tx, who, number, count, holding, 60)
+        return queue.claim_batch(tx, who, number, count, holding, 60)
 
 
-def ids(tray: trays.Tray) -> list[uuid.UUID]:
+def ids(tray: queue.ReviewBatch) -> list[uuid.UUID]:
     return [card.id for card in tray.cards]
 
 
@@ -84,7 +85,7 @@ def test_a_reloaded_page_gets_its_own_back(database, store):
 
 
 def test_nobody_holds_more_than_the_limit(database, store, monkeypatch):
-    monkeypatch.setattr(trays, "MOST_HELD", 5)
+    monkeypatch.setattr(queue, "MOST_HELD", 5)
     opened(database, store, 12)
     ann = reviewer(database, "ann")
     holding = ids(take(database, ann, 4))
@@ -97,13 +98,13 @@ def test_the_oldest_open_round_is_served_first_and_then_the_next(database, store
     first, second, third = opened(database, store, 2, 3, 4)
     ann = reviewer(database, "ann")
     with database.transaction() as tx:
-        rounds.pause_round(tx, first, "test")
+        lifecycle.pause_round(tx, first, "test")
     tray = take(database, ann, 4)
     assert Counter(card.round for card in tray.cards) == {second: 3, third: 1}
     assert [card.round for card in tray.cards] == sorted(card.round for card in tray.cards)
     assert take(database, ann, 4, ids(tray), number=first).cards == (), "paused"
     with database.transaction() as tx:
-        rounds.resume_round(tx, first, "test")
+        lifecycle.resume_round(tx, first, "test")
     assert {card.round for card in take(database, ann, 4, ids(tray), number=first).cards} == {first}
 
 
@@ -112,10 +113,10 @@ def test_paused_and_closed_rounds_serve_nothing_that_is_held_either(database, st
     ann = reviewer(database, "ann")
     held = ids(take(database, ann, 2))
     with database.transaction() as tx:
-        rounds.pause_round(tx, number, "test")
+        lifecycle.pause_round(tx, number, "test")
     assert take(database, ann, 4).cards == ()
     with database.transaction() as tx:
-        rounds.close_round(tx, number, "test")
+        lifecycle.close_round(tx, number, "test")
     closed = take(database, ann, 4, held)
     assert closed.cards == ()
     assert set(closed.lost) == set(held)
@@ -177,7 +178,7 @@ def test_a_claim_reads_the_partial_index_and_only_what_it_takes(database, store)
             {"number": number},
         )
         tx.execute(sa.text("analyze candidates"))
-        claim = sa.text(f"explain (analyze, buffers, format json) {trays._CLAIM_WAITING.text}")
+        claim = sa.text(f"explain (analyze, buffers, format json) {queue._CLAIM_WAITING.text}")
         me = add_reviewer(tx, "ann").id
         wanted = {
             "round": number,
@@ -190,7 +191,7 @@ def test_a_claim_reads_the_partial_index_and_only_what_it_takes(database, store)
         }
         (plan,) = tx.execute(claim, wanted).scalar_one()
         (serving,) = tx.execute(
-            sa.text(f"explain (analyze, format json) {trays._SERVING.text}"), {"round": None, "reviewer": me}
+            sa.text(f"explain (analyze, format json) {queue._SERVING.text}"), {"round": None, "reviewer": me}
         ).scalar_one()
     scans = [node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"]
     assert len(scans) == 1
@@ -208,7 +209,7 @@ def walk(plan: dict) -> list[dict]:
 
 def test_a_round_that_is_gone_serves_nothing(database, store):
     opened(database, store, 1)
-    assert take(database, reviewer(database, "ann"), 4, number=10**6) == trays.Tray((), ())
+    assert take(database, reviewer(database, "ann"), 4, number=10**6) == queue.ReviewBatch((), ())
     with database.transaction() as tx:
         assert tx.scalar(sa.select(rounds_table.c.state)) == "open"
 
@@ -240,7 +241,7 @@ def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(databas
             {"number": number, "me": me},
         )
         tx.execute(sa.text("analyze candidates, decisions"))
-        claim = sa.text(f"explain (analyze, format json) {trays._CLAIM_BEGUN.text}")
+        claim = sa.text(f"explain (analyze, format json) {queue._CLAIM_BEGUN.text}")
         wanted = {
             "round": number,
             "level": 1,
@@ -250,10 +251,10 @@ def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(databas
             "reviewer": me,
             "page": None,
         }
-        (plan,) = tx.execute(claim, wanted | {"most": trays.LOOK_AT}).scalar_one()
-        cards = trays.fill_tray(tx, me, number, 8, (), 60).cards
+        (plan,) = tx.execute(claim, wanted | {"most": queue.LOOK_AT}).scalar_one()
+        cards = queue.claim_batch(tx, me, number, 8, (), 60).cards
     scans = [node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"]
-    assert [node["Actual Rows"] for node in scans] == [trays.LOOK_AT]
+    assert [node["Actual Rows"] for node in scans] == [queue.LOOK_AT]
     with database.transaction() as tx:
         levels = tx.execute(sa.select(candidates.c.decided).where(candidates.c.id.in_([card.id for card in cards])))
         assert levels.scalars().all() == [0] * 8, "what she has decided is passed over"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from curation.errors import Refused
-from curation.layers import over
-from curation.pairs import composite
+from curation.images.codec import over
+from curation.images.pairs import composite
 from curation.scenes.blending import canvas, fade, on_canvas
 
 PIXELS = arrays(np.uint8, (2, 3, 4))

@@ -17,33 +17,33 @@ from defusedxml import ElementTree
 from PIL import Image
 
 from curation.errors import Refused
-from curation.layers import over
-from curation.pairs import composite
+from curation.images.codec import over
+from curation.images.pairs import composite
 from curation.ports import RGBA
 from curation.scenes.blending import canvas, fade, on_canvas
-from curation.scenes.layered import WRITERS, read_formats
+from curation.scenes.formats.ora import write_ora
+from curation.scenes.formats.psd import write_psd
+from curation.scenes.formats.tiff import write_tiff
+from curation.scenes.layer_stack import LayerStack, StackLayer
+from curation.scenes.layered_files import WRITERS, read_formats
 from curation.scenes.manifest import LAYERED
-from curation.scenes.openraster import write_ora
-from curation.scenes.photoshop import write_psd
-from curation.scenes.sheet import Sheet, Stack
-from curation.scenes.tiff import write_tiff
 from tests.making import picture
 from tests.pair_painter import slope
 
 SIZE = (48, 40)
 
 
-def stack(background: RGBA) -> Stack:
+def stack(background: RGBA) -> LayerStack:
     sheets = [
-        Sheet("background", background, (0, 0), 255),
-        Sheet("a fox & an <owl>", picture(1, *SIZE), (0, 0), 255),
-        Sheet("lampe à huile, 日本のランプ", picture(2, 20, 30), (-7, 25), 128),
-        Sheet("x" * 100, picture(3, 9, 11), (44, -3), 77),
+        StackLayer("background", background, (0, 0), 255),
+        StackLayer("a fox & an <owl>", picture(1, *SIZE), (0, 0), 255),
+        StackLayer("lampe à huile, 日本のランプ", picture(2, 20, 30), (-7, 25), 128),
+        StackLayer("x" * 100, picture(3, 9, 11), (44, -3), 77),
     ]
     merged = canvas(SIZE)
     for sheet in sheets:
         merged = composite(on_canvas(fade(sheet.rgba, sheet.opacity), sheet.offset, SIZE), merged)
-    return Stack(SIZE, sheets, merged)
+    return LayerStack(SIZE, sheets, merged)
 
 
 OPAQUE = stack(slope("sky", SIZE))
@@ -52,7 +52,7 @@ BOTH = pytest.mark.parametrize("drawn", [OPAQUE, SEE_THROUGH], ids=["opaque", "s
 
 
 @BOTH
-def test_psd_in_a_second_program(tmp_path: Path, drawn: Stack) -> None:
+def test_psd_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
     """PhotoshopAPI reads layers with a parser of its own (C++)."""
     write_psd(tmp_path / "a.psd", drawn)
     read = photoshopapi.LayeredFile.read(str(tmp_path / "a.psd"))
@@ -67,7 +67,7 @@ def test_psd_in_a_second_program(tmp_path: Path, drawn: Stack) -> None:
 
 
 @BOTH
-def test_psd_in_a_third(tmp_path: Path, drawn: Stack) -> None:
+def test_psd_in_a_third(tmp_path: Path, drawn: LayerStack) -> None:
     """Pillow: the blended picture, and where the layers lie."""
     write_psd(tmp_path / "a.psd", drawn)
     with Image.open(tmp_path / "a.psd") as image:
@@ -83,7 +83,7 @@ def test_psd_in_a_third(tmp_path: Path, drawn: Stack) -> None:
 
 
 @BOTH
-def test_psd_blends_to_what_we_blended(tmp_path: Path, drawn: Stack) -> None:
+def test_psd_blends_to_what_we_blended(tmp_path: Path, drawn: LayerStack) -> None:
     write_psd(tmp_path / "a.psd", drawn)
     document = psd_tools.PSDImage.open(tmp_path / "a.psd")
     assert [layer.kind for layer in document] == ["pixel"] * 4
@@ -94,7 +94,7 @@ def test_psd_blends_to_what_we_blended(tmp_path: Path, drawn: Stack) -> None:
 
 
 @BOTH
-def test_ora_in_a_second_program(tmp_path: Path, drawn: Stack) -> None:
+def test_ora_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
     write_ora(tmp_path / "a.ora", drawn)
     read = pyora.Project.load(str(tmp_path / "a.ora"))
     assert read.dimensions == SIZE
@@ -108,7 +108,7 @@ def test_ora_in_a_second_program(tmp_path: Path, drawn: Stack) -> None:
 
 
 @BOTH
-def test_ora_keeps_the_rules_of_its_format(tmp_path: Path, drawn: Stack) -> None:
+def test_ora_keeps_the_rules_of_its_format(tmp_path: Path, drawn: LayerStack) -> None:
     write_ora(tmp_path / "a.ora", drawn)
     assert (tmp_path / "a.ora").read_bytes()[30:54] == b"mimetypeimage/openraster"
     with zipfile.ZipFile(tmp_path / "a.ora") as archive:
@@ -132,13 +132,13 @@ def test_ora_keeps_the_rules_of_its_format(tmp_path: Path, drawn: Stack) -> None
 
 def test_a_large_thumbnail_is_made_small(tmp_path: Path) -> None:
     large = slope("sky", (900, 300))
-    write_ora(tmp_path / "a.ora", Stack((900, 300), [Sheet("sky", large, (0, 0), 255)], large))
+    write_ora(tmp_path / "a.ora", LayerStack((900, 300), [StackLayer("sky", large, (0, 0), 255)], large))
     with zipfile.ZipFile(tmp_path / "a.ora") as archive:
         assert Image.open(io.BytesIO(archive.read("Thumbnails/thumbnail.png"))).size == (256, 85)
 
 
 @BOTH
-def test_tiff_in_a_second_program(tmp_path: Path, drawn: Stack) -> None:
+def test_tiff_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
     write_tiff(tmp_path / "a.tiff", drawn)
     with tifffile.TiffFile(tmp_path / "a.tiff") as read:
         assert len(read.pages) == len(drawn.sheets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from curation.domain import DrawRequest, Prompt
-from curation.scenes.planning import Step, Way, plan
+from curation.scenes.planning import Step, StepKind, plan
 from curation.scenes.scene import Background, Scene, SceneLayer
 
 FOX, OWL = SceneLayer("fox", "a fox", seed=3), SceneLayer("owl", "an owl", seed=4)
@@ -19,8 +19,8 @@ def asked(whole: str, foreground: str | None, background: str | None, seed: int)
 
 def test_a_background_is_drawn_with_the_first_layer() -> None:
     assert plan(Scene(FOREST, [FOX, OWL])) == [
-        Step(Way.together, [0, 1], asked("a fox, a forest", "a fox", "a forest", 3)),
-        Step(Way.over, [2], asked("an owl, a fox, a forest", "an owl", "a fox, a forest", 4), range(2)),
+        Step(StepKind.together, [0, 1], asked("a fox, a forest", "a fox", "a forest", 3)),
+        Step(StepKind.over, [2], asked("an owl, a fox, a forest", "an owl", "a fox, a forest", 4), range(2)),
     ]
 
 
@@ -33,11 +33,11 @@ def test_the_whole_is_said_when_the_last_layer_is_drawn() -> None:
 
 def test_a_background_is_drawn_to_fit_the_files_on_it() -> None:
     assert plan(Scene(FOREST, [LAMP, MOON, FOX, LAMP], seed=9)) == [
-        Step(Way.under, [0], asked("a lamp, a forest", "a lamp", "a forest", 9), range(1, 3)),
-        Step(Way.given, [1]),
-        Step(Way.given, [2]),
-        Step(Way.over, [3], asked("a fox, a lamp, a forest", "a fox", "a lamp, a forest", 3), range(3)),
-        Step(Way.given, [4]),
+        Step(StepKind.under, [0], asked("a lamp, a forest", "a lamp", "a forest", 9), range(1, 3)),
+        Step(StepKind.given, [1]),
+        Step(StepKind.given, [2]),
+        Step(StepKind.over, [3], asked("a fox, a lamp, a forest", "a fox", "a lamp, a forest", 3), range(3)),
+        Step(StepKind.given, [4]),
     ]
     [under, _] = plan(Scene(FOREST, [MOON]))
     assert under.request == asked("a forest", None, "a forest", 0)
@@ -45,6 +45,9 @@ def test_a_background_is_drawn_to_fit_the_files_on_it() -> None:
 
 def test_on_the_users_own_background_every_layer_fits_what_lies_below() -> None:
     [given, fox] = plan(Scene(Background(colour=(1, 2, 3)), [FOX]))
-    assert given == Step(Way.given, [0])
-    assert fox == Step(Way.over, [1], asked("a fox", "a fox", None, 3), range(1))
-    assert [step.way for step in plan(Scene(Background(file=Path("a.jpg")), [LAMP]))] == [Way.given, Way.given]
+    assert given == Step(StepKind.given, [0])
+    assert fox == Step(StepKind.over, [1], asked("a fox", "a fox", None, 3), range(1))
+    assert [step.way for step in plan(Scene(Background(file=Path("a.jpg")), [LAMP]))] == [
+        StepKind.given,
+        StepKind.given,
+    ]

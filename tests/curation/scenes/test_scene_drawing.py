@@ -16,15 +16,15 @@ from PIL import Image
 
 from curation.domain import Checkpoint, LayerRole
 from curation.errors import Corrupt, NotFound, Refused
-from curation.layers import decode_layer
-from curation.objects import FolderStore, sha256_of
-from curation.pairs import composite
+from curation.images.codec import decode_layer
+from curation.images.pairs import composite
+from curation.images.provenance import read_picture, read_provenance
+from curation.object_store import FolderStore, sha256_of
 from curation.ports import DrawOptions, Layers
-from curation.provenance import read_picture, read_provenance
 from curation.scenes import manifest as accounts
 from curation.scenes.blending import canvas, fade, on_canvas
 from curation.scenes.drawing import draw_scene
-from curation.scenes.hand import Hand
+from curation.scenes.layer_source import SceneGenerator
 from curation.scenes.manifest import Manifest, read_manifest
 from curation.scenes.scene import Background, Fit, Scene, SceneLayer
 from tests.making import picture
@@ -44,11 +44,13 @@ THREE = Scene(
 )
 
 
-def hand_of(store: FolderStore, options: DrawOptions = DrawOptions(), painter: type[PairPainter] = PairPainter) -> Hand:
-    return Hand(CHECKPOINT, lambda: painter(store), store, options)
+def hand_of(
+    store: FolderStore, options: DrawOptions = DrawOptions(), painter: type[PairPainter] = PairPainter
+) -> SceneGenerator:
+    return SceneGenerator(CHECKPOINT, lambda: painter(store), store, options)
 
 
-def draw(scene: Scene, hand: Hand | None, folder: Path, force: bool = False) -> Manifest:
+def draw(scene: Scene, hand: SceneGenerator | None, folder: Path, force: bool = False) -> Manifest:
     return draw_scene(scene, PICTURES, hand, folder, lambda _: None, force)
 
 
@@ -184,7 +186,7 @@ def test_what_lies_there_is_not_drawn_again(tmp_path: Path, store: FolderStore) 
     def never() -> PairPainter:
         raise AssertionError("the weights need not be loaded")
 
-    again = draw(THREE, Hand(CHECKPOINT, never, store), tmp_path / "out")
+    again = draw(THREE, SceneGenerator(CHECKPOINT, never, store), tmp_path / "out")
     assert again == drawn
     assert files(tmp_path / "out") == before
 
@@ -235,7 +237,7 @@ def test_another_file_of_the_same_name_or_another_checkpoint_is_another_step(
     others = PICTURES | {LAMP: picture(50, 20, 30)}
     with pytest.raises(Refused, match="from step 2 on"):
         draw_scene(THREE, others, hand_of(store), tmp_path / "out", lambda _: None)
-    hand = Hand(replace(CHECKPOINT, seed=1), lambda: PairPainter(store), store)
+    hand = SceneGenerator(replace(CHECKPOINT, seed=1), lambda: PairPainter(store), store)
     with pytest.raises(Refused, match="from step 1 on"):
         draw(THREE, hand, tmp_path / "out")
     with pytest.raises(Refused, match="from step 1 on"):
@@ -319,8 +321,8 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.curation.scenes.test_scene_drawing import CHECKPOINT, THREE, draw
-from curation.objects import FolderStore
-from curation.scenes.hand import Hand
+from curation.object_store import FolderStore
+from curation.scenes.layer_source import Hand
 from tests.pair_painter import PairPainter
 
 class Dying(PairPainter):

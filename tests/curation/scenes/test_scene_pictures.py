@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from curation.errors import Refused
-from curation.images.limits import LIMITS
-from curation.scenes.pictures import as_background, cover, decode_bytes, read_pictures, set_down
+from curation.image_limits import LIMITS
 from curation.scenes.scene import Fit
+from curation.scenes.scene_images import as_background, cover, decode_bytes, read_pictures, set_down
 from tests.making import picture
 
 

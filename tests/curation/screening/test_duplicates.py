@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from curation.layers import visible_hash
-from curation.screening import duplicates
-from curation.screening.duplicates import Batch, add_to_index, find_duplicates
-from curation.screening.fingerprints import (
+from curation.datasets import duplicates
+from curation.datasets.duplicates import Batch, add_to_index, find_duplicates
+from curation.db.tables import layer_bands, layers
+from curation.images.codec import visible_hash
+from curation.images.perceptual_hash import (
     BANDS,
     FINGERPRINT_BYTES,
     HASH_BYTES,
@@ -23,7 +24,6 @@ from curation.screening.fingerprints import (
     bands_of,
     fingerprint,
 )
-from curation.tables import layer_bands, layers
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
 COLOURS = {

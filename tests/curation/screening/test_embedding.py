@@ -10,8 +10,8 @@ import pytest
 
 from curation.domain import LayerRole, Prompt
 from curation.errors import Refused
-from curation.intake.figures import choose_subject, draw
 from curation.screening.embedding import NUMBERS, OWN, open_embedder, pack, unpack
+from curation.synthetic.shapes import choose_subject, draw
 from tests.making import scenes
 
 FRONT = LayerRole.foreground

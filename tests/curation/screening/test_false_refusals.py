@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from curation.domain import RejectReason
-from curation.images.limits import LIMITS
-from curation.intake.examination import examine
-from curation.layers import encode_layer
+from curation.image_limits import LIMITS
+from curation.images.codec import encode_layer
+from curation.ingest.inspection import examine
 from curation.ports import RGBA
-from curation.screening.oracle import Oracle, as_judged
+from curation.screening.rule_reviewer import RuleReviewer, as_judged
 from curation.screening.signals import measure
 from tests.curation.screening.test_oracle import star
 
@@ -61,12 +61,12 @@ def framed() -> RGBA:
 
 
 @pytest.fixture(scope="module")
-def oracle() -> Oracle:
-    return Oracle.fit(star(seed) for seed in range(60))
+def oracle() -> RuleReviewer:
+    return RuleReviewer.fit(star(seed) for seed in range(60))
 
 
 @pytest.mark.parametrize("shoulders", [0.0, 0.15, 0.3])
-def test_a_bust_that_leaves_the_image_at_the_bottom_is_not_cut(oracle: Oracle, shoulders: float) -> None:
+def test_a_bust_that_leaves_the_image_at_the_bottom_is_not_cut(oracle: RuleReviewer, shoulders: float) -> None:
     layer = bust(shoulders)
     assert measure(layer)["border_touch"] > 0.2
     assert measure(layer)["cut_share"] == 0
@@ -75,18 +75,18 @@ def test_a_bust_that_leaves_the_image_at_the_bottom_is_not_cut(oracle: Oracle, s
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_the_same_bust_at_another_side_is_cut(oracle: Oracle, turns: int) -> None:
+def test_the_same_bust_at_another_side_is_cut(oracle: RuleReviewer, turns: int) -> None:
     layer = np.ascontiguousarray(np.rot90(bust(0.15), turns))
     assert RejectReason.cropped in {reason for reason, _ in oracle.find_unclean(as_judged(layer))}
     assert "cut_at_border" in examine(encode_layer(layer), "bust.webp", LIMITS).codes
 
 
-def test_a_square_key_cap_is_not_opaque(oracle: Oracle) -> None:
+def test_a_square_key_cap_is_not_opaque(oracle: RuleReviewer) -> None:
     assert 0.8 < measure(key_cap())["f_opaque"] < 0.95
     assert not list(oracle.find_unclean(as_judged(key_cap())))
 
 
-def test_an_opaque_rim_is_rejected_by_its_own_rule(oracle: Oracle) -> None:
+def test_an_opaque_rim_is_rejected_by_its_own_rule(oracle: RuleReviewer) -> None:
     assert measure(framed())["cut_share"] == 1
     assert RejectReason.cropped in {reason for reason, _ in oracle.find_unclean(as_judged(framed()))}
 
@@ -104,7 +104,7 @@ def test_sources_that_were_left_out_of_the_fit_are_accepted(shared: Path) -> Non
     rates = {}
     for source in counts:
         known = [(layer, row) for layer, row in layers if row["source"] != source]
-        fitted = Oracle.fit([(layer, row["text"]) for layer, row in known], [row["source"] for _, row in known])
+        fitted = RuleReviewer.fit([(layer, row["text"]) for layer, row in known], [row["source"] for _, row in known])
         found = [
             [*fitted.find_unclean(layer), *fitted.find_foreign(layer, row["text"])]
             for layer, row in layers

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curation.domain import Kind, LayerRole, RejectReason, Sample, Split, Verdict
+from curation.datasets.manifest import Manifest, Part
+from curation.domain import Kind, LayerRole, RejectReason, ReviewItem, ReviewItemLayer, Sample, Split, Verdict
 from curation.errors import Refused
-from curation.layers import encode_layer, visible_hash
-from curation.manifest import Manifest, Part
-from curation.review.trays import Card, CardLayer
-from curation.screening.measured import shrink
-from curation.screening.oracle import SHARE, Oracle, embed, fit_to_snapshot, words
-from curation.screening.pair_oracle import judge_card
+from curation.images.codec import encode_layer, visible_hash
+from curation.images.layer_masks import shrink
+from curation.screening.pairs.rule_reviewer import judge_card
+from curation.screening.rule_reviewer import SHARE, RuleReviewer, embed, fit_to_snapshot, words
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
 COLOURS = {"red": (210, 40, 40), "green": (40, 160, 60), "blue": (40, 80, 200), "yellow": (235, 210, 40)}
@@ -36,8 +35,8 @@ def star(seed: int, size: int = 64) -> tuple[np.ndarray, str]:
 
 
 @pytest.fixture(scope="module")
-def oracle() -> Oracle:
-    return Oracle.fit(star(seed) for seed in range(300))
+def oracle() -> RuleReviewer:
+    return RuleReviewer.fit(star(seed) for seed in range(300))
 
 
 def share_accepted(oracle, layers) -> float:
@@ -90,16 +89,16 @@ def test_a_layer_that_its_neighbours_call_otherwise_misses_its_prompt(oracle):
 
 
 def test_a_prompt_of_the_drawn_seeds_is_checked_exactly():
-    from curation.intake.figures import COLOURS as TONES
-    from curation.intake.figures import SUBJECTS, choose_subject, draw
-    from curation.intake.procedural import draw_seed  # noqa: F401  the grammar's own pictures
+    from curation.synthetic.dataset import draw_seed  # noqa: F401  the grammar's own pictures
+    from curation.synthetic.shapes import COLOURS as TONES
+    from curation.synthetic.shapes import SUBJECTS, choose_subject, draw
 
     rng = np.random.default_rng(3)
     made = []
     for _ in range(80):
         subject = choose_subject(rng)
         made.append((draw(subject, rng, 96), subject))
-    fitted = Oracle.fit((rgba, subject.text) for rgba, subject in made)
+    fitted = RuleReviewer.fit((rgba, subject.text) for rgba, subject in made)
     assert len(TONES) > 2
     right = [fitted.decide(rgba, subject.text) for rgba, subject in made]
     assert np.mean([RejectReason.prompt_miss in said.reasons for said in right]) < 0.1
@@ -124,7 +123,7 @@ def test_words():
 
 def test_too_few_seeds_are_refused():
     with pytest.raises(Refused, match="needs at least"):
-        Oracle.fit(star(seed) for seed in range(5))
+        RuleReviewer.fit(star(seed) for seed in range(5))
 
 
 def snapshot_of(store, pictures, round_=0) -> str:
@@ -159,10 +158,12 @@ def test_it_is_fitted_to_the_training_seeds_of_a_snapshot(store):
 
 def test_it_judges_cards(oracle, store):
     rgba, text = star(8)
-    layers = {LayerRole.foreground: CardLayer(store.put(encode_layer(rgba)), 64, 64)}
-    card = Card(uuid.uuid4(), 1, Kind.single, text, (), layers, {})
+    layers = {LayerRole.foreground: ReviewItemLayer(store.put(encode_layer(rgba)), 64, 64)}
+    card = ReviewItem(uuid.uuid4(), 1, Kind.single, text, (), layers, {})
     assert judge_card(oracle, store, card).verdict is Verdict.accept
-    gone = Card(uuid.uuid4(), 1, Kind.single, text, (), {LayerRole.foreground: CardLayer("0" * 64, 64, 64)}, {})
+    gone = ReviewItem(
+        uuid.uuid4(), 1, Kind.single, text, (), {LayerRole.foreground: ReviewItemLayer("0" * 64, 64, 64)}, {}
+    )
     said = judge_card(oracle, store, gone)
     assert (said.verdict, said.reasons) == (Verdict.reject, (RejectReason.other,))
 
@@ -178,7 +179,7 @@ def test_real_seeds_held_out_pass_and_spoilt_ones_do_not():
             if row["split"] == split:
                 yield np.asarray(Image.open(SHARED / "seed_rgba" / row["file_name"]).convert("RGBA")), row["text"]
 
-    fitted = Oracle.fit(layers("train"))
+    fitted = RuleReviewer.fit(layers("train"))
     held = [(shrink(rgba, 64), text) for rgba, text in layers("heldout")]
     assert share_accepted(fitted, held) >= 0.93
     hazed = [(np.dstack([r[..., :3], np.maximum(r[..., 3], 20)]), text) for r, text in held]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from curation import pairs
 from curation.domain import RejectReason
 from curation.errors import Refused
-from curation.screening.pair_defects import BACK, FRONT, PAIR_DEFECTS, PAIR_REASONS, WHOLE, plant_pair
-from curation.screening.pair_signals import measure_agreement
+from curation.images import pairs
+from curation.screening.pairs.defects import BACK, FRONT, PAIR_DEFECTS, PAIR_REASONS, WHOLE, plant_pair
+from curation.screening.pairs.signals import measure_agreement
 from tests.making import scenes
 
 TOUCHED = {"fringe": FRONT, "haze": FRONT, "holes": FRONT, "light": FRONT, "leak": BACK, "seam": BACK}

@@ -8,22 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from curation.domain import Kind, LayerRole, RejectReason, Sample, Split, Verdict
+from curation.datasets.manifest import Manifest, Part
+from curation.domain import Kind, LayerRole, RejectReason, ReviewItem, ReviewItemLayer, Sample, Split, Verdict
 from curation.errors import Refused
-from curation.intake.grounds import choose_scene, draw_scene, join_texts
-from curation.layers import encode_layer
-from curation.manifest import Manifest, Part
-from curation.pairs import composite
-from curation.review.trays import Card, CardLayer
-from curation.screening.pair_oracle import PairOracle, fit_pairs_to_snapshot, judge_card
+from curation.images.codec import encode_layer
+from curation.images.pairs import composite
+from curation.screening.pairs.rule_reviewer import PairRuleReviewer, fit_pairs_to_snapshot, judge_card
+from curation.synthetic.backgrounds import choose_scene, draw_scene, join_texts
 from tests.making import scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
 
 @pytest.fixture(scope="module")
-def oracle() -> PairOracle:
-    return PairOracle.fit((pair, prompt) for prompt, pair in scenes(120))
+def oracle() -> PairRuleReviewer:
+    return PairRuleReviewer.fit((pair, prompt) for prompt, pair in scenes(120))
 
 
 def faults(oracle, pair, prompt) -> set:
@@ -101,13 +100,13 @@ def test_it_is_fitted_to_the_pairs_of_a_snapshot_and_judges_cards(store):
     fitted = fit_pairs_to_snapshot(store, snapshot_of(store, drawn))
     assert fitted.backgrounds.shape == (25, 448)
     prompt, pair = drawn[0]
-    layers = {role: CardLayer(store.put(encode_layer(layer)), 64, 64) for role, layer in pair.items()}
+    layers = {role: ReviewItemLayer(store.put(encode_layer(layer)), 64, 64) for role, layer in pair.items()}
     texts = {FRONT: prompt.foreground, BACK: prompt.background}
-    card = Card(uuid.uuid4(), 1, Kind.pair, prompt.text, (), layers, {}, texts)
+    card = ReviewItem(uuid.uuid4(), 1, Kind.pair, prompt.text, (), layers, {}, texts)
     assert judge_card(fitted, store, card).verdict is Verdict.accept
     partial = replace(card, layers={FRONT: layers[FRONT]})
     assert judge_card(fitted, store, partial).layers == (BACK,)
-    gone = replace(card, layers=layers | {BACK: CardLayer("0" * 64, 64, 64)})
+    gone = replace(card, layers=layers | {BACK: ReviewItemLayer("0" * 64, 64, 64)})
     assert judge_card(fitted, store, gone).reasons == (RejectReason.other,)
     with pytest.raises(Refused, match="needs at least"):
         fit_pairs_to_snapshot(store, snapshot_of(store, drawn[:5]))

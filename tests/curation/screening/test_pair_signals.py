@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from curation.db.tables import candidates, screenings
 from curation.domain import CandidateState, LayerRole, Prompt
-from curation.layers import decode_layer
-from curation.pairs import composite
-from curation.screening.pair_signals import AGREEMENT, PAIR_SIGNALS, SIZE_GAP, measure_agreement, measure_pair
-from curation.screening.refusals import HARD_RULES, PAIR_RULES, judge, screen_candidates
+from curation.images.codec import decode_layer
+from curation.images.pairs import composite
+from curation.screening.pairs.signals import AGREEMENT, PAIR_SIGNALS, SIZE_GAP, measure_agreement, measure_pair
+from curation.screening.rules import HARD_RULES, PAIR_RULES, judge, screen_candidates
 from curation.screening.signals import SIGNALS
-from curation.tables import candidates, screenings
 from tests.making import make_pairs, make_round, scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended

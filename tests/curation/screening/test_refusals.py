@@ -5,14 +5,14 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from curation.datasets.samples import StoredLayer, record_layers
+from curation.db.tables import candidate_layers, candidates, screenings
 from curation.domain import CandidateState
 from curation.errors import Refused
-from curation.layers import encode_layer, visible_hash
-from curation.samples import StoredLayer, record_layers
-from curation.screening import refusals
-from curation.screening.refusals import HARD_RULES, Rule, judge, screen_candidates
+from curation.images.codec import encode_layer, visible_hash
+from curation.screening import rules
+from curation.screening.rules import HARD_RULES, Rule, judge, screen_candidates
 from curation.screening.signals import SIGNALS, measure
-from curation.tables import candidate_layers, candidates, screenings
 from tests.making import make_candidates, make_round
 
 
@@ -133,7 +133,7 @@ def test_a_layer_that_is_gone_fails_its_candidate_alone(database, store):
 
 def test_a_batch_that_rolls_back_leaves_nothing(database, store, monkeypatch):
     ids = draw(database, store, [disc(20)])
-    monkeypatch.setattr(refusals.duplicates, "add_to_index", lambda *_: 1 / 0)
+    monkeypatch.setattr(rules.duplicates, "add_to_index", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), database.transaction() as tx:
         screen_candidates(tx, store, ids)
     assert states(database, ids) == ["drawn"]

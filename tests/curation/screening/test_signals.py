@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.screening.colour import ciede2000
-from curation.screening.measured import TRIAGE_SIDE, shrink
+from curation.images.layer_masks import TRIAGE_SIDE, shrink
+from curation.screening.color import ciede2000
 from curation.screening.signals import SIGNALS, measure
 
 SIZE = 128

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from curation.intake.figures import SUBJECTS, draw
-from curation.intake.procedural import prompts
-from curation.screening.comparison import judge_ways
-from curation.screening.oracle import Oracle
+from curation.reporting.matting_comparison import judge_ways
+from curation.screening.rule_reviewer import RuleReviewer
 from curation.screening.signals import SIGNALS
+from curation.synthetic.dataset import prompts
+from curation.synthetic.shapes import SUBJECTS, draw
 
 TEXTS = ["a red circle", "a blue star", "a green square", "a yellow heart"]
 
@@ -17,7 +17,9 @@ TEXTS = ["a red circle", "a blue star", "a green square", "a yellow heart"]
 @pytest.fixture(scope="module")
 def oracle():
     texts = prompts(60, 3)
-    return Oracle.fit([(draw(SUBJECTS[text], np.random.default_rng([3, k]), 64), text) for k, text in enumerate(texts)])
+    return RuleReviewer.fit(
+        [(draw(SUBJECTS[text], np.random.default_rng([3, k]), 64), text) for k, text in enumerate(texts)]
+    )
 
 
 def layers(texts=TEXTS):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from curation.domain import Verdict
-from curation.selection.bounds import count, enough, last_proven, spend, whenever
 from curation.selection.gates import GRID, look_at
+from curation.statistics.bounds import count, enough, last_proven, spend, whenever
 
 
 @given(st.integers(0, 300), st.integers(1, 300), st.sampled_from([0.05, 0.01]))

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from curation.database import Database
+from curation.db.engine import Database
+from curation.db.tables import candidates, rounds, scores, screenings
 from curation.domain import CandidateState
-from curation.objects import FolderStore
-from curation.review import report
-from curation.selection.choosing import STOCK, select_candidates
-from curation.tables import candidates, rounds, scores, screenings
+from curation.object_store import FolderStore
+from curation.reporting import round_report
+from curation.selection.select import STOCK, select_candidates
 from tests.making import make_candidates, make_round, states
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
 
@@ -179,7 +179,7 @@ def test_defects_per_100_of_a_mixed_round_are_those_of_its_random_slice(database
         good = dict(zip(ids, accepts(8, quality).tolist(), strict=True))
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)
-        told = report.round_report(tx, number)
+        told = round_report.round_report(tx, number)
     found = told["defects_per_100"]["person"]
     assert found["n"] < told["human"]["decisions"] / 2
     assert found["low"] <= 100 * (1 - np.mean(list(good.values()))) <= found["high"]

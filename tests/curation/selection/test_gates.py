@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from curation import rounds as rounds_room
-from curation import snapshots
-from curation.database import Database
+from curation.datasets import snapshots
+from curation.db.engine import Database
+from curation.db.tables import candidates, decisions, events, samples, scores
 from curation.domain import Job, Kind, Verdict
 from curation.errors import Refused
-from curation.objects import FolderStore
-from curation.review import report
+from curation.object_store import FolderStore
+from curation.reporting import round_report
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
+from curation.rounds import lifecycle as rounds_room
 from curation.selection import audits
-from curation.selection.choosing import select_candidates
+from curation.selection.acceptance_model_store import fit_head, score_round
+from curation.selection.auto_reviewer import decide_all, take_back
 from curation.selection.gates import close_gates, list_gates, tell_gates
-from curation.selection.heads import fit_head, score_round
-from curation.selection.machine import decide_all, take_back
-from curation.tables import candidates, decisions, events, samples, scores
+from curation.selection.select import select_candidates
 from tests.making import make_candidates, make_round
 from tests.streams import SOURCE, arrive, judge_waiting, open_stream, taught
 
@@ -78,17 +78,17 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(databas
         assert 0.1 < len(audits) / (len(machines) + len(audits)) < 0.3
         r = 0.63
         assert {round(row.propensity, 5) for row in audits} == {round(r + (1 - r) * 0.2, 5)}
-        told = report.round_report(tx, number)
+        told = round_report.round_report(tx, number)
     assert told["machine"] == {"decisions": len(machines), "accepted": 0}
     assert told["human"]["decisions"] + len(machines) == told["funnel"]["decided"]
     people = told["defects_per_100"]["person"]
     assert people["low"] <= 100 * (1 - np.mean([*good.values()])) <= people["high"]
-    assert "the machine decided" in report.as_text(told)
+    assert "the machine decided" in round_report.as_text(told)
     [last] = [one for one in told["gates"] if one["id"] == gate["id"]]
     assert last["stands"] is True
     assert (last["lost"]["high"] <= 0.02, last["wrong"]["n"] > 0) == (True, True)
     assert last["audit"]["judged"] <= len(audits)
-    assert f"gate {gate['id']} rejects" in report.as_text(told)
+    assert f"gate {gate['id']} rejects" in round_report.as_text(told)
 
 
 def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: Database, gated: tuple) -> None:
@@ -104,7 +104,7 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: D
         good |= dict.fromkeys(late, True)
         select_candidates(tx, number, SOURCE)
         judge_waiting(tx, number, good)
-        machines = report.round_report(tx, number)["machine"]["decisions"]
+        machines = round_report.round_report(tx, number)["machine"]["decisions"]
         select_candidates(tx, number, SOURCE)
         [gate] = [one for one in tell_gates(tx, number) if one["contradicted"]]
         assert (gate["id"], gate["stands"]) == (before["id"], False)
@@ -113,11 +113,11 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: D
         [event] = tx.execute(sa.select(events).where(events.c.kind == "gate contradicted")).all()
         assert (event.actor, event.subject) == ("machine", f"round {number}")
         assert event.data["errors"] == gate["audit"]["errors"]
-        assert f"gate {gate['id']} has closed itself" in report.as_text(report.round_report(tx, number))
+        assert f"gate {gate['id']} has closed itself" in round_report.as_text(round_report.round_report(tx, number))
         good |= dict.fromkeys(arrive(tx, number, 4, np.full(100, -1.5)), True)
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)
-        assert report.round_report(tx, number)["machine"]["decisions"] == machines, "it decides nothing more"
+        assert round_report.round_report(tx, number)["machine"]["decisions"] == machines, "it decides nothing more"
         assert [one for one in tell_gates(tx, number) if one["stands"]] == [], "and is not proven again"
 
 
@@ -165,15 +165,15 @@ def test_all_that_the_machine_said_can_be_taken_back(database: Database, gated: 
     number, _ = gated
     with database.transaction() as tx:
         select_candidates(tx, number, SOURCE)
-        before = report.round_report(tx, number)["machine"]["decisions"]
+        before = round_report.round_report(tx, number)["machine"]["decisions"]
         assert close_gates(tx, number) > 0
         unshown = rounds_room.count_states(tx, number).get("unshown", 0)
         assert take_back(tx, number, "test") == before > 0
         assert rounds_room.count_states(tx, number)["unshown"] == unshown + before
         assert take_back(tx, number, "test") == 0
-        assert report.round_report(tx, number)["machine"]["decisions"] == 0
+        assert round_report.round_report(tx, number)["machine"]["decisions"] == 0
         select_candidates(tx, number, SOURCE)  # a gate that was closed decides nothing more
-        assert report.round_report(tx, number)["machine"]["decisions"] == 0
+        assert round_report.round_report(tx, number)["machine"]["decisions"] == 0
 
 
 def test_accepts_of_the_machine_become_samples_until_they_are_taken_back(
@@ -204,4 +204,4 @@ def test_without_a_budget_the_machine_decides_nothing(database: Database) -> Non
             judge_waiting(tx, number, good)
         assert score_round(tx, kept, number) == 0
         assert list_gates(tx, number) == []
-        assert report.round_report(tx, number)["machine"]["decisions"] == 0
+        assert round_report.round_report(tx, number)["machine"]["decisions"] == 0

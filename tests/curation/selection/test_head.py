@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from curation.errors import Refused
-from curation.selection.head import FEWEST, Head, Lesson, fit, measure
+from curation.selection.acceptance_model import FEWEST, AcceptanceModel, TrainingRows, fit, measure
 
 
-def lesson(count: int, seed: int = 0, prompts: int = 25) -> Lesson:
+def lesson(count: int, seed: int = 0, prompts: int = 25) -> TrainingRows:
     """Accepted where one signal is neither small nor large and the first number of the embedding is not negative."""
     rng = np.random.default_rng(seed)
     middle, other = rng.standard_normal((2, count))
     seen = rng.standard_normal((count, 8)).astype(np.float32)
     odds = 3 - 4 * middle**2 + 2 * seen[:, 0]
-    return Lesson(
+    return TrainingRows(
         signals=[
             {"middle": float(m), "other": None if o > 1 else float(o)} for m, o in zip(middle, other, strict=True)
         ],
@@ -50,7 +50,7 @@ def test_knowing_a_prompt_does_not_count_as_knowing_what_is_good():
     rng = np.random.default_rng(2)
     prompts = np.arange(600) % 60
     places, verdicts = rng.standard_normal((60, 16)), np.tile([True, False], 30)
-    told = Lesson(
+    told = TrainingRows(
         signals=[{}] * 600,
         embeddings=(places[prompts] + 0.05 * rng.standard_normal((600, 16))).astype(np.float32),
         accepted=rng.permutation(verdicts)[prompts],
@@ -69,7 +69,7 @@ def test_what_was_shown_at_random_has_figures_of_its_own():
     at_random = np.arange(2_000) % 4 == 0
     best = np.abs([one["middle"] for one in told.signals]) < 0.4
     kept = np.flatnonzero(best | at_random)
-    some = Lesson(
+    some = TrainingRows(
         [told.signals[i] for i in kept], told.embeddings[kept], told.accepted[kept],
         [told.prompts[i] for i in kept], [1] * len(kept), at_random[kept],
     )  # fmt: skip
@@ -84,10 +84,10 @@ def test_what_was_shown_at_random_has_figures_of_its_own():
 def test_equal_decisions_are_one_head_and_it_is_plain_data():
     (first, _), (second, _), (other, _) = fit(lesson(300)), fit(lesson(300)), fit(lesson(300, seed=4))
     assert first.id == second.id != other.id
-    read = Head.read(json.loads(json.dumps(first.as_json())))
+    read = AcceptanceModel.read(json.loads(json.dumps(first.as_json())))
     assert read.id == first.id
     told = lesson(50, seed=9)
-    turned = Head(**read.__dict__ | {"knots": dict(reversed(read.knots.items()))})
+    turned = AcceptanceModel(**read.__dict__ | {"knots": dict(reversed(read.knots.items()))})
     np.testing.assert_array_equal(
         turned.predict(told.signals, told.embeddings), first.predict(told.signals, told.embeddings)
     )

@@ -8,25 +8,25 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from curation import rounds as rounds_room
-from curation.database import Database
+from curation.db.engine import Database
+from curation.db.tables import candidates, decisions, embeddings, rounds, scores, screenings
+from curation.db.tables import heads as heads_table
 from curation.domain import CandidateState, Kind, LayerRole, Verdict
 from curation.errors import NotFound, Refused
-from curation.house import open_house
+from curation.images.codec import decode_layer
 from curation.jobs import choose, fit_head, screen, sweep
-from curation.layers import decode_layer
-from curation.objects import FolderStore
+from curation.object_store import FolderStore
 from curation.review.decisions import decide, undo
 from curation.review.reviewers import add_reviewer, oracle_reviewer
 from curation.review.verdicts import CONSENSUS
+from curation.rounds import lifecycle as rounds_room
+from curation.runtime.context import open_context
 from curation.screening.embedding import OWN, unpack
-from curation.selection import heads
-from curation.selection.choosing import select_candidates
-from curation.selection.head import FEWEST, Lesson, fit
-from curation.selection.seeing import see_unseen
+from curation.selection import acceptance_model_store
+from curation.selection.acceptance_model import FEWEST, TrainingRows, fit
+from curation.selection.embedding_backfill import see_unseen
+from curation.selection.select import select_candidates
 from curation.settings import Settings
-from curation.tables import candidates, decisions, embeddings, rounds, scores, screenings
-from curation.tables import heads as heads_table
 from tests.making import make_candidates, make_round
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
 
@@ -44,21 +44,21 @@ def decided(tx, count=150, seed=1):
 def test_too_few_decisions_make_no_head_and_enough_do(database: Database) -> None:
     with database.transaction() as tx:
         with pytest.raises(NotFound, match="no acceptance head yet"):
-            heads.find_head(tx, Kind.single)
+            acceptance_model_store.find_head(tx, Kind.single)
         decided(tx, FEWEST - 1)
-        assert not heads.may_fit(tx, Kind.single)
+        assert not acceptance_model_store.may_fit(tx, Kind.single)
         with pytest.raises(Refused, match="too few"):
-            heads.fit_head(tx, Kind.single, SOURCE)
+            acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
         decided(tx, 60, seed=2)
-        assert heads.may_fit(tx, Kind.single)
-        assert heads.wants_fit(tx, Kind.single, SOURCE)
-        assert not heads.wants_fit(tx, Kind.pair, SOURCE)
-        kept = heads.fit_head(tx, Kind.single, SOURCE)
+        assert acceptance_model_store.may_fit(tx, Kind.single)
+        assert acceptance_model_store.wants_fit(tx, Kind.single, SOURCE)
+        assert not acceptance_model_store.wants_fit(tx, Kind.pair, SOURCE)
+        kept = acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
         assert (kept.figures["decisions"], kept.teacher) == (FEWEST + 59, "person")
-        assert not heads.may_fit(tx, Kind.single)
-        assert not heads.wants_fit(tx, Kind.single, SOURCE)
-        assert heads.fit_head(tx, Kind.single, SOURCE).id == kept.id
-        assert heads.find_head(tx, Kind.single, kept.id[:8]).id == kept.id
+        assert not acceptance_model_store.may_fit(tx, Kind.single)
+        assert not acceptance_model_store.wants_fit(tx, Kind.single, SOURCE)
+        assert acceptance_model_store.fit_head(tx, Kind.single, SOURCE).id == kept.id
+        assert acceptance_model_store.find_head(tx, Kind.single, kept.id[:8]).id == kept.id
 
 
 def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_people_have_not_decided(
@@ -71,14 +71,14 @@ def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_pe
         tx.execute(sa.insert(embeddings), {"candidate_id": ids[0], "source": SOURCE, "vector": bytes(8)})
         bob = add_reviewer(tx, "bob").id
         decide(tx, bob, ids[0], Verdict.accept, key=uuid.uuid4())
-        before = heads.count_lesson(tx, Kind.single, SOURCE)
+        before = acceptance_model_store.count_lesson(tx, Kind.single, SOURCE)
         undo(tx, bob, None, key=uuid.uuid4(), seconds=60)
-        after = heads.count_lesson(tx, Kind.single, SOURCE)
+        after = acceptance_model_store.count_lesson(tx, Kind.single, SOURCE)
         assert (after[0], after[1]) == (before[0] - 1, before[1])
         oracle = oracle_reviewer(tx)
         tx.connection.exec_driver_sql("alter table decisions disable trigger append_only")
         tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {oracle}")
-        assert heads.fit_head(tx, Kind.single, SOURCE).teacher == "oracle"
+        assert acceptance_model_store.fit_head(tx, Kind.single, SOURCE).teacher == "oracle"
 
 
 def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database: Database) -> None:
@@ -102,11 +102,15 @@ def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database
             state = "accepted" if good is not turns else "rejected"
             for step in ("waiting", state):
                 tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(state=step, decided=3))
-        assert heads.count_lesson(tx, Kind.single, SOURCE) == (0, 0), "60 are too few for people, and no oracle spoke"
-        assert not heads.wants_fit(tx, Kind.single, SOURCE), "180 votes, and ten rows more, are no 100 candidates"
+        assert acceptance_model_store.count_lesson(tx, Kind.single, SOURCE) == (0, 0), (
+            "60 are too few for people, and no oracle spoke"
+        )
+        assert not acceptance_model_store.wants_fit(tx, Kind.single, SOURCE), (
+            "180 votes, and ten rows more, are no 100 candidates"
+        )
         decided(tx, 60, seed=2)
-        kept = heads.fit_head(tx, Kind.single, SOURCE)
-        taught_ = heads.count_lesson(tx, Kind.single, SOURCE)
+        kept = acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
+        taught_ = acceptance_model_store.count_lesson(tx, Kind.single, SOURCE)
         came_to = rounds_room.count_states(tx, number)
     assert (came_to["accepted"], came_to["rejected"]) == (40, 20)
     assert (kept.figures["decisions"], kept.teacher, sum(taught_)) == (120, "person", 120)
@@ -119,14 +123,14 @@ def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signa
     values = rng.standard_normal((200, 3))
     signals = [dict(zip(("specks", "zeta", "a_long_name"), row.tolist(), strict=True)) for row in values]
     seen = rng.standard_normal((200, 4)).astype(np.float32)
-    fitted, _ = fit(Lesson(signals, seen, values[:, 1] > 0, list(range(200)), [1] * 200))
+    fitted, _ = fit(TrainingRows(signals, seen, values[:, 1] > 0, list(range(200)), [1] * 200))
     with database.transaction() as tx:
         row = {
             "id": fitted.id, "kind": "single", "embedder": SOURCE, "teacher": "person", "last_decision": 1,
             "numbers": fitted.as_json(), "figures": {"decisions": 200},
         }  # fmt: skip
         tx.execute(sa.insert(heads_table), row)
-        kept = heads.find_head(tx, Kind.single)
+        kept = acceptance_model_store.find_head(tx, Kind.single)
     assert kept.id == fitted.id
     np.testing.assert_array_equal(kept.head.predict(signals, seen), fitted.predict(signals, seen))
 
@@ -137,8 +141,8 @@ def test_scores_are_those_of_the_head_and_are_made_once(database: Database) -> N
         number = open_stream(tx, {"kind": "random", "share": 0.1}, 50)
         quality = np.linspace(-2, 2, 50)
         ids = arrive(tx, number, 3, quality)
-        assert heads.score_round(tx, kept, number) == 50
-        assert heads.score_round(tx, kept, number) == 0
+        assert acceptance_model_store.score_round(tx, kept, number) == 50
+        assert acceptance_model_store.score_round(tx, kept, number) == 0
         found = {row.candidate_id: row for row in tx.execute(sa.select(scores))}
         vectors = tx.execute(sa.select(embeddings.c.vector).where(embeddings.c.candidate_id == ids[7])).scalar()
         chance = kept.head.predict([{"quality": quality[7]}], unpack([bytes(vectors)]))[0]
@@ -155,9 +159,9 @@ def test_whoever_was_chosen_is_scored_by_the_next_head_too_so_that_caps_count_th
         ids = arrive(tx, number, 8, quality)
         select_candidates(tx, number, SOURCE)
         judge_waiting(tx, number, dict(zip(ids, accepts(8, quality).tolist(), strict=True)))
-        second = heads.fit_head(tx, Kind.single, SOURCE)
+        second = acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
         assert second.id != first.id
-        heads.score_round(tx, second, number)
+        acceptance_model_store.score_round(tx, second, number)
         chosen = sa.select(candidates.c.slice, scores.c.head_id).join(scores)
         found = tx.execute(chosen.where(candidates.c.round_id == number, candidates.c.slice.is_not(None))).all()
     assert {row.slice for row in found} == {"random", "likely", "uncertain"}
@@ -185,12 +189,12 @@ def test_what_was_screened_before_is_seen_afterwards(database: Database, store: 
 
 def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
     """Drawn candidates are screened with their embeddings, decisions teach a head, and the head chooses."""
-    with open_house(settings) as house:
-        with house.database.transaction() as tx:
+    with open_context(settings) as context:
+        with context.database.transaction() as tx:
             number = make_round(tx, quota=10**6)
             policy = {"kind": "mixed", "share": 0.5, "likely": 0.6, "uncertain": 0.2, "random": 0.2}
             tx.execute(sa.update(rounds).values(policy=policy))
-            make_candidates(tx, house.store, number, 40, CandidateState.drawn)
+            make_candidates(tx, context.store, number, 40, CandidateState.drawn)
             other, _ = decided(tx, 150)
             rows = sa.select(embeddings.c.candidate_id).join(candidates).where(candidates.c.round_id == other)
             tx.execute(
@@ -198,19 +202,19 @@ def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
                 .where(embeddings.c.candidate_id.in_(rows))
                 .values(source=OWN.source, vector=np.random.default_rng(0).standard_normal(96).astype("<f2").tobytes())
             )
-        screen(house, number)
-        with house.database.transaction() as tx:
+        screen(context, number)
+        with context.database.transaction() as tx:
             counts = rounds_room.count_states(tx, number)
             assert counts["waiting"] + counts["screened"] == 40
             assert 2 <= counts["waiting"] <= 15  # the random slice: 0.1 of 40
         asked = []
-        house.database.send = asked.append
-        sweep(house)
+        context.database.send = asked.append
+        sweep(context)
         assert {("choose", number), ("fit_head", "single")} <= {(job.name, *job.args) for job in asked}
-        fit_head(house, "single")
+        fit_head(context, "single")
         assert ("choose", number) in {(job.name, *job.args) for job in asked[2:]}
-        choose(house, number)
-        with house.database.transaction() as tx:
+        choose(context, number)
+        with context.database.transaction() as tx:
             chosen = tx.execute(sa.select(candidates.c.slice).where(candidates.c.slice.is_not(None))).scalars().all()
             assert {"random", "likely", "uncertain"} == set(chosen)
-            assert heads.find_head(tx, Kind.single).embedder == OWN.source
+            assert acceptance_model_store.find_head(tx, Kind.single).embedder == OWN.source

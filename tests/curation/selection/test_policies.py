@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from curation.errors import Refused
-from curation.selection.policies import FIRST, Mixed, Paper, Random, check_measures, read_policy, write_policy
+from curation.rounds.policies import (
+    FIRST,
+    Mixed,
+    Paper,
+    Random,
+    check_measures,
+    read_policy,
+    write_policy,
+)
 
 
 @pytest.mark.parametrize("policy", [Random(0.5), Mixed(), Mixed(share=0.1, wanted=900, reject_budget=0.02), Paper()])

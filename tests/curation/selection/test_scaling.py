@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from curation import snapshots
-from curation.database import Database, Transaction
+from curation.datasets import snapshots
+from curation.db.engine import Database, Transaction
+from curation.db.tables import candidates, prompts, scaled, scores
 from curation.domain import content_id
 from curation.errors import Conflict, NotFound, Refused
-from curation.objects import FolderStore
-from curation.review import report
-from curation.selection.machine import take_back
-from curation.selection.scaling import Terms, as_text, begin_scaling, describe, finish_scaling, plan_scaling
-from curation.tables import candidates, prompts, scaled, scores
+from curation.object_store import FolderStore
+from curation.reporting import round_report
+from curation.selection.auto_reviewer import take_back
+from curation.selection.top_n_accept import Terms, as_text, begin_scaling, describe, finish_scaling, plan_scaling
 from tests.making import states
 from tests.streams import arrive, judge_waiting, open_stream, taught
 
@@ -61,7 +61,7 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, sto
         assert told["by_machine"] == 280
         assert finish_scaling(tx, number, "test") == told
         assert "the machine accepted the other 280" in as_text(told)
-        assert report.round_report(tx, number)["machine"] == {"decisions": 280, "accepted": 280}
+        assert round_report.round_report(tx, number)["machine"] == {"decisions": 280, "accepted": 280}
         frozen = snapshots.freeze(tx, store, tag=None, actor="test").samples
         # The simulated people make no samples: those are the machine's alone.
         assert frozen == 280
@@ -79,7 +79,7 @@ def test_what_an_audit_does_not_prove_stays_unaccepted_and_trying_again_costs_ce
         judge_waiting(tx, number, dict.fromkeys(good, False))
         told = finish_scaling(tx, number, "test")
         assert (told["outcome"], told["by_machine"], told["bound"]) == ("refused", 0, 0.0)
-        assert report.round_report(tx, number)["machine"]["decisions"] == 0
+        assert round_report.round_report(tx, number)["machine"]["decisions"] == 0
         assert plan_scaling(tx, number, TERMS)["level"] < told["level"]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.domain import Split
-from curation.layers import encode_layer
+from curation.images.codec import encode_layer
 from training.data.buckets import (
     BucketOrder,
     Buckets,
@@ -21,9 +21,9 @@ from training.data.buckets import (
     sort_into_buckets,
     tally,
 )
-from training.data.order import DrawOrder
-from training.data.pictures import load_split
-from training.presets.table import find_preset
+from training.data.dataset import load_split
+from training.data.sampler import WeightedSampler
+from training.presets.presets import find_preset
 
 originals = st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), min_size=1, max_size=60)
 
@@ -77,7 +77,7 @@ def test_no_shape_but_the_square_is_rare(sizes, least):
 @settings(max_examples=60, deadline=None)
 def test_batches_have_one_shape_and_nothing_is_lost(kinds, weight, batch, seed):
     shapes = [(64, 64 + 8 * kind) for kind in kinds]
-    within = DrawOrder(tuple(weight if kind == 1 else 1.0 for kind in kinds), seed)
+    within = WeightedSampler(tuple(weight if kind == 1 else 1.0 for kind in kinds), seed)
     order = BucketOrder(within, shapes, batch)
     count = 4 * within.length // batch * batch
     places = order.places(0, count)
@@ -97,7 +97,7 @@ def test_the_order_does_not_depend_on_where_a_run_was_cut(kinds, cuts):
     shapes = [(8, 8 * (kind + 1)) for kind in kinds]
 
     def order():
-        return BucketOrder(DrawOrder((1.0,) * len(kinds), 3), shapes, 4)
+        return BucketOrder(WeightedSampler((1.0,) * len(kinds), 3), shapes, 4)
 
     straight, pieces = order().places(0, sum(cuts)), []
     for cut in cuts:
@@ -107,7 +107,7 @@ def test_the_order_does_not_depend_on_where_a_run_was_cut(kinds, cuts):
 
 def test_new_samples_come_twice_as_often_in_every_shape():
     shapes = [(8, 8), (8, 16)] * 20
-    order = BucketOrder(DrawOrder(tuple(2.0 if place < 10 else 1.0 for place in range(40)), 1), shapes, 4)
+    order = BucketOrder(WeightedSampler(tuple(2.0 if place < 10 else 1.0 for place in range(40)), 1), shapes, 4)
     drawn = Counter(order.places(0, 50 * 100))
     assert {round(drawn[place] / 100) for place in range(10)} == {2}
     assert {round(drawn[place] / 100) for place in range(10, 40)} == {1}

@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 from curation.domain import LayerRole, Split
 from curation.errors import Corrupt, Refused
 from tests.training.composed import compose, freeze_pairs
-from training.data.order import DrawOrder, draw_order
-from training.data.pictures import Pictures, letterbox, load_split, prefetch
+from training.data.dataset import LayerDataset, letterbox, load_split, prefetch
+from training.data.sampler import WeightedSampler, draw_order
 
 rgba_images = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda size: arrays(np.uint8, (*size, 4)))
 
@@ -90,7 +90,7 @@ def test_newly_added_samples_come_twice_as_often(store, freeze_shapes):
 )
 @settings(max_examples=60, deadline=None)
 def test_the_order_does_not_depend_on_how_it_is_cut(is_new, weight, cuts):
-    order = DrawOrder(tuple(weight if new else 1.0 for new in is_new), seed=1)
+    order = WeightedSampler(tuple(weight if new else 1.0 for new in is_new), seed=1)
     straight, pieces = order.places(0, sum(cuts)), []
     for cut in cuts:
         pieces += order.places(len(pieces), cut)
@@ -121,14 +121,14 @@ def test_opaque_layers_come_as_often_as_is_said(store):
 
 
 def test_fractional_weights_are_kept_on_average():
-    order = DrawOrder((1.0,) * 6 + (1.5,) * 4, seed=2)
+    order = WeightedSampler((1.0,) * 6 + (1.5,) * 4, seed=2)
     drawn = Counter(order.places(0, 12_000))
     assert sum(drawn[p] for p in range(6, 10)) / 12_000 == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_broken_picture_in_memory_is_left_out_and_named(store, snapshot):
     samples = broken(store, load_split(store, snapshot, Split.train, 16).samples, 2)
-    pictures = Pictures(store, samples, 16, in_memory=True)
+    pictures = LayerDataset(store, samples, 16, in_memory=True)
     assert len(pictures) == len(samples) - 1 == len(pictures.captions) == len(pictures.shapes)
     assert list(pictures.aside) == [samples[2].id]
     assert [sample.id for sample in pictures.samples] == [s.id for s in samples if s is not samples[2]]
@@ -138,7 +138,7 @@ def test_a_broken_picture_in_memory_is_left_out_and_named(store, snapshot):
 def test_the_next_picture_stands_in_for_a_broken_one(store, snapshot):
     samples = load_split(store, snapshot, Split.train, 16).samples
     last = len(samples) - 1
-    pictures = Pictures(store, broken(store, samples, last), 16, in_memory=False)
+    pictures = LayerDataset(store, broken(store, samples, last), 16, in_memory=False)
     with pytest.raises(Corrupt):
         pictures.take([last])
     place, pixels = pictures.read(last)
@@ -152,8 +152,8 @@ def test_too_many_broken_pictures_stop_a_training(store, snapshot):
     samples = load_split(store, snapshot, Split.train, 16).samples
     twice = broken(store, broken(store, samples, 1), 2)
     with pytest.raises(Corrupt, match="2 of 24 pictures cannot be read; sample 0000"):
-        Pictures(store, twice, 16, in_memory=True)
-    lazy = Pictures(store, twice, 16, in_memory=False)
+        LayerDataset(store, twice, 16, in_memory=True)
+    lazy = LayerDataset(store, twice, 16, in_memory=False)
     with pytest.raises(Corrupt, match="2 of 24"):
         lazy.read(1)
 

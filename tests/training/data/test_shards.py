@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.errors import Corrupt
-from training.data.shards import Shards, key_of, make_missing
+from training.data.tensor_cache import ShardedTensorCache, key_of, make_missing
 
 WRITER = """
 import sys
 from pathlib import Path
 import torch
-from training.data.shards import Shards, key_of
+from training.data.tensor_cache import Shards, key_of
 shards = Shards(Path(sys.argv[1]))
 print("ready", flush=True)
 for number in range(10_000):
@@ -42,9 +42,9 @@ def test_entries_come_back_to_the_bit(tmp_path_factory, dtype, sizes, rows, in_m
     folder = None if in_memory else tmp_path_factory.mktemp("shards")
     values = (torch.randn(rows, *sizes) * 9).to(dtype)
     keys = [key_of(row) for row in range(rows)]
-    written = Shards(folder)
+    written = ShardedTensorCache(folder)
     written.put(keys, {"a": values, "b": values.flip(0)})
-    for shards in (written, written if in_memory else Shards(folder)):
+    for shards in (written, written if in_memory else ShardedTensorCache(folder)):
         found = shards.get([*reversed(keys), keys[0]])
         assert torch.equal(found["a"], torch.cat([values.flip(0), values[:1]]))
         assert torch.equal(found["b"], torch.cat([values, values.flip(0)[:1]]))
@@ -59,7 +59,7 @@ def test_keys_are_of_the_parts_and_not_of_their_text_run_together():
 
 
 def test_another_process_s_entries_are_seen_after_refreshing(tmp_path):
-    one, other = Shards(tmp_path), Shards(tmp_path)
+    one, other = ShardedTensorCache(tmp_path), ShardedTensorCache(tmp_path)
     one.put([key_of(1)], {"value": torch.ones(1, 3)})
     assert key_of(1) not in other
     other.refresh()
@@ -68,9 +68,9 @@ def test_another_process_s_entries_are_seen_after_refreshing(tmp_path):
 
 def test_the_same_entries_twice_are_one_file(tmp_path):
     for _ in range(2):
-        Shards(tmp_path).put([key_of(1)], {"value": torch.ones(1, 3)})
+        ShardedTensorCache(tmp_path).put([key_of(1)], {"value": torch.ones(1, 3)})
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
-    assert len(Shards(tmp_path)) == 1
+    assert len(ShardedTensorCache(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("moment", [0.02, 0.07, 0.15])
@@ -82,7 +82,7 @@ def test_a_killed_writer_leaves_whole_shards(tmp_path, moment):
     time.sleep(moment)
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
-    shards = Shards(tmp_path)
+    shards = ShardedTensorCache(tmp_path)
     assert len(shards) % 4 == 0
     for number in range(len(shards) // 4):
         found = shards.get([key_of(number, row) for row in range(4)])
@@ -94,29 +94,29 @@ def test_a_draft_of_a_dead_writer_is_swept_when_it_is_old(tmp_path):
     old.write_bytes(b"half")
     fresh.write_bytes(b"half")
     os.utime(old, (0, 0))
-    Shards(tmp_path)
+    ShardedTensorCache(tmp_path)
     assert (old.exists(), fresh.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("left", [0, 5, 40, -1])
 def test_a_truncated_file_is_removed_and_its_entries_are_missing(tmp_path, left):
-    Shards(tmp_path).put([key_of(1)], {"value": torch.ones(1, 3)})
+    ShardedTensorCache(tmp_path).put([key_of(1)], {"value": torch.ones(1, 3)})
     (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:left])
-    shards = Shards(tmp_path)
+    shards = ShardedTensorCache(tmp_path)
     assert key_of(1) not in shards
     shards.put([key_of(1)], {"value": torch.ones(1, 3)})
-    assert key_of(1) in Shards(tmp_path)
+    assert key_of(1) in ShardedTensorCache(tmp_path)
 
 
 def test_a_bit_that_rotted_is_an_error(tmp_path):
-    Shards(tmp_path).put([key_of(1), key_of(2)], {"value": torch.zeros(2, 64)})
+    ShardedTensorCache(tmp_path).put([key_of(1), key_of(2)], {"value": torch.zeros(2, 64)})
     (file,) = tmp_path.glob("*.safetensors")
     data = bytearray(file.read_bytes())
     header = 8 + int.from_bytes(data[:8], "little")
     data[header + json.loads(data[8:header])["value"]["data_offsets"][1] - 1] ^= 1  # the end of the second entry
     file.write_bytes(data)
-    shards = Shards(tmp_path)
+    shards = ShardedTensorCache(tmp_path)
     assert shards.get([key_of(1)])["value"].eq(0).all()
     with pytest.raises(Corrupt, match="rotted in"):
         shards.get([key_of(2)])
@@ -124,13 +124,13 @@ def test_a_bit_that_rotted_is_an_error(tmp_path):
 
 def test_a_claim_excludes_other_processes_until_its_holder_dies(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from training.data.shards import Shards, key_of\n"
+        "import sys, time; from pathlib import Path; from training.data.tensor_cache import Shards, key_of\n"
         "with Shards(Path(sys.argv[1])).claim(key_of(1), wait=True) as mine:\n"
         "    print(mine, flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"True\n"
-    shards = Shards(tmp_path)
+    shards = ShardedTensorCache(tmp_path)
     with shards.claim(key_of(1), wait=False) as mine:
         assert not mine
     with shards.claim(key_of(2), wait=False) as mine:
@@ -142,9 +142,9 @@ def test_a_claim_excludes_other_processes_until_its_holder_dies(tmp_path):
 
 
 def test_a_read_maps_a_file_and_does_not_load_it(tmp_path):
-    shards = Shards(tmp_path)
+    shards = ShardedTensorCache(tmp_path)
     shards.put([key_of(row) for row in range(64)], {"value": torch.randn(64, 1 << 18)})  # 64 MiB
-    fresh = Shards(tmp_path)
+    fresh = ShardedTensorCache(tmp_path)
 
     def resident() -> int:
         return psutil.Process().memory_info().rss
@@ -158,9 +158,9 @@ FILLER = """
 import sys, time
 from pathlib import Path
 import torch
-import training.data.shards
-from training.data.shards import Shards, key_of, make_missing
-training.data.shards.RUN = 3
+import training.data.tensor_cache
+from training.data.tensor_cache import Shards, key_of, make_missing
+training.data.tensor_cache.RUN = 3
 shards, made = Shards(Path(sys.argv[1])), Path(sys.argv[2])
 keys = [key_of(number) for number in range(24)]
 def make(places):
@@ -203,7 +203,7 @@ def test_work_that_was_killed_goes_on_with_the_same_batches(tmp_path, seed):
 
 
 def test_entries_that_are_there_are_not_made_again(tmp_path):
-    shards, made = Shards(tmp_path), []
+    shards, made = ShardedTensorCache(tmp_path), []
     keys = [key_of(number) for number in range(5)]
 
     def make(places):

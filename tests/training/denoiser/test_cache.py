@@ -13,12 +13,12 @@ import torch
 from curation.domain import LayerRole, Split
 from curation.errors import Corrupt
 from training.data.buckets import Buckets, bucket_table
-from training.data.pictures import Pictures, load_split
+from training.data.dataset import LayerDataset, load_split
 from training.denoiser.cache import ConditionsCache, LatentCache, fingerprint, latent_identity, text_identity
 from training.denoiser.denoiser import Conditions
-from training.presets.table import find_preset
-from training.transparency.backbone import fit_backbone
-from training.transparency.coding import adjusted_posterior
+from training.presets.presets import find_preset
+from training.transparency.autoencoder import fit_backbone
+from training.transparency.codec import adjusted_posterior
 from training.transparency.networks import Transparency
 from training.transparency.padding import on_grey, pad_colours
 
@@ -26,7 +26,7 @@ MICRO = find_preset("micro")
 
 
 @pytest.fixture
-def pictures(store, snapshot) -> Pictures:
+def pictures(store, snapshot) -> LayerDataset:
     return load_split(store, snapshot, Split.train, MICRO.image_size, in_memory=False)
 
 
@@ -97,14 +97,14 @@ def test_a_changed_image_recomputes_one(filled, store, snapshot, pictures):
     data = store.get(changed[4].layers[LayerRole.foreground])
     other = store.put(data + b"\0")  # the same picture in other bytes
     changed[4] = replace(changed[4], layers={LayerRole.foreground: other})
-    cache, computed = filled(Pictures(store, changed, MICRO.image_size, in_memory=False))
+    cache, computed = filled(LayerDataset(store, changed, MICRO.image_size, in_memory=False))
     assert computed == 1
     torch.testing.assert_close(cache.take([4])[0], filled(pictures)[0].take([4])[0])
 
 
 def test_the_same_image_in_two_samples_is_computed_once(filled, store, pictures):
     twice = [pictures.samples[0], *pictures.samples]
-    _, computed = filled(Pictures(store, twice, MICRO.image_size, in_memory=False))
+    _, computed = filled(LayerDataset(store, twice, MICRO.image_size, in_memory=False))
     assert computed == len(pictures)
 
 
@@ -161,7 +161,7 @@ def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, pictur
     broken, gone = 3, 9
     samples = breaking(store, pictures, broken, b"no picture")
     seen = []
-    damaged = Pictures(store, samples * 5, MICRO.image_size, in_memory=False)
+    damaged = LayerDataset(store, samples * 5, MICRO.image_size, in_memory=False)
     cache = LatentCache.open(tmp_path / "cache", latent_identity(MICRO, *networks))
     cache.fill(damaged, Counted(*networks), seen.append)
     assert list(damaged.aside) == [samples[broken].id]
@@ -173,7 +173,7 @@ def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, pictur
     same = set(range(broken, len(damaged), len(samples)))  # other samples of that image
     assert not same & set(damaged.sound(sorted(same)))
     assert cache.take(damaged.sound([2, broken, 4]))[0].shape[0] == 3
-    mended = Pictures(store, list(pictures.samples), MICRO.image_size, in_memory=False)
+    mended = LayerDataset(store, list(pictures.samples), MICRO.image_size, in_memory=False)
     cache.fill(mended, Counted(*networks), quiet)
     assert not (cache.folder / "aside.jsonl").exists()
     assert gone not in mended.aside
@@ -181,14 +181,14 @@ def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, pictur
 
 def test_many_broken_pictures_are_no_accident(store, pictures, networks, tmp_path):
     samples = breaking(store, pictures, 3, b"one")
-    damaged = Pictures(store, samples, MICRO.image_size, in_memory=False)
+    damaged = LayerDataset(store, samples, MICRO.image_size, in_memory=False)
     damaged.samples = breaking(store, damaged, 8, b"two")
     cache = LatentCache.open(None, latent_identity(MICRO, *networks))
     with pytest.raises(Corrupt, match="2 of 24 pictures cannot be read"):
         cache.fill(damaged, Counted(*networks), quiet)
 
 
-def breaking(store, pictures: Pictures, place: int, data: bytes) -> list:
+def breaking(store, pictures: LayerDataset, place: int, data: bytes) -> list:
     """The samples, with one image that is none."""
     samples = list(pictures.samples)
     samples[place] = replace(samples[place], layers={LayerRole.foreground: store.put(data)})
@@ -198,12 +198,12 @@ def breaking(store, pictures: Pictures, place: int, data: bytes) -> list:
 FILLER = """
 import sys
 from pathlib import Path
-import training.data.shards
+import training.data.tensor_cache
 from curation.domain import Split
-from curation.objects import FolderStore
+from curation.object_store import FolderStore
 from training.denoiser.cache import LatentCache
-from training.data.pictures import load_split
-training.data.shards.RUN = 3
+from training.data.dataset import load_split
+training.data.tensor_cache.RUN = 3
 objects, snapshot, folder = sys.argv[1:]
 pictures = load_split(FolderStore(Path(objects)), snapshot, Split.train, 32, in_memory=False)
 cache = LatentCache.open(Path(folder), {"precision": "fp32"})

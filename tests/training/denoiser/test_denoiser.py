@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from curation.errors import Refused
-from training.denoiser.opening import open_denoiser
-from training.denoiser.own import ConditionalUNet, OwnDenoiser, noise_schedule, unet_config
-from training.presets.table import PRESETS
+from training.denoiser.builtin import BuiltinDenoiser, ConditionalUNet, noise_schedule, unet_config
+from training.denoiser.factory import open_denoiser
+from training.presets.presets import PRESETS
 
 MICRO = PRESETS["micro"]
 SIDE = MICRO.image_size // MICRO.stride
@@ -22,7 +22,7 @@ def noisy(count, seed=0):
 def fresh(name):
     """A denoiser whose last layer is not zero, so that it says something."""
     torch.manual_seed(0)
-    denoiser = OwnDenoiser(replace(MICRO, denoiser=name)).eval()
+    denoiser = BuiltinDenoiser(replace(MICRO, denoiser=name)).eval()
     with torch.no_grad():
         for parameter in denoiser.network.parameters():
             if not parameter.any():
@@ -99,7 +99,7 @@ def test_stored_tensors_open_to_the_same_denoiser(denoiser):
 
 def test_tensors_of_another_size_are_refused():
     with pytest.raises(Refused, match="does not fit preset 'micro'"):
-        open_denoiser(replace(MICRO, text_width=64), OwnDenoiser(MICRO).learnt(), {"kind": "own"})
+        open_denoiser(replace(MICRO, text_width=64), BuiltinDenoiser(MICRO).learnt(), {"kind": "own"})
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():

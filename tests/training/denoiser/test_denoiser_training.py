@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from curation.domain import Split, TrainingOrder
+from curation.domain import Split, TrainingRequest
 from curation.errors import Refused
-from training.data.pictures import load_split
-from training.denoiser.denoising import VALIDATED, loss_weight
-from training.denoiser.opening import open_denoiser
-from training.denoiser.own import noise_schedule
-from training.denoiser.training import encode_pictures, train_base, validation_loss
-from training.presets.table import PRESETS
-from training.transparency.backbone import fit_backbone
+from training.data.dataset import load_split
+from training.denoiser.builtin import noise_schedule
+from training.denoiser.factory import open_denoiser
+from training.denoiser.stage import VALIDATED, loss_weight
+from training.denoiser.train import encode_pictures, train_base, validation_loss
+from training.presets.presets import PRESETS
+from training.transparency.autoencoder import fit_backbone
 from training.transparency.networks import Transparency
 from training.transparency.padding import on_grey
 
@@ -35,7 +35,7 @@ def parts(store, snapshot):
 @pytest.fixture
 def run(store, snapshot, parts):
     def train(folder, images=192, preset=MICRO, start=None, report=lambda progress: None, seed=0):
-        order = TrainingOrder("base", "micro", snapshot, None, None, seed, images)
+        order = TrainingRequest("base", "micro", snapshot, None, None, seed, images)
         return train_base(order, preset, store, folder, report, *parts, start)
 
     return train

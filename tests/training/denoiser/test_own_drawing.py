@@ -9,15 +9,15 @@ import torch
 from curation.domain import Checkpoint, DrawRequest, LayerRole, Prompt, Split
 from curation.errors import Refused
 from curation.ports import DrawOptions
-from training.data.pictures import load_split
-from training.denoiser.drawing import sample_latents
-from training.denoiser.own import OwnDenoiser, noise_schedule
+from training.data.dataset import load_split
+from training.denoiser.builtin import BuiltinDenoiser, noise_schedule
+from training.denoiser.sampling import sample_latents
 from training.generate import open_generator
-from training.presets.table import PRESETS
-from training.transparency.backbone import fit_backbone
+from training.presets.presets import PRESETS
+from training.safetensors_io import save_part
+from training.transparency.autoencoder import fit_backbone
 from training.transparency.networks import Transparency
 from training.transparency.padding import on_grey
-from training.weights import save_part
 
 MICRO = PRESETS["micro"]
 
@@ -29,7 +29,7 @@ def checkpoint(store, snapshot):
     torch.manual_seed(0)
     rgba = load_split(store, snapshot, Split.train, MICRO.image_size).take(range(20))
     backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
-    denoiser = OwnDenoiser(MICRO)
+    denoiser = BuiltinDenoiser(MICRO)
     for parameter in denoiser.network.parameters():
         if not parameter.any():  # a fresh one says 0 to everything
             torch.nn.init.normal_(parameter, std=0.1)
@@ -119,7 +119,7 @@ def test_options_of_its_own_count_and_others_are_refused(checkpoint, store):
             drawn(**options)
 
 
-class Known(OwnDenoiser):
+class Known(BuiltinDenoiser):
     """Knows the picture, x_0 = its centre, for a prompt, and 0 for none: v = (sqrt(abar) x_t - x_0) / sqrt(1 - abar)."""
 
     def predict(self, noisy_BCHW, time_B, conditions):

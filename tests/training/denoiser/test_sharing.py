@@ -15,10 +15,10 @@ from torch.nn.functional import layer_norm, linear, softmax
 from curation.errors import Refused
 from tests.training.pretrained import make_unet
 from tests.training.released_files import REAL_SD15, TINY_SD15, fill, real_unet, sharing_shapes, tiny_sd15, write
-from training.denoiser.sharing import SharedAttention, attention_names, build_sharing, share_attention
-from training.files import read_header
-from training.released.bases import read_base
-from training.released.layouts import recognise
+from training.denoiser.attention_sharing import SharedAttention, attention_names, build_sharing, share_attention
+from training.external_weights import read_header
+from training.interop.denoiser_weights import read_base
+from training.interop.formats import recognise
 
 RANK = 4
 

@@ -9,12 +9,12 @@ from diffusers import DDPMScheduler, StableDiffusionXLPipeline
 
 from curation.errors import NotFound, Refused
 from tests.training.pretrained import make_unet, write_sd15, write_sd21, write_sdxl
-from training.course.machine import enable_checkpointing
+from training.denoiser.attention_sharing import SharedAttention, attention_names
 from training.denoiser.denoiser import Conditions
-from training.denoiser.learnt import PROJECTIONS, add_adapter, learnt_of
-from training.denoiser.opening import new_denoiser, open_denoiser
-from training.denoiser.sharing import SharedAttention, attention_names
-from training.presets.table import PRESETS
+from training.denoiser.factory import new_denoiser, open_denoiser
+from training.denoiser.finetuned_weights import PROJECTIONS, add_adapter, learnt_of
+from training.engine.distributed import enable_checkpointing
+from training.presets.presets import PRESETS
 
 WRITERS = {"sd15": write_sd15, "sd21": write_sd21, "sdxl": write_sdxl}
 TIME = torch.tensor([3, 800])

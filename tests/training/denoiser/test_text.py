@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.denoiser.text import PAD, START, TextEncoder, tokenize
-from training.presets.table import PRESETS
+from training.presets.presets import PRESETS
 
 MICRO = PRESETS["micro"]
 
@@ -42,7 +42,7 @@ def test_long_prompts_are_cut():
 
 
 def test_the_grammar_of_the_procedural_seed_has_no_collisions():
-    from curation.intake.figures import SUBJECTS
+    from curation.synthetic.shapes import SUBJECTS
 
     words = sorted({word.lower() for text in SUBJECTS for word in text.split()})
     buckets = tokenize(words, PRESETS["tiny"].text_vocabulary, 2)[:, 1]

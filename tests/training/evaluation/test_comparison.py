@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.making import picture
 from training.evaluation.comparison import SIDE, draw_comparison
-from training.sheets import GAP, TEXT
+from training.sample_grid import GAP, TEXT
 
 
 def test_each_picture_is_a_row_of_truth_return_and_difference_four_times():

@@ -7,20 +7,20 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from curation.domain import Checkpoint, Split, TrainingOrder
+from curation.domain import Checkpoint, Split, TrainingRequest
 from curation.errors import Refused
-from curation.layers import BACKGROUNDS
-from training.data.pictures import load_split
-from training.evaluation.heldout import HIGHER_IS_BETTER, Returned, evaluate, measure_return, send_through
-from training.measures.blends import psnr_of
-from training.parts import open_parts
-from training.presets.table import PRESETS
-from training.sheets import pixels
-from training.transparency.backbone import LinearBackbone, fit_backbone
-from training.transparency.coding import reconstruct
+from curation.images.codec import BACKGROUNDS
+from training.checkpoint import open_parts
+from training.data.dataset import load_split
+from training.evaluation.heldout import HIGHER_IS_BETTER, RoundTrip, evaluate, measure_return, send_through
+from training.metrics.compositing import psnr_of
+from training.presets.presets import PRESETS
+from training.safetensors_io import describe, save_part
+from training.sample_grid import pixels
+from training.transparency.autoencoder import LinearAutoencoder, fit_backbone
+from training.transparency.codec import reconstruct
 from training.transparency.networks import Transparency
 from training.transparency.padding import on_grey
-from training.weights import describe, save_part
 
 MICRO = PRESETS["micro"]
 
@@ -29,12 +29,12 @@ def untrained_checkpoint(store, snapshot, offset=0.0):
     """A micro checkpoint with a fitted backbone, a random decoder, and an offset that is the same everywhere."""
     rgba = load_split(store, snapshot, Split.train, MICRO.image_size).take(range(24))
     backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
-    assert isinstance(backbone, LinearBackbone)
+    assert isinstance(backbone, LinearAutoencoder)
     torch.manual_seed(0)
     networks = Transparency(MICRO)
     torch.nn.init.constant_(networks.encoder.blocks[-1].bias, offset)
     torch.nn.init.normal_(networks.decoder.conv_out.weight, std=0.05)  # a fresh one says the same of every view
-    order = TrainingOrder("transparency", "micro", snapshot, None, None, 0)
+    order = TrainingRequest("transparency", "micro", snapshot, None, None, 0)
     files = {
         "backbone": save_part(
             store, "backbone", backbone.state_dict(), describe("backbone", order, "1", **backbone.facts())
@@ -101,7 +101,7 @@ def test_a_perfect_return_has_perfect_figures():
     rgba = torch.rand(2, 4, 32, 32)
     image, latent = rgba[:, :3], torch.zeros(2, 4, 4, 4)
     figures = measure_return(
-        Returned(
+        RoundTrip(
             rgba, rgba, image, image, image, latent, latent, latent + 1, torch.ones_like(rgba[:, :1], dtype=torch.bool)
         )
     )

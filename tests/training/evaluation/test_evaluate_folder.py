@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curation.domain import Split, TrainingOrder
+from curation.datasets.manifest import read_samples
+from curation.domain import Split, TrainingRequest
 from curation.errors import NotFound, Refused
-from curation.intake.evaluation_set import read_evaluation_set
-from curation.layers import decode_layer
-from curation.manifest import read_samples
-from curation.objects import FolderStore, OverlayStore
+from curation.images.codec import decode_layer
+from curation.ingest.evaluation_set import read_evaluation_set
+from curation.object_store import FolderStore, OverlayStore
 from training.evaluation.heldout import evaluate
 from training.train import train
 
@@ -30,7 +30,7 @@ def folder(store, snapshot, tmp_path):
 
 
 def test_a_folder_has_the_metrics_of_the_same_images_in_a_snapshot(store, snapshot, folder, tmp_path):
-    order = TrainingOrder("transparency", "micro", snapshot, None, None, 1, 32, {})
+    order = TrainingRequest("transparency", "micro", snapshot, None, None, 1, 32, {})
     checkpoint = train(order, store, tmp_path / "run", lambda _: None)
     own = FolderStore(tmp_path / "own")
     before = {path.name for path in store.folder.rglob("*")}

@@ -8,20 +8,20 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from curation.datasets.manifest import Manifest, Part
 from curation.domain import Kind, LayerRole, Sample, Split
 from curation.errors import Refused
-from curation.layers import BACKGROUNDS, encode_layer, visible_hash
-from curation.manifest import Manifest, Part
-from curation.ports import Wanted
+from curation.images.codec import BACKGROUNDS, encode_layer, visible_hash
+from curation.ports import EvaluationOptions
 from tests.making import picture
 from tests.training.evaluation.test_evaluate import MICRO, untrained_checkpoint
-from training.denoiser.own import OwnDenoiser
-from training.evaluation.everything import measure
+from training.denoiser.builtin import BuiltinDenoiser
+from training.evaluation.full import measure
 from training.evaluation.heldout import HIGHER_IS_BETTER, evaluate
-from training.measures import inception
-from training.measures.perceptual import Perceptual
-from training.measures.published import PUBLISHED
-from training.weights import save_part
+from training.metrics import inception
+from training.metrics.perceptual import Perceptual
+from training.metrics.reference_results import PUBLISHED
+from training.safetensors_io import save_part
 
 
 def quiet(_):
@@ -30,7 +30,7 @@ def quiet(_):
 
 def test_it_says_what_the_training_says_and_more(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    measured = measure(checkpoint, snapshot, store, Wanted(), quiet)
+    measured = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet)
     light = evaluate(checkpoint, snapshot, store, quiet)
     assert {name: measured.figures[name] for name in light} == pytest.approx(light, rel=1e-5)
     assert list(measured.figures) == [name for name in HIGHER_IS_BETTER if name in measured.figures]
@@ -50,8 +50,8 @@ def test_it_says_what_the_training_says_and_more(store, snapshot):
 
 def test_the_published_form_stands_beside_the_lossless_one_under_its_own_names(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    plain = measure(checkpoint, snapshot, store, Wanted(), quiet).figures
-    measured = measure(checkpoint, snapshot, store, Wanted(published=True), quiet)
+    plain = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet).figures
+    measured = measure(checkpoint, snapshot, store, EvaluationOptions(published=True), quiet)
     assert set(measured.figures) - set(plain) == {"psnr_jpeg", "ssim_jpeg"}
     assert {name: measured.figures[name] for name in plain} == plain
     assert measured.figures["psnr_jpeg"] != pytest.approx(plain["psnr"], abs=0.05)
@@ -68,7 +68,7 @@ def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, mon
     for name, network in (("lpips", Perceptual()), ("inception", inception.Inception())):
         save_file(network.state_dict(), tmp_path / name)
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    wanted = Wanted(published=True, perceptual=tmp_path / "lpips", inception=tmp_path / "inception", limit=2)
+    wanted = EvaluationOptions(published=True, perceptual=tmp_path / "lpips", inception=tmp_path / "inception", limit=2)
     measured = measure(checkpoint, snapshot, store, wanted, quiet)
     for name in ("lpips", "rfid", "lpips_jpeg", "rfid_jpeg"):
         by_background = [row[name] for row in measured.backgrounds.values()]
@@ -84,40 +84,44 @@ def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, mon
 
 def test_the_offset_is_told_in_deviations_of_the_autoencoder(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot, offset=2.0)
-    figures = measure(checkpoint, snapshot, store, Wanted(), quiet).figures
+    figures = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet).figures
     assert figures["offset_mean"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
     assert figures["offset_max"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
     assert 0 < figures["offset_energy"] < 1
     fresh, _, _ = untrained_checkpoint(store, snapshot)
-    none = measure(fresh, snapshot, store, Wanted(), quiet).figures
+    none = measure(fresh, snapshot, store, EvaluationOptions(), quiet).figures
     assert (none["offset_mean"], none["offset_max"], none["offset_energy"]) == (0, 0, 0)
 
 
 def test_a_base_is_drawn_with_and_measured(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
     torch.manual_seed(0)
-    denoiser = OwnDenoiser(MICRO)
+    denoiser = BuiltinDenoiser(MICRO)
     base = save_part(store, "base", denoiser.learnt(), denoiser.facts())
     stages = []
     whole = replace(checkpoint, files={**checkpoint.files, "base": base})
-    measured = measure(whole, snapshot, store, Wanted(draws=7), lambda seen: stages.append((seen.stage, seen.done)))
+    measured = measure(
+        whole, snapshot, store, EvaluationOptions(draws=7), lambda seen: stages.append((seen.stage, seen.done))
+    )
     assert measured.figures["noise_mse"] > 0
     assert 0 <= measured.figures["drawn_empty"] <= 1
     assert 0 <= measured.figures["drawn_opaque"] <= 1
     assert 0 < measured.figures["drawn_coverage_gap"] < 1
     assert stages[-1] == ("draw", 7)
-    assert "drawn_empty" not in measure(whole, snapshot, store, Wanted(draws=0), quiet).figures
+    assert "drawn_empty" not in measure(whole, snapshot, store, EvaluationOptions(draws=0), quiet).figures
 
 
 def test_views_and_original_sizes_are_no_standard(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    assert measure(checkpoint, snapshot, store, Wanted(views=1), quiet).standard
-    eight = measure(checkpoint, snapshot, store, Wanted(views=8, limit=2), quiet)
+    assert measure(checkpoint, snapshot, store, EvaluationOptions(views=1), quiet).standard
+    eight = measure(checkpoint, snapshot, store, EvaluationOptions(views=8, limit=2), quiet)
     assert not eight.standard
-    assert eight.figures["psnr"] != measure(checkpoint, snapshot, store, Wanted(limit=2), quiet).figures["psnr"]
+    assert (
+        eight.figures["psnr"] != measure(checkpoint, snapshot, store, EvaluationOptions(limit=2), quiet).figures["psnr"]
+    )
     with pytest.raises(Refused, match="3 views"):
-        measure(checkpoint, snapshot, store, Wanted(views=3), quiet)
-    original = measure(checkpoint, snapshot, store, Wanted(original=True), quiet)
+        measure(checkpoint, snapshot, store, EvaluationOptions(views=3), quiet)
+    original = measure(checkpoint, snapshot, store, EvaluationOptions(original=True), quiet)
     assert (original.pictures, original.standard) == (6, False)
 
 
@@ -135,8 +139,8 @@ def heldout(store, *sizes):
 
 def test_what_is_too_small_in_its_own_size_is_left_out_and_told(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    measured = measure(checkpoint, heldout(store, (37, 50), (20, 64)), store, Wanted(original=True), quiet)
+    measured = measure(checkpoint, heldout(store, (37, 50), (20, 64)), store, EvaluationOptions(original=True), quiet)
     assert measured.pictures == 1
     assert measured.notes[0] == "1 pictures with a side under 32 pixels were left out"
     with pytest.raises(Refused, match="no held-out picture"):
-        measure(checkpoint, heldout(store, (20, 20)), store, Wanted(original=True), quiet)
+        measure(checkpoint, heldout(store, (20, 20)), store, EvaluationOptions(original=True), quiet)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from curation.domain import Kind, LayerRole, Sample, Split
-from curation.layers import encode_layer, visible_hash
-from training.data.pictures import Pictures, letterbox, letterbox_of
-from training.measures.blends import measure_blends, psnr_inside
+from curation.images.codec import encode_layer, visible_hash
+from training.data.dataset import LayerDataset, letterbox, letterbox_of
+from training.metrics.compositing import measure_blends, psnr_inside
 
 SIDE = 64
 
@@ -19,7 +19,7 @@ def stored(store, *shapes):
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
         known = ("noise", "CC0-1.0", "test", Split.heldout, 0, visible_hash(rgba))
         samples.append(Sample(f"{number:032x}", Kind.single, *known, layers))
-    return Pictures(store, samples, SIDE, in_memory=False)
+    return LayerDataset(store, samples, SIDE, in_memory=False)
 
 
 def test_margins_do_not_count(store):

@@ -10,16 +10,17 @@ import torch
 from PIL import Image
 from scipy.stats import t as student
 
-from curation.domain import Kind, LayerRole, Sample, Split, TrainingOrder
-from curation.layers import encode_layer, visible_hash
-from curation.manifest import Manifest, Part
-from curation.objects import FolderStore
-from curation.pairs import blended_error, composite, harmony, leakage, seam_energy
-from curation.ports import PLAIN, Wanted
+from curation.datasets.manifest import Manifest, Part
+from curation.domain import Kind, LayerRole, Sample, Split, TrainingRequest
+from curation.images.codec import encode_layer, visible_hash
+from curation.images.pairs import blended_error, composite, harmony, leakage, seam_energy
+from curation.object_store import FolderStore
+from curation.ports import PLAIN, EvaluationOptions
 from tests.training.clips import write_clip
 from tests.training.composed import compose, freeze_pairs
-from training.data.pictures import letterbox
-from training.evaluation.everything import measure
+from training.checkpoint import open_parts
+from training.data.dataset import letterbox
+from training.evaluation.full import measure
 from training.evaluation.heldout import HIGHER_IS_BETTER, evaluate
 from training.evaluation.pairs import (
     DRAWN,
@@ -30,12 +31,11 @@ from training.evaluation.pairs import (
     open_ways,
     spread,
 )
-from training.layering.layered import LayeredDenoiser
-from training.measures.agreement import open_agreement
-from training.parts import open_parts
-from training.presets.table import PRESETS
+from training.layers.model import LayeredDenoiser
+from training.metrics.clip_score import open_agreement
+from training.presets.presets import PRESETS
 from training.train import train
-from training.transparency.coding import reconstruct
+from training.transparency.codec import reconstruct
 
 FG, BG, BLENDED = LayerRole
 SIDE = PRESETS["micro"].image_size
@@ -53,13 +53,13 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     store = FolderStore(folder / "objects")
     snapshot = freeze_pairs(store, range(40), side=SIDE)
-    return train(TrainingOrder("pairs", "micro", snapshot, None, None, 0, 192), store, folder / "run", quiet), store
+    return train(TrainingRequest("pairs", "micro", snapshot, None, None, 0, 192), store, folder / "run", quiet), store
 
 
 @pytest.fixture(scope="module")
 def measured(trained):
     checkpoint, store = trained
-    return measure(checkpoint, checkpoint.snapshot, store, Wanted(draws=DRAWN), quiet)
+    return measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=DRAWN), quiet)
 
 
 def same(one, two):
@@ -103,12 +103,12 @@ def test_the_sheet_has_a_column_for_each_text_and_six_rows(measured):
 
 def test_without_drawings_there_are_no_pairs_and_another_number_is_no_standard(trained):
     checkpoint, store = trained
-    none = measure(checkpoint, checkpoint.snapshot, store, Wanted(draws=0), quiet)
+    none = measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=0), quiet)
     assert (none.pairs, none.pairs_sheet, none.standard) == ({}, b"", True)
     assert any(note.startswith("no pairs were drawn") for note in none.notes)
     assert "pair_harmony" not in none.figures
     assert "layers_mse" in none.figures
-    few = measure(checkpoint, checkpoint.snapshot, store, Wanted(draws=3), quiet)
+    few = measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=3), quiet)
     assert {found.count for row in few.pairs.values() for found in row.values()} == {3}
     assert not few.standard
 
@@ -142,7 +142,7 @@ def test_the_order_of_the_pictures_does_not_matter(trained):
 def test_texts_agree_where_a_clip_is_at_hand(trained, tmp_path):
     checkpoint, store = trained
     clip = str(write_clip(tmp_path / "clip"))
-    found = measure(checkpoint, checkpoint.snapshot, store, Wanted(draws=8, clip=clip), quiet)
+    found = measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=8, clip=clip), quiet)
     for role in LayerRole:
         row = found.pairs[f"text_{role}"]
         assert list(row) == WHOSE

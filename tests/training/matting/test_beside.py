@@ -15,8 +15,8 @@ from tests.training.matting.test_segmentation import write_segformer
 from tests.training.pipelines.test_pipeline_generator import make_checkpoint
 from tests.training.pretrained import write_sd15
 from training.generate import open_generator
-from training.matting import beside as room
-from training.matting.beside import draw_beside
+from training.matting import comparison as room
+from training.matting.comparison import draw_beside
 
 REQUESTS = [DrawRequest(Prompt(text), seed) for seed, text in enumerate(["a cat", "a glass bottle", "a tree"])]
 

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.layers import decode_layer, over
-from curation.screening.measured import shrink
-from training.matting.cutting import cut_out
+from curation.images.codec import decode_layer, over
+from curation.images.layer_masks import shrink
+from training.matting.closed_form import cut_out
 from training.matting.trimaps import UNKNOWN, find_subject, trimap_of
-from training.measures.mattes import unknown
+from training.metrics.matting import unknown
 
 GREEN = (60, 160, 90)
 

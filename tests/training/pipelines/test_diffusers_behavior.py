@@ -37,8 +37,8 @@ from training.pipelines import (
     TransparentPipeline,
     TransparentUpscalePipeline,
 )
-from training.pipelines.pictures import as_latents
-from training.presets.table import PRESETS
+from training.pipelines.images import as_latents
+from training.presets.presets import PRESETS
 from training.transparency.networks import Transparency
 
 MODES = {

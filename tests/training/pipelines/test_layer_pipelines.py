@@ -30,7 +30,9 @@ from tests.training.released_files import (
     sharing_shapes,
     write,
 )
-from training.files import read_header
+from training.external_weights import read_header
+from training.interop.denoiser_weights import read_base
+from training.interop.formats import recognise
 from training.pipelines import (
     BackgroundToBlendedPipeline,
     BackgroundToForegroundPipeline,
@@ -39,12 +41,10 @@ from training.pipelines import (
     LayersTogetherPipeline,
     TransparentPipeline,
 )
-from training.pipelines.lessons import Lesson
-from training.pipelines.pictures import fit, to_rgba
-from training.presets.table import PRESETS
-from training.released.bases import read_base
-from training.released.layouts import recognise
-from training.transparency.coding import decode_rgba
+from training.pipelines.images import fit, to_rgba
+from training.pipelines.weight_swap import SwappableWeights
+from training.presets.presets import PRESETS
+from training.transparency.codec import decode_rgba
 from training.transparency.networks import Transparency
 from training.transparency.padding import on_grey
 
@@ -387,10 +387,10 @@ def test_a_lesson_may_be_of_any_kind(make, kind):
     plain = look()
     if kind == "adapter":
         tensors = {n: 0.1 * torch.randn(shape, generator=rng) for n, shape in peft_shapes(unet, 4).items()}
-        lesson = Lesson(unet, tensors, {"kind": "adapter", "rank": "4", "alpha": "8"})
+        lesson = SwappableWeights(unet, tensors, {"kind": "adapter", "rank": "4", "alpha": "8"})
     else:
         tensors = {n: v + 0.05 * torch.randn(v.shape, generator=rng) for n, v in unet.state_dict().items()}
-        lesson = Lesson(unet, tensors, {"kind": "weights"})
+        lesson = SwappableWeights(unet, tensors, {"kind": "weights"})
     with lesson.taught():
         if kind == "weights":
             assert all(torch.equal(value, tensors[name]) for name, value in unet.state_dict().items())

@@ -9,10 +9,10 @@ from diffusers import UNet2DConditionModel
 
 from curation.domain import DrawRequest, LayerRole, Prompt
 from curation.errors import NotFound, Refused
-from curation.layers import encode_layer
+from curation.images.codec import encode_layer
 from curation.ports import DrawOptions
+from tests.training.interop.test_released_networks import NARROW, narrow
 from tests.training.pretrained import write_sd15, write_sdxl
-from tests.training.released.test_released_networks import NARROW, narrow
 from tests.training.released_files import (
     SD15_CHANNELS,
     SDXL_CHANNELS,
@@ -25,10 +25,10 @@ from tests.training.released_files import (
     sharing_shapes,
     write,
 )
+from training.checkpoint import open_parts
 from training.generate import open_generator
-from training.parts import open_parts
+from training.interop.import_checkpoint import take_in
 from training.pipelines import LayersTogetherPipeline
-from training.released.importing import take_in
 
 FOREGROUND, BACKGROUND, BLENDED = LayerRole
 PAIR = Prompt("a cat in a garden", "a cat", "a garden")

@@ -11,26 +11,26 @@ from diffusers import PNDMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 from typer.testing import CliRunner
 
-from curation.checkpoints import register_checkpoint
+from curation.checkpoints.registry import register_checkpoint
 from curation.cli.main import app
 from curation.domain import Checkpoint, DrawRequest, LayerRole, Prompt
 from curation.errors import NotFound, Refused
-from curation.house import open_store
-from curation.layers import encode_layer
+from curation.images.codec import encode_layer
+from curation.images.provenance import read_picture, read_provenance
 from curation.ports import DrawOptions
-from curation.provenance import read_picture, read_provenance
+from curation.runtime.context import open_store
 from tests.training.pretrained import BETAS, write_sd15, write_sd21, write_sdxl
-from training.denoiser.drawing import draw_layers
-from training.denoiser.opening import new_denoiser
+from training.checkpoint import open_parts
+from training.denoiser.factory import new_denoiser
+from training.denoiser.sampling import draw_layers
 from training.generate import open_generator
-from training.parts import open_parts
 from training.pipelines import TransparentPipeline
-from training.pipelines.generator import SAMPLERS, open_pipeline
 from training.pipelines.loading import merge
-from training.presets.table import find_preset
-from training.transparency.backbone import load_autoencoder
+from training.pipelines.worker_generator import SAMPLERS, open_pipeline
+from training.presets.presets import find_preset
+from training.safetensors_io import save_part
+from training.transparency.autoencoder import load_autoencoder
 from training.transparency.networks import Transparency
-from training.weights import save_part
 
 CHANGES = {
     "image_size": "64",
@@ -126,7 +126,7 @@ def test_it_is_the_pipeline_that_anybody_can_use(checkpoint, store):
 def test_what_was_trained_is_what_draws(checkpoint, store):
     """The merged pipeline's UNet says what the denoiser with its adapter says."""
     parts = open_parts(checkpoint, store)
-    from training.denoiser.opening import open_denoiser
+    from training.denoiser.factory import open_denoiser
 
     denoiser, pipe = open_denoiser(parts.preset, *parts.base), open_pipeline(parts)
     conditions = denoiser.encode(["a glass bottle"])

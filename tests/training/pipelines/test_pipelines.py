@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from curation.errors import NotFound, Refused
 from tests.training.pretrained import write_sd15, write_sdxl
-from training.denoiser.opening import new_denoiser
+from training.denoiser.factory import new_denoiser
 from training.pipelines import (
     SDXL_SIZES,
     TransparentImageToImagePipeline,
@@ -26,15 +26,15 @@ from training.pipelines import (
     TransparentUpscalePipeline,
     nearest_size,
 )
+from training.pipelines.images import enlarge, to_pil, to_rgba
 from training.pipelines.loading import learn, load_transparency
-from training.pipelines.pictures import enlarge, to_pil, to_rgba
 from training.pipelines.sizes import scaled_size
-from training.presets.table import PRESETS
-from training.transparency.backbone import KLBackbone, load_autoencoder
-from training.transparency.coding import adjust, decode_rgba
+from training.presets.presets import PRESETS
+from training.safetensors_io import describe, save_part
+from training.transparency.autoencoder import KLAutoencoder, load_autoencoder
+from training.transparency.codec import adjust, decode_rgba
 from training.transparency.networks import Transparency
 from training.transparency.padding import pad_colours
-from training.weights import describe, save_part
 
 ROW = replace(PRESETS["micro"], latent_channels=4)
 PROMPT = "a glass bottle"
@@ -105,7 +105,7 @@ def test_the_latent_is_diffusers_own_unscaled_and_the_picture_that_of_both_decod
     theirs = pipe.pipeline(PROMPT, generator=seeded(1), output_type="latent", **FEW).images
     vae = pipe.pipeline.vae
     torch.testing.assert_close(out.latents, theirs / vae.config.scaling_factor)
-    expected = decode_rgba(KLBackbone(vae), networks.decoder, out.latents)
+    expected = decode_rgba(KLAutoencoder(vae), networks.decoder, out.latents)
     torch.testing.assert_close(out.images, expected)
     assert out.images.shape == (1, 4, 64, 64)
 
@@ -329,10 +329,10 @@ def test_adapters_for_another_model_are_refused(models, networks, tmp_path):
 
 
 def test_networks_come_from_a_checkpoints_file_and_from_released_ones(store, networks, tmp_path, monkeypatch):
-    from curation.domain import TrainingOrder
+    from curation.domain import TrainingRequest
 
     changed = {"latent_channels": "4"}
-    order = TrainingOrder("transparency", "micro", "0" * 64, None, None, 0, changes=changed)
+    order = TrainingRequest("transparency", "micro", "0" * 64, None, None, 0, changes=changed)
     sha = save_part(
         store, "transparency", networks.state_dict(), describe("transparency", order, "test", offset_scale=7)
     )

@@ -9,15 +9,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curation.domain import TrainingOrder
+from curation.domain import TrainingRequest
 from curation.errors import LayerloopError, NotFound, Refused
-from curation.objects import FolderStore
-from training.denoiser.own import OwnDenoiser
-from training.memory import estimate
+from curation.object_store import FolderStore
+from training.denoiser.builtin import BuiltinDenoiser
+from training.memory_estimate import estimate
 from training.presets.preset import Preset
-from training.presets.table import find_preset
+from training.presets.presets import find_preset
 from training.train import train
-from training.transparency.backbone import LinearBackbone
+from training.transparency.autoencoder import LinearAutoencoder
 from training.transparency.networks import Transparency
 
 
@@ -48,19 +48,19 @@ def test_min_snr_is_refused_where_the_first_level_of_sampling_would_have_no_weig
 @pytest.mark.parametrize("column", ["model", "inpainter", "perceptual"])
 def test_a_path_to_nothing_is_refused_before_memory_is_estimated(column: str, tmp_path: Path) -> None:
     changes = {column: str(tmp_path / "nothing")}
-    order = TrainingOrder("transparency", "sd15", "0" * 64, None, None, 0, 0, changes)
+    order = TrainingRequest("transparency", "sd15", "0" * 64, None, None, 0, 0, changes)
     with pytest.raises(NotFound, match=f"there is no .*{tmp_path.name}"):
         estimate(order, 1)
 
 
 def test_a_folder_without_a_model_is_refused_before_memory_is_estimated(tmp_path: Path) -> None:
-    order = TrainingOrder("transparency", "sd15", "0" * 64, None, None, 0, 0, {"model": str(tmp_path)})
+    order = TrainingRequest("transparency", "sd15", "0" * 64, None, None, 0, 0, {"model": str(tmp_path)})
     with pytest.raises(Refused, match="model"):
         estimate(order, 1)
 
 
 def test_more_processes_than_cores_are_refused_where_the_training_starts(tmp_path: Path) -> None:
-    order = TrainingOrder("whole", "micro", "0" * 64, None, None, 0, 0, {"processes": "9999"})
+    order = TrainingRequest("whole", "micro", "0" * 64, None, None, 0, 0, {"processes": "9999"})
     with pytest.raises(Refused, match="9999 processes") as refused:
         train(order, FolderStore(tmp_path / "objects"), tmp_path / "run", lambda _: None)
     assert "--set processes=" in refused.value.hint
@@ -96,13 +96,13 @@ def _step(row: Preset) -> None:
     side = row.image_size
     with torch.device("meta"):
         alpha_B1HW, padded_B3HW = torch.zeros(2, 1, side, side), torch.zeros(2, 3, side, side)
-        LinearBackbone(row.stride, row.latent_channels)
+        LinearAutoencoder(row.stride, row.latent_channels)
         networks = Transparency(row)
         offset_BCHW = networks.encoder(alpha_B1HW, padded_B3HW)
         assert offset_BCHW.shape[-1] * row.stride == side
         decoded_B1HW, _ = networks.decoder(padded_B3HW, offset_BCHW)
         assert decoded_B1HW.shape == alpha_B1HW.shape
-        denoiser = OwnDenoiser(row)
+        denoiser = BuiltinDenoiser(row)
         latent_BCHW = torch.zeros(2, row.latent_channels, side // row.stride, side // row.stride)
         states_BLD = torch.zeros(2, row.text_length, row.text_width)
         mask_BL = torch.ones(2, row.text_length, dtype=torch.bool)

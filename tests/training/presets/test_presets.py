@@ -3,7 +3,7 @@
 import pytest
 
 from curation.errors import NotFound, Refused
-from training.presets.table import PRESETS, find_preset
+from training.presets.presets import PRESETS, find_preset
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())

@@ -7,20 +7,20 @@ import pytest
 import sqlalchemy as sa
 
 from curation import jobs
-from curation.checkpoints import find_checkpoint, promote, register_checkpoint
+from curation.checkpoints.registry import find_checkpoint, promote, register_checkpoint
+from curation.db.tables import candidate_layers, candidates
 from curation.domain import DrawRequest, Kind, LayerRole, Prompt
 from curation.errors import NotFound, Refused
-from curation.house import open_house
-from curation.layers import decode_layer, encode_layer, over
+from curation.images.codec import decode_layer, encode_layer, over
 from curation.ports import DrawOptions
-from curation.rounds import open_round
-from curation.tables import candidate_layers, candidates
+from curation.rounds.lifecycle import open_round
+from curation.runtime.context import open_context
 from tests.curation.cli.test_cli import call, here
 from tests.training.pipelines.test_pipeline_generator import make_checkpoint
 from tests.training.pretrained import write_sd15
 from tests.training.synthesis.test_inpainting import write_inpainter
 from training.generate import open_generator
-from training.presets.table import find_preset
+from training.presets.presets import find_preset
 from training.synthesis.generator import PairSynthesis
 from training.synthesis.inpainting import open_inpainter
 from training.synthesis.masks import behind
@@ -195,7 +195,7 @@ def test_a_checkpoint_that_names_an_inpainter_draws_pairs(checkpoint, store):
 
 def test_a_round_of_pairs_is_drawn_and_every_step_is_kept(here, database, models):
     model, inpainter = models
-    with open_house(here) as opened:
+    with open_context(here) as opened:
         plain = make_checkpoint(opened.store, model, "sd15")
         with database.transaction() as tx:
             register_checkpoint(tx, plain, "test")
@@ -219,7 +219,7 @@ def test_a_round_of_pairs_is_drawn_and_every_step_is_kept(here, database, models
 
 
 def test_what_does_not_fit_is_told_before_it_is_registered(here, database, models, tmp_path):
-    with open_house(here) as opened:
+    with open_context(here) as opened:
         plain = make_checkpoint(opened.store, models[0], "sd15")
         with database.transaction() as tx:
             register_checkpoint(tx, plain, "test")

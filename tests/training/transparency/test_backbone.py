@@ -8,8 +8,8 @@ from diffusers import AutoencoderKL
 
 from curation.errors import NotFound, Refused
 from tests.training.pretrained import make_vae, write_vae
-from training.presets.table import PRESETS
-from training.transparency.backbone import fit_backbone, load_autoencoder, open_backbone
+from training.presets.presets import PRESETS
+from training.transparency.autoencoder import fit_backbone, load_autoencoder, open_backbone
 
 MICRO = PRESETS["micro"]
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from curation.errors import Refused
-from training.presets.table import PRESETS
-from training.transparency.backbone import fit_backbone
-from training.transparency.coding import adjust, adjusted_posterior, decode_rgba
+from training.presets.presets import PRESETS
+from training.transparency.autoencoder import fit_backbone
+from training.transparency.codec import adjust, adjusted_posterior, decode_rgba
 from training.transparency.networks import AlphaDecoder, OffsetEncoder, Transparency
 from training.transparency.padding import _pyramid, on_grey, pad_colour, pad_colours
-from training.transparency.views import estimate_augmented
+from training.transparency.tta import estimate_augmented
 
 MICRO = PRESETS["micro"]
 pictures = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(

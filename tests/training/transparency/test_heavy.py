@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.presets.table import PRESETS
-from training.transparency.backbone import fit_backbone
-from training.transparency.coding import adjust, decode_rgba
+from training.presets.presets import PRESETS
+from training.transparency.autoencoder import fit_backbone
+from training.transparency.codec import adjust, decode_rgba
 from training.transparency.networks import AlphaDecoder, OffsetEncoder, Transparency
 from training.transparency.padding import on_grey, pad_colours
 

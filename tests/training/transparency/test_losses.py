@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from curation.layers import BACKGROUNDS as EVALUATED
+from curation.images.codec import BACKGROUNDS as EVALUATED
 from training.transparency.losses import (
     ERRORS,
     NATURAL,

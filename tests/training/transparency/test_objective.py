@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from curation.errors import NotFound
-from training.measures.perceptual import Perceptual
-from training.presets.table import PRESETS
-from training.transparency.backbone import LinearBackbone
-from training.transparency.coding import adjust
+from training.metrics.perceptual import Perceptual
+from training.presets.presets import PRESETS
+from training.transparency.autoencoder import LinearAutoencoder
+from training.transparency.codec import adjust
 from training.transparency.losses import SOLID, blend_loss, decibels, identity_loss, reconstruction_loss
 from training.transparency.networks import Transparency
 from training.transparency.objective import OffsetObjective, on_solids
@@ -23,7 +23,7 @@ PRESET = replace(PRESETS["micro"], **PAPERS, discriminator_start=100)
 @pytest.fixture
 def backbone():
     torch.manual_seed(0)
-    backbone = LinearBackbone(PRESET.stride, PRESET.latent_channels)
+    backbone = LinearAutoencoder(PRESET.stride, PRESET.latent_channels)
     axes = torch.linalg.qr(torch.randn(3 * PRESET.stride**2, PRESET.latent_channels)).Q
     backbone.basis.copy_(axes.T)
     backbone.sigma.fill_(0.1)

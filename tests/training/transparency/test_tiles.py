@@ -11,13 +11,13 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from tests.training.conftest import draw_shape
 from tests.training.pretrained import make_vae
-from training.presets.table import PRESETS
-from training.transparency.backbone import KLBackbone, fit_backbone
-from training.transparency.coding import adjust, adjusted_posterior, decode_rgba
+from training.presets.presets import PRESETS
+from training.transparency.autoencoder import KLAutoencoder, fit_backbone
+from training.transparency.codec import adjust, adjusted_posterior, decode_rgba
 from training.transparency.losses import reconstruction_loss
 from training.transparency.networks import AlphaDecoder, OffsetEncoder, Transparency
 from training.transparency.padding import on_grey, pad_colours
-from training.transparency.tiles import _cuts, _whole_statistics, in_tiles, mirror_to, whole
+from training.transparency.tiling import _cuts, _whole_statistics, in_tiles, mirror_to, whole
 
 MICRO, SD15 = PRESETS["micro"], PRESETS["sd15"]
 
@@ -119,7 +119,7 @@ def test_a_latent_of_any_size_goes_through_networks_of_the_released_sizes():
     """Of 64 pixels' step; 512 x 544 and 520 x 520 are errors inside the released code."""
     torch.manual_seed(0)
     decoder, encoder = AlphaDecoder(SD15).eval(), _encoder(SD15)
-    backbone = KLBackbone(make_vae())
+    backbone = KLAutoencoder(make_vae())
     rgba = torch.rand(1, 4, 70, 37)
     with torch.no_grad():
         latent = adjust(backbone, encoder, rgba[:, 3:], pad_colours(rgba))
@@ -131,7 +131,7 @@ def test_a_latent_of_any_size_goes_through_networks_of_the_released_sizes():
 def test_large_pictures_go_through_every_network_in_tiles():
     torch.manual_seed(0)
     preset = replace(MICRO, tile=64, latent_channels=4)
-    networks, backbone = Transparency(preset).eval(), KLBackbone(make_vae())
+    networks, backbone = Transparency(preset).eval(), KLAutoencoder(make_vae())
     rgba = torch.rand(1, 4, 136, 104)
     alpha, padded = rgba[:, 3:], pad_colours(rgba)
     image = on_grey(padded, alpha)

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from curation.domain import Split, TrainingOrder
+from curation.domain import Split, TrainingRequest
 from curation.errors import Refused
-from training.data.pictures import load_split
-from training.presets.table import PRESETS
-from training.transparency.backbone import fit_backbone
+from training.data.dataset import load_split
+from training.presets.presets import PRESETS
+from training.transparency.autoencoder import fit_backbone
 from training.transparency.networks import Transparency
 from training.transparency.padding import on_grey
-from training.transparency.training import Offsets, train_transparency
+from training.transparency.train import TransparencyStage, train_transparency
 
 MICRO = replace(
     PRESETS["micro"], transparency_images=160, discriminator_weight=0.01, discriminator_start=96, blend_weight=0.5
@@ -34,7 +34,7 @@ def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, figu
         if stop_at is not None and progress.done >= stop_at:
             raise StoppedError
 
-    order = TrainingOrder("transparency", preset.name, snapshot, None, None, seed=3)
+    order = TrainingRequest("transparency", preset.name, snapshot, None, None, seed=3)
     return train_transparency(order, preset, store, folder, report, backbone, start)
 
 
@@ -79,7 +79,7 @@ def test_random_solids_are_drawn_for_the_whole_step(store, snapshot):
     pictures = load_split(store, snapshot, Split.train, MICRO.image_size)
     rgba = pictures.take(range(24))
     backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
-    recipe = Offsets(replace(MICRO, solid_share=0.4), Transparency(MICRO), pictures, backbone)
+    recipe = TransparencyStage(replace(MICRO, solid_share=0.4), Transparency(MICRO), pictures, backbone)
     whole = recipe.lay_out(range(24), range(24), torch.Generator().manual_seed(1))
     part = recipe.lay_out(range(24), [5, 17], torch.Generator().manual_seed(1))
     assert all(torch.equal(part[name], rows[[5, 17]]) for name, rows in whole.items())

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from training.presets.table import PRESETS
-from training.transparency import views
+from training.presets.presets import PRESETS
+from training.transparency import tta
 from training.transparency.networks import AlphaDecoder
-from training.transparency.views import estimate_augmented, estimate_once
+from training.transparency.tta import estimate_augmented, estimate_once
 
 MICRO = PRESETS["micro"]
 
@@ -14,7 +14,7 @@ MICRO = PRESETS["micro"]
 @pytest.mark.parametrize("size", [(32, 32), (32, 48), (64, 16)])
 @pytest.mark.parametrize("pass_pixels", [1, 3 * 32 * 48, 2**20])
 def test_batches_of_views_give_what_a_loop_gives(monkeypatch, size, pass_pixels):
-    monkeypatch.setitem(views.PASS_PIXELS, "cpu", pass_pixels)
+    monkeypatch.setitem(tta.PASS_PIXELS, "cpu", pass_pixels)
     decoder, image, latent = _scene(2, *size)
     with torch.no_grad():
         assert torch.allclose(estimate_augmented(decoder, image, latent), _loop(decoder, image, latent), atol=1e-9)

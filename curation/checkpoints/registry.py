@@ -1,0 +1,200 @@
+"""Checkpoints and training runs: what was asked for, how far it is, what came of it, and which one draws."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from curation.db import leases
+from curation.db.engine import Transaction
+from curation.db.tables import checkpoints, training_runs
+from curation.db.tables import leases as held
+from curation.domain import Checkpoint, Progress, RunState, TrainingRequest
+from curation.errors import Conflict, NotFound
+
+
+def order_training(tx: Transaction, order: TrainingRequest, actor: str) -> uuid.UUID:
+    """Record a training run and ask for it; the same order is the same run, which goes on if it had ended early."""
+    row = {
+        "id": order.id,
+        "recipe": order.recipe,
+        "preset": order.preset,
+        "snapshot_id": order.snapshot,
+        "previous_id": order.previous,
+        "parent_id": order.parent.id if order.parent else None,
+        "seed": order.seed,
+        "images": order.images,
+        "changes": dict(order.changes),
+        "state": RunState.requested,
+    }
+    if tx.execute(insert(training_runs).on_conflict_do_nothing(), row).rowcount:
+        tx.log(actor, "training ordered", f"run {order.id}", recipe=order.recipe, snapshot=order.snapshot)
+    again = (training_runs.c.id == order.id) & training_runs.c.state.in_([RunState.failed, RunState.cancelled])
+    tx.execute(sa.update(training_runs).where(again).values(state=RunState.requested, error=None))
+    tx.ask("train", str(order.id))
+    return order.id
+
+
+def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> TrainingRequest | None:
+    """Take a requested run under a lease; None where it is running elsewhere or done."""
+    moving = (
+        sa.update(training_runs)
+        .where(training_runs.c.id == run, training_runs.c.state == RunState.requested)
+        .values(state=RunState.running, started_at=sa.func.coalesce(training_runs.c.started_at, sa.func.now()))
+    )
+    if not tx.execute(moving).rowcount:
+        return None
+    leases.claim(tx, [run], "train", holder, seconds)
+    return read_order(tx, run)
+
+
+def read_order(tx: Transaction, run: uuid.UUID) -> TrainingRequest:
+    """What a run was asked for."""
+    row = find_run(tx, run)
+    parent = find_checkpoint(tx, row["parent_id"]) if row["parent_id"] else None
+    return TrainingRequest(
+        recipe=row["recipe"],
+        preset=row["preset"],
+        snapshot=row["snapshot_id"],
+        previous=row["previous_id"],
+        parent=parent,
+        seed=row["seed"],
+        images=row["images"],
+        changes=row["changes"],
+    )
+
+
+def note_progress(tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int) -> None:
+    """Say how far a run is and renew its lease. Raises Conflict where the lease is lost: the run is another's now."""
+    if run not in leases.renew(tx, holder, "train", seconds):
+        raise Conflict(f"run {run} was cancelled or taken over by another worker")
+    tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(progress=asdict(progress)))
+
+
+def finish_run(tx: Transaction, run: uuid.UUID, holder: str, checkpoint: Checkpoint) -> None:
+    """Register what a run made, and let go of it. Raises Conflict where the lease is lost."""
+    _release(tx, run, holder)
+    register_checkpoint(tx, checkpoint, actor=f"run {run}")
+    done = {"state": RunState.finished, "checkpoint_id": checkpoint.id, "finished_at": sa.func.now(), "error": None}
+    tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(done))
+
+
+def fail_run(tx: Transaction, run: uuid.UUID, holder: str, error: str) -> None:
+    """Keep why a run stopped; ordering it again goes on from its last saved state."""
+    _release(tx, run, holder)
+    failed = {"state": RunState.failed, "error": error[:2_000], "finished_at": sa.func.now()}
+    tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(failed))
+
+
+def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
+    """Cancel a run that is requested or running; return whether it was either.
+
+    Whoever works on it stops at the next report of progress, since the lease is gone. What was saved stays, and the
+    same order goes on from there.
+    """
+    under_way = (training_runs.c.id == run) & training_runs.c.state.in_([RunState.requested, RunState.running])
+    cancelled = {"state": RunState.cancelled, "error": f"cancelled by {actor}", "finished_at": sa.func.now()}
+    if not tx.execute(sa.update(training_runs).where(under_way).values(cancelled)).rowcount:
+        return False
+    leases.release(tx, [run])
+    tx.log(actor, "training cancelled", f"run {run}")
+    return True
+
+
+def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
+    """One run's row. Raises NotFound."""
+    row = tx.execute(sa.select(training_runs).where(training_runs.c.id == run)).mappings().first()
+    if row is None:
+        raise NotFound(f"there is no training run {run}")
+    return dict(row)
+
+
+def list_runs(tx: Transaction) -> list[dict[str, Any]]:
+    """Every training run, newest first."""
+    listed = sa.select(training_runs).order_by(training_runs.c.at.desc(), training_runs.c.id)
+    return [dict(row) for row in tx.execute(listed).mappings()]
+
+
+def register_checkpoint(tx: Transaction, checkpoint: Checkpoint, actor: str) -> str:
+    """Record a checkpoint whose files are in the store already; registering it twice is registering it once."""
+    row = {
+        "id": checkpoint.id,
+        "recipe": checkpoint.recipe,
+        "preset": checkpoint.preset,
+        "snapshot_id": checkpoint.snapshot,
+        "parent_id": checkpoint.parent,
+        "seed": checkpoint.seed,
+        "code_version": checkpoint.code_version,
+        "files": dict(checkpoint.files),
+        "evaluation": dict(checkpoint.evaluation),
+        "sheet": checkpoint.sheet,
+        "changes": dict(checkpoint.changes),
+    }
+    if tx.execute(insert(checkpoints).on_conflict_do_nothing(), row).rowcount:
+        tx.log(actor, "checkpoint registered", checkpoint.id, snapshot=checkpoint.snapshot)
+    return checkpoint.id
+
+
+def promote(tx: Transaction, name: str, actor: str) -> str:
+    """Let a checkpoint draw the rounds to come. Returns its id."""
+    checkpoint = find_checkpoint(tx, name).id
+    newest = sa.func.clock_timestamp()
+    tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(promoted_at=newest))
+    tx.log(actor, "checkpoint promoted", checkpoint)
+    return checkpoint
+
+
+def promoted(tx: Transaction) -> Checkpoint | None:
+    """The checkpoint that draws now: the one promoted last."""
+    latest = sa.select(checkpoints).where(checkpoints.c.promoted_at.is_not(None))
+    row = tx.execute(latest.order_by(checkpoints.c.promoted_at.desc()).limit(1)).mappings().first()
+    return _read(dict(row)) if row else None
+
+
+def find_checkpoint(tx: Transaction, name: str) -> Checkpoint:
+    """A checkpoint by its id, or the first eight or more digits of it. Raises NotFound."""
+    if len(name) >= 8:
+        found = sa.select(checkpoints).where(checkpoints.c.id.startswith(name, autoescape=True)).limit(2)
+        rows = tx.execute(found).mappings().all()
+        if len(rows) == 1:
+            return _read(dict(rows[0]))
+    raise NotFound(f"there is no checkpoint {name!r}", "'layerloop checkpoint list' shows them")
+
+
+def list_checkpoints(tx: Transaction) -> list[dict[str, Any]]:
+    """Every checkpoint's row, newest first."""
+    listed = sa.select(checkpoints).order_by(checkpoints.c.at.desc(), checkpoints.c.id)
+    return [dict(row) for row in tx.execute(listed).mappings()]
+
+
+def keep_evaluation(tx: Transaction, checkpoint: str, figures: dict[str, float], actor: str) -> None:
+    """Keep figures measured later beside those of the training; the id does not depend on them."""
+    row = tx.execute(sa.select(checkpoints.c.evaluation).where(checkpoints.c.id == checkpoint)).one()
+    merged = dict(row.evaluation) | figures
+    tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(evaluation=merged))
+    tx.log(actor, "checkpoint evaluated", checkpoint, **figures)
+
+
+def _read(row: dict[str, Any]) -> Checkpoint:
+    return Checkpoint(
+        files=row["files"],
+        recipe=row["recipe"],
+        preset=row["preset"],
+        snapshot=row["snapshot_id"],
+        parent=row["parent_id"],
+        seed=row["seed"],
+        code_version=row["code_version"],
+        evaluation=row["evaluation"],
+        sheet=row["sheet"],
+        changes=row["changes"],
+    )
+
+
+def _release(tx: Transaction, run: uuid.UUID, holder: str) -> None:
+    mine = (held.c.subject == run) & (held.c.holder == holder)
+    if not tx.execute(sa.delete(held).where(mine)).rowcount:
+        raise Conflict(f"run {run} was cancelled or taken over by another worker")

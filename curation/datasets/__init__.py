@@ -1,0 +1,1 @@
+"""Samples, their captions, and the snapshots that trainings read."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections and transactions, tables, migrations and leases."""

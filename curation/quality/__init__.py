@@ -1,0 +1,1 @@
+"""Quality of review: agreement, aggregation and the creation of gold."""

@@ -1,0 +1,161 @@
+"""Aggregation: what a round's verdicts teach of its reviewers, and which verdicts that knowledge would turn."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from curation.db.engine import Transaction
+from curation.db.tables import aggregations
+from curation.domain import CandidateState, Role, Verdict, content_id
+from curation.review.consensus import SURE, Consensus
+from curation.review.gold import PLAIN
+from curation.review.reviewers import ORACLE, PERSON, add_reviewer
+from curation.review.verdicts import CONSENSUS, STANDS, lock_candidate, settle
+from curation.rounds.lifecycle import find_round
+from curation.statistics.dawid_skene import Fit, Skills, Vote, fit_skills
+
+
+def learn_skills(tx: Transaction, number: int) -> Fit[uuid.UUID]:
+    """Fit the skills of a round's people to its verdicts, and to their plain answers to any gold. Raises NotFound."""
+    find_round(tx, number)
+    return fit_skills(*_read(tx, number))
+
+
+def keep_skills(tx: Transaction, number: int, fit: Fit[uuid.UUID]) -> int:
+    """Keep what was learnt, for decisions to come and for those that name it. Returns its number."""
+    skills = {str(one): list(skill) for one, skill in fit.skills.of.items()}
+    row = {"round_id": number, "sound": fit.skills.sound, "skills": skills, "votes": fit.votes}
+    return int(tx.execute(sa.insert(aggregations).returning(aggregations.c.id), row).scalar_one())
+
+
+def resolve_waiting(tx: Transaction, number: int) -> int:
+    """Learn the skills of a round anew, and settle what waits for an adjudicator and has become sure. Returns how many.
+
+    Those that an adjudicator looks at right now are left to them.
+    """
+    fit = learn_skills(tx, number)
+    keep_skills(tx, number, fit)
+    consensus = Consensus.read(find_round(tx, number)["consensus"])
+    settled = 0
+    for row in tx.execute(_STUCK, {"round": number, "overlap": consensus.overlap}).all():
+        state = consensus.resolve(fit.probability[row.id])
+        if state is not None:
+            settle(tx, row.id, state)
+            settled += 1
+    return settled
+
+
+def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[str, Any]:
+    """Which decided candidates of a round would turn over, by all verdicts on them weighed by what is known of who gave
+    them, with at least this certainty; as JSON would hold it. Nothing is changed.
+
+    An adjudicator's decision never turns, nor one that machines made alone. Raises NotFound.
+    """
+    fit = learn_skills(tx, number)
+    votes: dict[uuid.UUID, list[tuple[int, bool]]] = defaultdict(list)
+    turned = []
+    for row in tx.execute(_VOTES, {"round": number}):
+        votes[row.candidate_id].append((row.reviewer_id, row.accept))
+    for row in tx.execute(_DECIDED, {"round": number, "desk": CONSENSUS}):
+        if row.id not in fit.probability:
+            continue
+        probability = fit.probability[row.id]
+        state = Consensus(certainty=certainty).resolve(probability)
+        if state is not None and state != row.state:
+            said = [{"reviewer": who, "accept": accept} for who, accept in votes[row.id]]
+            turned.append({"candidate": row.id, "prompt": row.text, "is": row.state, "would_be": state,
+                           "probability": probability, "votes": said})  # fmt: skip
+    return {
+        "round": number,
+        "certainty": certainty,
+        "decided": sum(one in fit.probability for one in votes),
+        "skills": _named(tx, fit.skills),
+        "flips": sorted(turned, key=lambda one: -abs(one["probability"] - 0.5)),
+    }
+
+
+def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[str, Any]:
+    """Turn over what `find_flips` tells, each by a decision of its own that names the skills it rests on.
+
+    Returns what it told, with the number of the `aggregation` kept and how many `turned`: what moved in the meantime
+    is left as it is.
+    """
+    told = find_flips(tx, number, certainty)
+    if not told["flips"]:
+        return told | {"aggregation": None, "turned": 0}
+    kept = keep_skills(tx, number, learn_skills(tx, number))
+    me = add_reviewer(tx, CONSENSUS, Role.annotator, ORACLE).id
+    turned = 0
+    for flip in told["flips"]:
+        if lock_candidate(tx, flip["candidate"]).state != flip["is"]:
+            continue
+        verdict = Verdict.accept if flip["would_be"] == CandidateState.accepted else Verdict.reject
+        comment = f"aggregation {kept}: sound with {flip['probability']:.4f} by {len(flip['votes'])} verdicts"
+        key = content_id(CONSENSUS, flip["candidate"], kept)
+        values = {"candidate": flip["candidate"], "reviewer": me, "verdict": verdict, "comment": comment,
+                  "desk": CONSENSUS, "key": key}  # fmt: skip
+        tx.execute(_TURN, values)
+        settle(tx, flip["candidate"], flip["would_be"])
+        turned += 1
+    return told | {"aggregation": kept, "turned": turned}
+
+
+def as_text(told: Mapping[str, Any]) -> str:
+    """What would turn over, for people to read in a terminal."""
+    lines = [f"Round {told['round']}: {len(told['flips'])} of {told['decided']} decided candidates would turn over"]
+    lines += [
+        f"  {one['reviewer']}: accepts {one['accepts_sound']:.0%} of what is sound, "
+        f"rejects {one['rejects_unsound']:.0%} of what is not"
+        for one in told["skills"]
+    ]
+    lines += [
+        f"  {one['candidate']} {one['is']} -> {one['would_be']} (sound with {one['probability']:.3f}): {one['prompt']}"
+        for one in told["flips"]
+    ]
+    return "\n".join(lines)
+
+
+def _read(tx: Transaction, number: int) -> tuple[list[Vote[uuid.UUID]], dict[uuid.UUID, bool]]:
+    """A round's votes, and with them the plain answers to gold of the same people, with what is true of that gold."""
+    votes = [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in tx.execute(_VOTES, {"round": number})]
+    people = sorted({vote.reviewer for vote in votes})
+    answers = tx.execute(_GOLD, {"people": people, "plain": PLAIN}).all() if people else []
+    known = {row.candidate_id: row.sound for row in answers}
+    return votes + [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in answers], known
+
+
+def _named(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
+    names = {row.id: row.name for row in tx.execute(sa.text("select id, name from reviewers"))}
+    return [{"reviewer": names[one]} | skill._asdict() for one, skill in sorted(skills.of.items())]
+
+
+_VOTES = sa.text(f"""
+    select d.candidate_id, d.reviewer_id, d.verdict = 'accept' as accept
+    from decisions d join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
+    join rounds r on r.id = c.round_id
+    where c.round_id = :round and (v.kind = '{PERSON}' or r.consensus @> '{{"machines_vote": true}}')
+        and not d.final and {STANDS} order by d.id""")
+
+_GOLD = sa.text(f"""
+    select d.candidate_id, d.reviewer_id, d.verdict = 'accept' as accept, g.defect is null as sound
+    from gold g join decisions d on d.candidate_id = g.candidate_id
+    where d.reviewer_id = any(:people) and (g.defect is null or g.severity >= :plain) and {STANDS} order by d.id""")
+
+_STUCK = sa.text("""
+    select id from candidates where round_id = :round and state = 'waiting' and decided = :overlap and decided > 1
+    order by id for update skip locked""")
+
+_DECIDED = sa.text(f"""
+    select c.id, c.state, p.text from candidates c join prompts p on p.id = c.prompt_id
+    where c.round_id = :round and c.state in ('accepted', 'rejected') and not exists (
+        select from decisions d where d.candidate_id = c.id and d.final and d.desk <> :desk and {STANDS})""")
+
+_TURN = sa.text("""
+    insert into decisions (candidate_id, reviewer_id, verdict, comment, desk, key, checkpoint_id, propensity, final)
+    select c.id, :reviewer, :verdict, :comment, :desk, :key, r.checkpoint_id, c.propensity, true
+    from candidates c join rounds r on r.id = c.round_id where c.id = :candidate""")

@@ -1,0 +1,1 @@
+"""Reports of rounds, reviewers and comparisons, computed from the records."""

@@ -1,0 +1,60 @@
+"""The latest decisions of a reviewer that stand and can be undone, so that any of them may be, after a reload too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from curation.db.engine import Transaction
+from curation.domain import LayerRole, RejectReason, ReviewItem, Verdict
+from curation.review.queue import read_cards
+
+
+@dataclass(frozen=True)
+class Latest:
+    """A decision that stands: its number, what it said, and the candidate it was about."""
+
+    decision: int
+    verdict: Verdict
+    reasons: tuple[RejectReason, ...]
+    layers: tuple[LayerRole, ...]
+    comment: str
+    card: ReviewItem
+
+
+def latest_decisions(tx: Transaction, reviewer_id: int, count: int) -> list[Latest]:
+    """Up to `count` decisions, the newest first: of rounds that are not closed, on candidates nothing has moved since.
+
+    A skip counts while its candidate still waits. Of two decisions on one candidate only the later can be undone. Where
+    several decide, or of gold, what became of a candidate is left unseen.
+    """
+    rows = tx.execute(_LATEST, {"reviewer": reviewer_id, "count": count}).all()
+    cards = {card.id: card for card in read_cards(tx, [row.candidate_id for row in rows])}
+    return [
+        Latest(
+            decision=row.id,
+            verdict=Verdict(row.verdict),
+            reasons=tuple(RejectReason(reason) for reason in row.reasons),
+            layers=tuple(LayerRole(role) for role in row.layers),
+            comment=row.comment,
+            card=cards[row.candidate_id],
+        )
+        for row in rows
+    ]
+
+
+# The reviewer's own index gives the newest first, and so many of them are looked at that undone ones leave enough.
+_LATEST = sa.text("""
+    select d.id, d.candidate_id, d.verdict, d.reasons, d.layers, d.comment
+    from (select * from decisions where reviewer_id = :reviewer order by id desc limit 8 * :count) d
+    join candidates c on c.id = d.candidate_id
+    left join gold g on g.candidate_id = c.id
+    join rounds r on r.id = coalesce(g.round_id, c.round_id)
+    where r.state <> 'closed'
+        and ((d.verdict, c.state) in (('accept', 'accepted'), ('reject', 'rejected'), ('skip', 'waiting'))
+            or d.verdict in ('accept', 'reject') and (c.decided > 0 or g.candidate_id is not null))
+        and not exists (
+            select from decisions later
+            where later.candidate_id = d.candidate_id and later.reviewer_id = d.reviewer_id and later.id > d.id)
+    order by d.id desc limit :count""")

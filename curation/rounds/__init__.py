@@ -1,0 +1,1 @@
+"""Rounds: their lifecycle, their policies, and the generation of their candidates."""

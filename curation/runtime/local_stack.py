@@ -1,0 +1,131 @@
+"""A whole house on one machine: PostgreSQL, API, pages and two workers, for as long as somebody stays."""
+
+from __future__ import annotations
+
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from curation.adapters import embedded_postgres
+from curation.db import leases
+from curation.domain import Role
+from curation.errors import LayerloopError, NotFound, Unreachable
+from curation.review import reviewers
+from curation.runtime import lease_holders
+from curation.runtime.context import AppContext, open_context
+from curation.runtime.log_files import bound_log
+from curation.runtime.supervisor import Supervisor, alone_in, ended_in_order
+from curation.settings import Settings
+
+START_SECONDS = 60
+PATIENCE_SECONDS = 120
+TOKEN_MINUTES = 24 * 60
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class LocalStack:
+    """A house with its processes running."""
+
+    context: AppContext
+    address: str
+
+    def sign_in_address(self) -> str:
+        """An address that lets one person in as the owner, once."""
+        with self.context.database.transaction() as tx:
+            try:
+                owner = reviewers.find_reviewer(tx, "owner")
+            except NotFound:
+                owner = reviewers.add_reviewer(tx, "owner", Role.admin)
+            return f"{self.address}/sign-in?token={reviewers.issue_token(tx, owner, TOKEN_MINUTES)}"
+
+    def patiently(self, work: Callable[[], Result]) -> Result:
+        """Do work that goes on where it stopped, again while the database is away: it is being started once more."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return work()
+            except (Unreachable, sa.exc.OperationalError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    def stay(self) -> None:
+        """Until Ctrl-C or SIGTERM."""
+        while True:
+            time.sleep(3600)
+
+
+@contextmanager
+def run_local_stack(settings: Settings) -> Iterator[LocalStack]:
+    """Start everything, hand it over, and stop everything in order, also after an error, Ctrl-C or SIGTERM.
+
+    Raises LayerloopError where the home is up already or the API does not come up.
+    """
+    settings = settings.model_copy(update={"port": settings.port or _free_port(settings.host)})
+    if not _is_free(settings.host, settings.port):
+        settings = settings.model_copy(update={"port": _free_port(settings.host)})
+    with ended_in_order(), alone_in(settings.path(".")), open_context(settings) as context:
+        _forget_the_dead(context)
+        processes = Supervisor(settings.environment())
+        logs = settings.path("logs")
+        try:
+            processes.start("api", ["api"], logs / "api.log")
+            processes.start("worker cpu", ["worker", "--queue", "cpu"], logs / "worker-cpu.log")
+            processes.start("worker gpu", ["worker", "--queue", "gpu"], logs / "worker-gpu.log")
+            if settings.embedded:
+                processes.tend(lambda: _wake(settings))
+            address = f"http://{settings.host}:{settings.port}"
+            _wait_for(address, logs / "api.log")
+            yield LocalStack(context, address)
+        finally:
+            processes.stop()
+
+
+def _forget_the_dead(context: AppContext) -> None:
+    """Hand back leases of processes that are gone: all holders of an embedded home are on this machine, and marked."""
+    if context.settings.embedded:
+        alive = lease_holders.live_holders(context.settings.path("holders"))
+        with context.database.transaction() as tx:
+            leases.hand_back_work(tx, alive)
+
+
+def _wake(settings: Settings) -> None:
+    if not embedded_postgres.running(settings.path("postgres")):
+        embedded_postgres.start(settings.path("postgres"))
+    bound_log(settings.path("postgres") / "data" / "server.log")
+
+
+def _wait_for(address: str, log: object) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{address}/api/health", timeout=2):  # noqa: S310  # our own loopback address
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise LayerloopError(f"the API does not answer at {address}", f"{log} tells why")
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

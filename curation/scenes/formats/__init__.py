@@ -1,0 +1,1 @@
+"""Layered file formats: PSD, OpenRaster and TIFF."""

@@ -1,0 +1,83 @@
+"""The machine reviewer: its verdicts are decisions in its own name, made many at once, and can be taken back."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
+
+from curation.datasets.samples import add_samples, samples_of
+from curation.db.engine import Transaction
+from curation.db.tables import rounds, samples
+from curation.domain import Role, Verdict
+from curation.errors import Refused
+from curation.review.reviewers import MACHINE, add_reviewer
+from curation.review.verdicts import STANDS
+
+AT_ONCE: Final = 5_000
+
+
+def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, sentence: str) -> int:
+    """Accept or reject candidates that were not shown to anybody, each by a decision that says why; how many it were.
+
+    Those that are neither screened nor unshown any more are passed by, so twice is once. Accepted ones become samples.
+    """
+    machine = add_reviewer(tx, MACHINE, Role.annotator, MACHINE).id
+    decided = 0
+    for start in range(0, len(ids), AT_ONCE):
+        asked = {
+            "ids": list(ids[start : start + AT_ONCE]), "machine": machine, "verdict": verdict, "comment": sentence,
+            "state": "accepted" if verdict is Verdict.accept else "rejected",
+        }  # fmt: skip
+        moved = [row.candidate_id for row in tx.execute(_DECIDE, asked)]
+        if verdict is Verdict.accept:
+            add_samples(tx, samples_of(tx, moved))
+        decided += len(moved)
+    return decided
+
+
+def take_back(tx: Transaction, number: int, actor: str) -> int:
+    """Void every verdict of the machine that stands in a round; returns how many.
+
+    The candidates are "unshown" again, the samples withdrawn, the decisions stay with an undo each. Raises Refused for
+    a closed round, whose verdicts are history.
+    """
+    state = tx.scalar(sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update(read=True))
+    if state == "closed":
+        raise Refused(f"round {number} is closed", "the verdicts of a closed round are history")
+    undone = [row.candidate_id for row in tx.execute(_UNDO, {"round": number})]
+    for start in range(0, len(undone), AT_ONCE):
+        some = undone[start : start + AT_ONCE]
+        tx.execute(_BACK, {"ids": some})
+        tx.execute(sa.update(samples).where(samples.c.candidate_id.in_(some)).values(withdrawn_at=sa.func.now()))
+    tx.log(actor, "machine's verdicts taken back", f"round {number}", count=len(undone))
+    return len(undone)
+
+
+def _of_ids(text: str) -> sa.TextClause:
+    return sa.text(text).bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
+
+
+# The key is the candidate and its turn, as the oracle's: an undo begins another.
+_DECIDE = _of_ids("""
+    with moved as (
+        update candidates set state = :state where id = any(:ids) and state in ('screened', 'unshown')
+        returning id, round_id)
+    insert into decisions (candidate_id, reviewer_id, verdict, comment, desk, key, checkpoint_id)
+    select moved.id, :machine, :verdict, :comment, 'machine',
+        md5('machine ' || moved.id || ' ' || (select count(*) from decisions u
+            where u.candidate_id = moved.id and u.verdict = 'undo'))::uuid,
+        r.checkpoint_id
+    from moved join rounds r on r.id = moved.round_id returning candidate_id""")
+
+_UNDO = sa.text(f"""
+    insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id)
+    select d.candidate_id, d.reviewer_id, 'undo', d.desk, md5('machine undo ' || d.id)::uuid, d.id, d.checkpoint_id
+    from decisions d join candidates c on c.id = d.candidate_id
+    where c.round_id = :round and d.desk = 'machine' and {STANDS}
+    returning candidate_id""")
+
+_BACK = _of_ids("update candidates set state = 'unshown' where id = any(:ids) and state in ('accepted', 'rejected')")

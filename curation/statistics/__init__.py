@@ -1,0 +1,1 @@
+"""Statistics on arrays and counts alone: confidence bounds, Dawid-Skene, psychometric curves."""

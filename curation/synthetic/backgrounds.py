@@ -1,0 +1,167 @@
+"""The backgrounds of the procedural domain, figures standing before them, and the light that both share.
+
+A background is one field above a ground line and one below. Neither the line's height nor the light is in any text:
+only who draws both layers together can make them agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.domain import LayerRole, Prompt
+from curation.images.pairs import composite
+from curation.ports import RGBA
+from curation.synthetic.shapes import FAMILIES, Subject, draw
+
+Field = NDArray[np.float64]
+Colour = tuple[int, int, int]
+
+SKIES: Final[dict[str, Colour]] = {"blue": (110, 165, 235), "pink": (240, 165, 195), "grey": (165, 170, 180)}
+LANDS: Final[dict[str, Colour]] = {
+    "grass": (85, 150, 55), "sand": (220, 190, 125), "snow": (240, 243, 248), "earth": (110, 75, 50),
+}  # fmt: skip
+WALLS: Final[dict[str, Colour]] = {
+    "yellow": (235, 210, 110), "green": (120, 190, 150), "blue": (110, 140, 205), "red": (200, 105, 95),
+}  # fmt: skip
+PATTERNS: Final = ("plain", "striped", "checked")
+FLOOR: Final[Colour] = (150, 105, 65)
+
+HIGHEST, LOWEST = 0.7, 0.86
+"""Where ground lines lie, as a share of the height from above."""
+DARKEST: Final = 0.5
+"""Lights are this bright to 1."""
+WARM: Final = np.array([1.0, 0.9, 0.72])
+COLD: Final = np.array([0.76, 0.91, 1.0])
+"""The ends of the lights' tint, as gains of R, G and B; daylight (1, 1, 1) is in the middle."""
+
+FIGURES_IN_PAIRS: Final = ("solid", "glass", "letter")
+COLOURS_IN_PAIRS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "white")
+"""Grey and black are white in less light, so that nobody could tell which a dim figure is."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a background of this domain shows: a sky over land (pattern "sky"), or a wall over a floor."""
+
+    pattern: str
+    colour: str
+    land: str = ""
+
+    @property
+    def text(self) -> str:
+        """The caption: "grass under a blue sky", "a striped green wall"."""
+        if self.pattern == "sky":
+            return f"{self.land} under a {self.colour} sky"
+        return f"a {self.pattern} {self.colour} wall"
+
+    @property
+    def fields(self) -> tuple[Field, Field]:
+        """The colours above and below the ground line in daylight, R, G, B in 0..255."""
+        above, below = (SKIES[self.colour], LANDS[self.land]) if self.land else (WALLS[self.colour], FLOOR)
+        return np.array(above, np.float64), np.array(below, np.float64)
+
+
+GROUNDS: Final[dict[str, Ground]] = {
+    ground.text: ground
+    for ground in [
+        *(Ground("sky", sky, land) for sky in SKIES for land in LANDS),
+        *(Ground(pattern, wall) for pattern in PATTERNS for wall in WALLS),
+    ]
+}
+"""Every caption of a background and what it means."""
+
+PAIR_SUBJECTS: Final[dict[str, Subject]] = {
+    subject.text: subject
+    for family in FIGURES_IN_PAIRS
+    for figure in FAMILIES[family][1]
+    for subject in (Subject(figure, colour) for colour in COLOURS_IN_PAIRS)
+}
+"""Every caption of a figure that stands in a pair."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One pair to be drawn: what its texts say, and what they do not."""
+
+    subject: Subject
+    ground: Ground
+    line: float  # the ground line's height, HIGHEST..LOWEST of the picture's
+    light: Field  # gains of R, G and B in 0..1, on both layers
+
+    @property
+    def prompt(self) -> Prompt:
+        """The three texts: "a red star on grass under a blue sky", "a red star in front of a striped green wall"."""
+        return join_texts(self.subject.text, self.ground.text)
+
+
+def join_texts(foreground: str, background: str) -> Prompt:
+    """The prompt of a pair from the texts of its layers, by the grammar of this domain."""
+    ground = GROUNDS.get(background)
+    between = "on" if ground is not None and ground.land else "in front of"
+    return Prompt(f"{foreground} {between} {background}", foreground, background)
+
+
+def make_light(brightness: float, tint: float) -> Field:
+    """The gains of a light: brightness in DARKEST..1, tint from -1 (cold) over 0 (daylight) to 1 (warm)."""
+    end = WARM if tint > 0 else COLD
+    return brightness * (1 + (end - 1) * abs(tint))
+
+
+def choose_scene(rng: np.random.Generator) -> Scene:
+    """One scene; figures mostly solid as in the seed of single layers, grounds, lines and lights equally often."""
+    shares = np.array([FAMILIES[family][0] for family in FIGURES_IN_PAIRS])
+    figures = FAMILIES[FIGURES_IN_PAIRS[int(rng.choice(len(shares), p=shares / shares.sum()))]][1]
+    colour = COLOURS_IN_PAIRS[int(rng.integers(len(COLOURS_IN_PAIRS)))]
+    subject = Subject(figures[int(rng.integers(len(figures)))], colour)
+    ground = list(GROUNDS.values())[int(rng.integers(len(GROUNDS)))]
+    light = make_light(float(rng.uniform(DARKEST, 1)), float(rng.uniform(-1, 1)))
+    return Scene(subject, ground, float(rng.uniform(HIGHEST, LOWEST)), light)
+
+
+def draw_scene(scene: Scene, rng: np.random.Generator, size: int = 128) -> dict[LayerRole, RGBA]:
+    """The three layers, size x size x 4: the figure with its foot on the ground line, both in the scene's light."""
+    foreground = _stand(draw(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size)
+    background = _draw_ground(scene, rng, size)
+    lit = {LayerRole.foreground: foreground, LayerRole.background: background}
+    for layer in lit.values():
+        layer[..., :3] = np.rint(layer[..., :3] * scene.light)
+    return lit | {LayerRole.blended: composite(foreground, background)}
+
+
+def _stand(figure: RGBA, line: float, rng: np.random.Generator, size: int) -> RGBA:
+    """A figure on an empty canvas, its lowest visible row on the line, near the middle from left to right."""
+    rows = np.flatnonzero((figure[..., 3] > 127).any(axis=1))
+    columns = np.flatnonzero((figure[..., 3] > 0).any(axis=0))
+    top = round(line * size) - int(rows[-1]) - 1
+    left = round((size - figure.shape[1]) / 2 + size * rng.uniform(-0.02, 0.02))
+    left = min(max(left, 1 - int(columns[0])), size - 2 - int(columns[-1]))
+    canvas = np.zeros((size, size, 4), np.uint8)
+    above, before = max(0, -top), max(0, -left)
+    kept = figure[above : size - top, before : size - left]
+    canvas[max(0, top) : max(0, top) + kept.shape[0], max(0, left) : max(0, left) + kept.shape[1]] = kept
+    return canvas
+
+
+def _draw_ground(scene: Scene, rng: np.random.Generator, size: int) -> RGBA:
+    """The background in daylight: skies pale towards the horizon, walls bear patterns, land darkens to the front."""
+    above, below = (field + rng.uniform(-6, 6, 3) for field in scene.ground.fields)
+    line = round(scene.line * size)
+    down, across = np.mgrid[:size, :size]
+    shade = {"sky": 0.9 + 0.2 * down / line, "plain": np.ones((size, size))}
+    step = size / 8
+    phase = rng.uniform(0, step, 2)
+    bands = [
+        np.where(((at + shift) // step) % 2 < 1, 1.0, 0.82) for at, shift in zip((across, down), phase, strict=True)
+    ]
+    shade["striped"] = bands[0]
+    shade["checked"] = np.where(bands[0] == bands[1], 1.0, 0.82)
+    near = 1.06 - 0.16 * (down - line) / max(1, size - line)
+    colour = np.where((down < line)[..., None], above * shade[scene.ground.pattern][..., None], below * near[..., None])
+    grain = cv2.GaussianBlur(rng.normal(0, 6, (size, size)), (0, 0), size / 128)
+    colour = np.clip(np.rint(colour + grain[..., None]), 0, 255)
+    return np.dstack([colour, np.full((size, size), 255)]).astype(np.uint8)

@@ -1,0 +1,345 @@
+"""The embedded PostgreSQL: one server a folder, whatever happened to the last one, and closed to everybody else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from curation.adapters import embedded_postgres, postgres_user
+from curation.adapters.embedded_postgres import running, start, stop
+from curation.adapters.pgmq_schema import install_pgmq
+from curation.adapters.postgres_process import alive, orphans
+from curation.errors import LayerloopError, Unreachable
+from tests.servers import free_port, wait_for
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def pid_of(folder: Path) -> int:
+    return int((folder / "data" / "postmaster.pid").read_text().split()[0])
+
+
+def ask(address: str, query: str) -> object:
+    with psycopg.connect(address) as connection:
+        row = connection.execute(query).fetchone()
+        return row[0] if row else None
+
+
+def write(address: str, query: str) -> None:
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute(query)
+
+
+@contextmanager
+def folder_below(parent: Path, name: str) -> Iterator[Path]:
+    folder = parent / name
+    folder.mkdir(parents=True)
+    yield folder
+    stop(folder)
+
+
+@pytest.fixture(scope="module")
+def made_once() -> Iterator[Path]:
+    """A folder with a cluster at rest, to copy: making one takes seconds, starting one a fraction."""
+    with tempfile.TemporaryDirectory(prefix="layerloop-test-") as name:
+        start(Path(name))
+        stop(Path(name))
+        yield Path(name) / "data"
+
+
+@pytest.fixture
+def context(postgres_folder: Path, made_once: Path) -> Path:
+    """A folder with a cluster of this test's own, not running."""
+    subprocess.run(["cp", "--archive", made_once, postgres_folder / "data"], check=True)
+    return postgres_folder
+
+
+def test_a_server_is_started_used_stopped_and_started_again(context):
+    address = start(context)
+    assert running(context)
+    assert str(ask(address, "show server_version")).startswith("18")
+    assert ask(address, "select current_database()") == "layerloop"
+    write(address, "create table kept (a int); insert into kept values (7)")
+    first = pid_of(context)
+    assert start(context) == address
+    assert pid_of(context) == first, "the same server, not a second one"
+    stop(context)
+    assert not running(context)
+    assert not alive(first)
+    stop(context)  # stopping what stands still is nothing
+    assert ask(start(context), "select a from kept") == 7
+
+
+def test_no_port_is_open_and_no_other_user_may_enter(context):
+    address = start(context)
+    assert ask(address, "show listen_addresses") == ""
+    sockets = Path(str(ask(address, "show unix_socket_directories")))
+    assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+    assert stat.S_IMODE((sockets / ".s.PGSQL.5432").stat().st_mode) == 0o700
+    assert stat.S_IMODE((context / "data").stat().st_mode) == 0o700
+    assert [one for one in psutil.Process(pid_of(context)).net_connections() if one.family != socket.AF_UNIX] == []
+
+
+def test_what_is_committed_is_on_the_disk(context):
+    address = start(context)
+    for setting in ("fsync", "synchronous_commit", "full_page_writes", "data_checksums"):
+        assert ask(address, f"show {setting}") == "on", setting
+
+
+def test_text_sorts_alike_on_every_machine(context):
+    address = start(context)
+    assert (
+        ask(address, "select datlocprovider::text || datlocale from pg_database where datname = 'layerloop'")
+        == "bC.UTF-8"
+    )
+    assert ask(address, "select array_agg(t order by t) from unnest(array['b','ä','a','Z']) t") == ["Z", "a", "b", "ä"]
+
+
+def test_the_queue_is_in_it_and_installing_it_again_changes_nothing(context):
+    address = start(context)
+    write(address, "select pgmq.create('jobs'); select pgmq.send('jobs', '{\"a\": 1}')")
+    threads = [threading.Thread(target=install_pgmq, args=(address,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert ask(address, "select queue_length from pgmq.metrics('jobs')") == 1
+
+
+def test_a_queue_cannot_be_installed_where_nobody_answers():
+    with pytest.raises(Unreachable) as error:
+        install_pgmq(f"postgresql://postgres@127.0.0.1:{free_port()}/layerloop")
+    assert error.value.hint
+
+
+@pytest.mark.slow
+def test_processes_that_start_at_once_get_one_server(postgres_folder):
+    program = "import sys, pathlib; from curation.adapters.embedded_postgres import start; print(start(pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-c", program, str(postgres_folder)]
+    several = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    addresses = {process.communicate(timeout=120)[0].strip() for process in several}
+    assert [process.returncode for process in several] == [0, 0, 0]
+    assert len(addresses) == 1
+    data = str(postgres_folder / "data")
+    servers = [
+        p for p in psutil.process_iter(["cmdline"]) if data in (p.info["cmdline"] or []) and p.name() == "postgres"
+    ]
+    assert len(servers) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["deep/" * 40 + "house", "a house with 'quotes', $HOME, `ls` and \"more\"", "häuschen"]
+)
+def test_any_folder_will_do(postgres_folder, made_once, name):
+    with folder_below(postgres_folder, name) as folder:
+        subprocess.run(["cp", "--archive", made_once, folder / "data"], check=True)
+        address = start(folder)
+        assert ask(address, "select 1") == 1
+        sockets = Path(str(ask(address, "show unix_socket_directories")))
+        assert len(os.fsencode(sockets / ".s.PGSQL.5432.lock")) <= 107
+
+
+def test_a_killed_server_is_started_again_with_all_that_was_committed(context):
+    address = start(context)
+    write(address, "create table kept (a int); insert into kept values (7)")
+    os.kill(pid_of(context), signal.SIGKILL)
+    assert start(context) == address
+    assert ask(address, "select a from kept") == 7
+
+
+def test_a_backend_that_works_on_after_its_server_died_is_ended(context):
+    """It holds the dead server's memory, and PostgreSQL does not start again while it lives."""
+    address = start(context)
+    busy = psycopg.connect(address, autocommit=True)
+    backend = psutil.Process(busy.info.backend_pid)
+    endless = "do $$ begin loop perform 1; end loop; end $$"
+
+    def work() -> None:
+        with suppress(psycopg.OperationalError):
+            busy.execute(endless)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_for(
+        "the busy backend", lambda: ask(address, "select count(*) from pg_stat_activity where query like 'do %'") == 1
+    )
+    server = psutil.Process(pid_of(context))
+    owner = server.uids().real
+    server.kill()
+    wait_for("the server's end", lambda: not alive(server.pid))
+    wait_for("the orphan", lambda: backend.pid in {process.pid for process in orphans(owner)})
+    assert ask(start(context), "select 1") == 1
+    assert not alive(backend.pid)
+    thread.join(20)
+    busy.close()
+    assert not thread.is_alive()
+
+
+def test_everything_killed_at_once_as_by_a_power_cut(context):
+    address = start(context)
+    write(address, "create table kept (a int)")
+    open_ = psycopg.connect(address)
+    open_.execute("insert into kept values (1)")  # never committed
+    write(address, "insert into kept values (2)")
+    server = psutil.Process(pid_of(context))
+    family = [server, *server.children()]
+    server.suspend()  # or it would restart its children between two kills
+    for process in reversed(family):
+        process.kill()
+    open_.close()
+    assert ask(start(context), "select array_agg(a) from kept") == [2]
+
+
+def test_a_pid_file_that_names_some_other_living_process_is_stale(context):
+    start(context)
+    lines = (context / "data" / "postmaster.pid").read_text().splitlines()
+    stop(context)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    (context / "data" / "postmaster.pid").write_text("\n".join([str(child.pid), *lines[1:]]) + "\n")
+    assert not running(context)
+    assert ask(start(context), "select 1") == 1
+    assert child.poll() is None, "a process that only has the number is left alone"
+    child.kill()
+    child.wait(10)
+
+
+def test_a_start_that_was_broken_off_is_begun_again(postgres_folder):
+    (postgres_folder / "data.new").mkdir()
+    (postgres_folder / "data.new" / "PG_VERSION").write_text("18\n")
+    assert ask(start(postgres_folder), "select 1") == 1
+    assert not (postgres_folder / "data.new").exists()
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(postgres_folder):
+    (postgres_folder / "data").mkdir()
+    (postgres_folder / "data" / "thesis.txt").write_text("years of work")
+    with pytest.raises(LayerloopError, match="neither empty nor a database") as error:
+        start(postgres_folder)
+    assert "LAYERLOOP_HOME" in error.value.hint
+    assert (postgres_folder / "data" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_server_that_cannot_start_says_why(context):
+    start(context)
+    stop(context)
+    (context / "data" / "PG_VERSION").write_text("9.6\n")
+    with pytest.raises(LayerloopError, match="does not start") as error:
+        start(context)
+    assert "9.6" in error.value.hint
+
+
+def test_a_socket_folder_that_somebody_else_made_is_not_used(context):
+    start(context)
+    sockets = Path((context / "data" / "postmaster.pid").read_text().splitlines()[4])
+    stop(context)
+    assert not sockets.exists()
+    elsewhere = context / "trap"
+    elsewhere.mkdir()
+    sockets.symlink_to(elsewhere)
+    try:
+        with pytest.raises(LayerloopError, match="somebody else"):
+            start(context)
+    finally:
+        sockets.unlink()
+    sockets.mkdir(mode=0o777)
+    sockets.chmod(0o777)
+    try:
+        with pytest.raises(LayerloopError, match="somebody else"):
+            start(context)
+    finally:
+        sockets.rmdir()
+    assert running(context) is False
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
+def test_root_without_the_means_to_make_a_user_is_told_what_to_do(postgres_folder, monkeypatch):
+    monkeypatch.setattr(postgres_user, "SERVER_USER", "nobody-of-that-name")
+    monkeypatch.setattr(postgres_user.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(LayerloopError, match="does not run as root") as error:
+        start(postgres_folder)
+    assert "ordinary user" in error.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_root_runs_the_server_as_the_owner_of_the_data(context):
+    start(context)
+    stop(context)
+    nobody = pwd.getpwnam("nobody")
+    for path in [context / "data", *(context / "data").rglob("*")]:
+        os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
+    address = start(context)
+    assert ask(address, "select 1") == 1
+    assert psutil.Process(pid_of(context)).username() == "nobody"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
+def test_an_ordinary_user_needs_nobody_else(postgres_folder):
+    nobody = pwd.getpwnam("nobody")
+    reached = [sys.executable, "-c", "import curation.adapters.embedded_postgres"]
+    who = {"user": "nobody", "group": nobody.pw_gid, "extra_groups": [], "cwd": ROOT}
+    try:
+        subprocess.run(reached, capture_output=True, check=True, **who)
+    except (PermissionError, subprocess.CalledProcessError):
+        pytest.skip("another user cannot reach this Python or this checkout")
+    os.chown(postgres_folder, nobody.pw_uid, nobody.pw_gid)
+    program = (
+        "import sys, pathlib, psycopg; from curation.adapters.embedded_postgres import start, stop\n"
+        "folder = pathlib.Path(sys.argv[1]); address = start(folder)\n"
+        "print(psycopg.connect(address).execute('select current_user, 6 * 7').fetchone()[1]); stop(folder)"
+    )
+    command = [sys.executable, "-W", "error", "-c", program, str(postgres_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **who)
+    assert done.stdout == "42\n", done.stderr
+    assert (postgres_folder / "data").stat().st_uid == nobody.pw_uid
+
+
+def test_starting_says_nothing_and_warns_of_nothing(context):
+    program = (
+        "import sys, pathlib; from curation.adapters.embedded_postgres import start; start(pathlib.Path(sys.argv[1]))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+    command = [sys.executable, "-W", "error", "-c", program, str(context)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) in (("", ""), ("", letting_through(context)))
+
+
+def letting_through(folder: Path) -> str:
+    """What root is told when a closed folder had to be opened for the server's user: that, and no more."""
+    return f"letting the user pgserver pass through {folder}\n"
+
+
+def test_running_is_told_quickly(context):
+    start(context)
+    began = time.process_time()
+    for _ in range(100):
+        assert running(context)
+    assert time.process_time() - began < 1
+
+
+def test_a_short_socket_path_is_found_even_where_the_temporary_folder_is_deep(context, monkeypatch):
+    deep = context / ("t" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    address = start(context)
+    assert ask(address, "select 1") == 1
+    digest = hashlib.sha256(os.fsencode(context / "data")).hexdigest()[:12]
+    assert address.endswith(digest)
+    assert address.partition("host=")[2].startswith("/tmp/layerloop-")
+    assert shutil.which("postgres", path=str(embedded_postgres._binaries()))

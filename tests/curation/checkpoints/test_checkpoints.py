@@ -1,0 +1,127 @@
+"""Checkpoints and training runs: one order is one run, one run is one checkpoint, one checkpoint draws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from curation.checkpoints import registry
+from curation.db import leases
+from curation.db.engine import Database
+from curation.db.tables import checkpoints as table
+from curation.db.tables import snapshots
+from curation.domain import Checkpoint, Job, Progress, TrainingRequest
+from curation.errors import Conflict, NotFound
+
+
+def order(database: Database, seed: int = 0) -> TrainingRequest:
+    with database.transaction() as tx:
+        row = {"id": "5" * 64, "samples": 0, "counts": {}}
+        if not tx.scalar(sa.select(snapshots.c.id)):
+            tx.execute(sa.insert(snapshots), row)
+    return TrainingRequest("whole", "tiny", "5" * 64, None, None, seed)
+
+
+def made(order: TrainingRequest, file: str = "1") -> Checkpoint:
+    return Checkpoint({"base": file * 64}, order.recipe, order.preset, order.snapshot, None, order.seed, "test")
+
+
+def test_an_order_given_twice_is_one_run_and_asks_again(database: Database) -> None:
+    asked: list[Job] = []
+    database.send = asked.append
+    wanted = order(database)
+    for _ in range(2):
+        with database.transaction() as tx:
+            registry.order_training(tx, wanted, "test")
+    with database.transaction() as tx:
+        assert [run["id"] for run in registry.list_runs(tx)] == [wanted.id]
+    assert asked == [Job("train", (str(wanted.id),))] * 2
+
+
+def test_a_run_is_claimed_once_reports_and_finishes(database: Database) -> None:
+    wanted = order(database)
+    with database.transaction() as tx:
+        registry.order_training(tx, wanted, "test")
+        assert registry.claim_run(tx, wanted.id, "me", 60) == wanted
+        assert registry.claim_run(tx, wanted.id, "you", 60) is None
+        registry.note_progress(tx, wanted.id, "me", Progress("base", 3, 10, {"loss": 0.5}), 60)
+        assert registry.find_run(tx, wanted.id)["progress"]["figures"] == {"loss": 0.5}
+        registry.finish_run(tx, wanted.id, "me", made(wanted))
+        assert registry.find_run(tx, wanted.id)["checkpoint_id"] == made(wanted).id
+
+
+def test_a_run_that_was_taken_over_hears_of_it(database: Database) -> None:
+    wanted = order(database)
+    with database.transaction() as tx:
+        registry.order_training(tx, wanted, "test")
+        registry.claim_run(tx, wanted.id, "me", 60)
+        leases.hand_back(tx, "me")
+        assert registry.claim_run(tx, wanted.id, "you", 60) is not None
+    for late in (
+        lambda tx: registry.note_progress(tx, wanted.id, "me", Progress("base", 1, 2), 60),
+        lambda tx: registry.finish_run(tx, wanted.id, "me", made(wanted)),
+    ):
+        with pytest.raises(Conflict), database.transaction() as tx:
+            late(tx)
+
+
+def test_a_failed_run_keeps_its_reason_and_starts_again_when_ordered_again(database: Database) -> None:
+    wanted = order(database)
+    with database.transaction() as tx:
+        registry.order_training(tx, wanted, "test")
+        registry.claim_run(tx, wanted.id, "me", 60)
+        registry.fail_run(tx, wanted.id, "me", "ValueError: nothing to train on")
+        assert registry.find_run(tx, wanted.id)["error"] == "ValueError: nothing to train on"
+        registry.order_training(tx, wanted, "test")
+        assert registry.claim_run(tx, wanted.id, "me", 60) == wanted
+
+
+def test_the_checkpoint_promoted_last_draws(database: Database) -> None:
+    wanted = order(database)
+    first, second = made(wanted, "1"), made(wanted, "2")
+    with database.transaction() as tx:
+        assert registry.promoted(tx) is None
+        for one in (first, second, first):
+            registry.register_checkpoint(tx, one, "test")
+            registry.promote(tx, one.id[:12], "test")
+        assert registry.promoted(tx) == first
+        assert tx.scalar(sa.select(sa.func.count()).select_from(table)) == 2
+        for name in ("12345678", first.id[:4]):
+            with pytest.raises(NotFound):
+                registry.find_checkpoint(tx, name)
+
+
+def test_later_figures_join_those_of_the_training(database: Database) -> None:
+    wanted = order(database)
+    with database.transaction() as tx:
+        name = registry.register_checkpoint(tx, made(wanted), "test")
+        registry.keep_evaluation(tx, name, {"psnr": 31.0}, "test")
+        registry.keep_evaluation(tx, name, {"ssim": 0.9}, "test")
+        assert registry.find_checkpoint(tx, name).evaluation == {"psnr": 31.0, "ssim": 0.9}
+
+
+def test_changed_numbers_make_another_run_and_another_checkpoint(database: Database) -> None:
+    plain = order(database)
+    changed = replace(plain, changes={"base_lr": "1e-4", "base_batch": "8"})
+    assert len({plain.id, changed.id, replace(plain, changes={"base_lr": "1e-3"}).id}) == 3
+    kept = replace(made(changed), changes=changed.changes)
+    assert kept.id != made(changed).id
+    with database.transaction() as tx:
+        registry.order_training(tx, changed, "test")
+        assert registry.read_order(tx, changed.id) == changed
+        registry.register_checkpoint(tx, kept, "test")
+        assert registry.find_checkpoint(tx, kept.id) == kept
+
+
+def test_ids_without_changes_are_those_of_the_first_version(database: Database) -> None:
+    assert str(order(database).id) == "7d533e42-c49f-34fc-e699-5d91783bf326"
+    assert made(order(database)).id == "9fb489dafcdbe6dc3f46ea1decec0f4ccbbcb18935c77a59e42c0a577bbd66c4"
+
+
+def test_imported_weights_need_no_snapshot(database: Database) -> None:
+    imported = Checkpoint({"transparency": "1" * 64}, "imported", "sdxl", None, None, 0, "test", changes={"model": "m"})
+    with database.transaction() as tx:
+        name = registry.register_checkpoint(tx, imported, "test")
+        assert registry.find_checkpoint(tx, name[:12]) == imported

@@ -1,0 +1,141 @@
+"""Where captions come from: names are no captions for the captioner, prompts and training; old homes freeze alike."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+import sqlalchemy as sa
+
+from curation.datasets.captions import (
+    CaptionOrder,
+    choose_samples,
+    give_caption,
+    keep_captions,
+    order_captions,
+)
+from curation.datasets.manifest import read_samples
+from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.datasets.snapshots import freeze
+from curation.db.engine import Database
+from curation.db.schema import migrate
+from curation.db.tables import import_files, imports, samples
+from curation.domain import CaptionSource, Kind, LayerRole, Sample, Split
+from curation.errors import Refused
+from curation.images.codec import encode_layer
+from curation.quality.gold_creation import choose_sources
+from curation.runtime.loop import choose_prompts
+from tests.making import fresh_database, make_round, named, picture
+from training.data.dataset import load_split
+
+NAME = CaptionSource.file_name
+
+
+def add(tx, store, captions, source=NAME, start=0, texts=None) -> list[uuid.UUID]:
+    news = []
+    for number, text in enumerate(captions, start):
+        data = encode_layer(picture(number))
+        sha = store.put(data)
+        layers = {LayerRole.foreground: StoredLayer(sha, 32, 24, len(data), sha)}
+        new = NewSample(Kind.single, text, "CC0", "here", 0, layers, Split.train, None, texts or {}, source)
+        news.append(new)
+    add_samples(tx, news)
+    return [uuid.UUID(new.as_sample().id) for new in news]
+
+
+def test_a_name_is_no_prompt_unless_somebody_takes_it(database, store):
+    with database.transaction() as tx:
+        add(tx, store, ["IMG", "DSC"])
+        with pytest.raises(Refused, match="no seed has a caption") as error:
+            choose_prompts(tx, 5, 0)
+        assert "caption run" in error.value.hint
+        assert {one.text for one in choose_prompts(tx, 5, 0, file_names=True)} == {"IMG", "DSC"}
+        add(tx, store, ["a cat", "", "unknown"], CaptionSource.given, start=2)
+        add(tx, store, ["whole"], NAME, start=9, texts={LayerRole.foreground: "a dog"})
+        assert {one.text for one in choose_prompts(tx, 9, 0)} == {"a cat", "a dog"}
+        assert {one.text for one in choose_prompts(tx, 9, 0, file_names=True)} == {"a cat", "a dog", "IMG", "DSC"}
+
+
+def test_a_captioner_finds_names_and_a_person_wins(database, store):
+    with database.transaction() as tx:
+        first, second = add(tx, store, ["IMG", "DSC"])
+        add(tx, store, ["a cat"], CaptionSource.given, start=2)
+        order = CaptionOrder("model")
+        assert set(choose_samples(tx, order)) == {first, second}
+        give_caption(tx, second.hex, "a hat", "ann")
+        assert choose_samples(tx, order) == [first]
+        order_captions(tx, order, "test")
+        assert keep_captions(tx, order, {first: "a bowl", second: "a cap"}, "m@1") == 1
+        rows = {row.id: row for row in tx.execute(sa.select(samples))}
+    line = Sample.read(rows[first].line)
+    assert (line.caption, line.captioner, line.caption_source, rows[first].caption_source) == (
+        "a bowl",
+        "m@1",
+        None,
+        "model",
+    )
+    assert (Sample.read(rows[second].line).caption, rows[second].caption_source) == ("a hat", "given")
+
+
+def test_a_name_is_learnt_as_no_text_and_shown_as_what_it_is(database, store):
+    with database.transaction(one_view=True) as tx:
+        add(tx, store, ["IMG"])
+        add(tx, store, ["a cat"], CaptionSource.given, start=1)
+        snapshot = freeze(tx, store, tag=None, actor="test").id
+    assert sorted(load_split(store, snapshot, Split.train, 32).captions) == ["", "a cat"]
+    lines = {one.caption: one for one in read_samples(store, snapshot)}
+    assert (lines["IMG"].caption_source, lines["a cat"].caption_source) == (NAME, None)
+    assert "caption_source" not in lines["a cat"].line()
+
+
+def test_gold_is_made_of_named_samples_last(database, store):
+    with database.transaction() as tx:
+        add(tx, store, ["IMG"] * 9)
+        add(tx, store, ["a cat"], CaptionSource.given, start=9)
+        assert [one.caption for one in choose_sources(tx, make_round(tx), 1)] == ["a cat"]
+
+
+def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_address, store):
+    """Before 0008: names are marked where they are captions, and the snapshot's id stays."""
+    with fresh_database(postgres_address) as name:
+        database = Database(named(postgres_address, name))
+        migrate(database)
+        with database.transaction(one_view=True) as tx:
+            ids = add(tx, store, ["red bowl", "a cat", "IMG", "given later"], CaptionSource.given)
+            before = freeze(tx, store, tag=None, actor="test").id
+            imported = uuid.uuid4()
+            tx.execute(sa.insert(imports), {"id": imported, "folder": "/x"})
+            lines = [Sample.read(row.line) for row in tx.execute(sa.select(samples).order_by(samples.c.id))]
+            files = {
+                "red bowl": "in/red_bowl-02.png",
+                "a cat": "IMG_1.png",
+                "IMG": "IMG_0042.PNG",
+                "given later": "x.png",
+            }
+            rows = [
+                {"import_id": imported, "name": files[one.caption], "stamp": "1:1", "outcome": "accept"}
+                | {"layer": one.layers[LayerRole.foreground]}
+                for one in lines
+            ]
+            tx.execute(sa.insert(import_files), rows)
+            tx.connection.exec_driver_sql(
+                f"insert into captions (sample_id, text, source) values ('{ids[3]}', 'given later', 'person:ann')"
+            )
+        migrate(database, to="0007")
+        migrate(database)
+        with database.transaction(one_view=True) as tx:
+            rows = tx.execute(sa.select(samples.c.id, samples.c.caption_source))
+            marked = {row.id: row.caption_source for row in rows}
+            assert freeze(tx, store, tag=None, actor="test").id == before
+            assert set(choose_samples(tx, CaptionOrder("model"))) == {ids[0], ids[2]}
+        database.close()
+    assert marked == dict(zip(ids, [NAME, "given", NAME, "given"], strict=True))
+
+
+def test_pixels_of_a_marked_sample_are_read_as_ever(database, store):
+    with database.transaction(one_view=True) as tx:
+        add(tx, store, ["IMG"])
+        snapshot = freeze(tx, store, tag=None, actor="test").id
+    [one] = read_samples(store, snapshot)
+    assert Sample.read(one.line()) == one
+    assert one.text_of() == one.text_of(LayerRole.foreground) == ""

@@ -1,0 +1,59 @@
+"""Samples: equal pictures are one sample, lines never change, withdrawing is undone by accepting again."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from curation.datasets.samples import (
+    NewSample,
+    StoredLayer,
+    add_samples,
+    count_samples,
+    withdraw_sample_of,
+)
+from curation.db.engine import Database
+from curation.db.tables import sample_layers, samples
+from curation.domain import Kind, LayerRole, Sample, Split
+from tests.making import make_candidates, make_round
+
+
+def new(number: int, role: LayerRole = LayerRole.foreground, **changes) -> NewSample:
+    layer = StoredLayer(f"{number:064x}", 8, 8, 100, f"{number + 7:064x}")
+    values = {"kind": Kind.single, "caption": "a cat", "licence": "CC0-1.0", "source": "here", "round": 0}
+    return NewSample(**(values | {"layers": {role: layer}} | changes))
+
+
+def test_the_same_picture_twice_is_one_sample(database: Database) -> None:
+    with database.transaction() as tx:
+        assert len(add_samples(tx, [new(1), new(2), new(1, caption="the same cat")])) == 2
+        assert add_samples(tx, [new(1)]) == set()
+        assert count_samples(tx) == 2
+        assert tx.scalar(sa.select(sa.func.count()).select_from(sample_layers)) == 2
+
+
+def test_a_line_tells_the_whole_sample(database: Database) -> None:
+    with database.transaction() as tx:
+        add_samples(tx, [new(3, split=Split.heldout, round=4)])
+        line = tx.scalar(sa.select(samples.c.line))
+    read = Sample.read(line)
+    assert read.line() == line
+    assert (read.caption, read.licence, read.split, read.round) == ("a cat", "CC0-1.0", Split.heldout, 4)
+    assert read.layers == {LayerRole.foreground: f"{3:064x}"}
+
+
+def test_a_pair_is_named_by_both_of_its_layers() -> None:
+    back = StoredLayer("c" * 64, 8, 8, 1, "d" * 64)
+    pair = new(1, kind=Kind.pair)
+    both = NewSample(**(pair.__dict__ | {"layers": {**pair.layers, LayerRole.background: back}}))
+    assert both.visible() not in {pair.visible(), back.visible}
+    assert both.visible() == NewSample(**both.__dict__).visible()
+
+
+def test_an_undone_accept_leaves_the_next_snapshot_and_comes_back(database: Database, store) -> None:
+    with database.transaction() as tx:
+        [candidate] = make_candidates(tx, store, make_round(tx), 1)
+        add_samples(tx, [new(1, candidate=candidate)])
+        withdraw_sample_of(tx, candidate)
+        assert count_samples(tx) == 0
+        add_samples(tx, [new(1, candidate=candidate)])
+        assert count_samples(tx) == 1

@@ -1,0 +1,123 @@
+"""Warnings of texts: what a preset of our own cuts, cannot read or has never learnt is said before it is used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from curation.cli.main import app
+from curation.datasets import text_warnings
+from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.datasets.snapshots import freeze
+from curation.domain import CaptionSource, Checkpoint, Kind, LayerRole, Prompt
+from curation.images.codec import encode_layer
+from curation.runtime.context import open_context
+from tests.making import picture
+from training.prompt_coverage import read_texts
+
+
+@pytest.fixture
+def context(settings):
+    with open_context(settings) as opened:
+        opened.database.send = None
+        yield opened
+
+
+@pytest.fixture
+def snapshot(context) -> str:
+    """A snapshot with four captions: one plain, one too long, one without words, and one made from a file name."""
+    captions = ["a red fox", " ".join(f"word{n}" for n in range(20)), "🦊", "IMG"]
+    news = []
+    for number, text in enumerate(captions):
+        data = encode_layer(picture(number))
+        sha = context.store.put(data)
+        layers = {LayerRole.foreground: StoredLayer(sha, 32, 24, len(data), sha)}
+        source = CaptionSource.file_name if text == "IMG" else CaptionSource.given
+        news.append(NewSample(Kind.single, text, "CC0", "here", 0, layers, caption_source=source))
+    with context.database.transaction(one_view=True) as tx:
+        add_samples(tx, news)
+        return freeze(tx, context.store, tag="latest", actor="test").id
+
+
+def made(snapshot: str, preset: str = "tiny", **changes: str) -> Checkpoint:
+    return Checkpoint({}, "whole", preset, snapshot, None, 0, "test", {}, None, changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a red fox", ""),
+        ("a RED fox!", ""),
+        ("fox " * 15, ""),
+        ("fox " * 16, "1 of 1 texts are cut after 15 words"),
+        ("🦊", "1 of 1 texts hold no word it can read, as '🦊'"),
+        ("一只红色的狐狸", "no caption of its training has: '一只红色的狐狸'"),
+        ("a red wolf", "has: 'wolf'"),
+    ],
+)
+def test_a_prompt_is_compared_with_what_its_checkpoint_has_learnt(context, snapshot, text, told):
+    warning = text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot), [Prompt(text)])
+    assert told in warning
+    assert bool(warning) == bool(told)
+
+
+def test_numbers_of_the_preset_and_all_texts_of_pairs_count(context, snapshot):
+    prompt = Prompt("a red fox", "a fox", "a red red red red fox")
+    assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot), [prompt]) == ""
+    warning = text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, text_length="5"), [prompt])
+    assert warning == "preset tiny: 1 of 3 texts are cut after 4 words, as 'a red red red red fox'"
+
+
+def test_many_unknown_words_are_one_line(context, snapshot):
+    prompts = [Prompt(f"a red beast{n}") for n in range(50)]
+    warning = text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot), prompts)
+    assert warning.endswith(
+        "50 of 50 hold words that no caption of its training has: 'beast0', 'beast1', 'beast2' and 47 more"
+    )
+
+
+def test_models_of_others_and_weights_without_a_snapshot_are_not_judged(context, snapshot):
+    long = [Prompt("wolf " * 100)]
+    assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, "sd15"), long) == ""
+    assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, "no such preset"), long) == ""
+    imported = Checkpoint({}, "imported", "tiny", None, None, 0, "test")
+    assert "has" not in text_warnings.warn_of_prompts(read_texts, context.store, imported, [Prompt("a wolf")])
+
+
+def test_a_training_is_told_of_its_captions(context, snapshot):
+    warning = text_warnings.warn_of_snapshot(read_texts, context.store, snapshot, "tiny", {})
+    assert warning.startswith("preset tiny: 1 of 3 captions are cut after 15 words, as 'word0 word1")
+    assert "1 of 3 captions hold no word it can read, as '🦊'" in warning
+    assert warning.endswith("1 of 4 samples have no caption but their file name and are learnt without text")
+    assert "cut" not in text_warnings.warn_of_snapshot(read_texts, context.store, snapshot, "sd15", {})
+
+
+def test_reading_texts_loads_no_torch():
+    code = "import sys, training.prompt_coverage; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_commands_say_it_in_one_line_on_stderr(settings, context, snapshot, monkeypatch):
+    for name, value in settings.environment().items():
+        if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
+            monkeypatch.setenv(name, value)
+    from curation.checkpoints.registry import promote, register_checkpoint
+
+    with context.database.transaction() as tx:
+        register_checkpoint(tx, made(snapshot), "test")
+        promote(tx, made(snapshot).id, "test")
+    (settings.home / "prompts.txt").write_text("a red fox\n一只狐狸\n", "utf-8")
+    result = CliRunner().invoke(
+        app, ["round", "open", "--quota", "2", "--prompts", str(settings.home / "prompts.txt"), "--json"]
+    )
+    assert [line for line in result.stderr.splitlines() if line.startswith("warning:")] == [
+        "warning: preset tiny: 1 of 2 hold words that no caption of its training has: '一只狐狸'"
+    ]
+    assert json.loads(result.stdout)["warning"].startswith("preset tiny")
+    assert "warning: preset tiny: 1 of 3 captions" in CliRunner().invoke(app, ["train", "--dry-run"]).stderr
+    quiet = CliRunner().invoke(app, ["round", "open", "--quota", "1", "--json"])
+    assert "file name" not in quiet.stderr

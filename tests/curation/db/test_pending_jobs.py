@@ -1,0 +1,105 @@
+"""Jobs that wait in the queue are asked for once, however often something asks; a lost message is asked for again."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+
+import pytest
+import sqlalchemy as sa
+
+from curation import jobs
+from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.db import pending_jobs
+from curation.db.pending_jobs import OncePending
+from curation.db.tables import desk_boards, desk_postings
+from curation.domain import Job
+from curation.jobs.worker import _bound
+from curation.labeling import projects
+from curation.runtime.context import AppContext
+from tests.making import make_candidates, make_round
+
+
+@pytest.fixture
+def sent(database) -> list[Job]:
+    """What reaches the queue."""
+    sent: list[Job] = []
+
+    def send(job: Job) -> bool:
+        sent.append(job)
+        return True
+
+    database.send = OncePending(database, send)
+    return sent
+
+
+def ask(database, name: str, *args: str) -> None:
+    with database.transaction() as tx:
+        tx.ask(name, *args)
+
+
+def test_eighty_wake_ups_are_one_job_until_it_is_taken(database, sent):
+    board = str(uuid.uuid4())
+    threads = [threading.Thread(target=ask, args=(database, "collect", board)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for _ in range(72):
+        ask(database, "collect", board)
+    ask(database, "collect", str(uuid.uuid4()))
+    assert len(sent) == 2
+    with database.transaction() as tx:
+        assert pending_jobs.take(tx, Job("collect", (board,)))
+        assert not pending_jobs.take(tx, Job("collect", (board,)))
+    ask(database, "collect", board)
+    assert len(sent) == 3
+
+
+def test_a_message_that_was_lost_is_sent_again(database, sent):
+    ask(database, "draw", "1")
+    with database.transaction() as tx:
+        tx.connection.exec_driver_sql("update pending_jobs set at = now() - interval '61 seconds'")
+    for _ in range(3):
+        ask(database, "draw", "1")
+    assert sent == [Job("draw", ("1",))] * 2
+
+
+def test_a_queue_that_is_away_keeps_nothing_back(database):
+    tried: list[Job] = []
+    database.send = OncePending(database, lambda job: bool(tried.append(job)))
+    for _ in range(3):
+        ask(database, "draw", "1")
+    assert len(tried) == 3
+
+
+def test_a_worker_runs_what_was_asked_for_and_skips_equal_messages(database, settings, store):
+    context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+    ran: list[tuple[object, ...]] = []
+    run = _bound(lambda _, *args: ran.append(args), "collect", context)
+    database.send = OncePending(database, lambda _: True)
+    ask(database, "collect", "a")
+    for _ in range(3):
+        run("a")
+    assert ran == [("a",)]
+
+
+def test_sweeps_ask_for_each_board_once_and_for_closed_ones_in_turn(database, settings, store, sent):
+    there = {"desk": "label-studio+http://127.0.0.1:1", "desk_token": "0" * 40}
+    settings = type(settings)(**settings.model_dump() | there)
+    context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+    with database.transaction() as tx:
+        made = [make_round(tx) for _ in range(3)]
+        for number in made:
+            board = {"id": uuid.uuid4(), "desk": "http://127.0.0.1:1", "round_id": number, "part": 1, "number": number}
+            tx.execute(sa.insert(desk_boards), board)
+            [candidate] = make_candidates(tx, store, number, 1)
+            state = "up" if number == made[0] else "down"
+            row = {"id": uuid.uuid4(), "board_id": board["id"], "candidate_id": candidate, "state": state}
+            tx.execute(sa.insert(desk_postings), row | {"batch": uuid.uuid4(), "number": number})
+        expected = projects.boards_to_read(tx, "http://127.0.0.1:1")
+    assert len(expected) == 2, "the one that is open, and one of the others"
+    for _ in range(5):
+        jobs.sweep(context)
+    assert sorted(job.args[0] for job in sent if job.name == "collect") == sorted(map(str, expected))
+    assert sum(job.name == "put_up" for job in sent) == 2

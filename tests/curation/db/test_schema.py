@@ -1,0 +1,121 @@
+"""The schema: tables and migrations agree, twice is once, and the database itself keeps the laws."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+
+from curation.db import leases
+from curation.db.engine import Database
+from curation.db.schema import current, drift, migrate
+from curation.db.tables import APPEND_ONLY, candidate_moves, candidates, metadata, rounds
+from curation.domain import STATE_TRANSITIONS, CandidateState
+from curation.review.reviewers import MACHINE, add_reviewer
+from tests.making import fresh_database, make_candidates, make_round, named
+
+
+def test_tables_and_migrations_agree(database):
+    assert drift(database) == []
+
+
+def test_a_migrated_database_is_at_the_newest_version_and_stays_there(database):
+    version, newest = current(database)
+    assert version == newest is not None
+    migrate(database)
+    assert current(database) == (version, newest)
+
+
+def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
+    """Gold that waits, is being looked at or was decided, and the machine: older versions know neither."""
+    with fresh_database(postgres_address) as name:
+        database = Database(named(postgres_address, name))
+        migrate(database)
+        with database.transaction() as tx:
+            row = {"purpose": "gold", "kind": "single", "quota": 0, "policy": {}, "state": "open"}
+            gold = int(tx.scalar(sa.insert(rounds).values(row).returning(rounds.c.id)))
+            pieces = make_candidates(tx, store, gold, 3)
+            leases.claim(tx, pieces[1:2], "review", "ada", 60)
+            showing = sa.update(candidates).where(candidates.c.id == pieces[1]).values(state="showing")
+            tx.execute(showing)
+            [other] = make_candidates(tx, store, make_round(tx), 1)
+            machine = add_reviewer(tx, MACHINE, kind=MACHINE)
+        for version in ("0006", "0005"):
+            migrate(database, to=version)
+            assert current(database)[0] == version
+        with database.transaction() as tx:
+            states = {row.id: row.state for row in tx.connection.exec_driver_sql("select id, state from candidates")}
+            [told] = tx.connection.exec_driver_sql(f"select purpose, state from rounds where id = {gold}").all()
+            held = tx.connection.exec_driver_sql("select count(*) from leases").scalar()
+        assert states == dict.fromkeys(pieces, "withdrawn") | {other: "waiting"}
+        assert (tuple(told), held) == (("seeds", "closed"), 0)
+        migrate(database)
+        assert drift(database) == []
+        with database.transaction() as tx:
+            assert add_reviewer(tx, MACHINE, kind=MACHINE) == machine
+        database.close()
+
+
+def test_an_empty_database_says_that_it_is(postgres_address):
+    with fresh_database(postgres_address) as name:
+        database = Database(named(postgres_address, name))
+        assert current(database)[0] is None
+        assert drift(database) != []
+        database.close()
+
+
+def test_houses_that_start_at_once_migrate_one_after_the_other(postgres_address):
+    with fresh_database(postgres_address) as name:
+        several = [Database(named(postgres_address, name)) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(migrate, several))
+        assert drift(several[0]) == []
+        for database in several:
+            database.close()
+
+
+def test_the_database_knows_the_same_law_of_states(database):
+    with database.transaction() as tx:
+        known = {(row.source, row.target) for row in tx.execute(sa.select(candidate_moves))}
+    assert known == {(str(source), str(target)) for source, target in STATE_TRANSITIONS}
+
+
+@pytest.mark.parametrize("source", CandidateState)
+def test_the_database_keeps_the_law_of_states(database, store, source):
+    """From every state exactly the moves of MOVES go through, whoever tries."""
+    others = [target for target in CandidateState if target != source]
+    with database.transaction() as tx:
+        ids = make_candidates(tx, store, make_round(tx), len(others), source)
+    for id_, target in zip(ids, others, strict=True):
+        move = sa.update(candidates).where(candidates.c.id == id_).values(state=target, propensity=1.0)
+        if (source, target) in STATE_TRANSITIONS:
+            with database.transaction() as tx:
+                tx.execute(move)
+        else:
+            with pytest.raises(sa.exc.DBAPIError, match="may not go"), database.transaction() as tx:
+                tx.execute(move)
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY, ids=lambda table: table.name)
+@pytest.mark.parametrize("change", ["update {} set at = now()", "delete from {}", "truncate {} cascade"])
+def test_what_was_said_can_neither_be_changed_nor_removed(database, table, change):
+    with pytest.raises(sa.exc.DBAPIError, match="never changed or removed"), database.transaction() as tx:
+        tx.connection.exec_driver_sql(change.format(table.name))
+
+
+def test_every_reference_to_another_table_can_be_followed_back_quickly(database):
+    """A foreign key without an index makes removing or checking its target a walk over the whole table."""
+    query = """
+        select conrelid::regclass::text || '.' || attname from pg_constraint
+        join pg_attribute on attrelid = conrelid and attnum = conkey[1]
+        where contype = 'f' and confrelid::regclass::text in ('candidates', 'layers') and not exists (
+            select from pg_index where indrelid = conrelid and indkey[0] = conkey[1])"""
+    with database.transaction() as tx:
+        assert [row[0] for row in tx.connection.exec_driver_sql(query) if row[0] != "layer_bands.sha256"] == []
+
+
+def test_names_of_constraints_are_made_by_one_rule():
+    for table in metadata.tables.values():
+        for constraint in table.constraints:
+            assert constraint.name is not None, table.name

@@ -1,0 +1,95 @@
+"""Layers as pixels: nothing is lost in the store, equal pictures are equal, and composites are the formula."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as how
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from curation.errors import Corrupt
+from curation.images.codec import (
+    BACKGROUNDS,
+    as_png,
+    decode_layer,
+    encode_layer,
+    over,
+    visible_hash,
+    without_hidden_colour,
+)
+from tests.making import picture
+
+SIZES = st.tuples(st.integers(1, 24), st.integers(1, 24))
+PICTURES = SIZES.flatmap(
+    lambda size: arrays(np.uint8, (*size, 4), elements=st.sampled_from([0, 1, 127, 128, 254, 255]))
+)
+
+
+@how(deadline=None)
+@given(rgba=PICTURES)
+def test_every_pixel_comes_back_even_the_colours_under_alpha_0(rgba):
+    assert np.array_equal(decode_layer(encode_layer(rgba)), rgba)
+
+
+@how(deadline=None, max_examples=30)
+@given(rgba=PICTURES)
+def test_a_png_of_a_layer_is_the_same_picture(rgba):
+    with Image.open(io.BytesIO(as_png(encode_layer(rgba)))) as image:
+        assert image.format == "PNG"
+        assert np.array_equal(np.asarray(image), rgba)
+
+
+def test_equal_pixels_are_equal_bytes():
+    assert encode_layer(picture(1)) == encode_layer(picture(1).copy())
+    assert encode_layer(picture(1)) != encode_layer(picture(2))
+
+
+@pytest.mark.parametrize("data", [b"", b"RIFF", b"not an image", encode_layer(picture(3))[:60], b"GIF89a" + bytes(40)])
+def test_what_is_no_layer_is_corrupt(data):
+    with pytest.raises(Corrupt) as error:
+        decode_layer(data)
+    assert error.value.hint
+
+
+@given(rgba=PICTURES)
+def test_hidden_colour_is_the_only_thing_taken_away(rgba):
+    bare = without_hidden_colour(rgba)
+    seen = rgba[..., 3] > 0
+    assert np.array_equal(bare[seen], rgba[seen])
+    assert not bare[~seen].any()
+
+
+@given(rgba=PICTURES, hidden=st.integers(0, 255))
+def test_the_hash_does_not_see_hidden_colour(rgba, hidden):
+    other = rgba.copy()
+    other[..., :3][rgba[..., 3] == 0] = hidden
+    assert visible_hash(other) == visible_hash(rgba)
+
+
+def test_the_hash_sees_every_visible_pixel_and_the_size():
+    rgba = picture(4)
+    other = rgba.copy()
+    other[-1, -1, 0] ^= 1
+    assert visible_hash(other) != visible_hash(rgba)
+    assert visible_hash(np.zeros((2, 8, 4), np.uint8)) != visible_hash(np.zeros((4, 4, 4), np.uint8))
+
+
+@given(rgba=PICTURES)
+def test_a_composite_is_the_formula_to_half_a_step(rgba):
+    alpha = rgba[..., 3:].astype(np.float64) / 255
+    for colour in BACKGROUNDS.values():
+        expected = rgba[..., :3] * alpha + np.asarray(colour) * (1 - alpha)
+        assert np.abs(over(rgba, colour) - expected).max() <= 0.5 + 1e-4
+
+
+def test_an_opaque_layer_hides_what_is_behind_it_and_a_clear_one_hides_nothing():
+    rgba, behind = picture(5), picture(6)
+    rgba[..., 3] = 255
+    assert np.array_equal(over(rgba, behind), rgba[..., :3])
+    rgba[..., 3] = 0
+    assert np.array_equal(over(rgba, behind), behind[..., :3])

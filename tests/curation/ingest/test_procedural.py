@@ -1,0 +1,206 @@
+"""The procedural seed: the same pixels every time, exact alpha, and a measure that noise cannot please."""
+
+import json
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.images.codec import decode_layer
+from curation.synthetic.dataset import PromptAgreement, draw_seed, prompts, shows_prompt
+from curation.synthetic.shapes import COLOURS, FAMILIES, FIGURES, SUBJECTS, Subject, draw
+
+SOLID_RED = Subject("circle", "red")
+
+
+def read(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "images").iterdir())}
+
+
+def test_the_seed_is_the_same_every_time(tmp_path):
+    draw_seed(tmp_path / "a", 12, seed=3)
+    draw_seed(tmp_path / "b", 12, seed=3)
+    draw_seed(tmp_path / "c", 12, seed=4)
+    assert read(tmp_path / "a") == read(tmp_path / "b")
+    assert (tmp_path / "a/metadata.jsonl").read_bytes() == (tmp_path / "b/metadata.jsonl").read_bytes()
+    assert read(tmp_path / "a") != read(tmp_path / "c")
+
+
+def test_a_longer_seed_begins_with_the_shorter_one(tmp_path):
+    draw_seed(tmp_path / "short", 5)
+    draw_seed(tmp_path / "long", 9)
+    assert read(tmp_path / "short").items() <= read(tmp_path / "long").items()
+
+
+def test_running_again_keeps_what_is_right_and_replaces_what_is_not(tmp_path):
+    draw_seed(tmp_path, 4)
+    before = read(tmp_path)
+    kept = tmp_path / "images/00000.webp"
+    written = kept.stat().st_mtime_ns
+    (tmp_path / "images/00001.webp").write_bytes(b"half a fi")
+    (tmp_path / "images/00002.webp").unlink()
+    (tmp_path / "metadata.jsonl").unlink()
+    draw_seed(tmp_path, 4)
+    assert read(tmp_path) == before
+    assert kept.stat().st_mtime_ns == written
+    assert not list(tmp_path.rglob(".new-*"))
+
+
+def test_the_metadata_names_every_file_with_caption_licence_and_source(tmp_path):
+    draw_seed(tmp_path, 6)
+    rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    assert [row["file_name"] for row in rows] == [f"images/{k:05d}.webp" for k in range(6)]
+    for row in rows:
+        assert row["text"] in SUBJECTS
+        assert (row["licence"], row["source"]) == ("CC0-1.0", "Layerloop procedural seed")
+        rgba = decode_layer((tmp_path / row["file_name"]).read_bytes())
+        assert rgba.shape == (128, 128, 4)
+        agreement = shows_prompt(rgba, row["text"])
+        assert agreement is not None
+        assert agreement.colour
+
+
+def test_the_alpha_of_a_circle_is_its_area():
+    """Coverage is exact, so the sum of alpha is pi r^2 to a small part of a pixel's width of rim."""
+    rng = np.random.default_rng(1)
+    rgba = draw(SOLID_RED, rng, 256)
+    rng = np.random.default_rng(1)
+    rng.uniform(-0.08, 0.08, 2)
+    radius = rng.uniform(0.52, 0.68) * 128
+    assert rgba[..., 3].sum() / 255 == pytest.approx(np.pi * radius**2, rel=1e-3)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_every_figure_stands_free_on_the_canvas(figure):
+    for k in range(30):
+        subject = next(s for s in SUBJECTS.values() if s.figure == figure)
+        rgba = draw(subject, np.random.default_rng([8, k]), 128)
+        alpha = rgba[..., 3]
+        assert not alpha[[0, -1]].any()
+        assert not alpha[:, [0, -1]].any()
+        assert alpha.max() > 20
+        assert not rgba[alpha == 0].any()  # nothing is hidden under alpha 0
+
+
+def test_materials_have_the_alpha_of_their_kind():
+    def alphas(figure):
+        subject = next(s for s in SUBJECTS.values() if s.figure == figure)
+        drawn = np.stack([draw(subject, np.random.default_rng([2, k]))[..., 3] for k in range(10)])
+        return drawn[drawn > 0] / 255
+
+    assert np.mean(alphas("circle") == 1) > 0.8
+    assert np.median(alphas("glass ball")) < 0.6
+    assert alphas("glass ball").max() > 0.9
+    assert alphas("smoke").max() < 1
+    assert np.mean(alphas("smoke")) < 0.5
+    assert np.mean(alphas("glow")) < 0.4
+    assert alphas("glow").max() > 0.8
+    strokes = draw(Subject("strokes", "red"), np.random.default_rng(0))[..., 3]
+    assert cv2.erode(strokes, np.ones((5, 5))).max() == 0  # nowhere five pixels wide
+
+
+def test_prompts_have_the_proportions_of_the_seed():
+    texts = prompts(4_000, seed=1)
+    assert texts == prompts(4_000, seed=1)
+    assert texts[:100] == prompts(100, seed=1)
+    assert texts != prompts(4_000, seed=2)
+    family_of = {figure: name for name, (_, figures, _) in FAMILIES.items() for figure in figures}
+    counts = Counter(family_of[SUBJECTS[text].figure] for text in texts)
+    for name, (share, _, _) in FAMILIES.items():
+        assert counts[name] / 4_000 == pytest.approx(share, abs=0.03)
+    assert {SUBJECTS[text].colour for text in texts} == set(COLOURS)
+
+
+def test_the_captions_read_as_english():
+    assert {"a red circle", "an orange star", "a blue glass ball", "grey smoke", "an orange glow"} <= SUBJECTS.keys()
+    assert {"thin green strokes", "the letter A in purple"} <= SUBJECTS.keys()
+    assert sum(share for share, _, _ in FAMILIES.values()) == pytest.approx(1)
+
+
+def test_fresh_pictures_show_their_prompts():
+    """At least 97 of 100 unseen pictures of every figure are recognised, at two sizes; colours too."""
+    for figure in FIGURES:
+        subjects = [s for s in SUBJECTS.values() if s.figure == figure]
+        seen = []
+        for k in range(60):
+            subject = subjects[k % len(subjects)]
+            rgba = draw(subject, np.random.default_rng([77, k, len(figure)]), 64 if k % 2 else 128)
+            seen.append(shows_prompt(rgba, subject.text))
+        assert np.mean([agreement.shape for agreement in seen]) >= 0.97, figure
+        assert np.mean([agreement.colour for agreement in seen]) >= 0.97, figure
+
+
+@settings(deadline=None)  # the first picture pays for the examples
+@given(st.sampled_from(sorted(SUBJECTS)), st.sampled_from(sorted(SUBJECTS)), st.integers(0, 2**31))
+def test_a_picture_of_one_subject_does_not_show_another(drawn, asked, seed):
+    rgba = draw(SUBJECTS[drawn], np.random.default_rng(seed), 64)
+    agreement = shows_prompt(rgba, asked)
+    if SUBJECTS[drawn].colour != SUBJECTS[asked].colour:
+        assert not agreement.colour
+    # Smoke is shapeless and strokes may stand like letters; all others are never taken for each other.
+    loose = {"smoke", "strokes"} & {SUBJECTS[drawn].figure, SUBJECTS[asked].figure}
+    if SUBJECTS[drawn].figure != SUBJECTS[asked].figure and not loose:
+        assert not agreement.shape
+
+
+def noises():
+    rng = np.random.default_rng(5)
+    for k in range(40):
+        grain = [0, 1, 2, 4][k % 4]
+        field = rng.normal(size=(64, 64, 4))
+        if grain:
+            field = cv2.GaussianBlur(field, (0, 0), grain)
+            field /= field.std()
+        rgba = np.clip(field * 90 + 127, 0, 255).astype(np.uint8)
+        if k % 3 == 0:
+            rgba[..., 3] = np.where(rgba[..., 3] > 127, 255, 0)
+        if k % 2:
+            rgba[..., 3] = np.pad(rgba[10:-10, 10:-10, 3], 10)
+        yield rgba
+
+
+def test_noise_shows_nothing():
+    """Forty pieces of noise, fine and coarse, hard and soft, framed and not: none shows shape and colour of anything."""
+    for rgba in noises():
+        for text in SUBJECTS:
+            agreement = shows_prompt(rgba, text)
+            assert not (agreement.shape and agreement.colour), text
+            if SUBJECTS[text].figure not in {"smoke", "strokes"}:
+                assert not agreement.shape, text
+
+
+@pytest.mark.parametrize("alpha", [0, 1, 255])
+def test_an_even_layer_shows_nothing(alpha):
+    """A filled canvas is no square: a figure has a border of nothing."""
+    rgba = np.zeros((64, 64, 4), np.uint8)
+    rgba[...] = (215, 35, 40, alpha)
+    for figure in FIGURES:
+        asked = next(s for s in SUBJECTS.values() if s.figure == figure)
+        assert not shows_prompt(rgba, asked.text).shape
+
+
+def test_stripes_whose_mean_is_the_colour_are_not_that_colour():
+    rgba = draw(Subject("square", "grey"), np.random.default_rng(0), 64)
+    rgba[..., :3] = np.where(np.arange(64)[:, None, None] % 2, 255, 5)
+    assert not shows_prompt(rgba, "grey smoke").colour
+
+
+def test_a_blurred_and_noisy_star_is_still_a_star():
+    rng = np.random.default_rng(9)
+    rgba = draw(Subject("star", "yellow"), rng, 64)
+    rgba[..., 3] = cv2.GaussianBlur(rgba[..., 3], (0, 0), 1.5)
+    shown = rgba[..., 3] > 0
+    rgba[..., :3] = np.where(shown[..., None], np.clip(rng.normal((250, 225, 50), 25, (64, 64, 3)), 0, 255), 0)
+    assert shows_prompt(rgba, "a yellow star") == PromptAgreement(colour=True, shape=True)
+    assert shows_prompt(rgba, "a yellow heart") == PromptAgreement(colour=True, shape=False)
+    assert shows_prompt(rgba, "a blue star") == PromptAgreement(colour=False, shape=True)
+
+
+def test_texts_outside_the_grammar_are_not_judged():
+    rgba = draw(SOLID_RED, np.random.default_rng(0))
+    for text in ("", "a cat", "a grey circle", "a red circle and a dog", "red circle"):
+        assert shows_prompt(rgba, text) is None
+    assert shows_prompt(rgba, "  a red   circle ") == PromptAgreement(colour=True, shape=True)

@@ -1,0 +1,171 @@
+"""The drawn pairs: the same every time, exact blends, and a measure that tells layers of one picture from strangers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from curation.domain import LayerRole, Prompt
+from curation.images.codec import decode_layer
+from curation.images.pairs import blended_error, leakage
+from curation.synthetic.backgrounds import (
+    GROUNDS,
+    HIGHEST,
+    LOWEST,
+    PAIR_SUBJECTS,
+    choose_scene,
+    draw_scene,
+    join_texts,
+    make_light,
+)  # fmt: skip
+from curation.synthetic.pair_dataset import draw_pair_seed, find_line, pair_prompts, shows_pair
+
+FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
+
+
+def scenes(count: int, start: int = 0):
+    for k in range(start, start + count):
+        rng = np.random.default_rng([9, k])
+        scene = choose_scene(rng)
+        yield scene, draw_scene(scene, rng), rng
+
+
+def shrunk(layer: np.ndarray, size: int) -> np.ndarray:
+    return cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_seed_is_the_same_every_time_and_finishes_what_was_interrupted(tmp_path):
+    draw_pair_seed(tmp_path / "a", 3, 2, seed=4)
+    draw_pair_seed(tmp_path / "b", 5, 3, seed=4)
+    draw_pair_seed(tmp_path / "c", 3, 2, seed=5)
+    first = files(tmp_path / "a")
+    longer = files(tmp_path / "b")
+    pictures = {path: data for path, data in first.items() if path.suffix == ".webp"}
+    assert len(pictures) == 3 * 3 + 2
+    assert pictures.items() <= longer.items()
+    assert first != files(tmp_path / "c")
+    (tmp_path / "a/pairs/00001-blended.webp").write_bytes(b"half a fi")
+    draw_pair_seed(tmp_path / "a", 3, 2, seed=4)
+    assert files(tmp_path / "a") == first
+
+
+def test_the_metadata_names_layers_texts_and_single_pictures(tmp_path):
+    draw_pair_seed(tmp_path, 4, 2)
+    rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    pairs, singles = rows[:4], rows[4:]
+    for row in pairs:
+        f, b, c = (decode_layer((tmp_path / row[role]).read_bytes()) for role in LayerRole)
+        assert blended_error(f, b, c) == 0
+        assert (b[..., 3] == 255).all()
+        prompt = join_texts(row["text_foreground"], row["text_background"])
+        assert prompt.text == row["text"]
+        assert shows_pair(f, b, prompt) is not None
+    assert [row["file_name"] for row in singles] == ["images/00000.webp", "images/00001.webp"]
+
+
+def test_texts_read_as_english_and_say_neither_line_nor_light():
+    texts = {prompt.text for prompt in pair_prompts(400, 0)}
+    assert join_texts("a red star", "grass under a blue sky").text == "a red star on grass under a blue sky"
+    assert join_texts("the letter A in red", "a striped green wall").text == (
+        "the letter A in red in front of a striped green wall"
+    )
+    assert pair_prompts(50, 1) == pair_prompts(80, 1)[:50] != pair_prompts(50, 2)
+    assert not any(word in text.split() for text in texts for word in ("warm", "cold", "dim", "dark", "light"))
+    assert {prompt.background for prompt in pair_prompts(400, 0)} == set(GROUNDS)
+    assert {prompt.foreground for prompt in pair_prompts(400, 0)} <= set(PAIR_SUBJECTS)
+
+
+def test_figures_stand_on_the_ground_line_inside_the_picture():
+    leaks = []
+    for scene, layers, _ in scenes(60):
+        front, back = layers[FRONT], layers[BACK]
+        rows = np.flatnonzero((front[..., 3] > 127).any(axis=1))
+        assert HIGHEST <= scene.line <= LOWEST
+        assert rows[-1] + 1 == round(scene.line * 128)
+        assert not front[[0, -1], :, 3].any()
+        assert not front[:, [0, -1], 3].any()
+        assert not front[front[..., 3] == 0].any()
+        assert find_line(back) == pytest.approx(scene.line, abs=0.02)
+        leaks.append(leakage(front, back))
+    assert max(leaks) < 0.6  # a flat foot lies exactly on the line: the strongest edge that they share
+    assert np.median(leaks) < 0.05
+
+
+def test_both_layers_are_in_one_light():
+    scene, _, _ = next(scenes(1))
+    days, dims = (
+        draw_scene(replace(scene, light=light), np.random.default_rng(1))
+        for light in (make_light(1, 0), make_light(0.5, 0))
+    )
+    for role in (FRONT, BACK):
+        assert np.abs(days[role][..., :3] * 0.5 - dims[role][..., :3]).max() <= 0.5
+    assert make_light(1, 1)[2] < make_light(1, 1)[0]
+    assert make_light(1, -1)[0] < make_light(1, -1)[2]
+
+
+@pytest.mark.parametrize("size", [128, 64, 32])
+def test_pairs_agree_with_their_texts_and_strangers_do_not_agree_with_each_other(size):
+    """The background of a stranger has the same text, another line and another light: no single layer shows it."""
+    own, strange = [], []
+    for scene, layers, rng in scenes(80):
+        other = choose_scene(rng)
+        apart = draw_scene(replace(scene, line=other.line, light=other.light), rng)[BACK]
+        front = shrunk(layers[FRONT], size)
+        own.append(shows_pair(front, shrunk(layers[BACK], size), scene.prompt))
+        strange.append(shows_pair(front, shrunk(apart, size), scene.prompt))
+    for name in ("colour", "shape", "ground"):
+        assert np.mean([getattr(one, name) for one in own]) > 0.97
+        assert np.mean([getattr(one, name) for one in strange]) > 0.97
+    assert np.quantile([one.light_gap for one in own], 0.95) < 16 < np.median([one.light_gap for one in strange])
+    assert np.quantile([one.foot_gap for one in own], 0.95) < 0.04
+    assert 4 * np.mean([one.foot_gap for one in own]) < np.mean([one.foot_gap for one in strange])
+
+
+def test_wrong_texts_are_told():
+    drawn = list(scenes(60))
+    for number, (scene, layers, _) in enumerate(drawn):
+        other = drawn[(number + 1) % len(drawn)][0]
+        said = shows_pair(layers[FRONT], layers[BACK], join_texts(other.subject.text, other.ground.text))
+        if scene.subject.colour != other.subject.colour:
+            assert not said.colour, (scene.prompt, other.prompt)
+        if scene.subject.figure != other.subject.figure:
+            assert not said.shape, (scene.prompt, other.prompt)
+    wrong = [
+        shows_pair(layers[FRONT], layers[BACK], join_texts(scene.subject.text, text)).ground
+        for scene, layers, _ in drawn[:20]
+        for text in GROUNDS
+        if text != scene.ground.text
+    ]
+    assert np.mean(wrong) < 0.02
+
+
+def test_noise_and_emptiness_show_nothing():
+    rng = np.random.default_rng(0)
+    prompt = join_texts("a red circle", "grass under a blue sky")
+    for _ in range(10):
+        noise = rng.integers(0, 256, (2, 64, 64, 4), dtype=np.uint8)
+        said = shows_pair(noise[0], noise[1], prompt)
+        assert not said.shape
+        assert not said.ground
+    nothing = np.zeros((64, 64, 4), np.uint8)
+    said = shows_pair(nothing, nothing, prompt)
+    assert (said.colour, said.shape, said.ground, said.light_gap, said.foot_gap) == (False, False, False, None, None)
+
+
+def test_texts_outside_the_grammar_are_not_judged():
+    _, layers, _ = next(scenes(1))
+    for prompt in (
+        Prompt("a red circle"),
+        Prompt("x", "a red circle", "a cave"),
+        Prompt("x", "a cat", "grass under a blue sky"),
+        Prompt("x", "a black circle", "grass under a blue sky"),
+    ):
+        assert shows_pair(layers[FRONT], layers[BACK], prompt) is None

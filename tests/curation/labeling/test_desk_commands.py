@@ -1,0 +1,131 @@
+"""`layerloop desk` and the doctor against a real Label Studio, with both kinds of its tokens, and without any."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.cli.main import app
+from curation.errors import Refused, Unreachable
+from curation.review import decisions, reviewers
+from curation.runtime.context import AppContext, open_desk
+from curation.runtime.doctor import examine
+from curation.runtime.label_studio_server import OWNER
+from curation.settings import Settings
+from tests.desks import ACCEPT, REJECT, Seat
+from tests.making import make_candidates, make_round
+from tests.servers import free_port
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def here(studio, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Commands run in this test's own house, whose desk is the running Label Studio."""
+    there = {"desk": f"label-studio+{studio.server.address}/", "desk_token": studio.server.token}
+    settings = Settings(**settings.model_dump() | there)
+    for name, value in settings.environment().items():
+        if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
+            monkeypatch.setenv(name, value)
+    return settings
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["desk", *arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stdout
+
+
+def test_a_round_goes_there_and_back_by_commands(here, studio, database, store):
+    with database.transaction() as tx:
+        number = make_round(tx)
+        made = make_candidates(tx, store, number, 3)
+    [told] = json.loads(call("reconcile", "--json", code=1))
+    assert told["told"] == f"3 candidates of round {number} wait and are not there"
+    assert json.loads(call("put-up", str(number), "--json")) == {"up": 3, "down": 0}
+    [row] = json.loads(call("status", "--json"))
+    assert (row["round"], row["up"], row["answered"]) == (number, 3, 0)
+    seat = Seat(studio, database, None, number, made)
+    studio.say(seat.task(0), ACCEPT)
+    told = json.loads(call("reconcile", "--json", code=1))
+    assert [(one["kind"], one["mendable"]) for one in told] == [("unheard", True)]
+    assert json.loads(call("reconcile", "--apply", "--json")) == []
+    assert seat.state(0) == "accepted"
+    studio.say(seat.task(1), REJECT)
+    assert json.loads(call("collect", "--round", str(number), "--json")) == {"kept": 1}
+    call("switch", str(number), "pages")
+    assert json.loads(call("put-up", str(number), "--json")) == {"up": 0, "down": 1}
+    with database.transaction() as tx:
+        reviewers.add_reviewer(tx, "Olga")
+    [person] = json.loads(call("people", "--match", f"{OWNER}=Olga", "--json"))
+    assert (person["email"], person["name"]) == (OWNER, "Olga")
+    assert "nothing new" in CliRunner().invoke(app, ["desk", "collect"]).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["switch", "1", "the moon"], "there is no desk"),
+        (["switch", "77", "pages"], "there is no round 77"),
+        (["people", "--match", "nobody=x"], "is no e-mail address"),
+    ],
+)
+def test_what_cannot_be_is_refused(here, database, arguments, code):
+    with database.transaction() as tx:
+        make_round(tx)
+    assert code in str(CliRunner().invoke(app, ["desk", *arguments]).exception)
+
+
+def test_a_personal_access_token_works_as_a_legacy_one(studio, here):
+    with httpx.Client(base_url=studio.server.address) as browser:
+        form = browser.get("/user/login/").text
+        hidden = form.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
+        said = {"csrfmiddlewaretoken": hidden, "email": OWNER, "password": studio.server.password}
+        browser.post("/user/login/", data=said, headers={"Referer": studio.server.address})
+        ours = {"X-CSRFToken": browser.cookies["csrftoken"], "Referer": studio.server.address}
+        answer = browser.post("/api/token/", headers=ours)
+        assert answer.status_code == 201, answer.text
+        token = answer.json()["token"]
+    desk = open_desk(Settings(**here.model_dump() | {"desk_token": token}))
+    assert OWNER in desk.people().values()
+    desk.close()
+
+
+def test_the_doctor_looks_at_the_desk(here):
+    [found] = [one for one in examine(here) if one.part == "desk"]
+    assert found.well
+    assert here.desk.removesuffix("/").removeprefix("label-studio+") in found.told
+    for change, hint in (
+        ({"desk_token": "0" * 40}, "LAYERLOOP_DESK_TOKEN"),
+        ({"desk": "label-studio+http://127.0.0.1:1"}, "running"),
+    ):
+        [found] = [one for one in examine(Settings(**here.model_dump() | change)) if one.part == "desk"]
+        assert not found.well
+        assert hint in found.hint
+
+
+@pytest.mark.parametrize("desk", ["label-studio", "label-studio+ftp://x", "cvat+http://x", "http://x"])
+def test_an_address_of_another_kind_is_refused(settings, desk):
+    with pytest.raises(Refused, match="LAYERLOOP_DESK"):
+        open_desk(settings.model_copy(update={"desk": desk}))
+
+
+def test_a_server_that_is_away_loses_nothing(settings, database, store):
+    from curation.runtime.context import open_labeling_sync
+
+    away = {"desk": f"label-studio+http://127.0.0.1:{free_port()}", "desk_token": "0" * 40}
+    settings = Settings(**settings.model_dump() | away)
+    context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+    with database.transaction() as tx:
+        number = make_round(tx)
+        [made] = make_candidates(tx, store, number, 1)
+    with open_labeling_sync(context, "test") as exchange, pytest.raises(Unreachable):
+        exchange.put_up(number)
+    with database.transaction() as tx:  # the pages go on
+        ada = reviewers.add_reviewer(tx, "ada").id
+        assert decisions.decide(tx, ada, made, ACCEPT, key=uuid.uuid4()).state == "accepted"

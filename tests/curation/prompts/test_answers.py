@@ -1,0 +1,72 @@
+"""Answers of language models: every line a triple, or refused with its reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation.domain import Prompt
+from curation.prompts.parse import LONGEST, read_answer, read_line
+
+GOOD = {"text": "a cute cat in a garden", "foreground": "a cute cat", "background": "a garden with nothing in it"}
+
+
+def line(**changed):
+    return json.dumps(GOOD | changed)
+
+
+def test_lines_between_talk_and_fences_are_read_in_order():
+    said = f"Sure!\n```json\n{line()}\n\n{line(text='cats at play', foreground='two cats')}\n```\n"
+    answer = read_answer(said)
+    assert [one.text for one in answer.prompts] == ["a cute cat in a garden", "cats at play"]
+    assert answer.prompts[0] == Prompt(GOOD["text"], GOOD["foreground"], GOOD["background"])
+    assert answer.refused == [("not a line of JSON", "Sure!")]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("1. a cat", "not a line of JSON"),
+        (line()[:-5], "not a line of JSON"),  # cut off by the limit of tokens
+        (line() + ",", "not a line of JSON"),
+        ("[" * 100_000, "not a line of JSON"),
+        ("[]", "no JSON object"),
+        ('"a cat"', "no JSON object"),
+        (json.dumps({"text": "a", "foreground": "b"}), "other keys than text, foreground and background"),
+        (line(mood="sunny"), "other keys than text, foreground and background"),
+        (line(text=""), "a text that is empty, too long or no text"),
+        (line(text=["a cat"]), "a text that is empty, too long or no text"),
+        (line(text=None), "a text that is empty, too long or no text"),
+        (line(text="a cat\nin a garden"), "a text that is empty, too long or no text"),
+        (line(text="a cat \x1b[31m"), "a text that is empty, too long or no text"),
+        (line(text="a cat " * LONGEST), "a text that is empty, too long or no text"),
+        (line(background="A cute cat in a garden"), "two texts that are the same"),
+        (line(text="a dog in a garden"), "a whole without its foreground"),
+        (line(background="a garden with a cute cat in it"), "a background that names the foreground"),
+    ],
+)
+def test_other_lines_are_refused_by_name(given, reason):
+    assert read_line(given) == reason
+    answer = read_answer(f"{given}\n{line()}")
+    assert len(answer.prompts) == 1
+    assert answer.refused == [(reason, given[:80])]
+
+
+def test_texts_are_cleaned_of_blanks_alone():
+    read = read_line(line(text="  a cute   cat in a garden "))
+    assert isinstance(read, Prompt)
+    assert read.text == "a cute cat in a garden"
+    assert isinstance(read_line(line(foreground="die niedliche Käthe", text="Käthe im Garten")), Prompt)
+
+
+def test_nothing_said_is_counted_too():
+    assert read_answer("").refused == read_answer("```\n```").refused == [("nothing was said", "")]
+
+
+@given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(json.dumps))
+def test_nothing_that_is_said_raises(said):
+    answer = read_answer(said)
+    assert answer.prompts or answer.refused

@@ -1,0 +1,99 @@
+"""Asking a language model: until there are enough, repetitions left out, and on from where it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from curation.domain import Prompt
+from curation.errors import Refused, Unreachable
+from curation.prompts.llm import AT_ONCE, PATIENCE, ask, compose
+
+THINGS = ("cat", "dog", "cup", "tree", "boat", "lamp", "fox", "owl", "pear", "car")
+PLACES = ("garden", "harbour", "kitchen", "forest", "street", "desert")
+
+
+class Author:
+    """A Writer that knows sixty triples and says some of them, by its seed, between lines of other things."""
+
+    source = "author@1"
+
+    def __init__(self, count: int = 7, broken: int = 1) -> None:
+        self.count, self.broken = count, broken
+        self.questions: list[str] = []
+        self.fails_at: int | None = None
+
+    def write(self, question: str, tokens: int, seed: int) -> str:
+        if len(self.questions) == self.fails_at:
+            raise Unreachable("gone")
+        self.questions.append(question)
+        assert tokens > AT_ONCE * 40
+        pairs = [(THINGS[(seed + k) % 10], PLACES[(seed // 7 + k) % 6]) for k in range(self.count)]
+        lines = [
+            json.dumps({"text": f"a {a} in the {b}.", "foreground": f"a {a}", "background": f"the {b}, empty"})
+            for a, b in pairs
+        ]
+        return "\n".join(["Of course:"] * self.broken + lines)
+
+
+def made(author, count, known=(), seed=0):
+    kept: list[Prompt] = list(known)
+    tally = ask(author, list(known), count, seed, kept.extend, lambda progress: None)
+    return kept, tally
+
+
+def test_it_asks_until_there_are_enough_and_counts_what_it_leaves_out():
+    author = Author()
+    kept, tally = made(author, 25)
+    assert len(kept) == len(set(kept)) == tally.kept == 25
+    assert tally.asked == len(author.questions) > 3
+    assert tally.refused["not a line of JSON"] == tally.asked
+    assert tally.refused["a repetition"] > 0
+    assert ("not a line of JSON", "Of course:") in tally.lines
+    assert len(set(author.questions)) == tally.asked  # other examples each time
+    assert all('{"background":"an empty ' in question for question in author.questions)
+
+
+def test_the_same_seed_gives_the_same_triples_and_another_others():
+    assert made(Author(), 25)[0] == made(Author(), 25)[0] != made(Author(), 25, seed=1)[0]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_one_that_was_stopped_goes_on_as_if_it_never_was(stop):
+    straight, _ = made(Author(), 25)
+    kept: list[Prompt] = []
+    author = Author()
+    author.fails_at = stop
+    with pytest.raises(Unreachable):
+        ask(author, [], 25, 0, kept.extend, lambda progress: None)
+    assert 0 < len(kept) < 25
+    assert made(Author(), 25, kept)[0] == straight
+
+
+def test_enough_is_enough():
+    kept, _ = made(Author(), 25)
+    author = Author()
+    again, tally = made(author, 25, kept)
+    assert (again, author.questions, tally.kept) == (kept, [], 0)
+
+
+def test_capitals_and_full_stops_make_no_other_triple():
+    known = [Prompt(f"A {a} in the {b}", f"a {a}.", f"The {b}, empty") for a in THINGS for b in PLACES]
+    with pytest.raises(Refused, match=f"nothing new in {PATIENCE} askings; refused: a repetition"):
+        made(Author(broken=0), 61, known)
+
+
+def test_a_model_that_only_talks_is_given_up():
+    author = Author(count=0)
+    with pytest.raises(Refused, match=f"author@1 gave nothing new .* not a line of JSON {PATIENCE}"):
+        made(author, 5)
+    assert len(author.questions) == PATIENCE
+
+
+def test_the_question_says_what_is_wanted():
+    question, number = compose(0, 10, 0)
+    assert all(f'"{name}"' in question for name in ("text", "foreground", "background"))
+    assert str(AT_ONCE) in question
+    assert len({compose(seed, known, vain)[1] for seed in range(3) for known in range(3) for vain in range(3)}) == 27
+    assert 0 <= number < 2**32

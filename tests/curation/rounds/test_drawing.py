@@ -1,0 +1,114 @@
+"""Drawing: claims that never overlap, objects before rows, lost leases respected, failures handed back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from curation.db import leases
+from curation.db.engine import Database
+from curation.db.tables import candidate_layers, candidates
+from curation.domain import DrawRequest, Job, LayerRole, Prompt
+from curation.images.codec import decode_layer
+from curation.object_store import FolderStore
+from curation.ports import Layers
+from curation.rounds import generation, lifecycle
+from tests.making import make_checkpoint, picture, states
+
+
+class Painter:
+    """A generator whose pictures are a function of the request, as the door demands."""
+
+    def draw(self, requests: Sequence[DrawRequest]) -> Sequence[Layers]:
+        return [{LayerRole.foreground: picture(request.seed)} for request in requests]
+
+
+def open_one(database: Database, quota: int) -> int:
+    with database.transaction() as tx:
+        checkpoint = make_checkpoint(tx)
+        return lifecycle.open_round(tx, checkpoint=checkpoint, prompts_=[Prompt("x")], quota=quota, actor="test")
+
+
+def claim(database: Database, number: int, holder: str, count: int) -> list[generation.Claimed]:
+    with database.transaction() as tx:
+        return generation.claim_requested(tx, number, holder, count, 60)
+
+
+def test_what_is_drawn_is_kept_with_its_layer(database: Database, store: FolderStore) -> None:
+    number = open_one(database, 5)
+    asked: list[Job] = []
+    database.send = asked.append
+    claimed = claim(database, number, "me", 3)
+    assert states(database, number) == {"requested": 2, "drawing": 3}
+    assert generation.draw_claimed(database, store, Painter(), claimed, "me") == 3
+    assert states(database, number) == {"requested": 2, "drawn": 3}
+    assert asked == [Job("screen", (number,))]
+    with database.transaction() as tx:
+        for one in claimed:
+            sha = tx.scalar(sa.select(candidate_layers.c.sha256).where(candidate_layers.c.candidate_id == one.id))
+            assert np.array_equal(decode_layer(store.get(sha)), picture(one.request.seed))
+
+
+def test_two_workers_never_claim_the_same(database: Database) -> None:
+    number = open_one(database, 60)
+    with ThreadPoolExecutor(6) as threads:
+        claims = list(threads.map(lambda i: claim(database, number, f"worker {i}", 10), range(6)))
+    ids = [one.id for claimed in claims for one in claimed]
+    assert len(ids) == len(set(ids)) == 60
+
+
+def test_a_paused_round_is_not_drawn(database: Database) -> None:
+    number = open_one(database, 5)
+    with database.transaction() as tx:
+        lifecycle.pause_round(tx, number, "test")
+    assert claim(database, number, "me", 5) == []
+
+
+def test_work_whose_lease_was_lost_is_not_kept_twice(database: Database, store: FolderStore) -> None:
+    number = open_one(database, 2)
+    claimed = claim(database, number, "slow", 2)
+    with database.transaction() as tx:
+        leases.hand_back(tx, "slow")
+    again = claim(database, number, "quick", 2)
+    assert generation.draw_claimed(database, store, Painter(), again, "quick") == 2
+    assert generation.draw_claimed(database, store, Painter(), claimed, "slow") == 0
+    assert states(database, number) == {"drawn": 2}
+
+
+def test_three_failures_set_a_candidate_aside_with_its_reason(database: Database) -> None:
+    number = open_one(database, 1)
+    for left in ("requested", "requested", "failed"):
+        claimed = claim(database, number, "me", 1)
+        with database.transaction() as tx:
+            generation.give_back(tx, claimed, "me", "OutOfMemory: the card is full")
+        assert states(database, number) == {left: 1}
+    with database.transaction() as tx:
+        assert tx.scalar(sa.select(candidates.c.note)) == "OutOfMemory: the card is full"
+
+
+def test_a_round_that_closed_meanwhile_keeps_nothing(database: Database, store: FolderStore) -> None:
+    number = open_one(database, 2)
+    claimed = claim(database, number, "me", 2)
+    with database.transaction() as tx:
+        lifecycle.close_round(tx, number, "test")
+    assert generation.draw_claimed(database, store, Painter(), claimed, "me") == 0
+    assert states(database, number) == {"withdrawn": 2}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_drawing_that_breaks_in_the_middle_writes_no_row(database: Database, store: FolderStore, count: int) -> None:
+    class Broken(Painter):
+        def draw(self, requests: Sequence[DrawRequest]) -> Sequence[Layers]:
+            return super().draw(requests)[:-1]
+
+    number = open_one(database, count)
+    claimed = claim(database, number, "me", count)
+    with pytest.raises(ValueError):
+        generation.draw_claimed(database, store, Broken(), claimed, "me")
+    with database.transaction() as tx:
+        assert tx.scalar(sa.select(sa.func.count()).select_from(candidate_layers)) == 0
+    assert states(database, number) == {"drawing": count}

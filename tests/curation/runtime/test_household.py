@@ -1,0 +1,106 @@
+"""A whole house on one machine: it comes up, lets its owner in once, mends itself, and goes down in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from curation.adapters import embedded_postgres
+from curation.domain import Job
+from curation.errors import LayerloopError
+from curation.runtime.local_stack import LocalStack, run_local_stack
+from curation.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home that the embedded server's user can reach whatever becomes of pytest's own folders."""
+    with tempfile.TemporaryDirectory(prefix="layerloop-test-") as folder:
+        yield Path(folder) / "home"
+
+
+def health(standing: LocalStack) -> str | None:
+    try:
+        with urllib.request.urlopen(f"{standing.address}/api/health", timeout=2) as answer:
+            return str(json.load(answer)["status"])
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+def wait_for(condition, seconds: float = 60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_it_comes_up_mends_itself_and_goes_down(home: Path) -> None:
+    settings = Settings(home=home, port=0)
+    with run_local_stack(settings) as standing:
+        assert health(standing) == "ok"
+        assert "/sign-in?token=" in standing.sign_in_address()
+        with pytest.raises(LayerloopError, match="is up already"), run_local_stack(settings):
+            pass
+
+        processes = [child for child in psutil.Process().children() if "curation.cli.main" in " ".join(child.cmdline())]
+        assert len(processes) == 3
+        [api] = [child for child in processes if child.cmdline()[-1] == "api"]
+        api.kill()
+        wait_for(lambda: health(standing) is None, 10)
+        wait_for(lambda: health(standing) == "ok")
+
+        pid = int((home / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not psutil.pid_exists(pid), 10)
+        assert standing.patiently(lambda: _count_reviewers(standing)) == 1
+        wait_for(lambda: health(standing) == "ok")
+        standing.context.queue.send(Job("sweep"))
+    assert health(standing) is None
+    assert not embedded_postgres.running(home / "postgres")
+    assert all(not child.is_running() for child in processes)
+
+
+def test_a_taken_port_is_not_fought_for(home: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with run_local_stack(Settings(home=home, port=taken.getsockname()[1])) as standing:
+            assert standing.context.settings.port != taken.getsockname()[1]
+            assert health(standing) == "ok"
+
+
+def test_what_ends_a_container_ends_it_in_order(home: Path) -> None:
+    earlier = signal.getsignal(signal.SIGTERM)
+    processes: list[psutil.Process] = []
+
+    def be_ended() -> None:
+        with run_local_stack(Settings(home=home, port=0)):
+            processes.extend(psutil.Process().children())
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        be_ended()
+    assert len(processes) >= 3
+    assert signal.getsignal(signal.SIGTERM) is earlier
+    assert not embedded_postgres.running(home / "postgres")
+    assert not [one for one in processes if one.is_running() and "curation.cli.main" in " ".join(one.cmdline())]
+
+
+def _count_reviewers(standing: LocalStack) -> int:
+    with standing.context.database.transaction() as tx:
+        return int(tx.connection.exec_driver_sql("select count(*) from reviewers where name = 'owner'").scalar_one())

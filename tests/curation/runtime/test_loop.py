@@ -1,0 +1,200 @@
+"""The loop in one process: jobs run from a plain queue, two rounds end, and a second call finds all of it done."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from curation import jobs
+from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.checkpoints import registry
+from curation.datasets import snapshots
+from curation.datasets.manifest import read_samples
+from curation.db.engine import Database
+from curation.db.tables import events, training_runs
+from curation.db.tables import rounds as rounds_table
+from curation.domain import CandidateState, Job, Kind, Progress, TrainingRequest
+from curation.errors import LayerloopError
+from curation.object_store import FolderStore
+from curation.reporting import round_report
+from curation.rounds import lifecycle
+from curation.runtime.bootstrap import bring_seeds
+from curation.runtime.context import AppContext
+from curation.runtime.loop import Plan, choose_prompts, run_loop
+from curation.settings import Settings
+from tests.making import make_candidates, make_round, states
+
+PLAN = Plan(rounds=2, quota=12, preset="micro", reviewer="oracle")
+
+
+@pytest.fixture
+def context(settings: Settings, database: Database, store: FolderStore) -> AppContext:
+    """A house whose jobs are only collected: tests run them."""
+    return AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+
+
+@pytest.fixture
+def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """The settings of every test, changed as a test's own parameter says."""
+    return settings.model_copy(update=getattr(request, "param", {}))
+
+
+class Working(list[Job]):
+    """Every job that was asked for, in order; `told` hears of progress, and raises what a job has raised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: list[BaseException] = []
+        self.stages: list[str] = []
+
+    def told(self, progress: Progress) -> None:
+        self.stages.append(progress.stage)
+        for fault in self.faults:
+            raise fault
+
+
+@pytest.fixture
+def working(context: AppContext) -> Iterator[Working]:
+    """A worker in a thread."""
+    asked = Working()
+    waiting: queue.Queue[Job | None] = queue.Queue()
+
+    def send(job: Job) -> None:
+        asked.append(job)
+        waiting.put(job)
+
+    def work() -> None:
+        while (job := waiting.get()) is not None:
+            try:
+                jobs.JOBS[job.name](context, *job.args)
+            except BaseException as error:  # told at the end of the test
+                asked.faults.append(error)
+
+    context.database.send = send
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield asked
+    waiting.put(None)
+    thread.join(60)
+    assert asked.faults == []
+
+
+@pytest.mark.slow
+def test_two_rounds_end_and_a_second_call_does_nothing_again(context: AppContext, working: Working) -> None:
+    bring_seeds(context, None, 80, working.told)
+    numbers = run_loop(context, PLAN, working.told)
+    assert len(numbers) == PLAN.rounds
+    with context.database.transaction() as tx:
+        for number in numbers:
+            counts = lifecycle.count_states(tx, number)
+            assert sum(counts.values()) == PLAN.quota
+            assert set(counts) <= {"accepted", "rejected", "refused"}
+            funnel = round_report.round_report(tx, number)["funnel"]
+            assert funnel["decided"] == counts.get("accepted", 0) + counts.get("rejected", 0)
+        made = registry.list_checkpoints(tx)
+        assert len(made) == PLAN.rounds
+        assert made[0]["parent_id"] == made[1]["id"]
+        assert {"psnr", "ssim", "alpha_sad", "alpha_mse", "identity_harm_db", "noise_mse"} <= set(made[0]["evaluation"])
+        assert context.store.has(made[0]["sheet"])
+        before = tx.scalar(sa.select(sa.func.count()).select_from(events))
+        assert snapshots.find_snapshot(tx, "latest")
+    working.clear()
+    assert run_loop(context, PLAN, working.told) == numbers
+    with context.database.transaction() as tx:
+        after = tx.scalar(sa.select(sa.func.count()).select_from(events))
+        assert tx.scalar(sa.select(sa.func.count()).select_from(training_runs)) == PLAN.rounds
+    assert after - before == 1  # the tag "latest" was set again, to where it was
+    assert working == []
+    stages = list(dict.fromkeys(working.stages))
+    assert stages[:2] == ["drawing seeds", "listing seeds"]
+    assert any("drawing" in stage for stage in stages[3:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [{"generator": "tests.painter:open_painter", "trainer": "tests.painter:train_nothing"}],
+    indirect=True,
+    ids=["painter"],
+)
+def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(context: AppContext, working: Working) -> None:
+    """The loop of `demo --pairs`, with a generator that needs no training."""
+    bring_seeds(context, None, 60, working.told, Kind.pair)
+    plan = Plan(rounds=1, quota=24, preset="micro", reviewer="oracle", recipe="pairs", kind=Kind.pair)
+    [number] = run_loop(context, plan, working.told)
+    with context.database.transaction() as tx:
+        told = round_report.round_report(tx, number)
+        snapshot = snapshots.find_snapshot(tx, "latest")
+    assert told["round"]["kind"] == "pair"
+    assert told["funnel"]["decided"] + told["funnel"]["refused"] == 24
+    assert told["funnel"]["accepted"] >= 12
+    assert ("clash", "blended") in {(one["reason"], one["layer"]) for one in told["reasons"]}
+    assert all(one["layer"] for one in told["reasons"])
+    assert {one["name"] for one in told["signals"]} >= {"leakage", "harmony", "light_gap", "foot_gap"}
+    drawn = [one for one in read_samples(context.store, snapshot) if one.round == number]
+    assert len(drawn) == told["funnel"]["accepted"]
+    assert all(one.kind is Kind.pair and len(one.layers) == 3 and len(one.texts) == 2 for one in drawn)
+    assert run_loop(context, plan, working.told) == [number]
+
+
+def test_prompts_of_pairs_have_three_texts_and_single_ones_are_of_foregrounds(context: AppContext) -> None:
+    bring_seeds(context, None, 20, lambda _: None, Kind.pair)
+    with context.database.transaction() as tx:
+        pairs = choose_prompts(tx, 50, 1, Kind.pair)
+        singles = choose_prompts(tx, 50, 1)
+        assert choose_prompts(tx, 5, 2, Kind.pair) != pairs[:5]
+    assert len(pairs) == 12
+    assert all(one.foreground and one.background and one.text.startswith(one.foreground) for one in pairs)
+    assert len(singles) == 20
+    assert all(one.background is None and " under " not in one.text for one in singles)
+
+
+def test_a_failed_training_ends_the_loop_with_its_reason(context: AppContext, working: Working) -> None:
+    bring_seeds(context, None, 20, lambda _: None)
+    with pytest.raises(LayerloopError, match="training failed"):
+        run_loop(context, Plan(rounds=1, quota=4, preset="no such row", reviewer="oracle"), lambda _: None)
+
+
+def test_a_drawing_that_fails_thrice_does_not_stop_the_round(context: AppContext) -> None:
+    asked: list[Job] = []
+    context.database.send = asked.append
+    with context.database.transaction() as tx:
+        number = make_round(tx)  # its checkpoint has no files, so that nothing can be drawn with it
+        make_candidates(tx, context.store, number, 2, CandidateState.requested)
+    for _ in range(4):
+        jobs.draw(context, number)
+    assert states(context.database, number) == {"failed": 2}
+    assert set(asked) == {Job("draw", (number, 0))}
+
+
+def test_the_sweep_asks_for_what_stands_and_nothing_else(context: AppContext) -> None:
+    with context.database.transaction() as tx:
+        drawn, idle, paused = (make_round(tx) for _ in range(3))
+        make_candidates(tx, context.store, drawn, 1, CandidateState.drawn)
+        make_candidates(tx, context.store, idle, 1, CandidateState.requested)
+        make_candidates(tx, context.store, paused, 1, CandidateState.requested)
+        tx.execute(sa.update(rounds_table).where(rounds_table.c.id == paused).values(state="paused"))
+    asked: list[Job] = []
+    context.database.send = asked.append
+    jobs.sweep(context)
+    assert sorted(asked, key=lambda job: job.name) == [Job("draw", (idle,)), Job("screen", (drawn,))]
+
+
+def test_a_stopped_training_is_handed_back(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    bring_seeds(context, None, 20, lambda _: None)
+    with context.database.transaction(one_view=True) as tx:
+        snapshot = snapshots.freeze(tx, context.store, tag=None, actor="test").id
+    with context.database.transaction() as tx:
+        run = registry.order_training(tx, TrainingRequest("whole", "micro", snapshot, None, None, 0), "test")
+    jobs.stopping.set()
+    try:
+        jobs.train(context, str(run))
+    finally:
+        jobs.stopping.clear()
+    with context.database.transaction() as tx:
+        assert registry.find_run(tx, run)["state"] == "requested"
+        assert registry.find_run(tx, run)["error"] is None

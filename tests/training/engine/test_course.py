@@ -1,0 +1,192 @@
+"""The loop of all recipes: what a preset may choose changes memory and speed, never what a run ends with."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from curation.domain import Split, TrainingRequest
+from curation.errors import NotFound, Refused
+from training.data.dataset import load_split
+from training.denoiser.train import train_base
+from training.engine.metrics_buffer import Diverged
+from training.presets.presets import PRESETS
+from training.transparency.autoencoder import fit_backbone
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey
+from training.transparency.train import TransparencyStage, train_transparency
+
+MICRO = replace(PRESETS["micro"], sheet_images=64, save_images=48, discriminator_weight=0.01, discriminator_start=32)
+
+
+class StoppedError(Exception):
+    """What a report raises to stop a run in its middle."""
+
+
+@pytest.fixture
+def run(store, snapshot, tmp_path):
+    """Train one of the two recipes in a folder of its own, with some numbers of the preset set otherwise."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rgba = load_split(store, snapshot, Split.train, MICRO.image_size).take(range(24))
+    backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
+    networks = Transparency(MICRO).eval().requires_grad_(False)
+
+    def train(stage, folder, stop_at=None, images=96, told=None, **changes):
+        preset = replace(MICRO, **changes)
+
+        def report(progress):
+            if told is not None:
+                told.append(progress)
+            if stop_at is not None and progress.stage == stage and progress.done >= stop_at:
+                raise StoppedError
+
+        order, place = TrainingRequest(stage, "micro", snapshot, None, None, 0, images), tmp_path / folder / "run"
+        if stage == "base":
+            return train_base(order, preset, store, place, report, backbone, networks, None)[0]
+        return train_transparency(order, preset, store, place, report, backbone, None)
+
+    return train
+
+
+def furthest(one, two):
+    assert one.keys() == two.keys()
+    return max(float((tensor.double() - two[name].double()).abs().max()) for name, tensor in one.items())
+
+
+BOTH = pytest.mark.parametrize("stage", ["transparency", "base"])
+
+
+@BOTH
+def test_accumulation_changes_nothing_but_memory(run, stage):
+    slow = {f"{stage}_lr": 1e-3, "images": 64}
+    whole = run(stage, "whole", **{f"{stage}_batch": 16}, **slow)
+    parts = run(stage, "parts", **{f"{stage}_batch": 4}, accumulation=4, **slow)
+    assert furthest(whole, parts) < 1e-5
+
+
+@BOTH
+def test_pictures_that_are_decoded_ahead_are_the_same_pictures(run, stage):
+    kept, read = run(stage, "kept"), run(stage, "read", in_memory=False)
+    assert furthest(kept, read) == 0
+
+
+def test_checkpointed_gradients_are_the_same_gradients(run):
+    plain = run("transparency", "plain", images=48)
+    assert furthest(plain, run("transparency", "checkpointed", images=48, gradient_checkpointing=True)) < 1e-6
+
+
+@pytest.mark.parametrize("change", [{"channels_last": True}, {"optimiser": "adamw_fused"}, {"average_apart": True}])
+def test_faster_or_smaller_is_the_same_training(run, change):
+    slow = {"images": 48, "transparency_lr": 1e-4}
+    assert furthest(run("transparency", "plain", **slow), run("transparency", "changed", **slow, **change)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler looks at everything, and is warned of some
+def test_compiled_networks_train_alike(run):
+    slow = {"images": 32, "base_lr": 1e-4}
+    assert furthest(run("base", "plain", **slow), run("base", "compiled", **slow, compiled=True)) < 1e-4
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bf16", "optimiser": "adafactor"},
+        {"precision": "fp16", "optimiser": "adamw_fused", "channels_last": True},
+        {"accumulation": 3, "average_apart": True, "in_memory": False},
+    ],
+    ids=lambda change: " ".join(map(str, change.values())),
+)
+def test_whatever_is_chosen_resumes_to_the_bit(run, stage, change):
+    straight = run(stage, "straight", **change)
+    for stop_at in (40, 80):
+        with pytest.raises(StoppedError):
+            run(stage, "stopped", stop_at=stop_at, **change)
+    assert furthest(straight, run(stage, "stopped", **change)) == 0
+    assert all(tensor.isfinite().all() for tensor in straight.values())
+
+
+def test_without_an_average_the_last_weights_are_the_outcome(run):
+    plain, averaged = run("base", "plain", ema_decay=0.0), run("base", "averaged")
+    assert furthest(plain, averaged) > 1e-4
+
+
+@BOTH
+def test_what_is_not_finite_stops_the_run_at_its_step_and_names_the_samples(run, stage, tmp_path, monkeypatch):
+    with pytest.raises(StoppedError):
+        run(stage, "broken", stop_at=64)
+    (kept,) = (tmp_path / "broken/run" / stage).glob("state-*")
+    before = (kept / "state.safetensors").read_bytes()
+    monkeypatch.setattr("training.engine.trainer.rate_at", lambda *_: 1e30)
+    with pytest.raises(Diverged, match=rf"{stage}: \w+ is (nan|inf) in the step that ended at image \d+") as told:
+        run(stage, "broken")
+    samples = told.value.message.split("of the samples ")[1].split(" and ")[0].split(", ")
+    assert all(len(sample) == 64 for sample in samples)
+    assert f"--set {stage}_lr" in told.value.hint
+    assert [path.name for path in (tmp_path / "broken/run" / stage).glob("state-*")] == [kept.name]
+    assert (kept / "state.safetensors").read_bytes() == before
+    monkeypatch.undo()
+    assert furthest(run(stage, "broken"), run(stage, "straight")) == 0
+
+
+def _full_gpu(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def _full_memory(*_):
+    torch.empty(1 << 55)
+
+
+@pytest.mark.parametrize("full", [_full_gpu, _full_memory])
+def test_memory_that_ends_is_told_with_what_to_change(run, full, monkeypatch):
+    calls = []
+
+    def hook(self, *given):
+        calls.append(self)
+        if len(calls) == 8:
+            full()
+
+    forward = TransparencyStage.forward
+    monkeypatch.setattr(TransparencyStage, "forward", lambda self, *given: hook(self) or forward(self, *given))
+    with pytest.raises(Refused, match="memory does not suffice for the stage 'transparency'") as told:
+        run("transparency", "full")
+    assert "--set transparency_batch=4 --set accumulation=2" in told.value.hint
+    for change in ("precision=bf16", "gradient_checkpointing=true", "optimiser=adamw8bit"):
+        assert f"--set {change}" in told.value.hint
+    monkeypatch.undo()
+    assert furthest(run("transparency", "full"), run("transparency", "straight")) == 0
+
+
+def test_other_errors_are_not_taken_for_memory(run, monkeypatch):
+    monkeypatch.setattr(TransparencyStage, "forward", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        run("transparency", "wrong")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"precision": "fp8"}, NotFound, "no precision"),
+        ({"optimiser": "magic"}, NotFound, "no optimiser"),
+        ({"tracker": "paper"}, NotFound, "no tracker"),
+        ({"precision": "fp16", "sharded": True}, Refused, "not trained in fp16"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_told(run, change, error, words):
+    with pytest.raises(error, match=words):
+        run("base", "run", **change)
+
+
+def test_figures_are_told_at_every_step_and_logged(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told = []
+    run("base", "told", told=told, images=64)
+    steps = [progress for progress in told if progress.stage == "base"]
+    assert [progress.done for progress in steps] == [0, 16, 32, 48, 64]
+    assert set(steps[-1].figures) == {"denoising", "error", "gradient"}
+    log = EventAccumulator(str(tmp_path / "told/run/base/log")).Reload()
+    assert [event.step for event in log.Scalars("loss/denoising")] == [16, 32, 48, 64]
+    assert {"rate", "gradient"} <= set(log.Tags()["scalars"])

@@ -1,0 +1,62 @@
+"""The machine: how a step is dealt out, what is sharded, and when memory has ended."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from training.denoiser.transformer import DiffusionTransformer
+from training.engine.distributed import DistributedContext, blocks, explain_memory, is_out_of_memory
+from training.presets.presets import MICRO, SDXL
+from training.transparency.networks import Transparency
+
+
+def _machine(processes=1, rank=0, **changes):
+    machine = DistributedContext(replace(MICRO, **changes))
+    machine.processes, machine.rank = processes, rank
+    return machine
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 11, 12])
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (1, 3), (2, 2), (3, 1)])
+def test_a_step_is_dealt_out_once_and_everybody_has_equally_many_batches(count, processes, accumulation):
+    batch = -(-12 // (processes * accumulation))
+    dealt = [_machine(processes, rank).shares(count, batch) for rank in range(processes)]
+    assert len({len(shares) for shares in dealt}) == 1
+    counted = [row for shares in dealt for part, share in shares if share for row in part]
+    assert sorted(counted) == list(range(count))
+    assert sum(share for shares in dealt for _, share in shares) == pytest.approx(1)
+    assert all(len(part) >= 1 for shares in dealt for part, _ in shares)
+
+
+def test_a_step_has_all_its_images():
+    assert _machine(3, accumulation=4).step_images(8) == 96
+
+
+def test_blocks_are_the_members_of_the_outermost_lists():
+    assert len(list(blocks(DiffusionTransformer(MICRO)))) == MICRO.dit_layers
+    found = {type(block).__name__ for block in blocks(Transparency(MICRO).decoder)}
+    assert {"DownBlock2D", "UpBlock2D"} <= found
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_is_told_from_other_ends(error, is_memory):
+    assert is_out_of_memory(error) is is_memory
+
+
+def test_what_is_done_already_is_not_advised():
+    done = replace(SDXL, base_batch=1, adapter_rank=64, optimiser="adamw8bit", average_apart=True)
+    hint = explain_memory(MemoryError(), done, "base").hint
+    assert hint == ""
+    full = explain_memory(MemoryError(), replace(SDXL, adapter_rank=0, precision="fp32"), "base").hint
+    for cell in ("base_batch=8 --set accumulation=2", "precision=bf16", "adapter_rank=64", "average_apart=true"):
+        assert f"--set {cell}" in full

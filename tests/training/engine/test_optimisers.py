@@ -1,0 +1,123 @@
+"""The optimisers by name: each learns, keeps what the loop needs, and is refused with a hint when its library is missing."""
+
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from curation.errors import NotFound, Refused
+from training.engine.optimizers import build_optimiser
+from training.engine.resume import TrainingState, pack, unpack
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_fused", "adafactor"])
+def test_it_goes_down(name):
+    torch.manual_seed(0)
+    network, data = nn.Linear(4, 4), torch.randn(32, 4)
+    network.bias.requires_grad_(False)
+    optimiser = build_optimiser(name, network.parameters(), 0.05, betas=(0.9, 0.99), clip=0.5)
+    (group,) = optimiser.param_groups
+    assert (len(group["params"]), group["initial_lr"], group["clip"]) == (1, 0.05, 0.5)
+    losses = []
+    for _ in range(60):
+        loss = (network(data) - data).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_fused_is_the_same_optimiser():
+    outcomes = []
+    for name in ("adamw", "adamw_fused"):
+        torch.manual_seed(0)
+        network, data = nn.Linear(4, 4), torch.randn(32, 4)
+        optimiser = build_optimiser(name, network.parameters(), 0.05)
+        for _ in range(5):
+            optimiser.zero_grad()
+            (network(data) - data).square().mean().backward()
+            optimiser.step()
+        outcomes.append(network.weight.detach())
+    torch.testing.assert_close(*outcomes, atol=1e-6, rtol=1e-5)
+
+
+def test_an_unknown_name_is_told_with_the_known_ones():
+    with pytest.raises(NotFound, match="no optimiser 'sgd'") as told:
+        build_optimiser("sgd", nn.Linear(1, 1).parameters(), 0.1)
+    assert "adamw_fused" in told.value.hint
+
+
+def test_a_missing_library_is_told_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(Refused, match="adamw8bit needs the library bitsandbytes") as told:
+        build_optimiser("adamw8bit", nn.Linear(1, 1).parameters(), 0.1)
+    assert "pip install bitsandbytes" in told.value.hint
+
+
+def test_lion_and_prodigy_name_the_library_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    for name in ("lion", "prodigy"):
+        with pytest.raises(Refused, match="pytorch-optimizer") as refused:
+            build_optimiser(name, nn.Linear(1, 1).parameters(), 0.1)
+        assert "pip install pytorch-optimizer" in refused.value.hint
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="8-bit optimisers need a GPU, and there is none")
+def test_eight_bits_go_down_and_are_saved():
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    from training.engine.resume import TrainingState, pack, unpack
+
+    torch.manual_seed(0)
+    network, data = nn.Linear(128, 128).cuda(), torch.randn(64, 128).cuda()
+    optimiser = build_optimiser("adamw8bit", network.parameters(), 0.01)
+
+    def step():
+        optimiser.zero_grad()
+        loss = (network(data) - data).square().mean()
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    first = step()
+    for _ in range(30):
+        last = step()
+    assert last < first
+    parts = {"network": network, "optimiser": optimiser}
+    state = TrainingState(8, *pack(parts))
+    one = [step(), step()]
+    unpack(parts, state)
+    assert [step(), step()] == one
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "prodigy"])
+def test_an_optimiser_goes_on_from_a_saved_state_with_the_same_bits(name):
+    x_ND = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    wanted_N1 = x_ND.sum(1, keepdim=True)
+
+    def begin():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1))
+        return network, build_optimiser(name, network.parameters(), {"prodigy": 1.0, "adafactor": 0.1}.get(name, 1e-2))
+
+    def steps(network, optimiser, count):
+        losses = []
+        for _ in range(count):
+            optimiser.zero_grad()
+            loss = (network(x_ND) - wanted_N1).square().mean()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        return losses
+
+    straight = steps(*begin(), 40)
+    assert straight[-1] < straight[0] / 2
+    network, optimiser = begin()
+    steps(network, optimiser, 20)
+    tensors, facts = pack({"network": network, "optimiser": optimiser})
+    resumed = dict(zip(("network", "optimiser"), begin(), strict=True))
+    unpack(resumed, TrainingState(0, tensors, json.loads(json.dumps(facts))))
+    assert steps(*resumed.values(), 20) == straight[20:]

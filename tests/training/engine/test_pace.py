@@ -1,0 +1,68 @@
+"""The pace of a run: rise, plateau and fall of the rate, and an average that soon forgets its beginning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from training.engine.schedule import EMA, rate_at
+from training.presets.presets import MICRO
+
+
+def test_the_rate_rises_stands_and_falls_to_nothing():
+    preset = replace(MICRO, warmup_images=100, cooldown=0.25)
+    rates = [rate_at(seen, 1_000, 10, preset) for seen in (0, 40, 90, 500, 750, 875, 1_000)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_the_rate_may_fall_as_half_a_cosine():
+    preset = replace(MICRO, warmup_images=100, cooldown=1.0, decay="cosine")
+    rates = [rate_at(seen, 1_000, 10, preset) for seen in (0, 250, 500, 750, 1_000)]
+    assert rates == pytest.approx([0.1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2, 0.0])
+
+
+def _networks():
+    """A weight of 1 that learns, and one that does not."""
+    networks = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))
+    networks[1].requires_grad_(False)
+    for parameter in networks.parameters():
+        torch.nn.init.zeros_(parameter)
+    return networks
+
+
+def test_the_average_is_exponential_once_it_has_seen_enough():
+    networks = _networks()
+    average = EMA(networks, 0.9)
+    torch.nn.init.ones_(networks[0].weight)
+    for _ in range(2):
+        average.move(seen=10_000_000, batch=8)
+    assert average.tensors["0.weight"].item() == pytest.approx(0.19)
+
+
+def test_the_first_weights_are_forgotten():
+    networks = _networks()
+    average = EMA(networks, 0.99)
+    torch.nn.init.ones_(networks[0].weight)
+    average.move(seen=0, batch=8)
+    assert average.tensors["0.weight"].item() == pytest.approx(0.9875)  # 1 - (1 + 0) / (80 + 0)
+
+
+def test_only_what_learns_is_averaged_and_stands_in_for_a_while():
+    networks = _networks()
+    average = EMA(networks, 0.9, apart=True)
+    assert list(average.tensors) == ["0.weight"]
+    torch.nn.init.ones_(networks[0].weight)
+    with average.applied():
+        assert networks[0].weight.item() == 0
+    assert (networks[0].weight.item(), average.tensors["0.weight"].item()) == (1, 0)
+
+
+def test_no_decay_is_no_average():
+    networks = _networks()
+    average = EMA(networks, 0.0)
+    average.move(seen=8, batch=8)
+    with average.applied():
+        assert average.tensors == {}
+        assert networks[0].weight.item() == 0

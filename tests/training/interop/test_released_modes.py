@@ -1,0 +1,130 @@
+"""What released weights draw, told by their content, and the order in which a checkpoint's modes make a pair."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from curation.domain import LayerRole
+from curation.errors import Refused
+from tests.training.pretrained import make_unet
+from tests.training.released_files import (
+    REAL_SD15,
+    REAL_SDXL,
+    SDXL_CHANNELS,
+    TINY_SDXL,
+    difference_shapes,
+    patch_shapes,
+    patched,
+    real_unet,
+    sharing_shapes,
+    tiny_sd15,
+)
+from training.external_weights import Header
+from training.interop.formats import WeightFormat, recognise
+from training.interop.modes import MODES, find_mode, plan
+
+FOREGROUND, BACKGROUND, BLENDED = LayerRole
+
+
+def file(shapes: dict[str, tuple[int, ...]], name: str = "weights.safetensors", **facts: str) -> Header:
+    return Header(Path(name), shapes, {"layerloop": json.dumps(facts)} if facts else {})
+
+
+def mode_of(header: Header) -> str:
+    return find_mode(header, recognise(header)).part
+
+
+def test_the_released_files_at_their_sizes_are_what_they_are() -> None:
+    sdxl, sd15 = real_unet(REAL_SDXL), real_unet(REAL_SD15)
+    attended = {n: tuple(v.shape) for n, v in sdxl.state_dict().items() if ".to_" not in n and "embedding" not in n}
+    wide = attended | {"conv_in.weight": (320, 12, 3, 3)}
+    blended, takes = difference_shapes(sdxl, 8), difference_shapes(sdxl, 12)
+    led = sharing_shapes(sd15, 2, 256, controlled=True)
+    released = {
+        "layer_xl_transparent_attn": (patch_shapes(sdxl, 256, "sdxl"), "base"),
+        "layer_xl_transparent_conv": (patched(attended, "sdxl"), "base"),
+        "layer_xl_fg2ble": (patched(blended, "sdxl"), "fg2ble"),
+        "layer_xl_bg2ble": (patched(blended, "sdxl"), "bg2ble"),
+        "layer_xl_fgble2bg": (patched(takes, "sdxl"), "fgble2bg"),
+        "layer_xl_bgble2fg": (patched(wide, "sdxl"), "bgble2fg"),
+        "diffuser_layer_xl_bg2ble": (blended, "bg2ble"),
+        "layer_sd15_transparent_attn": (sharing_shapes(sd15, 1, 256), "base"),
+        "layer_sd15_joint": (sharing_shapes(sd15, 3, 256), "joint"),
+        "layer_sd15_fg2bg": (led, "fg2bg"),
+        "layer_sd15_bg2fg": (led, "bg2fg"),
+    }
+    for name, (shapes, part) in released.items():
+        assert mode_of(file(shapes, f"{name}.safetensors")) == part, name
+    for name in ("layer_xl_fgble2bg", "layer_xl_bgble2fg", "layer_sd15_joint"):
+        shapes, part = released[name]
+        assert mode_of(file(shapes)) == part, "whatever the file is called"
+
+
+def test_files_that_look_alike_are_told_by_what_they_say_or_by_their_name() -> None:
+    unet = make_unet(SDXL_CHANNELS, cross_attention_dim=32, **TINY_SDXL)
+    shapes = patched(difference_shapes(unet, 8), "sdxl")
+    assert find_mode(file(shapes, "my_fg2ble.safetensors"), WeightFormat.differences).doubt.endswith(
+        "fg2ble and bg2ble look alike"
+    )
+    assert mode_of(file(shapes, "my_fg2ble", mode="bg2ble")) == "bg2ble", "what it says of itself comes first"
+    for name in ("weights", "fg2ble_or_bg2ble"):
+        with pytest.raises(Refused, match="may be fg2ble and bg2ble: nothing in it tells") as refused:
+            mode_of(file(shapes, name))
+        assert "name" in refused.value.hint
+    whole = {n: tuple(v.shape) for n, v in unet.state_dict().items()} | {"conv_in.weight": (16, 12, 3, 3)}
+    assert recognise(file(whole)) is WeightFormat.unet
+    with pytest.raises(Refused, match="may be fgble2bg and bgble2fg"):
+        mode_of(file(whole))
+
+
+def test_frames_and_channels_of_no_released_file_are_refused() -> None:
+    unet = tiny_sd15()
+    for frames, controlled, said in [(2, False, "2 layers together$"), (3, True, "together, led by a known one")]:
+        with pytest.raises(Refused, match=said):
+            mode_of(file(sharing_shapes(unet, frames, 4, controlled=controlled)))
+    with pytest.raises(Refused, match="wants 16 channels"):
+        mode_of(file({"conv_in.weight": (16, 16, 3, 3)}))
+
+
+XL = ("base", "fg2ble", "bg2ble", "fgble2bg", "bgble2fg")
+
+
+@pytest.mark.parametrize(
+    ("available", "given", "way"),
+    [
+        (("base", "joint"), (), ["joint"]),
+        (XL, (), ["base", "fg2ble", "fgble2bg"]),
+        (("base", "fg2bg"), (), ["base", "fg2bg"]),
+        (XL, (FOREGROUND,), ["fg2ble", "fgble2bg"]),
+        (XL, (BACKGROUND,), ["bg2ble", "bgble2fg"]),
+        (XL, (FOREGROUND, BLENDED), ["fgble2bg"]),
+        (XL, (BACKGROUND, BLENDED), ["bgble2fg"]),
+        (("fg2bg", "bg2fg"), (BACKGROUND,), ["bg2fg"]),
+    ],
+)
+def test_a_pair_is_made_the_shortest_way(available, given, way) -> None:
+    assert [mode.name for mode in plan(available, given)] == way
+
+
+@pytest.mark.parametrize(
+    ("available", "given", "said"),
+    [
+        (("base",), (), "draws no pair; it has base"),
+        (("joint",), (FOREGROUND,), "draws no pair around foreground; it has joint"),
+        (("base", "fg2ble"), (FOREGROUND,), "around foreground"),
+        (XL, (BLENDED,), "around blended"),
+        (XL, (FOREGROUND, BACKGROUND), "around background and foreground"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_with_what_would_help(available, given, said) -> None:
+    with pytest.raises(Refused, match=said) as refused:
+        plan(available, given)
+    assert "import layer_sd15_joint" in refused.value.hint
+
+
+def test_a_mode_says_what_it_does() -> None:
+    assert str(MODES["fgble2bg"]) == "fgble2bg: given foreground and blended draws background"
+    assert str(MODES["joint"]) == "joint: draws foreground, background, blended"

@@ -1,0 +1,209 @@
+"""Every part of a checkpoint is written or named as not written, and Layerloop's own format carries it whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from curation.domain import Checkpoint, DrawRequest, LayerRole, Prompt
+from curation.errors import NotFound, Refused
+from curation.object_store import FolderStore
+from curation.ports import LoraFile
+from tests.training.interop.test_released_exchange import kept, nothing, take
+from tests.training.interop.test_released_networks import NARROW
+from tests.training.released_files import fill, identical, patch_shapes, peft_shapes, write
+from training.external_weights import read_header
+from training.generate import open_generator
+from training.interop.export_checkpoint import give_out, narrowed
+from training.interop.formats import WeightFormat, recognise
+from training.interop.import_checkpoint import take_in
+from training.pipelines.loras import add_styles
+from training.safetensors_io import load_part, save_part
+
+ROLES = ("foreground", "background")
+
+
+@pytest.fixture
+def checkpoint(models, unets, narrow_files, store, tmp_path) -> Checkpoint:
+    attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
+    return kept(take([*narrow_files, attn], models["sdxl"], store, **NARROW))
+
+
+@pytest.fixture
+def layered(checkpoint, unets, store) -> Checkpoint:
+    """The same with role adapters, alpha twice the rank."""
+    tensors = {
+        f"{role}.{name}": value
+        for seed, role in enumerate(ROLES)
+        for name, value in fill(peft_shapes(unets["sdxl"], 2), seed).items()
+    }
+    facts = {"kind": "layers", "roles": ",".join(ROLES), "join_text": "False", "rank": "2", "alpha": "4"}
+    return replace(checkpoint, files={**checkpoint.files, "layers": save_part(store, "layers", tensors, facts)})
+
+
+@pytest.fixture
+def any_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.interop.export_checkpoint._RELEASED", ())  # narrow networks may go out here
+
+
+@pytest.mark.parametrize("form", ["peft", "kohya", "diffusers"])
+def test_role_adapters_go_out_as_one_lora_each(layered, store, tmp_path, any_networks, form) -> None:
+    found = give_out(layered, store, form, "stored", tmp_path / "out")
+    tensors, _ = load_part(store, layered.files["layers"])
+    for role in ROLES:
+        [file] = [one for one in found if one.what == f"LoRA of the {role}"]
+        assert recognise(read_header(Path(file.path))) is WeightFormat.lora
+        own = {n.removeprefix(f"{role}."): value for n, value in tensors.items() if n.startswith(f"{role}.")}
+        if form != "kohya":
+            assert identical(load_file(file.path), own), "to the bit"
+        from diffusers import StableDiffusionXLPipeline
+
+        _, alphas, numbers = StableDiffusionXLPipeline.lora_state_dict(
+            str(tmp_path / "out"), weight_name=Path(file.path).name, return_lora_metadata=True
+        )
+        told = {float(value) for value in (alphas or {}).values()} or {numbers["unet.lora_alpha"]}
+        assert told == {4.0}
+    code = (tmp_path / "out" / "draw_layers.py").read_text()
+    compile(code, "draw_layers.py", "exec")
+    assert all(Path(one.path).name in code for one in found if one.part == "layers")
+    assert {one.part for one in found if not one.path} == {"backbone"}
+
+
+def test_what_a_form_cannot_hold_is_named(layered, store, tmp_path, any_networks) -> None:
+    found = give_out(layered, store, "released", "stored", tmp_path / "out")
+    left = {one.part: one.what for one in found if not one.path}
+    assert left.keys() == {"backbone", "layers"}
+    assert left["layers"].startswith("not written: role adapters are not written as released")
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+def test_draw_layers_runs_in_plain_diffusers(layered, store, tmp_path, any_networks, monkeypatch) -> None:
+    give_out(layered, store, "peft", "stored", tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    monkeypatch.setattr("sys.argv", ["draw_layers.py", "a fox", "a forest"])
+    code = (
+        (tmp_path / "out" / "draw_layers.py").read_text().replace("pipe(prompt,", "pipe(prompt, num_inference_steps=1,")
+    )
+    exec(compile(code, "draw_layers.py", "exec"), {"__name__": "__main__"})
+    assert all((tmp_path / "out" / f"{role}.png").is_file() for role in ROLES)
+
+
+def draw(checkpoint: Checkpoint, store: FolderStore) -> np.ndarray:
+    [layers] = open_generator(checkpoint, store).draw([DrawRequest(Prompt("a glass bottle"), 7)])
+    return layers[LayerRole.foreground]
+
+
+def test_the_own_format_carries_a_checkpoint_to_another_home(checkpoint, store, tmp_path) -> None:
+    found = give_out(checkpoint, store, "layerloop", "stored", tmp_path / "out")
+    assert {one.part for one in found} == checkpoint.files.keys()
+    other = FolderStore(tmp_path / "other")
+    for source in (tmp_path / "out", tmp_path / "out" / "checkpoint.json"):
+        looked = take_in([source], "sdxl", {}, None, nothing)
+        assert looked.checkpoint is None
+        assert not [path for path in other.folder.rglob("*") if path.is_file()]
+    taken = take_in([tmp_path / "out"], "sdxl", {}, other, nothing)
+    assert taken.checkpoint == checkpoint
+    assert kept(taken).id == checkpoint.id
+    assert all(other.get(sha) == store.get(sha) for sha in checkpoint.files.values())
+    assert np.array_equal(draw(kept(taken), other), draw(checkpoint, store))
+    with pytest.raises(Refused, match="has its numbers"):
+        take_in([tmp_path / "out"], "sdxl", {"draw_steps": "3"}, other, nothing)
+    with pytest.raises(Refused, match="keeps every number"):
+        give_out(checkpoint, store, "layerloop", "fp16", tmp_path / "out")
+
+
+def test_a_changed_or_broken_export_is_refused(checkpoint, store, tmp_path) -> None:
+    folder = tmp_path / "out"
+    give_out(checkpoint, store, "layerloop", "stored", folder)
+    card = json.loads((folder / "checkpoint.json").read_text())
+    for change, said in (
+        ({"seed": 5}, "was changed"),
+        ({"format": "layerloop checkpoint 9"}, "upgrade|has format"),
+        ({"files": {"../evil": "0" * 64}}, "cannot be files"),
+        ({"snapshot": "no digest"}, "lacks something"),
+    ):
+        (folder / "checkpoint.json").write_text(json.dumps(card | change))
+        with pytest.raises(Refused, match=said):
+            take_in([folder], "sdxl", {}, store, nothing)
+    (folder / "checkpoint.json").write_text(json.dumps(card))
+    part = folder / "transparency.safetensors"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(Refused, match="is not the file that"):
+        take_in([folder], "sdxl", {}, store, nothing)
+    part.unlink()
+    with pytest.raises(NotFound, match="transparency"):
+        take_in([folder], "sdxl", {}, store, nothing)
+
+
+def style(unet, path: Path, seed: int = 9) -> Path:
+    save_file({name: value.float() * 20 for name, value in fill(peft_shapes(unet, 2), seed).items()}, path)
+    return path
+
+
+def test_a_users_lora_draws_and_is_told(checkpoint, unets, store, tmp_path) -> None:
+    file = style(unets["sdxl"], tmp_path / "style.safetensors")
+    styled = add_styles(checkpoint, store, [LoraFile(file, 0.5)])
+    assert (styled.parent, styled.preset) == (checkpoint.id, checkpoint.preset)
+    assert styled.id != checkpoint.id
+    assert styled.id == add_styles(checkpoint, store, [LoraFile(file, 0.5)]).id, "twice is once"
+    assert styled.id != add_styles(checkpoint, store, [LoraFile(file, 0.6)]).id
+    generator = open_generator(styled, store)
+    from curation.ports import PLAIN
+
+    assert generator.describe(PLAIN)["lora"].startswith("style.safetensors ")
+    assert generator.describe(PLAIN)["lora"].endswith(":0.5")
+    assert not np.array_equal(draw(styled, store), draw(checkpoint, store))
+    assert np.array_equal(draw(styled, store), draw(styled, store))
+    nought = add_styles(checkpoint, store, [LoraFile(file, 0.0)])
+    assert np.abs(draw(nought, store).astype(int) - draw(checkpoint, store)).max() <= 1
+
+
+def test_what_is_no_style_is_refused(checkpoint, unets, store, tmp_path) -> None:
+    attn = write(tmp_path / "patches.safetensors", patch_shapes(unets["sdxl"], 4, "sdxl"))
+    with pytest.raises(Refused, match="not the LoRA of a style"):
+        add_styles(checkpoint, store, [LoraFile(attn)])
+    other = style(unets["sd15"], tmp_path / "other.safetensors")
+    with pytest.raises(Refused, match="not for"):
+        add_styles(checkpoint, store, [LoraFile(other)])
+    with pytest.raises(NotFound, match="there is no file"):
+        add_styles(checkpoint, store, [LoraFile(tmp_path / "absent")])
+    with pytest.raises(Refused, match="a denoiser of its own"):
+        add_styles(replace(checkpoint, preset="tiny", changes={}), store, [LoraFile(other)])
+
+
+def test_a_lora_of_sd15_is_pointed_to_kohya(unets) -> None:
+    from training.interop.export_checkpoint import write_base
+    from training.presets.presets import SD15
+
+    tensors = fill(peft_shapes(unets["sd15"], 2))
+    for form in ("released", "comfyui"):
+        with pytest.raises(Refused, match="attention sharing") as refused:
+            write_base(tensors, {"kind": "adapter", "rank": "2", "alpha": "2"}, SD15, form)
+        assert "kohya" in refused.value.hint
+
+
+def test_numbers_too_small_for_half_precision_stay() -> None:
+    weights = torch.tensor([1e-3, 2e-8, -3e-9])
+    assert narrowed(weights, torch.float16).dtype == torch.float32
+    assert narrowed(torch.tensor([0.5, 0.0]), torch.float16).dtype == torch.float16
+
+
+def test_a_single_file_model_is_told_before_anything_is_read(narrow_files, store, tmp_path) -> None:
+    model = tmp_path / "sdxl.safetensors"
+    save_file(
+        {"conditioner.embedders.1.model.x": torch.zeros(2), "model.diffusion_model.out.2.bias": torch.zeros(4)}, model
+    )
+    with pytest.raises(Refused, match="single file") as refused:
+        take([tmp_path / "not-read"], model, store)
+    assert "StableDiffusionXLPipeline" in refused.value.hint
+    assert "save_pretrained" in refused.value.hint
+    (tmp_path / "model.ckpt").write_bytes(b"\x80")
+    with pytest.raises(Refused, match="another kind than safetensors"):
+        take(narrow_files, tmp_path / "model.ckpt", store)

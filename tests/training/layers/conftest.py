@@ -1,0 +1,54 @@
+"""Composed pairs in a store, and checkpoints over them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from curation.domain import Checkpoint, Split
+from tests.training.composed import freeze_pairs
+from training.data.dataset import load_split
+from training.denoiser.builtin import BuiltinDenoiser
+from training.layers.model import new_layers
+from training.presets.presets import PRESETS
+from training.safetensors_io import save_part
+from training.transparency.autoencoder import fit_backbone
+from training.transparency.networks import Transparency
+from training.transparency.padding import on_grey
+
+MICRO = PRESETS["micro"]
+
+
+@pytest.fixture
+def pairs(store):
+    """A snapshot of 30 pairs."""
+    return freeze_pairs(store, range(30), side=32)
+
+
+@pytest.fixture
+def checkpoint(store, pairs):
+    """Random weights of the right sizes, adapters too: what is tested here does not need good ones."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rgba = load_split(store, pairs, Split.train, MICRO.image_size).take(range(20))
+    backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
+    denoiser = BuiltinDenoiser(MICRO)
+    stir(denoiser.network)
+    networks = Transparency(MICRO)
+    stir(networks.encoder)
+    layered = new_layers(MICRO, denoiser)
+    files = {
+        "backbone": save_part(store, "backbone", backbone.state_dict(), backbone.facts()),
+        "transparency": save_part(store, "transparency", networks.state_dict(), {}),
+        "base": save_part(store, "base", denoiser.learnt(), denoiser.facts()),
+    }
+    stir(layered.adapters)
+    files["layers"] = save_part(store, "layers", layered.learnt(), layered.facts())
+    return Checkpoint(files, "pairs", "micro", pairs, None, 0, "test")
+
+
+def stir(network):
+    """Give numbers to what begins at 0 and would hide what is behind it."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)

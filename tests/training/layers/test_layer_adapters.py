@@ -1,0 +1,93 @@
+"""Adapters of roles as a stored part: their names, their way to a PEFT LoRA and back, and what does not fit."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from curation.errors import Refused
+from tests.training.layers.conftest import MICRO, stir
+from tests.training.pretrained import make_unet
+from training.denoiser.builtin import BuiltinDenoiser
+from training.layers.adapters import from_peft, modules_in, roles_in, to_peft
+from training.layers.model import new_layers, open_layers
+from training.safetensors_io import load_part, save_part
+
+
+@pytest.fixture
+def layered():
+    torch.manual_seed(1)
+    made = new_layers(MICRO, BuiltinDenoiser(MICRO))
+    stir(made.adapters)
+    return made
+
+
+def test_the_names_of_a_stored_part(layered):
+    names = sorted(layered.learnt())
+    assert names[0] == "background.network.layers.0.joined.lora_A.weight"
+    assert len(names) == 2 * 2 * 2 * MICRO.dit_layers
+    assert layered.learnt()[names[0]].shape == (MICRO.layer_rank, MICRO.dit_width)
+    assert roles_in(layered.learnt()) == ["foreground", "background"]
+    assert modules_in(layered.learnt())[0] == "network.layers.0.queries_keys_values"
+    assert layered.facts() == {
+        "kind": "layers", "roles": "foreground,background", "join_text": "False", "rank": "32", "alpha": "32.0",
+    }  # fmt: skip
+
+
+def test_a_part_is_stored_and_opened(layered, store):
+    file = save_part(store, "layers", layered.learnt(), layered.facts())
+    tensors, facts = load_part(store, file)
+    torch.manual_seed(1)
+    opened = open_layers(BuiltinDenoiser(MICRO), tensors, facts)
+    assert opened.facts() == layered.facts()
+    assert all(torch.equal(tensor, layered.learnt()[name]) for name, tensor in opened.learnt().items())
+    half = open_layers(BuiltinDenoiser(MICRO), tensors, facts | {"alpha": "16"})
+    assert half.adapters.scale == 0.5
+
+
+def test_every_role_is_a_lora_of_peft_and_comes_back(layered):
+    tensors = layered.learnt()
+    roles = [to_peft(tensors, role) for role in ("foreground", "background")]
+    assert roles[0].keys() == roles[1].keys()
+    assert not torch.equal(*(role["network.layers.0.joined.lora_B.weight"] for role in roles))
+    back = from_peft(roles[0], "foreground") | from_peft(roles[1], "background")
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+    with pytest.raises(Refused, match="no adapters of the role 'blended'"):
+        to_peft(tensors, "blended")
+    with pytest.raises(Refused, match="no tensor of a layer adapter"):
+        from_peft({"unet.conv_in.weight": torch.zeros(1)}, "foreground")
+
+
+def test_diffusers_takes_a_role_as_it_is(tmp_path):
+    """What one role's adapters do is what diffusers makes of their PEFT file."""
+    from tests.training.layers.test_joint_attention import build, given
+
+    layered = build("SDXL")
+    noisy, time, told = given(layered)
+    with torch.no_grad():
+        ours = layered.predict(noisy, time, told, ["background"])
+        plain = layered.denoiser.predict(noisy, time, told)
+    file = tmp_path / "background.safetensors"
+    lora = {name.removeprefix("unet."): value for name, value in to_peft(layered.learnt(), "background").items()}
+    save_file(lora, file)
+    torch.manual_seed(3)
+    unet = make_unet((32, 64), cross_attention_dim=24, use_linear_projection=True)
+    unet.load_lora_adapter(str(tmp_path), weight_name=file.name, prefix=None)
+    with torch.no_grad():
+        theirs = unet(noisy, time, encoder_hidden_states=told.states_BLD, return_dict=False)[0]
+    assert (ours - plain).abs().max() > 1e-3
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+
+
+def test_adapters_of_another_base_are_refused(layered):
+    from dataclasses import replace
+
+    tensors, facts = layered.learnt(), layered.facts()
+    with pytest.raises(Refused, match="no 'network"):
+        open_layers(BuiltinDenoiser(replace(MICRO, dit_layers=1)), tensors, facts)
+    with pytest.raises(Refused, match="do not fit their base"):
+        open_layers(BuiltinDenoiser(replace(MICRO, dit_width=96)), tensors, facts)
+    with pytest.raises(Refused, match="do not fit their base"):
+        open_layers(
+            BuiltinDenoiser(MICRO), {name: t for name, t in tensors.items() if "joined.lora_A" not in name}, facts
+        )

@@ -1,0 +1,47 @@
+"""The light that layers have in common: brightness by hand, correlations, and intervals that cover."""
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr
+
+from training.metrics.lighting import correlation, interval, lights_of, resample
+
+
+def layer(colour, alpha):
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[..., :3], rgba[..., 3] = colour, alpha
+    return rgba
+
+
+def test_brightness_is_log2_of_linear_light_where_each_layer_is_seen():
+    foreground = layer((188, 188, 188), 0)
+    foreground[:4, :, 3] = 255
+    foreground[4:, :, :3] = 255  # hidden: counts for nothing
+    background = layer((255, 255, 255), 255)
+    background[:4, :, :3] = 0  # behind the foreground
+    front, behind = lights_of(foreground, background)
+    assert front == pytest.approx(np.log2(0.5029), abs=1e-3)
+    assert behind == pytest.approx(0, abs=1e-6)
+
+
+def test_the_correlation_is_pearsons_over_all_drawings():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(12, 2)) @ [[1, 0.6], [0, 0.8]]
+    pictures = [[tuple(values[2 * place]), tuple(values[2 * place + 1])] for place in range(6)]
+    assert correlation(pictures) == pytest.approx(pearsonr(*values.T).statistic)
+    assert correlation(pictures[:3]) is None
+    assert correlation([*pictures[:3], [], []]) is None
+    assert correlation([[(1.0, 2.0)]] * 5) is None
+
+
+def test_resampled_intervals_hold_what_they_say():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(40):
+        values = rng.normal(size=(60, 2)) @ [[1, 0.5], [0, 0.75**0.5]]
+        pictures = [[tuple(row)] for row in values]
+        low, high = interval([correlation([pictures[place] for place in places]) for places in resample(60)[:200]])
+        covered += low < 0.5 < high
+    assert covered >= 34
+    assert all(np.array_equal(one, two) for one, two in zip(resample(5), resample(5), strict=True))
+    assert interval([None, None]) == (None, None)

@@ -1,0 +1,89 @@
+"""LPIPS: its state dict, its formula on random weights, and what is refused."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn.functional import conv2d, max_pool2d
+
+from curation.errors import NotFound, Refused
+from training.metrics.perceptual import Perceptual, open_perceptual
+
+
+def file_of(tower, tmp_path):
+    torch.manual_seed(0)
+    tensors = Perceptual(tower).state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith("lin"):
+            tensor.abs_()
+    # The original's state dict has each head twice, and the constants of the scaling.
+    more = {f"lins.{n}.model.1.weight": tensors[f"lin{n}.model.1.weight"].clone() for n in range(5)}
+    more |= {"scaling_layer.shift": torch.zeros(1, 3, 1, 1), "scaling_layer.scale": torch.ones(1, 3, 1, 1)}
+    save_file({name: tensor.contiguous() for name, tensor in (tensors | more).items()}, tmp_path / "lpips.safetensors")
+    return tmp_path / "lpips.safetensors", tensors
+
+
+def test_the_towers_have_the_published_layout():
+    alex, vgg = (
+        {name: tuple(tensor.shape) for name, tensor in Perceptual(t).state_dict().items()} for t in ("alex", "vgg")
+    )
+    assert alex["net.slice1.0.weight"] == (64, 3, 11, 11)
+    assert alex["net.slice5.10.weight"] == (256, 256, 3, 3)
+    assert [name for name in vgg if name.endswith("weight") and name.startswith("net.slice5")] == [
+        f"net.slice5.{place}.weight" for place in (24, 26, 28)
+    ]
+    assert [alex[f"lin{n}.model.1.weight"][1] for n in range(5)] == [64, 192, 384, 256, 256]
+    assert [vgg[f"lin{n}.model.1.weight"][1] for n in range(5)] == [64, 128, 256, 512, 512]
+    assert sum(tensor.numel() for tensor in Perceptual("alex").state_dict().values()) == 2_470_848
+
+
+def test_alexnet_s_distance_is_the_formula_written_out(tmp_path):
+    file, weights = file_of("alex", tmp_path)
+    network = open_perceptual(file)
+    one, other = torch.rand(2, 3, 64, 48), torch.rand(2, 3, 64, 48)
+    shift, scale = (torch.tensor(v).view(3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
+    features = [(picture * 2 - 1 - shift) / scale for picture in (one, other)]
+    expected = torch.zeros(2)
+    layers = [
+        ("1.0", 4, 2, False),
+        ("2.3", 1, 2, True),
+        ("3.6", 1, 1, True),
+        ("4.8", 1, 1, False),
+        ("5.10", 1, 1, False),
+    ]
+    for number, (name, stride, padding, pool) in enumerate(layers):
+        kernel, bias = weights[f"net.slice{name}.weight"], weights[f"net.slice{name}.bias"]
+        features = [max_pool2d(feature, 3, 2) if pool else feature for feature in features]
+        features = [conv2d(feature, kernel, bias, stride, padding).relu() for feature in features]
+        one_unit, other_unit = (feature / (feature.norm(dim=1, keepdim=True) + 1e-10) for feature in features)
+        head = weights[f"lin{number}.model.1.weight"].view(1, -1, 1, 1)
+        expected += ((one_unit - other_unit) ** 2 * head).sum(1).mean((1, 2))
+    torch.testing.assert_close(network(one, other), expected)
+    assert (expected > 0).all()
+
+
+@pytest.mark.parametrize("tower", ["alex", "vgg"])
+def test_equal_pictures_are_at_no_distance(tower, tmp_path):
+    file, _ = file_of(tower, tmp_path)
+    network = open_perceptual(file)
+    picture = torch.rand(2, 3, 32, 32)
+    assert network(picture, picture).tolist() == [0, 0]
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert not network.training
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(NotFound, match="no file"):
+        open_perceptual(tmp_path / "nothing.safetensors")
+    pickled = tmp_path / "lpips.pth"
+    torch.save({"lin0": torch.zeros(1)}, pickled)
+    with pytest.raises(Refused, match="not safetensors"):
+        open_perceptual(pickled)
+    other = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(1)}, other)
+    with pytest.raises(Refused, match="no LPIPS") as told:
+        open_perceptual(other)
+    assert "README" in told.value.hint
+    file, weights = file_of("alex", tmp_path)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items() if "lin3" not in name}, file)
+    with pytest.raises(Refused, match="lin3"):
+        open_perceptual(file)

@@ -1,0 +1,61 @@
+"""A checkpoint's parts, opened: frozen, in the units that their files say, and refused where they do not fit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from curation.domain import Checkpoint
+from curation.errors import NotFound, Refused
+from training.checkpoint import open_parts
+from training.denoiser.builtin import BuiltinDenoiser
+from training.presets.presets import PRESETS, find_preset
+from training.safetensors_io import save_part
+from training.transparency.autoencoder import LinearAutoencoder
+from training.transparency.networks import Transparency, open_transparency
+
+MICRO = PRESETS["micro"]
+
+
+@pytest.fixture
+def checkpoint(store):
+    torch.manual_seed(0)
+    backbone, denoiser = LinearAutoencoder(MICRO.stride, MICRO.latent_channels, 2.0), BuiltinDenoiser(MICRO)
+    files = {
+        "backbone": save_part(store, "backbone", backbone.state_dict(), backbone.facts()),
+        "transparency": save_part(store, "transparency", Transparency(MICRO).state_dict(), {"offset_scale": "7.5"}),
+        "base": save_part(store, "base", denoiser.learnt(), denoiser.facts()),
+    }
+    return Checkpoint(files, "whole", "micro", None, None, 0, "test", changes={"guidance": "2"})
+
+
+def test_parts_are_frozen_and_in_the_units_of_their_files(checkpoint, store):
+    parts = open_parts(checkpoint, store)
+    assert parts.preset == replace(MICRO, guidance=2.0)
+    assert parts.backbone.scale == 2.0
+    assert parts.transparency.encoder.offset_scale == 7.5
+    assert parts.base is not None
+    assert parts.base[1]["kind"] == "own"
+    for network in (parts.backbone, parts.transparency):
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_part_that_is_missing_is_told(checkpoint, store):
+    without = {name: file for name, file in checkpoint.files.items() if name != "base"}
+    assert open_parts(replace(checkpoint, files=without), store).base is None
+    for part in ("backbone", "transparency"):
+        files = {name: file for name, file in checkpoint.files.items() if name != part}
+        with pytest.raises(Refused, match=f"has no part {part!r}"):
+            open_parts(replace(checkpoint, files=files), store)
+    with pytest.raises(NotFound):
+        open_parts(replace(checkpoint, files={**checkpoint.files, "backbone": "0" * 64}), store)
+
+
+def test_networks_of_other_sizes_are_refused():
+    with pytest.raises(Refused, match="do not fit preset 'micro'"):
+        open_transparency(MICRO, Transparency(find_preset("tiny")).state_dict())
+
+
+def test_a_file_that_says_no_scale_has_the_presets():
+    assert open_transparency(MICRO, Transparency(MICRO).state_dict()).encoder.offset_scale == MICRO.offset_scale

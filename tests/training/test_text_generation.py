@@ -1,0 +1,105 @@
+"""The writer over transformers: a tiny Llama that has learnt a triple by heart, in the hub's own format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from curation.errors import NotFound, Refused
+from curation.prompts.llm import compose
+from curation.prompts.pair_files import read_triples
+from curation.prompts.parse import read_answer
+from tests.curation.cli.test_cli import call
+from training.text_generation import open_writer
+
+SAID = '{ "text": "a cat in a garden", "foreground": "a cat", "background": "an empty garden" }'
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "USER:", "ASSISTANT:", "picture", *dict.fromkeys(SAID.split())]
+TEMPLATE = (
+    "{% for m in messages %}{{ 'USER: ' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+def write_llama(folder, *, learns=True, template=TEMPLATE):
+    """A Llama of a few words; after "ASSISTANT:" it says SAID, whatever it was asked."""
+    torch.manual_seed(0)
+    words = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    network = LlamaForCausalLM(config)
+    if learns:
+        optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+        asked = ["a picture", compose(0, 0, 0)[0]]  # the second is what the command asks first
+        for step in range(160):
+            question, said = (
+                tokenizer(text, add_special_tokens=False)["input_ids"]
+                for text in (f"USER: {asked[step % 2]} ASSISTANT:", f"{SAID} </s>")
+            )
+            ids, labels = torch.tensor([[*question, *said]]), torch.tensor([[-100] * len(question) + said])
+            loss = network(input_ids=ids, labels=labels).loss
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        assert float(loss.detach()) < 0.05
+    network.eval().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return write_llama(tmp_path_factory.mktemp("llama"))
+
+
+def test_a_model_answers_as_it_was_trained_to_be_asked(llama):
+    writer = open_writer(str(llama))
+    assert writer.write("a picture", 60, 0) == SAID
+    assert len(read_answer(writer.write("a picture", 60, 0)).prompts) == 1
+    assert len(writer.write("a picture", 4, 0).split()) == 4
+    assert writer.source.startswith(f"{llama}@")
+    assert len(writer.source.rsplit("@", 1)[1]) == 12
+
+
+def test_a_seed_decides_the_answer_and_leaves_others_randomness_alone(tmp_path):
+    writer = open_writer(str(write_llama(tmp_path / "random", learns=False)))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    said = [writer.write("a picture", 12, seed) for seed in (0, 0, 1)]
+    assert said[0] == said[1] != said[2]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_without_a_template_goes_on_with_the_question(tmp_path):
+    writer = open_writer(str(write_llama(tmp_path / "plain", template=None)))
+    assert writer._spoken("a picture") == "a picture\n"
+    assert writer.write("USER: a picture ASSISTANT:", 60, 0) == SAID
+
+
+def test_what_cannot_be_loaded_is_named(llama, tmp_path):
+    with pytest.raises(NotFound, match="no folder"):
+        open_writer(str(tmp_path / "nowhere"))
+    shutil.copytree(llama, tmp_path / "bare", ignore=shutil.ignore_patterns("token*"))
+    with pytest.raises(Refused, match="no tokenizer"):
+        open_writer(str(tmp_path / "bare"))
+
+
+def test_the_command_asks_it(llama, tmp_path):
+    out = tmp_path / "prompts.jsonl"
+    making = ["prompts", "make", "--maker", "model", "--model", str(llama), "--out", str(out), "--count", "1"]
+    told = json.loads(call(*making, "--json"))
+    assert (told["made"], [one.text for one in read_triples(out)]) == (1, ["a cat in a garden"])

@@ -1,0 +1,133 @@
+"""The denoiser of our own, trained from nothing: a text encoder and the network that the preset names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from training.denoiser.denoiser import Conditions, Denoiser
+from training.denoiser.text import TextEncoder
+from training.denoiser.transformer import DiffusionTransformer
+from training.presets.preset import Preset
+
+
+class BuiltinDenoiser(Denoiser):
+    """Text encoder and network of our own, trained from nothing.
+
+    Normalised latents have zero mean in every channel and unit variance over all; `centre` (C) and `spread` are those
+    of the adjusted latents it first learnt from. The channels keep their proportions, so that strong ones, which carry
+    what a picture shows, come out of the noise before the fine ones do (LOG.md, Base model).
+    """
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.preset = preset
+        self.text = TextEncoder(preset)
+        self.network = _NETWORKS[preset.denoiser](preset)
+        self.register_buffer("centre", torch.zeros(preset.latent_channels))
+        self.register_buffer("spread", torch.ones(()))
+        self.centre: Tensor
+        self.spread: Tensor
+
+    def encode(self, texts: Sequence[str], sizes_B6: Tensor | None = None) -> Conditions:
+        """Words by the hashing tokenizer; sizes mean nothing to it."""
+        del sizes_B6
+        return Conditions(*self.text(texts))
+
+    def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
+        """The network's own prediction."""
+        predicted: Tensor = self.network(noisy_BCHW, time_B, conditions.states_BLD, conditions.mask_BL)
+        return predicted
+
+    def measure(self, latent_BCHW: Tensor) -> None:
+        """Take centre and spread from adjusted latents."""
+        self.centre.copy_(latent_BCHW.mean((0, 2, 3)))
+        self.spread.copy_(self._centred(latent_BCHW).square().mean().sqrt().clamp_min(1e-6))
+
+    def normalise(self, latent_BCHW: Tensor) -> Tensor:
+        """Less the centre, over the spread."""
+        return self._centred(latent_BCHW) / self.spread
+
+    def restore(self, normal_BCHW: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+        return normal_BCHW * self.spread + self.centre[:, None, None]
+
+    def schedule(self) -> Any:
+        """As the preset says."""
+        return noise_schedule(self.preset)
+
+    def learnt(self) -> dict[str, Tensor]:
+        """Everything: text encoder, network, centre and spread."""
+        return dict(self.state_dict())
+
+    def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `learnt`."""
+        self.load_state_dict(dict(tensors))
+
+    def facts(self) -> dict[str, str]:
+        """Its sizes are the preset's."""
+        return {"kind": "own"}
+
+    def _centred(self, latent_BCHW: Tensor) -> Tensor:
+        return latent_BCHW - self.centre[:, None, None]
+
+
+class ConditionalUNet(nn.Module):
+    """Diffusers' UNet2DConditionModel, the network of Stable Diffusion, behind the same four arguments."""
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        unet: Any = UNet2DConditionModel  # diffusers' constructors carry no types
+        self.unet = unet(**unet_config(preset))
+
+    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """A prediction of the shape of `noisy`; every word is attended to."""
+        predicted: Tensor = self.unet(
+            noisy_BCHW, time_B, encoder_hidden_states=states_BLD, encoder_attention_mask=mask_BL, return_dict=False
+        )[0]
+        return predicted
+
+
+_NETWORKS: dict[str, type[nn.Module]] = {"transformer": DiffusionTransformer, "unet": ConditionalUNet}
+"""The networks a preset may name: the transformer for tiny latents (LOG.md, Base model), the UNet for real ones."""
+
+
+def unet_config(preset: Preset) -> dict[str, Any]:
+    """The arguments of diffusers' UNet2DConditionModel for a preset."""
+    attends = preset.unet_attention
+    return {
+        "sample_size": preset.image_size // preset.stride,
+        "in_channels": preset.latent_channels,
+        "out_channels": preset.latent_channels,
+        "block_out_channels": preset.unet_channels,
+        "layers_per_block": preset.unet_layers,
+        "down_block_types": tuple("CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
+        "cross_attention_dim": preset.text_width,
+        # What diffusers calls attention_head_dim is the number of heads (its issue 2011).
+        "attention_head_dim": tuple(max(1, channels // preset.unet_head_width) for channels in preset.unet_channels),
+        "norm_num_groups": min(32, preset.unet_channels[0] // 4),
+    }
+
+
+def noise_schedule(preset: Preset) -> Any:
+    """The 1,000 noise levels of Stable Diffusion, in training and in drawing: a diffusers DDIMScheduler.
+
+    With zero_terminal_snr the last level is pure noise (Lin et al., 2024, arXiv 2305.08891), so that a drawing can
+    begin from pure noise without the mean colour of the training set shining through; it needs v_prediction.
+    """
+    schedule: Any = DDIMScheduler
+    return schedule(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type=preset.prediction,
+        rescale_betas_zero_snr=preset.zero_terminal_snr,
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )

@@ -1,0 +1,127 @@
+"""Drawing with a denoiser of our own: prompts and seeds to layers, through it and both decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from curation.domain import DrawRequest, LayerRole
+from curation.errors import Refused
+from curation.ports import PLAIN, RGBA, DrawOptions, Layers
+from training.checkpoint import LoadedCheckpoint
+from training.denoiser.denoiser import Denoiser
+from training.draw_batches import as_layers, asks_for_layers, batches, noise_of
+from training.presets.preset import Preset
+from training.transparency.autoencoder import Autoencoder
+from training.transparency.codec import decode_rgba
+from training.transparency.networks import AlphaDecoder
+
+
+class Generator:
+    """A loaded checkpoint with a denoiser of its own, that draws single layers.
+
+    The same request gives the same layer, to the bit, whatever else is drawn with it, on one kind of machine with one
+    count of threads: the noise comes from the request's own seed, and every batch is filled up to the same size, since
+    matrix libraries choose their order of summation by the size of the batch. Other machines may differ in the last
+    bits.
+    """
+
+    def __init__(self, parts: LoadedCheckpoint, denoiser: Denoiser, device: torch.device | str = "cpu") -> None:
+        self.parts, self.denoiser, self.at_once = parts, denoiser.to(device), parts.preset.draw_batch
+        for network in (parts.backbone, parts.transparency):
+            network.to(device)
+
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+        """One foreground per request, in order: preset.image_size squared, uint8, colour 0 where alpha is 0.
+
+        Raises Refused for prompts of pairs (training.layers draws these).
+        """
+        drawn: list[Layers] = []
+        preset = self._preset(options)
+        if any(asks_for_layers(request.prompt, options) for request in requests):
+            hint = "train it with the recipe 'pairs', or 'layers' from this one"
+            raise Refused("this checkpoint draws single layers: it has no part 'layers'", hint)
+        for batch, filled in batches(requests, preset.draw_batch):
+            layers = draw_layers(
+                self.denoiser,
+                self.parts.backbone,
+                self.parts.transparency.decoder,
+                preset,
+                [request.prompt.text for request in filled],
+                [request.seed for request in filled],
+                options.negative or "",
+            )
+            drawn += [{LayerRole.foreground: layer} for layer in layers[: len(batch)]]
+        return drawn
+
+    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+        """Sampler, steps, guidance and size. Raises Refused for options that only pretrained models have."""
+        preset = self._preset(options)
+        side = str(preset.image_size)
+        return {
+            "sampler": "ddim",
+            "steps": str(preset.draw_steps),
+            "guidance": str(preset.guidance),
+            "size": f"{side}x{side}",
+        }
+
+    def _preset(self, options: DrawOptions) -> Preset:
+        """The preset with what the options change. Raises Refused."""
+        preset, side = self.parts.preset, self.parts.preset.image_size
+        fixed = {
+            "other sizes": options.size not in {None, (side, side)} or options.aspect not in {None, 1},
+            "other samplers": options.sampler not in {None, "ddim"},
+            "an image to begin from": options.image is not None,
+            "enlarging": options.upscale != 1,
+        }
+        for what, wanted in fixed.items():
+            if wanted:
+                hint = "checkpoints of the presets sd15, sd21 and sdxl can"
+                raise Refused(f"checkpoints of the preset {preset.name!r} do without {what}", hint)
+        steps, guidance = options.steps or preset.draw_steps, preset.guidance
+        return replace(preset, draw_steps=steps, guidance=guidance if options.guidance is None else options.guidance)
+
+
+@torch.no_grad()
+def draw_layers(
+    denoiser: Denoiser,
+    backbone: Autoencoder,
+    decoder: AlphaDecoder,
+    preset: Preset,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    negative: str = "",
+) -> list[RGBA]:
+    """A straight H x W x 4 uint8 layer per text and seed, at most preset.draw_batch at a time."""
+    layers: list[RGBA] = []
+    for start in range(0, len(texts), preset.draw_batch):
+        here = slice(start, start + preset.draw_batch)
+        normal_BCHW = sample_latents(denoiser, preset, texts[here], seeds[here], negative)
+        layers += as_layers(decode_rgba(backbone, decoder, denoiser.restore(normal_BCHW)))
+    return layers
+
+
+@torch.no_grad()
+def sample_latents(
+    denoiser: Denoiser, preset: Preset, texts: Sequence[str], seeds: Sequence[int], negative: str = ""
+) -> Tensor:
+    """Normalised latents, B x C x h x w, by DDIM (Song et al., 2021, eta 0) with classifier-free guidance.
+
+    e = e(negative) + guidance * (e(prompt) - e(negative)), as in Ho and Salimans (2022), equation 6.
+    """
+    device = next(denoiser.parameters()).device
+    schedule = denoiser.schedule()
+    schedule.set_timesteps(preset.draw_steps)
+    side = preset.image_size // preset.stride
+    latent_BCHW = torch.stack([noise_of(seed, (preset.latent_channels, side, side)) for seed in seeds]).to(device)
+    conditions = denoiser.encode([*texts, *([negative] * len(texts))])
+    for time in schedule.timesteps:
+        twice_BCHW = torch.cat([latent_BCHW, latent_BCHW])
+        predicted_BCHW = denoiser.predict(twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions)
+        prompted, unprompted = predicted_BCHW.chunk(2)
+        guided = unprompted + preset.guidance * (prompted - unprompted)
+        latent_BCHW = schedule.step(guided, time, latent_BCHW).prev_sample
+    return latent_BCHW

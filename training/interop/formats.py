@@ -1,0 +1,132 @@
+"""What a weight file of others is, told by the names and shapes of its tensors alone, never by the file's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+
+from curation.errors import Refused
+from training.external_weights import Header
+from training.interop.relatives import check_relatives, check_strangers
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class WeightFormat(StrEnum):
+    """How tensors are laid out; the value is what people are told."""
+
+    encoder = "offset encoder"
+    decoder = "alpha decoder"
+    patches = "low-rank patches in original names (layerdiffusion-v1)"
+    differences = "differences in original names (layerdiffusion-v1)"
+    offsets = "differences in diffusers' names (LayerDiffuse_Diffusers)"
+    lora = "LoRA (PEFT, diffusers or kohya)"
+    sharing = "attention sharing of SD 1.5 (layerdiffusion-v1)"
+    unet = "a whole UNet in diffusers' names"
+
+    @property
+    def part(self) -> str:
+        """The part of a checkpoint that it becomes."""
+        return "transparency" if self in {WeightFormat.encoder, WeightFormat.decoder} else "base"
+
+
+LORA_ENDS = re.compile(
+    r"\.(lora_A(\.default)?|lora_B(\.default)?|lora_down|lora_up|lora\.down|lora\.up|to_\w+_lora\.(down|up))\.weight$"
+)
+
+
+def recognise(header: Header) -> WeightFormat:
+    """The layout of a file. Raises Refused, with what the file is where that is known, for all others."""
+    check_relatives(header)
+    for layout, fits in _LAYOUTS.items():
+        if fits(header.shapes):
+            return layout
+    check_strangers(header)
+    first = ", ".join(sorted(header.shapes)[:3])
+    raise Refused(
+        f"{header.path} is of no kind known here; it begins with {first}", f"known: {'; '.join(WeightFormat)}"
+    )
+
+
+def recognise_parts(header: Header) -> list[tuple[WeightFormat, Header]]:
+    """What a file holds: one thing, or both networks where they were saved as one module (as the Flux port does).
+
+    Names that all begin with a wrapper's word ("module.", "model.", "state_dict.") are read without it. Raises Refused.
+    """
+    for _ in range(_MOST_WRAPPERS):
+        if _holds_both(header.shapes):
+            return [
+                (WeightFormat.encoder, header.within("encoder.")),
+                (WeightFormat.decoder, header.within("decoder.")),
+            ]
+        wrapper = next((word for word in _WRAPPERS if all(name.startswith(word) for name in header.shapes)), None)
+        if wrapper is None or _SINGLE_FILE.match(next(iter(header.shapes))):
+            break
+        header = header.within(wrapper)
+    return [(recognise(header), header)]
+
+
+_WRAPPERS = ("module.", "state_dict.", "model_state_dict.", "_orig_mod.", "ema_model.", "ema.", "network.", "model.")
+_MOST_WRAPPERS = 4
+_SINGLE_FILE = re.compile(r"model\.diffusion_model\.")
+
+
+def _holds_both(shapes: Shapes) -> bool:
+    return "decoder.latent_conv_in.weight" in shapes and any(name.startswith("encoder.blocks.") for name in shapes)
+
+
+def frames_of(shapes: Shapes) -> tuple[int, bool]:
+    """Of an attention-sharing file: how many layers it draws together, and whether it is led by an image."""
+    numbered = [re.match(r"hookers\.layers\.0\.to_q_lora\.(\d+)\.", name) for name in shapes]
+    frames = {int(found[1]) for found in numbered if found}
+    controlled = any(name.startswith("kwargs_encoder.") or ".control_convs." in name for name in shapes)
+    return len(frames), controlled
+
+
+def _is_encoder(shapes: Shapes) -> bool:
+    places = [re.fullmatch(r"blocks\.(\d+)\.(weight|bias)", name) for name in shapes]
+    first = shapes.get("blocks.0.weight", (0, 4, 3, 3))
+    return all(places) and len(first) == 4 and first[1] % 4 == 0
+
+
+def _is_decoder(shapes: Shapes) -> bool:
+    own = any(name.startswith("latent_conv_in.") for name in shapes)
+    colours = shapes.get("conv_in.weight", (0, 0))[1] == 3 and shapes.get("conv_out.weight", (0,))[0] == 4
+    return own or (colours and _in_unet(shapes))
+
+
+def _is_patched(kind: str) -> Callable[[Shapes], bool]:
+    return lambda shapes: all(f"::{kind}::" in name for name in shapes)
+
+
+def _is_lora(shapes: Shapes) -> bool:
+    matrices = [name for name in shapes if not name.endswith(".alpha")]
+    return bool(matrices) and all(LORA_ENDS.search(name) and not name.startswith(_TEXT) for name in matrices)
+
+
+def _is_unet(shapes: Shapes) -> bool:
+    return _in_unet(shapes) and any(
+        name.removeprefix("unet.").startswith("time_embedding.linear_1.") for name in shapes
+    )
+
+
+def _in_unet(shapes: Shapes) -> bool:
+    return all(_UNET.match(name) for name in shapes)
+
+
+_TEXT = ("text_encoder", "lora_te")
+_UNET = re.compile(
+    r"(unet\.)?(conv_in|conv_norm_out|conv_out|time_embedding|add_embedding|down_blocks\.\d|mid_block|up_blocks\.\d)\."
+    r"(?!.*motion_modules)"
+)
+_LAYOUTS: dict[WeightFormat, Callable[[Shapes], bool]] = {
+    WeightFormat.encoder: _is_encoder,
+    WeightFormat.decoder: _is_decoder,
+    WeightFormat.patches: _is_patched("lora"),
+    WeightFormat.differences: _is_patched("diff"),
+    WeightFormat.sharing: lambda shapes: any(name.startswith("hookers.layers.") for name in shapes),
+    WeightFormat.lora: _is_lora,
+    WeightFormat.unet: _is_unet,
+    WeightFormat.offsets: _in_unet,
+}

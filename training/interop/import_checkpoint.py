@@ -1,0 +1,190 @@
+"""Files of other programs become a checkpoint: the networks, the base, and the autoencoder of the preset's model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from curation import __version__
+from curation.domain import Checkpoint, Progress, canonical_json
+from curation.errors import Refused
+from curation.object_store import sha256_of
+from curation.ports import FoundFile, ImportResult, ObjectStore, Report
+from training.external_weights import Header
+from training.interop import own_format
+from training.interop.adapters import Read
+from training.interop.denoiser_weights import check_base, read_base
+from training.interop.formats import WeightFormat
+from training.interop.modes import Found, find_mode
+from training.interop.transparency_weights import Networks, read_networks, recognise_each
+from training.presets.preset import Preset
+from training.presets.presets import find_preset
+from training.pretrained.families import check_family, find_family
+from training.pretrained.loading import check_model
+from training.safetensors_io import save_part
+from training.transparency.autoencoder import Autoencoder, fit_backbone
+
+RECIPE = "imported"
+
+_Base = tuple[WeightFormat, Header, Found]
+
+_SCALES = {
+    "given": "offset scale {scale:g}, as given",
+    "file": "offset scale {scale:g}, as the encoder's file says",
+    "assumed": (
+        "offset scale {scale:g} is assumed, for the encoder's file says none: right for layerdiffusion-v1; the encoder "
+        "of LayerDiffuse_Diffusers (ld_diffusers_*) needs --offset-scale 300, and nothing in it tells"
+    ),
+    "flux": "offset scale {scale:g}, that of the Flux port of LayerDiffuse, whose encoders alone have 16 channels",
+    "preset": "no encoder was given: pictures are encoded without an offset, drawing needs none",
+}
+
+
+def take_in(
+    files: Sequence[Path], preset: str, changes: Mapping[str, str], store: ObjectStore | None, report: Report
+) -> ImportResult:
+    """One checkpoint of released files (the door LAYERLOOP_IMPORTER); nothing is stored before all of it was checked.
+
+    files: a decoder, maybe an encoder, maybe bases that draw different layers (`modes`), recognised by content.
+    `changes`: numbers of the preset that are set otherwise; offset_scale among them is the encoder's. Raises NotFound,
+    Refused.
+    """
+    folder = own_format.find_own(files)
+    if folder is not None:
+        return _take_own(folder, changes, store)
+    row = find_preset(preset, changes)
+    if row.model is None:
+        raise Refused(f"preset {preset!r} has no pretrained model to import weights for", "use sd15, sd21 or sdxl")
+    check_model(row.model)
+    bases, headers = _sort(recognise_each(files))
+    report(Progress("reading", 0, len(files)))
+    given = row.offset_scale if "offset_scale" in changes else None
+    networks = read_networks(headers, row, given)
+    read = {part: read_base(header, layout) for part, (layout, header, _) in bases.items()}
+    if read:
+        check_family(row.model, find_family(str(row.family)))
+    for base in read.values():
+        check_base(*base, row)
+    found = [_describe(header, layout.part, str(layout)) for layout, header in headers.items()]
+    for part, (layout, header, mode) in bases.items():
+        found.append(_describe(header, part, f"{layout}, {mode.mode}" if mode.mode else str(layout)))
+    report(Progress("reading", len(files), len(files)))
+    notes = [_SCALES[networks.scale_from].format(scale=networks.offset_scale), *_remarks(bases)]
+    if store is None:
+        return ImportResult(None, found, notes)
+    told = _changes(changes, row, networks)
+    return ImportResult(_store(store, found, row, told, networks, read), found, notes)
+
+
+def _take_own(folder: Path, changes: Mapping[str, str], store: ObjectStore | None) -> ImportResult:
+    """A checkpoint of another home. Raises NotFound, Refused."""
+    if changes:
+        hint = "import it as it is, then 'layerloop checkpoint vary' it"
+        raise Refused("a checkpoint in Layerloop's own format has its numbers", hint)
+    checkpoint, found = own_format.read_own(folder, store)
+    row = find_preset(checkpoint.preset, checkpoint.changes)
+    notes = [f"checkpoint {checkpoint.id[:12]} as it was exported"]
+    if row.model is not None and Path(row.model).is_absolute() and not Path(row.model).is_dir():
+        notes.append(
+            f"its model {row.model} is not here: layerloop checkpoint vary {checkpoint.id[:12]} --set model=..."
+        )
+    return ImportResult(None if store is None else checkpoint, found, notes)
+
+
+def _sort(files: Sequence[tuple[WeightFormat, Header]]) -> tuple[dict[str, _Base], dict[WeightFormat, Header]]:
+    """Bases by the part of a checkpoint that each becomes, and the networks. Raises Refused for two of one kind."""
+    bases: dict[str, _Base] = {}
+    networks: dict[WeightFormat, Header] = {}
+    for layout, header in files:
+        if layout.part != "base":
+            if layout in networks:
+                raise Refused(f"{networks[layout].path} and {header.path} are both: {layout}", "give one of them")
+            networks[layout] = header
+            continue
+        mode = find_mode(header, layout)
+        if mode.part in bases and not _say_alike(bases[mode.part], (layout, header, mode)):
+            what = str(mode.mode) if mode.mode else "draw a foreground alone"
+            both = f"{bases[mode.part][1].path} and {header.path}"
+            raise Refused(
+                f"{both} are bases of one kind ({what})", "a checkpoint has one of each kind: give one of them"
+            )
+        bases.setdefault(mode.part, (layout, header, mode))
+    return bases, networks
+
+
+def _say_alike(one: _Base, other: _Base) -> bool:
+    """Whether two files are one base in two wordings, as an export for PEFT writes it: the first is taken."""
+    (tensors, facts), (again, others) = (read_base(header, layout) for layout, header, _ in (one, other))
+    if facts != others or tensors.keys() != again.keys():
+        return False
+    return all(torch.equal(tensors[name], again[name]) for name in tensors)
+
+
+def _describe(header: Header, part: str, what: str) -> FoundFile:
+    return FoundFile(
+        path=str(header.path),
+        sha256=_digest(header),
+        what=what,
+        part=part,
+        tensors=len(header.shapes),
+        numbers=header.parameters,
+    )
+
+
+def _digest(header: Header) -> str:
+    """The sha256 of a file; of one in parts that of its parts' digests."""
+    each = [sha256_of(path) for path in header.files or (header.path,)]
+    return each[0] if len(each) == 1 else sha256_of("".join(each).encode())
+
+
+def _remarks(bases: Mapping[str, _Base]) -> list[str]:
+    if not bases:
+        return ["no base was given: this checkpoint decodes, and cannot draw"]
+    doubts = [mode.doubt for _, _, mode in bases.values() if mode.doubt]
+    alone = {"base", "joint"} & bases.keys()
+    return doubts if alone else [*doubts, "this checkpoint draws to given layers, and nothing from a prompt alone"]
+
+
+def _changes(changes: Mapping[str, str], preset: Preset, networks: Networks) -> dict[str, str]:
+    """The preset's changes, and with them the encoder's scale: children of this checkpoint inherit it."""
+    differs = networks.offset_scale != preset.offset_scale
+    return dict(changes) | ({"offset_scale": repr(networks.offset_scale)} if differs else {})
+
+
+def _store(
+    store: ObjectStore,
+    found: Sequence[FoundFile],
+    preset: Preset,
+    changes: Mapping[str, str],
+    networks: Networks,
+    bases: Mapping[str, Read],
+) -> Checkpoint:
+    backbone = _backbone(preset)
+    facts = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
+
+    def keep(part: str, tensors: Mapping[str, Tensor], more: Mapping[str, str]) -> str:
+        sources = [asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part]
+        return save_part(store, part, tensors, {**facts, "sources": canonical_json(sources), **more})
+
+    parts = {
+        "backbone": keep("backbone", backbone.state_dict(), {**backbone.facts(), "model": str(preset.model)}),
+        "transparency": keep("transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}),
+    }
+    for part, (tensors, told) in bases.items():
+        parts[part] = keep(part, tensors, {**told, "model": str(preset.model)})
+    return Checkpoint(parts, RECIPE, preset.name, None, None, 0, __version__, changes=changes)
+
+
+def _backbone(preset: Preset) -> Autoencoder:
+    backbone = fit_backbone(preset, torch.empty(0))
+    if backbone.latent_channels != preset.latent_channels:
+        raise Refused(
+            f"{preset.model} has latents of {backbone.latent_channels} channels, preset {preset.name!r} of "
+            f"{preset.latent_channels}",
+            "choose the preset of its family, or --set latent_channels=...",
+        )
+    return backbone

@@ -1,0 +1,196 @@
+"""The Inception network of the Frechet inception distance, and that distance between two sets of pictures.
+
+The kept libraries have the network on torchvision, or from a pickled download. Here the weights are the user's, as
+safetensors: the state dict of pytorch-fid's pt_inception-2015-12-05, which are TensorFlow's of 2015.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
+
+from curation.errors import Refused
+from training.external_weights import read_header, read_tensors
+
+SIDE, FEATURES = 299, 2048
+
+STEM = (
+    "Conv2d_1a_3x3:32:3x3/2 Conv2d_2a_3x3:32:3x3/1v Conv2d_2b_3x3:64:3x3 max/2 "
+    "Conv2d_3b_1x1:80:1x1 Conv2d_4a_3x3:192:3x3/1v max/2"
+)
+"""Steps from left to right: name:width:kernel, then "/2" for stride 2 and "/1v" for stride 1, both without padding.
+
+"avg" and "max" pool 3 x 3; "a|b" are two steps on the same input, side by side.
+"""
+
+
+def _small(pool: int) -> tuple[str, ...]:
+    return (
+        "branch1x1:64:1x1",
+        "branch5x5_1:48:1x1 branch5x5_2:64:5x5",
+        "branch3x3dbl_1:64:1x1 branch3x3dbl_2:96:3x3 branch3x3dbl_3:96:3x3",
+        f"avg branch_pool:{pool}:1x1",
+    )
+
+
+def _long(width: int) -> tuple[str, ...]:
+    there = f"branch7x7_1:{width}:1x1 branch7x7_2:{width}:1x7 branch7x7_3:192:7x1"
+    twice = f"branch7x7dbl_1:{width}:1x1 branch7x7dbl_2:{width}:7x1 branch7x7dbl_3:{width}:1x7"
+    return (
+        "branch1x1:192:1x1",
+        there,
+        f"{twice} branch7x7dbl_4:{width}:7x1 branch7x7dbl_5:192:1x7",
+        "avg branch_pool:192:1x1",
+    )
+
+
+def _wide(pool: str) -> tuple[str, ...]:
+    return (
+        "branch1x1:320:1x1",
+        "branch3x3_1:384:1x1 branch3x3_2a:384:1x3|branch3x3_2b:384:3x1",
+        "branch3x3dbl_1:448:1x1 branch3x3dbl_2:384:3x3 branch3x3dbl_3a:384:1x3|branch3x3dbl_3b:384:3x1",
+        f"{pool} branch_pool:192:1x1",
+    )
+
+
+BLOCKS: dict[str, tuple[str, ...]] = {
+    "Mixed_5b": _small(32),
+    "Mixed_5c": _small(64),
+    "Mixed_5d": _small(64),
+    "Mixed_6a": (
+        "branch3x3:384:3x3/2",
+        "branch3x3dbl_1:64:1x1 branch3x3dbl_2:96:3x3 branch3x3dbl_3:96:3x3/2",
+        "max/2",
+    ),
+    "Mixed_6b": _long(128),
+    "Mixed_6c": _long(160),
+    "Mixed_6d": _long(160),
+    "Mixed_6e": _long(192),
+    "Mixed_7a": (
+        "branch3x3_1:192:1x1 branch3x3_2:320:3x3/2",
+        "branch7x7x3_1:192:1x1 branch7x7x3_2:192:1x7 branch7x7x3_3:192:7x1 branch7x7x3_4:192:3x3/2",
+        "max/2",
+    ),
+    "Mixed_7b": _wide("avg"),
+    "Mixed_7c": _wide("max"),  # an oddity of the network of 2015, kept: figures depend on it
+}
+"""Szegedy et al. (2015), figures 5 to 7: each block's branches, whose ends are put side by side."""
+
+
+class _Convolution(nn.Module):
+    def __init__(self, channels: int, width: int, kernel: str, how: str) -> None:
+        super().__init__()
+        rows, columns = (int(size) for size in kernel.split("x"))
+        padding = (0, 0) if how else (rows // 2, columns // 2)
+        stride = 2 if how == "2" else 1
+        self.conv = nn.Conv2d(channels, width, (rows, columns), stride=stride, padding=padding, bias=False)
+        self.bn = nn.BatchNorm2d(width, eps=1e-3)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return torch.relu(self.bn(self.conv(feature)))
+
+
+class _Block(nn.Module):
+    """Branches of steps on one input, put side by side; `channels` are the input's, `width` the output's."""
+
+    def __init__(self, channels: int, branches: Sequence[str]) -> None:
+        super().__init__()
+        self.branches = [branch.split() for branch in branches]
+        self.width = 0
+        for branch in self.branches:
+            now = channels
+            for step in branch:
+                if ":" in step:
+                    now = sum(self._add(now, *one.split(":")) for one in step.split("|"))
+            self.width += now
+
+    def _add(self, channels: int, name: str, width: str, shape: str) -> int:
+        kernel, _, how = shape.partition("/")
+        self.add_module(name, _Convolution(channels, int(width), kernel, how))
+        return int(width)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        ends = []
+        for branch in self.branches:
+            now = feature
+            for step in branch:
+                now = self._step(step, now)
+            ends.append(now)
+        return torch.cat(ends, dim=1)
+
+    def _step(self, step: str, feature: Tensor) -> Tensor:
+        match step:
+            case "avg":  # the border is not counted, as in TensorFlow
+                return avg_pool2d(feature, 3, stride=1, padding=1, count_include_pad=False)
+            case "max":
+                return max_pool2d(feature, 3, stride=1, padding=1)
+            case "max/2":
+                return max_pool2d(feature, 3, stride=2)
+        return torch.cat([self.get_submodule(one.split(":")[0])(feature) for one in step.split("|")], dim=1)
+
+
+class Inception(_Block):
+    """The whole network up to its last pooling, with the state dict's own names."""
+
+    def __init__(self) -> None:
+        super().__init__(3, (STEM,))
+        channels = 192
+        for name, branches in BLOCKS.items():
+            block = _Block(channels, branches)
+            self.add_module(name, block)
+            channels = block.width
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        """The 2,048 features of pictures in [0, 1] of any size: B x 2048.
+
+        They are brought to 299 x 299 as clean-fid does (Parmar et al., 2022), bicubic and without aliasing, and to
+        (v - 128) / 128 of values v in 0..255.
+        """
+        resized = interpolate(image_B3HW * 255, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False)
+        feature = super().forward((resized.clamp(0, 255) - 128) / 128)
+        for name in BLOCKS:
+            feature = self.get_submodule(name)(feature)
+        return feature.mean((2, 3))
+
+
+def open_inception(path: Path) -> Inception:
+    """The network from a safetensors file, frozen. Raises NotFound, Refused."""
+    shapes = read_header(path).shapes
+    with torch.device("meta"):
+        network = Inception()
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if "num_batches" not in name}
+    missing = sorted(name for name, shape in wanted.items() if shapes.get(name) != shape)
+    if missing:
+        hint = "convert it by the lines in the README, section 'Figures of a checkpoint'"
+        raise Refused(f"{path} is not the Inception network of 2015: it lacks {missing[0]!r}", hint)
+    network.load_state_dict(read_tensors(path, wanted), strict=False, assign=True)
+    for name, count in network.named_buffers():
+        if count.is_meta:  # how many batches were seen in training: of no use here
+            network.get_submodule(name.rpartition(".")[0]).register_buffer(name.rpartition(".")[2], torch.zeros(()))
+    return network.float().eval().requires_grad_(False)
+
+
+def frechet_distance(truth_ND: Tensor, again_ND: Tensor) -> float:
+    """The distance of Gaussians fitted to two sets of features (Heusel et al., 2017), of two pictures or more each.
+
+    |m - m'|^2 + tr S + tr S' - 2 tr (S S')^(1/2), and the last trace is the sum of the singular values of X X'^T,
+    since S = X^T X: for as many pictures as a held-out split has that is some sixty times faster than the eigenvalues
+    of S S' that torchmetrics takes. With fewer pictures than features the distance depends on their number.
+    """
+    sets = [features_ND.cpu().double() for features_ND in (truth_ND, again_ND)]
+    means = [features_ND.mean(0) for features_ND in sets]
+    one, other = (_root(features - mean) for features, mean in zip(sets, means, strict=True))
+    joint = torch.linalg.svdvals(one @ other.T).sum()
+    return max(0.0, float((means[0] - means[1]).square().sum() + one.square().sum() + other.square().sum() - 2 * joint))
+
+
+def _root(centred_ND: Tensor) -> Tensor:
+    """X with X^T X the covariance, of as few rows as it takes."""
+    count, features = centred_ND.shape
+    rows = torch.linalg.qr(centred_ND, mode="r").R if count > features else centred_ND
+    return rows / math.sqrt(count - 1)

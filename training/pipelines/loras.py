@@ -1,0 +1,101 @@
+"""A user's own LoRAs as parts of a checkpoint: stored with their weight, and fused into the model when it is opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from curation.domain import Checkpoint, canonical_json
+from curation.errors import Refused
+from curation.object_store import sha256_of
+from curation.ports import LoraFile, ObjectStore
+from training.checkpoint import STYLE
+from training.external_weights import Header, read_header, read_tensors
+from training.interop.adapters import read_lora
+from training.interop.denoiser_weights import check_base
+from training.interop.formats import WeightFormat, recognise
+from training.interop.relatives import is_of_text
+from training.presets.presets import find_preset
+from training.pretrained.families import find_family
+from training.safetensors_io import save_part
+
+Stored = tuple[Mapping[str, Tensor], Mapping[str, str]]
+
+
+def add_styles(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
+    """Store LoRAs beside a checkpoint's weights (the port LAYERLOOP_STYLER).
+
+    The result draws with them, has an id of its own, and the given checkpoint as its parent: what is drawn names it.
+
+    Args:
+        checkpoint: one of a pretrained family.
+        store: where the files go.
+        styles: LoRA files of any program, for UNet and text encoders, in the order in which they are applied.
+
+    Raises:
+        NotFound: where a file is missing.
+        Refused: for a file that is no LoRA or not for this model, and for a denoiser of our own.
+    """
+    preset = find_preset(checkpoint.preset, checkpoint.changes)
+    if preset.family is None or find_family(preset.family).denoiser is None:
+        hint = "a LoRA is for a checkpoint of the presets sd15, sd21 or sdxl"
+        raise Refused(f"the preset {preset.name!r} draws with a denoiser of its own, which takes no LoRA", hint)
+    headers = [read_header(style.path) for style in styles]
+    for header in headers:
+        _check(header, preset)
+    taken = [int(part.removeprefix(STYLE)) for part in checkpoint.files if part.startswith(STYLE)]
+    files = dict(checkpoint.files)
+    for number, (style, header) in enumerate(zip(styles, headers, strict=True), max(taken, default=0) + 1):
+        facts = {
+            "kind": "style",
+            "name": style.path.name,
+            "weight": repr(float(style.weight)),
+            "sha256": sha256_of(style.path),
+            "header": canonical_json(dict(header.metadata)),
+        }
+        part = f"{STYLE}{number}"
+        files[part] = save_part(store, part, read_tensors(header, header.shapes), facts)
+    return replace(checkpoint, files=files, parent=checkpoint.id, evaluation={}, sheet=None)
+
+
+def apply_styles(pipeline: Any, styles: Sequence[Stored]) -> None:
+    """Fuse stored LoRAs into a diffusers pipeline, in place. Raises Refused where one does not fit."""
+    if not styles:
+        return
+    names = [f"style_{number}" for number in range(len(styles))]
+    for name, (tensors, facts) in zip(names, styles, strict=True):
+        with TemporaryDirectory() as folder:  # diffusers reads an adapter's numbers from a file's own metadata
+            save_file(dict(tensors), Path(folder) / "lora.safetensors", json.loads(facts["header"]) or None)
+            try:
+                pipeline.load_lora_weights(folder, weight_name="lora.safetensors", adapter_name=name)
+            except (ValueError, RuntimeError, KeyError, OSError) as error:
+                hint = "is it for another family of models?"
+                raise Refused(f"the LoRA {facts['name']} does not fit: {str(error)[:200]}", hint) from error
+    pipeline.set_adapters(names, [float(facts["weight"]) for _, facts in styles])
+    pipeline.fuse_lora(adapter_names=names)
+    pipeline.unload_lora_weights()
+
+
+def describe_styles(styles: Sequence[Stored]) -> dict[str, str]:
+    """What a drawing says of the LoRAs that it was made with: name, first digits of the file's sha256, weight."""
+    told = [f"{facts['name']} {facts['sha256'][:12]}:{float(facts['weight']):g}" for _, facts in styles]
+    return {"lora": ", ".join(told)} if told else {}
+
+
+def _check(header: Header, preset: Any) -> None:
+    """Raises Refused unless the file is a LoRA whose UNet part fits the preset's model."""
+    of_unet = {name: shape for name, shape in header.shapes.items() if not is_of_text(name)}
+    if not of_unet:
+        return
+    layout = recognise(replace(header, shapes=of_unet))
+    if layout is not WeightFormat.lora:
+        hint = "weights of transparency are imported: layerloop checkpoint import"
+        raise Refused(f"{header.path} is {layout}, not the LoRA of a style", hint)
+    check_base(*read_lora(replace(header, shapes=of_unet)), preset)

@@ -1,5 +1,0 @@
-"""Weights that others released: recognised by their content, read into our parts, and written back out."""
-
-from training.released.networks import read_transparency
-
-__all__ = ["read_transparency"]

@@ -1,0 +1,51 @@
+"""Sample sheets: pictures in rows on a checkerboard, with captions, as one PNG for people's eyes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from curation.images.codec import over
+from curation.ports import RGBA
+
+GAP, TEXT, LEAST = 4, 12, 96  # pixels: between tiles, of a caption's line, of a tile's side
+
+
+def pixels(rgba_B4HW: Tensor) -> list[RGBA]:
+    """A batch in [0, 1] as H x W x 4 uint8 images."""
+    batch = (rgba_B4HW.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return list(batch)
+
+
+def draw_sheet(rows: Sequence[Sequence[RGBA]], captions: Sequence[Sequence[str]] = ()) -> bytes:
+    """A PNG of rows of pictures, each over a checkerboard with its alpha below it, and its caption, if it has one."""
+    side = max(LEAST, *(picture.shape[0] for row in rows for picture in row))
+    width = max(len(row) for row in rows) * (side + GAP) + GAP
+    height = len(rows) * (2 * side + TEXT + 2 * GAP) + GAP
+    sheet = Image.new("RGB", (width, height), (255, 255, 255))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=9)
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            left, top = GAP + x * (side + GAP), GAP + y * (2 * side + TEXT + 2 * GAP)
+            large = np.asarray(Image.fromarray(picture, "RGBA").resize((side, side), Image.Resampling.NEAREST))
+            sheet.paste(Image.fromarray(over(large, checkerboard(side))), (left, top))
+            sheet.paste(Image.fromarray(large[..., 3]), (left, top + side))
+            if y < len(captions) and x < len(captions[y]):
+                pen.text((left, top + 2 * side), captions[y][x][: side // 5], fill=(0, 0, 0), font=font)
+    out = io.BytesIO()
+    sheet.save(out, "PNG")
+    return out.getvalue()
+
+
+def checkerboard(side: int) -> NDArray[np.uint8]:
+    """Cells of an eighth of the side around mid-grey, 0.5 +- 0.05: side x side x 3."""
+    cell = max(1, side // 8)
+    rows, columns = np.indices((side, side)) // cell
+    grey = np.where((rows + columns) % 2, np.uint8(140), np.uint8(115))
+    return np.repeat(grey[..., None], 3, axis=-1)

@@ -1,0 +1,193 @@
+"""The training of latent transparency: encoder and decoder around a backbone that stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from curation.domain import Split, TrainingRequest
+from curation.ports import RGBA, ObjectStore, Report
+from training.data.buckets import BucketOrder, Order, preset_buckets
+from training.data.dataset import LayerDataset, heldout_images, load_split
+from training.data.sampler import draw_order
+from training.engine.batch import Rows
+from training.engine.distributed import DistributedContext, whole
+from training.engine.optimizers import build_optimiser
+from training.engine.schedule import LRSchedule
+from training.engine.trainer import TrainerContext, TrainingStage, fit
+from training.metrics.compositing import measure_blends
+from training.presets.preset import Preset
+from training.sample_grid import draw_sheet, pixels
+from training.transparency.autoencoder import Autoencoder
+from training.transparency.codec import reconstruct
+from training.transparency.losses import discriminator_loss
+from training.transparency.networks import Transparency, open_transparency
+from training.transparency.objective import OffsetObjective, on_solids
+from training.transparency.padding import pad_colours
+
+STAGE = "transparency"
+SHEET = 8  # pictures on a sample sheet
+KEPT_BYTES = 1 << 30  # padded colors kept in memory: 21,000 images of 64 pixels, 1,300 of 256
+
+
+def train_transparency(
+    order: TrainingRequest,
+    preset: Preset,
+    store: ObjectStore,
+    folder: Path,
+    report: Report,
+    backbone: Autoencoder,
+    start: Mapping[str, Tensor] | None,
+) -> dict[str, Tensor]:
+    """Train (section 3.1) on the snapshot's train split, from `start` or afresh; the averaged weights at the end.
+
+    Pairs give their foregrounds and, by the preset's `transparency_opaque`, their opaque layers.
+
+    Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run.
+    Whatever `report` raises stops the training; what was saved stays. Raises Refused where `start` does not fit, and
+    as `fit`.
+    """
+    machine = DistributedContext(preset)
+    step = machine.step_images(preset.transparency_batch)
+    buckets = preset_buckets(preset, step, folder.parent / "cache" / "sizes")
+    memory = preset.in_memory
+    opaque, size = preset.transparency_opaque, preset.image_size
+    roles = preset.roles_learnt(opaque)
+    pictures = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
+    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
+    draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
+
+    torch.manual_seed(order.seed)
+    networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
+    shown = heldout_images(store, order.snapshot, size, SHEET)
+    shown_B4HW = shown.take(range(len(shown))) if len(shown) else None
+    recipe = TransparencyStage(preset, networks, pictures, backbone, shown_B4HW)
+    fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
+    return {name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
+
+
+class TransparencyStage(TrainingStage):
+    """To hide alpha in a latent and to find it again (section 3.1), against a discriminator where it counts."""
+
+    stage = STAGE
+
+    def __init__(
+        self,
+        preset: Preset,
+        networks: Transparency,
+        pictures: LayerDataset,
+        backbone: Autoencoder,
+        shown_B4HW: Tensor | None = None,
+    ) -> None:
+        """shown_B4HW: held-out images, straight RGBA in [0, 1], for sample sheets and validation; None without any."""
+        super().__init__()
+        self.shown_B4HW = shown_B4HW
+        self.preset, self.networks, self.pictures = preset, networks, pictures
+        self.pace = LRSchedule(preset.transparency_images, preset.transparency_batch, preset.transparency_ema)
+        self.objective = OffsetObjective(preset, backbone)
+        # Only where it counts: every process waits for the gradients of every parameter.
+        self.judge = self.objective.discriminator if preset.discriminator_weight else None
+        # To pad colours takes a thread longer than a GPU takes to learn from them; a processor has none to spare.
+        alone = preset.in_memory and not torch.cuda.is_available()
+        self.readers = None if alone else ThreadPoolExecutor(preset.workers, "decode")
+        # Padding is three quarters of a loader's work and gives the same in every epoch.
+        self.padded: dict[int, Tensor] = {}
+
+    def build_optimisers(self) -> dict[str, Optimizer]:
+        """One for the networks, one for the discriminator, whose gradients are never cut."""
+        name, rate = self.preset.optimiser, self.preset.transparency_lr
+        betas = (self.preset.beta1, self.preset.beta2)
+        built = {"optimiser": build_optimiser(name, self.networks.parameters(), rate, betas=betas)}
+        if self.judge is not None:
+            built["judge_optimiser"] = build_optimiser(name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0)
+        return built
+
+    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
+        """Pictures, half of them mirrored, with their colours padded, and which of them keep their offset."""
+        flips = (torch.rand(len(places), generator=rng) < 0.5)[mine]
+        # 30 % of the offsets are dropped.
+        keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[mine]
+        read = map if self.readers is None else self.readers.map
+        pairs = list(read(self._prepare, [places[row] for row in mine], flips.tolist()))
+        rgba_B4HW, padded_B3HW = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
+        if share := self.preset.solid_share:
+            chosen_B = (torch.rand(len(places), generator=rng) < share)[mine]
+            below_B3 = torch.rand(len(places), 3, generator=rng)[mine]
+            alpha_B1HW, padded_B3HW = on_solids(rgba_B4HW[:, 3:], padded_B3HW, chosen_B, below_B3)
+            solid_B4HW = torch.cat([padded_B3HW, alpha_B1HW], dim=1)
+            rgba_B4HW = torch.where(chosen_B[:, None, None, None], solid_B4HW, rgba_B4HW)
+        return {"rgba": rgba_B4HW, "padded": padded_B3HW, "keep": keep_B}
+
+    def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_vae and, beside it, the discriminator's own loss: neither has gradients for the other's networks."""
+        with _still(self.judge):
+            loss = self.objective.measure(self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen)
+        if self.judge is None or "fooling" not in loss.terms:
+            return loss.total, loss.terms
+        hinge = discriminator_loss(self.judge(*loss.truth), self.judge(*loss.drawn))
+        return loss.total + hinge, {**loss.terms, "discriminator": hinge}
+
+    def cores(self) -> Sequence[nn.Module]:
+        """Both."""
+        return (self.networks.encoder, self.networks.decoder)
+
+    def averaged(self) -> nn.Module:
+        """The discriminator is no part of what is kept."""
+        return self.networks
+
+    def draw_sheet(self, rows: Rows) -> bytes:
+        """Draw the first held-out images, or training images without any, and their reconstructions."""
+        shown_B4HW = self.shown_B4HW if self.shown_B4HW is not None else rows["rgba"][:SHEET]
+        return draw_sheet(reconstruction_rows(self.objective.backbone, self.networks, self._here(shown_B4HW)))
+
+    def validate(self) -> dict[str, float]:
+        """Measure the PSNR (dB, mean over nine backgrounds) of the first held-out images."""
+        if self.shown_B4HW is None:
+            return {}
+        truth_B4HW = self._here(self.shown_B4HW)
+        again_B4HW = reconstruct(self.objective.backbone, self.networks, truth_B4HW)
+        return {"psnr": float(torch.stack(list(measure_blends(truth_B4HW, again_B4HW)["psnr"].values())).mean())}
+
+    def _here(self, rgba_B4HW: Tensor) -> Tensor:
+        return rgba_B4HW.to(next(self.networks.parameters()).device)
+
+    def frozen(self) -> Sequence[nn.Module]:
+        """The backbone, and what pictures are compared by."""
+        return self.objective.frozen()
+
+    def _prepare(self, place: int, flip: bool) -> tuple[Tensor, Tensor]:
+        place, rgba_4HW = self.pictures.read(place)
+        padded_3HW = self._pad(place, rgba_4HW)
+        return (rgba_4HW.flip(2), padded_3HW.flip(2)) if flip else (rgba_4HW, padded_3HW)
+
+    def _pad(self, place: int, rgba_4HW: Tensor) -> Tensor:
+        """Pad the colors of an image, or take them from memory; beyond KEPT_BYTES they are padded again each time."""
+        if place in self.padded:
+            return self.padded[place]
+        padded_3HW = pad_colours(rgba_4HW[None])[0]
+        if self.preset.in_memory and (len(self.padded) + 1) * padded_3HW.nbytes <= KEPT_BYTES:
+            self.padded[place] = padded_3HW
+        return padded_3HW
+
+
+@contextmanager
+def _still(judge: nn.Module | None) -> Iterator[None]:
+    """For so long nothing that is computed has gradients for the discriminator's weights."""
+    if judge is not None:
+        judge.requires_grad_(False)
+    try:
+        yield
+    finally:
+        if judge is not None:
+            judge.requires_grad_(True)
+
+
+def reconstruction_rows(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor) -> list[list[RGBA]]:
+    """Two rows: the pictures, and what comes back of them."""
+    return [pixels(rgba_B4HW), pixels(reconstruct(backbone, networks, rgba_B4HW))]
