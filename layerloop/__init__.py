@@ -50,7 +50,7 @@ __all__ = [
 
 # Where each name is defined; names that are not here are exported by training.pipelines.
 _DEFINED_IN = {
-    "LayerDataset": "training.data.dataset:Pictures",
+    "LayerDataset": "training.data.dataset:LayerDataset",
     "Snapshot": "layerloop.snapshot:Snapshot",
     "generate": "layerloop.generation:generate",
     "open_snapshot": "layerloop.snapshot:open_snapshot",
