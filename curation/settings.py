@@ -54,9 +54,13 @@ class Settings(BaseSettings):
     writer_key: SecretStr | None = Field(
         None, description="key for a server of language models (prompts make --address)"
     )
-    importer: str = Field("training.interop.import_checkpoint:take_in", description="dotted name of a CheckpointImporter")
+    importer: str = Field(
+        "training.interop.import_checkpoint:take_in", description="dotted name of a CheckpointImporter"
+    )
     styler: str = Field("training.pipelines.loras:add_styles", description="dotted name of an AddLoras")
-    exporter: str = Field("training.interop.export_checkpoint:give_out", description="dotted name of a CheckpointExporter")
+    exporter: str = Field(
+        "training.interop.export_checkpoint:give_out", description="dotted name of a CheckpointExporter"
+    )
     embedder: str = Field("curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder")
     embedder_model: str | None = Field(None, description="its weights: a CLIP or DINO by hub name or folder")
     aesthetic: Path | None = Field(None, description="LAION's linear aesthetic head, as safetensors, for that CLIP")
