@@ -1,4 +1,4 @@
-"""The words of Layerloop as plain values; each has one meaning (ARCHITECTURE.md, Words)."""
+"""Domain values and enumerations, and the state machine of candidates."""
 
 from __future__ import annotations
 

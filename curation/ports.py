@@ -1,4 +1,4 @@
-"""The doors of the house: what it asks of the world, at most four methods each, plain data in and out."""
+"""Ports: the interfaces of stores, queues, generators and trainings, each with at most four methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint's parts, opened: the networks that its files hold, ready to draw, to be measured or to be trained on."""
+"""A loaded checkpoint: its networks, ready to generate, evaluate or continue training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests for drawing: taken in batches of one size, noise from their seeds, and what was drawn as layers."""
+"""Batches of draw requests of one size, their noise from seeds, and their results as layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight files of others, opened safely: only safetensors, header first, tensors one by one, and no NaN."""
+"""Weight files of other programs, read safely: safetensors only, header first, no NaN."""
 
 from __future__ import annotations
 

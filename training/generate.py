@@ -1,4 +1,4 @@
-"""The door of drawing: a checkpoint's weights as a generator of layers."""
+"""Entry point of generation: open a checkpoint as a generator of layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training will need of memory, stage by stage, computed before anything is downloaded or loaded."""
+"""Memory estimate of a training, stage by stage, before anything is downloaded or loaded."""
 
 from __future__ import annotations
 

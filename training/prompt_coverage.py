@@ -1,4 +1,4 @@
-"""The door of reading: which words of a text a preset sees, told without loading any weights."""
+"""Entry point for texts: which words of a text a preset reads, without loading weights."""
 
 from __future__ import annotations
 

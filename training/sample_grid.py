@@ -1,4 +1,4 @@
-"""Sample sheets: pictures in rows on a checkerboard, with captions, as one PNG for people's eyes."""
+"""Sample grids: images in rows on a checkerboard, with captions, as one PNG."""
 
 from __future__ import annotations
 

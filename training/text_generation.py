@@ -1,4 +1,4 @@
-"""Texts by a language model of transformers: any that goes on with text, asked as it was trained to be asked."""
+"""Text generation with a language model of transformers."""
 
 from __future__ import annotations
 

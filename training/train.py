@@ -1,4 +1,4 @@
-"""The door of the workshop: an order for training in, a checkpoint with its figures and its sample sheet out."""
+"""Entry point of training: a training request in, a checkpoint with metrics and a sample grid out."""
 
 from __future__ import annotations
 

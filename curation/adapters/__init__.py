@@ -1,1 +1,1 @@
-"""What the doors open onto: the embedded PostgreSQL, the queue and the S3 store."""
+"""Adapters of the ports: embedded PostgreSQL, Celery queue, S3 store, Label Studio, language model servers."""

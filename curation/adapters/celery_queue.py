@@ -1,4 +1,4 @@
-"""The queue: Celery over PGMQ in the house's own PostgreSQL, or over RabbitMQ or Redis by address."""
+"""Celery as the job queue, over PGMQ in PostgreSQL, RabbitMQ or Redis."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from curation.settings import EMBEDDED, Settings
 
 QUEUES = ("cpu", "gpu")
 PREFIX = "layerloop."
-"""Before the names in the broker, which may serve others too; two houses at one broker take a virtual host each."""
+"""Before the names in the broker, which may serve others too; two instances at one broker take a virtual host each."""
 
 AWAY_SECONDS = 5.0
 """After a broker failed to answer it is left alone for so long: a thousand commits are not a thousand time-outs."""
@@ -40,7 +40,7 @@ def task_name(job: str) -> str:
 def make_app(
     settings: Settings, database_address: str, jobs: Mapping[str, Callable[..., object]] | None = None
 ) -> Celery:
-    """The Celery application of this house; `jobs` are what a worker can run, by name, and a sender needs none.
+    """The Celery application of this instance; `jobs` are what a worker can run, by name, and a sender needs none.
 
     The database is the truth and a message only a nudge: it is acknowledged before the job runs, no result is kept,
     and nothing here is retried for long. A job that dies is found by its lease. Raises Refused for an address whose

@@ -1,4 +1,4 @@
-"""A language model behind an address that speaks OpenAI's chat completions, as most servers of such models do."""
+"""Client of language model servers that speak the OpenAI chat completions protocol."""
 
 from __future__ import annotations
 

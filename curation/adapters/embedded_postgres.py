@@ -30,7 +30,7 @@ DATABASE = "layerloop"
 SOCKET_LIMIT = 107  # bytes of a unix socket's path on Linux (sun_path less its closing zero; macOS has 103)
 SOCKET_FILE = ".s.PGSQL.5432"
 
-# Rewritten at every start, so that an old house gets today's settings.
+# Rewritten at every start, so that an old instance gets today's settings.
 SETTINGS = """\
 listen_addresses = ''
 unix_socket_directories = '{sockets}'

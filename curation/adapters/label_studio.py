@@ -1,4 +1,4 @@
-"""Label Studio as a desk, through its own client: boards are its projects, postings its tasks, answers annotations."""
+"""Label Studio as a labeling backend, through its SDK: projects, tasks and annotations."""
 
 from __future__ import annotations
 

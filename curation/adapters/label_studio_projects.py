@@ -1,4 +1,4 @@
-"""Projects of Label Studio: found by what identifies them, made, kept as they should be, and marked."""
+"""Label Studio projects: find, create, keep up to date and mark them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How Label Studio shows a candidate, and how what is said there is read: configuration, page of a task, results."""
+"""Labeling configuration of Label Studio: what a task shows, and how its annotations are parsed."""
 
 from __future__ import annotations
 

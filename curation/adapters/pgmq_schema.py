@@ -7,7 +7,7 @@ from pgmq.install import PGMQInstallError, get_embedded_install_sql, install_pgm
 
 from curation.errors import LayerloopError, Unreachable
 
-LOCK = 7_201_114  # any number, always the same: two houses that start at once install one after the other
+LOCK = 7_201_114  # any number, always the same: two instances that start at once install one after the other
 
 
 def install_pgmq(address: str) -> None:

@@ -1,4 +1,4 @@
-"""The object store in a bucket of S3 or of anything that speaks its protocol."""
+"""Object store in an S3 bucket."""
 
 from __future__ import annotations
 

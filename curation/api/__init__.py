@@ -1,1 +1,1 @@
-"""The JSON API of the house, over HTTP."""
+"""The HTTP API."""

@@ -1,4 +1,4 @@
-"""Figures that are dear to count at a million rows and need not be of this very moment."""
+"""Cache of statistics that are slow to compute, kept longer the longer they took."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 class AdaptiveCache(Generic[Value]):
     """Keeps a value a hundred times as long as computing it took, so that at most 1 % of the time goes there.
 
-    What takes under `cheap` seconds is computed anew each time, so that small houses always see exact figures.
+    What takes under `cheap` seconds is computed anew each time, so that small instances always see exact figures.
     """
 
     SHARE, MOST = 100.0, 1_000

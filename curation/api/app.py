@@ -1,4 +1,4 @@
-"""The API of a house: its routers, how errors are told, the guard at the door, and the pages if they are installed."""
+"""The FastAPI application: routers, error responses, security middleware and the front end if installed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ GENERAL = {
 
 
 def create_app(context: AppContext) -> FastAPI:
-    """The application that serves this house; `layerloop api` runs it, and a test may as well."""
+    """The application that serves this instance; `layerloop api` runs it, and a test may as well."""
     app = FastAPI(
         title="Layerloop",
         version=__version__,

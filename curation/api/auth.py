@@ -1,4 +1,4 @@
-"""Access: who is asking, what they may do, and the one transaction in which their request is answered."""
+"""Authentication, roles, and the one transaction of each request."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RequestContext:
 
 
 def context_of(request: Request) -> AppContext:
-    """The house that this application serves."""
+    """The instance that this application serves."""
     context: AppContext = request.app.state.context
     return context
 

@@ -1,4 +1,4 @@
-"""Checkpoints and training runs over HTTP: evaluation, sample sheet, lineage, progress, and promotion."""
+"""Checkpoint and training run routes: evaluation, sample grid, lineage, progress and promotion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API's description: one schema for all errors, every status, security schemes and links between operations."""
+"""The OpenAPI description: one error schema, every status, security schemes and links between operations."""
 
 from __future__ import annotations
 

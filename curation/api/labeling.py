@@ -1,4 +1,4 @@
-"""What desks of other software reach over HTTP: previews of open postings, and the bell that wakes the collector."""
+"""Routes for Label Studio: previews of tasks, and the webhook that triggers a pull."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WrongSecret(Refused):
 def get_preview(
     request: Request, posting: uuid.UUID, role: LayerRole, sign: Annotated[str, Query(max_length=64), STORABLE]
 ) -> Response:
-    """A layer of a candidate that is shown at a desk of other software; 404 once it was taken down there."""
+    """A layer of a candidate that is shown at Label Studio; 404 once it was taken down there."""
     previews: Previews = request.app.state.previews
     context = context_of(request)
     with context.database.transaction() as tx:

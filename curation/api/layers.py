@@ -1,4 +1,4 @@
-"""Stored images over HTTP: layers of candidates and samples, and the sample sheets of checkpoints; nothing else."""
+"""Image routes: layers of candidates and samples, and sample grids of checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The review desk over HTTP: trays, decisions, undo, and the reasons a reject may have."""
+"""Review routes: claims, decisions, undo and reject reasons."""
 
 from __future__ import annotations
 

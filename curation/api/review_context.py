@@ -1,4 +1,4 @@
-"""What a reviewer looks at beside a candidate: the latest decisions, and the accepted sample that is nearest to it."""
+"""Context of a review item: recent decisions, and the most similar accepted sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates as a page gets them: what they are, and the addresses of their layers."""
+"""Review items as JSON: a candidate and the signed addresses of its layers."""
 
 from __future__ import annotations
 

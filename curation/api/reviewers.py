@@ -1,4 +1,4 @@
-"""Reviewers' figures over HTTP: everybody's own, and for engineers those of all."""
+"""Reviewer statistics: one's own, and those of all reviewers for data engineers."""
 
 from __future__ import annotations
 

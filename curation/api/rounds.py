@@ -1,4 +1,4 @@
-"""Rounds over HTTP: the list, one round's report, and pausing, resuming and closing them."""
+"""Round routes: list, report, pause, resume and close."""
 
 from __future__ import annotations
 

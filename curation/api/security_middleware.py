@@ -1,4 +1,4 @@
-"""The guard at the door: checks that hold for every request, and headers that hold for every answer."""
+"""Security middleware: checks of every request and headers of every response."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HEADERS = {
 class SecurityMiddleware:
     """ASGI middleware; a class of Starlette's own would cost more CPU than all that it checks.
 
-    A house that listens on loopback answers only requests that were addressed to loopback: else a page of a stranger's
+    On loopback, only requests addressed to loopback are answered: else a page of a stranger's
     site could rebind its own name to 127.0.0.1 and read along (DNS rebinding). A request that changes something must
     bear the header "X-Layerloop", which no other site can make a browser send without asking first (CSRF).
     """

@@ -1,4 +1,4 @@
-"""Links: addresses of stored images that anybody may open who was given one, for a short while."""
+"""Signed URLs of stored images, valid for a short time."""
 
 from __future__ import annotations
 

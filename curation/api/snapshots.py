@@ -1,4 +1,4 @@
-"""Snapshots over HTTP: the list, the samples of one page by page, and freezing a new one."""
+"""Snapshot routes: list, samples by page, and freezing a new snapshot."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SnapshotAnswer(BaseModel):
 
 
 class SampleLayer(BaseModel):
-    """One layer of a sample: an address that works for ten minutes or more, and its size where the house knows it."""
+    """One layer of a sample: an address that works for ten minutes or more, and its size where it is known."""
 
     url: str
     width: int | None

@@ -1,4 +1,4 @@
-"""Layers that were shrunk for contact sheets, remembered up to so many bytes, the least recently asked for go first."""
+"""Cache of shrunk layers for the grid view, least recently used first out."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The command line: one file per group of commands, each a thin skin over the rooms."""
+"""The command line: one file per command group."""

@@ -1,4 +1,4 @@
-"""Commands of data engineers: what people would say of candidates that nobody has seen."""
+"""Commands of the acceptance model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pairs = Annotated[bool, typer.Option("--pairs", help="The head for pairs of laye
 
 @app.command()
 def fit(pairs: Pairs = False, dry_run: DryRun = False, as_json: Json = False) -> None:
-    """Fit the acceptance head to all decisions that stand, in seconds; workers do so too where a round needs it."""
+    """Fit the acceptance model to all decisions that stand, in seconds; workers do so too where a round needs it."""
     from curation.domain import Kind
     from curation.runtime.context import load_embedder
     from curation.selection import acceptance_model_store, embedding_backfill

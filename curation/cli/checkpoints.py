@@ -42,7 +42,7 @@ Set = Annotated[
 
 
 class Form(StrEnum):
-    """The programs that files are written for; their table stands in the workshop."""
+    """The programs that files are written for; their table stands in training."""
 
     released = "released"
     comfyui = "comfyui"

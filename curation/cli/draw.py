@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Sampler(StrEnum):
-    """The samplers that generators of pretrained models know; their table stands in the workshop."""
+    """The samplers that generators of pretrained models know; their table stands in training."""
 
     ddim = "ddim"
     euler = "euler"

@@ -1,4 +1,4 @@
-"""Commands of data engineers: rounds at a desk of other software."""
+"""Commands for rounds in Label Studio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`layerloop`: the whole house from a terminal."""
+"""The command line application."""
 
 from __future__ import annotations
 

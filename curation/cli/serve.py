@@ -1,4 +1,4 @@
-"""Commands that open the house itself: up, demo, doctor, and the two processes it is made of."""
+"""Commands that run the instance: up, demo, doctor, api and worker."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class WorkerQueue(StrEnum):
 
 
 def up(port: Port = None) -> None:
-    """Start the house: database, workers, API and pages; print one address to sign in at, and stay until Ctrl-C."""
+    """Start the instance: database, workers, API and pages; print one address to sign in at, and stay until Ctrl-C."""
     from curation.runtime.local_stack import run_local_stack
 
     with run_local_stack(_settings(port)) as standing:
@@ -124,7 +124,7 @@ def demo(
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check every part of the house and say what to do about what is wrong; exit code 1 if anything is."""
+    """Check every part of the instance and say what to do about what is wrong; exit code 1 if anything is."""
     from curation.runtime.doctor import Finding, examine, examine_environment
 
     try:

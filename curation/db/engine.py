@@ -1,4 +1,4 @@
-"""PostgreSQL: connections and transactions; the one room that commits, and sends jobs after it has."""
+"""Database connections and transactions; the only module that commits, and it sends jobs after the commit."""
 
 from __future__ import annotations
 

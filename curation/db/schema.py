@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from curation.db.engine import Database
 from curation.db.tables import metadata
 
-LOCK = 7_201_113  # any number, always the same: two houses that start at once migrate one after the other
+LOCK = 7_201_113  # any number, always the same: two instances that start at once migrate one after the other
 
 
 def migrate(database: Database, to: str | None = None) -> None:

@@ -206,7 +206,7 @@ candidates = sa.Table(
     sa.CheckConstraint("propensity > 0 and propensity <= 1", name="propensity"),
     sa.CheckConstraint("slice in ('random', 'likely', 'uncertain', 'audit', 'paper')", name="slice"),
 )
-# The rows each conveyor takes next, in the order it takes them: claims stay flat however many rows are done.
+# The rows each job takes next, in the order it takes them: claims stay flat however many rows are done.
 sa.Index("ix_candidates_waiting", candidates.c.round_id, candidates.c.decided, candidates.c.priority.desc(),
          candidates.c.id, postgresql_where=candidates.c.state == "waiting")  # fmt: skip
 sa.Index("ix_candidates_requested", candidates.c.round_id, candidates.c.id,
@@ -478,7 +478,7 @@ captions = sa.Table(
     _now(),
 )
 
-# A round's place at a desk of other software: boards there, of which a large round has several.
+# A round's place at Label Studio: boards there, of which a large round has several.
 desk_boards = sa.Table(
     "desk_boards",
     metadata,

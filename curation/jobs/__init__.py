@@ -1,4 +1,4 @@
-"""The jobs of the conveyor, by name: each takes a house and ids, does one batch, and bears being done twice."""
+"""Celery jobs by name; each takes the app context and ids, processes one batch, and is idempotent."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def put_up(context: AppContext, number: int) -> None:
 def collect(context: AppContext, board: str | None = None) -> None:
     """Bring home what was said on one board at the desk of other software; without one, ask for that of all.
 
-    The first time in a process a board is read whole: what changed is no trace of a house that has moved, nor of all
+    The first time in a process a board is read whole: what changed tells nothing of an instance that moved, nor of all
     that may have been done to either side while no worker ran.
     """
     where = f"{context.settings.desk} {context.settings.public_address} {context.settings.database}"

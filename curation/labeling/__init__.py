@@ -1,1 +1,1 @@
-"""Desks of other software: what is put up there, what comes back, and how both sides are kept equal."""
+"""Label Studio: which candidates are tasks there, which annotations come back, and synchronization of both."""

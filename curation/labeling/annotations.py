@@ -1,4 +1,4 @@
-"""Answers: what people said at a desk of other software becomes decisions, once each, or a refusal that is kept."""
+"""Annotations become decisions, once each, or refusals that are kept."""
 
 from __future__ import annotations
 

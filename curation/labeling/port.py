@@ -1,4 +1,4 @@
-"""The door of desks that are other software: what we show there, and what we find there."""
+"""The port of labeling backends: what is sent to them and what is read from them."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Elsewhere:
 
 
 class LabelingBackend(Protocol):
-    """A desk of other software. Every method raises Unreachable where it does not answer, or not to our token."""
+    """Label Studio. Every method raises Unreachable where it does not answer, or not to our token."""
 
     address: str
 

@@ -1,4 +1,4 @@
-"""Previews: addresses of a posting's layers that work exactly as long as the posting is there, decided or not."""
+"""Previews: addresses of a task's layers that work as long as the task exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boards: which candidates should be at a desk of other software, which are there, and who speaks with it just now."""
+"""Projects: which candidates belong in Label Studio, and which process synchronizes them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def made_boards(tx: Transaction, desk: str, number: int | None = None) -> list[P
 
 
 def is_served(tx: Transaction, number: int) -> bool:
-    """Return whether the candidates of a round are offered at a desk of other software."""
+    """Return whether the candidates of a round are offered at Label Studio."""
     return bool(tx.execute(_IS_SERVED, {"round": number}).scalar())
 
 
@@ -152,7 +152,7 @@ def switch(tx: Transaction, number: int, desk: str, actor: str) -> str:
 
 
 def list_kept_away(tx: Transaction) -> list[dict[str, Any]]:
-    """Return open rounds that are not offered at a desk of other software, each with the reason."""
+    """Return open rounds that are not offered at Label Studio, each with the reason."""
     return [dict(row) for row in tx.execute(_KEPT_AWAY).mappings()]
 
 

@@ -1,4 +1,4 @@
-"""Drift: where a desk of other software and this house differ, told in sentences, and mended where a rule says how."""
+"""Differences between Label Studio and this instance: report them and repair those that a rule covers."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def mend(exchange: LabelingSync, number: int | None = None) -> None:
 
 
 def _elsewhere(exchange: LabelingSync, number: int | None) -> Iterator[Difference]:
-    """Projects that are no board of this house and hold postings of it, with answers that are not known here."""
+    """Projects that are no board of this instance and hold postings of it, with answers that are not known here."""
     for other in exchange.desk.elsewhere(_known(exchange)):
         seen = list(other.seen)
         with exchange.database.transaction() as tx:
@@ -101,7 +101,7 @@ def _elsewhere(exchange: LabelingSync, number: int | None) -> Iterator[Differenc
 
 
 def _take_in_elsewhere(exchange: LabelingSync, number: int | None) -> None:
-    """Bring home what was said at projects that are no board of this house; they are left as they are."""
+    """Bring home what was said at projects that are no board of this instance; they are left as they are."""
     for other in exchange.desk.elsewhere(_known(exchange)):
         seen = [one for one in other.seen if one.posting is not None and one.answers]
         with exchange.database.transaction() as tx:

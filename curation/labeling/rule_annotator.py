@@ -1,4 +1,4 @@
-"""The oracle at a desk of other software: it says there what it has to say, as a person does, and it comes home so."""
+"""The rule reviewer in Label Studio: it submits annotations there as a person does."""
 
 from __future__ import annotations
 

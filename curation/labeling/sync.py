@@ -1,4 +1,4 @@
-"""The exchange with a desk of other software: candidates go up, answers come home; what is cut off goes on later."""
+"""Synchronization with Label Studio: push tasks, pull annotations, continue after an interruption."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class LabelingSync:
-    """One desk and this house: `address` gives each layer of a posting an address, `most` postings go on a board."""
+    """One desk and this instance: `address` gives each layer of a posting an address, `most` postings go on a board."""
 
     database: Database
     desk: LabelingBackend
@@ -76,7 +76,7 @@ class LabelingSync:
         """Bring home what was said since the last time, or `everything`, on the boards of a round or of all rounds.
 
         Returns what became of the answers. What is there no longer is put up again, and what is shown from addresses
-        where this house is no longer is given the ones where it is now. With `everything`, boards on which nothing is
+        of a former address of this instance is given today's. With `everything`, boards on which nothing is
         open are read too: a desk that was put back to a backup shows again what had been taken down. Raises
         Unreachable.
         """
@@ -253,12 +253,12 @@ class LabelingSync:
         return len(going)
 
     def is_stale(self, seen: RemoteTask) -> bool:
-        """Whether a posting is shown there from an address at which this house does not give its layers."""
+        """Whether a posting is shown there from an address at which this instance does not give its layers."""
         id_, layers = seen.posting, seen.layers
         return id_ is not None and (not layers or any(self.address(id_, one) != layers[one] for one in layers))
 
     def _renew(self, board: Project, stale: Collection[uuid.UUID]) -> int:
-        """Give postings the addresses at which the house is now, each by a call, also those that are answered.
+        """Give postings the addresses at which the instance is now, each by a call, also those that are answered.
 
         Where they are many, those of which nothing was said are taken down instead, to be put up anew, and of the
         answered ones only some are changed now; the next whole reading goes on with the others.

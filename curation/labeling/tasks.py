@@ -1,4 +1,4 @@
-"""Postings: candidates at a desk of other software, which are to go up, which are there and which should not be."""
+"""Tasks: which candidates are to be pushed, which exist in Label Studio, and which should not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""People of a desk of other software: which reviewer each of them is, by their e-mail address."""
+"""Label Studio users and the reviewers they are, matched by e-mail address."""
 
 from __future__ import annotations
 

@@ -248,7 +248,7 @@ _DECISIONS = sa.text("""
     order by id""")
 
 # Candidates with fewer than two verdicts, and all of rounds of single decisions, have nobody to agree with.
-# Answers at a desk of other software that came too late or could not be read.
+# Answers at Label Studio that came too late or could not be read.
 _NOT_COUNTED = sa.text("""
     select count(*) from desk_answers a join desk_people p on p.email = a.person
     where p.reviewer_id = :reviewer and a.refused is not null and not a.gone""")

@@ -214,7 +214,7 @@ _CLAIM_PICKED = """
         page = excluded.page
     returning subject"""
 
-# At a desk of other software somebody gets it next, or looks at it already.
+# At Label Studio somebody gets it next, or looks at it already.
 _FREE = """not exists (
     select from desk_postings t where t.candidate_id = candidates.id and t.state = 'up' and t.reserved_until > now())"""
 

@@ -1,4 +1,4 @@
-"""Drawing: a worker claims a batch of requested candidates, draws it with no transaction open, and keeps the layers."""
+"""Generation of candidates: claim a batch, generate it without an open transaction, save its layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a house's first samples come from: the user's folder, or shapes that the project draws itself."""
+"""First samples of an instance: the user's folder, or the synthetic seed set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house put together: which adapter stands behind each door, chosen by the settings."""
+"""The app context: settings, database, store and queue, with the adapters that the settings name."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class AppContext:
 
 @contextmanager
 def open_context(settings: Settings) -> Iterator[AppContext]:
-    """Open the house, starting the embedded PostgreSQL if it is ours and asleep, and bringing the tables up to date.
+    """Open the instance, starting the embedded PostgreSQL if it is ours and asleep, and bringing the tables up to date.
 
-    Whoever leaves an embedded house last puts its PostgreSQL to sleep: each process holds a shared lock on the home
+    Whoever leaves an embedded instance last puts its PostgreSQL to sleep: each process holds a shared lock on the home
     while it is inside, and a lock, unlike a counter, is let go even by a process that was killed.
     """
     with _inside(settings):

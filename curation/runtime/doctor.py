@@ -1,4 +1,4 @@
-"""The doctor: every part of the house looked at, with a finding and, where something is wrong, a hint."""
+"""Checks of every part of an instance, each with a finding and a hint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole house on one machine: PostgreSQL, API, pages and two workers, for as long as somebody stays."""
+"""The local stack: PostgreSQL, API, front end and two workers on one machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class LocalStack:
-    """A house with its processes running."""
+    """An instance with its processes running."""
 
     context: AppContext
     address: str

@@ -1,4 +1,4 @@
-"""The processes of a house on one machine: started together, started again when one dies, stopped together."""
+"""Supervisor of the local stack: start processes together, restart those that die, stop them together."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Embeddings: a candidate as a few numbers, so that those that look alike lie near each other; no weights are needed.
 
-The house's own embedder is a classical one: what edges run where (histograms of oriented gradients, Dalal and Triggs,
+The built-in embedder is a classical one: what edges run where (histograms of oriented gradients, Dalal and Triggs,
 CVPR 2005) over black, over white and of alpha itself, the colours of both in CIE Lab, and how alpha lies; then a fixed
 projection onto fewer numbers by random signs, which keeps distances (Achlioptas, JCSS 2003). Another one, such as a
 CLIP or DINO, comes through the door `ports.Embedder`; `source` says whose numbers are whose.
@@ -33,7 +33,7 @@ _LEVELS = np.linspace(0, 1, 9)
 
 
 class Gradients:
-    """The house's own Embedder: about a millisecond a candidate, equal on every machine up to rounding."""
+    """The built-in Embedder: about a millisecond a candidate, equal on every machine up to rounding."""
 
     source = SOURCE
     measures: Sequence[str] = ()
@@ -47,7 +47,7 @@ OWN: Final[Embedder] = Gradients()
 
 
 def open_embedder(model: str | None, aesthetic: Path | None) -> Embedder:
-    """The house's own embedder. Raises Refused where it is given weights, which it does not have."""
+    """The built-in embedder. Raises Refused where it is given weights, which it does not have."""
     if model or aesthetic:
         raise Refused(
             "the house's own embedder takes no weights",

@@ -1,7 +1,7 @@
 """Choosing: which screened candidates people see, by the round's policy, each with the probability of being shown.
 
 Coins are bits of the candidate's own id, a hash: choosing again chooses alike. A mixed policy first parts candidates by
-such a coin: the random slice is shown whatever the acceptance head says of it. The others compete for places: the
+such a coin: the random slice is shown whatever the acceptance model says of it. The others compete for places: the
 likeliest under caps for each prompt and cluster, and those of which the head is least sure. Only so many are put up as
 the desk soon needs, so that whatever people have said since has a say; the others stay "screened".
 
@@ -37,7 +37,7 @@ LOCK: Final = 7_201_115  # with the round's number: two workers never choose for
 def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple[int, int]:
     """Put screened candidates of a round before people or leave them unshown, by its policy; returns both counts.
 
-    embedder: whose embeddings the acceptance head reads (ports.Embedder.source); without a head a mixed policy shows
+    embedder: whose embeddings the acceptance model reads (ports.Embedder.source); without a head a mixed policy shows
     its random slice, and what people say of that teaches one.
     """
     row = find_round(tx, number)

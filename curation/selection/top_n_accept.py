@@ -1,6 +1,6 @@
 """The scale step: of a round that was drawn, the best N are kept without people, if an audit of them proves them good.
 
-The paper's last one (5 million pairs, of which 1 million are kept). Scores come from the acceptance head; the N best
+The paper's last one (5 million pairs, of which 1 million are kept). Scores come from the acceptance model; the N best
 under caps for each prompt and cluster are fixed first, then a random part of them goes before people, and when all of
 that part is judged, Clopper and Pearson's lower bound says how many of all N they would accept, with confidence 95 %.
 Only if that reaches what was asked for does the machine accept the others, in its own name. An audit is looked at once,

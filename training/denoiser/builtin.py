@@ -1,4 +1,4 @@
-"""The denoiser of our own, trained from nothing: a text encoder and the network that the preset names."""
+"""The built-in denoiser, trained from scratch: a text encoder and the network that the preset names."""
 
 from __future__ import annotations
 

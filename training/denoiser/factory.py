@@ -1,4 +1,4 @@
-"""A denoiser to begin with, or one that was stored: of our own, or over a pretrained model."""
+"""Factory of denoisers: a new or a stored one, built-in or over a pretrained model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a UNet of diffusers has learnt beside its pretrained weights: put into it, and taken out to be stored."""
+"""Fine-tuned weights of a diffusers UNet beside its pretrained ones: load them, and collect them for storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing with a denoiser of our own: prompts and seeds to layers, through it and both decoders."""
+"""Sampling with the built-in denoiser: prompts and seeds to layers, through both decoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training of the base model: a text-conditioned denoiser of adjusted latents, which draws transparent layers."""
+"""Training of the base model: a text-conditioned denoiser of adjusted latents."""
 
 from __future__ import annotations
 

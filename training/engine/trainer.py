@@ -1,4 +1,4 @@
-"""The course of a training: the one loop that every recipe runs in, from a saved state to the last image."""
+"""The training loop of all stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thorough measurement of a checkpoint: all figures, by background too, a sheet, and what others publish."""
+"""Full evaluation of a checkpoint: all metrics, by background too, a comparison sheet, and published figures."""
 
 from __future__ import annotations
 

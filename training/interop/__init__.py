@@ -1,4 +1,4 @@
-"""Weights that others released: recognised by their content, read into our parts, and written back out."""
+"""Interoperability: weights of other programs, recognized by content, imported and exported."""
 
 from training.interop.transparency_weights import read_transparency
 

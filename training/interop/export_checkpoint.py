@@ -1,4 +1,4 @@
-"""A checkpoint as files that other programs read: Forge, ComfyUI, diffusers, PEFT and kohya's scripts."""
+"""Export a checkpoint for other programs: Forge, ComfyUI, diffusers, PEFT and kohya's scripts."""
 
 from __future__ import annotations
 

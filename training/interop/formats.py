@@ -1,4 +1,4 @@
-"""What a weight file of others is, told by the names and shapes of its tensors alone, never by the file's name."""
+"""Formats of weight files, told by the names and shapes of tensors, never by file name."""
 
 from __future__ import annotations
 

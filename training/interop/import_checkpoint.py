@@ -1,4 +1,4 @@
-"""Files of other programs become a checkpoint: the networks, the base, and the autoencoder of the preset's model."""
+"""Import files of other programs as a checkpoint: the networks, the base and the autoencoder."""
 
 from __future__ import annotations
 

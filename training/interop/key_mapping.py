@@ -1,4 +1,4 @@
-"""Names of a Stable Diffusion UNet's tensors: the original ones ("ldm") and diffusers', each from the other by rule."""
+"""Key mapping of Stable Diffusion UNets between original ("ldm") and diffusers names, by rule."""
 
 from __future__ import annotations
 

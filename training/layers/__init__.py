@@ -1,1 +1,1 @@
-"""Layers of one picture drawn together: they see each other in every attention, each with adapters of its role."""
+"""Layers denoised together: joint attention, and a low-rank adapter for each role."""

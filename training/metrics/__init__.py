@@ -1,1 +1,1 @@
-"""What pictures and mattes are measured by: each file one family of figures, with its definition and its source."""
+"""Metrics of images and mattes, one family per file, with definition and source."""

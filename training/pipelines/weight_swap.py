@@ -1,4 +1,4 @@
-"""What a UNet is taught for a while: put into it, held against given layers, and taken out again, exactly."""
+"""Weights that a UNet has for a while: applied, run with given layers, and removed exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker's generator for pretrained models: a checkpoint's parts in the pipelines that people use."""
+"""The worker's generator for pretrained models: a checkpoint's parts in the public pipelines."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The table of numbers: a preset is a row, its columns say what each number means, and `--set` changes some."""
+"""Presets: one row each, documented columns, and `--set` to override some."""

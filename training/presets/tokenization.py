@@ -1,4 +1,4 @@
-"""How presets of our own read a text: as its first words, each a run of letters, digits and underscores."""
+"""Tokenization of built-in presets: the first words of a text, runs of letters, digits and underscores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frozen image autoencoder under latent transparency: a linear one fitted in seconds, or Stable Diffusion's."""
+"""The frozen autoencoder under latent transparency: a linear one fitted in seconds, or Stable Diffusion's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of any size for networks that are choosy: mirrored until they fit, and cut into tiles that overlap."""
+"""Images of any size: mirror padding to a multiple, and overlapping tiles."""
 
 from __future__ import annotations
 

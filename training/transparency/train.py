@@ -1,4 +1,4 @@
-"""The training of latent transparency: encoder and decoder around a backbone that stays as it is."""
+"""Training of latent transparency: encoder and decoder around a frozen autoencoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The eight symmetries of the square as eight opinions of one decoder, and their median."""
+"""Test-time augmentation of the decoder: the median over the eight symmetries of the square."""
 
 from __future__ import annotations
 
