@@ -6,7 +6,7 @@
 # make lint      style and formatting; make types: mypy
 # make quick     the tests that are not slow; TESTS=paths
 # make bench     prints figures, in some minutes; BENCH=name one of tests/benchmarks, ARGS its options
-# make coverage  the tests, and how much of the house they reach
+# make coverage  the tests, and how much of the instance they reach
 # make lock      writes the requirements*.lock files anew from pyproject.toml; ARGS=--upgrade takes the newest versions
 # make sbom      writes sbom.json (CycloneDX), what is installed
 # make audit     looks the locked versions up among known vulnerabilities, over the network

@@ -1,4 +1,4 @@
-"""How Alembic meets the tables: it runs on a connection that the house hands it."""
+"""How Alembic meets the tables: it runs on a connection that the instance hands it."""
 
 from alembic import context
 

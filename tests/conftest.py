@@ -113,7 +113,7 @@ def store(tmp_path: Path) -> FolderStore:
 
 @pytest.fixture
 def settings(tmp_path: Path, database_address: str) -> Settings:
-    """The settings of a house in a temporary folder on this test's own database."""
+    """The settings of an instance in a temporary folder on this test's own database."""
     from curation.settings import Settings
 
     return Settings(home=tmp_path / "home", database=database_address)

@@ -1,4 +1,4 @@
-"""The laws of the house: who may import whom, who commits, who reads the environment, and how a file begins."""
+"""The laws of the instance: who may import whom, who commits, who reads the environment, and how a file begins."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The workshop of Layerloop: networks, losses and training loops; it reads snapshots, never records."""
+"""Networks, losses and training loops; they read snapshots, never the database."""

@@ -85,7 +85,7 @@ class SecurityMiddleware:
     def _refusal(self, scope: Scope, *, api: bool) -> JSONResponse | None:
         headers = Headers(scope=scope)
         if self.loopback_only and not is_loopback(_name(headers.get("host", ""))):
-            return error_answer(421, "this house answers on loopback only", "open it at 127.0.0.1 or localhost")
+            return error_answer(421, "this instance answers on loopback only", "open it at 127.0.0.1 or localhost")
         changing = scope["method"] not in {"GET", "HEAD", "OPTIONS"}
         if changing and api and "x-layerloop" not in headers:
             return error_answer(403, "the header X-Layerloop is missing", "send 'X-Layerloop: 1' with every change")

@@ -91,9 +91,7 @@ def _elsewhere(exchange: LabelingSync, number: int | None) -> Iterator[Differenc
             if not rounds or (number is not None and number not in rounds.values()):
                 continue
             unheard = sum(_is_unheard(tx, one) for one in seen if one.posting in rounds)
-        told = (
-            f"project {other.number} ({other.title}) holds {len(rounds)} tasks of this house and is none of its boards"
-        )
+        told = f"project {other.number} ({other.title}) holds {len(rounds)} of our tasks and is none of our boards"
         of = min(rounds.values())
         if unheard:
             told = f"{told}; {unheard} of them say something that is not known here"
@@ -143,14 +141,14 @@ def _differences(
             yield _of(board, gone, "returned", f"{one.number} had been taken down and is there again")
             yield from _unheard(board, gone, one, known.get(gone.id, ()), restored=True)
         elif row is None:
-            told = f"{one.number} was not put up by this house"
+            told = f"{one.number} was not put up by this instance"
             yield Difference("foreign", board.round, None, one.number, told, mendable=False)
         elif row.id in there or row.number not in {None, one.number}:
             yield _of(board, row, "copy", f"it is there twice, as {row.number} and {one.number}")
         else:
             there[row.id] = one
             if exchange.is_stale(one):
-                yield _of(board, row, "stale", "it is shown there from an address where this house is no longer")
+                yield _of(board, row, "stale", "it is shown there from an address where this instance is no longer")
             yield from _unheard(board, row, one, known.get(row.id, ()), restored=restored)
     unwanted = tasks.unwanted(tx, board)
     for row in rows.values():

@@ -55,7 +55,7 @@ def examine(settings: Settings) -> list[Finding]:
             looks: tuple[Callable[[AppContext], Finding], ...] = (_database, _objects, _queue, _work, _desk)
             findings += [_safely(look, context) for look in looks]
     except LayerloopError as error:
-        findings.append(Finding("house", well=False, told=error.message, hint=error.hint))
+        findings.append(Finding("instance", well=False, told=error.message, hint=error.hint))
     return findings
 
 

@@ -50,7 +50,7 @@ def open_embedder(model: str | None, aesthetic: Path | None) -> Embedder:
     """The built-in embedder. Raises Refused where it is given weights, which it does not have."""
     if model or aesthetic:
         raise Refused(
-            "the house's own embedder takes no weights",
+            "the built-in embedder takes no weights",
             "LAYERLOOP_EMBEDDER=training.embedding:open_embedder is the one that reads a CLIP or DINO",
         )
     return OWN

@@ -150,11 +150,11 @@ def test_the_pages_never_load_the_workshop() -> None:
 
 
 def test_the_figures_of_an_evaluation_are_better_in_the_same_direction_as_in_the_workshop() -> None:
-    # Read, not imported: the workshop needs torch, and the pages' tests do not.
-    workshop = ast.parse((STATIC.parents[1] / "training" / "evaluation" / "heldout.py").read_text("utf-8"))
+    # Read, not imported: training needs torch, and the pages' tests do not.
+    heldout = ast.parse((STATIC.parents[1] / "training" / "evaluation" / "heldout.py").read_text("utf-8"))
     table = next(
         node.value
-        for node in workshop.body
+        for node in heldout.body
         if isinstance(node, ast.AnnAssign)
         and isinstance(node.target, ast.Name)
         and node.target.id == "HIGHER_IS_BETTER"

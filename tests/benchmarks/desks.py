@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def measure_there(postgres: str, studio: LabelStudioServer, tasks: int, clients: int, decisions: int) -> dict[str, Any]:
-    """One house with so many waiting candidates whose round is at Label Studio, and so many people at it."""
+    """One instance with so many waiting candidates whose round is at Label Studio, and so many people at it."""
     with ours._database(postgres) as address:
         database = Database(address)
         ours._fill(database, tasks, clients)

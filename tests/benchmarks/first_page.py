@@ -29,7 +29,7 @@ def _start(home: Path) -> float:
     try:
         while not _answers(port):
             if time.perf_counter() - begun > 120 or running.poll() is not None:
-                raise SystemExit("the house did not come up")
+                raise SystemExit("the instance did not come up")
             time.sleep(0.02)
         return time.perf_counter() - begun
     finally:

@@ -47,7 +47,7 @@ WATCH = """() => {
 
 @dataclass(frozen=True)
 class Site:
-    """A running house: its address, sign-in tokens of its people in turn, its records, and what was drawn for it."""
+    """A running instance: its address, sign-in tokens of its people in turn, its records, and what was drawn for it."""
 
     url: str
     people: Iterator[str]

@@ -8,7 +8,7 @@ took less than 16 and counts as 16), over decisions with keys, one every 300 ms;
 the same pictures, from its verdict's key, which Ctrl+Enter submits as soon as the page shows it, to the second frame with
 the next picture; then the seconds from the address of a contact sheet of 48 until all of its prints are decoded and
 painted, first with nothing shrunk yet and then again for another browser; and the milliseconds from the key to the edges
-of a layer, which the page finds ahead once they have been looked at. The house is a real one (PostgreSQL,
+of a layer, which the page finds ahead once they have been looked at. The instance is a real one (PostgreSQL,
 `layerloop api`, a folder of objects), and so is Label Studio, with tasks that our desk put up; `--alone` leaves it out.
 """
 
@@ -153,7 +153,7 @@ def _measured(page: Page, expected: int) -> list[float]:
 
 @contextmanager
 def _site(server: str, side: int, singles: int) -> Iterator[Site]:
-    """A house with a round of that many layers of that size; its people come in turn, by their sign-in tokens."""
+    """An instance with a round of that many layers of that size; its people come in turn, by their sign-in tokens."""
     with _database(server) as address, tempfile.TemporaryDirectory() as home:
         database = Database(address)
         store = FolderStore(Path(home) / "objects")

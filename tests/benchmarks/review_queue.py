@@ -75,7 +75,7 @@ def main() -> None:
 def measure(
     server: str, waiting: int, clients: int, bounds: Bounds, overlap: int = 1, begun: int = 0
 ) -> dict[str, Any]:
-    """One house of its own with so many waiting candidates, one API process, so many clients at once."""
+    """One instance of its own with so many waiting candidates, one API process, so many clients at once."""
     with _database(server) as address, tempfile.TemporaryDirectory() as home:
         database = Database(address)
         tokens = _fill(database, waiting, clients, overlap, begun)

@@ -9,7 +9,7 @@ The table of ARCHITECTURE.md, views and then diversity where caps bind, on real 
     python -m tests.benchmarks.selection_views --candidates --gates 0 --replay 0 --share 0.2 --caps 3 1.5 1.2 \
         --seed-folder ../shared/seed_rgba --folder-candidates 10000
 
-Everything is the house's own code on a real PostgreSQL: candidates are screened rows, policies choose by SQL, heads are
+Everything is the built-in code on a real PostgreSQL: candidates are screened rows, policies choose by SQL, heads are
 fitted as decisions come. Only the reviewer is simulated.
 
 Views are counted until so many accepts (--wanted), or until the policy has shown its --share. At random people see
@@ -121,7 +121,7 @@ def views_needed(server: str, pool: Pool, policy: Mapping[str, object], wanted: 
 
 
 def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> dict[str, Any]:
-    """A head taught by 600 decisions, looks at 600 to 6,000 judged ones as the house takes them; was 2 % kept to?"""
+    """A head taught by 600 decisions, looks at 600 to 6,000 judged ones as the instance takes them; was 2 % kept to?"""
     held, useful, looks, rejected = 0, 0, 0, []
     for seed in range(repetitions):
         pool = simulate(10_000, share, 0.92, seed=10_000 + seed)

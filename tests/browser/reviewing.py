@@ -36,7 +36,7 @@ OpenPage = Callable[..., Page]
 
 @dataclass(frozen=True)
 class Site:
-    """A running house, and its people by the address that signs them in."""
+    """A running instance, and its people by the address that signs them in."""
 
     context: AppContext
     address: str

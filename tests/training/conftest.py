@@ -1,4 +1,4 @@
-"""A small real snapshot for the workshop's tests: drawn shapes in a folder store, with a manifest."""
+"""A small real snapshot for training's tests: drawn shapes in a folder store, with a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A house with a round in it, served in this process, and somebody signed in for every access."""
+"""An instance with a round in it, served in this process, and somebody signed in for every access."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANGE = {"x-layerloop": "1"}
 
 @pytest.fixture
 def context(settings: Settings, database, store) -> AppContext:
-    """A house without pages."""
+    """An instance without pages."""
     bare = settings.model_copy(update={"pages": "there_are_no_pages:mount"})
     return AppContext(bare, database, store, CeleryQueue(make_app(bare, bare.database)))
 

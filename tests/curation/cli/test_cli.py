@@ -23,7 +23,7 @@ from tests.making import make_candidates, make_checkpoint, make_round
 
 @pytest.fixture
 def here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Commands run in this test's own house."""
+    """Commands run in this test's own instance."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)

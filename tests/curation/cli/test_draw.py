@@ -23,7 +23,7 @@ PROMPT = next(iter(SUBJECTS))
 
 @pytest.fixture
 def here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Commands run in this test's own house, where the painter draws."""
+    """Commands run in this test's own instance, where the painter draws."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)

@@ -44,7 +44,7 @@ seed = 9
 
 @pytest.fixture
 def here(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Commands run in this test's own house, where the painter of pairs draws; returns a folder with pictures."""
+    """Commands run in this test's own instance, where the painter of pairs draws; returns a folder with pictures."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)

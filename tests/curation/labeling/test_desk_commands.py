@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def here(studio, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Commands run in this test's own house, whose desk is the running Label Studio."""
+    """Commands run in this test's own instance, whose desk is the running Label Studio."""
     there = {"desk": f"label-studio+{studio.server.address}/", "desk_token": studio.server.token}
     settings = Settings(**settings.model_dump() | there)
     for name, value in settings.environment().items():

@@ -1,4 +1,4 @@
-"""A house that moves: what stands at a real Label Studio is shown from where the house is now, and wakes it there."""
+"""An instance that moves: what stands at a real Label Studio is shown from where the instance is now, and wakes it there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEW = "http://127.0.0.1:2"
 
 
 def moved(exchange: LabelingSync, address: str = NEW) -> LabelingSync:
-    """The exchange of the same house at another address."""
+    """The exchange of the same instance at another address."""
     return replace(exchange, address=Previews("secret", address).address)
 
 
@@ -74,7 +74,7 @@ def test_one_that_changed_is_enough_to_notice(seat):
 
 def test_an_import_that_was_cut_off_goes_on_from_the_new_address(seat, store):
     other, board, batch, sending = begin_import(seat, store, 6)
-    seat.exchange.desk.put_up(board, batch, sending[:4])  # and the process dies, and the house moves
+    seat.exchange.desk.put_up(board, batch, sending[:4])  # and the process dies, and the instance moves
     context = moved(seat.exchange)
     assert context.put_up(other.round) == {"up": 6}
     assert [new for new, _ in pages(other).values()] == [True] * 6

@@ -1,4 +1,4 @@
-"""A whole house on one machine: it comes up, lets its owner in once, mends itself, and goes down in order."""
+"""A whole instance on one machine: it comes up, lets its owner in once, mends itself, and goes down in order."""
 
 from __future__ import annotations
 

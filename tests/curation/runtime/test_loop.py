@@ -33,7 +33,7 @@ PLAN = Plan(rounds=2, quota=12, preset="micro", reviewer="oracle")
 
 @pytest.fixture
 def context(settings: Settings, database: Database, store: FolderStore) -> AppContext:
-    """A house whose jobs are only collected: tests run them."""
+    """An instance whose jobs are only collected: tests run them."""
     return AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
 
 

@@ -1,4 +1,4 @@
-"""The house's own embedder: the same for ever, near for what looks alike, whatever the size; and how it is stored."""
+"""The built-in embedder: the same for ever, near for what looks alike, whatever the size; and how it is stored."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def test_it_draws_on_a_gpu_in_the_presets_precision(store, model):
 
 
 def test_the_command_draws_from_and_over_pictures(settings, database, model, tmp_path, monkeypatch):
-    """`layerloop draw` with the real generator in a real house: text, then the result drawn over and enlarged."""
+    """`layerloop draw` with the real generator in a real instance: text, then the result drawn over and enlarged."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)
