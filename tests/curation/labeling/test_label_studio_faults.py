@@ -182,7 +182,7 @@ def test_a_desk_that_is_away_is_told_once(database, store, settings, caplog):
         make_candidates(tx, store, number, 3)
     asked = []
     database.send = asked.append
-    jobs.deciding._failures.clear()
+    jobs.review._failures.clear()
     with caplog.at_level(logging.WARNING, "layerloop.jobs"):
         for _ in range(3):
             jobs.sweep(context)

@@ -218,7 +218,7 @@ def test_the_oracle_decides_alone_unless_it_is_a_voice(open_panel):
         with panel.database.transaction() as tx:
             oracle = oracle_reviewer(tx)
             card = next(
-                card for card in decisions.take_tray(tx, oracle, panel.number, 8, (), 60) if card.id == panel.ids[0]
+                card for card in decisions.claim_items(tx, oracle, panel.number, 8, (), 60) if card.id == panel.ids[0]
             )
             decisions.decide_by_oracle(tx, oracle, card, RuleVerdict(REJECT, (), "a halo"))
         assert panel.row(panel.ids[0])[0] == state

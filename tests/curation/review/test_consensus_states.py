@@ -61,7 +61,7 @@ class Deciding(RuleBasedStateMachine):
     def take(self, who: int, count: int) -> None:
         mine = [one for one, holder in self.held.items() if holder == who]
         with self.database.transaction() as tx:
-            cards = decisions.take_tray(tx, self.people[who], None, count, mine, 60)
+            cards = decisions.claim_items(tx, self.people[who], None, count, mine, 60)
         free = [one for one in self.ids if one not in self.held and self.may_look(who, one)]
         assert len(cards) == min(count, len(free))
         for card in cards:

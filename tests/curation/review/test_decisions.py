@@ -37,9 +37,9 @@ class Desk:
     ann: int
     bob: int
 
-    def take(self, who: int, count: int = 1) -> list[decisions.Card]:
+    def take(self, who: int, count: int = 1) -> list[decisions.ReviewItem]:
         with self.database.transaction() as tx:
-            return list(decisions.take_tray(tx, who, self.number, count, (), 60))
+            return list(decisions.claim_items(tx, who, self.number, count, (), 60))
 
     def decide(self, who: int, candidate: uuid.UUID, verdict: Verdict = ACCEPT, **more):
         with self.database.transaction() as tx:
@@ -268,7 +268,7 @@ def test_an_imported_file_keeps_its_own_licence_source_and_split(database, store
             tx, number, {LayerRole.foreground: layer}, Prompt("a cat"), ["binary_alpha"], origin
         )
         ann = add_reviewer(tx, "ann").id
-        decisions.take_tray(tx, ann, number, 1, (), 60)
+        decisions.claim_items(tx, ann, number, 1, (), 60)
         decisions.decide(tx, ann, one, ACCEPT, key=uuid.uuid4())
         row = tx.execute(sa.select(samples)).mappings().one()
     assert (row["round"], row["split"]) == (0, Split.heldout)
@@ -295,7 +295,7 @@ def said(verdict, *reasons):
 def test_the_oracle_decides_like_anybody_in_its_own_name(desk):
     with desk.database.transaction() as tx:
         oracle = oracle_reviewer(tx)
-        good, bad = decisions.take_tray(tx, oracle, desk.number, 2, (), 60)
+        good, bad = decisions.claim_items(tx, oracle, desk.number, 2, (), 60)
         decisions.decide_by_oracle(tx, oracle, good, said(ACCEPT))
         decided = decisions.decide_by_oracle(tx, oracle, bad, said(REJECT, RejectReason.halo))
         assert decided.state == "rejected"
@@ -313,7 +313,7 @@ def test_the_oracle_decides_like_anybody_in_its_own_name(desk):
 def test_the_oracle_may_say_the_same_again_after_an_undo(desk):
     with desk.database.transaction() as tx:
         oracle = oracle_reviewer(tx)
-        (card,) = decisions.take_tray(tx, oracle, desk.number, 1, (), 60)
+        (card,) = decisions.claim_items(tx, oracle, desk.number, 1, (), 60)
         first = decisions.decide_by_oracle(tx, oracle, card, said(ACCEPT))
         undone = decisions.undo(tx, oracle, first.decision, key=uuid.uuid4(), seconds=60)
         again = decisions.decide_by_oracle(tx, oracle, undone.card, said(ACCEPT))
@@ -353,7 +353,7 @@ def test_deciding_while_the_round_is_closed_and_swept_blocks_nobody(desk, store)
         make_candidates(tx, store, make_round(tx), 20)
     held = []
     with desk.database.transaction() as tx:
-        held = [card.id for card in decisions.take_tray(tx, desk.ann, None, 24, (), 0)]
+        held = [card.id for card in decisions.claim_items(tx, desk.ann, None, 24, (), 0)]
 
     def act(i: int) -> object:
         if i == 0:

@@ -263,7 +263,7 @@ def test_the_oracle_is_shown_no_gold(database, hiding):
 
     known = pieces(database)
     with database.transaction() as tx:
-        cards = decisions.take_tray(tx, oracle_reviewer(tx), hiding, 40, (), 60)
+        cards = decisions.claim_items(tx, oracle_reviewer(tx), hiding, 40, (), 60)
     assert not known.keys() & {card.id for card in cards}
 
 

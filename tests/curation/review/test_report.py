@@ -174,7 +174,7 @@ def test_progress_of_one_round_or_of_all_open_ones(database, store):
         ids = list(make_candidates(tx, store, first, 3))
         make_candidates(tx, store, second, 2)
         ann, bob = add_reviewer(tx, "ann").id, add_reviewer(tx, "bob").id
-        decisions.take_tray(tx, ann, first, 3, (), 60)
+        decisions.claim_items(tx, ann, first, 3, (), 60)
         decisions.decide(tx, ann, ids[0], Verdict.accept, key=uuid.uuid4())
         decisions.decide(tx, ann, ids[1], Verdict.reject, key=uuid.uuid4())
         assert progress.review_progress(tx, ann, first) == {"waiting": 1, "mine": 2, "accepted": 1}
