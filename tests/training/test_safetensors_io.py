@@ -47,10 +47,10 @@ def test_equal_weights_have_equal_bytes_in_every_process(store):
     program = (
         "import sys, torch\n"
         "from pathlib import Path\n"
-        "from curation.domain import TrainingOrder\n"
+        "from curation.domain import TrainingRequest\n"
         "from curation.object_store import FolderStore\n"
         "from training.safetensors_io import describe, save_part\n"
-        "order = TrainingOrder('whole', 'micro', 'ab' * 32, None, None, 7)\n"
+        "order = TrainingRequest('whole', 'micro', 'ab' * 32, None, None, 7)\n"
         "print(save_part(FolderStore(Path(sys.argv[1])), 'x', {'a': torch.arange(3)}, describe('x', order, '1')))\n"
     )
     command = [sys.executable, "-c", program, str(store.folder)]

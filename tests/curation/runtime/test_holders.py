@@ -23,7 +23,7 @@ from curation.runtime.local_stack import _forget_the_dead
 from curation.settings import Settings
 from tests.making import make_checkpoint
 
-ANOTHER = "import sys; from pathlib import Path; from curation import holders; holders.announce(Path(sys.argv[1])); "
+ANOTHER = "import sys; from pathlib import Path; from curation.runtime import lease_holders as holders; holders.announce(Path(sys.argv[1])); "
 
 
 def another(folder: Path) -> tuple[subprocess.Popen[str], str]:

@@ -1,4 +1,4 @@
-"""Processes: started again when one dies, stopped together, gone when their starter is killed."""
+"""Supervisor: started again when one dies, stopped together, gone when their starter is killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def wait_for(condition, seconds: float = 20):
 
 @pytest.fixture
 def sleepy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Supervisor:
-    """Processes that sleep instead of serving."""
+    """Supervisor that sleep instead of serving."""
     processes = Supervisor(dict(os.environ))
     monkeypatch.setattr(sys, "executable", str(_script(tmp_path)))
     return processes
@@ -70,8 +70,8 @@ def test_children_end_with_a_starter_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time, os; sys.executable = sys.argv[1]\n"
         "from pathlib import Path\n"
-        "from curation.runtime.supervisor import Processes\n"
-        "p = Processes(dict(os.environ)); p.start('one', [], Path(sys.argv[2]))\n"
+        "from curation.runtime.supervisor import Supervisor\n"
+        "p = Supervisor(dict(os.environ)); p.start('one', [], Path(sys.argv[2]))\n"
         "print(p.all[0].running.pid, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(_script(tmp_path)), str(tmp_path / "log")]

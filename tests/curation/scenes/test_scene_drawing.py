@@ -322,7 +322,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.curation.scenes.test_scene_drawing import CHECKPOINT, THREE, draw
 from curation.object_store import FolderStore
-from curation.scenes.layer_source import Hand
+from curation.scenes.layer_source import SceneGenerator
 from tests.pair_painter import PairPainter
 
 class Dying(PairPainter):
@@ -332,7 +332,7 @@ class Dying(PairPainter):
         return super()._pair(request, options)
 
 store = FolderStore(Path({folder!r}) / "objects")
-draw(THREE, Hand(CHECKPOINT, lambda: Dying(store), store), Path({folder!r}) / "out")
+draw(THREE, SceneGenerator(CHECKPOINT, lambda: Dying(store), store), Path({folder!r}) / "out")
 """
 
 

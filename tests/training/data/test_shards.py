@@ -1,4 +1,4 @@
-"""Shards: entries come back to the bit, whole after any end of a writer, once for any number of writers."""
+"""ShardedTensorCache: entries come back to the bit, whole after any end of a writer, once for any number of writers."""
 
 import json
 import os
@@ -22,8 +22,8 @@ WRITER = """
 import sys
 from pathlib import Path
 import torch
-from training.data.tensor_cache import Shards, key_of
-shards = Shards(Path(sys.argv[1]))
+from training.data.tensor_cache import ShardedTensorCache, key_of
+shards = ShardedTensorCache(Path(sys.argv[1]))
 print("ready", flush=True)
 for number in range(10_000):
     keys = [key_of(number, row) for row in range(4)]
@@ -124,8 +124,8 @@ def test_a_bit_that_rotted_is_an_error(tmp_path):
 
 def test_a_claim_excludes_other_processes_until_its_holder_dies(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from training.data.tensor_cache import Shards, key_of\n"
-        "with Shards(Path(sys.argv[1])).claim(key_of(1), wait=True) as mine:\n"
+        "import sys, time; from pathlib import Path; from training.data.tensor_cache import ShardedTensorCache, key_of\n"
+        "with ShardedTensorCache(Path(sys.argv[1])).claim(key_of(1), wait=True) as mine:\n"
         "    print(mine, flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
@@ -159,9 +159,9 @@ import sys, time
 from pathlib import Path
 import torch
 import training.data.tensor_cache
-from training.data.tensor_cache import Shards, key_of, make_missing
+from training.data.tensor_cache import ShardedTensorCache, key_of, make_missing
 training.data.tensor_cache.RUN = 3
-shards, made = Shards(Path(sys.argv[1])), Path(sys.argv[2])
+shards, made = ShardedTensorCache(Path(sys.argv[1])), Path(sys.argv[2])
 keys = [key_of(number) for number in range(24)]
 def make(places):
     time.sleep(0.02 * len(places))
