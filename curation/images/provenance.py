@@ -42,7 +42,14 @@ DRAWN, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMed
 
 
 def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> None:
-    """Write a straight H x W x 4 uint8 picture with its facts, in the format that the name ends in; whole or not.
+    """Write the file of `encode_picture` for this name; whole or not. Raises Refused for another format."""
+    data = encode_picture(path, rgba, facts, source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, data)
+
+
+def encode_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> bytes:
+    """Encode a straight H x W x 4 uint8 picture with its facts, in the format that the name ends in.
 
     XMP in both formats: the facts as JSON, and IPTC's mark of its digital source; in PNG also the text "parameters",
     which other drawing programs show. A picture of the user's own has no facts (None), and says nothing. Raises Refused
@@ -53,8 +60,7 @@ def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source
     lossless: dict[str, Any] = {"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}
     out = io.BytesIO()
     image.save(out, kind, **lossless, **(_metadata(kind, facts, source) if facts is not None else {}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, out.getvalue())
+    return out.getvalue()
 
 
 def _metadata(kind: str, facts: Mapping[str, str], source: str) -> dict[str, Any]:

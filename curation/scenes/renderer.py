@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from curation import __version__
 from curation.domain import LayerRole
 from curation.errors import Refused
 from curation.images.pairs import composite
-from curation.images.provenance import COMPOSED, DRAWN, read_picture, save_picture
+from curation.images.provenance import COMPOSED, DRAWN, encode_picture, read_picture
 from curation.ports import RGBA
 from curation.scenes.blending import canvas, fade, on_canvas
 from curation.scenes.layer_source import SceneGenerator
@@ -155,7 +154,8 @@ class SceneRenderer:
 
     def _write(self, name: str, rgba: RGBA, facts: Mapping[str, str], source: str = DRAWN) -> str:
         """Write a picture, which says nothing of itself where there are no facts, and return its sha256."""
-        return write_whole(self.folder / name, partial(save_picture, rgba=rgba, facts=facts or None, source=source))
+        data = encode_picture(self.folder / name, rgba, facts or None, source)
+        return write_whole(self.folder / name, lambda new: new.write_bytes(data))
 
 
 def _slug(name: str) -> str:

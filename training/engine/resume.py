@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from curation.domain import canonical_json
 from curation.errors import Refused
-from curation.object_store import sync
+from curation.object_store import sync, write_file
 from training.engine.distributed import fill, whole
 from training.safetensors_io import apart
 
@@ -88,9 +88,7 @@ class TrainingStateStore:
     def write_sheet(self, images: int, png: bytes) -> Path:
         """A sample sheet as PNG, named by the images seen; written whole."""
         target = self.folder / f"sheet-{images:012d}.png"
-        half = target.with_suffix(".half")
-        half.write_bytes(png)
-        half.replace(target)
+        write_file(target, png)
         return target
 
     def _states(self) -> list[Path]:
