@@ -79,7 +79,7 @@ def test_the_console_script_enters_there() -> None:
 def test_a_wrong_word_is_refused_with_the_choices_which_help_names(
     words: tuple[str, ...], option: str, choices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "240")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 240)
     refused = CliRunner().invoke(app, (*words, option, "fiat"))
     assert refused.exit_code == 2
     for choice in choices:

@@ -17,12 +17,7 @@ from curation.errors import NotFound, Refused
 from curation.object_store import FolderStore, sha256_of
 from curation.ports import ImportResult
 from tests.training.interop.test_released_networks import NARROW, narrow
-from tests.training.pretrained import write_sd15, write_sdxl
 from tests.training.released_files import (
-    SD15_CHANNELS,
-    SDXL_CHANNELS,
-    TINY_SD15,
-    TINY_SDXL,
     difference_shapes,
     identical,
     network_shapes,
@@ -46,22 +41,6 @@ DRAWING = {"image_size": "64", "draw_steps": "2", "draw_batch": "1", "decoder_vi
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        "sdxl": write_sdxl(folder / "sdxl", SDXL_CHANNELS, **TINY_SDXL),
-        "sd15": write_sd15(folder / "sd15", SD15_CHANNELS, **TINY_SD15),
-    }
-
-
-@pytest.fixture(scope="module")
-def unets(models: dict[str, Path]):
-    from diffusers import UNet2DConditionModel
-
-    return {name: UNet2DConditionModel.from_pretrained(path, subfolder="unet") for name, path in models.items()}
-
-
-@pytest.fixture(scope="module")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """An encoder and a decoder of the released sizes."""
     folder = tmp_path_factory.mktemp("released")
@@ -70,11 +49,6 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         save_file(state, folder / f"{network}.any")
     write(folder / "encoder.any", network_shapes(SDXL, "encoder"))
     return [folder / "encoder.any", folder / "decoder.any"]
-
-
-@pytest.fixture
-def narrow_files(tmp_path: Path) -> list[Path]:
-    return [write(tmp_path / f"{network}.any", network_shapes(narrow(), network)) for network in ("encoder", "decoder")]
 
 
 def nothing(seen: Progress) -> None:
