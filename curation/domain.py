@@ -61,9 +61,16 @@ STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         (_S.showing, _S.waiting),  # skipped, or the lease ran out
         # By a reviewer, also after the lease ran out, or by the machine; an undo hands it back to the same reviewer,
         # the machine's verdicts are taken back to where nobody was shown them.
-        *((one, said) for one in (_S.showing, _S.waiting, _S.screened, _S.unshown) for said in _SAID),
+        *(
+            (one, said)
+            for one in (_S.showing, _S.waiting, _S.screened, _S.unshown)
+            for said in _SAID
+        ),
         *((said, one) for said in _SAID for one in (_S.showing, _S.unshown)),
-        *((one, _S.withdrawn) for one in (_S.requested, _S.drawing, _S.drawn, _S.screened, _S.waiting, _S.showing)),
+        *(
+            (one, _S.withdrawn)
+            for one in (_S.requested, _S.drawing, _S.drawn, _S.screened, _S.waiting, _S.showing)
+        ),
     }
 )
 """The whole law of candidate states; the database enforces the same pairs (table candidate_moves)."""
@@ -154,7 +161,9 @@ def content_id(*parts: object) -> uuid.UUID:
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys, no spaces, and no NaN, so that equal values have equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def split_of(visible: str) -> Split:
@@ -208,7 +217,9 @@ class Sample:
     def line(self) -> str:
         """The sample as a canonical line of JSON without its end; fields of OPTIONAL are left out where empty."""
         row = self.__dict__ | {"layers": dict(self.layers), "texts": dict(self.texts)}
-        return canonical_json({name: row[name] for name in row if row[name] or name not in OPTIONAL})
+        return canonical_json(
+            {name: row[name] for name in row if row[name] or name not in OPTIONAL}
+        )
 
     def text_of(self, role: LayerRole | None = None) -> str:
         """Return the text of a layer, or of the whole; empty where the caption was only made from a file name."""
@@ -228,7 +239,9 @@ class Sample:
             layers={LayerRole(role): str(sha) for role, sha in row["layers"].items()},
             captioner=str(row.get("captioner", "")),
             texts={LayerRole(role): str(text) for role, text in row.get("texts", {}).items()},
-            caption_source=CaptionSource(row["caption_source"]) if row.get("caption_source") else None,
+            caption_source=CaptionSource(row["caption_source"])
+            if row.get("caption_source")
+            else None,
         )
 
 
@@ -293,8 +306,18 @@ class TrainingRequest:
     def id(self) -> uuid.UUID:
         """Names the run and its folder."""
         parent = self.parent.id if self.parent else None
-        asked = [self.recipe, self.preset, self.snapshot, self.previous, parent, self.seed, self.images]
-        return content_id("run", *asked, *([canonical_json(dict(self.changes))] if self.changes else []))
+        asked = [
+            self.recipe,
+            self.preset,
+            self.snapshot,
+            self.previous,
+            parent,
+            self.seed,
+            self.images,
+        ]
+        return content_id(
+            "run", *asked, *([canonical_json(dict(self.changes))] if self.changes else [])
+        )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,10 @@ class FolderStore:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.opening = ("curation.object_store:FolderStore", str(self.folder.resolve()))  # for other processes
+        self.opening = (
+            "curation.object_store:FolderStore",
+            str(self.folder.resolve()),
+        )  # for other processes
 
     def put(self, source: bytes | Path) -> str:
         """Store bytes or a file under their sha256. A second put of the same bytes writes nothing."""
@@ -40,9 +43,14 @@ class FolderStore:
         try:
             data = self._path(sha256).read_bytes()
         except FileNotFoundError:
-            raise NotFound(f"no object {sha256}", "run 'layerloop doctor' to list what is missing") from None
+            raise NotFound(
+                f"no object {sha256}", "run 'layerloop doctor' to list what is missing"
+            ) from None
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise Corrupt(f"object {sha256} does not have the bytes it is named by", "restore it from a backup")
+            raise Corrupt(
+                f"object {sha256} does not have the bytes it is named by",
+                "restore it from a backup",
+            )
         return data
 
     def has(self, sha256: str) -> bool:

@@ -10,7 +10,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.domain import Checkpoint, DrawRequest, Job, LayerRole, Progress, Prompt, TrainingRequest
+from curation.domain import (
+    Checkpoint,
+    DrawRequest,
+    Job,
+    LayerRole,
+    Progress,
+    Prompt,
+    TrainingRequest,
+)
 
 RGBA = NDArray[np.uint8]
 """One straight (not premultiplied) image, H x W x 4, sRGB and alpha in 0..255."""
@@ -55,7 +63,9 @@ class DrawOptions:
     image: str | None = None  # sha256 of a stored layer to begin from
     strength: float = 0.75  # how much of `image` is drawn anew, above 0, to 1 for all of it
     upscale: float = 1.0  # the result so many times larger, with new detail
-    given: Mapping[LayerRole, str] = field(default_factory=dict)  # stored layers that the drawn ones are to fit
+    given: Mapping[LayerRole, str] = field(
+        default_factory=dict
+    )  # stored layers that the drawn ones are to fit
 
 
 PLAIN = DrawOptions()
@@ -68,7 +78,9 @@ class LayerGenerator(Protocol):
     at_once: int
     """How many requests are drawn together: a call of fewer costs as much."""
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(
+        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
+    ) -> Sequence[Layers]:
         """Draw one candidate per request, in order; deterministic in prompt, seed and options, not in the batch.
 
         A prompt with a foreground or a background text of its own asks for a pair: foreground, background and blended,
@@ -90,7 +102,9 @@ class TextRead:
 class ReadTexts(Protocol):
     """The dotted name in LAYERLOOP_READER is one of these."""
 
-    def __call__(self, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
+    def __call__(
+        self, preset: str, changes: Mapping[str, str], texts: Sequence[str]
+    ) -> Sequence[TextRead] | None:
         """Tell how a preset reads texts, without weights; None where a pretrained model reads them."""
 
 
@@ -104,7 +118,9 @@ class OpenGenerator(Protocol):
 class Trainer(Protocol):
     """The dotted name in LAYERLOOP_TRAINER is one of these."""
 
-    def __call__(self, order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
+    def __call__(
+        self, order: TrainingRequest, store: ObjectStore, folder: Path, report: Report
+    ) -> Checkpoint:
         """Train from a snapshot, resuming exactly from what `folder` holds, and store the weights."""
 
 
@@ -118,7 +134,9 @@ class EvaluationOptions:
     inception: Path | None = None  # weights for the Frechet inception distance
     original: bool = False  # pictures in their own size, not the preset's
     limit: int = 0  # so many pictures; 0 is all
-    draws: int = 0  # so many captions are drawn, where there is a base, and pairs, where it draws them
+    draws: int = (
+        0  # so many captions are drawn, where there is a base, and pairs, where it draws them
+    )
     clip: str | None = None  # a CLIP by name or folder, for the agreement of pairs with their texts
 
 
@@ -153,7 +171,12 @@ class Evaluator(Protocol):
     """The dotted name in LAYERLOOP_EVALUATOR is one of these."""
 
     def __call__(
-        self, checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: EvaluationOptions, report: Report
+        self,
+        checkpoint: Checkpoint,
+        snapshot: str,
+        store: ObjectStore,
+        wanted: EvaluationOptions,
+        report: Report,
     ) -> EvaluationResult:
         """Everything that can be measured of a checkpoint on the held-out split of a snapshot."""
 
@@ -209,7 +232,9 @@ class Captioner(Protocol):
 
     source: str  # its name and the revision of its weights, as model@revision
 
-    def describe(self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> Sequence[str]:
+    def describe(
+        self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int
+    ) -> Sequence[str]:
         """A text for each picture (H x W x 3), in order, of at most so many tokens; the same each time."""
 
 
@@ -231,7 +256,9 @@ class EmbeddingResult:
 class Embedder(Protocol):
     """Sees candidates as numbers, so that those that look alike lie near each other."""
 
-    source: str  # its name and the revision of its weights: numbers of two embedders are never compared
+    source: (
+        str  # its name and the revision of its weights: numbers of two embedders are never compared
+    )
     measures: Sequence[str]  # names of the figures that it adds to a candidate's signals
 
     def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> Sequence[EmbeddingResult]:
@@ -286,7 +313,12 @@ class CheckpointImporter(Protocol):
     """The dotted name in LAYERLOOP_IMPORTER is one of these."""
 
     def __call__(
-        self, files: Sequence[Path], preset: str, changes: Mapping[str, str], store: ObjectStore | None, report: Report
+        self,
+        files: Sequence[Path],
+        preset: str,
+        changes: Mapping[str, str],
+        store: ObjectStore | None,
+        report: Report,
     ) -> ImportResult:
         """Make one checkpoint of other programs' files; without a store only look at them."""
 
@@ -302,7 +334,9 @@ class LoraFile:
 class AddLoras(Protocol):
     """The dotted name in LAYERLOOP_STYLER is one of these."""
 
-    def __call__(self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
+    def __call__(
+        self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]
+    ) -> Checkpoint:
         """Store LoRAs as parts of a new checkpoint that draws with them. Raises NotFound, Refused."""
 
 

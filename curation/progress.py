@@ -20,7 +20,9 @@ class ProgressLines:
     neither.
     """
 
-    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._write = write
         self._clock = clock
         self._stage = ("", 0)
@@ -32,7 +34,11 @@ class ProgressLines:
         """Take one report, and write its line if it is time."""
         now = self._clock()
         if (seen.stage, seen.stage_number) != self._stage:
-            self._stage, self._begun, self._done_before = (seen.stage, seen.stage_number), now, seen.done
+            self._stage, self._begun, self._done_before = (
+                (seen.stage, seen.stage_number),
+                now,
+                seen.done,
+            )
         if self._written is not None and now - self._written < LINE_SECONDS:
             return
         self._written = now
@@ -42,7 +48,11 @@ class ProgressLines:
 def describe_progress(seen: Progress, done: int = 0, seconds: float = 0.0) -> str:
     """Return one line: `done` of the amount was done in the last `seconds`, from which rate and time left follow."""
     number = f"stage {seen.stage_number} of {seen.stage_count}, " if seen.stage_count else ""
-    amount = f"{100 * seen.done // seen.total} % ({seen.done:,} of {seen.total:,})" if seen.total else "begins"
+    amount = (
+        f"{100 * seen.done // seen.total} % ({seen.done:,} of {seen.total:,})"
+        if seen.total
+        else "begins"
+    )
     told = [f"{number}{seen.stage}: {amount}"]
     if done > 0 and seconds > 0:
         rate = done / seconds

@@ -32,52 +32,105 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LAYERLOOP_", frozen=True)
 
-    home: Path = Field(Path(".home"), description="folder of everything embedded: database, objects, runs, logs")
+    home: Path = Field(
+        Path(".home"), description="folder of everything embedded: database, objects, runs, logs"
+    )
     database: str = Field(EMBEDDED, description="postgresql://... or 'embedded'")
     objects: str = Field(EMBEDDED, description="s3://bucket/prefix, file:///folder or 'embedded'")
-    objects_endpoint: str | None = Field(None, description="address of an S3 server other than Amazon's")
-    queue: str = Field(EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)")
-    desk: str = Field("pages", description="where people look: 'pages', or also label-studio+http://host:port")
-    desk_token: SecretStr | None = Field(None, description="token of that desk: a legacy or a personal access token")
-    desk_board_size: int = Field(10_000, ge=1, description="candidates in one project there; large rounds get several")
-    address: str | None = Field(
-        None, description="where browsers and that desk reach the API; http://host:port when not given"
+    objects_endpoint: str | None = Field(
+        None, description="address of an S3 server other than Amazon's"
     )
-    generator: str = Field("training.generate:open_generator", description="dotted name of an OpenGenerator")
+    queue: str = Field(
+        EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)"
+    )
+    desk: str = Field(
+        "pages", description="where people look: 'pages', or also label-studio+http://host:port"
+    )
+    desk_token: SecretStr | None = Field(
+        None, description="token of that desk: a legacy or a personal access token"
+    )
+    desk_board_size: int = Field(
+        10_000, ge=1, description="candidates in one project there; large rounds get several"
+    )
+    address: str | None = Field(
+        None,
+        description="where browsers and that desk reach the API; http://host:port when not given",
+    )
+    generator: str = Field(
+        "training.generate:open_generator", description="dotted name of an OpenGenerator"
+    )
     trainer: str = Field("training.train:train", description="dotted name of a Trainer")
-    evaluator: str = Field("training.evaluation.full:measure", description="dotted name of an Evaluator")
-    comparer: str = Field("training.matting.comparison:draw_beside", description="dotted name of a MattingComparer")
-    estimator: str = Field("training.memory_estimate:estimate", description="dotted name of a MemoryEstimator")
-    captioner: str = Field("training.captioning:open_captioner", description="dotted name of an OpenCaptioner")
-    reader: str = Field("training.prompt_coverage:read_texts", description="dotted name of a ReadTexts")
-    writer: str = Field("training.text_generation:open_writer", description="dotted name of an OpenTextGenerator")
+    evaluator: str = Field(
+        "training.evaluation.full:measure", description="dotted name of an Evaluator"
+    )
+    comparer: str = Field(
+        "training.matting.comparison:draw_beside", description="dotted name of a MattingComparer"
+    )
+    estimator: str = Field(
+        "training.memory_estimate:estimate", description="dotted name of a MemoryEstimator"
+    )
+    captioner: str = Field(
+        "training.captioning:open_captioner", description="dotted name of an OpenCaptioner"
+    )
+    reader: str = Field(
+        "training.prompt_coverage:read_texts", description="dotted name of a ReadTexts"
+    )
+    writer: str = Field(
+        "training.text_generation:open_writer", description="dotted name of an OpenTextGenerator"
+    )
     writer_key: SecretStr | None = Field(
         None, description="key for a server of language models (prompts make --address)"
     )
     importer: str = Field(
-        "training.interop.import_checkpoint:take_in", description="dotted name of a CheckpointImporter"
+        "training.interop.import_checkpoint:take_in",
+        description="dotted name of a CheckpointImporter",
     )
-    styler: str = Field("training.pipelines.loras:add_styles", description="dotted name of an AddLoras")
+    styler: str = Field(
+        "training.pipelines.loras:add_styles", description="dotted name of an AddLoras"
+    )
     exporter: str = Field(
-        "training.interop.export_checkpoint:give_out", description="dotted name of a CheckpointExporter"
+        "training.interop.export_checkpoint:give_out",
+        description="dotted name of a CheckpointExporter",
     )
-    embedder: str = Field("curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder")
-    embedder_model: str | None = Field(None, description="its weights: a CLIP or DINO by hub name or folder")
-    aesthetic: Path | None = Field(None, description="LAION's linear aesthetic head, as safetensors, for that CLIP")
-    pages: str = Field("annotator_ui.app:mount", description="dotted name of what mounts the pages on the API")
-    host: str = Field("127.0.0.1", description="address the API listens on; loopback unless told otherwise")
+    embedder: str = Field(
+        "curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder"
+    )
+    embedder_model: str | None = Field(
+        None, description="its weights: a CLIP or DINO by hub name or folder"
+    )
+    aesthetic: Path | None = Field(
+        None, description="LAION's linear aesthetic head, as safetensors, for that CLIP"
+    )
+    pages: str = Field(
+        "annotator_ui.app:mount", description="dotted name of what mounts the pages on the API"
+    )
+    host: str = Field(
+        "127.0.0.1", description="address the API listens on; loopback unless told otherwise"
+    )
     port: int = Field(8765, ge=0, le=65_535, description="port of the API; 0 takes a free one")
     trusted_proxies: str = Field(
-        "", description="addresses or networks of proxies, comma separated, whose X-Forwarded-For is believed"
+        "",
+        description="addresses or networks of proxies, comma separated, whose X-Forwarded-For is believed",
     )
-    secret: SecretStr | None = Field(None, description="signs sessions; made and kept in the home when not given")
-    lease_seconds: int = Field(60, ge=1, description="how long a worker holds what it has claimed without a sign")
+    secret: SecretStr | None = Field(
+        None, description="signs sessions; made and kept in the home when not given"
+    )
+    lease_seconds: int = Field(
+        60, ge=1, description="how long a worker holds what it has claimed without a sign"
+    )
     review_lease_seconds: int = Field(300, ge=1, description="how long a reviewer holds a tray")
     image_megapixels: float = Field(
-        40, gt=0, le=268, description="largest image that is read, in millions of pixels; a decoder's memory follows"
+        40,
+        gt=0,
+        le=268,
+        description="largest image that is read, in millions of pixels; a decoder's memory follows",
     )
-    image_aspect: float = Field(16, ge=1, description="longest side of an imported image, in multiples of the shorter")
-    image_megabytes: int = Field(64, ge=1, le=1024, description="largest file of an image that is read, in MiB")
+    image_aspect: float = Field(
+        16, ge=1, description="longest side of an imported image, in multiples of the shorter"
+    )
+    image_megabytes: int = Field(
+        64, ge=1, le=1024, description="largest file of an image that is read, in MiB"
+    )
     session_hours: int = Field(12, ge=1, description="how long a sign-in lasts")
 
     @field_validator("database", "queue", "objects", "objects_endpoint", "address")
@@ -111,7 +164,11 @@ class Settings(BaseSettings):
     @property
     def image_limits(self) -> Limits:
         """What one image of people's may ask for."""
-        return Limits(self.image_megabytes << 20, round(self.image_megapixels * MEGAPIXEL), aspect=self.image_aspect)
+        return Limits(
+            self.image_megabytes << 20,
+            round(self.image_megapixels * MEGAPIXEL),
+            aspect=self.image_aspect,
+        )
 
     @property
     def public_address(self) -> str:
@@ -135,13 +192,17 @@ class Settings(BaseSettings):
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
             reason = getattr(error, "strerror", None) or str(error)
             raise Refused(
-                f"the home {self.home} cannot be used: {reason}", "name a folder of yours with --home or LAYERLOOP_HOME"
+                f"the home {self.home} cannot be used: {reason}",
+                "name a folder of yours with --home or LAYERLOOP_HOME",
             ) from error
         return folder
 
     def environment(self) -> dict[str, str]:
         """This process's environment with these settings in it, for the processes that it starts."""
-        given = {f"LAYERLOOP_{name.upper()}": str(value) for name, value in self.model_dump(exclude_none=True).items()}
+        given = {
+            f"LAYERLOOP_{name.upper()}": str(value)
+            for name, value in self.model_dump(exclude_none=True).items()
+        }
         for name, secret in (
             ("SECRET", self.secret),
             ("WRITER_KEY", self.writer_key),
@@ -195,7 +256,9 @@ def read_settings(**given: object) -> Settings:
         name = str(first["loc"][0]) if first["loc"] else ""
         field = Settings.model_fields.get(name)
         secret = field is not None and "SecretStr" in str(field.annotation)
-        shown = "" if secret else f" ({re.sub(r'//[^@/]*@', '//...@', repr(first['input']))})"  # no password
+        shown = (
+            "" if secret else f" ({re.sub(r'//[^@/]*@', '//...@', repr(first['input']))})"
+        )  # no password
         reason = first["msg"].removeprefix("Value error, ")
         raise Refused(
             f"{PREFIX}{name.upper()}{shown} cannot be used: {reason}",

@@ -54,9 +54,13 @@ def decode_text(data: bytes, encoding: str | None = None) -> str:
     try:
         text = data.decode(name)
     except LookupError as error:
-        raise UnreadableText(f"there is no encoding {name!r}", "name one that Python knows, such as gb18030") from error
+        raise UnreadableText(
+            f"there is no encoding {name!r}", "name one that Python knows, such as gb18030"
+        ) from error
     except ValueError as error:
-        raise UnreadableText(f"it is not {name} text", "save it as UTF-8, or name its encoding") from error
+        raise UnreadableText(
+            f"it is not {name} text", "save it as UTF-8, or name its encoding"
+        ) from error
     if not storable(text):
         raise UnreadableText("it holds a NUL or half of a surrogate pair", "save it as UTF-8 text")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -67,7 +71,9 @@ def printable(text: str) -> str:
 
     Line ends and tabs stay. What remains cannot move the cursor, change colours or hide what follows.
     """
-    return "".join(letter if letter in "\n\t" or not _acts(letter) else _escaped(letter) for letter in text)
+    return "".join(
+        letter if letter in "\n\t" or not _acts(letter) else _escaped(letter) for letter in text
+    )
 
 
 class PrintableFormatter(logging.Formatter):

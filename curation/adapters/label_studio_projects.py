@@ -30,9 +30,18 @@ MARK_HEADER: Final = "X-Layerloop-Mark"
 DESCRIPTION: Final = "Image layers to accept or reject. Title and description may be edited; Layerloop keeps the rest."
 HIDDEN: Final = [
     *(f"tasks:data.{name}" for name in ("look", "posting", "candidate", "batch", "board", "round")),
-    *(f"tasks:{name}" for name in ("file_upload", "storage_filename", "inner_id", "created_at", "updated_at")),
-    *(f"tasks:{name}" for name in ("updated_by", "avg_lead_time", "draft_exists", "predictions_results")),
-    *(f"tasks:{name}" for name in ("predictions_model_versions", "total_predictions", "annotations_ids")),
+    *(
+        f"tasks:{name}"
+        for name in ("file_upload", "storage_filename", "inner_id", "created_at", "updated_at")
+    ),
+    *(
+        f"tasks:{name}"
+        for name in ("updated_by", "avg_lead_time", "draft_exists", "predictions_results")
+    ),
+    *(
+        f"tasks:{name}"
+        for name in ("predictions_model_versions", "total_predictions", "annotations_ids")
+    ),
 ]
 """Columns of the data manager that a new project does not show at first."""
 
@@ -44,7 +53,9 @@ TRIED: Final = 3
 class Projects:
     """The projects of one Label Studio, each known by its number together with the time at which it was made."""
 
-    def __init__(self, client: LabelStudio, address: str, hook: tuple[str, Mapping[str, str]] | None) -> None:
+    def __init__(
+        self, client: LabelStudio, address: str, hook: tuple[str, Mapping[str, str]] | None
+    ) -> None:
         """`hook` are the address and the headers with which a project is to wake us."""
         self._client = client
         self._address = address
@@ -73,7 +84,11 @@ class Projects:
 
         What the server refuses of it is left: people can lay out their tabs themselves.
         """
-        numbers = {f"tasks:data.{name}": "Number" for name, value in columns.items() if not isinstance(value, str)}
+        numbers = {
+            f"tasks:data.{name}": "Number"
+            for name, value in columns.items()
+            if not isinstance(value, str)
+        }
         images = {"tasks:data.thumbnail": "Image"} if "thumbnail" in columns else {}
         data = {
             "title": "Candidates",
@@ -118,7 +133,11 @@ class Projects:
         """Return a sentence on what `settle` would repair, or what was refused the last time; empty for nothing."""
         names = {"label_config": "labeling configuration", "maximum_annotations": "overlap"}
         differing = [names[name] for name in self._differing(project, board)]
-        told = f"project {project.id} has another {' and '.join(differing)} by now" if differing else ""
+        told = (
+            f"project {project.id} has another {' and '.join(differing)} by now"
+            if differing
+            else ""
+        )
         return board.trouble or told
 
     def _differing(self, project: Any, board: Project) -> dict[str, Any]:
@@ -139,10 +158,16 @@ class Projects:
         marked = dict(headers) | {MARK_HEADER: str(board.mark)}
         ours = self._hung(project)
         if ours is not None:
-            marked |= {name: value for name, value in (ours.headers or {}).items() if name == MARK_HEADER}
+            marked |= {
+                name: value for name, value in (ours.headers or {}).items() if name == MARK_HEADER
+            }
         asked: dict[str, Any] = {"url": f"{url}?board={board.id}", "headers": marked}
         if ours is None:
-            about: dict[str, Any] = {"actions": WAKING, "send_payload": False, "send_for_all_actions": False}
+            about: dict[str, Any] = {
+                "actions": WAKING,
+                "send_payload": False,
+                "send_for_all_actions": False,
+            }
             self._client.webhooks.create(project=project, is_active=True, **asked, **about)
             return
         if not ours.is_active or any(getattr(ours, name) != value for name, value in asked.items()):
@@ -178,11 +203,16 @@ class Projects:
             if next(self.tasks(int(one.id), ours, "id,data", most=1), None) is not None:
                 yield one
 
-    def tasks(self, project: int, wanted: Sequence[Mapping[str, Any]], include: str, most: int = PAGE) -> Iterator[Any]:
+    def tasks(
+        self, project: int, wanted: Sequence[Mapping[str, Any]], include: str, most: int = PAGE
+    ) -> Iterator[Any]:
         """Yield tasks by their numbers, each part after the last of the one before: pages shift while people work."""
         after: list[dict[str, Any]] = []
         while True:
-            query = {"filters": {"conjunction": "and", "items": [*wanted, *after]}, "ordering": ["tasks:id"]}
+            query = {
+                "filters": {"conjunction": "and", "items": [*wanted, *after]},
+                "ordering": ["tasks:id"],
+            }
             # One page only: the client's own pager always asks for one more than there are.
             found = self._client.tasks.list(
                 project=project, query=json.dumps(query), include=include, page_size=most
@@ -231,7 +261,9 @@ class Projects:
                 for one in task.annotations or ():
                     about = one if isinstance(one, Mapping) else one.dict()
                     if any(item.get("from_name") == control for item in about.get("result") or ()):
-                        found.append(f"annotation {about['id']} of task {task.id} uses the unknown control {control!r}")
+                        found.append(
+                            f"annotation {about['id']} of task {task.id} uses the unknown control {control!r}"
+                        )
         named = "; ".join(found) or detail_of(error)
         return f"project {project} does not take its labeling configuration: {named}"
 
@@ -239,7 +271,9 @@ class Projects:
 def same_configuration(one: str | None, other: str) -> bool:
     """Whether two labeling configurations say the same, however they are spaced."""
     try:
-        return ET.canonicalize(one or "", strip_text=True) == ET.canonicalize(other, strip_text=True)
+        return ET.canonicalize(one or "", strip_text=True) == ET.canonicalize(
+            other, strip_text=True
+        )
     except ET.ParseError:
         return False
 
@@ -252,7 +286,9 @@ def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, 
 def detail_of(error: ApiError) -> str:
     """Return what the server says is wrong, without its ids and traces: the same error is the same sentence."""
     body = error.body if isinstance(error.body, Mapping) else {}
-    told = [str(one) for one in _leaves(body.get("validation_errors"))] or [str(body.get("detail") or "")]
+    told = [str(one) for one in _leaves(body.get("validation_errors"))] or [
+        str(body.get("detail") or "")
+    ]
     return " ".join(" ".join(told).split())[:300] or "it gives no reason"
 
 
@@ -292,4 +328,6 @@ def _translate(address: str, error: ApiError) -> LayerloopError:
         return Conflict(told)
     if error.status_code is None or error.status_code >= 500 or error.status_code == 429:
         return Unreachable(told, "its own log tells why; the next try may succeed")
-    return Refused(f"Label Studio at {address} refuses it: {detail_of(error)}", "its own log tells more")
+    return Refused(
+        f"Label Studio at {address} refuses it: {detail_of(error)}", "its own log tells more"
+    )

@@ -80,7 +80,9 @@ def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
     mark = f" {board_class(board)}" if board is not None else ""
     groups = PAIR if kind is Kind.pair else SINGLE
     reasons = "\n".join(_reasons(layer, listed) for layer, listed in groups.items())
-    views = "\n".join(_view(name, keys) for name, keys in VIEWS.items() if name != "layer" or kind is Kind.pair)
+    views = "\n".join(
+        _view(name, keys) for name, keys in VIEWS.items() if name != "layer" or kind is Kind.pair
+    )
     return f"""<View className="ll-page{mark}">
   <Style>{_style()}</Style>
   <View className="ll-candidate">
@@ -109,7 +111,10 @@ def look(posting: Task) -> str:
     shown = [role for role in (WHOLE, FRONT, BACK) if role in posting.layers]
     texts = [(str(role), posting.texts[role]) for role in (FRONT, BACK) if role in posting.texts]
     told = "".join(f"<p class='ll-text'><b>{name}</b> {escape(text)}</p>" for name, text in texts)
-    images = "".join(f'<img class="ll-{role}" alt="{role}" src="{escape(posting.layers[role])}">' for role in shown)
+    images = "".join(
+        f'<img class="ll-{role}" alt="{role}" src="{escape(posting.layers[role])}">'
+        for role in shown
+    )
     note = f'<p class="ll-note">{escape(posting.note)}</p>' if posting.note else ""
     return (
         f'<div class="ll ll-{"pair" if len(shown) > 1 else "single"}">{note}'
@@ -132,7 +137,11 @@ def read_result(result: Any) -> dict[str, Any]:
     said: list[tuple[RejectReason, LayerRole | None]] = []
     groups = {_control(layer): layer for layer in (None, *LayerRole)}
     for item in result if isinstance(result, list) else [result]:
-        control, value = (str(item.get("from_name")), item.get("value")) if isinstance(item, Mapping) else ("", item)
+        control, value = (
+            (str(item.get("from_name")), item.get("value"))
+            if isinstance(item, Mapping)
+            else ("", item)
+        )
         if control in SWITCHES:
             continue  # how it was looked at last
         chosen, text = _strings(value, "choices"), _strings(value, "text")
@@ -143,12 +152,17 @@ def read_result(result: Any) -> dict[str, Any]:
         elif control in groups and chosen and set(chosen) <= set(RejectReason):
             said += [(RejectReason(one), groups[control]) for one in chosen]
         else:
-            return {"fault": f"the control {control!r} says {str(value)[:100]!r}, which means nothing here"}
+            return {
+                "fault": f"the control {control!r} says {str(value)[:100]!r}, which means nothing here"
+            }
     if verdict is None:
         return {"fault": "it says neither accept nor reject"}
     if verdict is Verdict.accept:
         said = []  # hidden with the verdict, but still there when a reject was chosen first
-    reasons, layers = [reason for reason, _ in said], [layer for _, layer in said if layer is not None]
+    reasons, layers = (
+        [reason for reason, _ in said],
+        [layer for _, layer in said if layer is not None],
+    )
     return {"verdict": verdict, "reasons": reasons, "layers": layers, "comment": comment}
 
 
@@ -159,14 +173,20 @@ def _strings(value: Any, name: str) -> list[str] | None:
 
 
 def as_result(
-    verdict: Verdict, reasons: Sequence[RejectReason] = (), layers: Sequence[LayerRole] = (), comment: str = ""
+    verdict: Verdict,
+    reasons: Sequence[RejectReason] = (),
+    layers: Sequence[LayerRole] = (),
+    comment: str = "",
 ) -> list[dict[str, Any]]:
     """The inverse of `read_result`: an annotation's result that says this."""
     result = [_item("verdict", "choices", {"choices": [str(verdict)]})]
     concerned: dict[LayerRole | None, list[str]] = {}
     for place, reason in enumerate(reasons):
         concerned.setdefault(layers[place] if layers else None, []).append(str(reason))
-    result += [_item(_control(layer), "choices", {"choices": listed}) for layer, listed in concerned.items()]
+    result += [
+        _item(_control(layer), "choices", {"choices": listed})
+        for layer, listed in concerned.items()
+    ]
     return result + ([_item("comment", "textarea", {"text": [comment]})] if comment else [])
 
 
@@ -182,9 +202,12 @@ def _reasons(layer: LayerRole | None, listed: Sequence[RejectReason]) -> str:
     title = f"The {layer}" if layer else "Why"
     keys = {reason: f"{CHORD[layer]}{place % 10}" for place, reason in enumerate(RejectReason, 1)}
     choices = "\n".join(
-        f'        <Choice alias="{reason}" value="{WORDS[reason]}" hotkey="{keys[reason]}"/>' for reason in listed
+        f'        <Choice alias="{reason}" value="{WORDS[reason]}" hotkey="{keys[reason]}"/>'
+        for reason in listed
     )
-    control = f'<Choices name="{_control(layer)}" toName="candidate" choice="multiple" layout="vertical">'
+    control = (
+        f'<Choices name="{_control(layer)}" toName="candidate" choice="multiple" layout="vertical">'
+    )
     return f'      <Header value="{title}" size="6"/>\n      {control}\n{choices}\n      </Choices>'
 
 
@@ -193,7 +216,9 @@ _IMAGE: Final = re.compile(rf'<img class="ll-({"|".join(LayerRole)})" alt="[a-z]
 
 def _view(name: str, keys: Mapping[str, str]) -> str:
     choices = "".join(f'<Choice value="{value}" hotkey="{key}"/>' for value, key in keys.items())
-    control = f'<Choices name="view_{name}" toName="candidate" choice="single-radio" layout="inline">'
+    control = (
+        f'<Choices name="view_{name}" toName="candidate" choice="single-radio" layout="inline">'
+    )
     return f"      {control}{choices}</Choices>"
 
 

@@ -43,7 +43,8 @@ def settle(data: Path) -> None:
     while postmaster(data) is not None and status(data) != "ready":
         if time.monotonic() > deadline:
             raise LayerloopError(
-                f"PostgreSQL in {data} is {status(data)} for two minutes now", f"see {data / 'server.log'}, and wait"
+                f"PostgreSQL in {data} is {status(data)} for two minutes now",
+                f"see {data / 'server.log'}, and wait",
             )
         time.sleep(0.1)
 
@@ -56,7 +57,8 @@ def pid_file(data: Path) -> list[str]:
         return []
     except PermissionError:
         raise LayerloopError(
-            f"{data} belongs to another user", "run as that user, or name another home with LAYERLOOP_HOME"
+            f"{data} belongs to another user",
+            "run as that user, or name another home with LAYERLOOP_HOME",
         ) from None
 
 
@@ -71,5 +73,7 @@ def orphans(owner: int) -> list[psutil.Process]:
         for process in named.values()
         if process.info["uids"].real == owner
         and process.info["ppid"] not in named
-        and (process.info["cmdline"] or [""])[0].startswith("postgres: ")  # a server's own begins with its path
+        and (process.info["cmdline"] or [""])[0].startswith(
+            "postgres: "
+        )  # a server's own begins with its path
     ]

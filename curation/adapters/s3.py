@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 MULTIPART_BYTES = 64 << 20
 """Files above this go up in parts of this size, so that a broken connection repeats one part and not ten gigabytes."""
 
-TRANSFER = TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4)
+TRANSFER = TransferConfig(
+    multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4
+)
 WEEK = 7 * 24 * 3600  # seconds; S3 signs no address for longer
 
 
@@ -36,10 +38,17 @@ class S3Store:
 
     def __init__(self, bucket: str, prefix: str = "", endpoint: str | None = None) -> None:
         if not bucket:
-            raise Refused("the address of an object store in S3 names no bucket", "write s3://bucket/prefix")
+            raise Refused(
+                "the address of an object store in S3 names no bucket", "write s3://bucket/prefix"
+            )
         self.bucket = bucket
         self.prefix = prefix.strip("/")
-        self.opening = ("curation.adapters.s3:S3Store", bucket, prefix, endpoint)  # for other processes
+        self.opening = (
+            "curation.adapters.s3:S3Store",
+            bucket,
+            prefix,
+            endpoint,
+        )  # for other processes
         # A session of its own: boto3's shared one keeps the first credentials it ever saw, and is no friend of threads.
         self.client: S3Client = boto3.session.Session().client(
             "s3",
@@ -73,9 +82,14 @@ class S3Store:
     def get(self, sha256: str) -> bytes:
         """The bytes of that name, hashed again here: no server can be trusted to (ARCHITECTURE.md, Objects)."""
         with self._translated(sha256):
-            data: bytes = self.client.get_object(Bucket=self.bucket, Key=self._key(sha256))["Body"].read()
+            data: bytes = self.client.get_object(Bucket=self.bucket, Key=self._key(sha256))[
+                "Body"
+            ].read()
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise Corrupt(f"object {sha256} does not have the bytes it is named by", "restore it from a backup")
+            raise Corrupt(
+                f"object {sha256} does not have the bytes it is named by",
+                "restore it from a backup",
+            )
         return data
 
     def has(self, sha256: str) -> bool:
@@ -93,7 +107,9 @@ class S3Store:
         """A presigned URL that answers GET for so long, at most a week; whether the object is there is not asked."""
         where = {"Bucket": self.bucket, "Key": self._key(sha256)}
         with self._translated(sha256):
-            return self.client.generate_presigned_url("get_object", Params=where, ExpiresIn=min(seconds, WEEK))
+            return self.client.generate_presigned_url(
+                "get_object", Params=where, ExpiresIn=min(seconds, WEEK)
+            )
 
     def _put_once(self, key: str, data: bytes) -> None:
         try:
@@ -104,7 +120,9 @@ class S3Store:
                 return  # somebody stored the same bytes a moment ago
             if code != "NotImplemented":
                 raise
-            self.client.put_object(Bucket=self.bucket, Key=key, Body=data)  # same bytes, same name: harmless
+            self.client.put_object(
+                Bucket=self.bucket, Key=key, Body=data
+            )  # same bytes, same name: harmless
 
     def _key(self, sha256: str) -> str:
         if not _is_sha256(sha256):
@@ -119,17 +137,21 @@ class S3Store:
         except ClientError as error:
             code = _code(error)
             if code in ("NoSuchKey", "404", "NotFound"):
-                raise NotFound(f"no object {sha256}", "run 'layerloop doctor' to list what is missing") from error
+                raise NotFound(
+                    f"no object {sha256}", "run 'layerloop doctor' to list what is missing"
+                ) from error
             if code == "NoSuchBucket":
                 raise NotFound(
                     f"there is no bucket {self.bucket!r}", "make it, or correct LAYERLOOP_OBJECTS"
                 ) from error
             raise LayerloopError(
-                f"the object store refuses: {error}", f"may these credentials read and write in {self.bucket!r}?"
+                f"the object store refuses: {error}",
+                f"may these credentials read and write in {self.bucket!r}?",
             ) from error
         except (BotoCoreError, Boto3Error) as error:
             raise Unreachable(
-                f"the object store does not answer: {error}", "check LAYERLOOP_OBJECTS_ENDPOINT and the credentials"
+                f"the object store does not answer: {error}",
+                "check LAYERLOOP_OBJECTS_ENDPOINT and the credentials",
             ) from error
 
 

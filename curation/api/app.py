@@ -57,7 +57,10 @@ STATUS: dict[type[errors.LayerloopError], int] = {
 
 GENERAL = {
     500: ("something went wrong in the server", "its log has the details"),
-    503: ("the database or another server does not answer", "try again in a moment; the log has the details"),
+    503: (
+        "the database or another server does not answer",
+        "try again in a moment; the log has the details",
+    ),
 }
 """What an answer says of an error that is the server's own."""
 
@@ -83,7 +86,17 @@ def create_app(context: AppContext) -> FastAPI:
     app.state.back_off = BackOff()
     app.state.counts = AdaptiveCache[dict[str, int]]()
     app.state.renditions = ThumbnailCache()
-    for room in (session, review, review_context, reviewers, rounds, snapshots, checkpoints, layers, labeling):
+    for room in (
+        session,
+        review,
+        review_context,
+        reviewers,
+        rounds,
+        snapshots,
+        checkpoints,
+        layers,
+        labeling,
+    ):
         app.include_router(room.router)
     app.add_exception_handler(errors.LayerloopError, _tell)
     app.add_exception_handler(sa.exc.OperationalError, _tell_database)
@@ -120,9 +133,15 @@ async def _tell(request: Request, error: Exception) -> Response:
     to the log and the answer is general.
     """
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    message, hint = (error.message, error.hint) if isinstance(error, errors.LayerloopError) else (str(error), "")
+    message, hint = (
+        (error.message, error.hint)
+        if isinstance(error, errors.LayerloopError)
+        else (str(error), "")
+    )
     if status >= 500:
-        log.warning("%s %s: %s (%s)", request.method, request.url.path, printable(message), printable(hint))
+        log.warning(
+            "%s %s: %s (%s)", request.method, request.url.path, printable(message), printable(hint)
+        )
         message, hint = GENERAL[status]
     return error_answer(status, message, hint, _headers_for(status, error))
 
@@ -136,21 +155,31 @@ def _headers_for(status: int, error: Exception) -> dict[str, str] | None:
 async def _tell_database(_: Request, error: Exception) -> Response:
     """The database went away, or two requests locked each other: nothing was kept, and the next try may succeed."""
     log.warning("the database did not answer: %s", printable(str(error)))
-    return error_answer(503, "the database did not answer", "try again in a moment", {"retry-after": "1"})
+    return error_answer(
+        503, "the database did not answer", "try again in a moment", {"retry-after": "1"}
+    )
 
 
 async def _tell_invalid(_: Request, error: Exception) -> Response:
     """The first thing that is wrong with a request, in words."""
-    found: list[dict[str, Any]] = list(error.errors()) if isinstance(error, RequestValidationError) else []
+    found: list[dict[str, Any]] = (
+        list(error.errors()) if isinstance(error, RequestValidationError) else []
+    )
     first = found[0] if found else {"loc": (), "msg": "it cannot be read"}
-    where = ".".join(str(part)[:100] for part in first["loc"] if part not in {"body", "path", "query", "header"})
+    where = ".".join(
+        str(part)[:100] for part in first["loc"] if part not in {"body", "path", "query", "header"}
+    )
     said = str(first["msg"]).removeprefix("Value error, ")
-    return error_answer(422, f"{where or 'the request'}: {said}", "/api/openapi.json tells what is expected")
+    return error_answer(
+        422, f"{where or 'the request'}: {said}", "/api/openapi.json tells what is expected"
+    )
 
 
 async def _tell_http(request: Request, error: Exception) -> Response:
     """What the router itself refuses: no such address, no such method. Pages bring a page of their own for it."""
-    status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
+    status, detail = (
+        (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
+    )
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if status == 405:
         # The router names the methods of the first route alone.
@@ -161,4 +190,6 @@ async def _tell_http(request: Request, error: Exception) -> Response:
     if show is not None and not request.url.path.startswith("/api/"):
         page: Response = show(request, status, headers)
         return page
-    return error_answer(status, str(detail).lower(), "/api/openapi.json tells what there is", headers)
+    return error_answer(
+        status, str(detail).lower(), "/api/openapi.json tells what there is", headers
+    )

@@ -27,7 +27,9 @@ class NotSignedIn(Refused):
     """No session, a forged or old one, or one of somebody who was sent away."""
 
     def __init__(self) -> None:
-        super().__init__("you are not signed in", "open the address with a sign-in token, or ask for a new one")
+        super().__init__(
+            "you are not signed in", "open the address with a sign-in token, or ask for a new one"
+        )
 
 
 class AccessTooLow(Refused):

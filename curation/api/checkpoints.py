@@ -96,7 +96,9 @@ def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointA
     return _checkpoint(request, row, drawn)
 
 
-@router.post("/checkpoints/{name}/promote", summary="Promote a checkpoint", responses=answers(404, 409))
+@router.post(
+    "/checkpoints/{name}/promote", summary="Promote a checkpoint", responses=answers(404, 409)
+)
 def promote(request: Request, visit: Trainer, name: Name) -> CheckpointAnswer:
     """Let a checkpoint draw the rounds to come."""
     with visit.enter() as (tx, reviewer):
@@ -110,7 +112,9 @@ def get_runs(visit: Annotator) -> list[RunAnswer]:
     """Every training run, newest first; for annotators without the checkpoint that came of it."""
     with visit.enter() as (tx, reviewer):
         rows = registry.list_runs(tx)
-    if reviewer.access is Role.annotator:  # as in the list of rounds: candidates' ids are made of it
+    if (
+        reviewer.access is Role.annotator
+    ):  # as in the list of rounds: candidates' ids are made of it
         rows = [dict(row) | {"checkpoint_id": None} for row in rows]
     return [_run(row) for row in rows]
 
@@ -127,9 +131,20 @@ def _rounds_drawn(tx: Transaction) -> Mapping[str, list[int]]:
     return drawn
 
 
-def _checkpoint(request: Request, row: Mapping[str, Any], drawn: Mapping[str, list[int]]) -> CheckpointAnswer:
+def _checkpoint(
+    request: Request, row: Mapping[str, Any], drawn: Mapping[str, list[int]]
+) -> CheckpointAnswer:
     links: SignedUrls = request.app.state.links
-    same = ("id", "recipe", "preset", "changes", "seed", "code_version", "evaluation", "promoted_at")
+    same = (
+        "id",
+        "recipe",
+        "preset",
+        "changes",
+        "seed",
+        "code_version",
+        "evaluation",
+        "promoted_at",
+    )
     return CheckpointAnswer(
         **{name: row[name] for name in same},
         snapshot=row["snapshot_id"],

@@ -25,7 +25,9 @@ class WrongSecret(Refused):
     """Whoever rings is not the desk."""
 
     def __init__(self) -> None:
-        super().__init__("this is not the desk's secret", "the desk gets it with its hook, from the worker")
+        super().__init__(
+            "this is not the desk's secret", "the desk gets it with its hook, from the worker"
+        )
 
 
 @router.get(
@@ -35,7 +37,10 @@ class WrongSecret(Refused):
     responses=answers(404) | {200: {"content": {"image/webp": {}}}},
 )
 def get_preview(
-    request: Request, posting: uuid.UUID, role: LayerRole, sign: Annotated[str, Query(max_length=64), STORABLE]
+    request: Request,
+    posting: uuid.UUID,
+    role: LayerRole,
+    sign: Annotated[str, Query(max_length=64), STORABLE],
 ) -> Response:
     """A layer of a candidate that is shown at Label Studio; 404 once it was taken down there."""
     previews: Previews = request.app.state.previews

@@ -229,7 +229,10 @@ def post_release(visit: Annotator, body: ReleaseRequest) -> None:
     responses=answers(404, 409)
     | linked(
         200,
-        undo=link("post_undo", {"decision": "$response.body#/decision", "key": "$response.body#/candidate"}),
+        undo=link(
+            "post_undo",
+            {"decision": "$response.body#/decision", "key": "$response.body#/candidate"},
+        ),
     ),
 )
 def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
@@ -282,7 +285,9 @@ def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
     with visit.enter():
         pass
     return [
-        ReasonAnswer(name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash)
+        ReasonAnswer(
+            name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash
+        )
         for key, (name, label) in enumerate(LABELS.items(), 1)
     ]
 
@@ -301,13 +306,17 @@ def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionAnswer:
             dwell_ms=None if body.dwell_ms is None else min(body.dwell_ms, LONGEST_LOOK_MS),
             only_claimed=True,
         )
-    return DecisionAnswer(decision=decided.decision, candidate=decided.candidate, state=decided.state)
+    return DecisionAnswer(
+        decision=decided.decision, candidate=decided.candidate, state=decided.state
+    )
 
 
 def _undo(request: Request, visit: RequestContext, body: UndoRequest) -> UndoAnswer:
     seconds = visit.context.settings.review_lease_seconds
     with visit.enter() as (tx, reviewer):
-        undone = decisions.undo(tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page)
+        undone = decisions.undo(
+            tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page
+        )
     return UndoAnswer(decision=undone.decision, candidate=card_answer(request, undone.card))
 
 

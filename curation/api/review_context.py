@@ -48,7 +48,10 @@ class NearestAnswer(BaseModel):
     summary="List my latest decisions",
     responses=linked(
         200,
-        undo=link("post_undo", {"decision": "$response.body#/0/decision", "key": "$response.body#/0/candidate/id"}),
+        undo=link(
+            "post_undo",
+            {"decision": "$response.body#/0/decision", "key": "$response.body#/0/candidate/id"},
+        ),
     ),
 )
 def get_latest(

@@ -57,5 +57,7 @@ def layer_answer(request: Request, layer: ReviewItemLayer) -> LayerAnswer:
     """A layer with the addresses at which it is served."""
     links: SignedUrls = request.app.state.links
     url = links.address(layer.sha256)
-    small = url if max(layer.width, layer.height) <= SMALL else links.address(layer.sha256, side=SMALL)
+    small = (
+        url if max(layer.width, layer.height) <= SMALL else links.address(layer.sha256, side=SMALL)
+    )
     return LayerAnswer(url=url, small=small, width=layer.width, height=layer.height)

@@ -289,7 +289,9 @@ def get_rounds(visit: Annotator) -> list[RoundAnswer]:
     if reviewer.access is Role.annotator:
         told = [_without_verdicts(row) for row in told]
     none = progress.Progress()
-    return [RoundAnswer(**row, own=OwnProgress(**own.get(row["id"], none)._asdict())) for row in told]
+    return [
+        RoundAnswer(**row, own=OwnProgress(**own.get(row["id"], none)._asdict())) for row in told
+    ]
 
 
 @router.get("/{number}", summary="Get the report of a round", responses=answers(404))
@@ -300,7 +302,11 @@ def get_round(visit: Engineer, number: Number) -> Report:
     return Report(**told)
 
 
-@router.get("/{number}/agreement", summary="Get the agreement of reviewers in a round", responses=answers(404))
+@router.get(
+    "/{number}/agreement",
+    summary="Get the agreement of reviewers in a round",
+    responses=answers(404),
+)
 def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
     """How far people agreed in a round where several decided the same candidates."""
     with visit.enter(one_view=True) as (tx, _):

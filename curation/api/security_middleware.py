@@ -78,29 +78,42 @@ class SecurityMiddleware:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise
-            await error_answer(500, "something went wrong in the server", "its log has the details")(
-                scope, receive, send_guarded
-            )
+            await error_answer(
+                500, "something went wrong in the server", "its log has the details"
+            )(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope, *, api: bool) -> JSONResponse | None:
         headers = Headers(scope=scope)
         if self.loopback_only and not is_loopback(_name(headers.get("host", ""))):
-            return error_answer(421, "this instance answers on loopback only", "open it at 127.0.0.1 or localhost")
+            return error_answer(
+                421, "this instance answers on loopback only", "open it at 127.0.0.1 or localhost"
+            )
         changing = scope["method"] not in {"GET", "HEAD", "OPTIONS"}
         if changing and api and "x-layerloop" not in headers:
-            return error_answer(403, "the header X-Layerloop is missing", "send 'X-Layerloop: 1' with every change")
+            return error_answer(
+                403, "the header X-Layerloop is missing", "send 'X-Layerloop: 1' with every change"
+            )
         # Bodies are bounded whatever the method: a server reads them all.
         if "transfer-encoding" in headers:
-            return error_answer(411, "a request must say its length", "send it with a Content-Length")
+            return error_answer(
+                411, "a request must say its length", "send it with a Content-Length"
+            )
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > LARGEST_BODY:
-            return error_answer(413, f"a request has at most {LARGEST_BODY} bytes", "send less at once")
+            return error_answer(
+                413, f"a request has at most {LARGEST_BODY} bytes", "send less at once"
+            )
         return None
 
 
-def error_answer(status: int, message: str, hint: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
+def error_answer(
+    status: int, message: str, hint: str = "", headers: dict[str, str] | None = None
+) -> JSONResponse:
     """An error as every client of the API gets it; what it quotes of a request is cut and escaped."""
-    told = {"message": printable(message[:LONGEST_MESSAGE]), "hint": printable(hint[:LONGEST_MESSAGE])}
+    told = {
+        "message": printable(message[:LONGEST_MESSAGE]),
+        "hint": printable(hint[:LONGEST_MESSAGE]),
+    }
     return JSONResponse({"error": told}, status_code=status, headers=headers)
 
 
@@ -116,4 +129,8 @@ def is_loopback(name: str) -> bool:
 
 def _name(host: str) -> str:
     """The name in a Host header, without its port."""
-    return host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0].lower()
+    return (
+        host.partition("]")[0].lstrip("[")
+        if host.startswith("[")
+        else host.partition(":")[0].lower()
+    )

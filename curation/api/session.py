@@ -78,7 +78,9 @@ def post_session(request: Request, response: Response, body: SignIn) -> Me:
         back_off.failed(address)
         raise
     back_off.succeeded(address)
-    response.set_cookie(cookies.name, cookies.seal(session), max_age=cookies.seconds, **_cookie_options(request))
+    response.set_cookie(
+        cookies.name, cookies.seal(session), max_age=cookies.seconds, **_cookie_options(request)
+    )
     return _me(reviewer)
 
 
@@ -86,7 +88,9 @@ def post_session(request: Request, response: Response, body: SignIn) -> Me:
 def delete_session(
     request: Request,
     response: Response,
-    everywhere: Annotated[bool, Query(description="also end every other session of this reviewer")] = False,
+    everywhere: Annotated[
+        bool, Query(description="also end every other session of this reviewer")
+    ] = False,
 ) -> None:
     """End this session, on the server too, and make the browser forget its cookie."""
     cookies: SessionCookies = request.app.state.sessions
@@ -100,7 +104,9 @@ def delete_session(
     response.delete_cookie(cookies.name, **_cookie_options(request))
 
 
-def _end_present_session(tx: Transaction, request: Request, reviewer: Reviewer, *, switch: bool) -> None:
+def _end_present_session(
+    tx: Transaction, request: Request, reviewer: Reviewer, *, switch: bool
+) -> None:
     """End the session that the browser has. Raises Conflict where it is another reviewer's and `switch` is not set."""
     session = session_of(request)
     present = find_session(tx, session) if session else None

@@ -99,7 +99,9 @@ def get_snapshot(
     links: SignedUrls = request.app.state.links
     with visit.enter() as (tx, _):
         row = _find(tx, name)
-        found = list(itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1))
+        found = list(
+            itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1)
+        )
         sizes = _sizes(tx, found[:limit])
     shown = found[:limit]
     return SnapshotPage(
@@ -133,7 +135,9 @@ def _find(tx: Transaction, name: str) -> dict[str, Any]:
 
 def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[Any]]:
     shas = {sha for sample in samples for sha in sample.layers.values()}
-    rows = tx.execute(sa.select(layers.c.sha256, layers.c.width, layers.c.height).where(layers.c.sha256.in_(shas)))
+    rows = tx.execute(
+        sa.select(layers.c.sha256, layers.c.width, layers.c.height).where(layers.c.sha256.in_(shas))
+    )
     return {row.sha256: row for row in rows}
 
 
@@ -142,7 +146,8 @@ def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]])
         id=sample.id,
         kind=sample.kind,
         caption=sample.caption,
-        caption_source=sample.caption_source or (CaptionSource.model if sample.captioner else CaptionSource.given),
+        caption_source=sample.caption_source
+        or (CaptionSource.model if sample.captioner else CaptionSource.given),
         texts=dict(sample.texts),
         licence=sample.licence,
         source=sample.source,

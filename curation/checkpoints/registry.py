@@ -32,8 +32,16 @@ def order_training(tx: Transaction, order: TrainingRequest, actor: str) -> uuid.
         "state": RunState.requested,
     }
     if tx.execute(insert(training_runs).on_conflict_do_nothing(), row).rowcount:
-        tx.log(actor, "training ordered", f"run {order.id}", recipe=order.recipe, snapshot=order.snapshot)
-    again = (training_runs.c.id == order.id) & training_runs.c.state.in_([RunState.failed, RunState.cancelled])
+        tx.log(
+            actor,
+            "training ordered",
+            f"run {order.id}",
+            recipe=order.recipe,
+            snapshot=order.snapshot,
+        )
+    again = (training_runs.c.id == order.id) & training_runs.c.state.in_(
+        [RunState.failed, RunState.cancelled]
+    )
     tx.execute(sa.update(training_runs).where(again).values(state=RunState.requested, error=None))
     tx.ask("train", str(order.id))
     return order.id
@@ -44,7 +52,10 @@ def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> Tra
     moving = (
         sa.update(training_runs)
         .where(training_runs.c.id == run, training_runs.c.state == RunState.requested)
-        .values(state=RunState.running, started_at=sa.func.coalesce(training_runs.c.started_at, sa.func.now()))
+        .values(
+            state=RunState.running,
+            started_at=sa.func.coalesce(training_runs.c.started_at, sa.func.now()),
+        )
     )
     if not tx.execute(moving).rowcount:
         return None
@@ -68,18 +79,27 @@ def read_order(tx: Transaction, run: uuid.UUID) -> TrainingRequest:
     )
 
 
-def note_progress(tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int) -> None:
+def note_progress(
+    tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int
+) -> None:
     """Say how far a run is and renew its lease. Raises Conflict where the lease is lost: the run is another's now."""
     if run not in leases.renew(tx, holder, "train", seconds):
         raise Conflict(f"run {run} was cancelled or taken over by another worker")
-    tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(progress=asdict(progress)))
+    tx.execute(
+        sa.update(training_runs).where(training_runs.c.id == run).values(progress=asdict(progress))
+    )
 
 
 def finish_run(tx: Transaction, run: uuid.UUID, holder: str, checkpoint: Checkpoint) -> None:
     """Register what a run made, and let go of it. Raises Conflict where the lease is lost."""
     _release(tx, run, holder)
     register_checkpoint(tx, checkpoint, actor=f"run {run}")
-    done = {"state": RunState.finished, "checkpoint_id": checkpoint.id, "finished_at": sa.func.now(), "error": None}
+    done = {
+        "state": RunState.finished,
+        "checkpoint_id": checkpoint.id,
+        "finished_at": sa.func.now(),
+        "error": None,
+    }
     tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(done))
 
 
@@ -96,8 +116,14 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     Whoever works on it stops at the next report of progress, since the lease is gone. What was saved stays, and the
     same order goes on from there.
     """
-    under_way = (training_runs.c.id == run) & training_runs.c.state.in_([RunState.requested, RunState.running])
-    cancelled = {"state": RunState.cancelled, "error": f"cancelled by {actor}", "finished_at": sa.func.now()}
+    under_way = (training_runs.c.id == run) & training_runs.c.state.in_(
+        [RunState.requested, RunState.running]
+    )
+    cancelled = {
+        "state": RunState.cancelled,
+        "error": f"cancelled by {actor}",
+        "finished_at": sa.func.now(),
+    }
     if not tx.execute(sa.update(training_runs).where(under_way).values(cancelled)).rowcount:
         return False
     leases.release(tx, [run])
@@ -143,7 +169,9 @@ def promote(tx: Transaction, name: str, actor: str) -> str:
     """Let a checkpoint draw the rounds to come. Returns its id."""
     checkpoint = find_checkpoint(tx, name).id
     newest = sa.func.clock_timestamp()
-    tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(promoted_at=newest))
+    tx.execute(
+        sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(promoted_at=newest)
+    )
     tx.log(actor, "checkpoint promoted", checkpoint)
     return checkpoint
 
@@ -158,7 +186,11 @@ def promoted(tx: Transaction) -> Checkpoint | None:
 def find_checkpoint(tx: Transaction, name: str) -> Checkpoint:
     """A checkpoint by its id, or the first eight or more digits of it. Raises NotFound."""
     if len(name) >= 8:
-        found = sa.select(checkpoints).where(checkpoints.c.id.startswith(name, autoescape=True)).limit(2)
+        found = (
+            sa.select(checkpoints)
+            .where(checkpoints.c.id.startswith(name, autoescape=True))
+            .limit(2)
+        )
         rows = tx.execute(found).mappings().all()
         if len(rows) == 1:
             return _read(dict(rows[0]))
@@ -171,11 +203,17 @@ def list_checkpoints(tx: Transaction) -> list[dict[str, Any]]:
     return [dict(row) for row in tx.execute(listed).mappings()]
 
 
-def keep_evaluation(tx: Transaction, checkpoint: str, figures: dict[str, float], actor: str) -> None:
+def keep_evaluation(
+    tx: Transaction, checkpoint: str, figures: dict[str, float], actor: str
+) -> None:
     """Keep figures measured later beside those of the training; the id does not depend on them."""
-    row = tx.execute(sa.select(checkpoints.c.evaluation).where(checkpoints.c.id == checkpoint)).one()
+    row = tx.execute(
+        sa.select(checkpoints.c.evaluation).where(checkpoints.c.id == checkpoint)
+    ).one()
     merged = dict(row.evaluation) | figures
-    tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(evaluation=merged))
+    tx.execute(
+        sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(evaluation=merged)
+    )
     tx.log(actor, "checkpoint evaluated", checkpoint, **figures)
 
 

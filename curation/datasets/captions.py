@@ -64,8 +64,13 @@ def order_captions(tx: Transaction, order: CaptionOrder, actor: str) -> uuid.UUI
         .values(values)
         .on_conflict_do_update(
             index_elements=["id"],
-            set_={"state": RunState.requested, "at": sa.case((ended, sa.func.now()), else_=caption_runs.c.at)},
-            where=caption_runs.c.state.in_([RunState.finished, RunState.failed, RunState.cancelled]),
+            set_={
+                "state": RunState.requested,
+                "at": sa.case((ended, sa.func.now()), else_=caption_runs.c.at),
+            },
+            where=caption_runs.c.state.in_(
+                [RunState.finished, RunState.failed, RunState.cancelled]
+            ),
         )
     )
     if tx.execute(asking).rowcount:
@@ -87,7 +92,11 @@ def choose_samples(tx: Transaction, order: CaptionOrder) -> list[uuid.UUID]:
     mine = (captions.c.run_id == run.c.id) & (captions.c.at >= run.c.at)
     done = sa.select(sa.func.count()).select_from(captions).join(run, mine)
     written = sa.exists().where(captions.c.sample_id == samples.c.id, mine)
-    chosen = sa.select(samples.c.id).where(samples.c.withdrawn_at.is_(None), wanting, ~written).order_by(samples.c.id)
+    chosen = (
+        sa.select(samples.c.id)
+        .where(samples.c.withdrawn_at.is_(None), wanting, ~written)
+        .order_by(samples.c.id)
+    )
     if order.most:
         chosen = chosen.limit(max(0, order.most - int(tx.scalar(done) or 0)))
     return [row.id for row in tx.execute(chosen)]
@@ -130,7 +139,11 @@ def caption_samples(
         with database.transaction() as tx:
             found = _read(tx, batch, lock=False)
         pictures = _pictures(store, found, order.background)
-        texts = captioner.describe(list(pictures.values()), order.prompt, order.tokens) if pictures else []
+        texts = (
+            captioner.describe(list(pictures.values()), order.prompt, order.tokens)
+            if pictures
+            else []
+        )
         said = {id_: text for id_, text in zip(pictures, map(_clean, texts), strict=True) if text}
         with database.transaction() as tx:
             held(tx)
@@ -140,11 +153,18 @@ def caption_samples(
     return kept
 
 
-def keep_captions(tx: Transaction, order: CaptionOrder, said: Mapping[uuid.UUID, str], source: str) -> int:
+def keep_captions(
+    tx: Transaction, order: CaptionOrder, said: Mapping[uuid.UUID, str], source: str
+) -> int:
     """Keep what a model, named by `source`, said of samples; those that a person captioned meanwhile are left alone."""
     kept = 0
     found = _read(tx, list(said), lock=True)
-    bare = {row.id for row in tx.execute(sa.select(samples.c.id).where(samples.c.id.in_(found), without_caption()))}
+    bare = {
+        row.id
+        for row in tx.execute(
+            sa.select(samples.c.id).where(samples.c.id.in_(found), without_caption())
+        )
+    }
     for id_, sample in found.items():
         if id_ in bare or (order.again and sample.captioner):
             new = replace(sample, caption=said[id_], captioner=source, caption_source=None)
@@ -167,7 +187,9 @@ def give_caption(tx: Transaction, name: str, text: str, actor: str) -> uuid.UUID
 
 def note_progress(tx: Transaction, run: uuid.UUID, progress: Progress) -> None:
     """Say how far a run is."""
-    tx.execute(sa.update(caption_runs).where(caption_runs.c.id == run).values(progress=asdict(progress)))
+    tx.execute(
+        sa.update(caption_runs).where(caption_runs.c.id == run).values(progress=asdict(progress))
+    )
 
 
 def hold(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> None:
@@ -180,14 +202,24 @@ def end_run(tx: Transaction, run: uuid.UUID, error: str | None = None) -> None:
     """Let go of a run that is done, or that failed for a reason; ordered again, a failed one goes on."""
     leases.release(tx, [run])
     state = RunState.finished if error is None else RunState.failed
-    ended = {"state": state, "error": error[:2_000] if error else None, "finished_at": sa.func.now()}
+    ended = {
+        "state": state,
+        "error": error[:2_000] if error else None,
+        "finished_at": sa.func.now(),
+    }
     tx.execute(sa.update(caption_runs).where(caption_runs.c.id == run).values(ended))
 
 
 def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     """Cancel a run that is requested or running, as `checkpoints.cancel_run` does; captions written so far stay."""
-    under_way = (caption_runs.c.id == run) & caption_runs.c.state.in_([RunState.requested, RunState.running])
-    cancelled = {"state": RunState.cancelled, "error": f"cancelled by {actor}", "finished_at": sa.func.now()}
+    under_way = (caption_runs.c.id == run) & caption_runs.c.state.in_(
+        [RunState.requested, RunState.running]
+    )
+    cancelled = {
+        "state": RunState.cancelled,
+        "error": f"cancelled by {actor}",
+        "finished_at": sa.func.now(),
+    }
     if not tx.execute(sa.update(caption_runs).where(under_way).values(cancelled)).rowcount:
         return False
     leases.release(tx, [run])
@@ -210,13 +242,20 @@ def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
 
 
 def _read(tx: Transaction, ids: Sequence[uuid.UUID], *, lock: bool) -> dict[uuid.UUID, Sample]:
-    query = sa.select(samples.c.id, samples.c.line).where(samples.c.id.in_(ids)).order_by(samples.c.id)
+    query = (
+        sa.select(samples.c.id, samples.c.line).where(samples.c.id.in_(ids)).order_by(samples.c.id)
+    )
     rows = tx.execute(query.with_for_update() if lock else query)
     return {row.id: Sample.read(row.line) for row in rows}
 
 
 def write_caption(
-    tx: Transaction, id_: uuid.UUID, sample: Sample, kind: CaptionSource, source: str, run: uuid.UUID | None = None
+    tx: Transaction,
+    id_: uuid.UUID,
+    sample: Sample,
+    kind: CaptionSource,
+    source: str,
+    run: uuid.UUID | None = None,
 ) -> None:
     """Keep a sample's new line with its caption, and the caption itself in their history."""
     row = {"sample_id": id_, "text": sample.caption, "source": source, "run_id": run}

@@ -73,7 +73,9 @@ class Batch:
         """The layer added before that this one repeats."""
         if visible in self._visible:
             return Duplicate(self._visible[visible])
-        met = dict.fromkeys(name for pair in enumerate(bands_of(mark)) for name in self._bands.get(pair, [])[:CROWD])
+        met = dict.fromkeys(
+            name for pair in enumerate(bands_of(mark)) for name in self._bands.get(pair, [])[:CROWD]
+        )
         found = find_nearest(mark, {name: self._prints[name] for name in met})
         return Duplicate(*found) if found else None
 
@@ -90,7 +92,8 @@ def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[st
     first_band = {visible: bands_of(mark)[0] for visible, mark in wanted}
     asked = (
         sa.func.unnest(
-            sa.cast(list(first_band), sa.ARRAY(sa.Text)), sa.cast(list(first_band.values()), sa.ARRAY(sa.Integer))
+            sa.cast(list(first_band), sa.ARRAY(sa.Text)),
+            sa.cast(list(first_band.values()), sa.ARRAY(sa.Integer)),
         )
         .table_valued("visible", "value", name="asked")
         .render_derived()
@@ -112,7 +115,11 @@ def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[st
 def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str, Duplicate]:
     """Every row that shares a band value with a wanted fingerprint, at most CROWD a band, then verified bit by bit."""
     marks = dict(wanted)
-    keys = [(visible, band, value) for visible, mark in marks.items() for band, value in enumerate(bands_of(mark))]
+    keys = [
+        (visible, band, value)
+        for visible, mark in marks.items()
+        for band, value in enumerate(bands_of(mark))
+    ]
     if not keys:
         return {}
     names, numbers, values = (list(column) for column in zip(*keys, strict=True))
@@ -131,7 +138,12 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
         .limit(CROWD)
         .lateral("crowd")
     )
-    pairs = sa.select(asked.c.visible, crowd.c.sha256).join(crowd, sa.true()).distinct().subquery("pairs")
+    pairs = (
+        sa.select(asked.c.visible, crowd.c.sha256)
+        .join(crowd, sa.true())
+        .distinct()
+        .subquery("pairs")
+    )
     found = tx.execute(
         sa.select(pairs.c.visible, layers.c.sha256, layers.c.fingerprint)
         .join(layers, layers.c.sha256 == pairs.c.sha256)

@@ -39,13 +39,18 @@ def fingerprint_layers(database: Database, store: ObjectStore) -> int:
     added, after = 0, ""
     while True:
         with database.transaction() as tx:
-            names = [row.sha256 for row in tx.execute(_WITHOUT_FINGERPRINT, {"after": after, "limit": BATCH})]
+            names = [
+                row.sha256
+                for row in tx.execute(_WITHOUT_FINGERPRINT, {"after": after, "limit": BATCH})
+            ]
         if not names:
             return added
         marks = _compute(store, names)
         if marks:
             with database.transaction() as tx:
-                tx.execute(_STORE, [{"b_sha256": name, "mark": mark} for name, mark in marks.items()])
+                tx.execute(
+                    _STORE, [{"b_sha256": name, "mark": mark} for name, mark in marks.items()]
+                )
         added, after = added + len(marks), names[-1]
 
 
@@ -81,7 +86,9 @@ def is_plain(mark: bytes) -> bool:
 
 def _detailed(tx: Transaction, store: ObjectStore, split: str) -> Iterator[Mapping[str, Any]]:
     """Yield the layers of the imported samples of a split that have detail: sample, sha256, visible, mark or None."""
-    streamed = tx.execute(_LAYERS.execution_options(stream_results=True, max_row_buffer=1_000), {"split": split})
+    streamed = tx.execute(
+        _LAYERS.execution_options(stream_results=True, max_row_buffer=1_000), {"split": split}
+    )
     for rows in streamed.mappings().partitions(1_000):
         computed = _compute(store, [row["sha256"] for row in rows if row["fingerprint"] is None])
         for row in rows:

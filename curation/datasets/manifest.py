@@ -30,11 +30,17 @@ class Manifest:
 
     parts: tuple[Part, ...]
     counts: dict[str, dict[str, int]]  # of kinds, licences, splits, rounds
-    withheld: str = ""  # sha256 of the list of withheld samples (curation.datasets.holdout), empty without any
+    withheld: str = (
+        ""  # sha256 of the list of withheld samples (curation.datasets.holdout), empty without any
+    )
 
     def bytes(self) -> bytes:
         """The canonical bytes whose sha256 is the snapshot's id."""
-        root = {"format": FORMAT, "parts": [part.__dict__ for part in self.parts], "counts": self.counts}
+        root = {
+            "format": FORMAT,
+            "parts": [part.__dict__ for part in self.parts],
+            "counts": self.counts,
+        }
         if self.withheld:
             root["withheld"] = self.withheld
         return (canonical_json(root) + "\n").encode()
@@ -61,7 +67,9 @@ def prefix_length(samples: int) -> int:
 def read_manifest(store: ObjectStore, snapshot: str) -> Manifest:
     """The root of a snapshot. Raises NotFound, Corrupt."""
     root = _parse(store.get(snapshot), snapshot)
-    parts = tuple(Part(str(p["prefix"]), str(p["sha256"]), int(p["samples"])) for p in root["parts"])
+    parts = tuple(
+        Part(str(p["prefix"]), str(p["sha256"]), int(p["samples"])) for p in root["parts"]
+    )
     return Manifest(parts, root["counts"], str(root.get("withheld", "")))
 
 
@@ -83,7 +91,9 @@ def read_samples(store: ObjectStore, snapshot: str, after: str = "") -> Iterator
     """
     for part in read_manifest(store, snapshot).parts:
         if part.prefix >= after[: len(part.prefix)]:
-            yield from (sample for sample in _lines(store.get(part.sha256), part) if sample.id > after)
+            yield from (
+                sample for sample in _lines(store.get(part.sha256), part) if sample.id > after
+            )
 
 
 def find_sample(store: ObjectStore, snapshot: str, sample: str) -> Sample | None:
@@ -101,7 +111,9 @@ def _lines(text: bytes, part: Part) -> Iterator[Sample]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"part {part.sha256[:12]} of a snapshot cannot be read: {error}") from error
     if len(samples) != part.samples:
-        raise Corrupt(f"part {part.sha256[:12]} of a snapshot lists {len(samples)} samples, not {part.samples}")
+        raise Corrupt(
+            f"part {part.sha256[:12]} of a snapshot lists {len(samples)} samples, not {part.samples}"
+        )
     yield from samples
 
 
@@ -111,5 +123,8 @@ def _parse(data: bytes, snapshot: str) -> dict[str, Any]:
     except ValueError as error:
         raise Corrupt(f"{snapshot[:12]} is not a snapshot: {error}") from error
     if not isinstance(root, dict) or root.get("format") != FORMAT:
-        raise Corrupt(f"{snapshot[:12]} is not a snapshot this version reads", "upgrade Layerloop, or check the name")
+        raise Corrupt(
+            f"{snapshot[:12]} is not a snapshot this version reads",
+            "upgrade Layerloop, or check the name",
+        )
     return root

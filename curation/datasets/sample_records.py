@@ -39,9 +39,13 @@ def list_samples(
         query = query.where(without_caption())
     if file:
         named = sa.select(sample_layers.c.sample_id).join(
-            import_files, (import_files.c.layer == sample_layers.c.sha256) & (import_files.c.outcome != "duplicate")
+            import_files,
+            (import_files.c.layer == sample_layers.c.sha256)
+            & (import_files.c.outcome != "duplicate"),
         )
-        query = query.where(samples.c.id.in_(named.where(import_files.c.name.endswith(file, autoescape=True))))
+        query = query.where(
+            samples.c.id.in_(named.where(import_files.c.name.endswith(file, autoescape=True)))
+        )
     query = query.order_by(samples.c.at.desc(), samples.c.id)
     return [_row(row) for row in tx.execute(query.limit(limit) if limit else query).mappings()]
 
@@ -56,7 +60,9 @@ def show_sample(tx: Transaction, name: str) -> dict[str, Any]:
     )
     told = sa.select(events.c.at, events.c.actor, events.c.kind, events.c.data)
     told = told.where(events.c.subject == f"sample {id_.hex}").order_by(events.c.id)
-    said = sa.select(captions.c.at, captions.c.text, captions.c.source).where(captions.c.sample_id == id_)
+    said = sa.select(captions.c.at, captions.c.text, captions.c.source).where(
+        captions.c.sample_id == id_
+    )
     return _row(row) | {
         "source": Sample.read(row["line"]).source,
         "texts": dict(Sample.read(row["line"]).texts),
@@ -67,7 +73,9 @@ def show_sample(tx: Transaction, name: str) -> dict[str, Any]:
     }
 
 
-def withdraw_samples(tx: Transaction, names: Sequence[str], reason: str, actor: str) -> list[uuid.UUID]:
+def withdraw_samples(
+    tx: Transaction, names: Sequence[str], reason: str, actor: str
+) -> list[uuid.UUID]:
     """Leave samples out of every snapshot to come; frozen ones keep them. Returns those that stood until now.
 
     Raises NotFound for a name that is none; Refused without a reason.
@@ -75,7 +83,15 @@ def withdraw_samples(tx: Transaction, names: Sequence[str], reason: str, actor: 
     reason = " ".join(reason.split())
     if not reason:
         raise Refused("a withdrawal says why", "give --reason")
-    return _move(tx, names, samples.c.withdrawn_at.is_(None), sa.func.now(), "sample withdrawn", actor, reason=reason)
+    return _move(
+        tx,
+        names,
+        samples.c.withdrawn_at.is_(None),
+        sa.func.now(),
+        "sample withdrawn",
+        actor,
+        reason=reason,
+    )
 
 
 def restore_samples(tx: Transaction, names: Sequence[str], actor: str) -> list[uuid.UUID]:
@@ -84,11 +100,19 @@ def restore_samples(tx: Transaction, names: Sequence[str], actor: str) -> list[u
 
 
 def _move(
-    tx: Transaction, names: Sequence[str], before: Any, after: Any, kind: str, actor: str, **data: str
+    tx: Transaction,
+    names: Sequence[str],
+    before: Any,
+    after: Any,
+    kind: str,
+    actor: str,
+    **data: str,
 ) -> list[uuid.UUID]:
     moved = []
     for id_ in dict.fromkeys(find_sample_id(tx, name) for name in names):
-        if tx.execute(sa.update(samples).where(samples.c.id == id_, before).values(withdrawn_at=after)).rowcount:
+        if tx.execute(
+            sa.update(samples).where(samples.c.id == id_, before).values(withdrawn_at=after)
+        ).rowcount:
             tx.log(actor, kind, f"sample {id_.hex}", **data)
             moved.append(id_)
     return moved

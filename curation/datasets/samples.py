@@ -13,7 +13,16 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID, insert
 
 from curation.db.engine import Transaction
 from curation.db.tables import layers, sample_layers, samples
-from curation.domain import CaptionSource, Kind, LayerRole, Prompt, Sample, Split, content_id, split_of
+from curation.domain import (
+    CaptionSource,
+    Kind,
+    LayerRole,
+    Prompt,
+    Sample,
+    Split,
+    content_id,
+    split_of,
+)
 from curation.errors import NotFound
 
 UNKNOWN = "unknown"
@@ -49,7 +58,9 @@ class NewSample:
     def visible(self) -> str:
         """The hash of all that can be seen of it; a single image's own hash, so that equal pictures are one sample."""
         hashes = [self.layers[role].visible for role in LayerRole if role in self.layers]
-        return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        return (
+            hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        )
 
     def as_sample(self) -> Sample:
         """The line that every snapshot will hold."""
@@ -65,7 +76,9 @@ class NewSample:
             visible=visible,
             layers={role: layer.sha256 for role, layer in self.layers.items()},
             texts=self.texts,
-            caption_source=self.caption_source if self.caption_source is CaptionSource.file_name else None,
+            caption_source=self.caption_source
+            if self.caption_source is CaptionSource.file_name
+            else None,
         )
 
 
@@ -98,7 +111,9 @@ def add_samples(tx: Transaction, new: Sequence[NewSample]) -> set[uuid.UUID]:
         }
         for visible, (sample, one) in made.items()
     ]
-    adding = insert(samples).on_conflict_do_nothing(index_elements=["visible"]).returning(samples.c.id)
+    adding = (
+        insert(samples).on_conflict_do_nothing(index_elements=["visible"]).returning(samples.c.id)
+    )
     added = {row.id for row in tx.connection.execute(adding, rows)}
     parts = [
         {"sample_id": uuid.UUID(sample.id), "role": role, "sha256": sha}
@@ -144,7 +159,11 @@ def _sample_of(row: Mapping[str, Any]) -> NewSample:
 
 def withdraw_sample_of(tx: Transaction, candidate: uuid.UUID) -> None:
     """Take the sample of an un-accepted candidate out of every snapshot to come; those frozen stay as they are."""
-    tx.execute(sa.update(samples).where(samples.c.candidate_id == candidate).values(withdrawn_at=sa.func.now()))
+    tx.execute(
+        sa.update(samples)
+        .where(samples.c.candidate_id == candidate)
+        .values(withdrawn_at=sa.func.now())
+    )
 
 
 def without_caption() -> sa.ColumnElement[bool]:
@@ -158,15 +177,24 @@ def find_sample_id(tx: Transaction, name: str) -> uuid.UUID:
     """Return the id of a sample by its id or the first eight or more digits of it. Raises NotFound."""
     digits = name.replace("-", "").lower()
     plain = sa.func.replace(sa.cast(samples.c.id, sa.Text), "-", "")
-    found = tx.execute(sa.select(samples.c.id).where(plain.startswith(digits, autoescape=True)).limit(2)).all()
+    found = tx.execute(
+        sa.select(samples.c.id).where(plain.startswith(digits, autoescape=True)).limit(2)
+    ).all()
     if len(digits) < 8 or len(found) != 1:
-        raise NotFound(f"there is no sample {name!r}", "'layerloop sample list' shows ids; eight digits are enough")
+        raise NotFound(
+            f"there is no sample {name!r}",
+            "'layerloop sample list' shows ids; eight digits are enough",
+        )
     return uuid.UUID(str(found[0].id))
 
 
 def count_samples(tx: Transaction) -> int:
     """How many samples the next snapshot would hold."""
-    return int(tx.scalar(sa.select(sa.func.count()).select_from(samples).where(samples.c.withdrawn_at.is_(None))))
+    return int(
+        tx.scalar(
+            sa.select(sa.func.count()).select_from(samples).where(samples.c.withdrawn_at.is_(None))
+        )
+    )
 
 
 _ACCEPTED = sa.text("""

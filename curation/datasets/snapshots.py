@@ -49,8 +49,13 @@ def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) 
     parts = _write_parts(tx, store, prefix_length(count))
     counts, withheld = _counts(tx), withheld_samples(tx, store)
     if withheld:
-        counts["split"] |= {"train": counts["split"]["train"] - len(withheld), "withheld": len(withheld)}
-        manifest = Manifest(parts, counts, store.put("".join(id_ + "\n" for id_ in withheld).encode()))
+        counts["split"] |= {
+            "train": counts["split"]["train"] - len(withheld),
+            "withheld": len(withheld),
+        }
+        manifest = Manifest(
+            parts, counts, store.put("".join(id_ + "\n" for id_ in withheld).encode())
+        )
     else:
         manifest = Manifest(parts, counts)
     store.put(manifest.bytes())
@@ -77,7 +82,9 @@ def _valid_tag(name: str) -> str:
 
 
 TagName = Annotated[
-    str, AfterValidator(_valid_tag), WithJsonSchema({"type": "string", "pattern": f"^{_TAG_PATTERN}$", "title": "Tag"})
+    str,
+    AfterValidator(_valid_tag),
+    WithJsonSchema({"type": "string", "pattern": f"^{_TAG_PATTERN}$", "title": "Tag"}),
 ]
 """The type of a tag's name in the API; its schema says what `check_tag` takes."""
 
@@ -86,7 +93,9 @@ def tag_snapshot(tx: Transaction, name: str, snapshot: str, actor: str) -> None:
     """Let a name point at a snapshot, from now on; where it pointed before stands in the event log."""
     check_tag(name)
     values = {"name": name, "snapshot_id": snapshot, "at": sa.func.now()}
-    tx.execute(insert(tags).values(values).on_conflict_do_update(index_elements=["name"], set_=values))
+    tx.execute(
+        insert(tags).values(values).on_conflict_do_update(index_elements=["name"], set_=values)
+    )
     tx.log(actor, "tag moved", f"tag {name}", snapshot=snapshot)
 
 
@@ -96,18 +105,28 @@ def find_snapshot(tx: Transaction, name: str) -> str:
     Ids come first, so that no tag can stand in for another snapshot's id.
     """
     if _ID_DIGITS.fullmatch(name):
-        found = tx.execute(sa.select(snapshots.c.id).where(snapshots.c.id.startswith(name, autoescape=True))).all()
+        found = tx.execute(
+            sa.select(snapshots.c.id).where(snapshots.c.id.startswith(name, autoescape=True))
+        ).all()
         if len(found) == 1:
             return str(found[0].id)
-    tagged = tx.scalar(sa.select(tags.c.snapshot_id).where(tags.c.name == name)) if storable(name) else None
+    tagged = (
+        tx.scalar(sa.select(tags.c.snapshot_id).where(tags.c.name == name))
+        if storable(name)
+        else None
+    )
     if tagged is None:
-        raise NotFound(f"there is no snapshot {name[:100]!r}", "'layerloop snapshot list' shows them")
+        raise NotFound(
+            f"there is no snapshot {name[:100]!r}", "'layerloop snapshot list' shows them"
+        )
     return str(tagged)
 
 
 def known(tx: Transaction, snapshot: str | None) -> str | None:
     """Return a snapshot's id where it is of this home; a checkpoint of another home was trained on one of that."""
-    return tx.scalar(sa.select(snapshots.c.id).where(snapshots.c.id == snapshot)) if snapshot else None
+    return (
+        tx.scalar(sa.select(snapshots.c.id).where(snapshots.c.id == snapshot)) if snapshot else None
+    )
 
 
 def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
@@ -115,25 +134,43 @@ def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
     named: dict[str, list[str]] = {}
     for row in tx.execute(sa.select(tags).order_by(tags.c.name)):
         named.setdefault(row.snapshot_id, []).append(row.name)
-    listed = tx.execute(sa.select(snapshots).order_by(snapshots.c.at.desc(), snapshots.c.id)).mappings()
+    listed = tx.execute(
+        sa.select(snapshots).order_by(snapshots.c.at.desc(), snapshots.c.id)
+    ).mappings()
     return [dict(row) | {"tags": named.get(row["id"], [])} for row in listed]
 
 
 def _write_parts(tx: Transaction, store: ObjectStore, digits: int) -> tuple[Part, ...]:
     prefix = sa.func.substr(sa.cast(samples.c.id, sa.Text), 1, digits).label("prefix")
     # The database joins a part's lines: 100,000 rows cross as 256. "C" order does not depend on the locale.
-    lines = sa.func.string_agg(sa.literal_column(r"line || E'\n', '' order by samples.id")).label("lines")
+    lines = sa.func.string_agg(sa.literal_column(r"line || E'\n', '' order by samples.id")).label(
+        "lines"
+    )
     grouped = sa.select(prefix, lines, sa.func.count().label("n")).where(_STANDING).group_by(prefix)
-    ordered = grouped.order_by(sa.collate(prefix, "C")).execution_options(stream_results=True, max_row_buffer=16)
-    return tuple(Part(row.prefix, store.put(row.lines.encode()), row.n) for row in tx.execute(ordered))
+    ordered = grouped.order_by(sa.collate(prefix, "C")).execution_options(
+        stream_results=True, max_row_buffer=16
+    )
+    return tuple(
+        Part(row.prefix, store.put(row.lines.encode()), row.n) for row in tx.execute(ordered)
+    )
 
 
 def _counts(tx: Transaction) -> dict[str, dict[str, int]]:
     line = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)
-    keys = [samples.c.kind, line["licence"].astext, samples.c.split, sa.cast(samples.c.round, sa.Text)]
-    named = [key.label(name) for key, name in zip(keys, ("kind", "licence", "split", "round"), strict=True)]
+    keys = [
+        samples.c.kind,
+        line["licence"].astext,
+        samples.c.split,
+        sa.cast(samples.c.round, sa.Text),
+    ]
+    named = [
+        key.label(name)
+        for key, name in zip(keys, ("kind", "licence", "split", "round"), strict=True)
+    ]
     grouped = sa.select(*named, sa.func.count().label("n")).where(_STANDING).group_by(*keys)
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "licence", "split", "round")}
+    counts: dict[str, Counter[str]] = {
+        name: Counter() for name in ("kind", "licence", "split", "round")
+    }
     for row in tx.execute(grouped).mappings():
         for name, counter in counts.items():
             counter[row[name]] += row["n"]

@@ -13,7 +13,9 @@ SHOWN = 60
 """Characters of a text that are shown as an example."""
 
 
-def warn_of_prompts(read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> str:
+def warn_of_prompts(
+    read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint, prompts: Sequence[Prompt]
+) -> str:
     """Return what a checkpoint cuts or has never learnt of prompts; empty where there is nothing to say.
 
     Unknown are the words that no caption of the checkpoint's own snapshot holds.
@@ -33,7 +35,9 @@ def warn_of_prompts(read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint,
         words = list(dict.fromkeys(word for _, fresh in unknown for word in fresh))
         more = f" and {len(words) - 3} more" if len(words) > 3 else ""
         named = ", ".join(map(_short, words[:3]))
-        told.append(f"{len(unknown)} of {len(texts)} hold words that no caption of its training has: {named}{more}")
+        told.append(
+            f"{len(unknown)} of {len(texts)} hold words that no caption of its training has: {named}{more}"
+        )
     return _sentence(checkpoint.preset, told)
 
 
@@ -56,13 +60,19 @@ def warn_of_snapshot(
 
 def _cut_or_empty(what: str, texts: Sequence[str], found: Sequence[TextRead]) -> list[str]:
     told = []
-    cut = [(text, read) for text, read in zip(texts, found, strict=True) if len(read.words) > read.seen]
+    cut = [
+        (text, read) for text, read in zip(texts, found, strict=True) if len(read.words) > read.seen
+    ]
     empty = [text for text, read in zip(texts, found, strict=True) if not read.words]
     if cut:
         text, read = cut[0]
-        told.append(f"{len(cut)} of {len(texts)} {what} are cut after {read.seen} words, as {_short(text)}")
+        told.append(
+            f"{len(cut)} of {len(texts)} {what} are cut after {read.seen} words, as {_short(text)}"
+        )
     if empty:
-        told.append(f"{len(empty)} of {len(texts)} {what} hold no word it can read, as {_short(empty[0])}")
+        told.append(
+            f"{len(empty)} of {len(texts)} {what} hold no word it can read, as {_short(empty[0])}"
+        )
     return told
 
 
@@ -74,7 +84,9 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
 
 
-def _try(read: ReadTexts, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
+def _try(
+    read: ReadTexts, preset: str, changes: Mapping[str, str], texts: Sequence[str]
+) -> Sequence[TextRead] | None:
     """Return how a preset reads texts; None where there is no such preset, which is told by whoever uses it."""
     try:
         return read(preset, changes, texts)

@@ -20,7 +20,11 @@ class Transaction:
         self.connection = connection
         self.jobs: list[Job] = []
 
-    def execute(self, statement: sa.Executable, rows: Sequence[dict[str, Any]] | dict[str, Any] | None = None) -> Any:
+    def execute(
+        self,
+        statement: sa.Executable,
+        rows: Sequence[dict[str, Any]] | dict[str, Any] | None = None,
+    ) -> Any:
         """SQLAlchemy's own `execute`."""
         return self.connection.execute(statement, rows)
 
@@ -87,7 +91,8 @@ class Database:
         except sa.exc.OperationalError as error:
             where = self.engine.url.set(query={}).render_as_string(hide_password=True)
             raise Unreachable(
-                f"the database at {where} does not answer", "start it, or run 'layerloop up' for the embedded one"
+                f"the database at {where} does not answer",
+                "start it, or run 'layerloop up' for the embedded one",
             ) from error
 
     def close(self) -> None:

@@ -19,10 +19,15 @@ SWEEP_AT_ONCE = 500
 """Leases handed back in one transaction: few enough that a sweep never holds locks for long."""
 
 
-def claim(tx: Transaction, subjects: Collection[uuid.UUID], purpose: str, holder: str, seconds: int) -> None:
+def claim(
+    tx: Transaction, subjects: Collection[uuid.UUID], purpose: str, holder: str, seconds: int
+) -> None:
     """Lease subjects to a holder; the caller holds their rows locked and has moved them into the matching state."""
     if subjects:
-        tx.execute(_CLAIM, {"ids": list(subjects), "purpose": purpose, "holder": holder, "seconds": seconds})
+        tx.execute(
+            _CLAIM,
+            {"ids": list(subjects), "purpose": purpose, "holder": holder, "seconds": seconds},
+        )
 
 
 def renew(tx: Transaction, holder: str, purpose: str, seconds: int) -> frozenset[uuid.UUID]:
@@ -48,7 +53,13 @@ def renew_used(
     """
     if not subjects:
         return frozenset()
-    asked = {"holder": holder, "purpose": purpose, "seconds": seconds, "ids": list(subjects), "page": page}
+    asked = {
+        "holder": holder,
+        "purpose": purpose,
+        "seconds": seconds,
+        "ids": list(subjects),
+        "page": page,
+    }
     return frozenset(row.subject for row in tx.execute(_RENEW_USED, asked))
 
 
@@ -80,7 +91,11 @@ def hand_back_used(
 ) -> Counter[str]:
     """Give up a holder's leases on these subjects; those that another of its pages uses by now stay."""
     asked = {"holder": holder, "ids": list(subjects), "page": page}
-    return _hand_back(tx, tx.execute(_HELD_USED, asked).all(), most_attempts=None) if subjects else Counter()
+    return (
+        _hand_back(tx, tx.execute(_HELD_USED, asked).all(), most_attempts=None)
+        if subjects
+        else Counter()
+    )
 
 
 def hand_back_dead(tx: Transaction, holder: str) -> Counter[str]:
@@ -129,13 +144,21 @@ def _move_back(
         return tx.execute(_BACK[purpose], {"ids": ids}).all()  # type: ignore[no-any-return]  # Transaction.execute
     if purpose == "review":
         return tx.execute(_BACK_TO_WAITING, {"ids": ids}).all()  # type: ignore[no-any-return]  # says Any on purpose
-    given_up = {"ids": ids, "most": 2**15 - 1 if most is None else most, "refund": int(most is None)}
+    given_up = {
+        "ids": ids,
+        "most": 2**15 - 1 if most is None else most,
+        "refund": int(most is None),
+    }
     return tx.execute(_BACK_TO_DRAWING, given_up).all()  # type: ignore[no-any-return]
 
 
 def _sql(text: str) -> sa.TextClause:
     statement = sa.text(text)
-    return statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID))) if ":ids" in text else statement
+    return (
+        statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
+        if ":ids" in text
+        else statement
+    )
 
 
 _UNTIL = "now() + make_interval(secs => :seconds)"

@@ -7,7 +7,17 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-from curation.domain import CandidateState, CaptionSource, Kind, LayerRole, Role, RoundState, RunState, Split, Verdict
+from curation.domain import (
+    CandidateState,
+    CaptionSource,
+    Kind,
+    LayerRole,
+    Role,
+    RoundState,
+    RunState,
+    Split,
+    Verdict,
+)
 
 metadata = sa.MetaData(
     naming_convention={
@@ -69,7 +79,9 @@ reviewers = sa.Table(
     sa.Column("access", sa.Text, nullable=False),
     sa.Column("active", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("paused", sa.Text),  # why gold paused them; null while they may decide
-    sa.Column("resumed_at", sa.DateTime(timezone=True)),  # gold before this no longer counts against them
+    sa.Column(
+        "resumed_at", sa.DateTime(timezone=True)
+    ),  # gold before this no longer counts against them
     _now(),
     sa.CheckConstraint("kind in ('person', 'oracle', 'machine')", name="kind"),
     _one_of("access", Role),
@@ -120,7 +132,9 @@ checkpoints = sa.Table(
     sa.Column("id", SHA, primary_key=True),
     sa.Column("recipe", sa.Text, nullable=False),
     sa.Column("preset", sa.Text, nullable=False),
-    sa.Column("snapshot_id", SHA),  # none for imported weights; a checkpoint of another home has its own
+    sa.Column(
+        "snapshot_id", SHA
+    ),  # none for imported weights; a checkpoint of another home has its own
     sa.Column("parent_id", SHA),
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("code_version", sa.Text, nullable=False),
@@ -159,12 +173,16 @@ rounds = sa.Table(
     "rounds",
     metadata,
     sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
-    sa.Column("purpose", sa.Text, nullable=False),  # "drawn" by a checkpoint, "seeds": imports reviewed, "gold"
+    sa.Column(
+        "purpose", sa.Text, nullable=False
+    ),  # "drawn" by a checkpoint, "seeds": imports reviewed, "gold"
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
     sa.Column("quota", sa.Integer, nullable=False),
     sa.Column("policy", JSONB, nullable=False),
-    sa.Column("consensus", JSONB, nullable=False, server_default="{}"),  # curation.review.consensus.Consensus
+    sa.Column(
+        "consensus", JSONB, nullable=False, server_default="{}"
+    ),  # curation.review.consensus.Consensus
     sa.Column("gold", JSONB, nullable=False, server_default="{}"),  # curation.review.gold.GoldTerms
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("desk", sa.Text),  # "pages" or "label-studio"; none: the one that the settings name
@@ -194,17 +212,27 @@ candidates = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("priority", sa.REAL, nullable=False, server_default="0"),
     sa.Column("propensity", sa.REAL),
-    sa.Column("decided", sa.SmallInteger, nullable=False, server_default="0"),  # standing verdicts, where several count
-    sa.Column("slice", sa.Text),  # of a policy: which part of it chose the candidate (curation.selection.select)
+    sa.Column(
+        "decided", sa.SmallInteger, nullable=False, server_default="0"
+    ),  # standing verdicts, where several count
+    sa.Column(
+        "slice", sa.Text
+    ),  # of a policy: which part of it chose the candidate (curation.selection.select)
     sa.Column("flags", ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("attempts", sa.SmallInteger, nullable=False, server_default="0"),
-    sa.Column("note", sa.Text),  # why it failed; licence and source of an imported file live in `origin`
+    sa.Column(
+        "note", sa.Text
+    ),  # why it failed; licence and source of an imported file live in `origin`
     sa.Column("origin", JSONB),
-    sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column(
+        "changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()
+    ),
     _one_of("state", CandidateState),
     sa.UniqueConstraint("round_id", "prompt_id", "seed"),
     sa.CheckConstraint("propensity > 0 and propensity <= 1", name="propensity"),
-    sa.CheckConstraint("slice in ('random', 'likely', 'uncertain', 'audit', 'paper')", name="slice"),
+    sa.CheckConstraint(
+        "slice in ('random', 'likely', 'uncertain', 'audit', 'paper')", name="slice"
+    ),
 )
 # The rows each job takes next, in the order it takes them: claims stay flat however many rows are done.
 sa.Index("ix_candidates_waiting", candidates.c.round_id, candidates.c.decided, candidates.c.priority.desc(),
@@ -317,7 +345,9 @@ leases = sa.Table(
     sa.Column("purpose", sa.Text, nullable=False),
     sa.Column("holder", sa.Text, nullable=False, index=True),
     sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False, index=True),
-    sa.Column("page", UUID),  # of review: the open page of the holder that uses it; none where no page said so
+    sa.Column(
+        "page", UUID
+    ),  # of review: the open page of the holder that uses it; none where no page said so
     sa.CheckConstraint("purpose in ('draw', 'review', 'train', 'caption')", name="purpose"),
 )
 
@@ -327,10 +357,17 @@ claims = sa.Table(
     metadata,
     sa.Column("candidate_id", sa.ForeignKey("candidates.id"), primary_key=True),
     sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), primary_key=True),
-    sa.Column("unfinished", sa.Boolean, nullable=False, server_default=sa.true()),  # until a verdict or a skip
+    sa.Column(
+        "unfinished", sa.Boolean, nullable=False, server_default=sa.true()
+    ),  # until a verdict or a skip
     _now(),
 )
-sa.Index("ix_claims_unfinished", claims.c.reviewer_id, claims.c.candidate_id, postgresql_where=claims.c.unfinished)
+sa.Index(
+    "ix_claims_unfinished",
+    claims.c.reviewer_id,
+    claims.c.candidate_id,
+    postgresql_where=claims.c.unfinished,
+)
 
 decisions = sa.Table(
     "decisions",
@@ -340,15 +377,21 @@ decisions = sa.Table(
     sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Column("reasons", ARRAY(sa.Text), nullable=False, server_default="{}"),
-    sa.Column("layers", ARRAY(sa.Text), nullable=False, server_default="{}"),  # of a pair: which each reason concerns
+    sa.Column(
+        "layers", ARRAY(sa.Text), nullable=False, server_default="{}"
+    ),  # of a pair: which each reason concerns
     sa.Column("comment", sa.Text, nullable=False, server_default=""),
     sa.Column("dwell_ms", sa.Integer),
     sa.Column("desk", sa.Text, nullable=False),
-    sa.Column("key", UUID, nullable=False, unique=True),  # the page's own: a repeated submission is one decision
+    sa.Column(
+        "key", UUID, nullable=False, unique=True
+    ),  # the page's own: a repeated submission is one decision
     sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
     sa.Column("propensity", sa.REAL),
     sa.Column("undoes", sa.ForeignKey("decisions.id"), unique=True),
-    sa.Column("final", sa.Boolean, nullable=False, server_default=sa.false()),  # of several: decided over the others
+    sa.Column(
+        "final", sa.Boolean, nullable=False, server_default=sa.false()
+    ),  # of several: decided over the others
     _now(),
     _one_of("verdict", Verdict),
     sa.CheckConstraint("(verdict = 'undo') = (undoes is not null)", name="undoes"),
@@ -363,7 +406,9 @@ gold = sa.Table(
     "gold",
     metadata,
     sa.Column("candidate_id", sa.ForeignKey("candidates.id"), primary_key=True),
-    sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False, index=True),  # among whose candidates it hides
+    sa.Column(
+        "round_id", sa.ForeignKey("rounds.id"), nullable=False, index=True
+    ),  # among whose candidates it hides
     sa.Column("sample_id", UUID, nullable=False),
     sa.Column("defect", sa.Text),  # curation.screening.defects; null for a clean copy
     sa.Column("severity", sa.REAL, nullable=False),
@@ -378,7 +423,9 @@ aggregations = sa.Table(
     sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
     sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False),
     sa.Column("sound", sa.Double, nullable=False),
-    sa.Column("skills", JSONB, nullable=False),  # reviewer: accepts what is sound, rejects what is not
+    sa.Column(
+        "skills", JSONB, nullable=False
+    ),  # reviewer: accepts what is sound, rejects what is not
     sa.Column("votes", sa.Integer, nullable=False),
     _now(),
 )
@@ -425,8 +472,12 @@ import_files = sa.Table(
     "import_files",
     metadata,
     sa.Column("import_id", sa.ForeignKey("imports.id"), primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),  # path inside the folder; manifests' lines as "name:line"
-    sa.Column("stamp", sa.Text, nullable=False),  # size and time of the file: a changed file is read again
+    sa.Column(
+        "name", sa.Text, primary_key=True
+    ),  # path inside the folder; manifests' lines as "name:line"
+    sa.Column(
+        "stamp", sa.Text, nullable=False
+    ),  # size and time of the file: a changed file is read again
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("codes", ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("sentence", sa.Text, nullable=False, server_default=""),
@@ -487,11 +538,19 @@ desk_boards = sa.Table(
     sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False),
     sa.Column("part", sa.SmallInteger, nullable=False),
     sa.Column("number", sa.BigInteger),  # the desk's own for it, once it is made
-    sa.Column("made_at", sa.DateTime(timezone=True)),  # by the desk's clock: with its number, what identifies it there
-    sa.Column("mark", sa.BigInteger, nullable=False, server_default="0"),  # written there too; less there: a backup
-    sa.Column("reread", sa.Boolean, nullable=False, server_default=sa.false()),  # the next reading is of everything
+    sa.Column(
+        "made_at", sa.DateTime(timezone=True)
+    ),  # by the desk's clock: with its number, what identifies it there
+    sa.Column(
+        "mark", sa.BigInteger, nullable=False, server_default="0"
+    ),  # written there too; less there: a backup
+    sa.Column(
+        "reread", sa.Boolean, nullable=False, server_default=sa.false()
+    ),  # the next reading is of everything
     sa.Column("trouble", sa.Text),  # what the desk refuses just now
-    sa.Column("read_until", sa.DateTime(timezone=True)),  # by the desk's clock: what changed before is taken in
+    sa.Column(
+        "read_until", sa.DateTime(timezone=True)
+    ),  # by the desk's clock: what changed before is taken in
     sa.Column("put_up_at", sa.DateTime(timezone=True)),
     sa.Column("collected_at", sa.DateTime(timezone=True)),
     sa.Column("holder", sa.Text),  # one process at a time speaks with the desk about a board
@@ -507,11 +566,17 @@ desk_postings = sa.Table(
     sa.Column("board_id", sa.ForeignKey("desk_boards.id"), nullable=False),
     sa.Column("candidate_id", sa.ForeignKey("candidates.id"), nullable=False, index=True),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("batch", UUID, nullable=False),  # what was sent together, and is looked for before it is sent again
+    sa.Column(
+        "batch", UUID, nullable=False
+    ),  # what was sent together, and is looked for before it is sent again
     sa.Column("number", sa.BigInteger),  # the desk's own for it, once it is there
-    sa.Column("seen_at", sa.DateTime(timezone=True)),  # by the desk's clock: when it had last changed
+    sa.Column(
+        "seen_at", sa.DateTime(timezone=True)
+    ),  # by the desk's clock: when it had last changed
     sa.Column("score", sa.REAL),  # people there get the lowest first
-    sa.Column("reserved_until", sa.DateTime(timezone=True)),  # people there get it next: the pages leave it alone
+    sa.Column(
+        "reserved_until", sa.DateTime(timezone=True)
+    ),  # people there get it next: the pages leave it alone
     sa.Column("refused", sa.Text),  # why the desk does not take it
     _now(),
     sa.CheckConstraint("state in ('sending', 'up', 'answered', 'down', 'refused')", name="state"),
@@ -525,18 +590,32 @@ desk_answers = sa.Table(
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=False), primary_key=True),
     sa.Column("posting_id", sa.ForeignKey("desk_postings.id"), nullable=False),
-    sa.Column("number", sa.BigInteger, nullable=False),  # the desk's own for it, which a restored desk gives again
-    sa.Column("task", sa.BigInteger),  # the desk's own for the copy of the posting that it answers; none: the first
+    sa.Column(
+        "number", sa.BigInteger, nullable=False
+    ),  # the desk's own for it, which a restored desk gives again
+    sa.Column(
+        "task", sa.BigInteger
+    ),  # the desk's own for the copy of the posting that it answers; none: the first
     sa.Column("author", sa.Text, nullable=False),  # who made it
-    sa.Column("made_at", sa.DateTime(timezone=True)),  # by the desk's clock; none in rows of older versions
-    sa.Column("person", sa.Text, nullable=False),  # who said what it says now: its author, or who edited it
+    sa.Column(
+        "made_at", sa.DateTime(timezone=True)
+    ),  # by the desk's clock; none in rows of older versions
+    sa.Column(
+        "person", sa.Text, nullable=False
+    ),  # who said what it says now: its author, or who edited it
     sa.Column("said", JSONB, nullable=False),
     sa.Column("said_at", sa.DateTime(timezone=True), nullable=False),  # by the desk's clock
     sa.Column("decision_id", sa.ForeignKey("decisions.id")),  # what it became
-    sa.Column("refused", sa.Text),  # or why it became none; without either it waits for a lease to end
+    sa.Column(
+        "refused", sa.Text
+    ),  # or why it became none; without either it waits for a lease to end
     sa.Column("gone", sa.Boolean, nullable=False, server_default=sa.false()),  # taken back there
-    sa.Column("forgotten", sa.Boolean, nullable=False, server_default=sa.false()),  # lost there by a restored backup
-    sa.Column("shown", sa.Boolean, nullable=False, server_default=sa.false()),  # the task there says it was refused
+    sa.Column(
+        "forgotten", sa.Boolean, nullable=False, server_default=sa.false()
+    ),  # lost there by a restored backup
+    sa.Column(
+        "shown", sa.Boolean, nullable=False, server_default=sa.false()
+    ),  # the task there says it was refused
     _now(),
     sa.UniqueConstraint("posting_id", "number", "author", "made_at"),
 )

@@ -50,9 +50,13 @@ def screen(context: AppContext, number: int) -> None:
     """Measure a batch of drawn candidates, refuse or pass each, and put before people what the policy chooses."""
     with context.database.transaction() as tx:
         drawn = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.drawn)
-        picked = sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_AT_ONCE)
+        picked = (
+            sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_AT_ONCE)
+        )
         ids = [row.id for row in tx.execute(picked)]
-        measured = rules.measure_candidates(tx, context.store, ids, embedder := load_embedder(context.settings))
+        measured = rules.measure_candidates(
+            tx, context.store, ids, embedder := load_embedder(context.settings)
+        )
     with context.database.transaction() as tx:
         if rules.keep_screenings(tx, measured):
             tx.ask("screen", number)
@@ -75,7 +79,10 @@ def fit_head(context: AppContext, kind: str) -> None:
             return
         kept = acceptance_model_store.fit_head(tx, of, embedder.source)
         log.info(
-            "head %s: %d decisions, AUC %.3f", kept.id[:12], kept.figures["decisions"], kept.figures["by_prompt"]["auc"]
+            "head %s: %d decisions, AUC %.3f",
+            kept.id[:12],
+            kept.figures["decisions"],
+            kept.figures["by_prompt"]["auc"],
         )
         for number in rounds_with(tx, CandidateState.screened):
             tx.ask("choose", number)

@@ -40,7 +40,9 @@ def train(context: AppContext, run: str, tell: Report | None = None) -> None:
 
     with _held(context, "train", run, fail):
         folder = context.settings.path(f"runs/{run}")
-        made = load(context.settings.trainer)(order, context.store, folder, _reporting(context, note, tell))
+        made = load(context.settings.trainer)(
+            order, context.store, folder, _reporting(context, note, tell)
+        )
         with context.database.transaction() as tx:
             registry.finish_run(tx, run_id, HOLDER, made)
 
@@ -77,7 +79,9 @@ def caption(context: AppContext, run: str, tell: Report | None = None) -> None:
 
 
 @contextmanager
-def _held(context: AppContext, purpose: str, run: str, fail: Callable[[Transaction, str], None]) -> Iterator[None]:
+def _held(
+    context: AppContext, purpose: str, run: str, fail: Callable[[Transaction, str], None]
+) -> Iterator[None]:
     """Hold a run while it is worked on: handed back when this process stops, left alone when another has it.
 
     What goes wrong otherwise is kept with the run by `fail`, and with it what can be done about it.
@@ -102,7 +106,9 @@ def _held(context: AppContext, purpose: str, run: str, fail: Callable[[Transacti
         log.warning("%s %s stops here: %s", purpose, run, conflict)
 
 
-def _reporting(context: AppContext, note: Callable[[Transaction, Progress], None], tell: Report | None) -> Report:
+def _reporting(
+    context: AppContext, note: Callable[[Transaction, Progress], None], tell: Report | None
+) -> Report:
     """A report of progress that keeps it by `note`, passes it on, and stops the work where the worker should end.
 
     Where nobody listens, as in a worker, the progress goes to the log.

@@ -29,9 +29,13 @@ def sweep(context: AppContext) -> None:
                 tx.ask("fit_head", kind)
         for number in consensus.rounds_to_learn(tx):
             tx.ask("aggregate", number)
-        for row in tx.execute(sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)):
+        for row in tx.execute(
+            sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)
+        ):
             tx.ask("train", str(row.id))
-        for row in tx.execute(sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)):
+        for row in tx.execute(
+            sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)
+        ):
             tx.ask("caption", str(row.id))
         if context.settings.other_desk is not None:
             _ask_for_desk(tx, context.settings.other_desk)
@@ -45,7 +49,9 @@ def _ask_for_desk(tx: Transaction, desk: str) -> None:
         tx.ask("collect", str(board))
 
 
-def rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState | None = None) -> list[int]:
+def rounds_with(
+    tx: Transaction, state: CandidateState, but_no: CandidateState | None = None
+) -> list[int]:
     """Open rounds with a candidate in one state, and none in another: a round that moves needs no nudge."""
 
     def some(one: CandidateState) -> sa.ColumnElement[bool]:

@@ -35,11 +35,15 @@ def decide(context: AppContext, number: int) -> None:
     with context.database.transaction() as tx:
         there = context.settings.other_desk is not None and projects.is_served(tx, number)
     if there:
-        _decide_there(context, number, lambda card: rule_reviewer.judge_card(judge, context.store, card))
+        _decide_there(
+            context, number, lambda card: rule_reviewer.judge_card(judge, context.store, card)
+        )
         return
     with context.database.transaction() as tx:
         reviewer = reviewers.oracle_reviewer(tx)
-        cards = decisions.claim_items(tx, reviewer, number, DECIDE_AT_ONCE, (), context.settings.lease_seconds)
+        cards = decisions.claim_items(
+            tx, reviewer, number, DECIDE_AT_ONCE, (), context.settings.lease_seconds
+        )
     verdicts = [(card, rule_reviewer.judge_card(judge, context.store, card)) for card in cards]
     with context.database.transaction() as tx:
         for card, said in verdicts:
@@ -55,7 +59,9 @@ def aggregate(context: AppContext, number: int) -> None:
     log.info("round %d: %d candidates became sure", number, settled)
 
 
-def _decide_there(context: AppContext, number: int, judge: Callable[[ReviewItem], RuleVerdict]) -> None:
+def _decide_there(
+    context: AppContext, number: int, judge: Callable[[ReviewItem], RuleVerdict]
+) -> None:
     def decide_there(exchange: LabelingSync) -> None:
         if rule_annotator.decide_there(exchange, number, judge, DECIDE_AT_ONCE):
             with context.database.transaction() as tx:

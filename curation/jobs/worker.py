@@ -24,7 +24,11 @@ def run_worker(context: AppContext, address: str, queue: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    app = make_app(context.settings, address, {name: _bound(job, name, context) for name, job in jobs.JOBS.items()})
+    app = make_app(
+        context.settings,
+        address,
+        {name: _bound(job, name, context) for name, job in jobs.JOBS.items()},
+    )
     threading.Thread(target=_sweep_now_and_then, args=(context,), name="sweep", daemon=True).start()
     log.info("taking %s jobs as %s", queue, jobs.HOLDER)
     # Celery waits for the job under way before it stops; a training run must hear of it too.
