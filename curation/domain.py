@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class LayerRole(StrEnum):
-    """What a layer is in its picture; a single image has only a foreground."""
+    """The role of a layer in its image; a single image has only a foreground."""
 
     foreground = "foreground"
     background = "background"
@@ -20,31 +20,31 @@ class LayerRole(StrEnum):
 
 
 class Kind(StrEnum):
-    """What one candidate, sample or round is made of."""
+    """The kind of a candidate, sample or round: single layers, or pairs of layers."""
 
     single = "single"
     pair = "pair"
 
 
 class CandidateState(StrEnum):
-    """Where a candidate stands; MOVES says where it may go."""
+    """The state of a candidate; STATE_TRANSITIONS lists the allowed changes."""
 
-    requested = "requested"  # to be drawn
+    requested = "requested"  # to be generated
     drawing = "drawing"  # leased by a worker
     drawn = "drawn"  # layers stored, not yet measured
     refused = "refused"  # by screening, with the signal and its value
-    screened = "screened"  # passed; the policy has not chosen yet
-    unshown = "unshown"  # the policy did not choose it for people
-    waiting = "waiting"  # at the desk
+    screened = "screened"  # passed; the policy has not selected yet
+    unshown = "unshown"  # the policy did not select it for review
+    waiting = "waiting"  # in the review queue
     showing = "showing"  # leased by a reviewer
     accepted = "accepted"
     rejected = "rejected"
-    failed = "failed"  # drawing or measuring it failed too often
+    failed = "failed"  # generating or measuring it failed too often
     withdrawn = "withdrawn"  # its round was closed before a verdict
 
 
 _S = CandidateState
-_SAID = (_S.accepted, _S.rejected)
+_DECIDED = (_S.accepted, _S.rejected)
 STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
     {
         (_S.requested, _S.drawing),
@@ -59,25 +59,34 @@ STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         (_S.unshown, _S.waiting),  # a later policy may still show it
         (_S.waiting, _S.showing),
         (_S.showing, _S.waiting),  # skipped, or the lease ran out
-        # By a reviewer, also after the lease ran out, or by the machine; an undo hands it back to the same reviewer,
-        # the machine's verdicts are taken back to where nobody was shown them.
+        # Verdicts: by a reviewer, also after the lease expired, or by the auto-reviewer.
         *(
-            (one, said)
-            for one in (_S.showing, _S.waiting, _S.screened, _S.unshown)
-            for said in _SAID
+            (before, decided)
+            for before in (_S.showing, _S.waiting, _S.screened, _S.unshown)
+            for decided in _DECIDED
         ),
-        *((said, one) for said in _SAID for one in (_S.showing, _S.unshown)),
+        # An undo returns the candidate to the same reviewer; a reverted automatic verdict
+        # returns it to the state in which no reviewer sees it.
+        *((decided, after) for decided in _DECIDED for after in (_S.showing, _S.unshown)),
+        # Closing a round withdraws all that has no verdict.
         *(
-            (one, _S.withdrawn)
-            for one in (_S.requested, _S.drawing, _S.drawn, _S.screened, _S.waiting, _S.showing)
+            (before, _S.withdrawn)
+            for before in (
+                _S.requested,
+                _S.drawing,
+                _S.drawn,
+                _S.screened,
+                _S.waiting,
+                _S.showing,
+            )
         ),
     }
 )
-"""The whole law of candidate states; the database enforces the same pairs (table candidate_moves)."""
+"""All allowed changes of state; the database enforces the same pairs (table candidate_moves)."""
 
 
 class RoundState(StrEnum):
-    """A paused round draws nothing and shows nothing; a closed one is history."""
+    """The state of a round: a paused round generates and shows nothing; a closed round is final."""
 
     open = "open"
     paused = "paused"
@@ -85,7 +94,7 @@ class RoundState(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a reviewer said; `undo` is a row of its own that voids an earlier one."""
+    """A reviewer's decision; `undo` is a row of its own that voids an earlier decision."""
 
     accept = "accept"
     reject = "reject"
@@ -94,7 +103,7 @@ class Verdict(StrEnum):
 
 
 class Rule(StrEnum):
-    """How the verdicts of several reviewers become one; single where one decides alone."""
+    """The rule that combines verdicts of several reviewers; single: the first verdict decides."""
 
     single = "single"
     majority = "majority"
@@ -102,22 +111,22 @@ class Rule(StrEnum):
 
 
 class RejectReason(StrEnum):
-    """Why a layer is not good enough, in the words of the paper's users (number keys on the page)."""
+    """The reasons to reject a layer, in the order of the number keys on the review page."""
 
-    halo = "halo"  # fringe of another colour along the edge
+    halo = "halo"  # fringe of another color along the edge
     residue = "residue"  # haze or debris of a background
     holes = "holes"  # parts of the subject are punched out
-    opaque = "opaque"  # what should be see-through is not
+    opaque = "opaque"  # a part that should be transparent is opaque
     cropped = "cropped"  # the subject is cut at the border
     malformed = "malformed"  # wrong anatomy or structure
     prompt_miss = "prompt_miss"  # not what the prompt asked for
     duplicate = "duplicate"
     other = "other"
-    clash = "clash"  # of a pair: light, colour or place of its layers do not fit
+    clash = "clash"  # of a pair: light, color or position of its layers do not match
 
 
 class Role(StrEnum):
-    """What a signed-in person may do, from least to most."""
+    """The role of a signed-in person, from the fewest permissions to the most."""
 
     annotator = "annotator"
     engineer = "engineer"
@@ -126,7 +135,7 @@ class Role(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a run of training or captions stands."""
+    """The state of a training run or a captioning run."""
 
     requested = "requested"
     running = "running"
@@ -136,7 +145,7 @@ class RunState(StrEnum):
 
 
 class CaptionSource(StrEnum):
-    """Where a sample's caption comes from; one made from a file name counts as no caption."""
+    """The origin of a sample's caption; a caption made from a file name counts as none."""
 
     given = "given"  # by a person, a manifest or a text file
     model = "model"  # Sample.captioner names it
@@ -144,7 +153,10 @@ class CaptionSource(StrEnum):
 
 
 class Split(StrEnum):
-    """Held-out samples are never trained on; only an import with --update moves a sample from one to the other."""
+    """The split of a sample; held-out samples are never trained on.
+
+    Only an import with --update moves a sample from one split to the other.
+    """
 
     train = "train"
     heldout = "heldout"
@@ -154,26 +166,34 @@ HELDOUT_SHARE = 0.05
 
 
 def content_id(*parts: object) -> uuid.UUID:
-    """The id of a thing that is its content: the first 128 bits of the sha256 of the parts as canonical JSON."""
+    """Return a content-derived id: the first 128 bits of the sha256 of the canonical JSON.
+
+    Args:
+        *parts: The values that identify the object, in order; each enters as its `str`.
+    """
     text = canonical_json([str(part) for part in parts])
     return uuid.UUID(bytes=hashlib.sha256(text.encode()).digest()[:16])
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no spaces, and no NaN, so that equal values have equal bytes."""
+    """Return JSON with sorted keys, no spaces and no NaN, so that equal values have equal bytes."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
 def split_of(visible: str) -> Split:
-    """The split of a picture by its own visible pixels (64 hex digits): copies always fall on the same side."""
+    """Return the split of an image, so that copies of an image are always in the same split.
+
+    Args:
+        visible: Hash of the image's visible pixels, 64 hex digits.
+    """
     return Split.heldout if int(visible[:8], 16) < HELDOUT_SHARE * 2**32 else Split.train
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The text a candidate is drawn from; for pairs also the two texts of its layers."""
+    """The text that a candidate is generated from; for pairs also the texts of its two layers."""
 
     text: str
     foreground: str | None = None
@@ -181,24 +201,25 @@ class Prompt:
 
     @property
     def id(self) -> uuid.UUID:
-        """Equal texts are one prompt."""
+        """The id, which is the same for equal texts."""
         return content_id("prompt", self.text, self.foreground, self.background)
 
     @property
     def texts(self) -> dict[LayerRole, str]:
-        """The texts of single layers, where it has them."""
+        """The texts of single layers, as far as the prompt has them."""
         return {role: text for role in LayerRole if (text := getattr(self, role, None))}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Accepted layers with what must be known of them: one line of a snapshot's manifest.
+    """Accepted layers with their metadata: one line of a snapshot's manifest.
 
-    `layers` maps a role to the sha256 of the stored image's bytes; `visible` is the hash of the pixels that can be
-    seen (curation.images.codec.visible_hash); `round` is 0 for seeds. `captioner` is the model that wrote the caption
-    (model@revision), empty for people and imports. `texts` are captions of single layers, `caption` is the whole's.
-    `caption_source` is told only where the caption was made from a file name, so that all other lines stay as they
-    were before there was such a mark.
+    `layers` maps a role to the sha256 of the stored image's bytes; `visible` is the hash of the
+    visible pixels (curation.images.codec.visible_hash); `round` is 0 for seeds. `captioner` is the
+    model that wrote the caption (model@revision), empty for people and imports. `texts` are
+    captions of single layers, `caption` is the caption of the whole image. `caption_source` is set
+    only where the caption was made from a file name, so that the lines of all other samples are
+    the same as before the field existed.
     """
 
     id: str
@@ -215,20 +236,34 @@ class Sample:
     caption_source: CaptionSource | None = None
 
     def line(self) -> str:
-        """The sample as a canonical line of JSON without its end; fields of OPTIONAL are left out where empty."""
+        """Return the sample as one line of canonical JSON, without empty fields of OPTIONAL."""
         row = self.__dict__ | {"layers": dict(self.layers), "texts": dict(self.texts)}
         return canonical_json(
             {name: row[name] for name in row if row[name] or name not in OPTIONAL}
         )
 
     def text_of(self, role: LayerRole | None = None) -> str:
-        """Return the text of a layer, or of the whole; empty where the caption was only made from a file name."""
+        """Return the caption of a layer or, without a role, of the whole image.
+
+        Args:
+            role: The layer; a layer without a text of its own has the caption of the whole image.
+
+        Returns:
+            The caption; empty if it was made from a file name.
+        """
         caption = "" if self.caption_source is CaptionSource.file_name else self.caption
         return self.texts.get(role, caption) if role else caption
 
     @staticmethod
     def read(line: str) -> Sample:
-        """The inverse of `line`; ValueError, KeyError or TypeError on anything else."""
+        """Parse a line that `line` returned.
+
+        Args:
+            line: One line of a manifest.
+
+        Raises:
+            ValueError, KeyError, TypeError: The line is not a sample.
+        """
         row = json.loads(line)
         texts = ("id", "caption", "licence", "source", "visible")
         return Sample(
@@ -246,16 +281,17 @@ class Sample:
 
 
 OPTIONAL = frozenset({"captioner", "texts", "caption_source"})
-"""Fields of a sample that its line leaves out where they are empty: equal samples keep the line they always had."""
+"""Fields that a sample's line omits where they are empty, so that lines of old samples stay equal."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights and how they came to be.
+    """Weights and their lineage.
 
-    `files` maps a part (backbone, transparency, base, layers, or a released mode, such as joint) to the sha256 of a
-    stored safetensors file, `evaluation` a figure to its value; `sheet` is a PNG drawn at fixed seeds; `changes` are
-    numbers of the preset set otherwise, as text. Imported weights have the recipe "imported" and no snapshot.
+    `files` maps a part (backbone, transparency, base, layers, or a released mode, such as joint) to
+    the sha256 of a stored safetensors file; `evaluation` maps a metric to its value; `sheet` is the
+    sha256 of a sample grid (PNG) generated at fixed seeds; `changes` overrides values of the preset,
+    as text. Imported weights have the recipe "imported" and no snapshot.
     """
 
     files: Mapping[str, str]
@@ -271,7 +307,7 @@ class Checkpoint:
 
     @property
     def id(self) -> str:
-        """The sha256 of weights and lineage: the same training twice is the same checkpoint."""
+        """The sha256 of weights and lineage, so that a repeated training is the same checkpoint."""
         lineage: list[Any] = [self.recipe, self.preset, self.snapshot, self.parent, self.seed]
         lineage += [dict(self.changes)] if self.changes else []
         return hashlib.sha256(canonical_json([dict(self.files), lineage]).encode()).hexdigest()
@@ -279,7 +315,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class DrawRequest:
-    """One candidate to be drawn; the same request to the same checkpoint gives the same layers."""
+    """One candidate to generate; a checkpoint returns the same layers for the same request."""
 
     prompt: Prompt
     seed: int
@@ -287,10 +323,11 @@ class DrawRequest:
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a trainer is asked for; its id is its content, so that asking twice is asking once.
+    """The parameters of a training run; its id is its content, so that equal requests are one run.
 
-    Samples of `snapshot` that `previous` lacks are drawn more often (paper, section 3.4: twice as often). `images`
-    overrides the preset's count of training images, when not 0; `changes` are other numbers of the preset, as text.
+    Samples of `snapshot` that `previous` lacks are sampled more often (paper, section 3.4: twice as
+    often). `images` overrides the preset's number of training images, when not 0; `changes`
+    overrides other values of the preset, as text.
     """
 
     recipe: str
@@ -304,9 +341,9 @@ class TrainingRequest:
 
     @property
     def id(self) -> uuid.UUID:
-        """Names the run and its folder."""
+        """The id of the run, which also names its folder."""
         parent = self.parent.id if self.parent else None
-        asked = [
+        parameters = [
             self.recipe,
             self.preset,
             self.snapshot,
@@ -316,13 +353,13 @@ class TrainingRequest:
             self.images,
         ]
         return content_id(
-            "run", *asked, *([canonical_json(dict(self.changes))] if self.changes else [])
+            "run", *parameters, *([canonical_json(dict(self.changes))] if self.changes else [])
         )
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far long work has come: `done` of `total` (images, files, candidates), in the stage named."""
+    """The progress of long work: `done` of `total` (images, files, candidates) in a stage."""
 
     stage: str
     done: int
@@ -334,7 +371,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class RuleVerdict:
-    """What the oracle says of a candidate, with a sentence for the record; `layers` as in a decision."""
+    """The rule reviewer's decision on a candidate, with an explanation for the record.
+
+    `layers` are the layers that the reasons concern, one for each reason, as in a decision.
+    """
 
     verdict: Verdict
     reasons: Sequence[RejectReason]
@@ -344,18 +384,18 @@ class RuleVerdict:
 
 @dataclass(frozen=True)
 class Job:
-    """Named work on ids, asked for through the queue; doing it twice must be the same as once."""
+    """A named job on ids that is sent through the queue; it must be idempotent."""
 
     name: str
     args: Sequence[str | int] = ()
 
 
 GPU_JOBS = frozenset({"draw", "train", "caption"})
-"""Names of the jobs for the queue "gpu", whose workers hold weights; all others go to the queue "cpu"."""
+"""Names of the jobs on the queue "gpu", whose workers load weights; all others run on "cpu"."""
 
 
 class ReviewItemLayer(NamedTuple):
-    """One stored layer as it is shown: its name in the object store and its size in pixels."""
+    """One stored layer to show: its sha256 in the object store and its size in pixels."""
 
     sha256: str
     width: int
@@ -364,7 +404,7 @@ class ReviewItemLayer(NamedTuple):
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """What a reviewer sees of a candidate; `texts` are those of single layers, where its prompt has some."""
+    """A candidate as a reviewer sees it; `texts` are the prompt's texts of single layers, if any."""
 
     id: uuid.UUID
     round: int

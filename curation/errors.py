@@ -1,8 +1,8 @@
-"""The errors that people read: what is wrong, and what to do about it."""
+"""Errors for users: a message that states the problem, and a hint that says what to do."""
 
 
 class LayerloopError(Exception):
-    """A sentence for a person, with a hint; the command line prints both and exits with `exit_code`."""
+    """An error with a message and a hint; the command line prints both, exits with `exit_code`."""
 
     exit_code = 1
 
@@ -13,28 +13,28 @@ class LayerloopError(Exception):
 
 
 class NotFound(LayerloopError):
-    """The thing named does not exist; every adapter translates its own "not found" into this one."""
+    """The named object does not exist; every adapter translates its own "not found" to this."""
 
     exit_code = 3
 
 
 class Refused(LayerloopError):
-    """The request is understood and not allowed: bad input, a wrong state, a missing role."""
+    """The request is not allowed: bad input, a wrong state or a missing role."""
 
     exit_code = 2
 
 
 class Conflict(Refused):
-    """Somebody else was first: a lost lease, a state that has moved on."""
+    """Another process or person was first: a lost lease, or a state that has changed."""
 
 
 class Corrupt(LayerloopError):
-    """Stored bytes do not have the hash they are named by, or a file is not what it says it is."""
+    """Stored bytes do not match the hash that names them, or a file does not match its format."""
 
     exit_code = 4
 
 
 class Unreachable(LayerloopError):
-    """A server that a setting names does not answer."""
+    """A server that is named by a setting does not answer."""
 
     exit_code = 5

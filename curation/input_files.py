@@ -1,4 +1,7 @@
-"""Open files that people bring: regular files only, never blocking, bounded in size, links followed only on request."""
+"""Safe opening of users' files: regular files only, without blocking, with a size limit.
+
+Symbolic links are followed only on request.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from curation.errors import LayerloopError, NotFound, Refused
 from curation.text import UnreadableText, decode_text
 
 MAX_INPUT = 64 << 20
-"""Bytes of a file named on the command line, unless the caller asks for less."""
+"""Largest file named on the command line, in bytes, unless the caller sets a lower limit."""
 
 
 class UnsafeFile(LayerloopError):
-    """A file below a folder is not opened; `code` names the reason: a link, a special file, a missing file.
+    """A file below a folder cannot be opened safely; `code` names the reason.
 
-    Codes: "path_traversal" (a link, or a name outside the folder), "special_file" (a pipe, socket, device or folder),
-    "unreadable" (missing, no permission, or another error of the system).
+    Codes: "path_traversal" (a link, or a name outside the folder), "special_file" (a pipe, socket,
+    device or folder), "unreadable" (missing, no permission, or another error of the system).
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -32,16 +35,21 @@ class UnsafeFile(LayerloopError):
 def open_inside(folder: Path, name: str, link_roots: Collection[Path] = ()) -> BinaryIO:
     """Open one regular file below a folder, for reading in binary mode.
 
-    Every component of the name is opened without following links, so a folder that is exchanged for a link meanwhile
-    leads nowhere. Never blocks: a pipe or a device is opened without waiting and refused.
+    Every component of the name is opened without following links, so that a folder that is replaced
+    by a link meanwhile cannot lead out. The call never blocks: a pipe or a device is opened without
+    waiting and refused.
 
     Args:
         folder: The folder that the caller was given; it may itself be reached through links.
         name: A relative name with forward slashes.
-        link_roots: Folders into which links may lead; without any, every link is refused.
+        link_roots: Folders that links may point into; without any, every link is refused.
+
+    Returns:
+        The open file, in binary mode.
 
     Raises:
-        UnsafeFile: The file is a link, leads out of the folder, is no regular file, or cannot be read.
+        UnsafeFile: The file is a link, is outside the folder, is not a regular file, or cannot be
+            read.
     """
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
@@ -49,6 +57,7 @@ def open_inside(folder: Path, name: str, link_roots: Collection[Path] = ()) -> B
     try:
         handle = _open_parts(folder, parts)
     except OSError as error:
+        # O_NOFOLLOW fails with ELOOP on a file, and with ENOTDIR on a folder that is a link.
         if error.errno in {errno.ELOOP, errno.ENOTDIR} and link_roots:
             handle = _open_linked(folder, name, link_roots)
         elif error.errno == errno.ELOOP or _is_link(folder, parts):
@@ -59,12 +68,17 @@ def open_inside(folder: Path, name: str, link_roots: Collection[Path] = ()) -> B
 
 
 def read_input(path: Path, most_bytes: int = MAX_INPUT) -> bytes:
-    """Read a file that a person named on the command line; "-" is standard input, pipes are read to their end.
+    """Read a file named on the command line; "-" is standard input, and pipes are read to the end.
+
+    Args:
+        path: The file, or "-".
+        most_bytes: The largest size that is read.
 
     Raises:
         NotFound: There is no such file.
-        Refused: It is a folder, cannot be read, or holds more than `most_bytes`.
+        Refused: The file is a folder, cannot be read, or holds more than `most_bytes`.
     """
+    # Read one byte more than the limit, so that a larger file is noticed without reading it whole.
     try:
         if str(path) == "-":
             data = sys.stdin.buffer.read(most_bytes + 1)
@@ -85,11 +99,16 @@ def read_input(path: Path, most_bytes: int = MAX_INPUT) -> bytes:
 
 
 def read_text(path: Path, most_bytes: int = MAX_INPUT, encoding: str | None = None) -> str:
-    """Read a text file that a person named on the command line; see `read_input` and `curation.text.decode_text`.
+    """Read a text file named on the command line.
+
+    Args:
+        path: The file, or "-" for standard input.
+        most_bytes: The largest size that is read.
+        encoding: The encoding of a file without a byte order mark; UTF-8 when None.
 
     Raises:
         NotFound: There is no such file.
-        Refused: It cannot be read, is too large, or is no text.
+        Refused: The file cannot be read, is too large, or is not text.
     """
     data = read_input(path, most_bytes)
     try:
@@ -99,7 +118,7 @@ def read_text(path: Path, most_bytes: int = MAX_INPUT, encoding: str | None = No
 
 
 def _open_parts(folder: Path, parts: tuple[str, ...]) -> int:
-    """Open component by component, each without following a link."""
+    """Open a path component by component, without following links, and return its descriptor."""
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts[:-1]:
@@ -116,7 +135,8 @@ def _open_parts(folder: Path, parts: tuple[str, ...]) -> int:
 
 
 def _open_linked(folder: Path, name: str, link_roots: Collection[Path]) -> int:
-    """Open what a link leads to, where that lies below one of the allowed roots or the folder itself."""
+    """Open the target of a link, if it is below the folder or one of the allowed roots."""
+    # The resolved target is opened again without links, in case it is replaced meanwhile.
     try:
         target = (folder / name).resolve(strict=True)
         for root in (folder, *link_roots):
@@ -126,7 +146,7 @@ def _open_linked(folder: Path, name: str, link_roots: Collection[Path]) -> int:
             if target.is_relative_to(base):
                 return _open_parts(base, target.relative_to(base).parts)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise UnsafeFile("unreadable", "the link leads nowhere") from error
+        raise UnsafeFile("unreadable", "the link has no target") from error
     raise UnsafeFile("path_traversal", "the link leads out of the allowed folders")
 
 
@@ -138,7 +158,7 @@ def _regular(handle: int) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise UnsafeFile(
-            "special_file", "it is no regular file: a pipe, a device, a socket or a folder"
+            "special_file", "it is not a regular file: a pipe, a device, a socket or a folder"
         )
     return os.fdopen(handle, "rb")
 
@@ -146,6 +166,6 @@ def _regular(handle: int) -> BinaryIO:
 def _unreadable(error: OSError) -> UnsafeFile:
     if error.errno in {errno.ENXIO, errno.EISDIR}:
         return UnsafeFile(
-            "special_file", "it is no regular file: a pipe, a device, a socket or a folder"
+            "special_file", "it is not a regular file: a pipe, a device, a socket or a folder"
         )
     return UnsafeFile("unreadable", f"the file cannot be read: {error.strerror}")

@@ -1,4 +1,4 @@
-"""The object store in a local folder: content-addressed files, written whole or not at all."""
+"""Object store in a local folder: content-addressed files, written atomically."""
 
 from __future__ import annotations
 
@@ -16,30 +16,47 @@ CHUNK = 1 << 20
 
 
 class FolderStore:
-    """Objects under `folder/ab/cdef...`; safe under concurrent writers of one machine, durable when `put` returns."""
+    """Objects under `folder/ab/cdef...`, durable when `put` returns.
+
+    Concurrent writers on one machine are safe.
+    """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.opening = (
-            "curation.object_store:FolderStore",
-            str(self.folder.resolve()),
-        )  # for other processes
+        # The class and its arguments, with which other processes open the same store.
+        self.opening = ("curation.object_store:FolderStore", str(self.folder.resolve()))
 
     def put(self, source: bytes | Path) -> str:
-        """Store bytes or a file under their sha256. A second put of the same bytes writes nothing."""
+        """Store bytes or a file under their sha256; a second put of the same bytes writes nothing.
+
+        Args:
+            source: The bytes, or the path of a file.
+
+        Returns:
+            The sha256 in hex.
+        """
         name = sha256_of(source)
         target = self._path(name)
         if not target.exists():
             new_folder = not target.parent.exists()
             target.parent.mkdir(exist_ok=True)
             self._write(source, target)
+            # A new folder is durable only when the folder that contains it is synced too.
             if new_folder:
                 sync(self.folder)
         return name
 
     def get(self, sha256: str) -> bytes:
-        """The bytes of that name, hashed again on the way: a bit that rotted is an error, not a picture."""
+        """Return the bytes with that sha256, after checking it.
+
+        Args:
+            sha256: The object's name, 64 hex digits.
+
+        Raises:
+            NotFound: There is no such object.
+            Corrupt: The stored bytes have another sha256.
+        """
         try:
             data = self._path(sha256).read_bytes()
         except FileNotFoundError:
@@ -48,25 +65,26 @@ class FolderStore:
             ) from None
         if hashlib.sha256(data).hexdigest() != sha256:
             raise Corrupt(
-                f"object {sha256} does not have the bytes it is named by",
+                f"the bytes of object {sha256} do not match its sha256",
                 "restore it from a backup",
             )
         return data
 
     def has(self, sha256: str) -> bool:
-        """Whether a file of that name is there."""
+        """Return whether an object of that name is stored."""
         return self._path(sha256).exists()
 
-    def address(self, sha256: str, seconds: int) -> str | None:  # noqa: ARG002  # the door's own shape
-        """None: a folder has no server of its own; the API serves its layers."""
+    def address(self, sha256: str, seconds: int) -> str | None:  # noqa: ARG002  # see ObjectStore
+        """Return None: a folder has no server of its own, and the API serves its layers."""
         return None
 
     def _path(self, sha256: str) -> Path:
         if len(sha256) != 64 or not all(digit in "0123456789abcdef" for digit in sha256):
-            raise NotFound(f"{sha256[:80]!r} is no sha256 in lower-case hex")
+            raise NotFound(f"{sha256[:80]!r} is not a sha256 in lower-case hex")
         return self.folder / sha256[:2] / sha256[2:]
 
     def _write(self, source: bytes | Path, target: Path) -> None:
+        # Written beside the target and renamed, so that a reader never sees half an object.
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".put-")
         try:
             with os.fdopen(handle, "wb") as out:
@@ -74,7 +92,7 @@ class FolderStore:
                     out.write(chunk)
                 out.flush()
                 os.fsync(out.fileno())
-            # An equal file may have won the race; replacing it with the same bytes is harmless and atomic.
+            # Another writer may have stored the same bytes; replacing them is atomic and harmless.
             Path(name).replace(target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -83,31 +101,31 @@ class FolderStore:
 
 
 class OverlayStore:
-    """An object store over another one: everything is written to the upper, and read from it or from the lower."""
+    """An object store on top of another: writes go to the upper store, reads to either."""
 
     def __init__(self, upper: ObjectStore, lower: ObjectStore) -> None:
         self.upper, self.lower = upper, lower
 
     def put(self, source: bytes | Path) -> str:
-        """Store in the upper one."""
+        """Store bytes or a file in the upper store, and return the sha256."""
         return self.upper.put(source)
 
     def get(self, sha256: str) -> bytes:
-        """Return the bytes of that name. Raises NotFound, Corrupt."""
+        """Return the bytes with that sha256. Raises NotFound, Corrupt."""
         return (self.upper if self.upper.has(sha256) else self.lower).get(sha256)
 
     def has(self, sha256: str) -> bool:
-        """Whether either has them."""
+        """Return whether the upper or the lower store has the object."""
         return self.upper.has(sha256) or self.lower.has(sha256)
 
     def address(self, sha256: str, seconds: int) -> str | None:
-        """Return None: what is here is not served."""
+        """Return None: these objects are not served."""
         del sha256, seconds
         return None
 
 
 def sha256_of(source: bytes | Path) -> str:
-    """The sha256 in hex of bytes, or of a file read in pieces."""
+    """Return the sha256, in hex, of bytes or of a file, which is read in chunks."""
     digest = hashlib.sha256()
     for chunk in _chunks(source):
         digest.update(chunk)
@@ -124,14 +142,20 @@ def _chunks(source: bytes | Path) -> Iterator[bytes]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file that somebody named: whole or not at all, also where the writing is interrupted.
+    """Write a user's output file atomically, also where the writing is interrupted.
 
-    It is made beside its place and then renamed, with the permissions of the file that it replaces; a link stays and
-    its target is replaced. What is no regular file, such as /dev/stdout, is written to as it is.
+    A temporary file in the same folder is renamed to the target, with the permissions of the file
+    that it replaces. If the path is a link, the link stays and its target is replaced. A path that
+    is not a regular file, such as /dev/stdout, is written to directly.
+
+    Args:
+        path: The file to write.
+        data: Its content.
     """
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
+    # Write beside the target.
     target = Path(os.path.realpath(path))
     new = target.with_name(f".new-{uuid.uuid4().hex}")
     try:
@@ -139,18 +163,20 @@ def write_file(path: Path, data: bytes) -> None:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
+        # Keep the permissions of the file that is replaced.
         if target.exists():
             new.chmod(target.stat().st_mode & 0o7777)
         new.replace(target)
     except BaseException as error:
         new.unlink(missing_ok=True)
+        # Report the path that the user gave, not the temporary name.
         if isinstance(error, OSError) and error.filename == str(new):
-            error.filename = str(path)  # people know the name that they gave
+            error.filename = str(path)
         raise
 
 
 def sync(path: Path) -> None:
-    """Make a file or a folder durable; a file's own fsync does not cover the entry in the folder that names it."""
+    """Call fsync on a file or a folder; a file's own fsync does not cover its directory entry."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

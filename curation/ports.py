@@ -1,4 +1,4 @@
-"""Ports: the interfaces of stores, queues, generators and trainings, each with at most four methods."""
+"""Ports: the interfaces of stores, queues, generators and trainers, with at most four methods."""
 
 from __future__ import annotations
 
@@ -25,124 +25,179 @@ RGBA = NDArray[np.uint8]
 
 Layers = Mapping[LayerRole, RGBA]
 Report = Callable[[Progress], None]
+"""A callback that receives the progress of long work; it may raise to stop the work."""
+
+
+# Storage and jobs
 
 
 class ObjectStore(Protocol):
-    """Bytes under the sha256 of their content: written whole or not at all, never changed."""
+    """Objects under the sha256 of their content: written atomically and never changed."""
 
     def put(self, source: bytes | Path) -> str:
-        """Store bytes, or a file's bytes, and return their sha256 in hex; durable when it returns."""
+        """Store bytes or a file, and return the sha256 in hex; durable when it returns."""
 
     def get(self, sha256: str) -> bytes:
-        """The bytes of that name, checked against it. Raises NotFound, Corrupt."""
+        """Return the bytes with that sha256, after checking it. Raises NotFound, Corrupt."""
 
     def has(self, sha256: str) -> bool:
-        """Whether the bytes of that name are stored."""
+        """Return whether the object is stored."""
 
     def address(self, sha256: str, seconds: int) -> str | None:
-        """A URL at which anybody may read the bytes for so long, or None where the store has no such thing."""
+        """Return a URL from which anybody may read the object for a time.
+
+        Args:
+            sha256: The object's name.
+            seconds: How long the URL is valid.
+
+        Returns:
+            The URL, or None if the store has no server of its own.
+        """
 
 
 class Queue(Protocol):
-    """Where jobs are asked for; a nudge only, since the database knows what is to be done."""
+    """A queue of jobs; a message only wakes a worker, since the database holds the pending work."""
 
     def send(self, job: Job) -> None:
-        """Ask a worker to do it; never raises: a job that is lost here is asked for again by the sweep."""
+        """Send a job to a worker; never raises, since the reconcile job sends lost jobs again."""
+
+
+# Generation
 
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """How to draw otherwise than a checkpoint's preset says; None is as it says."""
+    """Options of generation that override a checkpoint's preset; None keeps the preset's value."""
 
-    negative: str | None = None  # a prompt for what is not wanted
+    # Negative prompt.
+    negative: str | None = None
     steps: int | None = None
     guidance: float | None = None
-    size: tuple[int, int] | None = None  # width and height, pixels
-    aspect: float | None = None  # or width / height alone: a size that the model knows
+    # Width and height in pixels.
+    size: tuple[int, int] | None = None
+    # Instead of `size`, width / height: the nearest image size that the model was trained at.
+    aspect: float | None = None
     sampler: str | None = None
-    image: str | None = None  # sha256 of a stored layer to begin from
-    strength: float = 0.75  # how much of `image` is drawn anew, above 0, to 1 for all of it
-    upscale: float = 1.0  # the result so many times larger, with new detail
-    given: Mapping[LayerRole, str] = field(
-        default_factory=dict
-    )  # stored layers that the drawn ones are to fit
+    # sha256 of a stored layer to start from (image-to-image).
+    image: str | None = None
+    # Share of `image` that is replaced, above 0; 1 replaces all of it.
+    strength: float = 0.75
+    # Factor by which the result is enlarged, with new detail.
+    upscale: float = 1.0
+    # Stored layers (sha256) that the generated layers must fit.
+    given: Mapping[LayerRole, str] = field(default_factory=dict)
 
 
 PLAIN = DrawOptions()
-"""As the preset says."""
+"""The options of the preset, unchanged."""
 
 
 class LayerGenerator(Protocol):
-    """A loaded checkpoint that draws."""
+    """A loaded checkpoint that generates layers."""
 
     at_once: int
-    """How many requests are drawn together: a call of fewer costs as much."""
+    """The batch size: a smaller call costs as much as a full one."""
 
     def draw(
         self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
     ) -> Sequence[Layers]:
-        """Draw one candidate per request, in order; deterministic in prompt, seed and options, not in the batch.
+        """Generate one candidate per request; deterministic in prompt, seed and options.
 
-        A prompt with a foreground or a background text of its own asks for a pair: foreground, background and blended,
-        of which those in `options.given` are taken as they are.
+        A prompt with a foreground or a background text is a request for a pair: foreground,
+        background and blended image, of which those in `options.given` are used unchanged.
+
+        Args:
+            requests: Prompts and seeds; the result does not depend on the batching.
+            options: Overrides of the checkpoint's preset.
+
+        Returns:
+            The layers of each request, in order.
         """
 
     def describe(self, options: DrawOptions) -> Mapping[str, str]:
-        """What a drawing with these options is made with: model, sampler, steps, guidance and the like."""
+        """Return metadata of an image generated with these options: model, sampler, steps etc."""
 
 
 @dataclass(frozen=True)
 class TextRead:
-    """The words that a preset finds in a text, and how many of them, from the first, it sees at most."""
+    """The words that a preset knows in a text, and how many of its first words the model reads."""
 
     words: Sequence[str]
     seen: int
 
 
 class ReadTexts(Protocol):
-    """The dotted name in LAYERLOOP_READER is one of these."""
+    """The type of the object that LAYERLOOP_READER names: a reader of a preset's text input."""
 
     def __call__(
         self, preset: str, changes: Mapping[str, str], texts: Sequence[str]
     ) -> Sequence[TextRead] | None:
-        """Tell how a preset reads texts, without weights; None where a pretrained model reads them."""
+        """Return which words of texts a preset reads, without loading weights.
+
+        Args:
+            preset: Name of the preset.
+            changes: Overrides of the preset, as text.
+            texts: Prompts or captions.
+
+        Returns:
+            One result per text, or None if a pretrained text encoder reads them.
+        """
 
 
 class OpenGenerator(Protocol):
-    """The dotted name in LAYERLOOP_GENERATOR is one of these."""
+    """The type of the object that LAYERLOOP_GENERATOR names: a loader of checkpoints."""
 
     def __call__(self, checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
         """Load a checkpoint's weights from the store."""
 
 
+# Training and evaluation
+
+
 class Trainer(Protocol):
-    """The dotted name in LAYERLOOP_TRAINER is one of these."""
+    """The type of the object that LAYERLOOP_TRAINER names: a training program."""
 
     def __call__(
         self, order: TrainingRequest, store: ObjectStore, folder: Path, report: Report
     ) -> Checkpoint:
-        """Train from a snapshot, resuming exactly from what `folder` holds, and store the weights."""
+        """Train on a snapshot and store the weights.
+
+        Args:
+            order: Recipe, preset, snapshot, parent and seed.
+            store: Store of the snapshot's images, and of the weights.
+            folder: Folder of the run; training resumes exactly from the state in it.
+            report: Callback for progress.
+
+        Returns:
+            The checkpoint, which is not registered yet.
+        """
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What else a checkpoint is to be measured by."""
+    """Options of an evaluation: additional metrics and limits."""
 
-    views: int | None = None  # of the alpha decoder; None is the preset's
-    published: bool = False  # also in the form of the published benchmark, through JPEG
-    perceptual: Path | None = None  # weights of LPIPS
-    inception: Path | None = None  # weights for the Frechet inception distance
-    original: bool = False  # pictures in their own size, not the preset's
-    limit: int = 0  # so many pictures; 0 is all
-    draws: int = (
-        0  # so many captions are drawn, where there is a base, and pairs, where it draws them
-    )
-    clip: str | None = None  # a CLIP by name or folder, for the agreement of pairs with their texts
+    # Number of test-time augmentations of the alpha decoder; None is the preset's number.
+    views: int | None = None
+    # Also measure in the form of the published benchmark, through JPEG.
+    published: bool = False
+    # Weights of LPIPS.
+    perceptual: Path | None = None
+    # Weights of the network for the Frechet inception distance.
+    inception: Path | None = None
+    # Measure images in their own size instead of the preset's.
+    original: bool = False
+    # Largest number of images; 0 is all.
+    limit: int = 0
+    # Number of captions to generate images and pairs from, as far as the checkpoint generates them.
+    draws: int = 0
+    # CLIP model by name or folder, for the similarity of pairs to their texts.
+    clip: str | None = None
 
 
 @dataclass(frozen=True)
 class MeanWithInterval:
-    """A mean, or a correlation, with the ends of its 95 % interval, which a mean of one has not."""
+    """A mean or a correlation with its 95 % interval, which is None for a single value."""
 
     mean: float  # or the correlation
     low: float | None
@@ -152,23 +207,27 @@ class MeanWithInterval:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What was measured; `backgrounds` and `published` are tables: a row's name, then a figure's."""
+    """The metrics of an evaluation; `backgrounds` and `published` are tables: row, then metric."""
 
     figures: Mapping[str, float]
     backgrounds: Mapping[str, Mapping[str, float]]
-    published: Mapping[str, Mapping[str, float]]  # of other works, on other pictures
+    # Results of other works, measured on other images.
+    published: Mapping[str, Mapping[str, float]]
     pictures: int
-    notes: Sequence[str]  # what was not measured, and why
-    sheet: bytes  # PNG: truth beside reconstruction
-    standard: bool  # whether figures of one name may stand beside those of a training
-    pairs: Mapping[str, Mapping[str, MeanWithInterval]] = field(
-        default_factory=dict
-    )  # a figure's name, then whose pairs
-    pairs_sheet: bytes = b""  # PNG of the pairs drawn, where there are any
+    # The metrics that were not measured, each with the reason.
+    notes: Sequence[str]
+    # PNG: ground truth beside reconstruction.
+    sheet: bytes
+    # Whether the metrics are comparable with the metrics of the same name that training records.
+    standard: bool
+    # Name of a metric, then the origin of the pairs.
+    pairs: Mapping[str, Mapping[str, MeanWithInterval]] = field(default_factory=dict)
+    # PNG of the generated pairs, if there are any.
+    pairs_sheet: bytes = b""
 
 
 class Evaluator(Protocol):
-    """The dotted name in LAYERLOOP_EVALUATOR is one of these."""
+    """The type of the object that LAYERLOOP_EVALUATOR names: a full evaluation."""
 
     def __call__(
         self,
@@ -178,21 +237,34 @@ class Evaluator(Protocol):
         wanted: EvaluationOptions,
         report: Report,
     ) -> EvaluationResult:
-        """Everything that can be measured of a checkpoint on the held-out split of a snapshot."""
+        """Evaluate a checkpoint on the held-out split of a snapshot.
+
+        Args:
+            checkpoint: The checkpoint.
+            snapshot: Id of the snapshot.
+            store: Store of the weights and images.
+            wanted: Additional metrics and limits.
+            report: Callback for progress.
+
+        Returns:
+            All metrics that the checkpoint's parts allow.
+        """
 
 
 @dataclass(frozen=True)
 class MattingComparison:
-    """The same requests in two ways, in their order: as layers, and as opaque pictures whose subject was cut out."""
+    """The same requests generated as layers, and generated as opaque images and then matted."""
 
     drawn: Sequence[RGBA]
     cut: Sequence[RGBA]
-    facts: Mapping[str, str]  # how the opaque pictures were made and cut
-    sheet: bytes  # PNG: layer, opaque picture and what was cut out of it
+    # How the opaque images were generated and matted.
+    facts: Mapping[str, str]
+    # PNG: layer, opaque image and the matted image.
+    sheet: bytes
 
 
 class MattingComparer(Protocol):
-    """The dotted name in LAYERLOOP_COMPARER is one of these."""
+    """The type of the object that LAYERLOOP_COMPARER names: a comparison with matting."""
 
     def __call__(
         self,
@@ -202,44 +274,77 @@ class MattingComparer(Protocol):
         segmenter: str | None,
         report: Report,
     ) -> MattingComparison:
-        """Draw with a checkpoint, and beside it as generate-then-matte would."""
+        """Generate requests with a checkpoint, and by generation of opaque images and matting.
+
+        Args:
+            checkpoint: The checkpoint.
+            store: Store of the weights.
+            requests: Prompts and seeds.
+            segmenter: Segmentation model by name or folder; None uses the built-in matting.
+            report: Callback for progress.
+
+        Returns:
+            Both results for each request, in order.
+        """
 
 
 @dataclass(frozen=True)
 class StageMemory:
-    """The most memory that a stage of a training holds at once, in bytes by what holds it."""
+    """The peak memory of a training stage, in bytes by kind of content."""
 
     stage: str
     device: str  # "gpu" or "processor"
     held: Mapping[str, int]
-    advice: str  # a sentence: where it fits, or what to change
+    # A sentence: on which device the stage fits, or which setting to change.
+    advice: str
 
     @property
     def peak(self) -> int:
-        """All of it."""
+        """The sum over all kinds of content, in bytes."""
         return sum(self.held.values())
 
 
 class MemoryEstimator(Protocol):
-    """The dotted name in LAYERLOOP_ESTIMATOR is one of these."""
+    """The type of the object that LAYERLOOP_ESTIMATOR names: an estimate of training memory."""
 
     def __call__(self, order: TrainingRequest, pictures: int) -> Sequence[StageMemory]:
-        """What each stage of a training will need, for a snapshot of so many pictures; nothing is loaded."""
+        """Estimate the memory of each stage of a training run, without loading weights.
+
+        Args:
+            order: The training run.
+            pictures: Number of images in the snapshot.
+
+        Returns:
+            One estimate per stage, in order.
+        """
+
+
+# Other models
 
 
 class Captioner(Protocol):
-    """A model that says what pictures show."""
+    """An image captioning model."""
 
-    source: str  # its name and the revision of its weights, as model@revision
+    # The model's name and the revision of its weights, as model@revision.
+    source: str
 
     def describe(
         self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int
     ) -> Sequence[str]:
-        """A text for each picture (H x W x 3), in order, of at most so many tokens; the same each time."""
+        """Caption images deterministically.
+
+        Args:
+            pictures: RGB images, each H x W x 3.
+            prompt: Instruction for the model.
+            tokens: Largest number of tokens in a caption.
+
+        Returns:
+            One caption per image, in order.
+        """
 
 
 class OpenCaptioner(Protocol):
-    """The dotted name in LAYERLOOP_CAPTIONER is one of these."""
+    """The type of the object that LAYERLOOP_CAPTIONER names: a loader of captioning models."""
 
     def __call__(self, model: str) -> Captioner:
         """Load a model by its name or folder. Raises NotFound, Refused."""
@@ -247,70 +352,104 @@ class OpenCaptioner(Protocol):
 
 @dataclass(frozen=True)
 class EmbeddingResult:
-    """A candidate as an embedder sees it: D numbers, and the figures that it measures beside them."""
+    """A candidate's embedding, a vector of D numbers, and the metrics measured with it."""
 
     vector: NDArray[np.float32]
     figures: Mapping[str, float]
 
 
 class Embedder(Protocol):
-    """Sees candidates as numbers, so that those that look alike lie near each other."""
+    """A model that embeds candidates, so that similar candidates have a small distance."""
 
-    source: (
-        str  # its name and the revision of its weights: numbers of two embedders are never compared
-    )
-    measures: Sequence[str]  # names of the figures that it adds to a candidate's signals
+    # The model's name and the revision of its weights; embeddings of two sources are never compared.
+    source: str
+    # Names of the metrics that it adds to a candidate's signals.
+    measures: Sequence[str]
 
     def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> Sequence[EmbeddingResult]:
-        """Each candidate, in order; the same each time."""
+        """Embed candidates deterministically.
+
+        Args:
+            drawn: The layers of each candidate.
+            prompts: The prompt of each candidate.
+
+        Returns:
+            One result per candidate, in order.
+        """
 
 
 class OpenEmbedder(Protocol):
-    """The dotted name in LAYERLOOP_EMBEDDER is one of these."""
+    """The type of the object that LAYERLOOP_EMBEDDER names: a loader of embedders."""
 
     def __call__(self, model: str | None, aesthetic: Path | None) -> Embedder:
-        """Load weights by name or folder, and the aesthetic head's from a file. Raises NotFound, Refused."""
+        """Load an embedder.
+
+        Args:
+            model: Weights by name or folder; None for an embedder without weights.
+            aesthetic: File with the weights of a linear aesthetic score, if it is wanted.
+
+        Raises:
+            NotFound: The weights do not exist.
+            Refused: The weights are not usable.
+        """
 
 
 class TextGenerator(Protocol):
-    """A language model that answers in text."""
+    """A language model that generates text."""
 
-    source: str  # its name and, where it is known, the revision of its weights, as model@revision
+    # The model's name and, where known, the revision of its weights, as model@revision.
+    source: str
 
     def write(self, question: str, tokens: int, seed: int) -> str:
-        """An answer of at most so many tokens; another seed, another answer. Raises Refused, Unreachable."""
+        """Answer a question.
+
+        Args:
+            question: The prompt.
+            tokens: Largest number of tokens in the answer.
+            seed: Seed of the sampling; another seed gives another answer.
+
+        Raises:
+            Refused: The model does not accept the request.
+            Unreachable: The server does not answer.
+        """
 
 
 class OpenTextGenerator(Protocol):
-    """The dotted name in LAYERLOOP_WRITER is one of these."""
+    """The type of the object that LAYERLOOP_WRITER names: a loader of language models."""
 
     def __call__(self, model: str) -> TextGenerator:
         """Load a model by its name or folder. Raises NotFound, Refused."""
 
 
+# Exchange of weights with other programs
+
+
 @dataclass(frozen=True)
 class FoundFile:
-    """What a file of weights turned out to be, by its content."""
+    """A file of weights, identified by its content."""
 
     path: str
     sha256: str
-    what: str  # in words
-    part: str  # of a checkpoint
+    # Description of the content, in words.
+    what: str
+    # Name of the checkpoint's part.
+    part: str
     tensors: int
     numbers: int
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """Files of weights as a checkpoint that is not registered yet; `notes` are sentences for whoever gave them."""
+    """Imported files as a checkpoint that is not registered yet; `notes` are remarks for the user."""
 
-    checkpoint: Checkpoint | None  # None where nothing was to be stored
+    # None if nothing was stored.
+    checkpoint: Checkpoint | None
     files: Sequence[FoundFile]
     notes: Sequence[str]
 
 
 class CheckpointImporter(Protocol):
-    """The dotted name in LAYERLOOP_IMPORTER is one of these."""
+    """The type of the object that LAYERLOOP_IMPORTER names: an import of weights."""
 
     def __call__(
         self,
@@ -320,33 +459,60 @@ class CheckpointImporter(Protocol):
         store: ObjectStore | None,
         report: Report,
     ) -> ImportResult:
-        """Make one checkpoint of other programs' files; without a store only look at them."""
+        """Import other programs' files as one checkpoint.
+
+        Args:
+            files: Files of weights.
+            preset: Name of the preset that the weights belong to.
+            changes: Overrides of the preset, as text.
+            store: Store for the converted weights; None only identifies the files.
+            report: Callback for progress.
+        """
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A user's own LoRA file, and how strongly it is applied."""
+    """A user's LoRA file, and the weight with which it is applied."""
 
     path: Path
     weight: float = 1.0
 
 
 class AddLoras(Protocol):
-    """The dotted name in LAYERLOOP_STYLER is one of these."""
+    """The type of the object that LAYERLOOP_STYLER names: a loader of LoRA files."""
 
     def __call__(
         self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]
     ) -> Checkpoint:
-        """Store LoRAs as parts of a new checkpoint that draws with them. Raises NotFound, Refused."""
+        """Store LoRAs as parts of a new checkpoint.
+
+        Args:
+            checkpoint: The checkpoint that the LoRAs are added to.
+            store: Store of the weights.
+            styles: The LoRA files with their weights.
+
+        Raises:
+            NotFound: A file does not exist.
+            Refused: A file is not a LoRA of this checkpoint's model.
+        """
 
 
 class CheckpointExporter(Protocol):
-    """The dotted name in LAYERLOOP_EXPORTER is one of these."""
+    """The type of the object that LAYERLOOP_EXPORTER names: an export of weights."""
 
     def __call__(
         self, checkpoint: Checkpoint, store: ObjectStore, form: str, precision: str, folder: Path
     ) -> Sequence[FoundFile]:
-        """Write a checkpoint as files for other programs, and say what was written.
+        """Export a checkpoint as files for other programs.
 
-        A part that the format cannot hold is in the answer without a path, `what` saying why.
+        Args:
+            checkpoint: The checkpoint.
+            store: Store of the weights.
+            form: Name of the file format.
+            precision: Floating-point type of the exported weights.
+            folder: Folder for the files.
+
+        Returns:
+            One entry per part. A part that the format cannot hold has no path, and its `what`
+            states the reason.
         """

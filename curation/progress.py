@@ -1,4 +1,4 @@
-"""Progress as lines, for logs and pipes: stage, percentage, rate, time left and figures, a line now and then."""
+"""Progress as lines for logs and pipes: stage, percentage, rate, time left and metrics."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from curation.domain import Progress
 from curation.text import printable
 
 LINE_SECONDS = 10.0
-"""The least time between two lines."""
+"""The shortest time between two lines, in seconds."""
 
 
 class ProgressLines:
-    """Turn reports of progress into lines, at most one every LINE_SECONDS.
+    """A progress callback that writes at most one line every LINE_SECONDS.
 
-    Rate and time left are measured from the first report of a stage, so that what an earlier run has done counts for
-    neither.
+    Rate and time left are measured from the first report of a stage, so that the work of an earlier
+    run does not count.
     """
 
     def __init__(
@@ -26,44 +26,50 @@ class ProgressLines:
         self._write = write
         self._clock = clock
         self._stage = ("", 0)
-        self._begun = 0.0
+        self._started = 0.0
         self._done_before = 0
         self._written: float | None = None
 
     def __call__(self, seen: Progress) -> None:
-        """Take one report, and write its line if it is time."""
+        """Record one report, and write its line if the last line is old enough."""
         now = self._clock()
+        # A new stage: measure its rate from here.
         if (seen.stage, seen.stage_number) != self._stage:
-            self._stage, self._begun, self._done_before = (
-                (seen.stage, seen.stage_number),
-                now,
-                seen.done,
-            )
+            self._stage = (seen.stage, seen.stage_number)
+            self._started = now
+            self._done_before = seen.done
         if self._written is not None and now - self._written < LINE_SECONDS:
             return
         self._written = now
-        self._write(describe_progress(seen, seen.done - self._done_before, now - self._begun))
+        self._write(describe_progress(seen, seen.done - self._done_before, now - self._started))
 
 
 def describe_progress(seen: Progress, done: int = 0, seconds: float = 0.0) -> str:
-    """Return one line: `done` of the amount was done in the last `seconds`, from which rate and time left follow."""
+    """Return one line of progress.
+
+    Args:
+        seen: The report.
+        done: The amount that was done in the last `seconds`; rate and time left follow from it.
+        seconds: The time in which `done` was done; 0 omits rate and time left.
+    """
     number = f"stage {seen.stage_number} of {seen.stage_count}, " if seen.stage_count else ""
     amount = (
         f"{100 * seen.done // seen.total} % ({seen.done:,} of {seen.total:,})"
         if seen.total
         else "begins"
     )
-    told = [f"{number}{seen.stage}: {amount}"]
+    parts = [f"{number}{seen.stage}: {amount}"]
     if done > 0 and seconds > 0:
         rate = done / seconds
-        told.append(f"{rate:.3g}/s")
-        told.append(f"{_duration((seen.total - seen.done) / rate)} left")
-    told += [f"{name} {value:.4g}" for name, value in seen.figures.items()]
-    return printable(", ".join(told)).replace("\n", " ")
+        parts.append(f"{rate:.3g}/s")
+        parts.append(f"{_duration((seen.total - seen.done) / rate)} left")
+    parts += [f"{name} {value:.4g}" for name, value in seen.figures.items()]
+    # Stage names may come from elsewhere; escape control characters, and stay on one line.
+    return printable(", ".join(parts)).replace("\n", " ")
 
 
 def with_time(line: str) -> str:
-    """Return the line with the time of day before it."""
+    """Return the line with the local time of day before it."""
     return f"{datetime.now().astimezone():%H:%M:%S}  {line}"
 
 

@@ -1,4 +1,4 @@
-"""Every setting, read from the environment here and nowhere else; each has an embedded default."""
+"""All settings, read from the environment; every setting has a default."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from curation.image_limits import MEGAPIXEL, Limits
 EMBEDDED = "embedded"
 PREFIX = "LAYERLOOP_"
 NOT_SETTINGS = ("LAYERLOOP_TEST_", "LAYERLOOP_TRACEBACK")
-"""Variables with our prefix that are no settings: those of the tests, and the one that prints tracebacks."""
+"""Variables with the prefix that are not settings: for tests, and to print tracebacks."""
 LEAST_SECRET = 32
-"""Characters of the secret that signs sessions and addresses."""
+"""Shortest secret to sign sessions and URLs with, in characters."""
 OTHERS = 0o077
-"""The bits of a file's mode that concern everybody but its owner."""
+"""The bits of a file's mode that concern group and others."""
 
 
 class Settings(BaseSettings):
-    """A handful of addresses; outgrowing one machine means changing these lines and nothing else."""
+    """The settings of one installation; moving to several machines changes only these."""
 
     model_config = SettingsConfigDict(env_prefix="LAYERLOOP_", frozen=True)
 
@@ -38,23 +38,25 @@ class Settings(BaseSettings):
     database: str = Field(EMBEDDED, description="postgresql://... or 'embedded'")
     objects: str = Field(EMBEDDED, description="s3://bucket/prefix, file:///folder or 'embedded'")
     objects_endpoint: str | None = Field(
-        None, description="address of an S3 server other than Amazon's"
+        None, description="URL of an S3 server other than Amazon's"
     )
     queue: str = Field(
         EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)"
     )
     desk: str = Field(
-        "pages", description="where people look: 'pages', or also label-studio+http://host:port"
+        "pages", description="where people review: 'pages', or also label-studio+http://host:port"
     )
     desk_token: SecretStr | None = Field(
-        None, description="token of that desk: a legacy or a personal access token"
+        None, description="token for Label Studio: a legacy or a personal access token"
     )
     desk_board_size: int = Field(
-        10_000, ge=1, description="candidates in one project there; large rounds get several"
+        10_000,
+        ge=1,
+        description="candidates in one Label Studio project; large rounds have several",
     )
     address: str | None = Field(
         None,
-        description="where browsers and that desk reach the API; http://host:port when not given",
+        description="URL of the API for browsers and Label Studio; http://host:port when not set",
     )
     generator: str = Field(
         "training.generate:open_generator", description="dotted name of an OpenGenerator"
@@ -79,7 +81,7 @@ class Settings(BaseSettings):
         "training.text_generation:open_writer", description="dotted name of an OpenTextGenerator"
     )
     writer_key: SecretStr | None = Field(
-        None, description="key for a server of language models (prompts make --address)"
+        None, description="API key of a language model server (prompts make --address)"
     )
     importer: str = Field(
         "training.interop.import_checkpoint:take_in",
@@ -96,74 +98,76 @@ class Settings(BaseSettings):
         "curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder"
     )
     embedder_model: str | None = Field(
-        None, description="its weights: a CLIP or DINO by hub name or folder"
+        None, description="weights of the embedder: a CLIP or DINO by hub name or folder"
     )
     aesthetic: Path | None = Field(
-        None, description="LAION's linear aesthetic head, as safetensors, for that CLIP"
+        None, description="LAION's linear aesthetic predictor for that CLIP, as safetensors"
     )
     pages: str = Field(
-        "annotator_ui.app:mount", description="dotted name of what mounts the pages on the API"
+        "annotator_ui.app:mount",
+        description="dotted name of the function that mounts the front end on the API",
     )
-    host: str = Field(
-        "127.0.0.1", description="address the API listens on; loopback unless told otherwise"
-    )
-    port: int = Field(8765, ge=0, le=65_535, description="port of the API; 0 takes a free one")
+    host: str = Field("127.0.0.1", description="address that the API listens on")
+    port: int = Field(8765, ge=0, le=65_535, description="port of the API; 0 takes a free port")
     trusted_proxies: str = Field(
         "",
-        description="addresses or networks of proxies, comma separated, whose X-Forwarded-For is believed",
+        description="addresses or networks, comma separated, of proxies whose X-Forwarded-For is "
+        "trusted",
     )
     secret: SecretStr | None = Field(
-        None, description="signs sessions; made and kept in the home when not given"
+        None, description="secret that signs sessions; generated and kept in the home when not set"
     )
     lease_seconds: int = Field(
-        60, ge=1, description="how long a worker holds what it has claimed without a sign"
+        60, ge=1, description="seconds after which a worker's claims expire without a heartbeat"
     )
-    review_lease_seconds: int = Field(300, ge=1, description="how long a reviewer holds a tray")
+    review_lease_seconds: int = Field(
+        300, ge=1, description="seconds after which a reviewer's claims expire"
+    )
     image_megapixels: float = Field(
         40,
         gt=0,
         le=268,
-        description="largest image that is read, in millions of pixels; a decoder's memory follows",
+        description="largest image that is read, in megapixels; sets a decoder's memory limit",
     )
     image_aspect: float = Field(
-        16, ge=1, description="longest side of an imported image, in multiples of the shorter"
+        16, ge=1, description="largest aspect ratio of an imported image, longer to shorter side"
     )
     image_megabytes: int = Field(
-        64, ge=1, le=1024, description="largest file of an image that is read, in MiB"
+        64, ge=1, le=1024, description="largest image file that is read, in MiB"
     )
-    session_hours: int = Field(12, ge=1, description="how long a sign-in lasts")
+    session_hours: int = Field(12, ge=1, description="hours after which a session expires")
 
     @field_validator("database", "queue", "objects", "objects_endpoint", "address")
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
-        """Refuse what is neither 'embedded' nor an address with a scheme and, where it names a port, a possible one."""
+        """Accept 'embedded', or a URL with a scheme and, if it has a port, a valid port."""
         if value is None or value == EMBEDDED:
             return value
         split = urlsplit(value)
         if not split.scheme or "://" not in value:
-            raise ValueError("it is no address")
-        split.port  # noqa: B018 - raises ValueError for a port that cannot be
+            raise ValueError("it is not a URL")
+        split.port  # noqa: B018 - raises ValueError for an invalid port
         return value
 
     @field_validator("database")
     @classmethod
     def _check_database(cls, value: str) -> str:
         if value != EMBEDDED and not value.startswith("postgres"):
-            raise ValueError("it is no address of PostgreSQL")
+            raise ValueError("it is not the URL of a PostgreSQL database")
         return value
 
     def exists(self) -> bool:
-        """Return whether there is an instance: an embedded database that was begun, or another server's."""
+        """Return whether the installation exists: a started embedded database, or a server's."""
         return not self.embedded or (self.home / "postgres").is_dir()
 
     @property
     def embedded(self) -> bool:
-        """Whether the database is ours to start and stop."""
+        """Whether the embedded database server is used, which Layerloop starts and stops."""
         return self.database == EMBEDDED
 
     @property
     def image_limits(self) -> Limits:
-        """What one image of people's may ask for."""
+        """The limits on one image that a user imports."""
         return Limits(
             self.image_megabytes << 20,
             round(self.image_megapixels * MEGAPIXEL),
@@ -172,37 +176,45 @@ class Settings(BaseSettings):
 
     @property
     def public_address(self) -> str:
-        """Where browsers reach the API."""
+        """The URL of the API for browsers, without a slash at the end."""
         return (self.address or f"http://{self.host}:{self.port}").rstrip("/")
 
     @property
     def other_desk(self) -> str | None:
-        """The address of the desk of other software, without its kind; None where people look at the pages alone."""
+        """The URL of Label Studio; None if people review only in the built-in front end."""
         return None if self.desk == "pages" else self.desk.partition("+")[2].rstrip("/")
 
     def path(self, name: str) -> Path:
-        """A folder of the home, made if need be, as an absolute path. Raises Refused where it cannot be made."""
+        """Return a folder of the home as an absolute path, and create it if it is missing.
+
+        Args:
+            name: The folder's name below the home.
+
+        Raises:
+            Refused: The folder cannot be created.
+        """
         try:
             home = self.home.resolve()
             if not home.is_dir():
                 home.parent.mkdir(parents=True, exist_ok=True)
-                home.mkdir(mode=0o700, exist_ok=True)  # what lies in it is for its owner alone
+                home.mkdir(mode=0o700, exist_ok=True)  # its content is private to the owner
             folder = home / name
             folder.mkdir(parents=True, exist_ok=True)
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
             reason = getattr(error, "strerror", None) or str(error)
             raise Refused(
                 f"the home {self.home} cannot be used: {reason}",
-                "name a folder of yours with --home or LAYERLOOP_HOME",
+                "name a folder that you own with --home or LAYERLOOP_HOME",
             ) from error
         return folder
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with these settings in it, for the processes that it starts."""
+        """Return this process's environment with these settings, for the processes it starts."""
         given = {
             f"LAYERLOOP_{name.upper()}": str(value)
             for name, value in self.model_dump(exclude_none=True).items()
         }
+        # model_dump() masks secrets, so they are added in clear text.
         for name, secret in (
             ("SECRET", self.secret),
             ("WRITER_KEY", self.writer_key),
@@ -214,65 +226,71 @@ class Settings(BaseSettings):
 
     @staticmethod
     def calm_libraries() -> None:
-        """Let waiting threads of libgomp sleep soon, and transformers be still; to be called before torch is loaded.
-
-        By default they spin for milliseconds, and where the cores are shared the training rate then falls to a tenth
-        (training/LOG.md). And transformers tells at every start that it misses torchvision, which nothing needs.
-        """
+        """Configure third-party libraries by environment; call it before torch is loaded."""
+        # By default waiting threads of libgomp spin for milliseconds, which reduces the training
+        # rate to a tenth where cores are shared (training/LOG.md).
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        # transformers logs at every start that torchvision is missing, which nothing here uses.
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
     def signing_secret(self) -> str:
-        """Return the given secret, or one drawn once and kept in the home for its owner alone.
+        """Return the secret of the settings, or a generated secret that is kept in the home.
 
         Raises:
-            LayerloopError: The secret is too short, or others may have read the file that keeps it.
+            LayerloopError: The secret is too short, or its file is readable for other users.
         """
         if self.secret is not None:
             return _long_enough(self.secret.get_secret_value(), "LAYERLOOP_SECRET")
         file = self.path(".") / "secret"
         if not file.exists():
-            handle, draft = tempfile.mkstemp(dir=file.parent)  # readable for its owner alone
+            handle, draft = tempfile.mkstemp(dir=file.parent)  # readable only for its owner
             with os.fdopen(handle, "w") as out:
                 out.write(secrets.token_urlsafe(32))
-            # A link appears whole and only once: of two processes that draw at once, one wins and both read its secret.
+            # A hard link is created atomically and only once: if two processes generate a secret
+            # at the same time, both read the secret of the first.
             with contextlib.suppress(FileExistsError):
                 file.hardlink_to(draft)
             Path(draft).unlink()
         if file.stat().st_mode & OTHERS:
             raise LayerloopError(
-                f"others may have read {file}, with which sessions are signed",
-                f"remove it, and everybody signs in again; or, if nobody has read it: chmod 600 {file}",
+                f"other users can read {file}, the secret that signs sessions",
+                f"remove it, and everybody signs in again; or, if nobody read it: chmod 600 {file}",
             )
         return _long_enough(file.read_text(), str(file))
 
 
 def read_settings(**given: object) -> Settings:
-    """Read the settings from the environment, with `given` values in place of its own. Raises Refused by name."""
+    """Read the settings from the environment.
+
+    Args:
+        **given: Values that replace those of the environment, by the field's name.
+
+    Raises:
+        Refused: A value is invalid; the error names the setting.
+    """
     try:
         return Settings(**given)  # type: ignore[arg-type]  # each is checked by pydantic
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         field = Settings.model_fields.get(name)
+        # Show the invalid value, but neither a secret nor the password in a URL.
         secret = field is not None and "SecretStr" in str(field.annotation)
-        shown = (
-            "" if secret else f" ({re.sub(r'//[^@/]*@', '//...@', repr(first['input']))})"
-        )  # no password
+        shown = "" if secret else f" ({re.sub(r'//[^@/]*@', '//...@', repr(first['input']))})"
         reason = first["msg"].removeprefix("Value error, ")
         raise Refused(
             f"{PREFIX}{name.upper()}{shown} cannot be used: {reason}",
-            f"it is the {field.description}" if field else "the README lists the settings",
+            f"expected: {field.description}" if field else "the README lists the settings",
         ) from error
 
 
 def wants_traceback() -> bool:
-    """Return whether LAYERLOOP_TRACEBACK asks for tracebacks on stderr instead of in a file."""
+    """Return whether LAYERLOOP_TRACEBACK sends tracebacks to stderr instead of to a file."""
     return bool(os.environ.get("LAYERLOOP_TRACEBACK"))
 
 
 def unknown_settings() -> list[tuple[str, str | None]]:
-    """Return variables of the environment that look like settings and are none, each with the nearest name."""
+    """Return environment variables with the prefix that are not settings, with the nearest name."""
     known = [name.upper() for name in Settings.model_fields]
     found = []
     for name in sorted(os.environ):
@@ -287,7 +305,7 @@ def unknown_settings() -> list[tuple[str, str | None]]:
 def _long_enough(secret: str, name: str) -> str:
     if len(secret) < LEAST_SECRET:
         raise LayerloopError(
-            f"the secret in {name} has {len(secret)} characters: whoever guesses it can sign in as anybody",
-            f"give it {LEAST_SECRET} or more, as from: openssl rand -hex 32",
+            f"the secret in {name} has only {len(secret)} characters and could be guessed",
+            f"use a secret of {LEAST_SECRET} or more, such as from: openssl rand -hex 32",
         )
     return secret

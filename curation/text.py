@@ -1,4 +1,4 @@
-"""Text that can be stored and printed: one rule for API fields, path words, captions and command line files."""
+"""Rules for text that can be stored and printed, for the API, captions and input files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from curation.errors import LayerloopError
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is a prefix of this mark
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -21,31 +21,47 @@ _BOMS = (
 
 
 class UnreadableText(LayerloopError):
-    """Bytes that are no text in the expected encoding, or text that cannot be stored."""
+    """Bytes that are not text in the expected encoding, or text that cannot be stored."""
 
 
 def storable(text: str) -> bool:
-    """Whether PostgreSQL stores the text: no NUL, no half of a surrogate pair."""
+    """Return whether PostgreSQL can store the text: no NUL, and no half of a surrogate pair."""
     return "\0" not in text and not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
 
 
 def check_storable(text: str) -> str:
-    """Return the text. Raises ValueError where it cannot be stored, as pydantic expects of a validator."""
+    """Return the text; the pydantic validator of StorableText.
+
+    Args:
+        text: The text to check.
+
+    Raises:
+        ValueError: The text cannot be stored.
+    """
     if not storable(text):
         raise ValueError("holds characters that cannot be stored (NUL or half of a surrogate pair)")
     return text
 
 
 StorableText = Annotated[str, AfterValidator(check_storable)]
-"""The type of every text that comes through the API; a value that cannot be stored is a 422 naming its field."""
+"""The type of every text in a request; text that cannot be stored is a 422 naming its field."""
 
 
 def decode_text(data: bytes, encoding: str | None = None) -> str:
-    """Decode a text file: by its byte order mark, else by `encoding`, else as UTF-8; line ends become line feeds.
+    """Decode a text file: by its byte order mark, else by `encoding`, else as UTF-8.
+
+    Args:
+        data: The file's bytes.
+        encoding: The encoding of a file without a byte order mark; UTF-8 when None.
+
+    Returns:
+        The text, with line feeds as line ends.
 
     Raises:
-        UnreadableText: The bytes are not text in that encoding, or hold a character that cannot be stored.
+        UnreadableText: The bytes are not text in that encoding, or hold a character that cannot be
+            stored.
     """
+    # A byte order mark is more reliable than a given encoding.
     name = encoding or "utf-8"
     for bom, marked in _BOMS:
         if data.startswith(bom):
@@ -59,33 +75,40 @@ def decode_text(data: bytes, encoding: str | None = None) -> str:
         ) from error
     except ValueError as error:
         raise UnreadableText(
-            f"it is not {name} text", "save it as UTF-8, or name its encoding"
+            f"it is not {name} text", "save the file as UTF-8, or name its encoding"
         ) from error
     if not storable(text):
-        raise UnreadableText("it holds a NUL or half of a surrogate pair", "save it as UTF-8 text")
+        raise UnreadableText(
+            "it holds a NUL or half of a surrogate pair", "save the file as UTF-8 text"
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def printable(text: str) -> str:
-    """The text for a terminal or a log line: control characters and direction overrides are written as escapes.
+    """Escape control characters and direction overrides for a terminal or a log line.
 
-    Line ends and tabs stay. What remains cannot move the cursor, change colours or hide what follows.
+    Line ends and tabs stay. The result cannot move the cursor, change colors or hide other text.
     """
     return "".join(
-        letter if letter in "\n\t" or not _acts(letter) else _escaped(letter) for letter in text
+        letter if letter in "\n\t" or not _is_control(letter) else _escaped(letter)
+        for letter in text
     )
 
 
 class PrintableFormatter(logging.Formatter):
-    """Escape what could act on a terminal, and indent further lines, so that no text can pass for a line of its own."""
+    """A log formatter that escapes control characters and indents continuation lines.
+
+    Logged text therefore cannot imitate a log line.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        """Return the line of a record; a traceback follows it as it is."""
+        """Return the escaped line of a record; a traceback is appended unchanged."""
         return printable(super().formatMessage(record)).replace("\n", "\n    ")
 
 
-def _acts(letter: str) -> bool:
-    # Cc: controls; Cf would include joiners that scripts and emoji need, so only overrides and isolates are taken.
+def _is_control(letter: str) -> bool:
+    # Cc are controls. Cf would include joiners that scripts and emoji need, so of these only the
+    # direction overrides and isolates are escaped.
     return (
         unicodedata.category(letter) in {"Cc", "Cs"}
         or letter in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
