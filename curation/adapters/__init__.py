@@ -1,1 +1,1 @@
-"""Adapters of the ports: embedded PostgreSQL, Celery queue, S3 store, Label Studio, language model servers."""
+"""Adapters of the ports: embedded PostgreSQL, Celery, S3, Label Studio, language model servers."""

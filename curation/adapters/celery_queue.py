@@ -19,21 +19,24 @@ from curation.settings import EMBEDDED, Settings
 
 QUEUES = ("cpu", "gpu")
 PREFIX = "layerloop."
-"""Before the names in the broker, which may serve others too; two instances at one broker take a virtual host each."""
+"""Prefix of the names in a broker, which other programs may use too.
+
+Two installations at one broker need a virtual host each.
+"""
 
 AWAY_SECONDS = 5.0
-"""After a broker failed to answer it is left alone for so long: a thousand commits are not a thousand time-outs."""
+"""Seconds without sending after the broker failed, so that not every commit waits for a time-out."""
 
 log = logging.getLogger(__name__)
 
 
 def queue_of(job: str) -> str:
-    """The queue on which jobs of that name run."""
+    """Return the queue on which jobs of that name run."""
     return "gpu" if job in GPU_JOBS else "cpu"
 
 
 def task_name(job: str) -> str:
-    """What Celery calls a job."""
+    """Return the name of a job's Celery task."""
     return f"layerloop.{job}"
 
 
@@ -42,11 +45,19 @@ def make_app(
     database_address: str,
     jobs: Mapping[str, Callable[..., object]] | None = None,
 ) -> Celery:
-    """The Celery application of this instance; `jobs` are what a worker can run, by name, and a sender needs none.
+    """Create the Celery application of this installation.
 
-    The database is the truth and a message only a nudge: it is acknowledged before the job runs, no result is kept,
-    and nothing here is retried for long. A job that dies is found by its lease. Raises Refused for an address whose
-    scheme is not known.
+    The pending work is in the database, and a message only wakes a worker: it is acknowledged
+    before the job runs, results are not kept, and nothing is retried for long. A job whose worker
+    died is found by its lease.
+
+    Args:
+        settings: The settings, which name the broker.
+        database_address: URL of the database, for PGMQ.
+        jobs: The jobs that a worker can run, by name; a sender needs none.
+
+    Raises:
+        Refused: The scheme of the broker's URL is not supported.
     """
     app = Celery("layerloop", set_as_current=False)
     app.conf.update(
@@ -59,7 +70,7 @@ def make_app(
         task_create_missing_queues=False,
         task_queues=[_queue(name, settings.queue) for name in QUEUES],
         task_publish_retry=True,
-        # One fresh connection when the pooled one turns out dead; a broker that is away stays away for the sweep.
+        # Retry once, for a pooled connection that was closed; the reconcile job sends the rest.
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0},
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
@@ -69,7 +80,8 @@ def make_app(
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=3,
-        broker_heartbeat=0,  # a job holds the worker's only thread for hours, and would miss every beat
+        # A job occupies the worker's only thread for hours, so that heartbeats would be missed.
+        broker_heartbeat=0,
         broker_pool_limit=2,
     )
     for name, function in (jobs or {}).items():
@@ -80,20 +92,27 @@ def make_app(
 def work(
     app: Celery, queues: Sequence[str], name: str, on_stop: Callable[[], None] | None = None
 ) -> None:
-    """Run the jobs of these queues ("cpu", "gpu") one after the other in this process until a signal ends it.
+    """Run jobs one after the other in this process, until a signal ends it.
 
-    One thread, so that a checkpoint is loaded once and stays; more at a time means more processes. SIGTERM and SIGINT
-    call `on_stop` from the signal handler and let the running job end; a second one ends it at once.
+    One thread runs all jobs, so that a loaded checkpoint is reused; start more processes for more
+    jobs at a time. After SIGTERM or SIGINT the running job ends first; a second signal ends the
+    process at once.
+
+    Args:
+        app: The Celery application.
+        queues: Names of the queues, "cpu" or "gpu".
+        name: Name of the worker.
+        on_stop: Function that the signal handler calls.
     """
 
     def stop(**_: object) -> None:
         if on_stop is not None:
             on_stop()
 
-    # Celery installs its own signal handlers when it starts, over whatever stood there; this is the way in.
+    # Celery replaces all signal handlers when it starts, so its own signal is used.
     signals.worker_shutting_down.connect(stop)
     with warnings.catch_warnings():
-        # Celery warns a worker that runs as root, for the sake of pickled messages; ours are JSON only.
+        # Celery warns a worker that runs as root because of pickled messages; these are JSON.
         warnings.simplefilter("ignore", SecurityWarning)
         worker = app.Worker(
             queues=list(queues),
@@ -109,31 +128,35 @@ def work(
 
 
 class CeleryQueue:
-    """The sender: what Database calls with every job of a transaction that has been kept."""
+    """The sender of jobs, which Database calls for every job of a committed transaction."""
 
     def __init__(self, app: Celery) -> None:
         self.app = app
         self._away_until = 0.0
 
     def send(self, job: Job) -> bool:
-        """Nudge a worker within a few seconds, or give up with a line in the log; never raises.
+        """Send a job within a few seconds, or log the failure; never raises.
 
-        The transaction that asked has been kept already, so the caller has nothing to undo, and the sweep asks
-        again for whatever stands too long.
+        The transaction is committed already, so the caller could not roll back; the reconcile job
+        sends the job again.
+
+        Args:
+            job: The job.
 
         Returns:
-            Whether the queue has taken the job.
+            Whether the queue accepted the job.
         """
         if time.monotonic() < self._away_until:
-            log.debug("the queue is away; %s waits for the sweep", job.name)
+            log.debug("the queue is away; %s waits for the reconcile job", job.name)
             return False
+        # Every broker has error classes of its own, so every exception is caught.
         try:
             self.app.send_task(task_name(job.name), list(job.args), queue=queue_of(job.name))
-        except (
-            Exception
-        ) as error:  # every broker has errors of its own, and none may reach a kept transaction
+        except Exception as error:
             self._away_until = time.monotonic() + AWAY_SECONDS
-            log.warning("the queue does not answer, so %s waits for the sweep: %s", job.name, error)
+            log.warning(
+                "the queue does not answer, so %s waits for the reconcile job: %s", job.name, error
+            )
             return False
         return True
 
@@ -160,13 +183,13 @@ def _broker(address: str, database_address: str) -> dict[str, Any]:
             database_address, connect_timeout=3, options="-c statement_timeout=10s"
         )
         options: dict[str, Any] = {
-            "conn_string": conn_string,  # stands in for the whole of the URL
+            "conn_string": conn_string,  # replaces the URL
             "init_extension": False,  # the schema is installed by plain SQL (pgmq_schema.py)
             "use_notify": True,
             "notify_throttle_interval_ms": 0,
             "wait_time_seconds": 0,
-            "polling_interval": 1,  # should a notification be lost
-            "visibility_timeout": 30,  # a message is held only from its reading to its early acknowledgement
+            "polling_interval": 1,  # in case a notification is lost
+            "visibility_timeout": 30,  # messages are acknowledged soon after they are read
             "pool_size": 1,
             "pool_timeout": 3,
         }
@@ -189,14 +212,15 @@ def _broker(address: str, database_address: str) -> dict[str, Any]:
         }
         return {"broker_url": address, "broker_transport_options": options}
     raise Refused(
-        f"{scheme!r} is no queue that is known here",
+        f"{scheme!r} is not a supported queue",
         "set LAYERLOOP_QUEUE to amqp://..., redis://... or 'embedded'",
     )
 
 
 def _queue(name: str, address: str) -> Queue:
-    # Named outright, for a virtual host may have another default. Replication would guard what may be lost anyway, and
-    # quorum queues cost every worker Celery's 28 exchanges for delayed delivery, which nothing here uses.
+    # The type is set, since a virtual host may have another default. Messages may be lost, so they
+    # need no replication, and with quorum queues Celery declares 28 exchanges for delayed delivery
+    # in every worker, which nothing here uses.
     arguments = {"x-queue-type": "classic"} if address.startswith("amqp") else None
     long_name = f"{PREFIX}{name}"
     return Queue(

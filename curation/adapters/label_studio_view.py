@@ -1,4 +1,4 @@
-"""Labeling configuration of Label Studio: what a task shows, and how its annotations are parsed."""
+"""Labeling configuration of Label Studio: the view of a task, and the parser of its annotations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROUNDS: Final = {
     "white": "#fff",
     "alpha": "#000",
 }
-"""What a layer is shown on. "alpha" paints the layer itself white, so that what is seen is its opacity."""
+"""Backgrounds behind a layer, as CSS; "alpha" also paints the layer white, to show its opacity."""
 
 WHOLE_SIZE: Final = "width:auto;height:auto;max-width:none;max-height:none"
 SIZES: Final = {"fit": "", "1:1": WHOLE_SIZE, "2:1": f"{WHOLE_SIZE};zoom:2"}
@@ -30,7 +30,7 @@ VIEWS: Final[Mapping[str, Mapping[str, str]]] = {
     "ground": dict(zip(GROUNDS, "ckywo", strict=True)),
     "size": dict(zip(SIZES, "exd", strict=True)),
 }
-"""What can be switched, with its keys; the first of each is seen where nothing was chosen."""
+"""The view controls with the key of each option; the first option is the default."""
 
 WORDS: Final = {
     RejectReason.halo: "Fringe along the edge",
@@ -50,33 +50,51 @@ SINGLE: Final[Mapping[LayerRole | None, Sequence[RejectReason]]] = {
 }
 PAIR: Final[Mapping[LayerRole | None, Sequence[RejectReason]]] = {
     FRONT: SINGLE[None],
-    BACK: [RejectReason(one) for one in ("halo", "residue", "malformed", "prompt_miss", "other")],
-    WHOLE: [RejectReason(one) for one in ("prompt_miss", "duplicate", "other", "clash")],
+    BACK: [
+        RejectReason.halo,
+        RejectReason.residue,
+        RejectReason.malformed,
+        RejectReason.prompt_miss,
+        RejectReason.other,
+    ],
+    WHOLE: [
+        RejectReason.prompt_miss,
+        RejectReason.duplicate,
+        RejectReason.other,
+        RejectReason.clash,
+    ],
 }
-SWITCHES: Final = frozenset(f"view_{name}" for name in VIEWS)
-"""Controls that say nothing of the candidate."""
+VIEW_CONTROLS: Final = frozenset(f"view_{name}" for name in VIEWS)
+"""Controls that only change the view and do not belong to the annotation."""
 
-CHORD: Final = {None: "", FRONT: "", BACK: "shift+", WHOLE: "alt+"}
-"""What is held with a number key, by the layer that a reason concerns."""
+MODIFIER: Final = {None: "", FRONT: "", BACK: "shift+", WHOLE: "alt+"}
+"""Modifier of the number keys, by the layer that a reason concerns."""
 
 
-INSTRUCTION: Final = f"""<p><b>Accept</b> (A) a layer that shows its prompt, is cut out cleanly and has nothing
-in it that it should not have. <b>Reject</b> (R) any other, and say why: several reasons may be chosen. Skip what you
-cannot judge; somebody else gets it.</p>
+INSTRUCTION: Final = f"""<p><b>Accept</b> (A) a layer that matches its prompt, is cut out cleanly \
+and contains nothing else.
+<b>Reject</b> (R) all others, and choose one or more reasons. Skip a task that you cannot judge;
+another person gets it.</p>
 <ul>{"".join(f"<li>{words}</li>" for words in WORDS.values())}</ul>
-<p>C, K, Y, W and O change what is behind the layer, E, X and D its size; of pairs F, G and B the layer that is shown.
-A task whose note says that an answer was not counted has been decided elsewhere, or its answer could not be read.</p>
+<p>C, K, Y, W and O change the background behind the layer; E, X and D change its size; F, G and B
+choose the layer of a pair. If a note says that an annotation was not counted, the task was decided
+elsewhere, or the annotation could not be read.</p>
 """
-"""What Label Studio shows to whoever starts to label."""
+"""The labeling instructions of a project."""
 
 
 def board_class(board: uuid.UUID) -> str:
-    """The style class that marks a board's configuration, so that its project is found whatever it is called."""
+    """Return the CSS class that identifies a project's configuration if the title was changed."""
     return f"ll-board-{board}"
 
 
 def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
-    """The labeling configuration of a board: the candidate at the left, what is said of it at the right."""
+    """Return the labeling configuration: the candidate at the left, the form at the right.
+
+    Args:
+        kind: Single layers or pairs.
+        board: Our id of the project, which is stored in the configuration.
+    """
     mark = f" {board_class(board)}" if board is not None else ""
     groups = PAIR if kind is Kind.pair else SINGLE
     reasons = "\n".join(_reasons(layer, listed) for layer, listed in groups.items())
@@ -92,7 +110,8 @@ def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
     <HyperText name="candidate" value="$look" inline="true"/>
   </View>
   <View className="ll-say">
-    <Choices name="verdict" toName="candidate" choice="single-radio" required="true" requiredMessage="accept or reject">
+    <Choices name="verdict" toName="candidate" choice="single-radio" required="true"
+             requiredMessage="accept or reject">
       <Choice alias="accept" value="Accept" hotkey="a"/>
       <Choice alias="reject" value="Reject" hotkey="r"/>
     </Choices>
@@ -100,76 +119,97 @@ def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
 {reasons}
     </View>
     <Header value="Comment" size="6"/>
-    <TextArea name="comment" toName="candidate" rows="1" editable="true" placeholder="Enter keeps it"/>
+    <TextArea name="comment" toName="candidate" rows="1" editable="true"
+              placeholder="Press Enter to add it"/>
   </View>
 </View>
 """
 
 
 def look(posting: Task) -> str:
-    """The HTML of one candidate. Every text is escaped; the style sheet of its board changes what is seen of it."""
-    shown = [role for role in (WHOLE, FRONT, BACK) if role in posting.layers]
-    texts = [(str(role), posting.texts[role]) for role in (FRONT, BACK) if role in posting.texts]
-    told = "".join(f"<p class='ll-text'><b>{name}</b> {escape(text)}</p>" for name, text in texts)
+    """Return the HTML of a task: note, prompt, texts and all layers; every text is escaped.
+
+    The project's style sheet shows one of the layers, as the view controls are set.
+    """
+    roles = [role for role in (WHOLE, FRONT, BACK) if role in posting.layers]
+    texts = "".join(
+        f"<p class='ll-text'><b>{role}</b> {escape(posting.texts[role])}</p>"
+        for role in (FRONT, BACK)
+        if role in posting.texts
+    )
     images = "".join(
         f'<img class="ll-{role}" alt="{role}" src="{escape(posting.layers[role])}">'
-        for role in shown
+        for role in roles
     )
     note = f'<p class="ll-note">{escape(posting.note)}</p>' if posting.note else ""
     return (
-        f'<div class="ll ll-{"pair" if len(shown) > 1 else "single"}">{note}'
-        f'<p class="ll-prompt">{escape(posting.prompt)}</p>{told}'
+        f'<div class="ll ll-{"pair" if len(roles) > 1 else "single"}">{note}'
+        f'<p class="ll-prompt">{escape(posting.prompt)}</p>{texts}'
         f'<div class="ll-stage">{images}</div></div>'
     )
 
 
 def shown(page: str) -> dict[LayerRole, str]:
-    """The addresses of the layers on a page that `look` made."""
+    """Return the URLs of the layers in HTML that `look` returned."""
     return {LayerRole(role): unescape(address) for role, address in _IMAGE.findall(page)}
 
 
 def read_result(result: Any) -> dict[str, Any]:
-    """The verdict, reasons, layers and comment of an annotation's result, as fields of an Answer; or its `fault`.
+    """Parse an annotation's result.
 
-    Label Studio takes any JSON for a result, so nothing is believed of its form.
+    Label Studio accepts any JSON as a result, so its structure is checked completely.
+
+    Args:
+        result: The result, as JSON.
+
+    Returns:
+        The fields verdict, reasons, layers and comment of an Annotation; or its `fault`.
     """
-    verdict, comment = None, ""
-    said: list[tuple[RejectReason, LayerRole | None]] = []
+    verdict = None
+    comment = ""
+    concerns: list[tuple[RejectReason, LayerRole | None]] = []
     groups = {_control(layer): layer for layer in (None, *LayerRole)}
     for item in result if isinstance(result, list) else [result]:
-        control, value = (
-            (str(item.get("from_name")), item.get("value"))
-            if isinstance(item, Mapping)
-            else ("", item)
-        )
-        if control in SWITCHES:
-            continue  # how it was looked at last
-        chosen, text = _strings(value, "choices"), _strings(value, "text")
+        # Each item is the value of one control.
+        if isinstance(item, Mapping):
+            control = str(item.get("from_name"))
+            value = item.get("value")
+        else:
+            control = ""
+            value = item
+        if control in VIEW_CONTROLS:
+            continue
+        chosen = _strings(value, "choices")
+        text = _strings(value, "text")
         if control == "comment" and text is not None:
             comment = "\n".join(text).replace("\0", "")[:2_000]
         elif control == "verdict" and chosen in (["accept"], ["reject"]):
             verdict = Verdict(chosen[0])
         elif control in groups and chosen and set(chosen) <= set(RejectReason):
-            said += [(RejectReason(one), groups[control]) for one in chosen]
+            concerns += [(RejectReason(reason), groups[control]) for reason in chosen]
         else:
             return {
-                "fault": f"the control {control!r} says {str(value)[:100]!r}, which means nothing here"
+                "fault": f"the control {control!r} has the unknown value {str(value)[:100]!r}"
             }
     if verdict is None:
-        return {"fault": "it says neither accept nor reject"}
+        return {"fault": "it has neither accept nor reject"}
+    # Reasons are hidden after accept, but stay in the result if reject was chosen first.
     if verdict is Verdict.accept:
-        said = []  # hidden with the verdict, but still there when a reject was chosen first
-    reasons, layers = (
-        [reason for reason, _ in said],
-        [layer for _, layer in said if layer is not None],
-    )
-    return {"verdict": verdict, "reasons": reasons, "layers": layers, "comment": comment}
+        concerns = []
+    return {
+        "verdict": verdict,
+        "reasons": [reason for reason, _ in concerns],
+        "layers": [layer for _, layer in concerns if layer is not None],
+        "comment": comment,
+    }
 
 
 def _strings(value: Any, name: str) -> list[str] | None:
-    """The list of texts under a name; None where there is none."""
+    """Return the list of strings under a name; None if there is none."""
     found = value.get(name) if isinstance(value, Mapping) else None
-    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
+    if isinstance(found, list) and all(isinstance(text, str) for text in found):
+        return found
+    return None
 
 
 def as_result(
@@ -178,14 +218,20 @@ def as_result(
     layers: Sequence[LayerRole] = (),
     comment: str = "",
 ) -> list[dict[str, Any]]:
-    """The inverse of `read_result`: an annotation's result that says this."""
+    """Return an annotation's result with these values; the inverse of `read_result`.
+
+    Args:
+        verdict: Accept or reject.
+        reasons: Reasons of a reject.
+        layers: For a pair, the layer that each reason concerns.
+        comment: A comment, if any.
+    """
     result = [_item("verdict", "choices", {"choices": [str(verdict)]})]
-    concerned: dict[LayerRole | None, list[str]] = {}
-    for place, reason in enumerate(reasons):
-        concerned.setdefault(layers[place] if layers else None, []).append(str(reason))
+    by_layer: dict[LayerRole | None, list[str]] = {}
+    for index, reason in enumerate(reasons):
+        by_layer.setdefault(layers[index] if layers else None, []).append(str(reason))
     result += [
-        _item(_control(layer), "choices", {"choices": listed})
-        for layer, listed in concerned.items()
+        _item(_control(layer), "choices", {"choices": listed}) for layer, listed in by_layer.items()
     ]
     return result + ([_item("comment", "textarea", {"text": [comment]})] if comment else [])
 
@@ -200,7 +246,9 @@ def _control(layer: LayerRole | None) -> str:
 
 def _reasons(layer: LayerRole | None, listed: Sequence[RejectReason]) -> str:
     title = f"The {layer}" if layer else "Why"
-    keys = {reason: f"{CHORD[layer]}{place % 10}" for place, reason in enumerate(RejectReason, 1)}
+    keys = {
+        reason: f"{MODIFIER[layer]}{number % 10}" for number, reason in enumerate(RejectReason, 1)
+    }
     choices = "\n".join(
         f'        <Choice alias="{reason}" value="{WORDS[reason]}" hotkey="{keys[reason]}"/>'
         for reason in listed
@@ -223,9 +271,10 @@ def _view(name: str, keys: Mapping[str, str]) -> str:
 
 
 def _style() -> str:
-    """The style sheet; only `:has` of chosen views tells which layer is seen, on what, and how large.
+    """Return the style sheet; `:has` of the checked view controls sets layer, background and size.
 
-    Names in it stand in single quotes: Label Studio takes others for names of controls, and refuses any twice.
+    Names are in single quotes: Label Studio parses names in double quotes as names of controls, and
+    refuses duplicates.
     """
     chosen = ".ll-page:has(.ll-views [name='{}']:checked) .ll-stage"
     grounds = [f".ll-stage {{background:{GROUNDS['checker']}}}"]
@@ -240,13 +289,16 @@ STYLE: Final = """
 .ll-page {display:flex;gap:16px;align-items:flex-start}
 .ll-candidate {flex:1 1 auto;min-width:0}
 .ll-say {flex:0 0 260px}
-.ll-say .lsf-choice, .ll-say .lsf-choice__item, .ll-say .lsf-choice__checkbox {margin:0 !important;padding:0 !important}
+.ll-say .lsf-choice, .ll-say .lsf-choice__item, .ll-say .lsf-choice__checkbox \
+{margin:0 !important;padding:0 !important}
 .ll-say .lsf-choice__checkbox {line-height:25px !important;min-height:0 !important}
 .ll-say h4 {font-size:14px !important;line-height:20px !important;margin:10px 0 2px !important}
 .ll-views {display:flex;flex-wrap:wrap;gap:4px 8px;margin:0 0 8px}
-.ll-views .lsf-choices {display:inline-flex;margin:0;border:1px solid #8886;border-radius:6px;overflow:hidden}
+.ll-views .lsf-choices \
+{display:inline-flex;margin:0;border:1px solid #8886;border-radius:6px;overflow:hidden}
 .ll-views .lsf-choice, .ll-views .lsf-choice__item {margin:0 !important;padding:0 !important}
-.ll-views .lsf-choice .lsf-choice__checkbox {margin:0 !important;padding:3px 4px !important;font-size:12px}
+.ll-views .lsf-choice .lsf-choice__checkbox \
+{margin:0 !important;padding:3px 4px !important;font-size:12px}
 .ll-views .lsf-choice + .lsf-choice {border-left:1px solid #8886}
 .ll-views .ant-radio {display:none}
 .ll-views label > span {padding:0 !important}
@@ -257,9 +309,12 @@ STYLE: Final = """
 .ll {--above:196px}
 .ll-pair {--above:240px}
 @media (max-width:1400px) {.ll-pair {--above:274px}}
-.ll-stage {overflow:auto;text-align:center;max-height:calc(100vh - var(--above));line-height:0;border:1px solid #8886}
-.ll-stage img {display:block;margin:0 auto;object-fit:contain;width:100%;height:calc(100vh - var(--above) - 2px)}
-.ll-note {margin:0 0 6px;padding:4px 8px;border:1px solid #b26a00;border-radius:6px;font-size:14px;line-height:20px}
+.ll-stage {overflow:auto;text-align:center;max-height:calc(100vh - var(--above));line-height:0;\
+border:1px solid #8886}
+.ll-stage img {display:block;margin:0 auto;object-fit:contain;width:100%;\
+height:calc(100vh - var(--above) - 2px)}
+.ll-note {margin:0 0 6px;padding:4px 8px;border:1px solid #b26a00;border-radius:6px;\
+font-size:14px;line-height:20px}
 .ll-pair .ll-stage img:not(:first-child) {display:none}
 .ll-page:has(.ll-views [name='alpha']:checked) .ll-stage img {filter:brightness(0) invert(1)}
 """

@@ -1,4 +1,4 @@
-"""PGMQ, the message queue inside PostgreSQL, installed by plain SQL where no extension can be."""
+"""Installation of PGMQ, the message queue inside PostgreSQL, by plain SQL without an extension."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from pgmq.install import PGMQInstallError, get_embedded_install_sql, install_pgm
 
 from curation.errors import LayerloopError, Unreachable
 
-LOCK = 7_201_114  # any number, always the same: two instances that start at once install one after the other
+LOCK = 7_201_114
+"""Number of the advisory lock that keeps two processes from installing at the same time."""
 
 
 def install_pgmq(address: str) -> None:
-    """Install PGMQ's schema into the database at `address` unless it is there; safe to repeat, alone or together.
+    """Install PGMQ's schema if it is missing; concurrent and repeated calls are safe.
 
-    Raises Unreachable where no server answers, LayerloopError where the user may not create a schema.
+    Args:
+        address: URL of the database.
+
+    Raises:
+        Unreachable: The server does not answer.
+        LayerloopError: The database's user may not create a schema.
     """
     try:
         with psycopg.connect(address, autocommit=True, connect_timeout=10) as connection:
-            connection.execute(
-                "select pg_advisory_lock(%s)", (LOCK,)
-            )  # let go when the connection closes
+            # The lock is released when the connection closes.
+            connection.execute("select pg_advisory_lock(%s)", (LOCK,))
             if connection.execute("select to_regclass('pgmq.meta')").fetchone() == (None,):
                 install_pgmq_sql(get_embedded_install_sql(), conn=connection)
     except psycopg.OperationalError as error:
@@ -29,5 +34,6 @@ def install_pgmq(address: str) -> None:
     except PGMQInstallError as error:
         raise LayerloopError(
             f"the queue cannot be installed in the database: {error}",
-            "let the database's user create schemas, or set LAYERLOOP_QUEUE to amqp://... or redis://...",
+            "allow the database's user to create schemas, or set LAYERLOOP_QUEUE to amqp://... or "
+            "redis://...",
         ) from error

@@ -1,4 +1,4 @@
-"""The processes of an embedded PostgreSQL from outside: which one serves a folder, and which lost their server."""
+"""Inspection of an embedded PostgreSQL's processes: the server of a folder, and orphans."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import psutil
 from curation.errors import LayerloopError
 
 PATIENCE_SECONDS = 120
-"""How long a server may start, recover or stop before a person is told."""
+"""Longest time that a server may start, recover or stop before an error is raised."""
 
 
 def postmaster(data: Path) -> psutil.Process | None:
-    """The living server that the pid file names; the number alone proves nothing, for numbers are used again."""
+    """Return the running server that the pid file names; None if there is none."""
     lines = pid_file(data)
+    # Process ids are reused, so the command line must name the folder too.
     try:
         process = psutil.Process(int(lines[0]))
         return process if alive(process.pid) and str(data) in process.cmdline() else None
@@ -24,7 +25,7 @@ def postmaster(data: Path) -> psutil.Process | None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process lives; one that is dead and only not yet buried does not."""
+    """Return whether a process is running; a zombie is not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -32,25 +33,31 @@ def alive(pid: int) -> bool:
 
 
 def status(data: Path) -> str:
-    """What the server says of itself: "starting", "ready", "standby" or "stopping"."""
+    """Return the state in the pid file: "starting", "ready", "standby" or "stopping"."""
     lines = pid_file(data)
     return lines[7].strip() if len(lines) > 7 else "starting"
 
 
 def settle(data: Path) -> None:
-    """Wait while a living server starts, recovers or stops: to disturb one that recovers would make it begin again."""
+    """Wait until a running server has started, recovered or stopped.
+
+    A server that is stopped during recovery would start its recovery again.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while postmaster(data) is not None and status(data) != "ready":
         if time.monotonic() > deadline:
             raise LayerloopError(
-                f"PostgreSQL in {data} is {status(data)} for two minutes now",
+                f"PostgreSQL in {data} has been {status(data)} for two minutes",
                 f"see {data / 'server.log'}, and wait",
             )
         time.sleep(0.1)
 
 
 def pid_file(data: Path) -> list[str]:
-    """The lines of postmaster.pid: pid, folder, start, port, socket folder, address, memory, status."""
+    """Return the lines of postmaster.pid; empty without one.
+
+    They are pid, folder, start time, port, socket folder, address, memory and status.
+    """
     try:
         return (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
@@ -63,7 +70,7 @@ def pid_file(data: Path) -> list[str]:
 
 
 def orphans(owner: int) -> list[psutil.Process]:
-    """Backends of that user whose server is dead: named postgres, and no child of a postgres."""
+    """Return a user's backends whose server is dead: named postgres, without a postgres parent."""
     named = {}
     for process in psutil.process_iter(["name", "uids", "ppid", "status", "cmdline"]):
         if process.info["name"] == "postgres" and process.info["status"] != psutil.STATUS_ZOMBIE:
@@ -73,7 +80,6 @@ def orphans(owner: int) -> list[psutil.Process]:
         for process in named.values()
         if process.info["uids"].real == owner
         and process.info["ppid"] not in named
-        and (process.info["cmdline"] or [""])[0].startswith(
-            "postgres: "
-        )  # a server's own begins with its path
+        # The command line of a server, unlike a backend's, begins with its path.
+        and (process.info["cmdline"] or [""])[0].startswith("postgres: ")
     ]

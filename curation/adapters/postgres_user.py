@@ -1,4 +1,4 @@
-"""Who an embedded PostgreSQL runs as: ourselves, or for root, whom PostgreSQL refuses, a system user of its own."""
+"""The system user of an embedded PostgreSQL: the current user, or a separate user for root."""
 
 from __future__ import annotations
 
@@ -18,41 +18,60 @@ SERVER_USER = "pgserver"  # the name that the wheel's own tools use
 
 
 def server_user(data: Path) -> str | None:
-    """Who the server runs as: None for ourselves; for root the folder's owner, or a system user made once."""
+    """Return the name of the user that the server runs as.
+
+    Args:
+        data: The folder of the database cluster.
+
+    Returns:
+        None for the current user. For root, whom PostgreSQL refuses, the owner of the folder, or a
+        system user, which is created the first time.
+
+    Raises:
+        LayerloopError: The system user cannot be created.
+    """
     if os.geteuid() != 0:
         return None
+    # An existing cluster keeps its owner.
     if data.exists() and data.stat().st_uid != 0:
         return pwd.getpwuid(data.stat().st_uid).pw_name
     with suppress(KeyError):
         return pwd.getpwnam(SERVER_USER).pw_name
+    # Create the system user.
     useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if useradd is None:
         raise LayerloopError(
-            "PostgreSQL does not run as root, and there is no 'useradd' to make another user with",
-            "run as an ordinary user, install the package 'passwd', or set LAYERLOOP_DATABASE to a server of yours",
+            "PostgreSQL does not run as root, and 'useradd' to create another user is missing",
+            "run as an ordinary user, install the package 'passwd', or set LAYERLOOP_DATABASE to a "
+            "PostgreSQL server",
         )
     command = [useradd, "--system", "--no-create-home", "--shell", "/bin/false", SERVER_USER]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode not in (0, 9):  # 9: somebody made it a moment ago
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode not in (0, 9):  # 9: another process created it meanwhile
         raise LayerloopError(
-            f"the system user {SERVER_USER!r} could not be made: {made.stderr.strip()}",
-            "run as an ordinary user, or set LAYERLOOP_DATABASE to a server of yours",
+            f"the system user {SERVER_USER!r} could not be created: {result.stderr.strip()}",
+            "run as an ordinary user, or set LAYERLOOP_DATABASE to a PostgreSQL server",
         )
     return SERVER_USER
 
 
 def user_id(user: str | None) -> int:
-    """The number of a user's name; None is ourselves."""
+    """Return the numeric id of a user; None is the current user."""
     return os.geteuid() if user is None else pwd.getpwnam(user).pw_uid
 
 
 def let_through(folder: Path, user: str) -> None:
-    """Let the server's user pass through the folders above its own: it alone, and never the right to list them.
+    """Allow the server's user to traverse a folder and its parents, without the right to list them.
 
-    A private folder stays private to all others: its entry in an access control list names that one user.
+    A private folder stays private to all other users: only an access control list entry for this
+    user is added.
+
+    Args:
+        folder: The folder that the server must reach.
+        user: Name of the server's user.
 
     Raises:
-        LayerloopError: The file system keeps no such lists.
+        LayerloopError: The file system does not support access control lists.
     """
     for parent in (folder, *folder.parents):
         if not parent.stat().st_mode & 0o001:
@@ -60,25 +79,33 @@ def let_through(folder: Path, user: str) -> None:
                 allow_traversal(parent, user_id(user))
             except (OSError, AttributeError) as error:
                 raise LayerloopError(
-                    f"PostgreSQL, which does not run as root, may not pass through {parent}",
-                    f"name a home elsewhere with LAYERLOOP_HOME, run as an ordinary user, or say: chmod o+x {parent}",
+                    f"PostgreSQL, which does not run as root, may not access {parent}",
+                    "set LAYERLOOP_HOME to another folder, run as an ordinary user, or run: "
+                    f"chmod o+x {parent}",
                 ) from error
 
 
 def allow_traversal(folder: Path, user: int) -> None:
-    """Add the right to traverse a folder for one user to its access control list; nothing happens where it stands.
+    """Add the right to traverse a folder to its access control list, if it is missing.
+
+    Args:
+        folder: The folder.
+        user: Numeric id of the user who gets the right.
 
     Raises:
-        OSError: The file system keeps no such lists.
+        OSError: The file system does not support access control lists.
     """
+    # Without a list, start from the permissions in the file mode.
     mode = folder.stat().st_mode
     entries = _acl(folder) or {
-        (_USER_OBJ, _NOBODY): mode >> 6 & 7, (_GROUP_OBJ, _NOBODY): mode >> 3 & 7, (_OTHER, _NOBODY): mode & 7,
-    }  # fmt: skip
+        (_USER_OBJ, _NOBODY): mode >> 6 & 7,
+        (_GROUP_OBJ, _NOBODY): mode >> 3 & 7,
+        (_OTHER, _NOBODY): mode & 7,
+    }
     if entries.get((_USER, user), 0) & entries.get((_MASK, _NOBODY), 7) & 1:
         return
     entries[_USER, user] = entries.get((_USER, user), 0) | 1
-    # The mask bounds the group too, so that it becomes what the group had and this one bit.
+    # The mask limits the group too: set it to the group's rights and the right to traverse.
     entries[_MASK, _NOBODY] = entries.get((_MASK, _NOBODY), entries[_GROUP_OBJ, _NOBODY]) | 1
     packed = b"".join(
         _ENTRY.pack(tag, rights, id_) for (tag, id_), rights in sorted(entries.items())
@@ -86,7 +113,8 @@ def allow_traversal(folder: Path, user: int) -> None:
     os.setxattr(folder, _ACL, _VERSION + packed)
 
 
-# POSIX access control lists as Linux keeps them (linux/posix_acl_xattr.h): a version, then (tag, rights, id) in order.
+# The format of POSIX access control lists in Linux (linux/posix_acl_xattr.h): a version, then
+# sorted entries of tag, rights and id.
 _ACL: Final = "system.posix_acl_access"
 _VERSION: Final = struct.pack("<I", 2)
 _ENTRY: Final = struct.Struct("<HHI")
@@ -95,7 +123,7 @@ _NOBODY: Final = 0xFFFFFFFF
 
 
 def _acl(folder: Path) -> dict[tuple[int, int], int]:
-    """Return a folder's list, (tag, id) -> rights; empty where it has only a mode."""
+    """Return a folder's access control list, (tag, id) -> rights; empty if it has only a mode."""
     try:
         data = os.getxattr(folder, _ACL)
     except OSError as error:

@@ -21,35 +21,37 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MULTIPART_BYTES = 64 << 20
-"""Files above this go up in parts of this size, so that a broken connection repeats one part and not ten gigabytes."""
+"""Larger files are uploaded in parts of this size, so that only a failed part is repeated."""
 
 TRANSFER = TransferConfig(
     multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4
 )
-WEEK = 7 * 24 * 3600  # seconds; S3 signs no address for longer
+WEEK = 7 * 24 * 3600
+"""Longest validity of a presigned URL in S3, in seconds."""
 
 
 class S3Store:
-    """Objects under `prefix/ab/cdef...` of a bucket; safe under concurrent writers, durable when `put` returns.
+    """Objects under `prefix/ab/cdef...` of a bucket, durable when `put` returns.
 
-    Credentials and region come by boto3's own chain (environment, profile, instance). `endpoint` is the address of a
-    server other than Amazon's.
+    Concurrent writers are safe. Credentials and region are found by boto3 (environment, profile,
+    instance).
+
+    Args:
+        bucket: Name of the bucket.
+        prefix: Prefix of all keys.
+        endpoint: URL of a server other than Amazon's.
     """
 
     def __init__(self, bucket: str, prefix: str = "", endpoint: str | None = None) -> None:
         if not bucket:
             raise Refused(
-                "the address of an object store in S3 names no bucket", "write s3://bucket/prefix"
+                "the URL of the S3 object store has no bucket", "write s3://bucket/prefix"
             )
         self.bucket = bucket
         self.prefix = prefix.strip("/")
-        self.opening = (
-            "curation.adapters.s3:S3Store",
-            bucket,
-            prefix,
-            endpoint,
-        )  # for other processes
-        # A session of its own: boto3's shared one keeps the first credentials it ever saw, and is no friend of threads.
+        # The class and its arguments, with which other processes open the same store.
+        self.opening = ("curation.adapters.s3:S3Store", bucket, prefix, endpoint)
+        # boto3's shared session caches the first credentials and is not thread-safe.
         self.client: S3Client = boto3.session.Session().client(
             "s3",
             endpoint_url=endpoint,
@@ -59,7 +61,7 @@ class S3Store:
                 read_timeout=60,
                 retries={"max_attempts": 4, "mode": "standard"},
                 max_pool_connections=16,
-                # Most servers other than Amazon's know only paths, and not every one the newer trailing checksums.
+                # Most other servers support only path addressing, and some lack trailing checksums.
                 s3={"addressing_style": "path"} if endpoint else {},
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
@@ -67,7 +69,14 @@ class S3Store:
         )
 
     def put(self, source: bytes | Path) -> str:
-        """Store bytes or a file under their sha256. A second put of the same bytes sends nothing."""
+        """Store bytes or a file under their sha256; a second put of the same bytes sends nothing.
+
+        Args:
+            source: The bytes, or the path of a file.
+
+        Returns:
+            The sha256 in hex.
+        """
         name = sha256_of(source)
         if self.has(name):
             return name
@@ -75,25 +84,33 @@ class S3Store:
             if isinstance(source, bytes):
                 self._put_once(self._key(name), source)
             else:
-                # A file that changes while it is sent would be found by `get`, like any other corruption.
+                # `get` detects a file that changed during the upload, like any other corruption.
                 self.client.upload_file(str(source), self.bucket, self._key(name), Config=TRANSFER)
         return name
 
     def get(self, sha256: str) -> bytes:
-        """The bytes of that name, hashed again here: no server can be trusted to (ARCHITECTURE.md, Objects)."""
+        """Return the bytes with that sha256, after checking it.
+
+        Args:
+            sha256: The object's name, 64 hex digits.
+
+        Raises:
+            NotFound: There is no such object.
+            Corrupt: The stored bytes have another sha256.
+        """
         with self._translated(sha256):
-            data: bytes = self.client.get_object(Bucket=self.bucket, Key=self._key(sha256))[
-                "Body"
-            ].read()
+            found = self.client.get_object(Bucket=self.bucket, Key=self._key(sha256))
+            data: bytes = found["Body"].read()
+        # Not every server verifies what it stores (ARCHITECTURE.md, Objects).
         if hashlib.sha256(data).hexdigest() != sha256:
             raise Corrupt(
-                f"object {sha256} does not have the bytes it is named by",
+                f"the bytes of object {sha256} do not match its sha256",
                 "restore it from a backup",
             )
         return data
 
     def has(self, sha256: str) -> bool:
-        """Whether the bucket has an object of that name."""
+        """Return whether the bucket has an object of that name."""
         try:
             with self._translated(sha256):
                 self.client.head_object(Bucket=self.bucket, Key=self._key(sha256))
@@ -104,11 +121,16 @@ class S3Store:
         return True
 
     def address(self, sha256: str, seconds: int) -> str | None:
-        """A presigned URL that answers GET for so long, at most a week; whether the object is there is not asked."""
-        where = {"Bucket": self.bucket, "Key": self._key(sha256)}
+        """Return a presigned URL for GET, without a check whether the object exists.
+
+        Args:
+            sha256: The object's name, 64 hex digits.
+            seconds: How long the URL is valid, at most a week.
+        """
+        target = {"Bucket": self.bucket, "Key": self._key(sha256)}
         with self._translated(sha256):
             return self.client.generate_presigned_url(
-                "get_object", Params=where, ExpiresIn=min(seconds, WEEK)
+                "get_object", Params=target, ExpiresIn=min(seconds, WEEK)
             )
 
     def _put_once(self, key: str, data: bytes) -> None:
@@ -117,21 +139,20 @@ class S3Store:
         except ClientError as error:
             code = _code(error)
             if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
-                return  # somebody stored the same bytes a moment ago
+                return  # another writer stored the same bytes meanwhile
             if code != "NotImplemented":
                 raise
-            self.client.put_object(
-                Bucket=self.bucket, Key=key, Body=data
-            )  # same bytes, same name: harmless
+            # Without conditional writes an object may be replaced, but only by the same bytes.
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
 
     def _key(self, sha256: str) -> str:
         if not _is_sha256(sha256):
-            raise NotFound(f"{sha256[:80]!r} is no sha256 in lower-case hex")
+            raise NotFound(f"{sha256[:80]!r} is not a sha256 in lower-case hex")
         return "/".join(part for part in (self.prefix, sha256[:2], sha256[2:]) if part)
 
     @contextmanager
     def _translated(self, sha256: str) -> Iterator[None]:
-        """Every error of the vendor as one of ours."""
+        """Translate errors of boto3 to errors of this package."""
         try:
             yield
         except ClientError as error:
@@ -142,11 +163,11 @@ class S3Store:
                 ) from error
             if code == "NoSuchBucket":
                 raise NotFound(
-                    f"there is no bucket {self.bucket!r}", "make it, or correct LAYERLOOP_OBJECTS"
+                    f"there is no bucket {self.bucket!r}", "create it, or correct LAYERLOOP_OBJECTS"
                 ) from error
             raise LayerloopError(
                 f"the object store refuses: {error}",
-                f"may these credentials read and write in {self.bucket!r}?",
+                f"check that these credentials may read and write in {self.bucket!r}",
             ) from error
         except (BotoCoreError, Boto3Error) as error:
             raise Unreachable(

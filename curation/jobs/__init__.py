@@ -1,4 +1,4 @@
-"""Celery jobs by name; each takes the app context and ids, processes one batch, and is idempotent."""
+"""Celery jobs by name; each takes the app context and ids, and is idempotent."""
 
 from __future__ import annotations
 
@@ -11,11 +11,34 @@ from curation.jobs.reconcile import sweep
 from curation.jobs.review import aggregate, collect, decide, put_up
 
 __all__ = [
-    "HOLDER", "JOBS", "Stopped", "aggregate", "caption", "choose", "collect", "decide", "draw", "fit_head", "put_up",
-    "release_lost", "screen", "stopping", "sweep", "train",
-]  # fmt: skip
+    "HOLDER",
+    "JOBS",
+    "Stopped",
+    "aggregate",
+    "caption",
+    "choose",
+    "collect",
+    "decide",
+    "draw",
+    "fit_head",
+    "put_up",
+    "release_lost",
+    "screen",
+    "stopping",
+    "sweep",
+    "train",
+]
 
 JOBS: dict[str, Callable[..., None]] = {
-    "draw": draw, "screen": screen, "choose": choose, "fit_head": fit_head, "train": train, "caption": caption,
-    "decide": decide, "aggregate": aggregate, "put_up": put_up, "collect": collect, "sweep": sweep,
-}  # fmt: skip
+    "draw": draw,
+    "screen": screen,
+    "choose": choose,
+    "fit_head": fit_head,
+    "train": train,
+    "caption": caption,
+    "decide": decide,
+    "aggregate": aggregate,
+    "put_up": put_up,
+    "collect": collect,
+    "sweep": sweep,
+}

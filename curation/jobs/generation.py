@@ -1,4 +1,4 @@
-"""Jobs of a round's candidates: drawn, measured, and chosen for people."""
+"""Jobs that generate, measure and select a round's candidates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ SCREEN_AT_ONCE = 64
 
 
 def draw(context: AppContext, number: int, chain: int = 0) -> None:
-    """Draw one batch of a round and ask for the next; several chains let several workers share a round."""
+    """Generate one batch of a round, and enqueue the next.
+
+    Args:
+        context: The app context.
+        number: Id of the round.
+        chain: Number of the chain of jobs; several chains let several workers share a round.
+    """
+    # Claim a batch; without one the chain ends.
     seconds = context.settings.lease_seconds
     announce_holder(context)
     with context.database.transaction() as tx:
@@ -32,14 +39,15 @@ def draw(context: AppContext, number: int, chain: int = 0) -> None:
         checkpoint = checkpoint_of(tx, number) if claimed else None
     if checkpoint is None:
         return
+    # Generate it without an open transaction; a failed batch is released for another attempt.
     try:
         with lease_kept(context, "draw"):
             kept = generation.draw_claimed(
                 context.database, context.store, generator_of(context, checkpoint), claimed, HOLDER
             )
-        log.info("round %d: drew %d, kept %d", number, len(claimed), kept)
+        log.info("round %d: generated %d, kept %d", number, len(claimed), kept)
     except Exception as error:
-        log.exception("round %d: drawing failed", number)
+        log.exception("round %d: generation failed", number)
         with context.database.transaction() as tx:
             generation.give_back(tx, claimed, HOLDER, f"{type(error).__name__}: {error}")
     with context.database.transaction() as tx:
@@ -47,16 +55,23 @@ def draw(context: AppContext, number: int, chain: int = 0) -> None:
 
 
 def screen(context: AppContext, number: int) -> None:
-    """Measure a batch of drawn candidates, refuse or pass each, and put before people what the policy chooses."""
+    """Measure a batch of candidates, apply the screening rules, and select for review.
+
+    Args:
+        context: The app context.
+        number: Id of the round.
+    """
+    # Measure the next batch.
     with context.database.transaction() as tx:
         drawn = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.drawn)
-        picked = (
+        batch = (
             sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_AT_ONCE)
         )
-        ids = [row.id for row in tx.execute(picked)]
+        ids = [row.id for row in tx.execute(batch)]
         measured = rules.measure_candidates(
             tx, context.store, ids, embedder := load_embedder(context.settings)
         )
+    # Store the results, and enqueue the next batch only if another worker was not faster.
     with context.database.transaction() as tx:
         if rules.keep_screenings(tx, measured):
             tx.ask("screen", number)
@@ -64,22 +79,30 @@ def screen(context: AppContext, number: int) -> None:
 
 
 def choose(context: AppContext, number: int) -> None:
-    """Put before people what a round's policy chooses of what was screened before."""
+    """Select candidates for review from those that were screened before, by the round's policy."""
     with context.database.transaction() as tx:
         if find_round(tx, number)["state"] == RoundState.open:
             select.select_candidates(tx, number, load_embedder(context.settings).source)
 
 
 def fit_head(context: AppContext, kind: str) -> None:
-    """Let the embedder see what it has not seen, fit an acceptance head to all decisions, and choose anew by it."""
-    embedder, of = load_embedder(context.settings), Kind(kind)
-    embedding_backfill.see_unseen(context.database, context.store, of, embedder)
+    """Fit an acceptance model to all decisions, and select again by its scores.
+
+    Args:
+        context: The app context.
+        kind: Value of the Kind that the model is for.
+    """
+    # Embed the candidates that have no embedding yet.
+    embedder = load_embedder(context.settings)
+    model_kind = Kind(kind)
+    embedding_backfill.see_unseen(context.database, context.store, model_kind, embedder)
+    # Fit the model, unless an equal job was faster.
     with context.database.transaction() as tx:
-        if not acceptance_model_store.wants_fit(tx, of, embedder.source):
+        if not acceptance_model_store.wants_fit(tx, model_kind, embedder.source):
             return
-        kept = acceptance_model_store.fit_head(tx, of, embedder.source)
+        kept = acceptance_model_store.fit_head(tx, model_kind, embedder.source)
         log.info(
-            "head %s: %d decisions, AUC %.3f",
+            "acceptance model %s: %d decisions, AUC %.3f",
             kept.id[:12],
             kept.figures["decisions"],
             kept.figures["by_prompt"]["auc"],

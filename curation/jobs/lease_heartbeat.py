@@ -1,4 +1,4 @@
-"""Who works here, what it holds while it works, and how it is asked to stop."""
+"""The worker's leases: heartbeat, release of lost leases, and the request to stop."""
 
 from __future__ import annotations
 
@@ -18,37 +18,42 @@ __all__ = ["HOLDER", "Stopped", "announce_holder", "lease_kept", "release_lost",
 
 
 class Stopped(Exception):
-    """The worker was asked to stop; what is half done is handed back and taken up again later."""
+    """The worker must stop; unfinished work is released and resumed later."""
 
 
 stopping = threading.Event()
-"""Set when this worker should end: long jobs look at it between two steps."""
+"""Set when this worker should end; long jobs check it at each report of progress."""
 
 
 def announce_holder(context: AppContext) -> None:
-    """Let others on this machine see that this process is alive; every job calls it before it claims anything."""
+    """Record that this process is alive; every job calls it before it claims work."""
     announce(context.settings.path("holders"))
 
 
 def release_lost(context: AppContext) -> None:
-    """Hand back what lost its lease: those that expired, and at once those of processes killed on this machine."""
+    """Release the work of expired leases and of processes that were killed on this machine."""
     with context.database.transaction() as tx:
         release_lost_in(tx, context)
 
 
 def release_lost_in(tx: Transaction, context: AppContext) -> None:
-    """As `release_lost`, in a transaction that is open already."""
+    """Do the same as `release_lost` in an open transaction."""
     folder = context.settings.path("holders")
     for holder in dead_holders(folder):
         leases.hand_back_dead(tx, holder)
-        # Should this transaction fail, the leases expire all the same.
+        # If this transaction fails, the leases still expire.
         forget(folder, holder)
     leases.sweep(tx)
 
 
 @contextmanager
 def lease_kept(context: AppContext, purpose: str) -> Iterator[None]:
-    """Renew this process's leases in the background while work goes on with no transaction open."""
+    """Renew this process's leases in a background thread while the block runs.
+
+    Args:
+        context: The app context.
+        purpose: Purpose of the leases, such as draw.
+    """
     done = threading.Event()
 
     def renew() -> None:

@@ -1,4 +1,4 @@
-"""Jobs that take hours: trainings and captions, resumed where they were left."""
+"""Jobs that take hours: training and captioning runs, which are resumed where they stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ log = logging.getLogger("layerloop.jobs")
 
 
 def train(context: AppContext, run: str, tell: Report | None = None) -> None:
-    """Train what a run was ordered to, resuming where it was left, and register the checkpoint."""
+    """Run or resume a training run, and register its checkpoint.
+
+    Args:
+        context: The app context.
+        run: Id of the training run.
+        tell: Callback for progress; the log when None.
+    """
+    # Claim the run, unless it is done or runs elsewhere.
     run_id = uuid.UUID(run)
     seconds = context.settings.lease_seconds
     announce_holder(context)
@@ -38,6 +45,7 @@ def train(context: AppContext, run: str, tell: Report | None = None) -> None:
     def fail(tx: Transaction, error: str) -> None:
         registry.fail_run(tx, run_id, HOLDER, error)
 
+    # Train under the lease, then register the checkpoint.
     with _held(context, "train", run, fail):
         folder = context.settings.path(f"runs/{run}")
         made = load(context.settings.trainer)(
@@ -48,7 +56,14 @@ def train(context: AppContext, run: str, tell: Report | None = None) -> None:
 
 
 def caption(context: AppContext, run: str, tell: Report | None = None) -> None:
-    """Let a model caption what a run was ordered for, going on where it was left."""
+    """Run or resume a captioning run.
+
+    Args:
+        context: The app context.
+        run: Id of the captioning run.
+        tell: Callback for progress; the log when None.
+    """
+    # Claim the run, unless it is done or runs elsewhere.
     run_id = uuid.UUID(run)
     seconds = context.settings.lease_seconds
     announce_holder(context)
@@ -69,7 +84,8 @@ def caption(context: AppContext, run: str, tell: Report | None = None) -> None:
         captions.end_run(tx, run_id, error)
 
     with _held(context, "caption", run, fail):
-        forget()  # a checkpoint and this model would not fit on one card
+        # Free the memory of a loaded checkpoint: both would not fit on one GPU.
+        forget()
         captioner = load(context.settings.captioner)(order.model)
         report = _reporting(context, note, tell)
         captions.caption_samples(context.database, context.store, captioner, order, held, report)
@@ -82,10 +98,11 @@ def caption(context: AppContext, run: str, tell: Report | None = None) -> None:
 def _held(
     context: AppContext, purpose: str, run: str, fail: Callable[[Transaction, str], None]
 ) -> Iterator[None]:
-    """Hold a run while it is worked on: handed back when this process stops, left alone when another has it.
+    """Keep the lease of a run while the block works on it, and record a failure with `fail`.
 
-    What goes wrong otherwise is kept with the run by `fail`, and with it what can be done about it.
+    The run is released if this process stops, and left alone if another process has it by now.
     """
+    # The inner block records failures, the outer one handles the end of this process.
     try:
         try:
             with lease_kept(context, purpose):
@@ -100,18 +117,19 @@ def _held(
     except (Stopped, KeyboardInterrupt, SystemExit) as stop:
         with context.database.transaction() as tx:
             leases.hand_back(tx, HOLDER)
-        if not isinstance(stop, Stopped):  # Ctrl-C or SIGTERM to a command that works here and now
+        # Ctrl-C or SIGTERM ends a command that runs the job itself.
+        if not isinstance(stop, Stopped):
             raise
     except Conflict as conflict:
-        log.warning("%s %s stops here: %s", purpose, run, conflict)
+        log.warning("%s %s stops in this process: %s", purpose, run, conflict)
 
 
 def _reporting(
     context: AppContext, note: Callable[[Transaction, Progress], None], tell: Report | None
 ) -> Report:
-    """A report of progress that keeps it by `note`, passes it on, and stops the work where the worker should end.
+    """Return a progress callback that records progress with `note` and calls `tell`.
 
-    Where nobody listens, as in a worker, the progress goes to the log.
+    It raises Stopped when the worker should end. Without `tell` the progress is logged.
     """
     tell = tell or ProgressLines(log.info)
 

@@ -1,4 +1,4 @@
-"""What this worker has loaded: the checkpoint that draws, and the oracle that decides."""
+"""The models that this worker has loaded: one checkpoint, and one rule reviewer."""
 
 from __future__ import annotations
 
@@ -21,26 +21,39 @@ _fitted: dict[tuple[Kind, str], RuleReviewer | rule_reviewer.PairRuleReviewer] =
 
 
 def forget() -> None:
-    """Make room for another model: a checkpoint and it would not fit on one card."""
+    """Free the loaded checkpoint, to make room for another model on the GPU."""
     _loaded.clear()
 
 
 def generator_of(context: AppContext, checkpoint: Checkpoint) -> LayerGenerator:
-    """The checkpoint, loaded once and kept until another one draws: two would not fit on one card."""
+    """Return the loaded checkpoint, and load it if another is loaded."""
     if checkpoint.id not in _loaded:
+        # Two checkpoints would not fit on one GPU.
         _loaded.clear()
         _loaded[checkpoint.id] = load(context.settings.generator)(checkpoint, context.store)
     return _loaded[checkpoint.id]
 
 
 def oracle_of(context: AppContext, number: int) -> RuleReviewer | rule_reviewer.PairRuleReviewer:
-    """The oracle for a round's kind, fitted to the seeds in the snapshot that its checkpoint was trained on."""
+    """Return the rule reviewer of a round, fitted to the seeds of its checkpoint's snapshot.
+
+    Args:
+        context: The app context.
+        number: Id of the round.
+
+    Raises:
+        Refused: The checkpoint has no snapshot in this installation.
+    """
     with context.database.transaction() as tx:
         snapshot = known(tx, checkpoint_of(tx, number).snapshot)
         kind = Kind(find_round(tx, number)["kind"])
     if snapshot is None:
-        told = "the oracle learns from the snapshot of a training, and imported weights have none in this home"
-        raise Refused(told, "let people decide")
+        raise Refused(
+            "the rule reviewer is fitted to the snapshot of a training run, and imported weights "
+            "have none in this home",
+            "let people review this round",
+        )
+    # Fitting reads all seeds, so the last rule reviewer is kept.
     if (kind, snapshot) not in _fitted:
         _fitted.clear()
         fit = rule_reviewer.fit_pairs_to_snapshot if kind is Kind.pair else fit_to_snapshot
@@ -49,6 +62,6 @@ def oracle_of(context: AppContext, number: int) -> RuleReviewer | rule_reviewer.
 
 
 def checkpoint_of(tx: Transaction, number: int) -> Checkpoint:
-    """What draws a round. Raises NotFound."""
+    """Return the checkpoint of a round. Raises NotFound."""
     name = tx.scalar(sa.select(rounds.c.checkpoint_id).where(rounds.c.id == number))
     return registry.find_checkpoint(tx, str(name))

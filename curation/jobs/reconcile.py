@@ -1,4 +1,4 @@
-"""The sweep: whatever the queue lost is found in the records, and asked for again."""
+"""The reconcile job: finds pending work in the database and sends its jobs again."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from curation.selection import acceptance_model_store
 
 
 def sweep(context: AppContext) -> None:
-    """Hand back what lost its lease, and ask again for all that waits: whatever the queue lost is found here."""
+    """Release lost leases, and enqueue a job for all pending work, in case the queue lost jobs."""
     with context.database.transaction() as tx:
         release_lost_in(tx, context)
+        # Candidates of open rounds, by state.
         for number in rounds_with(tx, CandidateState.requested, but_no=CandidateState.drawing):
             tx.ask("draw", number)
         for number in rounds_with(tx, CandidateState.drawn):
             tx.ask("screen", number)
         for number in rounds_with(tx, CandidateState.screened):
             tx.ask("choose", number)
-        for kind in _kinds_with_heads(tx):
+        # Models and consensus.
+        for kind in _kinds_with_models(tx):
             if acceptance_model_store.may_fit(tx, kind):
                 tx.ask("fit_head", kind)
         for number in consensus.rounds_to_learn(tx):
             tx.ask("aggregate", number)
+        # Requested runs.
         for row in tx.execute(
             sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)
         ):
@@ -37,33 +40,40 @@ def sweep(context: AppContext) -> None:
             sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)
         ):
             tx.ask("caption", str(row.id))
+        # Label Studio, if it is configured.
         if context.settings.other_desk is not None:
-            _ask_for_desk(tx, context.settings.other_desk)
+            _enqueue_labeling(tx, context.settings.other_desk)
 
 
-def _ask_for_desk(tx: Transaction, desk: str) -> None:
-    """Ask for what is to go up and down there, and for what may have been said there since the last time."""
-    for number in projects.rounds_to_serve(tx, desk):
+def _enqueue_labeling(tx: Transaction, address: str) -> None:
+    """Enqueue the jobs that push tasks and pull annotations."""
+    for number in projects.rounds_to_serve(tx, address):
         tx.ask("put_up", number)
-    for board in projects.boards_to_read(tx, desk):
-        tx.ask("collect", str(board))
+    for project in projects.boards_to_read(tx, address):
+        tx.ask("collect", str(project))
 
 
 def rounds_with(
     tx: Transaction, state: CandidateState, but_no: CandidateState | None = None
 ) -> list[int]:
-    """Open rounds with a candidate in one state, and none in another: a round that moves needs no nudge."""
+    """Return the ids of open rounds with candidates in a state.
 
-    def some(one: CandidateState) -> sa.ColumnElement[bool]:
-        return sa.exists().where(candidates.c.round_id == rounds.c.id, candidates.c.state == one)
+    Args:
+        tx: The transaction.
+        state: The state that at least one candidate is in.
+        but_no: A state that no candidate is in; a round that is worked on needs no new job.
+    """
 
-    standing = sa.select(rounds.c.id).where(rounds.c.state == RoundState.open, some(state))
+    def has(wanted: CandidateState) -> sa.ColumnElement[bool]:
+        return sa.exists().where(candidates.c.round_id == rounds.c.id, candidates.c.state == wanted)
+
+    query = sa.select(rounds.c.id).where(rounds.c.state == RoundState.open, has(state))
     if but_no is not None:
-        standing = standing.where(~some(but_no))
-    return [row.id for row in tx.execute(standing)]
+        query = query.where(~has(but_no))
+    return [row.id for row in tx.execute(query)]
 
 
-def _kinds_with_heads(tx: Transaction) -> list[Kind]:
-    """The kinds of open rounds whose policy asks an acceptance head."""
+def _kinds_with_models(tx: Transaction) -> list[Kind]:
+    """Return the kinds of open rounds whose policy uses an acceptance model."""
     mixed = (rounds.c.state == RoundState.open) & (rounds.c.policy["kind"].astext == "mixed")
     return [Kind(row.kind) for row in tx.execute(sa.select(rounds.c.kind).where(mixed).distinct())]

@@ -1,4 +1,4 @@
-"""Jobs that decide and that carry decisions: the oracle, consensus, and the desk of other software."""
+"""Jobs of review: the rule reviewer, consensus, and the exchange with Label Studio."""
 
 from __future__ import annotations
 
@@ -26,103 +26,118 @@ DECIDE_AT_ONCE = 16
 _DIGITS = re.compile(r"[0-9a-f-]{32,36}|\d+")
 
 _failures: Counter[str] = Counter()
-_read_whole: set[str] = set()
+_read_completely: set[str] = set()
 
 
 def decide(context: AppContext, number: int) -> None:
-    """Let the oracle reviewer decide a tray of a round, and ask for the next while there is one."""
+    """Decide a batch of a round with the rule reviewer, and enqueue the next if there was one.
+
+    Args:
+        context: The app context.
+        number: Id of the round.
+    """
     judge = oracle_of(context, number)
+    # A round that is labeled in Label Studio gets its annotations there.
     with context.database.transaction() as tx:
-        there = context.settings.other_desk is not None and projects.is_served(tx, number)
-    if there:
-        _decide_there(
-            context, number, lambda card: rule_reviewer.judge_card(judge, context.store, card)
-        )
+        in_label_studio = context.settings.other_desk is not None and projects.is_served(tx, number)
+    if in_label_studio:
+        _annotate(context, number, lambda item: rule_reviewer.judge_card(judge, context.store, item))
         return
+    # Claim a batch, decide it without an open transaction, and record the verdicts.
     with context.database.transaction() as tx:
         reviewer = reviewers.oracle_reviewer(tx)
-        cards = decisions.claim_items(
+        items = decisions.claim_items(
             tx, reviewer, number, DECIDE_AT_ONCE, (), context.settings.lease_seconds
         )
-    verdicts = [(card, rule_reviewer.judge_card(judge, context.store, card)) for card in cards]
+    verdicts = [(item, rule_reviewer.judge_card(judge, context.store, item)) for item in items]
     with context.database.transaction() as tx:
-        for card, said in verdicts:
-            decisions.decide_by_oracle(tx, reviewer, card, said)
-        if cards:
+        for item, verdict in verdicts:
+            decisions.decide_by_oracle(tx, reviewer, item, verdict)
+        if items:
             tx.ask("decide", number)
 
 
 def aggregate(context: AppContext, number: int) -> None:
-    """Learn the skills of a round's reviewers anew, and settle what that makes sure."""
+    """Estimate the skills of a round's reviewers again, and resolve candidates that are certain."""
     with context.database.transaction() as tx:
         settled = aggregation.resolve_waiting(tx, number)
-    log.info("round %d: %d candidates became sure", number, settled)
+    log.info("round %d: %d candidates were resolved", number, settled)
 
 
-def _decide_there(
+def _annotate(
     context: AppContext, number: int, judge: Callable[[ReviewItem], RuleVerdict]
 ) -> None:
-    def decide_there(exchange: LabelingSync) -> None:
-        if rule_annotator.decide_there(exchange, number, judge, DECIDE_AT_ONCE):
+    """Annotate a batch in Label Studio with the rule reviewer, and enqueue the next."""
+
+    def annotate(sync: LabelingSync) -> None:
+        if rule_annotator.decide_there(sync, number, judge, DECIDE_AT_ONCE):
             with context.database.transaction() as tx:
                 tx.ask("decide", number)
 
-    _at_desk(context, decide_there)
+    _with_sync(context, annotate)
 
 
 def put_up(context: AppContext, number: int) -> None:
-    """Bring a round's boards at the desk of other software up to date: one batch up, what is over down."""
-    _at_desk(context, lambda exchange: exchange.put_up(number))
+    """Update a round's projects in Label Studio: push a batch of tasks, remove decided tasks."""
+    _with_sync(context, lambda sync: sync.put_up(number))
 
 
 def collect(context: AppContext, board: str | None = None) -> None:
-    """Bring home what was said on one board at the desk of other software; without one, ask for that of all.
+    """Pull the annotations of a project in Label Studio, or enqueue that for all projects.
 
-    The first time in a process a board is read whole: what changed tells nothing of an instance that moved, nor of all
-    that may have been done to either side while no worker ran.
+    The first time in a process a project is read completely: the changes since the last reading do
+    not show an installation that moved, or changes on either side while no worker ran.
+
+    Args:
+        context: The app context.
+        board: Id of the project; None enqueues all projects.
     """
-    where = f"{context.settings.desk} {context.settings.public_address} {context.settings.database}"
+    source = (
+        f"{context.settings.desk} {context.settings.public_address} {context.settings.database}"
+    )
     if board is None:
-        _ask_for_all(context, where)
+        _enqueue_all(context, source)
         return
 
-    def bring_home(exchange: LabelingSync) -> None:
+    def pull(sync: LabelingSync) -> None:
         with context.database.transaction() as tx:
             found = projects.board_of(tx, uuid.UUID(board))
         if found is not None:
-            exchange.collect_board(found, everything=f"{where} {board}" not in _read_whole)
-            _read_whole.add(f"{where} {board}")
+            sync.collect_board(found, everything=f"{source} {board}" not in _read_completely)
+            _read_completely.add(f"{source} {board}")
 
-    _at_desk(context, bring_home)
+    _with_sync(context, pull)
 
 
-def _ask_for_all(context: AppContext, where: str) -> None:
-    """Ask for every board that is open, and the first time in a process for those that are closed too."""
-    desk = context.settings.other_desk
-    if desk is None:
+def _enqueue_all(context: AppContext, source: str) -> None:
+    """Enqueue every open project, and the first time in a process the closed projects too."""
+    address = context.settings.other_desk
+    if address is None:
         return
     with context.database.transaction() as tx:
-        find = projects.open_boards if where in _read_whole else projects.made_boards
-        for board in find(tx, desk):
-            tx.ask("collect", str(board.id))
-    _read_whole.add(where)
+        find = projects.open_boards if source in _read_completely else projects.made_boards
+        for project in find(tx, address):
+            tx.ask("collect", str(project.id))
+    _read_completely.add(source)
 
 
-def _at_desk(context: AppContext, work: Callable[[LabelingSync], object]) -> None:
-    """Speak with the desk, if there is one; the sweep asks again for all that stands.
+def _with_sync(context: AppContext, work: Callable[[LabelingSync], object]) -> None:
+    """Call `work` with the connection to Label Studio, if there is one.
 
-    A desk that is away is logged once, and once more when it is back, with a count.
+    Errors are logged and not raised, since the reconcile job enqueues the work again. An outage is
+    logged once, and once more when the server answers again, with the number of failures.
     """
     try:
-        with open_labeling_sync(context, HOLDER) as exchange:
-            if exchange is not None:
-                work(exchange)
+        with open_labeling_sync(context, HOLDER) as sync:
+            if sync is not None:
+                work(sync)
     except LayerloopError as error:
-        known = _DIGITS.sub("", error.message)  # the same error has other ids each time
-        if known not in _failures:
+        # Without ids, so that repeated errors are equal.
+        message = _DIGITS.sub("", error.message)
+        if message not in _failures:
             log.warning("%s (%s)", error.message, error.hint)
-        _failures[known] += 1
+        _failures[message] += 1
     else:
         if _failures:
-            log.info("the desk answers again, after %d tries that failed", sum(_failures.values()))
+            log.info("Label Studio answers again, after %d failed tries", sum(_failures.values()))
         _failures.clear()

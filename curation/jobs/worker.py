@@ -1,4 +1,4 @@
-"""The worker process: takes jobs from one queue, one at a time, and sweeps for what the queue has lost."""
+"""The worker process: runs the jobs of one queue, and regularly enqueues lost jobs again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ SWEEP_SECONDS = 10
 
 
 def run_worker(context: AppContext, address: str, queue: str) -> None:
-    """Work on jobs of `queue` ("cpu" or "gpu") until asked to stop; a job under way is finished or handed back."""
+    """Run jobs until a signal ends the process; the running job is finished or released.
+
+    Args:
+        context: The app context.
+        address: URL of the database.
+        queue: Name of the queue, "cpu" or "gpu".
+    """
+    # Log to stderr, without control characters of logged text.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
@@ -29,26 +36,27 @@ def run_worker(context: AppContext, address: str, queue: str) -> None:
         address,
         {name: _bound(job, name, context) for name, job in jobs.JOBS.items()},
     )
-    threading.Thread(target=_sweep_now_and_then, args=(context,), name="sweep", daemon=True).start()
+    threading.Thread(target=_sweep_regularly, args=(context,), name="sweep", daemon=True).start()
     log.info("taking %s jobs as %s", queue, jobs.HOLDER)
-    # Celery waits for the job under way before it stops; a training run must hear of it too.
+    # Celery waits for the running job before it stops, and a training run would take hours.
     work(app, [queue], queue, on_stop=jobs.stopping.set)
 
 
 def _bound(job: Callable[..., None], name: str, context: AppContext) -> Callable[..., None]:
     def run(*args: str | int) -> None:
         with context.database.transaction() as tx:
-            asked = pending_jobs.take(tx, Job(name, args))
-        if asked:  # else an equal message has been worked on since anybody asked
+            pending = pending_jobs.take(tx, Job(name, args))
+        # A duplicate message, whose job has run since it was enqueued, is ignored.
+        if pending:
             job(context, *args)
 
     run.__name__ = name
     return run
 
 
-def _sweep_now_and_then(context: AppContext) -> None:
+def _sweep_regularly(context: AppContext) -> None:
     while not jobs.stopping.wait(SWEEP_SECONDS):
         try:
             jobs.sweep(context)
         except Exception:
-            log.exception("the sweep failed; it will be tried again")
+            log.exception("the reconcile job failed; it will be tried again")
