@@ -1,4 +1,4 @@
-"""Checkpoints and training runs: what was asked for, how far it is, what came of it, and which one draws."""
+"""Registry of checkpoints and training runs: requests, progress, results and promotion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ from curation.errors import Conflict, NotFound
 
 
 def order_training(tx: Transaction, order: TrainingRequest, actor: str) -> uuid.UUID:
-    """Record a training run and ask for it; the same order is the same run, which goes on if it had ended early."""
+    """Record a training run and enqueue its job.
+
+    An equal request is the same run; it is resumed if it had failed or was cancelled.
+
+    Args:
+        tx: The transaction.
+        order: The training request.
+        actor: Name of the person, for the event log.
+
+    Returns:
+        The id of the run.
+    """
     row = {
         "id": order.id,
         "recipe": order.recipe,
@@ -39,17 +50,30 @@ def order_training(tx: Transaction, order: TrainingRequest, actor: str) -> uuid.
             recipe=order.recipe,
             snapshot=order.snapshot,
         )
-    again = (training_runs.c.id == order.id) & training_runs.c.state.in_(
+    # Request a run again that had ended early.
+    resumable = (training_runs.c.id == order.id) & training_runs.c.state.in_(
         [RunState.failed, RunState.cancelled]
     )
-    tx.execute(sa.update(training_runs).where(again).values(state=RunState.requested, error=None))
+    tx.execute(
+        sa.update(training_runs).where(resumable).values(state=RunState.requested, error=None)
+    )
     tx.ask("train", str(order.id))
     return order.id
 
 
 def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> TrainingRequest | None:
-    """Take a requested run under a lease; None where it is running elsewhere or done."""
-    moving = (
+    """Claim a requested run under a lease.
+
+    Args:
+        tx: The transaction.
+        run: Id of the run.
+        holder: Name of the worker.
+        seconds: Time until the lease expires.
+
+    Returns:
+        The training request; None if the run is done or runs elsewhere.
+    """
+    claiming = (
         sa.update(training_runs)
         .where(training_runs.c.id == run, training_runs.c.state == RunState.requested)
         .values(
@@ -57,14 +81,14 @@ def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> Tra
             started_at=sa.func.coalesce(training_runs.c.started_at, sa.func.now()),
         )
     )
-    if not tx.execute(moving).rowcount:
+    if not tx.execute(claiming).rowcount:
         return None
     leases.claim(tx, [run], "train", holder, seconds)
     return read_order(tx, run)
 
 
 def read_order(tx: Transaction, run: uuid.UUID) -> TrainingRequest:
-    """What a run was asked for."""
+    """Return the training request of a run. Raises NotFound."""
     row = find_run(tx, run)
     parent = find_checkpoint(tx, row["parent_id"]) if row["parent_id"] else None
     return TrainingRequest(
@@ -82,7 +106,18 @@ def read_order(tx: Transaction, run: uuid.UUID) -> TrainingRequest:
 def note_progress(
     tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int
 ) -> None:
-    """Say how far a run is and renew its lease. Raises Conflict where the lease is lost: the run is another's now."""
+    """Record the progress of a run and renew its lease.
+
+    Args:
+        tx: The transaction.
+        run: Id of the run.
+        holder: Name of the worker.
+        progress: The progress.
+        seconds: Time from now until the lease expires.
+
+    Raises:
+        Conflict: The worker lost the lease.
+    """
     if run not in leases.renew(tx, holder, "train", seconds):
         raise Conflict(f"run {run} was cancelled or taken over by another worker")
     tx.execute(
@@ -91,32 +126,60 @@ def note_progress(
 
 
 def finish_run(tx: Transaction, run: uuid.UUID, holder: str, checkpoint: Checkpoint) -> None:
-    """Register what a run made, and let go of it. Raises Conflict where the lease is lost."""
+    """Register the checkpoint of a finished run, and release the run.
+
+    Args:
+        tx: The transaction.
+        run: Id of the run.
+        holder: Name of the worker.
+        checkpoint: The trained checkpoint.
+
+    Raises:
+        Conflict: The worker lost the lease.
+    """
     _release(tx, run, holder)
     register_checkpoint(tx, checkpoint, actor=f"run {run}")
-    done = {
+    finished = {
         "state": RunState.finished,
         "checkpoint_id": checkpoint.id,
         "finished_at": sa.func.now(),
         "error": None,
     }
-    tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(done))
+    tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(finished))
 
 
 def fail_run(tx: Transaction, run: uuid.UUID, holder: str, error: str) -> None:
-    """Keep why a run stopped; ordering it again goes on from its last saved state."""
+    """Record that a run failed, and release it; an equal request resumes it.
+
+    Args:
+        tx: The transaction.
+        run: Id of the run.
+        holder: Name of the worker.
+        error: The error message.
+
+    Raises:
+        Conflict: The worker lost the lease.
+    """
     _release(tx, run, holder)
     failed = {"state": RunState.failed, "error": error[:2_000], "finished_at": sa.func.now()}
     tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(failed))
 
 
 def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
-    """Cancel a run that is requested or running; return whether it was either.
+    """Cancel a run that is requested or running.
 
-    Whoever works on it stops at the next report of progress, since the lease is gone. What was saved stays, and the
-    same order goes on from there.
+    Its worker stops at the next report of progress, since the lease is deleted. The saved state is
+    kept, and an equal request resumes from it.
+
+    Args:
+        tx: The transaction.
+        run: Id of the run.
+        actor: Name of the person, for the event log.
+
+    Returns:
+        Whether the run was requested or running.
     """
-    under_way = (training_runs.c.id == run) & training_runs.c.state.in_(
+    active = (training_runs.c.id == run) & training_runs.c.state.in_(
         [RunState.requested, RunState.running]
     )
     cancelled = {
@@ -124,7 +187,7 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
         "error": f"cancelled by {actor}",
         "finished_at": sa.func.now(),
     }
-    if not tx.execute(sa.update(training_runs).where(under_way).values(cancelled)).rowcount:
+    if not tx.execute(sa.update(training_runs).where(active).values(cancelled)).rowcount:
         return False
     leases.release(tx, [run])
     tx.log(actor, "training cancelled", f"run {run}")
@@ -132,7 +195,7 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
 
 
 def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
-    """One run's row. Raises NotFound."""
+    """Return the row of a run. Raises NotFound."""
     row = tx.execute(sa.select(training_runs).where(training_runs.c.id == run)).mappings().first()
     if row is None:
         raise NotFound(f"there is no training run {run}")
@@ -140,13 +203,22 @@ def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
 
 
 def list_runs(tx: Transaction) -> list[dict[str, Any]]:
-    """Every training run, newest first."""
+    """Return the rows of all training runs, newest first."""
     listed = sa.select(training_runs).order_by(training_runs.c.at.desc(), training_runs.c.id)
     return [dict(row) for row in tx.execute(listed).mappings()]
 
 
 def register_checkpoint(tx: Transaction, checkpoint: Checkpoint, actor: str) -> str:
-    """Record a checkpoint whose files are in the store already; registering it twice is registering it once."""
+    """Register a checkpoint whose files are in the store already; the call is idempotent.
+
+    Args:
+        tx: The transaction.
+        checkpoint: The checkpoint.
+        actor: Name of the person or run, for the event log.
+
+    Returns:
+        The id of the checkpoint.
+    """
     row = {
         "id": checkpoint.id,
         "recipe": checkpoint.recipe,
@@ -166,8 +238,21 @@ def register_checkpoint(tx: Transaction, checkpoint: Checkpoint, actor: str) -> 
 
 
 def promote(tx: Transaction, name: str, actor: str) -> str:
-    """Let a checkpoint draw the rounds to come. Returns its id."""
+    """Promote a checkpoint, so that it generates new rounds.
+
+    Args:
+        tx: The transaction.
+        name: Id of the checkpoint, or its first eight or more digits.
+        actor: Name of the person, for the event log.
+
+    Returns:
+        The id of the checkpoint.
+
+    Raises:
+        NotFound: There is no such checkpoint.
+    """
     checkpoint = find_checkpoint(tx, name).id
+    # Not now(), which is equal for all promotions of one transaction.
     newest = sa.func.clock_timestamp()
     tx.execute(
         sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(promoted_at=newest)
@@ -177,14 +262,14 @@ def promote(tx: Transaction, name: str, actor: str) -> str:
 
 
 def promoted(tx: Transaction) -> Checkpoint | None:
-    """The checkpoint that draws now: the one promoted last."""
+    """Return the checkpoint that was promoted last; None if none was."""
     latest = sa.select(checkpoints).where(checkpoints.c.promoted_at.is_not(None))
     row = tx.execute(latest.order_by(checkpoints.c.promoted_at.desc()).limit(1)).mappings().first()
     return _read(dict(row)) if row else None
 
 
 def find_checkpoint(tx: Transaction, name: str) -> Checkpoint:
-    """A checkpoint by its id, or the first eight or more digits of it. Raises NotFound."""
+    """Return a checkpoint by its id or the first eight or more digits of it. Raises NotFound."""
     if len(name) >= 8:
         found = (
             sa.select(checkpoints)
@@ -198,7 +283,7 @@ def find_checkpoint(tx: Transaction, name: str) -> Checkpoint:
 
 
 def list_checkpoints(tx: Transaction) -> list[dict[str, Any]]:
-    """Every checkpoint's row, newest first."""
+    """Return the rows of all checkpoints, newest first."""
     listed = sa.select(checkpoints).order_by(checkpoints.c.at.desc(), checkpoints.c.id)
     return [dict(row) for row in tx.execute(listed).mappings()]
 
@@ -206,7 +291,14 @@ def list_checkpoints(tx: Transaction) -> list[dict[str, Any]]:
 def keep_evaluation(
     tx: Transaction, checkpoint: str, figures: dict[str, float], actor: str
 ) -> None:
-    """Keep figures measured later beside those of the training; the id does not depend on them."""
+    """Add metrics of a later evaluation to a checkpoint; its id does not depend on them.
+
+    Args:
+        tx: The transaction.
+        checkpoint: Id of the checkpoint.
+        figures: The metrics by name; they replace metrics of the same name.
+        actor: Name of the person, for the event log.
+    """
     row = tx.execute(
         sa.select(checkpoints.c.evaluation).where(checkpoints.c.id == checkpoint)
     ).one()
@@ -233,6 +325,6 @@ def _read(row: dict[str, Any]) -> Checkpoint:
 
 
 def _release(tx: Transaction, run: uuid.UUID, holder: str) -> None:
-    mine = (held.c.subject == run) & (held.c.holder == holder)
-    if not tx.execute(sa.delete(held).where(mine)).rowcount:
+    own = (held.c.subject == run) & (held.c.holder == holder)
+    if not tx.execute(sa.delete(held).where(own)).rowcount:
         raise Conflict(f"run {run} was cancelled or taken over by another worker")

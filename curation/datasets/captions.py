@@ -1,7 +1,7 @@
-"""Captions: a model writes them for samples that have none, a person gives better ones, and no model overwrites those.
+"""Captions of samples, written by models and by people; no model overwrites a person's caption.
 
-What was written stands in `captions` for ever. A sample's line carries its newest caption into the snapshots to come;
-those frozen before keep the one they had.
+The table `captions` has all captions that were ever written. Future snapshots have a sample's
+newest caption; existing snapshots keep the caption that they have.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from curation.ports import Captioner, ObjectStore, Report
 log = logging.getLogger("layerloop.captions")
 
 AT_ONCE = 8
-"""Samples that a model sees together, and that are kept together."""
+"""Batch size: samples that are captioned in one call and stored in one transaction."""
 
 PROMPT = "Describe what this image shows in one short sentence. Do not mention the background."
 
 
 @dataclass(frozen=True)
 class CaptionOrder:
-    """What a model is to caption, and how; the same order twice is one run.
+    """The parameters of a captioning run; equal orders are one run.
 
-    Layers are shown on a grey of the value `background`, the same for all, since what lies behind changes what a
-    model says. `again` takes the samples that a model captioned before too; `most` is a limit, 0 is none.
+    Layers are shown on a gray of the value `background`, since the background influences captions.
+    `tokens` limits a caption's length. `again` includes samples that a model captioned before;
+    `most` limits the number of samples, 0 is no limit.
     """
 
     model: str
@@ -51,47 +52,64 @@ class CaptionOrder:
 
     @property
     def id(self) -> uuid.UUID:
-        """Names the run."""
+        """The id of the run."""
         return content_id("captions", *asdict(self).values())
 
 
 def order_captions(tx: Transaction, order: CaptionOrder, actor: str) -> uuid.UUID:
-    """Ask for captions. An order under way is joined, one that failed goes on, one that ended begins anew."""
-    ended = caption_runs.c.state == RunState.finished
+    """Record a captioning run and enqueue its job.
+
+    A requested or running run stays as it is, a failed run is resumed, and a finished run starts
+    again.
+
+    Args:
+        tx: The transaction.
+        order: Model and parameters.
+        actor: Name of the person, for the event log.
+
+    Returns:
+        The id of the run.
+    """
+    # A new time starts the run again: `choose_samples` counts only captions written since.
+    finished = caption_runs.c.state == RunState.finished
     values = asdict(order) | {"id": order.id, "state": RunState.requested}
-    asking = (
+    requesting = (
         insert(caption_runs)
         .values(values)
         .on_conflict_do_update(
             index_elements=["id"],
             set_={
                 "state": RunState.requested,
-                "at": sa.case((ended, sa.func.now()), else_=caption_runs.c.at),
+                "at": sa.case((finished, sa.func.now()), else_=caption_runs.c.at),
             },
             where=caption_runs.c.state.in_(
                 [RunState.finished, RunState.failed, RunState.cancelled]
             ),
         )
     )
-    if tx.execute(asking).rowcount:
+    if tx.execute(requesting).rowcount:
         tx.log(actor, "captions ordered", f"captions {order.id}", **asdict(order))
     tx.ask("caption", str(order.id))
     return order.id
 
 
 def choose_samples(tx: Transaction, order: CaptionOrder) -> list[uuid.UUID]:
-    """The samples that an order is still for: no caption was given, and none written by its run since it was asked.
+    """Return the ids of the samples that an order still has to caption.
 
-    A caption that was made from a file name counts as none.
+    They have no caption, or only a caption made from a file name, and the run has written none.
+
+    Args:
+        tx: The transaction.
+        order: Model and parameters.
     """
     line = sa.cast(samples.c.line, JSONB)
     wanting = without_caption()
     if order.again:
         wanting |= line.has_key("captioner")
     run = sa.select(caption_runs.c.id, caption_runs.c.at).where(caption_runs.c.id == order.id).cte()
-    mine = (captions.c.run_id == run.c.id) & (captions.c.at >= run.c.at)
-    done = sa.select(sa.func.count()).select_from(captions).join(run, mine)
-    written = sa.exists().where(captions.c.sample_id == samples.c.id, mine)
+    own = (captions.c.run_id == run.c.id) & (captions.c.at >= run.c.at)
+    done = sa.select(sa.func.count()).select_from(captions).join(run, own)
+    written = sa.exists().where(captions.c.sample_id == samples.c.id, own)
     chosen = (
         sa.select(samples.c.id)
         .where(samples.c.withdrawn_at.is_(None), wanting, ~written)
@@ -103,13 +121,23 @@ def choose_samples(tx: Transaction, order: CaptionOrder) -> list[uuid.UUID]:
 
 
 def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> CaptionOrder | None:
-    """Take a requested run under a lease; None where it is under way elsewhere or done."""
-    moving = (
+    """Claim a requested run under a lease.
+
+    Args:
+        tx: The transaction.
+        run: Id of the run.
+        holder: Name of the worker.
+        seconds: Time until the lease expires.
+
+    Returns:
+        Model and parameters; None if the run is done or runs elsewhere.
+    """
+    claiming = (
         sa.update(caption_runs)
         .where(caption_runs.c.id == run, caption_runs.c.state == RunState.requested)
         .values(state=RunState.running, error=None)
     )
-    if not tx.execute(moving).rowcount:
+    if not tx.execute(claiming).rowcount:
         return None
     leases.claim(tx, [run], "caption", holder, seconds)
     row = find_run(tx, run)
@@ -124,30 +152,40 @@ def caption_samples(
     held: Callable[[Transaction], None],
     report: Report,
 ) -> int:
-    """Let a model caption what an order is for, a batch at a time, with no transaction open while it looks.
+    """Caption the samples of an order in batches, without an open transaction during inference.
 
-    `held` raises Conflict in the transaction that would keep a batch, where the run is another's by now. Whatever
-    `report` raises stops it; what was kept stays. A layer that cannot be read is named in the log and left out.
-    Returns how many captions were kept.
+    Layers that cannot be read are logged and skipped.
+
+    Args:
+        database: The database.
+        store: Store of the layers.
+        captioner: The model.
+        order: Parameters of the run.
+        held: Function that raises Conflict in a transaction if the worker lost the lease.
+        report: Callback for progress; it may raise to stop, and stored captions are kept.
+
+    Returns:
+        The number of captions that were stored.
     """
     with database.transaction() as tx:
         chosen = choose_samples(tx, order)
     seen = kept = 0
     report(Progress("caption", 0, len(chosen)))
     for start in range(0, len(chosen), AT_ONCE):
+        # Read a batch, and composite its images.
         batch = chosen[start : start + AT_ONCE]
         with database.transaction() as tx:
             found = _read(tx, batch, lock=False)
-        pictures = _pictures(store, found, order.background)
+        images = _images(store, found, order.background)
+        # Caption it.
         texts = (
-            captioner.describe(list(pictures.values()), order.prompt, order.tokens)
-            if pictures
-            else []
+            captioner.describe(list(images.values()), order.prompt, order.tokens) if images else []
         )
-        said = {id_: text for id_, text in zip(pictures, map(_clean, texts), strict=True) if text}
+        written = {id_: text for id_, text in zip(images, map(_clean, texts), strict=True) if text}
+        # Store the captions, if the run is still ours.
         with database.transaction() as tx:
             held(tx)
-            kept += keep_captions(tx, order, said, captioner.source)
+            kept += keep_captions(tx, order, written, captioner.source)
         seen += len(batch)
         report(Progress("caption", seen, len(chosen)))
     return kept
@@ -156,7 +194,17 @@ def caption_samples(
 def keep_captions(
     tx: Transaction, order: CaptionOrder, said: Mapping[uuid.UUID, str], source: str
 ) -> int:
-    """Keep what a model, named by `source`, said of samples; those that a person captioned meanwhile are left alone."""
+    """Store captions of a model, except for samples that a person has captioned meanwhile.
+
+    Args:
+        tx: The transaction.
+        order: Parameters of the run.
+        said: Captions by sample.
+        source: Name and revision of the model.
+
+    Returns:
+        The number of captions that were stored.
+    """
     kept = 0
     found = _read(tx, list(said), lock=True)
     bare = {
@@ -174,10 +222,24 @@ def keep_captions(
 
 
 def give_caption(tx: Transaction, name: str, text: str, actor: str) -> uuid.UUID:
-    """A person's caption of a sample, by its id or eight or more first digits. Raises NotFound; Refused for no text."""
+    """Set a person's caption of a sample.
+
+    Args:
+        tx: The transaction.
+        name: Id of the sample, or its first eight or more digits.
+        text: The caption.
+        actor: Name of the person.
+
+    Returns:
+        The id of the sample.
+
+    Raises:
+        NotFound: There is no such sample.
+        Refused: The caption is empty.
+    """
     text = _clean(text)
     if not text:
-        raise Refused("a caption says something", "write what the picture shows")
+        raise Refused("the caption is empty", "describe the content of the image")
     [(id_, sample)] = _read(tx, [find_sample_id(tx, name)], lock=True).items()
     given = replace(sample, caption=text, captioner="", caption_source=None)
     write_caption(tx, id_, given, CaptionSource.given, f"person:{actor}", None)
@@ -186,20 +248,36 @@ def give_caption(tx: Transaction, name: str, text: str, actor: str) -> uuid.UUID
 
 
 def note_progress(tx: Transaction, run: uuid.UUID, progress: Progress) -> None:
-    """Say how far a run is."""
+    """Record the progress of a run."""
     tx.execute(
         sa.update(caption_runs).where(caption_runs.c.id == run).values(progress=asdict(progress))
     )
 
 
 def hold(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> None:
-    """Renew a run's lease. Raises Conflict where it is lost: the run is another's now."""
+    """Renew the lease of a run.
+
+    Args:
+        tx: The transaction.
+        run: Id of the run.
+        holder: Name of the worker.
+        seconds: Time from now until the lease expires.
+
+    Raises:
+        Conflict: The worker lost the lease.
+    """
     if run not in leases.renew(tx, holder, "caption", seconds):
         raise Conflict(f"captions {run} were cancelled or taken over by another worker")
 
 
 def end_run(tx: Transaction, run: uuid.UUID, error: str | None = None) -> None:
-    """Let go of a run that is done, or that failed for a reason; ordered again, a failed one goes on."""
+    """Record the end of a run, and release it; an equal order resumes a failed run.
+
+    Args:
+        tx: The transaction.
+        run: Id of the run.
+        error: The error message of a failed run; None if it finished.
+    """
     leases.release(tx, [run])
     state = RunState.finished if error is None else RunState.failed
     ended = {
@@ -211,8 +289,17 @@ def end_run(tx: Transaction, run: uuid.UUID, error: str | None = None) -> None:
 
 
 def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
-    """Cancel a run that is requested or running, as `checkpoints.cancel_run` does; captions written so far stay."""
-    under_way = (caption_runs.c.id == run) & caption_runs.c.state.in_(
+    """Cancel a run that is requested or running; captions written so far are kept.
+
+    Args:
+        tx: The transaction.
+        run: Id of the run.
+        actor: Name of the person, for the event log.
+
+    Returns:
+        Whether the run was requested or running.
+    """
+    active = (caption_runs.c.id == run) & caption_runs.c.state.in_(
         [RunState.requested, RunState.running]
     )
     cancelled = {
@@ -220,7 +307,7 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
         "error": f"cancelled by {actor}",
         "finished_at": sa.func.now(),
     }
-    if not tx.execute(sa.update(caption_runs).where(under_way).values(cancelled)).rowcount:
+    if not tx.execute(sa.update(caption_runs).where(active).values(cancelled)).rowcount:
         return False
     leases.release(tx, [run])
     tx.log(actor, "captions cancelled", f"captions {run}")
@@ -228,16 +315,16 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
 
 
 def list_runs(tx: Transaction) -> list[dict[str, Any]]:
-    """Return every run of captions, newest first."""
+    """Return the rows of all captioning runs, newest first."""
     listed = sa.select(caption_runs).order_by(caption_runs.c.at.desc(), caption_runs.c.id)
     return [dict(row) for row in tx.execute(listed).mappings()]
 
 
 def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
-    """One run's row. Raises NotFound."""
+    """Return the row of a run. Raises NotFound."""
     row = tx.execute(sa.select(caption_runs).where(caption_runs.c.id == run)).mappings().first()
     if row is None:
-        raise NotFound(f"there is no run of captions {run}")
+        raise NotFound(f"there is no captioning run {run}")
     return dict(row)
 
 
@@ -257,27 +344,36 @@ def write_caption(
     source: str,
     run: uuid.UUID | None = None,
 ) -> None:
-    """Keep a sample's new line with its caption, and the caption itself in their history."""
+    """Store a sample's new line, and add its caption to the history.
+
+    Args:
+        tx: The transaction.
+        id_: Id of the sample.
+        sample: The sample with its new caption.
+        kind: Origin of the caption.
+        source: Name of the model or the person, with the prefix "machine:" or "person:".
+        run: Id of the captioning run, if any.
+    """
     row = {"sample_id": id_, "text": sample.caption, "source": source, "run_id": run}
     tx.execute(sa.insert(captions), row)
     values = {"line": sample.line(), "caption_source": kind}
     tx.execute(sa.update(samples).where(samples.c.id == id_).values(values))
 
 
-def _pictures(
+def _images(
     store: ObjectStore, found: Mapping[uuid.UUID, Sample], background: int
 ) -> dict[uuid.UUID, NDArray[np.uint8]]:
-    """What each sample shows as a whole, over a grey: H x W x 3."""
-    pictures = {}
+    """Return each sample's whole image over a gray background, H x W x 3."""
+    images = {}
     for id_, sample in found.items():
         role = LayerRole.blended if LayerRole.blended in sample.layers else LayerRole.foreground
         try:
-            pictures[id_] = over(decode_layer(store.get(sample.layers[role])), (background,) * 3)
+            images[id_] = over(decode_layer(store.get(sample.layers[role])), (background,) * 3)
         except (NotFound, Corrupt) as error:
-            log.warning("sample %s has no caption: %s", sample.id, error)
-    return pictures
+            log.warning("sample %s gets no caption: %s", sample.id, error)
+    return images
 
 
 def _clean(text: str) -> str:
-    """One line, without what PostgreSQL cannot hold."""
+    """Return the text on one line, shortened, and without NUL, which PostgreSQL cannot store."""
     return " ".join(text.replace("\0", " ").split())[:2_000]

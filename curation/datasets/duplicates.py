@@ -1,13 +1,14 @@
-"""Exact and near duplicates of layers, seen with their alpha, found in time that does not grow with the pool.
+"""Search for exact and near duplicates of layers, alpha included, in time independent of their number.
 
-Exact: equal `visible` hashes. Near: fingerprints (curation.images.perceptual_hash) at most 11 of whose 192 bits differ
-and whose tones agree.
+Exact duplicates have equal `visible` hashes. The fingerprints of near duplicates
+(curation.images.perceptual_hash) differ in at most 11 of 192 bits and have similar tones.
 
-The index is multi-index hashing (Norouzi, Punjani, Fleet 2012) in the plain table `layer_bands`: the 192 bits are cut
-into 12 bands of 16; two fingerprints with at most 11 differing bits agree on one band at least. PostgreSQL answers
-with twelve look-ups in a primary key; no extension is needed, and the verification is exact, where an approximate
-vector index (pgvector's HNSW) may miss the one neighbour that matters. At most CROWD rows of one band value are looked
-at, so that a band on which half of a pool agrees (all centred discs, say) costs no more than any other.
+The index is multi-index hashing (Norouzi, Punjani, Fleet 2012) in the table `layer_bands`: the 192
+bits are split into 12 bands of 16 bits, so that two fingerprints with at most 11 differing bits
+have at least one equal band. PostgreSQL answers with twelve primary key lookups. No extension is
+needed, and the result is exact, while an approximate vector index (pgvector's HNSW) may miss the
+nearest neighbor. At most CROWD rows of one band value are compared, so that a band that many layers
+share (all centered discs, for example) costs no more than any other.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from curation.db.tables import layer_bands, layers
 from curation.images.perceptual_hash import FINGERPRINT_BYTES, bands_of, find_nearest
 
 CROWD = 64
-"""Rows of one band value that are looked at; a true duplicate is nearly always found through a less crowded band."""
+"""Rows of one band value that are compared; a duplicate nearly always has a less common band too."""
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """The stored layer that a layer repeats, and how."""
+    """The stored layer that a layer duplicates."""
 
-    of: str  # sha256 of the stored layer
-    bits: int | None = None  # of 192 that differ; None where the visible pixels are equal
+    # sha256 of the stored layer.
+    of: str
+    # Number of differing bits, of 192; None if the visible pixels are equal.
+    bits: int | None = None
 
     @property
     def exact(self) -> bool:
@@ -40,19 +43,34 @@ class Duplicate:
 
 
 def find_duplicates(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> list[Duplicate | None]:
-    """For each (visible hash, fingerprint) the indexed layer that it repeats, exact ones first; two statements."""
+    """Find the indexed layer that each layer duplicates, with two SQL statements.
+
+    Args:
+        tx: The transaction.
+        wanted: Visible hash and fingerprint of each layer.
+
+    Returns:
+        For each layer its duplicate, exact before near; None if it is new.
+    """
     exact = _find_exact(tx, wanted)
     near = _find_near(tx, [(visible, mark) for visible, mark in wanted if visible not in exact])
     return [exact.get(visible) or near.get(visible) for visible, _ in wanted]
 
 
 def add_to_index(tx: Transaction, prints: Mapping[str, bytes]) -> None:
-    """Make recorded layers (sha256 -> fingerprint) findable; adding twice is adding once."""
+    """Add recorded layers to the index; the call is idempotent.
+
+    Args:
+        tx: The transaction.
+        prints: sha256 of a layer -> its fingerprint.
+    """
     if not prints:
         return
-    marks = [{"b_sha256": sha256, "b_fingerprint": mark} for sha256, mark in prints.items()]
-    marked = sa.update(layers).where(layers.c.sha256 == sa.bindparam("b_sha256"))
-    tx.execute(marked.values(fingerprint=sa.bindparam("b_fingerprint")), marks)
+    # Store the fingerprints with the layers.
+    params = [{"b_sha256": sha256, "b_fingerprint": mark} for sha256, mark in prints.items()]
+    storing = sa.update(layers).where(layers.c.sha256 == sa.bindparam("b_sha256"))
+    tx.execute(storing.values(fingerprint=sa.bindparam("b_fingerprint")), params)
+    # Add their bands to the index.
     rows = [
         {"band": band, "value": value, "sha256": sha256}
         for sha256, mark in prints.items()
@@ -62,7 +80,7 @@ def add_to_index(tx: Transaction, prints: Mapping[str, bytes]) -> None:
 
 
 class Batch:
-    """The duplicates inside one batch of layers that are not in the database yet."""
+    """An index of layers that are not in the database yet, for duplicates within one batch."""
 
     def __init__(self) -> None:
         self._visible: dict[str, str] = {}
@@ -70,17 +88,29 @@ class Batch:
         self._bands: dict[tuple[int, int], list[str]] = {}
 
     def find(self, visible: str, mark: bytes) -> Duplicate | None:
-        """The layer added before that this one repeats."""
+        """Return the layer added before that this layer duplicates; None if it is new.
+
+        Args:
+            visible: Hash of the visible pixels.
+            mark: Fingerprint.
+        """
         if visible in self._visible:
             return Duplicate(self._visible[visible])
-        met = dict.fromkeys(
+        # Compare only layers that share a band, as in the database.
+        sharing = dict.fromkeys(
             name for pair in enumerate(bands_of(mark)) for name in self._bands.get(pair, [])[:CROWD]
         )
-        found = find_nearest(mark, {name: self._prints[name] for name in met})
+        found = find_nearest(mark, {name: self._prints[name] for name in sharing})
         return Duplicate(*found) if found else None
 
     def add(self, visible: str, mark: bytes, sha256: str) -> None:
-        """Remember a layer for those that follow."""
+        """Add a layer.
+
+        Args:
+            visible: Hash of the visible pixels.
+            mark: Fingerprint.
+            sha256: Name of the layer.
+        """
         self._visible[visible] = sha256
         self._prints[sha256] = mark
         for pair in enumerate(bands_of(mark)):
@@ -88,32 +118,34 @@ class Batch:
 
 
 def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str, Duplicate]:
-    """Layers with the same visible pixels that are in the index: their row of band 0 stands at a known key."""
+    """Return indexed layers with the same visible pixels, by visible hash."""
+    # Not every layer is indexed. The key of an indexed layer's row of band 0 is known, since equal
+    # pixels have equal bands.
     first_band = {visible: bands_of(mark)[0] for visible, mark in wanted}
-    asked = (
+    requested = (
         sa.func.unnest(
             sa.cast(list(first_band), sa.ARRAY(sa.Text)),
             sa.cast(list(first_band.values()), sa.ARRAY(sa.Integer)),
         )
-        .table_valued("visible", "value", name="asked")
+        .table_valued("visible", "value", name="requested")
         .render_derived()
     )
     found = tx.execute(
-        sa.select(asked.c.visible, sa.func.min(layers.c.sha256))
-        .join(layers, layers.c.visible == asked.c.visible)
+        sa.select(requested.c.visible, sa.func.min(layers.c.sha256))
+        .join(layers, layers.c.visible == requested.c.visible)
         .join(
             layer_bands,
             (layer_bands.c.band == 0)
-            & (layer_bands.c.value == asked.c.value)
+            & (layer_bands.c.value == requested.c.value)
             & (layer_bands.c.sha256 == layers.c.sha256),
         )
-        .group_by(asked.c.visible)
+        .group_by(requested.c.visible)
     )
     return {visible: Duplicate(sha256) for visible, sha256 in found}
 
 
 def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str, Duplicate]:
-    """Every row that shares a band value with a wanted fingerprint, at most CROWD a band, then verified bit by bit."""
+    """Return the nearest near duplicates, by visible hash."""
     marks = dict(wanted)
     keys = [
         (visible, band, value)
@@ -122,25 +154,26 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
     ]
     if not keys:
         return {}
+    # Read the layers that share a band, at most CROWD per band.
     names, numbers, values = (list(column) for column in zip(*keys, strict=True))
-    asked = (
+    requested = (
         sa.func.unnest(
             sa.cast(names, sa.ARRAY(sa.Text)),
             sa.cast(numbers, sa.ARRAY(sa.Integer)),
             sa.cast(values, sa.ARRAY(sa.Integer)),
         )
-        .table_valued("visible", "band", "value", name="asked")
+        .table_valued("visible", "band", "value", name="requested")
         .render_derived()
     )
-    crowd = (
+    sharing = (
         sa.select(layer_bands.c.sha256)
-        .where(layer_bands.c.band == asked.c.band, layer_bands.c.value == asked.c.value)
+        .where(layer_bands.c.band == requested.c.band, layer_bands.c.value == requested.c.value)
         .limit(CROWD)
-        .lateral("crowd")
+        .lateral("sharing")
     )
     pairs = (
-        sa.select(asked.c.visible, crowd.c.sha256)
-        .join(crowd, sa.true())
+        sa.select(requested.c.visible, sharing.c.sha256)
+        .join(sharing, sa.true())
         .distinct()
         .subquery("pairs")
     )
@@ -150,8 +183,9 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
         .where(sa.func.octet_length(layers.c.fingerprint) == FINGERPRINT_BYTES)
         .order_by(pairs.c.visible, layers.c.sha256)
     )
-    met: dict[str, dict[str, bytes]] = {}
+    # Compare all bits of the fingerprints.
+    compared: dict[str, dict[str, bytes]] = {}
     for visible, sha256, mark in found:
-        met.setdefault(visible, {})[sha256] = bytes(mark)
-    nearest = {visible: find_nearest(marks[visible], others) for visible, others in met.items()}
-    return {visible: Duplicate(*found) for visible, found in nearest.items() if found}
+        compared.setdefault(visible, {})[sha256] = bytes(mark)
+    nearest = {visible: find_nearest(marks[visible], others) for visible, others in compared.items()}
+    return {visible: Duplicate(*match) for visible, match in nearest.items() if match}

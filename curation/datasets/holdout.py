@@ -1,10 +1,10 @@
-"""Keep held-out images out of training: samples that share a layer with a held-out sample are withheld.
+"""Withheld samples: training samples that share a layer with a held-out sample.
 
-The split belongs to the sample, but an image may be a layer of several samples: a held-out single image may be the
-foreground of a pair, and one photograph the background of many. A training sample is withheld, which means neither
-trained on nor measured, where one of its layers has the visible pixels of a held-out layer or is nearly the same image
-(curation.images.perceptual_hash). Images without detail, such as a white background, are equal by accident and
-withhold nothing.
+The split belongs to the sample, but an image may be a layer of several samples: a held-out single
+image may be the foreground of a pair, and one photograph the background of many. A training sample
+is withheld, which means that it is neither trained on nor measured, if one of its layers is equal
+or nearly equal to a layer of a held-out sample (curation.images.perceptual_hash). Images without
+detail, such as a white background, are often equal by chance and are not compared.
 """
 
 from __future__ import annotations
@@ -24,20 +24,30 @@ from curation.images.perceptual_hash import FINGERPRINT_BYTES, HASH_BYTES, finge
 from curation.ports import ObjectStore
 
 BATCH = 200
-"""Layers whose fingerprints are computed and stored in one transaction."""
+"""Number of layers whose fingerprints are computed and stored in one transaction."""
 
 PLAIN = 3.0
-"""Largest spread of the tones (L*, a*, b*, alpha on scales of 0 to 100) of an image without detail."""
+"""Largest range of the tones (L*, a*, b*, alpha, each 0 to 100) of an image without detail."""
 
 
 def fingerprint_layers(database: Database, store: ObjectStore) -> int:
-    """Compute and store the fingerprints that layers of imported samples lack; return how many were added.
+    """Compute and store the missing fingerprints of imported samples' layers.
 
-    Idempotent. Call it before `withheld_samples`, outside of its transaction: every layer is read and decoded once.
-    Layers whose object is missing or broken are left out; `doctor` names them.
+    The call is idempotent. Call it before `withheld_samples`, outside of its transaction, since
+    every layer is read and decoded once. Missing or corrupt objects are skipped; `layerloop doctor`
+    lists them.
+
+    Args:
+        database: The database.
+        store: Store of the layers.
+
+    Returns:
+        The number of fingerprints that were added.
     """
-    added, after = 0, ""
+    added = 0
+    after = ""
     while True:
+        # Read the names of the next batch.
         with database.transaction() as tx:
             names = [
                 row.sha256
@@ -45,22 +55,25 @@ def fingerprint_layers(database: Database, store: ObjectStore) -> int:
             ]
         if not names:
             return added
+        # Compute without an open transaction, then store.
         marks = _compute(store, names)
         if marks:
             with database.transaction() as tx:
                 tx.execute(
                     _STORE, [{"b_sha256": name, "mark": mark} for name, mark in marks.items()]
                 )
-        added, after = added + len(marks), names[-1]
+        added += len(marks)
+        after = names[-1]
 
 
 def withheld_samples(tx: Transaction, store: ObjectStore) -> list[str]:
     """Return the ids of the training samples that share a layer with a held-out sample, sorted.
 
     Args:
-        tx: A transaction that sees the samples of one moment.
-        store: Where layers without a stored fingerprint are read.
+        tx: A transaction with `one_view`, so that all statements see the same samples.
+        store: Store of the layers, for those without a stored fingerprint.
     """
+    # Index the held-out layers.
     exact: set[str] = set()
     near = Batch()
     for row in _detailed(tx, store, "heldout"):
@@ -69,6 +82,7 @@ def withheld_samples(tx: Transaction, store: ObjectStore) -> list[str]:
             near.add(row["visible"], row["mark"], row["sha256"])
     if not exact:
         return []
+    # Find the training layers that are in the index.
     return sorted(
         {
             row["sample"]
@@ -79,13 +93,13 @@ def withheld_samples(tx: Transaction, store: ObjectStore) -> list[str]:
 
 
 def is_plain(mark: bytes) -> bool:
-    """Whether the fingerprint is that of an image without detail: one tone, opaque or not."""
+    """Return whether a fingerprint is that of an image without detail, such as a single color."""
     tones = np.frombuffer(mark[HASH_BYTES:], np.uint8).reshape(-1, 4).astype(np.int16)
     return bool((tones.max(axis=0) - tones.min(axis=0)).max() <= PLAIN)
 
 
 def _detailed(tx: Transaction, store: ObjectStore, split: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the layers of the imported samples of a split that have detail: sample, sha256, visible, mark or None."""
+    """Yield the layers with detail of a split's imported samples: sample, sha256, visible, mark."""
     streamed = tx.execute(
         _LAYERS.execution_options(stream_results=True, max_row_buffer=1_000), {"split": split}
     )
@@ -98,7 +112,7 @@ def _detailed(tx: Transaction, store: ObjectStore, split: str) -> Iterator[Mappi
 
 
 def _compute(store: ObjectStore, names: list[str]) -> dict[str, bytes]:
-    """Fingerprint stored layers, those left out that cannot be read."""
+    """Return the fingerprints of stored layers, without those that cannot be read."""
 
     def mark_of(name: str) -> bytes | None:
         try:
@@ -111,16 +125,21 @@ def _compute(store: ObjectStore, names: list[str]) -> dict[str, bytes]:
         return {name: mark for name, mark in marks if mark is not None}
 
 
-# Drawn samples are no copies of held-out images, so only imported ones are compared.
+# Generated samples are not copies of held-out images, so only imported samples are compared.
 _LAYERS = sa.text(f"""
     select replace(s.id::text, '-', '') as sample, l.sha256, l.visible,
-           case when octet_length(l.fingerprint) = {FINGERPRINT_BYTES} then l.fingerprint end as fingerprint
-    from samples s join sample_layers sl on sl.sample_id = s.id join layers l on l.sha256 = sl.sha256
+        case when octet_length(l.fingerprint) = {FINGERPRINT_BYTES} then l.fingerprint end
+            as fingerprint
+    from samples s
+    join sample_layers sl on sl.sample_id = s.id
+    join layers l on l.sha256 = sl.sha256
     where s.withdrawn_at is null and s.round = 0 and s.split = :split""")
 
 _WITHOUT_FINGERPRINT = sa.text(f"""
     select distinct l.sha256
-    from samples s join sample_layers sl on sl.sample_id = s.id join layers l on l.sha256 = sl.sha256
+    from samples s
+    join sample_layers sl on sl.sample_id = s.id
+    join layers l on l.sha256 = sl.sha256
     where s.withdrawn_at is null and s.round = 0
       and (l.fingerprint is null or octet_length(l.fingerprint) <> {FINGERPRINT_BYTES})
       and l.sha256 > :after

@@ -1,4 +1,4 @@
-"""A snapshot as objects: parts of canonical lines, and a root that names them and is named by its own hash."""
+"""The format of snapshots: objects with lines of JSON, and a manifest whose hash is the id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = "layerloop snapshot 1"
 
 @dataclass(frozen=True)
 class Part:
-    """The samples whose id begins with `prefix`: a text object of one canonical line each, sorted by id."""
+    """The samples whose id begins with `prefix`: an object with one line per sample, sorted by id."""
 
     prefix: str
     sha256: str
@@ -26,16 +26,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The root of a snapshot: its parts, and what it counts. Equal samples always give equal bytes."""
+    """The root of a snapshot: its parts and its counts; equal samples give equal bytes."""
 
     parts: tuple[Part, ...]
-    counts: dict[str, dict[str, int]]  # of kinds, licences, splits, rounds
-    withheld: str = (
-        ""  # sha256 of the list of withheld samples (curation.datasets.holdout), empty without any
-    )
+    # Numbers of samples by kind, license, split and round.
+    counts: dict[str, dict[str, int]]
+    # sha256 of the list of withheld samples (curation.datasets.holdout); empty if there are none.
+    withheld: str = ""
 
     def bytes(self) -> bytes:
-        """The canonical bytes whose sha256 is the snapshot's id."""
+        """Return the canonical bytes, whose sha256 is the snapshot's id."""
         root = {
             "format": FORMAT,
             "parts": [part.__dict__ for part in self.parts],
@@ -47,25 +47,29 @@ class Manifest:
 
     @property
     def id(self) -> str:
-        """The snapshot's name."""
+        """The snapshot's id: the sha256 of the manifest."""
         return hashlib.sha256(self.bytes()).hexdigest()
 
     @property
     def samples(self) -> int:
-        """How many samples it lists."""
+        """The number of samples, including withheld samples."""
         return sum(part.samples for part in self.parts)
 
 
 def prefix_length(samples: int) -> int:
-    """How many hex digits of the id make a part: some 250 to 4,000 samples, so that few change when few are added.
+    """Return how many hex digits of the id are a part's prefix.
 
-    It depends on nothing but the count, or equal samples would not give equal bytes.
+    A part has about 250 to 4,000 samples, so that few parts change when few samples are added. The
+    result depends only on the count; otherwise equal samples would not give equal bytes.
+
+    Args:
+        samples: Number of samples in the snapshot.
     """
     return 0 if samples < 4_096 else 1 if samples < 65_536 else 2 if samples < 1_048_576 else 3
 
 
 def read_manifest(store: ObjectStore, snapshot: str) -> Manifest:
-    """The root of a snapshot. Raises NotFound, Corrupt."""
+    """Read the manifest of a snapshot. Raises NotFound, Corrupt."""
     root = _parse(store.get(snapshot), snapshot)
     parts = tuple(
         Part(str(p["prefix"]), str(p["sha256"]), int(p["samples"])) for p in root["parts"]
@@ -74,20 +78,31 @@ def read_manifest(store: ObjectStore, snapshot: str) -> Manifest:
 
 
 def read_withheld(store: ObjectStore, snapshot: str) -> frozenset[str]:
-    """Return the ids of the samples that share a layer with a held-out sample and so are not trained on.
+    """Read the ids of the withheld samples, which share a layer with a held-out sample.
+
+    Args:
+        store: Store of the snapshot.
+        snapshot: Id of the snapshot.
 
     Raises:
-        NotFound: The snapshot, or its list, is not in the store.
-        Corrupt: They are not what they are named by.
+        NotFound: The snapshot or its list is not in the store.
+        Corrupt: The stored bytes do not match their hash or the format.
     """
     listed = read_manifest(store, snapshot).withheld
     return frozenset(store.get(listed).decode().split()) if listed else frozenset()
 
 
 def read_samples(store: ObjectStore, snapshot: str, after: str = "") -> Iterator[Sample]:
-    """Every sample of a snapshot in the order of their ids, one part in memory at a time. Raises NotFound, Corrupt.
+    """Yield the samples of a snapshot in the order of their ids, reading one part at a time.
 
-    With `after`, only those whose id follows it; parts that lie before it are not read.
+    Args:
+        store: Store of the snapshot.
+        snapshot: Id of the snapshot.
+        after: Yield only samples with a greater id; parts before it are not read.
+
+    Raises:
+        NotFound: The snapshot or a part is not in the store.
+        Corrupt: The stored bytes do not match their hash or the format.
     """
     for part in read_manifest(store, snapshot).parts:
         if part.prefix >= after[: len(part.prefix)]:
@@ -97,7 +112,17 @@ def read_samples(store: ObjectStore, snapshot: str, after: str = "") -> Iterator
 
 
 def find_sample(store: ObjectStore, snapshot: str, sample: str) -> Sample | None:
-    """One sample of a snapshot by its id, reading a single part."""
+    """Return a sample of a snapshot by its id, or None; only one part is read.
+
+    Args:
+        store: Store of the snapshot.
+        snapshot: Id of the snapshot.
+        sample: Id of the sample.
+
+    Raises:
+        NotFound: The snapshot or the part is not in the store.
+        Corrupt: The stored bytes do not match their hash or the format.
+    """
     for part in read_manifest(store, snapshot).parts:
         if sample.startswith(part.prefix):
             return next((s for s in _lines(store.get(part.sha256), part) if s.id == sample), None)
@@ -106,13 +131,14 @@ def find_sample(store: ObjectStore, snapshot: str, sample: str) -> Sample | None
 
 def _lines(text: bytes, part: Part) -> Iterator[Sample]:
     try:
-        # Not splitlines: it also ends a line at U+2028 and U+0085, which JSON leaves as they stand in a caption.
+        # splitlines would also split at U+2028 and U+0085, which JSON does not escape in captions.
         samples = [Sample.read(line) for line in text.decode().split("\n") if line]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"part {part.sha256[:12]} of a snapshot cannot be read: {error}") from error
     if len(samples) != part.samples:
         raise Corrupt(
-            f"part {part.sha256[:12]} of a snapshot lists {len(samples)} samples, not {part.samples}"
+            f"part {part.sha256[:12]} of a snapshot has {len(samples)} samples instead of "
+            f"{part.samples}"
         )
     yield from samples
 
@@ -124,7 +150,7 @@ def _parse(data: bytes, snapshot: str) -> dict[str, Any]:
         raise Corrupt(f"{snapshot[:12]} is not a snapshot: {error}") from error
     if not isinstance(root, dict) or root.get("format") != FORMAT:
         raise Corrupt(
-            f"{snapshot[:12]} is not a snapshot this version reads",
+            f"{snapshot[:12]} is not a snapshot that this version can read",
             "upgrade Layerloop, or check the name",
         )
     return root

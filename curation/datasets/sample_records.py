@@ -1,4 +1,4 @@
-"""Samples one by one: listed, shown with all that happened to them, withdrawn from snapshots to come and restored."""
+"""Single samples: list, show with history, withdraw from future snapshots, and restore."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def list_samples(
     """Return samples, the newest first.
 
     Args:
-        tx: The transaction to read in.
-        withdrawn: The withdrawn ones instead of those that stand.
-        bare: Only those without a caption, or with one that was made from a file name.
-        file: Only those imported from files whose name inside their folder ends so.
-        limit: At most so many; 0 for all.
+        tx: The transaction.
+        withdrawn: Return withdrawn samples instead of active samples.
+        bare: Only samples without a caption, or whose caption was made from a file name.
+        file: Only samples imported from files whose path inside their folder ends with this.
+        limit: Largest number of samples; 0 for all.
     """
     query = sa.select(samples).where(
         samples.c.withdrawn_at.is_not(None) if withdrawn else samples.c.withdrawn_at.is_(None)
@@ -51,39 +51,61 @@ def list_samples(
 
 
 def show_sample(tx: Transaction, name: str) -> dict[str, Any]:
-    """Return one sample with the files it came from, its captions and its history, oldest first. Raises NotFound."""
+    """Return a sample with its files, captions and history, oldest first.
+
+    Args:
+        tx: The transaction.
+        name: Id of the sample, or its first eight or more digits.
+
+    Raises:
+        NotFound: There is no such sample.
+    """
     id_ = find_sample_id(tx, name)
     row = tx.execute(sa.select(samples).where(samples.c.id == id_)).mappings().one()
+    # A duplicate file has the same layer, but is not the origin of the sample.
     layers = sa.select(sample_layers.c.sha256).where(sample_layers.c.sample_id == id_)
     files = sa.select(import_files.c.name).where(
         import_files.c.layer.in_(layers), import_files.c.outcome != "duplicate"
     )
-    told = sa.select(events.c.at, events.c.actor, events.c.kind, events.c.data)
-    told = told.where(events.c.subject == f"sample {id_.hex}").order_by(events.c.id)
-    said = sa.select(captions.c.at, captions.c.text, captions.c.source).where(
+    history = sa.select(events.c.at, events.c.actor, events.c.kind, events.c.data)
+    history = history.where(events.c.subject == f"sample {id_.hex}").order_by(events.c.id)
+    written = sa.select(captions.c.at, captions.c.text, captions.c.source).where(
         captions.c.sample_id == id_
     )
     return _row(row) | {
         "source": Sample.read(row["line"]).source,
         "texts": dict(Sample.read(row["line"]).texts),
         "layers": dict(Sample.read(row["line"]).layers),
-        "files": [one.name for one in tx.execute(files.order_by(import_files.c.name))],
-        "captions": [dict(one) for one in tx.execute(said.order_by(captions.c.id)).mappings()],
-        "history": [dict(one) for one in tx.execute(told).mappings()],
+        "files": [file.name for file in tx.execute(files.order_by(import_files.c.name))],
+        "captions": [
+            dict(caption) for caption in tx.execute(written.order_by(captions.c.id)).mappings()
+        ],
+        "history": [dict(event) for event in tx.execute(history).mappings()],
     }
 
 
 def withdraw_samples(
     tx: Transaction, names: Sequence[str], reason: str, actor: str
 ) -> list[uuid.UUID]:
-    """Leave samples out of every snapshot to come; frozen ones keep them. Returns those that stood until now.
+    """Exclude samples from future snapshots; existing snapshots keep them.
 
-    Raises NotFound for a name that is none; Refused without a reason.
+    Args:
+        tx: The transaction.
+        names: Ids of samples, or their first eight or more digits.
+        reason: Reason, for the event log.
+        actor: Name of the person, for the event log.
+
+    Returns:
+        The ids of the samples that were not withdrawn before.
+
+    Raises:
+        NotFound: A name is not the id of a sample.
+        Refused: The reason is empty.
     """
     reason = " ".join(reason.split())
     if not reason:
-        raise Refused("a withdrawal says why", "give --reason")
-    return _move(
+        raise Refused("a withdrawal needs a reason", "give --reason")
+    return _set_withdrawn(
         tx,
         names,
         samples.c.withdrawn_at.is_(None),
@@ -95,11 +117,25 @@ def withdraw_samples(
 
 
 def restore_samples(tx: Transaction, names: Sequence[str], actor: str) -> list[uuid.UUID]:
-    """Take withdrawn samples into snapshots again; returns those that were withdrawn. Raises NotFound."""
-    return _move(tx, names, samples.c.withdrawn_at.is_not(None), None, "sample restored", actor)
+    """Include withdrawn samples in future snapshots again.
+
+    Args:
+        tx: The transaction.
+        names: Ids of samples, or their first eight or more digits.
+        actor: Name of the person, for the event log.
+
+    Returns:
+        The ids of the samples that were withdrawn before.
+
+    Raises:
+        NotFound: A name is not the id of a sample.
+    """
+    return _set_withdrawn(
+        tx, names, samples.c.withdrawn_at.is_not(None), None, "sample restored", actor
+    )
 
 
-def _move(
+def _set_withdrawn(
     tx: Transaction,
     names: Sequence[str],
     before: Any,
@@ -108,14 +144,14 @@ def _move(
     actor: str,
     **data: str,
 ) -> list[uuid.UUID]:
-    moved = []
+    changed = []
     for id_ in dict.fromkeys(find_sample_id(tx, name) for name in names):
         if tx.execute(
             sa.update(samples).where(samples.c.id == id_, before).values(withdrawn_at=after)
         ).rowcount:
             tx.log(actor, kind, f"sample {id_.hex}", **data)
-            moved.append(id_)
-    return moved
+            changed.append(id_)
+    return changed
 
 
 def _row(row: Any) -> dict[str, Any]:

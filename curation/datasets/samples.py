@@ -1,4 +1,4 @@
-"""Samples: accepted layers with what must be known of them, added once and never changed, withdrawn when undone."""
+"""Samples: accepted layers with metadata, added once, and withdrawn when an accept is undone."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from curation.domain import (
 from curation.errors import NotFound
 
 UNKNOWN = "unknown"
-"""What stands for a caption, a licence or a source that nobody told."""
+"""The value of a caption, a license or a source that is not known."""
 
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """What the records know of one stored layer; `sha256` names its bytes, `visible` the pixels that can be seen."""
+    """A layer in the object store: hash, size, and hash of the visible pixels."""
 
     sha256: str
     width: int
@@ -42,7 +42,7 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class NewSample:
-    """A sample to be added; `split` None lets its visible pixels decide."""
+    """A sample to add; without a `split` its visible pixels decide."""
 
     kind: Kind
     caption: str
@@ -56,14 +56,17 @@ class NewSample:
     caption_source: CaptionSource = CaptionSource.given
 
     def visible(self) -> str:
-        """The hash of all that can be seen of it; a single image's own hash, so that equal pictures are one sample."""
+        """Return the hash of all visible pixels, which makes equal images one sample.
+
+        For a single image this is the hash of its layer.
+        """
         hashes = [self.layers[role].visible for role in LayerRole if role in self.layers]
         return (
             hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         )
 
     def as_sample(self) -> Sample:
-        """The line that every snapshot will hold."""
+        """Return the sample as it is written to snapshots."""
         visible = self.visible()
         return Sample(
             id=content_id("sample", visible).hex,
@@ -83,21 +86,29 @@ class NewSample:
 
 
 def record_layers(tx: Transaction, stored: Sequence[StoredLayer]) -> None:
-    """Note layers whose bytes are in the object store already; recording one twice is recording it once."""
+    """Record layers whose bytes are in the object store already; the call is idempotent."""
     if stored:
         rows = list({layer.sha256: layer.__dict__ for layer in stored}.values())
         tx.execute(insert(layers).on_conflict_do_nothing(), rows)
 
 
 def add_samples(tx: Transaction, new: Sequence[NewSample]) -> set[uuid.UUID]:
-    """Add samples and record their layers; returns the ids that were not there before.
+    """Add samples and record their layers.
 
-    A sample that was withdrawn comes back with the line it had: what a person accepted twice is one sample.
+    A withdrawn sample with the same visible pixels is restored unchanged.
+
+    Args:
+        tx: The transaction.
+        new: The samples.
+
+    Returns:
+        The ids of the samples that did not exist before.
     """
     if not new:
         return set()
-    record_layers(tx, [layer for one in new for layer in one.layers.values()])
-    made = {one.visible(): (one.as_sample(), one) for one in new}
+    record_layers(tx, [layer for item in new for layer in item.layers.values()])
+    # Insert the samples; equal visible pixels are the same sample.
+    made = {item.visible(): (item.as_sample(), item) for item in new}
     rows = [
         {
             "id": uuid.UUID(sample.id),
@@ -105,16 +116,17 @@ def add_samples(tx: Transaction, new: Sequence[NewSample]) -> set[uuid.UUID]:
             "visible": visible,
             "split": sample.split,
             "round": sample.round,
-            "candidate_id": one.candidate,
+            "candidate_id": item.candidate,
             "line": sample.line(),
-            "caption_source": one.caption_source,
+            "caption_source": item.caption_source,
         }
-        for visible, (sample, one) in made.items()
+        for visible, (sample, item) in made.items()
     ]
     adding = (
         insert(samples).on_conflict_do_nothing(index_elements=["visible"]).returning(samples.c.id)
     )
     added = {row.id for row in tx.connection.execute(adding, rows)}
+    # Insert the layers of those that are new.
     parts = [
         {"sample_id": uuid.UUID(sample.id), "role": role, "sha256": sha}
         for sample, _ in made.values()
@@ -123,6 +135,7 @@ def add_samples(tx: Transaction, new: Sequence[NewSample]) -> set[uuid.UUID]:
     ]
     if parts:
         tx.execute(sa.insert(sample_layers), parts)
+    # Restore those that were withdrawn.
     tx.execute(
         sa.update(samples)
         .where(samples.c.id.in_([row["id"] for row in rows]), samples.c.withdrawn_at.is_not(None))
@@ -132,7 +145,14 @@ def add_samples(tx: Transaction, new: Sequence[NewSample]) -> set[uuid.UUID]:
 
 
 def samples_of(tx: Transaction, candidates: Sequence[uuid.UUID]) -> list[NewSample]:
-    """Accepted candidates as samples: drawn ones say who drew them, imported files keep their own licence."""
+    """Return accepted candidates as samples.
+
+    The license of a generated sample names its checkpoint; imported files keep their own license.
+
+    Args:
+        tx: The transaction.
+        candidates: Ids of accepted candidates.
+    """
     rows = tx.execute(_ACCEPTED, {"ids": list(candidates)}).mappings() if candidates else ()
     return [_sample_of(row) for row in rows]
 
@@ -140,7 +160,7 @@ def samples_of(tx: Transaction, candidates: Sequence[uuid.UUID]) -> list[NewSamp
 def _sample_of(row: Mapping[str, Any]) -> NewSample:
     origin = row["origin"] or {}
     drawn = row["purpose"] == "drawn"
-    # What a model drew is never what models are measured on: the held-out split stays the same from round to round.
+    # Generated samples are never held out, so that the held-out split stays the same over rounds.
     split = Split.train if drawn else Split(origin["split"]) if origin.get("split") else None
     generated = f"generated by {str(row['checkpoint_id'])[:12]}"
     return NewSample(
@@ -158,7 +178,7 @@ def _sample_of(row: Mapping[str, Any]) -> NewSample:
 
 
 def withdraw_sample_of(tx: Transaction, candidate: uuid.UUID) -> None:
-    """Take the sample of an un-accepted candidate out of every snapshot to come; those frozen stay as they are."""
+    """Exclude the sample of a candidate from future snapshots, since its accept was undone."""
     tx.execute(
         sa.update(samples)
         .where(samples.c.candidate_id == candidate)
@@ -167,14 +187,14 @@ def withdraw_sample_of(tx: Transaction, candidate: uuid.UUID) -> None:
 
 
 def without_caption() -> sa.ColumnElement[bool]:
-    """Return the condition that a sample has no caption: an empty one, "unknown", or one made from a file name."""
+    """Return the condition that a caption is empty, "unknown", or made from a file name."""
     caption = sa.cast(samples.c.line, JSONB)["caption"].astext
-    told_none: sa.ColumnElement[bool] = caption.in_(["", UNKNOWN])
-    return told_none | (samples.c.caption_source == CaptionSource.file_name)
+    missing: sa.ColumnElement[bool] = caption.in_(["", UNKNOWN])
+    return missing | (samples.c.caption_source == CaptionSource.file_name)
 
 
 def find_sample_id(tx: Transaction, name: str) -> uuid.UUID:
-    """Return the id of a sample by its id or the first eight or more digits of it. Raises NotFound."""
+    """Return the id of a sample by its id or its first eight or more digits. Raises NotFound."""
     digits = name.replace("-", "").lower()
     plain = sa.func.replace(sa.cast(samples.c.id, sa.Text), "-", "")
     found = tx.execute(
@@ -189,7 +209,7 @@ def find_sample_id(tx: Transaction, name: str) -> uuid.UUID:
 
 
 def count_samples(tx: Transaction) -> int:
-    """How many samples the next snapshot would hold."""
+    """Return the number of samples that a snapshot would have now."""
     return int(
         tx.scalar(
             sa.select(sa.func.count()).select_from(samples).where(samples.c.withdrawn_at.is_(None))
@@ -198,12 +218,16 @@ def count_samples(tx: Transaction) -> int:
 
 
 _ACCEPTED = sa.text("""
-    select c.id, c.round_id, c.origin, r.kind, r.purpose, r.checkpoint_id, p.text, p.foreground, p.background, l.layers
+    select c.id, c.round_id, c.origin, r.kind, r.purpose, r.checkpoint_id,
+        p.text, p.foreground, p.background, l.layers
     from candidates c
     join rounds r on r.id = c.round_id
     join prompts p on p.id = c.prompt_id
     cross join lateral (
-        select jsonb_object_agg(cl.role, jsonb_build_object('sha256', l.sha256, 'width', l.width, 'height', l.height,
+        select jsonb_object_agg(cl.role, jsonb_build_object(
+            'sha256', l.sha256, 'width', l.width, 'height', l.height,
             'bytes', l.bytes, 'visible', l.visible)) as layers
-        from candidate_layers cl join layers l on l.sha256 = cl.sha256 where cl.candidate_id = c.id) l
+        from candidate_layers cl
+        join layers l on l.sha256 = cl.sha256
+        where cl.candidate_id = c.id) l
     where c.id = any(:ids)""").bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))

@@ -1,4 +1,4 @@
-"""Snapshots: the samples of today frozen into objects that never change, named by their content."""
+"""Snapshots: immutable sets of samples, stored as objects that are named by their content."""
 
 from __future__ import annotations
 
@@ -20,34 +20,49 @@ from curation.ports import ObjectStore
 from curation.text import storable
 
 TAG_RULE = (
-    "it begins with a letter, goes on with letters, digits, '-', '_' and '.', has at most 100 characters, "
-    "and is not eight or more of the digits 0-9 and letters a-f, as ids are"
+    "a tag begins with a letter, continues with letters, digits, '-', '_' and '.', has at most 100 "
+    "characters, and does not look like an id (eight or more of the digits 0-9 and letters a-f)"
 )
-"""What a tag may be called, in words."""
+"""The rule for names of tags, for error messages."""
 
 _TAG_PATTERN = r"(?![0-9A-Fa-f]{8,100}$)[A-Za-z][A-Za-z0-9._-]{0,99}"
 _TAG = re.compile(_TAG_PATTERN)
 _ID_DIGITS = re.compile(r"[0-9a-f]{8,64}")
 
-_STANDING = samples.c.withdrawn_at.is_(None)
+_ACTIVE = samples.c.withdrawn_at.is_(None)
 
 
 def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) -> Manifest:
-    """Freeze every sample that is not withdrawn; equal samples give the same snapshot, whenever and wherever.
+    """Freeze a snapshot of all samples that are not withdrawn; equal samples give the same snapshot.
 
-    Training samples that share a layer with a held-out one are listed as withheld (curation.datasets.holdout; call its
-    `fingerprint_layers` before).
+    Training samples that share a layer with a held-out sample are listed as withheld
+    (curation.datasets.holdout; call its `fingerprint_layers` before). The parts are joined in the
+    database and streamed, so that only one part at a time is in memory.
 
-    The parts are joined in the database and streamed one at a time, so that memory stays at one part. The
-    transaction is one with `one_view`, or samples accepted meanwhile could be counted and not listed.
+    Args:
+        tx: A transaction with `one_view`; otherwise samples that are accepted meanwhile could be
+            counted and not listed.
+        store: Store of the layers and the snapshot.
+        tag: Name of a tag to set on the snapshot.
+        actor: Name of the person, for the event log.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        Conflict: There are no samples.
+        Refused: The name of the tag is invalid.
     """
+    # Check before anything is written.
     if tag:
-        check_tag(tag)  # before anything is written
+        check_tag(tag)
     count = count_samples(tx)
     if not count:
         raise Conflict("there are no samples to freeze", "import seeds or accept candidates first")
+    # Write the samples, and the list of withheld samples.
     parts = _write_parts(tx, store, prefix_length(count))
-    counts, withheld = _counts(tx), withheld_samples(tx, store)
+    counts = _counts(tx)
+    withheld = withheld_samples(tx, store)
     if withheld:
         counts["split"] |= {
             "train": counts["split"]["train"] - len(withheld),
@@ -58,6 +73,7 @@ def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) 
         )
     else:
         manifest = Manifest(parts, counts)
+    # Write the manifest, and record it.
     store.put(manifest.bytes())
     row = {"id": manifest.id, "samples": manifest.samples, "counts": manifest.counts}
     if tx.execute(insert(snapshots).on_conflict_do_nothing(), row).rowcount:
@@ -68,9 +84,9 @@ def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) 
 
 
 def check_tag(name: str) -> None:
-    """Refuse a name that no tag may have: one that is no plain word, or that could be the beginning of an id."""
+    """Raise Refused if a tag may not have this name; see TAG_RULE."""
     if not _TAG.fullmatch(name):
-        raise Refused(f"{name[:100]!r} is no name for a tag", TAG_RULE)
+        raise Refused(f"{name[:100]!r} is not a valid name of a tag", TAG_RULE)
 
 
 def _valid_tag(name: str) -> str:
@@ -86,11 +102,21 @@ TagName = Annotated[
     AfterValidator(_valid_tag),
     WithJsonSchema({"type": "string", "pattern": f"^{_TAG_PATTERN}$", "title": "Tag"}),
 ]
-"""The type of a tag's name in the API; its schema says what `check_tag` takes."""
+"""The type of a tag's name in the API; its schema has the same rule as `check_tag`."""
 
 
 def tag_snapshot(tx: Transaction, name: str, snapshot: str, actor: str) -> None:
-    """Let a name point at a snapshot, from now on; where it pointed before stands in the event log."""
+    """Create a tag for a snapshot, or move an existing tag; the event log has the history.
+
+    Args:
+        tx: The transaction.
+        name: Name of the tag.
+        snapshot: Id of the snapshot.
+        actor: Name of the person, for the event log.
+
+    Raises:
+        Refused: The name is invalid.
+    """
     check_tag(name)
     values = {"name": name, "snapshot_id": snapshot, "at": sa.func.now()}
     tx.execute(
@@ -100,10 +126,16 @@ def tag_snapshot(tx: Transaction, name: str, snapshot: str, actor: str) -> None:
 
 
 def find_snapshot(tx: Transaction, name: str) -> str:
-    """Return the id of a snapshot by its id, the first eight or more digits of it, or its tag. Raises NotFound.
+    """Return the id of a snapshot.
 
-    Ids come first, so that no tag can stand in for another snapshot's id.
+    Args:
+        tx: The transaction.
+        name: Its id, the first eight or more digits of the id, or its tag.
+
+    Raises:
+        NotFound: There is no such snapshot.
     """
+    # Ids are tried first, so that no tag can hide a snapshot's id.
     if _ID_DIGITS.fullmatch(name):
         found = tx.execute(
             sa.select(snapshots.c.id).where(snapshots.c.id.startswith(name, autoescape=True))
@@ -123,14 +155,17 @@ def find_snapshot(tx: Transaction, name: str) -> str:
 
 
 def known(tx: Transaction, snapshot: str | None) -> str | None:
-    """Return a snapshot's id where it is of this home; a checkpoint of another home was trained on one of that."""
+    """Return a snapshot's id if it exists here, else None.
+
+    The snapshot of a checkpoint from another installation does not exist here.
+    """
     return (
         tx.scalar(sa.select(snapshots.c.id).where(snapshots.c.id == snapshot)) if snapshot else None
     )
 
 
 def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
-    """Every snapshot with its tags, newest first."""
+    """Return all snapshots with their tags, newest first."""
     named: dict[str, list[str]] = {}
     for row in tx.execute(sa.select(tags).order_by(tags.c.name)):
         named.setdefault(row.snapshot_id, []).append(row.name)
@@ -142,11 +177,12 @@ def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
 
 def _write_parts(tx: Transaction, store: ObjectStore, digits: int) -> tuple[Part, ...]:
     prefix = sa.func.substr(sa.cast(samples.c.id, sa.Text), 1, digits).label("prefix")
-    # The database joins a part's lines: 100,000 rows cross as 256. "C" order does not depend on the locale.
+    # The database joins the lines of a part, so that 100,000 rows are sent as 256.
     lines = sa.func.string_agg(sa.literal_column(r"line || E'\n', '' order by samples.id")).label(
         "lines"
     )
-    grouped = sa.select(prefix, lines, sa.func.count().label("n")).where(_STANDING).group_by(prefix)
+    grouped = sa.select(prefix, lines, sa.func.count().label("n")).where(_ACTIVE).group_by(prefix)
+    # The order of the collation "C" does not depend on the locale.
     ordered = grouped.order_by(sa.collate(prefix, "C")).execution_options(
         stream_results=True, max_row_buffer=16
     )
@@ -167,7 +203,7 @@ def _counts(tx: Transaction) -> dict[str, dict[str, int]]:
         key.label(name)
         for key, name in zip(keys, ("kind", "licence", "split", "round"), strict=True)
     ]
-    grouped = sa.select(*named, sa.func.count().label("n")).where(_STANDING).group_by(*keys)
+    grouped = sa.select(*named, sa.func.count().label("n")).where(_ACTIVE).group_by(*keys)
     counts: dict[str, Counter[str]] = {
         name: Counter() for name in ("kind", "licence", "split", "round")
     }

@@ -1,4 +1,4 @@
-"""What a checkpoint or preset will not understand of texts: cut, empty or unknown words, in one sentence."""
+"""Warnings about texts that a checkpoint or preset cannot read: cut, empty or unknown words."""
 
 from __future__ import annotations
 
@@ -10,74 +10,102 @@ from curation.errors import LayerloopError, NotFound
 from curation.ports import ObjectStore, ReadTexts, TextRead
 
 SHOWN = 60
-"""Characters of a text that are shown as an example."""
+"""Longest text that is shown as an example, in characters."""
 
 
 def warn_of_prompts(
     read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint, prompts: Sequence[Prompt]
 ) -> str:
-    """Return what a checkpoint cuts or has never learnt of prompts; empty where there is nothing to say.
+    """Return a warning about prompts that a checkpoint truncates or has unknown words of.
 
-    Unknown are the words that no caption of the checkpoint's own snapshot holds.
+    Unknown words are in no caption of the snapshot that the checkpoint was trained on.
+
+    Args:
+        read: Reader of a preset's text input.
+        store: Store of the snapshot.
+        checkpoint: The checkpoint.
+        prompts: The prompts.
+
+    Returns:
+        One sentence, or an empty string.
     """
-    texts = list(dict.fromkeys(text for one in prompts for text in (one.text, *one.texts.values())))
+    texts = list(
+        dict.fromkeys(text for prompt in prompts for text in (prompt.text, *prompt.texts.values()))
+    )
     found = _try(read, checkpoint.preset, checkpoint.changes, texts)
     if found is None:
         return ""
-    learnt = _learnt(read, store, checkpoint)
+    # Compare with the words of the training captions, if they are known.
+    trained = _trained_words(read, store, checkpoint)
     unknown = [
-        (text, fresh)
-        for text, read in zip(texts, found, strict=True)
-        if learnt and (fresh := [word for word in read.words[: read.seen] if word not in learnt])
+        [word for word in result.words[: result.seen] if word not in trained]
+        for result in found
+        if trained
     ]
-    told = _cut_or_empty("texts", texts, found)
+    unknown = [words for words in unknown if words]
+    warnings = _cut_or_empty("texts", texts, found)
     if unknown:
-        words = list(dict.fromkeys(word for _, fresh in unknown for word in fresh))
+        words = list(dict.fromkeys(word for fresh in unknown for word in fresh))
         more = f" and {len(words) - 3} more" if len(words) > 3 else ""
         named = ", ".join(map(_short, words[:3]))
-        told.append(
-            f"{len(unknown)} of {len(texts)} hold words that no caption of its training has: {named}{more}"
+        warnings.append(
+            f"{len(unknown)} of {len(texts)} have words that are in no training caption: "
+            f"{named}{more}"
         )
-    return _sentence(checkpoint.preset, told)
+    return _sentence(checkpoint.preset, warnings)
 
 
 def warn_of_snapshot(
     read: ReadTexts, store: ObjectStore, snapshot: str, preset: str, changes: Mapping[str, str]
 ) -> str:
-    """Return what a preset cuts of a snapshot's captions, and how many say nothing; empty where all is well."""
+    """Return a warning about a snapshot's captions that a preset truncates or cannot read.
+
+    Args:
+        read: Reader of a preset's text input.
+        store: Store of the snapshot.
+        snapshot: Id of the snapshot.
+        preset: Name of the preset.
+        changes: Overrides of the preset, as text.
+
+    Returns:
+        One sentence, or an empty string.
+    """
     samples = list(read_samples(store, snapshot))
     texts = [sample.text_of(role) for sample in samples for role in (None, *sample.texts)]
-    named = sum(one.caption_source is CaptionSource.file_name for one in samples)
-    said = [text for text in texts if text]
-    found = _try(read, preset, changes, said)
-    told = _cut_or_empty("captions", said, found) if found is not None else []
-    if named:
-        told.append(
-            f"{named} of {len(samples)} samples have no caption but their file name and are learnt without text"
+    captions = [text for text in texts if text]
+    found = _try(read, preset, changes, captions)
+    warnings = _cut_or_empty("captions", captions, found) if found is not None else []
+    # Captions made from file names are not used in training.
+    unnamed = sum(sample.caption_source is CaptionSource.file_name for sample in samples)
+    if unnamed:
+        warnings.append(
+            f"{unnamed} of {len(samples)} samples have only a file name as caption and are trained "
+            "on without text"
         )
-    return _sentence(preset, told)
+    return _sentence(preset, warnings)
 
 
-def _cut_or_empty(what: str, texts: Sequence[str], found: Sequence[TextRead]) -> list[str]:
-    told = []
+def _cut_or_empty(noun: str, texts: Sequence[str], found: Sequence[TextRead]) -> list[str]:
+    warnings = []
     cut = [
         (text, read) for text, read in zip(texts, found, strict=True) if len(read.words) > read.seen
     ]
     empty = [text for text, read in zip(texts, found, strict=True) if not read.words]
     if cut:
         text, read = cut[0]
-        told.append(
-            f"{len(cut)} of {len(texts)} {what} are cut after {read.seen} words, as {_short(text)}"
+        warnings.append(
+            f"{len(cut)} of {len(texts)} {noun} are cut after {read.seen} words, such as "
+            f"{_short(text)}"
         )
     if empty:
-        told.append(
-            f"{len(empty)} of {len(texts)} {what} hold no word it can read, as {_short(empty[0])}"
+        warnings.append(
+            f"{len(empty)} of {len(texts)} {noun} have no known word, such as {_short(empty[0])}"
         )
-    return told
+    return warnings
 
 
-def _sentence(preset: str, told: Sequence[str]) -> str:
-    return f"preset {preset}: {'; '.join(told)}" if told else ""
+def _sentence(preset: str, warnings: Sequence[str]) -> str:
+    return f"preset {preset}: {'; '.join(warnings)}" if warnings else ""
 
 
 def _short(text: str) -> str:
@@ -87,15 +115,16 @@ def _short(text: str) -> str:
 def _try(
     read: ReadTexts, preset: str, changes: Mapping[str, str], texts: Sequence[str]
 ) -> Sequence[TextRead] | None:
-    """Return how a preset reads texts; None where there is no such preset, which is told by whoever uses it."""
+    """Return how a preset reads texts; None if that is not known."""
+    # An unknown preset is reported by the code that uses it.
     try:
         return read(preset, changes, texts)
     except LayerloopError:
         return None
 
 
-def _learnt(read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint) -> set[str]:
-    """Return every word of the captions that a checkpoint was trained on; empty where they cannot be had."""
+def _trained_words(read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint) -> set[str]:
+    """Return all words of the captions that a checkpoint was trained on; empty if not available."""
     if checkpoint.snapshot is None:
         return set()
     try:
@@ -104,4 +133,4 @@ def _learnt(read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint) -> set[
         return set()
     texts = list({sample.text_of(role) for sample in samples for role in (None, *sample.texts)})
     found = _try(read, checkpoint.preset, checkpoint.changes, texts)
-    return {word for read in found or () for word in read.words}
+    return {word for result in found or () for word in result.words}

@@ -1,4 +1,4 @@
-"""Database connections and transactions; the only module that commits, and it sends jobs after the commit."""
+"""Database connections and transactions; only this module commits, and sends jobs afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curation.errors import Unreachable
 
 
 class Transaction:
-    """One unit of work: what is executed in it is kept whole or not at all, and jobs asked for leave after that."""
+    """A database transaction; the jobs enqueued in it are sent after the commit."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
@@ -25,16 +25,16 @@ class Transaction:
         statement: sa.Executable,
         rows: Sequence[dict[str, Any]] | dict[str, Any] | None = None,
     ) -> Any:
-        """SQLAlchemy's own `execute`."""
+        """Execute a statement, as SQLAlchemy's `Connection.execute`."""
         return self.connection.execute(statement, rows)
 
     def scalar(self, statement: sa.Executable) -> Any:
-        """The first column of the first row, or None."""
+        """Execute a statement, and return the first column of the first row, or None."""
         return self.connection.execute(statement).scalar()
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Undo what is executed within the block, and nothing else, where the block raises."""
+        """Roll back only the block if it raises, including the jobs enqueued in it."""
         jobs = list(self.jobs)
         try:
             with self.connection.begin_nested():
@@ -44,24 +44,42 @@ class Transaction:
             raise
 
     def ask(self, name: str, *args: str | int) -> None:
-        """Ask for a job once this transaction is durable; equal jobs of one transaction are one."""
+        """Enqueue a job, which is sent after the commit; equal jobs are sent once.
+
+        Args:
+            name: Name of the job.
+            *args: Its arguments.
+        """
         job = Job(name, args)
         if job not in self.jobs:
             self.jobs.append(job)
 
     def log(self, actor: str, kind: str, subject: object, **data: Any) -> None:
-        """Append to the event log, in the same transaction as what it tells of."""
+        """Append an event to the event log, in this transaction.
+
+        Args:
+            actor: Name of the person or the program that acts.
+            kind: Kind of the event, such as "checkpoint promoted".
+            subject: The object that the event is about.
+            **data: More data, as JSON.
+        """
         row = {"actor": actor, "kind": kind, "subject": str(subject), "data": data}
         self.execute(sa.insert(events), row)
 
 
 class Database:
-    """A pool of connections to one PostgreSQL; `send` gets the jobs of every transaction that has been kept."""
+    """A pool of connections to a PostgreSQL database.
+
+    Args:
+        address: URL of the database.
+        send: Function that sends a job; it gets the jobs of every committed transaction.
+    """
 
     def __init__(self, address: str, send: Callable[[Job], object] | None = None) -> None:
         self.engine = sa.create_engine(
             sa.make_url(address).set(drivername="postgresql+psycopg2"),
-            pool_pre_ping=True,  # a server that was restarted costs one ping, not one failed request
+            # Detect connections that a restart of the server closed.
+            pool_pre_ping=True,
             pool_size=8,
             max_overflow=24,
             json_serializer=canonical_json,
@@ -71,16 +89,21 @@ class Database:
 
     @contextmanager
     def transaction(self, *, one_view: bool = False) -> Iterator[Transaction]:
-        """Commit on leaving, roll back on any error. Raises Unreachable where no server answers.
+        """Commit when the block ends, and roll back if it raises; then send the jobs.
 
-        With `one_view` every statement sees the same moment of the database (REPEATABLE READ).
+        Args:
+            one_view: All statements see the same state of the database (REPEATABLE READ).
+
+        Raises:
+            Unreachable: The server does not answer.
         """
         with self._connection() as connection:
             if one_view:
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")  # noqa: PLW2901  # same one
+                connection.execution_options(isolation_level="REPEATABLE READ")
             tx = Transaction(connection)
             with connection.begin():
                 yield tx
+        # Jobs are sent only now, so that a worker never looks for rows that are not committed.
         if self.send is not None:
             for job in tx.jobs:
                 self.send(job)
@@ -89,10 +112,10 @@ class Database:
         try:
             return self.engine.connect()
         except sa.exc.OperationalError as error:
-            where = self.engine.url.set(query={}).render_as_string(hide_password=True)
+            url = self.engine.url.set(query={}).render_as_string(hide_password=True)
             raise Unreachable(
-                f"the database at {where} does not answer",
-                "start it, or run 'layerloop up' for the embedded one",
+                f"the database at {url} does not answer",
+                "start it, or run 'layerloop up' for the embedded database",
             ) from error
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Leases: who may work on what until when, and what becomes of work whose lease ran out."""
+"""Leases on candidates and runs: claim, renewal, release and expiry."""
 
 from __future__ import annotations
 
@@ -13,16 +13,26 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from curation.db.engine import Transaction
 
 MOST_ATTEMPTS = 3
-"""A candidate whose drawing was cut off so often is set aside: it may be what kills the workers."""
+"""Attempts after which a candidate fails: generating it may be the reason why workers die."""
 
 SWEEP_AT_ONCE = 500
-"""Leases handed back in one transaction: few enough that a sweep never holds locks for long."""
+"""Expired leases that one transaction releases, so that it never holds locks for long."""
 
 
 def claim(
     tx: Transaction, subjects: Collection[uuid.UUID], purpose: str, holder: str, seconds: int
 ) -> None:
-    """Lease subjects to a holder; the caller holds their rows locked and has moved them into the matching state."""
+    """Lease subjects to a holder.
+
+    The caller has locked their rows, and has moved them to the matching state.
+
+    Args:
+        tx: The transaction.
+        subjects: Ids of candidates or runs.
+        purpose: One of draw, review, train and caption.
+        holder: Name of the process or the reviewer.
+        seconds: Time until the lease expires.
+    """
     if subjects:
         tx.execute(
             _CLAIM,
@@ -31,9 +41,18 @@ def claim(
 
 
 def renew(tx: Transaction, holder: str, purpose: str, seconds: int) -> frozenset[uuid.UUID]:
-    """Extend every lease of a holder and purpose; returns what it holds.
+    """Renew every lease of a holder for a purpose.
 
-    A lease that ran out but was not swept yet is renewed too: nobody else has the subject.
+    An expired lease that was not released yet is renewed too, since no other holder has it.
+
+    Args:
+        tx: The transaction.
+        holder: Name of the holder.
+        purpose: Purpose of the leases.
+        seconds: Time from now until they expire.
+
+    Returns:
+        The subjects of the leases.
     """
     rows = tx.execute(_RENEW, {"holder": holder, "purpose": purpose, "seconds": seconds})
     return frozenset(row.subject for row in rows)
@@ -47,69 +66,107 @@ def renew_used(
     subjects: Collection[uuid.UUID],
     page: uuid.UUID | None,
 ) -> frozenset[uuid.UUID]:
-    """Extend the leases of a holder on these subjects alone, for one page; returns those it has.
+    """Renew the leases that a page of a holder still uses; all others expire.
 
-    A lease is renewed by use: what the holder has and does not name here runs out.
+    Args:
+        tx: The transaction.
+        holder: Name of the holder.
+        purpose: Purpose of the leases.
+        seconds: Time from now until they expire.
+        subjects: The subjects that are still used.
+        page: Id of the browser page, if known.
+
+    Returns:
+        Those of the subjects that the holder has a lease on.
     """
     if not subjects:
         return frozenset()
-    asked = {
+    params = {
         "holder": holder,
         "purpose": purpose,
         "seconds": seconds,
         "ids": list(subjects),
         "page": page,
     }
-    return frozenset(row.subject for row in tx.execute(_RENEW_USED, asked))
+    return frozenset(row.subject for row in tx.execute(_RENEW_USED, params))
 
 
 def release(tx: Transaction, subjects: Collection[uuid.UUID]) -> None:
-    """Drop leases whose work is done; the subjects' states are the caller's business."""
+    """Delete leases on finished work; the caller sets the states of the subjects."""
     if subjects:
         tx.execute(_RELEASE, {"ids": list(subjects)})
 
 
 def sweep(tx: Transaction, limit: int = SWEEP_AT_ONCE) -> Counter[str]:
-    """Hand back up to `limit` subjects whose leases ran out, and ask for their jobs again; counts by where they went.
+    """Release expired leases, and enqueue their jobs again.
 
-    A candidate being drawn goes back to "requested", or to "failed" after MOST_ATTEMPTS; one being shown goes back to
-    "waiting"; a run of training or captions goes back to "requested". Call again while the counts add up to `limit`.
-    Claims never look at expired leases themselves: one `or` in their condition made them a thousand times slower at a
-    million rows.
+    A candidate in generation returns to "requested", or fails after MOST_ATTEMPTS; a candidate in
+    review returns to "waiting"; a training or captioning run returns to "requested". Claims do not
+    consider expired leases themselves: a single `or` in their condition made them a thousand times
+    slower at a million rows.
+
+    Args:
+        tx: The transaction.
+        limit: Largest number of leases; call again while the counts add up to it.
+
+    Returns:
+        The number of subjects by their new state.
     """
-    due = tx.execute(_EXPIRED, {"limit": limit}).all()
-    return _hand_back(tx, due, most_attempts=MOST_ATTEMPTS)
+    expired = tx.execute(_EXPIRED, {"limit": limit}).all()
+    return _hand_back(tx, expired, most_attempts=MOST_ATTEMPTS)
 
 
 def hand_back(tx: Transaction, holder: str) -> Counter[str]:
-    """Give up everything a holder has, because it stops or is sent away; what was begun counts as no attempt."""
+    """Release all leases of a holder that stops; its unfinished work does not count as an attempt.
+
+    Returns:
+        The number of subjects by their new state.
+    """
     return _hand_back(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=None)
 
 
 def hand_back_used(
     tx: Transaction, holder: str, subjects: Collection[uuid.UUID], page: uuid.UUID | None = None
 ) -> Counter[str]:
-    """Give up a holder's leases on these subjects; those that another of its pages uses by now stay."""
-    asked = {"holder": holder, "ids": list(subjects), "page": page}
+    """Release a holder's leases on subjects, except those that another page uses by now.
+
+    Args:
+        tx: The transaction.
+        holder: Name of the holder.
+        subjects: The subjects.
+        page: Id of the browser page that releases them, if known.
+
+    Returns:
+        The number of subjects by their new state.
+    """
+    params = {"holder": holder, "ids": list(subjects), "page": page}
     return (
-        _hand_back(tx, tx.execute(_HELD_USED, asked).all(), most_attempts=None)
+        _hand_back(tx, tx.execute(_HELD_USED, params).all(), most_attempts=None)
         if subjects
         else Counter()
     )
 
 
 def hand_back_dead(tx: Transaction, holder: str) -> Counter[str]:
-    """Give up everything of a holder whose process was killed; unlike in `hand_back`, its attempts count."""
+    """Release all leases of a holder whose process was killed; its work counts as an attempt."""
     return _hand_back(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MOST_ATTEMPTS)
 
 
 def hand_back_work(tx: Transaction, alive: Collection[str] = ()) -> Counter[str]:
-    """Give up all work but that of holders known to be alive, for an instance that is alone in its home."""
+    """Release the leases of all workers, for a process that is alone in its home.
+
+    Args:
+        tx: The transaction.
+        alive: Holders that keep their leases.
+
+    Returns:
+        The number of subjects by their new state.
+    """
     return _hand_back(tx, tx.execute(_WORK, {"alive": list(alive)}).all(), most_attempts=None)
 
 
 def find_lease(tx: Transaction, subject: uuid.UUID) -> tuple[str, datetime] | None:
-    """Return who holds a subject and until when, or None."""
+    """Return the holder of the lease on a subject and when it expires; None without a lease."""
     row = tx.execute(_FIND, {"subject": subject}).first()
     return (row.holder, row.expires_at) if row else None
 
@@ -117,9 +174,10 @@ def find_lease(tx: Transaction, subject: uuid.UUID) -> tuple[str, datetime] | No
 def _hand_back(
     tx: Transaction, leases: Sequence[sa.Row[tuple[uuid.UUID, str]]], most_attempts: int | None
 ) -> Counter[str]:
-    """Move leased subjects back. Rows that someone is moving right now are left to them, so that nothing waits here.
+    """Return leased subjects to the state before the claim, and delete the leases.
 
-    Whoever needs both locks a lease first and its subject second, or they could wait for each other.
+    Rows that another transaction has locked are skipped, so that this never waits. Every
+    transaction locks the lease before its subject; otherwise two could deadlock.
     """
     counts: Counter[str] = Counter()
     by_purpose: dict[str, list[uuid.UUID]] = {"draw": [], "review": [], "train": [], "caption": []}
@@ -128,6 +186,7 @@ def _hand_back(
     for purpose, ids in by_purpose.items():
         if not ids:
             continue
+        # Lock the subjects, delete their leases, set their states, and enqueue their jobs.
         free = [row.id for row in tx.execute(_LOCK.get(purpose, _LOCK_CANDIDATES), {"ids": ids})]
         release(tx, free)
         for row in _move_back(tx, purpose, free, most_attempts):
@@ -141,15 +200,16 @@ def _move_back(
     tx: Transaction, purpose: str, ids: Sequence[uuid.UUID], most: int | None
 ) -> Sequence[sa.Row[tuple[uuid.UUID]]]:
     if purpose in _BACK:
-        return tx.execute(_BACK[purpose], {"ids": ids}).all()  # type: ignore[no-any-return]  # Transaction.execute
+        return tx.execute(_BACK[purpose], {"ids": ids}).all()  # type: ignore[no-any-return]
     if purpose == "review":
-        return tx.execute(_BACK_TO_WAITING, {"ids": ids}).all()  # type: ignore[no-any-return]  # says Any on purpose
-    given_up = {
+        return tx.execute(_BACK_TO_WAITING, {"ids": ids}).all()  # type: ignore[no-any-return]
+    # Without a limit the attempt does not count: it is subtracted again.
+    params = {
         "ids": ids,
         "most": 2**15 - 1 if most is None else most,
         "refund": int(most is None),
     }
-    return tx.execute(_BACK_TO_DRAWING, given_up).all()  # type: ignore[no-any-return]
+    return tx.execute(_BACK_TO_REQUESTED, params).all()  # type: ignore[no-any-return]
 
 
 def _sql(text: str) -> sa.TextClause:
@@ -170,15 +230,18 @@ _CLAIM = _sql(f"""
     set purpose = excluded.purpose, holder = excluded.holder, expires_at = excluded.expires_at,
         page = excluded.page""")
 
-# In one order, so that two pages of one reviewer that renew at once cannot block each other for good.
+# Rows are locked in a fixed order, so that two pages of a reviewer cannot deadlock.
 _RENEW = _sql(f"""
     with held as materialized (
-        select subject from leases where holder = :holder and purpose = :purpose order by subject for update)
-    update leases set expires_at = {_UNTIL} from held where leases.subject = held.subject returning leases.subject""")
+        select subject from leases where holder = :holder and purpose = :purpose
+        order by subject for update)
+    update leases set expires_at = {_UNTIL} from held
+    where leases.subject = held.subject returning leases.subject""")
 
 _RENEW_USED = _sql(f"""
     with held as materialized (
-        select subject from leases where subject = any(:ids) and holder = :holder and purpose = :purpose
+        select subject from leases
+        where subject = any(:ids) and holder = :holder and purpose = :purpose
         order by subject for update)
     update leases set expires_at = {_UNTIL}, page = cast(:page as uuid) from held
     where leases.subject = held.subject returning leases.subject""")
@@ -209,18 +272,21 @@ _LOCK = {
     for purpose, table in (("train", "training_runs"), ("caption", "caption_runs"))
 }
 
-_BACK_TO_DRAWING = _sql("""
+_BACK_TO_REQUESTED = _sql("""
     update candidates set
         state = case when attempts >= :most then 'failed' else 'requested' end,
-        note = case when attempts >= :most then 'its drawing was cut off ' || attempts || ' times' else note end,
+        note = case when attempts >= :most
+            then 'its generation was interrupted ' || attempts || ' times' else note end,
         attempts = greatest(attempts - :refund, 0)
     where id = any(:ids) and state = 'drawing' returning id, round_id, state""")
 
 _BACK_TO_WAITING = _sql("""
-    update candidates set state = 'waiting' where id = any(:ids) and state = 'showing' returning id, round_id, state""")
+    update candidates set state = 'waiting'
+    where id = any(:ids) and state = 'showing' returning id, round_id, state""")
 
 _BACK = {
     purpose: _sql(f"""
-        update {table} set state = 'requested' where id = any(:ids) and state = 'running' returning id, state""")
+        update {table} set state = 'requested'
+        where id = any(:ids) and state = 'running' returning id, state""")
     for purpose, table in (("train", "training_runs"), ("caption", "caption_runs"))
 }

@@ -1,4 +1,4 @@
-"""Jobs that wait in the queue: each is asked for once until a worker takes it, however often it is asked for."""
+"""Deduplication of queued jobs: an equal job is not sent again until a worker takes it."""
 
 from __future__ import annotations
 
@@ -12,42 +12,51 @@ from curation.domain import Job, canonical_json
 from curation.errors import LayerloopError
 
 SECONDS = 60
-"""A job that was not taken within so many seconds is asked for again: the queue may have lost its message."""
+"""Seconds after which a job that no worker took may be sent again: its message may be lost."""
 
 log = logging.getLogger(__name__)
 
 
 class OncePending:
-    """A sender for Database: sends a job unless an equal one waits already.
+    """A sender for Database that sends a job unless an equal job is in the queue already.
 
-    The queue may lose a message, so an entry expires. What is in the queue twice after that is taken once.
+    The queue may lose a message, so an entry expires. A duplicate message after that is ignored by
+    the worker (`take`).
+
+    Args:
+        database: The database, which has the table of pending jobs.
+        send: Function that sends a job, and returns whether the queue accepted it.
     """
 
     def __init__(self, database: Database, send: Callable[[Job], bool]) -> None:
-        """`send` returns whether the queue has taken the job."""
         self._database = database
         self._send = send
 
     def __call__(self, job: Job) -> None:
-        """Send a job; never raises, since the transaction that asked for it has been kept already."""
+        """Send a job; never raises, since the transaction that enqueued it is committed already."""
         try:
             with self._database.transaction() as tx:
                 if not _enter(tx, job):
                     return
+            # If the queue did not accept it, remove the entry, so that it can be sent again.
             if not self._send(job):
                 with self._database.transaction() as tx:
                     take(tx, job)
         except (LayerloopError, sa.exc.SQLAlchemyError) as error:
-            log.warning("%s waits for the sweep: %s", job.name, error)
+            log.warning("%s waits for the reconcile job: %s", job.name, error)
 
 
 def take(tx: Transaction, job: Job) -> bool:
-    """Take a job that a worker got; False where it was taken before and not asked for since."""
+    """Remove a job that a worker received from the table of pending jobs.
+
+    Returns:
+        Whether it was there; False for a duplicate message.
+    """
     return bool(tx.execute(_TAKE, _row(job)).rowcount)
 
 
 def _enter(tx: Transaction, job: Job) -> bool:
-    """Note that a job waits; False where it does already."""
+    """Add a pending job; return False if an equal job is pending."""
     tx.execute(_ASYNCHRONOUS)
     return bool(tx.execute(_ENTER, _row(job) | {"seconds": SECONDS}).rowcount)
 
@@ -56,7 +65,7 @@ def _row(job: Job) -> dict[str, object]:
     return {"name": job.name, "args": canonical_json(list(job.args))}
 
 
-# An entry that a power cut takes away costs nothing: the job is asked for again.
+# An entry that is lost in a power failure does no harm: the job is sent again.
 _ASYNCHRONOUS = sa.text("set local synchronous_commit = off")
 
 _ENTER = sa.text("""

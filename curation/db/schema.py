@@ -1,4 +1,4 @@
-"""The schema's versions: bringing a database to the newest one, and telling whether tables and migrations agree."""
+"""Migrations of the database schema, and the check whether tables and migrations agree."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from alembic.script import ScriptDirectory
 from curation.db.engine import Database
 from curation.db.tables import metadata
 
-LOCK = 7_201_113  # any number, always the same: two instances that start at once migrate one after the other
+LOCK = 7_201_113
+"""Number of the advisory lock that keeps two processes from migrating at the same time."""
 
 
 def migrate(database: Database, to: str | None = None) -> None:
-    """Bring the tables to the newest version, or back `to` an older one; one that is there already is left as it is."""
+    """Migrate the database to the newest revision, or back to an older one.
+
+    Args:
+        database: The database.
+        to: An older revision, for a downgrade.
+    """
     with database.transaction() as tx:
         tx.connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
         config = _config()
@@ -27,13 +33,13 @@ def migrate(database: Database, to: str | None = None) -> None:
 
 
 def current(database: Database) -> tuple[str | None, str | None]:
-    """The database's version and the newest one."""
+    """Return the database's revision and the newest revision."""
     with database.transaction() as tx:
         return MigrationContext.configure(tx.connection).get_current_revision(), _newest()
 
 
 def drift(database: Database) -> list[object]:
-    """What the tables in code and in the database disagree about; empty when all is well (as `alembic check`)."""
+    """Return the differences between the tables in code and in the database (`alembic check`)."""
     with database.transaction() as tx:
         return list(compare_metadata(MigrationContext.configure(tx.connection), metadata))
 
@@ -44,14 +50,14 @@ def _newest() -> str | None:
 
 def _config() -> Config:
     config = Config()
-    # In a file of ini format % begins an interpolation; a folder may have it in its name.
+    # The config format interpolates %, which a folder's name may contain.
     config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
 
 
 def _migrations() -> Path:
-    """Return the folder of the revisions: `curation/_migrations` of a wheel, `migrations` of a checkout."""
+    """Return the folder of the revisions, in an installed wheel or in a checkout."""
     package = Path(str(resources.files("curation")))
     installed = package / "_migrations"
     return installed if installed.is_dir() else package.parent / "migrations"
