@@ -69,17 +69,12 @@ STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         # returns it to the state in which no reviewer sees it.
         *((decided, after) for decided in _DECIDED for after in (_S.showing, _S.unshown)),
         # Closing a round withdraws all that has no verdict.
-        *(
-            (before, _S.withdrawn)
-            for before in (
-                _S.requested,
-                _S.drawing,
-                _S.drawn,
-                _S.screened,
-                _S.waiting,
-                _S.showing,
-            )
-        ),
+        (_S.requested, _S.withdrawn),
+        (_S.drawing, _S.withdrawn),
+        (_S.drawn, _S.withdrawn),
+        (_S.screened, _S.withdrawn),
+        (_S.waiting, _S.withdrawn),
+        (_S.showing, _S.withdrawn),
     }
 )
 """All allowed changes of state; the database enforces the same pairs (table candidate_moves)."""
@@ -256,14 +251,7 @@ class Sample:
 
     @staticmethod
     def read(line: str) -> Sample:
-        """Parse a line that `line` returned.
-
-        Args:
-            line: One line of a manifest.
-
-        Raises:
-            ValueError, KeyError, TypeError: The line is not a sample.
-        """
+        """Parse a line that `line` returned; ValueError, KeyError or TypeError on other lines."""
         row = json.loads(line)
         texts = ("id", "caption", "licence", "source", "visible")
         return Sample(
@@ -281,7 +269,7 @@ class Sample:
 
 
 OPTIONAL = frozenset({"captioner", "texts", "caption_source"})
-"""Fields that a sample's line omits where they are empty, so that lines of old samples stay equal."""
+"""Fields that a sample's line omits where they are empty, so that old samples keep their lines."""
 
 
 @dataclass(frozen=True)
@@ -290,8 +278,8 @@ class Checkpoint:
 
     `files` maps a part (backbone, transparency, base, layers, or a released mode, such as joint) to
     the sha256 of a stored safetensors file; `evaluation` maps a metric to its value; `sheet` is the
-    sha256 of a sample grid (PNG) generated at fixed seeds; `changes` overrides values of the preset,
-    as text. Imported weights have the recipe "imported" and no snapshot.
+    sha256 of a sample grid (PNG) generated at fixed seeds; `changes` overrides values of the
+    preset, as text. Imported weights have the recipe "imported" and no snapshot.
     """
 
     files: Mapping[str, str]
@@ -343,18 +331,9 @@ class TrainingRequest:
     def id(self) -> uuid.UUID:
         """The id of the run, which also names its folder."""
         parent = self.parent.id if self.parent else None
-        parameters = [
-            self.recipe,
-            self.preset,
-            self.snapshot,
-            self.previous,
-            parent,
-            self.seed,
-            self.images,
-        ]
-        return content_id(
-            "run", *parameters, *([canonical_json(dict(self.changes))] if self.changes else [])
-        )
+        lineage = [self.recipe, self.preset, self.snapshot, self.previous, parent]
+        changes = [canonical_json(dict(self.changes))] if self.changes else []
+        return content_id("run", *lineage, self.seed, self.images, *changes)
 
 
 @dataclass(frozen=True)
@@ -404,7 +383,7 @@ class ReviewItemLayer(NamedTuple):
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """A candidate as a reviewer sees it; `texts` are the prompt's texts of single layers, if any."""
+    """A candidate as a reviewer sees it; `texts` are the prompt's texts of its layers, if any."""
 
     id: uuid.UUID
     round: int

@@ -9,7 +9,7 @@ MEGAPIXEL: Final = 1_000_000
 BASE_MEMORY: Final = 256 << 20
 """Bytes of memory that a decoder's process needs in addition to the pixels."""
 BYTES_PER_PIXEL: Final = 32
-"""A decoded image with 16 bits a channel, its 8-bit copy, and the planes in which it is measured."""
+"""Memory for a decoded 16-bit image, its 8-bit copy, and the planes in which it is measured."""
 
 
 @dataclass(frozen=True)

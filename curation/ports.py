@@ -44,15 +44,7 @@ class ObjectStore(Protocol):
         """Return whether the object is stored."""
 
     def address(self, sha256: str, seconds: int) -> str | None:
-        """Return a URL from which anybody may read the object for a time.
-
-        Args:
-            sha256: The object's name.
-            seconds: How long the URL is valid.
-
-        Returns:
-            The URL, or None if the store has no server of its own.
-        """
+        """Return a URL, valid for `seconds`, to read the object; None without a server."""
 
 
 class Queue(Protocol):
@@ -69,12 +61,10 @@ class Queue(Protocol):
 class DrawOptions:
     """Options of generation that override a checkpoint's preset; None keeps the preset's value."""
 
-    # Negative prompt.
-    negative: str | None = None
+    negative: str | None = None  # negative prompt
     steps: int | None = None
     guidance: float | None = None
-    # Width and height in pixels.
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None  # width and height in pixels
     # Instead of `size`, width / height: the nearest image size that the model was trained at.
     aspect: float | None = None
     sampler: str | None = None
@@ -132,16 +122,7 @@ class ReadTexts(Protocol):
     def __call__(
         self, preset: str, changes: Mapping[str, str], texts: Sequence[str]
     ) -> Sequence[TextRead] | None:
-        """Return which words of texts a preset reads, without loading weights.
-
-        Args:
-            preset: Name of the preset.
-            changes: Overrides of the preset, as text.
-            texts: Prompts or captions.
-
-        Returns:
-            One result per text, or None if a pretrained text encoder reads them.
-        """
+        """Return the words that a preset reads in each text; None if a text encoder reads them."""
 
 
 class OpenGenerator(Protocol):
@@ -160,17 +141,7 @@ class Trainer(Protocol):
     def __call__(
         self, order: TrainingRequest, store: ObjectStore, folder: Path, report: Report
     ) -> Checkpoint:
-        """Train on a snapshot and store the weights.
-
-        Args:
-            order: Recipe, preset, snapshot, parent and seed.
-            store: Store of the snapshot's images, and of the weights.
-            folder: Folder of the run; training resumes exactly from the state in it.
-            report: Callback for progress.
-
-        Returns:
-            The checkpoint, which is not registered yet.
-        """
+        """Train on a snapshot, resuming exactly from the state in `folder`; store the weights."""
 
 
 @dataclass(frozen=True)
@@ -181,14 +152,10 @@ class EvaluationOptions:
     views: int | None = None
     # Also measure in the form of the published benchmark, through JPEG.
     published: bool = False
-    # Weights of LPIPS.
-    perceptual: Path | None = None
-    # Weights of the network for the Frechet inception distance.
-    inception: Path | None = None
-    # Measure images in their own size instead of the preset's.
-    original: bool = False
-    # Largest number of images; 0 is all.
-    limit: int = 0
+    perceptual: Path | None = None  # weights of LPIPS
+    inception: Path | None = None  # weights for the Frechet inception distance
+    original: bool = False  # images in their own size instead of the preset's
+    limit: int = 0  # largest number of images; 0 is all
     # Number of captions to generate images and pairs from, as far as the checkpoint generates them.
     draws: int = 0
     # CLIP model by name or folder, for the similarity of pairs to their texts.
@@ -237,18 +204,7 @@ class Evaluator(Protocol):
         wanted: EvaluationOptions,
         report: Report,
     ) -> EvaluationResult:
-        """Evaluate a checkpoint on the held-out split of a snapshot.
-
-        Args:
-            checkpoint: The checkpoint.
-            snapshot: Id of the snapshot.
-            store: Store of the weights and images.
-            wanted: Additional metrics and limits.
-            report: Callback for progress.
-
-        Returns:
-            All metrics that the checkpoint's parts allow.
-        """
+        """Evaluate all parts of a checkpoint on the held-out split of a snapshot."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +215,7 @@ class MattingComparison:
     cut: Sequence[RGBA]
     # How the opaque images were generated and matted.
     facts: Mapping[str, str]
-    # PNG: layer, opaque image and the matted image.
-    sheet: bytes
+    sheet: bytes  # PNG: layer, opaque image and matted image
 
 
 class MattingComparer(Protocol):
@@ -274,17 +229,9 @@ class MattingComparer(Protocol):
         segmenter: str | None,
         report: Report,
     ) -> MattingComparison:
-        """Generate requests with a checkpoint, and by generation of opaque images and matting.
+        """Generate requests with a checkpoint, and by opaque generation and matting.
 
-        Args:
-            checkpoint: The checkpoint.
-            store: Store of the weights.
-            requests: Prompts and seeds.
-            segmenter: Segmentation model by name or folder; None uses the built-in matting.
-            report: Callback for progress.
-
-        Returns:
-            Both results for each request, in order.
+        `segmenter` is a segmentation model by name or folder; None uses the built-in matting.
         """
 
 
@@ -308,15 +255,7 @@ class MemoryEstimator(Protocol):
     """The type of the object that LAYERLOOP_ESTIMATOR names: an estimate of training memory."""
 
     def __call__(self, order: TrainingRequest, pictures: int) -> Sequence[StageMemory]:
-        """Estimate the memory of each stage of a training run, without loading weights.
-
-        Args:
-            order: The training run.
-            pictures: Number of images in the snapshot.
-
-        Returns:
-            One estimate per stage, in order.
-        """
+        """Estimate the memory of each stage, given the number of training images."""
 
 
 # Other models
@@ -331,16 +270,7 @@ class Captioner(Protocol):
     def describe(
         self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int
     ) -> Sequence[str]:
-        """Caption images deterministically.
-
-        Args:
-            pictures: RGB images, each H x W x 3.
-            prompt: Instruction for the model.
-            tokens: Largest number of tokens in a caption.
-
-        Returns:
-            One caption per image, in order.
-        """
+        """Caption images (H x W x 3) in order, deterministically, in at most `tokens` tokens."""
 
 
 class OpenCaptioner(Protocol):
@@ -361,36 +291,22 @@ class EmbeddingResult:
 class Embedder(Protocol):
     """A model that embeds candidates, so that similar candidates have a small distance."""
 
-    # The model's name and the revision of its weights; embeddings of two sources are never compared.
+    # The model's name and the revision of its weights; only embeddings of one source are compared.
     source: str
     # Names of the metrics that it adds to a candidate's signals.
     measures: Sequence[str]
 
     def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> Sequence[EmbeddingResult]:
-        """Embed candidates deterministically.
-
-        Args:
-            drawn: The layers of each candidate.
-            prompts: The prompt of each candidate.
-
-        Returns:
-            One result per candidate, in order.
-        """
+        """Embed candidates in order, deterministically, given the layers and prompt of each."""
 
 
 class OpenEmbedder(Protocol):
     """The type of the object that LAYERLOOP_EMBEDDER names: a loader of embedders."""
 
     def __call__(self, model: str | None, aesthetic: Path | None) -> Embedder:
-        """Load an embedder.
+        """Load weights by name or folder, and those of a linear aesthetic score from a file.
 
-        Args:
-            model: Weights by name or folder; None for an embedder without weights.
-            aesthetic: File with the weights of a linear aesthetic score, if it is wanted.
-
-        Raises:
-            NotFound: The weights do not exist.
-            Refused: The weights are not usable.
+        Without a model the embedder needs no weights. Raises NotFound, Refused.
         """
 
 
@@ -401,17 +317,7 @@ class TextGenerator(Protocol):
     source: str
 
     def write(self, question: str, tokens: int, seed: int) -> str:
-        """Answer a question.
-
-        Args:
-            question: The prompt.
-            tokens: Largest number of tokens in the answer.
-            seed: Seed of the sampling; another seed gives another answer.
-
-        Raises:
-            Refused: The model does not accept the request.
-            Unreachable: The server does not answer.
-        """
+        """Generate an answer of at most `tokens` tokens. Raises Refused, Unreachable."""
 
 
 class OpenTextGenerator(Protocol):
@@ -430,20 +336,17 @@ class FoundFile:
 
     path: str
     sha256: str
-    # Description of the content, in words.
-    what: str
-    # Name of the checkpoint's part.
-    part: str
+    what: str  # description of the content, in words
+    part: str  # name of the checkpoint's part
     tensors: int
     numbers: int
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """Imported files as a checkpoint that is not registered yet; `notes` are remarks for the user."""
+    """Imported files as a checkpoint that is not registered yet, with `notes` for the user."""
 
-    # None if nothing was stored.
-    checkpoint: Checkpoint | None
+    checkpoint: Checkpoint | None  # None if nothing was stored
     files: Sequence[FoundFile]
     notes: Sequence[str]
 
@@ -459,15 +362,7 @@ class CheckpointImporter(Protocol):
         store: ObjectStore | None,
         report: Report,
     ) -> ImportResult:
-        """Import other programs' files as one checkpoint.
-
-        Args:
-            files: Files of weights.
-            preset: Name of the preset that the weights belong to.
-            changes: Overrides of the preset, as text.
-            store: Store for the converted weights; None only identifies the files.
-            report: Callback for progress.
-        """
+        """Import other programs' files as one checkpoint; without a store only identify them."""
 
 
 @dataclass(frozen=True)
@@ -484,17 +379,7 @@ class AddLoras(Protocol):
     def __call__(
         self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]
     ) -> Checkpoint:
-        """Store LoRAs as parts of a new checkpoint.
-
-        Args:
-            checkpoint: The checkpoint that the LoRAs are added to.
-            store: Store of the weights.
-            styles: The LoRA files with their weights.
-
-        Raises:
-            NotFound: A file does not exist.
-            Refused: A file is not a LoRA of this checkpoint's model.
-        """
+        """Store LoRAs as parts of a new checkpoint. Raises NotFound, Refused."""
 
 
 class CheckpointExporter(Protocol):
@@ -503,16 +388,7 @@ class CheckpointExporter(Protocol):
     def __call__(
         self, checkpoint: Checkpoint, store: ObjectStore, form: str, precision: str, folder: Path
     ) -> Sequence[FoundFile]:
-        """Export a checkpoint as files for other programs.
+        """Export a checkpoint as files for other programs, and return one entry per part.
 
-        Args:
-            checkpoint: The checkpoint.
-            store: Store of the weights.
-            form: Name of the file format.
-            precision: Floating-point type of the exported weights.
-            folder: Folder for the files.
-
-        Returns:
-            One entry per part. A part that the format cannot hold has no path, and its `what`
-            states the reason.
+        A part that the format cannot hold has no path, and its `what` states the reason.
         """

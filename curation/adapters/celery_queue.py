@@ -25,7 +25,7 @@ Two installations at one broker need a virtual host each.
 """
 
 AWAY_SECONDS = 5.0
-"""Seconds without sending after the broker failed, so that not every commit waits for a time-out."""
+"""Seconds without sending after the broker failed: not every commit must wait for a time-out."""
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,13 @@ from curation.adapters.label_studio_projects import (
     task_filter,
     translated,
 )
+from curation.adapters.label_studio_tasks import (
+    as_time,
+    has_changed,
+    import_request,
+    own_id,
+    task_data,
+)
 from curation.adapters.label_studio_view import as_result, look, read_result, shown
 from curation.domain import RuleVerdict, Verdict
 from curation.labeling.port import Annotation, Elsewhere, Placed, Project, Reading, RemoteTask, Task
@@ -99,18 +106,13 @@ class LabelStudioBackend:
             return Placed(number, remote.created_at, placed, refused, trouble)
 
     def update(self, board: Project, postings: Mapping[int, tuple[uuid.UUID, Task]]) -> None:
-        """Update tasks with one call each, if the number still belongs to the same task.
-
-        Args:
-            board: The project.
-            postings: Label Studio's task number -> batch and task.
-        """
+        """Update tasks, given by number, with one call each, if the number is still the task's."""
         with translated(self.address):
             project_number = int(self._projects.find(board).id) if postings else 0
             for number, (batch, task) in postings.items():
                 wanted = [task_filter("id", "equal", "Number", number)]
                 found = next(self._projects.tasks(project_number, wanted, "id,data", most=1), None)
-                if found is not None and _own_id(found) == task.id:
+                if found is not None and own_id(found) == task.id:
                     self._update_task(number, board, batch, task)
 
     def collect(self, board: Project, since: datetime | None, *, repair: bool = True) -> Reading:
@@ -141,16 +143,9 @@ class LabelStudioBackend:
         return Reading(int(remote.task_number or 0), seen, mark, remote.created_at, trouble)
 
     def set_mark(self, board: Project, mark: int) -> bool:
-        """Store a number in the headers of the project's webhook.
+        """Store a number in the project's webhook; return False if no webhook is configured.
 
-        Users do not edit these, and a server that is restored from a backup has the older number.
-
-        Args:
-            board: The project.
-            mark: The number.
-
-        Returns:
-            Whether it was written; False if no webhook is configured.
+        Users do not edit webhooks, and a server restored from a backup has the older number.
         """
         with translated(self.address):
             return self._projects.set_mark(board, mark)
@@ -184,10 +179,10 @@ class LabelStudioBackend:
                 page = numbers[start : start + PAGE]
                 deletable = []
                 for remote in self._between(project_number, page):
-                    task_id = _own_id(remote)
+                    task_id = own_id(remote)
                     if task_id is None or remote.id not in postings.get(task_id, ()):
                         continue
-                    if unless is not None and _changed(remote, unless.get(task_id)):
+                    if unless is not None and has_changed(remote, unless.get(task_id)):
                         left.add(task_id)
                     else:
                         deletable.append(int(remote.id))
@@ -200,11 +195,7 @@ class LabelStudioBackend:
         return left
 
     def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[Elsewhere]:
-        """Yield projects that hold tasks of ours and are not known.
-
-        Args:
-            known: Number and time of creation of each known project.
-        """
+        """Yield projects that hold tasks of ours and are not known by number and creation time."""
         with translated(self.address):
             for remote in self._projects.others(known):
                 number = int(remote.id)
@@ -249,10 +240,7 @@ class LabelStudioBackend:
     def present(self, since: datetime) -> Collection[str]:
         """Return the addresses of users who signed in, drafted or submitted since a time.
 
-        Reading is not recorded by the server. Our own account is excluded.
-
-        Args:
-            since: A time by the server's clock.
+        The server does not record reading. Our own account is excluded.
         """
         with translated(self.address):
             own = self._account()[0]
@@ -289,7 +277,8 @@ class LabelStudioBackend:
         model = remote.model_version or MODEL
         try:
             self._client.projects.import_tasks(
-                int(remote.id), request=[_request(task, project, batch, model) for task in tasks]
+                int(remote.id),
+                request=[import_request(task, project, batch, model) for task in tasks],
             )
         except ApiError as error:
             if error.status_code != httpx.codes.BAD_REQUEST:
@@ -309,7 +298,7 @@ class LabelStudioBackend:
         if task.people is not None and task.people > project.overlap:
             people = {"overlap": task.people, "is_labeled": False}
         try:
-            self._client.tasks.update(str(number), data=_data(task, project, batch), **people)
+            self._client.tasks.update(str(number), data=task_data(task, project, batch), **people)
         except ApiError as error:
             if error.status_code != httpx.codes.NOT_FOUND:
                 raise
@@ -332,7 +321,7 @@ class LabelStudioBackend:
         return {
             task_id: remote
             for remote in reversed(list(found))
-            if (task_id := _own_id(remote)) is not None
+            if (task_id := own_id(remote)) is not None
         }
 
     def _between(self, project_number: int, numbers: Sequence[int]) -> Iterator[Any]:
@@ -365,7 +354,7 @@ class LabelStudioBackend:
         ]
         return RemoteTask(
             int(remote.id),
-            _own_id(remote),
+            own_id(remote),
             remote.updated_at,
             tuple(self._annotation(item) for item in annotations),
             shown(str((remote.data or {}).get("look"))),
@@ -384,8 +373,8 @@ class LabelStudioBackend:
         )
         author = self._email(author_id)
         # Find out whether somebody else changed it.
-        created_at = _time(annotation["created_at"])
-        updated_at = _time(annotation["updated_at"])
+        created_at = as_time(annotation["created_at"])
+        updated_at = as_time(annotation["updated_at"])
         updated_by = int(annotation.get("updated_by") or 0)
         edited = updated_by not in {0, author_id} and (
             updated_by != self._account()[0] or updated_at - created_at > UNEDITED_WITHIN
@@ -408,40 +397,3 @@ class LabelStudioBackend:
             editor=self._email(updated_by) if edited else "",
             **fields,
         )
-
-
-def _request(task: Task, project: Project, batch: uuid.UUID, model: str) -> dict[str, Any]:
-    """Return the import request of a task; the score of its prediction sets its position."""
-    scored = {"model_version": model, "score": task.score, "result": []}
-    return {"data": _data(task, project, batch), "predictions": [scored]}
-
-
-def _data(task: Task, project: Project, batch: uuid.UUID) -> dict[str, Any]:
-    """Return a task's data: its view, columns for the data manager, and our ids."""
-    columns = {"prompt": task.prompt, "note": task.note} | dict(task.facts)
-    ids = {
-        "posting": task.id,
-        "candidate": task.candidate,
-        "batch": batch,
-        "board": project.id,
-    }
-    return columns | {"look": look(task)} | {name: str(value) for name, value in ids.items()}
-
-
-def _own_id(remote: Any) -> uuid.UUID | None:
-    """Return our id in a task's data; None if the task was not created by us."""
-    try:
-        return uuid.UUID((remote.data or {})["posting"])
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return None
-
-
-def _changed(remote: Any, read_at: datetime | None) -> bool:
-    """Return whether a task changed since it was read; if never read, whether it is annotated."""
-    if read_at is None:
-        return bool((remote.total_annotations or 0) + (remote.cancelled_annotations or 0))
-    return bool(remote.updated_at > read_at)
-
-
-def _time(value: Any) -> datetime:
-    return value if isinstance(value, datetime) else datetime.fromisoformat(value)

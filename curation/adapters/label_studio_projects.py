@@ -15,7 +15,7 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from curation.adapters.label_studio_view import INSTRUCTION, board_class, configuration
+from curation.adapters.label_studio_view import HIDDEN, INSTRUCTION, board_class, configuration
 from curation.errors import Conflict, LayerloopError, NotFound, Refused, Unreachable
 from curation.labeling.port import Project
 
@@ -31,28 +31,6 @@ DESCRIPTION: Final = (
     "Image layers to accept or reject. Title and description may be edited; Layerloop keeps the "
     "rest."
 )
-HIDDEN: Final = [
-    "tasks:data.look",
-    "tasks:data.posting",
-    "tasks:data.candidate",
-    "tasks:data.batch",
-    "tasks:data.board",
-    "tasks:data.round",
-    "tasks:file_upload",
-    "tasks:storage_filename",
-    "tasks:inner_id",
-    "tasks:created_at",
-    "tasks:updated_at",
-    "tasks:updated_by",
-    "tasks:avg_lead_time",
-    "tasks:draft_exists",
-    "tasks:predictions_results",
-    "tasks:predictions_model_versions",
-    "tasks:total_predictions",
-    "tasks:annotations_ids",
-]
-"""Columns of the data manager that a new project hides at first."""
-
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
 MAX_EXPLAINED: Final = 3
 """Largest number of unknown controls, and of their tasks, that an error names."""

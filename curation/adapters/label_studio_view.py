@@ -70,6 +70,28 @@ VIEW_CONTROLS: Final = frozenset(f"view_{name}" for name in VIEWS)
 MODIFIER: Final = {None: "", FRONT: "", BACK: "shift+", WHOLE: "alt+"}
 """Modifier of the number keys, by the layer that a reason concerns."""
 
+HIDDEN: Final = [
+    "tasks:data.look",
+    "tasks:data.posting",
+    "tasks:data.candidate",
+    "tasks:data.batch",
+    "tasks:data.board",
+    "tasks:data.round",
+    "tasks:file_upload",
+    "tasks:storage_filename",
+    "tasks:inner_id",
+    "tasks:created_at",
+    "tasks:updated_at",
+    "tasks:updated_by",
+    "tasks:avg_lead_time",
+    "tasks:draft_exists",
+    "tasks:predictions_results",
+    "tasks:predictions_model_versions",
+    "tasks:total_predictions",
+    "tasks:annotations_ids",
+]
+"""Columns of the data manager that a new project hides at first."""
+
 
 INSTRUCTION: Final = f"""<p><b>Accept</b> (A) a layer that matches its prompt, is cut out cleanly \
 and contains nothing else.
@@ -188,9 +210,7 @@ def read_result(result: Any) -> dict[str, Any]:
         elif control in groups and chosen and set(chosen) <= set(RejectReason):
             concerns += [(RejectReason(reason), groups[control]) for reason in chosen]
         else:
-            return {
-                "fault": f"the control {control!r} has the unknown value {str(value)[:100]!r}"
-            }
+            return {"fault": f"the control {control!r} has the unknown value {str(value)[:100]!r}"}
     if verdict is None:
         return {"fault": "it has neither accept nor reject"}
     # Reasons are hidden after accept, but stay in the result if reject was chosen first.

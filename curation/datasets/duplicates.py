@@ -1,4 +1,4 @@
-"""Search for exact and near duplicates of layers, alpha included, in time independent of their number.
+"""Search for exact and near duplicates of layers, in a time that does not depend on their number.
 
 Exact duplicates have equal `visible` hashes. The fingerprints of near duplicates
 (curation.images.perceptual_hash) differ in at most 11 of 192 bits and have similar tones.
@@ -24,7 +24,7 @@ from curation.db.tables import layer_bands, layers
 from curation.images.perceptual_hash import FINGERPRINT_BYTES, bands_of, find_nearest
 
 CROWD = 64
-"""Rows of one band value that are compared; a duplicate nearly always has a less common band too."""
+"""Rows of one band value that are compared; a duplicate nearly always has a rarer band too."""
 
 
 @dataclass(frozen=True)
@@ -187,5 +187,7 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
     compared: dict[str, dict[str, bytes]] = {}
     for visible, sha256, mark in found:
         compared.setdefault(visible, {})[sha256] = bytes(mark)
-    nearest = {visible: find_nearest(marks[visible], others) for visible, others in compared.items()}
+    nearest = {
+        visible: find_nearest(marks[visible], prints) for visible, prints in compared.items()
+    }
     return {visible: Duplicate(*match) for visible, match in nearest.items() if match}

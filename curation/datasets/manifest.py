@@ -17,7 +17,7 @@ FORMAT = "layerloop snapshot 1"
 
 @dataclass(frozen=True)
 class Part:
-    """The samples whose id begins with `prefix`: an object with one line per sample, sorted by id."""
+    """The samples whose id begins with `prefix`: an object with a line per sample, sorted by id."""
 
     prefix: str
     sha256: str

@@ -33,7 +33,9 @@ _ACTIVE = samples.c.withdrawn_at.is_(None)
 
 
 def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) -> Manifest:
-    """Freeze a snapshot of all samples that are not withdrawn; equal samples give the same snapshot.
+    """Freeze a snapshot of all samples that are not withdrawn.
+
+    Equal samples always give the same snapshot.
 
     Training samples that share a layer with a held-out sample are listed as withheld
     (curation.datasets.holdout; call its `fingerprint_layers` before). The parts are joined in the

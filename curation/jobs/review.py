@@ -41,7 +41,11 @@ def decide(context: AppContext, number: int) -> None:
     with context.database.transaction() as tx:
         in_label_studio = context.settings.other_desk is not None and projects.is_served(tx, number)
     if in_label_studio:
-        _annotate(context, number, lambda item: rule_reviewer.judge_card(judge, context.store, item))
+
+        def decide_item(item: ReviewItem) -> RuleVerdict:
+            return rule_reviewer.judge_card(judge, context.store, item)
+
+        _annotate(context, number, decide_item)
         return
     # Claim a batch, decide it without an open transaction, and record the verdicts.
     with context.database.transaction() as tx:
@@ -64,9 +68,7 @@ def aggregate(context: AppContext, number: int) -> None:
     log.info("round %d: %d candidates were resolved", number, settled)
 
 
-def _annotate(
-    context: AppContext, number: int, judge: Callable[[ReviewItem], RuleVerdict]
-) -> None:
+def _annotate(context: AppContext, number: int, judge: Callable[[ReviewItem], RuleVerdict]) -> None:
     """Annotate a batch in Label Studio with the rule reviewer, and enqueue the next."""
 
     def annotate(sync: LabelingSync) -> None:
