@@ -1,4 +1,4 @@
-"""Cache of statistics that are slow to compute, kept longer the longer they took."""
+"""Cache of statistics; an entry's lifetime is proportional to the time of its computation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ Value = TypeVar("Value")
 
 
 class AdaptiveCache(Generic[Value]):
-    """Keeps a value a hundred times as long as computing it took, so that at most 1 % of the time goes there.
+    """A cache that keeps a value for a hundred times the time of its computation.
 
-    What takes under `cheap` seconds is computed anew each time, so that small instances always see exact figures.
+    At most 1 % of the time is thus spent on computations.
+
+    Args:
+        cheap: Values that take less time, in seconds, are not cached, so that statistics of small
+            installations are always exact.
+        clock: Function that returns the time in seconds.
     """
 
     SHARE, MOST = 100.0, 1_000
@@ -22,22 +27,24 @@ class AdaptiveCache(Generic[Value]):
     def __init__(self, cheap: float = 0.01, clock: Callable[[], float] = time.monotonic) -> None:
         self._cheap = cheap
         self._clock = clock
-        self._kept: OrderedDict[Hashable, tuple[float, Value]] = OrderedDict()  # until when, what
+        # Key -> expiry and value.
+        self._entries: OrderedDict[Hashable, tuple[float, Value]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, compute: Callable[[], Value]) -> Value:
-        """The value for a key, kept or computed."""
+        """Return the cached value of a key, or compute it."""
         with self._lock:
-            until, value = self._kept.get(key, (0.0, None))
+            until, value = self._entries.get(key, (0.0, None))
         started = self._clock()
         if value is not None and started < until:
             return value
+        # Compute without the lock: other keys do not wait.
         value = compute()
-        took = self._clock() - started
+        duration = self._clock() - started
         with self._lock:
-            self._kept.pop(key, None)
-            if took >= self._cheap:
-                self._kept[key] = (started + took * (1 + self.SHARE), value)
-            while len(self._kept) > self.MOST:
-                self._kept.popitem(last=False)
+            self._entries.pop(key, None)
+            if duration >= self._cheap:
+                self._entries[key] = (started + duration * (1 + self.SHARE), value)
+            while len(self._entries) > self.MOST:
+                self._entries.popitem(last=False)
         return value

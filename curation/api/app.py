@@ -1,4 +1,4 @@
-"""The FastAPI application: routers, error responses, security middleware and the front end if installed."""
+"""The FastAPI application: routers, error responses, security middleware, and the front end."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ STATUS: dict[type[errors.LayerloopError], int] = {
 
 
 GENERAL = {
-    500: ("something went wrong in the server", "its log has the details"),
+    500: ("internal error", "the server's log has the details"),
     503: (
         "the database or another server does not answer",
-        "try again in a moment; the log has the details",
+        "try again in a moment; the server's log has the details",
     ),
 }
-"""What an answer says of an error that is the server's own."""
+"""Messages and hints for errors of the server, whose own text is only logged."""
 
 
 def create_app(context: AppContext) -> FastAPI:
-    """The application that serves this instance; `layerloop api` runs it, and a test may as well."""
+    """Create the application."""
     app = FastAPI(
         title="Layerloop",
         version=__version__,
@@ -76,6 +76,7 @@ def create_app(context: AppContext) -> FastAPI:
         responses=answers(*ALWAYS),
         generate_unique_id_function=operation_id,
     )
+    # State that the routes read.
     secret = context.settings.signing_secret()
     app.state.context = context
     app.state.access_of = access_of
@@ -86,7 +87,8 @@ def create_app(context: AppContext) -> FastAPI:
     app.state.back_off = BackOff()
     app.state.counts = AdaptiveCache[dict[str, int]]()
     app.state.renditions = ThumbnailCache()
-    for room in (
+    # Routes and error handlers.
+    for module in (
         session,
         review,
         review_context,
@@ -97,40 +99,41 @@ def create_app(context: AppContext) -> FastAPI:
         layers,
         labeling,
     ):
-        app.include_router(room.router)
-    app.add_exception_handler(errors.LayerloopError, _tell)
-    app.add_exception_handler(sa.exc.OperationalError, _tell_database)
-    app.add_exception_handler(sa.exc.InterfaceError, _tell_database)
-    app.add_exception_handler(sa.exc.TimeoutError, _tell_database)
-    app.add_exception_handler(RequestValidationError, _tell_invalid)
-    app.add_exception_handler(HTTPException, _tell_http)
-    _mount_pages(app, context.settings.pages)
+        app.include_router(module.router)
+    app.add_exception_handler(errors.LayerloopError, _handle_error)
+    app.add_exception_handler(sa.exc.OperationalError, _handle_database_error)
+    app.add_exception_handler(sa.exc.InterfaceError, _handle_database_error)
+    app.add_exception_handler(sa.exc.TimeoutError, _handle_database_error)
+    app.add_exception_handler(RequestValidationError, _handle_invalid_request)
+    app.add_exception_handler(HTTPException, _handle_http_error)
+    _mount_front_end(app, context.settings.pages)
     describe(app, app.state.sessions.name)
+    # The middleware that is added last runs first.
     app.add_middleware(SecurityMiddleware, host=context.settings.host)
     if context.settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=context.settings.trusted_proxies)
     return app
 
 
-def _mount_pages(app: FastAPI, dotted: str) -> None:
-    """Add the pages, where their package is installed: the API serves programs without them."""
+def _mount_front_end(app: FastAPI, dotted: str) -> None:
+    """Mount the front end, if its package is installed; the API works without it."""
     module, _, name = dotted.partition(":")
     try:
         mount = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
+        # A missing dependency of the front end is an error.
         if error.name is None or not module.startswith(error.name):
             raise
-        log.warning("no pages: %s is not installed", module)
+        log.warning("no front end: %s is not installed", module)
         return
     mount(app)
 
 
-# Handlers are async although nothing in them waits: Starlette sends plain functions through its thread pool.
-async def _tell(request: Request, error: Exception) -> Response:
-    """An error for people, with the status of its nearest class.
+# The handlers are async, since Starlette runs plain functions in its thread pool.
+async def _handle_error(request: Request, error: Exception) -> Response:
+    """Return the response for an error, with the status of its nearest class.
 
-    From 500 on it is about the server and not about the request: its words may name hosts, users and files, so they go
-    to the log and the answer is general.
+    Errors from 500 on may name hosts, users and files. Their text is only logged.
     """
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     message, hint = (
@@ -152,37 +155,37 @@ def _headers_for(status: int, error: Exception) -> dict[str, str] | None:
     return {401: {"www-authenticate": "Cookie"}, 503: {"retry-after": "1"}}.get(status)
 
 
-async def _tell_database(_: Request, error: Exception) -> Response:
-    """The database went away, or two requests locked each other: nothing was kept, and the next try may succeed."""
+async def _handle_database_error(_: Request, error: Exception) -> Response:
+    """Return 503 after a lost connection or a deadlock; the transaction was rolled back."""
     log.warning("the database did not answer: %s", printable(str(error)))
     return error_answer(
         503, "the database did not answer", "try again in a moment", {"retry-after": "1"}
     )
 
 
-async def _tell_invalid(_: Request, error: Exception) -> Response:
-    """The first thing that is wrong with a request, in words."""
+async def _handle_invalid_request(_: Request, error: Exception) -> Response:
+    """Return 422 with the first validation error of a request."""
     found: list[dict[str, Any]] = (
         list(error.errors()) if isinstance(error, RequestValidationError) else []
     )
     first = found[0] if found else {"loc": (), "msg": "it cannot be read"}
-    where = ".".join(
+    field = ".".join(
         str(part)[:100] for part in first["loc"] if part not in {"body", "path", "query", "header"}
     )
-    said = str(first["msg"]).removeprefix("Value error, ")
+    reason = str(first["msg"]).removeprefix("Value error, ")
     return error_answer(
-        422, f"{where or 'the request'}: {said}", "/api/openapi.json tells what is expected"
+        422, f"{field or 'the request'}: {reason}", "/api/openapi.json describes the request"
     )
 
 
-async def _tell_http(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: no such address, no such method. Pages bring a page of their own for it."""
+async def _handle_http_error(request: Request, error: Exception) -> Response:
+    """Return the response for an unknown path or method; the front end has a page for it."""
     status, detail = (
         (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
     )
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if status == 405:
-        # The router names the methods of the first route alone.
+        # The router reports only the methods of the first matching route.
         headers["allow"] = ", ".join(allowed_methods(request.app.routes, request.scope))
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)
@@ -191,5 +194,5 @@ async def _tell_http(request: Request, error: Exception) -> Response:
         page: Response = show(request, status, headers)
         return page
     return error_answer(
-        status, str(detail).lower(), "/api/openapi.json tells what there is", headers
+        status, str(detail).lower(), "/api/openapi.json lists all operations", headers
     )

@@ -20,28 +20,30 @@ from curation.review.sessions import SessionCookies
 from curation.runtime.context import AppContext
 
 ORDER = list(Role)
-"""From least to most; each may do all that those before it may."""
+"""The roles, ascending; each has all permissions of the roles before it."""
 
 
 class NotSignedIn(Refused):
-    """No session, a forged or old one, or one of somebody who was sent away."""
+    """The request has no session, or its session is forged, expired or ended."""
 
     def __init__(self) -> None:
         super().__init__(
-            "you are not signed in", "open the address with a sign-in token, or ask for a new one"
+            "you are not signed in", "open a sign-in link, or ask an administrator for a new link"
         )
 
 
 class AccessTooLow(Refused):
-    """Signed in, and not allowed."""
+    """The reviewer's role does not allow the request."""
 
     def __init__(self, needed: Role, has: Role) -> None:
-        super().__init__(f"this takes access {needed}; you have {has}", "ask an administrator")
+        super().__init__(
+            f"this needs the role {needed}; you have the role {has}", "ask an administrator"
+        )
 
 
 @dataclass(frozen=True)
 class RequestContext:
-    """A request of somebody whose session is genuine; what they may do is settled on entering."""
+    """A request with a genuine session cookie; session and role are checked on entering."""
 
     context: AppContext
     session: str
@@ -49,10 +51,17 @@ class RequestContext:
 
     @contextmanager
     def enter(self, *, one_view: bool = False) -> Iterator[tuple[Transaction, Reviewer]]:
-        """The request's one transaction, kept when the block is left: answer after it, never inside.
+        """Open the request's transaction, which is committed when the block ends.
 
-        The session is read in the same transaction, so that one that was ended is worth nothing from then on.
-        Raises NotSignedIn, AccessTooLow.
+        The response must be made after the block. The session is read in the same transaction, so
+        that an ended session is refused at once.
+
+        Args:
+            one_view: All statements see the same state of the database.
+
+        Raises:
+            NotSignedIn: The session has expired or was ended.
+            AccessTooLow: The role does not allow the request.
         """
         with self.context.database.transaction(one_view=one_view) as tx:
             reviewer = find_session(tx, self.session)
@@ -64,19 +73,19 @@ class RequestContext:
 
 
 def context_of(request: Request) -> AppContext:
-    """The instance that this application serves."""
+    """Return the app context of the application."""
     context: AppContext = request.app.state.context
     return context
 
 
 def session_of(request: Request) -> str | None:
-    """Return the token of the session that a request's cookie carries, or None where there is no genuine one."""
+    """Return the session token in a request's cookie; None without a genuine cookie."""
     cookies: SessionCookies = request.app.state.sessions
     return cookies.open(request.cookies.get(cookies.name, ""))
 
 
 def access_of(request: Request) -> Role | None:
-    """Return what whoever is signed in may do, or None where nobody is."""
+    """Return the role of the signed-in reviewer; None if nobody is signed in."""
     session = session_of(request)
     if session is None:
         return None
@@ -86,16 +95,19 @@ def access_of(request: Request) -> Role | None:
 
 
 class SignedIn(SecurityBase):
-    """A dependency that lets in whoever has this access or more, and a security scheme of the OpenAPI description."""
+    """A dependency that requires a role or a higher role, and the OpenAPI security scheme."""
 
     def __init__(self, needed: Role) -> None:
         self.needed = needed
         self.scheme_name = SESSION_SCHEME
-        where = {"in": APIKeyIn.cookie}
-        self.model = APIKey(**where, name=SESSION_SCHEME, description="Set by POST /api/session.")
+        location = {"in": APIKeyIn.cookie}
+        self.model = APIKey(
+            **location, name=SESSION_SCHEME, description="Set by POST /api/session."
+        )
 
     async def __call__(self, request: Request) -> RequestContext:
-        """Return the visit; async, since it reads no more than a cookie. Raises NotSignedIn."""
+        """Return the request context. Raises NotSignedIn."""
+        # Async, so that FastAPI does not use its thread pool to read a cookie.
         session = session_of(request)
         if session is None:
             raise NotSignedIn

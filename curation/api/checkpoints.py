@@ -26,9 +26,10 @@ Name = Annotated[str, Path(pattern="^[0-9a-f]{8,64}$"), STORABLE]
 
 
 class CheckpointAnswer(BaseModel):
-    """Weights, how they came to be, how good they are, and which rounds they drew.
+    """A checkpoint with its lineage, its metrics, and the rounds that it generated.
 
-    Imported weights have the recipe "imported" and no snapshot; `changes` are numbers of the preset set otherwise.
+    Imported weights have the recipe "imported" and no snapshot; `changes` are overrides of the
+    preset.
     """
 
     id: str
@@ -47,7 +48,7 @@ class CheckpointAnswer(BaseModel):
 
 
 class RunProgress(BaseModel):
-    """How far a run has come in its stage; `done` of `total` training images."""
+    """The progress of a run in its stage: `done` of `total` training images."""
 
     stage: str
     done: int
@@ -56,7 +57,7 @@ class RunProgress(BaseModel):
 
 
 class RunAnswer(BaseModel):
-    """A training run; `progress` is null until it has begun."""
+    """A training run; `progress` is null before it starts."""
 
     id: uuid.UUID
     recipe: str
@@ -82,39 +83,41 @@ class RunAnswer(BaseModel):
     ),
 )
 def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointAnswer]:
-    """Every checkpoint, newest first."""
+    """Return all checkpoints, newest first."""
     with visit.enter() as (tx, _):
-        rows, drawn = registry.list_checkpoints(tx), _rounds_drawn(tx)
-    return [_checkpoint(request, row, drawn) for row in rows]
+        rows = registry.list_checkpoints(tx)
+        by_checkpoint = _rounds_by_checkpoint(tx)
+    return [_checkpoint(request, row, by_checkpoint) for row in rows]
 
 
 @router.get("/checkpoints/{name}", summary="Get a checkpoint", responses=answers(404))
 def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointAnswer:
-    """One checkpoint by its id or the first eight or more digits of it."""
+    """Return a checkpoint by its id or the first eight or more digits of it."""
     with visit.enter() as (tx, _):
-        row, drawn = _row(tx, name), _rounds_drawn(tx)
-    return _checkpoint(request, row, drawn)
+        row = _row(tx, name)
+        by_checkpoint = _rounds_by_checkpoint(tx)
+    return _checkpoint(request, row, by_checkpoint)
 
 
 @router.post(
     "/checkpoints/{name}/promote", summary="Promote a checkpoint", responses=answers(404, 409)
 )
 def promote(request: Request, visit: Trainer, name: Name) -> CheckpointAnswer:
-    """Let a checkpoint draw the rounds to come."""
+    """Promote a checkpoint, so that it generates new rounds."""
     with visit.enter() as (tx, reviewer):
         promoted = registry.promote(tx, name, reviewer.name)
-        row, drawn = _row(tx, promoted), _rounds_drawn(tx)
-    return _checkpoint(request, row, drawn)
+        row = _row(tx, promoted)
+        by_checkpoint = _rounds_by_checkpoint(tx)
+    return _checkpoint(request, row, by_checkpoint)
 
 
 @router.get("/runs", summary="List training runs")
 def get_runs(visit: Annotator) -> list[RunAnswer]:
-    """Every training run, newest first; for annotators without the checkpoint that came of it."""
+    """Return all training runs, newest first; for annotators without their checkpoints."""
     with visit.enter() as (tx, reviewer):
         rows = registry.list_runs(tx)
-    if (
-        reviewer.access is Role.annotator
-    ):  # as in the list of rounds: candidates' ids are made of it
+    # As in the list of rounds: the ids of candidates are derived from the checkpoint's id.
+    if reviewer.access is Role.annotator:
         rows = [dict(row) | {"checkpoint_id": None} for row in rows]
     return [_run(row) for row in rows]
 
@@ -124,15 +127,15 @@ def _row(tx: Transaction, name: str) -> dict[str, Any]:
     return next(row for row in registry.list_checkpoints(tx) if row["id"] == found)
 
 
-def _rounds_drawn(tx: Transaction) -> Mapping[str, list[int]]:
-    drawn: dict[str, list[int]] = {}
+def _rounds_by_checkpoint(tx: Transaction) -> Mapping[str, list[int]]:
+    found: dict[str, list[int]] = {}
     for row in tx.execute(sa.select(rounds.c.id, rounds.c.checkpoint_id).order_by(rounds.c.id)):
-        drawn.setdefault(row.checkpoint_id, []).append(row.id)
-    return drawn
+        found.setdefault(row.checkpoint_id, []).append(row.id)
+    return found
 
 
 def _checkpoint(
-    request: Request, row: Mapping[str, Any], drawn: Mapping[str, list[int]]
+    request: Request, row: Mapping[str, Any], by_checkpoint: Mapping[str, list[int]]
 ) -> CheckpointAnswer:
     links: SignedUrls = request.app.state.links
     same = (
@@ -151,7 +154,7 @@ def _checkpoint(
         parent=row["parent_id"],
         sheet_url=links.address(row["sheet"], "png") if row["sheet"] else None,
         created_at=row["at"],
-        rounds=drawn.get(row["id"], []),
+        rounds=by_checkpoint.get(row["id"], []),
     )
 
 

@@ -12,21 +12,21 @@ from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import Scope
 
 CHANGE_HEADER = "X-Layerloop"
-"""The header that every changing request bears; no other site can make a browser send it."""
+"""The header of every changing request; other sites cannot make a browser send it."""
 
 SESSION_SCHEME = "session"
 """The name of the session cookie's security scheme."""
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong, and what to do about it."""
+    """The problem, and what to do about it."""
 
     message: str
     hint: str
 
 
 class ErrorAnswer(BaseModel):
-    """The body of every answer that is an error."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
@@ -34,41 +34,47 @@ class ErrorAnswer(BaseModel):
 DESCRIPTIONS = {
     400: "The body cannot be read as JSON.",
     401: "There is no session, or the sign-in token is not valid.",
-    403: "The session may not do this, a secret is wrong, or the header X-Layerloop is missing.",
-    404: "There is no such thing.",
-    409: "The state of things does not allow this, or somebody else was first.",
+    403: "The role does not allow this, a secret is wrong, or the header X-Layerloop is missing.",
+    404: "The object does not exist.",
+    409: "The state of the object does not allow this, or another request was first.",
     411: "The request has a body of unknown length.",
     413: "The body is too large.",
     421: "The request is addressed to a host name that is not served here.",
-    422: "A value is not as described here, or values do not go together.",
+    422: "A value is invalid, or values contradict each other.",
     429: "Too many wrong sign-in tokens came from this address.",
-    500: "Something went wrong in the server; its log has the details.",
+    500: "Internal error; the server's log has the details.",
     503: "The database or another server does not answer; try again in a moment.",
 }
 
 ALWAYS = (400, 403, 411, 413, 421, 422, 500, 503)
-"""Statuses that any operation may answer with."""
+"""Statuses that any operation may return."""
 
 
 def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of a route or router that may answer with these errors."""
+    """Return the `responses` of a route or router that may return these errors."""
     return {
         status: {"model": ErrorAnswer, "description": DESCRIPTIONS[status]} for status in statuses
     }
 
 
 def linked(status: int, **links: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of a route whose answer names what other operations take.
+    """Return the `responses` of a route with OpenAPI links to other operations.
 
     Args:
-        status: The status of the answer.
-        links: For each link its operation id and the parameters or the body taken from the answer.
+        status: The status of the response.
+        **links: The links by name; see `link`.
     """
     return {status: {"links": links}}
 
 
 def link(operation: str, body: Any = None, **parameters: str) -> dict[str, Any]:
-    """Return a link to an operation, with runtime expressions for its parameters and its body."""
+    """Return an OpenAPI link to an operation.
+
+    Args:
+        operation: Id of the operation.
+        body: Its request body, with runtime expressions.
+        **parameters: Its parameters, as runtime expressions.
+    """
     described: dict[str, Any] = {"operationId": operation}
     if parameters:
         described["parameters"] = parameters
@@ -78,17 +84,18 @@ def link(operation: str, body: Any = None, **parameters: str) -> dict[str, Any]:
 
 
 def describe(app: FastAPI, session_cookie: str) -> None:
-    """Make the application's OpenAPI description name its cookie and the header of changing requests.
+    """Add the session cookie and the header of changing requests to the OpenAPI description.
 
     Args:
         app: The application; its `openapi` method is replaced.
-        session_cookie: The name of this instance's session cookie.
+        session_cookie: Name of the session cookie.
     """
-    made = app.openapi
+    original = app.openapi
 
     def openapi() -> dict[str, Any]:
+        # FastAPI caches the description, so it is changed only the first time.
         new = app.openapi_schema is None
-        described = made()
+        described = original()
         if new:
             schemes = described["components"].setdefault("securitySchemes", {})
             if SESSION_SCHEME in schemes:
@@ -105,7 +112,7 @@ _CHANGE_PARAMETER = {
     "name": CHANGE_HEADER,
     "in": "header",
     "required": True,
-    "description": "Any value; it keeps other sites from sending changes in a person's name.",
+    "description": "Protects against cross-site request forgery.",
     "schema": {"type": "string", "enum": ["1"]},
 }
 
@@ -124,14 +131,23 @@ METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
 def allowed_methods(routes: list[BaseRoute], scope: Scope) -> list[str]:
-    """Return every method that the address of a request takes; empty where there is no such address."""
-    found = {method for method in METHODS for route in routes if _takes(route, scope, method)}
+    """Return the methods that the path of a request allows.
+
+    Args:
+        routes: All routes of the application.
+        scope: ASGI scope of the request.
+
+    Returns:
+        The methods, sorted; empty if no route has the path.
+    """
+    found = {method for method in METHODS for route in routes if _accepts(route, scope, method)}
     if "GET" in found:
         found.add("HEAD")
     return sorted(found | {"OPTIONS"}) if found else []
 
 
-def _takes(route: BaseRoute, scope: Scope, method: str) -> bool:
-    if isinstance(route, Mount):  # static files, which match whatever the method
+def _accepts(route: BaseRoute, scope: Scope, method: str) -> bool:
+    # A mount (static files) matches every method.
+    if isinstance(route, Mount):
         return method == "GET" and route.matches(scope)[0] is Match.FULL
     return route.matches(dict(scope, method=method))[0] is Match.FULL

@@ -1,6 +1,7 @@
-"""Marks of request fields: storable text, whole numbers that are not booleans; and the base of all bodies.
+"""Validators of request fields, and the base class of request bodies.
 
-A mark stands last in an `Annotated`: bounds and patterns before it reach the schema, those after it would not.
+A validator must be the last item of an `Annotated`: bounds and patterns after it would not be in
+the schema.
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ _DIGITS = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 
 
 class Body(BaseModel):
-    """The base of every request body: fields that are not declared are refused."""
+    """The base class of request bodies; fields that are not declared are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 def _json_integer(value: Any) -> Any:
-    # Pydantic would take true for 1 and "5" for 5, which the schema says it does not.
+    # Pydantic would accept true as 1 and "5" as 5, which the schema does not allow.
     if isinstance(value, bool | str):
-        raise ValueError("a whole number is expected")  # noqa: TRY004  # pydantic takes ValueError for its own
+        raise ValueError("a whole number is expected")  # noqa: TRY004  # pydantic's convention
     return value
 
 
 def _query_integer(value: Any) -> Any:
-    # Pydantic would take " 5", "+5", "5.0" and "5_0".
+    # Pydantic would accept " 5", "+5", "5.0" and "5_0".
     if isinstance(value, str) and not _DIGITS.fullmatch(value):
         raise ValueError("a whole number is expected")
     return value
 
 
 STORABLE = AfterValidator(check_storable)
-"""Marks a text that must be storable."""
+"""The validator of text that is stored."""
 
 JSON_NUMBER = BeforeValidator(_json_integer)
-"""Marks a whole number in a JSON body; neither a boolean nor digits in quotes."""
+"""The validator of a whole number in a JSON body: neither a boolean nor digits in quotes."""
 
 QUERY_NUMBER = BeforeValidator(_query_integer)
-"""Marks a whole number in a path or a query: an optional sign and digits, nothing else."""
+"""The validator of a whole number in a path or a query: an optional sign and digits."""

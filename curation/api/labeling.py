@@ -18,21 +18,22 @@ from curation.labeling.previews import HOOK_HEADER, Previews, hook_secret
 router = APIRouter(prefix="/api/desk", tags=["desk"])
 
 PREVIEW_SECONDS = 600
-"""How long a browser may keep a preview: while its candidate is looked at, and no longer than that."""
+"""Seconds for which a browser may cache a preview, about as long as its task is open."""
 
 
 class WrongSecret(Refused):
-    """Whoever rings is not the desk."""
+    """The secret of a webhook request is wrong."""
 
     def __init__(self) -> None:
         super().__init__(
-            "this is not the desk's secret", "the desk gets it with its hook, from the worker"
+            "the webhook's secret is wrong",
+            "the worker configures webhook and secret in Label Studio",
         )
 
 
 @router.get(
     "/previews/{posting}/{role}.webp",
-    summary="Get a layer for the other desk",
+    summary="Get a layer of a Label Studio task",
     response_class=Response,
     responses=answers(404) | {200: {"content": {"image/webp": {}}}},
 )
@@ -42,27 +43,29 @@ def get_preview(
     role: LayerRole,
     sign: Annotated[str, Query(max_length=64), STORABLE],
 ) -> Response:
-    """A layer of a candidate that is shown at Label Studio; 404 once it was taken down there."""
+    """Return a layer of a candidate that has a Label Studio task; 404 after the task is removed."""
     previews: Previews = request.app.state.previews
     context = context_of(request)
     with context.database.transaction() as tx:
         sha256 = previews.find(tx, posting, role, sign)
+    # Label Studio has another origin, and its data manager loads images with CORS. The signed URL
+    # alone authorizes the request.
     headers = {
         "cache-control": f"private, max-age={PREVIEW_SECONDS}",
         "content-security-policy": "default-src 'none'; sandbox",
-        "cross-origin-resource-policy": "cross-origin",  # the desk's page has another origin
-        "access-control-allow-origin": "*",  # its table of tasks asks for it; the address alone is the right to see
+        "cross-origin-resource-policy": "cross-origin",
+        "access-control-allow-origin": "*",
     }
     return Response(context.store.get(sha256), headers=headers, media_type="image/webp")
 
 
-@router.post("/hook", status_code=204, summary="Wake the collector of the other desk")
+@router.post("/hook", status_code=204, summary="Receive a webhook of Label Studio")
 def ring(
     request: Request,
     secret: Annotated[str, Header(alias=HOOK_HEADER, max_length=200), STORABLE] = "",
     board: uuid.UUID | None = None,
 ) -> None:
-    """The desk says that something changed on a board. What changed is read there; to ring often changes nothing."""
+    """Enqueue a job that reads the changed annotations of a project, or of all projects."""
     expected = hook_secret(context_of(request).settings.signing_secret())
     if not hmac.compare_digest(secret.encode(), expected.encode()):
         raise WrongSecret

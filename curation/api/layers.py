@@ -28,7 +28,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
     responses=answers(404)
     | {
         200: {"content": {"image/webp": {}, "image/png": {}}},
-        304: {"description": "The browser has this image already (If-None-Match)."},
+        304: {"description": "The browser has the image already (If-None-Match)."},
     },
 )
 def get_layer(
@@ -39,18 +39,17 @@ def get_layer(
     sign: Annotated[str, Query(max_length=64), STORABLE],
     side: Annotated[int, Query(ge=0, le=MAX_SIDE), QUERY_NUMBER] = 0,
 ) -> Response:
-    """The image of a signed address: a layer as stored (WebP) or as PNG, or a checkpoint's sheet (PNG).
+    """Return the image of a signed URL: a layer (WebP or PNG), or a sample grid (PNG).
 
-    With `side` it is a layer shrunk to that longer side (WebP, not without loss): made once from the stored layer and
-    remembered for a while, so that a contact sheet loads quickly.
-
-    The signature stands for the reviewer who was given the address, so that no session is looked up per image. The
-    content policy disarms whatever a browser might yet take the bytes for.
+    With `side` the layer is shrunk to that longer side in pixels (lossy WebP) and cached for a
+    while. The signature authorizes the request, so that no session is looked up for an image.
     """
+    # Check the signature.
     links: SignedUrls = request.app.state.links
     seconds = links.seconds_left(sha256, form, until, sign, side)
     if not seconds:
-        raise NotFound("this address of an image is too old", "load the page again")
+        raise NotFound("this image URL has expired", "load the page again")
+    # The content security policy keeps a browser from running the bytes as a document.
     headers = {
         "cache-control": f"private, max-age={seconds}, immutable",
         "content-security-policy": "default-src 'none'; sandbox",
@@ -59,9 +58,10 @@ def get_layer(
     }
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
-    renditions: ThumbnailCache = request.app.state.renditions
+    # Shrink the layer if requested.
+    thumbnails: ThumbnailCache = request.app.state.renditions
     image = (
-        renditions.get((sha256, side), lambda: small_layer(_image(request, sha256, "webp"), side))
+        thumbnails.get((sha256, side), lambda: small_layer(_image(request, sha256, "webp"), side))
         if side
         else None
     )
@@ -83,5 +83,5 @@ def _image(request: Request, sha256: str, form: str) -> bytes:
     if layer:
         return as_png(stored) if form == "png" else stored
     if not stored.startswith(PNG):
-        raise Corrupt("a checkpoint's sample sheet is no PNG", "run 'layerloop doctor'")
+        raise Corrupt("a checkpoint's sample grid is not a PNG", "run 'layerloop doctor'")
     return stored

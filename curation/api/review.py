@@ -21,19 +21,19 @@ from curation.review.reviewers import Paused
 router = APIRouter(prefix="/api/review", tags=["review"], responses=answers(401))
 
 LONGEST_LOOK_MS = 10 * 60 * 1000
-"""A look of more than ten minutes was not at the candidate; it is kept as ten."""
+"""Longest review time that is stored; in a longer time the reviewer was away."""
 
 MOST_TOGETHER = 48
-"""Candidates of one tray, and decisions of one request: as many as the largest contact sheet has."""
+"""Largest number of candidates of a claim and of decisions in a request: one grid."""
 
 MOST_REASONS = len(RejectReason) * len(LayerRole)
-"""Every reason may be given for every layer of a pair."""
+"""Largest number of reasons of a decision: every reason for every layer of a pair."""
 
 FIRST = "$response.body#/candidates/0/id"
-"""The first candidate of a tray, for links to what may be done with it."""
+"""The first claimed candidate, for OpenAPI links."""
 
 MOST_HOLDING = 64
-"""Candidates that one request names as held: as many as one reviewer may hold."""
+"""Largest number of held candidates in a request: as many as a reviewer may hold."""
 
 LABELS = {
     RejectReason.halo: "Fringe of another colour along the edge",
@@ -50,11 +50,11 @@ LABELS = {
 
 
 class TrayRequest(Body):
-    """What a page has and wants.
+    """A request for candidates, with those that the page holds already.
 
-    `page` is an id that each open page makes for itself: two pages of one reviewer get different
-    candidates, and each keeps and returns its own. `previous` is the page that was loaded before in
-    the same tab: what it held is taken over. Only what is named in `holding` stays leased.
+    `page` is an id that each open page generates: two pages of a reviewer get different candidates,
+    and each holds and returns its own. `previous` is the page that was loaded before in the same
+    tab, whose candidates are taken over. Only the candidates in `holding` stay leased.
     """
 
     round: Annotated[int, Field(ge=1, le=2**31 - 1), JSON_NUMBER] | None = None
@@ -65,17 +65,17 @@ class TrayRequest(Body):
 
 
 class ReleaseRequest(Body):
-    """What a page no longer uses, because it is left or nobody is at it."""
+    """Candidates that a page no longer uses, because it is closed or idle."""
 
     candidates: Annotated[list[uuid.UUID], Field(max_length=MOST_HOLDING)]
     page: uuid.UUID | None = None
 
 
 class ProgressAnswer(BaseModel):
-    """My own figures of a round, or of all open rounds together.
+    """My progress in a round, or in all open rounds together.
 
-    `waiting` counts what may still be shown to me, `mine` my verdicts that stand, `accepted` those
-    of them that accept.
+    `waiting` is the number of candidates that I may still get, `mine` the number of my verdicts,
+    without undone verdicts, and `accepted` the number of accepts among them.
     """
 
     waiting: int
@@ -85,7 +85,7 @@ class ProgressAnswer(BaseModel):
 
 
 class TrayAnswer(BaseModel):
-    """Candidates leased to this reviewer, and those of the page's own that somebody else has by now."""
+    """Claimed candidates, and candidates that the page held and another reviewer has by now."""
 
     candidates: list[CardAnswer]
     lost: list[uuid.UUID]
@@ -93,9 +93,9 @@ class TrayAnswer(BaseModel):
 
 
 class DecisionRequest(Body):
-    """A verdict; `key` is made by the page, once per decision, and sent again with every try.
+    """A verdict; `key` is an idempotency key, which a repeated request must send again.
 
-    Of a pair, `layers` may say which layer each of the reasons concerns, in the same order.
+    For a pair, `layers` may name the layer that each of the reasons concerns, in the same order.
     """
 
     candidate: uuid.UUID
@@ -108,7 +108,7 @@ class DecisionRequest(Body):
 
 
 class DecisionAnswer(BaseModel):
-    """The decision is durable; where this verdict by itself leaves the candidate."""
+    """A stored decision, and the state of the candidate after this verdict."""
 
     decision: int
     candidate: uuid.UUID
@@ -116,20 +116,20 @@ class DecisionAnswer(BaseModel):
 
 
 class DecisionsRequest(Body):
-    """Decisions of a contact sheet, or those that waited for a connection, in their order."""
+    """Decisions of a grid, or those that waited for a connection, in their order."""
 
     decisions: Annotated[list[DecisionRequest], Field(min_length=1, max_length=MOST_TOGETHER)]
 
 
 class RefusalAnswer(BaseModel):
-    """Why one of several was not taken, in words for people."""
+    """The error of one item of a batch: message and hint."""
 
     message: str
     hint: str
 
 
 class DecidedAnswer(BaseModel):
-    """What became of one of several: the decision, or why it was not taken."""
+    """The result for one item of a batch: the decision, or the error."""
 
     candidate: uuid.UUID
     taken: DecisionAnswer | None = None
@@ -137,7 +137,7 @@ class DecidedAnswer(BaseModel):
 
 
 class UndoRequest(Body):
-    """Which decision to undo (none: my last that stands), and a key as for a decision."""
+    """The decision to undo (null: my last), and an idempotency key as for a decision."""
 
     decision: Annotated[int, Field(ge=1, le=2**53 - 1), JSON_NUMBER] | None = None
     key: uuid.UUID
@@ -145,27 +145,27 @@ class UndoRequest(Body):
 
 
 class UndoAnswer(BaseModel):
-    """The undo's own number, and the candidate, leased to this reviewer again."""
+    """The number of the undo, and the candidate, which is leased to this reviewer again."""
 
     decision: int
     candidate: CardAnswer
 
 
 class UndosRequest(Body):
-    """Undos of a contact sheet, or those that waited for a connection, in their order."""
+    """Undos of a grid, or those that waited for a connection, in their order."""
 
     undos: Annotated[list[UndoRequest], Field(min_length=1, max_length=MOST_TOGETHER)]
 
 
 class UndoneAnswer(BaseModel):
-    """What became of one of several undos, in the order in which they were asked for."""
+    """The result for one item of a batch of undos, in the order of the request."""
 
     taken: UndoAnswer | None = None
     refused: RefusalAnswer | None = None
 
 
 class ReasonAnswer(BaseModel):
-    """A reason for a reject, the key that gives it, and what it says to people."""
+    """A reason to reject, with its key on the review page and its label."""
 
     name: RejectReason
     key: str
@@ -175,7 +175,7 @@ class ReasonAnswer(BaseModel):
 
 @router.post(
     "/tray",
-    summary="Take candidates to review",
+    summary="Claim candidates to review",
     responses=answers(409)
     | linked(
         200,
@@ -191,33 +191,34 @@ class ReasonAnswer(BaseModel):
     ),
 )
 def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnswer:
-    """Take the next candidates under a lease, and renew the leases of those the page holds.
+    """Claim the next candidates, and renew the leases of the candidates that the page holds.
 
-    A paused round gives no more; what the page holds of it may still be decided.
+    A paused round gives no new candidates; those that the page holds may still be decided.
     """
     seconds = visit.context.settings.review_lease_seconds
     counts: AdaptiveCache[dict[str, int]] = request.app.state.counts
     with visit.enter() as (tx, reviewer):
         if reviewer.paused is not None:
             raise Paused(reviewer.paused)
-        tray = queue.claim_batch(
+        batch = queue.claim_batch(
             tx, reviewer.id, body.round, body.count, body.holding, seconds, body.page, body.previous
         )
-        who = (reviewer.id, body.round)
-        far = counts.get(who, lambda: progress.review_progress(tx, reviewer.id, body.round))
-    number = body.round or (tray.cards[0].round if tray.cards else None)
+        # Counting is slow in large rounds, so it is cached.
+        key = (reviewer.id, body.round)
+        own = counts.get(key, lambda: progress.review_progress(tx, reviewer.id, body.round))
+    number = body.round or (batch.cards[0].round if batch.cards else None)
     return TrayAnswer(
-        candidates=[card_answer(request, card) for card in tray.cards],
-        lost=list(tray.lost),
-        progress=ProgressAnswer(**far, round=number),
+        candidates=[card_answer(request, item) for item in batch.cards],
+        lost=list(batch.lost),
+        progress=ProgressAnswer(**own, round=number),
     )
 
 
-@router.post("/release", summary="Return candidates", status_code=204)
+@router.post("/release", summary="Release candidates", status_code=204)
 def post_release(visit: Annotator, body: ReleaseRequest) -> None:
-    """Return candidates that a page no longer uses, so that others get them at once.
+    """Release candidates that a page no longer uses, so that others can claim them at once.
 
-    I may still decide them while nobody else has.
+    I may still decide them until another reviewer has claimed or decided them.
     """
     with visit.enter() as (tx, reviewer):
         queue.hand_back(tx, reviewer.id, body.candidates, body.page)
@@ -236,52 +237,53 @@ def post_release(visit: Annotator, body: ReleaseRequest) -> None:
     ),
 )
 def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
-    """Keep a verdict; answered only once it is durable, and the same key again is answered the same.
+    """Store a verdict; a repeated request with the same key gets the same response.
 
-    Only candidates that were given to me can be decided, also after their lease ran out or their
-    round was paused, while nobody else looks at them or has decided them.
+    I can decide only candidates that I have claimed, also after their lease has expired or their
+    round was paused, until another reviewer has claimed or decided them.
     """
     return _decide(visit, body)
 
 
 @router.post("/decisions/several", summary="Decide several candidates")
 def post_decisions(visit: Annotator, body: DecisionsRequest) -> list[DecidedAnswer]:
-    """Keep several verdicts, each in a transaction of its own: one that is refused leaves the others as they are.
+    """Store several verdicts, each in a transaction of its own, so that an error concerns only one.
 
-    Answered once all are durable; sent again, each key is answered as the first time.
+    A repeated request with the same keys gets the same response.
     """
-    answers = []
-    for one in body.decisions:
+    results = []
+    for item in body.decisions:
         try:
-            answers.append(DecidedAnswer(candidate=one.candidate, taken=_decide(visit, one)))
+            results.append(DecidedAnswer(candidate=item.candidate, taken=_decide(visit, item)))
         except (NotFound, Refused) as error:
-            _unless_all(error)
-            answers.append(DecidedAnswer(candidate=one.candidate, refused=_refusal(error)))
-    return answers
+            _raise_if_general(error)
+            results.append(DecidedAnswer(candidate=item.candidate, refused=_refusal(error)))
+    return results
 
 
 @router.post("/undo", summary="Undo a decision", responses=answers(404, 409))
 def post_undo(request: Request, visit: Annotator, body: UndoRequest) -> UndoAnswer:
-    """Void one of my decisions and get its candidate back."""
+    """Undo one of my decisions, and claim its candidate again."""
     return _undo(request, visit, body)
 
 
 @router.post("/undo/several", summary="Undo several decisions")
 def post_undos(request: Request, visit: Annotator, body: UndosRequest) -> list[UndoneAnswer]:
-    """Void several of my decisions, each in a transaction of its own, and get their candidates back."""
-    answers = []
-    for one in body.undos:
+    """Undo several of my decisions, each in a transaction of its own, and claim the candidates."""
+    results = []
+    for item in body.undos:
         try:
-            answers.append(UndoneAnswer(taken=_undo(request, visit, one)))
+            results.append(UndoneAnswer(taken=_undo(request, visit, item)))
         except (NotFound, Refused) as error:
-            _unless_all(error)
-            answers.append(UndoneAnswer(refused=_refusal(error)))
-    return answers
+            _raise_if_general(error)
+            results.append(UndoneAnswer(refused=_refusal(error)))
+    return results
 
 
-@router.get("/reasons", summary="List the reasons for a reject")
+@router.get("/reasons", summary="List the reasons to reject")
 def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
-    """Why a layer may be rejected, in the order of the number keys."""
+    """Return the reasons to reject a layer, in the order of the number keys."""
+    # Checks the session.
     with visit.enter():
         pass
     return [
@@ -320,8 +322,8 @@ def _undo(request: Request, visit: RequestContext, body: UndoRequest) -> UndoAns
     return UndoAnswer(decision=undone.decision, candidate=card_answer(request, undone.card))
 
 
-def _unless_all(error: LayerloopError) -> None:
-    """What concerns whoever asks concerns every decision: it is the answer to the whole request."""
+def _raise_if_general(error: LayerloopError) -> None:
+    """Raise an error again that concerns the whole request and not only one item."""
     if isinstance(error, NotSignedIn | AccessTooLow):
         raise error
 

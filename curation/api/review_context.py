@@ -20,7 +20,7 @@ router = APIRouter(prefix="/api/review", tags=["review"], responses=answers(401)
 
 
 class LatestAnswer(BaseModel):
-    """A decision of mine that stands and can be undone, with its candidate."""
+    """A decision of mine that can be undone, with its candidate."""
 
     decision: int
     verdict: Literal["accept", "reject", "skip"]
@@ -31,9 +31,10 @@ class LatestAnswer(BaseModel):
 
 
 class NearestAnswer(BaseModel):
-    """The accepted sample that looks most like a candidate; `bits` of the 192 of their fingerprints differ.
+    """The accepted sample that is most similar to a candidate.
 
-    Without fingerprints it is the latest accepted one, and `bits` is null.
+    `bits` is the number of bits, of 192, that differ between their fingerprints. Without
+    fingerprints it is the latest accepted sample, and `bits` is null.
     """
 
     sample: uuid.UUID
@@ -57,27 +58,27 @@ class NearestAnswer(BaseModel):
 def get_latest(
     request: Request, visit: Annotator, count: Annotated[int, Query(ge=1, le=48), QUERY_NUMBER] = 20
 ) -> list[LatestAnswer]:
-    """My latest decisions that stand and can be undone, the newest first."""
+    """Return my latest decisions that can be undone, newest first."""
     with visit.enter() as (tx, reviewer):
-        made = recent_decisions.latest_decisions(tx, reviewer.id, count)
+        found = recent_decisions.latest_decisions(tx, reviewer.id, count)
     return [
         LatestAnswer(
-            decision=one.decision,
-            verdict=one.verdict.value,
-            reasons=list(one.reasons),
-            layers=list(one.layers),
-            comment=one.comment,
-            candidate=card_answer(request, one.card),
+            decision=item.decision,
+            verdict=item.verdict.value,
+            reasons=list(item.reasons),
+            layers=list(item.layers),
+            comment=item.comment,
+            candidate=card_answer(request, item.card),
         )
-        for one in made
+        for item in found
     ]
 
 
-@router.get("/nearest", summary="Find the nearest accepted sample", responses=answers(404))
+@router.get("/nearest", summary="Find the most similar accepted sample", responses=answers(404))
 def get_nearest(request: Request, visit: Annotator, candidate: uuid.UUID) -> NearestAnswer | None:
-    """The accepted sample that looks most like a candidate, by fingerprints; null while there is none.
+    """Return the accepted sample that is most similar to a candidate, by fingerprints.
 
-    Only of candidates that were given to me.
+    Null without accepted samples. The candidate must be one that I have claimed.
     """
     with visit.enter() as (tx, reviewer):
         check_claimed(tx, reviewer.id, candidate)

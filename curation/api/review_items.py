@@ -1,4 +1,4 @@
-"""Review items as JSON: a candidate and the signed addresses of its layers."""
+"""Review items as JSON: a candidate and the signed URLs of its layers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from curation.api.signed_urls import SignedUrls
 from curation.domain import Kind, LayerRole, ReviewItem, ReviewItemLayer
 
 SMALL = 320
-"""Longer side in pixels of a layer on a contact sheet or in a list; larger ones are served shrunk to it."""
+"""Longer side, in pixels, to which larger layers are shrunk in a grid or a list."""
 
 
 class LayerAnswer(BaseModel):
-    """One layer: addresses that work for ten minutes or more, and its size in pixels.
+    """One layer: URLs that are valid for ten minutes or more, and its size in pixels.
 
-    `small` is the same picture with at most 320 pixels on its longer side, to find one's way by and not to judge by.
+    `small` is the same image with at most 320 pixels on its longer side, for grids and lists.
     """
 
     url: str
@@ -40,7 +40,7 @@ class CardAnswer(BaseModel):
 
 
 def card_answer(request: Request, card: ReviewItem) -> CardAnswer:
-    """A card with signed addresses in the place of hashes."""
+    """Return a review item as JSON, with signed URLs of its layers."""
     return CardAnswer(
         id=card.id,
         round=card.round,
@@ -54,7 +54,7 @@ def card_answer(request: Request, card: ReviewItem) -> CardAnswer:
 
 
 def layer_answer(request: Request, layer: ReviewItemLayer) -> LayerAnswer:
-    """A layer with the addresses at which it is served."""
+    """Return a layer as JSON, with its signed URLs."""
     links: SignedUrls = request.app.state.links
     url = links.address(layer.sha256)
     small = (

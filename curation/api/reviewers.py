@@ -27,7 +27,7 @@ class Share(BaseModel):
 
 
 class Change(BaseModel):
-    """A relative change (0.1: a tenth more) with its 95 % interval, from n looks."""
+    """A relative change (0.1 is 10 % more) with its 95 % interval, from n reviews."""
 
     value: float
     low: float
@@ -36,7 +36,7 @@ class Change(BaseModel):
 
 
 class Dwell(BaseModel):
-    """How long n looks took, in milliseconds: half of them less than `median`, nine of ten less than `p90`."""
+    """The review time in milliseconds: median and 90th percentile of n reviews."""
 
     n: int
     median: float | None
@@ -44,7 +44,7 @@ class Dwell(BaseModel):
 
 
 class Chance(BaseModel):
-    """Gwet's AC1, 1 at its best and 0 for chance, with a 95 % interval; null where undefined."""
+    """Gwet's AC1, at most 1, and 0 for chance, with a 95 % interval; null where undefined."""
 
     value: float | None
     low: float | None
@@ -52,7 +52,7 @@ class Chance(BaseModel):
 
 
 class WithOthers(BaseModel):
-    """How often others said the same of the same candidates."""
+    """The agreement with other reviewers on the same candidates."""
 
     alike: Share | None
     ac1: Chance
@@ -60,14 +60,14 @@ class WithOthers(BaseModel):
 
 @dataclass(frozen=True)
 class NoticedDefect(Curve):
-    """From which severity (0..1) a defect is noticed half of the time, by kind of candidate, with its 95 % interval."""
+    """The severity (0..1) at which half of the defects of a kind are noticed, with its interval."""
 
     defect: str
     kind: Literal["single", "pair"]
 
 
 class GoldAnswers(BaseModel):
-    """Answers to gold: plain defects that were rejected, clean copies that were accepted, a curve for each defect."""
+    """Verdicts on gold: rejected obvious defects, accepted clean copies, and a curve per defect."""
 
     noticed: Share | None
     clean_accepted: Share | None
@@ -75,7 +75,11 @@ class GoldAnswers(BaseModel):
 
 
 class Run(BaseModel):
-    """The longest run of equal verdicts, what coins of the same share bring, and how often they bring one as long."""
+    """The longest run of equal verdicts.
+
+    `expected` is the expected longest run of independent verdicts with the same share, `chance` the
+    probability that it is as long as this run.
+    """
 
     verdict: Literal["accept", "reject"]
     longest: int
@@ -84,7 +88,7 @@ class Run(BaseModel):
 
 
 class Facts(BaseModel):
-    """What may speak of stamping or of fatigue, with its numbers; null where it cannot be told yet."""
+    """Signs of careless review or fatigue; null where there is not enough data."""
 
     run: Run | None
     quick: Share | None
@@ -94,9 +98,9 @@ class Facts(BaseModel):
 
 
 class ReviewerStanding(BaseModel):
-    """The figures of one reviewer, of their latest 20,000 decisions.
+    """The statistics of one reviewer, over the latest 20,000 decisions.
 
-    `not_counted` are answers at Label Studio that came too late or could not be read.
+    `not_counted` is the number of Label Studio annotations that were too late or unreadable.
     """
 
     name: str
@@ -117,15 +121,15 @@ class ReviewerStanding(BaseModel):
 
 @router.get("/me/figures", summary="Get my statistics")
 def get_mine(visit: Annotator) -> ReviewerStanding:
-    """My own figures; gold and agreement in whole tens, so that no single answer can be recognised."""
+    """Return my statistics; gold and agreement are rounded, so that no single item is revealed."""
     with visit.enter() as (tx, reviewer):
-        told = reviewer_stats.reviewer_figures(tx, reviewer, to_themselves=True)
-    return ReviewerStanding(**told)
+        stats = reviewer_stats.reviewer_figures(tx, reviewer, to_themselves=True)
+    return ReviewerStanding(**stats)
 
 
 @router.get("/reviewers", summary="List the statistics of all reviewers")
 def get_all(visit: Engineer) -> list[ReviewerStanding]:
-    """The figures of every person."""
+    """Return the statistics of all people who review."""
     with visit.enter(one_view=True) as (tx, _):
-        told = reviewer_stats.all_figures(tx)
-    return [ReviewerStanding(**one) for one in told]
+        stats = reviewer_stats.all_figures(tx)
+    return [ReviewerStanding(**reviewer) for reviewer in stats]

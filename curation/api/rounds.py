@@ -20,13 +20,13 @@ from curation.rounds import lifecycle
 router = APIRouter(prefix="/api/rounds", tags=["rounds"], responses=answers(401))
 
 BEFORE_REVIEW = frozenset({"requested", "drawing", "drawn", "refused", "failed"})
-"""States that no decision, no lease and no choice of the policy changes."""
+"""States before selection and review, whose counts reveal no verdicts."""
 
 Number = Annotated[int, Path(ge=1, le=2**31 - 1), QUERY_NUMBER]
 
 
 class OwnProgress(BaseModel):
-    """My own figures of a round: what may still be shown to me, my verdicts, and those that accept."""
+    """My progress in a round: candidates that I may still get, my verdicts, and my accepts."""
 
     waiting: int
     mine: int
@@ -34,11 +34,11 @@ class OwnProgress(BaseModel):
 
 
 class RoundAnswer(BaseModel):
-    """One round and how many of its candidates stand where.
+    """A round with the number of its candidates by state.
 
-    Annotators get the counts of states before review only, and no checkpoint: the others would
-    tell them what others said, and which candidates are gold. `own` is for whoever asks, in
-    the list of rounds.
+    Annotators get only the counts of states before review, and no checkpoint: the others would
+    reveal verdicts of other reviewers, and which candidates are gold. `own` is the caller's
+    progress, in the list of rounds.
     """
 
     id: int
@@ -54,13 +54,13 @@ class RoundAnswer(BaseModel):
 
 
 class RoundWithPolicy(RoundAnswer):
-    """A round with the policy that chooses what people see."""
+    """A round with the policy that selects candidates for review."""
 
     policy: dict[str, Any]
 
 
 class Funnel(BaseModel):
-    """From all that was asked for to what was accepted."""
+    """The numbers of candidates from request to verdict."""
 
     requested: int
     drawn: int
@@ -75,14 +75,14 @@ class Funnel(BaseModel):
 
 
 class Refusal(BaseModel):
-    """How many candidates one signal of screening refused."""
+    """The number of candidates that screening refused by one signal."""
 
     signal: str | None
     count: int
 
 
 class Reason(BaseModel):
-    """How often one kind of reviewer gave one reason for a reject; of pairs for which layer, null where untold."""
+    """How often one kind of reviewer gave a reason, for pairs by layer (null if not given)."""
 
     reason: RejectReason
     layer: LayerRole | None
@@ -91,7 +91,7 @@ class Reason(BaseModel):
 
 
 class SignalFigures(BaseModel):
-    """How one signal lies over drawn candidates, a tenth below `low`, half below `median`, a tenth above `high`."""
+    """The distribution of a signal over n candidates: 10th percentile, median, 90th percentile."""
 
     name: str
     n: int
@@ -110,14 +110,14 @@ class Defects(BaseModel):
 
 
 class DefectsByKind(BaseModel):
-    """People's and the oracle's, never mixed; null where nothing was decided."""
+    """Defects found by people and by the rule reviewer; null without decisions."""
 
     person: Defects | None
     oracle: Defects | None
 
 
 class ReviewerFigures(BaseModel):
-    """What one reviewer did in a round."""
+    """The decisions of one reviewer in a round."""
 
     name: str
     kind: Literal["person", "oracle", "machine"]
@@ -127,7 +127,7 @@ class ReviewerFigures(BaseModel):
 
 
 class Human(BaseModel):
-    """What a round cost people; null where nothing was accepted or no look was measured."""
+    """The review time of a round; null without accepts or without measured times."""
 
     seconds_per_accept: float | None
     accepts_per_hour: float | None
@@ -136,18 +136,18 @@ class Human(BaseModel):
 
 
 class OracleFigures(BaseModel):
-    """What the oracle decided."""
+    """The decisions of the rule reviewer."""
 
     decisions: int
     accepted: int
 
 
 class MachineFigures(OracleFigures):
-    """What was decided without anybody having looked, by a gate or the scale step."""
+    """The automatic decisions, by a gate or by top-N acceptance."""
 
 
 class SlicePrice(BaseModel):
-    """What the accepts of one part of a policy cost people; seconds are null where no look was measured."""
+    """The review time per accept for one part of a policy; null without measured times."""
 
     slice: str
     looks: int
@@ -157,7 +157,7 @@ class SlicePrice(BaseModel):
 
 
 class NextHour(BaseModel):
-    """What an hour of review would bring now: looks at the pace so far, and accepts by the scores of what is ahead."""
+    """The forecast for an hour of review: reviews at the present rate, and accepts by score."""
 
     looks: float
     left: int
@@ -166,7 +166,7 @@ class NextHour(BaseModel):
 
 
 class Price(BaseModel):
-    """What accepts cost, what more would, and why review may stop; null where it is not known or should go on."""
+    """Cost per accepted sample, the forecast, and the reason to stop review, if there is one."""
 
     slices: list[SlicePrice]
     next_hour: NextHour | None
@@ -174,7 +174,7 @@ class Price(BaseModel):
 
 
 class Errors(BaseModel):
-    """k errors of n, and the one-sided exact bounds on their share, at the gate's level."""
+    """k errors in n decisions, with one-sided exact bounds on their share at the gate's level."""
 
     k: int
     n: int
@@ -183,7 +183,7 @@ class Errors(BaseModel):
 
 
 class Audit(BaseModel):
-    """What people said of the share that they see of what a gate decides; `low`: errors that it proves at least."""
+    """People's verdicts on a sample of a gate's decisions; `low` bounds the error rate below."""
 
     judged: int
     errors: int
@@ -191,9 +191,10 @@ class Audit(BaseModel):
 
 
 class Gate(BaseModel):
-    """A score beyond which the machine decides; `lost` of the good (bad) ones, `wrong` of its verdicts.
+    """A score beyond which the auto-reviewer decides, with its error rates.
 
-    `contradicted` once its audit has closed it.
+    `lost` counts the good (for a reject gate, else bad) candidates that it decides wrongly, `wrong`
+    its wrong verdicts. `contradicted` means that its audit has closed it.
     """
 
     id: int
@@ -230,7 +231,7 @@ class Report(BaseModel):
 
 
 class Coefficient(BaseModel):
-    """A coefficient of agreement, 1 at its best and 0 for chance, with a 95 % interval; null where undefined."""
+    """A coefficient of agreement, at most 1, and 0 for chance, with its 95 % interval."""
 
     value: float | None
     low: float | None
@@ -238,7 +239,7 @@ class Coefficient(BaseModel):
 
 
 class AgreementAnswer(BaseModel):
-    """How far people say the same of the same candidates, beyond chance: Krippendorff's alpha and Gwet's AC1."""
+    """The agreement of people beyond chance: Krippendorff's alpha and Gwet's AC1."""
 
     decided_twice: int
     agreed: float | None
@@ -253,7 +254,7 @@ class PairAgreement(AgreementAnswer):
 
 
 class ConsensusAnswer(BaseModel):
-    """How a round's verdicts are reached: by how many, by which rule, and how sure a verdict must be."""
+    """The consensus rule of a round: reviewers per candidate, rule, and required certainty."""
 
     rule: Literal["single", "majority", "dawid_skene"]
     overlap: int
@@ -262,7 +263,7 @@ class ConsensusAnswer(BaseModel):
 
 
 class RoundAgreement(AgreementAnswer):
-    """The agreement of all people who decided in a round, and of each two; how many candidates need an adjudicator."""
+    """The agreement in a round, also of each two people, and candidates for an adjudicator."""
 
     round: int
     consensus: ConsensusAnswer
@@ -281,25 +282,26 @@ class RoundAgreement(AgreementAnswer):
     ),
 )
 def get_rounds(visit: Annotator) -> list[RoundAnswer]:
-    """Every round, oldest first."""
+    """Return all rounds, oldest first."""
     with visit.enter() as (tx, reviewer):
         rows = lifecycle.list_rounds(tx)
         own = progress.progress_by_round(tx, reviewer.id)
-    told = [round_report.describe_round(row) for row in rows]
+    described = [round_report.describe_round(row) for row in rows]
     if reviewer.access is Role.annotator:
-        told = [_without_verdicts(row) for row in told]
+        described = [_without_verdicts(row) for row in described]
     none = progress.Progress()
     return [
-        RoundAnswer(**row, own=OwnProgress(**own.get(row["id"], none)._asdict())) for row in told
+        RoundAnswer(**row, own=OwnProgress(**own.get(row["id"], none)._asdict()))
+        for row in described
     ]
 
 
 @router.get("/{number}", summary="Get the report of a round", responses=answers(404))
 def get_round(visit: Engineer, number: Number) -> Report:
-    """The report of one round, all its figures of one moment."""
+    """Return the report of a round; all its numbers are of the same moment."""
     with visit.enter(one_view=True) as (tx, _):
-        told = round_report.round_report(tx, number)
-    return Report(**told)
+        report = round_report.round_report(tx, number)
+    return Report(**report)
 
 
 @router.get(
@@ -308,10 +310,10 @@ def get_round(visit: Engineer, number: Number) -> Report:
     responses=answers(404),
 )
 def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
-    """How far people agreed in a round where several decided the same candidates."""
+    """Return the agreement of people in a round where several decide the same candidates."""
     with visit.enter(one_view=True) as (tx, _):
-        told = agreement.round_agreement(tx, number)
-    return RoundAgreement(**told)
+        found = agreement.round_agreement(tx, number)
+    return RoundAgreement(**found)
 
 
 @router.post(
@@ -320,9 +322,9 @@ def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
     responses=answers(404, 409) | linked(200, resume=link("resume", number="$response.body#/id")),
 )
 def pause(visit: Engineer, number: Number) -> RoundAnswer:
-    """Draw nothing and show nothing more of a round.
+    """Pause generation and review of a round.
 
-    What reviewers have been given already may still be decided, and decisions undone.
+    Claimed candidates may still be decided, and decisions undone.
     """
     with visit.enter() as (tx, reviewer):
         lifecycle.pause_round(tx, number, reviewer.name)
@@ -332,7 +334,7 @@ def pause(visit: Engineer, number: Number) -> RoundAnswer:
 
 @router.post("/{number}/resume", summary="Resume a round", responses=answers(404, 409))
 def resume(visit: Engineer, number: Number) -> RoundAnswer:
-    """Go on with a paused round."""
+    """Resume a paused round."""
     with visit.enter() as (tx, reviewer):
         lifecycle.resume_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
@@ -341,7 +343,7 @@ def resume(visit: Engineer, number: Number) -> RoundAnswer:
 
 @router.post("/{number}/close", summary="Close a round", responses=answers(404, 409))
 def close(visit: Engineer, number: Number) -> RoundAnswer:
-    """End a round: what has no verdict is withdrawn. Closing twice is closing once."""
+    """Close a round, and withdraw all candidates without a verdict; the call is idempotent."""
     with visit.enter() as (tx, reviewer):
         lifecycle.close_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
@@ -349,10 +351,10 @@ def close(visit: Engineer, number: Number) -> RoundAnswer:
 
 
 def _without_verdicts(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what an annotator may know of a round.
+    """Return a round without counts of verdicts and without its checkpoint.
 
-    Ids of candidates are hashes that a checkpoint's whole id is part of: it would tell which
-    candidates the round has, and so which are gold.
+    Ids of candidates are hashes that include the checkpoint's id. With it an annotator could
+    compute the ids of the round's candidates, and so recognize gold.
     """
     counts = {state: n for state, n in sorted(row["counts"].items()) if state in BEFORE_REVIEW}
     return row | {"checkpoint": None, "counts": counts}

@@ -1,4 +1,4 @@
-"""Security middleware: checks of every request and headers of every response."""
+"""Security middleware: checks on every request, and headers on every response."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from curation.text import printable
 log = logging.getLogger("layerloop.api")
 
 LARGEST_BODY = 64 * 1024
-"""Bytes of one request; a contact sheet of 48 decisions has 12 KB, and the page keeps comments below 40."""
+"""Largest body in bytes: 48 decisions have 12 KB, and the front end limits comments to 40 KB."""
 
 LONGEST_MESSAGE = 1_000
-"""Characters of an error's sentence; a request may name things of any length."""
+"""Longest message of an error in characters, since errors quote the request."""
 
 HEADERS = {
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -28,15 +29,22 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=()",
 }
-"""Filled in where an answer does not bring its own: pages bring a content policy, layers bring a cache time."""
+"""Default headers; pages set a content security policy of their own, and images a cache time."""
 
 
 class SecurityMiddleware:
-    """ASGI middleware; a class of Starlette's own would cost more CPU than all that it checks.
+    """ASGI middleware for host checks, CSRF protection, body limits and response headers.
 
-    On loopback, only requests addressed to loopback are answered: else a page of a stranger's
-    site could rebind its own name to 127.0.0.1 and read along (DNS rebinding). A request that changes something must
-    bear the header "X-Layerloop", which no other site can make a browser send without asking first (CSRF).
+    If the API listens on loopback, only requests to loopback names are accepted; otherwise a
+    foreign site could map its own name to 127.0.0.1 and read responses (DNS rebinding). Changing
+    requests need the header "X-Layerloop", which a browser does not send for another site without
+    a CORS preflight (CSRF).
+
+    Plain ASGI, since Starlette's BaseHTTPMiddleware takes more CPU time than these checks.
+
+    Args:
+        app: The application.
+        host: The host that the API listens on.
     """
 
     def __init__(self, app: ASGIApp, *, host: str) -> None:
@@ -44,18 +52,18 @@ class SecurityMiddleware:
         self.loopback_only = is_loopback(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or pass on; whatever is answered gets the headers, an unexpected error too."""
+        """Refuse a request or pass it on; every response gets the headers, also after errors."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         api = scope["path"].startswith("/api/")
         started = False
-        # HEAD is GET without the body; uvicorn keeps the original scope and counts no bytes for it.
+        # HEAD is handled as GET without the body. The scope is copied: uvicorn needs its own.
         head = scope["method"] == "HEAD"
         if head:
-            scope = dict(scope, method="GET")  # the caller's own stays as it is
+            scope = dict(scope, method="GET")
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -70,38 +78,38 @@ class SecurityMiddleware:
 
         refusal = self._refusal(scope, api=api)
         if refusal is not None:
-            await refusal(scope, receive, send_guarded)
+            await refusal(scope, receive, send_with_headers)
             return
+        # An unexpected error gets a response here, unless the response has started.
         try:
-            await self.app(scope, receive, send_guarded)
+            await self.app(scope, receive, send_with_headers)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise
-            await error_answer(
-                500, "something went wrong in the server", "its log has the details"
-            )(scope, receive, send_guarded)
+            response = error_answer(500, "internal error", "the server's log has the details")
+            await response(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, *, api: bool) -> JSONResponse | None:
         headers = Headers(scope=scope)
+        # DNS rebinding.
         if self.loopback_only and not is_loopback(_name(headers.get("host", ""))):
             return error_answer(
-                421, "this instance answers on loopback only", "open it at 127.0.0.1 or localhost"
+                421, "this server accepts only loopback hosts", "use 127.0.0.1 or localhost"
             )
+        # CSRF.
         changing = scope["method"] not in {"GET", "HEAD", "OPTIONS"}
         if changing and api and "x-layerloop" not in headers:
             return error_answer(
-                403, "the header X-Layerloop is missing", "send 'X-Layerloop: 1' with every change"
+                403, "the header X-Layerloop is missing", "send 'X-Layerloop: 1' with all changes"
             )
-        # Bodies are bounded whatever the method: a server reads them all.
+        # Bodies are limited for all methods, since the server reads them all.
         if "transfer-encoding" in headers:
-            return error_answer(
-                411, "a request must say its length", "send it with a Content-Length"
-            )
+            return error_answer(411, "the request has no length", "send a Content-Length")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > LARGEST_BODY:
             return error_answer(
-                413, f"a request has at most {LARGEST_BODY} bytes", "send less at once"
+                413, f"the body has more than {LARGEST_BODY} bytes", "send smaller requests"
             )
         return None
 
@@ -109,16 +117,23 @@ class SecurityMiddleware:
 def error_answer(
     status: int, message: str, hint: str = "", headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """An error as every client of the API gets it; what it quotes of a request is cut and escaped."""
-    told = {
+    """Return the JSON response of an error; its texts are shortened and escaped.
+
+    Args:
+        status: HTTP status.
+        message: The problem.
+        hint: What to do about it.
+        headers: Additional headers.
+    """
+    detail = {
         "message": printable(message[:LONGEST_MESSAGE]),
         "hint": printable(hint[:LONGEST_MESSAGE]),
     }
-    return JSONResponse({"error": told}, status_code=status, headers=headers)
+    return JSONResponse({"error": detail}, status_code=status, headers=headers)
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host name or address means this very machine."""
+    """Return whether a host name or address is the loopback interface."""
     if name == "localhost":
         return True
     try:
@@ -128,7 +143,7 @@ def is_loopback(name: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header, without its port."""
     return (
         host.partition("]")[0].lstrip("[")
         if host.startswith("[")

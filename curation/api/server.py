@@ -1,4 +1,4 @@
-"""The HTTP server of the API: uvicorn, with bounds for connections that never send a whole request."""
+"""The HTTP server of the API: uvicorn, with limits on connections that send requests slowly."""
 
 from __future__ import annotations
 
@@ -15,28 +15,38 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from curation.errors import Refused
 
 OPEN_FILES: Final = 65_536
-"""Soft limit of open files to ask for, where the hard limit allows it."""
+"""Soft limit of open files to set, if the hard limit allows it."""
 RESERVED_FILES: Final = 256
-"""Open files for what is no connection: the database, objects, the program itself."""
+"""Open files that are not HTTP connections: the database, objects, the program itself."""
 MAX_CONNECTIONS: Final = 8_192
 HEAD_SECONDS: Final = 10.0
-"""How long a request's head may take, from the connection or from its first byte on a kept one."""
+"""Longest time for the head of a request, from the connection or from its first byte."""
 BODY_SECONDS: Final = 60.0
-"""How long its body may take; bodies are small JSON documents."""
+"""Longest time for the body of a request; bodies are small JSON documents."""
 
 
 def serve(app: FastAPI, listening: socket.socket) -> None:
-    """Serve the API at a socket of `open_socket` until it is stopped; Ctrl-C raises KeyboardInterrupt."""
+    """Serve the API until it is stopped; Ctrl-C raises KeyboardInterrupt.
+
+    Args:
+        app: The application.
+        listening: A socket that `open_socket` returned.
+    """
     host, port = listening.getsockname()[:2]
     uvicorn.Server(server_config(app, host, port)).run(sockets=[listening])
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Bind the address that the API listens at.
+    """Bind the address of the API.
+
+    Args:
+        host: Host name or address.
+        port: Port; 0 takes a free port.
 
     Raises:
-        Refused: It is taken, or is none of this machine.
+        Refused: The port is in use, or the address does not belong to this machine.
     """
+    # Bound before the server starts, so that an error is reported at once.
     listening = None
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -46,7 +56,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         if listening is not None:
             listening.close()
-        hint = "another program listens there: choose another port (--port, LAYERLOOP_PORT)"
+        hint = "if another program uses the port, choose another port (--port, LAYERLOOP_PORT)"
         raise Refused(
             f"the API cannot listen at {host}:{port}: {error.strerror or error}", hint
         ) from error
@@ -54,10 +64,15 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
-    """Return uvicorn's settings, after raising the soft limit of open files to the hard one.
+    """Raise the soft limit of open files, and return uvicorn's settings.
 
-    `limit_concurrency` is not used: it answers 503 to everybody once so many connections are open, and so does the work
-    of whoever holds them.
+    uvicorn's `limit_concurrency` is not used: it returns 503 to all clients once the limit is
+    reached, so that a few clients with many connections would block the API.
+
+    Args:
+        app: The application.
+        host: Host of the bound address.
+        port: Port of the bound address.
     """
     most = max_connections(raise_open_files())
     return uvicorn.Config(
@@ -66,16 +81,17 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
         port=port,
         http=_bounded(most),
         ws="none",
-        # The loop accepts so many at a time before it hands any of them on: they count too.
+        # The loop accepts this many connections at a time before the protocol counts them.
         backlog=max(16, min(1024, most // 4)),
         log_level="warning",
         server_header=False,
-        proxy_headers=False,  # the application believes the proxies that a setting names, and no others
+        # The application adds its own middleware for the proxies that a setting names.
+        proxy_headers=False,
     )
 
 
 def raise_open_files() -> int:
-    """Raise the soft limit of open files as far as the hard limit allows; return the soft limit."""
+    """Raise the soft limit of open files as far as the hard limit allows, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -85,12 +101,15 @@ def raise_open_files() -> int:
 
 
 def max_connections(open_files: int) -> int:
-    """Return how many connections may be open: four fifths of the files that are not reserved."""
+    """Return the largest number of connections: four fifths of the files that are not reserved."""
     return max(16, min(MAX_CONNECTIONS, (open_files - RESERVED_FILES) * 4 // 5))
 
 
 class Connections:
-    """The open connections of a server; when there are too many, those without a whole request give way to new ones."""
+    """The open connections of a server.
+
+    Above the limit, the oldest connection without a complete request head is closed.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -98,33 +117,33 @@ class Connections:
         self._open: set[BoundedProtocol] = set()
 
     def add(self, connection: BoundedProtocol) -> None:
-        """Count a new connection; when there are too many, the oldest one without a whole request is closed."""
+        """Count a new connection, and close the oldest waiting connection above the limit."""
         self._open.add(connection)
         self.wait(connection)
         if len(self._open) > self._most:
             next(iter(self._waiting)).abort()
 
     def wait(self, connection: BoundedProtocol) -> None:
-        """Note that a connection has no whole head of a request, unless that is noted already."""
+        """Mark a connection as waiting for a complete request head; it keeps its position."""
         self._waiting.setdefault(connection)
 
     def proceed(self, connection: BoundedProtocol) -> None:
-        """Note that a connection has sent a whole head."""
+        """Mark a connection as having sent a complete head."""
         self._waiting.pop(connection, None)
 
     def remove(self, connection: BoundedProtocol) -> None:
-        """Forget a connection that was lost."""
+        """Remove a closed connection."""
         self._open.discard(connection)
         self.proceed(connection)
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's protocol, with a limit of time for heads and bodies, which uvicorn has not."""
+    """uvicorn's HTTP protocol with time limits for heads and bodies, which uvicorn lacks."""
 
     known: Connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for the first request."""
+        """Start waiting for the first request."""
         self._timer: asyncio.TimerHandle | None = None
         self._state: object = None
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -132,32 +151,32 @@ class BoundedProtocol(H11Protocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Stop counting the connection."""
         self.known.remove(self)
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; the time for a head or a body runs from its beginning, however little comes at a time."""
+        """Process data; the time limit runs from the beginning of a head or a body."""
         super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request; uvicorn itself closes what stays silent then."""
+        """Wait for the next request; uvicorn itself closes idle connections."""
         super().on_response_complete()
         self._stop_timer()
         self._state = None
         self.known.wait(self)
 
     def abort(self) -> None:
-        """Close at once, without an answer."""
+        """Close the connection at once, without a response."""
         self.known.remove(self)
         self._stop_timer()
         if not self.transport.is_closing():
             self.transport.abort()
 
     def _watch(self) -> None:
-        """Set the timer anew where the request has come from one part to the next."""
+        """Set the timer when a request has reached its next part."""
         state = self.conn.their_state
         if state is self._state or self.transport.is_closing():
             return
@@ -178,5 +197,5 @@ class BoundedProtocol(H11Protocol):
 
 
 def _bounded(most: int) -> type[asyncio.Protocol]:
-    """Return the protocol with connections of its own to count."""
+    """Return a subclass of the protocol with its own set of connections."""
     return type("Bounded", (BoundedProtocol,), {"known": Connections(most)})

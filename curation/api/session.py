@@ -28,9 +28,10 @@ class Health(BaseModel):
 
 
 class SignIn(Body):
-    """A one-time token, as an administrator hands it out.
+    """A one-time sign-in token from an administrator.
 
-    In a browser that is signed in as somebody else it takes `switch`, so that nobody's account changes unnoticed.
+    `switch` is required in a browser that is signed in as another reviewer, so that the account
+    does not change unnoticed.
     """
 
     token: Annotated[str, Field(min_length=1, max_length=200), STORABLE]
@@ -38,37 +39,38 @@ class SignIn(Body):
 
 
 class Me(BaseModel):
-    """Who is signed in."""
+    """The signed-in reviewer."""
 
     name: str
     kind: str
     access: Role
 
 
-@router.get("/health", summary="Whether the API answers")
+@router.get("/health", summary="Check the API")
 async def health() -> Health:
-    """Open to all: whether the API answers, and its version."""
+    """Return the status and the version of the API, without a session."""
     return Health(status="ok", version=__version__)
 
 
-@router.get("/me", summary="Who is signed in", responses=answers(401))
+@router.get("/me", summary="Get the signed-in reviewer", responses=answers(401))
 def me(visit: Annotator) -> Me:
-    """Return the name and the access of the session's reviewer."""
+    """Return the name and the role of the signed-in reviewer."""
     with visit.enter() as (_, reviewer):
         return _me(reviewer)
 
 
 @router.post("/session", summary="Sign in", responses=answers(401, 409, 429))
 def post_session(request: Request, response: Response, body: SignIn) -> Me:
-    """Spend a one-time token for a session cookie.
+    """Exchange a one-time token for a session cookie.
 
-    A valid token is always taken; wrong ones are answered with 401, and after three from one address with 429. Where
-    the request comes from a session of another reviewer it is refused with 409 unless `switch` is set; the token stays
-    valid then.
+    A valid token is always accepted. A wrong token is refused with 401, and after three from one
+    address with 429. A request from a session of another reviewer is refused with 409 unless
+    `switch` is set; the token stays valid then.
     """
     back_off: BackOff = request.app.state.back_off
     cookies: SessionCookies = request.app.state.sessions
     address = request.client.host if request.client else ""
+    # One transaction uses the token, ends the present session, and begins the new one.
     try:
         with context_of(request).database.transaction() as tx:
             reviewer = sign_in(tx, body.token.strip())
@@ -89,10 +91,10 @@ def delete_session(
     request: Request,
     response: Response,
     everywhere: Annotated[
-        bool, Query(description="also end every other session of this reviewer")
+        bool, Query(description="also end all other sessions of this reviewer")
     ] = False,
 ) -> None:
-    """End this session, on the server too, and make the browser forget its cookie."""
+    """End this session on the server, and delete its cookie."""
     cookies: SessionCookies = request.app.state.sessions
     session = session_of(request)
     if session is not None:
@@ -107,7 +109,7 @@ def delete_session(
 def _end_present_session(
     tx: Transaction, request: Request, reviewer: Reviewer, *, switch: bool
 ) -> None:
-    """End the session that the browser has. Raises Conflict where it is another reviewer's and `switch` is not set."""
+    """End the browser's session. Raises Conflict if it is another reviewer's, without `switch`."""
     session = session_of(request)
     present = find_session(tx, session) if session else None
     if session is None or present is None:
@@ -115,14 +117,13 @@ def _end_present_session(
     if present.id != reviewer.id and not switch:
         raise Conflict(
             f"this browser is signed in as {present.name}, and the token is {reviewer.name}'s",
-            "sign out first, or say that the account is to be switched",
+            "sign out first, or confirm that you want to switch the account",
         )
     end_session(tx, session)
 
 
 def _cookie_options(request: Request) -> dict[str, Any]:
-    # Whether the cookie is Secure follows the address that is configured: what a request says of its own scheme
-    # depends on proxies in between.
+    # Secure depends on the configured URL: the scheme of a request depends on proxies.
     secure = context_of(request).settings.public_address.lower().startswith("https:")
     return {"httponly": True, "samesite": "strict", "secure": secure}
 

@@ -8,24 +8,54 @@ import time
 from collections.abc import Callable
 
 WINDOW = 600
-"""Seconds in which an image keeps one address, so that browsers cache it; it works for one to two such windows."""
+"""Seconds for which an image keeps its URL, so that browsers cache it.
+
+A URL is valid for one to two such windows.
+"""
 
 
 class SignedUrls:
-    """Signs and checks addresses; each is bound to one image, one format, one size and one end."""
+    """Signed URLs of images; a signature covers the image, its format, its size and the expiry.
+
+    Args:
+        secret: The secret; the key is derived from it.
+        clock: Function that returns the time in seconds since the epoch.
+    """
 
     def __init__(self, secret: str, clock: Callable[[], float] = time.time) -> None:
         self._key = hmac.digest(secret.encode(), b"layerloop layer links", hashlib.sha256)
         self._clock = clock
 
     def address(self, sha256: str, form: str = "webp", side: int = 0) -> str:
-        """The path of a stored image as "webp" or "png", shrunk to a longer side where one is given."""
+        """Return the signed URL of a stored image.
+
+        Args:
+            sha256: Name of the image.
+            form: File format, "webp" or "png".
+            side: Longer side in pixels to shrink it to; 0 keeps its size.
+
+        Returns:
+            Path and query.
+        """
+        # Expiry is at the end of the next window, so that the URL does not change within a window.
         until = (int(self._clock()) // WINDOW + 2) * WINDOW
         shrunk = f"side={side}&" if side else ""
-        return f"/api/layers/{sha256}.{form}?{shrunk}until={until}&sign={self._sign(sha256, form, side, until)}"
+        sign = self._sign(sha256, form, side, until)
+        return f"/api/layers/{sha256}.{form}?{shrunk}until={until}&sign={sign}"
 
     def seconds_left(self, sha256: str, form: str, until: int, sign: str, side: int = 0) -> int:
-        """How long an address still works; 0 when it is too old or was not made here."""
+        """Return how long a URL is still valid.
+
+        Args:
+            sha256: Name of the image.
+            form: File format.
+            until: Expiry, in seconds since the epoch.
+            sign: The signature.
+            side: Longer side in pixels; 0 for the image's own size.
+
+        Returns:
+            Seconds; 0 if the URL has expired or the signature is wrong.
+        """
         genuine = hmac.compare_digest(self._sign(sha256, form, side, until).encode(), sign.encode())
         return max(until - int(self._clock()), 0) if genuine else 0
 

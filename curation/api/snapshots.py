@@ -29,7 +29,7 @@ Name = Annotated[str, Path(min_length=1, max_length=100), STORABLE]
 
 
 class SnapshotAnswer(BaseModel):
-    """A frozen list of samples, named by its content."""
+    """An immutable set of samples, named by its content."""
 
     id: str
     samples: int
@@ -39,7 +39,7 @@ class SnapshotAnswer(BaseModel):
 
 
 class SampleLayer(BaseModel):
-    """One layer of a sample: an address that works for ten minutes or more, and its size where it is known."""
+    """A layer of a sample: a URL that is valid for ten minutes or more, and its size, if known."""
 
     url: str
     width: int | None
@@ -62,7 +62,7 @@ class SampleAnswer(BaseModel):
 
 
 class SnapshotPage(BaseModel):
-    """Samples in the order of their ids; `next` is what to give as `after` for more."""
+    """Samples in the order of their ids; `next` is the value of `after` for the next page."""
 
     snapshot: SnapshotAnswer
     samples: list[SampleAnswer]
@@ -70,7 +70,7 @@ class SnapshotPage(BaseModel):
 
 
 class Freeze(Body):
-    """What to call the new snapshot, if anything."""
+    """A new snapshot, with a tag if one is given."""
 
     tag: TagName | None = None
 
@@ -81,7 +81,7 @@ class Freeze(Body):
     responses=linked(200, snapshot=link("get_snapshot", name="$response.body#/0/id")),
 )
 def get_snapshots(visit: Engineer) -> list[SnapshotAnswer]:
-    """Every snapshot, newest first."""
+    """Return all snapshots, newest first."""
     with visit.enter() as (tx, _):
         rows = snapshots.list_snapshots(tx)
     return [_answer(row) for row in rows]
@@ -95,7 +95,7 @@ def get_snapshot(
     after: Annotated[str, Query(pattern="^[0-9a-f]{0,32}$"), STORABLE] = "",
     limit: Annotated[int, Query(ge=1, le=200), QUERY_NUMBER] = 60,
 ) -> SnapshotPage:
-    """One snapshot by its tag, its id or the beginning of its id, and a page of its samples."""
+    """Return a snapshot by its tag, its id or the beginning of its id, and a page of samples."""
     links: SignedUrls = request.app.state.links
     with visit.enter() as (tx, _):
         row = _find(tx, name)
@@ -118,8 +118,9 @@ def get_snapshot(
     responses=answers(409) | linked(201, snapshot=link("get_snapshot", name="$response.body#/id")),
 )
 def post_snapshot(visit: Engineer, body: Freeze) -> SnapshotAnswer:
-    """Freeze today's samples; freezing equal samples again gives the same snapshot."""
-    with visit.enter():  # who may not freeze is refused before anything is read
+    """Freeze all accepted samples; equal samples always give the same snapshot."""
+    # Check the role first. The fingerprints are computed outside of the transaction.
+    with visit.enter():
         pass
     fingerprint_layers(visit.context.database, visit.context.store)
     with visit.enter(one_view=True) as (tx, reviewer):

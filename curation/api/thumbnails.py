@@ -1,4 +1,4 @@
-"""Cache of shrunk layers for the grid view, least recently used first out."""
+"""Cache of shrunk layers for the grid view; the least recently used are dropped."""
 
 from __future__ import annotations
 
@@ -7,28 +7,35 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 MOST_BYTES = 64 << 20
-"""About 3,000 layers at 320 pixels: each is asked for once or twice, soon after it was first, so memory is enough."""
+"""Size of the cache in bytes: about 3,000 layers of 320 pixels.
+
+Memory is enough, since a layer is requested once or twice within a short time.
+"""
 
 
 class ThumbnailCache:
-    """Bytes by key; safe for the threads of one API. Nobody waits for a rendition that another thread is making."""
+    """A thread-safe cache of encoded images, limited by their bytes.
+
+    No thread waits for an image that another thread is encoding.
+    """
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self._most = most
-        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._entries: OrderedDict[Hashable, bytes] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
-        """The bytes for a key, kept or made."""
+        """Return the cached bytes of a key, or make them."""
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        made = make()
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key]
+        image = make()
+        # Another thread may have made the same image meanwhile.
         with self._lock:
-            self._bytes += len(made) - len(self._kept.pop(key, b""))
-            self._kept[key] = made
+            self._bytes += len(image) - len(self._entries.pop(key, b""))
+            self._entries[key] = image
             while self._bytes > self._most:
-                self._bytes -= len(self._kept.popitem(last=False)[1])
-        return made
+                self._bytes -= len(self._entries.popitem(last=False)[1])
+        return image
