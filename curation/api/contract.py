@@ -1,4 +1,4 @@
-"""The OpenAPI description: one error schema, every status, security schemes and links between operations."""
+"""The OpenAPI description: error schema, statuses, security scheme and links of operations."""
 
 from __future__ import annotations
 

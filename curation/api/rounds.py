@@ -193,8 +193,9 @@ class Audit(BaseModel):
 class Gate(BaseModel):
     """A score beyond which the auto-reviewer decides, with its error rates.
 
-    `lost` counts the good (for a reject gate, else bad) candidates that it decides wrongly, `wrong`
-    its wrong verdicts. `contradicted` means that its audit has closed it.
+    `lost` bounds the share of good candidates that a reject gate rejects, or of bad candidates that
+    an accept gate accepts; `wrong` bounds the share of wrong verdicts. `contradicted` means that its
+    audit has closed it.
     """
 
     id: int

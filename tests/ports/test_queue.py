@@ -213,7 +213,7 @@ def test_a_broker_that_is_away_costs_a_transaction_nothing(scheme, database, cap
     assert time.monotonic() - started < 15, "fifty transactions wait for one time-out, not for fifty"
     with database.transaction() as tx:
         assert tx.connection.exec_driver_sql("select count(*) from events").scalar() == 50
-    assert "waits for the sweep" in caplog.text
+    assert "waits for the reconcile job" in caplog.text
     queue.close()
 
 

@@ -115,5 +115,5 @@ def test_what_the_server_will_not_do_is_not_asked_twice():
 
 
 def test_other_addresses_are_refused():
-    with pytest.raises(Refused, match="no address of a server"):
+    with pytest.raises(Refused, match="not the URL of a server"):
         ChatServer("file:///etc/passwd", "m")

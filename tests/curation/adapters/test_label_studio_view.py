@@ -12,7 +12,7 @@ import pytest
 from curation.adapters.label_studio_view import (
     PAIR,
     SINGLE,
-    SWITCHES,
+    VIEW_CONTROLS,
     VIEWS,
     as_result,
     configuration,
@@ -76,12 +76,12 @@ def test_a_single_layer_has_no_choice_of_layers():
     def names(kind: Kind) -> set[str | None]:
         return {one.get("name") for one in ET.fromstring(configuration(kind)).iter("Choices")}
 
-    assert names(Kind.pair) & SWITCHES == SWITCHES
-    assert names(Kind.single) & SWITCHES == SWITCHES - {"view_layer"}
+    assert names(Kind.pair) & VIEW_CONTROLS == VIEW_CONTROLS
+    assert names(Kind.single) & VIEW_CONTROLS == VIEW_CONTROLS - {"view_layer"}
 
 
 def test_how_it_was_looked_at_is_no_part_of_what_is_said():
-    seen = [{"from_name": name, "value": {"choices": ["alpha"]}} for name in SWITCHES]
+    seen = [{"from_name": name, "value": {"choices": ["alpha"]}} for name in VIEW_CONTROLS]
     said = as_result(Verdict.reject, [RejectReason.halo])
     assert read_result([*seen, *said]) == read_result(said)
     assert "fault" in read_result(seen)

@@ -141,7 +141,7 @@ def test_an_unexpected_error_tells_nothing_and_is_logged(app, signed_in, context
     answer = visitor.get("/api/rounds")
     assert answer.status_code == 500
     assert answer.json() == {
-        "error": {"message": "something went wrong in the server", "hint": "its log has the details"}
+        "error": {"message": "internal error", "hint": "the server's log has the details"}
     }
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "GET /api/rounds failed" in caplog.text

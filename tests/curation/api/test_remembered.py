@@ -47,4 +47,4 @@ def test_it_does_not_grow_without_end():
     kept: AdaptiveCache[int] = AdaptiveCache(cheap=0.0, clock=clock)
     for key in range(kept.MOST + 50):
         kept.get(key, lambda: clock.compute(1.0))
-    assert len(kept._kept) == kept.MOST
+    assert len(kept._entries) == kept.MOST

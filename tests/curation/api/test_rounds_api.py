@@ -46,7 +46,7 @@ def test_an_annotator_changes_no_round(signed_in, number, database, act):
     answer = signed_in().post(f"/api/rounds/{number}/{act}")
     assert (answer.status_code, answer.json()["error"]["message"]) == (
         403,
-        "this takes access engineer; you have annotator",
+        "this needs the role engineer; you have the role annotator",
     )
     with database.transaction() as tx:
         assert round_report.find_round(tx, number)["state"] == "open"

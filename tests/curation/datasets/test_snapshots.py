@@ -115,7 +115,7 @@ NOT_TAGS = [
 def test_what_could_be_an_id_or_an_option_is_no_tag(database: Database, store: FolderStore, name: str) -> None:
     add(database, [1])
     frozen = freeze(database, store)
-    with database.transaction() as tx, pytest.raises(Refused, match="no name for a tag"):
+    with database.transaction() as tx, pytest.raises(Refused, match="not a valid name of a tag"):
         snapshots.tag_snapshot(tx, name, frozen.id, "test")
 
 

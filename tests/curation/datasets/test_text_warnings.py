@@ -54,9 +54,9 @@ def made(snapshot: str, preset: str = "tiny", **changes: str) -> Checkpoint:
         ("a RED fox!", ""),
         ("fox " * 15, ""),
         ("fox " * 16, "1 of 1 texts are cut after 15 words"),
-        ("🦊", "1 of 1 texts hold no word it can read, as '🦊'"),
-        ("一只红色的狐狸", "no caption of its training has: '一只红色的狐狸'"),
-        ("a red wolf", "has: 'wolf'"),
+        ("🦊", "1 of 1 texts have no known word, such as '🦊'"),
+        ("一只红色的狐狸", "in no training caption: '一只红色的狐狸'"),
+        ("a red wolf", "in no training caption: 'wolf'"),
     ],
 )
 def test_a_prompt_is_compared_with_what_its_checkpoint_has_learnt(context, snapshot, text, told):
@@ -69,14 +69,14 @@ def test_numbers_of_the_preset_and_all_texts_of_pairs_count(context, snapshot):
     prompt = Prompt("a red fox", "a fox", "a red red red red fox")
     assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot), [prompt]) == ""
     warning = text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, text_length="5"), [prompt])
-    assert warning == "preset tiny: 1 of 3 texts are cut after 4 words, as 'a red red red red fox'"
+    assert warning == "preset tiny: 1 of 3 texts are cut after 4 words, such as 'a red red red red fox'"
 
 
 def test_many_unknown_words_are_one_line(context, snapshot):
     prompts = [Prompt(f"a red beast{n}") for n in range(50)]
     warning = text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot), prompts)
     assert warning.endswith(
-        "50 of 50 hold words that no caption of its training has: 'beast0', 'beast1', 'beast2' and 47 more"
+        "50 of 50 have words that are in no training caption: 'beast0', 'beast1', 'beast2' and 47 more"
     )
 
 
@@ -85,14 +85,14 @@ def test_models_of_others_and_weights_without_a_snapshot_are_not_judged(context,
     assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, "sd15"), long) == ""
     assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, "no such preset"), long) == ""
     imported = Checkpoint({}, "imported", "tiny", None, None, 0, "test")
-    assert "has" not in text_warnings.warn_of_prompts(read_texts, context.store, imported, [Prompt("a wolf")])
+    assert "training caption" not in text_warnings.warn_of_prompts(read_texts, context.store, imported, [Prompt("a wolf")])
 
 
 def test_a_training_is_told_of_its_captions(context, snapshot):
     warning = text_warnings.warn_of_snapshot(read_texts, context.store, snapshot, "tiny", {})
-    assert warning.startswith("preset tiny: 1 of 3 captions are cut after 15 words, as 'word0 word1")
-    assert "1 of 3 captions hold no word it can read, as '🦊'" in warning
-    assert warning.endswith("1 of 4 samples have no caption but their file name and are learnt without text")
+    assert warning.startswith("preset tiny: 1 of 3 captions are cut after 15 words, such as 'word0 word1")
+    assert "1 of 3 captions have no known word, such as '🦊'" in warning
+    assert warning.endswith("1 of 4 samples have only a file name as caption and are trained on without text")
     assert "cut" not in text_warnings.warn_of_snapshot(read_texts, context.store, snapshot, "sd15", {})
 
 
@@ -115,7 +115,7 @@ def test_commands_say_it_in_one_line_on_stderr(settings, context, snapshot, monk
         app, ["round", "open", "--quota", "2", "--prompts", str(settings.home / "prompts.txt"), "--json"]
     )
     assert [line for line in result.stderr.splitlines() if line.startswith("warning:")] == [
-        "warning: preset tiny: 1 of 2 hold words that no caption of its training has: '一只狐狸'"
+        "warning: preset tiny: 1 of 2 have words that are in no training caption: '一只狐狸'"
     ]
     assert json.loads(result.stdout)["warning"].startswith("preset tiny")
     assert "warning: preset tiny: 1 of 3 captions" in CliRunner().invoke(app, ["train", "--dry-run"]).stderr

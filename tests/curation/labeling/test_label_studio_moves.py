@@ -83,14 +83,14 @@ def test_an_import_that_was_cut_off_goes_on_from_the_new_address(seat, store):
 
 def test_a_task_that_is_deleted_while_the_house_moves_is_put_up_again(seat, monkeypatch):
     gone = seat.task(2)
-    rewrite = seat.exchange.desk._rewrite
+    rewrite = seat.exchange.desk._update_task
 
     def delete_before_writing(*args):
         seat.studio.client.tasks.delete(str(gone))
         monkeypatch.undo()
         rewrite(*args)
 
-    monkeypatch.setattr(seat.exchange.desk, "_rewrite", delete_before_writing)
+    monkeypatch.setattr(seat.exchange.desk, "_update_task", delete_before_writing)
     context = moved(seat.exchange)
     assert context.collect(everything=True) == {"renewed": 8}
     assert context.collect() == {"lost": 1}

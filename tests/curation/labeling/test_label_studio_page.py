@@ -116,7 +116,7 @@ def test_a_person_works_at_it(seats, page):
     send(page, "Submit")
     open_task(page, single, 1)
     press(page, "r", "1", "3")
-    page.get_by_placeholder("Enter keeps it").fill("at the left")
+    page.get_by_placeholder("Press Enter to add it").fill("at the left")
     page.keyboard.press("Enter")
     send(page, "Submit")
     open_task(page, pair, 0)

@@ -54,7 +54,7 @@ def test_one_annotation_with_an_unknown_control_stops_nothing(seat, store):
     more(seat, store, 2)
     assert seat.exchange.put_up(seat.round) == {"up": 2}
     assert trouble(seat) == (
-        f"project {project} does not take its labeling configuration: "
+        f"project {project} does not accept its labeling configuration: "
         f"annotation {said} of task {task} uses the unknown control 'mood'"
     )
     told = [one for one in reconcile.compare(seat.exchange, seat.round) if one.kind == "board"]
@@ -96,17 +96,17 @@ def test_a_refused_board_does_not_stop_the_others(seat, store, caplog, monkeypat
 
 
 def test_one_posting_that_is_refused_does_not_stop_the_others(seat, store, monkeypatch):
-    from curation.adapters import label_studio
+    from curation.adapters import label_studio_tasks
 
     more(seat, store, 5)
     hostile = seat.candidates[9]
-    build = label_studio._data
+    build = label_studio_tasks.task_data
 
     def without_a_page(posting, *args):
         data = build(posting, *args)
         return data if posting.candidate != hostile else {key: data[key] for key in data if key != "look"}
 
-    monkeypatch.setattr(label_studio, "_data", without_a_page)
+    monkeypatch.setattr(label_studio_tasks, "task_data", without_a_page)
     assert seat.exchange.put_up(seat.round) == {"up": 4}
     with seat.database.transaction() as tx:
         [row] = tx.execute(sa.select(desk_postings).where(desk_postings.c.state == "refused")).all()
