@@ -167,6 +167,7 @@ def content_id(*parts: object) -> uuid.UUID:
         *parts: The values that identify the object, in order; each enters as its `str`.
     """
     text = canonical_json([str(part) for part in parts])
+    # A UUID has 128 bits.
     return uuid.UUID(bytes=hashlib.sha256(text.encode()).digest()[:16])
 
 
@@ -296,6 +297,7 @@ class Checkpoint:
     @property
     def id(self) -> str:
         """The sha256 of weights and lineage, so that a repeated training is the same checkpoint."""
+        # Without changes the id is the same as before the field existed.
         lineage: list[Any] = [self.recipe, self.preset, self.snapshot, self.parent, self.seed]
         lineage += [dict(self.changes)] if self.changes else []
         return hashlib.sha256(canonical_json([dict(self.files), lineage]).encode()).hexdigest()

@@ -59,6 +59,7 @@ def describe_progress(seen: Progress, done: int = 0, seconds: float = 0.0) -> st
         else "begins"
     )
     parts = [f"{number}{seen.stage}: {amount}"]
+    # Without work since the last report there is no rate.
     if done > 0 and seconds > 0:
         rate = done / seconds
         parts.append(f"{rate:.3g}/s")

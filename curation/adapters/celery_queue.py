@@ -177,7 +177,9 @@ class CeleryQueue:
 
 
 def _broker(address: str, database_address: str) -> dict[str, Any]:
+    """Return Celery's settings for a broker, with short time-outs."""
     scheme = address.partition("://")[0]
+    # PGMQ in the database.
     if address == EMBEDDED:
         conn_string = make_conninfo(
             database_address, connect_timeout=3, options="-c statement_timeout=10s"
@@ -194,6 +196,7 @@ def _broker(address: str, database_address: str) -> dict[str, Any]:
             "pool_timeout": 3,
         }
         return {"broker_url": "pgmq://localhost", "broker_transport_options": options}
+    # RabbitMQ.
     if scheme in ("amqp", "amqps"):
         options = {
             "max_retries": 1,
@@ -202,6 +205,7 @@ def _broker(address: str, database_address: str) -> dict[str, Any]:
             "read_timeout": 10,
         }
         return {"broker_url": address, "broker_transport_options": options}
+    # All keys get a prefix, since other programs may use the same Redis database.
     if scheme in ("redis", "rediss"):
         options = {
             "global_keyprefix": "layerloop:",

@@ -76,12 +76,12 @@ def start(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         try:
-            return _bring_up(folder / "data")
+            return _ensure_running(folder / "data")
         except Unreachable:
             if running(folder):
                 raise
             # It was killed between the check and the first connection: start it again.
-            return _bring_up(folder / "data")
+            return _ensure_running(folder / "data")
 
 
 def stop(folder: Path) -> None:
@@ -114,7 +114,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _bring_up(data: Path) -> str:
+def _ensure_running(data: Path) -> str:
     # A server that is starting or stopping is left alone.
     settle(data)
     if not running(data.parent):

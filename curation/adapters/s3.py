@@ -156,6 +156,7 @@ class S3Store:
         try:
             yield
         except ClientError as error:
+            # The server answered with an error.
             code = _code(error)
             if code in ("NoSuchKey", "404", "NotFound"):
                 raise NotFound(
@@ -170,6 +171,7 @@ class S3Store:
                 f"check that these credentials may read and write in {self.bucket!r}",
             ) from error
         except (BotoCoreError, Boto3Error) as error:
+            # No answer, or no credentials.
             raise Unreachable(
                 f"the object store does not answer: {error}",
                 "check LAYERLOOP_OBJECTS_ENDPOINT and the credentials",

@@ -135,6 +135,7 @@ async def _handle_error(request: Request, error: Exception) -> Response:
 
     Errors from 500 on may name hosts, users and files. Their text is only logged.
     """
+    # The method resolution order lists the error's class before its base classes.
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     message, hint = (
         (error.message, error.hint)

@@ -1,4 +1,4 @@
-"""Authentication, roles, and the one transaction of each request."""
+"""Authentication, roles, and the transaction of a request."""
 
 from __future__ import annotations
 

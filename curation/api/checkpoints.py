@@ -25,6 +25,9 @@ router = APIRouter(prefix="/api", tags=["checkpoints"], responses=answers(401))
 Name = Annotated[str, Path(pattern="^[0-9a-f]{8,64}$"), STORABLE]
 
 
+# Responses
+
+
 class CheckpointAnswer(BaseModel):
     """A checkpoint with its lineage, its metrics, and the rounds that it generated.
 
@@ -71,6 +74,9 @@ class RunAnswer(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+
+# Routes
 
 
 @router.get(
@@ -138,6 +144,7 @@ def _checkpoint(
     request: Request, row: Mapping[str, Any], by_checkpoint: Mapping[str, list[int]]
 ) -> CheckpointAnswer:
     links: SignedUrls = request.app.state.links
+    # Columns that have the same name in the response.
     same = (
         "id",
         "recipe",
@@ -159,6 +166,7 @@ def _checkpoint(
 
 
 def _run(row: Mapping[str, Any]) -> RunAnswer:
+    # Columns that have the same name in the response.
     same = ("id", "recipe", "preset", "changes", "state", "error", "started_at", "finished_at")
     return RunAnswer(
         **{name: row[name] for name in same},

@@ -66,8 +66,10 @@ def ring(
     board: uuid.UUID | None = None,
 ) -> None:
     """Enqueue a job that reads the changed annotations of a project, or of all projects."""
+    # The webhook has no session; its secret is compared in constant time.
     expected = hook_secret(context_of(request).settings.signing_secret())
     if not hmac.compare_digest(secret.encode(), expected.encode()):
         raise WrongSecret
+    # Equal jobs are sent once, so that frequent requests do no harm.
     with context_of(request).database.transaction() as tx:
         tx.ask("collect", *([str(board)] if board is not None else []))

@@ -49,6 +49,9 @@ LABELS = {
 }
 
 
+# Claims
+
+
 class TrayRequest(Body):
     """A request for candidates, with those that the page holds already.
 
@@ -90,6 +93,9 @@ class TrayAnswer(BaseModel):
     candidates: list[CardAnswer]
     lost: list[uuid.UUID]
     progress: ProgressAnswer
+
+
+# Decisions
 
 
 class DecisionRequest(Body):
@@ -136,6 +142,9 @@ class DecidedAnswer(BaseModel):
     refused: RefusalAnswer | None = None
 
 
+# Undo
+
+
 class UndoRequest(Body):
     """The decision to undo (null: my last), and an idempotency key as for a decision."""
 
@@ -164,6 +173,9 @@ class UndoneAnswer(BaseModel):
     refused: RefusalAnswer | None = None
 
 
+# Reject reasons
+
+
 class ReasonAnswer(BaseModel):
     """A reason to reject, with its key on the review page and its label."""
 
@@ -171,6 +183,9 @@ class ReasonAnswer(BaseModel):
     key: str
     label: str
     pairs_only: bool
+
+
+# Routes
 
 
 @router.post(
@@ -198,6 +213,7 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
     seconds = visit.context.settings.review_lease_seconds
     counts: AdaptiveCache[dict[str, int]] = request.app.state.counts
     with visit.enter() as (tx, reviewer):
+        # A reviewer who missed obvious defects gets no candidates.
         if reviewer.paused is not None:
             raise Paused(reviewer.paused)
         batch = queue.claim_batch(
@@ -295,6 +311,7 @@ def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
 
 
 def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionAnswer:
+    # The response is made after the commit, so that the client never sees a decision that is lost.
     with visit.enter() as (tx, reviewer):
         decided = decisions.decide(
             tx,

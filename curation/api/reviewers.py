@@ -17,6 +17,9 @@ from curation.statistics.psychometric import Curve
 router = APIRouter(prefix="/api", tags=["reviewers"], responses=answers(401))
 
 
+# Numbers with their uncertainty
+
+
 class Share(BaseModel):
     """A share of n with its 95 % Wilson interval."""
 
@@ -49,6 +52,9 @@ class Chance(BaseModel):
     value: float | None
     low: float | None
     high: float | None
+
+
+# The parts of a reviewer's statistics: see curation.reporting.reviewer_stats
 
 
 class WithOthers(BaseModel):
@@ -117,6 +123,9 @@ class ReviewerStanding(BaseModel):
     agreement: WithOthers
     gold: GoldAnswers
     facts: Facts
+
+
+# Routes
 
 
 @router.get("/me/figures", summary="Get my statistics")

@@ -25,6 +25,9 @@ BEFORE_REVIEW = frozenset({"requested", "drawing", "drawn", "refused", "failed"}
 Number = Annotated[int, Path(ge=1, le=2**31 - 1), QUERY_NUMBER]
 
 
+# Rounds
+
+
 class OwnProgress(BaseModel):
     """My progress in a round: candidates that I may still get, my verdicts, and my accepts."""
 
@@ -57,6 +60,9 @@ class RoundWithPolicy(RoundAnswer):
     """A round with the policy that selects candidates for review."""
 
     policy: dict[str, Any]
+
+
+# The report of a round: see curation.reporting.round_report
 
 
 class Funnel(BaseModel):
@@ -194,8 +200,8 @@ class Gate(BaseModel):
     """A score beyond which the auto-reviewer decides, with its error rates.
 
     `lost` bounds the share of good candidates that a reject gate rejects, or of bad candidates that
-    an accept gate accepts; `wrong` bounds the share of wrong verdicts. `contradicted` means that its
-    audit has closed it.
+    an accept gate accepts; `wrong` bounds the share of wrong verdicts. `contradicted` means that
+    its audit has closed it.
     """
 
     id: int
@@ -229,6 +235,9 @@ class Report(BaseModel):
     seconds_left: float | None
     untaken: dict[str, int]
     evaluation: dict[str, float]
+
+
+# The agreement of reviewers: see curation.quality.agreement
 
 
 class Coefficient(BaseModel):
@@ -272,6 +281,9 @@ class RoundAgreement(AgreementAnswer):
     pairs: list[PairAgreement]
 
 
+# Routes
+
+
 @router.get(
     "",
     summary="List rounds",
@@ -287,6 +299,7 @@ def get_rounds(visit: Annotator) -> list[RoundAnswer]:
     with visit.enter() as (tx, reviewer):
         rows = lifecycle.list_rounds(tx)
         own = progress.progress_by_round(tx, reviewer.id)
+    # Annotators must not learn the verdicts of others.
     described = [round_report.describe_round(row) for row in rows]
     if reviewer.access is Role.annotator:
         described = [_without_verdicts(row) for row in described]

@@ -120,6 +120,7 @@ class Connections:
         """Count a new connection, and close the oldest waiting connection above the limit."""
         self._open.add(connection)
         self.wait(connection)
+        # Dictionaries keep the order of insertion.
         if len(self._open) > self._most:
             next(iter(self._waiting)).abort()
 

@@ -20,6 +20,9 @@ from curation.review.sessions import SessionCookies, begin_session, end_session,
 router = APIRouter(prefix="/api", tags=["session"])
 
 
+# Requests and responses
+
+
 class Health(BaseModel):
     """Whether the API answers."""
 
@@ -44,6 +47,9 @@ class Me(BaseModel):
     name: str
     kind: str
     access: Role
+
+
+# Routes
 
 
 @router.get("/health", summary="Check the API")
@@ -77,6 +83,7 @@ def post_session(request: Request, response: Response, body: SignIn) -> Me:
             _end_present_session(tx, request, reviewer, switch=body.switch)
             session = begin_session(tx, reviewer.id, cookies.seconds)
     except WrongToken:
+        # Raises TooOften after too many failures.
         back_off.failed(address)
         raise
     back_off.succeeded(address)
@@ -95,6 +102,7 @@ def delete_session(
     ] = False,
 ) -> None:
     """End this session on the server, and delete its cookie."""
+    # Without a session there is nothing to end, but the cookie is deleted all the same.
     cookies: SessionCookies = request.app.state.sessions
     session = session_of(request)
     if session is not None:

@@ -28,6 +28,9 @@ router = APIRouter(prefix="/api/snapshots", tags=["snapshots"], responses=answer
 Name = Annotated[str, Path(min_length=1, max_length=100), STORABLE]
 
 
+# Requests and responses
+
+
 class SnapshotAnswer(BaseModel):
     """An immutable set of samples, named by its content."""
 
@@ -75,6 +78,9 @@ class Freeze(Body):
     tag: TagName | None = None
 
 
+# Routes
+
+
 @router.get(
     "",
     summary="List snapshots",
@@ -97,6 +103,7 @@ def get_snapshot(
 ) -> SnapshotPage:
     """Return a snapshot by its tag, its id or the beginning of its id, and a page of samples."""
     links: SignedUrls = request.app.state.links
+    # One sample more than the page shows whether there is a next page.
     with visit.enter() as (tx, _):
         row = _find(tx, name)
         found = list(
@@ -143,6 +150,7 @@ def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[An
 
 
 def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> SampleAnswer:
+    # The size is unknown if the layer is not recorded in this installation.
     return SampleAnswer(
         id=sample.id,
         kind=sample.kind,

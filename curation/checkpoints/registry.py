@@ -42,6 +42,7 @@ def order_training(tx: Transaction, order: TrainingRequest, actor: str) -> uuid.
         "changes": dict(order.changes),
         "state": RunState.requested,
     }
+    # The id is derived from the request, so that an equal request conflicts with its row.
     if tx.execute(insert(training_runs).on_conflict_do_nothing(), row).rowcount:
         tx.log(
             actor,
@@ -81,6 +82,7 @@ def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> Tra
             started_at=sa.func.coalesce(training_runs.c.started_at, sa.func.now()),
         )
     )
+    # Only one worker changes the state; the others find no row.
     if not tx.execute(claiming).rowcount:
         return None
     leases.claim(tx, [run], "train", holder, seconds)
@@ -189,6 +191,7 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     }
     if not tx.execute(sa.update(training_runs).where(active).values(cancelled)).rowcount:
         return False
+    # Without its lease the worker gets a Conflict at its next report of progress.
     leases.release(tx, [run])
     tx.log(actor, "training cancelled", f"run {run}")
     return True
@@ -270,6 +273,7 @@ def promoted(tx: Transaction) -> Checkpoint | None:
 
 def find_checkpoint(tx: Transaction, name: str) -> Checkpoint:
     """Return a checkpoint by its id or the first eight or more digits of it. Raises NotFound."""
+    # The beginning of an id must be unambiguous.
     if len(name) >= 8:
         found = (
             sa.select(checkpoints)
@@ -325,6 +329,7 @@ def _read(row: dict[str, Any]) -> Checkpoint:
 
 
 def _release(tx: Transaction, run: uuid.UUID, holder: str) -> None:
+    # A lease of another holder means that the run was taken over.
     own = (held.c.subject == run) & (held.c.holder == holder)
     if not tx.execute(sa.delete(held).where(own)).rowcount:
         raise Conflict(f"run {run} was cancelled or taken over by another worker")

@@ -113,7 +113,7 @@ def sweep(tx: Transaction, limit: int = SWEEP_AT_ONCE) -> Counter[str]:
         The number of subjects by their new state.
     """
     expired = tx.execute(_EXPIRED, {"limit": limit}).all()
-    return _hand_back(tx, expired, most_attempts=MOST_ATTEMPTS)
+    return _return_subjects(tx, expired, most_attempts=MOST_ATTEMPTS)
 
 
 def hand_back(tx: Transaction, holder: str) -> Counter[str]:
@@ -122,7 +122,7 @@ def hand_back(tx: Transaction, holder: str) -> Counter[str]:
     Returns:
         The number of subjects by their new state.
     """
-    return _hand_back(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=None)
+    return _return_subjects(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=None)
 
 
 def hand_back_used(
@@ -141,7 +141,7 @@ def hand_back_used(
     """
     params = {"holder": holder, "ids": list(subjects), "page": page}
     return (
-        _hand_back(tx, tx.execute(_HELD_USED, params).all(), most_attempts=None)
+        _return_subjects(tx, tx.execute(_HELD_USED, params).all(), most_attempts=None)
         if subjects
         else Counter()
     )
@@ -149,7 +149,9 @@ def hand_back_used(
 
 def hand_back_dead(tx: Transaction, holder: str) -> Counter[str]:
     """Release all leases of a holder whose process was killed; its work counts as an attempt."""
-    return _hand_back(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MOST_ATTEMPTS)
+    return _return_subjects(
+        tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MOST_ATTEMPTS
+    )
 
 
 def hand_back_work(tx: Transaction, alive: Collection[str] = ()) -> Counter[str]:
@@ -162,7 +164,7 @@ def hand_back_work(tx: Transaction, alive: Collection[str] = ()) -> Counter[str]
     Returns:
         The number of subjects by their new state.
     """
-    return _hand_back(tx, tx.execute(_WORK, {"alive": list(alive)}).all(), most_attempts=None)
+    return _return_subjects(tx, tx.execute(_WORK, {"alive": list(alive)}).all(), most_attempts=None)
 
 
 def find_lease(tx: Transaction, subject: uuid.UUID) -> tuple[str, datetime] | None:
@@ -171,7 +173,7 @@ def find_lease(tx: Transaction, subject: uuid.UUID) -> tuple[str, datetime] | No
     return (row.holder, row.expires_at) if row else None
 
 
-def _hand_back(
+def _return_subjects(
     tx: Transaction, leases: Sequence[sa.Row[tuple[uuid.UUID, str]]], most_attempts: int | None
 ) -> Counter[str]:
     """Return leased subjects to the state before the claim, and delete the leases.
@@ -189,14 +191,14 @@ def _hand_back(
         # Lock the subjects, delete their leases, set their states, and enqueue their jobs.
         free = [row.id for row in tx.execute(_LOCK.get(purpose, _LOCK_CANDIDATES), {"ids": ids})]
         release(tx, free)
-        for row in _move_back(tx, purpose, free, most_attempts):
+        for row in _reset_state(tx, purpose, free, most_attempts):
             counts[row.state] += 1
             if row.state == "requested":
                 tx.ask(purpose, row.round_id if purpose == "draw" else str(row.id))
     return counts
 
 
-def _move_back(
+def _reset_state(
     tx: Transaction, purpose: str, ids: Sequence[uuid.UUID], most: int | None
 ) -> Sequence[sa.Row[tuple[uuid.UUID]]]:
     if purpose in _BACK:

@@ -36,7 +36,7 @@ class OncePending:
         """Send a job; never raises, since the transaction that enqueued it is committed already."""
         try:
             with self._database.transaction() as tx:
-                if not _enter(tx, job):
+                if not _add(tx, job):
                     return
             # If the queue did not accept it, remove the entry, so that it can be sent again.
             if not self._send(job):
@@ -55,7 +55,7 @@ def take(tx: Transaction, job: Job) -> bool:
     return bool(tx.execute(_TAKE, _row(job)).rowcount)
 
 
-def _enter(tx: Transaction, job: Job) -> bool:
+def _add(tx: Transaction, job: Job) -> bool:
     """Add a pending job; return False if an equal job is pending."""
     tx.execute(_ASYNCHRONOUS)
     return bool(tx.execute(_ENTER, _row(job) | {"seconds": SECONDS}).rowcount)
