@@ -26,7 +26,15 @@ MAX_TAR_HEADER = 64 << 10
 MAX_NAME = 1_000
 
 STORED, DEFLATED = 0, 8
-METHODS: Final = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ"}
+METHODS: Final = {
+    1: "shrink",
+    6: "implode",
+    9: "deflate64",
+    12: "bzip2",
+    14: "LZMA",
+    93: "Zstandard",
+    95: "XZ",
+}
 """Names of compression methods of zips that are not read."""
 
 _END: Final = struct.Struct("<4s4H2LH")  # end of central directory
@@ -80,13 +88,19 @@ def list_members(file: BinaryIO, most_bytes: int) -> list[Member]:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         kind = archive_kind(file.read(512))
-        members = list(_list_tar(file, size, most_bytes) if kind == "tar" else _list_zip(file, size, most_bytes))
+        members = list(
+            _list_tar(file, size, most_bytes)
+            if kind == "tar"
+            else _list_zip(file, size, most_bytes)
+        )
     except BadFile:
         raise
     except Exception as error:  # whatever a parser raises for hostile bytes refuses the archive
         raise BadFile("corrupt", "the archive cannot be read") from error
     if sum(member.size for member in members if member.refusal is None) > MAX_TOTAL:
-        raise BadFile("archive_too_large", f"the archive unpacks to more than {MAX_TOTAL >> 30} GiB")
+        raise BadFile(
+            "archive_too_large", f"the archive unpacks to more than {MAX_TOTAL >> 30} GiB"
+        )
     return members
 
 
@@ -169,7 +183,9 @@ def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
     if count > MAX_MEMBERS:
         raise _too_many(count)
     if length > MAX_DIRECTORY:
-        raise BadFile("archive_too_large", f"its directory has {length:,} bytes, more than {MAX_DIRECTORY:,}")
+        raise BadFile(
+            "archive_too_large", f"its directory has {length:,} bytes, more than {MAX_DIRECTORY:,}"
+        )
     start = end - length
     if start < 0 or start < offset:
         raise BadFile("corrupt", "the archive's directory is damaged")
@@ -204,7 +220,10 @@ def _unreadable(flags: int, method: int) -> BadFile | None:
         return BadFile("encrypted", "the member is encrypted")
     if method not in {STORED, DEFLATED}:
         name = METHODS.get(method, f"method {method}")
-        return BadFile("unsupported_compression", f"the member is packed with {name}: pack the zip with deflate")
+        return BadFile(
+            "unsupported_compression",
+            f"the member is packed with {name}: pack the zip with deflate",
+        )
     return None
 
 
@@ -238,7 +257,11 @@ def _list_tar(file: BinaryIO, size: int, most_bytes: int) -> Iterator[Member]:
             index += 1
         file.seek(min(archive.offset, size))
     if any(file.read(512)):
-        yield Member(index, "(rest)", refusal=BadFile("corrupt", "the archive is damaged behind its last member"))
+        yield Member(
+            index,
+            "(rest)",
+            refusal=BadFile("corrupt", "the archive is damaged behind its last member"),
+        )
 
 
 def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
@@ -257,8 +280,12 @@ def _refusal(name: str, packed: int, size: int, most_bytes: int, link: bool) -> 
     if link:
         return BadFile("path_traversal", "the member is a symbolic link or no regular file")
     if len(name) > MAX_NAME:
-        return BadFile("name_too_long", f"its name has {len(name):,} characters, more than {MAX_NAME:,}")
-    if max(size, packed - MAX_OVERHEAD) > most_bytes or (size > UNSUSPICIOUS and size > MAX_RATIO * max(1, packed)):
+        return BadFile(
+            "name_too_long", f"its name has {len(name):,} characters, more than {MAX_NAME:,}"
+        )
+    if max(size, packed - MAX_OVERHEAD) > most_bytes or (
+        size > UNSUSPICIOUS and size > MAX_RATIO * max(1, packed)
+    ):
         return _too_large(packed, size)
     try:
         check_inside(name)
@@ -268,11 +295,15 @@ def _refusal(name: str, packed: int, size: int, most_bytes: int, link: bool) -> 
 
 
 def _too_large(packed: int, size: int) -> BadFile:
-    return BadFile("archive_too_large", f"the archive holds {packed:,} bytes that unpack to {size:,}")
+    return BadFile(
+        "archive_too_large", f"the archive holds {packed:,} bytes that unpack to {size:,}"
+    )
 
 
 def _too_many(count: int) -> BadFile:
-    return BadFile("archive_too_large", f"the archive holds {count:,} files or more, over {MAX_MEMBERS:,}")
+    return BadFile(
+        "archive_too_large", f"the archive holds {count:,} files or more, over {MAX_MEMBERS:,}"
+    )
 
 
 def _packed_bytes(file: BinaryIO, member: Member) -> bytes:
@@ -294,6 +325,8 @@ def _unpack(packed: bytes, member: Member) -> bytes:
     data = packed
     if member.method == DEFLATED:
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.size + 1)
-    if len(data) != member.size or (member.checksum is not None and zlib.crc32(data) != member.checksum):
+    if len(data) != member.size or (
+        member.checksum is not None and zlib.crc32(data) != member.checksum
+    ):
         raise ValueError("size or checksum differ")
     return data

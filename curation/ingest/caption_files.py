@@ -41,8 +41,12 @@ def caption_files_of(names: Iterable[str], pictures: Iterable[str]) -> dict[str,
             continue
         stem = name[: -len(path.suffix)]
         order = CAPTION_FILES.index(path.suffix.lower())
-        for picture in exact.get(stem) or loose.get(stem.casefold()) or keyed.get(_sample_key(name), []):
-            found.setdefault(picture, []).append((picture.casefold() != stem.casefold(), order, name))
+        for picture in (
+            exact.get(stem) or loose.get(stem.casefold()) or keyed.get(_sample_key(name), [])
+        ):
+            found.setdefault(picture, []).append(
+                (picture.casefold() != stem.casefold(), order, name)
+            )
     return {picture: [name for *_, name in sorted(files)] for picture, files in found.items()}
 
 
@@ -52,7 +56,9 @@ def _sample_key(name: str) -> str:
     return folder + slash + plain.partition(".")[0]
 
 
-def read_caption_file(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Mapping[str, Any]:
+def read_caption_file(
+    opening: Callable[[str], BinaryIO], name: str, encoding: str | None
+) -> Mapping[str, Any]:
     """Return what a caption file says, as a row of metadata; empty where it is blank.
 
     A text is one caption: its lines are joined by spaces. Raises BadFile with caption_unreadable, naming the file.
@@ -109,7 +115,9 @@ def text_of(row: Mapping[str, Any], *keys: str) -> str | None:
     if not isinstance(value, str):
         raise BadFile("bad_line", f"{keys[0]} is {type(value).__name__}, not text")
     if len(value) > MAX_CAPTION:
-        raise BadFile("bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}")
+        raise BadFile(
+            "bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}"
+        )
     if not storable(value):
         raise BadFile("bad_line", f"{keys[0]} holds characters that cannot be stored")
     return value if value.strip() else None

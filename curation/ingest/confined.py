@@ -32,7 +32,13 @@ log = logging.getLogger("layerloop.intake")
 CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MAX_SENTENCE: Final = 2_000
 MAX_CODES: Final = 40
-BY_CONFINED: Final = (Outcome.accept, Outcome.accept_strip, Outcome.accept_warn, Outcome.review, Outcome.reject)
+BY_CONFINED: Final = (
+    Outcome.accept,
+    Outcome.accept_strip,
+    Outcome.accept_warn,
+    Outcome.review,
+    Outcome.reject,
+)
 """Outcomes that a single file or pair can have by itself."""
 
 LOADED_LATE: Final = (
@@ -48,7 +54,9 @@ FAILURES: Final = {
     Cause.raised: BadFile("decoder_failed", "its decoder failed"),
     Cause.bad_answer: BadFile("decoder_failed", "its decoder gave no valid answer"),
 }
-KILLED: Final = BadFile("decoder_killed", "its decoder took too long or crashed, alone in a process of its own")
+KILLED: Final = BadFile(
+    "decoder_killed", "its decoder took too long or crashed, alone in a process of its own"
+)
 
 
 def open_sandbox(workers: int, limits: Limits = LIMITS) -> Sandbox[Loaded, Intake]:
@@ -83,7 +91,12 @@ def work(asked: Message) -> Message:
     else:
         judged = judge_pair(given[0], given[1], given[2] if len(given) > 2 else None, name, limits)
     sizes = {role: layer.shape[1::-1] for role, layer in judged.layers.items()}
-    facts = {"outcome": judged.outcome, "codes": judged.codes, "sentence": judged.sentence, "sizes": sizes}
+    facts = {
+        "outcome": judged.outcome,
+        "codes": judged.codes,
+        "sentence": judged.sentence,
+        "sizes": sizes,
+    }
     return Message(facts, [layer.tobytes() for layer in judged.layers.values()])
 
 
@@ -97,7 +110,9 @@ def parse(loaded: Loaded, answer: Message) -> Intake:
         return item.known
     facts = answer.facts
     outcome, codes, sentence = Outcome(facts["outcome"]), facts["codes"], facts["sentence"]
-    plain = isinstance(codes, list) and all(isinstance(code, str) and CODE.fullmatch(code) for code in codes)
+    plain = isinstance(codes, list) and all(
+        isinstance(code, str) and CODE.fullmatch(code) for code in codes
+    )
     if outcome not in BY_CONFINED or not plain or len(codes) > MAX_CODES:
         raise BadMessage("the outcome or its codes are no valid ones")
     if not isinstance(sentence, str) or len(sentence) > MAX_SENTENCE:
@@ -130,7 +145,11 @@ def pixels_of(size: Any, data: Any, most_pixels: int = LIMITS.pixels) -> RGBA:
 def refusal(loaded: Loaded, failure: Failure) -> Intake:
     """Return the outcome of an item that came back without a result."""
     if failure.cause in {Cause.raised, Cause.bad_answer}:
-        log.warning("%s: the confined decoder failed: %s", printable(loaded.item.name), printable(failure.detail))
+        log.warning(
+            "%s: the confined decoder failed: %s",
+            printable(loaded.item.name),
+            printable(failure.detail),
+        )
     return refuse(loaded.item.name, FAILURES.get(failure.cause, KILLED))
 
 
@@ -147,7 +166,15 @@ def warm_up() -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     deep = cv2.imencode(".png", pixels.astype(np.uint16) * 257)[1].tobytes()
     files = [_saved(layer, kind, exif=exif, icc_profile=icc) for kind in ("PNG", "WEBP")]
-    for data in (*files, _saved(layer, "GIF"), _saved(opaque, "JPEG"), deep, files[0][:-60], b"", b"none"):
+    for data in (
+        *files,
+        _saved(layer, "GIF"),
+        _saved(opaque, "JPEG"),
+        deep,
+        files[0][:-60],
+        b"",
+        b"none",
+    ):
         judge_file(data, "warm-up")
     for data in _other_formats(layer, icc):
         decode_image(data, "warm-up")
@@ -159,9 +186,18 @@ def _other_formats(layer: Image.Image, icc: bytes) -> list[bytes]:
     """Images of the formats whose readers do not run for single layers in PNG, WebP and GIF."""
     inks = _saved(Image.new("CMYK", (32, 32), (0, 90, 200, 40)), "JPEG")
     grey = _saved(layer.convert("LA"), "PNG")
-    merged = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 32, 32, 8, 3) + bytes(14) + bytes(3 * 32 * 32)
+    merged = (
+        b"8BPS\0\1"
+        + bytes(6)
+        + struct.pack(">HIIHH", 3, 32, 32, 8, 3)
+        + bytes(14)
+        + bytes(3 * 32 * 32)
+    )
     deep = cv2.imencode(".tiff", np.asarray(layer).astype(np.uint16) * 257)[1].tobytes()
-    tiffs = [_saved(layer, "TIFF", compression=kind, icc_profile=icc) for kind in ("raw", "tiff_lzw", "tiff_deflate")]
+    tiffs = [
+        _saved(layer, "TIFF", compression=kind, icc_profile=icc)
+        for kind in ("raw", "tiff_lzw", "tiff_deflate")
+    ]
     return [inks, grey, merged, deep, *tiffs, _saved(layer, "AVIF", icc_profile=icc)]
 
 

@@ -62,15 +62,24 @@ class Corrections:
         for row, said in stored:
             now = said.record()
             if said.refusal is not None:
-                self.differences.append(Difference(row.name, "description", None, said.refusal.sentence))
+                self.differences.append(
+                    Difference(row.name, "description", None, said.refusal.sentence)
+                )
             elif row.described != now:
                 made = made or find_made(tx, [one.layer for one, _ in stored])
                 self._correct(tx, row, said, now, made.get(row.layer))
 
     def _correct(
-        self, tx: Transaction, row: sa.Row[Any], said: Description, now: dict[str, str], made: Made | None
+        self,
+        tx: Transaction,
+        row: sa.Row[Any],
+        said: Description,
+        now: dict[str, str],
+        made: Made | None,
     ) -> None:
-        changed = compare(row.described, now) if row.described is not None else self._since(tx, made, now)
+        changed = (
+            compare(row.described, now) if row.described is not None else self._since(tx, made, now)
+        )
         taken = bool(changed) and self.update and made is not None
         if made is not None and taken:
             self._take(tx, row.name, said, changed, made)
@@ -80,7 +89,9 @@ class Corrections:
             )
             codes = [code for code in row.codes if code != "licence_unknown" or not said.licence]
             tx.execute(told.values(described=now, codes=codes))
-        self.differences += [Difference(row.name, name, *values, taken) for name, values in changed.items()]
+        self.differences += [
+            Difference(row.name, name, *values, taken) for name, values in changed.items()
+        ]
 
     def _since(self, tx: Transaction, made: Made | None, now: dict[str, str]) -> Fields:
         """Return what differs of a file that was imported before descriptions were kept: from its sample, as it is.
@@ -98,7 +109,9 @@ class Corrections:
             tx.execute(_mark_given(made.sample))
         return changed
 
-    def _take(self, tx: Transaction, name: str, said: Description, changed: Fields, made: Made) -> None:
+    def _take(
+        self, tx: Transaction, name: str, said: Description, changed: Fields, made: Made
+    ) -> None:
         if made.line is not None and made.sample is not None:
             describe_sample(tx, made, said, changed, self.source, f"import:{name}")
         if made.candidate is not None:
@@ -118,13 +131,29 @@ class Corrections:
         if made is None:
             return
         if made.sample is not None:
-            tx.execute(sa.update(samples).where(samples.c.id == made.sample).values(withdrawn_at=sa.func.now()))
-            tx.log(self.actor, "sample replaced", f"sample {made.sample.hex}", file=row.name, after=after)
+            tx.execute(
+                sa.update(samples)
+                .where(samples.c.id == made.sample)
+                .values(withdrawn_at=sa.func.now())
+            )
+            tx.log(
+                self.actor,
+                "sample replaced",
+                f"sample {made.sample.hex}",
+                file=row.name,
+                after=after,
+            )
         elif made.candidate is not None and made.state in STANDING:
             tx.execute(sa.delete(leases).where(leases.c.subject == made.candidate))
             gone = sa.update(candidates).where(candidates.c.id == made.candidate)
             tx.execute(gone.values(state=CandidateState.withdrawn))
-            tx.log(self.actor, "candidate replaced", f"candidate {made.candidate}", file=row.name, after=after)
+            tx.log(
+                self.actor,
+                "candidate replaced",
+                f"candidate {made.candidate}",
+                file=row.name,
+                after=after,
+            )
 
     def describe_again(self, tx: Transaction, layer: str, said: Description) -> None:
         """Give a sample that was withdrawn and is back the description of its file."""
@@ -156,14 +185,21 @@ def visible_of(tx: Transaction, layers_: Sequence[str]) -> dict[str, dict[str, s
             if made.sample
             else (candidate_layers, candidate_layers.c.candidate_id)
         )
-        query = sa.select(table.c.role, layers.c.visible).join(layers, layers.c.sha256 == table.c.sha256)
+        query = sa.select(table.c.role, layers.c.visible).join(
+            layers, layers.c.sha256 == table.c.sha256
+        )
         rows = tx.execute(query.where(owner == (made.sample or made.candidate)))
         found[telling] = {row.role: row.visible for row in rows}
     return found
 
 
 def describe_sample(
-    tx: Transaction, made: Made, said: Description, changed: Fields, default_source: str, writer: str
+    tx: Transaction,
+    made: Made,
+    said: Description,
+    changed: Fields,
+    default_source: str,
+    writer: str,
 ) -> None:
     """Give a sample the fields that differ. What is not said any more goes, unless somebody has given better since."""
     old = Sample.read(str(made.line))
@@ -182,7 +218,11 @@ def describe_sample(
     if {"foreground", "background"} & changed.keys():
         new = replace(new, texts=dict(said.texts))
     id_ = uuid.UUID(old.id)
-    if (new.caption, new.captioner, new.caption_source) != (old.caption, old.captioner, old.caption_source):
+    if (new.caption, new.captioner, new.caption_source) != (
+        old.caption,
+        old.captioner,
+        old.caption_source,
+    ):
         write_caption(tx, id_, new, new.caption_source or CaptionSource.given, writer)
     elif "caption source" in changed and said.caption_source is CaptionSource.given:
         tx.execute(_mark_given(id_))
@@ -191,13 +231,19 @@ def describe_sample(
 
 
 def _mark_given(sample: uuid.UUID | None) -> sa.Update:
-    return sa.update(samples).where(samples.c.id == sample).values(caption_source=CaptionSource.given)
+    return (
+        sa.update(samples).where(samples.c.id == sample).values(caption_source=CaptionSource.given)
+    )
 
 
-def _describe_candidate(tx: Transaction, candidate: uuid.UUID, said: Description, default_source: str) -> None:
+def _describe_candidate(
+    tx: Transaction, candidate: uuid.UUID, said: Description, default_source: str
+) -> None:
     """Let a candidate of an import, whether it has been decided or not, say what is said now."""
     add_prompts(tx, [said.prompt])
-    origin = dict(tx.scalar(sa.select(candidates.c.origin).where(candidates.c.id == candidate)) or {})
+    origin = dict(
+        tx.scalar(sa.select(candidates.c.origin).where(candidates.c.id == candidate)) or {}
+    )
     origin.pop("caption_source", None)
     origin |= origin_of(said, default_source)
     values = {"prompt_id": said.prompt.id, "origin": origin}
@@ -217,7 +263,9 @@ def find_made(tx: Transaction, layers: Iterable[str]) -> dict[str, Made]:
     found: dict[str, Made] = {}
     for row in tx.execute(_MADE, {"layers": list(layers)}):
         source = CaptionSource(row.caption_source or CaptionSource.given)
-        found[row.layer] = Made(row.sample, row.line, source, row.captioned, row.candidate, row.state)
+        found[row.layer] = Made(
+            row.sample, row.line, source, row.captioned, row.candidate, row.state
+        )
     return found
 
 
@@ -235,4 +283,6 @@ _MADE = sa.text("""
         where cl.sha256 = t.layer and r.purpose = 'seeds'
             and cl.role = case r.kind when 'pair' then 'blended' else 'foreground' end
         limit 1) c on true
-    where s.id is not null or c.id is not null""").bindparams(sa.bindparam("layers", type_=ARRAY(sa.Text)))
+    where s.id is not null or c.id is not null""").bindparams(
+    sa.bindparam("layers", type_=ARRAY(sa.Text))
+)

@@ -32,12 +32,17 @@ class Description:
     @property
     def prompt(self) -> Prompt:
         """Return the texts of the sample that is made of the file."""
-        front, back = (self.texts.get(role) for role in (LayerRole.foreground, LayerRole.background))
+        front, back = (
+            self.texts.get(role) for role in (LayerRole.foreground, LayerRole.background)
+        )
         return Prompt(self.caption or UNKNOWN, front, back)
 
     def record(self) -> dict[str, Any]:
         """Return the description as JSON, as it is kept with the file's row."""
-        row: dict[str, str | None] = {"caption": self.caption, "caption_source": self.caption_source}
+        row: dict[str, str | None] = {
+            "caption": self.caption,
+            "caption_source": self.caption_source,
+        }
         row |= {"licence": self.licence, "source": self.source, "split": self.split}
         row |= {str(role): text for role, text in self.texts.items()}
         return {name: str(value) for name, value in row.items() if value is not None}
@@ -58,9 +63,15 @@ class Difference:
     taken: bool = False
 
 
-def compare(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+def compare(
+    before: Mapping[str, str], after: Mapping[str, str]
+) -> dict[str, tuple[str | None, str | None]]:
     """Return the fields of two records that differ, each with its values before and after."""
-    changed = {name: (before.get(name), after.get(name)) for name in FIELDS if before.get(name) != after.get(name)}
+    changed = {
+        name: (before.get(name), after.get(name))
+        for name in FIELDS
+        if before.get(name) != after.get(name)
+    }
     sources = before.get("caption_source"), after.get("caption_source")
     if "caption" not in changed and sources[0] != sources[1]:
         changed["caption source"] = sources

@@ -68,14 +68,28 @@ def read_evaluation_set(
                 refused.append((item.name, found.sentence))
             else:
                 said = inner.describe(name)
-                texts = (said.caption or UNKNOWN, said.licence or UNKNOWN, said.source or folder.name)
+                texts = (
+                    said.caption or UNKNOWN,
+                    said.licence or UNKNOWN,
+                    said.source or folder.name,
+                )
                 kind = Kind.pair if found.beside else Kind.single
-                new = NewSample(kind, *texts, 0, put_layers(store, found), Split.heldout, texts=said.prompt.texts)
+                new = NewSample(
+                    kind,
+                    *texts,
+                    0,
+                    put_layers(store, found),
+                    Split.heldout,
+                    texts=said.prompt.texts,
+                )
                 samples[new.as_sample().id] = new.as_sample()
             report(Progress("reading the test set", item.place, len(listing.files)))
     if not samples:
         first = f": {refused[0][0]}, {refused[0][1]}" if refused else ""
-        raise Refused(f"no image of {folder} can be measured{first}", "images with alpha are read, and pairs of them")
+        raise Refused(
+            f"no image of {folder} can be measured{first}",
+            "images with alpha are read, and pairs of them",
+        )
     lines = "".join(samples[id_].line() + "\n" for id_ in sorted(samples))
     part = Part("", store.put(lines.encode()), len(samples))
     return EvaluationSet(store.put(Manifest((part,), {}).bytes()), len(samples), refused)

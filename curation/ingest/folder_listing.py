@@ -22,7 +22,14 @@ from curation.ingest.caption_files import (
 )
 from curation.ingest.descriptions import Description
 from curation.ingest.inspection import Outcome
-from curation.ingest.manifest_files import FIRST, NoManifest, Row, is_manifest_name, manifest_order, read_rows
+from curation.ingest.manifest_files import (
+    FIRST,
+    NoManifest,
+    Row,
+    is_manifest_name,
+    manifest_order,
+    read_rows,
+)
 from curation.ingest.names import NameIndex
 from curation.ingest.pair_rows import (
     LICENCES,
@@ -39,7 +46,8 @@ MAX_BAD_LINES = 1_000
 """Bad lines of one manifest that are named singly; a file that is no manifest at all has as many as it has lines."""
 
 SPLITS = {"train": Split.train, "training": Split.train} | dict.fromkeys(
-    ("heldout", "held-out", "held_out", "test", "testing", "val", "valid", "validation"), Split.heldout
+    ("heldout", "held-out", "held_out", "test", "testing", "val", "valid", "validation"),
+    Split.heldout,
 )
 """What a split is called, in any case; a model is measured on all but the first two."""
 
@@ -49,7 +57,9 @@ class Reading:
     """How a folder is read: the encoding of texts without a byte order mark, and what names stand for."""
 
     encoding: str | None = None
-    splits_from_folders: bool = False  # a folder called train or test says the split of what lies in it
+    splits_from_folders: bool = (
+        False  # a folder called train or test says the split of what lies in it
+    )
     captions_from_names: bool = False  # file names are captions that somebody gave
 
 
@@ -72,15 +82,23 @@ class Listing:
 
     tree: Tree
     reading: Reading = AS_IT_IS
-    inside: str = ""  # of an archive: its own name and a slash, which the names of its members begin with
+    inside: str = (
+        ""  # of an archive: its own name and a slash, which the names of its members begin with
+    )
     files: list[str] = field(default_factory=list)
     described: dict[str, Description] = field(default_factory=dict)
-    pairs: dict[str, PairFiles] = field(default_factory=dict)  # by their foreground, which stands in `files` for them
+    pairs: dict[str, PairFiles] = field(
+        default_factory=dict
+    )  # by their foreground, which stands in `files` for them
     bad_lines: list[BadLine] = field(default_factory=list)
-    spoken_for: set[str] = field(default_factory=set)  # files of pairs: none is a picture of its own
+    spoken_for: set[str] = field(
+        default_factory=set
+    )  # files of pairs: none is a picture of its own
     beside: dict[str, list[str]] = field(default_factory=dict)  # the caption files of each picture
     failed: dict[str, BadFile] = field(default_factory=dict)  # files whose lines cannot be followed
-    unread: dict[str, BadFile] = field(default_factory=dict)  # folders whose manifests cannot be read
+    unread: dict[str, BadFile] = field(
+        default_factory=dict
+    )  # folders whose manifests cannot be read
 
     def open(self, name: str) -> BinaryIO:
         """Open a file by its name; every reader of the folder opens by this. Raises BadFile."""
@@ -104,7 +122,9 @@ class Listing:
         except BadFile as bad:
             return Description(refusal=bad)
         if not said.caption:
-            source = CaptionSource.given if self.reading.captions_from_names else CaptionSource.file_name
+            source = (
+                CaptionSource.given if self.reading.captions_from_names else CaptionSource.file_name
+            )
             said = replace(said, caption=caption_from_name(name), caption_source=source)
         if said.split is None and self.reading.splits_from_folders:
             said = replace(said, split=next(iter(self.splits_of(name).values()), None))
@@ -122,8 +142,15 @@ class Listing:
     def splits_of(self, name: str) -> dict[str, Split]:
         """Return the folders of a file that are called like a split, the innermost first; an archive is a folder."""
         folders = (self.inside + name).split("/")[:-1]
-        plain = [re.sub(r"([-_.]?\d+)*(\.(zip|tar))?$", "", folder, flags=re.IGNORECASE).lower() for folder in folders]
-        found = [(folder, SPLITS[said]) for folder, said in zip(folders, plain, strict=True) if said in SPLITS]
+        plain = [
+            re.sub(r"([-_.]?\d+)*(\.(zip|tar))?$", "", folder, flags=re.IGNORECASE).lower()
+            for folder in folders
+        ]
+        found = [
+            (folder, SPLITS[said])
+            for folder, said in zip(folders, plain, strict=True)
+            if said in SPLITS
+        ]
         return dict(reversed(found))
 
     def _bad_description(self, name: str) -> BadFile | None:
@@ -134,7 +161,9 @@ class Listing:
         return next((self.unread[folder] for folder in folders if folder in self.unread), None)
 
 
-def list_folder(folder: Path, link_roots: Iterable[Path] = (), reading: Reading = AS_IT_IS) -> Listing:
+def list_folder(
+    folder: Path, link_roots: Iterable[Path] = (), reading: Reading = AS_IT_IS
+) -> Listing:
     """Read a folder and its manifests.
 
     Args:
@@ -149,19 +178,27 @@ def list_tree(tree: Tree, reading: Reading, inside: str = "") -> Listing:
     """Read what lies in a folder or an archive: pictures, the manifests and caption files that describe them."""
     listing = Listing(tree, reading, inside)
     manifests = [name for name in tree.names if is_manifest_name(name)]
-    pictures = [name for name in tree.names if not is_manifest_name(name) and not _may_be_caption(name)]
+    pictures = [
+        name for name in tree.names if not is_manifest_name(name) and not _may_be_caption(name)
+    ]
     texts = [name for name in tree.names if _may_be_caption(name)]
     listing.beside = caption_files_of(texts, pictures)
     used = {name for names in listing.beside.values() for name in names}
-    index = NameIndex([name for name in tree.names if name not in manifests or name in used], pictures)
+    index = NameIndex(
+        [name for name in tree.names if name not in manifests or name in used], pictures
+    )
     reader = _ManifestReader(listing, index)
     for manifest in sorted(set(manifests) - used, key=manifest_order):
         if reader.read(manifest):
             used.add(manifest)
     beside = (used | listing.spoken_for) - listing.pairs.keys()
     listed = [name for name in listing.described if name not in beside]
-    listing.files = listed + [name for name in tree.names if name not in listing.described and name not in beside]
-    listing.failed = {name: bad for name, bad in listing.failed.items() if name not in listing.described}
+    listing.files = listed + [
+        name for name in tree.names if name not in listing.described and name not in beside
+    ]
+    listing.failed = {
+        name: bad for name, bad in listing.failed.items() if name not in listing.described
+    }
     return listing
 
 
@@ -194,7 +231,10 @@ class _ManifestReader:
         listing, bad_rows, told, lost = self.listing, 0, False, ""
         try:
             for row in read_rows(
-                listing.tree.open, manifest, listing.reading.encoding, lambda key: self._is(base, key)
+                listing.tree.open,
+                manifest,
+                listing.reading.encoding,
+                lambda key: self._is(base, key),
             ):
                 bad = self._take(row, base)
                 told = told or row.bad is None or row.file is not None
@@ -245,11 +285,15 @@ class _ManifestReader:
         name, said = pair.foreground, _read_said(row.row, pair.prompt.text)
         if listing.pairs.setdefault(name, pair) != pair:
             first = self.said_by[name, "pair"]
-            raise BadFile("line_conflict", f"{first} describes another pair of the foreground {name[:120]!r}")
+            raise BadFile(
+                "line_conflict", f"{first} describes another pair of the foreground {name[:120]!r}"
+            )
         self.said_by.setdefault((name, "pair"), row.name)
         return name, said
 
-    def _conflict(self, name: str, row: str, before: Description, said: Description) -> BadLine | None:
+    def _conflict(
+        self, name: str, row: str, before: Description, said: Description
+    ) -> BadLine | None:
         """Remember who said what; returns which fields another row said otherwise, if any did."""
         told = []
         for field_ in ("caption", "licence", "source", "split"):
@@ -257,7 +301,9 @@ class _ManifestReader:
             if now is not None and then is None:
                 self.said_by[name, field_] = row
             elif now is not None and now != then:
-                told.append(f"{field_} differs from that of {self.said_by.get((name, field_), 'another line')}")
+                told.append(
+                    f"{field_} differs from that of {self.said_by.get((name, field_), 'another line')}"
+                )
         if not told:
             return None
         sentence = f"of {name[:120]!r} the {', the '.join(told)}, which counts"
@@ -282,7 +328,9 @@ class _ManifestReader:
         """Keep the one file that a bad row is about from being imported as if nothing were said of it."""
         if row.file is not None and self._is(base, row.file) and bad.code != "line_conflict":
             sentence = f"held back, since {row.name} cannot be followed: {bad.sentence}"
-            self.listing.failed.setdefault(self.find(base, row.file), BadFile("held_back", sentence))
+            self.listing.failed.setdefault(
+                self.find(base, row.file), BadFile("held_back", sentence)
+            )
 
 
 def _merge(before: Description, said: Description) -> Description:

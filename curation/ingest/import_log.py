@@ -58,10 +58,14 @@ class ImportSummary:
     captions: dict[CaptionSource, int]  # of what was stored, by where they come from
     fresh: int
     seconds: float
-    differences: tuple[Difference, ...] = ()  # what the folder says otherwise than when it was imported
+    differences: tuple[
+        Difference, ...
+    ] = ()  # what the folder says otherwise than when it was imported
     gone: int = 0  # files that are not there any more; their samples stand
     hidden: int = 0  # files and folders whose names begin with a dot, which are not looked at
-    folder_splits: Mapping[str, int] = field(default_factory=dict)  # folders called like a split that mean none: files
+    folder_splits: Mapping[str, int] = field(
+        default_factory=dict
+    )  # folders called like a split that mean none: files
 
     @property
     def files(self) -> int:
@@ -80,13 +84,31 @@ def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
     if tx.scalar(sa.select(imports.c.id).where(imports.c.id == import_id)) is None:
         raise NotFound(f"{folder} was never imported", "'layerloop seed import' does it")
     mine = import_files.c.import_id == import_id
-    by_outcome = sa.select(import_files.c.outcome, sa.func.count()).where(mine).group_by(import_files.c.outcome)
+    by_outcome = (
+        sa.select(import_files.c.outcome, sa.func.count())
+        .where(mine)
+        .group_by(import_files.c.outcome)
+    )
     code = sa.func.unnest(import_files.c.codes).label("code")
-    by_code = sa.select(code, sa.func.count()).where(mine).group_by(code).order_by(sa.func.count().desc(), code)
+    by_code = (
+        sa.select(code, sa.func.count())
+        .where(mine)
+        .group_by(code)
+        .order_by(sa.func.count().desc(), code)
+    )
     source = import_files.c.described["caption_source"].astext
-    by_source = sa.select(source, sa.func.count()).where(mine, source.is_not(None)).group_by(source).order_by(source)
+    by_source = (
+        sa.select(source, sa.func.count())
+        .where(mine, source.is_not(None))
+        .group_by(source)
+        .order_by(source)
+    )
     stored = [Outcome.accept, Outcome.accept_strip, Outcome.accept_warn]
-    named = sa.select(import_files).where(mine, import_files.c.outcome.not_in(stored)).order_by(import_files.c.name)
+    named = (
+        sa.select(import_files)
+        .where(mine, import_files.c.outcome.not_in(stored))
+        .order_by(import_files.c.name)
+    )
     codes: dict[str, int] = {}
     for name, count in tx.execute(by_code):
         plain = str(name).partition(":")[0]  # duplicates of whichever file are one code
@@ -95,7 +117,10 @@ def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
         folder=str(folder),
         outcomes={Outcome(row[0]): int(row[1]) for row in tx.execute(by_outcome)},
         codes=codes,
-        named=tuple(FileOutcome(r.name, Outcome(r.outcome), tuple(r.codes), r.sentence) for r in tx.execute(named)),
+        named=tuple(
+            FileOutcome(r.name, Outcome(r.outcome), tuple(r.codes), r.sentence)
+            for r in tx.execute(named)
+        ),
         captions={CaptionSource(row[0]): int(row[1]) for row in tx.execute(by_source)},
         fresh=fresh,
         seconds=seconds,
@@ -109,7 +134,9 @@ def names_of(tx: Transaction, import_id: uuid.UUID, layers: set[str]) -> dict[st
     came = sa.select(import_files.c.layer, import_files.c.name).where(
         import_files.c.layer.in_(layers), import_files.c.outcome != Outcome.duplicate
     )
-    rows = tx.execute(came.order_by(import_files.c.import_id == import_id, import_files.c.name.desc()))
+    rows = tx.execute(
+        came.order_by(import_files.c.import_id == import_id, import_files.c.name.desc())
+    )
     return {row.layer: row.name for row in rows}
 
 
@@ -118,7 +145,8 @@ def keep_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
     if rows:
         adding = insert(import_files)
         fields = {
-            name: adding.excluded[name] for name in ("stamp", "outcome", "codes", "sentence", "layer", "described")
+            name: adding.excluded[name]
+            for name in ("stamp", "outcome", "codes", "sentence", "layer", "described")
         }
         tx.execute(
             adding.on_conflict_do_update(index_elements=["import_id", "name"], set_=fields),
@@ -129,18 +157,27 @@ def keep_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
 def forget_gone(tx: Transaction, import_id: uuid.UUID, seen: set[str]) -> int:
     """Drop the rows of files that are not there any more and became nothing; returns how many others are gone."""
     mine = import_files.c.import_id == import_id
-    rows = tx.execute(sa.select(import_files.c.name, import_files.c.layer, import_files.c.outcome).where(mine))
+    rows = tx.execute(
+        sa.select(import_files.c.name, import_files.c.layer, import_files.c.outcome).where(mine)
+    )
     gone = [row for row in rows if row.name not in seen]
     dropped = [row.name for row in gone if row.layer is None or row.outcome == Outcome.duplicate]
     for start in range(0, len(dropped), 1_000):
-        tx.execute(sa.delete(import_files).where(mine, import_files.c.name.in_(dropped[start : start + 1_000])))
+        tx.execute(
+            sa.delete(import_files).where(
+                mine, import_files.c.name.in_(dropped[start : start + 1_000])
+            )
+        )
     return len(gone) - len(dropped)
 
 
 def put_layers(store: ObjectStore, found: Intake) -> dict[LayerRole, StoredLayer]:
     """Store the layers of what was judged: one, or those of a pair."""
     encoded = {role: (one.layer, one.visible) for role, one in found.beside.items()}
-    encoded[LayerRole.blended if found.beside else LayerRole.foreground] = (found.layer or b"", found.visible)
+    encoded[LayerRole.blended if found.beside else LayerRole.foreground] = (
+        found.layer or b"",
+        found.visible,
+    )
     return {
         role: StoredLayer(store.put(data), found.width, found.height, len(data), visible)
         for role, (data, visible) in encoded.items()
@@ -179,7 +216,9 @@ def bad_line_rows(import_id: uuid.UUID, listing: Listing) -> list[dict[str, obje
     for line in listing.bad_lines:
         manifests.setdefault(line.name.rpartition(":")[0], []).append(line)
         name = listing.inside + line.name
-        rows.append(file_row(import_id, name, "", Intake(name, line.outcome, (line.code,), line.sentence)))
+        rows.append(
+            file_row(import_id, name, "", Intake(name, line.outcome, (line.code,), line.sentence))
+        )
     for manifest, mine in manifests.items():
         name = listing.inside + manifest
         code = next((line.code for line in mine if line.outcome is Outcome.reject), mine[0].code)
@@ -192,10 +231,14 @@ def as_duplicate(found: Intake, first: Duplicate, names: dict[str, str]) -> Inta
     """A duplicate by file name where the first came from a file, else by its layer; its own findings stay listed."""
     of = names.get(first.of, f"layer {first.of[:12]}")
     kind = "duplicate_of" if first.exact else "near_duplicate_of"
-    sentence = f"the same visible pixels as {of}" if first.exact else f"nearly the same picture as {of}"
+    sentence = (
+        f"the same visible pixels as {of}" if first.exact else f"nearly the same picture as {of}"
+    )
     findings = f"; {found.sentence}" if found.sentence else ""
     codes = (f"{kind}:{of}", *found.codes)
-    return replace(found, outcome=Outcome.duplicate, codes=codes, sentence=sentence + findings, layer=None)
+    return replace(
+        found, outcome=Outcome.duplicate, codes=codes, sentence=sentence + findings, layer=None
+    )
 
 
 def storable_name(text: str) -> str:

@@ -37,7 +37,10 @@ class Outcome(StrEnum):
 
 
 FINDINGS: Final[dict[str, tuple[Outcome, str]]] = {
-    "alpha_inverted": (Outcome.review, "the frame is opaque and the middle is clear: alpha may be inverted"),
+    "alpha_inverted": (
+        Outcome.review,
+        "the frame is opaque and the middle is clear: alpha may be inverted",
+    ),
     "cut_at_border": (Outcome.review, "the subject touches the border: it may be cut"),
     "alpha_haze": (Outcome.review, "a faint veil covers the background up to the border"),
     "alpha_noise": (Outcome.review, "alpha is grainy inside the subject"),
@@ -47,13 +50,31 @@ FINDINGS: Final[dict[str, tuple[Outcome, str]]] = {
         Outcome.accept_warn,
         "its colours are told without a profile (cICP, gAMA, inks) and were converted to sRGB as far as they are known",
     ),
-    "bad_icc": (Outcome.accept_warn, "its colour profile is broken or not for RGB, and was left out"),
-    "colour_converted": (Outcome.accept_warn, "its colours were converted from their own profile to sRGB"),
-    "ios_png": (Outcome.accept_warn, "a PNG of an iOS app (CgBI): its colours were divided by alpha again"),
+    "bad_icc": (
+        Outcome.accept_warn,
+        "its colour profile is broken or not for RGB, and was left out",
+    ),
+    "colour_converted": (
+        Outcome.accept_warn,
+        "its colours were converted from their own profile to sRGB",
+    ),
+    "ios_png": (
+        Outcome.accept_warn,
+        "a PNG of an iOS app (CgBI): its colours were divided by alpha again",
+    ),
     "lossy_source": (Outcome.accept_warn, "its colours were compressed with loss"),
-    "maybe_premultiplied": (Outcome.accept_warn, "colours seem to be multiplied by alpha: dark fringes are likely"),
-    "matte_fringe": (Outcome.accept_warn, "edge colours are mixed with white: a light halo over dark backgrounds"),
-    "blend_inexact": (Outcome.accept_warn, "the blended image is not exactly foreground over background"),
+    "maybe_premultiplied": (
+        Outcome.accept_warn,
+        "colours seem to be multiplied by alpha: dark fringes are likely",
+    ),
+    "matte_fringe": (
+        Outcome.accept_warn,
+        "edge colours are mixed with white: a light halo over dark backgrounds",
+    ),
+    "blend_inexact": (
+        Outcome.accept_warn,
+        "the blended image is not exactly foreground over background",
+    ),
     "hidden_rgb": (Outcome.accept_strip, "colours hidden under alpha 0 were left out"),
     "text_chunk_dropped": (Outcome.accept_strip, "text in the file was left out unread"),
     "trailing_data": (Outcome.accept_strip, "data behind the end of the image was left out"),
@@ -127,7 +148,9 @@ class Item:
     stamp: str
     place: int  # how many files of the list are reached with it
     member: Member | None = None
-    others: tuple[Member, ...] = ()  # of a pair in an archive: its background and, where there is one, its blended
+    others: tuple[
+        Member, ...
+    ] = ()  # of a pair in an archive: its background and, where there is one, its blended
     known: Intake | None = None
 
 
@@ -160,9 +183,15 @@ def judge_file(data: bytes, name: str, limits: Limits = LIMITS) -> Judged:
     except BadFile as bad:
         return Judged(Outcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
-        return Judged(Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has")
-    codes = sorted(set(found), key=lambda code: (-list(Outcome).index(FINDINGS[code][0]), found.index(code)))
-    sentences = [FINDINGS[code][1] for code in codes] + (["16 bits were rounded to 8"] if header.bits == 16 else [])
+        return Judged(
+            Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has"
+        )
+    codes = sorted(
+        set(found), key=lambda code: (-list(Outcome).index(FINDINGS[code][0]), found.index(code))
+    )
+    sentences = [FINDINGS[code][1] for code in codes] + (
+        ["16 bits were rounded to 8"] if header.bits == 16 else []
+    )
     outcome = FINDINGS[codes[0]][0] if codes else Outcome.accept
     return Judged(outcome, tuple(codes), "; ".join(sentences), {LayerRole.foreground: layer})
 
@@ -183,7 +212,11 @@ def finish(name: str, judged: Judged) -> Intake:
         layer.shape[0],
         visible_hash(layer),
         fingerprint(layer),
-        {role: Beside(encode_layer(one), visible_hash(one)) for role, one in judged.layers.items() if role is not main},
+        {
+            role: Beside(encode_layer(one), visible_hash(one))
+            for role, one in judged.layers.items()
+            if role is not main
+        },
     )
 
 
@@ -206,7 +239,9 @@ def check_header(header: Header, name: str, limits: Limits, *, alpha: bool = Tru
     if alpha and not header.alpha:
         named = Path(name).suffix.lower() in {".jpg", ".jpeg", "." + header.format.lower()}
         raise BadFile(
-            "no_alpha", f"a {header.format} without transparency" + ("" if named else ", whatever its name says")
+            "no_alpha",
+            f"a {header.format} without transparency"
+            + ("" if named else ", whatever its name says"),
         )
     if max(width, height) > limits.aspect * min(width, height):
         raise BadFile("bad_aspect", f"{width} x {height} is longer than {limits.aspect:g} to 1")
@@ -222,7 +257,9 @@ def _look(rgba: RGBA, layer: RGBA, header: Header) -> list[str]:
     if highest < 0.02 * 255:
         raise BadFile("empty_alpha", f"nothing can be seen: the largest alpha is {highest} of 255")
     if lowest > 0.98 * 255:
-        raise BadFile("no_transparency", f"nothing is transparent: the smallest alpha is {lowest} of 255")
+        raise BadFile(
+            "no_transparency", f"nothing is transparent: the smallest alpha is {lowest} of 255"
+        )
     found = ["text_chunk_dropped"] if header.text else []
     found += ["trailing_data"] if header.trailing else []
     hidden = rgba[..., :3][alpha == 0]

@@ -36,7 +36,9 @@ class Items:
     def of(self, name: str, place: int) -> Iterator[Item]:
         """Name what is to be judged of one listed file; whatever goes wrong with it is its refusal."""
         pair = self.listing.pairs.get(name)
-        files = tuple(one for one in (name, pair.background, pair.blended) if one) if pair else (name,)
+        files = (
+            tuple(one for one in (name, pair.background, pair.blended) if one) if pair else (name,)
+        )
         item = Item(name, files, "", place)
         try:
             stamps = []
@@ -76,7 +78,11 @@ class Items:
         self.tell(inner)
         for name in inner.files:
             pair = inner.pairs.get(name)
-            others = [tree.members[one] for one in (pair.background, pair.blended) if one] if pair else []
+            others = (
+                [tree.members[one] for one in (pair.background, pair.blended) if one]
+                if pair
+                else []
+            )
             whole = f"{item.name}/{name}"
             self._inner[whole] = (inner, name)
             yield replace(item, name=whole, member=tree.members[name], others=tuple(others))
@@ -115,4 +121,7 @@ def _bad_file(error: Exception) -> BadFile:
         return error
     if isinstance(error, UnsafeFile):
         return BadFile(error.code, error.message)
-    return BadFile("unreadable", f"the file cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}")
+    return BadFile(
+        "unreadable",
+        f"the file cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}",
+    )

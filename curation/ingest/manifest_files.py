@@ -22,7 +22,16 @@ FIRST: Final = ("metadata.jsonl", "metadata.csv", "metadata.json")
 """What is read before other manifests, and so counts where they disagree."""
 LINES: Final = (".jsonl", ".ndjson")
 TABLES: Final = {".csv": ",", ".tsv": "\t"}
-FILE_KEYS: Final = ("file_name", "filename", "file", "image", "image_file", "image_path", "img", "path")
+FILE_KEYS: Final = (
+    "file_name",
+    "filename",
+    "file",
+    "image",
+    "image_file",
+    "image_path",
+    "img",
+    "path",
+)
 """What a picture's file is called in metadata; the first that is there counts."""
 
 
@@ -66,7 +75,10 @@ def is_manifest_name(name: str) -> bool:
 
 
 def read_rows(
-    opening: Callable[[str], BinaryIO], name: str, encoding: str | None, known: Callable[[str], bool]
+    opening: Callable[[str], BinaryIO],
+    name: str,
+    encoding: str | None,
+    known: Callable[[str], bool],
 ) -> Iterator[Row]:
     """Yield the rows of a manifest; those that cannot be followed say why.
 
@@ -95,7 +107,11 @@ def _row(name: str, row: Any) -> Row:
         return Row(name, {}, row.file, row.bad, row.lost)
     if not isinstance(row, dict):
         return Row(name, {}, bad=BadFile("bad_line", _NO_OBJECT))
-    for role in ("foreground", "background", "blended"):  # as imagefolder calls several pictures of one row
+    for role in (
+        "foreground",
+        "background",
+        "blended",
+    ):  # as imagefolder calls several pictures of one row
         if role not in row and isinstance(row.get(f"{role}_file_name"), str):
             row = row | {role: row[f"{role}_file_name"]}
     file = next((row[key] for key in FILE_KEYS if isinstance(row.get(key), str)), None)
@@ -107,7 +123,9 @@ def _row(name: str, row: Any) -> Row:
 _NO_OBJECT = "the line is not an object with a file_name or the files of a pair"
 
 
-def _read_lines(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Iterator[Row]:
+def _read_lines(
+    opening: Callable[[str], BinaryIO], name: str, encoding: str | None
+) -> Iterator[Row]:
     """Yield JSON lines, as a stream where line ends can be told without decoding."""
     with opening(name) as file:
         marked = file.read(4)
@@ -123,7 +141,12 @@ def _read_lines(opening: Callable[[str], BinaryIO], name: str, encoding: str | N
 
 def _read_line(name: str, line: bytes) -> Row:
     if len(line) > MAX_LINE:
-        return Row(name, {}, bad=BadFile("bad_line", f"the line is longer than {MAX_LINE:,} bytes"), lost=True)
+        return Row(
+            name,
+            {},
+            bad=BadFile("bad_line", f"the line is longer than {MAX_LINE:,} bytes"),
+            lost=True,
+        )
     try:
         return _row(name, json.loads(line))
     except UnicodeDecodeError:
@@ -158,10 +181,14 @@ def _read_text(opening: Callable[[str], BinaryIO], name: str, encoding: str | No
     try:
         return decode_text(data, encoding)
     except UnreadableText as error:
-        if PurePosixPath(name).name.lower() not in FIRST and not any(key.encode() in data for key in FILE_KEYS):
+        if PurePosixPath(name).name.lower() not in FIRST and not any(
+            key.encode() in data for key in FILE_KEYS
+        ):
             raise NoManifest from error
         way_out = "save it as UTF-8, or name its encoding (such as --encoding gb18030)"
-        raise BadFile("manifest_unreadable", f"{name[:200]!r} cannot be read: {error.message}; {way_out}") from error
+        raise BadFile(
+            "manifest_unreadable", f"{name[:200]!r} cannot be read: {error.message}; {way_out}"
+        ) from error
 
 
 def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
@@ -178,12 +205,21 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
         while (cells := next(reader, None)) is not None:
             if len(cells) > len(columns):
                 bad = BadFile("bad_line", f"{len(cells)} cells under {len(columns)} columns")
-                file = next((cell for name, cell in zip(columns, cells, strict=False) if name in FILE_KEYS), None)
+                file = next(
+                    (cell for name, cell in zip(columns, cells, strict=False) if name in FILE_KEYS),
+                    None,
+                )
                 yield reader.line_num, _Unreadable(bad, file, lost=file is None)
             elif any(cells):
-                yield reader.line_num, {name: cell for name, cell in zip(columns, cells, strict=False) if cell}
+                yield (
+                    reader.line_num,
+                    {name: cell for name, cell in zip(columns, cells, strict=False) if cell},
+                )
     except csv.Error as error:
-        yield reader.line_num, _Unreadable(BadFile("bad_line", f"the table cannot be read further: {error}"))
+        yield (
+            reader.line_num,
+            _Unreadable(BadFile("bad_line", f"the table cannot be read further: {error}")),
+        )
 
 
 def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[tuple[int, Any]]:
@@ -203,7 +239,8 @@ def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[t
         rows = [whole]
     elif isinstance(whole, dict) and any(known(key) for key in whole):
         rows = [
-            (said if isinstance(said, dict) else {"text": said}) | {"file_name": key} for key, said in whole.items()
+            (said if isinstance(said, dict) else {"text": said}) | {"file_name": key}
+            for key, said in whole.items()
         ]
     if not any(isinstance(row, dict) and _names_file(row) for row in rows):
         raise NoManifest
@@ -211,7 +248,9 @@ def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[t
 
 
 def _names_file(row: Mapping[str, Any]) -> bool:
-    return any(isinstance(row.get(key), str) for key in (*FILE_KEYS, "foreground", "foreground_file_name"))
+    return any(
+        isinstance(row.get(key), str) for key in (*FILE_KEYS, "foreground", "foreground_file_name")
+    )
 
 
 def _join_annotations(whole: Mapping[str, Any]) -> list[Any]:

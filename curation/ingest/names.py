@@ -23,7 +23,9 @@ class NameIndex:
             self._looser[0].setdefault(_plain(name), []).append(name)
             self._looser[1].setdefault(_plain(name).casefold(), []).append(name)
         for name in pictures:
-            self._looser[2].setdefault(_plain(str(PurePosixPath(name).with_suffix(""))), []).append(name)
+            self._looser[2].setdefault(_plain(str(PurePosixPath(name).with_suffix(""))), []).append(
+                name
+            )
 
     def find(self, name: str) -> str:
         """Return the file that a name means. Raises BadFile with bad_line where none or several are meant."""
@@ -34,7 +36,9 @@ class NameIndex:
             found = table.get(form, [])
             if len(found) > 1:
                 several = ", ".join(sorted(found)[:3])
-                raise BadFile("bad_line", f"the name {name[:120]!r} fits {len(found)} files: {several[:200]}")
+                raise BadFile(
+                    "bad_line", f"the name {name[:120]!r} fits {len(found)} files: {several[:200]}"
+                )
             if found:
                 return found[0]
         raise BadFile("bad_line", f"there is no file {name[:120]!r} in the folder")

@@ -63,8 +63,12 @@ def judge_pair(
     except BadFile as bad:
         return Judged(Outcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
-        return Judged(Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has")
-    codes = sorted({*front.codes, *found, *flagged}, key=lambda code: -list(Outcome).index(FINDINGS[code][0]))
+        return Judged(
+            Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has"
+        )
+    codes = sorted(
+        {*front.codes, *found, *flagged}, key=lambda code: -list(Outcome).index(FINDINGS[code][0])
+    )
     layers = {LayerRole.foreground: straight, LayerRole.background: back, LayerRole.blended: kept}
     outcome = FINDINGS[codes[0]][0] if codes else Outcome.accept
     return Judged(outcome, tuple(codes), "; ".join(FINDINGS[code][1] for code in codes), layers)
@@ -94,7 +98,11 @@ def _blend(foreground: RGBA, background: RGBA, blended: RGBA | None) -> tuple[RG
     The rules are those for drawn pairs. Raises BadFile with the code of the first that is broken.
     """
     if blended is None:
-        blended = pairs.composite(foreground, background) if foreground.shape == background.shape else background
+        blended = (
+            pairs.composite(foreground, background)
+            if foreground.shape == background.shape
+            else background
+        )
     layers = dict(zip(LayerRole, (foreground, background, blended), strict=True))
     signals = measure_pair(layers)
     broken = judge(signals, PAIR_RULES)

@@ -20,8 +20,16 @@ TEXTS: Final = {
     LayerRole.background: ("text_background", "prompt_background"),
     LayerRole.blended: ("text", "caption", "prompt_blended", "prompt_composite"),
 }
-LICENCES: Final = (("licence", "license"), ("fg_licence", "licence_foreground"), ("bg_licence", "licence_background"))
-SOURCES: Final = (("source",), ("fg_source", "source_foreground"), ("bg_source", "source_background"))
+LICENCES: Final = (
+    ("licence", "license"),
+    ("fg_licence", "licence_foreground"),
+    ("bg_licence", "licence_background"),
+)
+SOURCES: Final = (
+    ("source",),
+    ("fg_source", "source_foreground"),
+    ("bg_source", "source_background"),
+)
 OTHER_FILES: Final = ("alpha", "matte", "trimap", "mask")
 """What may be named beside the layers: made of the same picture, and no picture of its own."""
 
@@ -73,7 +81,9 @@ def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText)
     missing = next((role for role in LayerRole if not texts[role]), None)
     if missing is not None:
         raise BadFile("pair_incomplete", f"the pair has no {TEXTS[missing][0]}")
-    whole, front, back = (texts[role] for role in (LayerRole.blended, LayerRole.foreground, LayerRole.background))
+    whole, front, back = (
+        texts[role] for role in (LayerRole.blended, LayerRole.foreground, LayerRole.background)
+    )
     return PairFiles(
         names[LayerRole.foreground],
         names[LayerRole.background],
@@ -82,7 +92,9 @@ def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText)
     )
 
 
-def read_both(row: Mapping[str, Any], keys: tuple[tuple[str, ...], ...], text: ReadText) -> str | None:
+def read_both(
+    row: Mapping[str, Any], keys: tuple[tuple[str, ...], ...], text: ReadText
+) -> str | None:
     """A licence or source of the whole pair, or of both layers where they differ; None where any is not told."""
     whole, front, back = (text(row, *names) for names in keys)
     if whole is not None or front is None or back is None:

@@ -58,7 +58,9 @@ class Cause(StrEnum):
     timed_out = "timed_out"  # it took longer than the limit of CPU or of wall-clock time
     memory = "memory"  # it asked for more memory than a worker has
     raised = "raised"  # the function raised something else
-    bad_answer = "bad_answer"  # what came back is no answer, is too large, or was refused by `parse`
+    bad_answer = (
+        "bad_answer"  # what came back is no answer, is too large, or was refused by `parse`
+    )
     not_loaded = "not_loaded"  # `load` raised: the item never reached a worker
 
 
@@ -127,7 +129,10 @@ class Sandbox(Generic[Item, Result]):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._closing.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -271,9 +276,13 @@ class Worker:
         """Move the limit of CPU time on from here: a worker may live long, and no single item may."""
         if sys.platform == "linux":
             with contextlib.suppress(OSError):  # it has died: the next message tells
-                used = time.clock_gettime((~self._process.pid << 3) | 2)  # CLOCK_PROCESS_CPUTIME_ID of that process
+                used = time.clock_gettime(
+                    (~self._process.pid << 3) | 2
+                )  # CLOCK_PROCESS_CPUTIME_ID of that process
                 until = int(used) + 1 + self._limits.cpu_seconds
-                resource.prlimit(self._process.pid, resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+                resource.prlimit(
+                    self._process.pid, resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY)
+                )
 
     def kill(self) -> None:
         """End the process, from any thread."""

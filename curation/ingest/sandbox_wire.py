@@ -62,7 +62,9 @@ def send_request(channel: socket.socket, message: Message, deadline: float) -> N
     head, raw, files = encode(message)
     _allow(channel, deadline)
     # The descriptors must travel with the first bytes, so that whoever reads these has them.
-    sent = channel.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else [])
+    sent = channel.sendmsg(
+        [head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+    )
     for data in (head[sent:], *raw):
         view = memoryview(data)
         while view:
@@ -98,7 +100,9 @@ def receive_answer(channel: socket.socket, most_bytes: int, deadline: float) -> 
 
 def receive_request(channel: socket.socket) -> Message:
     """Read one request in the worker, by recvmsg and read alone. Raises Closed when there are no more."""
-    first, ancillary, _, _ = channel.recvmsg(_SIZE.size, socket.CMSG_SPACE(MAX_PARTS * array.array("i").itemsize))
+    first, ancillary, _, _ = channel.recvmsg(
+        _SIZE.size, socket.CMSG_SPACE(MAX_PARTS * array.array("i").itemsize)
+    )
     if not first:
         raise Closed
     handles = array.array("i")
@@ -141,7 +145,9 @@ def _read_head(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[int |
         facts, sizes = head["facts"], head["parts"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadMessage("the head cannot be read") from error
-    whole = isinstance(sizes, list) and all(one is None or (type(one) is int and one >= 0) for one in sizes)
+    whole = isinstance(sizes, list) and all(
+        one is None or (type(one) is int and one >= 0) for one in sizes
+    )
     if not isinstance(facts, dict) or not whole or len(sizes) > MAX_PARTS:
         raise BadMessage("the head is no message's")
     return facts, sizes

@@ -85,7 +85,9 @@ def import_seeds(
     started = time.monotonic()
     report(Progress("listing seeds", 0, 0))
     listing = list_folder(folder, link_roots, reading)
-    corrections = Corrections(content_id("import", folder.resolve()), folder.resolve().name, actor, update=update)
+    corrections = Corrections(
+        content_id("import", folder.resolve()), folder.resolve().name, actor, update=update
+    )
     one = _Import(database, store, listing, corrections, limits)
     one.open()
     total = len(listing.files)
@@ -98,7 +100,9 @@ def import_seeds(
     return summary
 
 
-def _batches(results: Iterable[tuple[Loaded, Intake | Failure]]) -> Iterator[list[tuple[Item, Intake]]]:
+def _batches(
+    results: Iterable[tuple[Loaded, Intake | Failure]],
+) -> Iterator[list[tuple[Item, Intake]]]:
     """Results in lists of BATCH_FILES, fewer where the layers are large."""
     batch: list[tuple[Item, Intake]] = []
     weight = 0
@@ -118,7 +122,12 @@ class _Import:
     """One run over one folder."""
 
     def __init__(
-        self, database: Database, store: ObjectStore, listing: Listing, corrections: Corrections, limits: Limits
+        self,
+        database: Database,
+        store: ObjectStore,
+        listing: Listing,
+        corrections: Corrections,
+        limits: Limits,
     ) -> None:
         self.database = database
         self.store = store
@@ -130,9 +139,13 @@ class _Import:
         self.items = Items(listing, limits, self._keep_bad_lines)
         self.fresh = 0
         self.hidden = listing.tree.hidden
-        self.folder_splits: dict[str, int] = {}  # folders called like a split that mean none, with their files
+        self.folder_splits: dict[
+            str, int
+        ] = {}  # folders called like a split that mean none, with their files
         self._said: dict[str, Description] = {}  # of what is being examined
-        self._before: dict[str, sa.Row[Any]] = {}  # rows of files that were imported with other bytes
+        self._before: dict[
+            str, sa.Row[Any]
+        ] = {}  # rows of files that were imported with other bytes
         self._seen: set[str] = set()
 
     def open(self) -> None:
@@ -141,7 +154,11 @@ class _Import:
         with self.database.transaction() as tx:
             row = {"id": self.id, "folder": storable_name(folder)}
             tx.execute(insert(imports).on_conflict_do_nothing(), row)
-            tx.execute(sa.delete(import_files).where(import_files.c.import_id == self.id, import_files.c.stamp == ""))
+            tx.execute(
+                sa.delete(import_files).where(
+                    import_files.c.import_id == self.id, import_files.c.stamp == ""
+                )
+            )
         self._keep_bad_lines(self.listing)
 
     def _keep_bad_lines(self, listing: Listing) -> None:
@@ -153,7 +170,9 @@ class _Import:
     def unfinished(self) -> Iterator[Item]:
         """Yield what is not done yet, in the order of the list; the database is asked in blocks."""
         files = enumerate(self.listing.files, 1)
-        found = (self._bounded(item) for place, name in files for item in self.items.of(name, place))
+        found = (
+            self._bounded(item) for place, name in files for item in self.items.of(name, place)
+        )
         while items := list(islice(found, 500)):
             wanted = {row_name(item.name): item for item in items}
             self._seen |= wanted.keys()
@@ -176,7 +195,10 @@ class _Import:
         if short == storable_name(item.name):
             return item
         self.items.where(item)  # it is not asked for under its own name any more
-        bad = BadFile("name_too_long", f"its path has more than {MAX_NAME:,} bytes: give its folders shorter names")
+        bad = BadFile(
+            "name_too_long",
+            f"its path has more than {MAX_NAME:,} bytes: give its folders shorter names",
+        )
         return replace(item, name=short, known=refuse(short, bad))
 
     def _describe(self, item: Item) -> Description:
@@ -229,7 +251,13 @@ class _Import:
             rows = []
             for item, found in batch:
                 first = firsts.get(found.name)
-                layer = first.of if first else _telling(stored[found.name]) if found.name in stored else None
+                layer = (
+                    first.of
+                    if first
+                    else _telling(stored[found.name])
+                    if found.name in stored
+                    else None
+                )
                 told = as_duplicate(found, first, names) if first else self._with_licence(found)
                 said = self._said.pop(item.name, None)
                 described = said.record() if said and found.name in stored else None
@@ -237,12 +265,18 @@ class _Import:
             keep_rows(tx, rows)
         self.fresh += looked_at
 
-    def _settle(self, batch: Sequence[tuple[Item, Intake]]) -> tuple[list[tuple[Item, Intake]], dict[str, sa.Row[Any]]]:
+    def _settle(
+        self, batch: Sequence[tuple[Item, Intake]]
+    ) -> tuple[list[tuple[Item, Intake]], dict[str, sa.Row[Any]]]:
         """Compare files with what was imported from them: the same pixels stand, others are told.
 
         Returns what is to be kept, and the rows of files whose new pixels replace what they became.
         """
-        before = {found.name: row for item, found in batch if (row := self._before.pop(item.name, None)) is not None}
+        before = {
+            found.name: row
+            for item, found in batch
+            if (row := self._before.pop(item.name, None)) is not None
+        }
         if not before:
             return list(batch), {}
         left, replaced = [], {}
@@ -254,14 +288,18 @@ class _Import:
                     left.append((item, found))
                 elif found.layer is None:
                     self._said.pop(item.name, None)
-                    self.corrections.tell_pixels(row.name, row.layer[:12], f"refused: {found.sentence}")
+                    self.corrections.tell_pixels(
+                        row.name, row.layer[:12], f"refused: {found.sentence}"
+                    )
                 elif pixels.get(row.layer) == _visible(found):
                     here = (import_files.c.import_id == self.id) & (import_files.c.name == row.name)
                     tx.execute(sa.update(import_files).where(here).values(stamp=item.stamp))
                     self.corrections.compare(tx, [(row, self._said.pop(item.name))])
                 else:
                     taken = self.corrections.update
-                    self.corrections.tell_pixels(row.name, row.layer[:12], found.visible[:12], taken=taken)
+                    self.corrections.tell_pixels(
+                        row.name, row.layer[:12], found.visible[:12], taken=taken
+                    )
                     if taken:
                         left.append((item, found))
                         replaced[found.name] = row
@@ -269,13 +307,17 @@ class _Import:
                         self._said.pop(item.name, None)
         return left, replaced
 
-    def _find_duplicates(self, found: Sequence[Intake], replaced: Mapping[str, sa.Row[Any]]) -> dict[str, Duplicate]:
+    def _find_duplicates(
+        self, found: Sequence[Intake], replaced: Mapping[str, sa.Row[Any]]
+    ) -> dict[str, Duplicate]:
         """By file name: the layer in the pool, or earlier in this batch, that a file repeats.
 
         A replaced file repeats neither what it was before, nor what it was before that.
         """
         with self.database.transaction() as tx:
-            known = duplicates.find_duplicates(tx, [(one.visible, one.fingerprint) for one in found])
+            known = duplicates.find_duplicates(
+                tx, [(one.visible, one.fingerprint) for one in found]
+            )
             former = {name: former_layers(tx, row) for name, row in replaced.items()}
         known = [
             None if earlier and earlier.of in former.get(one.name, ()) else earlier
@@ -289,11 +331,16 @@ class _Import:
             if again:
                 firsts[one.name] = again
             else:
-                batch.add(one.visible, one.fingerprint, hashlib.sha256(one.layer or b"").hexdigest())
+                batch.add(
+                    one.visible, one.fingerprint, hashlib.sha256(one.layer or b"").hexdigest()
+                )
         return firsts
 
     def _keep_layers(
-        self, tx: Transaction, fresh: Sequence[tuple[Item, Intake]], stored: dict[str, dict[LayerRole, StoredLayer]]
+        self,
+        tx: Transaction,
+        fresh: Sequence[tuple[Item, Intake]],
+        stored: dict[str, dict[LayerRole, StoredLayer]],
     ) -> None:
         samples, numbers = [], dict[Kind, int]()
         for _, found in fresh:
@@ -301,7 +348,9 @@ class _Import:
             layers, prompt = stored[found.name], said.prompt
             kind = Kind.pair if found.beside else Kind.single
             if found.outcome is Outcome.review:
-                number = numbers[kind] = numbers.get(kind) or lifecycle.open_seed_review(tx, self.actor, kind)
+                number = numbers[kind] = numbers.get(kind) or lifecycle.open_seed_review(
+                    tx, self.actor, kind
+                )
                 origin = origin_of(said, self.source) | {"file": storable_name(found.name)}
                 lifecycle.add_for_review(tx, number, layers, prompt, found.codes, origin)
             else:
@@ -312,7 +361,9 @@ class _Import:
         for new, said in samples:
             if uuid.UUID(new.as_sample().id) not in added:  # it came back with the line that it had
                 self.corrections.describe_again(tx, _telling(dict(new.layers)), said)
-        duplicates.add_to_index(tx, {_telling(stored[found.name]): found.fingerprint for _, found in fresh})
+        duplicates.add_to_index(
+            tx, {_telling(stored[found.name]): found.fingerprint for _, found in fresh}
+        )
 
     def _with_licence(self, found: Intake) -> Intake:
         """The same, flagged where it is stored and nobody said under which licence."""
@@ -324,14 +375,20 @@ class _Import:
         """Note the end, and sum up all that was ever imported from this folder and what has changed in it."""
         with self.database.transaction() as tx:
             gone = forget_gone(tx, self.id, self._seen)
-            tx.execute(sa.update(imports).where(imports.c.id == self.id).values(finished_at=sa.func.now()))
+            tx.execute(
+                sa.update(imports).where(imports.c.id == self.id).values(finished_at=sa.func.now())
+            )
             summary = summarise(tx, Path(self.listing.tree.root), self.fresh, seconds)
             if self.fresh:
                 counts = {str(outcome): count for outcome, count in summary.outcomes.items()}
                 tx.log(self.actor, "seeds imported", self.id, files=self.fresh, outcomes=counts)
         differences = tuple(self.corrections.differences)
         return replace(
-            summary, differences=differences, gone=gone, hidden=self.hidden, folder_splits=self.folder_splits
+            summary,
+            differences=differences,
+            gone=gone,
+            hidden=self.hidden,
+            folder_splits=self.folder_splits,
         )
 
 

@@ -52,7 +52,9 @@ class ArchiveTree:
 
     root = ""
 
-    def __init__(self, opening: Callable[[], BinaryIO], members: Iterable[Member], most_bytes: int) -> None:
+    def __init__(
+        self, opening: Callable[[], BinaryIO], members: Iterable[Member], most_bytes: int
+    ) -> None:
         """opening: opens the archive itself; most_bytes: larger members are refused."""
         self.opening = opening
         self.most_bytes = most_bytes
@@ -115,7 +117,9 @@ def _is_folder(entry: os.DirEntry[str], link_roots: Iterable[Path]) -> bool:
     try:
         if entry.is_symlink():
             target = Path(entry.path).resolve(strict=True)
-            return target.is_dir() and any(target.is_relative_to(root.resolve()) for root in link_roots)
+            return target.is_dir() and any(
+                target.is_relative_to(root.resolve()) for root in link_roots
+            )
         return entry.is_dir(follow_symlinks=False)
     except (OSError, RuntimeError):  # RuntimeError: links in a circle
         return False

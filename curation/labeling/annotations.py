@@ -13,7 +13,14 @@ import sqlalchemy as sa
 
 from curation.db import leases
 from curation.db.engine import Transaction
-from curation.domain import CandidateState, LayerRole, RejectReason, Verdict, canonical_json, content_id
+from curation.domain import (
+    CandidateState,
+    LayerRole,
+    RejectReason,
+    Verdict,
+    canonical_json,
+    content_id,
+)
 from curation.errors import Conflict, NotFound, Refused
 from curation.labeling.port import Annotation, RemoteTask
 from curation.labeling.users import active_reviewer
@@ -44,9 +51,19 @@ def take_in(tx: Transaction, seen: RemoteTask, *, restored: bool = False) -> Cou
     rows = tx.execute(_ANSWERS, {"posting": posting.id}).all()
     both = [(answer, match(rows, answer)) for answer in seen.answers]
     found = {row.id for _, row in both if row is not None}
-    if restored or seen.number != posting.number or posting.seen_at is None or seen.at > posting.seen_at:
+    if (
+        restored
+        or seen.number != posting.number
+        or posting.seen_at is None
+        or seen.at > posting.seen_at
+    ):
         for row in rows:
-            if row.id not in found and is_of(row, posting, seen) and not row.gone and not row.forgotten:
+            if (
+                row.id not in found
+                and is_of(row, posting, seen)
+                and not row.gone
+                and not row.forgotten
+            ):
                 lost = restored or posting.state == "down" or _given_again(row, seen.answers)
                 outcomes[_forget(tx, row) if lost else _take_back(tx, posting, row)] += 1
     for answer, row in sorted(both, key=lambda one: (one[0].at, one[0].number)):
@@ -66,7 +83,9 @@ def match(rows: Iterable[sa.Row[Any]], answer: Annotation) -> sa.Row[Any] | None
     for row in rows:
         if (row.number, row.author) == (answer.number, answer.author) and (
             row.made_at == answer.made_at
-            or (row.made_at is None and answer.made_at is not None and answer.made_at <= row.said_at)
+            or (
+                row.made_at is None and answer.made_at is not None and answer.made_at <= row.said_at
+            )
         ):
             return row
     return None
@@ -126,12 +145,18 @@ def said_of(answer: Annotation) -> dict[str, Any]:
 
 
 def _hear(
-    tx: Transaction, posting: sa.Row[Any], task: int, answer: Annotation, earlier: sa.Row[Any] | None
+    tx: Transaction,
+    posting: sa.Row[Any],
+    task: int,
+    answer: Annotation,
+    earlier: sa.Row[Any] | None,
 ) -> str | None:
     """One answer: None where it is known already. What cannot be read changes nothing that was said before."""
     if not is_news(earlier, answer):
         if earlier is not None and (earlier.gone or earlier.said != said_of(answer)):
-            tx.execute(_FORGET, {"answer": earlier.id})  # the desk has forgotten a later edit, or that it was deleted
+            tx.execute(
+                _FORGET, {"answer": earlier.id}
+            )  # the desk has forgotten a later edit, or that it was deleted
         elif earlier is not None and (earlier.forgotten or earlier.made_at is None):
             tx.execute(_REMEMBER, {"answer": earlier.id, "made_at": answer.made_at})
         return None
@@ -183,14 +208,20 @@ def _milliseconds(seconds: float | None) -> int | None:
 
 def _waits_for_lease(tx: Transaction, posting: sa.Row[Any], error: Refused) -> bool:
     """Whether somebody is looking at the candidate here: they decide, or their lease ends and it is tried again."""
-    return isinstance(error, Conflict) and _state(tx, posting.candidate_id) == CandidateState.showing
+    return (
+        isinstance(error, Conflict) and _state(tx, posting.candidate_id) == CandidateState.showing
+    )
 
 
-def _log_editor(tx: Transaction, posting: sa.Row[Any], earlier: sa.Row[Any], answer: Annotation) -> None:
+def _log_editor(
+    tx: Transaction, posting: sa.Row[Any], earlier: sa.Row[Any], answer: Annotation
+) -> None:
     """Note who replaced the answer of somebody else: the undo of their decision is a row in their name."""
     if answer.person != earlier.person:
         about = {"said_by": earlier.person, "decision": earlier.decision_id}
-        tx.log(answer.person, "answer of another edited", f"candidate {posting.candidate_id}", **about)
+        tx.log(
+            answer.person, "answer of another edited", f"candidate {posting.candidate_id}", **about
+        )
 
 
 def _note(
@@ -199,14 +230,24 @@ def _note(
     refused: str | None = None,
 ) -> str:  # fmt: skip
     """Keep an answer as it is known now: its row, or a new one."""
-    row = {"number": answer.number, "author": answer.author, "person": answer.person, "said": said_of(answer)}
+    row = {
+        "number": answer.number,
+        "author": answer.author,
+        "person": answer.person,
+        "said": said_of(answer),
+    }
     row |= {"at": answer.at, "made_at": answer.made_at, "decision": decision, "refused": refused}
     if earlier is None:
         tx.execute(_ADD, row | {"posting": posting.id, "task": task})
     else:
         tx.execute(_CHANGE, row | {"answer": earlier.id})
     if refused is not None:
-        tx.log(answer.person or DESK, "answer refused", f"candidate {posting.candidate_id}", why=refused)
+        tx.log(
+            answer.person or DESK,
+            "answer refused",
+            f"candidate {posting.candidate_id}",
+            why=refused,
+        )
         return "refused"
     return "waiting" if decision is None else "kept"
 
@@ -265,13 +306,17 @@ def _read(row: sa.Row[Any]) -> Annotation:
 
 _POSTING = sa.text("select * from desk_postings where id = :posting for update")
 
-_ANSWERS = sa.text("select * from desk_answers where posting_id = :posting order by said_at, number")
+_ANSWERS = sa.text(
+    "select * from desk_answers where posting_id = :posting order by said_at, number"
+)
 
 _DECISION = sa.text("select reviewer_id from decisions where id = :decision")
 
 _STATE = sa.text("select state from candidates where id = :candidate")
 
-_WAIT = sa.text("update candidates set state = 'waiting' where id = :candidate and state = 'showing'")
+_WAIT = sa.text(
+    "update candidates set state = 'waiting' where id = :candidate and state = 'showing'"
+)
 
 _GONE = sa.text("update desk_answers set gone = true, refused = :refused where id = :answer")
 

@@ -91,7 +91,12 @@ def leave_others(tx: Transaction, desk: str, number: int) -> None:
 def held(database: Database, board: Project, holder: str) -> Iterator[bool]:
     """Hold a board for one conversation with the desk; False where another process holds it."""
     with database.transaction() as tx:
-        mine = tx.execute(_HOLD, {"board": board.id, "holder": holder, "seconds": HELD_SECONDS}).rowcount > 0
+        mine = (
+            tx.execute(
+                _HOLD, {"board": board.id, "holder": holder, "seconds": HELD_SECONDS}
+            ).rowcount
+            > 0
+        )
     try:
         yield mine
     finally:
@@ -106,7 +111,9 @@ def hold_on(database: Database, board: Project, holder: str) -> None:
         tx.execute(_HOLD_ON, {"board": board.id, "holder": holder, "seconds": HELD_SECONDS})
 
 
-def board_with_room(tx: Transaction, desk: str, number: int, most: int) -> tuple[Project, int] | None:
+def board_with_room(
+    tx: Transaction, desk: str, number: int, most: int
+) -> tuple[Project, int] | None:
     """The board that takes a round's next candidates, and how many: a new one where the last is full; None for none."""
     wanted = tx.execute(WANTED, {"round": number, "count": 1}).first()
     last = tx.execute(_LAST, {"desk": desk, "round": number}).first()
@@ -120,7 +127,9 @@ def board_with_room(tx: Transaction, desk: str, number: int, most: int) -> tuple
     return _board(tx.execute(_LAST, {"desk": desk, "round": number}).one()), most
 
 
-def note_collected(tx: Transaction, board: Project, made_at: datetime | None, *, whole: bool) -> None:
+def note_collected(
+    tx: Transaction, board: Project, made_at: datetime | None, *, whole: bool
+) -> None:
     """All that had changed there is taken in; next time is asked for what changed since."""
     tx.execute(_COLLECTED, {"board": board.id, "made_at": made_at, "whole": whole})
 
@@ -226,7 +235,9 @@ _TO_READ = sa.text(f"""
 
 _IS_SERVED = sa.text(f"select {SERVED} from rounds r where r.id = :round")
 
-_REREAD_ALL = sa.text("update desk_boards set reread = true where desk = :desk and number is not null")
+_REREAD_ALL = sa.text(
+    "update desk_boards set reread = true where desk = :desk and number is not null"
+)
 
 _MUST_REREAD = sa.text("select reread from desk_boards where id = :board")
 
@@ -253,7 +264,9 @@ _HOLD_ON = sa.text("""
     update desk_boards set held_until = clock_timestamp() + make_interval(secs => :seconds)
     where id = :board and holder = :holder""")
 
-_LET_GO = sa.text("update desk_boards set holder = null, held_until = null where id = :board and holder = :holder")
+_LET_GO = sa.text(
+    "update desk_boards set holder = null, held_until = null where id = :board and holder = :holder"
+)
 
 WANTED = sa.text(f"""
     select c.id from candidates c join rounds r on r.id = c.round_id

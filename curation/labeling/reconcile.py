@@ -48,7 +48,9 @@ def compare(exchange: LabelingSync, number: int | None = None) -> list[Differenc
             continue
         if reading.trouble:
             mendable = not board.trouble  # what was refused before, people have to make possible
-            found.append(Difference("board", board.round, None, board.number, reading.trouble, mendable))
+            found.append(
+                Difference("board", board.round, None, board.number, reading.trouble, mendable)
+            )
         with exchange.database.transaction(one_view=True) as tx:
             found += _differences(tx, exchange, board, seen, restored=is_restored(board, reading))
     found += _elsewhere(exchange, number)
@@ -73,7 +75,9 @@ def mend(exchange: LabelingSync, number: int | None = None) -> None:
     for board in standing:
         with exchange.database.transaction() as tx:
             rows = tx.execute(_POSTINGS, {"board": board.id}).all()
-        down = {row.id: [row.number] for row in rows if going.get(row.candidate_id, -1) == row.number}
+        down = {
+            row.id: [row.number] for row in rows if going.get(row.candidate_id, -1) == row.number
+        }
         if down:
             exchange.desk.take_down(board, down)
             with exchange.database.transaction() as tx:
@@ -126,7 +130,12 @@ def _is_unheard(tx: Transaction, seen: RemoteTask) -> bool:
 
 
 def _differences(
-    tx: Transaction, exchange: LabelingSync, board: Project, seen: Sequence[RemoteTask], *, restored: bool
+    tx: Transaction,
+    exchange: LabelingSync,
+    board: Project,
+    seen: Sequence[RemoteTask],
+    *,
+    restored: bool,
 ) -> Iterator[Difference]:
     every = {row.id: row for row in tx.execute(_POSTINGS, {"board": board.id})}
     rows = {id_: row for id_, row in every.items() if row.state != "down"}
@@ -138,7 +147,9 @@ def _differences(
         row = rows.get(one.posting) if one.posting else None
         if row is None and one.posting in every:
             gone = every[one.posting]
-            yield _of(board, gone, "returned", f"{one.number} had been taken down and is there again")
+            yield _of(
+                board, gone, "returned", f"{one.number} had been taken down and is there again"
+            )
             yield from _unheard(board, gone, one, known.get(gone.id, ()), restored=True)
         elif row is None:
             told = f"{one.number} was not put up by this instance"
@@ -148,12 +159,22 @@ def _differences(
         else:
             there[row.id] = one
             if exchange.is_stale(one):
-                yield _of(board, row, "stale", "it is shown there from an address where this instance is no longer")
+                yield _of(
+                    board,
+                    row,
+                    "stale",
+                    "it is shown there from an address where this instance is no longer",
+                )
             yield from _unheard(board, row, one, known.get(row.id, ()), restored=restored)
     unwanted = tasks.unwanted(tx, board)
     for row in rows.values():
         if row.id not in there and row.number is not None:
-            yield _of(board, row, "missing", "it is there no longer; decisions stand, and what waits is put up again")
+            yield _of(
+                board,
+                row,
+                "missing",
+                "it is there no longer; decisions stand, and what waits is put up again",
+            )
         elif row.id in unwanted:
             yield _of(board, row, "open", f"it is {row.candidate_state} here and still shown there")
     for answer in (one for several in known.values() for one in several if not one.gone):
@@ -162,11 +183,22 @@ def _differences(
             told = f"{answer.person} said {answer.said['verdict']}, refused: {answer.refused}"
             yield _of(board, row, "refused", told, mendable=False)
         elif answer.decision_id is None:
-            yield _of(board, row, "pending", "its answer waits until nobody looks at it here", mendable=False)
+            yield _of(
+                board,
+                row,
+                "pending",
+                "its answer waits until nobody looks at it here",
+                mendable=False,
+            )
 
 
 def _unheard(
-    board: Project, row: sa.Row[Any], seen: RemoteTask, known: Sequence[sa.Row[Any]], *, restored: bool
+    board: Project,
+    row: sa.Row[Any],
+    seen: RemoteTask,
+    known: Sequence[sa.Row[Any]],
+    *,
+    restored: bool,
 ) -> Iterator[Difference]:
     """Answers that are there and unknown here, and the other way round."""
     found = set()
@@ -175,23 +207,44 @@ def _unheard(
         if mine is not None:
             found.add(mine.id)
         if answers.is_news(mine, answer):
-            yield _of(board, row, "unheard", f"{answer.person} said {answer.verdict or 'something else'} there")
-        elif mine is not None and row.state != "down" and (mine.gone or mine.said != answers.said_of(answer)):
-            yield _of(board, row, "forgotten", f"the desk shows what {mine.author} has changed or deleted since")
+            yield _of(
+                board,
+                row,
+                "unheard",
+                f"{answer.person} said {answer.verdict or 'something else'} there",
+            )
+        elif (
+            mine is not None
+            and row.state != "down"
+            and (mine.gone or mine.said != answers.said_of(answer))
+        ):
+            yield _of(
+                board,
+                row,
+                "forgotten",
+                f"the desk shows what {mine.author} has changed or deleted since",
+            )
     for mine in known:
         if mine.id in found or mine.gone or mine.decision_id is None or row.state == "down":
             continue
         if not answers.is_of(mine, row, seen):
             continue
         older = row.seen_at is not None and seen.at <= row.seen_at
-        if restored or older or mine.forgotten or any(one.number == mine.number for one in seen.answers):
+        if (
+            restored
+            or older
+            or mine.forgotten
+            or any(one.number == mine.number for one in seen.answers)
+        ):
             told = f"the desk has forgotten what {mine.person} said, as after a restored backup; the decision stands"
             yield _of(board, row, "forgotten", told)
         else:
             yield _of(board, row, "unheard", f"{mine.person} took an answer back there")
 
 
-def _of(board: Project, row: sa.Row[Any], kind: str, told: str, *, mendable: bool = True) -> Difference:
+def _of(
+    board: Project, row: sa.Row[Any], kind: str, told: str, *, mendable: bool = True
+) -> Difference:
     told = f"candidate {row.candidate_id}: {told}"
     return Difference(kind, board.round, row.candidate_id, row.number, told, mendable)
 

@@ -11,7 +11,9 @@ from curation.review.queue import read_cards
 from curation.review.reviewers import oracle_reviewer
 
 
-def decide_there(exchange: LabelingSync, number: int, judge: Callable[[ReviewItem], RuleVerdict], count: int) -> bool:
+def decide_there(
+    exchange: LabelingSync, number: int, judge: Callable[[ReviewItem], RuleVerdict], count: int
+) -> bool:
     """Answer up to `count` postings of a round that nobody has answered, and collect; whether anything came home.
 
     What is answered twice, because its answer was not collected in between, has one key and is one answer. Raises
@@ -20,7 +22,11 @@ def decide_there(exchange: LabelingSync, number: int, judge: Callable[[ReviewIte
     with exchange.database.transaction() as tx:
         users.match(tx, users.ORACLE, oracle_reviewer(tx))
         standing = projects.open_boards(tx, exchange.desk.address, number)
-        open_ = {one: there for board in standing for one, there in tasks.unanswered(tx, board, count).items()}
+        open_ = {
+            one: there
+            for board in standing
+            for one, there in tasks.unanswered(tx, board, count).items()
+        }
         cards = read_cards(tx, list(open_)[:count])
     for card in cards:
         posting, there = open_[card.id]

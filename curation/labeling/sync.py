@@ -144,7 +144,9 @@ class LabelingSync:
             numbers = {id_: [number] for id_, (number, _) in going.items()}
             left: set[uuid.UUID] = set()
             with suppress(NotFound):  # the board is gone, and they with it
-                left = self.desk.take_down(board, numbers, {id_: seen for id_, (_, seen) in going.items()})
+                left = self.desk.take_down(
+                    board, numbers, {id_: seen for id_, (_, seen) in going.items()}
+                )
             with self.database.transaction() as tx:
                 tasks.note_down(tx, set(going) - left)
             gone += len(going) - len(left)
@@ -220,7 +222,12 @@ class LabelingSync:
         return +outcomes
 
     def _take_in_all(
-        self, board: Project, changed: Iterator[RemoteTask], outcomes: Counter[str], *, restored: bool
+        self,
+        board: Project,
+        changed: Iterator[RemoteTask],
+        outcomes: Counter[str],
+        *,
+        restored: bool,
     ) -> tuple[set[uuid.UUID], set[uuid.UUID]]:
         """Take in what changed, adding to `outcomes`: our postings among it, and those shown from old addresses."""
         found: set[uuid.UUID] = set()
@@ -228,7 +235,9 @@ class LabelingSync:
         for part in _chunks(changed):
             outcomes += self._take_in(board, part, restored=restored)
             found |= {seen.posting for seen in part if seen.posting is not None}
-            stale |= {seen.posting for seen in part if seen.posting is not None and self.is_stale(seen)}
+            stale |= {
+                seen.posting for seen in part if seen.posting is not None and self.is_stale(seen)
+            }
             projects.hold_on(self.database, board, self.holder)
         return found, stale
 
@@ -255,7 +264,9 @@ class LabelingSync:
     def is_stale(self, seen: RemoteTask) -> bool:
         """Whether a posting is shown there from an address at which this instance does not give its layers."""
         id_, layers = seen.posting, seen.layers
-        return id_ is not None and (not layers or any(self.address(id_, one) != layers[one] for one in layers))
+        return id_ is not None and (
+            not layers or any(self.address(id_, one) != layers[one] for one in layers)
+        )
 
     def _renew(self, board: Project, stale: Collection[uuid.UUID]) -> int:
         """Give postings the addresses at which the instance is now, each by a call, also those that are answered.
@@ -276,7 +287,9 @@ class LabelingSync:
             projects.hold_on(self.database, board, self.holder)
         return len(silent) + len(again)
 
-    def _take_in(self, board: Project, part: Sequence[RemoteTask], *, restored: bool) -> Counter[str]:
+    def _take_in(
+        self, board: Project, part: Sequence[RemoteTask], *, restored: bool
+    ) -> Counter[str]:
         """A transaction for each posting that says something new: one that fails does not stop the others."""
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:

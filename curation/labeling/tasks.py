@@ -26,7 +26,9 @@ Address = Callable[[uuid.UUID, LayerRole], str]
 """Makes the address of one layer of a posting."""
 
 
-def next_batch(tx: Transaction, board: Project, count: int, pause: int, few: int) -> uuid.UUID | None:
+def next_batch(
+    tx: Transaction, board: Project, count: int, pause: int, few: int
+) -> uuid.UUID | None:
     """The batch to send next: one that was begun, or up to `count` new postings by falling priority.
 
     New ones wait until `pause` seconds after the last ones, unless there are fewer than `few` on the board: every
@@ -39,7 +41,10 @@ def next_batch(tx: Transaction, board: Project, count: int, pause: int, few: int
         return None
     batch = uuid.uuid4()
     picked = tx.execute(WANTED, {"round": board.round, "count": count}).all()
-    rows = [{"id": uuid.uuid4(), "board": board.id, "candidate": row.id, "batch": batch} for row in picked]
+    rows = [
+        {"id": uuid.uuid4(), "board": board.id, "candidate": row.id, "batch": batch}
+        for row in picked
+    ]
     if rows:
         tx.execute(_NEW_POSTINGS, rows)
     return batch if rows else None
@@ -50,10 +55,14 @@ def read_batch(tx: Transaction, batch: uuid.UUID, address: Address) -> list[Task
     return _read(tx, tx.execute(_BATCH, {"batch": batch}), address)
 
 
-def read_up(tx: Transaction, ids: Collection[uuid.UUID], address: Address) -> dict[int, tuple[uuid.UUID, Task]]:
+def read_up(
+    tx: Transaction, ids: Collection[uuid.UUID], address: Address
+) -> dict[int, tuple[uuid.UUID, Task]]:
     """Return those of some postings that are there, by the desk's numbers, each with the batch it was sent in."""
     rows = {row.id: row for row in tx.execute(_UP, {"ids": list(ids)})} if ids else {}
-    return {rows[one.id].number: (rows[one.id].batch, one) for one in _read(tx, rows.values(), address)}
+    return {
+        rows[one.id].number: (rows[one.id].batch, one) for one in _read(tx, rows.values(), address)
+    }
 
 
 def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: Address) -> list[Task]:
@@ -76,13 +85,19 @@ def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: Address) -> li
 
 def _facts(row: sa.Row[Any], card: ReviewItem, address: Address) -> dict[str, str | float]:
     """Columns that people there can sort by: a small picture, the checkpoint, signals."""
-    first = next((role for role in (LayerRole.blended, LayerRole.foreground) if role in card.layers), None)
+    first = next(
+        (role for role in (LayerRole.blended, LayerRole.foreground) if role in card.layers), None
+    )
     facts: dict[str, str | float] = {"round": row.round_id, "checkpoint": row.checkpoint or ""}
     if first is not None:
         shown = address(row.id, first)
         facts["thumbnail"] = shown
         facts["link"] = f"{shown.partition('/api/desk/')[0]}/rounds/{row.round_id}"
-    facts |= {f"signal_{name}": round(value, 4) for name, value in card.signals.items() if value is not None}
+    facts |= {
+        f"signal_{name}": round(value, 4)
+        for name, value in card.signals.items()
+        if value is not None
+    }
     return facts
 
 
@@ -96,9 +111,13 @@ def note_placed(tx: Transaction, board: Project, placed: Placed) -> None:
     made = {"board": board.id, "number": placed.board, "made_at": placed.made_at}
     tx.execute(_MADE, made | {"trouble": placed.trouble or None})
     if placed.postings:
-        tx.execute(_PLACED, [{"posting": posting, "number": at} for posting, at in placed.postings.items()])
+        tx.execute(
+            _PLACED, [{"posting": posting, "number": at} for posting, at in placed.postings.items()]
+        )
     if placed.refused:
-        tx.execute(_REFUSED, [{"posting": posting, "why": why} for posting, why in placed.refused.items()])
+        tx.execute(
+            _REFUSED, [{"posting": posting, "why": why} for posting, why in placed.refused.items()]
+        )
 
 
 def unwanted(tx: Transaction, board: Project) -> dict[uuid.UUID, tuple[int, datetime | None]]:
@@ -140,7 +159,10 @@ def reserve(tx: Transaction, board: Project, people: int) -> None:
 
 def said_lately(tx: Transaction, board: Project) -> set[str]:
     """Return who has said something at a board within the last minutes."""
-    return {row.person for row in tx.execute(_SAID_LATELY, {"board": board.id, "seconds": PRESENT_SECONDS})}
+    return {
+        row.person
+        for row in tx.execute(_SAID_LATELY, {"board": board.id, "seconds": PRESENT_SECONDS})
+    }
 
 
 def note_down(tx: Transaction, postings: Collection[uuid.UUID]) -> None:
@@ -167,7 +189,9 @@ def count_placed(tx: Transaction, board: Project) -> int:
     return int(tx.execute(_COUNT_PLACED, {"board": board.id}).scalar_one())
 
 
-def unanswered(tx: Transaction, board: Project, count: int) -> dict[uuid.UUID, tuple[uuid.UUID, int]]:
+def unanswered(
+    tx: Transaction, board: Project, count: int
+) -> dict[uuid.UUID, tuple[uuid.UUID, int]]:
     """Up to `count` candidates that are up and of which nothing was said yet: each one's posting and its number."""
     rows = tx.execute(_UNANSWERED, {"board": board.id, "count": count})
     return {row.candidate_id: (row.id, row.number) for row in rows}
@@ -188,7 +212,9 @@ def waiting_answers(tx: Transaction, board: Project) -> list[uuid.UUID]:
     return [row.posting_id for row in tx.execute(_WAITING_ANSWERS, {"board": board.id})]
 
 
-def sort_seen(tx: Transaction, part: Sequence[RemoteTask]) -> tuple[list[RemoteTask], dict[uuid.UUID, list[int]]]:
+def sort_seen(
+    tx: Transaction, part: Sequence[RemoteTask]
+) -> tuple[list[RemoteTask], dict[uuid.UUID, list[int]]]:
     """Of what was seen there: what may say something new, and what is to be taken down, by posting.
 
     Taken down are silent second copies, and what had been taken down and is there again, as after a restored backup.
@@ -229,13 +255,19 @@ def count_not_up(tx: Transaction, number: int | None) -> dict[int, int]:
 
 def _sql(text: str) -> sa.TextClause:
     statement = sa.text(text)
-    return statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID))) if ":ids" in text else statement
+    return (
+        statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
+        if ":ids" in text
+        else statement
+    )
 
 
 # Desks show the lowest score first: the least certain, where a chance of acceptance is known, or else as a tray would.
 _SCORE = "coalesce(abs(2 * cast(s.signals ->> 'acceptance' as real) - 1), 1 - c.priority)"
 
-_BEGUN = _sql("select batch from desk_postings where board_id = :board and state = 'sending' limit 1")
+_BEGUN = _sql(
+    "select batch from desk_postings where board_id = :board and state = 'sending' limit 1"
+)
 
 _MAY_SEND = _sql("""
     select put_up_at is null or put_up_at < now() - make_interval(secs => :pause)
@@ -272,9 +304,13 @@ _MADE = _sql("""
     update desk_boards set number = :number, made_at = :made_at, trouble = :trouble, put_up_at = now()
     where id = :board""")
 
-_REFUSED = _sql("update desk_postings set state = 'refused', refused = :why where id = :posting and state = 'sending'")
+_REFUSED = _sql(
+    "update desk_postings set state = 'refused', refused = :why where id = :posting and state = 'sending'"
+)
 
-_PLACED = _sql("update desk_postings set state = 'up', number = :number where id = :posting and state = 'sending'")
+_PLACED = _sql(
+    "update desk_postings set state = 'up', number = :number where id = :posting and state = 'sending'"
+)
 
 _UNWANTED = _sql(f"""
     select p.id, p.number, p.seen_at from desk_postings p
@@ -302,7 +338,9 @@ _TO_SHOW = _sql("""
         select from desk_answers a where a.posting_id = p.id and a.refused is not null and not a.gone and not a.shown)
     limit :count""")
 
-_SHOWN = _sql("update desk_answers set shown = true where posting_id = any(:ids) and refused is not null")
+_SHOWN = _sql(
+    "update desk_answers set shown = true where posting_id = any(:ids) and refused is not null"
+)
 
 _LIST_REFUSALS = _sql("""
     select c.round_id as round, b.number as project, p.number as task, a.number as annotation, a.person,

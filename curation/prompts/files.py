@@ -66,9 +66,14 @@ def check_texts(prompt: Prompt, where: str) -> None:
     """Refuse a prompt with a text that is too long or cannot be stored. Raises BadLine."""
     for text in filter(None, (prompt.text, prompt.foreground, prompt.background)):
         if len(text) > MAX_PROMPT:
-            raise BadLine(f"{where}: a prompt of {len(text):,} characters", f"at most {MAX_PROMPT:,} are taken")
+            raise BadLine(
+                f"{where}: a prompt of {len(text):,} characters",
+                f"at most {MAX_PROMPT:,} are taken",
+            )
         if not storable(text):
-            raise BadLine(f"{where}: a text with a NUL or half of a surrogate pair", "write it without")
+            raise BadLine(
+                f"{where}: a text with a NUL or half of a surrogate pair", "write it without"
+            )
 
 
 def _parse_pair(text: str, number: int) -> Prompt:

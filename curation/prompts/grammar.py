@@ -26,7 +26,9 @@ def speak(seed: int) -> Iterator[Prompt]:
 def size() -> int:
     """How many triples the grammar has."""
     places = {name: len(ground.places) * len(ground.lights) for name, ground in GROUNDS.items()}
-    return sum(len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in GROUPS)
+    return sum(
+        len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in GROUPS
+    )
 
 
 def _shuffled(seed: int, group: Group, subject: str) -> list[Prompt]:

@@ -109,4 +109,7 @@ Answer with the {count} lines of JSON and nothing else.
 
 def _same(prompt: Prompt) -> tuple[str, ...]:
     """Triples that differ in capitals and full stops alone are one."""
-    return tuple(str(text).lower().strip(" .") for text in (prompt.text, prompt.foreground, prompt.background))
+    return tuple(
+        str(text).lower().strip(" .")
+        for text in (prompt.text, prompt.foreground, prompt.background)
+    )

@@ -30,7 +30,10 @@ def read_triples(path: Path) -> list[Prompt]:
     for number, line in enumerate(_whole(path).decode("utf-8", "replace").splitlines(), 1):
         read = read_line(line)
         if not isinstance(read, Prompt):
-            raise Refused(f"{path}, line {number}: {read}", "name another file with --out; this one is left as it is")
+            raise Refused(
+                f"{path}, line {number}: {read}",
+                "name another file with --out; this one is left as it is",
+            )
         prompts.append(read)
     return prompts
 

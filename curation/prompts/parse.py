@@ -68,7 +68,10 @@ def read_line(line: str) -> Prompt | str:
 
 def words(text: str) -> frozenset[str]:
     """Words of three letters or more, in lower case, without a plural's s."""
-    return frozenset(word.removesuffix("s") for word in re.findall(r"[^\W\d_]{3,}", text.lower())) - _SMALL
+    return (
+        frozenset(word.removesuffix("s") for word in re.findall(r"[^\W\d_]{3,}", text.lower()))
+        - _SMALL
+    )
 
 
 def _clean(value: Any) -> str:
