@@ -1,4 +1,4 @@
-"""Zip and tar archives, read member by member without unpacking to disk or trusting their headers."""
+"""Zip and tar archives, read by member without unpacking to disk or trusting their headers."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def refusal(loaded: Loaded, failure: Failure) -> Intake:
 
 
 def warm_up() -> None:
-    """Inspect one small image of each format, so that all modules are imported before confinement."""
+    """Inspect one small image per format, so that all modules are imported before confinement."""
     for name in LOADED_LATE:
         importlib.import_module(name)
     Image.init()

@@ -336,7 +336,7 @@ class _ManifestReader:
     def _conflict(
         self, name: str, row: str, before: Description, after: Description
     ) -> BadLine | None:
-        """Record the row of each new value; return the conflict with other rows, if there is one."""
+        """Record the row of each new value; return the conflict with other rows, if any."""
         conflicts = []
         for field_ in ("caption", "licence", "source", "split"):
             new, old = getattr(after, field_), getattr(before, field_)

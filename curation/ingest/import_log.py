@@ -102,9 +102,7 @@ def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
     """
     import_id = content_id("import", folder.resolve())
     if tx.scalar(sa.select(imports.c.id).where(imports.c.id == import_id)) is None:
-        raise NotFound(
-            f"{folder} was never imported", "run 'layerloop seed import' to import it"
-        )
+        raise NotFound(f"{folder} was never imported", "run 'layerloop seed import' to import it")
     in_import = import_files.c.import_id == import_id
     # Count by outcome, code and caption source.
     by_outcome = (

@@ -51,8 +51,7 @@ FINDINGS: Final[dict[str, tuple[Outcome, str]]] = {
     "greyscale": (Outcome.accept_warn, "the file is grayscale"),
     "odd_colour_space": (
         Outcome.accept_warn,
-        "its color space is given without an ICC profile (cICP, gAMA, CMYK); "
-        "the conversion to sRGB is approximate",
+        "its color space has no ICC profile (cICP, gAMA, CMYK): its sRGB colors are approximate",
     ),
     "bad_icc": (
         Outcome.accept_warn,
@@ -143,7 +142,7 @@ class Intake:
 
 @dataclass(frozen=True)
 class Judged:
-    """Findings of one file, and its clean pixels: one layer, three of a pair, or none if refused."""
+    """Findings of one file, and its clean pixels: one layer, three of a pair, none if refused."""
 
     outcome: Outcome
     codes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Items of an import: the files of a listing and the members of its archives, read within limits."""
+"""Items of an import: files of a listing and members of its archives, read within limits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Items:
             return ""
         folder = Path(self.listing.tree.root)
         status = [(folder / file).lstat() for file in files if os.path.lexists(folder / file)]
-        return " ".join(f"{entry.st_mode}:{entry.st_size}:{entry.st_mtime_ns}" for entry in status)
+        return " ".join(f"{stat.st_mode}:{stat.st_size}:{stat.st_mtime_ns}" for stat in status)
 
     def _archive_items(self, item: Item) -> Iterator[Item]:
         """Yield the images of an archive, its refused members, and the archive if any is refused."""
@@ -120,8 +120,10 @@ class Items:
                     if item.member is None:
                         # A byte more than allowed shows a file that is too large.
                         parts.append(file.read(self.limits.bytes + 1))
-                    for member in (item.member, *item.others) if item.member else ():
-                        parts.append(archives.read_member(file, member, self.limits.bytes))
+                    members = (item.member, *item.others) if item.member else ()
+                    parts += [
+                        archives.read_member(file, each, self.limits.bytes) for each in members
+                    ]
         # MemoryError too: one file must not end the import.
         except Exception as error:
             bad = _bad_file(error)

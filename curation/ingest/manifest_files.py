@@ -15,7 +15,7 @@ from curation.text import UnreadableText, decode_text
 
 MAX_LINE = 1 << 20
 MAX_MANIFEST = 64 << 20
-"""Bytes of a manifest that is read whole: CSV, JSON, and JSON Lines in an encoding but UTF-8."""
+"""Bytes of a manifest that is read whole: CSV, JSON, and JSON Lines other than in UTF-8."""
 MAX_JSON = 32 << 20
 """Bytes of one JSON document, which takes many times as much memory when parsed."""
 FIRST: Final = ("metadata.jsonl", "metadata.csv", "metadata.json")
@@ -213,7 +213,9 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
             raise NoManifest
         while (cells := next(reader, None)) is not None:
             if len(cells) > len(columns):
-                bad = BadFile("bad_line", f"the row has {len(cells)} cells for {len(columns)} columns")
+                bad = BadFile(
+                    "bad_line", f"the row has {len(cells)} cells for {len(columns)} columns"
+                )
                 file = next(
                     (cell for name, cell in zip(columns, cells, strict=False) if name in FILE_KEYS),
                     None,

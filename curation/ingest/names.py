@@ -47,7 +47,8 @@ class NameIndex:
             if len(found) > 1:
                 several = ", ".join(sorted(found)[:3])
                 raise BadFile(
-                    "bad_line", f"the name {name[:120]!r} matches {len(found)} files: {several[:200]}"
+                    "bad_line",
+                    f"the name {name[:120]!r} matches {len(found)} files: {several[:200]}",
                 )
             if found:
                 return found[0]

@@ -1,4 +1,7 @@
-"""Seeds: a folder of images becomes samples, in parallel, resumably, and with an account of every single file."""
+"""Seed import: a folder of images becomes samples, in parallel and resumably.
+
+The outcome of every file is recorded.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +54,12 @@ from curation.rounds import lifecycle
 
 BATCH_FILES = 200
 BATCH_BYTES = 64 << 20
-"""A transaction keeps this many files, or layers of so many bytes together: what an interruption may cost."""
+"""Files per transaction, or bytes of their layers: the most work that an interruption loses."""
 WRITERS = 4
-"""Layers put into the store at once: a put waits for the disk or the network, not for the processor."""
+"""Threads that write layers to the store, which waits for disk or network rather than the CPU."""
 
 NO_LICENCE = "licence_unknown"
-"""The flag of a file that is stored although nobody said under which licence; its sample says "unknown"."""
+"""Code of a stored file without a license; its sample has the license "unknown"."""
 
 
 def import_seeds(
@@ -72,13 +75,31 @@ def import_seeds(
     reading: Reading = AS_IT_IS,
     update: bool = False,
 ) -> ImportSummary:
-    """Import every image of a folder (recursively, archives too); what an earlier run has done is passed by.
+    """Import the images of a folder, recursively and including archives.
 
-    Files that a manifest's row names as a pair become one sample of three layers. All are judged in `workers` confined
-    processes and kept in batches: layers first, then one transaction with samples, review candidates and one row per
-    file or pair. It is done again only when a size or time has changed. What is said of a file otherwise than when it
-    was imported, and changed pixels, are told; with `update` they are taken. Raises NotFound where there is no such
-    folder; Refused for an encoding that there is not.
+    Files that a manifest describes as a pair become one sample of three layers. Files are inspected
+    in confined processes and stored in batches: first the layers, then one transaction with the
+    samples, review candidates and a row per file or pair. Files of an earlier run are skipped
+    unless their size or modification time changed. Changed metadata and pixels are reported.
+
+    Args:
+        database: The database.
+        store: The object store for the layers.
+        folder: The folder.
+        report: Receives the progress.
+        workers: Number of confined decoder processes.
+        actor: Name for the event log.
+        link_roots: Folders into which symbolic links are followed.
+        limits: Limits of the images.
+        reading: Options for reading the folder.
+        update: Whether changed metadata and pixels are applied to existing samples.
+
+    Returns:
+        A summary of all imports of this folder.
+
+    Raises:
+        NotFound: The folder does not exist.
+        Refused: The folder cannot be read, or the encoding is unknown.
     """
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}", "give the folder that holds the images")
@@ -88,14 +109,15 @@ def import_seeds(
     corrections = Corrections(
         content_id("import", folder.resolve()), folder.resolve().name, actor, update=update
     )
-    one = _Import(database, store, listing, corrections, limits)
-    one.open()
+    run = _Import(database, store, listing, corrections, limits)
+    run.open()
     total = len(listing.files)
+    # A pipeline of iterators: listing, loading and inspection run a little ahead of storing.
     with confined.open_sandbox(workers, limits) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
-        for batch in _batches(sandbox.run(map(one.items.load, one.unfinished()))):
-            one.keep(batch, writers)
+        for batch in _batches(sandbox.run(map(run.items.load, run.unfinished()))):
+            run.keep(batch, writers)
             report(Progress("importing seeds", batch[-1][0].place, total))
-    summary = one.close(time.monotonic() - started)
+    summary = run.close(time.monotonic() - started)
     report(Progress("importing seeds", total, total))
     return summary
 
@@ -103,23 +125,24 @@ def import_seeds(
 def _batches(
     results: Iterable[tuple[Loaded, Intake | Failure]],
 ) -> Iterator[list[tuple[Item, Intake]]]:
-    """Results in lists of BATCH_FILES, fewer where the layers are large."""
+    """Group results into lists of BATCH_FILES, fewer if the layers are large."""
     batch: list[tuple[Item, Intake]] = []
-    weight = 0
+    batch_bytes = 0
     for loaded, result in results:
         item = loaded.item
         found = confined.refusal(loaded, result) if isinstance(result, Failure) else result
         batch.append((item, found))
-        weight += len(found.layer or b"") + sum(len(one.layer) for one in found.beside.values())
-        if len(batch) >= BATCH_FILES or weight >= BATCH_BYTES:
+        batch_bytes += len(found.layer or b"")
+        batch_bytes += sum(len(other.layer) for other in found.beside.values())
+        if len(batch) >= BATCH_FILES or batch_bytes >= BATCH_BYTES:
             yield batch
-            batch, weight = [], 0
+            batch, batch_bytes = [], 0
     if batch:
         yield batch
 
 
 class _Import:
-    """One run over one folder."""
+    """State of one import run over one folder."""
 
     def __init__(
         self,
@@ -139,17 +162,16 @@ class _Import:
         self.items = Items(listing, limits, self._keep_bad_lines)
         self.fresh = 0
         self.hidden = listing.tree.hidden
-        self.folder_splits: dict[
-            str, int
-        ] = {}  # folders called like a split that mean none, with their files
-        self._said: dict[str, Description] = {}  # of what is being examined
-        self._before: dict[
-            str, sa.Row[Any]
-        ] = {}  # rows of files that were imported with other bytes
+        # Number of files in folders named like a split that is not applied.
+        self.folder_splits: dict[str, int] = {}
+        # Descriptions of the items that are being inspected.
+        self._descriptions: dict[str, Description] = {}
+        # Rows of files that were imported with other bytes.
+        self._previous: dict[str, sa.Row[Any]] = {}
         self._seen: set[str] = set()
 
     def open(self) -> None:
-        """Keep the import's own row, and those of the manifests' bad lines instead of those of earlier runs."""
+        """Insert the import's row, and replace the rows of bad manifest lines of earlier runs."""
         folder = self.listing.tree.root
         with self.database.transaction() as tx:
             row = {"id": self.id, "folder": storable_name(folder)}
@@ -168,71 +190,84 @@ class _Import:
             keep_rows(tx, rows)
 
     def unfinished(self) -> Iterator[Item]:
-        """Yield what is not done yet, in the order of the list; the database is asked in blocks."""
+        """Yield the items to inspect in listing order, querying the database in blocks."""
         files = enumerate(self.listing.files, 1)
         found = (
-            self._bounded(item) for place, name in files for item in self.items.of(name, place)
+            self._bounded(item) for index, name in files for item in self.items.of(name, index)
         )
         while items := list(islice(found, 500)):
-            wanted = {row_name(item.name): item for item in items}
-            self._seen |= wanted.keys()
-            said = {name: self._describe(item) for name, item in wanted.items()}
+            block = {row_name(item.name): item for item in items}
+            self._seen |= block.keys()
+            described = {name: self._describe(item) for name, item in block.items()}
             with self.database.transaction() as tx:
-                mine = (import_files.c.import_id == self.id) & import_files.c.name.in_(wanted)
-                rows = {row.name: row for row in tx.execute(sa.select(import_files).where(mine))}
+                in_block = (import_files.c.import_id == self.id) & import_files.c.name.in_(block)
+                query = sa.select(import_files).where(in_block)
+                rows = {row.name: row for row in tx.execute(query)}
+                # Files with unchanged bytes may still have a changed description.
                 same = [
-                    (row, said[name])
+                    (row, described[name])
                     for name, row in rows.items()
-                    if row.stamp == wanted[name].stamp or said[name].refusal is not None
+                    if row.stamp == block[name].stamp or described[name].refusal is not None
                 ]
                 self.corrections.compare(tx, same)
-            for name, item in wanted.items():
-                yield from self._to_do(item, said[name], rows.get(name))
+            for name, item in block.items():
+                yield from self._needs_inspection(item, described[name], rows.get(name))
 
     def _bounded(self, item: Item) -> Item:
-        """Refuse an item whose name the records cannot hold."""
+        """Refuse an item whose name is too long for the database."""
         short = row_name(item.name)
         if short == storable_name(item.name):
             return item
-        self.items.where(item)  # it is not asked for under its own name any more
+        # Drops its entry, since it is not looked up under its full name any more.
+        self.items.where(item)
         bad = BadFile(
-            "name_too_long",
-            f"its path has more than {MAX_NAME:,} bytes: give its folders shorter names",
+            "name_too_long", f"its path has more than {MAX_NAME:,} bytes: shorten its folder names"
         )
         return replace(item, name=short, known=refuse(short, bad))
 
     def _describe(self, item: Item) -> Description:
-        """Return what is said of an item, and count it where its folder is called like a split."""
+        """Return the description of an item, and count it if its folder is named like a split."""
         listing, name = self.items.where(item)
         if item.known is not None:
             return Description()
-        said = listing.describe(name)
-        for folder in listing.splits_of(name) if said.split is None else ():
+        description = listing.describe(name)
+        for folder in listing.splits_of(name) if description.split is None else ():
             self.folder_splits[folder] = self.folder_splits.get(folder, 0) + 1
-        return said
+        return description
 
-    def _to_do(self, item: Item, said: Description, row: sa.Row[Any] | None) -> Iterator[Item]:
-        """Yield an item that is to be examined: its bytes are new, or it is not held back any more."""
+    def _needs_inspection(
+        self, item: Item, description: Description, row: sa.Row[Any] | None
+    ) -> Iterator[Item]:
+        """Yield the item if its bytes are new or it is no longer held back."""
         imported = row is not None and row.layer is not None and row.outcome != Outcome.duplicate
-        if said.refusal is not None:
+        if description.refusal is not None:
+            # Reported as a difference; the imported sample is kept.
             if imported:
-                return  # told as a difference; what was imported stands
-            stamp = f"held back {content_id(said.refusal.code, said.refusal.sentence).hex}"
-            item = replace(item, stamp=stamp, known=refuse(item.name, said.refusal))
+                return
+            # Stamped with the reason: the file is skipped as long as the reason stays the same.
+            reason = content_id(description.refusal.code, description.refusal.sentence)
+            stamp = f"held back {reason.hex}"
+            item = replace(item, stamp=stamp, known=refuse(item.name, description.refusal))
         if item.stamp and row is not None and row.stamp == item.stamp:
             return
-        self._said[item.name] = said
+        self._descriptions[item.name] = description
         if row is not None and imported:
-            self._before[item.name] = row
+            self._previous[item.name] = row
         yield item
 
     def keep(self, batch: Sequence[tuple[Item, Intake]], writers: ThreadPoolExecutor) -> None:
-        """Objects first, rows second, duplicates neither; of files imported before, only what is taken."""
-        looked_at = len(batch)
-        batch, replaced = self._settle(batch)
-        good = [(item, found) for item, found in batch if found.layer is not None]
-        firsts = self._find_duplicates([found for _, found in good], replaced)
-        fresh = [(item, found) for item, found in good if found.name not in firsts]
+        """Store a batch of inspected items: first their layers, then all rows in one transaction.
+
+        Args:
+            batch: Items with their outcomes.
+            writers: Threads that write to the store.
+        """
+        inspected = len(batch)
+        batch, replaced = self._compare_imported(batch)
+        accepted = [(item, found) for item, found in batch if found.layer is not None]
+        firsts = self._find_duplicates([found for _, found in accepted], replaced)
+        fresh = [(item, found) for item, found in accepted if found.name not in firsts]
+        # Layers are stored before the rows refer to them; duplicates are not stored.
         stored = dict(
             zip(
                 (found.name for _, found in fresh),
@@ -243,10 +278,11 @@ class _Import:
         with self.database.transaction() as tx:
             for row in replaced.values():
                 now = stored.get(row.name)
-                self.corrections.withdraw(tx, row, _telling(now) if now else "a duplicate")
-            self._keep_layers(tx, fresh, stored)
+                self.corrections.withdraw(tx, row, _identifying(now) if now else "a duplicate")
+            self._add_layers(tx, fresh, stored)
+            # A duplicate names the file of the first layer, in this batch or an earlier one.
             names = names_of(tx, self.id, {first.of for first in firsts.values()}) | {
-                _telling(layers): name for name, layers in reversed(stored.items())
+                _identifying(layers): name for name, layers in reversed(stored.items())
             }
             rows = []
             for item, found in batch:
@@ -254,125 +290,146 @@ class _Import:
                 layer = (
                     first.of
                     if first
-                    else _telling(stored[found.name])
+                    else _identifying(stored[found.name])
                     if found.name in stored
                     else None
                 )
-                told = as_duplicate(found, first, names) if first else self._with_licence(found)
-                said = self._said.pop(item.name, None)
-                described = said.record() if said and found.name in stored else None
-                rows.append(file_row(self.id, item.name, item.stamp, told, layer, described))
+                outcome = as_duplicate(found, first, names) if first else self._with_licence(found)
+                description = self._descriptions.pop(item.name, None)
+                is_stored = found.name in stored
+                described = description.record() if description and is_stored else None
+                rows.append(file_row(self.id, item.name, item.stamp, outcome, layer, described))
             keep_rows(tx, rows)
-        self.fresh += looked_at
+        self.fresh += inspected
 
-    def _settle(
+    def _compare_imported(
         self, batch: Sequence[tuple[Item, Intake]]
     ) -> tuple[list[tuple[Item, Intake]], dict[str, sa.Row[Any]]]:
-        """Compare files with what was imported from them: the same pixels stand, others are told.
+        """Compare the pixels of files that were imported before; report those that changed.
 
-        Returns what is to be kept, and the rows of files whose new pixels replace what they became.
+        Returns:
+            The items to store, and the rows of the files whose new pixels replace a sample.
         """
-        before = {
+        previous = {
             found.name: row
             for item, found in batch
-            if (row := self._before.pop(item.name, None)) is not None
+            if (row := self._previous.pop(item.name, None)) is not None
         }
-        if not before:
+        if not previous:
             return list(batch), {}
-        left, replaced = [], {}
+        to_store, replaced = [], {}
         with self.database.transaction() as tx:
-            pixels = visible_of(tx, [row.layer for row in before.values()])
+            pixels = visible_of(tx, [row.layer for row in previous.values()])
             for item, found in batch:
-                row = before.get(found.name)
+                row = previous.get(found.name)
+                # A file without an imported sample is stored in any case.
                 if row is None:
-                    left.append((item, found))
+                    to_store.append((item, found))
+                # A file that is refused now keeps its sample.
                 elif found.layer is None:
-                    self._said.pop(item.name, None)
+                    self._descriptions.pop(item.name, None)
                     self.corrections.tell_pixels(
                         row.name, row.layer[:12], f"refused: {found.sentence}"
                     )
+                # The same pixels in other bytes: only the description can differ.
                 elif pixels.get(row.layer) == _visible(found):
-                    here = (import_files.c.import_id == self.id) & (import_files.c.name == row.name)
-                    tx.execute(sa.update(import_files).where(here).values(stamp=item.stamp))
-                    self.corrections.compare(tx, [(row, self._said.pop(item.name))])
-                else:
-                    taken = self.corrections.update
-                    self.corrections.tell_pixels(
-                        row.name, row.layer[:12], found.visible[:12], taken=taken
+                    in_import = import_files.c.import_id == self.id
+                    update = sa.update(import_files).where(
+                        in_import, import_files.c.name == row.name
                     )
-                    if taken:
-                        left.append((item, found))
+                    tx.execute(update.values(stamp=item.stamp))
+                    self.corrections.compare(tx, [(row, self._descriptions.pop(item.name))])
+                # Other pixels replace the sample only with `update`.
+                else:
+                    applied = self.corrections.update
+                    self.corrections.tell_pixels(
+                        row.name, row.layer[:12], found.visible[:12], taken=applied
+                    )
+                    if applied:
+                        to_store.append((item, found))
                         replaced[found.name] = row
                     else:
-                        self._said.pop(item.name, None)
-        return left, replaced
+                        self._descriptions.pop(item.name, None)
+        return to_store, replaced
 
     def _find_duplicates(
         self, found: Sequence[Intake], replaced: Mapping[str, sa.Row[Any]]
     ) -> dict[str, Duplicate]:
-        """By file name: the layer in the pool, or earlier in this batch, that a file repeats.
+        """Return the layer that each file duplicates, in the database or earlier in this batch.
 
-        A replaced file repeats neither what it was before, nor what it was before that.
+        A replaced file is no duplicate of its own former versions.
         """
         with self.database.transaction() as tx:
             known = duplicates.find_duplicates(
-                tx, [(one.visible, one.fingerprint) for one in found]
+                tx, [(file.visible, file.fingerprint) for file in found]
             )
             former = {name: former_layers(tx, row) for name, row in replaced.items()}
         known = [
-            None if earlier and earlier.of in former.get(one.name, ()) else earlier
-            for one, earlier in zip(found, known, strict=True)
+            None if earlier and earlier.of in former.get(file.name, ()) else earlier
+            for file, earlier in zip(found, known, strict=True)
         ]
         batch = duplicates.Batch()
         firsts: dict[str, Duplicate] = {}
-        for one, earlier in zip(found, known, strict=True):
-            # The name that the store will give it; hashing twice is cheap beside encoding.
-            again = earlier or batch.find(one.visible, one.fingerprint)
-            if again:
-                firsts[one.name] = again
+        for file, earlier in zip(found, known, strict=True):
+            first = earlier or batch.find(file.visible, file.fingerprint)
+            if first:
+                firsts[file.name] = first
             else:
-                batch.add(
-                    one.visible, one.fingerprint, hashlib.sha256(one.layer or b"").hexdigest()
-                )
+                # The hash that the store will return; hashing twice is cheap compared to encoding.
+                sha256 = hashlib.sha256(file.layer or b"").hexdigest()
+                batch.add(file.visible, file.fingerprint, sha256)
         return firsts
 
-    def _keep_layers(
+    def _add_layers(
         self,
         tx: Transaction,
         fresh: Sequence[tuple[Item, Intake]],
         stored: dict[str, dict[LayerRole, StoredLayer]],
     ) -> None:
-        samples, numbers = [], dict[Kind, int]()
+        """Insert samples, review candidates, and the fingerprints of their layers."""
+        samples = []
+        review_rounds = dict[Kind, int]()
         for _, found in fresh:
-            said = self._said[found.name]
-            layers, prompt = stored[found.name], said.prompt
+            description = self._descriptions[found.name]
+            layers, prompt = stored[found.name], description.prompt
             kind = Kind.pair if found.beside else Kind.single
             if found.outcome is Outcome.review:
-                number = numbers[kind] = numbers.get(kind) or lifecycle.open_seed_review(
-                    tx, self.actor, kind
+                if kind not in review_rounds:
+                    review_rounds[kind] = lifecycle.open_seed_review(tx, self.actor, kind)
+                origin = origin_of(description, self.source) | {"file": storable_name(found.name)}
+                lifecycle.add_for_review(
+                    tx, review_rounds[kind], layers, prompt, found.codes, origin
                 )
-                origin = origin_of(said, self.source) | {"file": storable_name(found.name)}
-                lifecycle.add_for_review(tx, number, layers, prompt, found.codes, origin)
             else:
-                told = (said.licence or UNKNOWN, said.source or self.source)
-                new = NewSample(kind, prompt.text, *told, 0, layers, said.split, texts=prompt.texts)
-                samples.append((replace(new, caption_source=said.caption_source), said))
+                licence = description.licence or UNKNOWN
+                source = description.source or self.source
+                split = description.split
+                new = NewSample(
+                    kind, prompt.text, licence, source, 0, layers, split, texts=prompt.texts
+                )
+                new = replace(new, caption_source=description.caption_source)
+                samples.append((new, description))
         added = add_samples(tx, [new for new, _ in samples])
-        for new, said in samples:
-            if uuid.UUID(new.as_sample().id) not in added:  # it came back with the line that it had
-                self.corrections.describe_again(tx, _telling(dict(new.layers)), said)
+        for new, description in samples:
+            # A withdrawn sample is restored with its former description.
+            if uuid.UUID(new.as_sample().id) not in added:
+                self.corrections.describe_again(tx, _identifying(dict(new.layers)), description)
         duplicates.add_to_index(
-            tx, {_telling(stored[found.name]): found.fingerprint for _, found in fresh}
+            tx, {_identifying(stored[found.name]): found.fingerprint for _, found in fresh}
         )
 
     def _with_licence(self, found: Intake) -> Intake:
-        """The same, flagged where it is stored and nobody said under which licence."""
-        if found.layer is None or self._said[found.name].licence:
+        """Add the code NO_LICENCE to a stored file without a license."""
+        if found.layer is None or self._descriptions[found.name].licence:
             return found
         return replace(found, codes=(*found.codes, NO_LICENCE))
 
     def close(self, seconds: float) -> ImportSummary:
-        """Note the end, and sum up all that was ever imported from this folder and what has changed in it."""
+        """Finish the import and return the summary of all imports of this folder.
+
+        Args:
+            seconds: Duration of this run.
+        """
         with self.database.transaction() as tx:
             gone = forget_gone(tx, self.id, self._seen)
             tx.execute(
@@ -392,12 +449,12 @@ class _Import:
         )
 
 
-def _telling(layers: dict[LayerRole, StoredLayer]) -> str:
-    """The stored layer by which duplicates are told: a pair's blended one."""
+def _identifying(layers: dict[LayerRole, StoredLayer]) -> str:
+    """Return the hash of the layer that identifies a sample: of a pair, the blended image."""
     return layers.get(LayerRole.blended, layers[LayerRole.foreground]).sha256
 
 
 def _visible(found: Intake) -> dict[LayerRole, str]:
-    """Return the hash of what can be seen of each layer of an examined file."""
+    """Return the hash of each layer's visible pixels."""
     main = LayerRole.blended if found.beside else LayerRole.foreground
-    return {main: found.visible} | {role: one.visible for role, one in found.beside.items()}
+    return {main: found.visible} | {role: other.visible for role, other in found.beside.items()}
