@@ -74,7 +74,7 @@ class Items:
             return ""
         folder = Path(self.listing.tree.root)
         status = [(folder / file).lstat() for file in files if os.path.lexists(folder / file)]
-        return " ".join(f"{stat.st_mode}:{stat.st_size}:{stat.st_mtime_ns}" for stat in status)
+        return " ".join(f"{st.st_mode}:{st.st_size}:{st.st_mtime_ns}" for st in status)
 
     def _archive_items(self, item: Item) -> Iterator[Item]:
         """Yield the images of an archive, its refused members, and the archive if any is refused."""
