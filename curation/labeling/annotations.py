@@ -381,7 +381,7 @@ _CHANGE = sa.text("""
         shown = false
     where id = :answer""").bindparams(sa.bindparam("said", type_=sa.JSON))
 
-# A task becomes 'answered' when its candidate is decided by one of its annotations. If the candidate
+# A task becomes 'answered' when one of its annotations decides the candidate. If the candidate
 # waits again, the task becomes 'up' again, unless the candidate has another open task by now.
 _SEEN = sa.text("""
     update desk_postings p set

@@ -17,7 +17,7 @@ from curation.labeling.port import Project
 from curation.rounds.lifecycle import GOLD, find_round
 
 HELD_SECONDS = 300
-"""Seconds until the lock of a killed process expires; more than the work between two renewals takes."""
+"""Seconds until the lock of a killed process expires; the work between two renewals takes less."""
 
 DESKS = ("pages", "label-studio")
 """Values of a round's `desk`: the review page alone, or Label Studio as well."""
@@ -272,15 +272,16 @@ def _to_project(row: sa.Row[Any]) -> Project:
 
 OVERLAP = "coalesce((r.consensus ->> 'overlap')::int, 1)"
 
-# Condition on a round: its candidates are pushed to Label Studio. Gold never is, because users could
-# recognize it there; rounds with overlap only on request, because users see the annotations of others.
+# Condition on a round: its candidates are pushed to Label Studio. Gold never is, because users
+# could recognize it there; a round with overlap only on request, because users see the annotations
+# of others there.
 SERVED = f"""(r.state = 'open' and r.purpose <> '{GOLD}'
     and (r.desk = 'label-studio' or r.desk is null and {OVERLAP} <= 1))"""
 # Subquery: the open or refused tasks of a candidate.
 LIVE = """select from desk_postings p
     where p.candidate_id = c.id and p.state in ('sending', 'up', 'refused')"""
-# Condition on a task: it has to be removed. A candidate that is claimed on the review page is removed
-# from Label Studio, unless several reviewers decide it.
+# Condition on a task: it has to be removed. A candidate that is claimed on the review page is
+# removed from Label Studio, unless several reviewers decide it.
 NOT_WANTED = f"""(p.state = 'up' and not (
     {SERVED} and (c.state = 'waiting' or c.state = 'showing' and {OVERLAP} > 1)))"""
 # Condition on a project: an annotation waits for a reviewer's lease to end.
@@ -357,8 +358,10 @@ _NOTE_TROUBLE = sa.text("""
 
 _LAST = sa.text(f"""
     select {_COLUMNS},
-        (select count(*) from desk_postings p where p.board_id = b.id and p.state <> 'down') as postings,
-        exists (select from desk_postings p where p.board_id = b.id and p.state = 'sending') as sending
+        (select count(*) from desk_postings p
+            where p.board_id = b.id and p.state <> 'down') as postings,
+        exists (select from desk_postings p
+            where p.board_id = b.id and p.state = 'sending') as sending
     from desk_boards b join rounds r on r.id = b.round_id
     where b.desk = :desk and b.round_id = :round order by sending desc, b.part desc limit 1""")
 
@@ -400,10 +403,12 @@ _KEPT_AWAY = sa.text(f"""
         else 'it needs several reviewers per candidate, and in Label Studio users can see the '
             || 'annotations of others; switch it to Label Studio to allow that'
         end as why
-    from rounds r where r.state = 'open' and r.purpose <> '{GOLD}' and not {SERVED} order by r.id""")
+    from rounds r
+    where r.state = 'open' and r.purpose <> '{GOLD}' and not {SERVED} order by r.id""")
 
 _LIST = sa.text(f"""
-    select b.round_id as round, b.part, b.desk, b.number, b.collected_at, {SERVED} as serving, b.trouble,
+    select b.round_id as round, b.part, b.desk, b.number, b.collected_at,
+        {SERVED} as serving, b.trouble,
         count(*) filter (where p.state = 'sending') as sending,
         count(*) filter (where p.state = 'up') as up,
         count(*) filter (where p.state = 'answered') as answered,

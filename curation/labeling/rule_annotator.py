@@ -16,7 +16,7 @@ def decide_there(
 ) -> bool:
     """Annotate tasks of a round that have no annotation, then pull the annotations.
 
-    The annotation of a task has a fixed key, so that repeating it before it is pulled has no effect.
+    The annotation of a task has a fixed key, so repeating it before it is pulled has no effect.
 
     Args:
         exchange: The synchronization with Label Studio.

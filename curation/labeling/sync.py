@@ -1,4 +1,4 @@
-"""Synchronization with Label Studio: push tasks, pull annotations, continue after an interruption."""
+"""Synchronization with Label Studio: push tasks and pull annotations, resumably."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SENT_AT_ONCE = 1_000
 """Tasks per import into Label Studio, which takes it a few seconds."""
 
 PAUSE_SECONDS, FEW = 5, 50
-"""Pause between two imports, which slow Label Studio down; none if fewer than FEW tasks are open."""
+"""Pause between imports, which slow Label Studio down; none if fewer than FEW tasks are open."""
 
 AT_MOST_CHANGED = 50
 """Tasks to update at once; one update costs as much as deleting and importing dozens of tasks."""
@@ -94,8 +94,8 @@ class LabelingSync:
     def collect(self, number: int | None = None, *, everything: bool = False) -> Counter[str]:
         """Pull the annotations of a round or of all rounds.
 
-        Deleted tasks are pushed again, and tasks that show URLs of a former address of this instance
-        are updated.
+        Deleted tasks are pushed again, and tasks that show URLs of a former address of this
+        instance are updated.
 
         Args:
             number: The round; None for all rounds.

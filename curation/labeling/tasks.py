@@ -370,23 +370,27 @@ _NOT_UP = _sql(f"""
 
 # An annotation that does not count requires an additional user.
 _SCORED = f"""
-    select p.id, p.candidate_id, p.batch, p.number, c.round_id, left(r.checkpoint_id, 8) as checkpoint,
+    select p.id, p.candidate_id, p.batch, p.number, c.round_id,
+        left(r.checkpoint_id, 8) as checkpoint,
         coalesce(p.score, {_SCORE}) as score, said.refusals,
         case when said.unread > 0 and c.state in ('waiting', 'showing')
             then {OVERLAP} + said.unread end as people
-    from desk_postings p join candidates c on c.id = p.candidate_id join rounds r on r.id = c.round_id
+    from desk_postings p join candidates c on c.id = p.candidate_id
+    join rounds r on r.id = c.round_id
     left join screenings s on s.candidate_id = c.id
     cross join lateral (
         select array_agg(a.person || ': ' || a.refused order by a.said_at) as refusals,
             count(*) filter (where a.decision_id is null) as unread
-        from desk_answers a where a.posting_id = p.id and a.refused is not null and not a.gone) said"""
+        from desk_answers a
+        where a.posting_id = p.id and a.refused is not null and not a.gone) said"""
 
 _BATCH = _sql(f"{_SCORED} where p.batch = :batch and p.state = 'sending'")
 
 _UP = _sql(f"{_SCORED} where p.id = any(:ids) and p.state in ('up', 'answered')")
 
 _MADE = _sql("""
-    update desk_boards set number = :number, made_at = :made_at, trouble = :trouble, put_up_at = now()
+    update desk_boards
+    set number = :number, made_at = :made_at, trouble = :trouble, put_up_at = now()
     where id = :board""")
 
 _REFUSED = _sql(
@@ -412,7 +416,8 @@ _LOST = _sql("""
     where board_id = :board and state in ('up', 'answered') and not id = any(:ids)""")
 
 _FORGET = _sql("""
-    update desk_boards set number = null, made_at = null, read_until = null, mark = 0, trouble = null
+    update desk_boards
+    set number = null, made_at = null, read_until = null, mark = 0, trouble = null
     where id = :board""")
 
 _FORGOTTEN = _sql("""
@@ -434,8 +439,8 @@ _SHOWN = _sql(
 )
 
 _LIST_REFUSALS = _sql("""
-    select c.round_id as round, b.number as project, p.number as task, a.number as annotation, a.person,
-        a.said ->> 'verdict' as verdict, a.refused as why, a.said_at as at
+    select c.round_id as round, b.number as project, p.number as task, a.number as annotation,
+        a.person, a.said ->> 'verdict' as verdict, a.refused as why, a.said_at as at
     from desk_answers a join desk_postings p on p.id = a.posting_id
     join desk_boards b on b.id = p.board_id
     join candidates c on c.id = p.candidate_id
@@ -466,13 +471,15 @@ _WAITING_ANSWERS = _sql("""
     where p.board_id = :board and a.decision_id is null and a.refused is null and not a.gone""")
 
 _UNANSWERED = _sql("""
-    select p.id, p.candidate_id, p.number from desk_postings p where p.board_id = :board and p.state = 'up'
+    select p.id, p.candidate_id, p.number from desk_postings p
+    where p.board_id = :board and p.state = 'up'
         and not exists (select from desk_answers a where a.posting_id = p.id and not a.gone)
     order by p.number limit :count""")
 
 _OPEN_FIRST = _sql("""
     (select id from desk_postings where id = any(:ids) and state = 'up')
-    union all (select id from desk_postings where id = any(:ids) and state = 'answered' limit :answered)""")
+    union all (
+        select id from desk_postings where id = any(:ids) and state = 'answered' limit :answered)""")
 
 _SILENT_ONES = _sql("""
     select p.id, p.number from desk_postings p where p.id = any(:ids) and p.state = 'up'

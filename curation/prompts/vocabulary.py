@@ -1,4 +1,4 @@
-"""The words of the grammar of triples: what there is, how it may look, where it may stand, and in which light."""
+"""Vocabulary of the grammar: subjects, their attributes, and the places and lights around them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,28 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Ground:
-    """Places of one kind: what can stand in one of them can stand in all."""
+    """Places of one kind, in which the same subjects are plausible.
 
-    at: str  # "on", "in", "over": how a subject is there
-    places: tuple[str, ...]  # without their article, so that "an empty ..." can be said too
+    Attributes:
+        at: Preposition: "on", "in" or "over".
+        places: Places without an article, so that "an empty ..." can be formed too.
+        lights: Phrases of light or time of day.
+    """
+
+    at: str
+    places: tuple[str, ...]
     lights: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Subjects of one kind: each may look in all these ways and stand on all these grounds."""
+    """Subjects of one kind, each of which combines with all attributes and grounds.
+
+    Attributes:
+        looks: Attributes; one that begins with "in " follows the subject, others precede it.
+        subjects: Subjects without an article.
+        grounds: Names of the kinds of places.
+    """
 
     looks: tuple[str, ...]
     subjects: tuple[str, ...]
@@ -68,7 +80,7 @@ GROUNDS: Final[dict[str, Ground]] = {
     "sky": Ground("in", ("clear sky", "cloudy sky", "hazy sky"), _SKY),
     "reef": Ground("over", ("coral reef", "sandy sea bed", "kelp forest"), _DEEP),
 }
-"""Grounds by their name: all places can be empty, which is the background's text."""
+"""Kinds of places by name; each place can be empty, which is the background's text."""
 
 _FURS: Final = ("black", "white", "grey", "brown", "ginger", "fluffy", "sleepy", "young")
 _PAINTS: Final = ("red", "blue", "yellow", "green", "white", "black", "rusty", "old")
@@ -121,7 +133,7 @@ GROUPS: Final[tuple[Group, ...]] = (
         ("translucent", "glowing", "pale", "tiny", "large"), ("jellyfish", "comb jelly"), ("reef",)
     ),
     Group(
-        tuple(f"in a {one}" for one in _CLOTHES),
+        tuple(f"in a {clothes}" for clothes in _CLOTHES),
         (
             "young woman",
             "old man",
@@ -228,4 +240,4 @@ GROUPS: Final[tuple[Group, ...]] = (
         ("road", "beach", "sky"),
     ),
 )
-"""All that the grammar can speak of; a look that begins with "in" follows its subject, all others stand before it."""
+"""All groups of subjects of the grammar."""
