@@ -479,7 +479,8 @@ _UNANSWERED = _sql("""
 _OPEN_FIRST = _sql("""
     (select id from desk_postings where id = any(:ids) and state = 'up')
     union all (
-        select id from desk_postings where id = any(:ids) and state = 'answered' limit :answered)""")
+        select id from desk_postings
+        where id = any(:ids) and state = 'answered' limit :answered)""")
 
 _SILENT_ONES = _sql("""
     select p.id, p.number from desk_postings p where p.id = any(:ids) and p.state = 'up'

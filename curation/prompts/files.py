@@ -58,8 +58,8 @@ def parse_prompts(lines: Iterable[str]) -> PromptFile:
     """Parse the lines of a prompt file.
 
     A line is plain text or, for pairs, a JSON object with text, foreground and background. Blank
-    lines are skipped, and so are comments: lines that are "#" or begin with "# ". A prompt may begin
-    with "#" if no space follows. Equal prompts are merged.
+    lines are skipped, and so are comments: lines that are "#" or begin with "# ". A prompt may
+    begin with "#" if no space follows. Equal prompts are merged.
 
     Args:
         lines: The lines.

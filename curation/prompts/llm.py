@@ -82,7 +82,7 @@ def ask(
     seen = {_normalized(prompt) for prompt in known}
     futile = 0
     while len(seen) < count:
-        report(Progress("triples", len(seen), count))
+        report(Progress("pair prompts", len(seen), count))
         request, request_seed = compose(seed, len(seen), futile)
         answer = read_answer(writer.write(request, TOKENS, request_seed))
         tally.asked += 1
@@ -108,7 +108,7 @@ def ask(
                 "the prompts so far are saved; use a larger model, another --seed, "
                 "or add the rest with --maker grammar",
             )
-    report(Progress("triples", count, count))
+    report(Progress("pair prompts", count, count))
     return tally
 
 
@@ -133,14 +133,15 @@ def compose(seed: int, known: int, vain: int) -> tuple[str, int]:
 
 
 QUESTION = """\
-Write {count} ideas for pictures that consist of a foreground and a background. Each idea is one line of JSON with \
-exactly three texts:
+Write {count} ideas for pictures that consist of a foreground and a background. \
+Each idea is one line of JSON with exactly three texts:
 "foreground": one subject alone, with what it looks like, and no place;
 "background": the place with nothing in it, without the subject;
 "text": the subject in that place, as one sentence.
 For example:
 {examples}
-Use other subjects and places than these, and everyday words. Let subjects stand where they can really be. \
+Use other subjects and places than these, and everyday words. \
+Let subjects stand where they can really be. \
 Answer with the {count} lines of JSON and nothing else.
 """
 
