@@ -73,8 +73,8 @@ class Items:
         if bad.code == "unreadable":
             return ""
         folder = Path(self.listing.tree.root)
-        entries = [(folder / file).lstat() for file in files if os.path.lexists(folder / file)]
-        return " ".join(f"{entry.st_mode}:{entry.st_size}:{entry.st_mtime_ns}" for entry in entries)
+        stats = [(folder / file).lstat() for file in files if os.path.lexists(folder / file)]
+        return " ".join(f"{stat.st_mode}:{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
 
     def _archive_items(self, item: Item) -> Iterator[Item]:
         """Yield the images of an archive, its refused members, and the archive if any is refused."""

@@ -192,6 +192,7 @@ def board_with_room(
     # A batch that was interrupted belongs to its project, even if that is full.
     if last is not None and (last.postings < most or last.sending):
         return _to_project(last), most - last.postings
+    # Another process may insert the same part at the same time; both then use its row.
     part = last.part + 1 if last is not None else 1
     values = {"id": uuid.uuid4(), "desk": desk, "round": number, "part": part}
     tx.execute(_NEW_BOARD, values)
@@ -237,6 +238,7 @@ def switch(tx: Transaction, number: int, desk: str, actor: str) -> str:
     """
     if desk not in DESKS:
         raise Refused(f"unknown labeling backend {desk!r}", f"use one of {', '.join(DESKS)}")
+    # The job pushes or removes the tasks of the round after the commit.
     find_round(tx, number)
     tx.execute(_SWITCH, {"round": number, "desk": desk})
     tx.log(actor, "desk switched", f"round {number}", desk=desk)
@@ -288,6 +290,7 @@ NOT_WANTED = f"""(p.state = 'up' and not (
 WAITS_FOR_LEASE = """exists (select from desk_answers a join desk_postings o on o.id = a.posting_id
     where o.board_id = b.id and a.decision_id is null and a.refused is null and not a.gone)"""
 
+# Rounds with waiting candidates that have no task, and rounds with tasks to push or remove.
 _TO_SERVE = sa.text(f"""
     select r.id from rounds r where {SERVED} and exists (
         select from candidates c
@@ -319,6 +322,7 @@ _MADE_BOARDS = sa.text(f"""
         and b.number is not null
     order by r.id, b.part""")
 
+# Projects with open tasks, or with annotated ones of a round that is not closed or that is given.
 _BOARDS = sa.text(f"""
     select {_COLUMNS} from desk_boards b join rounds r on r.id = b.round_id
     where b.desk = :desk and (cast(:round as integer) is null or r.id = :round)
@@ -356,6 +360,7 @@ _NOTE_TROUBLE = sa.text("""
     update desk_boards set trouble = :trouble
     where id = :board and trouble is distinct from :trouble""")
 
+# A project with an interrupted batch comes first, then the newest.
 _LAST = sa.text(f"""
     select {_COLUMNS},
         (select count(*) from desk_postings p
@@ -369,6 +374,7 @@ _NEW_BOARD = sa.text("""
     insert into desk_boards (id, desk, round_id, part) values (:id, :desk, :round, :part)
     on conflict do nothing""")
 
+# clock_timestamp() advances during a transaction, unlike now().
 _HOLD = sa.text("""
     update desk_boards
     set holder = :holder, held_until = clock_timestamp() + make_interval(secs => :seconds)
@@ -382,6 +388,7 @@ _LET_GO = sa.text(
     "update desk_boards set holder = null, held_until = null where id = :board and holder = :holder"
 )
 
+# Waiting candidates without a task, by priority.
 WANTED = sa.text(f"""
     select c.id from candidates c join rounds r on r.id = c.round_id
     where r.id = :round and {SERVED} and c.state = 'waiting' and not exists ({LIVE})

@@ -48,6 +48,7 @@ def next_batch(
         return uuid.UUID(str(interrupted))
     if not tx.execute(_MAY_SEND, {"board": board.id, "pause": pause, "few": few}).scalar():
         return None
+    # The rows are stored first: after an interruption the same batch is pushed again.
     batch = uuid.uuid4()
     selected = tx.execute(WANTED, {"round": board.round, "count": count}).all()
     rows = [
@@ -353,6 +354,7 @@ _BEGUN = _sql(
     "select batch from desk_postings where board_id = :board and state = 'sending' limit 1"
 )
 
+# The pause since the last import is over, or few tasks are open.
 _MAY_SEND = _sql("""
     select put_up_at is null or put_up_at < now() - make_interval(secs => :pause)
         or (select count(*) from desk_postings p where p.board_id = b.id and p.state = 'up') < :few
@@ -420,6 +422,7 @@ _FORGET = _sql("""
     set number = null, made_at = null, read_until = null, mark = 0, trouble = null
     where id = :board""")
 
+# Decided tasks whose annotation was lost, and open ones whose deleted annotation exists again.
 _FORGOTTEN = _sql("""
     select p.id, p.number from desk_postings p join candidates c on c.id = p.candidate_id
     where p.board_id = :board and exists (

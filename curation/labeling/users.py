@@ -28,6 +28,7 @@ def reviewer_named(tx: Transaction, email: str) -> Reviewer:
         found = reviewer_of(tx, int(known))
         if found is not None:
             return found
+    # A reviewer's name can be an e-mail address.
     try:
         reviewer = find_reviewer(tx, email.lower())
     except NotFound:

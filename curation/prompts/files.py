@@ -67,6 +67,7 @@ def parse_prompts(lines: Iterable[str]) -> PromptFile:
     Raises:
         BadLine: A line is invalid, too long, or has characters that cannot be stored.
     """
+    # A dictionary keeps the order and merges equal prompts.
     found: dict[Prompt, None] = {}
     comments = repeated = 0
     for number, line in enumerate(lines, 1):
@@ -102,6 +103,7 @@ def check_texts(prompt: Prompt, where: str) -> None:
 
 
 def _parse_pair(text: str, number: int) -> Prompt:
+    # Other keys are ignored; a text of another type raises AttributeError or TypeError.
     try:
         row = json.loads(text)
         return Prompt(row["text"].strip(), row["foreground"].strip(), row["background"].strip())

@@ -29,6 +29,7 @@ def speak(seed: int) -> Iterator[Prompt]:
 
 def size() -> int:
     """Return the number of pair prompts in the grammar."""
+    # The product over attributes, subjects, places and lights, without generating the prompts.
     places = {name: len(ground.places) * len(ground.lights) for name, ground in GROUNDS.items()}
     return sum(
         len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in GROUPS

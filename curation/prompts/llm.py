@@ -96,6 +96,7 @@ def ask(
             elif len(seen) < count:
                 seen.add(_normalized(prompt))
                 new.append(prompt)
+        # Save the new prompts before the next request, so that an interruption loses none.
         futile = 0 if new else futile + 1
         tally.kept += len(new)
         if new:

@@ -50,6 +50,7 @@ def append(path: Path, prompts: Sequence[Prompt]) -> None:
         prompts: The pair prompts.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # An interrupted write may have left part of a line.
     complete = len(_complete_lines(path)) if path.exists() else 0
     with path.open("ab") as out:
         out.truncate(complete)

@@ -85,6 +85,7 @@ def words(text: str) -> frozenset[str]:
 
 def _clean(value: Any) -> str:
     """Return a text with normalized whitespace, or an empty string if it is invalid."""
+    # Control characters and line breaks are not printable.
     if not isinstance(value, str) or not value.isprintable():
         return ""
     text = " ".join(value.split())
@@ -93,6 +94,7 @@ def _clean(value: Any) -> str:
 
 def _contradiction(prompt: Prompt) -> str:
     """Return why the three texts do not fit together, or an empty string."""
+    # A foreground without long words, as in "an ox", cannot be compared.
     subject = words(prompt.foreground or "")
     if subject and not subject & words(prompt.text):
         return "the text does not mention the foreground"

@@ -36,6 +36,7 @@ class Group:
     grounds: tuple[str, ...]
 
 
+# Lights by the kind of place.
 _DAY: Final = ("in the morning sun", "under an overcast sky", "at golden hour", "in light fog")
 _ROOM: Final = (
     "in soft window light",
@@ -82,6 +83,7 @@ GROUNDS: Final[dict[str, Ground]] = {
 }
 """Kinds of places by name; each place can be empty, which is the background's text."""
 
+# Attributes that several groups share.
 _FURS: Final = ("black", "white", "grey", "brown", "ginger", "fluffy", "sleepy", "young")
 _PAINTS: Final = ("red", "blue", "yellow", "green", "white", "black", "rusty", "old")
 _CLOTHES: Final = (
