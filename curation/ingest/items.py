@@ -77,7 +77,7 @@ class Items:
         return " ".join(f"{stat.st_mode}:{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
 
     def _archive_items(self, item: Item) -> Iterator[Item]:
-        """Yield an archive's images and refused members, and the archive itself if any is refused."""
+        """Yield an archive's images and refused members, and the archive if it has refused ones."""
         try:
             with self.listing.open(item.name) as file:
                 members = archives.list_members(file, self.limits.bytes)
