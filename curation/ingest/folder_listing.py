@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -138,9 +139,8 @@ class Listing:
             return Description(refusal=bad)
         # The names of the file and its folders come last.
         if not description.caption:
-            source = (
-                CaptionSource.given if self.reading.captions_from_names else CaptionSource.file_name
-            )
+            given = self.reading.captions_from_names
+            source = CaptionSource.given if given else CaptionSource.file_name
             caption = caption_from_name(name)
             description = replace(description, caption=caption, caption_source=source)
         if description.split is None and self.reading.splits_from_folders:
@@ -162,16 +162,11 @@ class Listing:
 
         An archive counts as a folder; a trailing number is ignored, as in "train_01.tar".
         """
+        suffix = re.compile(r"([-_.]?\d+)*(\.(zip|tar))?$", re.IGNORECASE)
         folders = (self.inside + name).split("/")[:-1]
-        stems = [
-            re.sub(r"([-_.]?\d+)*(\.(zip|tar))?$", "", folder, flags=re.IGNORECASE).lower()
-            for folder in folders
-        ]
-        found = [
-            (folder, SPLITS[stem])
-            for folder, stem in zip(folders, stems, strict=True)
-            if stem in SPLITS
-        ]
+        stems = [suffix.sub("", folder).lower() for folder in folders]
+        both = zip(folders, stems, strict=True)
+        found = [(folder, SPLITS[stem]) for folder, stem in both if stem in SPLITS]
         return dict(reversed(found))
 
     def _bad_description(self, name: str) -> BadFile | None:
@@ -268,12 +263,9 @@ class _ManifestReader:
         lost = ""
         # Apply its rows. Track whether any names a file, and the first whose text is unreadable.
         try:
-            for row in read_rows(
-                listing.tree.open,
-                manifest,
-                listing.reading.encoding,
-                lambda key: self._exists(base, key),
-            ):
+            encoding = listing.reading.encoding
+            known = partial(self._exists, base)
+            for row in read_rows(listing.tree.open, manifest, encoding, known):
                 bad = self._add_row(row, base)
                 names_files = names_files or row.bad is None or row.file is not None
                 lost = lost or (row.name if row.lost else "")

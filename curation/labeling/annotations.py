@@ -58,18 +58,13 @@ def take_in(tx: Transaction, seen: RemoteTask, *, restored: bool = False) -> Cou
     # Rows without an annotation: it was deleted, or lost by restoring a backup.
     if restored or seen.number != task.number or task.seen_at is None or seen.at > task.seen_at:
         for row in rows:
-            if (
-                row.id not in found
-                and is_of(row, task, seen)
-                and not row.gone
-                and not row.forgotten
-            ):
+            ended = row.gone or row.forgotten
+            if row.id not in found and is_of(row, task, seen) and not ended:
                 lost = restored or task.state == "down" or _number_is_reused(row, seen.answers)
                 outcomes[_mark_forgotten(tx, row) if lost else _undo_deleted(tx, task, row)] += 1
     # Apply the annotations in the order in which they were made.
     for annotation, row in sorted(matched, key=lambda pair: (pair[0].at, pair[0].number)):
-        outcome = _apply(tx, task, seen.number, annotation, row)
-        if outcome:
+        if outcome := _apply(tx, task, seen.number, annotation, row):
             outcomes[outcome] += 1
     tx.execute(_SEEN, {"posting": task.id, "at": seen.at, "number": seen.number})
     return outcomes

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from curation.db.engine import Database, Transaction
+from curation.db.engine import Transaction
 from curation.domain import Kind
 from curation.errors import Refused
 from curation.labeling.port import Project
 from curation.rounds.lifecycle import GOLD, find_round
-
-HELD_SECONDS = 300
-"""Seconds until the lock of a killed process expires; the work between two renewals takes less."""
 
 DESKS = ("pages", "label-studio")
 """Values of a round's `desk`: the review page alone, or Label Studio as well."""
@@ -134,41 +129,6 @@ def leave_others(tx: Transaction, desk: str, number: int) -> None:
         number: The round.
     """
     tx.execute(_LEAVE, {"desk": desk, "round": number})
-
-
-@contextmanager
-def held(database: Database, board: Project, holder: str) -> Iterator[bool]:
-    """Lock a project for one synchronization.
-
-    Args:
-        database: The database.
-        board: The project.
-        holder: Name of this process.
-
-    Yields:
-        Whether the lock was acquired; False if another process holds it.
-    """
-    with database.transaction() as tx:
-        values = {"board": board.id, "holder": holder, "seconds": HELD_SECONDS}
-        acquired = tx.execute(_HOLD, values).rowcount > 0
-    try:
-        yield acquired
-    finally:
-        if acquired:
-            with database.transaction() as tx:
-                tx.execute(_LET_GO, {"board": board.id, "holder": holder})
-
-
-def hold_on(database: Database, board: Project, holder: str) -> None:
-    """Renew the lock of a project during a long synchronization.
-
-    Args:
-        database: The database.
-        board: The project.
-        holder: Name of the process that holds the lock.
-    """
-    with database.transaction() as tx:
-        tx.execute(_HOLD_ON, {"board": board.id, "holder": holder, "seconds": HELD_SECONDS})
 
 
 def board_with_room(
@@ -374,19 +334,6 @@ _NEW_BOARD = sa.text("""
     insert into desk_boards (id, desk, round_id, part) values (:id, :desk, :round, :part)
     on conflict do nothing""")
 
-# clock_timestamp() advances during a transaction, unlike now().
-_HOLD = sa.text("""
-    update desk_boards
-    set holder = :holder, held_until = clock_timestamp() + make_interval(secs => :seconds)
-    where id = :board and (held_until is null or held_until < clock_timestamp())""")
-
-_HOLD_ON = sa.text("""
-    update desk_boards set held_until = clock_timestamp() + make_interval(secs => :seconds)
-    where id = :board and holder = :holder""")
-
-_LET_GO = sa.text(
-    "update desk_boards set holder = null, held_until = null where id = :board and holder = :holder"
-)
 
 # Waiting candidates without a task, by priority.
 WANTED = sa.text(f"""

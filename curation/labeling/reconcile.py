@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from curation.db.engine import Transaction
 from curation.errors import NotFound
 from curation.labeling import annotations as answers
-from curation.labeling import projects, tasks
+from curation.labeling import projects, task_states
 from curation.labeling.port import Project, RemoteTask
 from curation.labeling.sync import LabelingSync, is_restored
 
@@ -79,7 +79,7 @@ def compare(exchange: LabelingSync, number: int | None = None) -> list[Differenc
     # Report unknown projects and candidates without a task.
     found += _elsewhere(exchange, number)
     with exchange.database.transaction() as tx:
-        for round_id, count in tasks.count_not_up(tx, number).items():
+        for round_id, count in task_states.count_not_up(tx, number).items():
             text = f"{count} waiting candidates of round {round_id} have no task"
             found.append(Difference("waiting", round_id, None, None, text))
     return found
@@ -120,7 +120,7 @@ def mend(exchange: LabelingSync, number: int | None = None) -> None:
         if to_remove:
             exchange.desk.take_down(project, to_remove)
             with exchange.database.transaction() as tx:
-                tasks.note_down(tx, to_remove)
+                task_states.note_down(tx, to_remove)
     # Push and remove tasks of all rounds concerned.
     affected = {difference.round for difference in differences}
     affected |= {project.round for project in made}
@@ -218,7 +218,7 @@ def _differences(
             annotations = known.get(row.id, ())
             yield from _annotation_differences(project, row, task, annotations, restored=restored)
     # Report tasks that are missing there, and those that should be removed.
-    unwanted = tasks.unwanted(tx, project)
+    unwanted = task_states.unwanted(tx, project)
     for row in rows.values():
         if row.id not in present and row.number is not None:
             text = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from curation.domain import ReviewItem, RuleVerdict, content_id
-from curation.labeling import projects, tasks, users
+from curation.labeling import projects, task_states, users
 from curation.labeling.sync import LabelingSync
 from curation.review.queue import read_cards
 from curation.review.reviewers import oracle_reviewer
@@ -37,7 +37,7 @@ def decide_there(
         open_tasks = {
             candidate: ids
             for project in open_projects
-            for candidate, ids in tasks.unanswered(tx, project, count).items()
+            for candidate, ids in task_states.unanswered(tx, project, count).items()
         }
         items = read_cards(tx, list(open_tasks)[:count])
     for item in items:

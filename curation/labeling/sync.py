@@ -15,7 +15,7 @@ from typing import TypeVar
 from curation.db.engine import Database
 from curation.errors import NotFound, Refused
 from curation.labeling import annotations as answers
-from curation.labeling import projects, tasks, users
+from curation.labeling import project_locks, projects, task_states, tasks, users
 from curation.labeling.port import LabelingBackend, Project, Reading, RemoteTask
 
 log = logging.getLogger("layerloop.desk")
@@ -137,7 +137,7 @@ class LabelingSync:
 
         An error of Label Studio is recorded with the project and logged once.
         """
-        with projects.held(self.database, project, self.holder) as acquired:
+        with project_locks.held(self.database, project, self.holder) as acquired:
             if not acquired:
                 return None
             # Another process may have changed it before the lock was acquired.
@@ -165,7 +165,7 @@ class LabelingSync:
             placed = self.desk.put_up(project, batch, new_tasks)
         except NotFound:
             with self.database.transaction() as tx:
-                tasks.forget(tx, project)
+                task_states.forget(tx, project)
             return 0
         # The next job pushes the next batch, if there is one.
         with self.database.transaction() as tx:
@@ -183,12 +183,12 @@ class LabelingSync:
         removed = 0
         for _ in range(TRIES):
             with self.database.transaction() as tx:
-                unwanted = tasks.unwanted(tx, project)
+                unwanted = task_states.unwanted(tx, project)
             if not unwanted:
                 break
             self._pull(project)
             with self.database.transaction() as tx:
-                unwanted = tasks.unwanted(tx, project)
+                unwanted = task_states.unwanted(tx, project)
             numbers = {id_: [number] for id_, (number, _) in unwanted.items()}
             kept: set[uuid.UUID] = set()
             # NotFound: the project was deleted with all its tasks.
@@ -197,7 +197,7 @@ class LabelingSync:
                     project, numbers, {id_: seen for id_, (_, seen) in unwanted.items()}
                 )
             with self.database.transaction() as tx:
-                tasks.note_down(tx, set(unwanted) - kept)
+                task_states.note_down(tx, set(unwanted) - kept)
             removed += len(unwanted) - len(kept)
             if not kept:
                 break
@@ -233,7 +233,7 @@ class LabelingSync:
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
             until = projects.read_until(tx, project)
-            waiting = tasks.waiting_answers(tx, project)
+            waiting = task_states.waiting_answers(tx, project)
             flagged = projects.must_reread(tx, project)
         for task_id in waiting:
             with self.database.transaction() as tx:
@@ -244,7 +244,7 @@ class LabelingSync:
             reading = self.desk.collect(project, None if full or until is None else until - OVERLAP)
             restored = is_restored(project, reading)
             with self.database.transaction() as tx:
-                placed = tasks.count_placed(tx, project)
+                placed = task_states.count_placed(tx, project)
             if not full and (restored or reading.count < placed):
                 # Deleted tasks are not among the changed ones.
                 full, reading = True, self.desk.collect(project, None)
@@ -260,12 +260,12 @@ class LabelingSync:
             outcomes["again"] += self._remove_forgotten(project) if restored else 0
         except NotFound:
             with self.database.transaction() as tx:
-                tasks.forget(tx, project)
+                task_states.forget(tx, project)
             return outcomes + Counter({"lost": 1})
         # Record how far the project is read.
         with self.database.transaction() as tx:
             if full:
-                outcomes["lost"] += len(tasks.note_lost(tx, project, found))
+                outcomes["lost"] += len(task_states.note_lost(tx, project, found))
             # A flag means that another project has shown the restored backup already.
             if restored and not flagged:
                 projects.reread_all(tx, self.desk.address)
@@ -298,7 +298,7 @@ class LabelingSync:
             stale |= {
                 task.posting for task in chunk if task.posting is not None and self.is_stale(task)
             }
-            projects.hold_on(self.database, project, self.holder)
+            project_locks.hold_on(self.database, project, self.holder)
         return found, stale
 
     def _show_refusals(self, project: Project) -> None:
@@ -314,11 +314,11 @@ class LabelingSync:
     def _remove_forgotten(self, project: Project) -> int:
         """Remove tasks whose annotations a restored backup lost, so nobody annotates them again."""
         with self.database.transaction() as tx:
-            forgotten = tasks.forgotten(tx, project)
+            forgotten = task_states.forgotten(tx, project)
         if forgotten:
             self.desk.take_down(project, forgotten)
             with self.database.transaction() as tx:
-                tasks.note_down(tx, forgotten)
+                task_states.note_down(tx, forgotten)
         return len(forgotten)
 
     def is_stale(self, seen: RemoteTask) -> bool:
@@ -335,16 +335,18 @@ class LabelingSync:
         some of the annotated ones are updated; the next full read continues with the others.
         """
         with self.database.transaction() as tx:
-            silent = tasks.silent(tx, stale) if len(stale) > AT_MOST_CHANGED else {}
+            silent = task_states.silent(tx, stale) if len(stale) > AT_MOST_CHANGED else {}
         if silent:
             self.desk.take_down(project, silent)
         with self.database.transaction() as tx:
-            tasks.note_down(tx, silent)
-            renewed = tasks.read_up(tx, tasks.open_first(tx, stale, AT_MOST_CHANGED), self.address)
+            task_states.note_down(tx, silent)
+            renewed = tasks.read_up(
+                tx, task_states.open_first(tx, stale, AT_MOST_CHANGED), self.address
+            )
             tx.ask("put_up", project.round)
         for part in _parts(sorted(renewed), AT_MOST_CHANGED):
             self.desk.update(project, {number: renewed[number] for number in part})
-            projects.hold_on(self.database, project, self.holder)
+            project_locks.hold_on(self.database, project, self.holder)
         return len(silent) + len(renewed)
 
     def _process(
@@ -353,7 +355,7 @@ class LabelingSync:
         """Process tasks in a transaction each, so that a failed one does not stop the others."""
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
-            changed, to_remove = tasks.sort_seen(tx, chunk)
+            changed, to_remove = task_states.sort_seen(tx, chunk)
         for task in changed:
             with self.database.transaction() as tx:
                 outcomes += answers.take_in(tx, task, restored=restored)
