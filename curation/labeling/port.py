@@ -1,4 +1,4 @@
-"""The port of labeling backends: what is sent to them and what is read from them."""
+"""Port of labeling backends: the data types and operations of Label Studio that we use."""
 
 from __future__ import annotations
 
