@@ -1,1 +1,1 @@
-"""Images come in: a hostile folder becomes samples, every file with an outcome; and the seed set drawn here."""
+"""Import of untrusted image folders: every file is inspected in a sandbox and has an outcome."""

@@ -1,4 +1,4 @@
-"""Captions in files of their own, beside the pictures that they describe: which file belongs to which, and its text."""
+"""Caption files: match them to the images that they describe and read their text."""
 
 from __future__ import annotations
 
@@ -14,26 +14,34 @@ MAX_CAPTION = 10_000
 MAX_CAPTION_BYTES = 4 * MAX_CAPTION + 4
 MAX_JSON = 1 << 20
 CAPTION_FILES: Final = (".txt", ".caption", ".json")
-"""Endings of files that describe the one picture whose name they bear, in any case; the first that says more counts."""
+"""Suffixes, in any case, of files that describe the image of the same name, by precedence."""
 CAPTION_KEYS: Final = ("text", "caption", "prompt", "tags")
-"""What a caption is called in metadata; the first that is there counts."""
+"""Metadata keys of a caption, by precedence."""
 
 
 def caption_files_of(names: Iterable[str], pictures: Iterable[str]) -> dict[str, list[str]]:
-    """Return the caption files beside each picture, the one that counts first.
+    """Match caption files to images.
 
-    A file "x.png.txt" belongs to x.png alone and comes before "x.txt", which belongs to every picture called x. Names
-    may differ in case where no picture has the very name. A file that else belongs to none belongs to the pictures
-    whose names begin like its own up to the first dot, as samples of WebDataset do: "3.txt" to "3.alpha.png".
+    "x.png.txt" belongs to x.png alone and precedes "x.txt", which belongs to every image with the
+    stem x. Case is ignored only where no image matches exactly. A file that matches no image this
+    way is matched by WebDataset sample key, the name up to its first dot: "3.txt" to "3.alpha.png".
+
+    Args:
+        names: Candidate caption files; other suffixes are ignored.
+        pictures: The images of the same folder tree.
+
+    Returns:
+        The caption files of each image that has any, by precedence.
     """
+    # Index the images by exact name and stem, by the same without case, and by sample key.
     exact: dict[str, list[str]] = {}
-    loose: dict[str, list[str]] = {}
-    keyed: dict[str, list[str]] = {}
-    for picture in pictures:
-        for form in (picture, str(PurePosixPath(picture).with_suffix(""))):
-            exact.setdefault(form, []).append(picture)
-            loose.setdefault(form.casefold(), []).append(picture)
-        keyed.setdefault(_sample_key(picture), []).append(picture)
+    caseless: dict[str, list[str]] = {}
+    by_key: dict[str, list[str]] = {}
+    for image in pictures:
+        for form in (image, str(PurePosixPath(image).with_suffix(""))):
+            exact.setdefault(form, []).append(image)
+            caseless.setdefault(form.casefold(), []).append(image)
+        by_key.setdefault(_sample_key(image), []).append(image)
     found: dict[str, list[tuple[bool, int, str]]] = {}
     for name in names:
         path = PurePosixPath(name)
@@ -41,21 +49,37 @@ def caption_files_of(names: Iterable[str], pictures: Iterable[str]) -> dict[str,
             continue
         stem = name[: -len(path.suffix)]
         order = CAPTION_FILES.index(path.suffix.lower())
-        for picture in exact.get(stem) or loose.get(stem.casefold()) or keyed.get(_sample_key(name), []):
-            found.setdefault(picture, []).append((picture.casefold() != stem.casefold(), order, name))
-    return {picture: [name for *_, name in sorted(files)] for picture, files in found.items()}
+        for image in (
+            exact.get(stem) or caseless.get(stem.casefold()) or by_key.get(_sample_key(name), [])
+        ):
+            # Sorts the file of this very image before files of all images with its stem.
+            found.setdefault(image, []).append((image.casefold() != stem.casefold(), order, name))
+    return {image: [name for *_, name in sorted(files)] for image, files in found.items()}
 
 
 def _sample_key(name: str) -> str:
-    """Return what WebDataset calls the key of a file: its path up to the first dot of its name."""
+    """Return the WebDataset key of a file: its path up to the first dot of its name."""
     folder, slash, plain = name.rpartition("/")
     return folder + slash + plain.partition(".")[0]
 
 
-def read_caption_file(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Mapping[str, Any]:
-    """Return what a caption file says, as a row of metadata; empty where it is blank.
+def read_caption_file(
+    opening: Callable[[str], BinaryIO], name: str, encoding: str | None
+) -> Mapping[str, Any]:
+    """Read a caption file as a row of metadata.
 
-    A text is one caption: its lines are joined by spaces. Raises BadFile with caption_unreadable, naming the file.
+    The lines of a text file are joined by spaces into one caption.
+
+    Args:
+        opening: Opens a file by its name in the folder tree.
+        name: The caption file.
+        encoding: Encoding of text without a byte order mark; None for UTF-8.
+
+    Returns:
+        The metadata; empty for a blank file.
+
+    Raises:
+        BadFile: The file cannot be read (code "caption_unreadable").
     """
     is_json = name.lower().endswith(".json")
     most = MAX_JSON if is_json else MAX_CAPTION_BYTES
@@ -65,12 +89,12 @@ def read_caption_file(opening: Callable[[str], BinaryIO], name: str, encoding: s
     except BadFile as error:
         raise unreadable(name, error.sentence) from error
     if len(data) > most:
-        raise unreadable(name, f"it is larger than {most:,} bytes" if is_json else _TOO_LONG)
+        raise unreadable(name, f"the file has more than {most:,} bytes" if is_json else _TOO_LONG)
     try:
         text = decode_text(data, encoding)
     except UnreadableText as error:
-        way_out = "save it as UTF-8, or name its encoding (such as --encoding gb18030)"
-        raise unreadable(name, f"{error.message}; {way_out}") from error
+        hint = "save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
+        raise unreadable(name, f"{error.message}; {hint}") from error
     if is_json:
         return _read_json(name, text)
     caption = " ".join(line for line in (part.strip() for part in text.split("\n")) if line)
@@ -79,11 +103,11 @@ def read_caption_file(opening: Callable[[str], BinaryIO], name: str, encoding: s
     return {"text": caption} if caption else {}
 
 
-_TOO_LONG = f"it holds more than {MAX_CAPTION:,} characters"
+_TOO_LONG = f"the caption has more than {MAX_CAPTION:,} characters"
 
 
 def unreadable(name: str, reason: str) -> BadFile:
-    """Return why a picture is held back whose caption file cannot be read."""
+    """Return the refusal of an image whose caption file cannot be read."""
     return BadFile("caption_unreadable", f"its caption {name[:200]!r} cannot be read: {reason}")
 
 
@@ -91,34 +115,47 @@ def _read_json(name: str, text: str) -> Mapping[str, Any]:
     try:
         row: Any = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError) as error:
-        raise unreadable(name, "it is no JSON") from error
+        raise unreadable(name, "the file is not valid JSON") from error
     if isinstance(row, str):
         row = {"text": row}
     if not isinstance(row, dict):
         return {}
     captions = {key: row[key] for key in CAPTION_KEYS if key in row}
-    # Other programs keep more in such a file: what is no text is not meant for us.
-    return captions | {key: said for key, said in row.items() if isinstance(said, str)}
+    # Other programs store further data in such files; of that, only strings are kept.
+    return captions | {key: value for key, value in row.items() if isinstance(value, str)}
 
 
 def text_of(row: Mapping[str, Any], *keys: str) -> str | None:
-    """Return the first of some keys that is there, verbatim; None for null and for blank text. Raises BadFile."""
+    """Return the text of the first present key, verbatim; None if all are null or it is blank.
+
+    Args:
+        row: A row of metadata.
+        keys: Alternative keys, by precedence.
+
+    Raises:
+        BadFile: The value is not a string, is too long, or cannot be stored.
+    """
     value = next((row[key] for key in keys if row.get(key) is not None), None)
     if value is None:
         return None
     if not isinstance(value, str):
         raise BadFile("bad_line", f"{keys[0]} is {type(value).__name__}, not text")
     if len(value) > MAX_CAPTION:
-        raise BadFile("bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}")
+        raise BadFile(
+            "bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}"
+        )
     if not storable(value):
-        raise BadFile("bad_line", f"{keys[0]} holds characters that cannot be stored")
+        raise BadFile("bad_line", f"{keys[0]} contains characters that cannot be stored")
     return value if value.strip() else None
 
 
 def caption_of(row: Mapping[str, Any]) -> str | None:
-    """Return the caption in a row of metadata: the first of CAPTION_KEYS that is not blank. Raises BadFile.
+    """Return the caption of a metadata row: the first of CAPTION_KEYS that is not blank.
 
-    Of several captions in a list the first counts.
+    Of a list of captions, the first is taken.
+
+    Raises:
+        BadFile: A caption is not a string, is too long, or cannot be stored.
     """
     for key in CAPTION_KEYS:
         value = row.get(key)

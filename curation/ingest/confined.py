@@ -1,4 +1,4 @@
-"""Judging in a confined process: what goes in, what runs there, and how what comes back is checked."""
+"""Inspection of files in a confined process: request, work and validation of the response."""
 
 from __future__ import annotations
 
@@ -32,32 +32,45 @@ log = logging.getLogger("layerloop.intake")
 CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MAX_SENTENCE: Final = 2_000
 MAX_CODES: Final = 40
-BY_CONFINED: Final = (Outcome.accept, Outcome.accept_strip, Outcome.accept_warn, Outcome.review, Outcome.reject)
-"""Outcomes that a single file or pair can have by itself."""
+BY_CONFINED: Final = (
+    Outcome.accept,
+    Outcome.accept_strip,
+    Outcome.accept_warn,
+    Outcome.review,
+    Outcome.reject,
+)
+"""Outcomes that a worker may report for a file or pair."""
 
 LOADED_LATE: Final = (
     "numpy.ma", "numpy.linalg", "numpy.fft", "numpy.random", "numpy.polynomial",
     "encodings.ascii", "encodings.cp437", "encodings.cp1252", "encodings.idna", "encodings.latin_1",
-    "encodings.utf_8_sig", "encodings.utf_16", "encodings.utf_16_be", "encodings.utf_16_le", "encodings.utf_32",
-    "traceback", "linecache", "unicodedata", "xml.etree.ElementTree",
+    "encodings.utf_8_sig", "encodings.utf_16", "encodings.utf_16_be", "encodings.utf_16_le",
+    "encodings.utf_32", "traceback", "linecache", "unicodedata", "xml.etree.ElementTree",
 )  # fmt: skip
-"""What the decoders' libraries import in the middle of their work, where the files at hand ask for it."""
+"""Modules that the decoding libraries import lazily, depending on the file."""
 
 FAILURES: Final = {
     Cause.memory: BadFile("out_of_memory", "decoding it needs more memory than a worker has"),
     Cause.raised: BadFile("decoder_failed", "its decoder failed"),
-    Cause.bad_answer: BadFile("decoder_failed", "its decoder gave no valid answer"),
+    Cause.bad_answer: BadFile("decoder_failed", "its decoder returned an invalid response"),
 }
-KILLED: Final = BadFile("decoder_killed", "its decoder took too long or crashed, alone in a process of its own")
+KILLED: Final = BadFile(
+    "decoder_killed", "its decoder timed out or crashed in its separate process"
+)
 
 
 def open_sandbox(workers: int, limits: Limits = LIMITS) -> Sandbox[Loaded, Intake]:
-    """Return the sandbox that judges items, with as much memory and time as images of these limits need."""
+    """Create the sandbox that inspects files, with memory and time limits for the largest image.
+
+    Args:
+        workers: Number of worker processes.
+        limits: Image limits that the inspection enforces.
+    """
     return Sandbox(work, request, parse, workers=workers, limits=limits_of(limits), warm_up=warm_up)
 
 
 def limits_of(limits: Limits) -> sandbox.Limits:
-    """Return what a worker may use for images of these limits: larger ones take more memory and time."""
+    """Return the resource limits of a worker, scaled to the largest image that is allowed."""
     share = max(1.0, limits.pixels / LIMITS.pixels)
     return sandbox.Limits(
         round(sandbox.CPU_SECONDS * share),
@@ -68,77 +81,117 @@ def limits_of(limits: Limits) -> sandbox.Limits:
 
 
 def request(loaded: Loaded) -> Message:
-    """Return the request that judges an item."""
+    """Return the request that inspects an item."""
     return Message({"name": loaded.item.name, "limits": asdict(loaded.limits)}, loaded.parts)
 
 
 def work(asked: Message) -> Message:
-    """Judge one file, or the files of a pair; this is what the confined process runs."""
-    if not asked.parts:  # an item that is known already
+    """Inspect one file, or the files of a pair, inside the confined process."""
+    # The outcome of an item without bytes is known already.
+    if not asked.parts:
         return Message({})
     name, limits = asked.facts["name"], Limits(**asked.facts["limits"])
-    given = [asked.blob(index, limits.bytes) for index in range(len(asked.parts))]
-    if len(given) == 1:
-        judged = judge_file(given[0], name, limits)
+    files = [asked.blob(index, limits.bytes) for index in range(len(asked.parts))]
+    if len(files) == 1:
+        judged = judge_file(files[0], name, limits)
     else:
-        judged = judge_pair(given[0], given[1], given[2] if len(given) > 2 else None, name, limits)
+        judged = judge_pair(files[0], files[1], files[2] if len(files) > 2 else None, name, limits)
     sizes = {role: layer.shape[1::-1] for role, layer in judged.layers.items()}
-    facts = {"outcome": judged.outcome, "codes": judged.codes, "sentence": judged.sentence, "sizes": sizes}
+    facts = {
+        "outcome": judged.outcome,
+        "codes": judged.codes,
+        "sentence": judged.sentence,
+        "sizes": sizes,
+    }
     return Message(facts, [layer.tobytes() for layer in judged.layers.values()])
 
 
 def parse(loaded: Loaded, answer: Message) -> Intake:
-    """Check an answer, which a decoder that was taken over may have written, and encode its pixels.
+    """Validate a worker's response, which a compromised decoder may have written, and encode it.
 
-    Only pixels are taken, never an encoded image: whoever decodes the layer later decodes what was encoded here.
+    Only raw pixels are accepted, never an encoded image, so that later readers of the layer decode
+    only files that this process encoded.
+
+    Args:
+        loaded: The item that was sent.
+        answer: The worker's response.
+
+    Returns:
+        The outcome, with encoded layers unless the item is refused.
+
+    Raises:
+        BadMessage: The response is invalid.
+        ValueError: It has an unknown outcome or layer.
+        KeyError: A field is missing.
     """
     item = loaded.item
     if item.known is not None:
         return item.known
+    # Check the outcome and its texts.
     facts = answer.facts
     outcome, codes, sentence = Outcome(facts["outcome"]), facts["codes"], facts["sentence"]
-    plain = isinstance(codes, list) and all(isinstance(code, str) and CODE.fullmatch(code) for code in codes)
-    if outcome not in BY_CONFINED or not plain or len(codes) > MAX_CODES:
-        raise BadMessage("the outcome or its codes are no valid ones")
+    valid_codes = isinstance(codes, list) and all(
+        isinstance(code, str) and CODE.fullmatch(code) for code in codes
+    )
+    if outcome not in BY_CONFINED or not valid_codes or len(codes) > MAX_CODES:
+        raise BadMessage("invalid outcome or codes")
     if not isinstance(sentence, str) or len(sentence) > MAX_SENTENCE:
-        raise BadMessage("the sentence is no sentence")
-    layered = {LayerRole.foreground} if len(loaded.parts) == 1 else {*LayerRole}
-    wanted = set() if outcome is Outcome.reject else layered
-    if set(facts["sizes"]) != wanted or len(answer.parts) != len(wanted):
-        raise BadMessage("it has other layers than the item")
+        raise BadMessage("invalid sentence")
+    # Check that the layers are those of a file or a pair, and their pixels.
+    roles = {LayerRole.foreground} if len(loaded.parts) == 1 else {*LayerRole}
+    expected = set() if outcome is Outcome.reject else roles
+    if set(facts["sizes"]) != expected or len(answer.parts) != len(expected):
+        raise BadMessage("the layers are not those of the item")
     layers = {
         LayerRole(role): pixels_of(size, part, loaded.limits.pixels)
         for (role, size), part in zip(facts["sizes"].items(), answer.parts, strict=True)
     }
     if len({layer.shape for layer in layers.values()}) > 1:
-        raise BadMessage("its layers differ in size")
+        raise BadMessage("the layers differ in size")
     return finish(item.name, Judged(outcome, tuple(codes), sentence, layers))
 
 
 def pixels_of(size: Any, data: Any, most_pixels: int = LIMITS.pixels) -> RGBA:
-    """Return H x W x 4 uint8 pixels with colour 0 under alpha 0. Raises BadMessage unless they are what `size` says."""
+    """Validate untrusted raw pixels and set the color under alpha 0 to 0.
+
+    Args:
+        size: Width and height; any value, checked here.
+        data: RGBA bytes, row by row; any value, checked here.
+        most_pixels: Largest number of pixels.
+
+    Returns:
+        H x W x 4 pixels, uint8.
+
+    Raises:
+        BadMessage: The size is invalid or too large, or does not match the data.
+    """
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
-        raise BadMessage("the size is no size")
+        raise BadMessage("invalid size")
     width, height = size
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= most_pixels):
-        raise BadMessage("the size is not allowed")
+        raise BadMessage("the size exceeds the limits")
     if not isinstance(data, bytes) or len(data) != width * height * 4:
-        raise BadMessage("the pixels do not fill the size")
+        raise BadMessage("the number of pixels does not match the size")
     return without_hidden_colour(np.frombuffer(data, np.uint8).reshape(height, width, 4))
 
 
 def refusal(loaded: Loaded, failure: Failure) -> Intake:
-    """Return the outcome of an item that came back without a result."""
+    """Return the outcome of an item whose worker failed, and log unexpected failures."""
     if failure.cause in {Cause.raised, Cause.bad_answer}:
-        log.warning("%s: the confined decoder failed: %s", printable(loaded.item.name), printable(failure.detail))
+        log.warning(
+            "%s: the confined decoder failed: %s",
+            printable(loaded.item.name),
+            printable(failure.detail),
+        )
     return refuse(loaded.item.name, FAILURES.get(failure.cause, KILLED))
 
 
 def warm_up() -> None:
-    """Judge one small image of each kind, so that nothing is left to be imported once no file can be opened."""
+    """Inspect one small image per format, so that all modules are imported before confinement."""
     for name in LOADED_LATE:
         importlib.import_module(name)
     Image.init()
+    # One translucent layer, with an orientation and a color profile, and one opaque image.
     pixels = np.zeros((32, 32, 4), np.uint8)
     pixels[8:24, 8:24] = (200, 40, 90, 128)
     layer, opaque = Image.fromarray(pixels, "RGBA"), Image.new("RGB", (32, 32), (90, 200, 40))
@@ -147,7 +200,9 @@ def warm_up() -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     deep = cv2.imencode(".png", pixels.astype(np.uint16) * 257)[1].tobytes()
     files = [_saved(layer, kind, exif=exif, icc_profile=icc) for kind in ("PNG", "WEBP")]
-    for data in (*files, _saved(layer, "GIF"), _saved(opaque, "JPEG"), deep, files[0][:-60], b"", b"none"):
+    # Truncated, empty and unknown files run the error paths.
+    broken = (files[0][:-60], b"", b"none")
+    for data in (*files, _saved(layer, "GIF"), _saved(opaque, "JPEG"), deep, *broken):
         judge_file(data, "warm-up")
     for data in _other_formats(layer, icc):
         decode_image(data, "warm-up")
@@ -156,13 +211,23 @@ def warm_up() -> None:
 
 
 def _other_formats(layer: Image.Image, icc: bytes) -> list[bytes]:
-    """Images of the formats whose readers do not run for single layers in PNG, WebP and GIF."""
-    inks = _saved(Image.new("CMYK", (32, 32), (0, 90, 200, 40)), "JPEG")
-    grey = _saved(layer.convert("LA"), "PNG")
-    merged = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 32, 32, 8, 3) + bytes(14) + bytes(3 * 32 * 32)
+    """Return images in the formats whose decoders layers in PNG, WebP and GIF do not use."""
+    cmyk = _saved(Image.new("CMYK", (32, 32), (0, 90, 200, 40)), "JPEG")
+    gray = _saved(layer.convert("LA"), "PNG")
+    # A Photoshop file without layers: header, two empty sections and one merged RGB image.
+    photoshop = (
+        b"8BPS\0\1"
+        + bytes(6)
+        + struct.pack(">HIIHH", 3, 32, 32, 8, 3)
+        + bytes(14)
+        + bytes(3 * 32 * 32)
+    )
     deep = cv2.imencode(".tiff", np.asarray(layer).astype(np.uint16) * 257)[1].tobytes()
-    tiffs = [_saved(layer, "TIFF", compression=kind, icc_profile=icc) for kind in ("raw", "tiff_lzw", "tiff_deflate")]
-    return [inks, grey, merged, deep, *tiffs, _saved(layer, "AVIF", icc_profile=icc)]
+    tiffs = [
+        _saved(layer, "TIFF", compression=kind, icc_profile=icc)
+        for kind in ("raw", "tiff_lzw", "tiff_deflate")
+    ]
+    return [cmyk, gray, photoshop, deep, *tiffs, _saved(layer, "AVIF", icc_profile=icc)]
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Give up, for good, all that a decoder does not need: files, network, programs, other processes, privileges."""
+"""Permanent confinement of a decoder process: no files, network, programs or privileges."""
 
 from __future__ import annotations
 
@@ -15,35 +15,39 @@ from typing import Final
 from curation.ingest import seccomp
 
 NOBODY: Final = 65534
-"""The user and group that a worker of a root process becomes; on every usual system they own nothing."""
+"""User and group ID of a worker whose parent is root (nobody)."""
 OPEN_FILES: Final = 64
+"""Limit of open file descriptors."""
 
 TASKS: Final = Path("/proc/self/task")
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NO_NEW_PRIVS: Final = 38
 
-# Landlock's numbers are the same on every architecture.
+# Landlock's system call numbers are the same on every architecture.
 _CREATE_RULESET, _RESTRICT_SELF = 444, 446
 _FS_RIGHTS_BY_ABI: Final = (0, 13, 14, 15, 15, 16)
-"""How many rights to files each version of Landlock knows, from version 0 (none); later ones know as many as 5."""
+"""Number of file access rights per Landlock ABI version; versions after 5 have as many as 5."""
 
 
 def confine(parent: int, memory: int) -> dict[str, object]:
-    """Confine this process, which has loaded all it needs, and return which parts the kernel granted.
+    """Confine this process; call it once all needed modules are loaded.
 
-    Afterwards no file can be opened and nothing imported that has not been. The order matters: whatever needs a
-    privilege comes before the user is changed, and the filter of system calls last.
+    Afterwards the process can open no file and import no further module. The order matters: steps
+    that need privileges come before the change of user, and the seccomp filter comes last.
 
     Args:
-        parent: The process that must be alive for this one to live.
+        parent: ID of the process whose end ends this one.
         memory: Bytes of address space beyond those in use now.
+
+    Returns:
+        The parts of the confinement by name, each with whether the kernel granted it.
     """
-    # Landlock holds for the thread that asks for it; the filter of system calls for all.
+    # Landlock restricts only the calling thread; the seccomp filter restricts all threads.
     granted: dict[str, object] = {"one thread": TASKS.is_dir() and len([*TASKS.iterdir()]) == 1}
     _limit_memory(memory)
     granted["empty root"] = _leave_files_behind()
     granted["user"] = _become_nobody()
-    # A change of user clears the death signal, so that it comes after.
+    # A change of user clears the death signal, so it is set afterwards.
     granted["death signal"] = _die_with(parent)
     for limit, most in (
         (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, OPEN_FILES),
@@ -65,7 +69,7 @@ def _limit_memory(memory: int) -> None:
 
 
 def _leave_files_behind() -> bool:
-    """Work in a folder that is empty and removed; as root, see nothing else."""
+    """Change into an empty, deleted folder and, as root, make it the root folder."""
     try:
         with tempfile.TemporaryDirectory(prefix="layerloop-empty-") as empty:
             os.chdir(empty)
@@ -76,7 +80,7 @@ def _leave_files_behind() -> bool:
 
 
 def _become_nobody() -> bool:
-    """Change user where the parent is root; anybody else's worker stays that user, without a file to open."""
+    """Drop root privileges; return False for a process that is not root."""
     try:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -87,9 +91,10 @@ def _become_nobody() -> bool:
 
 
 def _die_with(parent: int) -> bool:
-    """Be killed when the thread that started this process ends, however it ends."""
+    """Have the kernel kill this process when the thread that started it ends."""
     granted = _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the kernel was asked
+    # The parent may have ended before the signal was set.
+    if os.getppid() != parent:
         os._exit(1)
     return granted
 
@@ -101,21 +106,30 @@ def _prctl(option: int, value: int) -> bool:
 
 
 class _Ruleset(ctypes.Structure):
-    _fields_ = (("files", ctypes.c_uint64), ("network", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+    _fields_ = (
+        ("files", ctypes.c_uint64),
+        ("network", ctypes.c_uint64),
+        ("scoped", ctypes.c_uint64),
+    )
 
 
 def _landlock() -> int:
-    """Deny all files, TCP, and signals and abstract sockets beyond this process; return the version, 0 for none."""
+    """Deny files, TCP, and signals and abstract sockets to others; return the ABI version or 0."""
     if sys.platform != "linux":
         return 0
     libc = ctypes.CDLL(None, use_errno=True)
     abi = int(libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
     if abi < 1:
         return 0
+    # The rule set grew with the ABI: TCP came with version 4, the scopes with version 6.
     rights = _FS_RIGHTS_BY_ABI[min(abi, len(_FS_RIGHTS_BY_ABI) - 1)]
     rules = _Ruleset((1 << rights) - 1, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0)
     size = 8 if abi < 4 else 16 if abi < 6 else 24
-    ruleset = int(libc.syscall(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0)))
+    ruleset = int(
+        libc.syscall(
+            _CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0)
+        )
+    )
     if ruleset < 0:
         return 0
     try:

@@ -1,4 +1,4 @@
-"""Try what a confined process must not be able to do, so that nobody has to believe which parts the kernel granted."""
+"""Test of the confinement: a confined process attempts every operation that must fail."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ PTRACE_TRACEME: Final = 0
 
 @dataclass(frozen=True)
 class Confinement:
-    """Which parts of the confinement the kernel granted, and what a confined process could do all the same."""
+    """Result of the confinement test.
+
+    Attributes:
+        granted: The parts of the confinement, each with whether the kernel granted it.
+        escapes: Operations that succeeded although they must not.
+    """
 
     granted: dict[str, object]
     escapes: tuple[str, ...]
 
     @property
     def parts(self) -> str:
-        """Return the parts in words, those that are missing named as such."""
+        """The parts as text, followed by the missing ones."""
         landlock = self.granted.get("landlock")
         named = {
             "seccomp": self.granted.get("seccomp"),
@@ -37,7 +42,7 @@ class Confinement:
             "an empty root folder": self.granted.get("empty root"),
             "no new privileges": self.granted.get("no new privileges"),
             "limits of memory, files and processes": self.granted.get("limits"),
-            "an end with its parent": self.granted.get("death signal"),
+            "termination with its parent": self.granted.get("death signal"),
         }
         has = ", ".join(name for name, granted in named.items() if granted)
         lacks = ", ".join(name for name, granted in named.items() if not granted)
@@ -45,50 +50,56 @@ class Confinement:
 
 
 def check_confinement() -> Confinement:
-    """Start a confined process as the decoders have, and let it try.
+    """Start a confined worker as for decoding, and attempt the forbidden operations in it.
 
     Raises:
         LayerloopError: No confined process can be started.
     """
-    worker = Worker({"function": f"{__name__}:attempt", "warm_up": None, "memory": LIMITS.memory}, LIMITS)
+    worker = Worker(
+        {"function": f"{__name__}:attempt", "warm_up": None, "memory": LIMITS.memory}, LIMITS
+    )
     try:
         answer = worker.ask(Message({"parent": os.getpid()}))
     finally:
         worker.close()
     if isinstance(answer, Failure):
-        return Confinement(worker.granted, (f"the trial itself failed ({answer.cause})",))
+        return Confinement(worker.granted, (f"the test itself failed ({answer.cause})",))
     return Confinement(worker.granted, tuple(str(name) for name in answer.facts["escapes"]))
 
 
 def attempt(request: Message) -> Message:
-    """Try everything that is refused to a confined process; runs in one, and returns what succeeded."""
+    """Attempt, inside the worker, all forbidden operations and return those that succeeded."""
     parent = request.facts["parent"]
     attempts: dict[str, Callable[[], object]] = {
         "read files": lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)),
-        "list folders": lambda: os.listdir("/"),  # noqa: PTH208  # the call itself, and nothing around it
+        "list folders": lambda: os.listdir("/"),  # noqa: PTH208  # the bare system call is tested
         "write files": _write,
         "open internet sockets": lambda: socket.socket(socket.AF_INET).close(),
         "open local sockets": lambda: socket.socket(socket.AF_UNIX).close(),
+        # Succeeds by replacing this process: its parent then reports a failed test.
         "start programs": lambda: os.execv(sys.executable, [sys.executable, "-c", ""]),  # noqa: S606
         "start processes": _fork,
         "send signals": lambda: os.kill(parent, 0),
         "trace processes": _trace,
-        "run code of its own": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC).close(),
+        "run code of its own": lambda: mmap.mmap(
+            -1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC
+        ).close(),
         "be root": _be_root,
     }
-    return Message({"escapes": [name for name, one in attempts.items() if _succeeds(one)]})
+    return Message({"escapes": [name for name, action in attempts.items() if _succeeds(action)]})
 
 
-def _succeeds(one: Callable[[], object]) -> bool:
+def _succeeds(action: Callable[[], object]) -> bool:
     try:
-        one()
+        action()
     except OSError:
         return False
     return True
 
 
 def _write() -> None:
-    path = Path("/tmp/layerloop-confinement-check")  # noqa: S108  # a place where anybody may write
+    # Every user may write to /tmp.
+    path = Path("/tmp/layerloop-confinement-check")  # noqa: S108
     path.write_bytes(b"")
     path.unlink()
 

@@ -1,4 +1,4 @@
-"""What a folder says of its files now, against what was imported: always told, and taken over where that is wanted."""
+"""Changes in a folder since its import: always reported, and applied to samples with `update`."""
 
 from __future__ import annotations
 
@@ -28,25 +28,42 @@ from curation.ingest.descriptions import Description, Difference, compare, recor
 from curation.rounds.lifecycle import STANDING, add_prompts
 
 Fields = Mapping[str, tuple[str | None, str | None]]
-"""What differs, with its values before and after."""
+"""The fields that differ, each with its values before and after."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What an imported file became: a sample, or a candidate that people look at before it is one."""
+    """The sample that an imported file became, or the candidate that is reviewed first.
+
+    Attributes:
+        sample: ID of the sample, if there is one.
+        line: The sample's line in a snapshot.
+        caption_source: Where the sample's caption comes from.
+        captioned: Whether the sample was captioned after the import.
+        candidate: ID of the review candidate, if there is one.
+        state: The candidate's state.
+    """
 
     sample: uuid.UUID | None
     line: str | None
     caption_source: CaptionSource
-    captioned: bool  # whether somebody has captioned the sample since
+    captioned: bool
     candidate: uuid.UUID | None
     state: str | None
 
 
 class Corrections:
-    """Collects the differences of one import; with `update` they are taken into samples and candidates."""
+    """Collector of the differences of one import; applies them if `update` is set."""
 
     def __init__(self, import_id: uuid.UUID, folder: str, actor: str, *, update: bool) -> None:
+        """Create the collector.
+
+        Args:
+            import_id: ID of the import.
+            folder: Name of the folder, the default source of its samples.
+            actor: Name for the event log.
+            update: Whether differences are applied to samples and candidates.
+        """
         self.import_id = import_id
         self.source = f"seed folder {folder}"
         self.actor = actor
@@ -54,39 +71,63 @@ class Corrections:
         self.differences: list[Difference] = []
 
     def compare(self, tx: Transaction, known: Sequence[tuple[sa.Row[Any], Description]]) -> None:
-        """Look at files whose bytes are as they were: rows of import_files, each with what is said of it now."""
-        stored = [(row, said) for row, said in known if row.layer and row.outcome != "duplicate"]
+        """Compare the descriptions of files whose bytes are unchanged.
+
+        Args:
+            tx: The transaction.
+            known: Rows of import_files, each with the description of the file now.
+        """
+        stored = [(row, new) for row, new in known if row.layer and row.outcome != "duplicate"]
         if not stored:
             return
         made: dict[str, Made] | None = None
-        for row, said in stored:
-            now = said.record()
-            if said.refusal is not None:
-                self.differences.append(Difference(row.name, "description", None, said.refusal.sentence))
+        for row, description in stored:
+            now = description.record()
+            if description.refusal is not None:
+                self.differences.append(
+                    Difference(row.name, "description", None, description.refusal.sentence)
+                )
             elif row.described != now:
-                made = made or find_made(tx, [one.layer for one, _ in stored])
-                self._correct(tx, row, said, now, made.get(row.layer))
+                # Loaded once for all rows, and only if a description changed.
+                made = made or find_made(tx, [other.layer for other, _ in stored])
+                self._correct(tx, row, description, now, made.get(row.layer))
 
     def _correct(
-        self, tx: Transaction, row: sa.Row[Any], said: Description, now: dict[str, str], made: Made | None
+        self,
+        tx: Transaction,
+        row: sa.Row[Any],
+        description: Description,
+        now: dict[str, str],
+        made: Made | None,
     ) -> None:
-        changed = compare(row.described, now) if row.described is not None else self._since(tx, made, now)
-        taken = bool(changed) and self.update and made is not None
-        if made is not None and taken:
-            self._take(tx, row.name, said, changed, made)
-        if taken or not changed:
-            told = sa.update(import_files).where(
+        """Record the differences of one file, and apply them if `update` is set."""
+        changed = (
+            compare(row.described, now)
+            if row.described is not None
+            else self._compare_with_sample(tx, made, now)
+        )
+        applied = bool(changed) and self.update and made is not None
+        if made is not None and applied:
+            self._apply(tx, row.name, description, changed, made)
+        # A difference that is not applied must stay stored as before, to be reported again.
+        if applied or not changed:
+            update_row = sa.update(import_files).where(
                 import_files.c.import_id == self.import_id, import_files.c.name == row.name
             )
-            codes = [code for code in row.codes if code != "licence_unknown" or not said.licence]
-            tx.execute(told.values(described=now, codes=codes))
-        self.differences += [Difference(row.name, name, *values, taken) for name, values in changed.items()]
+            licensed = bool(description.licence)
+            codes = [code for code in row.codes if code != "licence_unknown" or not licensed]
+            tx.execute(update_row.values(described=now, codes=codes))
+        self.differences += [
+            Difference(row.name, name, *values, applied) for name, values in changed.items()
+        ]
 
-    def _since(self, tx: Transaction, made: Made | None, now: dict[str, str]) -> Fields:
-        """Return what differs of a file that was imported before descriptions were kept: from its sample, as it is.
+    def _compare_with_sample(
+        self, tx: Transaction, made: Made | None, now: dict[str, str]
+    ) -> Fields:
+        """Compare a file that was imported before descriptions were stored with its sample.
 
-        A caption that somebody wrote since then is no difference; and one that only looked as if it had been made
-        from the file's name is marked as given without further words.
+        A caption written since the import is no difference. A caption whose recorded source is the
+        file name by mistake is marked as given, without a report.
         """
         if made is None or made.line is None:
             return {}
@@ -98,36 +139,75 @@ class Corrections:
             tx.execute(_mark_given(made.sample))
         return changed
 
-    def _take(self, tx: Transaction, name: str, said: Description, changed: Fields, made: Made) -> None:
+    def _apply(
+        self, tx: Transaction, name: str, description: Description, changed: Fields, made: Made
+    ) -> None:
+        """Update the sample or candidate of a file and log the change."""
         if made.line is not None and made.sample is not None:
-            describe_sample(tx, made, said, changed, self.source, f"import:{name}")
+            describe_sample(tx, made, description, changed, self.source, f"import:{name}")
         if made.candidate is not None:
-            _describe_candidate(tx, made.candidate, said, self.source)
+            _describe_candidate(tx, made.candidate, description, self.source)
         subject = f"sample {made.sample.hex}" if made.sample else f"candidate {made.candidate}"
         before = {field: values[0] for field, values in changed.items()}
         after = {field: values[1] for field, values in changed.items()}
         tx.log(self.actor, "sample described", subject, file=name, before=before, after=after)
 
     def tell_pixels(self, name: str, before: str, after: str, *, taken: bool = False) -> None:
-        """Note that a file has other pixels than the sample that was made of it."""
+        """Record that the pixels of a file differ from those of its sample.
+
+        Args:
+            name: The file.
+            before: Hash of the imported layer.
+            after: Hash of the new layer, or why the file is refused.
+            taken: Whether the sample is replaced.
+        """
         self.differences.append(Difference(name, "pixels", before, after, taken))
 
     def withdraw(self, tx: Transaction, row: sa.Row[Any], after: str) -> None:
-        """Take what was made of a file's former pixels out of snapshots to come: `after` is what stands instead."""
+        """Withdraw the sample or candidate of a file's former pixels from future snapshots.
+
+        Args:
+            tx: The transaction.
+            row: The file's row in import_files.
+            after: The replacement, for the event log.
+        """
         made = find_made(tx, [row.layer]).get(row.layer)
         if made is None:
             return
         if made.sample is not None:
-            tx.execute(sa.update(samples).where(samples.c.id == made.sample).values(withdrawn_at=sa.func.now()))
-            tx.log(self.actor, "sample replaced", f"sample {made.sample.hex}", file=row.name, after=after)
+            tx.execute(
+                sa.update(samples)
+                .where(samples.c.id == made.sample)
+                .values(withdrawn_at=sa.func.now())
+            )
+            tx.log(
+                self.actor,
+                "sample replaced",
+                f"sample {made.sample.hex}",
+                file=row.name,
+                after=after,
+            )
         elif made.candidate is not None and made.state in STANDING:
+            # A reviewer may have claimed it; the lease ends with the candidate.
             tx.execute(sa.delete(leases).where(leases.c.subject == made.candidate))
-            gone = sa.update(candidates).where(candidates.c.id == made.candidate)
-            tx.execute(gone.values(state=CandidateState.withdrawn))
-            tx.log(self.actor, "candidate replaced", f"candidate {made.candidate}", file=row.name, after=after)
+            update_candidate = sa.update(candidates).where(candidates.c.id == made.candidate)
+            tx.execute(update_candidate.values(state=CandidateState.withdrawn))
+            tx.log(
+                self.actor,
+                "candidate replaced",
+                f"candidate {made.candidate}",
+                file=row.name,
+                after=after,
+            )
 
     def describe_again(self, tx: Transaction, layer: str, said: Description) -> None:
-        """Give a sample that was withdrawn and is back the description of its file."""
+        """Update the description of a withdrawn sample that was restored by a new import.
+
+        Args:
+            tx: The transaction.
+            layer: Hash of the sample's identifying layer.
+            said: The description of its file now.
+        """
         made = find_made(tx, [layer]).get(layer)
         if made is None or made.line is None:
             return
@@ -138,40 +218,73 @@ class Corrections:
 
 
 def former_layers(tx: Transaction, row: sa.Row[Any]) -> set[str]:
-    """Return the layers of what a file became in its former versions: it may return to any of them."""
-    before = sa.select(events.c.subject).where(
+    """Return the layer hashes of all former versions of a file, to any of which it may return.
+
+    Args:
+        tx: The transaction.
+        row: The file's row in import_files.
+    """
+    # Replaced samples are known only from the event log.
+    replaced = sa.select(events.c.subject).where(
         events.c.kind == "sample replaced", events.c.data["file"].astext == row.name
     )
-    ids = [uuid.UUID(one.subject.removeprefix("sample ")) for one in tx.execute(before)]
-    found = sa.select(sample_layers.c.sha256).where(sample_layers.c.sample_id.in_(ids))
-    return {row.layer, *(one.sha256 for one in tx.execute(found))}
+    ids = [uuid.UUID(event.subject.removeprefix("sample ")) for event in tx.execute(replaced)]
+    former = sa.select(sample_layers.c.sha256).where(sample_layers.c.sample_id.in_(ids))
+    return {row.layer, *(layer.sha256 for layer in tx.execute(former))}
 
 
 def visible_of(tx: Transaction, layers_: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the hash of what can be seen of each layer of what imported files became, by their telling layers."""
+    """Return the hashes of the visible pixels of imported samples and candidates.
+
+    Args:
+        tx: The transaction.
+        layers_: Hashes of the identifying layers.
+
+    Returns:
+        By identifying layer, the hash for each role of the sample or candidate.
+    """
     found: dict[str, dict[str, str]] = {}
-    for telling, made in find_made(tx, layers_).items():
+    for identifying, made in find_made(tx, layers_).items():
         table, owner = (
             (sample_layers, sample_layers.c.sample_id)
             if made.sample
             else (candidate_layers, candidate_layers.c.candidate_id)
         )
-        query = sa.select(table.c.role, layers.c.visible).join(layers, layers.c.sha256 == table.c.sha256)
+        query = sa.select(table.c.role, layers.c.visible).join(
+            layers, layers.c.sha256 == table.c.sha256
+        )
         rows = tx.execute(query.where(owner == (made.sample or made.candidate)))
-        found[telling] = {row.role: row.visible for row in rows}
+        found[identifying] = {row.role: row.visible for row in rows}
     return found
 
 
 def describe_sample(
-    tx: Transaction, made: Made, said: Description, changed: Fields, default_source: str, writer: str
+    tx: Transaction,
+    made: Made,
+    said: Description,
+    changed: Fields,
+    default_source: str,
+    writer: str,
 ) -> None:
-    """Give a sample the fields that differ. What is not said any more goes, unless somebody has given better since."""
+    """Apply changed fields to a sample.
+
+    A field that is missing now is cleared, unless the sample's value was edited since the import.
+
+    Args:
+        tx: The transaction.
+        made: The sample.
+        said: The description of its file now.
+        changed: The fields that differ.
+        default_source: The source if the description has none.
+        writer: Author of a new caption, for the caption history.
+    """
     old = Sample.read(str(made.line))
     new = old
+    # Compute the new values; the value before the change shows whether the sample was edited.
     if "caption" in changed or "caption source" in changed:
-        named = said.caption_source is CaptionSource.file_name
-        if not named or old.caption == changed.get("caption", (old.caption,))[0]:
-            mark = CaptionSource.file_name if named else None
+        from_name = said.caption_source is CaptionSource.file_name
+        if not from_name or old.caption == changed.get("caption", (old.caption,))[0]:
+            mark = CaptionSource.file_name if from_name else None
             new = replace(new, caption=said.caption or UNKNOWN, captioner="", caption_source=mark)
     if "licence" in changed and (said.licence or old.licence == changed["licence"][0]):
         new = replace(new, licence=said.licence or UNKNOWN)
@@ -181,8 +294,13 @@ def describe_sample(
         new = replace(new, split=said.split)
     if {"foreground", "background"} & changed.keys():
         new = replace(new, texts=dict(said.texts))
+    # Store them; a changed caption also gets a row in the caption history.
     id_ = uuid.UUID(old.id)
-    if (new.caption, new.captioner, new.caption_source) != (old.caption, old.captioner, old.caption_source):
+    if (new.caption, new.captioner, new.caption_source) != (
+        old.caption,
+        old.captioner,
+        old.caption_source,
+    ):
         write_caption(tx, id_, new, new.caption_source or CaptionSource.given, writer)
     elif "caption source" in changed and said.caption_source is CaptionSource.given:
         tx.execute(_mark_given(id_))
@@ -191,21 +309,32 @@ def describe_sample(
 
 
 def _mark_given(sample: uuid.UUID | None) -> sa.Update:
-    return sa.update(samples).where(samples.c.id == sample).values(caption_source=CaptionSource.given)
+    return (
+        sa.update(samples).where(samples.c.id == sample).values(caption_source=CaptionSource.given)
+    )
 
 
-def _describe_candidate(tx: Transaction, candidate: uuid.UUID, said: Description, default_source: str) -> None:
-    """Let a candidate of an import, whether it has been decided or not, say what is said now."""
-    add_prompts(tx, [said.prompt])
-    origin = dict(tx.scalar(sa.select(candidates.c.origin).where(candidates.c.id == candidate)) or {})
+def _describe_candidate(
+    tx: Transaction, candidate: uuid.UUID, description: Description, default_source: str
+) -> None:
+    """Update prompt and origin of an imported candidate, whether or not it is decided."""
+    add_prompts(tx, [description.prompt])
+    origin = dict(
+        tx.scalar(sa.select(candidates.c.origin).where(candidates.c.id == candidate)) or {}
+    )
     origin.pop("caption_source", None)
-    origin |= origin_of(said, default_source)
-    values = {"prompt_id": said.prompt.id, "origin": origin}
+    origin |= origin_of(description, default_source)
+    values = {"prompt_id": description.prompt.id, "origin": origin}
     tx.execute(sa.update(candidates).where(candidates.c.id == candidate).values(values))
 
 
 def origin_of(said: Description, default_source: str) -> dict[str, Any]:
-    """Return what a candidate remembers of an import beside its prompt and its file."""
+    """Return the `origin` object of an imported candidate, without the name of its file.
+
+    Args:
+        said: The description of the file.
+        default_source: The source if the description has none.
+    """
     origin = {"licence": said.licence or UNKNOWN, "source": said.source or default_source}
     if said.caption_source is not CaptionSource.given:
         origin["caption_source"] = said.caption_source
@@ -213,11 +342,21 @@ def origin_of(said: Description, default_source: str) -> dict[str, Any]:
 
 
 def find_made(tx: Transaction, layers: Iterable[str]) -> dict[str, Made]:
-    """Return what was made of imported files, by the layers that tell them apart."""
+    """Find the samples and candidates of imported files.
+
+    Args:
+        tx: The transaction.
+        layers: Hashes of the identifying layers: the foreground, or of a pair the blended image.
+
+    Returns:
+        The sample or candidate of each layer that has one.
+    """
     found: dict[str, Made] = {}
     for row in tx.execute(_MADE, {"layers": list(layers)}):
         source = CaptionSource(row.caption_source or CaptionSource.given)
-        found[row.layer] = Made(row.sample, row.line, source, row.captioned, row.candidate, row.state)
+        found[row.layer] = Made(
+            row.sample, row.line, source, row.captioned, row.candidate, row.state
+        )
     return found
 
 
@@ -226,8 +365,10 @@ _MADE = sa.text("""
         exists (select from captions where captions.sample_id = s.id) as captioned
     from unnest(:layers) as t (layer)
     left join lateral (
-        select s.id, s.line, s.caption_source from sample_layers sl join samples s on s.id = sl.sample_id
-        where sl.sha256 = t.layer and sl.role = case s.kind when 'pair' then 'blended' else 'foreground' end
+        select s.id, s.line, s.caption_source
+        from sample_layers sl join samples s on s.id = sl.sample_id
+        where sl.sha256 = t.layer
+            and sl.role = case s.kind when 'pair' then 'blended' else 'foreground' end
         limit 1) s on true
     left join lateral (
         select c.id, c.state from candidate_layers cl join candidates c on c.id = cl.candidate_id
@@ -235,4 +376,6 @@ _MADE = sa.text("""
         where cl.sha256 = t.layer and r.purpose = 'seeds'
             and cl.role = case r.kind when 'pair' then 'blended' else 'foreground' end
         limit 1) c on true
-    where s.id is not null or c.id is not null""").bindparams(sa.bindparam("layers", type_=ARRAY(sa.Text)))
+    where s.id is not null or c.id is not null""").bindparams(
+    sa.bindparam("layers", type_=ARRAY(sa.Text))
+)

@@ -1,4 +1,4 @@
-"""What is said of an imported file beside its pixels, in a form that is kept and compared with what is said later."""
+"""Descriptions of imported files (caption, license, source, split) and their comparison."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from curation.domain import CaptionSource, LayerRole, Prompt, Sample, Split
 from curation.images.headers import BadFile
 
 FIELDS = ("caption", "licence", "source", "split", "foreground", "background")
-"""What two descriptions of one file may differ in; the last two are the texts of a pair's layers."""
+"""Fields in which two descriptions may differ; the last two are the texts of a pair's layers."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of one file; None where nothing was said.
+    """Metadata of one file; None for a missing field.
 
-    `refusal` is why the file is held back: something is said of it that cannot be read, so nothing is made up instead.
+    Attributes:
+        caption: Text of the image.
+        caption_source: Where the caption comes from.
+        licence: License of the image.
+        source: Origin of the image.
+        split: Train or held out.
+        texts: Texts of the layers of a pair.
+        refusal: Why the file is held back: its metadata exists but cannot be read.
     """
 
     caption: str | None = None
@@ -31,13 +38,18 @@ class Description:
 
     @property
     def prompt(self) -> Prompt:
-        """Return the texts of the sample that is made of the file."""
-        front, back = (self.texts.get(role) for role in (LayerRole.foreground, LayerRole.background))
+        """The texts of the sample that the file becomes."""
+        front, back = (
+            self.texts.get(role) for role in (LayerRole.foreground, LayerRole.background)
+        )
         return Prompt(self.caption or UNKNOWN, front, back)
 
     def record(self) -> dict[str, Any]:
-        """Return the description as JSON, as it is kept with the file's row."""
-        row: dict[str, str | None] = {"caption": self.caption, "caption_source": self.caption_source}
+        """Return the description as a JSON object, as stored with the file's row."""
+        row: dict[str, str | None] = {
+            "caption": self.caption,
+            "caption_source": self.caption_source,
+        }
         row |= {"licence": self.licence, "source": self.source, "split": self.split}
         row |= {str(role): text for role, text in self.texts.items()}
         return {name: str(value) for name, value in row.items() if value is not None}
@@ -45,10 +57,14 @@ class Description:
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that a folder says of an imported file otherwise than when it was imported.
+    """A difference between a file in the folder and its state when it was imported.
 
-    `field` is one of FIELDS, "caption source", "pixels" (`before` and `after` are layers, or why the new file is
-    refused) or "description" (it cannot be read any more); `taken` says whether the sample was changed.
+    Attributes:
+        name: The file.
+        field: One of FIELDS, "caption source", "pixels" or "description" (no longer readable).
+        before: The imported value; for pixels, a layer's hash.
+        after: The value now; for pixels, a layer's hash or the reason of a refusal.
+        taken: Whether the sample was updated.
     """
 
     name: str
@@ -58,9 +74,24 @@ class Difference:
     taken: bool = False
 
 
-def compare(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """Return the fields of two records that differ, each with its values before and after."""
-    changed = {name: (before.get(name), after.get(name)) for name in FIELDS if before.get(name) != after.get(name)}
+def compare(
+    before: Mapping[str, str], after: Mapping[str, str]
+) -> dict[str, tuple[str | None, str | None]]:
+    """Compare two records of Description.record.
+
+    Args:
+        before: The stored record.
+        after: The record of the file now.
+
+    Returns:
+        The fields that differ, each with its values before and after.
+    """
+    changed = {
+        name: (before.get(name), after.get(name))
+        for name in FIELDS
+        if before.get(name) != after.get(name)
+    }
+    # A changed caption implies a new source; only a change of the source alone is reported.
     sources = before.get("caption_source"), after.get("caption_source")
     if "caption" not in changed and sources[0] != sources[1]:
         changed["caption source"] = sources
@@ -68,10 +99,14 @@ def compare(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tu
 
 
 def record_of(sample: Sample, source: CaptionSource, now: Mapping[str, str]) -> dict[str, str]:
-    """Return what must have been said of a sample that was imported before descriptions were kept.
+    """Reconstruct the record of a sample that was imported before records were stored.
 
-    What nobody told then is no difference where nobody tells it now: `now` is the record of today.
+    Args:
+        sample: The sample.
+        source: Where its caption comes from.
+        now: The record of the file now. A split is included only if this has one too.
     """
+    # Default values mean that the file had no such metadata.
     record = {"caption": sample.caption, "caption_source": str(source)}
     record |= {str(role): text for role, text in sample.texts.items()}
     if sample.licence != UNKNOWN:

@@ -1,4 +1,4 @@
-"""Read a folder of images as a test set: a snapshot of its own in a store of its own, nothing imported."""
+"""Test set from a folder of images: a separate snapshot in a separate store, without an import."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ from curation.ports import ObjectStore
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A folder as a snapshot whose samples are all held out, and the files that are no part of it."""
+    """A folder as a snapshot in which all samples are held out.
+
+    Attributes:
+        snapshot: Hash of the snapshot's manifest.
+        images: Number of samples.
+        refused: Name of each refused file, and the reason.
+    """
 
     snapshot: str
     images: int
-    refused: Sequence[tuple[str, str]]  # name and reason
+    refused: Sequence[tuple[str, str]]
 
 
 def read_evaluation_set(
@@ -36,27 +42,31 @@ def read_evaluation_set(
     workers: int = 2,
     limits: Limits = LIMITS,
 ) -> EvaluationSet:
-    """Judge every image of a folder as an import does, and write those that are taken to a store.
+    """Inspect every image of a folder as an import does, and write the accepted ones to a store.
 
-    Images that an import would show to people first are taken, duplicates are one. Captions come from manifests and
-    texts beside the images; splits do not matter.
+    Images that an import would queue for review are included, and duplicates are merged. Captions
+    come from manifests and caption files; splits are ignored.
 
     Args:
-        folder: Images with alpha, and pairs that a manifest names.
-        store: Where the layers and the snapshot are written; give one that is thrown away.
-        report: Hears the progress.
-        workers: Confined processes that decode.
-        limits: The largest image.
+        folder: Images with alpha, and pairs that a manifest describes.
+        store: Receives the layers and the snapshot; usually a temporary one.
+        report: Receives the progress.
+        workers: Number of confined decoder processes.
+        limits: Limits of the images.
+
+    Returns:
+        The snapshot and the refused files.
 
     Raises:
-        NotFound: There is no such folder.
-        Refused: No image of it is taken.
+        NotFound: The folder does not exist.
+        Refused: No image is accepted.
     """
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}", "give the folder that holds the images")
     listing = list_folder(folder)
     items = Items(listing, limits, lambda _: None)
-    every = (item for place, name in enumerate(listing.files, 1) for item in items.of(name, place))
+    every = (item for index, name in enumerate(listing.files, 1) for item in items.of(name, index))
+    # Inspect the files; equal samples have one ID.
     samples: dict[str, Sample] = {}
     refused: list[tuple[str, str]] = []
     with confined.open_sandbox(workers, limits) as sandbox:
@@ -67,15 +77,25 @@ def read_evaluation_set(
             if found.layer is None:
                 refused.append((item.name, found.sentence))
             else:
-                said = inner.describe(name)
-                texts = (said.caption or UNKNOWN, said.licence or UNKNOWN, said.source or folder.name)
+                description = inner.describe(name)
+                caption = description.caption or UNKNOWN
+                licence = description.licence or UNKNOWN
+                source = description.source or folder.name
                 kind = Kind.pair if found.beside else Kind.single
-                new = NewSample(kind, *texts, 0, put_layers(store, found), Split.heldout, texts=said.prompt.texts)
+                layers = put_layers(store, found)
+                texts = description.prompt.texts
+                new = NewSample(
+                    kind, caption, licence, source, 0, layers, Split.heldout, texts=texts
+                )
                 samples[new.as_sample().id] = new.as_sample()
             report(Progress("reading the test set", item.place, len(listing.files)))
     if not samples:
         first = f": {refused[0][0]}, {refused[0][1]}" if refused else ""
-        raise Refused(f"no image of {folder} can be measured{first}", "images with alpha are read, and pairs of them")
+        raise Refused(
+            f"no image in {folder} can be evaluated{first}",
+            "it must contain images with alpha, or pairs",
+        )
+    # The snapshot has one part, with the samples in the order of their IDs.
     lines = "".join(samples[id_].line() + "\n" for id_ in sorted(samples))
     part = Part("", store.put(lines.encode()), len(samples))
     return EvaluationSet(store.put(Manifest((part,), {}).bytes()), len(samples), refused)

@@ -1,4 +1,4 @@
-"""The account of imports: what became of every file, kept in the records and summed up the same at any time."""
+"""Import log: the outcome of every file in the database, and summaries of it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from curation.ingest.inspection import Intake, Outcome
 from curation.ports import ObjectStore
 
 READ_ARE = (
-    "read are images, captions beside them (x.txt, x.caption, x.json), metadata (.jsonl, .csv, .tsv, .json), "
-    "and all of these in zip and tar archives"
+    "an import reads images, caption files (x.txt, x.caption, x.json), "
+    "metadata (.jsonl, .csv, .tsv, .json), and zip and tar archives of these"
 )
-"""What is said of a file that is none of what an import reads."""
+"""Sentence for a file of a type that imports do not read."""
 
 MAX_NAME: Final = 2_600
-"""Bytes of a file's name in the records: a row of PostgreSQL's index holds 2,704, the import's id among them."""
+"""Bytes of a stored file name: a PostgreSQL index row holds 2,704, including the import's ID."""
 
-NO_IMAGE_BESIDE = "a caption or metadata without an image: none beside it bears its name"
+NO_IMAGE_BESIDE = "a caption or metadata file without an image of the same name"
 
 
 @dataclass(frozen=True)
 class FileOutcome:
-    """What became of one file, archive member or manifest line ("manifest.jsonl:3")."""
+    """The outcome of one file, archive member or manifest line ("manifest.jsonl:3")."""
 
     name: str
     outcome: Outcome
@@ -49,53 +49,101 @@ class FileOutcome:
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What became of a folder, the same whenever it is asked; what follows `seconds` is of this run alone."""
+    """Summary of the imports of one folder; the fields from `fresh` on describe the last run only.
+
+    Attributes:
+        folder: Path of the folder.
+        outcomes: Number of files by outcome.
+        codes: Number of files by code.
+        named: Every file that did not become a sample, with the reason.
+        captions: Number of stored images by the source of their caption.
+        fresh: Files that this run inspected.
+        seconds: Duration of this run.
+        differences: Changes in the folder since files were imported.
+        gone: Imported files that no longer exist; their samples are kept.
+        hidden: Skipped files and folders whose names begin with a dot.
+        folder_splits: Number of files in folders named like a split that was not applied.
+    """
 
     folder: str
     outcomes: dict[Outcome, int]
     codes: dict[str, int]
-    named: tuple[FileOutcome, ...]  # every file that did not become a sample, with the reason
-    captions: dict[CaptionSource, int]  # of what was stored, by where they come from
+    named: tuple[FileOutcome, ...]
+    captions: dict[CaptionSource, int]
     fresh: int
     seconds: float
-    differences: tuple[Difference, ...] = ()  # what the folder says otherwise than when it was imported
-    gone: int = 0  # files that are not there any more; their samples stand
-    hidden: int = 0  # files and folders whose names begin with a dot, which are not looked at
-    folder_splits: Mapping[str, int] = field(default_factory=dict)  # folders called like a split that mean none: files
+    differences: tuple[Difference, ...] = ()
+    gone: int = 0
+    hidden: int = 0
+    folder_splits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def files(self) -> int:
-        """How many files, members and bad lines there are an account of."""
+        """Number of files, archive members and bad manifest lines with an outcome."""
         return sum(self.outcomes.values())
 
     @property
     def refused(self) -> int:
-        """How many were not, or not all, taken: what `--strict` looks at."""
+        """Number of files that were refused or only partly imported, for `--strict`."""
         return self.outcomes.get(Outcome.reject, 0) + self.outcomes.get(Outcome.partial, 0)
 
 
 def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.0) -> ImportSummary:
-    """The account of a folder imported before. Raises NotFound."""
+    """Summarize the imports of a folder.
+
+    Args:
+        tx: The transaction.
+        folder: The imported folder.
+        fresh: Number of files that the last run inspected.
+        seconds: Duration of the last run.
+
+    Raises:
+        NotFound: The folder was never imported.
+    """
     import_id = content_id("import", folder.resolve())
     if tx.scalar(sa.select(imports.c.id).where(imports.c.id == import_id)) is None:
-        raise NotFound(f"{folder} was never imported", "'layerloop seed import' does it")
-    mine = import_files.c.import_id == import_id
-    by_outcome = sa.select(import_files.c.outcome, sa.func.count()).where(mine).group_by(import_files.c.outcome)
+        raise NotFound(f"{folder} was never imported", "run 'layerloop seed import' to import it")
+    in_import = import_files.c.import_id == import_id
+    # Count by outcome, code and caption source.
+    by_outcome = (
+        sa.select(import_files.c.outcome, sa.func.count())
+        .where(in_import)
+        .group_by(import_files.c.outcome)
+    )
     code = sa.func.unnest(import_files.c.codes).label("code")
-    by_code = sa.select(code, sa.func.count()).where(mine).group_by(code).order_by(sa.func.count().desc(), code)
+    by_code = (
+        sa.select(code, sa.func.count())
+        .where(in_import)
+        .group_by(code)
+        .order_by(sa.func.count().desc(), code)
+    )
     source = import_files.c.described["caption_source"].astext
-    by_source = sa.select(source, sa.func.count()).where(mine, source.is_not(None)).group_by(source).order_by(source)
+    by_source = (
+        sa.select(source, sa.func.count())
+        .where(in_import, source.is_not(None))
+        .group_by(source)
+        .order_by(source)
+    )
+    # List the files that did not become samples.
     stored = [Outcome.accept, Outcome.accept_strip, Outcome.accept_warn]
-    named = sa.select(import_files).where(mine, import_files.c.outcome.not_in(stored)).order_by(import_files.c.name)
+    named = (
+        sa.select(import_files)
+        .where(in_import, import_files.c.outcome.not_in(stored))
+        .order_by(import_files.c.name)
+    )
+    # The code of a duplicate ends with the name of the first file, which is not counted apart.
     codes: dict[str, int] = {}
     for name, count in tx.execute(by_code):
-        plain = str(name).partition(":")[0]  # duplicates of whichever file are one code
-        codes[plain] = codes.get(plain, 0) + int(count)
+        kind = str(name).partition(":")[0]
+        codes[kind] = codes.get(kind, 0) + int(count)
     return ImportSummary(
         folder=str(folder),
         outcomes={Outcome(row[0]): int(row[1]) for row in tx.execute(by_outcome)},
         codes=codes,
-        named=tuple(FileOutcome(r.name, Outcome(r.outcome), tuple(r.codes), r.sentence) for r in tx.execute(named)),
+        named=tuple(
+            FileOutcome(r.name, Outcome(r.outcome), tuple(r.codes), r.sentence)
+            for r in tx.execute(named)
+        ),
         captions={CaptionSource(row[0]): int(row[1]) for row in tx.execute(by_source)},
         fresh=fresh,
         seconds=seconds,
@@ -103,22 +151,32 @@ def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
 
 
 def names_of(tx: Transaction, import_id: uuid.UUID, layers: set[str]) -> dict[str, str]:
-    """The files from which layers first came, those of this import before those of others."""
+    """Return the file that each layer was first imported from, preferring files of this import.
+
+    Args:
+        tx: The transaction.
+        import_id: ID of this import.
+        layers: Hashes of layers.
+    """
     if not layers:
         return {}
-    came = sa.select(import_files.c.layer, import_files.c.name).where(
+    originals = sa.select(import_files.c.layer, import_files.c.name).where(
         import_files.c.layer.in_(layers), import_files.c.outcome != Outcome.duplicate
     )
-    rows = tx.execute(came.order_by(import_files.c.import_id == import_id, import_files.c.name.desc()))
+    # The last row of a layer wins below, so the preferred one comes last.
+    rows = tx.execute(
+        originals.order_by(import_files.c.import_id == import_id, import_files.c.name.desc())
+    )
     return {row.layer: row.name for row in rows}
 
 
 def keep_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
-    """Note what became of files; a row that is there is replaced."""
+    """Insert or replace rows of import_files; of several rows for one file the last is kept."""
     if rows:
         adding = insert(import_files)
         fields = {
-            name: adding.excluded[name] for name in ("stamp", "outcome", "codes", "sentence", "layer", "described")
+            name: adding.excluded[name]
+            for name in ("stamp", "outcome", "codes", "sentence", "layer", "described")
         }
         tx.execute(
             adding.on_conflict_do_update(index_elements=["import_id", "name"], set_=fields),
@@ -127,20 +185,43 @@ def keep_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
 
 
 def forget_gone(tx: Transaction, import_id: uuid.UUID, seen: set[str]) -> int:
-    """Drop the rows of files that are not there any more and became nothing; returns how many others are gone."""
-    mine = import_files.c.import_id == import_id
-    rows = tx.execute(sa.select(import_files.c.name, import_files.c.layer, import_files.c.outcome).where(mine))
-    gone = [row for row in rows if row.name not in seen]
-    dropped = [row.name for row in gone if row.layer is None or row.outcome == Outcome.duplicate]
+    """Delete the rows of files that no longer exist and did not become a sample or candidate.
+
+    Args:
+        tx: The transaction.
+        import_id: ID of the import.
+        seen: Names of the files that exist.
+
+    Returns:
+        The number of missing files whose rows are kept.
+    """
+    in_import = import_files.c.import_id == import_id
+    query = sa.select(import_files.c.name, import_files.c.layer, import_files.c.outcome)
+    rows = tx.execute(query.where(in_import))
+    missing = [row for row in rows if row.name not in seen]
+    dropped = [row.name for row in missing if row.layer is None or row.outcome == Outcome.duplicate]
+    # In blocks: PostgreSQL limits the number of parameters of a statement.
     for start in range(0, len(dropped), 1_000):
-        tx.execute(sa.delete(import_files).where(mine, import_files.c.name.in_(dropped[start : start + 1_000])))
-    return len(gone) - len(dropped)
+        block = dropped[start : start + 1_000]
+        tx.execute(sa.delete(import_files).where(in_import, import_files.c.name.in_(block)))
+    return len(missing) - len(dropped)
 
 
 def put_layers(store: ObjectStore, found: Intake) -> dict[LayerRole, StoredLayer]:
-    """Store the layers of what was judged: one, or those of a pair."""
-    encoded = {role: (one.layer, one.visible) for role, one in found.beside.items()}
-    encoded[LayerRole.blended if found.beside else LayerRole.foreground] = (found.layer or b"", found.visible)
+    """Store the layers of an inspected file or pair.
+
+    Args:
+        store: The object store.
+        found: An accepted file or pair.
+
+    Returns:
+        The stored layer of each role.
+    """
+    encoded = {role: (other.layer, other.visible) for role, other in found.beside.items()}
+    encoded[LayerRole.blended if found.beside else LayerRole.foreground] = (
+        found.layer or b"",
+        found.visible,
+    )
     return {
         role: StoredLayer(store.put(data), found.width, found.height, len(data), visible)
         for role, (data, visible) in encoded.items()
@@ -155,7 +236,16 @@ def file_row(
     layer: str | None = None,
     described: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
-    """Return what became of one file as a row to be kept."""
+    """Return the row of import_files for one file.
+
+    Args:
+        import_id: ID of the import.
+        name: The file.
+        stamp: Sizes and modification times of its files, to detect changes.
+        found: The outcome.
+        layer: Hash of the identifying layer, if it is stored.
+        described: The record of its description.
+    """
     sentence = found.sentence
     if found.code == "not_an_image":
         is_caption = PurePosixPath(name).suffix.lower() in CAPTION_FILES
@@ -173,38 +263,52 @@ def file_row(
 
 
 def bad_line_rows(import_id: uuid.UUID, listing: Listing) -> list[dict[str, object]]:
-    """Return rows for the bad lines of a listing's manifests, and one for each manifest that has any."""
+    """Return rows for the bad lines of a listing's manifests, and a row per manifest with any."""
     rows = []
     manifests: dict[str, list[BadLine]] = {}
     for line in listing.bad_lines:
         manifests.setdefault(line.name.rpartition(":")[0], []).append(line)
         name = listing.inside + line.name
-        rows.append(file_row(import_id, name, "", Intake(name, line.outcome, (line.code,), line.sentence)))
-    for manifest, mine in manifests.items():
+        rows.append(
+            file_row(import_id, name, "", Intake(name, line.outcome, (line.code,), line.sentence))
+        )
+    for manifest, lines in manifests.items():
         name = listing.inside + manifest
-        code = next((line.code for line in mine if line.outcome is Outcome.reject), mine[0].code)
-        sentence = f"{len(mine)} of its lines cannot be followed, each is named"
+        code = next((line.code for line in lines if line.outcome is Outcome.reject), lines[0].code)
+        sentence = f"{len(lines)} of its lines cannot be applied, each is listed"
         rows.append(file_row(import_id, name, "", Intake(name, Outcome.partial, (code,), sentence)))
     return rows
 
 
 def as_duplicate(found: Intake, first: Duplicate, names: dict[str, str]) -> Intake:
-    """A duplicate by file name where the first came from a file, else by its layer; its own findings stay listed."""
-    of = names.get(first.of, f"layer {first.of[:12]}")
+    """Return the outcome of a duplicate, which keeps the codes and sentences of its own findings.
+
+    Args:
+        found: The duplicate as inspected.
+        first: The layer that it duplicates.
+        names: File names by layer hash; without one, the hash identifies the layer.
+    """
+    original = names.get(first.of, f"layer {first.of[:12]}")
     kind = "duplicate_of" if first.exact else "near_duplicate_of"
-    sentence = f"the same visible pixels as {of}" if first.exact else f"nearly the same picture as {of}"
+    sentence = (
+        f"the same visible pixels as {original}"
+        if first.exact
+        else f"nearly the same image as {original}"
+    )
     findings = f"; {found.sentence}" if found.sentence else ""
-    codes = (f"{kind}:{of}", *found.codes)
-    return replace(found, outcome=Outcome.duplicate, codes=codes, sentence=sentence + findings, layer=None)
+    codes = (f"{kind}:{original}", *found.codes)
+    return replace(
+        found, outcome=Outcome.duplicate, codes=codes, sentence=sentence + findings, layer=None
+    )
 
 
 def storable_name(text: str) -> str:
-    """File names are bytes; those that are no UTF-8, and NUL, are written as escapes."""
+    """Return a file name as valid UTF-8 text, with invalid bytes and NUL as escapes."""
     return os.fsencode(text).decode("utf-8", "backslashreplace").replace("\0", "\\0")
 
 
 def row_name(name: str) -> str:
-    """A file's name as the records hold it: one that is too long for their index is cut, with its hash behind it."""
+    """Return the stored form of a file name; one of more than MAX_NAME bytes is cut and hashed."""
     data = storable_name(name).encode()
     if len(data) <= MAX_NAME:
         return data.decode()

@@ -1,4 +1,7 @@
-"""One hostile file in, one clean layer or one plain refusal out; nothing survives but the visible pixels."""
+"""Inspection of one untrusted file: the result is a clean layer or a refusal with a reason.
+
+Only the visible pixels are kept.
+"""
 
 from __future__ import annotations
 
@@ -25,46 +28,68 @@ from curation.screening import signals
 
 
 class Outcome(StrEnum):
-    """What became of a file, from best to worst; a file with several findings has the worst of their outcomes."""
+    """Outcome of a file, from best to worst; the worst of several findings decides."""
 
     accept = "accept"
-    accept_strip = "accept_strip"  # something that is not visible was left out
-    accept_warn = "accept_warn"  # a sample, flagged
-    review = "review"  # stored, and shown to people
-    partial = "partial"  # an archive or a manifest: the good parts were taken
-    duplicate = "duplicate"  # of a layer that is there already
+    accept_strip = "accept_strip"  # invisible data was removed
+    accept_warn = "accept_warn"  # a sample with warnings
+    review = "review"  # stored, and queued for human review
+    partial = "partial"  # an archive or manifest of which only the valid parts were imported
+    duplicate = "duplicate"  # its layer is stored already
     reject = "reject"
 
 
 FINDINGS: Final[dict[str, tuple[Outcome, str]]] = {
-    "alpha_inverted": (Outcome.review, "the frame is opaque and the middle is clear: alpha may be inverted"),
-    "cut_at_border": (Outcome.review, "the subject touches the border: it may be cut"),
-    "alpha_haze": (Outcome.review, "a faint veil covers the background up to the border"),
-    "alpha_noise": (Outcome.review, "alpha is grainy inside the subject"),
+    "alpha_inverted": (
+        Outcome.review,
+        "the frame is opaque and the center is transparent: alpha may be inverted",
+    ),
+    "cut_at_border": (Outcome.review, "the subject touches the border: it may be cropped"),
+    "alpha_haze": (Outcome.review, "low alpha covers the background up to the border"),
+    "alpha_noise": (Outcome.review, "alpha is noisy inside the subject"),
     "binary_alpha": (Outcome.accept_warn, "alpha is 0 or 255 everywhere: no soft edge"),
-    "greyscale": (Outcome.accept_warn, "the file is greyscale"),
+    "greyscale": (Outcome.accept_warn, "the file is grayscale"),
     "odd_colour_space": (
         Outcome.accept_warn,
-        "its colours are told without a profile (cICP, gAMA, inks) and were converted to sRGB as far as they are known",
+        "its color space has no ICC profile (cICP, gAMA, CMYK): its sRGB colors are approximate",
     ),
-    "bad_icc": (Outcome.accept_warn, "its colour profile is broken or not for RGB, and was left out"),
-    "colour_converted": (Outcome.accept_warn, "its colours were converted from their own profile to sRGB"),
-    "ios_png": (Outcome.accept_warn, "a PNG of an iOS app (CgBI): its colours were divided by alpha again"),
-    "lossy_source": (Outcome.accept_warn, "its colours were compressed with loss"),
-    "maybe_premultiplied": (Outcome.accept_warn, "colours seem to be multiplied by alpha: dark fringes are likely"),
-    "matte_fringe": (Outcome.accept_warn, "edge colours are mixed with white: a light halo over dark backgrounds"),
-    "blend_inexact": (Outcome.accept_warn, "the blended image is not exactly foreground over background"),
-    "hidden_rgb": (Outcome.accept_strip, "colours hidden under alpha 0 were left out"),
-    "text_chunk_dropped": (Outcome.accept_strip, "text in the file was left out unread"),
-    "trailing_data": (Outcome.accept_strip, "data behind the end of the image was left out"),
+    "bad_icc": (
+        Outcome.accept_warn,
+        "its color profile is broken or not for RGB, and was ignored",
+    ),
+    "colour_converted": (
+        Outcome.accept_warn,
+        "its colors were converted from their own profile to sRGB",
+    ),
+    "ios_png": (
+        Outcome.accept_warn,
+        "an iOS PNG (CgBI): its premultiplied colors were divided by alpha",
+    ),
+    "lossy_source": (Outcome.accept_warn, "its colors were compressed lossily"),
+    "maybe_premultiplied": (
+        Outcome.accept_warn,
+        "colors seem to be premultiplied by alpha: dark fringes are likely",
+    ),
+    "matte_fringe": (
+        Outcome.accept_warn,
+        "edge colors are mixed with white: a light halo over dark backgrounds",
+    ),
+    "blend_inexact": (
+        Outcome.accept_warn,
+        "the blended image is not exactly foreground over background",
+    ),
+    "hidden_rgb": (Outcome.accept_strip, "colors under alpha 0 were removed"),
+    "text_chunk_dropped": (Outcome.accept_strip, "text metadata was removed"),
+    "trailing_data": (Outcome.accept_strip, "data after the end of the image was removed"),
 }
-"""What may be said of a file that is stored: the outcome it asks for and the sentence that people read."""
+"""Findings in an accepted file, by code: the outcome and the sentence that users read."""
 
-# Bounds of the findings, set on the 1,395 real layers of the seed set (beside each: the share of them that it flags).
+# Thresholds, set on the 1,395 real layers of the seed set; after each, the share that it flags.
 LOOKED_AT = (
-    "border_touch", "cut_share", "hole_frac", "frame_haze", "haze", "alpha_grain", "premultiplied_gain",
-    "contam_white",
+    "border_touch", "cut_share", "hole_frac", "frame_haze", "haze", "alpha_grain",
+    "premultiplied_gain", "contam_white",
 )  # fmt: skip
+"""Signals that are computed for every file."""
 CUT_AT_BORDER = 0.10  # 0.0 %
 FRAME_HAZE, HAZE = 0.5, 0.02  # 0.0 %
 ALPHA_GRAIN = 0.07  # 0.2 %
@@ -74,7 +99,7 @@ WHITE_FRINGE, WHITE_FRINGE_DE = 0.45, 25.0  # 1.2 %
 
 @dataclass(frozen=True)
 class Beside:
-    """Another encoded layer of a pair, of the same size, and the hash of what can be seen of it."""
+    """Foreground or background of a pair: the encoded layer and the hash of its visible pixels."""
 
     layer: bytes = field(repr=False)
     visible: str
@@ -82,9 +107,20 @@ class Beside:
 
 @dataclass(frozen=True)
 class Intake:
-    """What became of one file, or of a pair's files. `layer` is its encoded clean layer, None unless it is stored.
+    """Result of inspecting one file, or the files of a pair.
 
-    Of a pair, `layer` is the blended image, by which pairs are told apart, and the others lie `beside`.
+    Attributes:
+        name: The file.
+        outcome: Whether it is accepted.
+        codes: Codes of the findings, the deciding one first.
+        sentence: The findings as text.
+        layer: The encoded identifying layer: the foreground, or of a pair the blended image; None
+            unless it is stored.
+        width: Width in pixels.
+        height: Height in pixels.
+        visible: Hash of the identifying layer's visible pixels.
+        fingerprint: Perceptual hash of the identifying layer.
+        beside: The other layers of a pair.
     """
 
     name: str
@@ -100,13 +136,13 @@ class Intake:
 
     @property
     def code(self) -> str:
-        """The code that decided the outcome; "" where there is nothing to say."""
+        """The code that decided the outcome; "" if there are no findings."""
         return self.codes[0] if self.codes else ""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a file's own bytes say of it, and its clean pixels: one layer, three of a pair, none where refused."""
+    """Findings of one file, and its clean pixels: one layer, three of a pair, none if refused."""
 
     outcome: Outcome
     codes: tuple[str, ...] = ()
@@ -116,24 +152,30 @@ class Judged:
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to be judged: a file, a pair's files, a member of an archive, or what is known already.
+    """One item to inspect: a file, the files of a pair, or a member of an archive.
 
-    `files` are names inside the folder: one, or those of a pair's foreground, background and, where there is one,
-    blended image.
+    Attributes:
+        name: Name in the import: of an archive's member, with the archive's name before it.
+        files: Names in the folder: one, or foreground, background and optionally blended image.
+        stamp: Sizes and modification times of the files.
+        place: How many files of the listing are reached with it.
+        member: The archive member, or the foreground of a pair in an archive.
+        others: Background and optionally blended image of a pair in an archive.
+        known: The outcome, if it is known without inspection.
     """
 
     name: str
     files: tuple[str, ...]
     stamp: str
-    place: int  # how many files of the list are reached with it
+    place: int
     member: Member | None = None
-    others: tuple[Member, ...] = ()  # of a pair in an archive: its background and, where there is one, its blended
+    others: tuple[Member, ...] = ()
     known: Intake | None = None
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An item with the bytes of its files, as they are handed to a confined process."""
+    """An item with the bytes of its files, as sent to a confined process."""
 
     item: Item
     parts: tuple[bytes, ...] = field(default=(), repr=False)
@@ -141,16 +183,34 @@ class Loaded:
 
 
 def examine(data: bytes, name: str, limits: Limits = LIMITS) -> Intake:
-    """Judge one file by its bytes and make it a clean layer: straight sRGB, 8 bit, upright, no colour under alpha 0.
+    """Inspect one file in this process, and encode its clean layer.
 
-    Never raises for what is in the file. Hostile files are judged in a process of its own (curation.ingest.confined),
-    because a decoder that is attacked may do worse than raise.
+    The layer is straight-alpha 8-bit sRGB, upright, with color 0 under alpha 0. Untrusted files are
+    inspected in a separate process instead (curation.ingest.confined), because an exploited decoder
+    may do more than raise.
+
+    Args:
+        data: Bytes of the file.
+        name: Its name, for messages.
+        limits: Limits of the image.
+
+    Returns:
+        The outcome; no content of a file raises an exception.
     """
     return finish(name, judge_file(data, name, limits))
 
 
 def judge_file(data: bytes, name: str, limits: Limits = LIMITS) -> Judged:
-    """Return what there is to say of a file's bytes, and its clean pixels; what is refused has none."""
+    """Inspect one file without encoding its layer.
+
+    Args:
+        data: Bytes of the file.
+        name: Its name, for messages.
+        limits: Limits of the image.
+
+    Returns:
+        The findings, and the H x W x 4 foreground unless the file is refused.
+    """
     try:
         header = read_header(check_size(data, limits), name)
         check_header(header, name, limits)
@@ -160,15 +220,27 @@ def judge_file(data: bytes, name: str, limits: Limits = LIMITS) -> Judged:
     except BadFile as bad:
         return Judged(Outcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
-        return Judged(Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has")
-    codes = sorted(set(found), key=lambda code: (-list(Outcome).index(FINDINGS[code][0]), found.index(code)))
-    sentences = [FINDINGS[code][1] for code in codes] + (["16 bits were rounded to 8"] if header.bits == 16 else [])
+        return Judged(
+            Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has"
+        )
+    # The worst finding comes first and decides the outcome.
+    codes = sorted(
+        set(found), key=lambda code: (-list(Outcome).index(FINDINGS[code][0]), found.index(code))
+    )
+    sentences = [FINDINGS[code][1] for code in codes] + (
+        ["its 16 bits per channel were rounded to 8"] if header.bits == 16 else []
+    )
     outcome = FINDINGS[codes[0]][0] if codes else Outcome.accept
     return Judged(outcome, tuple(codes), "; ".join(sentences), {LayerRole.foreground: layer})
 
 
 def finish(name: str, judged: Judged) -> Intake:
-    """Encode what was judged, and hash what can be seen of it."""
+    """Encode the layers of an inspected file and hash their visible pixels.
+
+    Args:
+        name: The file.
+        judged: Its findings and pixels.
+    """
     if not judged.layers:
         return Intake(name, judged.outcome, judged.codes, judged.sentence)
     main = LayerRole.blended if len(judged.layers) > 1 else LayerRole.foreground
@@ -183,51 +255,86 @@ def finish(name: str, judged: Judged) -> Intake:
         layer.shape[0],
         visible_hash(layer),
         fingerprint(layer),
-        {role: Beside(encode_layer(one), visible_hash(one)) for role, one in judged.layers.items() if role is not main},
+        {
+            role: Beside(encode_layer(other), visible_hash(other))
+            for role, other in judged.layers.items()
+            if role is not main
+        },
     )
 
 
 def refuse(name: str, bad: BadFile) -> Intake:
-    """The outcome of a file that is refused."""
+    """Return the outcome of a refused file."""
     return Intake(name, Outcome.reject, (bad.code,), bad.sentence)
 
 
 def check_size(data: bytes, limits: Limits) -> bytes:
-    """Return the same bytes. Raises BadFile where they are more than allowed."""
+    """Return the bytes unchanged.
+
+    Raises:
+        BadFile: There are more bytes than the limits allow.
+    """
     if len(data) > limits.bytes:
         raise BadFile("too_many_bytes", f"the file is larger than {limits.bytes >> 20} MiB")
     return data
 
 
 def check_header(header: Header, name: str, limits: Limits, *, alpha: bool = True) -> None:
-    """Everything that can be refused before a pixel is decoded; `alpha` asks for transparency. Raises BadFile."""
+    """Check everything that can be checked before a pixel is decoded.
+
+    Args:
+        header: The parsed header.
+        name: The file's name: a suffix of another format is mentioned in the error.
+        limits: Limits of the image.
+        alpha: Whether the image must have an alpha channel.
+
+    Raises:
+        BadFile: The image is refused.
+    """
     width, height = header.size
     check_pixels(header, limits)
     if alpha and not header.alpha:
-        named = Path(name).suffix.lower() in {".jpg", ".jpeg", "." + header.format.lower()}
+        suffix_fits = Path(name).suffix.lower() in {".jpg", ".jpeg", "." + header.format.lower()}
         raise BadFile(
-            "no_alpha", f"a {header.format} without transparency" + ("" if named else ", whatever its name says")
+            "no_alpha",
+            f"a {header.format} without transparency"
+            + ("" if suffix_fits else ", despite its file extension"),
         )
     if max(width, height) > limits.aspect * min(width, height):
-        raise BadFile("bad_aspect", f"{width} x {height} is longer than {limits.aspect:g} to 1")
+        raise BadFile(
+            "bad_aspect", f"the aspect ratio of {width} x {height} exceeds {limits.aspect:g} to 1"
+        )
     if min(width, height) < limits.shortest:
         raise BadFile("too_small", f"{width} x {height} is smaller than {limits.shortest} pixels")
     check_side(header)
 
 
 def _look(rgba: RGBA, layer: RGBA, header: Header) -> list[str]:
-    """What the pixels themselves tell. Raises BadFile where there is nothing to see, or nothing to see through."""
+    """Return the codes of the findings in the pixels.
+
+    Args:
+        rgba: The decoded H x W x 4 pixels.
+        layer: The same with color 0 under alpha 0.
+        header: The file's header.
+
+    Raises:
+        BadFile: The image is fully transparent or fully opaque.
+    """
     alpha = rgba[..., 3]
     lowest, highest = int(alpha.min()), int(alpha.max())
     if highest < 0.02 * 255:
-        raise BadFile("empty_alpha", f"nothing can be seen: the largest alpha is {highest} of 255")
+        raise BadFile("empty_alpha", f"nothing is visible: the largest alpha is {highest} of 255")
     if lowest > 0.98 * 255:
-        raise BadFile("no_transparency", f"nothing is transparent: the smallest alpha is {lowest} of 255")
+        raise BadFile(
+            "no_transparency", f"nothing is transparent: the smallest alpha is {lowest} of 255"
+        )
+    # Findings of the container and of hidden data.
     found = ["text_chunk_dropped"] if header.text else []
     found += ["trailing_data"] if header.trailing else []
     hidden = rgba[..., :3][alpha == 0]
-    if not header.lossy and _worth_hiding(hidden):
+    if not header.lossy and _has_content(hidden):
         found.append("hidden_rgb")
+    # Findings of the alpha channel and the colors, by thresholds on the screening signals.
     if not ((alpha > 0) & (alpha < 255)).any():
         found.append("binary_alpha")
     measured = {name: value or 0.0 for name, value in signals.measure(layer, LOOKED_AT).items()}
@@ -247,14 +354,15 @@ def _look(rgba: RGBA, layer: RGBA, header: Header) -> list[str]:
 
 
 def _fringe(layer: RGBA) -> float | None:
-    """The dearest of the signals, asked for only where a cheaper one suspects it."""
+    """Measure the most expensive signal, only where a cheaper one suggests it."""
     return signals.measure(layer, ["fringe_dE"])["fringe_dE"]
 
 
-def _worth_hiding(hidden: NDArray[np.uint8]) -> bool:
-    """Whether N x 3 unseen colours carry more than flat or smeared padding, which most programs write: 8 bits a pixel.
+def _has_content(hidden: NDArray[np.uint8]) -> bool:
+    """Return whether N x 3 invisible colors compress to more than a byte per pixel.
 
-    Padding takes 0.01 to 0.6 bytes a pixel on the seed set, noise 3.
+    Flat or smeared padding, which most programs write, takes 0.01 to 0.6 bytes per pixel on the
+    seed set; noise takes 3.
     """
-    some = hidden[: 1 << 18]
-    return len(some) >= 64 and len(zlib.compress(some.tobytes(), 1)) > len(some)
+    part = hidden[: 1 << 18]
+    return len(part) >= 64 and len(zlib.compress(part.tobytes(), 1)) > len(part)

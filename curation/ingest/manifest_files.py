@@ -1,4 +1,4 @@
-"""Files that describe many pictures: JSON lines, CSV and JSON, read into rows that each name a file."""
+"""Manifests: JSON Lines, CSV and JSON files whose rows describe image files."""
 
 from __future__ import annotations
 
@@ -15,23 +15,36 @@ from curation.text import UnreadableText, decode_text
 
 MAX_LINE = 1 << 20
 MAX_MANIFEST = 64 << 20
-"""Bytes of a manifest that is read as a whole: CSV, JSON, and JSON lines in another encoding than UTF-8."""
+"""Bytes of a manifest that is read whole: CSV, JSON, and JSON Lines other than in UTF-8."""
 MAX_JSON = 32 << 20
-"""Bytes of one JSON document, which takes many times as much memory when it is parsed."""
+"""Bytes of one JSON document, which takes many times as much memory when parsed."""
 FIRST: Final = ("metadata.jsonl", "metadata.csv", "metadata.json")
-"""What is read before other manifests, and so counts where they disagree."""
+"""Manifests that are read before others, and so take precedence."""
 LINES: Final = (".jsonl", ".ndjson")
 TABLES: Final = {".csv": ",", ".tsv": "\t"}
-FILE_KEYS: Final = ("file_name", "filename", "file", "image", "image_file", "image_path", "img", "path")
-"""What a picture's file is called in metadata; the first that is there counts."""
+FILE_KEYS: Final = (
+    "file_name",
+    "filename",
+    "file",
+    "image",
+    "image_file",
+    "image_path",
+    "img",
+    "path",
+)
+"""Metadata keys of an image's file, by precedence."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a manifest; `name` is "metadata.jsonl:3", by line or, in JSON, by entry.
+    """One row of a manifest.
 
-    `file` is the name of the picture that it is about, if that can be told; `bad` is why the row is not followed.
-    `lost` says that the text of the row cannot be read, so that it may describe other files as well.
+    Attributes:
+        name: Manifest and number of the line or, in JSON, of the entry: "metadata.jsonl:3".
+        row: The parsed row.
+        file: The image that it describes, if it can be determined.
+        bad: Why the row is not applied.
+        lost: Whether its text cannot be read, so that it may describe other files as well.
     """
 
     name: str
@@ -43,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Unreadable:
-    """A row whose text cannot be read: why, and whether it may describe files that are not known."""
+    """A row whose text cannot be read; the fields are those of Row."""
 
     bad: BadFile
     file: str | None = None
@@ -51,34 +64,37 @@ class _Unreadable:
 
 
 class NoManifest(Exception):
-    """A file of JSON or CSV that does not describe pictures: it is listed like any other file."""
+    """A JSON or CSV file does not describe images, and is listed like any other file."""
 
 
 def manifest_order(name: str) -> tuple[int, str]:
-    """Return where a manifest comes in the order of reading."""
-    plain = PurePosixPath(name).name.lower()
-    return (FIRST.index(plain) if plain in FIRST else len(FIRST)), name
+    """Return the sort key of a manifest in reading order."""
+    base_name = PurePosixPath(name).name.lower()
+    return (FIRST.index(base_name) if base_name in FIRST else len(FIRST)), name
 
 
 def is_manifest_name(name: str) -> bool:
-    """Return whether a file may describe others, by its name."""
+    """Return whether a file may be a manifest, by its suffix."""
     return PurePosixPath(name).suffix.lower() in {*LINES, *TABLES, ".json"}
 
 
 def read_rows(
-    opening: Callable[[str], BinaryIO], name: str, encoding: str | None, known: Callable[[str], bool]
+    opening: Callable[[str], BinaryIO],
+    name: str,
+    encoding: str | None,
+    known: Callable[[str], bool],
 ) -> Iterator[Row]:
-    """Yield the rows of a manifest; those that cannot be followed say why.
+    """Yield the rows of a manifest, including unusable ones with their reason.
 
     Args:
         opening: Opens a file by its name; raises BadFile.
-        name: The manifest's own name.
-        encoding: How text without a byte order mark is read; UTF-8 where None.
-        known: Whether a name is that of a picture: an object of JSON whose keys are pictures describes them.
+        name: The manifest.
+        encoding: Encoding of text without a byte order mark; None for UTF-8.
+        known: Returns whether a name is that of an image, for JSON objects keyed by image.
 
     Raises:
         BadFile: The manifest as a whole cannot be read.
-        NoManifest: It does not describe pictures.
+        NoManifest: The file does not describe images.
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in LINES:
@@ -95,7 +111,8 @@ def _row(name: str, row: Any) -> Row:
         return Row(name, {}, row.file, row.bad, row.lost)
     if not isinstance(row, dict):
         return Row(name, {}, bad=BadFile("bad_line", _NO_OBJECT))
-    for role in ("foreground", "background", "blended"):  # as imagefolder calls several pictures of one row
+    # Hugging Face's imagefolder names several images of one row with this suffix.
+    for role in ("foreground", "background", "blended"):
         if role not in row and isinstance(row.get(f"{role}_file_name"), str):
             row = row | {role: row[f"{role}_file_name"]}
     file = next((row[key] for key in FILE_KEYS if isinstance(row.get(key), str)), None)
@@ -104,17 +121,20 @@ def _row(name: str, row: Any) -> Row:
     return Row(name, row, file)
 
 
-_NO_OBJECT = "the line is not an object with a file_name or the files of a pair"
+_NO_OBJECT = "the line is not a JSON object with a file_name or the files of a pair"
 
 
-def _read_lines(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Iterator[Row]:
-    """Yield JSON lines, as a stream where line ends can be told without decoding."""
+def _read_lines(
+    opening: Callable[[str], BinaryIO], name: str, encoding: str | None
+) -> Iterator[Row]:
+    """Yield the rows of JSON Lines; UTF-8 is streamed, other encodings are read whole."""
     with opening(name) as file:
-        marked = file.read(4)
+        mark = file.read(4)
         file.seek(0)
-        if encoding or marked[:2] in {b"\xff\xfe", b"\xfe\xff"} or marked == b"\0\0\xfe\xff":
-            file = io.BytesIO(_read_text(opening, name, encoding).encode())  # noqa: PLW2901  # the same, as UTF-8
-        elif marked[:3] == b"\xef\xbb\xbf":
+        # In UTF-16 and UTF-32 a newline is more than one byte.
+        if encoding or mark[:2] in {b"\xff\xfe", b"\xfe\xff"} or mark == b"\0\0\xfe\xff":
+            file = io.BytesIO(_read_text(opening, name, encoding).encode())  # noqa: PLW2901
+        elif mark[:3] == b"\xef\xbb\xbf":
             file.seek(3)
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
             if line.strip():
@@ -123,20 +143,30 @@ def _read_lines(opening: Callable[[str], BinaryIO], name: str, encoding: str | N
 
 def _read_line(name: str, line: bytes) -> Row:
     if len(line) > MAX_LINE:
-        return Row(name, {}, bad=BadFile("bad_line", f"the line is longer than {MAX_LINE:,} bytes"), lost=True)
+        return Row(
+            name,
+            {},
+            bad=BadFile("bad_line", f"the line is longer than {MAX_LINE:,} bytes"),
+            lost=True,
+        )
     try:
         return _row(name, json.loads(line))
     except UnicodeDecodeError:
-        said = "the line is not UTF-8 text; save it so, or name its encoding (such as --encoding gb18030)"
-        return Row(name, {}, _file_in(line), BadFile("bad_line", said), lost=_file_in(line) is None)
+        sentence = (
+            "the line is not UTF-8 text; save it as UTF-8, "
+            "or specify its encoding (for example --encoding gb18030)"
+        )
+        file = _file_in(line)
+        return Row(name, {}, file, BadFile("bad_line", sentence), lost=file is None)
     except (ValueError, RecursionError):
-        # Two objects on one line, or lines that end in carriage returns, describe more files than the first.
-        lost = _file_in(line) is None or line.count(b'"file_name"') > 1
-        return Row(name, {}, _file_in(line), BadFile("bad_line", "the line is not JSON"), lost=lost)
+        # Two objects on one line, or lines that end in carriage returns, describe several files.
+        file = _file_in(line)
+        lost = file is None or line.count(b'"file_name"') > 1
+        return Row(name, {}, file, BadFile("bad_line", "the line is not valid JSON"), lost=lost)
 
 
 def _file_in(line: bytes) -> str | None:
-    """Return the file that a broken line is about, where its first pair can be read: that file is then held back."""
+    """Return the file_name of a broken line, if it can be read, to hold that file back."""
     start = line.find(b'"file_name"')
     if start < 0:
         return None
@@ -158,18 +188,24 @@ def _read_text(opening: Callable[[str], BinaryIO], name: str, encoding: str | No
     try:
         return decode_text(data, encoding)
     except UnreadableText as error:
-        if PurePosixPath(name).name.lower() not in FIRST and not any(key.encode() in data for key in FILE_KEYS):
+        # Only a file that looks like a manifest is one that cannot be read.
+        if PurePosixPath(name).name.lower() not in FIRST and not any(
+            key.encode() in data for key in FILE_KEYS
+        ):
             raise NoManifest from error
-        way_out = "save it as UTF-8, or name its encoding (such as --encoding gb18030)"
-        raise BadFile("manifest_unreadable", f"{name[:200]!r} cannot be read: {error.message}; {way_out}") from error
+        hint = "save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
+        raise BadFile(
+            "manifest_unreadable", f"{name[:200]!r} cannot be read: {error.message}; {hint}"
+        ) from error
 
 
 def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a table whose first row names its columns. Raises NoManifest where none is of files."""
+    """Yield the rows of a table with a header row. Raises NoManifest if no column names files."""
+    # Spreadsheets separate by semicolons in locales where the comma is the decimal point.
     head = text.partition("\n")[0]
     if separator == "," and ";" in head and "," not in head:
-        separator = ";"  # as spreadsheets write it where the comma is a decimal point
-    # Strict: a quote that is never closed would else take all rows behind it for the text of one cell.
+        separator = ";"
+    # Strict: otherwise an unclosed quote would turn all following rows into one cell.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         columns = [column.strip() for column in next(reader, [])]
@@ -177,33 +213,46 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
             raise NoManifest
         while (cells := next(reader, None)) is not None:
             if len(cells) > len(columns):
-                bad = BadFile("bad_line", f"{len(cells)} cells under {len(columns)} columns")
-                file = next((cell for name, cell in zip(columns, cells, strict=False) if name in FILE_KEYS), None)
+                bad = BadFile(
+                    "bad_line", f"the row has {len(cells)} cells for {len(columns)} columns"
+                )
+                file = next(
+                    (cell for name, cell in zip(columns, cells, strict=False) if name in FILE_KEYS),
+                    None,
+                )
                 yield reader.line_num, _Unreadable(bad, file, lost=file is None)
             elif any(cells):
-                yield reader.line_num, {name: cell for name, cell in zip(columns, cells, strict=False) if cell}
+                yield (
+                    reader.line_num,
+                    {name: cell for name, cell in zip(columns, cells, strict=False) if cell},
+                )
     except csv.Error as error:
-        yield reader.line_num, _Unreadable(BadFile("bad_line", f"the table cannot be read further: {error}"))
+        yield (
+            reader.line_num,
+            _Unreadable(BadFile("bad_line", f"the table cannot be read beyond this line: {error}")),
+        )
 
 
 def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[tuple[int, Any]]:
-    """Yield the entries of a list, or of an object whose keys are pictures. Raises NoManifest for anything else."""
+    """Yield the entries of a JSON manifest. Raises NoManifest if none names a file."""
     try:
-        whole: Any = json.loads(text)
+        document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         if PurePosixPath(name).name.lower() in FIRST:
-            raise BadFile("manifest_unreadable", f"{name[:200]!r} is no JSON") from error
+            raise BadFile("manifest_unreadable", f"{name[:200]!r} is not valid JSON") from error
         raise NoManifest from error
+    # A list of rows, COCO annotations, a single row, or an object keyed by image.
     rows: Sequence[Any] = []
-    if isinstance(whole, list):
-        rows = whole
-    elif isinstance(whole, dict) and isinstance(whole.get("annotations"), list):
-        rows = _join_annotations(whole)
-    elif isinstance(whole, dict) and any(key in whole for key in (*FILE_KEYS, "foreground")):
-        rows = [whole]
-    elif isinstance(whole, dict) and any(known(key) for key in whole):
+    if isinstance(document, list):
+        rows = document
+    elif isinstance(document, dict) and isinstance(document.get("annotations"), list):
+        rows = _join_annotations(document)
+    elif isinstance(document, dict) and any(key in document for key in (*FILE_KEYS, "foreground")):
+        rows = [document]
+    elif isinstance(document, dict) and any(known(key) for key in document):
         rows = [
-            (said if isinstance(said, dict) else {"text": said}) | {"file_name": key} for key, said in whole.items()
+            (value if isinstance(value, dict) else {"text": value}) | {"file_name": key}
+            for key, value in document.items()
         ]
     if not any(isinstance(row, dict) and _names_file(row) for row in rows):
         raise NoManifest
@@ -211,18 +260,21 @@ def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[t
 
 
 def _names_file(row: Mapping[str, Any]) -> bool:
-    return any(isinstance(row.get(key), str) for key in (*FILE_KEYS, "foreground", "foreground_file_name"))
+    return any(
+        isinstance(row.get(key), str) for key in (*FILE_KEYS, "foreground", "foreground_file_name")
+    )
 
 
-def _join_annotations(whole: Mapping[str, Any]) -> list[Any]:
-    """Return images with the first caption that is told of each, as COCO writes them in two lists."""
+def _join_annotations(document: Mapping[str, Any]) -> list[Any]:
+    """Join the images and annotations of COCO, with the first caption of each image."""
     captions: dict[Any, Any] = {}
-    for one in whole["annotations"]:
-        if isinstance(one, dict) and isinstance(one.get("image_id"), str | int):
-            captions.setdefault(one["image_id"], one.get("caption"))
-    images = whole.get("images")
+    for annotation in document["annotations"]:
+        if isinstance(annotation, dict) and isinstance(annotation.get("image_id"), str | int):
+            captions.setdefault(annotation["image_id"], annotation.get("caption"))
+    images = document.get("images")
+    # An unhashable ID cannot be looked up.
     return [
-        one | {"caption": captions.get(one.get("id"))} if isinstance(one, dict) else one
-        for one in (images if isinstance(images, list) else [])
-        if not (isinstance(one, dict) and isinstance(one.get("id"), list | dict))
+        image | {"caption": captions.get(image.get("id"))} if isinstance(image, dict) else image
+        for image in (images if isinstance(images, list) else [])
+        if not (isinstance(image, dict) and isinstance(image.get("id"), list | dict))
     ]

@@ -1,4 +1,4 @@
-"""Find files by names that were written down elsewhere: on another system, in another form of Unicode or case."""
+"""Lookup of files by names from a manifest, tolerant of Unicode form, separators and case."""
 
 from __future__ import annotations
 
@@ -10,35 +10,50 @@ from curation.images.headers import BadFile
 
 
 class NameIndex:
-    """The names of a folder's files, found exactly, else in NFC with slashes either way, else in any case.
+    """Index of the file names of a folder.
 
-    A name without extension finds the one file of that stem. Where a looser form fits several files, none is taken.
+    A name matches exactly, else in NFC with forward or backward slashes, else in any case, else
+    without suffix. A match of several files is an error.
     """
 
     def __init__(self, names: Iterable[str], pictures: Iterable[str]) -> None:
-        """names: every file that may be meant; pictures: those that a name without extension may mean."""
+        """Build the index.
+
+        Args:
+            names: All files.
+            pictures: The images, which are found by their stem as well.
+        """
         self.names = frozenset(names)
-        self._looser: list[dict[str, list[str]]] = [{}, {}, {}]
+        # By normalized name, by the same without case, and by normalized stem.
+        self._normalized: list[dict[str, list[str]]] = [{}, {}, {}]
         for name in self.names:
-            self._looser[0].setdefault(_plain(name), []).append(name)
-            self._looser[1].setdefault(_plain(name).casefold(), []).append(name)
+            self._normalized[0].setdefault(_normalize(name), []).append(name)
+            self._normalized[1].setdefault(_normalize(name).casefold(), []).append(name)
         for name in pictures:
-            self._looser[2].setdefault(_plain(str(PurePosixPath(name).with_suffix(""))), []).append(name)
+            stem = _normalize(str(PurePosixPath(name).with_suffix("")))
+            self._normalized[2].setdefault(stem, []).append(name)
 
     def find(self, name: str) -> str:
-        """Return the file that a name means. Raises BadFile with bad_line where none or several are meant."""
+        """Return the file that a name refers to.
+
+        Raises:
+            BadFile: No file, or more than one, matches (code "bad_line").
+        """
         if name in self.names:
             return name
-        plain = PurePosixPath(_plain(name)).as_posix()
-        for table, form in zip(self._looser, (plain, plain.casefold(), plain), strict=True):
+        plain = PurePosixPath(_normalize(name)).as_posix()
+        for table, form in zip(self._normalized, (plain, plain.casefold(), plain), strict=True):
             found = table.get(form, [])
             if len(found) > 1:
                 several = ", ".join(sorted(found)[:3])
-                raise BadFile("bad_line", f"the name {name[:120]!r} fits {len(found)} files: {several[:200]}")
+                raise BadFile(
+                    "bad_line",
+                    f"the name {name[:120]!r} matches {len(found)} files: {several[:200]}",
+                )
             if found:
                 return found[0]
         raise BadFile("bad_line", f"there is no file {name[:120]!r} in the folder")
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return unicodedata.normalize("NFC", name.replace("\\", "/"))

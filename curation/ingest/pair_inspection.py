@@ -1,4 +1,4 @@
-"""The files of one pair in, three clean layers that belong together or one plain refusal out."""
+"""Inspection of the files of a pair: the result is three matching clean layers or a refusal."""
 
 from __future__ import annotations
 
@@ -28,16 +28,26 @@ from curation.screening.pairs.signals import measure_pair
 from curation.screening.rules import PAIR_RULES, judge
 
 OPAQUE: Final = 0.98 * 255
+"""Smallest alpha of an opaque image, of 255."""
 INEXACT: Final = 0.5
-"""Levels (root mean square) from which a given blended image is said not to be exactly its layers' blend."""
+"""RMS difference, in levels of 255, above which a blended image does not match its layers."""
 
 
 def examine_pair(
     foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: Limits = LIMITS
 ) -> Intake:
-    """Judge the files of a pair, as judge_pair does, and encode its layers. Never raises for what is in the files.
+    """Inspect the files of a pair in this process, and encode its layers.
 
-    The answer's `layer` is the blended image, by which pairs are told apart; foreground and background lie `beside`.
+    Args:
+        foreground: Bytes of the foreground, an image with alpha.
+        background: Bytes of the background, an opaque image.
+        blended: Bytes of the blended image, or None to composite it.
+        name: Name of the pair, for messages.
+        limits: Limits of the images.
+
+    Returns:
+        The outcome, whose `layer` is the blended image; the other layers are in `beside`. No
+        content of a file raises an exception.
     """
     return finish(name, judge_pair(foreground, background, blended, name, limits))
 
@@ -45,13 +55,25 @@ def examine_pair(
 def judge_pair(
     foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: Limits = LIMITS
 ) -> Judged:
-    """Judge the foreground as any single layer, the others as opaque pictures of its size, then all as a pair.
+    """Inspect the files of a pair without encoding them.
 
-    Without a blended file it is made by curation.images.pairs.composite.
+    The foreground is inspected like a single layer, the others as opaque images of the same size,
+    then the pair as a whole.
+
+    Args:
+        foreground: Bytes of the foreground, an image with alpha.
+        background: Bytes of the background, an opaque image.
+        blended: Bytes of the blended image, or None for curation.images.pairs.composite.
+        name: Name of the pair, for messages.
+        limits: Limits of the images.
+
+    Returns:
+        The findings, and three H x W x 4 layers unless the pair is refused.
     """
     front = judge_file(foreground, f"{name} (foreground)", limits)
     if not front.layers:
         return replace(front, sentence=f"foreground: {front.sentence}")
+    # Read the opaque images, then apply the rules for pairs.
     try:
         straight = front.layers[LayerRole.foreground]
         back, flagged = _read_opaque(background, "background", limits)
@@ -63,17 +85,22 @@ def judge_pair(
     except BadFile as bad:
         return Judged(Outcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
-        return Judged(Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has")
-    codes = sorted({*front.codes, *found, *flagged}, key=lambda code: -list(Outcome).index(FINDINGS[code][0]))
+        return Judged(
+            Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has"
+        )
+    # The worst finding of all three files comes first and decides the outcome.
+    codes = sorted(
+        {*front.codes, *found, *flagged}, key=lambda code: -list(Outcome).index(FINDINGS[code][0])
+    )
     layers = {LayerRole.foreground: straight, LayerRole.background: back, LayerRole.blended: kept}
     outcome = FINDINGS[codes[0]][0] if codes else Outcome.accept
     return Judged(outcome, tuple(codes), "; ".join(FINDINGS[code][1] for code in codes), layers)
 
 
 def _read_opaque(data: bytes, role: str, limits: Limits) -> tuple[RGBA, list[str]]:
-    """Return a background or blended image made fully opaque, and what is to be said of its source.
+    """Decode a background or blended image, set its alpha to 255, and return its findings.
 
-    Any image that nothing can be seen through is taken, a JPEG too.
+    Any opaque format is accepted, including JPEG.
     """
     try:
         header = read_header(check_size(data, limits), "")
@@ -82,19 +109,25 @@ def _read_opaque(data: bytes, role: str, limits: Limits) -> tuple[RGBA, list[str
     except BadFile as bad:
         raise BadFile(bad.code, f"{role}: {bad.sentence}") from bad
     if rgba[..., 3].min() < OPAQUE:
-        raise BadFile(f"{role}_not_opaque", f"the {role} can be seen through")
+        raise BadFile(f"{role}_not_opaque", f"the {role} is not opaque")
     solid = np.full((*rgba.shape[:2], 1), 255, np.uint8)
-    flagged = [code for code in found if code != "greyscale"]  # of a background that is no flaw
+    # A grayscale background is no flaw.
+    flagged = [code for code in found if code != "greyscale"]
     return np.concatenate([rgba[..., :3], solid], axis=2), flagged
 
 
 def _blend(foreground: RGBA, background: RGBA, blended: RGBA | None) -> tuple[RGBA, list[str]]:
-    """The blended image, made where none is given, and what is to be said of the pair.
+    """Return the blended image, composited if none is given, and the findings of the pair.
 
-    The rules are those for drawn pairs. Raises BadFile with the code of the first that is broken.
+    The rules are those for generated pairs. Raises BadFile with the code of the first violation.
     """
     if blended is None:
-        blended = pairs.composite(foreground, background) if foreground.shape == background.shape else background
+        # Layers of different sizes cannot be composited; the rules below refuse them.
+        blended = (
+            pairs.composite(foreground, background)
+            if foreground.shape == background.shape
+            else background
+        )
     layers = dict(zip(LayerRole, (foreground, background, blended), strict=True))
     signals = measure_pair(layers)
     broken = judge(signals, PAIR_RULES)

@@ -1,4 +1,4 @@
-"""Rows of a manifest that name a pair: its files and its three texts, in our words and in those of others."""
+"""Manifest rows that describe a pair: three files and three texts, under several common keys."""
 
 from __future__ import annotations
 
@@ -20,19 +20,28 @@ TEXTS: Final = {
     LayerRole.background: ("text_background", "prompt_background"),
     LayerRole.blended: ("text", "caption", "prompt_blended", "prompt_composite"),
 }
-LICENCES: Final = (("licence", "license"), ("fg_licence", "licence_foreground"), ("bg_licence", "licence_background"))
-SOURCES: Final = (("source",), ("fg_source", "source_foreground"), ("bg_source", "source_background"))
+LICENCES: Final = (
+    ("licence", "license"),
+    ("fg_licence", "licence_foreground"),
+    ("bg_licence", "licence_background"),
+)
+SOURCES: Final = (
+    ("source",),
+    ("fg_source", "source_foreground"),
+    ("bg_source", "source_background"),
+)
 OTHER_FILES: Final = ("alpha", "matte", "trimap", "mask")
-"""What may be named beside the layers: made of the same picture, and no picture of its own."""
+"""Keys of further files that are derived from the same image and not imported on their own."""
 
 ReadText = Callable[..., str | None]
+"""Returns the text of the first present key of a row; raises BadFile."""
 FindFile = Callable[[str, str], str]
-"""The file that a name means, which a manifest in a folder gives; raises BadFile."""
+"""Returns the file for a manifest's folder and a name in the manifest; raises BadFile."""
 
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The files of a pair by their names inside the folder; without a blended one it is made of the others."""
+    """Files of a pair by their names in the folder; a missing blended image is composited."""
 
     foreground: str
     background: str
@@ -41,12 +50,18 @@ class PairFiles:
 
 
 def is_pair(row: Mapping[str, Any]) -> bool:
-    """Whether a manifest's row is about a pair and not about one file."""
+    """Return whether a manifest row describes a pair rather than one file."""
     return "foreground" in row and "file_name" not in row
 
 
 def files_named(row: Mapping[str, Any], base: str, find: FindFile) -> set[str]:
-    """Every file that a pair's row speaks of, good or not: none of them is a picture of its own."""
+    """Return the existing files that a pair's row names; none is imported as a separate image.
+
+    Args:
+        row: A manifest row.
+        base: Folder of the manifest.
+        find: Returns the file that a name refers to.
+    """
     keys = [key for keys in FILES.values() for key in keys] + list(OTHER_FILES)
     found = set()
     for name in (row[key] for key in keys if isinstance(row.get(key), str)):
@@ -56,24 +71,38 @@ def files_named(row: Mapping[str, Any], base: str, find: FindFile) -> set[str]:
 
 
 def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText) -> PairFiles:
-    """The files and texts of a pair. Raises BadFile with pair_incomplete, path_traversal or bad_line."""
+    """Read the files and texts of a pair.
+
+    Args:
+        row: A manifest row.
+        base: Folder of the manifest.
+        find: Returns the file that a name refers to.
+        text: Returns the text of the first present key.
+
+    Raises:
+        BadFile: A file or text is missing or invalid (code "pair_incomplete", "path_traversal" or
+            "bad_line").
+    """
     names: dict[LayerRole, str] = {}
     for role, keys in FILES.items():
         name = next((row[key] for key in keys if row.get(key) is not None), None)
         if name is None:
             continue
         if not isinstance(name, str):
-            raise BadFile("bad_line", f"{keys[0]} is {type(name).__name__}, not the name of a file")
+            raise BadFile("bad_line", f"{keys[0]} is {type(name).__name__}, not a file name")
         names[role] = find(base, name)
     if LayerRole.background not in names:
         raise BadFile("pair_incomplete", "the pair has no background")
     if len(set(names.values())) < len(names):
-        raise BadFile("bad_line", "one file is named for two layers")
+        raise BadFile("bad_line", "the same file is given for two layers")
+    # Each layer needs a text of its own; that of the blended image is the caption of the pair.
     texts = {role: text(row, *keys) for role, keys in TEXTS.items()}
     missing = next((role for role in LayerRole if not texts[role]), None)
     if missing is not None:
         raise BadFile("pair_incomplete", f"the pair has no {TEXTS[missing][0]}")
-    whole, front, back = (texts[role] for role in (LayerRole.blended, LayerRole.foreground, LayerRole.background))
+    whole, front, back = (
+        texts[role] for role in (LayerRole.blended, LayerRole.foreground, LayerRole.background)
+    )
     return PairFiles(
         names[LayerRole.foreground],
         names[LayerRole.background],
@@ -82,8 +111,19 @@ def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText)
     )
 
 
-def read_both(row: Mapping[str, Any], keys: tuple[tuple[str, ...], ...], text: ReadText) -> str | None:
-    """A licence or source of the whole pair, or of both layers where they differ; None where any is not told."""
+def read_both(
+    row: Mapping[str, Any], keys: tuple[tuple[str, ...], ...], text: ReadText
+) -> str | None:
+    """Return the license or source of a pair: one for all, or those of both layers.
+
+    Args:
+        row: A manifest row.
+        keys: Alternative keys for the whole pair, the foreground and the background.
+        text: Returns the text of the first present key.
+
+    Returns:
+        The text, or None if it is missing for the pair and for one of its layers.
+    """
     whole, front, back = (text(row, *names) for names in keys)
     if whole is not None or front is None or back is None:
         return whole

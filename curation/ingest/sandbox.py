@@ -1,8 +1,9 @@
-"""Run a function on hostile bytes in confined worker processes: one that dies, hangs or lies costs only its item.
+"""Sandbox: confined worker processes that run a function on untrusted bytes.
 
-The worker (curation.ingest.sandbox_worker) gets bytes and open files, and answers with JSON and bytes; nothing is
-unpickled on either side. What it may do is in curation.ingest.confinement. Its answers come from code that may
-have been taken over: `parse` must check it.
+A worker that crashes, hangs or returns invalid data fails only its item. The worker
+(curation.ingest.sandbox_worker) receives bytes and open files and responds with JSON and bytes;
+neither side unpickles anything. Its permissions are in curation.ingest.confinement. A response may
+come from compromised code, so `parse` must validate it.
 """
 
 from __future__ import annotations
@@ -33,18 +34,19 @@ Result = TypeVar("Result")
 Function = Callable[[Message], Message]
 
 CPU_SECONDS: Final = 30
-"""CPU time for one item; a file of the largest allowed size takes about a third of it (measured)."""
+"""CPU time per item; a file of the largest allowed size takes about a third of it (measured)."""
 WALL_SECONDS: Final = 120.0
-"""Time on the clock for one item: a busy machine gives a worker only a share of a processor."""
+"""Wall-clock time per item; on a busy machine a worker gets only a share of a core."""
 START_SECONDS: Final = 120.0
+"""Wall-clock time for the start of a worker."""
 MEMORY: Final = 1536 << 20
-"""Address space for one worker beyond what it has when it starts: six times the largest allowed picture."""
+"""Bytes of address space per worker beyond its start: six times the largest allowed image."""
 MAX_ANSWER: Final = 512 << 20
-"""Bytes of one answer: the three layers of a pair of the largest size, as pixels."""
+"""Bytes of one response: the three layers of a pair of the largest size, as pixels."""
 IN_FLIGHT: Final = 2
-"""Items that may wait for each worker, beside the one in its hands."""
+"""Items that may be queued for each worker, besides the current one."""
 
-# -I: neither the working directory nor the environment can slip in a module; the path is the parent's own.
+# -I excludes modules from the working directory and the environment; the parent passes its path.
 _START: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
     "from curation.ingest.sandbox_worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
@@ -54,17 +56,23 @@ _START: Final = (
 class Cause(StrEnum):
     """Why an item has no result."""
 
-    crashed = "crashed"  # the worker ended while it had the item
-    timed_out = "timed_out"  # it took longer than the limit of CPU or of wall-clock time
-    memory = "memory"  # it asked for more memory than a worker has
-    raised = "raised"  # the function raised something else
-    bad_answer = "bad_answer"  # what came back is no answer, is too large, or was refused by `parse`
-    not_loaded = "not_loaded"  # `load` raised: the item never reached a worker
+    crashed = "crashed"  # the worker ended during the item
+    timed_out = "timed_out"  # it exceeded the limit of CPU or wall-clock time
+    memory = "memory"  # it exceeded the memory limit
+    raised = "raised"  # the function raised another exception
+    bad_answer = "bad_answer"  # the response is invalid, too large, or `parse` refused it
+    not_loaded = "not_loaded"  # `load` raised, so no worker received the item
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An item without a result. `detail` is for a log: it may come from hostile code; `error` is what `load` raised."""
+    """Failure of an item.
+
+    Attributes:
+        cause: Why there is no result.
+        detail: Untrusted text for the log.
+        error: The exception that `load` raised.
+    """
 
     cause: Cause
     detail: str = ""
@@ -73,7 +81,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a worker may use, for one item each but for the memory."""
+    """Resource limits of a worker: per item, except for the memory."""
 
     cpu_seconds: int = CPU_SECONDS
     wall_seconds: float = WALL_SECONDS
@@ -85,7 +93,7 @@ LIMITS: Final = Limits()
 
 
 class Sandbox(Generic[Item, Result]):
-    """Run one function over many items in `workers` confined processes; results come in the items' order."""
+    """Pool of confined processes that map a function over items, with results in order."""
 
     def __init__(
         self,
@@ -97,17 +105,19 @@ class Sandbox(Generic[Item, Result]):
         limits: Limits = LIMITS,
         warm_up: Callable[[], object] | None = None,
     ) -> None:
-        """Prepare; workers start with the first item.
+        """Create the pool; workers start with the first items.
 
         Args:
-            function: Runs in the worker, on one request. Must be importable by its name, and import at its module's
-                head all that it ever needs: a confined process cannot.
-            load: Makes the request from an item, in a thread of this process. Files in its parts are closed after.
-            parse: Checks an answer and makes the result from it, in a thread of this process; whatever it raises
-                makes the item a Failure.
-            workers: How many processes.
-            limits: What each may use.
-            warm_up: Runs in the worker before it is confined, to load what is loaded late.
+            function: Runs in the worker on one request. It must be importable by name, and its
+                module must import all that it needs, since a confined process cannot import.
+            load: Creates the request for an item, in a thread of this process. Open files in its
+                parts are closed afterwards.
+            parse: Validates a response and creates the result, in a thread of this process; an
+                exception makes the item a Failure.
+            workers: Number of processes.
+            limits: Resource limits of each.
+            warm_up: Runs in the worker before it is confined, for example to import lazily
+                imported modules.
         """
         self._start: dict[str, object] = {
             "function": _name(function),
@@ -120,68 +130,77 @@ class Sandbox(Generic[Item, Result]):
         self._depth = workers * (1 + IN_FLIGHT)
         self._threads = ThreadPoolExecutor(workers, "sandbox")
         self._closing = threading.Event()
-        self._own = threading.local()
+        self._local = threading.local()
         self._started: list[Worker] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._closing.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        # A thread that waits for a response finds the socket closed, and ends.
         for worker in tuple(self._started):
-            worker.kill()  # the thread that waits for its answer finds the socket closed
+            worker.kill()
         self._threads.shutdown(wait=True)
         for worker in self._started:
             worker.close()
 
     def run(self, items: Iterable[Item]) -> Iterator[tuple[Item, Result | Failure]]:
-        """Yield each item with its result, taking from `items` only a little ahead.
+        """Yield each item with its result, in order.
+
+        Args:
+            items: The items, consumed only a few ahead of the results.
 
         Raises:
             LayerloopError: No worker can be started.
         """
-        waiting: deque[tuple[Item, Future[Result | Failure]]] = deque()
+        pending: deque[tuple[Item, Future[Result | Failure]]] = deque()
         for item in items:
-            waiting.append((item, self._threads.submit(self._work, item)))
-            if len(waiting) >= self._depth:
-                first, future = waiting.popleft()
+            pending.append((item, self._threads.submit(self._work, item)))
+            if len(pending) >= self._depth:
+                first, future = pending.popleft()
                 yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
+        while pending:
+            first, future = pending.popleft()
             yield first, future.result()
 
     def _work(self, item: Item) -> Result | Failure:
-        """Do one item, in a thread that has a worker of its own."""
+        """Process one item, in a thread with its own worker."""
         worker = self._worker()
         try:
             request = self._load(item)
         except Exception as error:
             return Failure(Cause.not_loaded, f"{type(error).__name__}: {error}", error)
         try:
-            answer = worker.ask(request)
+            response = worker.ask(request)
         finally:
             for part in request.parts:
                 if not isinstance(part, bytes):
                     part.close()
-        if isinstance(answer, Failure):
-            return answer
+        if isinstance(response, Failure):
+            return response
         try:
-            return self._parse(item, answer)
+            return self._parse(item, response)
         except Exception as error:
-            # It may have been taken over, so that the next item gets another one.
+            # The worker may be compromised, so the next item gets a new one.
             worker.close()
             return Failure(Cause.bad_answer, f"{type(error).__name__}: {error}")
 
     def _worker(self) -> Worker:
-        worker: Worker | None = getattr(self._own, "worker", None)
+        """Return the worker of this thread, started or replaced if need be."""
+        worker: Worker | None = getattr(self._local, "worker", None)
         if worker is None or worker.gone:
             if worker is not None:
                 self._started.remove(worker)
-            worker = self._own.worker = Worker(self._start, self._limits)
+            worker = self._local.worker = Worker(self._start, self._limits)
             self._started.append(worker)
+            # __exit__ may have listed the workers just before this one was added.
             if self._closing.is_set():
                 worker.kill()
         return worker
@@ -194,27 +213,55 @@ def run_confined(
     limits: Limits = LIMITS,
     warm_up: Callable[[], object] | None = None,
 ) -> Message | Failure:
-    """Run a function once in a confined process of its own, as Sandbox does; the answer is not checked."""
+    """Run a function once in a confined process.
+
+    Args:
+        function: Runs in the worker; see Sandbox.
+        request: Its argument.
+        limits: Resource limits.
+        warm_up: Runs in the worker before it is confined.
+
+    Returns:
+        The response, which the caller must validate, or the failure.
+
+    Raises:
+        LayerloopError: The worker cannot be started.
+    """
     with Sandbox(
-        function, lambda one: one, lambda _, answer: answer, workers=1, limits=limits, warm_up=warm_up
-    ) as sandbox:  # fmt: skip
+        function,
+        lambda item: item,
+        lambda _, response: response,
+        workers=1,
+        limits=limits,
+        warm_up=warm_up,
+    ) as sandbox:
         return next(sandbox.run([request]))[1]
 
 
 class Worker:
-    """One confined process and the socket to it; used by one thread, but may be killed from another."""
+    """One confined process and the socket to it; only `kill` may be called from another thread."""
 
     def __init__(self, start: dict[str, object], limits: Limits) -> None:
+        """Start the process and wait until it is confined.
+
+        Args:
+            start: First message: names of function and warm-up, and the memory limit.
+            limits: Resource limits per item.
+
+        Raises:
+            LayerloopError: The process cannot be started.
+        """
         self._limits = limits
         self.gone = False
         self._channel, theirs = socket.socketpair()
         handle = theirs.fileno()
+        options = ("-I", "-X", "utf8", "-c")
         try:
+            # A session of its own: Ctrl-C reaches only the parent, and there is no terminal.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-X", "utf8", "-c", _START, str(handle), str(os.getpid()), _path()],
+                [sys.executable, *options, _START, str(handle), str(os.getpid()), _path()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                pass_fds=[handle], env={}, cwd="/",
-                start_new_session=True,  # Ctrl-C reaches only the parent, and there is no terminal to write to
+                pass_fds=[handle], env={}, cwd="/", start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             self._channel.close()
@@ -224,72 +271,80 @@ class Worker:
         self.granted = self._begin(start)
 
     def _begin(self, start: dict[str, object]) -> dict[str, object]:
+        """Send the first message and return the granted parts of the confinement."""
         deadline = time.monotonic() + START_SECONDS
         try:
             send_request(self._channel, Message(start), deadline)
             ready = receive_answer(self._channel, 0, deadline).facts
             granted = ready.get("granted")
-            told = str(ready.get("broken"))
+            reason = str(ready.get("broken"))
         except (Closed, BadMessage, OSError) as error:
-            granted, told = None, type(error).__name__
+            granted, reason = None, type(error).__name__
         if not isinstance(granted, dict):
             self.close()
-            raise _not_started(told)
+            raise _not_started(reason)
         return granted
 
     def ask(self, request: Message) -> Message | Failure:
-        """Send one request and wait for its answer; a worker that fails at this is killed."""
+        """Send one request and return the response, or the failure after killing the worker."""
         deadline = time.monotonic() + self._limits.wall_seconds
         self._allow_cpu()
         try:
+            # A worker that ended while sending may have left a response.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 send_request(self._channel, request, deadline)
-            answer = receive_answer(self._channel, self._limits.answer_bytes, deadline)
-            return self._unwrap(answer)
+            response = receive_answer(self._channel, self._limits.answer_bytes, deadline)
+            return self._unwrap(response)
         except TimeoutError:
             failure = Failure(Cause.timed_out)
         except BadMessage as error:
             failure = Failure(Cause.bad_answer, str(error))
         except (Closed, OSError):
+            # It ends by itself; its exit status shows whether it exceeded the CPU time.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(1)  # it ends by itself; how, tells the cause
+                self._process.wait(1)
             failure = Failure(Cause.timed_out if self.close() == -signal.SIGXCPU else Cause.crashed)
         self.close()
         return failure
 
-    def _unwrap(self, answer: Message) -> Message | Failure:
-        if isinstance(facts := answer.facts.get("answer"), dict):
-            return Message(facts, answer.parts)
-        failed = answer.facts.get("failed")
+    def _unwrap(self, response: Message) -> Message | Failure:
+        """Return the function's response, or the failure that the worker reports."""
+        if isinstance(content := response.facts.get("answer"), dict):
+            return Message(content, response.parts)
+        failed = response.facts.get("failed")
         if failed == "memory":
             return Failure(Cause.memory)
         if failed == "raised":
-            return Failure(Cause.raised, str(answer.facts.get("detail"))[:1000])
-        raise BadMessage("the answer has no known form")
+            return Failure(Cause.raised, str(response.facts.get("detail"))[:1000])
+        raise BadMessage("the response has an unknown form")
 
     def _allow_cpu(self) -> None:
-        """Move the limit of CPU time on from here: a worker may live long, and no single item may."""
+        """Set the CPU time limit of the process to its usage so far plus that of one item."""
         if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # it has died: the next message tells
-                used = time.clock_gettime((~self._process.pid << 3) | 2)  # CLOCK_PROCESS_CPUTIME_ID of that process
+            # An OSError means that the process has ended, which the next message reports.
+            with contextlib.suppress(OSError):
+                # The clock ID of another process's CPU time, as clock_getcpuclockid computes it.
+                used = time.clock_gettime((~self._process.pid << 3) | 2)
                 until = int(used) + 1 + self._limits.cpu_seconds
-                resource.prlimit(self._process.pid, resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+                resource.prlimit(
+                    self._process.pid, resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY)
+                )
 
     def kill(self) -> None:
-        """End the process, from any thread."""
+        """Kill the process, from any thread."""
         self.gone = True
         self._process.kill()
 
     def close(self) -> int:
-        """End the process and return its exit status."""
+        """Kill the process and return its exit status."""
         self.gone = True
         self._process.kill()
         self._channel.close()
         return self._process.wait()
 
 
-def _not_started(told: str) -> LayerloopError:
-    return LayerloopError(f"no confined process can be started: {told}", "run 'layerloop doctor'")
+def _not_started(reason: str) -> LayerloopError:
+    return LayerloopError(f"no confined process can be started: {reason}", "run 'layerloop doctor'")
 
 
 def _name(function: Callable[..., object]) -> str:
@@ -297,4 +352,5 @@ def _name(function: Callable[..., object]) -> str:
 
 
 def _path() -> str:
-    return json.dumps([os.path.abspath(one) for one in sys.path])  # noqa: PTH100  # "" is this folder
+    # An empty entry means the working directory.
+    return json.dumps([os.path.abspath(entry) for entry in sys.path])  # noqa: PTH100

@@ -1,4 +1,4 @@
-"""The confined process: load a function, give up everything else, then answer requests until there are no more."""
+"""The confined worker process: load a function, confine the process, then serve requests."""
 
 from __future__ import annotations
 
@@ -13,54 +13,60 @@ from curation.ingest.confinement import confine
 from curation.ingest.sandbox_wire import BadMessage, Closed, Message, receive_request, send_answer
 
 THREADS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Numerical libraries must start no threads of their own: after the confinement none can be made."""
+"""Thread counts of numerical libraries, set to 1: a confined process can start no threads."""
 
 
 def main(handle: int, parent: int) -> None:
-    """Serve the process at the other end of a socket.
+    """Serve requests of the process at the other end of a socket.
 
     Args:
-        handle: The descriptor of the socket.
-        parent: The process to live and die with.
+        handle: File descriptor of the socket.
+        parent: ID of the process whose end ends this one.
     """
     channel = socket.socket(fileno=handle)
     try:
-        order = receive_request(channel).facts
+        # Import the function and its libraries, while files can still be opened.
+        start = receive_request(channel).facts
         for name in THREADS:
             os.putenv(name, "1")
-        function = _load(order["function"])
+        function = _load(start["function"])
         if cv2 := sys.modules.get("cv2"):
             cv2.setNumThreads(1)
-        if order["warm_up"] is not None:
-            _load(order["warm_up"])()
+        if start["warm_up"] is not None:
+            _load(start["warm_up"])()
         for name in THREADS:
             os.unsetenv(name)
-        granted = confine(parent, order["memory"])
+        # Confine the process and report the granted parts.
+        granted = confine(parent, start["memory"])
         send_answer(channel, Message({"granted": granted}))
+        # Serve requests until the parent closes the socket.
         while True:
-            answer = _answer(function, receive_request(channel))
+            response = _run(function, receive_request(channel))
             try:
-                send_answer(channel, answer)
-            except (BadMessage, TypeError, ValueError) as error:  # nothing of it was sent
-                send_answer(channel, Message({"failed": "raised", "detail": _told(error)}))
+                send_answer(channel, response)
+            # Encoding failed, so nothing was sent yet.
+            except (BadMessage, TypeError, ValueError) as error:
+                send_answer(channel, Message({"failed": "raised", "detail": _describe(error)}))
     except (Closed, BrokenPipeError, ConnectionResetError):
         return
-    except Exception as error:  # before the first request: our own mistake, which the parent tells
+    # An error before the first request is a bug of the application; the parent reports it.
+    except Exception as error:
         send_answer(channel, Message({"broken": f"{type(error).__name__}: {error}"[:1000]}))
 
 
-def _answer(function: Callable[[Message], Message], request: Message) -> Message:
-    """Return what the function answers, or what it raised: that is the item's result, never an end of the worker."""
+def _run(function: Callable[[Message], Message], request: Message) -> Message:
+    """Return the function's response, or its exception, which does not end the worker."""
     try:
-        answer = function(request)
-        return Message({"answer": answer.facts}, answer.parts)
+        response = function(request)
+        return Message({"answer": response.facts}, response.parts)
     except MemoryError:
         return Message({"failed": "memory"})
     except Exception as error:
-        return Message({"failed": "raised", "detail": _told(error)})
+        return Message({"failed": "raised", "detail": _describe(error)})
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
+    # An exception's own __str__ may raise.
     try:
         return f"{type(error).__name__}: {error}"[:500]
     except Exception:

@@ -1,4 +1,4 @@
-"""Folders and archives alike: names of files, and their bytes, opened without following anything out of them."""
+"""Common interface of folders and archives: file names, and safe opening of files inside them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,36 @@ from curation.input_files import UnsafeFile, open_inside
 
 
 class Tree(Protocol):
-    """Files by their names inside a folder or an archive, with slashes between folders."""
+    """Interface to the files of a folder or archive; names have slashes between folders."""
 
     names: Sequence[str]
     root: str
-    """The absolute path of a folder, for names that were written with it; empty where there is none."""
+    """Absolute path of a folder, to resolve absolute names; empty for an archive."""
     hidden: int
-    """How many entries were left out since their names begin with a dot."""
+    """Number of skipped entries whose names begin with a dot."""
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading. Raises BadFile where that is refused."""
+        """Open a file for reading.
+
+        Raises:
+            BadFile: The file is refused.
+        """
         ...
 
 
 class FolderTree:
-    """The files below a folder; hidden ones are left out, links are listed and refused when they are opened."""
+    """The files below a folder, without hidden ones; opening a link to the outside is refused."""
 
     def __init__(self, folder: Path, link_roots: Iterable[Path] = ()) -> None:
+        """List the files.
+
+        Args:
+            folder: The folder, listed recursively.
+            link_roots: Folders into which symbolic links are followed.
+
+        Raises:
+            Refused: The folder cannot be read.
+        """
         self.folder = folder
         self.link_roots = tuple(link_roots)
         self.hidden = 0
@@ -40,7 +53,11 @@ class FolderTree:
         self.root = folder.resolve().as_posix()
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading. Raises BadFile."""
+        """Open a file for reading.
+
+        Raises:
+            BadFile: The file cannot be opened, or is outside the folder.
+        """
         try:
             return open_inside(self.folder, name, self.link_roots)
         except UnsafeFile as error:
@@ -48,27 +65,39 @@ class FolderTree:
 
 
 class ArchiveTree:
-    """The members of an archive that are not refused by their names."""
+    """The valid, visible members of an archive."""
 
     root = ""
 
-    def __init__(self, opening: Callable[[], BinaryIO], members: Iterable[Member], most_bytes: int) -> None:
-        """opening: opens the archive itself; most_bytes: larger members are refused."""
+    def __init__(
+        self, opening: Callable[[], BinaryIO], members: Iterable[Member], most_bytes: int
+    ) -> None:
+        """Select the members.
+
+        Args:
+            opening: Opens the archive file.
+            members: The listed members.
+            most_bytes: Largest unpacked size to read.
+        """
         self.opening = opening
         self.most_bytes = most_bytes
-        good = {name: one for name, one in distinct(members) if one.refusal is None}
-        self.members = {name: one for name, one in good.items() if not _hidden(name)}
-        self.hidden = len(good) - len(self.members)
+        valid = {name: member for name, member in distinct(members) if member.refusal is None}
+        self.members = {name: member for name, member in valid.items() if not _hidden(name)}
+        self.hidden = len(valid) - len(self.members)
         self.names: Sequence[str] = list(self.members)
 
     def open(self, name: str) -> BinaryIO:
-        """Open a member for reading. Raises BadFile."""
+        """Unpack a member into memory and open it for reading.
+
+        Raises:
+            BadFile: The member is refused.
+        """
         with self.opening() as file:
             return io.BytesIO(read_member(file, self.members[name], self.most_bytes))
 
 
 def distinct(members: Iterable[Member]) -> Iterator[tuple[str, Member]]:
-    """Yield each member with a name of its own: an archive may hold one name several times."""
+    """Yield each member with a unique name: repeated names get the member's index as a suffix."""
     listed = list(members)
     counts = Counter(member.name for member in listed)
     for member in listed:
@@ -80,10 +109,10 @@ def _hidden(name: str) -> bool:
 
 
 def _walk(tree: FolderTree) -> Iterator[str]:
-    """Name everything below the folder that is no folder; hidden entries are left out.
+    """Yield everything below the folder except folders and hidden entries.
 
-    Links, pipes, sockets, devices and folders that cannot be read are named too, so that their refusal can be told.
-    Folders behind links are entered where links may lead into them, each once.
+    Links, pipes, sockets, devices and unreadable folders are included, so that each is reported.
+    Folders behind allowed links are entered once.
     """
     folders = [""]
     entered = set()
@@ -97,6 +126,7 @@ def _walk(tree: FolderTree) -> Iterator[str]:
                 raise Refused(f"{tree.folder} cannot be read: {error.strerror}") from error
             yield inside.rstrip("/")
             continue
+        # A link may lead to a folder that was listed already, or to one of its parents.
         if (status.st_dev, status.st_ino) in entered:
             continue
         entered.add((status.st_dev, status.st_ino))
@@ -115,7 +145,10 @@ def _is_folder(entry: os.DirEntry[str], link_roots: Iterable[Path]) -> bool:
     try:
         if entry.is_symlink():
             target = Path(entry.path).resolve(strict=True)
-            return target.is_dir() and any(target.is_relative_to(root.resolve()) for root in link_roots)
+            return target.is_dir() and any(
+                target.is_relative_to(root.resolve()) for root in link_roots
+            )
         return entry.is_dir(follow_symlinks=False)
-    except (OSError, RuntimeError):  # RuntimeError: links in a circle
+    # RuntimeError: a cycle of links.
+    except (OSError, RuntimeError):
         return False

@@ -1,1 +1,1 @@
-"""Label Studio: which candidates are tasks there, which annotations come back, and synchronization of both."""
+"""Label Studio: projects and tasks for candidates, and synchronization of their annotations."""

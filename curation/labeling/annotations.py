@@ -1,4 +1,4 @@
-"""Annotations become decisions, once each, or refusals that are kept."""
+"""Conversion of Label Studio annotations to decisions, idempotently, or to stored refusals."""
 
 from __future__ import annotations
 
@@ -13,72 +13,102 @@ import sqlalchemy as sa
 
 from curation.db import leases
 from curation.db.engine import Transaction
-from curation.domain import CandidateState, LayerRole, RejectReason, Verdict, canonical_json, content_id
+from curation.domain import (
+    CandidateState,
+    LayerRole,
+    RejectReason,
+    Verdict,
+    canonical_json,
+    content_id,
+)
 from curation.errors import Conflict, NotFound, Refused
 from curation.labeling.port import Annotation, RemoteTask
 from curation.labeling.users import active_reviewer
 from curation.review.decisions import decide, undo
 
 DESK = "label-studio"
-"""Where these decisions were made, in their rows."""
+"""Value of a decision's `desk` column: where it was made."""
 
 
 def take_in(tx: Transaction, seen: RemoteTask, *, restored: bool = False) -> Counter[str]:
-    """Turn all that is said of one posting into decisions; returns how many were kept, undone, refused or must wait.
+    """Apply all annotations of one task as decisions.
 
-    The same twice is the same once: an answer is known by its number, its author and the time at which it was made, and
-    by what it says. An answer that changed is undone and decided anew. One that is gone is undone, if its posting
-    changed after we last saw it, unless the desk was put back to an older state of itself: then nobody took anything
-    back, and the decision stands. What is older than what is known already is never heard again. Who comes too late is
-    refused, with the reason.
+    The call is idempotent: an annotation is identified by its number, author and creation time, and
+    compared by content. The decision of a changed annotation is undone and made anew. That of a
+    deleted annotation is undone if the task changed since it was last read, unless a backup was
+    restored: then no user deleted it, and the decision stands. Versions older than the known one
+    are ignored. An annotation that comes too late is stored as refused, with the reason.
 
     Args:
-        tx: The transaction of this posting alone.
-        seen: The posting as it was read.
-        restored: Whether the desk was put back to a backup since the last reading.
+        tx: A transaction for this task alone.
+        seen: The task as read from Label Studio.
+        restored: Whether Label Studio was restored from a backup since it was last read.
+
+    Returns:
+        The number of annotations by outcome: "kept", "undone", "refused", "forgotten" or "waiting".
     """
     outcomes: Counter[str] = Counter()
-    posting = tx.execute(_POSTING, {"posting": seen.posting}).one_or_none()
-    if posting is None:
+    task = tx.execute(_POSTING, {"posting": seen.posting}).one_or_none()
+    if task is None:
         return outcomes
-    rows = tx.execute(_ANSWERS, {"posting": posting.id}).all()
-    both = [(answer, match(rows, answer)) for answer in seen.answers]
-    found = {row.id for _, row in both if row is not None}
-    if restored or seen.number != posting.number or posting.seen_at is None or seen.at > posting.seen_at:
+    # Match the annotations with the stored rows.
+    rows = tx.execute(_ANSWERS, {"posting": task.id}).all()
+    matched = [(annotation, match(rows, annotation)) for annotation in seen.answers]
+    found = {row.id for _, row in matched if row is not None}
+    # Rows without an annotation: it was deleted, or lost by restoring a backup.
+    if restored or seen.number != task.number or task.seen_at is None or seen.at > task.seen_at:
         for row in rows:
-            if row.id not in found and is_of(row, posting, seen) and not row.gone and not row.forgotten:
-                lost = restored or posting.state == "down" or _given_again(row, seen.answers)
-                outcomes[_forget(tx, row) if lost else _take_back(tx, posting, row)] += 1
-    for answer, row in sorted(both, key=lambda one: (one[0].at, one[0].number)):
-        outcome = _hear(tx, posting, seen.number, answer, row)
-        if outcome:
+            ended = row.gone or row.forgotten
+            if row.id not in found and is_of(row, task, seen) and not ended:
+                lost = restored or task.state == "down" or _number_is_reused(row, seen.answers)
+                outcomes[_mark_forgotten(tx, row) if lost else _undo_deleted(tx, task, row)] += 1
+    # Apply the annotations in the order in which they were made.
+    for annotation, row in sorted(matched, key=lambda pair: (pair[0].at, pair[0].number)):
+        if outcome := _apply(tx, task, seen.number, annotation, row):
             outcomes[outcome] += 1
-    tx.execute(_SEEN, {"posting": posting.id, "at": seen.at, "number": seen.number})
+    tx.execute(_SEEN, {"posting": task.id, "at": seen.at, "number": seen.number})
     return outcomes
 
 
 def match(rows: Iterable[sa.Row[Any]], answer: Annotation) -> sa.Row[Any] | None:
-    """Return the row of an answer, or None for one that is not known.
+    """Return the stored row of an annotation, or None for a new one.
 
-    Rows of older versions do not say when they were made: they are matched where the answer was made before they were
-    noted.
+    Rows of older versions have no creation time: they match an annotation that was created before
+    they were last changed.
+
+    Args:
+        rows: Stored annotations of its task.
+        answer: The annotation.
     """
     for row in rows:
         if (row.number, row.author) == (answer.number, answer.author) and (
             row.made_at == answer.made_at
-            or (row.made_at is None and answer.made_at is not None and answer.made_at <= row.said_at)
+            or (
+                row.made_at is None and answer.made_at is not None and answer.made_at <= row.said_at
+            )
         ):
             return row
     return None
 
 
 def is_of(row: sa.Row[Any], posting: sa.Row[Any], seen: RemoteTask) -> bool:
-    """Whether an answer was given to this copy of its posting: a copy says nothing of answers to another one."""
+    """Return whether a stored annotation belongs to this copy of its task.
+
+    Args:
+        row: The stored annotation.
+        posting: The stored task.
+        seen: The task as read from Label Studio, of which there may be several copies.
+    """
     return bool((row.task or posting.number) == seen.number)
 
 
 def is_news(row: sa.Row[Any] | None, answer: Annotation) -> bool:
-    """Whether an answer says something that is not known; a desk that was put back says what it said long ago."""
+    """Return whether an annotation is new or changed, and newer than its stored version.
+
+    Args:
+        row: Its stored row, or None.
+        answer: The annotation; an older version comes from a restored backup.
+    """
     if row is None:
         return True
     if answer.at <= row.said_at:
@@ -86,36 +116,45 @@ def is_news(row: sa.Row[Any] | None, answer: Annotation) -> bool:
     return bool(row.gone) or row.said != said_of(answer)
 
 
-def _given_again(row: sa.Row[Any], answers: Iterable[Annotation]) -> bool:
-    """Whether the number of an answer is another answer's by now, as after a restored backup."""
-    return any(answer.number == row.number for answer in answers)
+def _number_is_reused(row: sa.Row[Any], annotations: Iterable[Annotation]) -> bool:
+    """Return whether the row's number belongs to another annotation, as after a restored backup."""
+    return any(annotation.number == row.number for annotation in annotations)
 
 
 def try_again(tx: Transaction, posting_id: uuid.UUID) -> Counter[str]:
-    """Decide what had to wait because somebody was looking at the candidate at our pages."""
+    """Decide the annotations of a task that had to wait for a reviewer's lease to end.
+
+    Args:
+        tx: The transaction.
+        posting_id: ID of the task.
+
+    Returns:
+        The number of annotations by outcome.
+    """
     outcomes: Counter[str] = Counter()
-    posting = tx.execute(_POSTING, {"posting": posting_id}).one()
+    task = tx.execute(_POSTING, {"posting": posting_id}).one()
     for row in tx.execute(_ANSWERS, {"posting": posting_id}).all():
         if row.decision_id is None and row.refused is None and not row.gone:
-            outcomes[_try(tx, posting, row)] += 1
-    tx.execute(_SEEN, {"posting": posting.id, "at": posting.seen_at, "number": posting.number})
+            outcomes[_retry(tx, task, row)] += 1
+    tx.execute(_SEEN, {"posting": task.id, "at": task.seen_at, "number": task.number})
     return outcomes
 
 
-def _try(tx: Transaction, posting: sa.Row[Any], row: sa.Row[Any]) -> str:
-    answer = _read(row)
+def _retry(tx: Transaction, task: sa.Row[Any], row: sa.Row[Any]) -> str:
+    """Decide a stored annotation and return its outcome."""
+    annotation = _read(row)
     try:
         with tx.savepoint():
-            made = _decide(tx, posting, answer)
+            decision = _decide(tx, task, annotation)
     except Refused as error:
-        if _waits_for_lease(tx, posting, error):
+        if _waits_for_lease(tx, task, error):
             return "waiting"
-        return _note(tx, posting, row.task, answer, row, refused=error.message)
-    return _note(tx, posting, row.task, answer, row, decision=made)
+        return _store(tx, task, row.task, annotation, row, refused=error.message)
+    return _store(tx, task, row.task, annotation, row, decision=decision)
 
 
 def said_of(answer: Annotation) -> dict[str, Any]:
-    """The content of an answer, as it is kept and compared."""
+    """Return the content of an annotation, as it is stored and compared."""
     return {
         "verdict": answer.verdict,
         "reasons": list(answer.reasons),
@@ -125,122 +164,161 @@ def said_of(answer: Annotation) -> dict[str, Any]:
     }
 
 
-def _hear(
-    tx: Transaction, posting: sa.Row[Any], task: int, answer: Annotation, earlier: sa.Row[Any] | None
+def _apply(
+    tx: Transaction,
+    task: sa.Row[Any],
+    task_number: int,
+    annotation: Annotation,
+    stored: sa.Row[Any] | None,
 ) -> str | None:
-    """One answer: None where it is known already. What cannot be read changes nothing that was said before."""
-    if not is_news(earlier, answer):
-        if earlier is not None and (earlier.gone or earlier.said != said_of(answer)):
-            tx.execute(_FORGET, {"answer": earlier.id})  # the desk has forgotten a later edit, or that it was deleted
-        elif earlier is not None and (earlier.forgotten or earlier.made_at is None):
-            tx.execute(_REMEMBER, {"answer": earlier.id, "made_at": answer.made_at})
+    """Apply one annotation and return its outcome, or None if it is known already.
+
+    An annotation that cannot be read as a verdict leaves its earlier decision unchanged.
+    """
+    if not is_news(stored, annotation):
+        # Label Studio lost a later edit or the deletion by restoring a backup, or has it again.
+        if stored is not None and (stored.gone or stored.said != said_of(annotation)):
+            tx.execute(_FORGET, {"answer": stored.id})
+        elif stored is not None and (stored.forgotten or stored.made_at is None):
+            tx.execute(_REMEMBER, {"answer": stored.id, "made_at": annotation.made_at})
         return None
-    decision = earlier.decision_id if earlier is not None and not earlier.gone else None
-    if answer.fault:
-        return _note(tx, posting, task, answer, earlier, decision=decision, refused=answer.fault)
+    earlier = stored.decision_id if stored is not None and not stored.gone else None
+    if annotation.fault:
+        return _store(
+            tx, task, task_number, annotation, stored, decision=earlier, refused=annotation.fault
+        )
+    # Replace the earlier decision. If the new one is refused, the savepoint restores it.
     try:
         with tx.savepoint():
-            if earlier is not None and decision is not None:
-                _void(tx, posting, earlier)
-                _log_editor(tx, posting, earlier, answer)
-            made = _decide(tx, posting, answer)
+            if stored is not None and earlier is not None:
+                _undo_decision(tx, task, stored)
+                _log_editor(tx, task, stored, annotation)
+            decision = _decide(tx, task, annotation)
     except Refused as error:
-        if decision is None and _waits_for_lease(tx, posting, error):
-            return _note(tx, posting, task, answer, earlier)
-        return _note(tx, posting, task, answer, earlier, decision=decision, refused=error.message)
-    return _note(tx, posting, task, answer, earlier, decision=made)
+        if earlier is None and _waits_for_lease(tx, task, error):
+            return _store(tx, task, task_number, annotation, stored)
+        return _store(
+            tx, task, task_number, annotation, stored, decision=earlier, refused=error.message
+        )
+    return _store(tx, task, task_number, annotation, stored, decision=decision)
 
 
-def _decide(tx: Transaction, posting: sa.Row[Any], answer: Annotation) -> int:
-    """Make a decision of an answer; returns its number. Raises Refused, Conflict."""
-    said = canonical_json(said_of(answer))
+def _decide(tx: Transaction, task: sa.Row[Any], annotation: Annotation) -> int:
+    """Make the decision of an annotation and return its ID. Raises Refused or Conflict."""
+    # The key contains the content and the time: a later edit is a decision of its own.
+    content = canonical_json(said_of(annotation))
+    time = annotation.at.isoformat()
     decided = decide(
         tx,
-        active_reviewer(tx, answer.person).id,
-        posting.candidate_id,
-        answer.verdict or Verdict.skip,
-        key=content_id(DESK, posting.id, answer.number, answer.person, answer.at.isoformat(), said),
-        reasons=answer.reasons,
-        layers=answer.layers,
-        comment=_clean(answer.comment),
-        dwell_ms=_milliseconds(answer.seconds),
+        active_reviewer(tx, annotation.person).id,
+        task.candidate_id,
+        annotation.verdict or Verdict.skip,
+        key=content_id(DESK, task.id, annotation.number, annotation.person, time, content),
+        reasons=annotation.reasons,
+        layers=annotation.layers,
+        comment=_clean(annotation.comment),
+        dwell_ms=_milliseconds(annotation.seconds),
         desk=DESK,
     )
     return decided.decision
 
 
 def _clean(text: str) -> str:
-    """Return a text without what cannot be stored; the desk takes anything."""
+    """Remove characters that PostgreSQL cannot store; Label Studio accepts any."""
     return text.replace("\0", "").encode("utf-8", "ignore").decode()
 
 
 def _milliseconds(seconds: float | None) -> int | None:
-    """How long somebody looked, ten minutes at most; None where the desk does not say it in a number."""
+    """Return a review time in milliseconds, at most ten minutes; None if it is unknown."""
     if seconds is None or not math.isfinite(seconds):
         return None
     return int(1_000 * min(max(seconds, 0), 600))
 
 
-def _waits_for_lease(tx: Transaction, posting: sa.Row[Any], error: Refused) -> bool:
-    """Whether somebody is looking at the candidate here: they decide, or their lease ends and it is tried again."""
-    return isinstance(error, Conflict) and _state(tx, posting.candidate_id) == CandidateState.showing
+def _waits_for_lease(tx: Transaction, task: sa.Row[Any], error: Refused) -> bool:
+    """Return whether a decision failed because a reviewer holds a lease on the candidate.
+
+    The reviewer decides, or the lease expires and the annotation is tried again.
+    """
+    return isinstance(error, Conflict) and _state(tx, task.candidate_id) == CandidateState.showing
 
 
-def _log_editor(tx: Transaction, posting: sa.Row[Any], earlier: sa.Row[Any], answer: Annotation) -> None:
-    """Note who replaced the answer of somebody else: the undo of their decision is a row in their name."""
-    if answer.person != earlier.person:
-        about = {"said_by": earlier.person, "decision": earlier.decision_id}
-        tx.log(answer.person, "answer of another edited", f"candidate {posting.candidate_id}", **about)
+def _log_editor(
+    tx: Transaction, task: sa.Row[Any], stored: sa.Row[Any], annotation: Annotation
+) -> None:
+    """Log the user who edited another user's annotation.
+
+    The undo of the earlier decision is recorded under the name of its reviewer.
+    """
+    if annotation.person != stored.person:
+        data = {"said_by": stored.person, "decision": stored.decision_id}
+        subject = f"candidate {task.candidate_id}"
+        tx.log(annotation.person, "answer of another edited", subject, **data)
 
 
-def _note(
-    tx: Transaction, posting: sa.Row[Any], task: int | None, answer: Annotation, earlier: sa.Row[Any] | None,
+def _store(
+    tx: Transaction,
+    task: sa.Row[Any],
+    task_number: int | None,
+    annotation: Annotation,
+    stored: sa.Row[Any] | None,
     decision: int | None = None,
     refused: str | None = None,
-) -> str:  # fmt: skip
-    """Keep an answer as it is known now: its row, or a new one."""
-    row = {"number": answer.number, "author": answer.author, "person": answer.person, "said": said_of(answer)}
-    row |= {"at": answer.at, "made_at": answer.made_at, "decision": decision, "refused": refused}
-    if earlier is None:
-        tx.execute(_ADD, row | {"posting": posting.id, "task": task})
+) -> str:
+    """Insert or update the row of an annotation and return its outcome."""
+    row = {
+        "number": annotation.number,
+        "author": annotation.author,
+        "person": annotation.person,
+        "said": said_of(annotation),
+        "at": annotation.at,
+        "made_at": annotation.made_at,
+        "decision": decision,
+        "refused": refused,
+    }
+    if stored is None:
+        tx.execute(_ADD, row | {"posting": task.id, "task": task_number})
     else:
-        tx.execute(_CHANGE, row | {"answer": earlier.id})
+        tx.execute(_CHANGE, row | {"answer": stored.id})
     if refused is not None:
-        tx.log(answer.person or DESK, "answer refused", f"candidate {posting.candidate_id}", why=refused)
+        subject = f"candidate {task.candidate_id}"
+        tx.log(annotation.person or DESK, "answer refused", subject, why=refused)
         return "refused"
     return "waiting" if decision is None else "kept"
 
 
-def _forget(tx: Transaction, row: sa.Row[Any]) -> str:
-    """An answer that the desk has lost by being put back: what was decided stands."""
+def _mark_forgotten(tx: Transaction, row: sa.Row[Any]) -> str:
+    """Mark an annotation that a restored backup lost; its decision stands."""
     tx.execute(_FORGET, {"answer": row.id})
     return "forgotten"
 
 
-def _take_back(tx: Transaction, posting: sa.Row[Any], row: sa.Row[Any]) -> str:
-    """An answer that is there no longer: its decision is undone and the candidate waits again."""
-    complaint = None
+def _undo_deleted(tx: Transaction, task: sa.Row[Any], row: sa.Row[Any]) -> str:
+    """Undo the decision of a deleted annotation, so that the candidate waits again."""
+    conflict = None
     try:
         if row.decision_id is not None:
-            _void(tx, posting, row)
+            _undo_decision(tx, task, row)
     except Conflict as error:
-        complaint = error.message
-    tx.execute(_GONE, {"answer": row.id, "refused": complaint or row.refused})
-    return "refused" if complaint else "undone"
+        conflict = error.message
+    tx.execute(_GONE, {"answer": row.id, "refused": conflict or row.refused})
+    return "refused" if conflict else "undone"
 
 
-def _void(tx: Transaction, posting: sa.Row[Any], row: sa.Row[Any]) -> None:
-    """Undo a decision in the name of who made it, and hold its candidate for nobody.
+def _undo_decision(tx: Transaction, task: sa.Row[Any], row: sa.Row[Any]) -> None:
+    """Undo a decision in the name of its reviewer, without a lease on the candidate.
 
     Raises:
-        Conflict: The decision stands.
+        Conflict: The decision cannot be undone any more.
     """
-    made = tx.execute(_DECISION, {"decision": row.decision_id}).one()
+    decision = tx.execute(_DECISION, {"decision": row.decision_id}).one()
     key = content_id(DESK, "undo", row.decision_id)
-    with suppress(NotFound):  # undone before, at our pages
-        undo(tx, made.reviewer_id, row.decision_id, key=key, seconds=1)
-        leases.release(tx, [posting.candidate_id])
-        tx.execute(_WAIT, {"candidate": posting.candidate_id})
+    # NotFound: the decision was undone before on the review page.
+    with suppress(NotFound):
+        undo(tx, decision.reviewer_id, row.decision_id, key=key, seconds=1)
+        # An undo leases the candidate to its reviewer, who is not on the review page.
+        leases.release(tx, [task.candidate_id])
+        tx.execute(_WAIT, {"candidate": task.candidate_id})
 
 
 def _state(tx: Transaction, candidate: uuid.UUID) -> str:
@@ -248,60 +326,72 @@ def _state(tx: Transaction, candidate: uuid.UUID) -> str:
 
 
 def _read(row: sa.Row[Any]) -> Annotation:
-    said = row.said
+    """Return the annotation of a stored row."""
+    content = row.said
     return Annotation(
         number=row.number,
         author=row.author,
         editor=row.person if row.person != row.author else "",
         made_at=row.made_at,
         at=row.said_at,
-        verdict=Verdict(said["verdict"]) if said["verdict"] else None,
-        reasons=[RejectReason(one) for one in said["reasons"]],
-        layers=[LayerRole(one) for one in said["layers"]],
-        comment=said["comment"],
-        fault=said["fault"],
+        verdict=Verdict(content["verdict"]) if content["verdict"] else None,
+        reasons=[RejectReason(reason) for reason in content["reasons"]],
+        layers=[LayerRole(role) for role in content["layers"]],
+        comment=content["comment"],
+        fault=content["fault"],
     )
 
 
 _POSTING = sa.text("select * from desk_postings where id = :posting for update")
 
-_ANSWERS = sa.text("select * from desk_answers where posting_id = :posting order by said_at, number")
+_ANSWERS = sa.text(
+    "select * from desk_answers where posting_id = :posting order by said_at, number"
+)
 
 _DECISION = sa.text("select reviewer_id from decisions where id = :decision")
 
 _STATE = sa.text("select state from candidates where id = :candidate")
 
-_WAIT = sa.text("update candidates set state = 'waiting' where id = :candidate and state = 'showing'")
+_WAIT = sa.text(
+    "update candidates set state = 'waiting' where id = :candidate and state = 'showing'"
+)
 
 _GONE = sa.text("update desk_answers set gone = true, refused = :refused where id = :answer")
 
 _FORGET = sa.text("update desk_answers set forgotten = true where id = :answer")
 
 _REMEMBER = sa.text("""
-    update desk_answers set forgotten = false, made_at = coalesce(made_at, :made_at) where id = :answer""")
+    update desk_answers set forgotten = false, made_at = coalesce(made_at, :made_at)
+    where id = :answer""")
 
 _ADD = sa.text("""
-    insert into desk_answers (posting_id, number, task, author, made_at, person, said, said_at, decision_id, refused)
-    values (:posting, :number, :task, :author, :made_at, :person, :said, :at, :decision, :refused)""").bindparams(
-    sa.bindparam("said", type_=sa.JSON)
-)
+    insert into desk_answers (posting_id, number, task, author, made_at, person, said, said_at,
+        decision_id, refused)
+    values (:posting, :number, :task, :author, :made_at, :person, :said, :at,
+        :decision, :refused)""").bindparams(sa.bindparam("said", type_=sa.JSON))
 
 _CHANGE = sa.text("""
-    update desk_answers set made_at = coalesce(made_at, :made_at), person = :person, said = :said, said_at = :at,
-        decision_id = :decision, refused = :refused, gone = false, forgotten = false, shown = false
+    update desk_answers set made_at = coalesce(made_at, :made_at), person = :person, said = :said,
+        said_at = :at, decision_id = :decision, refused = :refused, gone = false, forgotten = false,
+        shown = false
     where id = :answer""").bindparams(sa.bindparam("said", type_=sa.JSON))
 
-# A posting whose candidate is decided has been answered; one that waits again is up again, unless another is by now.
+# A task becomes 'answered' when one of its annotations decides the candidate. If the candidate
+# waits again, the task becomes 'up' again, unless the candidate has another open task by now.
 _SEEN = sa.text("""
     update desk_postings p set
-        seen_at = case when coalesce(p.number, :number) = :number then greatest(p.seen_at, :at) else p.seen_at end,
+        seen_at = case when coalesce(p.number, :number) = :number
+            then greatest(p.seen_at, :at) else p.seen_at end,
         number = coalesce(p.number, :number),
         state = case
             when p.state in ('sending', 'up') and c.state in ('accepted', 'rejected') and exists (
-                select from desk_answers a where a.posting_id = p.id and a.decision_id is not null and not a.gone)
+                select from desk_answers a
+                where a.posting_id = p.id and a.decision_id is not null and not a.gone)
                 then 'answered'
             when p.state = 'sending' and :number is not null then 'up'
-            when p.state = 'answered' and c.state in ('waiting', 'showing') and p.number = :number and not exists (
-                select from desk_postings o where o.candidate_id = c.id and o.state in ('sending', 'up')) then 'up'
+            when p.state = 'answered' and c.state in ('waiting', 'showing') and p.number = :number
+                and not exists (
+                    select from desk_postings o
+                    where o.candidate_id = c.id and o.state in ('sending', 'up')) then 'up'
             else p.state end
     from candidates c where p.id = :posting and c.id = p.candidate_id""")

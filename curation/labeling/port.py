@@ -1,4 +1,4 @@
-"""The port of labeling backends: what is sent to them and what is read from them."""
+"""Port of labeling backends: the data types and operations of Label Studio that we use."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from curation.domain import Kind, LayerRole, RejectReason, RuleVerdict, Verdict
 
 @dataclass(frozen=True)
 class Project:
-    """The place of a round's candidates there; `number` is the desk's own for it, None until it is made.
+    """A Label Studio project that holds candidates of one round.
 
     Attributes:
-        overlap: How many people are to answer each posting.
-        made_at: When the desk made it, by its clock. Number and time together identify it: a desk that was put back to
-            a backup gives numbers again. None where an older version made it.
-        batches: Some of its batches, by which it is recognized where `made_at` is None.
-        mark: The number that was last written to the desk for this board.
-        trouble: What the desk refused the last time, or an empty string.
+        id: ID in this instance.
+        round: The round.
+        part: Number of the project among those of the round, from 1.
+        kind: Single layers or pairs.
+        number: ID in Label Studio; None until it is created there.
+        overlap: Number of users who are to annotate each task.
+        made_at: Creation time by Label Studio's clock; None if an older version created it. ID and
+            time together identify a project, since Label Studio reuses IDs after a restored backup.
+        batches: Some of its batches, which identify it if `made_at` is None.
+        mark: The number that was last written to the project in Label Studio.
+        trouble: What Label Studio refused the last time, or an empty string.
     """
 
     id: uuid.UUID
@@ -38,12 +43,18 @@ class Project:
 
 @dataclass(frozen=True)
 class Task:
-    """One candidate as it is put up: its texts, an address for each layer, and a score: the lowest is first.
+    """A Label Studio task that shows one candidate.
 
     Attributes:
-        facts: More that people there can sort by, by column name.
-        people: How many people are to answer it, where not as many as its board says.
-        note: A sentence for whoever opens it there, such as why an answer was refused.
+        id: ID of the task in this instance.
+        candidate: The candidate.
+        prompt: Its prompt.
+        texts: Text of each layer.
+        layers: URL of each layer.
+        score: Sort key; tasks with low scores are shown first.
+        facts: Further columns to sort by, by name.
+        people: Number of users who are to annotate it; None for the overlap of the project.
+        note: A sentence for the user who opens it, such as why an annotation was refused.
     """
 
     id: uuid.UUID
@@ -59,11 +70,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a person said there of a posting; `fault` is a sentence where it cannot be read as a verdict.
+    """A user's annotation of a task.
 
-    `number` and all times are the desk's own. An answer is identified by its number, its author and the time at which
-    it was made, since a desk that was put back to a backup gives numbers again. `editor` is who changed it last, where
-    that is somebody else than its author. People are e-mail addresses.
+    It is identified by number, author and creation time, since Label Studio reuses IDs after a
+    restored backup. All times are by Label Studio's clock, and users are e-mail addresses.
+
+    Attributes:
+        number: ID in Label Studio.
+        author: The user who created it.
+        at: Time of the last change.
+        verdict: The verdict; None if it cannot be read.
+        reasons: Reasons of a rejection.
+        layers: Layers that the reasons concern.
+        comment: Free text.
+        seconds: Time spent on it.
+        fault: Why it cannot be read as a verdict, or an empty string.
+        made_at: Creation time.
+        editor: The user who changed it last, if that is not the author.
     """
 
     number: int
@@ -80,15 +103,20 @@ class Annotation:
 
     @property
     def person(self) -> str:
-        """Who is responsible for its content."""
+        """The user who is responsible for its content."""
         return self.editor or self.author
 
 
 @dataclass(frozen=True)
 class RemoteTask:
-    """A posting as it is found there, with all its answers; `posting` is None where it was not put up by us.
+    """A task as found in Label Studio.
 
-    `layers` are the addresses from which it is shown there.
+    Attributes:
+        number: ID in Label Studio.
+        posting: ID of the task in this instance; None if it was not created by this instance.
+        at: Time of the last change.
+        answers: All its annotations.
+        layers: URL of each layer that it shows.
     """
 
     number: int
@@ -100,14 +128,14 @@ class RemoteTask:
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading of a board: how many postings it has, and those that changed.
+    """Result of reading a project.
 
     Attributes:
-        count: All postings there, also those that others put up.
-        seen: What changed since the time asked for, read from the desk while it is iterated.
-        mark: The number that was last written there by `set_mark`; None where there is none.
-        made_at: When the desk made the board.
-        trouble: What the desk refused to have changed on the board, or an empty string.
+        count: Number of tasks, including those that this instance did not create.
+        seen: The changed tasks, read from Label Studio during iteration.
+        mark: The number that `set_mark` wrote last; None if there is none.
+        made_at: Creation time of the project.
+        trouble: Changes to the project that Label Studio refused, or an empty string.
     """
 
     count: int
@@ -119,11 +147,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Placed:
-    """What became of postings that were put up: the desk's numbers of the board and of those that are there.
+    """Result of pushing tasks.
 
     Attributes:
-        refused: Postings that the desk does not take, each with the reason.
-        trouble: What the desk refused to have changed on the board, or an empty string.
+        board: ID of the project in Label Studio.
+        made_at: Creation time of the project.
+        postings: ID in Label Studio of each task that exists there.
+        refused: Reason for each task that Label Studio refused.
+        trouble: Changes to the project that Label Studio refused, or an empty string.
     """
 
     board: int
@@ -135,7 +166,13 @@ class Placed:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A project of the desk that holds postings of ours and is none of the boards known here."""
+    """An unknown project in Label Studio that holds tasks of this instance.
+
+    Attributes:
+        number: ID in Label Studio.
+        title: Its title.
+        seen: Its tasks, read from Label Studio during iteration.
+    """
 
     number: int
     title: str
@@ -143,32 +180,58 @@ class Elsewhere:
 
 
 class LabelingBackend(Protocol):
-    """Label Studio. Every method raises Unreachable where it does not answer, or not to our token."""
+    """Port to Label Studio.
+
+    Every method raises Unreachable if it does not respond, or rejects the token.
+    """
 
     address: str
 
     def put_up(self, board: Project, batch: uuid.UUID, postings: Sequence[Task]) -> Placed:
-        """Show postings on a board, made if need be.
+        """Push tasks to a project, and create the project if it does not exist.
 
-        Whoever was cut off calls again with the same batch: what of it is there already is not put up twice, but is
-        shown from now on as it is given here. One posting that the desk refuses does not stop the others. Raises
-        NotFound where the board is gone.
+        After an interruption, call it again with the same batch: tasks that exist already are not
+        duplicated but updated. A refused task does not stop the others.
+
+        Args:
+            board: The project.
+            batch: ID of the batch, which makes the call idempotent.
+            postings: The tasks.
+
+        Raises:
+            NotFound: The project was deleted.
         """
 
     def update(self, board: Project, postings: Mapping[int, tuple[uuid.UUID, Task]]) -> None:
-        """Show postings, by the desk's number and with the batch of each, as they are given here; the rest is left."""
+        """Update the content of existing tasks.
+
+        Args:
+            board: The project.
+            postings: By ID in Label Studio, the batch of each task and its new content.
+        """
 
     def collect(self, board: Project, since: datetime | None, *, repair: bool = True) -> Reading:
-        """How many postings a board has, and what changed since a time of the desk's clock; None: all.
+        """Read the changed tasks of a project.
 
-        What people changed of the board itself is repaired, or with `repair` False told as the reading's trouble.
-        Raises NotFound where the board is gone.
+        Args:
+            board: The project.
+            since: Time by Label Studio's clock; None to read all tasks.
+            repair: Whether changes that users made to the project's settings are reverted; else
+                they are reported as the reading's `trouble`.
+
+        Raises:
+            NotFound: The project was deleted.
         """
 
     def set_mark(self, board: Project, mark: int) -> bool:
-        """Write a number to the board; a desk that is put back to a backup has an older one.
+        """Write a number to the project; an older number shows that a backup was restored.
 
-        Returns whether it was written; False where the desk is not to wake us, and has no place for it.
+        Args:
+            board: The project.
+            mark: The number.
+
+        Returns:
+            Whether it was written. It is stored with the webhook, so False without a webhook.
         """
 
     def take_down(
@@ -177,26 +240,37 @@ class LabelingBackend(Protocol):
         postings: Mapping[uuid.UUID, Sequence[int]],
         unless: Mapping[uuid.UUID, datetime | None] | None = None,
     ) -> set[uuid.UUID]:
-        """Show postings no longer, by their ids and numbers; one whose number is another's by now is left alone.
+        """Delete tasks, except those whose ID belongs to another task by now.
 
         Args:
-            board: Where they are.
-            postings: The desk's numbers of each.
-            unless: When each was last read. One that changed since then, or that was never read and has answers, is
-                left there.
+            board: The project.
+            postings: The IDs in Label Studio of each task.
+            unless: When each task was last read. A task that changed since, or that has annotations
+                and was never read, is kept.
 
         Returns:
-            The postings that were left because they changed.
+            The tasks that were kept because they changed.
         """
 
     def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[Elsewhere]:
-        """Find projects that hold postings of ours and are none of those known, by number and time of creation."""
+        """Find other projects that hold tasks of this instance.
+
+        Args:
+            known: ID and creation time of each known project.
+        """
 
     def answer(self, number: int, person: str, key: uuid.UUID, said: RuleVerdict) -> None:
-        """Say something of a posting in somebody's name, as the oracle does; the same key again changes nothing."""
+        """Submit an annotation in the name of a user, as the rule reviewer does.
+
+        Args:
+            number: ID of the task in Label Studio.
+            person: The user.
+            key: Idempotency key.
+            said: The verdict.
+        """
 
     def present(self, since: datetime) -> Collection[str]:
-        """The addresses of people who have used the desk since a time, without our own account."""
+        """Return the users who were active since a time, except this instance's own account."""
 
     def whoami(self) -> str:
-        """The address of the account that the token belongs to."""
+        """Return the e-mail address of the account that the token belongs to."""

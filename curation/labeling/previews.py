@@ -1,4 +1,4 @@
-"""Previews: addresses of a task's layers that work as long as the task exists."""
+"""Previews: signed URLs of a task's layers that are valid as long as the task exists."""
 
 from __future__ import annotations
 
@@ -13,33 +13,51 @@ from curation.domain import LayerRole
 from curation.errors import NotFound
 
 HOOK_HEADER = "X-Layerloop-Desk"
-"""Where the desk shows the secret with which it may wake the collector."""
+"""HTTP header with the secret that authenticates the webhook."""
 
 
 class Previews:
-    """Makes and checks addresses. Each is bound to one posting and layer; what ends it is the posting's own state.
+    """Signer and verifier of preview URLs, each for one layer of one task.
 
-    So nothing has to be revoked: a posting that was taken down is there no longer. One that is answered stays, since
-    whoever corrects an answer there has to see what it is about. Whoever puts a candidate up again makes a new posting,
-    with another address.
+    A URL is valid as long as its task exists, so nothing has to be revoked. An annotated task keeps
+    its URLs, since users who correct an annotation need to see the layers. A candidate that is
+    pushed again becomes a new task with new URLs.
     """
 
     def __init__(self, secret: str, where: str) -> None:
-        """`where` is the address at which browsers reach the API."""
+        """Derive the signing key.
+
+        Args:
+            secret: Secret of this instance.
+            where: Base URL at which browsers reach the API.
+        """
         self._key = hmac.digest(secret.encode(), b"layerloop desk previews", hashlib.sha256)
-        self._where = where.rstrip("/")
+        self._base_url = where.rstrip("/")
 
     def address(self, posting: uuid.UUID, role: LayerRole) -> str:
-        """The whole address of one layer of a posting."""
-        return f"{self._where}/api/desk/previews/{posting}/{role}.webp?sign={self._sign(posting, role)}"
+        """Return the URL of one layer of a task."""
+        sign = self._sign(posting, role)
+        return f"{self._base_url}/api/desk/previews/{posting}/{role}.webp?sign={sign}"
 
     def find(self, tx: Transaction, posting: uuid.UUID, role: LayerRole, sign: str) -> str:
-        """The sha256 of the layer. Raises NotFound for a forged address and for one that works no longer."""
+        """Verify a preview URL and return the hash of its layer.
+
+        Args:
+            tx: The transaction.
+            posting: ID of the task.
+            role: Role of the layer.
+            sign: Signature in the URL.
+
+        Raises:
+            NotFound: The signature is invalid, or the task does not exist any more.
+        """
         if not hmac.compare_digest(self._sign(posting, role).encode(), sign.encode()):
             raise NotFound("there is no such preview")
         sha256 = tx.execute(_OPEN, {"posting": posting, "role": role}).scalar()
         if sha256 is None:
-            raise NotFound("this candidate is shown no longer", "go on with the next one")
+            raise NotFound(
+                "the task of this preview does not exist any more", "continue with the next task"
+            )
         return str(sha256)
 
     def _sign(self, posting: uuid.UUID, role: LayerRole) -> str:
@@ -47,7 +65,7 @@ class Previews:
 
 
 def hook_secret(secret: str) -> str:
-    """What the desk must say to wake the collector."""
+    """Return the secret that authenticates Label Studio's webhook."""
     return hmac.digest(secret.encode(), b"layerloop desk hook", hashlib.sha256).hex()
 
 

@@ -1,148 +1,204 @@
-"""Projects: which candidates belong in Label Studio, and which process synchronizes them."""
+"""Label Studio projects: which rounds have them, and which process synchronizes each."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from curation.db.engine import Database, Transaction
+from curation.db.engine import Transaction
 from curation.domain import Kind
 from curation.errors import Refused
 from curation.labeling.port import Project
 from curation.rounds.lifecycle import GOLD, find_round
 
-HELD_SECONDS = 300
-"""How long a process that was killed keeps others from a board; longer than its requests and rows between two signs."""
-
 DESKS = ("pages", "label-studio")
-"""What a round can be switched to."""
+"""Values of a round's `desk`: the review page alone, or Label Studio as well."""
 
 READ_AGAIN_SECONDS = 8
-"""A board that was read within so many seconds is read again only where the desk says that something changed."""
+"""Seconds during which a project is read again only after a webhook call."""
 
-NOT_BLIND = "several people decide each candidate of this round, and at Label Studio they can see what others said"
+NOT_BLIND = (
+    "this round needs several reviewers per candidate, and in Label Studio users can see the "
+    "annotations of others"
+)
 
 
 def rounds_to_serve(tx: Transaction, desk: str) -> list[int]:
-    """Rounds where something is to be put up at a desk or taken down."""
+    """Return the rounds with tasks to push to, or to remove from, Label Studio.
+
+    Args:
+        tx: The transaction.
+        desk: Address of Label Studio.
+    """
     return [row.id for row in tx.execute(_TO_SERVE, {"desk": desk})]
 
 
 def open_boards(tx: Transaction, desk: str, number: int | None = None) -> list[Project]:
-    """The boards of a round, or of all rounds, on which somebody may still say something that counts."""
-    return [_board(row) for row in tx.execute(_BOARDS, {"desk": desk, "round": number})]
+    """Return the projects with open tasks, whose annotations still count.
+
+    Args:
+        tx: The transaction.
+        desk: Address of Label Studio.
+        number: The round; None for all rounds.
+    """
+    return [_to_project(row) for row in tx.execute(_BOARDS, {"desk": desk, "round": number})]
 
 
 def board_of(tx: Transaction, board: uuid.UUID) -> Project | None:
-    """Return one board, whatever is on it; None where there is none or it is not made yet."""
+    """Return a project, or None if it does not exist in Label Studio yet."""
     row = tx.execute(_BOARD, {"board": board}).one_or_none()
-    return _board(row) if row is not None else None
+    return _to_project(row) if row is not None else None
 
 
 def made_boards(tx: Transaction, desk: str, number: int | None = None) -> list[Project]:
-    """Every board of a round, or of all rounds, that was made at a desk, also where nothing is on it."""
-    return [_board(row) for row in tx.execute(_MADE_BOARDS, {"desk": desk, "round": number})]
+    """Return all projects that exist in Label Studio, including those without open tasks.
+
+    Args:
+        tx: The transaction.
+        desk: Address of Label Studio.
+        number: The round; None for all rounds.
+    """
+    return [_to_project(row) for row in tx.execute(_MADE_BOARDS, {"desk": desk, "round": number})]
 
 
 def is_served(tx: Transaction, number: int) -> bool:
-    """Return whether the candidates of a round are offered at Label Studio."""
+    """Return whether the candidates of a round are pushed to Label Studio."""
     return bool(tx.execute(_IS_SERVED, {"round": number}).scalar())
 
 
 def boards_to_read(tx: Transaction, desk: str) -> list[uuid.UUID]:
-    """Boards to be read: those that are open, those to be read again whole, and one of the others in turn.
+    """Return the projects to read now: open ones, those flagged for a full read, and one other.
 
-    A closed board is looked at now and then, since a desk that was put back to a backup shows it again.
+    Projects without open tasks are read in turn, since a restored backup may reopen their tasks.
+
+    Args:
+        tx: The transaction.
+        desk: Address of Label Studio.
     """
     return [row.id for row in tx.execute(_TO_READ, {"desk": desk, "seconds": READ_AGAIN_SECONDS})]
 
 
 def reread_all(tx: Transaction, desk: str) -> None:
-    """Read every board at a desk whole the next time, as after it was put back to a backup."""
+    """Flag all projects for a full read, as after a restored backup.
+
+    Args:
+        tx: The transaction.
+        desk: Address of Label Studio.
+    """
     tx.execute(_REREAD_ALL, {"desk": desk})
 
 
 def must_reread(tx: Transaction, board: Project) -> bool:
-    """Return whether a board is to be read whole."""
+    """Return whether a project is flagged for a full read."""
     return bool(tx.execute(_MUST_REREAD, {"board": board.id}).scalar())
 
 
 def note_mark(tx: Transaction, board: Project, mark: int) -> None:
-    """Note the number that was written to the desk for a board."""
+    """Record the number that was written to a project in Label Studio.
+
+    Args:
+        tx: The transaction.
+        board: The project.
+        mark: The number.
+    """
     tx.execute(_NOTE_MARK, {"board": board.id, "mark": mark})
 
 
 def note_trouble(tx: Transaction, board: Project, trouble: str) -> None:
-    """Note what the desk refuses on a board just now; an empty string for nothing."""
+    """Record an error of Label Studio about a project.
+
+    Args:
+        tx: The transaction.
+        board: The project.
+        trouble: The error, or an empty string to clear it.
+    """
     tx.execute(_NOTE_TROUBLE, {"board": board.id, "trouble": trouble or None})
 
 
 def leave_others(tx: Transaction, desk: str, number: int) -> None:
-    """Forget what a round has at a desk with another address: the settings name one at a time."""
+    """Mark a round's tasks at other addresses of Label Studio as removed.
+
+    The settings name one address at a time.
+
+    Args:
+        tx: The transaction.
+        desk: The current address of Label Studio.
+        number: The round.
+    """
     tx.execute(_LEAVE, {"desk": desk, "round": number})
 
 
-@contextmanager
-def held(database: Database, board: Project, holder: str) -> Iterator[bool]:
-    """Hold a board for one conversation with the desk; False where another process holds it."""
-    with database.transaction() as tx:
-        mine = tx.execute(_HOLD, {"board": board.id, "holder": holder, "seconds": HELD_SECONDS}).rowcount > 0
-    try:
-        yield mine
-    finally:
-        if mine:
-            with database.transaction() as tx:
-                tx.execute(_LET_GO, {"board": board.id, "holder": holder})
+def board_with_room(
+    tx: Transaction, desk: str, number: int, most: int
+) -> tuple[Project, int] | None:
+    """Return the project for a round's next tasks, creating a new one if the last is full.
 
+    Args:
+        tx: The transaction.
+        desk: Address of Label Studio.
+        number: The round.
+        most: Largest number of tasks per project.
 
-def hold_on(database: Database, board: Project, holder: str) -> None:
-    """Hold a board for as long again from now on, in the middle of a long conversation."""
-    with database.transaction() as tx:
-        tx.execute(_HOLD_ON, {"board": board.id, "holder": holder, "seconds": HELD_SECONDS})
-
-
-def board_with_room(tx: Transaction, desk: str, number: int, most: int) -> tuple[Project, int] | None:
-    """The board that takes a round's next candidates, and how many: a new one where the last is full; None for none."""
+    Returns:
+        The project and the number of tasks that fit, or None if there is nothing to push.
+    """
     wanted = tx.execute(WANTED, {"round": number, "count": 1}).first()
     last = tx.execute(_LAST, {"desk": desk, "round": number}).first()
     if wanted is None and (last is None or not last.sending):
         return None
+    # A batch that was interrupted belongs to its project, even if that is full.
     if last is not None and (last.postings < most or last.sending):
-        return _board(last), most - last.postings
+        return _to_project(last), most - last.postings
+    # Another process may insert the same part at the same time; both then use its row.
     part = last.part + 1 if last is not None else 1
     values = {"id": uuid.uuid4(), "desk": desk, "round": number, "part": part}
     tx.execute(_NEW_BOARD, values)
-    return _board(tx.execute(_LAST, {"desk": desk, "round": number}).one()), most
+    return _to_project(tx.execute(_LAST, {"desk": desk, "round": number}).one()), most
 
 
-def note_collected(tx: Transaction, board: Project, made_at: datetime | None, *, whole: bool) -> None:
-    """All that had changed there is taken in; next time is asked for what changed since."""
+def note_collected(
+    tx: Transaction, board: Project, made_at: datetime | None, *, whole: bool
+) -> None:
+    """Record that all changes of a project are processed; the next read begins after them.
+
+    Args:
+        tx: The transaction.
+        board: The project.
+        made_at: Its creation time in Label Studio.
+        whole: Whether all its tasks were read.
+    """
     tx.execute(_COLLECTED, {"board": board.id, "made_at": made_at, "whole": whole})
 
 
 def read_until(tx: Transaction, board: Project) -> datetime | None:
-    """The time, by the desk's clock, up to which everything is taken in."""
+    """Return the time, by Label Studio's clock, up to which all changes are processed."""
     found: datetime | None = tx.execute(_READ_UNTIL, {"board": board.id}).scalar()
     return found
 
 
 def switch(tx: Transaction, number: int, desk: str, actor: str) -> str:
-    """Let a round be decided at another desk from now on. The pages serve every round that is open.
+    """Switch a round to Label Studio, or to the review page alone, which serves every open round.
+
+    Args:
+        tx: The transaction.
+        number: The round.
+        desk: One of DESKS.
+        actor: Name for the event log.
 
     Returns:
-        A warning where people there can see what others said, or an empty string.
+        A warning if several reviewers decide each candidate and can see other annotations, or an
+        empty string.
 
     Raises:
-        Refused: For an unknown desk.
-        NotFound: For an unknown round.
+        Refused: The value of `desk` is unknown.
+        NotFound: The round does not exist.
     """
     if desk not in DESKS:
-        raise Refused(f"there is no desk {desk!r}", f"it is one of {', '.join(DESKS)}")
+        raise Refused(f"unknown labeling backend {desk!r}", f"use one of {', '.join(DESKS)}")
+    # The job pushes or removes the tasks of the round after the commit.
     find_round(tx, number)
     tx.execute(_SWITCH, {"round": number, "desk": desk})
     tx.log(actor, "desk switched", f"round {number}", desk=desk)
@@ -152,49 +208,68 @@ def switch(tx: Transaction, number: int, desk: str, actor: str) -> str:
 
 
 def list_kept_away(tx: Transaction) -> list[dict[str, Any]]:
-    """Return open rounds that are not offered at Label Studio, each with the reason."""
+    """Return the open rounds that are not pushed to Label Studio, each with the reason."""
     return [dict(row) for row in tx.execute(_KEPT_AWAY).mappings()]
 
 
 def list_boards(tx: Transaction) -> list[dict[str, Any]]:
-    """Every board: how many postings are up, answered or on their way, and how their answers fare."""
+    """Return all projects with their numbers of tasks and annotations by state."""
     return [dict(row) for row in tx.execute(_LIST).mappings()]
 
 
-def _board(row: sa.Row[Any]) -> Project:
+def _to_project(row: sa.Row[Any]) -> Project:
     return Project(
-        row.id, row.round_id, row.part, Kind(row.kind), row.number, row.overlap, row.made_at, row.batches, row.mark,
+        row.id,
+        row.round_id,
+        row.part,
+        Kind(row.kind),
+        row.number,
+        row.overlap,
+        row.made_at,
+        row.batches,
+        row.mark,
         row.trouble or "",
-    )  # fmt: skip
+    )
 
 
 OVERLAP = "coalesce((r.consensus ->> 'overlap')::int, 1)"
 
-# Of a round: it is open and not kept at the pages. Gold is not offered there, where it could be told from the rest, and
-# what several people decide only where somebody has asked for it, since they see there what others said.
+# Condition on a round: its candidates are pushed to Label Studio. Gold never is, because users
+# could recognize it there; a round with overlap only on request, because users see the annotations
+# of others there.
 SERVED = f"""(r.state = 'open' and r.purpose <> '{GOLD}'
     and (r.desk = 'label-studio' or r.desk is null and {OVERLAP} <= 1))"""
-LIVE = "select from desk_postings p where p.candidate_id = c.id and p.state in ('sending', 'up', 'refused')"
-# What somebody is looking at here is taken from there, unless several people decide it.
+# Subquery: the open or refused tasks of a candidate.
+LIVE = """select from desk_postings p
+    where p.candidate_id = c.id and p.state in ('sending', 'up', 'refused')"""
+# Condition on a task: it has to be removed. A candidate that is claimed on the review page is
+# removed from Label Studio, unless several reviewers decide it.
 NOT_WANTED = f"""(p.state = 'up' and not (
     {SERVED} and (c.state = 'waiting' or c.state = 'showing' and {OVERLAP} > 1)))"""
+# Condition on a project: an annotation waits for a reviewer's lease to end.
 WAITS_FOR_LEASE = """exists (select from desk_answers a join desk_postings o on o.id = a.posting_id
     where o.board_id = b.id and a.decision_id is null and a.refused is null and not a.gone)"""
 
+# Rounds with waiting candidates that have no task, and rounds with tasks to push or remove.
 _TO_SERVE = sa.text(f"""
     select r.id from rounds r where {SERVED} and exists (
-        select from candidates c where c.round_id = r.id and c.state = 'waiting' and not exists ({LIVE}))
+        select from candidates c
+        where c.round_id = r.id and c.state = 'waiting' and not exists ({LIVE}))
     union select b.round_id from desk_boards b join desk_postings p on p.board_id = b.id
     join rounds r on r.id = b.round_id join candidates c on c.id = p.candidate_id
-    where p.state in ('sending', 'up') and (b.desk <> :desk or p.state = 'sending' or {NOT_WANTED}) order by 1""")
+    where p.state in ('sending', 'up')
+        and (b.desk <> :desk or p.state = 'sending' or {NOT_WANTED}) order by 1""")
 
 _LEAVE = sa.text("""
     update desk_postings p set state = 'down' from desk_boards b
-    where b.id = p.board_id and b.round_id = :round and b.desk <> :desk and p.state in ('sending', 'up', 'refused')""")
+    where b.id = p.board_id and b.round_id = :round and b.desk <> :desk
+        and p.state in ('sending', 'up', 'refused')""")
 
-_COLUMNS = f"""b.id, b.round_id, b.part, b.number, b.made_at, b.mark, b.trouble, r.kind, {OVERLAP} as overlap,
+_COLUMNS = f"""b.id, b.round_id, b.part, b.number, b.made_at, b.mark, b.trouble, r.kind,
+    {OVERLAP} as overlap,
     case when b.made_at is null then array(
-        select p.batch from desk_postings p where p.board_id = b.id group by p.batch order by max(p.at) desc limit 3)
+        select p.batch from desk_postings p
+        where p.board_id = b.id group by p.batch order by max(p.at) desc limit 3)
         else '{{}}' end as batches"""
 
 _BOARD = sa.text(f"""
@@ -203,22 +278,29 @@ _BOARD = sa.text(f"""
 
 _MADE_BOARDS = sa.text(f"""
     select {_COLUMNS} from desk_boards b join rounds r on r.id = b.round_id
-    where b.desk = :desk and (cast(:round as integer) is null or r.id = :round) and b.number is not null
+    where b.desk = :desk and (cast(:round as integer) is null or r.id = :round)
+        and b.number is not null
     order by r.id, b.part""")
 
+# Projects with open tasks, or with annotated ones of a round that is not closed or that is given.
 _BOARDS = sa.text(f"""
     select {_COLUMNS} from desk_boards b join rounds r on r.id = b.round_id
-    where b.desk = :desk and (cast(:round as integer) is null or r.id = :round) and b.number is not null
+    where b.desk = :desk and (cast(:round as integer) is null or r.id = :round)
+        and b.number is not null
         and (exists (select from desk_postings p where p.board_id = b.id and (
-            p.state in ('up', 'sending') or p.state = 'answered' and (r.state <> 'closed' or r.id = :round)))
+            p.state in ('up', 'sending')
+            or p.state = 'answered' and (r.state <> 'closed' or r.id = :round)))
             or {WAITS_FOR_LEASE})
     order by r.id, b.part""")
 
 _TO_READ = sa.text(f"""
     with known as (
-        select b.id, b.reread, b.collected_at, (exists (select from desk_postings p where p.board_id = b.id and (
-            p.state in ('up', 'sending') or p.state = 'answered' and r.state <> 'closed')) or {WAITS_FOR_LEASE}) as open
-        from desk_boards b join rounds r on r.id = b.round_id where b.desk = :desk and b.number is not null),
+        select b.id, b.reread, b.collected_at,
+            (exists (select from desk_postings p where p.board_id = b.id and (
+                p.state in ('up', 'sending') or p.state = 'answered' and r.state <> 'closed'))
+                or {WAITS_FOR_LEASE}) as open
+        from desk_boards b join rounds r on r.id = b.round_id
+        where b.desk = :desk and b.number is not null),
     turn as (select id from known where not open order by collected_at nulls first limit 1)
     select id from known where reread or (open or id in (select id from turn))
         and coalesce(collected_at < now() - make_interval(secs => :seconds), true)
@@ -226,35 +308,34 @@ _TO_READ = sa.text(f"""
 
 _IS_SERVED = sa.text(f"select {SERVED} from rounds r where r.id = :round")
 
-_REREAD_ALL = sa.text("update desk_boards set reread = true where desk = :desk and number is not null")
+_REREAD_ALL = sa.text(
+    "update desk_boards set reread = true where desk = :desk and number is not null"
+)
 
 _MUST_REREAD = sa.text("select reread from desk_boards where id = :board")
 
 _NOTE_MARK = sa.text("update desk_boards set mark = :mark where id = :board")
 
 _NOTE_TROUBLE = sa.text("""
-    update desk_boards set trouble = :trouble where id = :board and trouble is distinct from :trouble""")
+    update desk_boards set trouble = :trouble
+    where id = :board and trouble is distinct from :trouble""")
 
+# A project with an interrupted batch comes first, then the newest.
 _LAST = sa.text(f"""
     select {_COLUMNS},
-        (select count(*) from desk_postings p where p.board_id = b.id and p.state <> 'down') as postings,
-        exists (select from desk_postings p where p.board_id = b.id and p.state = 'sending') as sending
+        (select count(*) from desk_postings p
+            where p.board_id = b.id and p.state <> 'down') as postings,
+        exists (select from desk_postings p
+            where p.board_id = b.id and p.state = 'sending') as sending
     from desk_boards b join rounds r on r.id = b.round_id
     where b.desk = :desk and b.round_id = :round order by sending desc, b.part desc limit 1""")
 
 _NEW_BOARD = sa.text("""
-    insert into desk_boards (id, desk, round_id, part) values (:id, :desk, :round, :part) on conflict do nothing""")
+    insert into desk_boards (id, desk, round_id, part) values (:id, :desk, :round, :part)
+    on conflict do nothing""")
 
-_HOLD = sa.text("""
-    update desk_boards set holder = :holder, held_until = clock_timestamp() + make_interval(secs => :seconds)
-    where id = :board and (held_until is null or held_until < clock_timestamp())""")
 
-_HOLD_ON = sa.text("""
-    update desk_boards set held_until = clock_timestamp() + make_interval(secs => :seconds)
-    where id = :board and holder = :holder""")
-
-_LET_GO = sa.text("update desk_boards set holder = null, held_until = null where id = :board and holder = :holder")
-
+# Waiting candidates without a task, by priority.
 WANTED = sa.text(f"""
     select c.id from candidates c join rounds r on r.id = c.round_id
     where r.id = :round and {SERVED} and c.state = 'waiting' and not exists ({LIVE})
@@ -272,22 +353,28 @@ _SWITCH = sa.text("update rounds set desk = :desk where id = :round")
 _SEVERAL = sa.text(f"select {OVERLAP} > 1 from rounds r where id = :round")
 
 _KEPT_AWAY = sa.text(f"""
-    select r.id as round, case when r.desk = 'pages' then 'switched to the pages'
-        else 'several people decide each candidate, who could see there what others said; switch it there to allow it'
+    select r.id as round, case when r.desk = 'pages' then 'switched to the review page'
+        else 'it needs several reviewers per candidate, and in Label Studio users can see the '
+            || 'annotations of others; switch it to Label Studio to allow that'
         end as why
-    from rounds r where r.state = 'open' and r.purpose <> '{GOLD}' and not {SERVED} order by r.id""")
+    from rounds r
+    where r.state = 'open' and r.purpose <> '{GOLD}' and not {SERVED} order by r.id""")
 
 _LIST = sa.text(f"""
-    select b.round_id as round, b.part, b.desk, b.number, b.collected_at, {SERVED} as serving, b.trouble,
-        count(*) filter (where p.state = 'sending') as sending, count(*) filter (where p.state = 'up') as up,
+    select b.round_id as round, b.part, b.desk, b.number, b.collected_at,
+        {SERVED} as serving, b.trouble,
+        count(*) filter (where p.state = 'sending') as sending,
+        count(*) filter (where p.state = 'up') as up,
         count(*) filter (where p.state = 'answered') as answered,
         count(*) filter (where p.state = 'refused') as not_taken,
         coalesce(sum(a.kept), 0)::int as decisions, coalesce(sum(a.waits), 0)::int as pending,
         coalesce(sum(a.refused), 0)::int as refused
-    from desk_boards b join rounds r on r.id = b.round_id left join desk_postings p on p.board_id = b.id
+    from desk_boards b join rounds r on r.id = b.round_id
+    left join desk_postings p on p.board_id = b.id
     left join lateral (
         select count(*) filter (where a.decision_id is not null and not a.gone) as kept,
-            count(*) filter (where a.decision_id is null and a.refused is null and not a.gone) as waits,
+            count(*) filter (
+                where a.decision_id is null and a.refused is null and not a.gone) as waits,
             count(*) filter (where a.refused is not null and not a.gone) as refused
         from desk_answers a where a.posting_id = p.id) a on true
     group by b.id, r.id order by r.id, b.part""")

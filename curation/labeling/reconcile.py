@@ -1,4 +1,4 @@
-"""Differences between Label Studio and this instance: report them and repair those that a rule covers."""
+"""Differences between Label Studio and this instance: report and repair."""
 
 from __future__ import annotations
 
@@ -14,186 +14,287 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from curation.db.engine import Transaction
 from curation.errors import NotFound
 from curation.labeling import annotations as answers
-from curation.labeling import projects, tasks
+from curation.labeling import projects, task_states
 from curation.labeling.port import Project, RemoteTask
 from curation.labeling.sync import LabelingSync, is_restored
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that differs: its kind, what it concerns, a sentence, and whether `mend` can do something about it."""
+    """A difference between this instance and Label Studio.
+
+    Attributes:
+        kind: Kind of the difference, such as "missing" or "forgotten".
+        round: The round.
+        candidate: The candidate, if it concerns one.
+        number: ID in Label Studio of the task or project.
+        told: Description of the difference.
+        mendable: Whether `mend` can repair it.
+    """
 
     kind: str
     round: int
     candidate: uuid.UUID | None
-    number: int | None  # the desk's own for the posting
+    number: int | None
     told: str
     mendable: bool = True
 
 
 def compare(exchange: LabelingSync, number: int | None = None) -> list[Difference]:
-    """Read both sides whole, of a round or of all, and tell what differs; nothing is changed. Raises Unreachable."""
+    """Compare all tasks and annotations with Label Studio, without changing anything.
+
+    Args:
+        exchange: The synchronization with Label Studio.
+        number: The round; None for all rounds.
+
+    Raises:
+        Unreachable: Label Studio does not respond.
+    """
     found: list[Difference] = []
     with exchange.database.transaction() as tx:
-        standing = projects.made_boards(tx, exchange.desk.address, number)
-        open_ = {board.id for board in projects.open_boards(tx, exchange.desk.address, number)}
-    for board in standing:
+        made = projects.made_boards(tx, exchange.desk.address, number)
+        open_projects = projects.open_boards(tx, exchange.desk.address, number)
+        open_ids = {project.id for project in open_projects}
+    # Compare project by project.
+    for project in made:
         try:
-            reading = exchange.desk.collect(board, None, repair=False)
+            reading = exchange.desk.collect(project, None, repair=False)
             seen = list(reading.seen)
         except NotFound:
-            if board.id in open_:
-                told = f"board {board.number} of round {board.round} is there no longer"
-                found.append(Difference("board", board.round, None, board.number, told))
+            if project.id in open_ids:
+                text = f"project {project.number} of round {project.round} does not exist any more"
+                found.append(Difference("board", project.round, None, project.number, text))
             continue
         if reading.trouble:
-            mendable = not board.trouble  # what was refused before, people have to make possible
-            found.append(Difference("board", board.round, None, board.number, reading.trouble, mendable))
+            # If the repair was refused before, a person has to enable it in Label Studio.
+            repairable = not project.trouble
+            found.append(
+                Difference(
+                    "board", project.round, None, project.number, reading.trouble, repairable
+                )
+            )
+        restored = is_restored(project, reading)
         with exchange.database.transaction(one_view=True) as tx:
-            found += _differences(tx, exchange, board, seen, restored=is_restored(board, reading))
+            found += _differences(tx, exchange, project, seen, restored=restored)
+    # Report unknown projects and candidates without a task.
     found += _elsewhere(exchange, number)
     with exchange.database.transaction() as tx:
-        for round_, count in tasks.count_not_up(tx, number).items():
-            told = f"{count} candidates of round {round_} wait and are not there"
-            found.append(Difference("waiting", round_, None, None, told))
+        for round_id, count in task_states.count_not_up(tx, number).items():
+            text = f"{count} waiting candidates of round {round_id} have no task"
+            found.append(Difference("waiting", round_id, None, None, text))
     return found
 
 
 def mend(exchange: LabelingSync, number: int | None = None) -> None:
-    """Make both sides equal, as far as rules go: a decision that was made stands, whatever the desk has forgotten.
+    """Repair the differences that a rule covers; existing decisions always stand.
 
-    What people must look at (refused answers, what others put there) is left as it is. Raises Unreachable.
+    Differences that need a person (refused annotations, tasks of others) are left unchanged.
+
+    Args:
+        exchange: The synchronization with Label Studio.
+        number: The round; None for all rounds.
+
+    Raises:
+        Unreachable: Label Studio does not respond.
     """
     differences = compare(exchange, number)
-    _take_in_elsewhere(exchange, number)
+    # Pull all annotations, also from projects that are unknown here.
+    _pull_elsewhere(exchange, number)
     exchange.collect(number, everything=True)
     with exchange.database.transaction() as tx:
-        standing = projects.made_boards(tx, exchange.desk.address, number)
-    going = {one.candidate: one.number for one in differences if one.kind == "forgotten"}
-    for board in standing:
+        made = projects.made_boards(tx, exchange.desk.address, number)
+    # Remove tasks whose annotations Label Studio lost, so that they are not annotated again.
+    forgotten = {
+        difference.candidate: difference.number
+        for difference in differences
+        if difference.kind == "forgotten"
+    }
+    for project in made:
         with exchange.database.transaction() as tx:
-            rows = tx.execute(_POSTINGS, {"board": board.id}).all()
-        down = {row.id: [row.number] for row in rows if going.get(row.candidate_id, -1) == row.number}
-        if down:
-            exchange.desk.take_down(board, down)
+            rows = tx.execute(_POSTINGS, {"board": project.id}).all()
+        to_remove = {
+            row.id: [row.number]
+            for row in rows
+            if forgotten.get(row.candidate_id, -1) == row.number
+        }
+        if to_remove:
+            exchange.desk.take_down(project, to_remove)
             with exchange.database.transaction() as tx:
-                tasks.note_down(tx, down)
-    for touched in sorted({one.round for one in differences} | {board.round for board in standing}):
-        exchange.put_up(touched)
+                task_states.note_down(tx, to_remove)
+    # Push and remove tasks of all rounds concerned.
+    affected = {difference.round for difference in differences}
+    affected |= {project.round for project in made}
+    for round_id in sorted(affected):
+        exchange.put_up(round_id)
 
 
 def _elsewhere(exchange: LabelingSync, number: int | None) -> Iterator[Difference]:
-    """Projects that are no board of this instance and hold postings of it, with answers that are not known here."""
+    """Yield unknown projects that hold tasks of this instance, with their unknown annotations."""
     for other in exchange.desk.elsewhere(_known(exchange)):
         seen = list(other.seen)
         with exchange.database.transaction() as tx:
             rounds = {row.id: row.round_id for row in tx.execute(_ROUNDS, {"ids": _ids(seen)})}
             if not rounds or (number is not None and number not in rounds.values()):
                 continue
-            unheard = sum(_is_unheard(tx, one) for one in seen if one.posting in rounds)
-        told = f"project {other.number} ({other.title}) holds {len(rounds)} of our tasks and is none of our boards"
-        of = min(rounds.values())
-        if unheard:
-            told = f"{told}; {unheard} of them say something that is not known here"
-        yield Difference("elsewhere", of, None, other.number, told, mendable=bool(unheard))
+            unpulled = sum(_is_unpulled(tx, task) for task in seen if task.posting in rounds)
+        text = (
+            f"project {other.number} ({other.title}) holds {len(rounds)} of our tasks "
+            "and is none of our projects"
+        )
+        first_round = min(rounds.values())
+        if unpulled:
+            text = f"{text}; {unpulled} of them have annotations that are not known here"
+        yield Difference(
+            "elsewhere", first_round, None, other.number, text, mendable=bool(unpulled)
+        )
 
 
-def _take_in_elsewhere(exchange: LabelingSync, number: int | None) -> None:
-    """Bring home what was said at projects that are no board of this instance; they are left as they are."""
+def _pull_elsewhere(exchange: LabelingSync, number: int | None) -> None:
+    """Pull annotations from unknown projects, without changing these."""
     for other in exchange.desk.elsewhere(_known(exchange)):
-        seen = [one for one in other.seen if one.posting is not None and one.answers]
+        seen = [task for task in other.seen if task.posting is not None and task.answers]
         with exchange.database.transaction() as tx:
             rounds = {row.id: row.round_id for row in tx.execute(_ROUNDS, {"ids": _ids(seen)})}
-        for one in seen:
-            if one.posting in rounds and number in {None, rounds[one.posting]}:
+        for task in seen:
+            if task.posting in rounds and number in {None, rounds[task.posting]}:
                 with exchange.database.transaction() as tx:
-                    answers.take_in(tx, one)
+                    answers.take_in(tx, task)
 
 
 def _known(exchange: LabelingSync) -> list[tuple[int, datetime | None]]:
+    """Return number and creation time of all known projects."""
     with exchange.database.transaction() as tx:
-        standing = projects.made_boards(tx, exchange.desk.address)
-    return [(board.number, board.made_at) for board in standing if board.number is not None]
+        made = projects.made_boards(tx, exchange.desk.address)
+    return [(project.number, project.made_at) for project in made if project.number is not None]
 
 
 def _ids(seen: Sequence[RemoteTask]) -> list[uuid.UUID]:
-    return [one.posting for one in seen if one.posting is not None]
+    return [task.posting for task in seen if task.posting is not None]
 
 
-def _is_unheard(tx: Transaction, seen: RemoteTask) -> bool:
+def _is_unpulled(tx: Transaction, seen: RemoteTask) -> bool:
+    """Return whether a task has an annotation that is new or changed."""
     rows = tx.execute(_ANSWERS_TO, {"posting": seen.posting}).all()
-    return any(answers.is_news(answers.match(rows, answer), answer) for answer in seen.answers)
+    return any(
+        answers.is_news(answers.match(rows, annotation), annotation) for annotation in seen.answers
+    )
 
 
 def _differences(
-    tx: Transaction, exchange: LabelingSync, board: Project, seen: Sequence[RemoteTask], *, restored: bool
+    tx: Transaction,
+    exchange: LabelingSync,
+    project: Project,
+    seen: Sequence[RemoteTask],
+    *,
+    restored: bool,
 ) -> Iterator[Difference]:
-    every = {row.id: row for row in tx.execute(_POSTINGS, {"board": board.id})}
+    """Yield the differences of one project, given all its tasks in Label Studio."""
+    every = {row.id: row for row in tx.execute(_POSTINGS, {"board": project.id})}
     rows = {id_: row for id_, row in every.items() if row.state != "down"}
     known: dict[uuid.UUID, list[sa.Row[Any]]] = {}
-    for answer in tx.execute(_ANSWERS, {"board": board.id}):
-        known.setdefault(answer.posting_id, []).append(answer)
-    there: dict[uuid.UUID, RemoteTask] = {}
-    for one in sorted(seen, key=lambda each: each.number):
-        row = rows.get(one.posting) if one.posting else None
-        if row is None and one.posting in every:
-            gone = every[one.posting]
-            yield _of(board, gone, "returned", f"{one.number} had been taken down and is there again")
-            yield from _unheard(board, gone, one, known.get(gone.id, ()), restored=True)
+    for stored in tx.execute(_ANSWERS, {"board": project.id}):
+        known.setdefault(stored.posting_id, []).append(stored)
+    # Compare each task in Label Studio with its row; of several copies, the first counts.
+    present: dict[uuid.UUID, RemoteTask] = {}
+    for task in sorted(seen, key=lambda remote: remote.number):
+        row = rows.get(task.posting) if task.posting else None
+        if row is None and task.posting in every:
+            removed = every[task.posting]
+            text = f"task {task.number} was removed and exists again"
+            yield _difference(project, removed, "returned", text)
+            annotations = known.get(removed.id, ())
+            yield from _annotation_differences(project, removed, task, annotations, restored=True)
         elif row is None:
-            told = f"{one.number} was not put up by this instance"
-            yield Difference("foreign", board.round, None, one.number, told, mendable=False)
-        elif row.id in there or row.number not in {None, one.number}:
-            yield _of(board, row, "copy", f"it is there twice, as {row.number} and {one.number}")
+            text = f"task {task.number} was not created by this instance"
+            yield Difference("foreign", project.round, None, task.number, text, mendable=False)
+        elif row.id in present or row.number not in {None, task.number}:
+            text = f"there are two tasks of it, {row.number} and {task.number}"
+            yield _difference(project, row, "copy", text)
         else:
-            there[row.id] = one
-            if exchange.is_stale(one):
-                yield _of(board, row, "stale", "it is shown there from an address where this instance is no longer")
-            yield from _unheard(board, row, one, known.get(row.id, ()), restored=restored)
-    unwanted = tasks.unwanted(tx, board)
+            present[row.id] = task
+            if exchange.is_stale(task):
+                text = "its task shows layers from a former URL of this instance"
+                yield _difference(project, row, "stale", text)
+            annotations = known.get(row.id, ())
+            yield from _annotation_differences(project, row, task, annotations, restored=restored)
+    # Report tasks that are missing there, and those that should be removed.
+    unwanted = task_states.unwanted(tx, project)
     for row in rows.values():
-        if row.id not in there and row.number is not None:
-            yield _of(board, row, "missing", "it is there no longer; decisions stand, and what waits is put up again")
+        if row.id not in present and row.number is not None:
+            text = (
+                "its task does not exist any more; decisions stand, and a waiting candidate is "
+                "pushed again"
+            )
+            yield _difference(project, row, "missing", text)
         elif row.id in unwanted:
-            yield _of(board, row, "open", f"it is {row.candidate_state} here and still shown there")
-    for answer in (one for several in known.values() for one in several if not one.gone):
-        row = every[answer.posting_id]
-        if answer.refused:
-            told = f"{answer.person} said {answer.said['verdict']}, refused: {answer.refused}"
-            yield _of(board, row, "refused", told, mendable=False)
-        elif answer.decision_id is None:
-            yield _of(board, row, "pending", "its answer waits until nobody looks at it here", mendable=False)
+            text = f"it is {row.candidate_state} here and its task is still open"
+            yield _difference(project, row, "open", text)
+    # Report annotations without a decision.
+    for stored in (row for several in known.values() for row in several if not row.gone):
+        row = every[stored.posting_id]
+        if stored.refused:
+            text = f"{stored.person} submitted {stored.said['verdict']}, refused: {stored.refused}"
+            yield _difference(project, row, "refused", text, repairable=False)
+        elif stored.decision_id is None:
+            text = "its annotation waits until no reviewer has claimed it here"
+            yield _difference(project, row, "pending", text, repairable=False)
 
 
-def _unheard(
-    board: Project, row: sa.Row[Any], seen: RemoteTask, known: Sequence[sa.Row[Any]], *, restored: bool
+def _annotation_differences(
+    project: Project,
+    row: sa.Row[Any],
+    seen: RemoteTask,
+    known: Sequence[sa.Row[Any]],
+    *,
+    restored: bool,
 ) -> Iterator[Difference]:
-    """Answers that are there and unknown here, and the other way round."""
+    """Yield annotations that are unknown here, and stored ones that Label Studio does not have."""
     found = set()
-    for answer in seen.answers:
-        mine = answers.match(known, answer)
-        if mine is not None:
-            found.add(mine.id)
-        if answers.is_news(mine, answer):
-            yield _of(board, row, "unheard", f"{answer.person} said {answer.verdict or 'something else'} there")
-        elif mine is not None and row.state != "down" and (mine.gone or mine.said != answers.said_of(answer)):
-            yield _of(board, row, "forgotten", f"the desk shows what {mine.author} has changed or deleted since")
-    for mine in known:
-        if mine.id in found or mine.gone or mine.decision_id is None or row.state == "down":
+    for annotation in seen.answers:
+        stored = answers.match(known, annotation)
+        if stored is not None:
+            found.add(stored.id)
+        if answers.is_news(stored, annotation):
+            verdict = annotation.verdict or "something else"
+            text = f"{annotation.person} submitted {verdict} there"
+            yield _difference(project, row, "unheard", text)
+        elif (
+            stored is not None
+            and row.state != "down"
+            and (stored.gone or stored.said != answers.said_of(annotation))
+        ):
+            text = f"Label Studio shows an annotation that {stored.author} changed or deleted since"
+            yield _difference(project, row, "forgotten", text)
+    # A stored annotation is missing there because a user deleted it, or a backup was restored.
+    for stored in known:
+        if stored.id in found or stored.gone or stored.decision_id is None or row.state == "down":
             continue
-        if not answers.is_of(mine, row, seen):
+        if not answers.is_of(stored, row, seen):
             continue
         older = row.seen_at is not None and seen.at <= row.seen_at
-        if restored or older or mine.forgotten or any(one.number == mine.number for one in seen.answers):
-            told = f"the desk has forgotten what {mine.person} said, as after a restored backup; the decision stands"
-            yield _of(board, row, "forgotten", told)
+        if (
+            restored
+            or older
+            or stored.forgotten
+            or any(annotation.number == stored.number for annotation in seen.answers)
+        ):
+            text = (
+                f"Label Studio lost the annotation of {stored.person}, as after a restored backup; "
+                "the decision stands"
+            )
+            yield _difference(project, row, "forgotten", text)
         else:
-            yield _of(board, row, "unheard", f"{mine.person} took an answer back there")
+            yield _difference(
+                project, row, "unheard", f"{stored.person} deleted an annotation there"
+            )
 
 
-def _of(board: Project, row: sa.Row[Any], kind: str, told: str, *, mendable: bool = True) -> Difference:
-    told = f"candidate {row.candidate_id}: {told}"
-    return Difference(kind, board.round, row.candidate_id, row.number, told, mendable)
+def _difference(
+    project: Project, row: sa.Row[Any], kind: str, text: str, *, repairable: bool = True
+) -> Difference:
+    """Return the difference of one candidate's task."""
+    text = f"candidate {row.candidate_id}: {text}"
+    return Difference(kind, project.round, row.candidate_id, row.number, text, repairable)
 
 
 _POSTINGS = sa.text("""

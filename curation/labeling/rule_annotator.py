@@ -1,28 +1,46 @@
-"""The rule reviewer in Label Studio: it submits annotations there as a person does."""
+"""The rule reviewer in Label Studio: it submits annotations like a user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from curation.domain import ReviewItem, RuleVerdict, content_id
-from curation.labeling import projects, tasks, users
+from curation.labeling import projects, task_states, users
 from curation.labeling.sync import LabelingSync
 from curation.review.queue import read_cards
 from curation.review.reviewers import oracle_reviewer
 
 
-def decide_there(exchange: LabelingSync, number: int, judge: Callable[[ReviewItem], RuleVerdict], count: int) -> bool:
-    """Answer up to `count` postings of a round that nobody has answered, and collect; whether anything came home.
+def decide_there(
+    exchange: LabelingSync, number: int, judge: Callable[[ReviewItem], RuleVerdict], count: int
+) -> bool:
+    """Annotate tasks of a round that have no annotation, then pull the annotations.
 
-    What is answered twice, because its answer was not collected in between, has one key and is one answer. Raises
-    Unreachable.
+    The annotation of a task has a fixed key, so repeating it before it is pulled has no effect.
+
+    Args:
+        exchange: The synchronization with Label Studio.
+        number: The round.
+        judge: Returns the verdict on a candidate.
+        count: Largest number of tasks.
+
+    Returns:
+        Whether any annotation was pulled.
+
+    Raises:
+        Unreachable: Label Studio does not respond.
     """
     with exchange.database.transaction() as tx:
         users.match(tx, users.ORACLE, oracle_reviewer(tx))
-        standing = projects.open_boards(tx, exchange.desk.address, number)
-        open_ = {one: there for board in standing for one, there in tasks.unanswered(tx, board, count).items()}
-        cards = read_cards(tx, list(open_)[:count])
-    for card in cards:
-        posting, there = open_[card.id]
-        exchange.desk.answer(there, users.ORACLE, content_id("oracle", posting), judge(card))
+        open_projects = projects.open_boards(tx, exchange.desk.address, number)
+        # By candidate: the task's ID here and in Label Studio.
+        open_tasks = {
+            candidate: ids
+            for project in open_projects
+            for candidate, ids in task_states.unanswered(tx, project, count).items()
+        }
+        items = read_cards(tx, list(open_tasks)[:count])
+    for item in items:
+        task_id, remote_id = open_tasks[item.id]
+        exchange.desk.answer(remote_id, users.ORACLE, content_id("oracle", task_id), judge(item))
     return bool(exchange.collect(number))

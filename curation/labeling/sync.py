@@ -1,4 +1,4 @@
-"""Synchronization with Label Studio: push tasks, pull annotations, continue after an interruption."""
+"""Synchronization with Label Studio: push tasks and pull annotations, resumably."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TypeVar
 from curation.db.engine import Database
 from curation.errors import NotFound, Refused
 from curation.labeling import annotations as answers
-from curation.labeling import projects, tasks, users
+from curation.labeling import project_locks, projects, task_states, tasks, users
 from curation.labeling.port import LabelingBackend, Project, Reading, RemoteTask
 
 log = logging.getLogger("layerloop.desk")
@@ -23,27 +23,37 @@ log = logging.getLogger("layerloop.desk")
 Counted = TypeVar("Counted")
 
 AT_ONCE = 500
-"""Postings that are taken in together."""
+"""Tasks that are processed together when pulling."""
 
 SENT_AT_ONCE = 1_000
-"""Postings in one import: some seconds of the desk's time."""
+"""Tasks per import into Label Studio, which takes it a few seconds."""
 
 PAUSE_SECONDS, FEW = 5, 50
-"""The desk's rest between two imports, in which it is slow; a board with fewer than FEW postings open does not wait."""
+"""Pause between imports, which slow Label Studio down; none if fewer than FEW tasks are open."""
 
 AT_MOST_CHANGED = 50
-"""To change a posting where it stands costs the desk as much as to take down and import dozens together."""
+"""Tasks to update at once; one update costs as much as deleting and importing dozens of tasks."""
 
 OVERLAP = timedelta(seconds=30)
-"""Read again each time: a change may be stamped before another, and show up after it."""
+"""Time before the last read that is read again: changes may become visible out of order."""
 
 TRIES = 3
-"""How often postings that change while they are to be taken down are read and tried again."""
+"""Attempts to remove tasks that users change meanwhile."""
 
 
 @dataclass(frozen=True)
 class LabelingSync:
-    """One desk and this instance: `address` gives each layer of a posting an address, `most` postings go on a board."""
+    """Synchronization of this instance with one Label Studio.
+
+    Attributes:
+        database: The database.
+        desk: The port to Label Studio.
+        holder: Name of this process, for locks.
+        address: Returns the URL of a layer of a task.
+        most: Largest number of tasks per project.
+        pause: Seconds between two imports.
+        few: Number of open tasks below which there is no pause.
+    """
 
     database: Database
     desk: LabelingBackend
@@ -54,250 +64,320 @@ class LabelingSync:
     few: int = FEW
 
     def put_up(self, number: int) -> Counter[str]:
-        """Take down what a round's boards should show no longer and put up one batch; returns how many went each way.
+        """Remove the unwanted tasks of a round and push one batch of new ones.
 
-        Nothing happens on a board that another process is at. What the desk refuses on one board is noted and does not
-        stop the others. Raises Unreachable.
+        A project that another process holds is skipped. An error of Label Studio about one project
+        is recorded and does not stop the others.
+
+        Args:
+            number: The round.
+
+        Returns:
+            The number of tasks that were pushed ("up") and removed ("down").
+
+        Raises:
+            Unreachable: Label Studio does not respond.
         """
         moved: Counter[str] = Counter()
         with self.database.transaction() as tx:
             projects.leave_others(tx, self.desk.address, number)
-            standing = projects.open_boards(tx, self.desk.address, number)
-        for board in standing:
-            moved["down"] += self._at(board, self._take_down) or 0
+            open_projects = projects.open_boards(tx, self.desk.address, number)
+        for project in open_projects:
+            moved["down"] += self._with_lock(project, self._remove) or 0
         with self.database.transaction() as tx:
             found = projects.board_with_room(tx, self.desk.address, number, self.most)
         if found is not None:
-            board, room = found
-            moved["up"] += self._at(board, lambda held: self._send(held, room)) or 0
+            project, room = found
+            moved["up"] += self._with_lock(project, lambda locked: self._push(locked, room)) or 0
         return +moved
 
     def collect(self, number: int | None = None, *, everything: bool = False) -> Counter[str]:
-        """Bring home what was said since the last time, or `everything`, on the boards of a round or of all rounds.
+        """Pull the annotations of a round or of all rounds.
 
-        Returns what became of the answers. What is there no longer is put up again, and what is shown from addresses
-        of a former address of this instance is given today's. With `everything`, boards on which nothing is
-        open are read too: a desk that was put back to a backup shows again what had been taken down. Raises
-        Unreachable.
+        Deleted tasks are pushed again, and tasks that show URLs of a former address of this
+        instance are updated.
+
+        Args:
+            number: The round; None for all rounds.
+            everything: Whether all tasks are read, not only changed ones, and projects without open
+                tasks as well: a restored backup contains tasks again that were removed.
+
+        Returns:
+            The number of annotations and tasks by outcome.
+
+        Raises:
+            Unreachable: Label Studio does not respond.
         """
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
             find = projects.made_boards if everything else projects.open_boards
-            standing = find(tx, self.desk.address, number)
-        for board in standing:
-            outcomes += self.collect_board(board, everything=everything)
+            found = find(tx, self.desk.address, number)
+        for project in found:
+            outcomes += self.collect_board(project, everything=everything)
         return outcomes
 
     def collect_board(self, board: Project, *, everything: bool = False) -> Counter[str]:
-        """Bring home what was said on one board since it was read the last time. Raises Unreachable."""
-        return self._at(board, lambda held: self._collect(held, everything=everything)) or Counter()
+        """Pull the annotations of one project, unless another process holds it.
 
-    def _at(self, board: Project, work: Callable[[Project], Counted]) -> Counted | None:
-        """Work on a board that no other process is at. What the desk refuses is noted there and logged once."""
-        with projects.held(self.database, board, self.holder) as mine:
-            if not mine:
+        Args:
+            board: The project.
+            everything: Whether all tasks are read, not only changed ones.
+
+        Returns:
+            The number of annotations and tasks by outcome.
+
+        Raises:
+            Unreachable: Label Studio does not respond.
+        """
+        counts = self._with_lock(board, lambda locked: self._pull(locked, everything=everything))
+        return counts or Counter()
+
+    def _with_lock(self, project: Project, work: Callable[[Project], Counted]) -> Counted | None:
+        """Run a function on a locked project; return None if another process holds it.
+
+        An error of Label Studio is recorded with the project and logged once.
+        """
+        with project_locks.held(self.database, project, self.holder) as acquired:
+            if not acquired:
                 return None
+            # Another process may have changed it before the lock was acquired.
             with self.database.transaction() as tx:
-                board = projects.board_of(tx, board.id) or board
+                project = projects.board_of(tx, project.id) or project
             try:
-                return work(board)
+                return work(project)
             except Refused as error:
-                if error.message != board.trouble:
-                    log.warning("round %d at %s: %s", board.round, self.desk.address, error.message)
+                if error.message != project.trouble:
+                    log.warning(
+                        "round %d at %s: %s", project.round, self.desk.address, error.message
+                    )
                 with self.database.transaction() as tx:
-                    projects.note_trouble(tx, board, error.message)
+                    projects.note_trouble(tx, project, error.message)
                 return None
 
-    def _send(self, board: Project, room: int) -> int:
+    def _push(self, project: Project, room: int) -> int:
+        """Push the next batch of tasks to a project with `room` for that many."""
         with self.database.transaction() as tx:
-            batch = tasks.next_batch(tx, board, min(room, SENT_AT_ONCE), self.pause, self.few)
-            sending = tasks.read_batch(tx, batch, self.address) if batch else []
+            batch = tasks.next_batch(tx, project, min(room, SENT_AT_ONCE), self.pause, self.few)
+            new_tasks = tasks.read_batch(tx, batch, self.address) if batch else []
         if batch is None:
             return 0
         try:
-            placed = self.desk.put_up(board, batch, sending)
+            placed = self.desk.put_up(project, batch, new_tasks)
         except NotFound:
             with self.database.transaction() as tx:
-                tasks.forget(tx, board)
+                task_states.forget(tx, project)
             return 0
+        # The next job pushes the next batch, if there is one.
         with self.database.transaction() as tx:
-            tasks.note_placed(tx, board, placed)
-            tx.ask("put_up", board.round)
-        if board.number is None:
-            self._reserve(replace(board, number=placed.board, made_at=placed.made_at))
+            tasks.note_placed(tx, project, placed)
+            tx.ask("put_up", project.round)
+        if project.number is None:
+            self._reserve(replace(project, number=placed.board, made_at=placed.made_at))
         return len(placed.postings)
 
-    def _take_down(self, board: Project) -> int:
-        """Bring home what was said first: what is taken down there takes its answers with it.
+    def _remove(self, project: Project) -> int:
+        """Remove unwanted tasks, after pulling their annotations, which are deleted with them.
 
-        What somebody says in between is seen before anything is deleted, brought home too, and tried again.
+        A task that a user annotates meanwhile is kept, pulled and tried again.
         """
-        gone = 0
+        removed = 0
         for _ in range(TRIES):
             with self.database.transaction() as tx:
-                going = tasks.unwanted(tx, board)
-            if not going:
+                unwanted = task_states.unwanted(tx, project)
+            if not unwanted:
                 break
-            self._collect(board)
+            self._pull(project)
             with self.database.transaction() as tx:
-                going = tasks.unwanted(tx, board)
-            numbers = {id_: [number] for id_, (number, _) in going.items()}
-            left: set[uuid.UUID] = set()
-            with suppress(NotFound):  # the board is gone, and they with it
-                left = self.desk.take_down(board, numbers, {id_: seen for id_, (_, seen) in going.items()})
+                unwanted = task_states.unwanted(tx, project)
+            numbers = {id_: [number] for id_, (number, _) in unwanted.items()}
+            kept: set[uuid.UUID] = set()
+            # NotFound: the project was deleted with all its tasks.
+            with suppress(NotFound):
+                kept = self.desk.take_down(
+                    project, numbers, {id_: seen for id_, (_, seen) in unwanted.items()}
+                )
             with self.database.transaction() as tx:
-                tasks.note_down(tx, set(going) - left)
-            gone += len(going) - len(left)
-            if not left:
+                task_states.note_down(tx, set(unwanted) - kept)
+            removed += len(unwanted) - len(kept)
+            if not kept:
                 break
-        if gone:
-            self._set_mark(board)
-            self._reserve(board)
-        return gone
+        if removed:
+            self._set_mark(project)
+            self._reserve(project)
+        return removed
 
-    def _set_mark(self, board: Project, found: int | None = None) -> None:
-        """Write a higher number there and here, so that a desk that is put back to before this moment shows it."""
+    def _set_mark(self, project: Project, found: int | None = None) -> None:
+        """Write a higher number there and here, which shows later whether a backup was restored."""
         with self.database.transaction() as tx:
-            known = projects.board_of(tx, board.id)
+            known = projects.board_of(tx, project.id)
         if known is None:
             return
         mark = max(known.mark, found or 0) + 1
         with suppress(NotFound):
             if self.desk.set_mark(known, mark):
                 with self.database.transaction() as tx:
-                    projects.note_mark(tx, board, mark)
+                    projects.note_mark(tx, project, mark)
 
-    def _reserve(self, board: Project) -> None:
-        """Leave to the people who are at the desk what it gives them next."""
+    def _reserve(self, project: Project) -> None:
+        """Reserve the next tasks for the users who are active in Label Studio."""
         since = datetime.now(UTC) - timedelta(seconds=tasks.PRESENT_SECONDS)
         present = set(self.desk.present(since))
         with self.database.transaction() as tx:
-            present |= tasks.said_lately(tx, board)
+            present |= tasks.said_lately(tx, project)
             if present - {users.ORACLE}:
-                tasks.reserve(tx, board, len(present - {users.ORACLE}))
+                tasks.reserve(tx, project, len(present - {users.ORACLE}))
 
-    def _collect(self, board: Project, *, everything: bool = False) -> Counter[str]:
+    def _pull(self, project: Project, *, everything: bool = False) -> Counter[str]:
+        """Pull the annotations of a locked project."""
+        # Annotations that waited for a lease come first.
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
-            until, waiting = projects.read_until(tx, board), tasks.waiting_answers(tx, board)
-            flagged = projects.must_reread(tx, board)
-        for posting in waiting:
+            until = projects.read_until(tx, project)
+            waiting = task_states.waiting_answers(tx, project)
+            flagged = projects.must_reread(tx, project)
+        for task_id in waiting:
             with self.database.transaction() as tx:
-                outcomes += answers.try_again(tx, posting)
-        whole = everything or flagged or until is None
+                outcomes += answers.try_again(tx, task_id)
+        # Read the tasks that changed since the last time, or all of them.
+        full = everything or flagged or until is None
         try:
-            reading = self.desk.collect(board, None if whole or until is None else until - OVERLAP)
-            restored = is_restored(board, reading)
+            reading = self.desk.collect(project, None if full or until is None else until - OVERLAP)
+            restored = is_restored(project, reading)
             with self.database.transaction() as tx:
-                placed = tasks.count_placed(tx, board)
-            if not whole and (restored or reading.count < placed):
-                # What was deleted there leaves no trace in what changed.
-                whole, reading = True, self.desk.collect(board, None)
-            found, stale = self._take_in_all(board, reading.seen, outcomes, restored=restored)
-            if stale and not whole:
-                # One that changed is shown from an old address, so all may be.
-                whole, reading = True, self.desk.collect(board, None)
-                found, stale = self._take_in_all(board, reading.seen, outcomes, restored=restored)
+                placed = task_states.count_placed(tx, project)
+            if not full and (restored or reading.count < placed):
+                # Deleted tasks are not among the changed ones.
+                full, reading = True, self.desk.collect(project, None)
+            found, stale = self._process_all(project, reading.seen, outcomes, restored=restored)
+            if stale and not full:
+                # A changed task shows a former URL, so all tasks may.
+                full, reading = True, self.desk.collect(project, None)
+                found, stale = self._process_all(project, reading.seen, outcomes, restored=restored)
+            # Write back new URLs and refusals.
             if stale:
-                outcomes["renewed"] += self._renew(board, stale)
-            self._show_refusals(board)
-            outcomes["again"] += self._forget_lost(board) if restored else 0
+                outcomes["renewed"] += self._renew(project, stale)
+            self._show_refusals(project)
+            outcomes["again"] += self._remove_forgotten(project) if restored else 0
         except NotFound:
             with self.database.transaction() as tx:
-                tasks.forget(tx, board)
+                task_states.forget(tx, project)
             return outcomes + Counter({"lost": 1})
+        # Record how far the project is read.
         with self.database.transaction() as tx:
-            if whole:
-                outcomes["lost"] += len(tasks.note_lost(tx, board, found))
-            if restored and not flagged:  # else another board has told so before
+            if full:
+                outcomes["lost"] += len(task_states.note_lost(tx, project, found))
+            # A flag means that another project has shown the restored backup already.
+            if restored and not flagged:
                 projects.reread_all(tx, self.desk.address)
-            projects.note_collected(tx, board, reading.made_at, whole=whole)
-            projects.note_trouble(tx, board, reading.trouble)
+            projects.note_collected(tx, project, reading.made_at, whole=full)
+            projects.note_trouble(tx, project, reading.trouble)
         if +outcomes or restored:
-            self._set_mark(board, reading.mark)
+            self._set_mark(project, reading.mark)
         if placed:
-            self._reserve(board)
+            self._reserve(project)
         return +outcomes
 
-    def _take_in_all(
-        self, board: Project, changed: Iterator[RemoteTask], outcomes: Counter[str], *, restored: bool
+    def _process_all(
+        self,
+        project: Project,
+        changed: Iterator[RemoteTask],
+        outcomes: Counter[str],
+        *,
+        restored: bool,
     ) -> tuple[set[uuid.UUID], set[uuid.UUID]]:
-        """Take in what changed, adding to `outcomes`: our postings among it, and those shown from old addresses."""
+        """Process the tasks that were read, adding to `outcomes`.
+
+        Returns:
+            Our tasks among them, and those that show former URLs.
+        """
         found: set[uuid.UUID] = set()
         stale: set[uuid.UUID] = set()
-        for part in _chunks(changed):
-            outcomes += self._take_in(board, part, restored=restored)
-            found |= {seen.posting for seen in part if seen.posting is not None}
-            stale |= {seen.posting for seen in part if seen.posting is not None and self.is_stale(seen)}
-            projects.hold_on(self.database, board, self.holder)
+        for chunk in _chunks(changed):
+            outcomes += self._process(project, chunk, restored=restored)
+            found |= {task.posting for task in chunk if task.posting is not None}
+            stale |= {
+                task.posting for task in chunk if task.posting is not None and self.is_stale(task)
+            }
+            project_locks.hold_on(self.database, project, self.holder)
         return found, stale
 
-    def _show_refusals(self, board: Project) -> None:
-        """Have tasks say which of their answers were not counted, so that whoever gave them can see it."""
+    def _show_refusals(self, project: Project) -> None:
+        """Show refused annotations in their tasks, where their authors can see them."""
         with self.database.transaction() as tx:
-            ids = tasks.refusals_to_show(tx, board, AT_MOST_CHANGED)
+            ids = tasks.refusals_to_show(tx, project, AT_MOST_CHANGED)
             up = tasks.read_up(tx, ids, self.address)
         if ids:
-            self.desk.update(board, up)
+            self.desk.update(project, up)
             with self.database.transaction() as tx:
                 tasks.note_shown(tx, ids)
 
-    def _forget_lost(self, board: Project) -> int:
-        """Take down tasks whose answers a restored desk has lost: what is decided is not asked again."""
+    def _remove_forgotten(self, project: Project) -> int:
+        """Remove tasks whose annotations a restored backup lost, so nobody annotates them again."""
         with self.database.transaction() as tx:
-            going = tasks.forgotten(tx, board)
-        if going:
-            self.desk.take_down(board, going)
+            forgotten = task_states.forgotten(tx, project)
+        if forgotten:
+            self.desk.take_down(project, forgotten)
             with self.database.transaction() as tx:
-                tasks.note_down(tx, going)
-        return len(going)
+                task_states.note_down(tx, forgotten)
+        return len(forgotten)
 
     def is_stale(self, seen: RemoteTask) -> bool:
-        """Whether a posting is shown there from an address at which this instance does not give its layers."""
+        """Return whether a task shows other URLs than this instance serves now."""
         id_, layers = seen.posting, seen.layers
-        return id_ is not None and (not layers or any(self.address(id_, one) != layers[one] for one in layers))
+        return id_ is not None and (
+            not layers or any(self.address(id_, role) != layers[role] for role in layers)
+        )
 
-    def _renew(self, board: Project, stale: Collection[uuid.UUID]) -> int:
-        """Give postings the addresses at which the instance is now, each by a call, also those that are answered.
+    def _renew(self, project: Project, stale: Collection[uuid.UUID]) -> int:
+        """Update the URLs of tasks, by a request each, including annotated tasks.
 
-        Where they are many, those of which nothing was said are taken down instead, to be put up anew, and of the
-        answered ones only some are changed now; the next whole reading goes on with the others.
+        If there are many, tasks without annotations are removed and pushed again instead, and only
+        some of the annotated ones are updated; the next full read continues with the others.
         """
         with self.database.transaction() as tx:
-            silent = tasks.silent(tx, stale) if len(stale) > AT_MOST_CHANGED else {}
+            silent = task_states.silent(tx, stale) if len(stale) > AT_MOST_CHANGED else {}
         if silent:
-            self.desk.take_down(board, silent)
+            self.desk.take_down(project, silent)
         with self.database.transaction() as tx:
-            tasks.note_down(tx, silent)
-            again = tasks.read_up(tx, tasks.open_first(tx, stale, AT_MOST_CHANGED), self.address)
-            tx.ask("put_up", board.round)
-        for part in _parts(sorted(again), AT_MOST_CHANGED):
-            self.desk.update(board, {number: again[number] for number in part})
-            projects.hold_on(self.database, board, self.holder)
-        return len(silent) + len(again)
+            task_states.note_down(tx, silent)
+            renewed = tasks.read_up(
+                tx, task_states.open_first(tx, stale, AT_MOST_CHANGED), self.address
+            )
+            tx.ask("put_up", project.round)
+        for part in _parts(sorted(renewed), AT_MOST_CHANGED):
+            self.desk.update(project, {number: renewed[number] for number in part})
+            project_locks.hold_on(self.database, project, self.holder)
+        return len(silent) + len(renewed)
 
-    def _take_in(self, board: Project, part: Sequence[RemoteTask], *, restored: bool) -> Counter[str]:
-        """A transaction for each posting that says something new: one that fails does not stop the others."""
+    def _process(
+        self, project: Project, chunk: Sequence[RemoteTask], *, restored: bool
+    ) -> Counter[str]:
+        """Process tasks in a transaction each, so that a failed one does not stop the others."""
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
-            changed, down = tasks.sort_seen(tx, part)
-        for seen in changed:
+            changed, to_remove = task_states.sort_seen(tx, chunk)
+        for task in changed:
             with self.database.transaction() as tx:
-                outcomes += answers.take_in(tx, seen, restored=restored)
-        if down:
-            self.desk.take_down(board, down)
-            outcomes["copies"] += len(down)
+                outcomes += answers.take_in(tx, task, restored=restored)
+        if to_remove:
+            self.desk.take_down(project, to_remove)
+            outcomes["copies"] += len(to_remove)
         return outcomes
 
 
 def is_restored(board: Project, reading: Reading) -> bool:
-    """Whether the desk was put back to an older state of itself: it shows an older number than was written there."""
+    """Return whether Label Studio was restored from a backup.
+
+    Args:
+        board: The project, with the number that was written to it last.
+        reading: Its reading, which has an older number if a backup was restored.
+    """
     return board.mark > (reading.mark or 0)
 
 
 def _chunks(found: Iterator[RemoteTask]) -> Iterator[list[RemoteTask]]:
-    while part := list(islice(found, AT_ONCE)):
-        yield part
+    while chunk := list(islice(found, AT_ONCE)):
+        yield chunk
 
 
 def _parts(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -1,4 +1,4 @@
-"""Label Studio users and the reviewers they are, matched by e-mail address."""
+"""Label Studio users and the corresponding reviewers, matched by e-mail address."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from curation.errors import NotFound, Refused
 from curation.review.reviewers import Reviewer, add_reviewer, find_reviewer, reviewer_of
 
 ORACLE = "oracle@layerloop.local"
-"""The address under which the oracle says what it has to say."""
+"""E-mail address of the rule reviewer as a Label Studio user."""
 
 
 def reviewer_named(tx: Transaction, email: str) -> Reviewer:
-    """The reviewer behind an address; at first sight the one of that name, or else a new annotator called by it."""
-    known = tx.scalar(sa.select(desk_people.c.reviewer_id).where(desk_people.c.email == email.lower()))
+    """Return the reviewer of a user, and create or match one for a new user.
+
+    A new user becomes the reviewer whose name is the address, or else a new reviewer of that name.
+    """
+    known = tx.scalar(
+        sa.select(desk_people.c.reviewer_id).where(desk_people.c.email == email.lower())
+    )
     if known is not None:
         found = reviewer_of(tx, int(known))
         if found is not None:
             return found
+    # A reviewer's name can be an e-mail address.
     try:
         reviewer = find_reviewer(tx, email.lower())
     except NotFound:
@@ -32,30 +38,64 @@ def reviewer_named(tx: Transaction, email: str) -> Reviewer:
 
 
 def active_reviewer(tx: Transaction, email: str) -> Reviewer:
-    """`reviewer_named`. Raises Refused for one who was sent away."""
+    """Return the reviewer of a user, as reviewer_named does.
+
+    Raises:
+        Refused: The reviewer is deactivated.
+    """
     reviewer = reviewer_named(tx, email)
     if not reviewer.active:
-        raise Refused(f"{reviewer.name} is a reviewer no longer")
+        raise Refused(f"the reviewer {reviewer.name} is deactivated")
     return reviewer
 
 
 def match(tx: Transaction, email: str, reviewer_id: int) -> None:
-    """Say who somebody is from now on; what they have decided already stays as it is."""
+    """Assign a user to a reviewer from now on; past decisions stay unchanged.
+
+    Args:
+        tx: The transaction.
+        email: Address of the user.
+        reviewer_id: The reviewer.
+    """
     row = {"email": email.lower(), "reviewer_id": reviewer_id}
     adding = insert(desk_people).values(row)
-    tx.execute(adding.on_conflict_do_update(index_elements=["email"], set_={"reviewer_id": reviewer_id}))
+    tx.execute(
+        adding.on_conflict_do_update(index_elements=["email"], set_={"reviewer_id": reviewer_id})
+    )
 
 
 def match_by_name(tx: Transaction, email: str, name: str, actor: str) -> None:
-    """`match` for administrators. Raises NotFound for a reviewer who is not there."""
+    """Assign a user to a reviewer by name, for administrators.
+
+    Args:
+        tx: The transaction.
+        email: Address of the user.
+        name: Name of the reviewer.
+        actor: Name for the event log.
+
+    Raises:
+        NotFound: The address is invalid or the reviewer does not exist.
+    """
     if "@" not in email:
-        raise NotFound(f"{email!r} is no e-mail address", "'layerloop desk people' shows those that were seen")
+        raise NotFound(
+            f"{email!r} is not an e-mail address", "'layerloop desk people' lists the known users"
+        )
     match(tx, email, find_reviewer(tx, name).id)
     tx.log(actor, "desk person matched", email.lower(), reviewer=name)
 
 
 def list_people(tx: Transaction) -> list[dict[str, Any]]:
-    """Everybody seen so far, with the reviewer they are."""
-    both = sa.select(desk_people.c.email, reviewers.c.name, reviewers.c.kind, reviewers.c.active, desk_people.c.at)
-    rows = tx.execute(both.join(reviewers, reviewers.c.id == desk_people.c.reviewer_id).order_by(desk_people.c.email))
+    """Return all known users with their reviewers."""
+    both = sa.select(
+        desk_people.c.email,
+        reviewers.c.name,
+        reviewers.c.kind,
+        reviewers.c.active,
+        desk_people.c.at,
+    )
+    rows = tx.execute(
+        both.join(reviewers, reviewers.c.id == desk_people.c.reviewer_id).order_by(
+            desk_people.c.email
+        )
+    )
     return [dict(row) for row in rows.mappings()]

@@ -1,1 +1,4 @@
-"""Triples: prompts with a text for the foreground, one for the background and one for the whole, made in numbers."""
+"""Prompts: files of prompts, and generation of pair prompts by a grammar or a language model.
+
+A pair prompt has a text for the foreground, one for the background, and one for the blended image.
+"""

@@ -1,4 +1,4 @@
-"""Files of prompts that people bring: a prompt a line, or for pairs an object of JSON with three texts."""
+"""Prompt files of users: one prompt per line, as text or, for pairs, as a JSON object."""
 
 from __future__ import annotations
 
@@ -13,22 +13,37 @@ from curation.input_files import read_text
 from curation.text import storable
 
 MAX_PROMPT = 10_000
-"""Characters of one text; no text encoder takes in a tenth of it."""
+"""Characters of one text, more than ten times as many as any text encoder reads."""
 
 MAX_FILE = 256 << 20
+"""Bytes of a prompt file."""
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """The prompts of a file, each once and in order, and what else was in it."""
+    """Content of a prompt file.
+
+    Attributes:
+        prompts: The distinct prompts, in order.
+        comments: Number of comment lines.
+        repeated: Number of lines that repeat an earlier prompt.
+    """
 
     prompts: list[Prompt]
     comments: int = 0
-    repeated: int = 0  # lines that say again what an earlier one said
+    repeated: int = 0
 
 
 def read_prompt_file(path: Path) -> PromptFile:
-    """Read a file of prompts, "-" being standard input. Raises NotFound; Refused, naming the file and the line."""
+    """Read a prompt file.
+
+    Args:
+        path: The file; "-" for standard input.
+
+    Raises:
+        NotFound: The file does not exist.
+        Refused: A line is invalid; the message names file and line.
+    """
     try:
         return parse_prompts(read_text(path, MAX_FILE).split("\n"))
     except BadLine as bad:
@@ -36,18 +51,23 @@ def read_prompt_file(path: Path) -> PromptFile:
 
 
 class BadLine(Refused):
-    """A line of a file of prompts that is none; the message names its number."""
+    """A line of a prompt file is invalid; the message has its number."""
 
 
 def parse_prompts(lines: Iterable[str]) -> PromptFile:
-    """Parse lines: plain text, or for pairs an object of JSON with text, foreground and background.
+    """Parse the lines of a prompt file.
 
-    Blank lines are skipped, and so is a comment: a line that is "#" or begins with "# ". A prompt may begin with "#"
-    where no space follows. Equal lines are one prompt.
+    A line is plain text or, for pairs, a JSON object with text, foreground and background. Blank
+    lines are skipped, and so are comments: lines that are "#" or begin with "# ". A prompt may
+    begin with "#" if no space follows. Equal prompts are merged.
+
+    Args:
+        lines: The lines.
 
     Raises:
-        BadLine: A line is neither, is too long, or holds what cannot be stored.
+        BadLine: A line is invalid, too long, or has characters that cannot be stored.
     """
+    # A dictionary keeps the order and merges equal prompts.
     found: dict[Prompt, None] = {}
     comments = repeated = 0
     for number, line in enumerate(lines, 1):
@@ -63,18 +83,30 @@ def parse_prompts(lines: Iterable[str]) -> PromptFile:
 
 
 def check_texts(prompt: Prompt, where: str) -> None:
-    """Refuse a prompt with a text that is too long or cannot be stored. Raises BadLine."""
+    """Check the length and characters of a prompt's texts.
+
+    Args:
+        prompt: The prompt.
+        where: Its location, for the message.
+
+    Raises:
+        BadLine: A text is too long or cannot be stored.
+    """
     for text in filter(None, (prompt.text, prompt.foreground, prompt.background)):
         if len(text) > MAX_PROMPT:
-            raise BadLine(f"{where}: a prompt of {len(text):,} characters", f"at most {MAX_PROMPT:,} are taken")
+            raise BadLine(
+                f"{where}: the prompt has {len(text):,} characters",
+                f"at most {MAX_PROMPT:,} are allowed",
+            )
         if not storable(text):
-            raise BadLine(f"{where}: a text with a NUL or half of a surrogate pair", "write it without")
+            raise BadLine(f"{where}: the text contains a NUL or an unpaired surrogate", "remove it")
 
 
 def _parse_pair(text: str, number: int) -> Prompt:
+    # Other keys are ignored; a text of another type raises AttributeError or TypeError.
     try:
         row = json.loads(text)
         return Prompt(row["text"].strip(), row["foreground"].strip(), row["background"].strip())
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        looks = 'a line for a pair looks like {"text": ..., "foreground": ..., "background": ...}'
-        raise BadLine(f"line {number} is no prompt: {text[:80]}", looks) from error
+        hint = 'the format for a pair is {"text": ..., "foreground": ..., "background": ...}'
+        raise BadLine(f"line {number} is not a valid prompt: {text[:80]}", hint) from error

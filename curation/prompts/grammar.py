@@ -1,4 +1,4 @@
-"""The grammar of triples: a subject in a place, the subject alone, and the place with nothing in it."""
+"""Grammar of pair prompts: a subject in a place, the subject alone, and the empty place."""
 
 from __future__ import annotations
 
@@ -11,42 +11,52 @@ from curation.prompts.vocabulary import GROUNDS, GROUPS, Group
 
 
 def speak(seed: int) -> Iterator[Prompt]:
-    """Every triple of the grammar once, in an order that the seed alone decides.
+    """Generate every pair prompt of the grammar once, in an order that depends only on the seed.
 
-    Subjects take turns, so that the first hundreds are of different subjects however many looks and places each has
-    (the paper's form, section 3.4: "a cute cat", "cat in garden", "nothing in garden"). The shuffle is by hashes, which
-    no library's next version changes.
+    Prompts alternate between subjects, so the first hundreds have different subjects. They follow
+    the paper's section 3.4: "a cute cat", "cat in garden", "nothing in garden". The order is by
+    hashes, so it stays the same with every version of every library.
+
+    Args:
+        seed: Seed of the order.
     """
     subjects = [(group, subject) for group in GROUPS for subject in group.subjects]
-    ordered = sorted(subjects, key=lambda one: _place_of(seed, one[1]))
+    ordered = sorted(subjects, key=lambda pair: _sort_key(seed, pair[1]))
+    # Take the first prompt of every subject, then the second, and so on.
     turns = zip_longest(*(_shuffled(seed, group, subject) for group, subject in ordered))
     return (prompt for prompt in chain.from_iterable(turns) if prompt is not None)
 
 
 def size() -> int:
-    """How many triples the grammar has."""
+    """Return the number of pair prompts in the grammar."""
+    # The product over attributes, subjects, places and lights, without generating the prompts.
     places = {name: len(ground.places) * len(ground.lights) for name, ground in GROUNDS.items()}
-    return sum(len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in GROUPS)
+    return sum(
+        len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in GROUPS
+    )
 
 
 def _shuffled(seed: int, group: Group, subject: str) -> list[Prompt]:
-    return sorted(_spoken(group, subject), key=lambda prompt: _place_of(seed, prompt.text))
+    return sorted(_prompts_of(group, subject), key=lambda prompt: _sort_key(seed, prompt.text))
 
 
-def _spoken(group: Group, subject: str) -> Iterator[Prompt]:
-    """All triples of one subject."""
+def _prompts_of(group: Group, subject: str) -> Iterator[Prompt]:
+    """Generate all pair prompts of one subject."""
     for look in group.looks:
-        foreground = _a(f"{subject} {look}" if look.startswith("in ") else f"{look} {subject}")
+        # "a young woman in a red coat", but "a red car".
+        foreground = _with_article(
+            f"{subject} {look}" if look.startswith("in ") else f"{look} {subject}"
+        )
         for ground in (GROUNDS[name] for name in group.grounds):
             for place in ground.places:
                 for light in ground.lights:
-                    whole = f"{foreground} {ground.at} {_a(place)} {light}"
-                    yield Prompt(whole, foreground, f"an empty {place} {light}")
+                    text = f"{foreground} {ground.at} {_with_article(place)} {light}"
+                    yield Prompt(text, foreground, f"an empty {place} {light}")
 
 
-def _a(words: str) -> str:
+def _with_article(words: str) -> str:
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def _place_of(seed: int, text: str) -> bytes:
+def _sort_key(seed: int, text: str) -> bytes:
     return hashlib.sha256(f"{seed}:{text}".encode()).digest()

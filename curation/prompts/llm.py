@@ -1,4 +1,4 @@
-"""Asking a language model for triples, until there are enough: what it repeats or breaks is counted and left out."""
+"""Generation of pair prompts by a language model; repeated and invalid lines are counted."""
 
 from __future__ import annotations
 
@@ -16,18 +16,27 @@ from curation.prompts.pair_files import write_line
 from curation.prompts.parse import Refusal, read_answer
 
 AT_ONCE = 20
-"""Triples that are asked for in one go: later ones of a long answer repeat the earlier ones."""
+"""Prompts per request; in longer completions, later lines repeat earlier ones."""
 TOKENS = AT_ONCE * 120
+"""Token limit of a completion."""
 PATIENCE = 8
-"""Askings in a row that may bring nothing new."""
+"""Consecutive requests without a new prompt after which generation stops."""
 EXAMPLES = 3
+"""Example prompts per request."""
 SHOWN = 5
-"""Refused lines that are remembered as they were."""
+"""Rejected lines that are kept as examples."""
 
 
 @dataclass
 class Tally:
-    """What asking came to: askings, triples kept, and refused lines by their reason, with the first few in full."""
+    """Result of a generation.
+
+    Attributes:
+        asked: Number of requests.
+        kept: Number of new prompts.
+        refused: Number of rejected lines by reason.
+        lines: The first rejected lines.
+    """
 
     asked: int = 0
     kept: int = 0
@@ -35,7 +44,7 @@ class Tally:
     lines: list[Refusal] = field(default_factory=list)
 
     def refuse(self, reason: str, line: str) -> None:
-        """Count a line that is left out."""
+        """Count a rejected line."""
         self.refused[reason] += 1
         if len(self.lines) < SHOWN:
             self.lines.append((reason, line))
@@ -49,64 +58,98 @@ def ask(
     keep: Callable[[list[Prompt]], None],
     report: Report,
 ) -> Tally:
-    """Ask until `count` triples are known, handing the new ones of each answer to `keep`.
+    """Query a language model until `count` pair prompts are known.
 
-    An asking is told apart by seed, by how many triples there are and by how often it was asked in vain, so that one
-    that goes on from a file asks what one that was never stopped would have asked. Raises Refused after PATIENCE
-    askings in a row without anything new, and what the writer raises; what was kept stays.
+    A request depends only on the seed, the number of known prompts and the number of futile
+    requests before it, so a resumed generation sends the same requests as an uninterrupted one.
+
+    Args:
+        writer: The language model.
+        known: Prompts of an earlier run.
+        count: Number of prompts to reach.
+        seed: Seed of the requests.
+        keep: Receives the new prompts of each completion.
+        report: Receives the progress.
+
+    Returns:
+        The counts of this run.
+
+    Raises:
+        Refused: PATIENCE consecutive requests gave no new prompt. Errors of the model are raised as
+            well; prompts that were passed to `keep` stay valid.
     """
-    tally, seen, vain = Tally(), {_same(prompt) for prompt in known}, 0
+    tally = Tally()
+    seen = {_normalized(prompt) for prompt in known}
+    futile = 0
     while len(seen) < count:
-        report(Progress("triples", len(seen), count))
-        question, number = compose(seed, len(seen), vain)
-        answer = read_answer(writer.write(question, TOKENS, number))
+        report(Progress("pair prompts", len(seen), count))
+        request, request_seed = compose(seed, len(seen), futile)
+        answer = read_answer(writer.write(request, TOKENS, request_seed))
         tally.asked += 1
+        # Keep the new prompts; count repeated and invalid lines.
         new: list[Prompt] = []
         for reason, line in answer.refused:
             tally.refuse(reason, line)
         for prompt in answer.prompts:
-            if _same(prompt) in seen:
+            if _normalized(prompt) in seen:
                 tally.refuse("a repetition", prompt.text[:80])
             elif len(seen) < count:
-                seen.add(_same(prompt))
+                seen.add(_normalized(prompt))
                 new.append(prompt)
-        vain = 0 if new else vain + 1
+        # Save the new prompts before the next request, so that an interruption loses none.
+        futile = 0 if new else futile + 1
         tally.kept += len(new)
         if new:
             keep(new)
-        if vain == PATIENCE:
-            told = ", ".join(f"{reason} {times}" for reason, times in tally.refused.most_common())
+        if futile == PATIENCE:
+            counts = ", ".join(f"{reason} {times}" for reason, times in tally.refused.most_common())
             raise Refused(
-                f"{writer.source} gave nothing new in {PATIENCE} askings; refused: {told or 'nothing'}",
-                "what was kept stays; take a larger model, another --seed, or fill up with --maker grammar",
+                f"{writer.source} returned nothing new in {PATIENCE} requests; "
+                f"rejected lines: {counts or 'none'}",
+                "the prompts so far are saved; use a larger model, another --seed, "
+                "or add the rest with --maker grammar",
             )
-    report(Progress("triples", count, count))
+    report(Progress("pair prompts", count, count))
     return tally
 
 
 def compose(seed: int, known: int, vain: int) -> tuple[str, int]:
-    """What the model is asked, and the number that its randomness begins from.
+    """Compose one request.
 
-    The examples are of the grammar, others each time: they show the form, and lead to other subjects.
+    Its examples come from the grammar and differ each time: they show the format and lead the model
+    to other subjects.
+
+    Args:
+        seed: Seed of the generation.
+        known: Number of known prompts.
+        vain: Number of consecutive futile requests before.
+
+    Returns:
+        The text of the request, and the seed for sampling the completion.
     """
-    number = int.from_bytes(hashlib.sha256(f"{seed}:{known}:{vain}".encode()).digest()[:4], "big")
-    examples = "".join(write_line(prompt) for prompt in islice(speak(number), EXAMPLES))
-    return QUESTION.format(count=AT_ONCE, examples=examples), number
+    digest = hashlib.sha256(f"{seed}:{known}:{vain}".encode()).digest()
+    request_seed = int.from_bytes(digest[:4], "big")
+    examples = "".join(write_line(prompt) for prompt in islice(speak(request_seed), EXAMPLES))
+    return QUESTION.format(count=AT_ONCE, examples=examples), request_seed
 
 
 QUESTION = """\
-Write {count} ideas for pictures that consist of a foreground and a background. Each idea is one line of JSON with \
-exactly three texts:
+Write {count} ideas for pictures that consist of a foreground and a background. \
+Each idea is one line of JSON with exactly three texts:
 "foreground": one subject alone, with what it looks like, and no place;
 "background": the place with nothing in it, without the subject;
 "text": the subject in that place, as one sentence.
 For example:
 {examples}
-Use other subjects and places than these, and everyday words. Let subjects stand where they can really be. \
+Use other subjects and places than these, and everyday words. \
+Let subjects stand where they can really be. \
 Answer with the {count} lines of JSON and nothing else.
 """
 
 
-def _same(prompt: Prompt) -> tuple[str, ...]:
-    """Triples that differ in capitals and full stops alone are one."""
-    return tuple(str(text).lower().strip(" .") for text in (prompt.text, prompt.foreground, prompt.background))
+def _normalized(prompt: Prompt) -> tuple[str, ...]:
+    """Return the texts without case and final periods, to find repetitions."""
+    return tuple(
+        str(text).lower().strip(" .")
+        for text in (prompt.text, prompt.foreground, prompt.background)
+    )

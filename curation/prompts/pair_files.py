@@ -1,4 +1,4 @@
-"""Files of triples: JSON lines that grow by whole lines, so that a making that was stopped goes on where it was."""
+"""Files of pair prompts: JSON Lines that grow by whole lines, so that generation can resume."""
 
 from __future__ import annotations
 
@@ -14,38 +14,51 @@ from curation.prompts.parse import read_line
 
 
 def write_line(prompt: Prompt) -> str:
-    """A triple as a canonical line of JSON with the keys text (the whole), foreground and background."""
+    """Return a pair prompt as a line of canonical JSON with text, foreground and background."""
     row = {"text": prompt.text, "foreground": prompt.foreground, "background": prompt.background}
     return canonical_json(row) + "\n"
 
 
 def read_triples(path: Path) -> list[Prompt]:
-    """The triples of a file; none where there is no file. A last line that was cut off by a kill is left out.
+    """Read the pair prompts of a file, without an incomplete last line.
 
-    Raises Refused, naming the line, for anything that is no triple.
+    Args:
+        path: The file; if it does not exist, there are no prompts.
+
+    Raises:
+        Refused: A line is not a pair prompt; the message has its number.
     """
     if not path.exists():
         return []
     prompts = []
-    for number, line in enumerate(_whole(path).decode("utf-8", "replace").splitlines(), 1):
-        read = read_line(line)
-        if not isinstance(read, Prompt):
-            raise Refused(f"{path}, line {number}: {read}", "name another file with --out; this one is left as it is")
-        prompts.append(read)
+    for number, line in enumerate(_complete_lines(path).decode("utf-8", "replace").splitlines(), 1):
+        prompt = read_line(line)
+        if not isinstance(prompt, Prompt):
+            raise Refused(
+                f"{path}, line {number}: {prompt}",
+                "choose another file with --out; this one stays unchanged",
+            )
+        prompts.append(prompt)
     return prompts
 
 
 def append(path: Path, prompts: Sequence[Prompt]) -> None:
-    """Add triples at a file's end, all at once and durably; what a kill left of a last line is cut off first."""
+    """Append pair prompts to a file in one write, and sync it to disk.
+
+    Args:
+        path: The file; an incomplete last line is truncated first.
+        prompts: The pair prompts.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = len(_whole(path)) if path.exists() else 0
+    # An interrupted write may have left part of a line.
+    complete = len(_complete_lines(path)) if path.exists() else 0
     with path.open("ab") as out:
-        out.truncate(whole)
+        out.truncate(complete)
         out.write("".join(map(write_line, prompts)).encode())
         out.flush()
         os.fsync(out.fileno())
 
 
-def _whole(path: Path) -> bytes:
+def _complete_lines(path: Path) -> bytes:
     data = read_input(path, MAX_FILE)
     return data[: data.rfind(b"\n") + 1]

@@ -1,4 +1,4 @@
-"""What a language model answered, read strictly: one triple a line as JSON, and every refused line with its reason."""
+"""Strict parser of a language model's completion: one pair prompt as JSON per line."""
 
 from __future__ import annotations
 
@@ -10,82 +10,96 @@ from typing import Any
 from curation.domain import Prompt
 
 LONGEST = 300
-"""Characters of a text: about what a text encoder of 77 tokens can hear."""
+"""Characters of a text: about as many as a text encoder with 77 tokens reads."""
 
 KEYS = ("text", "foreground", "background")
+"""Keys of a pair prompt."""
 
 Refusal = tuple[str, str]
-"""A reason in a few words, and the line's beginning."""
+"""The reason of a rejection, and the beginning of the line."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The triples of one answer, in their order, and the lines that are none."""
+    """The pair prompts of one completion, in order, and the rejected lines."""
 
     prompts: list[Prompt] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
 
 
 def read_answer(said: str) -> Answer:
-    """Read an answer line by line; nothing raises, blank lines and the marks of a code block (```) are passed over.
+    """Parse a completion line by line; blank lines and Markdown code fences are skipped.
 
-    A line must be a JSON object of exactly three texts, `text` (the whole), `foreground` and `background`, each of 1 to
-    LONGEST characters on one line and different from the others. The whole must speak of the foreground, by one of its
-    words of three letters or more, and the background must not name all of it.
+    A line must be a JSON object of exactly three texts: `text` for the blended image, `foreground`
+    and `background`. Each is a single line of 1 to LONGEST characters, different from the others.
+    The `text` must contain a word of the foreground of three or more letters, and the background
+    must not contain all of these.
+
+    Args:
+        said: The completion.
+
+    Returns:
+        The pair prompts and the rejected lines; no completion raises an exception.
     """
     answer = Answer()
     for line in (line.strip() for line in said.splitlines()):
         if not line or re.fullmatch(r"```\w*", line):
             continue
-        read = read_line(line)
-        if isinstance(read, Prompt):
-            answer.prompts.append(read)
+        result = read_line(line)
+        if isinstance(result, Prompt):
+            answer.prompts.append(result)
         else:
-            answer.refused.append((read, line[:80]))
+            answer.refused.append((result, line[:80]))
     if not answer.prompts and not answer.refused:
-        answer.refused.append(("nothing was said", ""))
+        answer.refused.append(("an empty completion", ""))
     return answer
 
 
 def read_line(line: str) -> Prompt | str:
-    """One line as a triple, or why it is none."""
+    """Parse one line as a pair prompt, or return the reason of its rejection."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return "not a line of JSON"
     if not isinstance(row, dict):
-        return "no JSON object"
+        return "not a JSON object"
     if set(row) != set(KEYS):
         return "other keys than text, foreground and background"
+    # Check each text, then the three texts together.
     texts = {name: _clean(row[name]) for name in KEYS}
     if not all(texts.values()):
-        return "a text that is empty, too long or no text"
+        return "a text is empty, too long or not a string"
     prompt = Prompt(**texts)
     if len({text.lower() for text in texts.values()}) < len(KEYS):
-        return "two texts that are the same"
-    return _sense(prompt) or prompt
+        return "two texts are the same"
+    return _contradiction(prompt) or prompt
 
 
 def words(text: str) -> frozenset[str]:
-    """Words of three letters or more, in lower case, without a plural's s."""
-    return frozenset(word.removesuffix("s") for word in re.findall(r"[^\W\d_]{3,}", text.lower())) - _SMALL
+    """Return the words of three or more letters in lower case, without a final s."""
+    return (
+        frozenset(word.removesuffix("s") for word in re.findall(r"[^\W\d_]{3,}", text.lower()))
+        - _SMALL
+    )
 
 
 def _clean(value: Any) -> str:
-    """The text on one line, without blanks around it; empty where it cannot be one."""
+    """Return a text with normalized whitespace, or an empty string if it is invalid."""
+    # Control characters and line breaks are not printable.
     if not isinstance(value, str) or not value.isprintable():
         return ""
     text = " ".join(value.split())
     return text if len(text) <= LONGEST else ""
 
 
-def _sense(prompt: Prompt) -> str:
-    """What makes no sense of three texts together; empty where nothing does."""
+def _contradiction(prompt: Prompt) -> str:
+    """Return why the three texts do not fit together, or an empty string."""
+    # A foreground without long words, as in "an ox", cannot be compared.
     subject = words(prompt.foreground or "")
     if subject and not subject & words(prompt.text):
-        return "a whole without its foreground"
+        return "the text does not mention the foreground"
     if subject and subject <= words(prompt.background or ""):
-        return "a background that names the foreground"
+        return "the background mentions the foreground"
     return ""
 
 

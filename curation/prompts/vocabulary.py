@@ -1,4 +1,4 @@
-"""The words of the grammar of triples: what there is, how it may look, where it may stand, and in which light."""
+"""Vocabulary of the grammar: subjects, their attributes, and the places and lights around them."""
 
 from __future__ import annotations
 
@@ -8,52 +8,92 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Ground:
-    """Places of one kind: what can stand in one of them can stand in all."""
+    """Places of one kind, in which the same subjects are plausible.
 
-    at: str  # "on", "in", "over": how a subject is there
-    places: tuple[str, ...]  # without their article, so that "an empty ..." can be said too
+    Attributes:
+        at: Preposition: "on", "in" or "over".
+        places: Places without an article, so that "an empty ..." can be formed too.
+        lights: Phrases of light or time of day.
+    """
+
+    at: str
+    places: tuple[str, ...]
     lights: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Subjects of one kind: each may look in all these ways and stand on all these grounds."""
+    """Subjects of one kind, each of which combines with all attributes and grounds.
+
+    Attributes:
+        looks: Attributes; one that begins with "in " follows the subject, others precede it.
+        subjects: Subjects without an article.
+        grounds: Names of the kinds of places.
+    """
 
     looks: tuple[str, ...]
     subjects: tuple[str, ...]
     grounds: tuple[str, ...]
 
 
+# Lights by the kind of place.
 _DAY: Final = ("in the morning sun", "under an overcast sky", "at golden hour", "in light fog")
-_ROOM: Final = ("in soft window light", "in warm lamp light", "in bright daylight", "in the evening")
+_ROOM: Final = (
+    "in soft window light",
+    "in warm lamp light",
+    "in bright daylight",
+    "in the evening",
+)
 _SKY: Final = ("in the morning", "at noon", "before sunset", "at dusk")
 _DEEP: Final = ("in clear blue light", "in dim green light", "under slanting sunbeams")
 
 GROUNDS: Final[dict[str, Ground]] = {
     "lawn": Ground("on", ("garden lawn", "city park lawn", "flower meadow", "village green"), _DAY),
     "farm": Ground("in", ("green pasture", "farm yard", "stubble field", "orchard"), _DAY),
-    "forest": Ground("in", ("forest clearing", "mossy pine forest", "birch grove", "autumn forest"), _DAY),
+    "forest": Ground(
+        "in", ("forest clearing", "mossy pine forest", "birch grove", "autumn forest"), _DAY
+    ),
     "savanna": Ground("on", ("dry savanna", "dusty plain", "grassy hill", "rocky plateau"), _DAY),
-    "snow": Ground("on", ("snowy field", "frozen lake", "snowy mountain slope", "snow-covered path"), _DAY),
-    "beach": Ground("on", ("sandy beach", "pebble beach", "wooden pier", "flat rock by the sea"), _DAY),
-    "perch": Ground("on", ("bare branch", "wooden fence", "mossy stone wall", "red tiled roof"), _DAY),
-    "street": Ground("in", ("cobbled street", "city square", "narrow alley", "market square"), _DAY),
+    "snow": Ground(
+        "on", ("snowy field", "frozen lake", "snowy mountain slope", "snow-covered path"), _DAY
+    ),
+    "beach": Ground(
+        "on", ("sandy beach", "pebble beach", "wooden pier", "flat rock by the sea"), _DAY
+    ),
+    "perch": Ground(
+        "on", ("bare branch", "wooden fence", "mossy stone wall", "red tiled roof"), _DAY
+    ),
+    "street": Ground(
+        "in", ("cobbled street", "city square", "narrow alley", "market square"), _DAY
+    ),
     "road": Ground("on", ("country road", "desert highway", "mountain road", "parking lot"), _DAY),
     "water": Ground("on", ("calm lake", "wide river", "small harbour", "reed-lined pond"), _DAY),
     "floor": Ground(
-        "on", ("living room floor", "wooden hallway floor", "bedroom carpet", "tiled kitchen floor"), _ROOM
+        "on",
+        ("living room floor", "wooden hallway floor", "bedroom carpet", "tiled kitchen floor"),
+        _ROOM,
     ),
-    "table": Ground("on", ("kitchen table", "wooden desk", "marble counter", "white windowsill"), _ROOM),
+    "table": Ground(
+        "on", ("kitchen table", "wooden desk", "marble counter", "white windowsill"), _ROOM
+    ),
     "workbench": Ground("on", ("workbench", "garage floor", "steel shelf", "wooden crate"), _ROOM),
     "stage": Ground("on", ("theatre stage", "concert hall stage", "small club stage"), _ROOM),
     "sky": Ground("in", ("clear sky", "cloudy sky", "hazy sky"), _SKY),
     "reef": Ground("over", ("coral reef", "sandy sea bed", "kelp forest"), _DEEP),
 }
-"""Grounds by their name: all places can be empty, which is the background's text."""
+"""Kinds of places by name; each place can be empty, which is the background's text."""
 
+# Attributes that several groups share.
 _FURS: Final = ("black", "white", "grey", "brown", "ginger", "fluffy", "sleepy", "young")
 _PAINTS: Final = ("red", "blue", "yellow", "green", "white", "black", "rusty", "old")
-_CLOTHES: Final = ("red coat", "yellow raincoat", "white shirt", "green sweater", "grey jacket", "striped scarf")
+_CLOTHES: Final = (
+    "red coat",
+    "yellow raincoat",
+    "white shirt",
+    "green sweater",
+    "grey jacket",
+    "striped scarf",
+)
 
 GROUPS: Final[tuple[Group, ...]] = (
     Group(_FURS, ("cat", "kitten", "rabbit", "hamster"), ("lawn", "floor", "table")),
@@ -82,17 +122,28 @@ GROUPS: Final[tuple[Group, ...]] = (
         ("owl", "parrot", "crow", "sparrow", "pigeon", "robin", "kingfisher"),
         ("perch",),
     ),
-    Group(("white", "brown", "grey", "young"), ("duck", "swan", "goose", "pelican"), ("water", "lawn")),
+    Group(
+        ("white", "brown", "grey", "young"), ("duck", "swan", "goose", "pelican"), ("water", "lawn")
+    ),
     Group(("white", "large", "dark", "gliding"), ("eagle", "seagull", "stork", "falcon"), ("sky",)),
     Group(
         ("striped", "orange", "silver", "spotted", "tiny", "large"),
         ("fish", "sea turtle", "seahorse", "octopus", "stingray"),
         ("reef",),
     ),
-    Group(("translucent", "glowing", "pale", "tiny", "large"), ("jellyfish", "comb jelly"), ("reef",)),
     Group(
-        tuple(f"in a {one}" for one in _CLOTHES),
-        ("young woman", "old man", "little girl", "little boy", "woman with curly hair", "man with a long beard"),
+        ("translucent", "glowing", "pale", "tiny", "large"), ("jellyfish", "comb jelly"), ("reef",)
+    ),
+    Group(
+        tuple(f"in a {clothes}" for clothes in _CLOTHES),
+        (
+            "young woman",
+            "old man",
+            "little girl",
+            "little boy",
+            "woman with curly hair",
+            "man with a long beard",
+        ),
         ("street", "lawn", "beach", "floor", "stage"),
     ),
     Group(
@@ -100,7 +151,11 @@ GROUPS: Final[tuple[Group, ...]] = (
         ("car", "pickup truck", "motorcycle", "bicycle", "van", "school bus", "scooter", "tractor"),
         ("road", "street"),
     ),
-    Group(("white", "blue", "wooden", "old", "small"), ("rowing boat", "sailing boat", "canoe", "raft"), ("water",)),
+    Group(
+        ("white", "blue", "wooden", "old", "small"),
+        ("rowing boat", "sailing boat", "canoe", "raft"),
+        ("water",),
+    ),
     Group(
         ("red", "striped", "blue", "yellow", "white"),
         ("hot air balloon", "kite", "paper plane", "propeller plane", "parachute"),
@@ -116,22 +171,49 @@ GROUPS: Final[tuple[Group, ...]] = (
         ("glass bottle", "wine glass", "glass vase", "glass jar", "glass bowl", "carafe"),
         ("table",),
     ),
-    Group(("large", "small", "shimmering", "round"), ("soap bubble", "crystal ball"), ("lawn", "table", "stage")),
-    Group(("fluffy", "striped", "white", "long", "brown"), ("feather", "dandelion clock"), ("table", "lawn", "beach")),
+    Group(
+        ("large", "small", "shimmering", "round"),
+        ("soap bubble", "crystal ball"),
+        ("lawn", "table", "stage"),
+    ),
+    Group(
+        ("fluffy", "striped", "white", "long", "brown"),
+        ("feather", "dandelion clock"),
+        ("table", "lawn", "beach"),
+    ),
     Group(
         ("ripe", "fresh", "small", "large", "wet"),
         ("apple", "pineapple", "watermelon", "bunch of grapes", "pear", "lemon", "pumpkin"),
         ("table",),
     ),
-    Group(("fresh", "small", "dark", "sugared"), ("loaf of bread", "chocolate cake", "cheesecake", "pie"), ("table",)),
+    Group(
+        ("fresh", "small", "dark", "sugared"),
+        ("loaf of bread", "chocolate cake", "cheesecake", "pie"),
+        ("table",),
+    ),
     Group(
         ("green", "flowering", "small", "leafy", "wilting"),
-        ("potted fern", "potted cactus", "bonsai tree", "potted palm", "bouquet of wild flowers", "potted orchid"),
+        (
+            "potted fern",
+            "potted cactus",
+            "bonsai tree",
+            "potted palm",
+            "bouquet of wild flowers",
+            "potted orchid",
+        ),
         ("table", "floor"),
     ),
     Group(
         ("wooden", "white", "antique", "modern", "blue"),
-        ("armchair", "rocking chair", "bookcase", "grandfather clock", "chest of drawers", "stool", "bar cart"),
+        (
+            "armchair",
+            "rocking chair",
+            "bookcase",
+            "grandfather clock",
+            "chest of drawers",
+            "stool",
+            "bar cart",
+        ),
         ("floor", "stage"),
     ),
     Group(
@@ -154,6 +236,10 @@ GROUPS: Final[tuple[Group, ...]] = (
         ("camp fire", "torch flame", "lantern"),
         ("forest", "beach", "snow"),
     ),
-    Group(("thin", "grey", "white", "dark"), ("column of smoke", "puff of steam"), ("road", "beach", "sky")),
+    Group(
+        ("thin", "grey", "white", "dark"),
+        ("column of smoke", "puff of steam"),
+        ("road", "beach", "sky"),
+    ),
 )
-"""All that the grammar can speak of; a look that begins with "in" follows its subject, all others stand before it."""
+"""All groups of subjects of the grammar."""

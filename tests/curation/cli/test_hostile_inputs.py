@@ -101,7 +101,7 @@ def test_lines_are_prompts_or_pairs() -> None:
     row = '{"text": "a cat on grass", "foreground": "a cat", "background": "grass"}'
     assert parse_prompts(["a hat", "", row]).prompts == [Prompt("a hat"), Prompt("a cat on grass", "a cat", "grass")]
     for line in ('{"text": "a cat"}', '{"text": 1, "foreground": "a", "background": "b"}', "{"):
-        with pytest.raises(Refused, match="line 2 is no prompt"):
+        with pytest.raises(Refused, match="line 2 is not a valid prompt"):
             parse_prompts(["a hat", line])
 
 

@@ -223,7 +223,7 @@ def test_a_name_that_fits_several_files_fits_none(tmp_path):
     rows = [{"file_name": "a.PNG", "text": "x"}, {"file_name": "b", "text": "y"}, {"file_name": "A.png", "text": "z"}]
     write(tmp_path, "metadata.jsonl", "\n".join(map(json.dumps, rows)))
     listing = list_folder(tmp_path)
-    assert [(line.name, "fits 2 files" in line.sentence) for line in listing.bad_lines] == [
+    assert [(line.name, "matches 2 files" in line.sentence) for line in listing.bad_lines] == [
         ("metadata.jsonl:1", True),
         ("metadata.jsonl:2", True),
     ]

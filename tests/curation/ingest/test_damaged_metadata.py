@@ -105,6 +105,6 @@ def test_captions_without_an_image_and_hidden_files_are_accounted_for(database, 
     write(tmp_path, ".hidden.png", b"x")
     summary = import_seeds(database, store, tmp_path)
     assert [(one.name, one.sentence) for one in summary.named] == [
-        ("orphan.txt", "a caption or metadata without an image: none beside it bears its name")
+        ("orphan.txt", "a caption or metadata file without an image of the same name")
     ]
     assert summary.hidden == 1

@@ -148,7 +148,7 @@ def test_a_name_proves_nothing():
     assert examine(saved(disc()), "x.jpg").outcome is Outcome.accept
     jpeg = saved(disc()[..., :3], "JPEG")
     assert examine(jpeg, "x.png").code == "no_alpha"
-    assert "whatever its name says" in examine(jpeg, "x.png").sentence
+    assert "despite its file extension" in examine(jpeg, "x.png").sentence
     assert examine(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.svg").code == "unsupported_format"
     assert examine(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png").code == "not_an_image"
 

@@ -223,6 +223,6 @@ def test_a_path_too_long_for_the_records_is_one_refusal(database, store, folder)
     assert {one[0] for one in long.values()} == {"reject"}
     assert max(len(name.encode()) for name in found) < 300
     assert Outcome(found["good.png"][0]) in TAKEN
-    assert any("give its folders shorter names" in one.sentence for one in told.named)
+    assert any("shorten its folder names" in one.sentence for one in told.named)
     again = import_seeds(database, store, folder)
     assert (again.fresh, again.refused, again.gone) == (0, 2, 0)

@@ -46,7 +46,7 @@ def test_a_round_goes_there_and_back_by_commands(here, studio, database, store):
         number = make_round(tx)
         made = make_candidates(tx, store, number, 3)
     [told] = json.loads(call("reconcile", "--json", code=1))
-    assert told["told"] == f"3 candidates of round {number} wait and are not there"
+    assert told["told"] == f"3 waiting candidates of round {number} have no task"
     assert json.loads(call("put-up", str(number), "--json")) == {"up": 3, "down": 0}
     [row] = json.loads(call("status", "--json"))
     assert (row["round"], row["up"], row["answered"]) == (number, 3, 0)
@@ -72,7 +72,7 @@ def test_a_round_goes_there_and_back_by_commands(here, studio, database, store):
     [
         (["switch", "1", "the moon"], "there is no desk"),
         (["switch", "77", "pages"], "there is no round 77"),
-        (["people", "--match", "nobody=x"], "is no e-mail address"),
+        (["people", "--match", "nobody=x"], "is not an e-mail address"),
     ],
 )
 def test_what_cannot_be_is_refused(here, database, arguments, code):

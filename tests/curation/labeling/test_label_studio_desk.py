@@ -234,7 +234,7 @@ def test_a_person_there_is_a_reviewer_here_by_their_address(seat):
     assert seat.exchange.collect() == {"kept": 2, "refused": 1}
     assert seat.decided(0) == [("accept", "Ada")]
     assert seat.decided(2) == [("accept", OWNER)]
-    assert seat.refusals() == [f"{BOB} is a reviewer no longer"]
+    assert seat.refusals() == [f"the reviewer {BOB} is deactivated"]
 
 
 def test_a_round_larger_than_a_board_has_several(seat, store):

@@ -8,7 +8,7 @@ import pytest
 
 from curation import jobs
 from curation.adapters.celery_queue import CeleryQueue, make_app
-from curation.labeling import projects, reconcile
+from curation.labeling import project_locks, reconcile
 from curation.labeling.previews import Previews
 from curation.labeling.sync import LabelingSync
 from curation.runtime.context import AppContext
@@ -134,7 +134,7 @@ def test_a_worker_notices_when_it_starts(seat, settings, database, store):
 
 
 def test_a_board_is_held_until_a_long_conversation_ends(seat, monkeypatch):
-    monkeypatch.setattr(projects, "HELD_SECONDS", 1)
+    monkeypatch.setattr(project_locks, "HELD_SECONDS", 1)
     monkeypatch.setattr("curation.labeling.sync.AT_ONCE", 1)
     heard = seat.exchange.desk.collect
     others = []
@@ -147,7 +147,7 @@ def test_a_board_is_held_until_a_long_conversation_ends(seat, monkeypatch):
         import time
 
         time.sleep(0.4)
-        with projects.held(seat.database, seat.board, "another") as mine:
+        with project_locks.held(seat.database, seat.board, "another") as mine:
             others.append(mine)
         return seen
 

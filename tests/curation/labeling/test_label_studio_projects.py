@@ -161,7 +161,7 @@ def test_answers_at_a_second_project_with_our_ids_are_brought_home(seat):
     seat.studio.say(int(copied.id), REJECT, by=BOB)
     [told] = [one for one in reconcile.compare(seat.exchange, seat.round) if one.kind == "elsewhere"]
     assert (told.number, told.mendable) == (second.id, True)
-    assert "1 of them say something that is not known here" in told.told
+    assert "1 of them have annotations that are not known here" in told.told
     reconcile.mend(seat.exchange, seat.round)
     assert seat.decided(0) == [("reject", BOB)]
     assert [one for one in reconcile.compare(seat.exchange, seat.round) if one.mendable] == []

@@ -25,7 +25,7 @@ def three(seat, store) -> Seat:
         made = make_candidates(tx, store, number, 2)
     assert seat.exchange.put_up(number) == {}, "people there see what others said, so it is not offered unasked"
     with seat.database.transaction() as tx:
-        assert "can see what others said" in projects.switch(tx, number, "label-studio", "test")
+        assert "can see the annotations of others" in projects.switch(tx, number, "label-studio", "test")
     seat.exchange.put_up(number)
     return Seat(seat.studio, seat.database, seat.exchange, number, made)
 

@@ -33,19 +33,19 @@ def test_lines_between_talk_and_fences_are_read_in_order():
         (line()[:-5], "not a line of JSON"),  # cut off by the limit of tokens
         (line() + ",", "not a line of JSON"),
         ("[" * 100_000, "not a line of JSON"),
-        ("[]", "no JSON object"),
-        ('"a cat"', "no JSON object"),
+        ("[]", "not a JSON object"),
+        ('"a cat"', "not a JSON object"),
         (json.dumps({"text": "a", "foreground": "b"}), "other keys than text, foreground and background"),
         (line(mood="sunny"), "other keys than text, foreground and background"),
-        (line(text=""), "a text that is empty, too long or no text"),
-        (line(text=["a cat"]), "a text that is empty, too long or no text"),
-        (line(text=None), "a text that is empty, too long or no text"),
-        (line(text="a cat\nin a garden"), "a text that is empty, too long or no text"),
-        (line(text="a cat \x1b[31m"), "a text that is empty, too long or no text"),
-        (line(text="a cat " * LONGEST), "a text that is empty, too long or no text"),
-        (line(background="A cute cat in a garden"), "two texts that are the same"),
-        (line(text="a dog in a garden"), "a whole without its foreground"),
-        (line(background="a garden with a cute cat in it"), "a background that names the foreground"),
+        (line(text=""), "a text is empty, too long or not a string"),
+        (line(text=["a cat"]), "a text is empty, too long or not a string"),
+        (line(text=None), "a text is empty, too long or not a string"),
+        (line(text="a cat\nin a garden"), "a text is empty, too long or not a string"),
+        (line(text="a cat \x1b[31m"), "a text is empty, too long or not a string"),
+        (line(text="a cat " * LONGEST), "a text is empty, too long or not a string"),
+        (line(background="A cute cat in a garden"), "two texts are the same"),
+        (line(text="a dog in a garden"), "the text does not mention the foreground"),
+        (line(background="a garden with a cute cat in it"), "the background mentions the foreground"),
     ],
 )
 def test_other_lines_are_refused_by_name(given, reason):
@@ -63,7 +63,7 @@ def test_texts_are_cleaned_of_blanks_alone():
 
 
 def test_nothing_said_is_counted_too():
-    assert read_answer("").refused == read_answer("```\n```").refused == [("nothing was said", "")]
+    assert read_answer("").refused == read_answer("```\n```").refused == [("an empty completion", "")]
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(json.dumps))

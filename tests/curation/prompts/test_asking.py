@@ -80,13 +80,13 @@ def test_enough_is_enough():
 
 def test_capitals_and_full_stops_make_no_other_triple():
     known = [Prompt(f"A {a} in the {b}", f"a {a}.", f"The {b}, empty") for a in THINGS for b in PLACES]
-    with pytest.raises(Refused, match=f"nothing new in {PATIENCE} askings; refused: a repetition"):
+    with pytest.raises(Refused, match=f"nothing new in {PATIENCE} requests; rejected lines: a repetition"):
         made(Author(broken=0), 61, known)
 
 
 def test_a_model_that_only_talks_is_given_up():
     author = Author(count=0)
-    with pytest.raises(Refused, match=f"author@1 gave nothing new .* not a line of JSON {PATIENCE}"):
+    with pytest.raises(Refused, match=f"author@1 returned nothing new .* not a line of JSON {PATIENCE}"):
         made(author, 5)
     assert len(author.questions) == PATIENCE
 

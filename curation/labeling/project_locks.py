@@ -1,0 +1,66 @@
+"""Locks of Label Studio projects: one process synchronizes a project at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from curation.db.engine import Database
+from curation.labeling.port import Project
+
+HELD_SECONDS = 300
+"""Seconds until the lock of a killed process expires; the work between two renewals takes less."""
+
+
+@contextmanager
+def held(database: Database, board: Project, holder: str) -> Iterator[bool]:
+    """Lock a project for one synchronization.
+
+    Args:
+        database: The database.
+        board: The project.
+        holder: Name of this process.
+
+    Yields:
+        Whether the lock was acquired; False if another process holds it.
+    """
+    with database.transaction() as tx:
+        values = {"board": board.id, "holder": holder, "seconds": HELD_SECONDS}
+        acquired = tx.execute(_HOLD, values).rowcount > 0
+    try:
+        yield acquired
+    finally:
+        if acquired:
+            with database.transaction() as tx:
+                tx.execute(_LET_GO, {"board": board.id, "holder": holder})
+
+
+def hold_on(database: Database, board: Project, holder: str) -> None:
+    """Renew the lock of a project during a long synchronization.
+
+    Args:
+        database: The database.
+        board: The project.
+        holder: Name of the process that holds the lock.
+    """
+    with database.transaction() as tx:
+        tx.execute(_HOLD_ON, {"board": board.id, "holder": holder, "seconds": HELD_SECONDS})
+
+
+# clock_timestamp() advances during a transaction, unlike now().
+_HOLD = sa.text("""
+    update desk_boards
+    set holder = :holder, held_until = clock_timestamp() + make_interval(secs => :seconds)
+    where id = :board and (held_until is null or held_until < clock_timestamp())""")
+
+
+_HOLD_ON = sa.text("""
+    update desk_boards set held_until = clock_timestamp() + make_interval(secs => :seconds)
+    where id = :board and holder = :holder""")
+
+
+_LET_GO = sa.text(
+    "update desk_boards set holder = null, held_until = null where id = :board and holder = :holder"
+)

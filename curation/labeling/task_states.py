@@ -1,0 +1,235 @@
+"""States of Label Studio tasks: which exist, which to remove, and which are lost."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from curation.db.engine import Transaction
+from curation.labeling.port import Project, RemoteTask
+from curation.labeling.projects import LIVE, NOT_WANTED, SERVED
+from curation.labeling.tasks import sql_with_ids
+
+
+def unwanted(tx: Transaction, board: Project) -> dict[uuid.UUID, tuple[int, datetime | None]]:
+    """Return the tasks of a project that have to be removed.
+
+    Their candidates were decided elsewhere, are claimed on the review page, were withdrawn, or
+    belong to a round that is paused or switched to the review page.
+
+    Returns:
+        By task, its ID in Label Studio and when it was last read.
+    """
+    return {row.id: (row.number, row.seen_at) for row in tx.execute(_UNWANTED, {"board": board.id})}
+
+
+def forgotten(tx: Transaction, board: Project) -> dict[uuid.UUID, list[int]]:
+    """Return tasks that a restored backup set back, so that they must not be annotated again.
+
+    Their annotations or later edits were lost, or deleted annotations exist again.
+
+    Returns:
+        By task, its IDs in Label Studio.
+    """
+    return {row.id: [row.number] for row in tx.execute(_FORGOTTEN, {"board": board.id})}
+
+
+def note_down(tx: Transaction, postings: Collection[uuid.UUID]) -> None:
+    """Record that tasks were removed."""
+    if postings:
+        tx.execute(_DOWN, {"ids": list(postings)})
+
+
+def note_lost(tx: Transaction, board: Project, found: Collection[uuid.UUID]) -> list[uuid.UUID]:
+    """Record that all tasks of a project except some no longer exist; they may be pushed again.
+
+    Args:
+        tx: The transaction.
+        board: The project.
+        found: IDs of the tasks that exist.
+
+    Returns:
+        IDs of the lost tasks.
+    """
+    lost = [row.id for row in tx.execute(_LOST, {"board": board.id, "ids": list(found)})]
+    note_down(tx, lost)
+    return lost
+
+
+def forget(tx: Transaction, board: Project) -> None:
+    """Record that a project was deleted, so that it is created again with its tasks."""
+    note_lost(tx, board, ())
+    tx.execute(_FORGET, {"board": board.id})
+
+
+def count_placed(tx: Transaction, board: Project) -> int:
+    """Return how many tasks of a project should exist in Label Studio."""
+    return int(tx.execute(_COUNT_PLACED, {"board": board.id}).scalar_one())
+
+
+def unanswered(
+    tx: Transaction, board: Project, count: int
+) -> dict[uuid.UUID, tuple[uuid.UUID, int]]:
+    """Return open tasks without annotations.
+
+    Args:
+        tx: The transaction.
+        board: The project.
+        count: Largest number of tasks.
+
+    Returns:
+        By candidate, the ID of its task here and in Label Studio.
+    """
+    rows = tx.execute(_UNANSWERED, {"board": board.id, "count": count})
+    return {row.candidate_id: (row.id, row.number) for row in rows}
+
+
+def silent(tx: Transaction, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, list[int]]:
+    """Return the open tasks among `ids` that never had an annotation, with their remote IDs."""
+    return {row.id: [row.number] for row in tx.execute(_SILENT_ONES, {"ids": list(ids)})}
+
+
+def open_first(tx: Transaction, ids: Collection[uuid.UUID], answered: int) -> list[uuid.UUID]:
+    """Return the open tasks among `ids`, and up to `answered` of the annotated ones."""
+    return [row.id for row in tx.execute(_OPEN_FIRST, {"ids": list(ids), "answered": answered})]
+
+
+def waiting_answers(tx: Transaction, board: Project) -> list[uuid.UUID]:
+    """Return tasks with an annotation that waits until a reviewer's lease ends."""
+    return [row.posting_id for row in tx.execute(_WAITING_ANSWERS, {"board": board.id})]
+
+
+def sort_seen(
+    tx: Transaction, part: Sequence[RemoteTask]
+) -> tuple[list[RemoteTask], dict[uuid.UUID, list[int]]]:
+    """Sort tasks that were read into those with changes and those to remove.
+
+    Removed are second copies without annotations, and tasks that exist again after they were
+    removed, as after a restored backup. For an unchanged task without annotations only the time of
+    its last change is recorded.
+
+    Args:
+        tx: The transaction.
+        part: Tasks as read from Label Studio.
+
+    Returns:
+        The tasks that may have new annotations, and by task the remote IDs to remove.
+    """
+    ids = [task.posting for task in part if task.posting is not None]
+    known = {row.id: row for row in tx.execute(_KNOWN, {"ids": ids})} if ids else {}
+    changed: list[RemoteTask] = []
+    to_remove: dict[uuid.UUID, list[int]] = {}
+    silent: list[dict[str, Any]] = []
+    for task in part:
+        row = known.get(task.posting)
+        # Tasks that this instance did not create are ignored.
+        if row is None:
+            continue
+        # Removed before, and there again.
+        if row.state == "down":
+            to_remove.setdefault(row.id, []).append(task.number)
+            if task.answers:
+                changed.append(task)
+        # Unchanged since the last read.
+        elif row.number == task.number and row.seen_at == task.at:
+            continue
+        elif task.answers or (row.answered and row.number == task.number):
+            changed.append(task)
+        # A second copy without annotations.
+        elif row.number not in {None, task.number}:
+            to_remove.setdefault(row.id, []).append(task.number)
+            if row.answered:
+                changed.append(task)
+        else:
+            silent.append({"posting": row.id, "at": task.at, "number": task.number})
+    if silent:
+        tx.execute(_SILENT, silent)
+    return changed, to_remove
+
+
+def count_not_up(tx: Transaction, number: int | None) -> dict[int, int]:
+    """Return the number of waiting candidates without a task, by round.
+
+    Args:
+        tx: The transaction.
+        number: The round; None for all rounds.
+    """
+    return {row.id: row.number for row in tx.execute(_NOT_UP, {"round": number})}
+
+
+_NOT_UP = sql_with_ids(f"""
+    select r.id, count(*) as number from candidates c join rounds r on r.id = c.round_id
+    where {SERVED} and c.state = 'waiting' and not exists ({LIVE})
+        and (cast(:round as integer) is null or r.id = :round) group by r.id order by r.id""")
+
+
+_UNWANTED = sql_with_ids(f"""
+    select p.id, p.number, p.seen_at from desk_postings p
+    join desk_boards b on b.id = p.board_id join rounds r on r.id = b.round_id
+    join candidates c on c.id = p.candidate_id
+    where p.board_id = :board and {NOT_WANTED}""")
+
+
+_DOWN = sql_with_ids("update desk_postings set state = 'down' where id = any(:ids)")
+
+
+_LOST = sql_with_ids("""
+    select id from desk_postings
+    where board_id = :board and state in ('up', 'answered') and not id = any(:ids)""")
+
+
+_FORGET = sql_with_ids("""
+    update desk_boards
+    set number = null, made_at = null, read_until = null, mark = 0, trouble = null
+    where id = :board""")
+
+
+# Decided tasks whose annotation was lost, and open ones whose deleted annotation exists again.
+_FORGOTTEN = sql_with_ids("""
+    select p.id, p.number from desk_postings p join candidates c on c.id = p.candidate_id
+    where p.board_id = :board and exists (
+        select from desk_answers a where a.posting_id = p.id and a.forgotten and (
+            p.state = 'answered' and c.state in ('accepted', 'rejected') and not a.gone
+            or p.state = 'up' and c.state = 'waiting' and a.gone))""")
+
+
+_COUNT_PLACED = sql_with_ids("""
+    select count(*) from desk_postings where board_id = :board and state in ('up', 'answered')""")
+
+
+_WAITING_ANSWERS = sql_with_ids("""
+    select distinct a.posting_id from desk_answers a join desk_postings p on p.id = a.posting_id
+    where p.board_id = :board and a.decision_id is null and a.refused is null and not a.gone""")
+
+
+_UNANSWERED = sql_with_ids("""
+    select p.id, p.candidate_id, p.number from desk_postings p
+    where p.board_id = :board and p.state = 'up'
+        and not exists (select from desk_answers a where a.posting_id = p.id and not a.gone)
+    order by p.number limit :count""")
+
+
+_OPEN_FIRST = sql_with_ids("""
+    (select id from desk_postings where id = any(:ids) and state = 'up')
+    union all (
+        select id from desk_postings
+        where id = any(:ids) and state = 'answered' limit :answered)""")
+
+
+_SILENT_ONES = sql_with_ids("""
+    select p.id, p.number from desk_postings p where p.id = any(:ids) and p.state = 'up'
+        and not exists (select from desk_answers a where a.posting_id = p.id)""")
+
+
+_KNOWN = sql_with_ids("""
+    select p.id, p.number, p.seen_at, p.state,
+        exists (select from desk_answers a where a.posting_id = p.id) as answered
+    from desk_postings p where p.id = any(:ids)""")
+
+
+# A task whose response was lost after it was created is recognized by its own ID.
+_SILENT = sql_with_ids("""
+    update desk_postings set seen_at = greatest(seen_at, :at), number = :number,
+        state = case when state = 'sending' then 'up' else state end where id = :posting""")
