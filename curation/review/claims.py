@@ -27,7 +27,9 @@ class NeverShown(NotFound):
         )
 
 
-def note_claims(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
+def note_claims(
+    tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None
+) -> None:
     """Record that candidates were leased to a reviewer, for one of their open pages.
 
     Args:

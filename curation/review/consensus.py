@@ -43,13 +43,20 @@ class Consensus:
 
     def __post_init__(self) -> None:
         """Raises Refused for what cannot be meant."""
-        if not 1 <= self.overlap <= MOST_OVERLAP or (self.rule is Rule.single) != (self.overlap == 1):
+        if not 1 <= self.overlap <= MOST_OVERLAP or (self.rule is Rule.single) != (
+            self.overlap == 1
+        ):
             told = f"the rule single takes an overlap of 1, the others one of 2 to {MOST_OVERLAP}"
             raise Refused(f"an overlap of {self.overlap} cannot be decided by {self.rule}", told)
         if self.machines_vote and self.overlap == 1:
-            raise Refused("the oracle is no voice among others where one decides", "give an overlap of 2 or more")
+            raise Refused(
+                "the oracle is no voice among others where one decides",
+                "give an overlap of 2 or more",
+            )
         if not 0 <= self.certainty <= 1:
-            raise Refused(f"a certainty lies in [0, 1], not at {self.certainty:g}", "1 asks that all agree")
+            raise Refused(
+                f"a certainty lies in [0, 1], not at {self.certainty:g}", "1 asks that all agree"
+            )
 
     @staticmethod
     def read(row: Mapping[str, Any]) -> Consensus:
@@ -76,7 +83,9 @@ class Outcome(NamedTuple):
     final: bool
 
 
-def choose(overlap: int, rule: Rule | None, certainty: float | None, *, machines_vote: bool = False) -> Consensus:
+def choose(
+    overlap: int, rule: Rule | None, certainty: float | None, *, machines_vote: bool = False
+) -> Consensus:
     """A consensus of what was said of it: without a rule the majority, without a certainty the rule's own."""
     named = rule or (Rule.majority if overlap > 1 else Rule.single)
     usual = SURE if named is Rule.dawid_skene else 0.5
@@ -95,7 +104,12 @@ def set_consensus(tx: Transaction, number: int, consensus: Consensus, actor: str
 
 
 def weigh(
-    tx: Transaction, consensus: Consensus, round_id: int, candidate: uuid.UUID, reviewer_id: int, verdict: Verdict
+    tx: Transaction,
+    consensus: Consensus,
+    round_id: int,
+    candidate: uuid.UUID,
+    reviewer_id: int,
+    verdict: Verdict,
 ) -> Outcome:
     """What one more verdict makes of a candidate that several decide; its row is locked by the caller.
 
@@ -116,7 +130,9 @@ def weigh(
     votes.append((reviewer_id, accept))
     if len(votes) < consensus.overlap:
         return Outcome(CandidateState.waiting, len(votes), final=False)
-    state = consensus.resolve(_probability(tx, consensus, round_id, votes)) or CandidateState.waiting
+    state = (
+        consensus.resolve(_probability(tx, consensus, round_id, votes)) or CandidateState.waiting
+    )
     return Outcome(state, len(votes), final=False)
 
 
@@ -142,15 +158,23 @@ def has_final(tx: Transaction, candidate: uuid.UUID) -> bool:
 def read_skills(tx: Transaction, number: int) -> Skills | None:
     """What was learnt last of a round's reviewers, or None where nothing was."""
     row = tx.execute(_LEARNT, {"round": number}).one_or_none()
-    return None if row is None else Skills(row.sound, {int(one): Skill(*skill) for one, skill in row.skills.items()})
+    return (
+        None
+        if row is None
+        else Skills(row.sound, {int(one): Skill(*skill) for one, skill in row.skills.items()})
+    )
 
 
 def rounds_to_learn(tx: Transaction) -> list[int]:
     """Open rounds where something has come to wait for an adjudicator since the skills were learnt last."""
-    return [row.id for row in tx.execute(_TO_LEARN, {"rule": Rule.dawid_skene, "stale": STALE_SECONDS})]
+    return [
+        row.id for row in tx.execute(_TO_LEARN, {"rule": Rule.dawid_skene, "stale": STALE_SECONDS})
+    ]
 
 
-def _probability(tx: Transaction, consensus: Consensus, round_id: int, votes: list[tuple[int, bool]]) -> float:
+def _probability(
+    tx: Transaction, consensus: Consensus, round_id: int, votes: list[tuple[int, bool]]
+) -> float:
     if consensus.rule is Rule.majority:
         return sum(accept for _, accept in votes) / len(votes)
     row = tx.execute(_LEARNT, {"round": round_id}).one_or_none()

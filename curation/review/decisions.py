@@ -11,7 +11,16 @@ import sqlalchemy as sa
 
 from curation.datasets.samples import add_samples, samples_of
 from curation.db.engine import Transaction
-from curation.domain import CandidateState, Kind, LayerRole, RejectReason, ReviewItem, RuleVerdict, Verdict, content_id
+from curation.domain import (
+    CandidateState,
+    Kind,
+    LayerRole,
+    RejectReason,
+    ReviewItem,
+    RuleVerdict,
+    Verdict,
+    content_id,
+)
 from curation.errors import Conflict, NotFound, Refused
 from curation.review import gold
 from curation.review.claims import NeverShown
@@ -75,7 +84,9 @@ def decide(
     if only_claimed and not known.claimed:
         raise NeverShown(candidate)
     if layers and known.kind != Kind.pair:
-        raise Refused("a single layer has no layers that reasons could tell apart", "leave the layers out")
+        raise Refused(
+            "a single layer has no layers that reasons could tell apart", "leave the layers out"
+        )
     if known.earlier is not None:
         return _answer_again(known, said)
     if known.paused is not None:
@@ -88,7 +99,9 @@ def decide(
     }  # fmt: skip
     decision = tx.execute(_DECIDE, values).scalar()
     if decision is None:
-        raise Conflict("this key was used for another decision", "make a new key for every decision")
+        raise Conflict(
+            "this key was used for another decision", "make a new key for every decision"
+        )
     if outcome.state is CandidateState.accepted:
         add_samples(tx, samples_of(tx, [candidate]))
     if row.slice == "audit":
@@ -98,7 +111,9 @@ def decide(
     return Decided(int(decision), candidate, AFTER[verdict])
 
 
-def decide_by_oracle(tx: Transaction, reviewer_id: int, card: ReviewItem, said: RuleVerdict) -> Decided:
+def decide_by_oracle(
+    tx: Transaction, reviewer_id: int, card: ReviewItem, said: RuleVerdict
+) -> Decided:
     """Keep what the oracle said of a card it holds; its key is the candidate and its turn, so repeating is harmless."""
     turn = tx.execute(_TURN, {"candidate": card.id}).scalar_one()
     key = content_id(ORACLE, card.id, turn)
@@ -106,12 +121,25 @@ def decide_by_oracle(tx: Transaction, reviewer_id: int, card: ReviewItem, said: 
     reasons = tuple(said.reasons) if said.verdict is Verdict.reject else ()
     layers = tuple(said.layers) if reasons else ()
     return decide(
-        tx, reviewer_id, card.id, said.verdict, key=key, reasons=reasons, layers=layers, comment=comment, desk=ORACLE
+        tx,
+        reviewer_id,
+        card.id,
+        said.verdict,
+        key=key,
+        reasons=reasons,
+        layers=layers,
+        comment=comment,
+        desk=ORACLE,
     )
 
 
 def _outcome(
-    tx: Transaction, candidate: uuid.UUID, row: sa.Row[Any], known: sa.Row[Any], said: _Content, desk: str
+    tx: Transaction,
+    candidate: uuid.UUID,
+    row: sa.Row[Any],
+    known: sa.Row[Any],
+    said: _Content,
+    desk: str,
 ) -> Outcome:
     """What a verdict makes of its candidate: by itself, as one of several, or nothing at all of gold."""
     if known.purpose == GOLD:
@@ -149,16 +177,27 @@ def _distinct(
     if not layers:
         return sorted(set(reasons)), []
     if len(layers) != len(reasons):
-        raise Refused(f"{len(layers)} layers are named for {len(reasons)} reasons", "name one for each, or none")
+        raise Refused(
+            f"{len(layers)} layers are named for {len(reasons)} reasons",
+            "name one for each, or none",
+        )
     both = sorted(set(zip(reasons, layers, strict=True)))
     return [reason for reason, _ in both], [layer for _, layer in both]
 
 
 def _answer_again(known: sa.Row[Any], said: _Content) -> Decided:
-    fields = (known.candidate_id, known.reviewer_id, Verdict(known.verdict), known.reasons, known.layers)
+    fields = (
+        known.candidate_id,
+        known.reviewer_id,
+        Verdict(known.verdict),
+        known.reasons,
+        known.layers,
+    )
     earlier = _Content(*fields, known.comment)
     if earlier != said:
-        raise Conflict("this key was used for another decision", "make a new key for every decision")
+        raise Conflict(
+            "this key was used for another decision", "make a new key for every decision"
+        )
     return Decided(known.earlier, said.candidate, AFTER[said.verdict])
 
 
@@ -166,8 +205,12 @@ def _check_decidable(state: str, holder: str | None, me: str, *, decided: bool) 
     """Raise Conflict unless this reviewer may decide now; what others have said is never part of it."""
     hint = "go on with the next one"
     if decided:
-        raise Conflict("you have decided this candidate already", "undo your decision to decide again")
-    if state == CandidateState.waiting or (state == CandidateState.showing and holder in {me, None}):
+        raise Conflict(
+            "you have decided this candidate already", "undo your decision to decide again"
+        )
+    if state == CandidateState.waiting or (
+        state == CandidateState.showing and holder in {me, None}
+    ):
         return
     if state == CandidateState.showing:
         raise Conflict("somebody else is looking at this candidate now: your lease ran out", hint)
@@ -205,4 +248,6 @@ _DECIDE = sa.text("""
     select id from kept""")
 
 # What ends a turn: an undo or a skip. A decision that stands does not, so that saying it again has the same key.
-_TURN = sa.text("select count(*) from decisions where candidate_id = :candidate and verdict in ('undo', 'skip')")
+_TURN = sa.text(
+    "select count(*) from decisions where candidate_id = :candidate and verdict in ('undo', 'skip')"
+)

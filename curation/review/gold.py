@@ -45,7 +45,8 @@ class GoldTerms:
         """Raises Refused for what cannot be meant."""
         if not 0 <= self.share <= 0.5 or not 0 <= self.bound < 1:
             raise Refused(
-                f"a share of {self.share:g} with a bound of {self.bound:g}", "share: 0 to 0.5; bound: below 1"
+                f"a share of {self.share:g} with a bound of {self.bound:g}",
+                "share: 0 to 0.5; bound: below 1",
             )
 
     @staticmethod
@@ -101,7 +102,12 @@ def claim_gold(
 
 
 def claim_skipped(
-    tx: Transaction, round_id: int, reviewer_id: int, count: int, seconds: int, page: uuid.UUID | None = None
+    tx: Transaction,
+    round_id: int,
+    reviewer_id: int,
+    count: int,
+    seconds: int,
+    page: uuid.UUID | None = None,
 ) -> list[uuid.UUID]:
     """Lease gold that this reviewer has skipped, once a round has nothing else left, as what else they skipped."""
     wanted = {"round": round_id, "reviewer": reviewer_id, "count": count}
@@ -109,7 +115,11 @@ def claim_skipped(
 
 
 def _claim(
-    tx: Transaction, claim: sa.TextClause, wanted: dict[str, Any], seconds: int, page: uuid.UUID | None
+    tx: Transaction,
+    claim: sa.TextClause,
+    wanted: dict[str, Any],
+    seconds: int,
+    page: uuid.UUID | None,
 ) -> list[uuid.UUID]:
     claimed = [row.id for row in tx.execute(claim, wanted)] if wanted["count"] > 0 else []
     leases.claim(tx, claimed, "review", holder_of(wanted["reviewer"]), seconds)

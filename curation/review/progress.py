@@ -30,7 +30,9 @@ class Progress(NamedTuple):
     accepted: int = 0
 
 
-def progress_by_round(tx: Transaction, reviewer_id: int, number: int | None = None) -> dict[int, Progress]:
+def progress_by_round(
+    tx: Transaction, reviewer_id: int, number: int | None = None
+) -> dict[int, Progress]:
     """Return a reviewer's figures of every round, or of one; rounds without any are left out.
 
     Nothing but what the reviewer holds waits in a round that is paused or closed.
@@ -45,10 +47,18 @@ def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> di
     return Progress(*map(sum, columns))._asdict()
 
 
-def _progress(tx: Transaction, reviewer_id: int, number: int | None, *, only_open: bool) -> dict[int, Progress]:
-    asked = {"reviewer": reviewer_id, "holder": holder_of(reviewer_id), "round": number, "only_open": only_open}
+def _progress(
+    tx: Transaction, reviewer_id: int, number: int | None, *, only_open: bool
+) -> dict[int, Progress]:
+    asked = {
+        "reviewer": reviewer_id,
+        "holder": holder_of(reviewer_id),
+        "round": number,
+        "only_open": only_open,
+    }
     return {
-        row.id: Progress(int(row.waiting), int(row.mine), int(row.accepted)) for row in tx.execute(_PROGRESS, asked)
+        row.id: Progress(int(row.waiting), int(row.mine), int(row.accepted))
+        for row in tx.execute(_PROGRESS, asked)
     }
 
 

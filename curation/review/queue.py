@@ -34,7 +34,12 @@ class ReviewBatch:
 
 
 def claim_items(
-    tx: Transaction, reviewer_id: int, round_id: int | None, count: int, holding: Collection[uuid.UUID], seconds: int
+    tx: Transaction,
+    reviewer_id: int,
+    round_id: int | None,
+    count: int,
+    holding: Collection[uuid.UUID],
+    seconds: int,
 ) -> tuple[ReviewItem, ...]:
     """The cards of `claim_batch`, for whoever cannot have lost any."""
     return claim_batch(tx, reviewer_id, round_id, count, holding, seconds).cards
@@ -74,7 +79,13 @@ def claim_batch(
         The new cards, and those of `holding` that are no longer the reviewer's.
     """
     holder = holder_of(reviewer_id)
-    who = {"reviewer": reviewer_id, "holder": holder, "page": page, "previous": previous, "round": round_id}
+    who = {
+        "reviewer": reviewer_id,
+        "holder": holder,
+        "page": page,
+        "previous": previous,
+        "round": round_id,
+    }
     held = leases.renew_used(tx, holder, "review", seconds, holding, page)
     swept = [one for one in holding if one not in held]
     if swept:
@@ -99,7 +110,9 @@ def claim_batch(
     return ReviewBatch(read_cards(tx, ids), lost)
 
 
-def hand_back(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
+def hand_back(
+    tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None
+) -> None:
     """Return candidates that a page no longer uses, so that others get them at once.
 
     They stay claimed: whoever returned them gets them first if they are still free, and a
@@ -108,7 +121,9 @@ def hand_back(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], pag
     leases.hand_back_used(tx, holder_of(reviewer_id), ids, page)
 
 
-def _claim_waiting(tx: Transaction, who: dict[str, Any], count: int, seconds: int) -> list[uuid.UUID]:
+def _claim_waiting(
+    tx: Transaction, who: dict[str, Any], count: int, seconds: int
+) -> list[uuid.UUID]:
     """Lease candidates, round by round from the oldest open one, until there are enough or no more.
 
     Each place is gold by a coin, and a coin is thrown only for a place that is then filled: the
@@ -130,7 +145,9 @@ def _claim_waiting(tx: Transaction, who: dict[str, Any], count: int, seconds: in
             shown += _claim_of_round(tx, row, who, hidden - len(kept), seconds)
         claimed += [*shown, *kept]
         if len(claimed) < count and row.gold_share:
-            claimed += gold.claim_skipped(tx, row.id, who["reviewer"], count - len(claimed), seconds, who["page"])
+            claimed += gold.claim_skipped(
+                tx, row.id, who["reviewer"], count - len(claimed), seconds, who["page"]
+            )
         if len(claimed) >= count:
             break
     return claimed
@@ -161,7 +178,9 @@ def _claim_of_round(
     return claimed
 
 
-def _lease(tx: Transaction, claim: sa.TextClause, which: dict[str, Any], seconds: int) -> frozenset[uuid.UUID]:
+def _lease(
+    tx: Transaction, claim: sa.TextClause, which: dict[str, Any], seconds: int
+) -> frozenset[uuid.UUID]:
     return frozenset(row.subject for row in tx.execute(claim, which | {"seconds": seconds}))
 
 
@@ -174,7 +193,9 @@ def read_cards(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[ReviewItem, .
             kind=Kind(row.kind),
             prompt=row.text,
             flags=tuple(row.flags),
-            layers={role: ReviewItemLayer(*row.layers[role]) for role in LayerRole if role in row.layers},
+            layers={
+                role: ReviewItemLayer(*row.layers[role]) for role in LayerRole if role in row.layers
+            },
             signals=row.signals or {},
             texts=Prompt(row.text, row.foreground, row.background).texts,
         )
@@ -184,7 +205,11 @@ def read_cards(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[ReviewItem, .
 
 def _sql(text: str) -> sa.TextClause:
     statement = sa.text(text)
-    return statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID))) if ":ids" in text else statement
+    return (
+        statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
+        if ":ids" in text
+        else statement
+    )
 
 
 # A lateral with a limit: one look into the partial index per open round, whatever the planner believes of their sizes.

@@ -39,14 +39,19 @@ class WrongToken(Refused):
     """A sign-in token that is wrong, spent, too old, or of a reviewer who was deactivated."""
 
     def __init__(self) -> None:
-        super().__init__("this sign-in token is not valid", "each works once and for a short while; ask for a new one")
+        super().__init__(
+            "this sign-in token is not valid",
+            "each works once and for a short while; ask for a new one",
+        )
 
 
 class TooOften(Refused):
     """Too many wrong tokens from one address; `seconds` says how long to wait."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__("too many wrong sign-in tokens", f"wait {seconds:.0f} s, and copy the whole token")
+        super().__init__(
+            "too many wrong sign-in tokens", f"wait {seconds:.0f} s, and copy the whole token"
+        )
         self.seconds = seconds
 
 
@@ -72,16 +77,22 @@ def holder_of(reviewer_id: int) -> str:
     return f"reviewer {reviewer_id}"
 
 
-def add_reviewer(tx: Transaction, name: str, access: Role = Role.annotator, kind: str = PERSON) -> Reviewer:
+def add_reviewer(
+    tx: Transaction, name: str, access: Role = Role.annotator, kind: str = PERSON
+) -> Reviewer:
     """Add a reviewer; the same again changes nothing. Raises Conflict where the name has another kind or access."""
     if not name.strip() or len(name) > 100:
-        raise Refused("a reviewer's name has 1 to 100 characters", "give a name that the others will recognise")
+        raise Refused(
+            "a reviewer's name has 1 to 100 characters",
+            "give a name that the others will recognise",
+        )
     row = {"name": name.strip(), "kind": kind, "access": access}
     tx.execute(insert(reviewers).on_conflict_do_nothing(), row)
     found = find_reviewer(tx, name.strip())
     if (found.kind, found.access) != (kind, access):
         raise Conflict(
-            f"{found.name!r} is there already, as {found.kind} with access {found.access}", "choose another name"
+            f"{found.name!r} is there already, as {found.kind} with access {found.access}",
+            "choose another name",
         )
     return found
 
@@ -112,7 +123,9 @@ def reviewer_of(tx: Transaction, reviewer_id: int) -> Reviewer | None:
 
 def list_reviewers(tx: Transaction) -> list[Reviewer]:
     """Every reviewer, in the order in which they came."""
-    return [_read(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
+    return [
+        _read(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
+    ]
 
 
 def deactivate(tx: Transaction, reviewer: Reviewer) -> None:
@@ -148,7 +161,11 @@ def issue_token(tx: Transaction, reviewer: Reviewer, minutes: int) -> str:
         raise Refused(f"{reviewer.name!r} cannot sign in", "only active persons can")
     token = secrets.token_urlsafe(32)
     until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, minutes)
-    tx.execute(sa.insert(sign_in_tokens).values(hash=token_hash(token), reviewer_id=reviewer.id, expires_at=until))
+    tx.execute(
+        sa.insert(sign_in_tokens).values(
+            hash=token_hash(token), reviewer_id=reviewer.id, expires_at=until
+        )
+    )
     return token
 
 
@@ -191,7 +208,9 @@ class BackOff:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address -> wrong tokens, wait until
+        self._wrong: OrderedDict[str, tuple[int, float]] = (
+            OrderedDict()
+        )  # address -> wrong tokens, wait until
         self._lock = threading.Lock()
 
     def failed(self, address: str) -> None:
@@ -224,4 +243,6 @@ where s.hash = :hash and s.ended_at is null and s.expires_at > now() and r.activ
 
 
 def _read(row: sa.RowMapping | dict[str, Any]) -> Reviewer:
-    return Reviewer(row["id"], row["name"], row["kind"], Role(row["access"]), row["active"], row["paused"])
+    return Reviewer(
+        row["id"], row["name"], row["kind"], Role(row["access"]), row["active"], row["paused"]
+    )

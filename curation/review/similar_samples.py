@@ -125,7 +125,8 @@ _NEAR = sa.text("""
             and s.candidate_id is distinct from :candidate and s.id is distinct from cast(:planted as uuid)
         limit 1) found
     order by found.at desc""").bindparams(
-    sa.bindparam("bands", type_=ARRAY(sa.SmallInteger)), sa.bindparam("bits", type_=ARRAY(sa.Integer))
+    sa.bindparam("bands", type_=ARRAY(sa.SmallInteger)),
+    sa.bindparam("bits", type_=ARRAY(sa.Integer)),
 )
 
 _SAMPLE = sa.text("""

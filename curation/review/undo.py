@@ -52,20 +52,34 @@ def undo(
             or earlier.verdict != Verdict.undo
             or decision not in {None, earlier.undoes}
         ):
-            raise Conflict("this key was used for another decision", "make a new key for every decision")
+            raise Conflict(
+                "this key was used for another decision", "make a new key for every decision"
+            )
         return Undone(earlier.id, read_cards(tx, [earlier.candidate_id])[0])
     target = tx.execute(_UNDOABLE, {"reviewer": reviewer_id, "decision": decision}).one_or_none()
     if target is None:
-        raise NotFound("there is no decision of yours to undo", "each can be undone once, and only by who made it")
+        raise NotFound(
+            "there is no decision of yours to undo",
+            "each can be undone once, and only by who made it",
+        )
     row = lock_candidate(tx, target.candidate_id)
-    known = tx.execute(_ROUND, {"round": row.shown_in, "own": row.round_id, "reviewer": reviewer_id}).one()
+    known = tx.execute(
+        _ROUND, {"round": row.shown_in, "own": row.round_id, "reviewer": reviewer_id}
+    ).one()
     if known.paused is not None:
         raise Paused(known.paused)
     if known.state == "closed":
-        raise Conflict(f"round {row.shown_in} is closed", "the verdicts of a closed round are history")
+        raise Conflict(
+            f"round {row.shown_in} is closed", "the verdicts of a closed round are history"
+        )
     vote = _is_vote(target, known)
     _check_undoable(tx, target, row, known, vote=vote)
-    values = {"key": key, "candidate": target.candidate_id, "decision": target.id, "reviewer": reviewer_id}
+    values = {
+        "key": key,
+        "candidate": target.candidate_id,
+        "decision": target.id,
+        "reviewer": reviewer_id,
+    }
     fewer = int(vote and known.purpose != GOLD)
     undone = tx.execute(_UNDO, values | {"fewer": fewer}).scalar()
     if undone is None:
@@ -83,19 +97,28 @@ def _is_vote(target: sa.Row[Any], known: sa.Row[Any]) -> bool:
     return several and not target.final and target.verdict != Verdict.skip
 
 
-def _check_undoable(tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], known: sa.Row[Any], *, vote: bool) -> None:
+def _check_undoable(
+    tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], known: sa.Row[Any], *, vote: bool
+) -> None:
     """Raise Conflict where the candidate has moved on. A vote is taken back even from under somebody else's eyes."""
     if vote:
         if row.state == CandidateState.withdrawn or has_final(tx, target.candidate_id):
-            raise Conflict("this candidate is decided for good by now", "an adjudicator's decision is final")
+            raise Conflict(
+                "this candidate is decided for good by now", "an adjudicator's decision is final"
+            )
         return
     full = target.verdict == Verdict.skip and row.decided >= Consensus.read(known.consensus).overlap
     if row.state != AFTER[Verdict(target.verdict)] or full:
         # What became of it is not said: that would be somebody else's verdict.
-        raise Conflict("the candidate has moved on since", "only the last decision on a candidate can be undone")
+        raise Conflict(
+            "the candidate has moved on since",
+            "only the last decision on a candidate can be undone",
+        )
 
 
-_EARLIER_UNDO = sa.text("select id, candidate_id, reviewer_id, verdict, undoes from decisions where key = :key")
+_EARLIER_UNDO = sa.text(
+    "select id, candidate_id, reviewer_id, verdict, undoes from decisions where key = :key"
+)
 
 _UNDOABLE = sa.text("""
     select d.id, d.candidate_id, d.verdict, d.final from decisions d

@@ -26,7 +26,9 @@ class Claimed:
     request: DrawRequest
 
 
-def claim_requested(tx: Transaction, number: int, holder: str, count: int, seconds: int) -> list[Claimed]:
+def claim_requested(
+    tx: Transaction, number: int, holder: str, count: int, seconds: int
+) -> list[Claimed]:
     """Take up to `count` requested candidates of an open round under a lease; other workers skip them."""
     picked = (
         sa.select(candidates.c.id)
@@ -46,17 +48,29 @@ def claim_requested(tx: Transaction, number: int, holder: str, count: int, secon
     moving = sa.update(candidates).where(candidates.c.id.in_(ids))
     tx.execute(moving.values(state=CandidateState.drawing, attempts=candidates.c.attempts + 1))
     leases.claim(tx, ids, "draw", holder, seconds)
-    texts = sa.select(candidates.c.id, candidates.c.seed, prompts.c.text, prompts.c.foreground, prompts.c.background)
+    texts = sa.select(
+        candidates.c.id,
+        candidates.c.seed,
+        prompts.c.text,
+        prompts.c.foreground,
+        prompts.c.background,
+    )
     rows = tx.execute(
         texts.join(prompts, prompts.c.id == candidates.c.prompt_id)
         .where(candidates.c.id.in_(ids))
         .order_by(candidates.c.id)
     )
-    return [Claimed(r.id, DrawRequest(Prompt(r.text, r.foreground, r.background), r.seed)) for r in rows]
+    return [
+        Claimed(r.id, DrawRequest(Prompt(r.text, r.foreground, r.background), r.seed)) for r in rows
+    ]
 
 
 def draw_claimed(
-    database: Database, store: ObjectStore, generator: LayerGenerator, claimed: Sequence[Claimed], holder: str
+    database: Database,
+    store: ObjectStore,
+    generator: LayerGenerator,
+    claimed: Sequence[Claimed],
+    holder: str,
 ) -> int:
     """Draw claimed candidates and keep them: objects first, rows second. Returns how many were still ours to keep."""
     drawn = generator.draw([one.request for one in claimed])
@@ -72,7 +86,9 @@ def give_back(tx: Transaction, claimed: Sequence[Claimed], holder: str, reason: 
         (candidates.c.attempts < leases.MOST_ATTEMPTS, CandidateState.requested.value),
         else_=CandidateState.failed.value,
     )
-    tx.execute(sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500]))
+    tx.execute(
+        sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500])
+    )
 
 
 def _store(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer]:
@@ -84,7 +100,9 @@ def _store(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer
     return kept
 
 
-def _keep(tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]], holder: str) -> int:
+def _keep(
+    tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]], holder: str
+) -> int:
     ours = _still_held(tx, list(stored), holder)
     if not ours:
         return 0
@@ -95,7 +113,9 @@ def _keep(tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredL
         for role, layer in stored[one].items()
     ]
     tx.execute(sa.insert(candidate_layers), rows)
-    moved = sa.update(candidates).where(candidates.c.id.in_(ours)).values(state=CandidateState.drawn)
+    moved = (
+        sa.update(candidates).where(candidates.c.id.in_(ours)).values(state=CandidateState.drawn)
+    )
     numbers = {row.round_id for row in tx.execute(moved.returning(candidates.c.round_id))}
     for number in sorted(numbers):
         tx.ask("screen", number)
@@ -105,4 +125,6 @@ def _keep(tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredL
 def _still_held(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -> list[uuid.UUID]:
     """Release our leases and say which they were: a lease that was swept away is somebody else's candidate now."""
     mine = (held.c.subject.in_(ids)) & (held.c.holder == holder) & (held.c.purpose == "draw")
-    return [row.subject for row in tx.execute(sa.delete(held).where(mine).returning(held.c.subject))]
+    return [
+        row.subject for row in tx.execute(sa.delete(held).where(mine).returning(held.c.subject))
+    ]

@@ -48,29 +48,57 @@ def open_round(
     """
     check_round(prompts_, quota, policy, kind)
     rules = write_policy(read_policy(policy))
-    row = {"purpose": "drawn", "kind": kind, "checkpoint_id": checkpoint, "quota": quota, "policy": rules}
-    number = int(tx.execute(sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}).scalar_one())
+    row = {
+        "purpose": "drawn",
+        "kind": kind,
+        "checkpoint_id": checkpoint,
+        "quota": quota,
+        "policy": rules,
+    }
+    number = int(
+        tx.execute(
+            sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}
+        ).scalar_one()
+    )
     add_prompts(tx, prompts_)
     for start in range(0, quota, INSERT_AT_ONCE):
         indexes = range(start, min(start + INSERT_AT_ONCE, quota))
-        tx.execute(sa.insert(candidates), [_request(number, checkpoint, prompts_, seed, i) for i in indexes])
-    tx.log(actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules)
+        tx.execute(
+            sa.insert(candidates),
+            [_request(number, checkpoint, prompts_, seed, i) for i in indexes],
+        )
+    tx.log(
+        actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules
+    )
     tx.ask("draw", number)
     return number
 
 
 def add_prompts(tx: Transaction, texts: Sequence[Prompt]) -> None:
     """Record prompts; equal texts are one prompt."""
-    rows = [{"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background} for p in set(texts)]
+    rows = [
+        {"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background}
+        for p in set(texts)
+    ]
     tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
 
 
 def open_seed_review(tx: Transaction, actor: str, kind: Kind = Kind.single) -> int:
     """The open round in which people look at imports that screening was unsure of; made when there is none."""
-    open_one = (rounds.c.purpose == "seeds") & (rounds.c.kind == kind) & (rounds.c.state != RoundState.closed)
+    open_one = (
+        (rounds.c.purpose == "seeds")
+        & (rounds.c.kind == kind)
+        & (rounds.c.state != RoundState.closed)
+    )
     number = tx.scalar(sa.select(rounds.c.id).where(open_one).order_by(rounds.c.id))
     if number is None:
-        row = {"purpose": "seeds", "kind": kind, "quota": 0, "policy": dict(SHOW_ALL), "state": RoundState.open}
+        row = {
+            "purpose": "seeds",
+            "kind": kind,
+            "quota": 0,
+            "policy": dict(SHOW_ALL),
+            "state": RoundState.open,
+        }
         number = tx.execute(sa.insert(rounds).returning(rounds.c.id), row).scalar_one()
         tx.log(actor, "round opened", f"round {number}", purpose="seeds")
     return int(number)
@@ -103,7 +131,10 @@ def add_for_review(
         "origin": dict(origin),
     }
     if tx.execute(insert(candidates).on_conflict_do_nothing(), row).rowcount:
-        rows = [{"candidate_id": candidate, "role": role, "sha256": one.sha256} for role, one in layers.items()]
+        rows = [
+            {"candidate_id": candidate, "role": role, "sha256": one.sha256}
+            for role, one in layers.items()
+        ]
         tx.execute(sa.insert(candidate_layers), rows)
         tx.execute(sa.update(rounds).where(rounds.c.id == number).values(quota=rounds.c.quota + 1))
     return candidate
@@ -129,12 +160,22 @@ def close_round(tx: Transaction, number: int, actor: str) -> int:
         find_round(tx, number)
         return 0
     mine = (candidates.c.round_id == number) & candidates.c.state.in_(STANDING)
-    tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(mine))))
+    tx.execute(
+        sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(mine)))
+    )
     hidden = candidates.c.id.in_(sa.select(gold.c.candidate_id).where(gold.c.round_id == number))
-    tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(hidden))))
+    tx.execute(
+        sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(hidden)))
+    )
     tx.execute(sa.update(candidates).where(hidden).values(state=CandidateState.withdrawn))
-    withdrawn = tx.execute(sa.update(candidates).where(mine).values(state=CandidateState.withdrawn)).rowcount
-    tx.execute(sa.update(rounds).where(rounds.c.id == number).values(state=RoundState.closed, closed_at=sa.func.now()))
+    withdrawn = tx.execute(
+        sa.update(candidates).where(mine).values(state=CandidateState.withdrawn)
+    ).rowcount
+    tx.execute(
+        sa.update(rounds)
+        .where(rounds.c.id == number)
+        .values(state=RoundState.closed, closed_at=sa.func.now())
+    )
     tx.log(actor, "round closed", f"round {number}", withdrawn=withdrawn)
     return int(withdrawn)
 
@@ -192,22 +233,31 @@ def list_candidates(
 
 def count_states(tx: Transaction, number: int) -> dict[str, int]:
     """How many candidates of a round stand in each state."""
-    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.round_id == number)
+    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(
+        candidates.c.round_id == number
+    )
     return {row.state: row.n for row in tx.execute(counted.group_by(candidates.c.state))}
 
 
 def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], kind: Kind) -> None:
     """Raise Refused unless a round can be opened with these."""
     if not texts or quota < 1:
-        raise Refused("a round needs a prompt and a quota of at least 1", "see 'layerloop round open --help'")
+        raise Refused(
+            "a round needs a prompt and a quota of at least 1", "see 'layerloop round open --help'"
+        )
     if kind is Kind.pair and any(not (one.foreground and one.background) for one in texts):
-        raise Refused("a round of pairs needs prompts of three texts", "text, foreground and background for each")
+        raise Refused(
+            "a round of pairs needs prompts of three texts",
+            "text, foreground and background for each",
+        )
     for place, text in enumerate(texts, 1):
         check_texts(text, f"prompt {place}")
     read_policy(policy)
 
 
-def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int) -> dict[str, Any]:
+def _request(
+    number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int
+) -> dict[str, Any]:
     prompt = texts[index % len(texts)]
     drawn = hashlib.sha256(f"{seed}:{number}:{index}".encode()).digest()
     candidate_seed = int.from_bytes(drawn[:4], "big")
@@ -221,8 +271,15 @@ def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, i
 
 
 def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, actor: str) -> None:
-    moving = sa.update(rounds).where(rounds.c.id == number, NOT_GOLD, rounds.c.state == source).values(state=target)
+    moving = (
+        sa.update(rounds)
+        .where(rounds.c.id == number, NOT_GOLD, rounds.c.state == source)
+        .values(state=target)
+    )
     if not tx.execute(moving).rowcount:
         state = find_round(tx, number)["state"]
-        raise Conflict(f"round {number} is {state}, not {source}", f"'layerloop round show {number}' tells where it is")
+        raise Conflict(
+            f"round {number} is {state}, not {source}",
+            f"'layerloop round show {number}' tells where it is",
+        )
     tx.log(actor, f"round {target}", f"round {number}")

@@ -73,7 +73,9 @@ def read_policy(row: Mapping[str, Any]) -> Policy:
     """A policy from plain data, `kind` beside its numbers; what is left out is as by default. Raises Refused."""
     kind = KINDS.get(str(row.get("kind")))
     if kind is None:
-        raise Refused(f"unknown selection policy {dict(row)}", "its kind is one of " + ", ".join(KINDS))
+        raise Refused(
+            f"unknown selection policy {dict(row)}", "its kind is one of " + ", ".join(KINDS)
+        )
     given = {name: value for name, value in row.items() if name != "kind"}
     known = {one.name: one.type for one in fields(kind)}
     for name, value in given.items():
@@ -85,7 +87,8 @@ def read_policy(row: Mapping[str, Any]) -> Policy:
         policy.likely + policy.uncertain + policy.random, 1, abs_tol=1e-6
     ):
         raise Refused(
-            "the slices of a mixed policy do not add up to 1", "such as likely 0.7, uncertain 0.15, random 0.15"
+            "the slices of a mixed policy do not add up to 1",
+            "such as likely 0.7, uncertain 0.15, random 0.15",
         )
     return policy
 
@@ -112,4 +115,6 @@ def _check_number(name: str, value: Any) -> None:
         fine = value == int(value)
     most = math.inf if name in _ABOVE_ONE else 1.0
     if not fine or value < 0 or value > most or (value == 0 and name not in _MAY_BE_ZERO):
-        raise Refused(f"{name} of a selection policy is {value!r}", f"a number up to {most:g}, and above 0")
+        raise Refused(
+            f"{name} of a selection policy is {value!r}", f"a number up to {most:g}, and above 0"
+        )

@@ -12,7 +12,15 @@ from curation.errors import Refused
 from curation.images.codec import visible_hash
 from curation.ports import RGBA, Report
 from curation.scenes.layer_source import SceneGenerator
-from curation.scenes.manifest import LAYERED, KeptStep, Manifest, begun, intact, read_manifest, write_manifest
+from curation.scenes.manifest import (
+    LAYERED,
+    KeptStep,
+    Manifest,
+    begun,
+    intact,
+    read_manifest,
+    write_manifest,
+)
 from curation.scenes.planning import Step, plan
 from curation.scenes.renderer import SceneRenderer
 from curation.scenes.scene import Scene
@@ -71,7 +79,11 @@ def draw_scene(
 
 def _clear(folder: Path, before: Manifest | None, kept: Manifest) -> None:
     """Remove what a scene left here that is drawn over now, and files that were never finished."""
-    gone = {*begun(folder), *(before.names if before else ()), *(() if kept.complete else LAYERED.values())}
+    gone = {
+        *begun(folder),
+        *(before.names if before else ()),
+        *(() if kept.complete else LAYERED.values()),
+    }
     for name in gone - set(kept.names):
         (folder / name).unlink(missing_ok=True)
 
@@ -82,19 +94,26 @@ def _free(folder: Path) -> bool:
 
 
 def _size(
-    scene: Scene, pictures: Mapping[Path, RGBA], hand: SceneGenerator | None, before: Manifest | None
+    scene: Scene,
+    pictures: Mapping[Path, RGBA],
+    hand: SceneGenerator | None,
+    before: Manifest | None,
 ) -> tuple[int, int]:
     """The canvas: as the scene asks, or as the checkpoint draws, or as large as the background's own file."""
     size, aspect = read_size(scene.size)
     if size is None and hand is not None:
         if before and (before.asked, before.checkpoint) == (scene.size, hand.checkpoint.id):
-            return before.size[0], before.size[1]  # found out then; the weights need not be loaded to ask again
+            return before.size[0], before.size[
+                1
+            ]  # found out then; the weights need not be loaded to ask again
         size = hand.size(aspect)
     if size is None and aspect is None and scene.background.file is not None:
         height, width = pictures[scene.background.file].shape[:2]
         size = width, height
     if size is None:
-        raise Refused("how large the scene is to be is not known", 'write size = "1024x1024", or give --size')
+        raise Refused(
+            "how large the scene is to be is not known", 'write size = "1024x1024", or give --size'
+        )
     return size
 
 
@@ -119,8 +138,16 @@ def _keys(
         asked["things"] = [thing(place) for place in (*step.places, *step.given)]
         if step.request and hand:
             prompt = step.request.prompt
-            asked["request"] = [prompt.text, prompt.foreground, prompt.background, step.request.seed]
-            asked["hand"] = [hand.checkpoint.id, {**hand.options.__dict__, "size": None, "given": None}]
+            asked["request"] = [
+                prompt.text,
+                prompt.foreground,
+                prompt.background,
+                step.request.seed,
+            ]
+            asked["hand"] = [
+                hand.checkpoint.id,
+                {**hand.options.__dict__, "size": None, "given": None},
+            ]
         keys.append(str(content_id("scene", canonical_json(asked))))
     return keys
 
@@ -137,7 +164,10 @@ def _kept(before: Manifest, folder: Path, keys: Sequence[str], force: bool) -> t
         whole = intact(folder, step)
         if whole is False and not force:
             changed = ", ".join([*(layer.file for layer in step.layers), step.blended])
-            raise Refused(f"a file of {folder} was changed since it was drawn ({changed})", "--force draws it anew")
+            raise Refused(
+                f"a file of {folder} was changed since it was drawn ({changed})",
+                "--force draws it anew",
+            )
         if not whole:
             break
         kept.append(step)

@@ -36,14 +36,19 @@ class SceneGenerator:
         told = self.generator.describe(replace(self.options, size=None, aspect=aspect)).get("size")
         return read_size(told)[0]
 
-    def describe(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE) -> dict[str, str]:
+    def describe(
+        self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE
+    ) -> dict[str, str]:
         """What drawings of (width, height) pixels that fit the given layers are made with. Raises Refused."""
         told = self.generator.describe(self._options(size, given))
         asked = {"size": f"{size[0]}x{size[1]}"} if size else {}
         return {**asked, **told, "checkpoint": self.checkpoint.id, "preset": self.checkpoint.preset}
 
     def draw(
-        self, requests: Sequence[DrawRequest], size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE
+        self,
+        requests: Sequence[DrawRequest],
+        size: tuple[int, int] | None,
+        given: Mapping[LayerRole, RGBA] = NONE,
     ) -> Sequence[Layers]:
         """A pair for each request, of (width, height) pixels or the checkpoint's own size, that fits the given layers.
 
@@ -52,7 +57,9 @@ class SceneGenerator:
         drawn = self.generator.draw(requests, self._options(size, given))
         return [self._checked({**layers, **given}, size) for layers in drawn]
 
-    def _options(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]) -> DrawOptions:
+    def _options(
+        self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]
+    ) -> DrawOptions:
         stored = {role: self.store.put(encode_layer(rgba)) for role, rgba in given.items()}
         sized = replace(self.options, size=size, aspect=None) if size else self.options
         return replace(sized, given=stored)
@@ -65,5 +72,8 @@ class SceneGenerator:
         for role, rgba in layers.items():
             if size and rgba.shape != (size[1], size[0], 4):
                 found, wanted = f"{rgba.shape[1]}x{rgba.shape[0]}", f"{size[0]}x{size[1]}"
-                raise Refused(f"the {role} was drawn with {found} pixels and not {wanted}", f"ask for the size {found}")
+                raise Refused(
+                    f"the {role} was drawn with {found} pixels and not {wanted}",
+                    f"ask for the size {found}",
+                )
         return layers

@@ -32,7 +32,10 @@ def read_formats(text: str | None) -> Sequence[str]:
     formats = [one.strip().lower() for one in (text or "").split(",") if one.strip()]
     for one in formats:
         if one not in WRITERS:
-            raise Refused(f"scenes are not written as {one!r}", f"choose of {', '.join(WRITERS)}; or several: psd,ora")
+            raise Refused(
+                f"scenes are not written as {one!r}",
+                f"choose of {', '.join(WRITERS)}; or several: psd,ora",
+            )
     return list(dict.fromkeys(formats))
 
 
@@ -41,7 +44,9 @@ def write_layered(folder: Path, manifest: Manifest, formats: Sequence[str]) -> l
     if not formats:
         return []
     sheets = [
-        StackLayer(one.name, read_picture(folder / one.file), (one.offset[0], one.offset[1]), one.opacity)
+        StackLayer(
+            one.name, read_picture(folder / one.file), (one.offset[0], one.offset[1]), one.opacity
+        )
         for one in manifest.layers
     ]
     merged = read_picture(folder / manifest.steps[-1].blended)

@@ -87,14 +87,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         return _manifest(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Corrupt(f"{folder / MANIFEST} is broken: {error}", "give another --out, or remove the folder") from error
+        raise Corrupt(
+            f"{folder / MANIFEST} is broken: {error}", "give another --out, or remove the folder"
+        ) from error
 
 
 def _manifest(row: dict[str, Any]) -> Manifest:
     """The inverse of `as_json`. Raises ValueError, KeyError, TypeError, AttributeError on anything else."""
     if row.pop("manifest") != VERSION:
         raise ValueError("another version of Layerloop wrote it")
-    steps = tuple(KeptStep(**step | {"layers": tuple(map(_layer, step["layers"]))}) for step in row["steps"])
+    steps = tuple(
+        KeptStep(**step | {"layers": tuple(map(_layer, step["layers"]))}) for step in row["steps"]
+    )
     manifest = Manifest(**row | {"steps": steps, "size": tuple(row["size"])})
     if any(Path(name).name != name for name in manifest.names):
         raise ValueError("it names files elsewhere")

@@ -41,7 +41,9 @@ def plan(scene: Scene) -> Sequence[Step]:
     elif layers[0].file is None:
         texts = [str(layers[0].prompt), str(scene.background.prompt)]
         whole = scene.whole if last == 1 and scene.whole else ", ".join(texts)
-        steps.append(Step(StepKind.together, [0, 1], DrawRequest(Prompt(whole, *texts), layers[0].seed)))
+        steps.append(
+            Step(StepKind.together, [0, 1], DrawRequest(Prompt(whole, *texts), layers[0].seed))
+        )
     else:
         steps.append(_background_under(scene, last))
     for place in range(1 + len(steps[-1].places[1:]), len(layers) + 1):
@@ -59,7 +61,9 @@ def plan(scene: Scene) -> Sequence[Step]:
 
 def _background_under(scene: Scene, last: int) -> Step:
     """The background is to fit the files that lie directly on it; what is drawn above them will fit it in turn."""
-    leading = next((n for n, layer in enumerate(scene.layers) if layer.file is None), len(scene.layers))
+    leading = next(
+        (n for n, layer in enumerate(scene.layers) if layer.file is None), len(scene.layers)
+    )
     above = _said([*reversed(scene.layers[:leading])], None)
     text = ", ".join(filter(None, [above, scene.background.prompt]))
     whole = scene.whole if last == 0 and scene.whole else text
@@ -69,7 +73,9 @@ def _background_under(scene: Scene, last: int) -> Step:
 
 def _last_drawn(scene: Scene) -> int:
     """The place of the layer that is drawn last: only then is the whole prompt true of the picture."""
-    return max((place for place, layer in enumerate(scene.layers, 1) if layer.file is None), default=0)
+    return max(
+        (place for place, layer in enumerate(scene.layers, 1) if layer.file is None), default=0
+    )
 
 
 def _said(layers: Sequence[SceneLayer], background: str | None) -> str | None:

@@ -36,7 +36,13 @@ class SceneRenderer:
         folder: Path,
         size: tuple[int, int],
     ) -> None:
-        self.scene, self.pictures, self.hand, self.folder, self.size = scene, pictures, hand, folder, size
+        self.scene, self.pictures, self.hand, self.folder, self.size = (
+            scene,
+            pictures,
+            hand,
+            folder,
+            size,
+        )
         self.layers: list[KeptLayer] = []
         self.blended = canvas(size)
 
@@ -60,14 +66,19 @@ class SceneRenderer:
         """The layers that a step's drawing is to fit."""
         if step.way is StepKind.over:
             return {LayerRole.background: self.blended}
-        return {LayerRole.foreground: self._together(step.given)} if step.way is StepKind.under else {}
+        return (
+            {LayerRole.foreground: self._together(step.given)} if step.way is StepKind.under else {}
+        )
 
     def _fresh(self, step: Step, given: Mapping[LayerRole, RGBA]) -> Mapping[int, Laid]:
         """What a step adds, by its places."""
         if step.request is None:
             return {place: self._set_down(place) for place in step.places}
         [layers] = self._painter().draw([step.request], self.size, given)
-        return {one: (layers[LayerRole.foreground if one else LayerRole.background], ORIGIN) for one in step.places}
+        return {
+            one: (layers[LayerRole.foreground if one else LayerRole.background], ORIGIN)
+            for one in step.places
+        }
 
     def _set_down(self, place: int) -> Laid:
         """A picture or colour of the user's, as it lies on the canvas."""
@@ -79,14 +90,19 @@ class SceneRenderer:
         plain = canvas(self.size, background.colour or WHITE)
         if file is None:
             return plain, ORIGIN
-        return composite(as_background(self.pictures[file], self.size, background.fit), plain), ORIGIN
+        return composite(
+            as_background(self.pictures[file], self.size, background.fit), plain
+        ), ORIGIN
 
     def _together(self, places: Sequence[int]) -> RGBA:
         """The user's own layers at these places, over nothing."""
         clear = canvas(self.size)
         for place in places:
             rgba, offset = self._set_down(place)
-            clear = composite(on_canvas(fade(rgba, self.scene.layers[place - 1].opacity), offset, self.size), clear)
+            clear = composite(
+                on_canvas(fade(rgba, self.scene.layers[place - 1].opacity), offset, self.size),
+                clear,
+            )
         return clear
 
     def _lay(self, layer: KeptLayer, rgba: RGBA) -> None:
@@ -95,7 +111,9 @@ class SceneRenderer:
         self.blended = composite(above, self.blended)
         self.layers.append(layer)
 
-    def _keep(self, step: Step, place: int, rgba: RGBA, offset: tuple[int, int], facts: Mapping[str, str]) -> KeptLayer:
+    def _keep(
+        self, step: Step, place: int, rgba: RGBA, offset: tuple[int, int], facts: Mapping[str, str]
+    ) -> KeptLayer:
         """Write a layer's file and account for it."""
         layer = self.scene.layers[place - 1] if place else None
         described = layer or self.scene.background

@@ -97,12 +97,21 @@ def read_scene(path: Path, seed: int | None = None) -> Scene:
 
 def make_scene(table: Mapping[str, Any], folder: Path, seed: int | None = None) -> Scene:
     """A scene from the table in its file; files in it are named from `folder`. Raises NotFound, Refused."""
-    _check(table, "the scene", {"size": str, "whole": str, "seed": int, "background": dict, "layers": list})
+    _check(
+        table,
+        "the scene",
+        {"size": str, "whole": str, "seed": int, "background": dict, "layers": list},
+    )
     if "background" not in table:
-        raise Refused("the scene has no background", "add a table [background] with a prompt, a file or a colour")
+        raise Refused(
+            "the scene has no background",
+            "add a table [background] with a prompt, a file or a colour",
+        )
     given = table.get("layers", [])
     if not given or not all(isinstance(one, dict) for one in given):
-        raise Refused("the scene has no layers", "add a table [[layers]] with a prompt or a file for each")
+        raise Refused(
+            "the scene has no layers", "add a table [[layers]] with a prompt or a file for each"
+        )
     if len(given) > MAX_LAYERS:
         raise Refused(f"the scene has {len(given)} layers, more than {MAX_LAYERS}")
     if "size" in table:
@@ -125,7 +134,10 @@ def _background(table: Mapping[str, Any], folder: Path) -> Background:
     if prompt is None and file is None and colour is None:
         raise Refused(f"{where} says nothing of itself", "give it a prompt, a file or a colour")
     if file is None and prompt is not None and colour is not None:
-        raise Refused(f"{where} has a prompt and a colour", "draw it from the prompt, or leave it plain: give one")
+        raise Refused(
+            f"{where} has a prompt and a colour",
+            "draw it from the prompt, or leave it plain: give one",
+        )
     if file is None and "fit" in table:
         raise Refused(f"{where} has a fit and no file", "a fit says how a file fills the canvas")
     fit = table.get("fit", Fit.cover)
@@ -136,7 +148,15 @@ def _background(table: Mapping[str, Any], folder: Path) -> Background:
 
 def _layer(table: Mapping[str, Any], place: int, seed: int, folder: Path) -> SceneLayer:
     where = f"layer {place}"
-    keys = {"name": str, "prompt": str, "file": str, "seed": int, "opacity": float, "position": list, "scale": float}
+    keys = {
+        "name": str,
+        "prompt": str,
+        "file": str,
+        "seed": int,
+        "opacity": float,
+        "position": list,
+        "scale": float,
+    }
     _check(table, where, keys)
     prompt, file = _text(table, where, "prompt"), _file(table, where, folder)
     if prompt is None and file is None:
@@ -150,24 +170,43 @@ def _layer(table: Mapping[str, Any], place: int, seed: int, folder: Path) -> Sce
         raise Refused(f"in {where}, opacity is {opacity}", "it goes from 0 to 1")
     scale = table.get("scale")
     if scale is not None and not 0.001 <= scale <= 100:
-        raise Refused(f"in {where}, scale is {scale}", "it is 1 for the file's own size, and at most 100")
+        raise Refused(
+            f"in {where}, scale is {scale}", "it is 1 for the file's own size, and at most 100"
+        )
     name = _text(table, where, "name") or prompt or (file.stem if file else "")
-    name = "".join(letter if letter.isprintable() else " " for letter in name)[:LONGEST_NAME].strip() or where
+    name = (
+        "".join(letter if letter.isprintable() else " " for letter in name)[:LONGEST_NAME].strip()
+        or where
+    )
     return SceneLayer(
-        name, prompt, file, _seed(table, where, seed + place - 1), round(opacity * 255), _position(table, where), scale
+        name,
+        prompt,
+        file,
+        _seed(table, where, seed + place - 1),
+        round(opacity * 255),
+        _position(table, where),
+        scale,
     )
 
 
 def _check(table: Mapping[str, Any], where: str, keys: Mapping[str, type]) -> None:
     """Unknown keys with the nearest that means something, and values of another kind. Raises Refused."""
-    words = {str: "a text in quotes", int: "a whole number", float: "a number", list: "a list", dict: "a table"}
+    words = {
+        str: "a text in quotes",
+        int: "a whole number",
+        float: "a number",
+        list: "a list",
+        dict: "a table",
+    }
     for key, value in table.items():
         if key not in keys:
             near = difflib.get_close_matches(key, keys, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(keys)}"
             raise Refused(f"{where} has a key {key!r} that means nothing", hint)
         wanted = keys[key]
-        right = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
+        right = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(
+            value, bool
+        )
         if not right:
             raise Refused(f"in {where}, {key} is {value!r}", f"it takes {words[wanted]}")
 
@@ -194,7 +233,10 @@ def _file(table: Mapping[str, Any], where: str, folder: Path) -> Path | None:
         return None
     path = folder / Path(text).expanduser()
     if not path.is_file():
-        raise NotFound(f"in {where}, there is no file {path}", "files are looked for beside the scene's own file")
+        raise NotFound(
+            f"in {where}, there is no file {path}",
+            "files are looked for beside the scene's own file",
+        )
     return path
 
 
@@ -202,9 +244,13 @@ def _position(table: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     given = table.get("position")
     if given is None:
         return None
-    whole = all(isinstance(one, int) and not isinstance(one, bool) and abs(one) <= 100_000 for one in given)
+    whole = all(
+        isinstance(one, int) and not isinstance(one, bool) and abs(one) <= 100_000 for one in given
+    )
     if len(given) != 2 or not whole:
-        raise Refused(f"in {where}, position is {given!r}", "it takes two whole numbers, like [40, -12]")
+        raise Refused(
+            f"in {where}, position is {given!r}", "it takes two whole numbers, like [40, -12]"
+        )
     return given[0], given[1]
 
 
@@ -214,5 +260,7 @@ def _colour(text: str) -> tuple[int, int, int]:
     except ValueError as error:
         raise Refused(f"{text!r} is no colour", "write it like '#87ceeb' or 'skyblue'") from error
     if len(colour) == 4:
-        raise Refused(f"the colour {text!r} is transparent", "a background is opaque: write it like '#87ceeb'")
+        raise Refused(
+            f"the colour {text!r} is transparent", "a background is opaque: write it like '#87ceeb'"
+        )
     return colour

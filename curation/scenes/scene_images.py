@@ -50,12 +50,16 @@ def read_pictures(paths: Sequence[Path], limits: Limits = LIMITS) -> dict[Path, 
         return pixels_of(answer.facts["size"], pixels, limits.pixels)
 
     read: dict[Path, RGBA] = {}
-    with Sandbox(_decode_request, load, parse, workers=1, limits=limits_of(limits), warm_up=warm_up) as sandbox:
+    with Sandbox(
+        _decode_request, load, parse, workers=1, limits=limits_of(limits), warm_up=warm_up
+    ) as sandbox:
         for path, decoded in sandbox.run(paths):
             if isinstance(decoded, Failure):
                 if isinstance(decoded.error, LayerloopError):
                     raise decoded.error
-                raise Refused(f"{path} takes too long to decode, or breaks its decoder", "save it anew as PNG")
+                raise Refused(
+                    f"{path} takes too long to decode, or breaks its decoder", "save it anew as PNG"
+                )
             if isinstance(decoded, str):
                 raise Refused(f"{path} cannot be taken: {decoded}")
             read[path] = decoded
@@ -113,9 +117,14 @@ def set_down(
     height, width = rgba.shape[:2]
     if scale is None:
         scale = min(size[0] / width, size[1] / height, 1.0)
-    too_large = width * scale * height * scale > LIMITS.pixels or max(width, height) * scale > MAX_SIDE
+    too_large = (
+        width * scale * height * scale > LIMITS.pixels or max(width, height) * scale > MAX_SIDE
+    )
     if scale > 1 and too_large:
-        raise Refused(f"a picture of {width} x {height} pixels is enlarged {scale:g} times", "give a smaller scale")
+        raise Refused(
+            f"a picture of {width} x {height} pixels is enlarged {scale:g} times",
+            "give a smaller scale",
+        )
     scaled = enlarge(rgba, scale)
     return scaled, position if position is not None else _middle(scaled, size)
 

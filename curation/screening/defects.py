@@ -42,7 +42,9 @@ def plant_fringe(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
 def plant_haze(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     """Remains of a background: a cloudy veil of one colour around the subject, alpha up to 0.4 at severity 1."""
     height, width = rgba.shape[:2]
-    clouds = cv2.resize(rng.random((4, 4), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    clouds = cv2.resize(
+        rng.random((4, 4), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
     veil = np.clip(0.4 * severity * (0.4 + 0.6 * np.clip(clouds, 0, 1)), 0, 1).astype(np.float32)
     return _lay_under(rgba, rng.integers(40, 216, 3).astype(np.float32), veil)
 
@@ -65,7 +67,9 @@ def plant_cut(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     size = rgba.shape[axis]
     step = size - 1 - int(seen[-1]) + gone if forward else -int(seen[0]) - gone
     here, there = (
-        (slice(0, size - step), slice(step, size)) if step > 0 else (slice(-step, size), slice(0, size + step))
+        (slice(0, size - step), slice(step, size))
+        if step > 0
+        else (slice(-step, size), slice(0, size + step))
     )
     moved = np.zeros_like(rgba)
     if axis == 0:
@@ -118,7 +122,9 @@ def _side(rgba: RGBA) -> int:
 
 
 def _disc(radius: int) -> NDArray[np.uint8]:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.uint8)
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(
+        np.uint8
+    )
 
 
 def _soft_disc(shape: tuple[int, ...], middle: NDArray[np.intp], radius: float) -> Mask:
@@ -132,7 +138,11 @@ def _soft_disc(shape: tuple[int, ...], middle: NDArray[np.intp], radius: float) 
 def _inner_point(alpha: Mask, rng: np.random.Generator) -> NDArray[np.intp]:
     """A point well inside the subject: one of the tenth of its pixels farthest from its edge."""
     depth = cv2.distanceTransform((alpha > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    deep = np.argwhere(depth >= np.quantile(depth[depth > 0], 0.9)) if (depth > 0).any() else np.argwhere(depth >= 0)
+    deep = (
+        np.argwhere(depth >= np.quantile(depth[depth > 0], 0.9))
+        if (depth > 0).any()
+        else np.argwhere(depth >= 0)
+    )
     point: NDArray[np.intp] = deep[rng.integers(0, len(deep))]
     return point
 

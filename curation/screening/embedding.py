@@ -40,7 +40,10 @@ class Gradients:
 
     def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
         """Each candidate's NUMBERS numbers, in order; the prompts are not looked at."""
-        return [EmbeddingResult(_embed(*pictures(one)), {}) for one, _ in zip(drawn, prompts, strict=True)]
+        return [
+            EmbeddingResult(_embed(*pictures(one)), {})
+            for one, _ in zip(drawn, prompts, strict=True)
+        ]
 
 
 OWN: Final[Embedder] = Gradients()
@@ -61,7 +64,9 @@ def pictures(layers: Layers) -> tuple[Plane, Plane, Plane]:
     blended image and its background, since that is what it is seen over.
     """
     if LayerRole.blended in layers:
-        blended, background = (_shares(layers[role][..., :3]) for role in (LayerRole.blended, LayerRole.background))
+        blended, background = (
+            _shares(layers[role][..., :3]) for role in (LayerRole.blended, LayerRole.background)
+        )
         return blended, background, _shares(layers[LayerRole.foreground][..., 3])
     rgba: RGBA = next(layers[role] for role in LayerRole if role in layers)
     alpha = _shares(rgba[..., 3])
@@ -90,18 +95,27 @@ def _embed(first: Plane, second: Plane, alpha: Plane) -> Plane:
     )
     looks = [cv2.cvtColor(np.clip(one, 0, 1), cv2.COLOR_RGB2Lab) for one in (first, second)]
     edges = [_turns(np.asarray(look[..., 0] / 100, np.float32)) for look in looks] + [_turns(alpha)]
-    colours = [cv2.resize(look, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).ravel() / 100 for look in looks]
+    colours = [
+        cv2.resize(look, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).ravel() / 100
+        for look in looks
+    ]
     shape = cv2.resize(alpha, (_FINE, _FINE), interpolation=cv2.INTER_AREA).ravel() / _FINE
     levels = np.sqrt(np.histogram(alpha, _LEVELS)[0] / alpha.size)
-    described = np.concatenate([*edges, *(colour / _CELLS for colour in colours), 2 * shape, levels])
+    described = np.concatenate(
+        [*edges, *(colour / _CELLS for colour in colours), 2 * shape, levels]
+    )
     return np.asarray(described @ _projection(len(described)), np.float32)
 
 
 def _turns(plane: Plane) -> Plane:
     """Histograms of the gradient's orientation in _CELLS x _CELLS cells, weighted by its length; of unit length."""
     across, down = cv2.Sobel(plane, cv2.CV_32F, 1, 0), cv2.Sobel(plane, cv2.CV_32F, 0, 1)
-    turn = np.minimum((np.arctan2(down, across) % np.pi) * (_TURNS / np.pi), _TURNS - 1).astype(np.intp)
-    counted = np.bincount((_cells() + turn).ravel(), np.hypot(across, down).ravel(), _CELLS * _CELLS * _TURNS)
+    turn = np.minimum((np.arctan2(down, across) % np.pi) * (_TURNS / np.pi), _TURNS - 1).astype(
+        np.intp
+    )
+    counted = np.bincount(
+        (_cells() + turn).ravel(), np.hypot(across, down).ravel(), _CELLS * _CELLS * _TURNS
+    )
     root = np.sqrt(counted)
     return np.asarray(root / max(float(np.linalg.norm(root)), 1e-6), np.float32)
 
@@ -116,5 +130,7 @@ def _cells() -> NDArray[np.intp]:
 @cache
 def _projection(length: int) -> Plane:
     """Random signs, the same for ever: bits of SHAKE-256 of the embedder's name."""
-    bits = np.unpackbits(np.frombuffer(hashlib.shake_256(SOURCE.encode()).digest(length * NUMBERS // 8), np.uint8))
+    bits = np.unpackbits(
+        np.frombuffer(hashlib.shake_256(SOURCE.encode()).digest(length * NUMBERS // 8), np.uint8)
+    )
     return np.asarray((2.0 * bits - 1) / np.sqrt(NUMBERS), np.float32).reshape(length, NUMBERS)

@@ -111,12 +111,18 @@ class RuleReviewer:
         """
         measured = [(measure(small), embed(small), words(text)) for small, text in _small(seeds)]
         if len(measured) < FEWEST_SEEDS:
-            raise Refused(f"the oracle needs at least {FEWEST_SEEDS} seeds, there are {len(measured)}", "import more")
+            raise Refused(
+                f"the oracle needs at least {FEWEST_SEEDS} seeds, there are {len(measured)}",
+                "import more",
+            )
         embedded = np.stack([vector for _, vector, _ in measured])
         captions = [said for _, _, said in measured]
         weights = _weigh(captions)
         near, distances = nearest_of(embedded, embedded, NEAREST, itself=False)
-        shares = [_agreement(captions[i], [captions[j] for j in near[i]], weights) for i in range(len(captions))]
+        shares = [
+            _agreement(captions[i], [captions[j] for j in near[i]], weights)
+            for i in range(len(captions))
+        ]
         known = np.array([share for share in shares if share is not None])
         return RuleReviewer(
             bounds=_bounds([signals for signals, _, _ in measured]),
@@ -143,7 +149,10 @@ class RuleReviewer:
             value, limit = signals[bound.signal], self.bounds[bound.signal]
             if value is not None and (value > limit if bound.above else value < limit):
                 beyond = "above" if bound.above else "below"
-                yield bound.reason, f"{bound.sentence} ({bound.signal} {value:.3g}, {beyond} {limit:.3g})"
+                yield (
+                    bound.reason,
+                    f"{bound.sentence} ({bound.signal} {value:.3g}, {beyond} {limit:.3g})",
+                )
 
     def _unlike_seeds(self, small: RGBA, prompt: str) -> Iterator[tuple[RejectReason, str]]:
         """Where the prompt is in the grammar, its own figures say what is near; elsewhere the seeds do."""
@@ -151,7 +160,9 @@ class RuleReviewer:
         if shown is None:
             yield from self.find_foreign(small, prompt)
             return
-        missed = [name for name, there in (("colour", shown.colour), ("shape", shown.shape)) if not there]
+        missed = [
+            name for name, there in (("colour", shown.colour), ("shape", shown.shape)) if not there
+        ]
         if missed:
             yield RejectReason.prompt_miss, f"not the {' and '.join(missed)} of its prompt"
 
@@ -163,17 +174,26 @@ class RuleReviewer:
             yield RejectReason.malformed, told
         share = _agreement(words(prompt), [self.captions[i] for i in near[0]], self.weights)
         if share is not None and share < self.agreement:
-            yield RejectReason.prompt_miss, f"its nearest seeds share {share:.0%} of the prompt's words"
+            yield (
+                RejectReason.prompt_miss,
+                f"its nearest seeds share {share:.0%} of the prompt's words",
+            )
 
 
 def fit_to_snapshot(store: ObjectStore, snapshot: str) -> RuleReviewer:
     """An oracle for the training seeds of a snapshot: what earlier rounds accepted must not soften it."""
 
     def is_seed(sample: Sample) -> bool:
-        return sample.round == 0 and sample.split is Split.train and LayerRole.foreground in sample.layers
+        return (
+            sample.round == 0
+            and sample.split is Split.train
+            and LayerRole.foreground in sample.layers
+        )
 
     chosen = list(islice(filter(is_seed, read_samples(store, snapshot)), MOST_SEEDS))
-    layers = ((decode_layer(store.get(one.layers[LayerRole.foreground])), one.text_of()) for one in chosen)
+    layers = (
+        (decode_layer(store.get(one.layers[LayerRole.foreground])), one.text_of()) for one in chosen
+    )
     return RuleReviewer.fit(layers, [one.source for one in chosen])
 
 
@@ -191,7 +211,9 @@ def embed(rgba: RGBA) -> NDArray[np.float32]:
     pad = max(0, -top, -left, top + side - rgba.shape[0], left + side - rgba.shape[1])
     padded = np.pad(layer, ((pad, pad), (pad, pad), (0, 0)))
     square = padded[top + pad : top + pad + side, left + pad : left + pad + side]
-    shape = cv2.resize(np.ascontiguousarray(square[..., 3]), (ALPHA_SIDE, ALPHA_SIDE), interpolation=cv2.INTER_AREA)
+    shape = cv2.resize(
+        np.ascontiguousarray(square[..., 3]), (ALPHA_SIDE, ALPHA_SIDE), interpolation=cv2.INTER_AREA
+    )
     cells = cv2.resize(square, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA)
     on_grey = np.clip(cells[..., :3] + 0.5 * (1 - cells[..., 3:]), 0, 1)
     colours = cv2.cvtColor(on_grey, cv2.COLOR_RGB2Lab) / np.float32(100)
@@ -205,7 +227,22 @@ def words(text: str) -> frozenset[str]:
 
 
 GRAMMAR: Final = frozenset(
-    ["the", "and", "with", "for", "from", "its", "this", "that", "into", "onto", "over", "under", "some", "are"]
+    [
+        "the",
+        "and",
+        "with",
+        "for",
+        "from",
+        "its",
+        "this",
+        "that",
+        "into",
+        "onto",
+        "over",
+        "under",
+        "some",
+        "are",
+    ]
 )
 
 
@@ -224,14 +261,22 @@ def as_judged(rgba: RGBA) -> RGBA:
 def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     """The tightest common quantile at which all signals together leave out no more than SHARE of the seeds."""
     values = np.array(
-        [[np.nan if s[b.signal] is None else float(s[b.signal] or 0) for b in BOUNDS] for s in seeds], np.float64
+        [
+            [np.nan if s[b.signal] is None else float(s[b.signal] or 0) for b in BOUNDS]
+            for s in seeds
+        ],
+        np.float64,
     )
     signs = np.array([1 if bound.above else -1 for bound in BOUNDS])
     floors = signs * np.array([bound.floor for bound in BOUNDS])
     limits = np.full(len(BOUNDS), np.inf)
     for level in np.linspace(0.95, 1.0, 101):
-        limits = np.maximum(np.nanquantile(signs * np.nan_to_num(values, nan=0.0), level, axis=0), floors)
-        left_out = np.any(signs * values > limits, axis=1)  # a comparison with NaN is False: nothing was measured
+        limits = np.maximum(
+            np.nanquantile(signs * np.nan_to_num(values, nan=0.0), level, axis=0), floors
+        )
+        left_out = np.any(
+            signs * values > limits, axis=1
+        )  # a comparison with NaN is False: nothing was measured
         if left_out.mean() <= SHARE:
             break
     return {bound.signal: float(limit) for bound, limit in zip(BOUNDS, signs * limits, strict=True)}
@@ -255,7 +300,9 @@ def nearest_of(
     return np.concatenate(indexes), np.concatenate(distances)
 
 
-def _apart(embedded: NDArray[np.float32], sources: Sequence[str], nearest: NDArray[np.float32]) -> NDArray[np.float32]:
+def _apart(
+    embedded: NDArray[np.float32], sources: Sequence[str], nearest: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Return for each seed the distance to the nearest of another source; `nearest` where that is not known.
 
     A source of its own for every image tells nothing, so sources count from FEWEST_SEEDS seeds.
@@ -278,7 +325,9 @@ def _weigh(captions: Sequence[frozenset[str]]) -> dict[str, float]:
     return {word: float(np.log(len(captions) / count)) for word, count in counted.items()}
 
 
-def _agreement(said: frozenset[str], near: Sequence[frozenset[str]], weights: Mapping[str, float]) -> float | None:
+def _agreement(
+    said: frozenset[str], near: Sequence[frozenset[str]], weights: Mapping[str, float]
+) -> float | None:
     """The share of a prompt's known words, by weight, that captions of near seeds hold; None where it has none."""
     total = sum(weights.get(word, 0.0) for word in said)
     met = frozenset().union(*near)

@@ -71,8 +71,20 @@ HARD_RULES: Final = (
 
 PAIR_RULES: Final = (
     Rule("sizes_differ", SIZE_GAP, "above", 0, "the layers are not of one size"),
-    Rule("background_not_opaque", "background_alpha", "below", 0.98, "the background can be seen through"),
-    Rule("does_not_blend", "blended_error", "above", 20, "foreground over background is another picture"),
+    Rule(
+        "background_not_opaque",
+        "background_alpha",
+        "below",
+        0.98,
+        "the background can be seen through",
+    ),
+    Rule(
+        "does_not_blend",
+        "blended_error",
+        "above",
+        20,
+        "foreground over background is another picture",
+    ),
     Rule("subject_left", "leakage", "above", 0.65, "the background still contains the subject"),
     Rule("seam", "seam_energy", "above", 4, "the background has a seam along the mask"),
 )
@@ -102,19 +114,26 @@ class MeasuredCandidate:
     fault: str = ""
 
 
-def judge(signals: Mapping[str, float | None], rules: Sequence[Rule] = HARD_RULES) -> Refusal | None:
+def judge(
+    signals: Mapping[str, float | None], rules: Sequence[Rule] = HARD_RULES
+) -> Refusal | None:
     """The first rule that a layer's signals break, None where they break none."""
     for rule in rules:
         value = signals.get(rule.signal)
         beyond = operator.gt if rule.beyond == "above" else operator.lt
         if value is not None and beyond(value, rule.bound):
-            sentence = f"{rule.sentence}: {rule.signal} is {value:.4g}, {rule.beyond} {rule.bound:g}"
+            sentence = (
+                f"{rule.sentence}: {rule.signal} is {value:.4g}, {rule.beyond} {rule.bound:g}"
+            )
             return Refusal(rule.name, rule.signal, value, sentence)
     return None
 
 
 def screen_candidates(
-    tx: Transaction, store: ObjectStore, ids: Sequence[uuid.UUID], rules: Sequence[Rule] = HARD_RULES
+    tx: Transaction,
+    store: ObjectStore,
+    ids: Sequence[uuid.UUID],
+    rules: Sequence[Rule] = HARD_RULES,
 ) -> int:
     """Measure drawn candidates and move each to refused or screened; others are left as they are, so twice is once.
 
@@ -152,11 +171,14 @@ def measure_candidates(
     return [_measure(store, row, embedder) for row in rows]
 
 
-def keep_screenings(tx: Transaction, measured: Sequence[MeasuredCandidate], rules: Sequence[Rule] = HARD_RULES) -> int:
+def keep_screenings(
+    tx: Transaction, measured: Sequence[MeasuredCandidate], rules: Sequence[Rule] = HARD_RULES
+) -> int:
     """Write what was measured, refuse or pass each candidate that is still drawn, and add those passed to the pool."""
     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
     drawn = sa.select(candidates.c.id).where(
-        candidates.c.id.in_([one.candidate for one in measured]), candidates.c.state == CandidateState.drawn
+        candidates.c.id.in_([one.candidate for one in measured]),
+        candidates.c.state == CandidateState.drawn,
     )
     still = {row.id for row in tx.execute(drawn.order_by(candidates.c.id).with_for_update())}
     ours = [one for one in measured if one.candidate in still]
@@ -167,7 +189,10 @@ def keep_screenings(tx: Transaction, measured: Sequence[MeasuredCandidate], rule
     if sound:
         rows = [_row(one, refusals.get(one.candidate)) for one in sound]
         adding = insert(screenings)
-        fields = {name: adding.excluded[name] for name in ("signals", "refused_by", "refused_value", "sentence")}
+        fields = {
+            name: adding.excluded[name]
+            for name in ("signals", "refused_by", "refused_value", "sentence")
+        }
         tx.execute(adding.on_conflict_do_update(index_elements=["candidate_id"], set_=fields), rows)
         _keep_embeddings(tx, sound)
     _move(tx, list(refusals), CandidateState.refused)
@@ -184,13 +209,21 @@ def measure_single(rgba: RGBA, prompt: str) -> dict[str, float | None]:
     The latter are 1 or 0, and left out where the prompt is free text.
     """
     shown = shows_prompt(rgba, prompt)
-    agreement = {} if shown is None else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
+    agreement = (
+        {}
+        if shown is None
+        else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
+    )
     return measure(rgba) | agreement
 
 
 def measure_whole(layers: Layers, prompt: Prompt) -> dict[str, float | None]:
     """All that screening measures of a pair: the signals of its foreground, its own, and whether it shows its texts."""
-    return measure(layers[LayerRole.foreground]) | measure_pair(layers) | measure_agreement(layers, prompt)
+    return (
+        measure(layers[LayerRole.foreground])
+        | measure_pair(layers)
+        | measure_agreement(layers, prompt)
+    )
 
 
 def keep_again(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
@@ -207,7 +240,10 @@ def keep_again(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
 
 
 def _keep_embeddings(tx: Transaction, seen: Sequence[MeasuredCandidate]) -> None:
-    rows = [{"candidate_id": one.candidate, "source": one.embedder, "vector": one.embedding} for one in seen]
+    rows = [
+        {"candidate_id": one.candidate, "source": one.embedder, "vector": one.embedding}
+        for one in seen
+    ]
     adding = insert(embeddings)
     fields = {name: adding.excluded[name] for name in ("source", "vector")}
     tx.execute(adding.on_conflict_do_update(index_elements=["candidate_id"], set_=fields), rows)
@@ -215,27 +251,47 @@ def _keep_embeddings(tx: Transaction, seen: Sequence[MeasuredCandidate]) -> None
 
 def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> MeasuredCandidate:
     kind = Kind(row.kind)
-    wanted = list(LayerRole) if kind is Kind.pair else [next(role for role in LayerRole if role in row.layers)]
+    wanted = (
+        list(LayerRole)
+        if kind is Kind.pair
+        else [next(role for role in LayerRole if role in row.layers)]
+    )
     tells = LayerRole.blended if kind is Kind.pair else wanted[0]
     sha256, visible = row.layers.get(tells, ("", ""))
     missing = [role for role in wanted if role not in row.layers]
     if missing:
-        return MeasuredCandidate(row.id, kind, sha256, fault=f"a pair was drawn without its {missing[0]}")
+        return MeasuredCandidate(
+            row.id, kind, sha256, fault=f"a pair was drawn without its {missing[0]}"
+        )
     try:
         drawn = {role: np.asarray(decode_layer(store.get(row.layers[role][0]))) for role in wanted}
     except (Corrupt, NotFound) as error:
         return MeasuredCandidate(row.id, kind, sha256, fault=error.message)
     prompt = Prompt(row.text, row.foreground, row.background)
-    signals = measure_whole(drawn, prompt) if kind is Kind.pair else measure_single(drawn[wanted[0]], row.text)
+    signals = (
+        measure_whole(drawn, prompt)
+        if kind is Kind.pair
+        else measure_single(drawn[wanted[0]], row.text)
+    )
     seen = embedder.see([drawn], [prompt])[0]
-    known = (visible, signals | dict(seen.figures), fingerprint(drawn[tells]), pack(seen.vector), embedder.source)
+    known = (
+        visible,
+        signals | dict(seen.figures),
+        fingerprint(drawn[tells]),
+        pack(seen.vector),
+        embedder.source,
+    )
     return MeasuredCandidate(row.id, kind, sha256, *known)
 
 
-def _refusals(tx: Transaction, sound: Sequence[MeasuredCandidate], rules: Sequence[Rule]) -> dict[uuid.UUID, Refusal]:
+def _refusals(
+    tx: Transaction, sound: Sequence[MeasuredCandidate], rules: Sequence[Rule]
+) -> dict[uuid.UUID, Refusal]:
     """Rules before duplicates: two empty layers are both refused as empty."""
     asked = {Kind.single: rules, Kind.pair: [*rules, *PAIR_RULES]}
-    refusals = {one.candidate: broken for one in sound if (broken := judge(one.signals, asked[one.kind]))}
+    refusals = {
+        one.candidate: broken for one in sound if (broken := judge(one.signals, asked[one.kind]))
+    }
     rest = [one for one in sound if one.candidate not in refusals]
     known = duplicates.find_duplicates(tx, [(one.visible, one.fingerprint) for one in rest])
     batch = duplicates.Batch()
@@ -247,8 +303,12 @@ def _refusals(tx: Transaction, sound: Sequence[MeasuredCandidate], rules: Sequen
             sentence = f"the same visible pixels as layer {first.of[:12]}"
             refusals[one.candidate] = Refusal("duplicate", "visible", 0.0, sentence)
         else:
-            sentence = f"nearly the same picture as layer {first.of[:12]}: {first.bits} of 192 bits differ"
-            refusals[one.candidate] = Refusal("near_duplicate", "fingerprint", float(first.bits or 0), sentence)
+            sentence = (
+                f"nearly the same picture as layer {first.of[:12]}: {first.bits} of 192 bits differ"
+            )
+            refusals[one.candidate] = Refusal(
+                "near_duplicate", "fingerprint", float(first.bits or 0), sentence
+            )
     return refusals
 
 
@@ -262,7 +322,9 @@ def _row(one: MeasuredCandidate, refusal: Refusal | None) -> dict[str, object]:
     }
 
 
-def _move(tx: Transaction, ids: Sequence[uuid.UUID], state: CandidateState, note: str | None = None) -> None:
+def _move(
+    tx: Transaction, ids: Sequence[uuid.UUID], state: CandidateState, note: str | None = None
+) -> None:
     if ids:
         values = {"state": state, "changed_at": sa.func.now()} | ({"note": note} if note else {})
         tx.execute(sa.update(candidates).where(candidates.c.id.in_(list(ids))).values(values))

@@ -48,8 +48,12 @@ def signal(
 def measure(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str, float | None]:
     """Every signal of one H x W x 4 layer, or those named; None where one has nothing to be measured on (no core)."""
     measured = Measured(rgba)
-    values = {name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)}
-    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
+    values = {
+        name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)
+    }
+    return {
+        name: None if value is None else round(float(value), 6) for name, value in values.items()
+    }
 
 
 @signal("alpha_min", "the smallest alpha", "0..1", "cheap")
@@ -82,7 +86,12 @@ def _f_semi(m: Measured) -> float:
     return float(np.mean((m.alpha > 0.02) & (m.alpha < 0.98)))
 
 
-@signal("border_touch", "pixels of the outermost ring with a > 0.5: a subject cut at the border", "share", "cheap")
+@signal(
+    "border_touch",
+    "pixels of the outermost ring with a > 0.5: a subject cut at the border",
+    "share",
+    "cheap",
+)
 def _border_touch(m: Measured) -> float:
     return float(np.mean(m.frame > 0.5))
 
@@ -107,15 +116,27 @@ def _frame_haze(m: Measured) -> float:
     return float(np.mean(veiled & (border_of(m.outward) > m.reach) if m.core_area else veiled))
 
 
-@signal("haze", "the mean of alpha farther than 3 % of s from the core: residue of a background", "0..1", "parts")
+@signal(
+    "haze",
+    "the mean of alpha farther than 3 % of s from the core: residue of a background",
+    "0..1",
+    "parts",
+)
 def _haze(m: Measured) -> float | None:
     far = m.outward > m.reach
     return float(m.alpha[far].mean()) if m.core_area and far.any() else None
 
 
-@signal("specks", "parts of {a > 0.04} without a core pixel, or with at most 2e-4 of the area", "count", "parts")
+@signal(
+    "specks",
+    "parts of {a > 0.04} without a core pixel, or with at most 2e-4 of the area",
+    "count",
+    "parts",
+)
 def _specks(m: Measured) -> float:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((m.alpha > 0.04).view(np.uint8), connectivity=8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (m.alpha > 0.04).view(np.uint8), connectivity=8
+    )
     cored = np.zeros(count, bool)
     cored[labels[m.core]] = True
     small = stats[:, cv2.CC_STAT_AREA] <= max(1.0, 2e-4 * m.alpha.size)
@@ -127,23 +148,38 @@ def _n_comp(m: Measured) -> float:
     return float(len(m.parts))
 
 
-@signal("largest_share", "the largest part of the core in the whole core: stray objects lower it", "share", "parts")
+@signal(
+    "largest_share",
+    "the largest part of the core in the whole core: stray objects lower it",
+    "share",
+    "parts",
+)
 def _largest_share(m: Measured) -> float | None:
     return float(m.parts[0] / m.parts.sum()) if len(m.parts) else None
 
 
-@signal("hole_frac", "what the core encloses and is not core, by the core's area: punched subjects", "ratio", "parts")
+@signal(
+    "hole_frac",
+    "what the core encloses and is not core, by the core's area: punched subjects",
+    "ratio",
+    "parts",
+)
 def _hole_frac(m: Measured) -> float | None:
     return float(np.count_nonzero(m.holes) / m.core_area) if m.core_area else None
 
 
 @signal(
-    "alpha_hf_core", "mean |Laplacian of a| inside the filled core, its outermost 3 % of s left out", "0..4", "parts"
+    "alpha_hf_core",
+    "mean |Laplacian of a| inside the filled core, its outermost 3 % of s left out",
+    "0..4",
+    "parts",
 )
 def _alpha_hf_core(m: Measured) -> float | None:
     filled = np.pad((m.core | m.holes).view(np.uint8), 1)
     inside = cv2.distanceTransform(filled, cv2.DIST_L2, 3)[1:-1, 1:-1] > m.reach
-    return float(np.abs(cv2.Laplacian(m.alpha, cv2.CV_32F))[inside].mean()) if inside.any() else None
+    return (
+        float(np.abs(cv2.Laplacian(m.alpha, cv2.CV_32F))[inside].mean()) if inside.any() else None
+    )
 
 
 @signal(
@@ -160,7 +196,10 @@ def _alpha_grain(m: Measured) -> float | None:
 
 
 @signal(
-    "fringe_dE", "CIEDE2000 between the soft edge's colour and the solid inside's, weighted 4a(1-a)", "dE", "colour"
+    "fringe_dE",
+    "CIEDE2000 between the soft edge's colour and the solid inside's, weighted 4a(1-a)",
+    "dE",
+    "colour",
 )
 def _fringe(m: Measured) -> float | None:
     if m.edge is None:
@@ -168,7 +207,12 @@ def _fringe(m: Measured) -> float | None:
     return m.edge.mean(ciede2000(lab(m.edge.colour), lab(m.edge.expected)))
 
 
-@signal("contam_grey", "how far the soft edge's colours have moved from the inside's towards grey", "-1..1", "colour")
+@signal(
+    "contam_grey",
+    "how far the soft edge's colours have moved from the inside's towards grey",
+    "-1..1",
+    "colour",
+)
 def _contam_grey(m: Measured) -> float | None:
     return m.edge.contamination(0.5) if m.edge else None
 

@@ -63,14 +63,19 @@ class AcceptanceModel:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, the inverse of `read`."""
-        return self.__dict__ | {"platt": list(self.platt), "knots": {k: list(v) for k, v in self.knots.items()}}
+        return self.__dict__ | {
+            "platt": list(self.platt),
+            "knots": {k: list(v) for k, v in self.knots.items()},
+        }
 
     @staticmethod
     def read(row: Mapping[str, Any]) -> AcceptanceModel:
         """A head from plain data."""
         return AcceptanceModel(**{**row, "platt": (row["platt"][0], row["platt"][1])})
 
-    def predict(self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]) -> Numbers:
+    def predict(
+        self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]
+    ) -> Numbers:
         """The probability of N candidates to be accepted, 0..1."""
         slope, shift = self.platt
         odds = self.describe(signals, embeddings) @ np.asarray(self.weights) + self.bias
@@ -81,22 +86,32 @@ class AcceptanceModel:
         seen, centres = self._standard(embeddings), np.asarray(self.centres)
         return np.asarray(np.argmin((centres**2).sum(1) - 2 * seen @ centres.T, axis=1), np.intp)
 
-    def describe(self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]) -> Numbers:
+    def describe(
+        self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]
+    ) -> Numbers:
         """What the weights are for: N rows of every signal's broken line, and of the embedding."""
         # By name, not as they come: jsonb keeps the keys of an object in an order of its own.
-        lines = [_hats(_column(signals, name), np.asarray(self.knots[name])) for name in sorted(self.knots)]
+        lines = [
+            _hats(_column(signals, name), np.asarray(self.knots[name]))
+            for name in sorted(self.knots)
+        ]
         seen = self._standard(embeddings) * (_EMBEDDING / np.sqrt(embeddings.shape[1]))
         return np.hstack([*lines, seen])
 
     def _standard(self, embeddings: NDArray[np.float32]) -> Numbers:
-        return np.asarray((embeddings - np.asarray(self.middle)) / np.asarray(self.scale), np.float64)
+        return np.asarray(
+            (embeddings - np.asarray(self.middle)) / np.asarray(self.scale), np.float64
+        )
 
 
 def check_lesson(accepted: int, rejected: int) -> None:
     """Raise Refused where there are too few decisions to fit a head."""
     if accepted + rejected < FEWEST or min(accepted, rejected) < FEWEST_OF_EACH:
         told = f"{accepted} accepts and {rejected} rejects are too few for an acceptance head"
-        raise Refused(told, f"it takes {FEWEST} decisions, and {FEWEST_OF_EACH} of either kind; review more at random")
+        raise Refused(
+            told,
+            f"it takes {FEWEST} decisions, and {FEWEST_OF_EACH} of either kind; review more at random",
+        )
 
 
 def fit(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
@@ -112,7 +127,8 @@ def fit(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
     by_prompt = _odds_out_of_fold(described, lesson.accepted, lesson.prompts)
     weights, bias = _learn(described, lesson.accepted)
     made = AcceptanceModel(
-        **draft.__dict__ | {"weights": _short(weights), "bias": bias, "platt": _platt(*by_prompt[:2])}
+        **draft.__dict__
+        | {"weights": _short(weights), "bias": bias, "platt": _platt(*by_prompt[:2])}
     )
     figures: dict[str, Any] = {"decisions": len(lesson.accepted), "accepted": accepted}
     chances = _calibrate_out_of_fold(*by_prompt)
@@ -180,7 +196,9 @@ def _odds_out_of_fold(
     return odds, accepted, folds
 
 
-def _part(accepted: NDArray[np.bool_], groups: Sequence[object]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def _part(
+    accepted: NDArray[np.bool_], groups: Sequence[object]
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Folds that keep groups together; of single candidates where a fold would else be taught one verdict only."""
     from sklearn.model_selection import GroupKFold, StratifiedKFold
 
@@ -193,7 +211,9 @@ def _part(accepted: NDArray[np.bool_], groups: Sequence[object]) -> Iterator[tup
         yield from StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(accepted, accepted)
 
 
-def _calibrate_out_of_fold(odds: Numbers, accepted: NDArray[np.bool_], folds: NDArray[np.intp]) -> Numbers:
+def _calibrate_out_of_fold(
+    odds: Numbers, accepted: NDArray[np.bool_], folds: NDArray[np.intp]
+) -> Numbers:
     """Chances by the calibration of the other folds, so that nothing is measured on what it was fitted to."""
     chances = np.zeros(len(odds))
     for fold in np.unique(folds):
@@ -222,7 +242,9 @@ def _hats(values: Numbers, knots: Numbers) -> Numbers:
     missing = np.isnan(values)
     filled = np.where(missing, knots[0], values)
     lines = [np.interp(filled, knots, one) for one in np.eye(len(knots))] if len(knots) > 1 else []
-    return np.stack([*(np.where(missing, 0, line) for line in lines), missing.astype(np.float64)], axis=1)
+    return np.stack(
+        [*(np.where(missing, 0, line) for line in lines), missing.astype(np.float64)], axis=1
+    )
 
 
 def _knots(values: Numbers) -> list[float]:

@@ -18,7 +18,14 @@ from curation.errors import NotFound
 from curation.review.reviewers import ORACLE, PERSON
 from curation.review.verdicts import UPHELD
 from curation.screening.embedding import unpack
-from curation.selection.acceptance_model import FEWEST, FEWEST_OF_EACH, AcceptanceModel, TrainingRows, check_lesson, fit
+from curation.selection.acceptance_model import (
+    FEWEST,
+    FEWEST_OF_EACH,
+    AcceptanceModel,
+    TrainingRows,
+    check_lesson,
+    fit,
+)
 from curation.selection.hash_buckets import JUDGING_COIN
 
 MOST_DECISIONS: Final = 20_000
@@ -53,7 +60,9 @@ def fit_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
     Raises Refused for too few decisions.
     """
     teacher = _teacher(tx, kind, embedder)
-    rows = tx.execute(_LESSON, {"kind": kind, "embedder": embedder, "teacher": teacher, "most": MOST_DECISIONS}).all()
+    rows = tx.execute(
+        _LESSON, {"kind": kind, "embedder": embedder, "teacher": teacher, "most": MOST_DECISIONS}
+    ).all()
     verdicts = np.array([row.accepted for row in rows], bool)
     check_lesson(int(verdicts.sum()), int((~verdicts).sum()))
     lesson = TrainingRows(
@@ -70,7 +79,9 @@ def fit_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
         "figures": figures, "last_decision": max(row.decision for row in rows),
     }  # fmt: skip
     now = {"at": sa.func.clock_timestamp()}  # not the transaction's: two fits in one have an order
-    tx.execute(insert(heads).values(**row, **now).on_conflict_do_update(index_elements=["id"], set_=now))
+    tx.execute(
+        insert(heads).values(**row, **now).on_conflict_do_update(index_elements=["id"], set_=now)
+    )
     return find_head(tx, kind, head.id)
 
 
@@ -80,7 +91,8 @@ def wants_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
     seen = 0 if row is None else int(row["figures"]["decisions"])
     counted = _count_verdicts(tx, kind, embedder)
     return any(
-        accepted + rejected >= max(FEWEST, MORE * seen) and min(accepted, rejected) >= FEWEST_OF_EACH
+        accepted + rejected >= max(FEWEST, MORE * seen)
+        and min(accepted, rejected) >= FEWEST_OF_EACH
         for accepted, rejected in counted.values()
     )
 
@@ -88,7 +100,9 @@ def wants_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
 def may_fit(tx: Transaction, kind: Kind) -> bool:
     """Whether there may be enough decisions: what a sweep can afford to ask, before somebody counts (`wants_fit`)."""
     row = _newest(tx, kind)
-    seen, last = (0, 0) if row is None else (int(row["figures"]["decisions"]), int(row["last_decision"]))
+    seen, last = (
+        (0, 0) if row is None else (int(row["figures"]["decisions"]), int(row["last_decision"]))
+    )
     wanted = max(FEWEST, int((MORE - 1) * seen))
     return int(tx.execute(_SINCE, {"last": last, "wanted": wanted}).scalar_one()) >= wanted
 
@@ -101,7 +115,11 @@ def newest_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel | Non
 
 def find_head(tx: Transaction, kind: Kind, name: str | None = None) -> StoredModel:
     """A head by the beginning of its id, or the newest. Raises NotFound."""
-    wanted = sa.select(heads).where(heads.c.kind == kind, heads.c.id.startswith(name or "")).order_by(heads.c.at.desc())
+    wanted = (
+        sa.select(heads)
+        .where(heads.c.kind == kind, heads.c.id.startswith(name or ""))
+        .order_by(heads.c.at.desc())
+    )
     row = tx.execute(wanted).mappings().first()
     if row is None:
         told = f"there is no acceptance head {name}" if name else "there is no acceptance head yet"
@@ -121,7 +139,12 @@ def score_round(tx: Transaction, kept: StoredModel, number: int) -> int:
     reading = tx.connection.execute(_UNSCORED, asked, execution_options={"stream_results": True})
     for rows in reading.partitions(SCORE_AT_ONCE):
         chances, clusters = apply(kept.head, rows)
-        found = {"ids": [row.id for row in rows], "chances": chances, "clusters": clusters, "head": kept.id}
+        found = {
+            "ids": [row.id for row in rows],
+            "chances": chances,
+            "clusters": clusters,
+            "head": kept.id,
+        }
         tx.execute(_SCORE, found)
         scored += len(rows)
     return scored
@@ -141,7 +164,11 @@ def count_lesson(tx: Transaction, kind: Kind, embedder: str) -> tuple[int, int]:
 
 def _teacher(tx: Transaction, kind: Kind, embedder: str) -> str:
     accepted, rejected = _count_verdicts(tx, kind, embedder)[PERSON]
-    return PERSON if accepted + rejected >= FEWEST and min(accepted, rejected) >= FEWEST_OF_EACH else ORACLE
+    return (
+        PERSON
+        if accepted + rejected >= FEWEST and min(accepted, rejected) >= FEWEST_OF_EACH
+        else ORACLE
+    )
 
 
 def _count_verdicts(tx: Transaction, kind: Kind, embedder: str) -> dict[str, tuple[int, int]]:
@@ -192,7 +219,9 @@ _COUNT = sa.text(f"""
     select said.kind, count(*) filter (where c.state = 'accepted') as accepted,
         count(*) filter (where c.state = 'rejected') as rejected {_TAUGHT} group by said.kind""")
 
-_SINCE = sa.text("select count(*) from (select from decisions where id > :last limit :wanted) found")
+_SINCE = sa.text(
+    "select count(*) from (select from decisions where id > :last limit :wanted) found"
+)
 
 _LESSON = sa.text(f"""
     select said.decision, c.state = 'accepted' as accepted, s.signals, e.vector, c.prompt_id, c.round_id,

@@ -45,7 +45,12 @@ class Audit:
 def read_audit(tx: Transaction, gate: Mapping[str, Any]) -> Audit:
     """How the audit of a gate (a row of gates, with a threshold) stands."""
     reject = gate["verdict"] == Verdict.reject
-    asked = {"round": gate["round_id"], "head": gate["head_id"], "threshold": gate["threshold"], "below": reject}
+    asked = {
+        "round": gate["round_id"],
+        "head": gate["head_id"],
+        "threshold": gate["threshold"],
+        "below": reject,
+    }
     row = tx.execute(_AUDITED, asked).one()
     if not row.errors:
         return Audit(row.judged, 0, 0.0)
@@ -54,7 +59,9 @@ def read_audit(tx: Transaction, gate: Mapping[str, Any]) -> Audit:
     wrong = bounds.whenever(row.errors, row.judged, bounds.LEVEL / 2)
     round_ = tx.execute(_ROUND, asked).one()
     good = bounds.whenever(round_.accepted, round_.judged, bounds.LEVEL / 2)
-    return Audit(row.judged, row.errors, min(1.0, wrong.low * round_.beyond / (good.high * round_.passed)))
+    return Audit(
+        row.judged, row.errors, min(1.0, wrong.low * round_.beyond / (good.high * round_.passed))
+    )
 
 
 # The audit of a scaling has the same slice, and nothing to do with gates.

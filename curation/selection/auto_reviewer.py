@@ -45,14 +45,20 @@ def take_back(tx: Transaction, number: int, actor: str) -> int:
     The candidates are "unshown" again, the samples withdrawn, the decisions stay with an undo each. Raises Refused for
     a closed round, whose verdicts are history.
     """
-    state = tx.scalar(sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update(read=True))
+    state = tx.scalar(
+        sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update(read=True)
+    )
     if state == "closed":
         raise Refused(f"round {number} is closed", "the verdicts of a closed round are history")
     undone = [row.candidate_id for row in tx.execute(_UNDO, {"round": number})]
     for start in range(0, len(undone), AT_ONCE):
         some = undone[start : start + AT_ONCE]
         tx.execute(_BACK, {"ids": some})
-        tx.execute(sa.update(samples).where(samples.c.candidate_id.in_(some)).values(withdrawn_at=sa.func.now()))
+        tx.execute(
+            sa.update(samples)
+            .where(samples.c.candidate_id.in_(some))
+            .values(withdrawn_at=sa.func.now())
+        )
     tx.log(actor, "machine's verdicts taken back", f"round {number}", count=len(undone))
     return len(undone)
 
@@ -80,4 +86,6 @@ _UNDO = sa.text(f"""
     where c.round_id = :round and d.desk = 'machine' and {STANDS}
     returning candidate_id""")
 
-_BACK = _of_ids("update candidates set state = 'unshown' where id = any(:ids) and state in ('accepted', 'rejected')")
+_BACK = _of_ids(
+    "update candidates set state = 'unshown' where id = any(:ids) and state in ('accepted', 'rejected')"
+)

@@ -70,9 +70,13 @@ def look_at(
     errors = [int(np.count_nonzero(taken & wronged)) for taken in decided]
     sizes = [int(wronged.sum()) if reject else int(taken.sum()) for taken in decided]
     # What too few candidates reach can never be proven, whatever they are: such thresholds are no part of the row.
-    first = next((place for place, n in enumerate(sizes) if n >= bounds.enough(budget, level)), len(sizes))
+    first = next(
+        (place for place, n in enumerate(sizes) if n >= bounds.enough(budget, level)), len(sizes)
+    )
     proven = first
-    while proven < len(errors) and bounds.last_proven([errors[proven]], sizes[proven], budget, level):
+    while proven < len(errors) and bounds.last_proven(
+        [errors[proven]], sizes[proven], budget, level
+    ):
         proven += 1
     if proven == first:
         return Look(0, bounds.count(0, 0, level), bounds.count(0, 0, level))
@@ -98,7 +102,10 @@ def pass_gates(tx: Transaction, number: int, policy: Mixed, r: float, kept: Stor
 
     r: the random slice's share. The round's candidates are scored by `kept`.
     """
-    budgets: dict[Decided, float] = {Verdict.reject: policy.reject_budget, Verdict.accept: policy.accept_budget}
+    budgets: dict[Decided, float] = {
+        Verdict.reject: policy.reject_budget,
+        Verdict.accept: policy.accept_budget,
+    }
     decided = 0
     for verdict, budget in budgets.items():
         if budget:
@@ -119,11 +126,17 @@ def tell_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
     told, standing = [], {one["id"] for one in _standing(tx, number)}
     for row in list_gates(tx, number):
         if row["threshold"] is not None:
-            figures = {name: row["figures"][name] for name in ("budget", "level", "share", "lost", "wrong")}
+            figures = {
+                name: row["figures"][name] for name in ("budget", "level", "share", "lost", "wrong")
+            }
             named = {name: row[name] for name in ("id", "verdict", "look", "threshold")}
             against = row["figures"].get("contradicted")
             audit = against or read_audit(tx, row).as_json()
-            state = {"audit": audit, "stands": row["id"] in standing, "contradicted": against is not None}
+            state = {
+                "audit": audit,
+                "stands": row["id"] in standing,
+                "contradicted": against is not None,
+            }
             told.append(named | figures | state)
     return told
 
@@ -155,9 +168,13 @@ def list_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
     return [dict(row) for row in tx.execute(found).mappings()]
 
 
-def close_gates(tx: Transaction, number: int, verdicts: Collection[str] = (Verdict.reject, Verdict.accept)) -> int:
+def close_gates(
+    tx: Transaction, number: int, verdicts: Collection[str] = (Verdict.reject, Verdict.accept)
+) -> int:
     """Let the machine give no more such verdicts in a round; returns how many gates stood."""
-    standing = (gates.c.round_id == number) & gates.c.verdict.in_(verdicts) & gates.c.closed_at.is_(None)
+    standing = (
+        (gates.c.round_id == number) & gates.c.verdict.in_(verdicts) & gates.c.closed_at.is_(None)
+    )
     closing = sa.update(gates).where(standing)
     return int(tx.execute(closing.values(closed_at=sa.func.now())).rowcount)
 
@@ -175,13 +192,18 @@ def close_contradicted(tx: Transaction, number: int) -> int:
         about = {"gate": gate["id"], "verdict": gate["verdict"], "budget": budget}
         tx.log(MACHINE, "gate contradicted", f"round {number}", **about, **audit.as_json())
         log.warning(
-            "round %d: gate %d has closed itself: its audit proves %.1f %% errors", number, gate["id"], 100 * audit.low
+            "round %d: gate %d has closed itself: its audit proves %.1f %% errors",
+            number,
+            gate["id"],
+            100 * audit.low,
         )
         closed += 1
     return closed
 
 
-def _take_look(tx: Transaction, number: int, verdict: Decided, budget: float, kept: StoredModel) -> None:
+def _take_look(
+    tx: Transaction, number: int, verdict: Decided, budget: float, kept: StoredModel
+) -> None:
     before = [one for one in list_gates(tx, number) if one["verdict"] == verdict]
     if any(one["closed_at"] for one in before):
         return
@@ -192,7 +214,9 @@ def _take_look(tx: Transaction, number: int, verdict: Decided, budget: float, ke
     if n < max(bounds.enough(budget, level), MORE * before[-1]["figures"]["n"] if before else 0):
         return
     grid = list(GRID if verdict is Verdict.reject else [1 - share for share in GRID])
-    thresholds = tx.execute(_THRESHOLDS, {"round": number, "head": kept.id, "grid": grid}).scalar_one()
+    thresholds = tx.execute(
+        _THRESHOLDS, {"round": number, "head": kept.id, "grid": grid}
+    ).scalar_one()
     chances = np.array([row.chance for row in judged], np.float64)
     found = look_at(chances, accepted, thresholds, verdict, budget, level)
     row = {

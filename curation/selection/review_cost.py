@@ -29,7 +29,9 @@ def round_price(tx: Transaction, number: int) -> dict[str, Any]:
     policy = read_policy(find_round(tx, number)["policy"])
     slices = [dict(row) for row in tx.execute(_SLICES, {"round": number}).mappings()]
     for one in slices:
-        one["seconds_per_accept"] = one["seconds"] / one["accepted"] if one["accepted"] and one["seconds"] else None
+        one["seconds_per_accept"] = (
+            one["seconds"] / one["accepted"] if one["accepted"] and one["seconds"] else None
+        )
     return {
         "slices": slices,
         "next_hour": _next_hour(tx, number),
@@ -50,7 +52,9 @@ def why_stop(tx: Transaction, number: int, policy: Mixed) -> str | None:
     return None
 
 
-def seconds_left(tx: Transaction, counts: Mapping[str, int], share: float, overlap: int = 1) -> float | None:
+def seconds_left(
+    tx: Transaction, counts: Mapping[str, int], share: float, overlap: int = 1
+) -> float | None:
     """People's time for what waits, and for the part of what is still being drawn that people will be shown.
 
     `overlap`: how many of them look at each.
@@ -64,13 +68,19 @@ def seconds_left(tx: Transaction, counts: Mapping[str, int], share: float, overl
     pace = tx.execute(_LATE_PACE).scalar()
     if pace is None:
         return None
-    return float(pace) * overlap * (waiting + coming * (chosen / (chosen + passed_by) if chosen + passed_by else share))
+    return (
+        float(pace)
+        * overlap
+        * (waiting + coming * (chosen / (chosen + passed_by) if chosen + passed_by else share))
+    )
 
 
 def as_lines(told: Mapping[str, Any]) -> list[str]:
     """The same for people to read in a terminal."""
     lines = [
-        "    {slice}: {accepted} accepts of {looks} looks, {seconds_per_accept:.1f} s each".format(**one)
+        "    {slice}: {accepted} accepts of {looks} looks, {seconds_per_accept:.1f} s each".format(
+            **one
+        )
         for one in told["slices"]
         if one["seconds_per_accept"] is not None
     ]
@@ -78,7 +88,9 @@ def as_lines(told: Mapping[str, Any]) -> list[str]:
     if hour and sum(one["seconds"] or 0 for one in told["slices"]) >= ENOUGH_SECONDS:
         looks = min(hour["looks"], hour["left"])
         of = "the next hour of review" if looks < hour["left"] else "all that is left"
-        lines.append(f"  {of}: {looks:.0f} looks, about {hour['accepts'] * looks / hour['looks']:.0f} accepts")
+        lines.append(
+            f"  {of}: {looks:.0f} looks, about {hour['accepts'] * looks / hour['looks']:.0f} accepts"
+        )
     if told["stop"]:
         lines.append(f"  review may stop: {told['stop']}")
     return lines
@@ -100,7 +112,12 @@ def _next_hour(tx: Transaction, number: int) -> dict[str, Any] | None:
     if not row.looks or row.accepts is None:
         return None
     looks, certain = HOUR / seconds, row.scored == row.candidates
-    return {"looks": looks, "left": row.looks, "accepts": looks * row.accepts / row.looks, "certain": certain}
+    return {
+        "looks": looks,
+        "left": row.looks,
+        "accepts": looks * row.accepts / row.looks,
+        "certain": certain,
+    }
 
 
 # A look whose time could not be measured counts as long as the mean of its slice.
@@ -113,7 +130,9 @@ _SLICES = sa.text(f"""
     where c.round_id = :round and v.kind = '{PERSON}'
     group by 1 order by 1""")
 
-_ACCEPTED = sa.text("select count(*) from candidates where round_id = :round and state = 'accepted'")
+_ACCEPTED = sa.text(
+    "select count(*) from candidates where round_id = :round and state = 'accepted'"
+)
 
 # Seconds for a verdict of the round's last thousand looks: skips and undone ones are part of the price.
 _PACE = sa.text(f"""

@@ -47,13 +47,19 @@ def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple
         return _count(tx, _SHOW_SHARE, asked), _leave_rest(tx, number)
     if isinstance(policy, Paper):
         names = {"aesthetic": AESTHETIC, "clip": CLIP_SCORE}
-        shown = _count(tx, _SHOW_PAPER, names | {"round": number, "r": policy.random, "above": policy.aesthetic})
+        shown = _count(
+            tx,
+            _SHOW_PAPER,
+            names | {"round": number, "r": policy.random, "above": policy.aesthetic},
+        )
         return shown, _leave_rest(tx, number)
     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK, number)))
     return _mix(tx, row, policy, newest_head(tx, Kind(row["kind"]), embedder))
 
 
-def _mix(tx: Transaction, row: dict[str, Any], policy: Mixed, newest: StoredModel | None) -> tuple[int, int]:
+def _mix(
+    tx: Transaction, row: dict[str, Any], policy: Mixed, newest: StoredModel | None
+) -> tuple[int, int]:
     number, r = row["id"], policy.random_share(row["quota"])
     gates.close_contradicted(tx, number)
     if int(tx.execute(_STOCK, {"round": number}).scalar_one()) > STOCK // 2:
@@ -74,7 +80,9 @@ def _mix(tx: Transaction, row: dict[str, Any], policy: Mixed, newest: StoredMode
     return _end_of_round(tx, number, policy, taught=kept is not None, stopped=stopped)
 
 
-def _end_of_round(tx: Transaction, number: int, policy: Mixed, *, taught: bool, stopped: bool) -> tuple[int, int]:
+def _end_of_round(
+    tx: Transaction, number: int, policy: Mixed, *, taught: bool, stopped: bool
+) -> tuple[int, int]:
     """Where nothing more was chosen: once all is drawn and nothing chosen waits, the rest is left unshown."""
     stand = tx.execute(_STANDING, {"round": number}).one()
     if stand.coming or stand.stock:
@@ -86,7 +94,9 @@ def _end_of_round(tx: Transaction, number: int, policy: Mixed, *, taught: bool, 
     return shown, _leave_rest(tx, number) if stopped or taught or stand.atdesk == 0 else 0
 
 
-def _fill_stock(tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, kept: StoredModel) -> int:
+def _fill_stock(
+    tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, kept: StoredModel
+) -> int:
     """Give out places: as many as the stock lacks and the share of what has passed so far still allows."""
     stand = tx.execute(_STANDING, {"round": row["id"]}).one()
     target = (policy.share - r) / (1 - r) * stand.passed if r < 1 else 0.0
@@ -105,7 +115,11 @@ def _fill_stock(tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, k
 
 def _leave_rest(tx: Transaction, number: int) -> int:
     screened = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.screened)
-    return int(tx.execute(sa.update(candidates).where(screened).values(state=CandidateState.unshown)).rowcount)
+    return int(
+        tx.execute(
+            sa.update(candidates).where(screened).values(state=CandidateState.unshown)
+        ).rowcount
+    )
 
 
 def _highest_id(share: float) -> uuid.UUID:

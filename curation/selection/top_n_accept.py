@@ -54,7 +54,9 @@ def plan_scaling(tx: Transaction, number: int, terms: Terms) -> dict[str, Any]:
     _check_drawn(tx, row)
     kept = find_head(tx, Kind(row["kind"]))
     scored = score_round(tx, kept, number)
-    found = dict(tx.execute(_PLAN, {"round": number, "head": kept.id} | asdict(terms)).mappings().one())
+    found = dict(
+        tx.execute(_PLAN, {"round": number, "head": kept.id} | asdict(terms)).mappings().one()
+    )
     more = {"level": level, "scored": scored, "most_rejects": _most_rejects(terms, level)}
     return {"round": number, "head": kept.id} | asdict(terms) | found | more
 
@@ -66,7 +68,10 @@ def begin_scaling(tx: Transaction, number: int, terms: Terms, actor: str) -> dic
     """
     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK, number)))
     if find_scaling(tx, number, ended=False) is not None:
-        raise Conflict(f"a scaling of round {number} is under way", f"'layerloop round scale {number}' goes on with it")
+        raise Conflict(
+            f"a scaling of round {number} is under way",
+            f"'layerloop round scale {number}' goes on with it",
+        )
     plan = plan_scaling(tx, number, terms)
     if plan["kept"] < terms.audit:
         told = f"{plan['kept']} of round {number} can be kept, fewer than the {terms.audit} to be audited"
@@ -78,11 +83,20 @@ def begin_scaling(tx: Transaction, number: int, terms: Terms, actor: str) -> dic
     scaling = int(tx.execute(sa.insert(scalings).returning(scalings.c.id), row).scalar_one())
     tx.execute(_FIX, {"round": number, "head": plan["head"], "scaling": scaling} | asdict(terms))
     tx.execute(_SHOW_AUDIT, {"scaling": scaling, "share": terms.audit / plan["kept"]})
-    tx.log(actor, "scaling begun", f"round {number}", scaling=scaling, head=plan["head"], **asdict(terms))
+    tx.log(
+        actor,
+        "scaling begun",
+        f"round {number}",
+        scaling=scaling,
+        head=plan["head"],
+        **asdict(terms),
+    )
     return describe(tx, number)
 
 
-def finish_scaling(tx: Transaction, number: int, actor: str, *, dry_run: bool = False) -> dict[str, Any]:
+def finish_scaling(
+    tx: Transaction, number: int, actor: str, *, dry_run: bool = False
+) -> dict[str, Any]:
     """End the scaling that is under way once its audit is judged: accept what was kept, or refuse. Twice is once.
 
     While some of the audit waits, and with `dry_run`, only how it stands is returned. Raises NotFound without one.
@@ -97,7 +111,9 @@ def finish_scaling(tx: Transaction, number: int, actor: str, *, dry_run: bool = 
         ids = [row.candidate_id for row in tx.execute(_REST, {"scaling": told["scaling"]})]
         sentence = f"by scaling {told['scaling']}: of all that it keeps at least {told['bound']:.1%} would be accepted"
         sure = f"with confidence {1 - told['level']:.1%}"
-        figures["by_machine"] = auto_reviewer.decide_all(tx, ids, Verdict.accept, f"{sentence}, {sure}")
+        figures["by_machine"] = auto_reviewer.decide_all(
+            tx, ids, Verdict.accept, f"{sentence}, {sure}"
+        )
     outcome = "accepted" if proven else "refused"
     ended = {"outcome": outcome, "figures": figures, "ended_at": sa.func.now()}
     tx.execute(sa.update(scalings).where(scalings.c.id == told["scaling"]).values(ended))
@@ -105,11 +121,20 @@ def finish_scaling(tx: Transaction, number: int, actor: str, *, dry_run: bool = 
     return describe(tx, number)
 
 
-def find_scaling(tx: Transaction, number: int, *, ended: bool | None = None) -> Mapping[str, Any] | None:
+def find_scaling(
+    tx: Transaction, number: int, *, ended: bool | None = None
+) -> Mapping[str, Any] | None:
     """The last scaling of a round, or the last one that has (not) ended."""
-    wanted = sa.select(scalings).where(scalings.c.round_id == number).order_by(scalings.c.id.desc()).limit(1)
+    wanted = (
+        sa.select(scalings)
+        .where(scalings.c.round_id == number)
+        .order_by(scalings.c.id.desc())
+        .limit(1)
+    )
     if ended is not None:
-        wanted = wanted.where(scalings.c.ended_at.is_not(None) if ended else scalings.c.ended_at.is_(None))
+        wanted = wanted.where(
+            scalings.c.ended_at.is_not(None) if ended else scalings.c.ended_at.is_(None)
+        )
     found: Mapping[str, Any] | None = tx.execute(wanted).mappings().first()
     return found
 
@@ -118,7 +143,10 @@ def describe(tx: Transaction, number: int) -> dict[str, Any]:
     """How the last scaling of a round stands, as JSON would hold it. Raises NotFound."""
     row = find_scaling(tx, number)
     if row is None:
-        raise NotFound(f"round {number} has no scaling", f"'layerloop round scale {number} --keep N' begins one")
+        raise NotFound(
+            f"round {number} has no scaling",
+            f"'layerloop round scale {number} --keep N' begins one",
+        )
     stand = tx.execute(_STANDING, {"scaling": row["id"]}).one()
     level = float(row["figures"]["level"])
     return {
@@ -145,7 +173,9 @@ def as_text(told: Mapping[str, Any]) -> str:
         return _PLANNED.format(**{name: value or 0 for name, value in told.items()})
     lines = [_FIXED.format(**told)]
     if told["judged"]:
-        lines.append(f"  at least {told['bound']:.1%} of all kept would be (confidence {1 - told['level']:.1%})")
+        lines.append(
+            f"  at least {told['bound']:.1%} of all kept would be (confidence {1 - told['level']:.1%})"
+        )
     if told["outcome"] == "accepted":
         lines.append(f"  proven: the machine accepted the other {told['by_machine']}")
     elif told["outcome"] == "refused":
@@ -178,11 +208,16 @@ def _check_terms(terms: Terms, level: float) -> None:
 def _check_drawn(tx: Transaction, row: Mapping[str, Any]) -> None:
     number = row["id"]
     if row["state"] != RoundState.open:
-        raise Conflict(f"round {number} is {row['state']}: nobody would see the audit", "scale a round that is open")
+        raise Conflict(
+            f"round {number} is {row['state']}: nobody would see the audit",
+            "scale a round that is open",
+        )
     coming = int(tx.execute(_COMING, {"round": number}).scalar_one())
     if coming:
         hint = "wait until it is drawn and screened; 'layerloop round show' tells how far it is"
-        raise Conflict(f"{coming} candidates of round {number} are still to be drawn or screened", hint)
+        raise Conflict(
+            f"{coming} candidates of round {number} are still to be drawn or screened", hint
+        )
 
 
 def _most_rejects(terms: Terms, level: float) -> int:
@@ -197,7 +232,9 @@ def _most_rejects(terms: Terms, level: float) -> int:
     return low
 
 
-_ATTEMPTS = sa.text("select count(*) from scalings where round_id = :round and ended_at is not null")
+_ATTEMPTS = sa.text(
+    "select count(*) from scalings where round_id = :round and ended_at is not null"
+)
 
 _COMING = sa.text("""
     select count(*) from candidates where round_id = :round and state in ('requested', 'drawing', 'drawn')""")

@@ -21,7 +21,11 @@ from curation.synthetic.shapes import FAMILIES, Subject, draw
 Field = NDArray[np.float64]
 Colour = tuple[int, int, int]
 
-SKIES: Final[dict[str, Colour]] = {"blue": (110, 165, 235), "pink": (240, 165, 195), "grey": (165, 170, 180)}
+SKIES: Final[dict[str, Colour]] = {
+    "blue": (110, 165, 235),
+    "pink": (240, 165, 195),
+    "grey": (165, 170, 180),
+}
 LANDS: Final[dict[str, Colour]] = {
     "grass": (85, 150, 55), "sand": (220, 190, 125), "snow": (240, 243, 248), "earth": (110, 75, 50),
 }  # fmt: skip
@@ -62,7 +66,9 @@ class Ground:
     @property
     def fields(self) -> tuple[Field, Field]:
         """The colours above and below the ground line in daylight, R, G, B in 0..255."""
-        above, below = (SKIES[self.colour], LANDS[self.land]) if self.land else (WALLS[self.colour], FLOOR)
+        above, below = (
+            (SKIES[self.colour], LANDS[self.land]) if self.land else (WALLS[self.colour], FLOOR)
+        )
         return np.array(above, np.float64), np.array(below, np.float64)
 
 
@@ -125,7 +131,9 @@ def choose_scene(rng: np.random.Generator) -> Scene:
 
 def draw_scene(scene: Scene, rng: np.random.Generator, size: int = 128) -> dict[LayerRole, RGBA]:
     """The three layers, size x size x 4: the figure with its foot on the ground line, both in the scene's light."""
-    foreground = _stand(draw(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size)
+    foreground = _stand(
+        draw(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size
+    )
     background = _draw_ground(scene, rng, size)
     lit = {LayerRole.foreground: foreground, LayerRole.background: background}
     for layer in lit.values():
@@ -143,7 +151,9 @@ def _stand(figure: RGBA, line: float, rng: np.random.Generator, size: int) -> RG
     canvas = np.zeros((size, size, 4), np.uint8)
     above, before = max(0, -top), max(0, -left)
     kept = figure[above : size - top, before : size - left]
-    canvas[max(0, top) : max(0, top) + kept.shape[0], max(0, left) : max(0, left) + kept.shape[1]] = kept
+    canvas[
+        max(0, top) : max(0, top) + kept.shape[0], max(0, left) : max(0, left) + kept.shape[1]
+    ] = kept
     return canvas
 
 
@@ -156,12 +166,17 @@ def _draw_ground(scene: Scene, rng: np.random.Generator, size: int) -> RGBA:
     step = size / 8
     phase = rng.uniform(0, step, 2)
     bands = [
-        np.where(((at + shift) // step) % 2 < 1, 1.0, 0.82) for at, shift in zip((across, down), phase, strict=True)
+        np.where(((at + shift) // step) % 2 < 1, 1.0, 0.82)
+        for at, shift in zip((across, down), phase, strict=True)
     ]
     shade["striped"] = bands[0]
     shade["checked"] = np.where(bands[0] == bands[1], 1.0, 0.82)
     near = 1.06 - 0.16 * (down - line) / max(1, size - line)
-    colour = np.where((down < line)[..., None], above * shade[scene.ground.pattern][..., None], below * near[..., None])
+    colour = np.where(
+        (down < line)[..., None],
+        above * shade[scene.ground.pattern][..., None],
+        below * near[..., None],
+    )
     grain = cv2.GaussianBlur(rng.normal(0, 6, (size, size)), (0, 0), size / 128)
     colour = np.clip(np.rint(colour + grain[..., None]), 0, 255)
     return np.dstack([colour, np.full((size, size), 255)]).astype(np.uint8)

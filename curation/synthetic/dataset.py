@@ -26,7 +26,9 @@ Descriptor = NDArray[np.float32]
 _VIEW: Final = 64  # alpha is judged at this size, whatever the layer's own
 _FRAME: Final = 20  # the matte, moved to its own centre and scale
 _EXAMPLES: Final = 60  # pictures drawn to know a figure by
-_FORGIVEN: Final = 0.3  # how far any layer may lie from its figure: blurred or bent so much, people still name it
+_FORGIVEN: Final = (
+    0.3  # how far any layer may lie from its figure: blurred or bent so much, people still name it
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def shows_prompt(rgba: RGBA, text: str) -> PromptAgreement | None:
     subject = SUBJECTS.get(" ".join(text.split()))
     if subject is None:
         return None
-    return PromptAgreement(_colour_of(rgba) == subject.colour, figure_of(rgba[..., 3]) == subject.figure)
+    return PromptAgreement(
+        _colour_of(rgba) == subject.colour, figure_of(rgba[..., 3]) == subject.figure
+    )
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -106,7 +110,9 @@ def _colour_of(rgba: RGBA) -> str | None:
 
 def lab(rgb: NDArray[np.float64]) -> NDArray[np.float32]:
     """N x 3 sRGB in 0..255 as CIE Lab (D65), where equal distances look about equal."""
-    lab: NDArray[np.float32] = cv2.cvtColor((rgb[None] / 255).astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+    lab: NDArray[np.float32] = cv2.cvtColor(
+        (rgb[None] / 255).astype(np.float32), cv2.COLOR_RGB2LAB
+    )[0]
     return lab
 
 
@@ -116,7 +122,9 @@ def figure_of(alpha: NDArray[np.uint8]) -> str | None:
     if described is None:
         return None
     examples, reaches = _examples()
-    distances = np.linalg.norm(examples - described, axis=2).min(axis=1)  # figures x examples -> figures
+    distances = np.linalg.norm(examples - described, axis=2).min(
+        axis=1
+    )  # figures x examples -> figures
     nearest = int(np.argmin(distances))
     return FIGURES[nearest] if distances[nearest] <= reaches[nearest] else None
 
@@ -132,11 +140,17 @@ def _examples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     for row, figure in enumerate(FIGURES):
         subject = next(subject for subject in SUBJECTS.values() if subject.figure == figure)
         for column in range(_EXAMPLES):
-            drawn = _describe(draw(subject, np.random.default_rng([2**32, row, column]), _VIEW)[..., 3])
-            described[row, column] = np.inf if drawn is None else drawn  # every picture has a matte inside its canvas
+            drawn = _describe(
+                draw(subject, np.random.default_rng([2**32, row, column]), _VIEW)[..., 3]
+            )
+            described[row, column] = (
+                np.inf if drawn is None else drawn
+            )  # every picture has a matte inside its canvas
     apart = np.linalg.norm(described[:, :, None] - described[:, None], axis=3)
     apart[:, np.arange(_EXAMPLES), np.arange(_EXAMPLES)] = np.inf
-    return described, np.maximum(_FORGIVEN, 1.2 * np.quantile(apart.min(axis=2), 0.98, axis=1)).astype(np.float32)
+    return described, np.maximum(
+        _FORGIVEN, 1.2 * np.quantile(apart.min(axis=2), 0.98, axis=1)
+    ).astype(np.float32)
 
 
 def _describe(alpha: NDArray[np.uint8]) -> Descriptor | None:
@@ -154,12 +168,18 @@ def _describe(alpha: NDArray[np.uint8]) -> Descriptor | None:
     y, x = float((view * down).sum()) / mass, float((view * across).sum()) / mass
     spread = float(np.sqrt((view * ((down - y) ** 2 + (across - x) ** 2)).sum() / mass / 2))
     step = 2 * 2.6 * spread / _FRAME
-    place = np.array([[step, 0, x - step * (_FRAME - 1) / 2], [0, step, y - step * (_FRAME - 1) / 2]])
+    place = np.array(
+        [[step, 0, x - step * (_FRAME - 1) / 2], [0, step, y - step * (_FRAME - 1) / 2]]
+    )
     smooth = cv2.GaussianBlur(view, (0, 0), max(step / 2, 0.5))
-    frame = cv2.warpAffine(smooth, place, (_FRAME, _FRAME), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    frame = cv2.warpAffine(
+        smooth, place, (_FRAME, _FRAME), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
     seen = view > 0.05
     density = float(view[seen].mean())
     rough = float(np.abs(view - cv2.GaussianBlur(view, (0, 0), 1.0)).sum()) / mass
     share = mass / (2 * np.pi * spread**2)  # 1 for a Gaussian's own mass, small for lines
     shape = frame / max(float(np.linalg.norm(frame)), 1e-6)
-    return np.concatenate([shape.ravel(), [density * 0.6, rough * 0.6, share * 0.3]]).astype(np.float32)
+    return np.concatenate([shape.ravel(), [density * 0.6, rough * 0.6, share * 0.3]]).astype(
+        np.float32
+    )

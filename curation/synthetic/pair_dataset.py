@@ -34,9 +34,13 @@ SIZE: Final = 128
 Floats = NDArray[np.float64]
 
 _VIEW: Final = 64  # pairs are judged at this size, whatever their own
-_TIMES: Final = np.linspace(DARKEST * 0.9, 1.05, 12)  # brightnesses and tints that a light is looked for among
+_TIMES: Final = np.linspace(
+    DARKEST * 0.9, 1.05, 12
+)  # brightnesses and tints that a light is looked for among
 _TINTS: Final = np.linspace(-1, 1, 11)
-_STRAY: Final = 40.0  # levels that a background's two colours may lie from those of its text in any light
+_STRAY: Final = (
+    40.0  # levels that a background's two colours may lie from those of its text in any light
+)
 _STEP: Final = 8.0  # Lab units that land must differ from what is above it
 
 
@@ -95,8 +99,14 @@ def shows_pair(foreground: RGBA, background: RGBA, prompt: Prompt) -> PairAgreem
     strays = {text: _fit(np.stack(one.fields), fields)[0] for text, one in GROUNDS.items()}
     light = _fit(np.stack(ground.fields), fields)[1]
     nearest = min(strays.values())
-    fits = strays[ground.text] <= min(nearest + 1e-9, _STRAY) and _pattern_of(background, line) == _looks(ground)
-    gap = None if seen is None else float(np.sqrt(np.mean((seen - np.array(COLOURS[subject.colour]) * light) ** 2)))
+    fits = strays[ground.text] <= min(nearest + 1e-9, _STRAY) and _pattern_of(
+        background, line
+    ) == _looks(ground)
+    gap = (
+        None
+        if seen is None
+        else float(np.sqrt(np.mean((seen - np.array(COLOURS[subject.colour]) * light) ** 2)))
+    )
     rows = np.flatnonzero((foreground[..., 3] > 127).any(axis=1))
     foot = abs((int(rows[-1]) + 1) / foreground.shape[0] - line) if len(rows) else None
     return PairAgreement(colour, shape, fits, gap, foot)
@@ -145,7 +155,9 @@ def _colour_in_any_light(foreground: RGBA, mean: Floats) -> str | None:
     small = cv2.resize(foreground, (24, 24), interpolation=cv2.INTER_AREA).reshape(-1, 4)
     small = small[small[:, 3] > 127] if (small[:, 3] > 127).any() else small[small[:, 3] > 0]
     colours = lab(np.vstack([mean, small[:, :3]]).astype(np.float64))
-    nearest = np.argmin(np.linalg.norm(colours[:, None] - references, axis=2), axis=1) // (len(_TIMES) * len(_TINTS))
+    nearest = np.argmin(np.linalg.norm(colours[:, None] - references, axis=2), axis=1) // (
+        len(_TIMES) * len(_TINTS)
+    )
     agreed = np.mean(nearest[1:] == nearest[0]) if len(nearest) > 1 else 0
     return names[int(nearest[0])] if agreed >= 0.5 else None
 
@@ -181,7 +193,11 @@ def _fields_of(background: RGBA, line: float) -> Floats:
 
 def _pattern_of(background: RGBA, line: float) -> str:
     """What the field above the line looks like: "plain", "striped" or "checked"."""
-    above = background[: max(2, round(line * background.shape[0]) - 1), :, :3].astype(np.float32).mean(axis=2)
+    above = (
+        background[: max(2, round(line * background.shape[0]) - 1), :, :3]
+        .astype(np.float32)
+        .mean(axis=2)
+    )
     view = cv2.resize(above, (_VIEW, max(2, round(_VIEW * line))), interpolation=cv2.INTER_AREA)
     even = view / np.maximum(view.mean(axis=1, keepdims=True), 1) - 1
     if even.mean(axis=0).std() > 0.055:

@@ -74,14 +74,18 @@ SUBJECTS: Final[dict[str, Subject]] = {
 }
 """Every caption of the grammar and what it means."""
 
-FIGURES: Final[tuple[str, ...]] = tuple(dict.fromkeys(subject.figure for subject in SUBJECTS.values()))
+FIGURES: Final[tuple[str, ...]] = tuple(
+    dict.fromkeys(subject.figure for subject in SUBJECTS.values())
+)
 
 
 def choose_subject(rng: np.random.Generator) -> Subject:
     """One subject, each family as often as its share says, figures and colours of a family equally often."""
     shares = [share for share, _, _ in FAMILIES.values()]
     _, figures, colours = list(FAMILIES.values())[int(rng.choice(len(shares), p=shares))]
-    return Subject(figures[int(rng.integers(len(figures)))], colours[int(rng.integers(len(colours)))])
+    return Subject(
+        figures[int(rng.integers(len(figures)))], colours[int(rng.integers(len(colours)))]
+    )
 
 
 def draw(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
@@ -91,7 +95,9 @@ def draw(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
     towards = np.where(light > 0, 255.0, 0.0)[..., None]
     colour = paint + (towards - paint) * np.abs(light)[..., None]
     alpha_8 = np.rint(np.clip(alpha, 0, 1) * 255)
-    return np.dstack([np.where(alpha_8[..., None] > 0, np.rint(colour), 0), alpha_8]).astype(np.uint8)
+    return np.dstack([np.where(alpha_8[..., None] > 0, np.rint(colour), 0), alpha_8]).astype(
+        np.uint8
+    )
 
 
 def _matte(figure: str, rng: np.random.Generator, size: int) -> tuple[Field, Field]:
@@ -109,7 +115,9 @@ def _matte(figure: str, rng: np.random.Generator, size: int) -> tuple[Field, Fie
         return _glow(posed)
     if figure == "glass ball":
         return _glass(posed, radius, size)
-    softness = max(2.0 / size, float(rng.uniform(0.015, 0.06)))  # at least one pixel wide, at most a few
+    softness = max(
+        2.0 / size, float(rng.uniform(0.015, 0.06))
+    )  # at least one pixel wide, at most a few
     alpha = _coverage(_DISTANCES[figure](posed) * radius, softness)
     return alpha, np.clip(-0.12 * posed.imag, -0.15, 0.15)  # lit a little from above
 
@@ -141,7 +149,9 @@ def _smoke(plane: Plane, rng: np.random.Generator) -> tuple[Field, Field]:
     for height in np.linspace(0.6, -0.55, 12):
         spread = 0.10 + 0.16 * (0.6 - height)
         centre = complex(rng.normal(0, spread), height)
-        clear *= 1 - rng.uniform(0.15, 0.4) * np.exp(-((np.abs(plane - centre) / (0.13 + spread * 0.6)) ** 2))
+        clear *= 1 - rng.uniform(0.15, 0.4) * np.exp(
+            -((np.abs(plane - centre) / (0.13 + spread * 0.6)) ** 2)
+        )
     inside = _coverage(np.abs(plane) - 0.7, 0.3)  # nothing reaches the border
     return (1 - clear) * inside, np.zeros(plane.shape)
 
@@ -151,7 +161,10 @@ def _strokes(plane: Plane, rng: np.random.Generator, size: int) -> Field:
     alpha = np.zeros(plane.shape)
     along = np.linspace(0, 1, 13)
     for _ in range(int(rng.integers(3, 6))):
-        start, end = complex(rng.normal(0, 0.08), 0.7), complex(rng.uniform(-0.65, 0.65), rng.uniform(-0.7, -0.4))
+        start, end = (
+            complex(rng.normal(0, 0.08), 0.7),
+            complex(rng.uniform(-0.65, 0.65), rng.uniform(-0.7, -0.4)),
+        )
         bend = complex(rng.uniform(-0.5, 0.5), rng.uniform(-0.1, 0.3))
         curve = (1 - along) ** 2 * start + 2 * along * (1 - along) * bend + along**2 * end
         width = rng.uniform(0.016, 0.032)
@@ -192,7 +205,9 @@ def _letter(*paths: Sequence[complex]) -> Callable[[Plane], Field]:
 
 def _turn(count: int, radii: Sequence[float]) -> Plane:
     """Corners around the centre, the first one straight up, the radii taken in turn."""
-    corners: Plane = np.array([radii[k % len(radii)] * -1j * np.exp(2j * np.pi * k / count) for k in range(count)])
+    corners: Plane = np.array(
+        [radii[k % len(radii)] * -1j * np.exp(2j * np.pi * k / count) for k in range(count)]
+    )
     return corners
 
 

@@ -42,7 +42,9 @@ def write_ora(path: Path, stack: LayerStack) -> None:
         )
         for number, sheet in enumerate(stack.sheets)
     ]
-    table = _STACK.format(width=stack.size[0], height=stack.size[1], layers="\n".join(reversed(rows)))
+    table = _STACK.format(
+        width=stack.size[0], height=stack.size[1], layers="\n".join(reversed(rows))
+    )
     small = Image.fromarray(stack.merged, "RGBA")
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     with zipfile.ZipFile(path, "w") as archive:

@@ -28,7 +28,11 @@ def write_psd(path: Path, stack: LayerStack) -> None:
     document = _Document.new("RGBA", stack.size)
     for sheet in stack.sheets:
         layer = document.create_pixel_layer(
-            Image.fromarray(sheet.rgba, "RGBA"), "", sheet.offset[1], sheet.offset[0], opacity=sheet.opacity
+            Image.fromarray(sheet.rgba, "RGBA"),
+            "",
+            sheet.offset[1],
+            sheet.offset[0],
+            opacity=sheet.opacity,
         )
         layer.name = sheet.name  # set afterwards: only so is it written in Unicode
     saved = io.BytesIO()
@@ -45,6 +49,8 @@ def write_psd(path: Path, stack: LayerStack) -> None:
     assert layers is not None  # noqa: S101 - a scene has layers
     layers.layer_count = count
     written.header.channels = len(planes)
-    written.image_data.set_data([np.ascontiguousarray(plane).tobytes() for plane in planes], written.header)
+    written.image_data.set_data(
+        [np.ascontiguousarray(plane).tobytes() for plane in planes], written.header
+    )
     with path.open("wb") as file:
         written.write(file)

@@ -29,7 +29,12 @@ def write_tiff(path: Path, stack: LayerStack) -> None:
         pages.append(page)
     first = pages[0].encoderinfo["tiffinfo"]
     pages[0].save(
-        path, "TIFF", save_all=True, append_images=pages[1:], compression="tiff_adobe_deflate", tiffinfo=first
+        path,
+        "TIFF",
+        save_all=True,
+        append_images=pages[1:],
+        compression="tiff_adobe_deflate",
+        tiffinfo=first,
     )
 
 
@@ -44,6 +49,8 @@ def _tags(number: int, sheet: StackLayer) -> ImageFileDirectory_v2:
     }
     tags = ImageFileDirectory_v2()
     tags[SUBFILE_TYPE] = PAGE
-    tags[PAGE_NAME] = sheet.name.encode()  # as bytes: Pillow would write letters beyond ASCII as question marks
+    tags[PAGE_NAME] = (
+        sheet.name.encode()
+    )  # as bytes: Pillow would write letters beyond ASCII as question marks
     tags[DESCRIPTION] = json.dumps(told)
     return tags

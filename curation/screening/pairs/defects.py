@@ -28,7 +28,9 @@ def plant_pair(layers: Layers, defect: str, severity: float, rng: np.random.Gene
     unknown defect or severity.
     """
     if defect not in PAIR_DEFECTS:
-        raise Refused(f"there is no defect {defect!r} of pairs", "one of " + ", ".join(PAIR_DEFECTS))
+        raise Refused(
+            f"there is no defect {defect!r} of pairs", "one of " + ", ".join(PAIR_DEFECTS)
+        )
     if not 0 <= severity <= 1:
         raise Refused(f"a severity lies in [0, 1], not at {severity:g}")
     front, back = layers[FRONT].copy(), layers[BACK].copy()
@@ -37,7 +39,9 @@ def plant_pair(layers: Layers, defect: str, severity: float, rng: np.random.Gene
     return {FRONT: front, BACK: back, WHOLE: composite(front, back)}
 
 
-def plant_leak(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
+def plant_leak(
+    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
+) -> tuple[RGBA, RGBA]:
     """The subject left in the background, as strongly as the severity says: a ghost at first, at 1 all of it."""
     del rng
     ghost = front.copy()
@@ -45,7 +49,9 @@ def plant_leak(front: RGBA, back: RGBA, severity: float, rng: np.random.Generato
     return front, composite(ghost, back)
 
 
-def plant_seam(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
+def plant_seam(
+    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
+) -> tuple[RGBA, RGBA]:
     """An inpainted region that ends in a step: all within 2 % of the side around the subject is lighter or darker.
 
     By up to 90 levels at severity 1, towards the side where there is room.
@@ -62,7 +68,9 @@ def plant_seam(front: RGBA, back: RGBA, severity: float, rng: np.random.Generato
     return front, seamed
 
 
-def plant_light(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
+def plant_light(
+    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
+) -> tuple[RGBA, RGBA]:
     """Another light on the subject: warm or cold, and brighter or dimmer; up to half and a third at severity 1."""
     warm, bright = rng.choice([-1, 1], 2)
     gains = (1 + severity * np.array([0.5, 0.0, -0.5]) * warm) * (1 + severity * bright / 3)

@@ -17,13 +17,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.datasets.manifest import read_samples
-from curation.domain import Kind, LayerRole, Prompt, RejectReason, ReviewItem, RuleVerdict, Sample, Split, Verdict
+from curation.domain import (
+    Kind,
+    LayerRole,
+    Prompt,
+    RejectReason,
+    ReviewItem,
+    RuleVerdict,
+    Sample,
+    Split,
+    Verdict,
+)
 from curation.errors import Corrupt, NotFound
 from curation.images.codec import decode_layer
 from curation.images.layer_masks import shrink
 from curation.ports import Layers, ObjectStore
 from curation.screening.pairs.signals import measure_agreement, measure_pair
-from curation.screening.rule_reviewer import MOST_SEEDS, SHARE, SIDE, RuleReviewer, as_judged, embed, nearest_of
+from curation.screening.rule_reviewer import (
+    MOST_SEEDS,
+    SHARE,
+    SIDE,
+    RuleReviewer,
+    as_judged,
+    embed,
+    nearest_of,
+)
 
 MEASURED_SEEDS: Final = 400
 """Seed pairs whose own signals are measured for the bounds; all give their layers for comparison."""
@@ -44,11 +62,19 @@ class PairBound:
 
 
 PAIR_BOUNDS: Final = (
-    PairBound("blended_error", 6, RejectReason.clash, WHOLE, "foreground over background is another picture"),
+    PairBound(
+        "blended_error",
+        6,
+        RejectReason.clash,
+        WHOLE,
+        "foreground over background is another picture",
+    ),
     PairBound("leakage", 0.5, RejectReason.residue, BACK, "the subject is left in the background"),
     PairBound("seam_energy", 1.5, RejectReason.halo, BACK, "a seam along the mask"),
     PairBound("light_gap", 18, RejectReason.clash, WHOLE, "the layers are not in one light"),
-    PairBound("foot_gap", 0.05, RejectReason.clash, WHOLE, "the figure does not stand on the ground"),
+    PairBound(
+        "foot_gap", 0.05, RejectReason.clash, WHOLE, "the figure does not stand on the ground"
+    ),
 )
 """The signals of pairs that the oracle looks at, in the order in which it names them."""
 
@@ -75,7 +101,9 @@ class PairRuleReviewer:
         foregrounds = RuleReviewer.fit(front)  # refuses too few
         stacked = np.stack(back)
         _, distances = nearest_of(stacked, stacked, 1, itself=False)
-        return PairRuleReviewer(foregrounds, stacked, float(np.quantile(distances[:, 0], 1 - SHARE)), _bounds(signals))
+        return PairRuleReviewer(
+            foregrounds, stacked, float(np.quantile(distances[:, 0], 1 - SHARE)), _bounds(signals)
+        )
 
     def decide(self, layers: Layers, prompt: Prompt) -> RuleVerdict:
         """Accept, or reject with every fault found and the layer each concerns."""
@@ -107,7 +135,9 @@ class PairRuleReviewer:
                 told = f"{bound.sentence} ({bound.signal} {value:.3g}, above {limit:.3g})"
                 yield bound.reason, bound.layer, told
 
-    def _find_missed(self, small: Layers, prompt: Prompt, shown: Mapping[str, float | None]) -> Iterator[Fault]:
+    def _find_missed(
+        self, small: Layers, prompt: Prompt, shown: Mapping[str, float | None]
+    ) -> Iterator[Fault]:
         """What is not what the texts say: by the grammar's own measure, elsewhere by the seeds."""
         if shown:
             missed = [name for name in ("colour", "shape") if not shown[f"shows_{name}"]]
@@ -135,10 +165,14 @@ def fit_pairs_to_snapshot(store: ObjectStore, snapshot: str) -> PairRuleReviewer
         return sample.kind is Kind.pair and sample.round == 0 and sample.split is Split.train
 
     chosen = islice(filter(is_seed, read_samples(store, snapshot)), MOST_SEEDS)
-    return PairRuleReviewer.fit((_read(store, sample.layers), _prompt_of(sample)) for sample in chosen)
+    return PairRuleReviewer.fit(
+        (_read(store, sample.layers), _prompt_of(sample)) for sample in chosen
+    )
 
 
-def judge_card(oracle: RuleReviewer | PairRuleReviewer, store: ObjectStore, card: ReviewItem) -> RuleVerdict:
+def judge_card(
+    oracle: RuleReviewer | PairRuleReviewer, store: ObjectStore, card: ReviewItem
+) -> RuleVerdict:
     """What the oracle says of a card: of a pair as a whole, of a single candidate by its foreground."""
     try:
         drawn = _read(store, {role: layer.sha256 for role, layer in card.layers.items()})
@@ -147,7 +181,9 @@ def judge_card(oracle: RuleReviewer | PairRuleReviewer, store: ObjectStore, card
     if isinstance(oracle, RuleReviewer):
         return oracle.decide(drawn.get(FRONT, next(iter(drawn.values()))), card.prompt)
     if missing := [role for role in LayerRole if role not in drawn]:
-        return RuleVerdict(Verdict.reject, (RejectReason.malformed,), f"there is no {missing[0]}", (missing[0],))
+        return RuleVerdict(
+            Verdict.reject, (RejectReason.malformed,), f"there is no {missing[0]}", (missing[0],)
+        )
     return oracle.decide(drawn, Prompt(card.prompt, card.texts.get(FRONT), card.texts.get(BACK)))
 
 
@@ -168,5 +204,7 @@ def _bounds(signals: list[dict[str, float | None]]) -> dict[str, float]:
     bounds = {}
     for bound in PAIR_BOUNDS:
         values = [value for seed in signals if (value := seed.get(bound.signal)) is not None]
-        bounds[bound.signal] = max(bound.floor, float(np.quantile(values, 1 - SHARE))) if values else bound.floor
+        bounds[bound.signal] = (
+            max(bound.floor, float(np.quantile(values, 1 - SHARE))) if values else bound.floor
+        )
     return bounds

@@ -81,4 +81,6 @@ def measure_agreement(layers: Layers, prompt: Prompt) -> dict[str, float | None]
         "light_gap": said.light_gap,
         "foot_gap": said.foot_gap,
     }
-    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
+    return {
+        name: None if value is None else round(float(value), 6) for name, value in values.items()
+    }
