@@ -184,7 +184,8 @@ def _probability(
 
 
 _BEGUN = sa.text("""
-    select exists (select from decisions d join candidates c on c.id = d.candidate_id where c.round_id = :round)""")
+    select exists (select from decisions d join candidates c on c.id = d.candidate_id
+        where c.round_id = :round)""")
 
 _ADJUDICATES = sa.text(f"select access in ({ADJUDICATORS}) from reviewers where id = :reviewer")
 
@@ -194,7 +195,8 @@ _VOTES = sa.text(f"""
     order by d.id""")
 
 _FINAL = sa.text(f"""
-    select exists (select from decisions d where d.candidate_id = :candidate and d.final and {STANDS})""")
+    select exists (select from decisions d where d.candidate_id = :candidate and d.final
+        and {STANDS})""")
 
 _LEARNT = sa.text("""
     select sound, skills, extract(epoch from now() - at) as age from aggregations
@@ -202,7 +204,8 @@ _LEARNT = sa.text("""
 
 _TO_LEARN = sa.text("""
     select r.id from rounds r
-    left join lateral (select at from aggregations where round_id = r.id order by id desc limit 1) learnt on true
+    left join lateral (select at from aggregations where round_id = r.id order by id desc
+        limit 1) learnt on true
     where r.state = 'open' and r.consensus ->> 'rule' = :rule
         and (learnt.at is null or learnt.at < now() - make_interval(secs => :stale))
         and exists (

@@ -221,9 +221,11 @@ def _check_decidable(state: str, holder: str | None, me: str, *, decided: bool) 
 
 _STANDING = sa.text(f"""
     select exists (
-            select from decisions d where d.candidate_id = :candidate and d.reviewer_id = :reviewer and {STANDS}
+            select from decisions d where d.candidate_id = :candidate and d.reviewer_id = :reviewer
+                and {STANDS}
         ) as mine,
-        exists (select from claims where candidate_id = :candidate and reviewer_id = :reviewer) as claimed,
+        exists (select from claims where candidate_id = :candidate
+            and reviewer_id = :reviewer) as claimed,
         r.kind, r.purpose, r.checkpoint_id, r.consensus, l.holder, me.paused,
         d.id as earlier, d.candidate_id, d.reviewer_id, d.verdict, d.reasons, d.layers, d.comment
     from rounds r
@@ -234,9 +236,11 @@ _STANDING = sa.text(f"""
 
 _DECIDE = sa.text("""
     with kept as (
-        insert into decisions (candidate_id, reviewer_id, verdict, reasons, layers, comment, dwell_ms, desk, key,
+        insert into decisions (candidate_id, reviewer_id, verdict, reasons, layers, comment,
+            dwell_ms, desk, key,
             checkpoint_id, propensity, final)
-        values (:candidate, :reviewer, :verdict, cast(:reasons as text[]), cast(:layers as text[]), :comment,
+        values (:candidate, :reviewer, :verdict, cast(:reasons as text[]), cast(:layers as text[]),
+            :comment,
             :dwell_ms, :desk, :key, :checkpoint, :propensity, :final)
         on conflict (key) do nothing returning id),
     moved as (
@@ -244,7 +248,8 @@ _DECIDE = sa.text("""
         from kept where candidates.id = :candidate),
     freed as (delete from leases using kept where subject = :candidate),
     finished as (
-        update claims set unfinished = false from kept where reviewer_id = :reviewer and candidate_id = :candidate)
+        update claims set unfinished = false from kept where reviewer_id = :reviewer
+            and candidate_id = :candidate)
     select id from kept""")
 
 # What ends a turn: an undo or a skip. A decision that stands does not, so that saying it again has the same key.

@@ -163,7 +163,8 @@ _CLAIM = sa.text("""
     places as materialized (
         select array_agg(priority) as list from candidates where id = any(cast(:among as uuid[])))
     update candidates c set state = 'showing', priority = coalesce(
-        (select list[1 + floor(random() * cardinality(list))::int] from places where c.id is not null), random())
+        (select list[1 + floor(random() * cardinality(list))::int] from places
+            where c.id is not null), random())
     from picked where c.id = picked.id returning c.id""")
 
 # A skip has lowered its priority, as that of any candidate.
@@ -172,7 +173,8 @@ _CLAIM_SKIPPED = sa.text(f"""
         select c.id from gold g join candidates c on c.id = g.candidate_id
         join claims k on k.candidate_id = c.id and k.reviewer_id = :reviewer and not k.unfinished
         where g.round_id = :round and c.state = 'waiting' and not exists (
-            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer and {STANDS})
+            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
+                and {STANDS})
         order by c.priority desc, c.id limit :count for update of c skip locked)
     update candidates c set state = 'showing' from picked where c.id = picked.id returning c.id""")
 

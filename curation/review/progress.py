@@ -65,8 +65,10 @@ def _progress(
 # Gold waits only beside candidates that are not gold: it is never shown alone.
 _PROGRESS = sa.text(f"""
     with here as (
-        select r.id, r.state = 'open' as open, coalesce((r.consensus ->> 'overlap')::int, 1) as overlap,
-            coalesce((r.gold ->> 'share')::float, 0) > 0 as hides, me.access in ({ADJUDICATORS}) as adjudicates
+        select r.id, r.state = 'open' as open,
+            coalesce((r.consensus ->> 'overlap')::int, 1) as overlap,
+            coalesce((r.gold ->> 'share')::float, 0) > 0 as hides,
+                me.access in ({ADJUDICATORS}) as adjudicates
         from rounds r join reviewers me on me.id = :reviewer
         where r.purpose <> '{GOLD}' and (cast(:round as integer) is null or r.id = :round)
             and (r.state = 'open' or not :only_open)),
@@ -97,14 +99,17 @@ _PROGRESS = sa.text(f"""
         select here.id as round_id, count(*) as n
         from gold g join here on here.id = g.round_id join candidates c on c.id = g.candidate_id
         where here.open and here.hides and c.state = 'waiting' and not exists (
-            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer and {STANDS})
+            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
+                and {STANDS})
         group by here.id),
     summed as (
-        select here.id, coalesce(held.n, 0) + coalesce(free.n, 0) - coalesce(decided.again, 0) as plain,
+        select here.id, coalesce(held.n, 0) + coalesce(free.n, 0) - coalesce(decided.again,
+            0) as plain,
             coalesce(hidden.n, 0) as hidden, coalesce(decided.mine, 0) as mine,
             coalesce(decided.accepted, 0) as accepted
         from here
         left join held on held.round_id = here.id left join free on free.round_id = here.id
-        left join hidden on hidden.round_id = here.id left join decided on decided.round_id = here.id)
+        left join hidden on hidden.round_id = here.id
+        left join decided on decided.round_id = here.id)
     select id, plain + case when plain > 0 then hidden else 0 end as waiting, mine, accepted
     from summed where plain > 0 or mine > 0""")

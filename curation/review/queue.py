@@ -214,26 +214,34 @@ def _sql(text: str) -> sa.TextClause:
 
 # A lateral with a limit: one look into the partial index per open round, whatever the planner believes of their sizes.
 _SERVING = _sql(f"""
-    select r.id, coalesce((r.consensus ->> 'overlap')::int, 1) as overlap, me.access in ({ADJUDICATORS}) as adjudicates,
-        case when me.kind = '{PERSON}' then coalesce((r.gold ->> 'share')::float, 0) else 0 end as gold_share
+    select r.id, coalesce((r.consensus ->> 'overlap')::int, 1) as overlap,
+        me.access in ({ADJUDICATORS}) as adjudicates,
+        case when me.kind = '{PERSON}' then coalesce((r.gold ->> 'share')::float, 0)
+            else 0 end as gold_share
     from rounds r
     join reviewers me on me.id = :reviewer and me.paused is null
-    left join lateral (select true as there from candidates c where c.round_id = r.id and c.state = 'waiting' limit 1)
+    left join lateral (select true as there from candidates c where c.round_id = r.id
+        and c.state = 'waiting' limit 1)
         one on true
     where (one.there or exists (
-        select from gold g join claims k on k.candidate_id = g.candidate_id and k.reviewer_id = me.id
+        select from gold g join claims k on k.candidate_id = g.candidate_id
+            and k.reviewer_id = me.id
         where g.round_id = r.id and not k.unfinished and not exists (
-            select from decisions d where d.candidate_id = g.candidate_id and d.reviewer_id = me.id and {STANDS})))
-        and r.state = 'open' and r.purpose <> '{GOLD}' and (cast(:round as integer) is null or r.id = :round)
+            select from decisions d where d.candidate_id = g.candidate_id and d.reviewer_id = me.id
+                and {STANDS})))
+        and r.state = 'open' and r.purpose <> '{GOLD}'
+            and (cast(:round as integer) is null or r.id = :round)
     order by r.id""")
 
 _CLAIM_PICKED = """
-    shown as (update candidates c set state = 'showing' from picked where c.id = picked.id returning c.id),
+    shown as (update candidates c set state = 'showing' from picked where c.id = picked.id
+        returning c.id),
     noted as (
         insert into claims (reviewer_id, candidate_id) select :reviewer, id from shown
         on conflict (candidate_id, reviewer_id) do update set unfinished = true)
     insert into leases (subject, purpose, holder, expires_at, page)
-    select id, 'review', :holder, now() + make_interval(secs => :seconds), cast(:page as uuid) from shown
+    select id, 'review', :holder, now() + make_interval(secs => :seconds), cast(:page as uuid)
+    from shown
     on conflict (subject) do update
     set purpose = excluded.purpose, holder = excluded.holder, expires_at = excluded.expires_at,
         page = excluded.page
@@ -241,17 +249,20 @@ _CLAIM_PICKED = """
 
 # At Label Studio somebody gets it next, or looks at it already.
 _FREE = """not exists (
-    select from desk_postings t where t.candidate_id = candidates.id and t.state = 'up' and t.reserved_until > now())"""
+    select from desk_postings t where t.candidate_id = candidates.id and t.state = 'up'
+        and t.reserved_until > now())"""
 
 # Materialized: inlined, the limit could be applied once per row of the update.
 _CLAIM_WAITING = _sql(f"""
     with picked as materialized (
-        select id from candidates where round_id = :round and state = 'waiting' and decided = :level and {_FREE}
+        select id from candidates where round_id = :round and state = 'waiting' and decided = :level
+            and {_FREE}
         order by priority desc, id limit :count for update skip locked),
     {_CLAIM_PICKED}""")
 
 _DECIDED_BY_ME = f"""exists (
-    select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer and {STANDS})"""
+    select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
+        and {STANDS})"""
 
 _CLAIM_BEGUN = _sql(f"""
     with near as materialized (
@@ -275,7 +286,8 @@ _CLAIMED_BY_ME = f"""
 
 _CLAIM_THESE = _sql(f"""
     with picked as materialized (
-        select c.id from {_CLAIMED_BY_ME} and k.candidate_id = any(:ids) for update of c skip locked),
+        select c.id from {_CLAIMED_BY_ME} and k.candidate_id = any(:ids)
+        for update of c skip locked),
     {_CLAIM_PICKED}""")
 
 # What a reviewer was given and has not decided comes first, gold and others alike: otherwise those
@@ -289,26 +301,32 @@ _CLAIM_UNFINISHED = _sql(f"""
 
 # All that a reviewer has leased, one row at least; `idle` is what no other page of theirs uses.
 _MINE = _sql("""
-    select (select count(*) from claims k where k.reviewer_id = me.id and k.unfinished) as unfinished,
+    select (select count(*) from claims k where k.reviewer_id = me.id
+        and k.unfinished) as unfinished,
         c.id, l.subject <> all(:ids) and (cast(:page as uuid) is null or l.page is null
-            or l.page in (cast(:page as uuid), cast(:previous as uuid)) or l.expires_at < now()) as idle,
+            or l.page in (cast(:page as uuid), cast(:previous as uuid))
+                or l.expires_at < now()) as idle,
         c.state = 'showing' and r.state = 'open' and me.paused is null
             and (cast(:round as integer) is null or r.id = :round) as served
     from reviewers me
     left join (leases l join candidates c on c.id = l.subject
         left join gold g on g.candidate_id = c.id
-        join rounds r on r.id = coalesce(g.round_id, c.round_id)) on l.holder = :holder and l.purpose = 'review'
+        join rounds r on r.id = coalesce(g.round_id,
+            c.round_id)) on l.holder = :holder and l.purpose = 'review'
     where me.id = :reviewer
     order by r.id, c.priority desc, c.id""")
 
 _CARDS = _sql("""
-    select c.id, r.id as round_id, r.kind, p.text, p.foreground, p.background, c.flags, s.signals, l.layers
+    select c.id, r.id as round_id, r.kind, p.text, p.foreground, p.background, c.flags, s.signals,
+        l.layers
     from candidates c
     left join gold g on g.candidate_id = c.id
     join rounds r on r.id = coalesce(g.round_id, c.round_id)
     join prompts p on p.id = c.prompt_id
     left join screenings s on s.candidate_id = c.id
     cross join lateral (
-        select coalesce(jsonb_object_agg(cl.role, jsonb_build_array(l.sha256, l.width, l.height)), '{}') as layers
-        from candidate_layers cl join layers l on l.sha256 = cl.sha256 where cl.candidate_id = c.id) l
+        select coalesce(jsonb_object_agg(cl.role, jsonb_build_array(l.sha256, l.width, l.height)),
+            '{}') as layers
+        from candidate_layers cl join layers l on l.sha256 = cl.sha256
+        where cl.candidate_id = c.id) l
     where c.id = any(:ids) order by r.id, c.priority desc, c.id""")

@@ -52,9 +52,11 @@ _LATEST = sa.text("""
     left join gold g on g.candidate_id = c.id
     join rounds r on r.id = coalesce(g.round_id, c.round_id)
     where r.state <> 'closed'
-        and ((d.verdict, c.state) in (('accept', 'accepted'), ('reject', 'rejected'), ('skip', 'waiting'))
+        and ((d.verdict, c.state) in (('accept', 'accepted'), ('reject', 'rejected'),
+            ('skip', 'waiting'))
             or d.verdict in ('accept', 'reject') and (c.decided > 0 or g.candidate_id is not null))
         and not exists (
             select from decisions later
-            where later.candidate_id = d.candidate_id and later.reviewer_id = d.reviewer_id and later.id > d.id)
+            where later.candidate_id = d.candidate_id and later.reviewer_id = d.reviewer_id
+                and later.id > d.id)
     order by d.id desc limit :count""")

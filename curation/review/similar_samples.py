@@ -100,18 +100,23 @@ _NEAR = sa.text("""
     with banded as (
         select sl.sample_id as id from unnest(:bands, :bits) as asked (band, value)
         cross join lateral (
-            select b.sha256 from layer_bands b where b.band = asked.band and b.value = asked.value limit :crowd) near
+            select b.sha256 from layer_bands b where b.band = asked.band and b.value = asked.value
+            limit :crowd) near
         cross join lateral (
-            select sample_id from sample_layers l where l.sha256 = near.sha256 and l.role = :role limit 1) sl),
+            select sample_id from sample_layers l where l.sha256 = near.sha256 and l.role = :role
+            limit 1) sl),
     of_prompt as (
         select s.id from rounds r
         cross join lateral (
-            select id from candidates c where c.round_id = r.id and c.prompt_id = :prompt limit :crowd) c
-        cross join lateral (select id from samples s where s.candidate_id = c.id limit 1) s limit :crowd),
+            select id from candidates c where c.round_id = r.id and c.prompt_id = :prompt
+            limit :crowd) c
+        cross join lateral (select id from samples s where s.candidate_id = c.id limit 1) s
+        limit :crowd),
     decided as (select candidate_id, verdict from decisions order by id desc limit 8 * :crowd),
     newest as (
         select s.id from (select candidate_id from decided where verdict = 'accept' limit :crowd) d
-        cross join lateral (select id from samples s where s.candidate_id = d.candidate_id limit 1) s),
+        cross join lateral (select id from samples s where s.candidate_id = d.candidate_id
+            limit 1) s),
     any_few as (select id from samples order by id limit :crowd)
     select near.id, found.fingerprint from (
         select id from banded union select id from of_prompt
@@ -122,7 +127,8 @@ _NEAR = sa.text("""
         join sample_layers sl on sl.sample_id = s.id and sl.role = :role
         join layers l on l.sha256 = sl.sha256
         where s.id = near.id and s.kind = :kind and s.withdrawn_at is null
-            and s.candidate_id is distinct from :candidate and s.id is distinct from cast(:planted as uuid)
+            and s.candidate_id is distinct from :candidate
+                and s.id is distinct from cast(:planted as uuid)
         limit 1) found
     order by found.at desc""").bindparams(
     sa.bindparam("bands", type_=ARRAY(sa.SmallInteger)),
@@ -130,6 +136,8 @@ _NEAR = sa.text("""
 )
 
 _SAMPLE = sa.text("""
-    select s.line, s.round, jsonb_object_agg(sl.role, jsonb_build_array(l.sha256, l.width, l.height)) as layers
-    from samples s join sample_layers sl on sl.sample_id = s.id join layers l on l.sha256 = sl.sha256
+    select s.line, s.round, jsonb_object_agg(sl.role,
+        jsonb_build_array(l.sha256, l.width, l.height)) as layers
+    from samples s join sample_layers sl on sl.sample_id = s.id
+    join layers l on l.sha256 = sl.sha256
     where s.id = :sample group by s.id""")

@@ -122,7 +122,8 @@ _EARLIER_UNDO = sa.text(
 
 _UNDOABLE = sa.text("""
     select d.id, d.candidate_id, d.verdict, d.final from decisions d
-    where d.reviewer_id = :reviewer and d.verdict <> 'undo' and (cast(:decision as bigint) is null or d.id = :decision)
+    where d.reviewer_id = :reviewer and d.verdict <> 'undo'
+        and (cast(:decision as bigint) is null or d.id = :decision)
         and not exists (select from decisions u where u.undoes = d.id)
     order by d.id desc limit 1""")
 
@@ -134,8 +135,10 @@ _ROUND = sa.text("""
 
 _UNDO = sa.text("""
     with kept as (
-        insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id, propensity)
-        select candidate_id, reviewer_id, 'undo', desk, :key, id, checkpoint_id, propensity from decisions
+        insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id,
+            propensity)
+        select candidate_id, reviewer_id, 'undo', desk, :key, id, checkpoint_id, propensity
+        from decisions
         where id = :decision and reviewer_id = :reviewer
         on conflict do nothing returning id)
     , moved as (

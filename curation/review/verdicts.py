@@ -51,8 +51,10 @@ def settle(tx: Transaction, candidate: uuid.UUID, state: CandidateState) -> None
 # First the lease, then the candidate, as everybody who needs both: the lock on c is taken on the joined row.
 _LOCK = sa.text("""
     with held as materialized (select subject from leases where subject = :candidate for update)
-    select c.state, c.round_id, c.propensity, c.decided, c.slice, coalesce(g.round_id, c.round_id) as shown_in
-    from candidates c left join held on held.subject = c.id left join gold g on g.candidate_id = c.id
+    select c.state, c.round_id, c.propensity, c.decided, c.slice,
+        coalesce(g.round_id, c.round_id) as shown_in
+    from candidates c left join held on held.subject = c.id
+    left join gold g on g.candidate_id = c.id
     where c.id = :candidate for update of c""")
 
 _MOVE = sa.text("update candidates set state = :state where id = :candidate")

@@ -207,7 +207,8 @@ JUDGING: Final = f"""coalesce(c.slice, '') = 'random'
 _TAUGHT = f"""
     from (
         select d.candidate_id, v.kind, max(d.id) as decision
-        from decisions d join reviewers v on v.id = d.reviewer_id join candidates c on c.id = d.candidate_id
+        from decisions d join reviewers v on v.id = d.reviewer_id
+        join candidates c on c.id = d.candidate_id
         where {UPHELD} and v.kind <> 'machine' group by d.candidate_id, v.kind) said
     join candidates c on c.id = said.candidate_id
     join rounds r on r.id = c.round_id
@@ -224,7 +225,8 @@ _SINCE = sa.text(
 )
 
 _LESSON = sa.text(f"""
-    select said.decision, c.state = 'accepted' as accepted, s.signals, e.vector, c.prompt_id, c.round_id,
+    select said.decision, c.state = 'accepted' as accepted, s.signals, e.vector, c.prompt_id,
+        c.round_id,
         coalesce(c.slice, 'random') = 'random' as at_random
     {_TAUGHT} and said.kind = :teacher order by said.decision desc limit :most""")
 
@@ -238,9 +240,11 @@ _UNSCORED = sa.text("""
 
 _SCORE = sa.text("""
     insert into scores (candidate_id, head_id, chance, cluster)
-    select id, :head, chance, cluster from unnest(:ids, :chances, :clusters) as found(id, chance, cluster)
+    select id, :head, chance, cluster from unnest(:ids, :chances, :clusters) as found(id, chance,
+        cluster)
     on conflict (candidate_id) do update
-    set head_id = excluded.head_id, chance = excluded.chance, cluster = excluded.cluster""").bindparams(
+    set head_id = excluded.head_id, chance = excluded.chance,
+        cluster = excluded.cluster""").bindparams(
     sa.bindparam("ids", type_=ARRAY(UUID)),
     sa.bindparam("chances", type_=ARRAY(REAL)),
     sa.bindparam("clusters", type_=ARRAY(sa.SmallInteger)),

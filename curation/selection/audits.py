@@ -74,7 +74,8 @@ _AUDITED = sa.text(f"""
 _ROUND = sa.text(f"""
     select count(*) as passed,
         count(*) filter (where exists (select from scores k where {IS_BEYOND})) as beyond,
-        count(*) filter (where c.slice = 'random' and c.state in ('accepted', 'rejected')) as judged,
+        count(*) filter (where c.slice = 'random'
+            and c.state in ('accepted', 'rejected')) as judged,
         count(*) filter (where c.slice = 'random' and c.state = 'accepted') as accepted
     from candidates c
     where c.round_id = :round and c.state in

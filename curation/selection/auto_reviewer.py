@@ -70,7 +70,8 @@ def _of_ids(text: str) -> sa.TextClause:
 # The key is the candidate and its turn, as the oracle's: an undo begins another.
 _DECIDE = _of_ids("""
     with moved as (
-        update candidates set state = :state where id = any(:ids) and state in ('screened', 'unshown')
+        update candidates set state = :state where id = any(:ids)
+            and state in ('screened', 'unshown')
         returning id, round_id)
     insert into decisions (candidate_id, reviewer_id, verdict, comment, desk, key, checkpoint_id)
     select moved.id, :machine, :verdict, :comment, 'machine',
@@ -81,7 +82,8 @@ _DECIDE = _of_ids("""
 
 _UNDO = sa.text(f"""
     insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id)
-    select d.candidate_id, d.reviewer_id, 'undo', d.desk, md5('machine undo ' || d.id)::uuid, d.id, d.checkpoint_id
+    select d.candidate_id, d.reviewer_id, 'undo', d.desk, md5('machine undo ' || d.id)::uuid, d.id,
+        d.checkpoint_id
     from decisions d join candidates c on c.id = d.candidate_id
     where c.round_id = :round and d.desk = 'machine' and {STANDS}
     returning candidate_id""")

@@ -273,10 +273,12 @@ _THRESHOLDS = sa.text("""
 
 _AUDIT_RANDOM = sa.text(f"""
     update candidates c set propensity = :propensity from scores k
-    where c.round_id = :round and c.slice = 'random' and c.propensity = cast(:r as real) and {IS_BEYOND}""")
+    where c.round_id = :round and c.slice = 'random' and c.propensity = cast(:r as real)
+        and {IS_BEYOND}""")
 
 _AUDIT = sa.text(f"""
-    update candidates c set state = 'waiting', slice = 'audit', propensity = :propensity, priority = -{AUDIT_COIN}
+    update candidates c set state = 'waiting', slice = 'audit', propensity = :propensity,
+        priority = -{AUDIT_COIN}
     from scores k
     where c.round_id = :round and c.state = 'screened' and {AUDIT_COIN} < :audit and {IS_BEYOND}""")
 

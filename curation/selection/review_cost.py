@@ -124,9 +124,12 @@ def _next_hour(tx: Transaction, number: int) -> dict[str, Any] | None:
 _SLICES = sa.text(f"""
     select coalesce(c.slice, 'random') as slice,
         count(*) filter (where d.verdict <> 'undo') as looks,
-        avg(d.dwell_ms) / 1000.0::double precision * count(*) filter (where d.verdict <> 'undo') as seconds,
-        count(distinct c.id) filter (where c.state = 'accepted' and d.verdict = 'accept' and {STANDS}) as accepted
-    from decisions d join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
+        avg(d.dwell_ms) / 1000.0::double precision * count(*)
+            filter (where d.verdict <> 'undo') as seconds,
+        count(distinct c.id) filter (where c.state = 'accepted' and d.verdict = 'accept'
+            and {STANDS}) as accepted
+    from decisions d join candidates c on c.id = d.candidate_id
+    join reviewers v on v.id = d.reviewer_id
     where c.round_id = :round and v.kind = '{PERSON}'
     group by 1 order by 1""")
 
@@ -139,8 +142,10 @@ _PACE = sa.text(f"""
     with late as (
         select d.verdict, d.dwell_ms from decisions d
         join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
-        where c.round_id = :round and v.kind = '{PERSON}' and d.dwell_ms is not null order by d.id desc limit 1000)
-    select sum(dwell_ms) / 1000.0::double precision / nullif(count(*) filter (where verdict in ('accept', 'reject')), 0)
+        where c.round_id = :round and v.kind = '{PERSON}' and d.dwell_ms is not null
+        order by d.id desc limit 1000)
+    select sum(dwell_ms) / 1000.0::double precision / nullif(count(*)
+        filter (where verdict in ('accept', 'reject')), 0)
     from late""")
 
 # What waits comes first, what others have begun before the rest, then the likeliest of what was not chosen yet. Where
@@ -150,13 +155,16 @@ _AHEAD = sa.text("""
         select avg((state = 'accepted')::int) as accepted from candidates
         where round_id = :round and state in ('accepted', 'rejected')),
     ahead as (
-        select k.chance, greatest(coalesce((r.consensus ->> 'overlap')::int, 1) - c.decided, 1) as looks,
+        select k.chance, greatest(coalesce((r.consensus ->> 'overlap')::int, 1) - c.decided,
+            1) as looks,
             c.state = 'screened' as later, c.decided, c.priority, c.id
-        from candidates c join rounds r on r.id = c.round_id left join scores k on k.candidate_id = c.id
+        from candidates c join rounds r on r.id = c.round_id
+        left join scores k on k.candidate_id = c.id
         where c.round_id = :round and c.state in ('waiting', 'showing', 'screened')
         order by later, decided desc, priority desc, chance desc nulls last, id limit :looks),
     soon as (
-        select ahead.*, sum(looks) over (order by later, decided desc, priority desc, chance desc nulls last, id) as sum
+        select ahead.*, sum(looks) over (order by later, decided desc, priority desc,
+            chance desc nulls last, id) as sum
         from ahead)
     select count(*) as candidates, count(chance) as scored, sum(looks) as looks,
         sum(coalesce(chance, (select accepted from rate))::double precision) as accepts
@@ -165,7 +173,9 @@ _AHEAD = sa.text("""
 # Seconds per verdict of people of late, in whatever round: skips and undone looks are part of the price.
 _LATE_PACE = sa.text(f"""
     with late as (
-        select d.verdict, d.dwell_ms, v.kind from (select * from decisions order by id desc limit 5000) d
+        select d.verdict, d.dwell_ms, v.kind
+        from (select * from decisions order by id desc limit 5000) d
         join reviewers v on v.id = d.reviewer_id)
-    select sum(dwell_ms) / 1000.0::double precision / nullif(count(*) filter (where verdict in ('accept', 'reject')), 0)
+    select sum(dwell_ms) / 1000.0::double precision / nullif(count(*)
+        filter (where verdict in ('accept', 'reject')), 0)
     from late where kind = '{PERSON}' and dwell_ms is not null""")

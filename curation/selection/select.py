@@ -133,14 +133,16 @@ def _count(tx: Transaction, statement: sa.TextClause, asked: dict[str, Any]) -> 
 
 # People see them in the order of the coin too: any beginning of it is a random part.
 _SHOW_SHARE = sa.text(f"""
-    update candidates c set state = 'waiting', slice = 'random', propensity = :r, priority = {SLICE_COIN}
+    update candidates c set state = 'waiting', slice = 'random', propensity = :r,
+        priority = {SLICE_COIN}
     where round_id = :round and state = 'screened' and {SLICE_COIN} < :r""")
 
 _SHOW_PAPER = sa.text(f"""
     update candidates c set state = 'waiting',
         slice = case when {SLICE_COIN} < :r then 'random' else 'paper' end,
         propensity = case when (s.signals ->> :aesthetic)::float > :above then 1 else :r end,
-        priority = case when {SLICE_COIN} < :r then {SLICE_COIN} / :r else (s.signals ->> :clip)::float / 100 end
+        priority = case when {SLICE_COIN} < :r then {SLICE_COIN} / :r
+            else (s.signals ->> :clip)::float / 100 end
     from screenings s
     where c.round_id = :round and c.state = 'screened' and s.candidate_id = c.id
         and ({SLICE_COIN} < :r or (s.signals ->> :aesthetic)::float > :above)""")
@@ -150,10 +152,12 @@ _SHOW_PAPER = sa.text(f"""
 _SHOW_RANDOM = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'random', propensity = :r,
         priority = -least({SLICE_COIN} / :r * :reach, 2097151) / 2097152.0
-    where round_id = :round and state = 'screened' and {SLICE_COIN} < :r and id <= cast(:bound as uuid)""")
+    where round_id = :round and state = 'screened' and {SLICE_COIN} < :r
+        and id <= cast(:bound as uuid)""")
 
 _SHOW_UNTAUGHT = sa.text(f"""
-    update candidates c set state = 'waiting', slice = 'uncertain', propensity = :r, priority = -0.99
+    update candidates c set state = 'waiting', slice = 'uncertain', propensity = :r,
+        priority = -0.99
     where round_id = :round and state = 'screened' and {SLICE_COIN} < :r""")
 
 _STOCK = sa.text("""
@@ -168,7 +172,8 @@ _STANDING = sa.text("""
         count(*) filter (where state in ('waiting', 'showing')) as atdesk,
         count(*) filter (where state = 'waiting' and slice in ('likely', 'uncertain')) as stock,
         count(*) filter (where slice in ('likely', 'uncertain')) as chosen,
-        count(*) filter (where slice is not null and slice <> 'audit' and propensity = 1) as winners,
+        count(*) filter (where slice is not null and slice <> 'audit'
+            and propensity = 1) as winners,
         count(*) filter (where state in
             ('screened', 'unshown', 'waiting', 'showing', 'accepted', 'rejected')) as passed
     from candidates where round_id = :round""")
@@ -186,10 +191,12 @@ _GIVE_PLACES = sa.text(f"""
         where c.round_id = :round
             and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice is not null)),
     prompt_caps as (
-        select prompt_id, greatest(1, ceil(:prompt_cap * count(*))) - count(*) filter (where placed) as room
+        select prompt_id, greatest(1, ceil(:prompt_cap * count(*))) - count(*)
+            filter (where placed) as room
         from known group by prompt_id),
     cluster_caps as (
-        select cluster, greatest(1, ceil(:cluster_cap * count(*))) - count(*) filter (where placed) as room
+        select cluster, greatest(1, ceil(:cluster_cap * count(*))) - count(*)
+            filter (where placed) as room
         from known group by cluster),
     ranked as (
         select known.*,
@@ -197,25 +204,32 @@ _GIVE_PLACES = sa.text(f"""
             row_number() over (partition by cluster order by chance desc, id) as in_cluster
         from known where competes),
     likely as (
-        select ranked.id, ranked.chance from ranked join prompt_caps using (prompt_id) join cluster_caps using (cluster)
+        select ranked.id, ranked.chance from ranked join prompt_caps using (prompt_id)
+        join cluster_caps using (cluster)
         where in_prompt <= prompt_caps.room and in_cluster <= cluster_caps.room
         order by chance desc, id limit :likely),
     uncertain as (
-        select id, chance from ranked where not exists (select from likely where likely.id = ranked.id)
+        select id, chance from ranked where not exists (select from likely
+            where likely.id = ranked.id)
         order by abs(chance - 0.5), id limit :uncertain),
     winners as (
-        select id, 'likely' as slice, row_number() over (order by chance desc, id) / (:likely + 1.0) as part from likely
+        select id, 'likely' as slice, row_number() over (order by chance desc,
+            id) / (:likely + 1.0) as part from likely
         union all
-        select id, 'uncertain', row_number() over (order by abs(chance - 0.5), id) / (:uncertain + 1.0) from uncertain),
+        select id, 'uncertain', row_number() over (order by abs(chance - 0.5),
+            id) / (:uncertain + 1.0) from uncertain),
     placed as (
         select winners.id, case when is_random then 'random' else winners.slice end as slice,
             competes_anew,
-            row_number() over (partition by competes_anew and not is_random order by part, winners.id) as place
-        from winners join (select id, is_random, slice is null as competes_anew from ranked) r using (id)),
+            row_number() over (partition by competes_anew and not is_random
+                order by part, winners.id) as place
+        from winners join (select id, is_random, slice is null as competes_anew
+            from ranked) r using (id)),
     moved as (
         update candidates c set propensity = 1, slice = placed.slice,
             state = case when placed.competes_anew then 'waiting' else c.state end,
             priority = case when placed.competes_anew
-                then -least((:before + placed.place) * :spread, 2097151) / 2097152.0 else c.priority end
+                then -least((:before + placed.place) * :spread, 2097151) / 2097152.0
+                    else c.priority end
         from placed where placed.id = c.id returning placed.competes_anew)
     select count(*) filter (where competes_anew) from moved""")

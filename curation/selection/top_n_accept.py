@@ -237,7 +237,8 @@ _ATTEMPTS = sa.text(
 )
 
 _COMING = sa.text("""
-    select count(*) from candidates where round_id = :round and state in ('requested', 'drawing', 'drawn')""")
+    select count(*) from candidates where round_id = :round
+        and state in ('requested', 'drawing', 'drawn')""")
 
 # A rank within prompt and cluster above so many times the fair share is out; then the best of the rest.
 _BEST = """
@@ -260,7 +261,8 @@ _BEST = """
 
 _PLAN = sa.text(f"""
     with {_BEST}
-    select coalesce(max(pool), 0) as pool, count(*) as kept, avg(chance) as expected, min(chance) as lowest,
+    select coalesce(max(pool), 0) as pool, count(*) as kept, avg(chance) as expected,
+        min(chance) as lowest,
         count(distinct prompt_id) as prompts,
         (select avg(chance) from known) as expected_of_all
     from best""")
@@ -273,7 +275,8 @@ _FIX = sa.text(f"""
 
 # They come before all else that waits, since much hangs on them.
 _SHOW_AUDIT = sa.text("""
-    update candidates c set state = 'waiting', slice = 'audit', propensity = :share, priority = 1 from scaled s
+    update candidates c set state = 'waiting', slice = 'audit', propensity = :share, priority = 1
+    from scaled s
     where s.scaling_id = :scaling and s.audited and s.candidate_id = c.id""")
 
 _STANDING = sa.text("""
