@@ -312,7 +312,8 @@ _CLAIMED_BY_ME = f"""
     join rounds r on r.id = coalesce(g.round_id, c.round_id) and r.state = 'open'
     join reviewers me on me.id = k.reviewer_id and me.paused is null
     where k.reviewer_id = :reviewer and c.state = 'waiting' and not {_DECIDED_BY_ME}
-        and (c.decided < coalesce((r.consensus ->> 'overlap')::int, 1) or me.access in ({ADJUDICATORS}))"""
+        and (c.decided < coalesce((r.consensus ->> 'overlap')::int, 1)
+            or me.access in ({ADJUDICATORS}))"""
 
 _CLAIM_THESE = _sql(f"""
     with picked as materialized (

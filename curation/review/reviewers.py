@@ -153,7 +153,10 @@ def deactivate(tx: Transaction, reviewer: Reviewer) -> None:
 
 
 def reactivate(tx: Transaction, reviewer: Reviewer) -> None:
-    """Let a deactivated reviewer sign in again, with a new token; sessions from before stay ended."""
+    """Let a deactivated reviewer sign in again with a new token.
+
+    Their earlier sessions stay ended.
+    """
     tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(active=True))
 
 
