@@ -1,8 +1,8 @@
-"""Screening signals: what can be measured of one layer without knowing what it should show.
+"""Screening signals: measurements of one layer that do not depend on its prompt.
 
-Each signal is one function with its name, definition, unit and cost in one line above it. All of them read one
-`Measured` layer, prepared once. The definitions follow section 4.1 of the project's method notes; C is straight
-colour, a alpha in 0..1, s the longer side, core = a > 0.5.
+Each signal is a function registered with name, definition, unit and cost. All read one `Measured`
+layer, prepared once. The definitions follow section 4.1 of the project's method notes; C is
+straight color, a alpha in 0..1, s the image size (longer side), core = a > 0.5.
 """
 
 from __future__ import annotations
@@ -20,23 +20,34 @@ from curation.screening.color import ciede2000, lab
 
 @dataclass(frozen=True)
 class Definition:
-    """What one signal is: its name, what it measures, in which unit and how dearly."""
+    """The definition of one signal.
+
+    `cost` is "cheap" (means and masks), "parts" (components and distances) or "colour"
+    (extrapolation of colors).
+    """
 
     name: str
     definition: str
     unit: str
-    cost: str  # "cheap": means and masks; "parts": components and distances; "colour": extrapolation of colours
+    cost: str
     measure: Callable[[Measured], float | None]
 
 
 SIGNALS: dict[str, Definition] = {}
-"""Every signal by its name, in the order in which they are measured and shown."""
+"""Signals by name, in the order in which they are computed and shown."""
 
 
 def signal(
     name: str, definition: str, unit: str, cost: str
 ) -> Callable[[Callable[[Measured], float | None]], Callable[[Measured], float | None]]:
-    """Register the function below as the signal `name`."""
+    """Register the decorated function as a signal.
+
+    Args:
+        name: The name of the signal.
+        definition: A short definition.
+        unit: The unit or range of its values.
+        cost: "cheap", "parts" or "colour".
+    """
 
     def register(measure: Callable[[Measured], float | None]) -> Callable[[Measured], float | None]:
         SIGNALS[name] = Definition(name, definition, unit, cost, measure)
@@ -46,7 +57,12 @@ def signal(
 
 
 def measure(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str, float | None]:
-    """Every signal of one H x W x 4 layer, or those named; None where one has nothing to be measured on (no core)."""
+    """Return the signals of one layer; None for signals that are undefined for it (no core).
+
+    Args:
+        rgba: The layer, H x W x 4 uint8.
+        names: Only these signals; None for all.
+    """
     measured = Measured(rgba)
     values = {
         name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)
@@ -97,9 +113,11 @@ def _border_touch(m: Measured) -> float:
 
 
 @signal(
-    "cut_share", "border_touch without the bottom row and the lowest third of the sides: a cut that no bust has",
-    "share", "cheap",
-)  # fmt: skip
+    "cut_share",
+    "border_touch without the bottom row and the lowest third of the sides: a cut that no bust has",
+    "share",
+    "cheap",
+)
 def _cut_share(m: Measured) -> float:
     above = m.alpha.shape[0] - m.alpha.shape[0] // 3
     ring = np.concatenate([m.alpha[0], m.alpha[1:above, 0], m.alpha[1:above, -1]])
@@ -107,12 +125,14 @@ def _cut_share(m: Measured) -> float:
 
 
 @signal(
-    "frame_haze", "pixels of the outermost ring with 0.01 < a < 0.5, farther than 3 % of s from the core: a veil",
-    "share", "parts",
-)  # fmt: skip
+    "frame_haze",
+    "pixels of the outermost ring with 0.01 < a < 0.5, farther than 3 % of s from the core: a veil",
+    "share",
+    "parts",
+)
 def _frame_haze(m: Measured) -> float:
     veiled = (m.frame > 0.01) & (m.frame < 0.5)
-    # The soft edge of a subject that reaches the border is no veil over the background.
+    # The soft edge of a subject that reaches the border does not count as a veil.
     return float(np.mean(veiled & (border_of(m.outward) > m.reach) if m.core_area else veiled))
 
 
@@ -137,6 +157,7 @@ def _specks(m: Measured) -> float:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(
         (m.alpha > 0.04).view(np.uint8), connectivity=8
     )
+    # Debris is a component without a core pixel, or a tiny one.
     cored = np.zeros(count, bool)
     cored[labels[m.core]] = True
     small = stats[:, cv2.CC_STAT_AREA] <= max(1.0, 2e-4 * m.alpha.size)
@@ -175,6 +196,7 @@ def _hole_frac(m: Measured) -> float | None:
     "parts",
 )
 def _alpha_hf_core(m: Measured) -> float | None:
+    # Padding makes the image border count as an edge of the filled core.
     filled = np.pad((m.core | m.holes).view(np.uint8), 1)
     inside = cv2.distanceTransform(filled, cv2.DIST_L2, 3)[1:-1, 1:-1] > m.reach
     return (
@@ -234,10 +256,13 @@ def _contam_black(m: Measured) -> float | None:
     "colour",
 )
 def _premultiplied_gain(m: Measured) -> float | None:
-    """Near 1 where colours were stored multiplied by alpha; None where C exceeds alpha, as it then cannot be."""
+    """Return the gain of dividing colors by alpha, near 1 if they were stored premultiplied.
+
+    None if C exceeds alpha, since premultiplied colors cannot.
+    """
     if m.edge is None or np.mean(m.edge.colour.max(axis=1) > m.edge.alpha + 0.02) > 0.01:
         return None
     divided = np.minimum(m.edge.colour / m.edge.alpha[:, None], 1)
-    straight_way = m.edge.mean(np.abs(m.edge.colour - m.edge.expected).sum(axis=1))
-    divided_way = m.edge.mean(np.abs(divided - m.edge.expected).sum(axis=1))
-    return 1 - divided_way / straight_way if straight_way > 0.05 else None
+    straight_error = m.edge.mean(np.abs(m.edge.colour - m.edge.expected).sum(axis=1))
+    divided_error = m.edge.mean(np.abs(divided - m.edge.expected).sum(axis=1))
+    return 1 - divided_error / straight_error if straight_error > 0.05 else None

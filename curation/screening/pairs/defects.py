@@ -58,8 +58,7 @@ def plant_leak(
 def plant_seam(
     front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
 ) -> tuple[RGBA, RGBA]:
-    """Surround the subject in the background by a lighter or darker region, as poor inpainting
-    does.
+    """Surround the subject in the background by a lighter or darker region, as poor inpainting.
 
     The region reaches 2 % of the image size beyond the subject; its step is up to 90 levels at
     severity 1, towards the side with more room.
@@ -91,20 +90,20 @@ def plant_light(
     return lit, back
 
 
-def _in_front(defect: str) -> PlantPair:
-    def plant_in_front(
+def _on_foreground(defect: str) -> PlantPair:
+    def plant_on_foreground(
         front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
     ) -> tuple[RGBA, RGBA]:
         # The background stays unchanged.
         return plant(front, defect, severity, rng), back
 
-    return plant_in_front
+    return plant_on_foreground
 
 
 PAIR_DEFECTS: Final[Mapping[str, PlantPair]] = {
-    "fringe": _in_front("fringe"),
-    "haze": _in_front("haze"),
-    "holes": _in_front("holes"),
+    "fringe": _on_foreground("fringe"),
+    "haze": _on_foreground("haze"),
+    "holes": _on_foreground("holes"),
     "leak": plant_leak,
     "seam": plant_seam,
     "light": plant_light,

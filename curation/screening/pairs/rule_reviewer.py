@@ -53,7 +53,7 @@ Fault = tuple[RejectReason, LayerRole, str]
 
 @dataclass(frozen=True)
 class PairBound:
-    """The rule for one pair signal: a fault of `layer` above the bound, which is at least `floor`."""
+    """A rule for one pair signal: above the bound, at least `floor`, it is a fault of `layer`."""
 
     signal: str
     floor: float
@@ -220,7 +220,7 @@ def _small(layers: Layers) -> Layers:
 
 
 def _bounds(signals: list[dict[str, float | None]]) -> dict[str, float]:
-    """Return each signal's floor, or the quantile that all but SHARE of the seeds keep, if larger."""
+    """Return each signal's floor, or the quantile that all but SHARE of the seeds keep."""
     bounds = {}
     for bound in PAIR_BOUNDS:
         values = [value for seed in signals if (value := seed.get(bound.signal)) is not None]
