@@ -286,7 +286,7 @@ def _calibration_error(probabilities: Numbers, accepted: NDArray[np.bool_]) -> f
 
 
 def _hats(values: Numbers, knots: Numbers) -> Numbers:
-    """Return N x K hat functions, constant beyond the outer knots, and a column for missing values."""
+    """Return N x K hat functions, flat beyond the outer knots, and a column for missing values."""
     missing = np.isnan(values)
     filled = np.where(missing, knots[0], values)
     columns = (

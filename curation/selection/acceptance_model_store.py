@@ -256,9 +256,9 @@ JUDGING: Final = f"""coalesce(c.slice, '') = 'random'
 It is held out from every model, so that it can prove gates.
 """
 
-# One row per candidate with its standing verdict, not a fraction per vote: that verdict decides what
-# becomes a sample and what proves gates, and votes on one image are no new images. The label source
-# is the kind of reviewer who gave the verdict that the candidate has come to.
+# One row per candidate with its standing verdict, not a fraction per vote: that verdict decides
+# which candidates become samples and which gates are proven, and several votes on one image are not
+# several images. The label source is the kind of reviewer who gave the verdict that stands.
 _LABELED = f"""
     from (
         select d.candidate_id, v.kind, max(d.id) as decision

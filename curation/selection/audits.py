@@ -23,7 +23,8 @@ from curation.domain import Verdict
 from curation.statistics import bounds
 
 IS_BEYOND: Final = """k.candidate_id = c.id and k.head_id = :head
-        and case when :below then k.chance < cast(:threshold as real) else k.chance >= cast(:threshold as real) end"""
+        and case when :below then k.chance < cast(:threshold as real)
+            else k.chance >= cast(:threshold as real) end"""
 """SQL condition: candidate c is beyond a gate by its score, row k of scores."""
 
 
