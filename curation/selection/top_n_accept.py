@@ -99,7 +99,7 @@ def begin_scaling(tx: Transaction, number: int, terms: Terms, actor: str) -> dic
     plan = plan_scaling(tx, number, terms)
     if plan["kept"] < terms.audit:
         raise Conflict(
-            f"only {plan['kept']} of round {number} can be kept, fewer than the audit of {terms.audit}",
+            f"only {plan['kept']} of round {number} can be kept, fewer than {terms.audit} to audit",
             "generate more, or loosen the caps (--per-prompt, --per-cluster)",
         )
     row = {
