@@ -150,6 +150,7 @@ def _claim(
     page: uuid.UUID | None,
 ) -> list[uuid.UUID]:
     claimed = [row.id for row in tx.execute(claim, params)] if params["count"] > 0 else []
+    # Gold is leased and claimed exactly as candidates are.
     leases.claim(tx, claimed, "review", holder_of(params["reviewer"]), seconds)
     note_claims(tx, params["reviewer"], claimed, page)
     return claimed
@@ -181,6 +182,7 @@ def read_looks(tx: Transaction, reviewer_id: int) -> tuple[dict[str, list[Look]]
     detections: dict[str, list[Look]] = {}
     clean = []
     for row in tx.execute(_ANSWERS, {"reviewer": reviewer_id}):
+        # A clean copy has no defect and no severity: rejecting it is a false alarm.
         if row.defect is None:
             clean.append(row.rejected)
         else:

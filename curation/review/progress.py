@@ -53,6 +53,7 @@ def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> di
         number: The round; None for all open rounds together.
     """
     found = _progress(tx, reviewer_id, number, only_open=number is None)
+    # Sum over rounds field by field; without any round all counts are 0.
     columns: Iterable[tuple[int, ...]] = zip(*found.values(), strict=True)
     return Progress(*map(sum, columns))._asdict()
 

@@ -34,6 +34,7 @@ class SessionCookies:
 
     def open(self, cookie: str) -> str | None:
         """Return the token in a cookie, or None if it is forged, malformed or expired."""
+        # The signature and the age are checked before anything is read from the database.
         try:
             found = self._signer.loads(cookie, max_age=self.seconds)
         except BadData:

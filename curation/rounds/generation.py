@@ -57,7 +57,7 @@ def claim_requested(
     ids = [row.id for row in tx.execute(picked)]
     if not ids:
         return []
-    # Count the attempt now: a worker that crashes must not retry for ever.
+    # Count the attempt now: a candidate that crashes its worker is not retried for ever.
     moving = sa.update(candidates).where(candidates.c.id.in_(ids))
     tx.execute(moving.values(state=CandidateState.drawing, attempts=candidates.c.attempts + 1))
     leases.claim(tx, ids, "draw", holder, seconds)
@@ -99,6 +99,7 @@ def draw_claimed(
         The number of candidates whose lease this worker still held.
     """
     drawn = generator.draw([item.request for item in claimed])
+    # Objects without rows are harmless; rows without objects would be broken candidates.
     stored = {item.id: _store(store, layers) for item, layers in zip(claimed, drawn, strict=True)}
     with database.transaction() as tx:
         return _save_layers(tx, stored, holder)

@@ -157,6 +157,7 @@ def add_for_review(
         "flags": list(flags),
         "origin": dict(origin),
     }
+    # Only a new candidate counts towards the quota.
     if tx.execute(insert(candidates).on_conflict_do_nothing(), row).rowcount:
         rows = [
             {"candidate_id": candidate, "role": role, "sha256": layer.sha256}
@@ -228,6 +229,7 @@ def find_round(tx: Transaction, number: int) -> dict[str, Any]:
 
 def list_rounds(tx: Transaction) -> list[dict[str, Any]]:
     """Return every round with its counts by state, oldest first."""
+    # Two queries in total, not one per round.
     counted = sa.select(candidates.c.round_id, candidates.c.state, sa.func.count().label("n"))
     counts: dict[int, dict[str, int]] = {}
     for row in tx.execute(counted.group_by(candidates.c.round_id, candidates.c.state)):
@@ -313,6 +315,7 @@ def _request(
     number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int
 ) -> dict[str, Any]:
     prompt = texts[index % len(texts)]
+    # The seed depends on round and position, so a second round with the same seed gets other images.
     digest = hashlib.sha256(f"{seed}:{number}:{index}".encode()).digest()
     candidate_seed = int.from_bytes(digest[:4], "big")
     return {
@@ -330,6 +333,7 @@ def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, 
         .where(rounds.c.id == number, NOT_GOLD, rounds.c.state == source)
         .values(state=target)
     )
+    # The update matches only the expected state; otherwise report the actual one.
     if not tx.execute(moving).rowcount:
         state = find_round(tx, number)["state"]
         raise Conflict(

@@ -97,6 +97,7 @@ def read_policy(row: Mapping[str, Any]) -> Policy:
             )
         _check_number(name, value)
     policy = kind(**given)
+    # Slices are shares of what is shown.
     if isinstance(policy, Mixed) and not math.isclose(
         policy.likely + policy.uncertain + policy.random, 1, abs_tol=1e-6
     ):
@@ -129,6 +130,7 @@ def check_measures(policy: Mapping[str, Any], measures: Collection[str]) -> None
 
 
 def _check_number(name: str, value: Any) -> None:
+    # bool is a subclass of int; NaN and infinity are numbers too.
     valid = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if valid and name == "wanted":
         valid = value == int(value)

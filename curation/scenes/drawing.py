@@ -116,6 +116,7 @@ def _size(
 
     In order of precedence: the scene's own, the checkpoint's, that of the background file.
     """
+    # A size in the scene wins; an aspect needs the checkpoint to turn it into pixels.
     size, aspect = read_size(scene.size)
     if size is None and hand is not None:
         if previous and (previous.asked, previous.checkpoint) == (scene.size, hand.checkpoint.id):
@@ -140,6 +141,7 @@ def _keys(
     size: tuple[int, int],
 ) -> list[str]:
     """Return a hash per step of everything that determines its result, earlier steps included."""
+    # Files count by their visible pixels, not by their names.
     hashes = {path: visible_hash(rgba) for path, rgba in pictures.items()}
 
     def describe_item(index: int) -> object:
@@ -151,6 +153,7 @@ def _keys(
     for step in steps:
         inputs: dict[str, object] = {"size": size, "way": step.way, "before": keys[-1:]}
         inputs["things"] = [describe_item(index) for index in (*step.places, *step.given)]
+        # Generated steps also depend on the checkpoint and its options.
         if step.request and hand:
             prompt = step.request.prompt
             inputs["request"] = [

@@ -52,6 +52,7 @@ class SceneGenerator:
             given: The layers to fit, by role.
         """
         described = self.generator.describe(self._options(size, given))
+        # The generator's own report overrides the requested size.
         requested = {"size": f"{size[0]}x{size[1]}"} if size else {}
         return {
             **requested,
@@ -76,6 +77,7 @@ class SceneGenerator:
         Raises:
             Refused: The generator returned single layers or another size.
         """
+        # Given layers are returned as they were, not as the autoencoder reconstructs them.
         drawn = self.generator.draw(requests, self._options(size, given))
         return [self._checked({**layers, **given}, size) for layers in drawn]
 

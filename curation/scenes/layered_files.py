@@ -30,6 +30,7 @@ WRITERS: Final[dict[str, Writer]] = {"psd": write_psd, "ora": write_ora, "tiff":
 def read_formats(text: str | None) -> Sequence[str]:
     """Parse formats such as "psd,ora"; none for None. Raises Refused for an unknown format."""
     formats = [name.strip().lower() for name in (text or "").split(",") if name.strip()]
+    # Fail before anything is generated.
     for name in formats:
         if name not in WRITERS:
             raise Refused(

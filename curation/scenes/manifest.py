@@ -134,6 +134,7 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> str:
     write(temporary)
     sync(temporary)
     digest = sha256_of(temporary)
+    # Rename only after the data is on disk, then make the new name durable too.
     temporary.replace(target)
     sync(target.parent)
     return digest
@@ -149,6 +150,7 @@ def intact(folder: Path, step: KeptStep) -> bool | None:
 
     Returns None if a file is missing and none was changed.
     """
+    # A changed file counts more than a missing one, since it may be the user's own work.
     missing = False
     wanted = {**{layer.file: layer.sha256 for layer in step.layers}, step.blended: step.sha256}
     for name, sha256 in wanted.items():

@@ -57,6 +57,7 @@ def plan(scene: Scene) -> Sequence[Step]:
         if layer.file is not None:
             steps.append(Step(StepKind.given, [index]))
             continue
+        # The text for everything below conditions the layer, like the background's text of a pair.
         below = _join_prompts([*reversed(layers[: index - 1])], scene.background.prompt)
         text = ", ".join(filter(None, [layer.prompt, below]))
         scene_prompt = scene.whole if index == last and scene.whole else text

@@ -58,6 +58,7 @@ class SceneRenderer:
         given = self._given(step)
         metadata = self._metadata(step, given)
         kept = []
+        # Write and blend the new layers from below.
         for index, (rgba, offset) in self._make_layers(step, given).items():
             layer = self._keep(step, index, rgba, offset, metadata)
             self._blend(layer, rgba)

@@ -54,6 +54,7 @@ def read_pictures(paths: Sequence[Path], limits: Limits = LIMITS) -> dict[Path, 
     with Sandbox(
         _decode_request, load, parse, workers=1, limits=limits_of(limits), warm_up=warm_up
     ) as sandbox:
+        # Report the first file that fails; decoders run on untrusted input.
         for path, decoded in sandbox.run(paths):
             if isinstance(decoded, Failure):
                 if isinstance(decoded.error, LayerloopError):
@@ -131,6 +132,7 @@ def set_down(
     height, width = rgba.shape[:2]
     if scale is None:
         scale = min(size[0] / width, size[1] / height, 1.0)
+    # Only enlarging can exceed the limits: decoded images are within them already.
     too_large = (
         width * scale * height * scale > LIMITS.pixels or max(width, height) * scale > MAX_SIDE
     )

@@ -18,6 +18,7 @@ def read_size(text: str | None) -> tuple[tuple[int, int] | None, float | None]:
     """
     if text is None:
         return None, None
+    # Both x and the multiplication sign are accepted; ":" marks an aspect ratio.
     found = re.fullmatch(r"(\d{1,5})([x×:])(\d{1,5})", text.strip().lower())
     width, height = (int(found[1]), int(found[3])) if found else (0, 0)
     if found and found[2] == ":" and width and height:

@@ -44,6 +44,7 @@ def plant_fringe(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     """
     alpha = _alpha(rgba)
     reach = 1 + round(0.02 * _size(rgba) * severity)
+    # Only the rim and the soft edge change; the solid inside keeps its colors.
     inside = cv2.erode(alpha, _disc(reach))
     rim = (alpha > 0.02) * (1 - inside)
     color = np.float32(255 if rng.random() < 0.5 else 0)
@@ -53,6 +54,7 @@ def plant_fringe(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
 def plant_haze(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     """Add background residue: a cloudy veil of one color, alpha up to 0.4 at severity 1."""
     height, width = rgba.shape[:2]
+    # A smooth random field, as uneven as the remains of a real background.
     clouds = cv2.resize(
         rng.random((4, 4), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC
     )
@@ -184,6 +186,7 @@ def _with_alpha(rgba: RGBA, alpha: Mask) -> RGBA:
 
 def _lay_under(rgba: RGBA, color: Mask, veil: Mask) -> RGBA:
     """Composite the layer over a veil of one color (source over, straight alpha out)."""
+    # Source over with straight alpha: the mixed color weights the veil by its visible share.
     above = _alpha(rgba)
     below = veil * (1 - above)
     alpha = above + below

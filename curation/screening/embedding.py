@@ -131,9 +131,11 @@ def _orientation_histogram(plane: Plane) -> Plane:
     orientation_bin = np.minimum((np.arctan2(dy, dx) % np.pi) * (_BINS / np.pi), _BINS - 1).astype(
         np.intp
     )
+    # One histogram over all cells at once: each pixel's bin is offset by its cell.
     counted = np.bincount(
         (_cells() + orientation_bin).ravel(), np.hypot(dx, dy).ravel(), _CELLS * _CELLS * _BINS
     )
+    # The square root (Hellinger) damps strong edges, as is usual for such histograms.
     square_root = np.sqrt(counted)
     return np.asarray(square_root / max(float(np.linalg.norm(square_root)), 1e-6), np.float32)
 

@@ -78,11 +78,7 @@ A network rarely generates an alpha of exactly 0 or 1.
 PAIR_RULES: Final = (
     Rule("sizes_differ", SIZE_GAP, "above", 0, "the layers differ in size"),
     Rule(
-        "background_not_opaque",
-        "background_alpha",
-        "below",
-        0.98,
-        "the background is not opaque",
+        "background_not_opaque", "background_alpha", "below", 0.98, "the background is not opaque"
     ),
     Rule(
         "does_not_blend",

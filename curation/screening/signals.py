@@ -63,6 +63,7 @@ def measure(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str, float |
         rgba: The layer, H x W x 4 uint8.
         names: Only these signals; None for all.
     """
+    # Masks, distances and the edge are computed once, lazily, and shared by all signals.
     measured = Measured(rgba)
     values = {
         name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)
@@ -119,6 +120,7 @@ def _border_touch(m: Measured) -> float:
     "cheap",
 )
 def _cut_share(m: Measured) -> float:
+    # A bust or a standing figure is usually cut at the bottom: that is no defect.
     above = m.alpha.shape[0] - m.alpha.shape[0] // 3
     ring = np.concatenate([m.alpha[0], m.alpha[1:above, 0], m.alpha[1:above, -1]])
     return float(np.mean(ring > 0.5))
@@ -181,7 +183,7 @@ def _largest_share(m: Measured) -> float | None:
 
 @signal(
     "hole_frac",
-    "what the core encloses and is not core, by the core's area: punched subjects",
+    "area enclosed by the core, relative to the core's own: punched subjects",
     "ratio",
     "parts",
 )
@@ -219,7 +221,7 @@ def _alpha_grain(m: Measured) -> float | None:
 
 @signal(
     "fringe_dE",
-    "CIEDE2000 between the soft edge's colour and the solid inside's, weighted 4a(1-a)",
+    "CIEDE2000 between the soft edge's color and the solid inside's, weighted 4a(1-a)",
     "dE",
     "colour",
 )
@@ -231,7 +233,7 @@ def _fringe(m: Measured) -> float | None:
 
 @signal(
     "contam_grey",
-    "how far the soft edge's colours have moved from the inside's towards grey",
+    "how far the soft edge's colors have moved from the inside's towards gray",
     "-1..1",
     "colour",
 )
@@ -251,7 +253,7 @@ def _contam_black(m: Measured) -> float | None:
 
 @signal(
     "premultiplied_gain",
-    "how much closer C/a comes to the inside's colour than C, as a share of C's way",
+    "how much closer C/a is to the inside's color than C, as a share of C's distance",
     "share",
     "colour",
 )
@@ -262,6 +264,7 @@ def _premultiplied_gain(m: Measured) -> float | None:
     """
     if m.edge is None or np.mean(m.edge.colour.max(axis=1) > m.edge.alpha + 0.02) > 0.01:
         return None
+    # If colors were premultiplied, dividing by alpha brings them closer to the inside's color.
     divided = np.minimum(m.edge.colour / m.edge.alpha[:, None], 1)
     straight_error = m.edge.mean(np.abs(m.edge.colour - m.edge.expected).sum(axis=1))
     divided_error = m.edge.mean(np.abs(divided - m.edge.expected).sum(axis=1))

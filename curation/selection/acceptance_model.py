@@ -93,6 +93,7 @@ class AcceptanceModel:
 
     def cluster(self, embeddings: NDArray[np.float32]) -> NDArray[np.intp]:
         """Return the cluster of each of N embeddings: the index of the nearest center."""
+        # Squared distances up to a term that is equal for all centers.
         standardized, centres = self._standardize(embeddings), np.asarray(self.centres)
         return np.asarray(
             np.argmin((centres**2).sum(1) - 2 * standardized @ centres.T, axis=1), np.intp
@@ -278,6 +279,7 @@ def _platt(odds: Numbers, accepted: NDArray[np.bool_]) -> tuple[float, float]:
 
 
 def _calibration_error(probabilities: Numbers, accepted: NDArray[np.bool_]) -> float:
+    # Ten bins of equal size, ordered by predicted probability.
     order = np.array_split(np.argsort(probabilities, kind="stable"), min(10, len(probabilities)))
     weighted_gaps = [
         len(bin_) * abs(float(probabilities[bin_].mean() - accepted[bin_].mean())) for bin_ in order
@@ -298,6 +300,7 @@ def _hats(values: Numbers, knots: Numbers) -> Numbers:
 
 
 def _knots(values: Numbers) -> list[float]:
+    # Quantiles adapt the knots to the distribution of the signal.
     known = values[~np.isnan(values)]
     return (
         _rounded(np.unique(np.quantile(known, np.linspace(0, 1, _KNOTS)))) if len(known) else [0.0]

@@ -32,6 +32,7 @@ def see_unseen(database: Database, store: ObjectStore, kind: Kind, embedder: Emb
     """
     count, after = 0, uuid.UUID(int=0)
     while True:
+        # Keyset pagination by id; each batch commits on its own.
         with database.transaction() as tx:
             ids = _unseen(tx, kind, embedder.source, after)
             if not ids:

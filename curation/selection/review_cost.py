@@ -56,6 +56,7 @@ def why_stop(tx: Transaction, number: int, policy: Mixed) -> str | None:
         if accepted >= policy.wanted:
             return f"{accepted} are accepted, and {policy.wanted} were wanted"
     if policy.least and _seconds_looked(tx, number) >= ENOUGH_SECONDS:
+        # Predict only if every remaining candidate has a score.
         coming = _next_hour(tx, number)
         if coming and coming["certain"] and coming["accepts"] < policy.least:
             return (

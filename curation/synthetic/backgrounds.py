@@ -141,6 +141,7 @@ def choose_scene(rng: np.random.Generator) -> Scene:
 
     Shapes have the frequencies of the single-layer seed set; grounds, lines and lights are uniform.
     """
+    # Renormalize the shares of the families that can stand on a ground.
     shares = np.array([FAMILIES[family][0] for family in FIGURES_IN_PAIRS])
     figures = FAMILIES[FIGURES_IN_PAIRS[int(rng.choice(len(shares), p=shares / shares.sum()))]][1]
     colour = COLOURS_IN_PAIRS[int(rng.integers(len(COLOURS_IN_PAIRS)))]
@@ -165,6 +166,7 @@ def draw_scene(scene: Scene, rng: np.random.Generator, size: int = 128) -> dict[
         draw(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size
     )
     background = _draw_ground(scene, rng, size)
+    # The light multiplies both layers alike; blending comes after it.
     lit = {LayerRole.foreground: foreground, LayerRole.background: background}
     for layer in lit.values():
         layer[..., :3] = np.rint(layer[..., :3] * scene.light)

@@ -93,6 +93,7 @@ def shows_prompt(rgba: RGBA, text: str) -> PromptAgreement | None:
         rgba: The layer, H x W x 4 uint8.
         text: Its prompt.
     """
+    # Only exact captions of the grammar can be checked.
     subject = SUBJECTS.get(" ".join(text.split()))
     if subject is None:
         return None

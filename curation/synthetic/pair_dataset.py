@@ -214,6 +214,7 @@ def _fit(colors: Floats, seen: Floats) -> tuple[float, Floats]:
 def _fields_of(background: RGBA, line: float) -> Floats:
     """Return the mean colors above and below the line as 2 x 3, without a margin around it."""
     height = background.shape[0]
+    # The line itself is blurred by grain and rounding.
     row, margin = round(line * height), max(1, round(0.02 * height))
     rgb = background[..., :3].astype(np.float64)
     above, below = rgb[: max(1, row - margin)], rgb[min(height - 1, row + margin) :]

@@ -107,6 +107,7 @@ def draw(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
     """
     alpha, light = _matte(subject.figure, rng, size)
     paint = np.clip(np.array(COLOURS[subject.colour], np.float64) + rng.uniform(-10, 10, 3), 0, 255)
+    # Shading mixes the paint with white or black.
     tone = np.where(light > 0, 255.0, 0.0)[..., None]
     color = paint + (tone - paint) * np.abs(light)[..., None]
     alpha_8 = np.rint(np.clip(alpha, 0, 1) * 255)
@@ -118,6 +119,7 @@ def draw(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
 def _matte(figure: str, rng: np.random.Generator, size: int) -> tuple[Field, Field]:
     """Return alpha in 0..1, and shading: 1 is white, -1 black, 0 the subject's own color."""
     axis = (np.arange(size) + 0.5) * 2 / size - 1
+    # Pixel centers as complex coordinates, shifted to a random position.
     plane = axis[None, :] + 1j * axis[:, None]
     plane = plane - complex(*rng.uniform(-0.08, 0.08, 2))
     if figure == "smoke":
@@ -153,6 +155,7 @@ def _glass(posed: Plane, radius: float, size: int) -> tuple[Field, Field]:
     along = np.abs(posed)
     body = _coverage((along - 1) * radius, 2.0 / size * 1.5)
     window = np.exp(-((np.abs(posed - (-0.38 - 0.42j)) / 0.17) ** 2))
+    # The wall of a hollow ball is seen at a flatter angle towards its rim.
     alpha = body * np.maximum(0.28 + 0.55 * np.clip(along, 0, 1) ** 4, 0.95 * window)
     return alpha, 0.95 * window - 0.15 * np.clip(along, 0, 1) ** 8 * (1 - window)
 
@@ -163,6 +166,7 @@ def _smoke(plane: Plane, rng: np.random.Generator) -> tuple[Field, Field]:
     for height in np.linspace(0.6, -0.55, 12):
         spread = 0.10 + 0.16 * (0.6 - height)
         centre = complex(rng.normal(0, spread), height)
+        # Each puff multiplies the transmitted light.
         clear *= 1 - rng.uniform(0.15, 0.4) * np.exp(
             -((np.abs(plane - centre) / (0.13 + spread * 0.6)) ** 2)
         )
@@ -189,6 +193,7 @@ def _to_path(plane: Plane, points: Sequence[complex] | Plane) -> Field:
     nearest: Field = np.full(plane.shape, np.inf)
     for start, end in itertools.pairwise(points):
         along = end - start
+        # Project onto the segment and clamp to its ends.
         position = np.clip(((plane - start) * np.conj(along)).real / abs(along) ** 2, 0, 1)
         nearest = np.minimum(nearest, np.abs(plane - start - position * along))
     return nearest

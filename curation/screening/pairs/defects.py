@@ -84,6 +84,7 @@ def plant_light(
     At severity 1 the tint changes channels by up to a half, the brightness by a third.
     """
     warm, bright = rng.choice([-1, 1], 2)
+    # Gains of R, G and B: warm raises red and lowers blue, cold the reverse.
     gains = (1 + severity * np.array([0.5, 0.0, -0.5]) * warm) * (1 + severity * bright / 3)
     lit = front.copy()
     lit[..., :3] = np.clip(np.rint(front[..., :3] * gains), 0, 255).astype(np.uint8)

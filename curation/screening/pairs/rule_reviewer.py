@@ -200,6 +200,7 @@ def judge_card(
         return RuleVerdict(Verdict.reject, (RejectReason.other,), error.message)
     if isinstance(oracle, RuleReviewer):
         return oracle.decide(drawn.get(FRONT, next(iter(drawn.values()))), card.prompt)
+    # A pair that lost a layer is malformed, not an error of the rule reviewer.
     if missing := [role for role in LayerRole if role not in drawn]:
         return RuleVerdict(
             Verdict.reject, (RejectReason.malformed,), f"the {missing[0]} is missing", (missing[0],)

@@ -43,19 +43,19 @@ PAIR_SIGNALS: Final[dict[str, PairDefinition]] = {
         ),
         PairDefinition(
             "leakage",
-            "how surely and strongly the background still shows the subject",
+            "how certainly and strongly the background still shows the subject",
             "0..1",
             lambda f, b, _c: pairs.leakage(f, b),
         ),
         PairDefinition(
             "seam_energy",
-            "steps of the background along the mask that stand out of those beside it",
+            "steps of the background along the mask, relative to those beside it",
             "ratio",
             pairs.seam_energy,
         ),
         PairDefinition(
             "harmony",
-            "disagreement of the layers in luminance, colour temperature and saturation",
+            "disagreement of the layers in luminance, color temperature and saturation",
             "units",
             lambda f, b, _c: pairs.harmony(f, b),
         ),
@@ -77,6 +77,7 @@ def measure_pair(layers: Layers) -> dict[str, float | None]:
         layers: The three layers, each H x W x 4.
     """
     foreground, background, blended = (layers[role] for role in LayerRole)
+    # Height and width separately; the gap is the larger of the two differences.
     extents = [
         [layer.shape[axis] for layer in (foreground, background, blended)] for axis in (0, 1)
     ]
@@ -101,6 +102,7 @@ def measure_agreement(layers: Layers, prompt: Prompt) -> dict[str, float | None]
     agreement = shows_pair(layers[LayerRole.foreground], layers[LayerRole.background], prompt)
     if agreement is None:
         return {}
+    # Booleans become 0 and 1, so that rules and models can read them as signals.
     values: Mapping[str, float | None] = {
         "shows_colour": agreement.colour,
         "shows_shape": agreement.shape,
