@@ -197,6 +197,7 @@ def describe(tx: Transaction, number: int) -> dict[str, Any]:
             f"round {number} has no top-N acceptance",
             f"'layerloop round scale {number} --keep N' starts one",
         )
+    # Counts come from the candidates' present states, so undone verdicts are not counted.
     counts = tx.execute(_STANDING, {"scaling": row["id"]}).one()
     level = float(row["figures"]["level"])
     return {
