@@ -131,7 +131,7 @@ def make_scene(table: Mapping[str, Any], folder: Path, seed: int | None = None) 
             "the scene has no background",
             "add a table [background] with a prompt, a file or a colour",
         )
-    # Layers are validated one by one below; here only that there are some, and not too many.
+    # Each layer is validated below; here only their number.
     given = table.get("layers", [])
     if not given or not all(isinstance(item, dict) for item in given):
         raise Refused(
