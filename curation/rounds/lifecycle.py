@@ -315,7 +315,7 @@ def _request(
     number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int
 ) -> dict[str, Any]:
     prompt = texts[index % len(texts)]
-    # The seed depends on round and position, so a second round with the same seed gets other images.
+    # The seed depends on round and position, so a second round with this seed gets other images.
     digest = hashlib.sha256(f"{seed}:{number}:{index}".encode()).digest()
     candidate_seed = int.from_bytes(digest[:4], "big")
     return {
