@@ -1,1 +1,1 @@
-"""People decide: trays under lease, decisions that are never lost, who may sign in, and the report of a round."""
+"""Review: leased queues, decisions, consensus, gold candidates, reviewers and sessions."""

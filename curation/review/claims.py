@@ -1,8 +1,8 @@
-"""Claims: which candidates a reviewer was ever given, a record that outlives their leases.
+"""Claims: a permanent record of the candidates that each reviewer was given.
 
-A lease says who may look at a candidate now; a claim says who may still decide it. So a decision
-that was made offline is taken after its lease ran out, and nobody decides a candidate by its id
-that they were never given.
+A lease says who may look at a candidate now; a claim says who may still decide it. Therefore a
+decision made offline is accepted after its lease has expired, and nobody can decide a candidate by
+its id that was never given to them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from curation.errors import NotFound
 
 
 class NeverShown(NotFound):
-    """Somebody names a candidate that they were not given, or that is not there at all."""
+    """A candidate that does not exist or was never given to this reviewer."""
 
     def __init__(self, candidate: uuid.UUID) -> None:
         super().__init__(
@@ -27,7 +27,9 @@ class NeverShown(NotFound):
         )
 
 
-def note_claims(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
+def note_claims(
+    tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None
+) -> None:
     """Record that candidates were leased to a reviewer, for one of their open pages.
 
     Args:
@@ -43,13 +45,14 @@ def note_claims(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], p
 def check_claimed(tx: Transaction, reviewer_id: int, candidate: uuid.UUID) -> None:
     """Raise NeverShown unless the candidate was given to this reviewer.
 
-    Unknown candidates get the same answer, so that it tells nothing of what exists.
+    Unknown candidates get the same error, so that it does not reveal which candidates exist.
     """
+    # One indexed lookup; it also covers ids of candidates that do not exist.
     if not tx.scalar(_CLAIMED.bindparams(reviewer=reviewer_id, candidate=candidate)):
         raise NeverShown(candidate)
 
 
-# The page is kept with the lease: two pages of one reviewer each renew and return their own.
+# The page is stored with the lease: two pages of one reviewer each renew and release their own.
 _NOTE = sa.text("""
     with noted as (
         insert into claims (reviewer_id, candidate_id) select :reviewer, id from unnest(:ids) id

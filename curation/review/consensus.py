@@ -1,4 +1,4 @@
-"""Consensus: blind verdicts of several reviewers on one candidate become one verdict, or go to an adjudicator."""
+"""Consensus: combine blind verdicts of several reviewers into one, or defer to an adjudicator."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from curation.statistics.dawid_skene import Skill, Skills
 
 MOST_OVERLAP: Final = 15
 MACHINES: Final = frozenset({"oracle", "machine"})
-"""Desks at which no person sits: what is said there decides alone, unless a round lets machines vote."""
+"""Interfaces without a person: decisions there are final, unless the round lets them vote."""
 
 SURE: Final = 0.9
-"""The probability that Dawid and Skene's model must reach, where a round does not say otherwise."""
+"""The default certainty for the Dawid-Skene rule: the probability that its model must reach."""
 STALE_SECONDS: Final = 300
-"""After so long what was learnt of the reviewers of a round is learnt anew with the next full set of verdicts."""
+"""Estimates of reviewer skill older than this are recomputed with the next full set of verdicts."""
 
 
 @dataclass(frozen=True)
 class Consensus:
-    """A round's own setting: how many reviewers decide each candidate, and how their verdicts become one.
+    """A round's consensus setting: verdicts per candidate, and the rule that combines them.
 
-    A verdict stands where its share of the verdicts (majority) or its probability (Dawid and Skene) is above a half and
-    at least `certainty`; all else goes to an adjudicator. `machines_vote`: the oracle is one voice among the others.
+    A verdict stands if its share of the votes (majority) or its probability (Dawid and Skene) is
+    above one half and at least `certainty`; everything else goes to an adjudicator. With
+    `machines_vote` the rule reviewer casts one vote among the others.
     """
 
     rule: Rule = Rule.single
@@ -42,125 +43,198 @@ class Consensus:
     machines_vote: bool = False
 
     def __post_init__(self) -> None:
-        """Raises Refused for what cannot be meant."""
-        if not 1 <= self.overlap <= MOST_OVERLAP or (self.rule is Rule.single) != (self.overlap == 1):
-            told = f"the rule single takes an overlap of 1, the others one of 2 to {MOST_OVERLAP}"
-            raise Refused(f"an overlap of {self.overlap} cannot be decided by {self.rule}", told)
+        """Raise Refused for an invalid combination of settings."""
+        if not 1 <= self.overlap <= MOST_OVERLAP or (self.rule is Rule.single) != (
+            self.overlap == 1
+        ):
+            hint = f"the rule single needs an overlap of 1, the other rules 2 to {MOST_OVERLAP}"
+            raise Refused(f"an overlap of {self.overlap} cannot be decided by {self.rule}", hint)
         if self.machines_vote and self.overlap == 1:
-            raise Refused("the oracle is no voice among others where one decides", "give an overlap of 2 or more")
+            raise Refused(
+                "the rule reviewer cannot vote where one verdict decides",
+                "set an overlap of 2 or more",
+            )
         if not 0 <= self.certainty <= 1:
-            raise Refused(f"a certainty lies in [0, 1], not at {self.certainty:g}", "1 asks that all agree")
+            raise Refused(
+                f"certainty {self.certainty:g} is outside [0, 1]", "1 requires that all agree"
+            )
 
     @staticmethod
     def read(row: Mapping[str, Any]) -> Consensus:
-        """The inverse of what `set_consensus` keeps; an empty row is a round of single decisions."""
+        """Parse the row written by `set_consensus`; an empty row means single decisions."""
         return Consensus(**{**row, "rule": Rule(row["rule"])}) if row else Consensus()
 
     def alone(self, desk: str) -> bool:
-        """Whether one decision made at this desk is the verdict."""
+        """Return whether one decision made at this interface is the verdict."""
         return self.overlap == 1 or (desk in MACHINES and not self.machines_vote)
 
     def resolve(self, probability: float) -> CandidateState | None:
-        """What a candidate becomes that is sound with this probability or share; None where an adjudicator decides."""
-        surer = max(probability, 1 - probability)
-        if surer <= 0.5 or surer < self.certainty:
+        """Return the state of a candidate, or None if an adjudicator must decide.
+
+        Args:
+            probability: The probability, or share of votes, that the candidate is acceptable.
+        """
+        confidence = max(probability, 1 - probability)
+        # A tie, or too little certainty in either direction, is left to an adjudicator.
+        if confidence <= 0.5 or confidence < self.certainty:
             return None
         return CandidateState.accepted if probability > 0.5 else CandidateState.rejected
 
 
 class Outcome(NamedTuple):
-    """What a decision makes of its candidate: its state, the verdicts that stand, and whether it is over the others."""
+    """The effect of a decision on its candidate.
+
+    `decided` is the number of verdicts that stand, `final` whether this decision overrides the
+    others.
+    """
 
     state: CandidateState
     decided: int
     final: bool
 
 
-def choose(overlap: int, rule: Rule | None, certainty: float | None, *, machines_vote: bool = False) -> Consensus:
-    """A consensus of what was said of it: without a rule the majority, without a certainty the rule's own."""
-    named = rule or (Rule.majority if overlap > 1 else Rule.single)
-    usual = SURE if named is Rule.dawid_skene else 0.5
-    return Consensus(named, overlap, usual if certainty is None else certainty, machines_vote)
+def choose(
+    overlap: int, rule: Rule | None, certainty: float | None, *, machines_vote: bool = False
+) -> Consensus:
+    """Return a consensus setting with defaults filled in.
+
+    Args:
+        overlap: Verdicts per candidate.
+        rule: How they are combined; None selects majority, or single for an overlap of 1.
+        certainty: The required certainty in [0, 1]; None selects the default of the rule.
+        machines_vote: Whether the rule reviewer casts one vote among the others.
+    """
+    chosen = rule or (Rule.majority if overlap > 1 else Rule.single)
+    default = SURE if chosen is Rule.dawid_skene else 0.5
+    return Consensus(chosen, overlap, default if certainty is None else certainty, machines_vote)
 
 
 def set_consensus(tx: Transaction, number: int, consensus: Consensus, actor: str) -> None:
-    """Say how a round's verdicts are reached. Raises NotFound, and Conflict once the first decision is made."""
+    """Set how a round's verdicts are combined.
+
+    Raises:
+        NotFound: There is no such round.
+        Conflict: The round is closed, or the first decision has been made.
+    """
     row = find_round(tx, number)
+    # Lock the round, so that no first decision is made between the check and the update.
     tx.execute(sa.select(rounds.c.id).where(rounds.c.id == number).with_for_update())
     if row["state"] == RoundState.closed or tx.scalar(_BEGUN.bindparams(round=number)):
-        raise Conflict(f"round {number} has begun to be decided", "say it when a round is opened")
+        raise Conflict(
+            f"round {number} already has decisions", "set the consensus when a round is opened"
+        )
     kept = asdict(consensus)
     tx.execute(sa.update(rounds).where(rounds.c.id == number).values(consensus=kept))
     tx.log(actor, "consensus set", f"round {number}", **kept)
 
 
 def weigh(
-    tx: Transaction, consensus: Consensus, round_id: int, candidate: uuid.UUID, reviewer_id: int, verdict: Verdict
+    tx: Transaction,
+    consensus: Consensus,
+    round_id: int,
+    candidate: uuid.UUID,
+    reviewer_id: int,
+    verdict: Verdict,
 ) -> Outcome:
-    """What one more verdict makes of a candidate that several decide; its row is locked by the caller.
+    """Return the effect of one more verdict on a candidate that several reviewers decide.
 
-    Raises Conflict where this reviewer has decided it, or where it has all its verdicts and they are no adjudicator.
+    The caller holds the lock on the candidate's row.
+
+    Args:
+        tx: The transaction of the decision.
+        consensus: The round's setting.
+        round_id: The round.
+        candidate: The candidate.
+        reviewer_id: The reviewer who decides.
+        verdict: Their verdict.
+
+    Raises:
+        Conflict: This reviewer has already decided it, or it has all its verdicts and the reviewer
+            is not an adjudicator.
     """
     votes = read_votes(tx, candidate)
+    # Each reviewer votes once; once all votes are in, only an adjudicator may decide.
     if any(reviewer == reviewer_id for reviewer, _ in votes):
-        raise Conflict("you have decided this candidate already", "go on with the next one")
+        raise Conflict("you have already decided this candidate", "continue with the next one")
     adjudicating = len(votes) >= consensus.overlap
     if adjudicating and not tx.scalar(_ADJUDICATES.bindparams(reviewer=reviewer_id)):
-        raise Conflict("this candidate is decided already", "go on with the next one")
+        raise Conflict("this candidate is already decided", "continue with the next one")
     if verdict is Verdict.skip:
         return Outcome(CandidateState.waiting, len(votes), final=False)
     accept = verdict is Verdict.accept
+    # An adjudicator's verdict overrides the votes.
     if adjudicating:
         state = CandidateState.accepted if accept else CandidateState.rejected
         return Outcome(state, len(votes), final=True)
+    # Count this vote; the last one resolves the candidate, or leaves it to an adjudicator.
     votes.append((reviewer_id, accept))
     if len(votes) < consensus.overlap:
         return Outcome(CandidateState.waiting, len(votes), final=False)
-    state = consensus.resolve(_probability(tx, consensus, round_id, votes)) or CandidateState.waiting
+    state = (
+        consensus.resolve(_probability(tx, consensus, round_id, votes)) or CandidateState.waiting
+    )
     return Outcome(state, len(votes), final=False)
 
 
 def tell(consensus: Consensus) -> str:
-    """How verdicts are reached, in a few words."""
+    """Return a short description of how verdicts are combined."""
     if consensus.overlap == 1:
         return "one verdict each"
     rule = "Dawid and Skene" if consensus.rule is Rule.dawid_skene else "majority"
-    voice = ", the oracle one voice of them" if consensus.machines_vote else ""
-    return f"{consensus.overlap} verdicts each{voice}, by {rule} with a certainty of {consensus.certainty:g}"
+    vote = ", including the rule reviewer's" if consensus.machines_vote else ""
+    certainty = f"with a certainty of {consensus.certainty:g}"
+    return f"{consensus.overlap} verdicts each{vote}, by {rule} {certainty}"
 
 
 def read_votes(tx: Transaction, candidate: uuid.UUID) -> list[tuple[int, bool]]:
-    """Reviewers and whether they accepted it, of verdicts that stand and are not over the others, oldest first."""
+    """Return (reviewer id, accepted) of the standing non-final verdicts, oldest first."""
     return [(row.reviewer_id, row.accept) for row in tx.execute(_VOTES, {"candidate": candidate})]
 
 
 def has_final(tx: Transaction, candidate: uuid.UUID) -> bool:
-    """Whether a decision over all others stands: an adjudicator's, a machine's or a re-aggregation's."""
+    """Return whether a standing decision overrides all others.
+
+    Such decisions come from an adjudicator, an auto-reviewer or a re-aggregation.
+    """
     return bool(tx.scalar(_FINAL.bindparams(candidate=candidate)))
 
 
 def read_skills(tx: Transaction, number: int) -> Skills | None:
-    """What was learnt last of a round's reviewers, or None where nothing was."""
-    row = tx.execute(_LEARNT, {"round": number}).one_or_none()
-    return None if row is None else Skills(row.sound, {int(one): Skill(*skill) for one, skill in row.skills.items()})
+    """Return the latest estimate of the skills of a round's reviewers, or None."""
+    row = tx.execute(_LATEST_SKILLS, {"round": number}).one_or_none()
+    return (
+        None
+        if row is None
+        else Skills(row.sound, {int(id_): Skill(*skill) for id_, skill in row.skills.items()})
+    )
 
 
 def rounds_to_learn(tx: Transaction) -> list[int]:
-    """Open rounds where something has come to wait for an adjudicator since the skills were learnt last."""
-    return [row.id for row in tx.execute(_TO_LEARN, {"rule": Rule.dawid_skene, "stale": STALE_SECONDS})]
+    """Return open rounds whose reviewer skills should be estimated again.
+
+    These are rounds where a candidate has come to wait for an adjudicator since the last estimate.
+    """
+    return [
+        row.id
+        for row in tx.execute(_TO_ESTIMATE, {"rule": Rule.dawid_skene, "stale": STALE_SECONDS})
+    ]
 
 
-def _probability(tx: Transaction, consensus: Consensus, round_id: int, votes: list[tuple[int, bool]]) -> float:
+def _probability(
+    tx: Transaction, consensus: Consensus, round_id: int, votes: list[tuple[int, bool]]
+) -> float:
     if consensus.rule is Rule.majority:
         return sum(accept for _, accept in votes) / len(votes)
-    row = tx.execute(_LEARNT, {"round": round_id}).one_or_none()
+    # The skills are estimated by a job; a stale estimate is used until that job has run.
+    row = tx.execute(_LATEST_SKILLS, {"round": round_id}).one_or_none()
     if row is None or row.age > STALE_SECONDS:
         tx.ask("aggregate", round_id)
     return (read_skills(tx, round_id) or Skills()).probability(votes)
 
 
 _BEGUN = sa.text("""
-    select exists (select from decisions d join candidates c on c.id = d.candidate_id where c.round_id = :round)""")
+    select exists (select from decisions d join candidates c on c.id = d.candidate_id
+        where c.round_id = :round)""")
 
 _ADJUDICATES = sa.text(f"select access in ({ADJUDICATORS}) from reviewers where id = :reviewer")
 
@@ -170,15 +244,17 @@ _VOTES = sa.text(f"""
     order by d.id""")
 
 _FINAL = sa.text(f"""
-    select exists (select from decisions d where d.candidate_id = :candidate and d.final and {STANDS})""")
+    select exists (select from decisions d where d.candidate_id = :candidate and d.final
+        and {STANDS})""")
 
-_LEARNT = sa.text("""
+_LATEST_SKILLS = sa.text("""
     select sound, skills, extract(epoch from now() - at) as age from aggregations
     where round_id = :round order by id desc limit 1""")
 
-_TO_LEARN = sa.text("""
+_TO_ESTIMATE = sa.text("""
     select r.id from rounds r
-    left join lateral (select at from aggregations where round_id = r.id order by id desc limit 1) learnt on true
+    left join lateral (select at from aggregations where round_id = r.id order by id desc
+        limit 1) learnt on true
     where r.state = 'open' and r.consensus ->> 'rule' = :rule
         and (learnt.at is null or learnt.at < now() - make_interval(secs => :stale))
         and exists (

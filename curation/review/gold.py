@@ -1,4 +1,4 @@
-"""Gold: candidates whose verdict is known, hidden among those of a round, and what reviewers make of them."""
+"""Gold: candidates with known verdicts, hidden in rounds to measure reviewers."""
 
 from __future__ import annotations
 
@@ -22,63 +22,65 @@ from curation.statistics.intervals import wilson
 from curation.statistics.psychometric import Look
 
 PLAIN: Final = 0.6
-"""The severity from which a defect is plain: passing it over, or rejecting a clean copy, is an error."""
+"""The severity from which a defect is obvious, so that missing it counts as an error."""
 FEWEST: Final = 8
-"""Answers of one kind before anybody is paused."""
+"""The number of gold decisions of one kind before a reviewer can be paused."""
 
 _coin = random.SystemRandom()
 
 
 @dataclass(frozen=True)
 class GoldTerms:
-    """A round's own setting: the share of what people are shown that is gold (0: none), and the bound for a pause.
+    """A round's gold setting: the share of gold among shown items, and the pause threshold.
 
-    Somebody is paused where the share of plain defects that they notice, or of clean copies that they accept, is below
-    `bound` even at the upper end of its 95 % interval; either, since whoever accepts all is right about every clean
-    copy. With `bound` 0 nobody is.
+    A reviewer is paused if the share of obvious defects they notice, or of clean copies they
+    accept, is below `bound` even at the upper end of its 95 % interval. Either is enough, since
+    accepting everything is right on every clean copy. With `bound` 0 nobody is paused; with `share`
+    0 there is no gold.
     """
 
     share: float = 0.0
     bound: float = 0.6
 
     def __post_init__(self) -> None:
-        """Raises Refused for what cannot be meant."""
+        """Raise Refused for values out of range."""
         if not 0 <= self.share <= 0.5 or not 0 <= self.bound < 1:
             raise Refused(
-                f"a share of {self.share:g} with a bound of {self.bound:g}", "share: 0 to 0.5; bound: below 1"
+                f"invalid gold setting: share {self.share:g}, bound {self.bound:g}",
+                "the share lies in [0, 0.5], the bound in [0, 1)",
             )
 
     @staticmethod
     def read(row: Mapping[str, Any]) -> GoldTerms:
-        """The inverse of what `set_gold` keeps; an empty row is a round without gold."""
+        """Parse the row written by `set_gold`; an empty row means no gold."""
         return GoldTerms(**row)
 
 
 def set_gold(tx: Transaction, number: int, terms: GoldTerms, actor: str) -> None:
-    """Say how much gold is hidden among a round's candidates, from the next tray on. Raises NotFound."""
+    """Set the gold share of a round from the next review batch on. Raises NotFound."""
     find_round(tx, number)
     tx.execute(sa.update(rounds).where(rounds.c.id == number).values(gold=asdict(terms)))
     tx.log(actor, "gold set", f"round {number}", **asdict(terms))
 
 
 def throw_coins(count: int, share: float) -> list[bool]:
-    """Return for each of the next `count` places whether it is gold: a coin that nobody can foresee."""
+    """Return for each of the next `count` items whether it is gold, drawn from a secure RNG."""
     return [share > 0 and _coin.random() < share for _ in range(count)]
 
 
 def places_among(coins: Sequence[bool], plain: int) -> int:
-    """Return how many places are gold up to the last one that is filled.
+    """Return the number of gold items up to the last item that is filled.
 
     Args:
-        coins: Whether each place is gold, as `throw_coins` returns it.
-        plain: How many candidates that are not gold there are to fill the other places.
+        coins: Whether each item is gold, as `throw_coins` returns it.
+        plain: The number of available candidates that are not gold.
 
     Returns:
-        The gold before the last of those candidates, or all of it where every place is filled.
+        The gold items before the last of those candidates, or all of them if every item is filled.
     """
     if not plain:
         return 0
-    others = [place for place, is_gold in enumerate(coins) if not is_gold]
+    others = [index for index, is_gold in enumerate(coins) if not is_gold]
     return sum(coins) if plain >= len(others) else sum(coins[: others[plain - 1]])
 
 
@@ -91,57 +93,101 @@ def claim_gold(
     seconds: int,
     page: uuid.UUID | None = None,
 ) -> list[uuid.UUID]:
-    """Lease up to `count` pieces of a round's gold that this reviewer was never given, in any order.
+    """Lease gold candidates of a round that this reviewer was never given, in random order.
 
-    Each takes the priority of one of the candidates it is shown `among`, so that its place in the tray is one of
-    theirs, also when the page is loaded again.
+    Each takes the priority of one of the candidates it is shown `among`, so that it stays among
+    them when the page is loaded again.
+
+    Args:
+        tx: The transaction of the request.
+        round_id: The round.
+        reviewer_id: The reviewer.
+        among: The candidates it is shown among.
+        count: The maximum number to lease.
+        seconds: The duration of the leases.
+        page: The page that uses the leases; None for callers without pages.
+
+    Returns:
+        The leased candidates.
     """
-    wanted = {"round": round_id, "reviewer": reviewer_id, "count": count, "among": list(among)}
-    return _claim(tx, _CLAIM, wanted, seconds, page)
+    params = {"round": round_id, "reviewer": reviewer_id, "count": count, "among": list(among)}
+    return _claim(tx, _CLAIM, params, seconds, page)
 
 
 def claim_skipped(
-    tx: Transaction, round_id: int, reviewer_id: int, count: int, seconds: int, page: uuid.UUID | None = None
+    tx: Transaction,
+    round_id: int,
+    reviewer_id: int,
+    count: int,
+    seconds: int,
+    page: uuid.UUID | None = None,
 ) -> list[uuid.UUID]:
-    """Lease gold that this reviewer has skipped, once a round has nothing else left, as what else they skipped."""
-    wanted = {"round": round_id, "reviewer": reviewer_id, "count": count}
-    return _claim(tx, _CLAIM_SKIPPED, wanted, seconds, page)
+    """Lease gold that this reviewer skipped, once the round has nothing else left for them.
+
+    Other skipped candidates come back as well, so skipped gold must not be recognizable by its
+    absence.
+
+    Args:
+        tx: The transaction of the request.
+        round_id: The round.
+        reviewer_id: The reviewer.
+        count: The maximum number to lease.
+        seconds: The duration of the leases.
+        page: The page that uses the leases; None for callers without pages.
+
+    Returns:
+        The leased candidates.
+    """
+    params = {"round": round_id, "reviewer": reviewer_id, "count": count}
+    return _claim(tx, _CLAIM_SKIPPED, params, seconds, page)
 
 
 def _claim(
-    tx: Transaction, claim: sa.TextClause, wanted: dict[str, Any], seconds: int, page: uuid.UUID | None
+    tx: Transaction,
+    claim: sa.TextClause,
+    params: dict[str, Any],
+    seconds: int,
+    page: uuid.UUID | None,
 ) -> list[uuid.UUID]:
-    claimed = [row.id for row in tx.execute(claim, wanted)] if wanted["count"] > 0 else []
-    leases.claim(tx, claimed, "review", holder_of(wanted["reviewer"]), seconds)
-    note_claims(tx, wanted["reviewer"], claimed, page)
+    claimed = [row.id for row in tx.execute(claim, params)] if params["count"] > 0 else []
+    # Gold is leased and claimed exactly as candidates are.
+    leases.claim(tx, claimed, "review", holder_of(params["reviewer"]), seconds)
+    note_claims(tx, params["reviewer"], claimed, page)
     return claimed
 
 
 def check_reviewer(tx: Transaction, reviewer_id: int, candidate: uuid.UUID) -> None:
-    """After an answer to gold: pause the reviewer where their answers to plain gold say so, and tell why in the log."""
-    asked = {"reviewer": reviewer_id, "candidate": candidate, "plain": PLAIN}
-    for row in tx.execute(_RECORD, asked).all():
+    """Pause the reviewer if their decisions on obvious gold require it, and log the reason."""
+    params = {"reviewer": reviewer_id, "candidate": candidate, "plain": PLAIN}
+    for row in tx.execute(_RECORD, params).all():
         bound = GoldTerms.read(row.gold).bound
+        # Pause only if even the upper end of the 95 % interval is below the bound.
         if row.n < FEWEST or wilson(row.n_right / row.n, row.n)[1] >= bound:
             continue
-        what = "clean candidates were accepted" if row.clean else "plain defects were noticed"
-        why = f"{row.n_right} of {row.n} {what}"
+        event = "clean candidates were accepted" if row.clean else "plain defects were noticed"
+        why = f"{row.n_right} of {row.n} {event}"
         tx.execute(_PAUSE, {"reviewer": reviewer_id, "why": why})
+        # A paused reviewer must not keep candidates from others.
         leases.hand_back(tx, holder_of(reviewer_id))
         tx.log("gold", "reviewer paused", row.name, why=why, bound=bound)
         return
 
 
 def read_looks(tx: Transaction, reviewer_id: int) -> tuple[dict[str, list[Look]], list[bool]]:
-    """A reviewer's answers to gold: looks by defect, and whether each clean copy was rejected, oldest first."""
-    looks: dict[str, list[Look]] = {}
+    """Return a reviewer's decisions on gold, oldest first.
+
+    Returns:
+        Severity and detection by defect, and for each clean copy whether it was rejected.
+    """
+    detections: dict[str, list[Look]] = {}
     clean = []
     for row in tx.execute(_ANSWERS, {"reviewer": reviewer_id}):
+        # A clean copy has no defect and no severity: rejecting it is a false alarm.
         if row.defect is None:
             clean.append(row.rejected)
         else:
-            looks.setdefault(row.defect, []).append(Look(row.severity, row.rejected))
-    return looks, clean
+            detections.setdefault(row.defect, []).append(Look(row.severity, row.rejected))
+    return detections, clean
 
 
 _CLAIM = sa.text("""
@@ -153,16 +199,18 @@ _CLAIM = sa.text("""
     places as materialized (
         select array_agg(priority) as list from candidates where id = any(cast(:among as uuid[])))
     update candidates c set state = 'showing', priority = coalesce(
-        (select list[1 + floor(random() * cardinality(list))::int] from places where c.id is not null), random())
+        (select list[1 + floor(random() * cardinality(list))::int] from places
+            where c.id is not null), random())
     from picked where c.id = picked.id returning c.id""")
 
-# A skip has lowered its priority, as that of any candidate.
+# A skip lowers the priority of gold as it does that of any candidate.
 _CLAIM_SKIPPED = sa.text(f"""
     with picked as materialized (
         select c.id from gold g join candidates c on c.id = g.candidate_id
         join claims k on k.candidate_id = c.id and k.reviewer_id = :reviewer and not k.unfinished
         where g.round_id = :round and c.state = 'waiting' and not exists (
-            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer and {STANDS})
+            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
+                and {STANDS})
         order by c.priority desc, c.id limit :count for update of c skip locked)
     update candidates c set state = 'showing' from picked where c.id = picked.id returning c.id""")
 

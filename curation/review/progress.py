@@ -1,7 +1,7 @@
-"""Progress: how far the rounds are for one reviewer, from what they may know and from nothing else.
+"""Progress: a reviewer's counts per round, from information that the reviewer may know.
 
-Every figure is the reviewer's own. What others said is never part of it, and gold counts like any
-candidate: each decision moves the figures alike.
+All counts are the reviewer's own: other verdicts are never part of them, and gold counts like any
+candidate, so that no change of a count reveals it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from curation.rounds.lifecycle import GOLD
 
 
 class Progress(NamedTuple):
-    """One reviewer's figures of one round, or of several together.
+    """One reviewer's counts for one round, or for several together.
 
-    `waiting` counts what may still be shown to them: what they hold, what is free, and the gold
-    that may be hidden among it. `mine` counts their verdicts that stand, `accepted` those of them
-    that accept.
+    `waiting` counts items that may still be shown to them: leased to them, free, or gold hidden
+    among these. `mine` counts their standing verdicts, `accepted` those that accept.
     """
 
     waiting: int = 0
@@ -30,33 +29,57 @@ class Progress(NamedTuple):
     accepted: int = 0
 
 
-def progress_by_round(tx: Transaction, reviewer_id: int, number: int | None = None) -> dict[int, Progress]:
-    """Return a reviewer's figures of every round, or of one; rounds without any are left out.
+def progress_by_round(
+    tx: Transaction, reviewer_id: int, number: int | None = None
+) -> dict[int, Progress]:
+    """Return a reviewer's progress by round; rounds without any progress are left out.
 
-    Nothing but what the reviewer holds waits in a round that is paused or closed.
+    In a paused or closed round only items that the reviewer holds count as waiting.
+
+    Args:
+        tx: The transaction.
+        reviewer_id: The reviewer.
+        number: Only this round; None for all rounds.
     """
     return _progress(tx, reviewer_id, number, only_open=False)
 
 
 def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> dict[str, int]:
-    """Return a reviewer's figures of one round, or of all open ones together."""
+    """Return a reviewer's progress as JSON data.
+
+    Args:
+        tx: The transaction.
+        reviewer_id: The reviewer.
+        number: The round; None for all open rounds together.
+    """
     found = _progress(tx, reviewer_id, number, only_open=number is None)
+    # Sum over rounds field by field; without any round all counts are 0.
     columns: Iterable[tuple[int, ...]] = zip(*found.values(), strict=True)
     return Progress(*map(sum, columns))._asdict()
 
 
-def _progress(tx: Transaction, reviewer_id: int, number: int | None, *, only_open: bool) -> dict[int, Progress]:
-    asked = {"reviewer": reviewer_id, "holder": holder_of(reviewer_id), "round": number, "only_open": only_open}
+def _progress(
+    tx: Transaction, reviewer_id: int, number: int | None, *, only_open: bool
+) -> dict[int, Progress]:
+    params = {
+        "reviewer": reviewer_id,
+        "holder": holder_of(reviewer_id),
+        "round": number,
+        "only_open": only_open,
+    }
     return {
-        row.id: Progress(int(row.waiting), int(row.mine), int(row.accepted)) for row in tx.execute(_PROGRESS, asked)
+        row.id: Progress(int(row.waiting), int(row.mine), int(row.accepted))
+        for row in tx.execute(_PROGRESS, params)
     }
 
 
-# Gold waits only beside candidates that are not gold: it is never shown alone.
+# Gold counts as waiting only beside other candidates, since it is never shown alone.
 _PROGRESS = sa.text(f"""
     with here as (
-        select r.id, r.state = 'open' as open, coalesce((r.consensus ->> 'overlap')::int, 1) as overlap,
-            coalesce((r.gold ->> 'share')::float, 0) > 0 as hides, me.access in ({ADJUDICATORS}) as adjudicates
+        select r.id, r.state = 'open' as open,
+            coalesce((r.consensus ->> 'overlap')::int, 1) as overlap,
+            coalesce((r.gold ->> 'share')::float, 0) > 0 as hides,
+                me.access in ({ADJUDICATORS}) as adjudicates
         from rounds r join reviewers me on me.id = :reviewer
         where r.purpose <> '{GOLD}' and (cast(:round as integer) is null or r.id = :round)
             and (r.state = 'open' or not :only_open)),
@@ -87,14 +110,17 @@ _PROGRESS = sa.text(f"""
         select here.id as round_id, count(*) as n
         from gold g join here on here.id = g.round_id join candidates c on c.id = g.candidate_id
         where here.open and here.hides and c.state = 'waiting' and not exists (
-            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer and {STANDS})
+            select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
+                and {STANDS})
         group by here.id),
     summed as (
-        select here.id, coalesce(held.n, 0) + coalesce(free.n, 0) - coalesce(decided.again, 0) as plain,
+        select here.id, coalesce(held.n, 0) + coalesce(free.n, 0) - coalesce(decided.again,
+            0) as plain,
             coalesce(hidden.n, 0) as hidden, coalesce(decided.mine, 0) as mine,
             coalesce(decided.accepted, 0) as accepted
         from here
         left join held on held.round_id = here.id left join free on free.round_id = here.id
-        left join hidden on hidden.round_id = here.id left join decided on decided.round_id = here.id)
+        left join hidden on hidden.round_id = here.id
+        left join decided on decided.round_id = here.id)
     select id, plain + case when plain > 0 then hidden else 0 end as waiting, mine, accepted
     from summed where plain > 0 or mine > 0""")

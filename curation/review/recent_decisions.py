@@ -1,4 +1,4 @@
-"""The latest decisions of a reviewer that stand and can be undone, so that any of them may be, after a reload too."""
+"""Recent decisions of a reviewer that can be undone, also after a reload."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from curation.review.queue import read_cards
 
 @dataclass(frozen=True)
 class Latest:
-    """A decision that stands: its number, what it said, and the candidate it was about."""
+    """A standing decision: its number, its content and its candidate."""
 
     decision: int
     verdict: Verdict
@@ -24,10 +24,11 @@ class Latest:
 
 
 def latest_decisions(tx: Transaction, reviewer_id: int, count: int) -> list[Latest]:
-    """Up to `count` decisions, the newest first: of rounds that are not closed, on candidates nothing has moved since.
+    """Return up to `count` decisions that can be undone, newest first.
 
-    A skip counts while its candidate still waits. Of two decisions on one candidate only the later can be undone. Where
-    several decide, or of gold, what became of a candidate is left unseen.
+    They belong to rounds that are not closed, and nothing has moved their candidates since. A skip
+    counts while its candidate still waits. Of two decisions on one candidate only the later can be
+    undone. For gold, and where several reviewers decide, the outcome is not revealed.
     """
     rows = tx.execute(_LATEST, {"reviewer": reviewer_id, "count": count}).all()
     cards = {card.id: card for card in read_cards(tx, [row.candidate_id for row in rows])}
@@ -44,7 +45,8 @@ def latest_decisions(tx: Transaction, reviewer_id: int, count: int) -> list[Late
     ]
 
 
-# The reviewer's own index gives the newest first, and so many of them are looked at that undone ones leave enough.
+# The index by reviewer yields the newest first; eight times `count` rows are scanned, so that
+# enough are left after undone ones are dropped.
 _LATEST = sa.text("""
     select d.id, d.candidate_id, d.verdict, d.reasons, d.layers, d.comment
     from (select * from decisions where reviewer_id = :reviewer order by id desc limit 8 * :count) d
@@ -52,9 +54,11 @@ _LATEST = sa.text("""
     left join gold g on g.candidate_id = c.id
     join rounds r on r.id = coalesce(g.round_id, c.round_id)
     where r.state <> 'closed'
-        and ((d.verdict, c.state) in (('accept', 'accepted'), ('reject', 'rejected'), ('skip', 'waiting'))
+        and ((d.verdict, c.state) in (('accept', 'accepted'), ('reject', 'rejected'),
+            ('skip', 'waiting'))
             or d.verdict in ('accept', 'reject') and (c.decided > 0 or g.candidate_id is not null))
         and not exists (
             select from decisions later
-            where later.candidate_id = d.candidate_id and later.reviewer_id = d.reviewer_id and later.id > d.id)
+            where later.candidate_id = d.candidate_id and later.reviewer_id = d.reviewer_id
+                and later.id > d.id)
     order by d.id desc limit :count""")

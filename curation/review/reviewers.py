@@ -1,4 +1,4 @@
-"""Reviewers: who decides, how a person signs in with a one-time token, and how a session is remembered."""
+"""Reviewers: accounts, one-time sign-in tokens, pauses and sign-in throttling."""
 
 from __future__ import annotations
 
@@ -21,73 +21,98 @@ from curation.errors import Conflict, NotFound, Refused
 from curation.review.sessions import end_sessions, token_hash
 
 PERSON, ORACLE, MACHINE = "person", "oracle", "machine"
-"""Kinds of reviewers, whose decisions are never added up."""
+"""Kinds of reviewers; their decisions are never aggregated across kinds."""
 
 ADJUDICATORS = "'engineer', 'trainer', 'admin'"
-"""Accesses of those who settle what others disagree on, as SQL lists them."""
+"""The roles that may settle disagreements, as an SQL list."""
 
 
 class Paused(Conflict):
-    """Somebody whom gold has paused: nothing is shown to them and nothing of theirs is taken until they are resumed."""
+    """A reviewer paused by gold.
+
+    They get no items and their decisions are rejected until they are resumed.
+    """
 
     def __init__(self, why: str) -> None:
-        told = "talk to an engineer: 'layerloop reviewer resume' lifts it, and your earlier decisions stay"
-        super().__init__(f"your reviewing is paused: {why}", told)
+        hint = "ask an engineer to run 'layerloop reviewer resume'; your earlier decisions stay"
+        super().__init__(f"your reviewing is paused: {why}", hint)
 
 
 class WrongToken(Refused):
-    """A sign-in token that is wrong, spent, too old, or of a reviewer who was deactivated."""
+    """A sign-in token that is wrong, used, expired or of a deactivated reviewer."""
 
     def __init__(self) -> None:
-        super().__init__("this sign-in token is not valid", "each works once and for a short while; ask for a new one")
+        super().__init__(
+            "this sign-in token is not valid",
+            "each token works once and for a short time; ask for a new one",
+        )
 
 
 class TooOften(Refused):
-    """Too many wrong tokens from one address; `seconds` says how long to wait."""
+    """Too many wrong tokens from one address; `seconds` is the time to wait."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__("too many wrong sign-in tokens", f"wait {seconds:.0f} s, and copy the whole token")
+        super().__init__(
+            "too many wrong sign-in tokens", f"wait {seconds:.0f} s, and copy the whole token"
+        )
         self.seconds = seconds
 
 
 @dataclass(frozen=True)
 class Reviewer:
-    """Somebody who decides: a person, or the oracle; inactive ones are out at once."""
+    """An account that decides: a person, or a rule reviewer or auto-reviewer."""
 
     id: int
     name: str
     kind: str
     access: Role
     active: bool
-    paused: str | None = None  # why, while gold has paused them
+    paused: str | None = None  # the reason, while gold has paused them
 
     @property
     def holder(self) -> str:
-        """The name under which leases are theirs."""
+        """The name that holds this reviewer's leases."""
         return holder_of(self.id)
 
 
 def holder_of(reviewer_id: int) -> str:
-    """The name under which a reviewer's leases are kept."""
+    """Return the name that holds a reviewer's leases."""
     return f"reviewer {reviewer_id}"
 
 
-def add_reviewer(tx: Transaction, name: str, access: Role = Role.annotator, kind: str = PERSON) -> Reviewer:
-    """Add a reviewer; the same again changes nothing. Raises Conflict where the name has another kind or access."""
+def add_reviewer(
+    tx: Transaction, name: str, access: Role = Role.annotator, kind: str = PERSON
+) -> Reviewer:
+    """Add a reviewer; repeating the call changes nothing.
+
+    Args:
+        tx: The transaction.
+        name: A unique name of 1 to 100 characters.
+        access: The role.
+        kind: PERSON, ORACLE or MACHINE.
+
+    Raises:
+        Refused: The name is empty or too long.
+        Conflict: A reviewer of this name has another kind or role.
+    """
     if not name.strip() or len(name) > 100:
-        raise Refused("a reviewer's name has 1 to 100 characters", "give a name that the others will recognise")
+        raise Refused(
+            "a reviewer's name has 1 to 100 characters",
+            "choose a name that the other reviewers recognize",
+        )
     row = {"name": name.strip(), "kind": kind, "access": access}
     tx.execute(insert(reviewers).on_conflict_do_nothing(), row)
     found = find_reviewer(tx, name.strip())
     if (found.kind, found.access) != (kind, access):
         raise Conflict(
-            f"{found.name!r} is there already, as {found.kind} with access {found.access}", "choose another name"
+            f"reviewer {found.name!r} already exists, as {found.kind} with access {found.access}",
+            "choose another name",
         )
     return found
 
 
 def oracle_reviewer(tx: Transaction) -> int:
-    """The id of the reviewer in whose name the oracle decides; made when there is none."""
+    """Return the id of the rule reviewer's account, adding it if there is none."""
     return add_reviewer(tx, ORACLE, Role.annotator, ORACLE).id
 
 
@@ -97,7 +122,7 @@ def names(tx: Transaction) -> set[str]:
 
 
 def find_reviewer(tx: Transaction, name: str) -> Reviewer:
-    """A reviewer by name. Raises NotFound."""
+    """Return a reviewer by name. Raises NotFound."""
     row = tx.execute(sa.select(reviewers).where(reviewers.c.name == name)).mappings().first()
     if row is None:
         raise NotFound(f"there is no reviewer {name!r}")
@@ -105,58 +130,90 @@ def find_reviewer(tx: Transaction, name: str) -> Reviewer:
 
 
 def reviewer_of(tx: Transaction, reviewer_id: int) -> Reviewer | None:
-    """A reviewer by id, or None."""
+    """Return a reviewer by id, or None."""
     row = tx.execute(_BY_ID, {"id": reviewer_id}).mappings().first()
     return None if row is None else _read(row)
 
 
 def list_reviewers(tx: Transaction) -> list[Reviewer]:
-    """Every reviewer, in the order in which they came."""
-    return [_read(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
+    """Return every reviewer, oldest first."""
+    return [
+        _read(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
+    ]
 
 
 def deactivate(tx: Transaction, reviewer: Reviewer) -> None:
-    """End a reviewer's sessions and tokens at once; what they held waits again and their decisions stay."""
+    """End a reviewer's sessions and tokens at once.
+
+    Their leases are released and their decisions stay.
+    """
     tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(active=False))
     end_sessions(tx, reviewer.id)
     leases.hand_back(tx, reviewer.holder)
 
 
 def reactivate(tx: Transaction, reviewer: Reviewer) -> None:
-    """Let a deactivated reviewer sign in again, with a new token; sessions from before stay ended."""
+    """Let a deactivated reviewer sign in again with a new token.
+
+    Their earlier sessions stay ended.
+    """
     tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(active=True))
 
 
 def find_session(tx: Transaction, token: str) -> Reviewer | None:
-    """Return who has the session with this token, or None where it ended or the reviewer is deactivated."""
+    """Return the reviewer signed in with this session token.
+
+    Returns None if the session has ended or the reviewer is deactivated.
+    """
     row = tx.execute(_BY_SESSION, {"hash": token_hash(token)}).mappings().first()
     return None if row is None else _read(row)
 
 
 def resume_reviewer(tx: Transaction, reviewer: Reviewer, actor: str) -> None:
-    """Let somebody decide again whom gold has paused; their answers to gold count anew from here. Raises Conflict."""
+    """Resume a paused reviewer and restart their gold statistics. Raises Conflict."""
     if reviewer.paused is None:
-        raise Conflict(f"{reviewer.name!r} is not paused", "'layerloop reviewer list' tells who is")
+        raise Conflict(
+            f"{reviewer.name!r} is not paused", "'layerloop reviewer list' shows paused reviewers"
+        )
     values = {"paused": None, "resumed_at": sa.func.now()}
     tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(values))
     tx.log(actor, "reviewer resumed", reviewer.name)
 
 
 def issue_token(tx: Transaction, reviewer: Reviewer, minutes: int) -> str:
-    """A one-time sign-in token (256 random bits, valid for so long); told once, since only its sha256 is kept."""
+    """Return a new one-time sign-in token (256 random bits).
+
+    The token cannot be shown again, since only its SHA-256 is stored.
+
+    Args:
+        tx: The transaction.
+        reviewer: An active person.
+        minutes: How long the token is valid.
+
+    Raises:
+        Refused: The reviewer is not a person, or is deactivated.
+    """
     if reviewer.kind != PERSON or not reviewer.active:
-        raise Refused(f"{reviewer.name!r} cannot sign in", "only active persons can")
+        raise Refused(f"{reviewer.name!r} cannot sign in", "only active persons can sign in")
     token = secrets.token_urlsafe(32)
     until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, minutes)
-    tx.execute(sa.insert(sign_in_tokens).values(hash=token_hash(token), reviewer_id=reviewer.id, expires_at=until))
+    tx.execute(
+        sa.insert(sign_in_tokens).values(
+            hash=token_hash(token), reviewer_id=reviewer.id, expires_at=until
+        )
+    )
     return token
 
 
 def sign_in(tx: Transaction, token: str) -> Reviewer:
-    """Spend a token. Raises WrongToken, alike for one that is wrong, spent, too old or of a deactivated reviewer.
+    """Consume a sign-in token and return its reviewer.
 
-    The look-up is by the token's hash: its timing tells of the hash of a guess and so nothing of any real token. Two
-    requests with one token cannot both win, since the row is updated where it is unspent.
+    Lookup is by the token's hash, so its timing reveals nothing about any real token. Two requests
+    with one token cannot both succeed, since the row is updated only while unused.
+
+    Raises:
+        WrongToken: The token is wrong, used, expired or of a deactivated reviewer; always with the
+            same message.
     """
     spent = (
         sa.update(sign_in_tokens)
@@ -180,35 +237,38 @@ def sign_in(tx: Transaction, token: str) -> Reviewer:
 
 
 class BackOff:
-    """Tells an address that sends wrong tokens to wait: after three of them 1, 2, 4 ... 60 s.
+    """Throttle for addresses that send wrong tokens: after three, waits of 1, 2, 4 ... 60 s.
 
-    A valid token is never held up, so nobody can lock others out, not even from an address that all share (loopback,
-    a proxy). In memory and per process: a token has 256 random bits, so this guards the log and the CPU and not the
-    secret, and a table that strangers can make the server write to would itself be worth attacking.
+    A valid token is never delayed, so nobody can lock others out, not even from a shared address
+    (loopback, a proxy). State is in memory and per process: with 256 random bits in a token this
+    protects log and CPU, not the secret, and a table that strangers can make the server write to
+    would itself be a target.
     """
 
     FREE, LONGEST, REMEMBERED = 3, 60.0, 10_000
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address -> wrong tokens, wait until
+        # Address -> number of wrong tokens, end of the wait.
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def failed(self, address: str) -> None:
-        """Note a wrong token, and raise TooOften where the address should have waited."""
+        """Record a wrong token; raise TooOften if the address should have waited."""
         with self._lock:
-            wrong, until = self._wrong.pop(address, (0, 0.0))
-            left = until - self._clock()
-            # A try before the time is up does not lengthen the wait: the server answered it without doing more.
-            if left <= 0:
-                wrong += 1
-                wait = min(2.0 ** (wrong - self.FREE), self.LONGEST) if wrong >= self.FREE else 0.0
+            count, until = self._wrong.pop(address, (0, 0.0))
+            remaining = until - self._clock()
+            # An attempt during the wait does not lengthen it.
+            if remaining <= 0:
+                count += 1
+                wait = min(2.0 ** (count - self.FREE), self.LONGEST) if count >= self.FREE else 0.0
                 until = self._clock() + wait
-            self._wrong[address] = (min(wrong, 32), until)
+            self._wrong[address] = (min(count, 32), until)
+            # Bound the memory: forget the addresses that failed longest ago.
             while len(self._wrong) > self.REMEMBERED:
                 self._wrong.popitem(last=False)
-        if left > 0:
-            raise TooOften(max(left, 1.0))
+        if remaining > 0:
+            raise TooOften(max(remaining, 1.0))
 
     def succeeded(self, address: str) -> None:
         """Forget the wrong tokens of an address."""
@@ -224,4 +284,6 @@ where s.hash = :hash and s.ended_at is null and s.expires_at > now() and r.activ
 
 
 def _read(row: sa.RowMapping | dict[str, Any]) -> Reviewer:
-    return Reviewer(row["id"], row["name"], row["kind"], Role(row["access"]), row["active"], row["paused"])
+    return Reviewer(
+        row["id"], row["name"], row["kind"], Role(row["access"]), row["active"], row["paused"]
+    )

@@ -1,4 +1,4 @@
-"""Sessions: who is signed in, kept in the database, so that signing out and deactivation end them at once."""
+"""Sessions in the database, so that sign-out and deactivation take effect at once."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from curation.db.tables import sessions, sign_in_tokens
 class SessionCookies:
     """Signed cookies that carry a session's random token.
 
-    The signature lets a forged cookie be refused without a look into the database; what a genuine one is worth is
-    decided by the row of its session.
+    The signature lets a forged cookie be rejected without a database query; whether a genuine
+    cookie is valid is decided by its session's row.
     """
 
     def __init__(self, secret: str, hours: int) -> None:
         self.seconds = hours * 3_600
         self.name = cookie_name(secret)
         options = {"digest_method": hashlib.sha256, "key_derivation": "hmac"}
-        self._signer = URLSafeTimedSerializer(secret, salt="layerloop session", signer_kwargs=options)
+        self._signer = URLSafeTimedSerializer(
+            secret, salt="layerloop session", signer_kwargs=options
+        )
 
     def seal(self, token: str) -> str:
-        """Return the cookie of a session."""
+        """Return the cookie value for a session token."""
         return str(self._signer.dumps(token))
 
     def open(self, cookie: str) -> str | None:
-        """Return the token in a cookie, or None where it is forged, broken or too old."""
+        """Return the token in a cookie, or None if it is forged, malformed or expired."""
+        # The signature and the age are checked before anything is read from the database.
         try:
             found = self._signer.loads(cookie, max_age=self.seconds)
         except BadData:
@@ -42,40 +45,44 @@ class SessionCookies:
 def cookie_name(secret: str) -> str:
     """Return the name of an instance's session cookie.
 
-    Browsers send a cookie to every port of a host, so instances on one machine need a name each.
+    Browsers send a cookie to every port of a host, so instances on one machine need different
+    names.
     """
-    return f"layerloop_session_{hmac.digest(secret.encode(), b'layerloop cookie name', hashlib.sha256).hex()[:8]}"
+    digest = hmac.digest(secret.encode(), b"layerloop cookie name", hashlib.sha256)
+    return f"layerloop_session_{digest.hex()[:8]}"
 
 
 def begin_session(tx: Transaction, reviewer_id: int, seconds: int) -> str:
-    """Begin a session and return its token; only the token's hash is kept."""
+    """Start a session and return its token; only the token's hash is stored."""
     token = secrets.token_urlsafe(32)
     until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-    # Rows that serve no more are removed here, so that the table stays as small as the number of people signed in.
-    over = sa.or_(sessions.c.expires_at < sa.func.now(), sessions.c.ended_at.is_not(None))
-    tx.execute(sa.delete(sessions).where(sessions.c.reviewer_id == reviewer_id, over))
+    # Delete ended sessions here, so that the table stays as small as the number of active ones.
+    ended = sa.or_(sessions.c.expires_at < sa.func.now(), sessions.c.ended_at.is_not(None))
+    tx.execute(sa.delete(sessions).where(sessions.c.reviewer_id == reviewer_id, ended))
     row = {"hash": token_hash(token), "reviewer_id": reviewer_id}
     tx.execute(sa.insert(sessions).values(row | {"expires_at": until}))
     return token
 
 
 def end_session(tx: Transaction, token: str) -> None:
-    """End one session; one that has ended already stays ended."""
+    """End one session; ending it again has no effect."""
     _end(tx, sessions.c.hash == token_hash(token))
 
 
 def end_sessions(tx: Transaction, reviewer_id: int) -> None:
-    """End every session of a reviewer, and make sign-in tokens that were not used yet worthless."""
+    """End every session of a reviewer and invalidate their unused sign-in tokens."""
     _end(tx, sessions.c.reviewer_id == reviewer_id)
-    unused = sa.and_(sign_in_tokens.c.reviewer_id == reviewer_id, sign_in_tokens.c.used_at.is_(None))
+    unused = sa.and_(
+        sign_in_tokens.c.reviewer_id == reviewer_id, sign_in_tokens.c.used_at.is_(None)
+    )
     tx.execute(sa.update(sign_in_tokens).where(unused).values(expires_at=sa.func.now()))
 
 
 def token_hash(token: str) -> str:
-    """Return what is kept of a session's or a sign-in token: its sha256."""
+    """Return the SHA-256 under which a session token or sign-in token is stored."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _end(tx: Transaction, which: sa.ColumnElement[bool]) -> None:
-    standing = sessions.c.ended_at.is_(None)
-    tx.execute(sa.update(sessions).where(which, standing).values(ended_at=sa.func.now()))
+    active = sessions.c.ended_at.is_(None)
+    tx.execute(sa.update(sessions).where(which, active).values(ended_at=sa.func.now()))

@@ -1,8 +1,9 @@
-"""The accepted sample that looks most like a candidate, by fingerprints, in time that does not grow with the pool.
+"""The accepted sample most similar to a candidate, found by fingerprints in constant time.
 
-Looked at are the samples that share a band of the fingerprint with it (curation.datasets.duplicates), those of its
-own prompt, the latest of all, and an unchanging few; of these the one with the fewest differing bits is the nearest.
-A duplicate is always found; of samples that are only alike, one that no band brings may be nearer.
+Compared are the samples that share a band of the fingerprint with the candidate
+(curation.datasets.duplicates), those of its own prompt, the latest of all, and a fixed few; of
+these the one with the fewest differing bits is the most similar. A duplicate is always found; among
+merely similar samples, a more similar one that shares no band may be missed.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from curation.errors import NotFound
 from curation.images.perceptual_hash import FINGERPRINT_BYTES, HASH_BYTES, bands_of, count_bits
 
 CROWD = 128
-"""Layers of one band value, and samples of one prompt and of all, that are looked at."""
+"""The maximum number of layers per band, and of samples per prompt and overall."""
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """A sample beside a candidate; `bits` of 192 differ, None where a fingerprint is missing."""
+    """A sample next to a candidate; `bits` of 192 differ, None without a fingerprint."""
 
     sample: uuid.UUID
     caption: str
@@ -36,24 +37,30 @@ class Nearest:
 
 
 def nearest_sample(tx: Transaction, candidate: uuid.UUID) -> Nearest | None:
-    """The sample nearest to a candidate, its own left out; None while no other is accepted. Raises NotFound."""
-    asked = question(tx, candidate)
-    found = tx.execute(_NEAR, asked.values).all()
+    """Return the most similar accepted sample, or None while there is no other.
+
+    A sample made of the candidate itself is left out. Raises NotFound.
+    """
+    query = question(tx, candidate)
+    found = tx.execute(_NEAR, query.values).all()
     if not found:
         return None
-    best, bits = _nearest_of(asked.mark, found) if asked.mark else (None, None)
+    best, bits = _nearest_of(query.mark, found) if query.mark else (None, None)
     return _read(tx, (best or found[0]).id, bits)
 
 
 class Question(NamedTuple):
-    """What is asked of the index for one candidate; `mark` is its fingerprint, empty where it was not screened."""
+    """The index query for one candidate.
+
+    `mark` is its fingerprint, empty if it was not screened.
+    """
 
     mark: bytes
     values: dict[str, Any]
 
 
 def question(tx: Transaction, candidate: uuid.UUID) -> Question:
-    """The parameters by which the samples to be looked at are found. Raises NotFound."""
+    """Return the query parameters for a candidate. Raises NotFound."""
     row = tx.execute(_CANDIDATE, {"candidate": candidate}).one_or_none()
     if row is None:
         raise NotFound(f"there is no candidate {candidate}")
@@ -61,9 +68,16 @@ def question(tx: Transaction, candidate: uuid.UUID) -> Question:
     mark = mark if len(mark) == FINGERPRINT_BYTES else b""
     bands = dict(enumerate(bands_of(mark))) if mark else {}
     values = {
-        "candidate": candidate, "kind": row.kind, "role": row.role, "prompt": row.prompt_id, "crowd": CROWD,
-        "head": HASH_BYTES, "planted": row.planted, "bands": list(bands), "bits": list(bands.values()),
-    }  # fmt: skip
+        "candidate": candidate,
+        "kind": row.kind,
+        "role": row.role,
+        "prompt": row.prompt_id,
+        "crowd": CROWD,
+        "head": HASH_BYTES,
+        "planted": row.planted,
+        "bands": list(bands),
+        "bits": list(bands.values()),
+    }
     return Question(mark, values)
 
 
@@ -71,9 +85,9 @@ def _nearest_of(mark: bytes, rows: Sequence[sa.Row[Any]]) -> tuple[sa.Row[Any] |
     comparable = [row for row in rows if row.fingerprint and len(row.fingerprint) == HASH_BYTES]
     if not comparable:
         return None, None
-    apart = count_bits(mark[:HASH_BYTES], [bytes(row.fingerprint) for row in comparable])
-    least = int(apart.argmin())
-    return comparable[least], int(apart[least])
+    distances = count_bits(mark[:HASH_BYTES], [bytes(row.fingerprint) for row in comparable])
+    least = int(distances.argmin())
+    return comparable[least], int(distances[least])
 
 
 def _read(tx: Transaction, sample: uuid.UUID, bits: int | None) -> Nearest:
@@ -82,8 +96,8 @@ def _read(tx: Transaction, sample: uuid.UUID, bits: int | None) -> Nearest:
     return Nearest(sample, Sample.read(row.line).caption, row.round, bits, layers)
 
 
-# What tells duplicates is the only layer, or a pair's blended one: the one whose fingerprint is kept. The sample that a
-# piece of gold was made of is none to compare it with: it would give the piece away.
+# Duplicates are recognized by the only layer, or a pair's blended image. The sample that a gold
+# candidate was made from is excluded: it would reveal the gold.
 _CANDIDATE = sa.text("""
     select c.prompt_id, r.kind, l.fingerprint, gold.sample_id as planted,
         case r.kind when 'pair' then 'blended' else 'foreground' end as role
@@ -94,24 +108,29 @@ _CANDIDATE = sa.text("""
     left join gold on gold.candidate_id = c.id
     where c.id = :candidate""")
 
-# Each row is looked up by a lateral with a limit: one look into an index, whatever the planner believes of the sizes.
-# Joined plainly, the tables were hashed whole, and at 100,000 samples that took ten times as long.
+# Lateral joins with a limit force one index probe per row, whatever sizes the planner assumes.
+# Plain joins hashed whole tables and took ten times as long at 100,000 samples.
 _NEAR = sa.text("""
     with banded as (
         select sl.sample_id as id from unnest(:bands, :bits) as asked (band, value)
         cross join lateral (
-            select b.sha256 from layer_bands b where b.band = asked.band and b.value = asked.value limit :crowd) near
+            select b.sha256 from layer_bands b where b.band = asked.band and b.value = asked.value
+            limit :crowd) near
         cross join lateral (
-            select sample_id from sample_layers l where l.sha256 = near.sha256 and l.role = :role limit 1) sl),
+            select sample_id from sample_layers l where l.sha256 = near.sha256 and l.role = :role
+            limit 1) sl),
     of_prompt as (
         select s.id from rounds r
         cross join lateral (
-            select id from candidates c where c.round_id = r.id and c.prompt_id = :prompt limit :crowd) c
-        cross join lateral (select id from samples s where s.candidate_id = c.id limit 1) s limit :crowd),
+            select id from candidates c where c.round_id = r.id and c.prompt_id = :prompt
+            limit :crowd) c
+        cross join lateral (select id from samples s where s.candidate_id = c.id limit 1) s
+        limit :crowd),
     decided as (select candidate_id, verdict from decisions order by id desc limit 8 * :crowd),
     newest as (
         select s.id from (select candidate_id from decided where verdict = 'accept' limit :crowd) d
-        cross join lateral (select id from samples s where s.candidate_id = d.candidate_id limit 1) s),
+        cross join lateral (select id from samples s where s.candidate_id = d.candidate_id
+            limit 1) s),
     any_few as (select id from samples order by id limit :crowd)
     select near.id, found.fingerprint from (
         select id from banded union select id from of_prompt
@@ -122,13 +141,17 @@ _NEAR = sa.text("""
         join sample_layers sl on sl.sample_id = s.id and sl.role = :role
         join layers l on l.sha256 = sl.sha256
         where s.id = near.id and s.kind = :kind and s.withdrawn_at is null
-            and s.candidate_id is distinct from :candidate and s.id is distinct from cast(:planted as uuid)
+            and s.candidate_id is distinct from :candidate
+                and s.id is distinct from cast(:planted as uuid)
         limit 1) found
     order by found.at desc""").bindparams(
-    sa.bindparam("bands", type_=ARRAY(sa.SmallInteger)), sa.bindparam("bits", type_=ARRAY(sa.Integer))
+    sa.bindparam("bands", type_=ARRAY(sa.SmallInteger)),
+    sa.bindparam("bits", type_=ARRAY(sa.Integer)),
 )
 
 _SAMPLE = sa.text("""
-    select s.line, s.round, jsonb_object_agg(sl.role, jsonb_build_array(l.sha256, l.width, l.height)) as layers
-    from samples s join sample_layers sl on sl.sample_id = s.id join layers l on l.sha256 = sl.sha256
+    select s.line, s.round, jsonb_object_agg(sl.role,
+        jsonb_build_array(l.sha256, l.width, l.height)) as layers
+    from samples s join sample_layers sl on sl.sample_id = s.id
+    join layers l on l.sha256 = sl.sha256
     where s.id = :sample group by s.id""")

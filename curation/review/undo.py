@@ -1,4 +1,4 @@
-"""Undoing: a decision is voided by a row of its own, and its candidate handed back to whoever decided."""
+"""Undo: void a decision by a row of its own and lease its candidate to the reviewer again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from curation.rounds.lifecycle import GOLD
 
 @dataclass(frozen=True)
 class Undone:
-    """The answer to an undo: its own number, and the candidate, held by the reviewer again."""
+    """The response to an undo: its number, and the item, leased to the reviewer again."""
 
     decision: int
     card: ReviewItem
@@ -38,13 +38,29 @@ def undo(
     seconds: int,
     page: uuid.UUID | None = None,
 ) -> Undone:
-    """Void the reviewer's own decision (None: the last that stands) and hand the candidate back to them.
+    """Void the reviewer's own decision and lease the candidate to them again.
 
-    The decision stays and a row that undoes it is added; an accepted candidate's sample is withdrawn. The same key
-    again gives the same answer. A vote among several is taken back alone, and the candidate opened again. In a paused
-    round too: the reviewer has seen the candidate, and `page` is the page that shows it again. Raises
-    NotFound, Paused, and Conflict where the candidate has moved on since.
+    The decision stays and a row that undoes it is added; an accepted candidate's sample is
+    withdrawn. One vote among several is withdrawn alone and the candidate reopened. Undo works in a
+    paused round too, since the reviewer has seen the candidate.
+
+    Args:
+        tx: The transaction of the request.
+        reviewer_id: The reviewer.
+        decision: The decision; None for their last one that stands.
+        key: The idempotency key; a repeated key gives the same answer.
+        seconds: The duration of the new lease.
+        page: The page that shows the candidate again; None for callers without pages.
+
+    Returns:
+        The number of the undo and the item.
+
+    Raises:
+        NotFound: There is no such decision of this reviewer.
+        Paused: The reviewer is paused.
+        Conflict: The candidate has moved on, the round is closed, or the key was used otherwise.
     """
+    # A retry is answered as the first request was.
     earlier = tx.execute(_EARLIER_UNDO, {"key": key}).one_or_none()
     if earlier is not None:
         if (
@@ -52,24 +68,38 @@ def undo(
             or earlier.verdict != Verdict.undo
             or decision not in {None, earlier.undoes}
         ):
-            raise Conflict("this key was used for another decision", "make a new key for every decision")
+            raise Conflict(
+                "this key was used for another decision", "make a new key for every decision"
+            )
         return Undone(earlier.id, read_cards(tx, [earlier.candidate_id])[0])
     target = tx.execute(_UNDOABLE, {"reviewer": reviewer_id, "decision": decision}).one_or_none()
     if target is None:
-        raise NotFound("there is no decision of yours to undo", "each can be undone once, and only by who made it")
+        raise NotFound(
+            "you have no decision to undo",
+            "a decision can be undone once, and only by the reviewer who made it",
+        )
+    # Lock the candidate, then check that the decision may still be undone.
     row = lock_candidate(tx, target.candidate_id)
-    known = tx.execute(_ROUND, {"round": row.shown_in, "own": row.round_id, "reviewer": reviewer_id}).one()
+    known = tx.execute(
+        _ROUND, {"round": row.shown_in, "own": row.round_id, "reviewer": reviewer_id}
+    ).one()
     if known.paused is not None:
         raise Paused(known.paused)
     if known.state == "closed":
-        raise Conflict(f"round {row.shown_in} is closed", "the verdicts of a closed round are history")
+        raise Conflict(f"round {row.shown_in} is closed", "decisions of a closed round are final")
     vote = _is_vote(target, known)
     _check_undoable(tx, target, row, known, vote=vote)
-    values = {"key": key, "candidate": target.candidate_id, "decision": target.id, "reviewer": reviewer_id}
+    values = {
+        "key": key,
+        "candidate": target.candidate_id,
+        "decision": target.id,
+        "reviewer": reviewer_id,
+    }
     fewer = int(vote and known.purpose != GOLD)
     undone = tx.execute(_UNDO, values | {"fewer": fewer}).scalar()
     if undone is None:
-        raise Conflict("this decision was undone a moment ago", "load the page again")
+        raise Conflict("this decision has just been undone", "reload the page")
+    # Give the candidate back to the reviewer, and withdraw its sample.
     leases.claim(tx, [target.candidate_id], "review", holder_of(reviewer_id), seconds)
     note_claims(tx, reviewer_id, [target.candidate_id], page)
     if row.state == CandidateState.accepted:
@@ -78,32 +108,45 @@ def undo(
 
 
 def _is_vote(target: sa.Row[Any], known: sa.Row[Any]) -> bool:
-    """Whether a decision was one of several: undone, it leaves the others as they are."""
+    """Return whether a decision is one of several, so that undoing it leaves the others."""
     several = known.purpose == GOLD or Consensus.read(known.consensus).overlap > 1
     return several and not target.final and target.verdict != Verdict.skip
 
 
-def _check_undoable(tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], known: sa.Row[Any], *, vote: bool) -> None:
-    """Raise Conflict where the candidate has moved on. A vote is taken back even from under somebody else's eyes."""
+def _check_undoable(
+    tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], known: sa.Row[Any], *, vote: bool
+) -> None:
+    """Raise Conflict if the candidate has moved on.
+
+    A vote can be withdrawn even while another reviewer is looking at the candidate.
+    """
     if vote:
         if row.state == CandidateState.withdrawn or has_final(tx, target.candidate_id):
-            raise Conflict("this candidate is decided for good by now", "an adjudicator's decision is final")
+            raise Conflict(
+                "this candidate has a final decision", "an adjudicator's decision is final"
+            )
         return
     full = target.verdict == Verdict.skip and row.decided >= Consensus.read(known.consensus).overlap
     if row.state != AFTER[Verdict(target.verdict)] or full:
-        # What became of it is not said: that would be somebody else's verdict.
-        raise Conflict("the candidate has moved on since", "only the last decision on a candidate can be undone")
+        # Do not reveal the new state: it would be another reviewer's verdict.
+        raise Conflict(
+            "the candidate has changed since your decision",
+            "only the last decision on a candidate can be undone",
+        )
 
 
-_EARLIER_UNDO = sa.text("select id, candidate_id, reviewer_id, verdict, undoes from decisions where key = :key")
+_EARLIER_UNDO = sa.text(
+    "select id, candidate_id, reviewer_id, verdict, undoes from decisions where key = :key"
+)
 
 _UNDOABLE = sa.text("""
     select d.id, d.candidate_id, d.verdict, d.final from decisions d
-    where d.reviewer_id = :reviewer and d.verdict <> 'undo' and (cast(:decision as bigint) is null or d.id = :decision)
+    where d.reviewer_id = :reviewer and d.verdict <> 'undo'
+        and (cast(:decision as bigint) is null or d.id = :decision)
         and not exists (select from decisions u where u.undoes = d.id)
     order by d.id desc limit 1""")
 
-# Shared, so that the round cannot be closed between this look and the commit.
+# A shared lock, so that the round cannot be closed between this query and the commit.
 _ROUND = sa.text("""
     select shown.state, own.purpose, own.consensus, me.paused
     from rounds shown join rounds own on own.id = :own join reviewers me on me.id = :reviewer
@@ -111,8 +154,10 @@ _ROUND = sa.text("""
 
 _UNDO = sa.text("""
     with kept as (
-        insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id, propensity)
-        select candidate_id, reviewer_id, 'undo', desk, :key, id, checkpoint_id, propensity from decisions
+        insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id,
+            propensity)
+        select candidate_id, reviewer_id, 'undo', desk, :key, id, checkpoint_id, propensity
+        from decisions
         where id = :decision and reviewer_id = :reviewer
         on conflict do nothing returning id)
     , moved as (

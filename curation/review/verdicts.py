@@ -1,4 +1,4 @@
-"""Verdicts: the state that each leads to, and the lock under which it does."""
+"""Verdicts: the state that each leads to, and the row lock under which it is applied."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ AFTER: Final = {
     Verdict.reject: CandidateState.rejected,
     Verdict.skip: CandidateState.waiting,
 }
-"""Where a verdict by itself leaves a candidate."""
-STANDS: Final = "(d.verdict in ('accept', 'reject') and not exists (select from decisions u where u.undoes = d.id))"
-"""In SQL: whether the row d of decisions is a verdict that was not undone."""
+"""The state of a candidate after a single verdict."""
+STANDS: Final = """(d.verdict in ('accept', 'reject')
+    and not exists (select from decisions u where u.undoes = d.id))"""
+"""SQL condition: row d of decisions is a verdict that was not undone."""
 CONSENSUS: Final = "consensus"
-"""The name in which, and the desk at which, a re-aggregation decides."""
+"""The reviewer name and the interface of decisions made by re-aggregation."""
 UPHELD: Final = f"""({STANDS} and d.desk <> '{CONSENSUS}'
     and c.state = case d.verdict when 'accept' then 'accepted' else 'rejected' end)"""
-"""In SQL: whether the row d of decisions is somebody's verdict that stands, and that its candidate c has come to."""
+"""SQL condition: row d of decisions stands and agrees with the state of its candidate c."""
 DECIDED: Final = (CandidateState.accepted, CandidateState.rejected)
 
 
 def lock_candidate(tx: Transaction, candidate: uuid.UUID) -> sa.Row[Any]:
-    """The candidate's row, locked. All that follows is read by later statements, and so sees whoever was faster."""
+    """Lock a candidate and return its row. Raises NotFound.
+
+    Later statements of the transaction see everything that earlier lock holders committed.
+    """
     row: sa.Row[Any] | None = tx.execute(_LOCK, {"candidate": candidate}).one_or_none()
     if row is None:
         raise NotFound(f"there is no candidate {candidate}")
@@ -37,9 +41,13 @@ def lock_candidate(tx: Transaction, candidate: uuid.UUID) -> sa.Row[Any]:
 
 
 def settle(tx: Transaction, candidate: uuid.UUID, state: CandidateState) -> None:
-    """Bring a candidate that is locked, and waits or is decided, to accepted or rejected, its sample with it."""
+    """Move a locked candidate that waits or is decided to accepted or rejected.
+
+    Its sample is added or withdrawn accordingly.
+    """
     before = lock_candidate(tx, candidate).state
-    if before in DECIDED:  # the law knows no other way from one to the other
+    if before in DECIDED:
+        # The state machine has no direct transition between accepted and rejected.
         tx.execute(_MOVE, {"candidate": candidate, "state": CandidateState.showing})
     tx.execute(_MOVE, {"candidate": candidate, "state": state})
     if state is CandidateState.accepted:
@@ -48,11 +56,13 @@ def settle(tx: Transaction, candidate: uuid.UUID, state: CandidateState) -> None
         withdraw_sample_of(tx, candidate)
 
 
-# First the lease, then the candidate, as everybody who needs both: the lock on c is taken on the joined row.
+# Lock order: the lease, then the candidate, as everywhere; c is locked through the joined row.
 _LOCK = sa.text("""
     with held as materialized (select subject from leases where subject = :candidate for update)
-    select c.state, c.round_id, c.propensity, c.decided, c.slice, coalesce(g.round_id, c.round_id) as shown_in
-    from candidates c left join held on held.subject = c.id left join gold g on g.candidate_id = c.id
+    select c.state, c.round_id, c.propensity, c.decided, c.slice,
+        coalesce(g.round_id, c.round_id) as shown_in
+    from candidates c left join held on held.subject = c.id
+    left join gold g on g.candidate_id = c.id
     where c.id = :candidate for update of c""")
 
 _MOVE = sa.text("update candidates set state = :state where id = :candidate")

@@ -1,4 +1,4 @@
-"""Generation of candidates: claim a batch, generate it without an open transaction, save its layers."""
+"""Candidate generation: claim a batch, generate outside any transaction, store the layers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,28 @@ from curation.ports import LayerGenerator, Layers, ObjectStore
 
 @dataclass(frozen=True)
 class Claimed:
-    """One candidate that this worker alone may draw now."""
+    """A candidate that only this worker may generate now."""
 
     id: uuid.UUID
     request: DrawRequest
 
 
-def claim_requested(tx: Transaction, number: int, holder: str, count: int, seconds: int) -> list[Claimed]:
-    """Take up to `count` requested candidates of an open round under a lease; other workers skip them."""
+def claim_requested(
+    tx: Transaction, number: int, holder: str, count: int, seconds: int
+) -> list[Claimed]:
+    """Lease up to `count` requested candidates of an open round; other workers skip them.
+
+    Args:
+        tx: The transaction.
+        number: The round.
+        holder: The name of the worker.
+        count: The maximum number to claim.
+        seconds: The duration of the leases.
+
+    Returns:
+        The claimed candidates by id.
+    """
+    # Rows locked by another worker are skipped, so that workers never wait for each other.
     picked = (
         sa.select(candidates.c.id)
         .join(rounds, rounds.c.id == candidates.c.round_id)
@@ -43,66 +57,112 @@ def claim_requested(tx: Transaction, number: int, holder: str, count: int, secon
     ids = [row.id for row in tx.execute(picked)]
     if not ids:
         return []
+    # Count the attempt now: a candidate that crashes its worker is not retried for ever.
     moving = sa.update(candidates).where(candidates.c.id.in_(ids))
     tx.execute(moving.values(state=CandidateState.drawing, attempts=candidates.c.attempts + 1))
     leases.claim(tx, ids, "draw", holder, seconds)
-    texts = sa.select(candidates.c.id, candidates.c.seed, prompts.c.text, prompts.c.foreground, prompts.c.background)
+    # Read what the generator needs.
+    texts = sa.select(
+        candidates.c.id,
+        candidates.c.seed,
+        prompts.c.text,
+        prompts.c.foreground,
+        prompts.c.background,
+    )
     rows = tx.execute(
         texts.join(prompts, prompts.c.id == candidates.c.prompt_id)
         .where(candidates.c.id.in_(ids))
         .order_by(candidates.c.id)
     )
-    return [Claimed(r.id, DrawRequest(Prompt(r.text, r.foreground, r.background), r.seed)) for r in rows]
+    return [
+        Claimed(r.id, DrawRequest(Prompt(r.text, r.foreground, r.background), r.seed)) for r in rows
+    ]
 
 
 def draw_claimed(
-    database: Database, store: ObjectStore, generator: LayerGenerator, claimed: Sequence[Claimed], holder: str
+    database: Database,
+    store: ObjectStore,
+    generator: LayerGenerator,
+    claimed: Sequence[Claimed],
+    holder: str,
 ) -> int:
-    """Draw claimed candidates and keep them: objects first, rows second. Returns how many were still ours to keep."""
-    drawn = generator.draw([one.request for one in claimed])
-    stored = {one.id: _store(store, layers) for one, layers in zip(claimed, drawn, strict=True)}
+    """Generate claimed candidates and store them: objects first, rows second.
+
+    Args:
+        database: The database; no transaction is open while the generator runs.
+        store: The object store.
+        generator: The generator of the round's checkpoint.
+        claimed: The candidates.
+        holder: The name of the worker.
+
+    Returns:
+        The number of candidates whose lease this worker still held.
+    """
+    drawn = generator.draw([item.request for item in claimed])
+    # Objects without rows are harmless; rows without objects would be broken candidates.
+    stored = {item.id: _store(store, layers) for item, layers in zip(claimed, drawn, strict=True)}
     with database.transaction() as tx:
-        return _keep(tx, stored, holder)
+        return _save_layers(tx, stored, holder)
 
 
 def give_back(tx: Transaction, claimed: Sequence[Claimed], holder: str, reason: str) -> None:
-    """Hand candidates back after a failure; one that has failed too often is set aside with its reason."""
-    ids = _still_held(tx, [one.id for one in claimed], holder)
+    """Release candidates after a failure.
+
+    A candidate that has failed too often becomes "failed".
+
+    Args:
+        tx: The transaction.
+        claimed: The candidates.
+        holder: The name of the worker.
+        reason: The error, stored as the candidate's note.
+    """
+    ids = _release_held(tx, [item.id for item in claimed], holder)
     again = sa.case(
         (candidates.c.attempts < leases.MOST_ATTEMPTS, CandidateState.requested.value),
         else_=CandidateState.failed.value,
     )
-    tx.execute(sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500]))
+    tx.execute(
+        sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500])
+    )
 
 
 def _store(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer]:
-    kept = {}
+    stored = {}
     for role, rgba in layers.items():
         data = encode_layer(rgba)
         height, width = rgba.shape[:2]
-        kept[role] = StoredLayer(store.put(data), width, height, len(data), visible_hash(rgba))
-    return kept
+        stored[role] = StoredLayer(store.put(data), width, height, len(data), visible_hash(rgba))
+    return stored
 
 
-def _keep(tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]], holder: str) -> int:
-    ours = _still_held(tx, list(stored), holder)
-    if not ours:
+def _save_layers(
+    tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]], holder: str
+) -> int:
+    held_ids = _release_held(tx, list(stored), holder)
+    if not held_ids:
         return 0
-    record_layers(tx, [layer for one in ours for layer in stored[one].values()])
+    record_layers(tx, [layer for id_ in held_ids for layer in stored[id_].values()])
     rows = [
-        {"candidate_id": one, "role": role, "sha256": layer.sha256}
-        for one in ours
-        for role, layer in stored[one].items()
+        {"candidate_id": id_, "role": role, "sha256": layer.sha256}
+        for id_ in held_ids
+        for role, layer in stored[id_].items()
     ]
     tx.execute(sa.insert(candidate_layers), rows)
-    moved = sa.update(candidates).where(candidates.c.id.in_(ours)).values(state=CandidateState.drawn)
+    moved = (
+        sa.update(candidates)
+        .where(candidates.c.id.in_(held_ids))
+        .values(state=CandidateState.drawn)
+    )
+    # Screening follows as a job of each round.
     numbers = {row.round_id for row in tx.execute(moved.returning(candidates.c.round_id))}
     for number in sorted(numbers):
         tx.ask("screen", number)
-    return len(ours)
+    return len(held_ids)
 
 
-def _still_held(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -> list[uuid.UUID]:
-    """Release our leases and say which they were: a lease that was swept away is somebody else's candidate now."""
+def _release_held(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -> list[uuid.UUID]:
+    """Release this worker's leases and return their candidates; expired leases are left out."""
     mine = (held.c.subject.in_(ids)) & (held.c.holder == holder) & (held.c.purpose == "draw")
-    return [row.subject for row in tx.execute(sa.delete(held).where(mine).returning(held.c.subject))]
+    return [
+        row.subject for row in tx.execute(sa.delete(held).where(mine).returning(held.c.subject))
+    ]

@@ -1,4 +1,4 @@
-"""Rounds: prompts, a checkpoint, a quota and a selection policy, opened, paused and closed as one thing."""
+"""Rounds: open, pause, resume and close a set of prompts with checkpoint, quota and policy."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
 """The selection policy that shows people everything that passes screening."""
 
 STANDING = ("requested", "drawing", "drawn", "screened", "waiting", "showing")
-"""The states from which a candidate still goes on; closing its round withdraws it."""
+"""The states of unfinished candidates, which closing their round withdraws."""
 
 INSERT_AT_ONCE = 5_000
 
 GOLD = "gold"
-"""The purpose of the one round that all gold belongs to: no figure of another round can count it."""
+"""The purpose of the one internal round that owns all gold, so that no other round counts it."""
 NOT_GOLD = rounds.c.purpose != GOLD
 
 
@@ -42,35 +42,80 @@ def open_round(
     kind: Kind = Kind.single,
     actor: str,
 ) -> int:
-    """Add a round and its candidates, all "requested", and ask for their drawing. Returns the round's number.
+    """Add a round with its candidates and enqueue their generation.
 
-    The quota goes round the prompts: candidate i is drawn from prompt i modulo their number, with a seed of its own.
+    Candidate i is generated from prompt i modulo the number of prompts, with a seed of its own.
+
+    Args:
+        tx: The transaction.
+        checkpoint: The id of the checkpoint.
+        prompts_: The prompts.
+        quota: The number of candidates.
+        seed: The RNG seed from which the seeds of the candidates are derived.
+        policy: The selection policy (curation.rounds.policies).
+        kind: Single layers or pairs.
+        actor: The name for the log.
+
+    Returns:
+        The number of the round.
+
+    Raises:
+        Refused: The prompts, the quota or the policy are invalid.
     """
     check_round(prompts_, quota, policy, kind)
     rules = write_policy(read_policy(policy))
-    row = {"purpose": "drawn", "kind": kind, "checkpoint_id": checkpoint, "quota": quota, "policy": rules}
-    number = int(tx.execute(sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}).scalar_one())
+    row = {
+        "purpose": "drawn",
+        "kind": kind,
+        "checkpoint_id": checkpoint,
+        "quota": quota,
+        "policy": rules,
+    }
+    number = int(
+        tx.execute(
+            sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}
+        ).scalar_one()
+    )
     add_prompts(tx, prompts_)
+    # Insert in batches: one statement for a million candidates would need too much memory.
     for start in range(0, quota, INSERT_AT_ONCE):
         indexes = range(start, min(start + INSERT_AT_ONCE, quota))
-        tx.execute(sa.insert(candidates), [_request(number, checkpoint, prompts_, seed, i) for i in indexes])
-    tx.log(actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules)
+        tx.execute(
+            sa.insert(candidates),
+            [_request(number, checkpoint, prompts_, seed, i) for i in indexes],
+        )
+    tx.log(
+        actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules
+    )
     tx.ask("draw", number)
     return number
 
 
 def add_prompts(tx: Transaction, texts: Sequence[Prompt]) -> None:
     """Record prompts; equal texts are one prompt."""
-    rows = [{"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background} for p in set(texts)]
+    rows = [
+        {"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background}
+        for p in set(texts)
+    ]
     tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
 
 
 def open_seed_review(tx: Transaction, actor: str, kind: Kind = Kind.single) -> int:
-    """The open round in which people look at imports that screening was unsure of; made when there is none."""
-    open_one = (rounds.c.purpose == "seeds") & (rounds.c.kind == kind) & (rounds.c.state != RoundState.closed)
-    number = tx.scalar(sa.select(rounds.c.id).where(open_one).order_by(rounds.c.id))
+    """Return the open round for imports that screening flagged, adding it if there is none."""
+    is_open = (
+        (rounds.c.purpose == "seeds")
+        & (rounds.c.kind == kind)
+        & (rounds.c.state != RoundState.closed)
+    )
+    number = tx.scalar(sa.select(rounds.c.id).where(is_open).order_by(rounds.c.id))
     if number is None:
-        row = {"purpose": "seeds", "kind": kind, "quota": 0, "policy": dict(SHOW_ALL), "state": RoundState.open}
+        row = {
+            "purpose": "seeds",
+            "kind": kind,
+            "quota": 0,
+            "policy": dict(SHOW_ALL),
+            "state": RoundState.open,
+        }
         number = tx.execute(sa.insert(rounds).returning(rounds.c.id), row).scalar_one()
         tx.log(actor, "round opened", f"round {number}", purpose="seeds")
     return int(number)
@@ -84,71 +129,107 @@ def add_for_review(
     flags: Sequence[str],
     origin: Mapping[str, Any],
 ) -> uuid.UUID:
-    """Put an import before people with the codes it was flagged with; adding it twice adds it once.
+    """Add an import to a review round with its flags; adding it twice adds it once.
 
-    `origin` carries "licence", "source" and, where the metadata gave one, "split".
+    Args:
+        tx: The transaction.
+        number: The round.
+        layers: The stored layers by role.
+        prompt: The caption as a prompt.
+        flags: The codes with which screening flagged it.
+        origin: "licence", "source" and, where the metadata has one, "split".
+
+    Returns:
+        The id of the candidate.
     """
     record_layers(tx, list(layers.values()))
     add_prompts(tx, [prompt])
-    seen = [layers[role].visible for role in LayerRole if role in layers]
-    candidate = content_id("candidate", "import", *seen)
+    # The id comes from the visible pixels, so the same import is the same candidate.
+    hashes = [layers[role].visible for role in LayerRole if role in layers]
+    candidate = content_id("candidate", "import", *hashes)
     row = {
         "id": candidate,
         "round_id": number,
         "prompt_id": prompt.id,
-        "seed": int(seen[0][:15], 16),
+        "seed": int(hashes[0][:15], 16),
         "state": CandidateState.waiting,
         "propensity": 1.0,
         "flags": list(flags),
         "origin": dict(origin),
     }
+    # Only a new candidate counts towards the quota.
     if tx.execute(insert(candidates).on_conflict_do_nothing(), row).rowcount:
-        rows = [{"candidate_id": candidate, "role": role, "sha256": one.sha256} for role, one in layers.items()]
+        rows = [
+            {"candidate_id": candidate, "role": role, "sha256": layer.sha256}
+            for role, layer in layers.items()
+        ]
         tx.execute(sa.insert(candidate_layers), rows)
         tx.execute(sa.update(rounds).where(rounds.c.id == number).values(quota=rounds.c.quota + 1))
     return candidate
 
 
 def pause_round(tx: Transaction, number: int, actor: str) -> None:
-    """Draw nothing and show nothing more of it until it is resumed; what was given to reviewers may be decided."""
+    """Stop generating and showing candidates of a round until it is resumed.
+
+    Candidates that reviewers already hold may still be decided.
+    """
     _move(tx, number, RoundState.open, RoundState.paused, actor)
 
 
 def resume_round(tx: Transaction, number: int, actor: str) -> None:
-    """Go on with a paused round."""
+    """Resume a paused round."""
     _move(tx, number, RoundState.paused, RoundState.open, actor)
     tx.ask("draw", number)
     tx.ask("screen", number)
 
 
 def close_round(tx: Transaction, number: int, actor: str) -> int:
-    """End a round: what has no verdict is withdrawn. Returns how many were; closing twice is closing once."""
-    # Locked first: a decision or an undo that is under way is over before its candidate is looked at here.
+    """Close a round and withdraw its undecided candidates; closing twice has no effect.
+
+    Returns:
+        The number of candidates withdrawn.
+    """
+    # Lock the round first: decisions and undos in progress finish before their candidates are read.
     locked = sa.select(rounds.c.state).where(rounds.c.id == number, NOT_GOLD).with_for_update()
     if tx.scalar(locked) in {None, RoundState.closed}:
         find_round(tx, number)
         return 0
-    mine = (candidates.c.round_id == number) & candidates.c.state.in_(STANDING)
-    tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(mine))))
+    unfinished = (candidates.c.round_id == number) & candidates.c.state.in_(STANDING)
+    tx.execute(
+        sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(unfinished)))
+    )
+    # Gold hidden in this round is withdrawn too; it belongs to another round.
     hidden = candidates.c.id.in_(sa.select(gold.c.candidate_id).where(gold.c.round_id == number))
-    tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(hidden))))
+    tx.execute(
+        sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(hidden)))
+    )
     tx.execute(sa.update(candidates).where(hidden).values(state=CandidateState.withdrawn))
-    withdrawn = tx.execute(sa.update(candidates).where(mine).values(state=CandidateState.withdrawn)).rowcount
-    tx.execute(sa.update(rounds).where(rounds.c.id == number).values(state=RoundState.closed, closed_at=sa.func.now()))
+    withdrawn = tx.execute(
+        sa.update(candidates).where(unfinished).values(state=CandidateState.withdrawn)
+    ).rowcount
+    tx.execute(
+        sa.update(rounds)
+        .where(rounds.c.id == number)
+        .values(state=RoundState.closed, closed_at=sa.func.now())
+    )
     tx.log(actor, "round closed", f"round {number}", withdrawn=withdrawn)
     return int(withdrawn)
 
 
 def find_round(tx: Transaction, number: int) -> dict[str, Any]:
-    """One round's row. Raises NotFound, also for the round that all gold belongs to: it is nobody's."""
+    """Return a round's row. Raises NotFound.
+
+    The internal round that owns all gold is treated as missing.
+    """
     row = tx.execute(sa.select(rounds).where(rounds.c.id == number, NOT_GOLD)).mappings().first()
     if row is None:
-        raise NotFound(f"there is no round {number}", "'layerloop round list' shows them")
+        raise NotFound(f"there is no round {number}", "'layerloop round list' shows all rounds")
     return dict(row)
 
 
 def list_rounds(tx: Transaction) -> list[dict[str, Any]]:
-    """Every round with its counts by state, oldest first."""
+    """Return every round with its counts by state, oldest first."""
+    # Two queries in total, not one per round.
     counted = sa.select(candidates.c.round_id, candidates.c.state, sa.func.count().label("n"))
     counts: dict[int, dict[str, int]] = {}
     for row in tx.execute(counted.group_by(candidates.c.round_id, candidates.c.state)):
@@ -160,14 +241,22 @@ def list_rounds(tx: Transaction) -> list[dict[str, Any]]:
 def list_candidates(
     tx: Transaction, number: int | None = None, state: CandidateState | None = None, limit: int = 0
 ) -> list[dict[str, Any]]:
-    """Return candidates by round and id: of one round, in one state, and at most `limit` where it is not 0.
+    """Return candidates by round and id.
 
-    Raises NotFound where there is no such round.
+    Args:
+        tx: The transaction.
+        number: Only this round; None for all rounds.
+        state: Only this state; None for all states.
+        limit: The maximum number; 0 for no limit.
+
+    Raises:
+        NotFound: There is no such round.
     """
     if number is not None:
         find_round(tx, number)
+    # A subquery aggregates the layers, so that each candidate is one row.
     layers = sa.func.jsonb_object_agg(candidate_layers.c.role, candidate_layers.c.sha256)
-    mine = candidate_layers.c.candidate_id == candidates.c.id
+    is_own = candidate_layers.c.candidate_id == candidates.c.id
     listed = sa.select(
         candidates.c.id,
         candidates.c.round_id.label("round"),
@@ -180,7 +269,7 @@ def list_candidates(
         candidates.c.slice,
         candidates.c.note,
         candidates.c.changed_at,
-        sa.select(layers).where(mine).scalar_subquery().label("layers"),
+        sa.select(layers).where(is_own).scalar_subquery().label("layers"),
     ).join(prompts, prompts.c.id == candidates.c.prompt_id)
     if number is not None:
         listed = listed.where(candidates.c.round_id == number)
@@ -191,26 +280,44 @@ def list_candidates(
 
 
 def count_states(tx: Transaction, number: int) -> dict[str, int]:
-    """How many candidates of a round stand in each state."""
-    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.round_id == number)
+    """Return the number of candidates of a round in each state."""
+    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(
+        candidates.c.round_id == number
+    )
     return {row.state: row.n for row in tx.execute(counted.group_by(candidates.c.state))}
 
 
 def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], kind: Kind) -> None:
-    """Raise Refused unless a round can be opened with these."""
+    """Raise Refused unless a round can be opened with these arguments.
+
+    Args:
+        texts: The prompts.
+        quota: The number of candidates.
+        policy: The selection policy.
+        kind: Single layers or pairs.
+    """
     if not texts or quota < 1:
-        raise Refused("a round needs a prompt and a quota of at least 1", "see 'layerloop round open --help'")
-    if kind is Kind.pair and any(not (one.foreground and one.background) for one in texts):
-        raise Refused("a round of pairs needs prompts of three texts", "text, foreground and background for each")
-    for place, text in enumerate(texts, 1):
-        check_texts(text, f"prompt {place}")
+        raise Refused(
+            "a round needs at least one prompt and a quota of at least 1",
+            "see 'layerloop round open --help'",
+        )
+    if kind is Kind.pair and any(not (text.foreground and text.background) for text in texts):
+        raise Refused(
+            "a round of pairs needs prompts with three texts",
+            "give text, foreground and background for each",
+        )
+    for index, text in enumerate(texts, 1):
+        check_texts(text, f"prompt {index}")
     read_policy(policy)
 
 
-def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int) -> dict[str, Any]:
+def _request(
+    number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int
+) -> dict[str, Any]:
     prompt = texts[index % len(texts)]
-    drawn = hashlib.sha256(f"{seed}:{number}:{index}".encode()).digest()
-    candidate_seed = int.from_bytes(drawn[:4], "big")
+    # The seed depends on round and position, so a second round with this seed gets other images.
+    digest = hashlib.sha256(f"{seed}:{number}:{index}".encode()).digest()
+    candidate_seed = int.from_bytes(digest[:4], "big")
     return {
         "id": content_id("candidate", number, prompt.id, candidate_seed, checkpoint),
         "round_id": number,
@@ -221,8 +328,16 @@ def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, i
 
 
 def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, actor: str) -> None:
-    moving = sa.update(rounds).where(rounds.c.id == number, NOT_GOLD, rounds.c.state == source).values(state=target)
+    moving = (
+        sa.update(rounds)
+        .where(rounds.c.id == number, NOT_GOLD, rounds.c.state == source)
+        .values(state=target)
+    )
+    # The update matches only the expected state; otherwise report the actual one.
     if not tx.execute(moving).rowcount:
         state = find_round(tx, number)["state"]
-        raise Conflict(f"round {number} is {state}, not {source}", f"'layerloop round show {number}' tells where it is")
+        raise Conflict(
+            f"round {number} is {state}, not {source}",
+            f"'layerloop round show {number}' shows its state",
+        )
     tx.log(actor, f"round {target}", f"round {number}")

@@ -1,4 +1,4 @@
-"""Selection policies: the rules of a round by which people are shown some of its candidates, read and checked."""
+"""Selection policies: a round's rules for which candidates people see, parsed and validated."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from typing import Any, Final
 from curation.errors import Refused
 
 FIRST: Final = 300
-"""So many candidates at least are random ones, where the share allows it: what a first acceptance head is taught by."""
+"""The minimum size of the random slice, if the share allows it: the first training rows."""
 
 
 @dataclass(frozen=True)
 class Random:
-    """Each candidate is shown with probability `share`."""
+    """Show each candidate with probability `share`."""
 
     share: float = 1.0
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A `share` of the candidates is shown: the likely ones, those of which the head is unsure, and some at random.
+    """Show a `share` of the candidates: likely, uncertain and random ones.
 
-    `likely`, `uncertain` and `random` are the slices' shares of what is shown. No prompt and no cluster gets more than
-    `per_prompt` and `per_cluster` times its fair share of the likely slice. Review may stop at `wanted` accepts, or
-    when what is left promises fewer than `least` accepts an hour (0: never). `reject_budget` and `accept_budget` are
-    the shares of errors that the machine may make (0: it decides nothing), `audit` of its verdicts people see as well.
+    `likely`, `uncertain` and `random` are the slices' shares of the shown candidates. No prompt and
+    no cluster gets more than `per_prompt` and `per_cluster` times its fair share of the likely
+    slice. Review may stop at `wanted` accepts, or when the rest is predicted to yield fewer than
+    `least` accepts an hour (0: never). `reject_budget` and `accept_budget` are the error rates
+    allowed to the auto-reviewer (0: no automatic decisions), `audit` the share of its verdicts that
+    people see as well.
     """
 
     share: float = 0.25
@@ -43,15 +45,16 @@ class Mixed:
     audit: float = 0.05
 
     def random_share(self, quota: int) -> float:
-        """The probability of each candidate to be in the random slice, the same for a whole round."""
+        """Return the probability that a candidate is in the random slice, constant for a round."""
         return min(self.share, max(self.random * self.share, FIRST / max(quota, 1)))
 
 
 @dataclass(frozen=True)
 class Paper:
-    """The paper's own selector: LAION's aesthetic score above `aesthetic`, the best by CLIP first; `random` besides.
+    """The paper's selector: LAION's aesthetic score above `aesthetic`, ordered by CLIP score.
 
-    The score is of the layer over mid-grey (training.embedding), since the background alone moves it by half a point.
+    A share `random` is shown besides. The score is of the layer over mid-gray (training.embedding),
+    since the background alone changes it by half a point.
     """
 
     aesthetic: float = 5.5
@@ -63,53 +66,77 @@ Policy = Random | Mixed | Paper
 KINDS: Final[Mapping[str, type[Policy]]] = {"random": Random, "mixed": Mixed, "paper": Paper}
 
 AESTHETIC, CLIP_SCORE = "aesthetic", "clip_score"
-"""The signals that the paper's selector reads; an embedder that has the weights measures them."""
+"""The signals of the paper's selector; an embedder with CLIP weights computes them."""
 
 _ABOVE_ONE = {"per_prompt", "per_cluster", "wanted", "least", "aesthetic"}
 _MAY_BE_ZERO = {"wanted", "least", "reject_budget", "accept_budget", "uncertain", "audit"}
 
 
 def read_policy(row: Mapping[str, Any]) -> Policy:
-    """A policy from plain data, `kind` beside its numbers; what is left out is as by default. Raises Refused."""
+    """Parse and validate a policy from plain data.
+
+    Args:
+        row: `kind` with the policy's numbers; missing ones take their defaults.
+
+    Raises:
+        Refused: The kind or a name is unknown, or a number is out of range.
+    """
     kind = KINDS.get(str(row.get("kind")))
     if kind is None:
-        raise Refused(f"unknown selection policy {dict(row)}", "its kind is one of " + ", ".join(KINDS))
+        raise Refused(
+            f"unknown selection policy {dict(row)}", "kind must be one of " + ", ".join(KINDS)
+        )
+    # Reject unknown fields and numbers out of range before the policy is constructed.
     given = {name: value for name, value in row.items() if name != "kind"}
-    known = {one.name: one.type for one in fields(kind)}
+    known = {field.name: field.type for field in fields(kind)}
     for name, value in given.items():
         if name not in known:
-            raise Refused(f"a {row['kind']} policy has no {name!r}", "it has " + ", ".join(known))
+            raise Refused(
+                f"a {row['kind']} policy has no field {name!r}",
+                "its fields are " + ", ".join(known),
+            )
         _check_number(name, value)
     policy = kind(**given)
+    # Slices are shares of what is shown.
     if isinstance(policy, Mixed) and not math.isclose(
         policy.likely + policy.uncertain + policy.random, 1, abs_tol=1e-6
     ):
         raise Refused(
-            "the slices of a mixed policy do not add up to 1", "such as likely 0.7, uncertain 0.15, random 0.15"
+            "the slices of a mixed policy do not add up to 1",
+            "for example likely 0.7, uncertain 0.15, random 0.15",
         )
     return policy
 
 
 def write_policy(policy: Policy) -> dict[str, Any]:
-    """The inverse of `read_policy`, with every number said."""
-    kind = next(name for name, one in KINDS.items() if isinstance(policy, one))
+    """Return the inverse of `read_policy`, with all fields."""
+    kind = next(name for name, class_ in KINDS.items() if isinstance(policy, class_))
     return {"kind": kind} | asdict(policy)
 
 
 def check_measures(policy: Mapping[str, Any], measures: Collection[str]) -> None:
-    """Raise Refused for a policy whose signals nobody measures here."""
+    """Raise Refused for a policy whose signals no embedder computes.
+
+    Args:
+        policy: The policy as plain data.
+        measures: The signals that the configured embedder computes.
+    """
     if isinstance(read_policy(policy), Paper) and not {AESTHETIC, CLIP_SCORE} <= set(measures):
         raise Refused(
-            "the paper's selector needs an aesthetic score, and its weights are not at hand",
-            "LAYERLOOP_EMBEDDER=training.embedding:open_embedder with LAYERLOOP_EMBEDDER_MODEL (CLIP ViT-L/14) and "
-            "LAYERLOOP_AESTHETIC (LAION's linear head as safetensors)",
+            "the paper's selector needs an aesthetic score, but its weights are not configured",
+            "set LAYERLOOP_EMBEDDER=training.embedding:open_embedder, LAYERLOOP_EMBEDDER_MODEL "
+            "(CLIP ViT-L/14) and LAYERLOOP_AESTHETIC (LAION's linear head as safetensors)",
         )
 
 
 def _check_number(name: str, value: Any) -> None:
-    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if fine and name == "wanted":
-        fine = value == int(value)
-    most = math.inf if name in _ABOVE_ONE else 1.0
-    if not fine or value < 0 or value > most or (value == 0 and name not in _MAY_BE_ZERO):
-        raise Refused(f"{name} of a selection policy is {value!r}", f"a number up to {most:g}, and above 0")
+    # bool is a subclass of int; NaN and infinity are numbers too.
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if valid and name == "wanted":
+        valid = value == int(value)
+    maximum = math.inf if name in _ABOVE_ONE else 1.0
+    if not valid or value < 0 or value > maximum or (value == 0 and name not in _MAY_BE_ZERO):
+        raise Refused(
+            f"invalid {name} of a selection policy: {value!r}",
+            f"give a number above 0, up to {maximum:g}",
+        )

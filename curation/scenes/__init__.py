@@ -1,1 +1,1 @@
-"""Scenes: a background and any number of layers over it, drawn one after another, each to fit what lies below it."""
+"""Scenes: a background and layers, generated one after another to fit what lies below."""

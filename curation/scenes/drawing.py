@@ -1,4 +1,4 @@
-"""A scene drawn into a folder, step by step; what lies there already, unchanged, is not drawn again."""
+"""Generation of a scene into a folder, step by step; unchanged steps are reused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from curation.errors import Refused
 from curation.images.codec import visible_hash
 from curation.ports import RGBA, Report
 from curation.scenes.layer_source import SceneGenerator
-from curation.scenes.manifest import LAYERED, KeptStep, Manifest, begun, intact, read_manifest, write_manifest
+from curation.scenes.manifest import (
+    LAYERED,
+    KeptStep,
+    Manifest,
+    begun,
+    intact,
+    read_manifest,
+    write_manifest,
+)
 from curation.scenes.planning import Step, plan
 from curation.scenes.renderer import SceneRenderer
 from curation.scenes.scene import Scene
@@ -27,74 +35,101 @@ def draw_scene(
     report: Report,
     force: bool = False,
 ) -> Manifest:
-    """Draw what of a scene is not in the folder yet, and return the account of all of it.
+    """Generate the missing steps of a scene and return its manifest.
 
-    `pictures` are the scene's files, decoded; `hand` may be None where nothing is to be drawn. Files are written
-    whole and then named, and the manifest after each step, so a drawing that was stopped goes on with the next step.
-    Raises Refused where the folder holds something else, unless `force` says that it may be drawn over.
+    Files are written completely before they get their names, and the manifest after each step, so
+    an interrupted run continues with the next step.
+
+    Args:
+        scene: The scene.
+        pictures: The scene's image files, decoded, H x W x 4 uint8.
+        hand: The generator; None if nothing has to be generated.
+        folder: The output folder.
+        report: Called with the progress after each step.
+        force: Whether steps that differ, and changed files, may be replaced.
+
+    Raises:
+        Refused: The folder holds something else and `force` is false, or the size is unknown.
     """
-    before = read_manifest(folder)
-    if before is None and folder.exists() and not _free(folder):
-        raise Refused(f"{folder} is there already and holds no scene", "give another --out")
-    steps, size = plan(scene), _size(scene, pictures, hand, before)
+    previous = read_manifest(folder)
+    if previous is None and folder.exists() and not _free(folder):
+        raise Refused(f"{folder} already exists and is not a scene", "give another --out")
+    # Compare the plan with the previous manifest, and reuse its equal first steps.
+    steps, size = plan(scene), _size(scene, pictures, hand, previous)
     keys = _keys(scene, steps, pictures, hand, size)
-    kept = _kept(before, folder, keys, force) if before else ()
-    drawn = Manifest(
+    kept = _kept(previous, folder, keys, force) if previous else ()
+    manifest = Manifest(
         version=__version__,
         size=size,
         asked=scene.size,
         whole=scene.whole,
         checkpoint=hand.checkpoint.id if hand else None,
         preset=hand.checkpoint.preset if hand else None,
-        made=before.made if before and kept else {},
+        made=previous.made if previous and kept else {},
         steps=kept,
         complete=len(kept) == len(steps),
     )
+    # Write the manifest before old files are removed: it never names a missing file.
     folder.mkdir(parents=True, exist_ok=True)
-    write_manifest(folder, drawn)
-    _clear(folder, before, drawn)
-    easel = SceneRenderer(scene, pictures, hand, folder, size)
-    for layer in drawn.layers:
-        easel.take(layer)
+    write_manifest(folder, manifest)
+    _clear(folder, previous, manifest)
+    # Rebuild the blend of the reused layers, then render the remaining steps on top.
+    renderer = SceneRenderer(scene, pictures, hand, folder, size)
+    for layer in manifest.layers:
+        renderer.take(layer)
     report(Progress("drawing", len(kept), len(steps)))
     for number in range(len(kept), len(steps)):
-        drawn = replace(
-            drawn,
-            steps=(*drawn.steps, easel.make(steps[number], keys[number])),
-            made=hand.describe(size) if hand and steps[number].request else drawn.made,
+        manifest = replace(
+            manifest,
+            steps=(*manifest.steps, renderer.make(steps[number], keys[number])),
+            made=hand.describe(size) if hand and steps[number].request else manifest.made,
             complete=number + 1 == len(steps),
         )
-        write_manifest(folder, drawn)
+        write_manifest(folder, manifest)
         report(Progress("drawing", number + 1, len(steps)))
-    return drawn
+    return manifest
 
 
-def _clear(folder: Path, before: Manifest | None, kept: Manifest) -> None:
-    """Remove what a scene left here that is drawn over now, and files that were never finished."""
-    gone = {*begun(folder), *(before.names if before else ()), *(() if kept.complete else LAYERED.values())}
-    for name in gone - set(kept.names):
+def _clear(folder: Path, previous: Manifest | None, manifest: Manifest) -> None:
+    """Remove the files of replaced steps, and unfinished files."""
+    obsolete = {
+        *begun(folder),
+        *(previous.names if previous else ()),
+        *(() if manifest.complete else LAYERED.values()),
+    }
+    for name in obsolete - set(manifest.names):
         (folder / name).unlink(missing_ok=True)
 
 
 def _free(folder: Path) -> bool:
-    """Whether nothing is in a folder but what a drawing left that was stopped before its first file had a name."""
+    """Return whether a folder is empty except for files of an interrupted first step."""
     return folder.is_dir() and all(path.name in begun(folder) for path in folder.iterdir())
 
 
 def _size(
-    scene: Scene, pictures: Mapping[Path, RGBA], hand: SceneGenerator | None, before: Manifest | None
+    scene: Scene,
+    pictures: Mapping[Path, RGBA],
+    hand: SceneGenerator | None,
+    previous: Manifest | None,
 ) -> tuple[int, int]:
-    """The canvas: as the scene asks, or as the checkpoint draws, or as large as the background's own file."""
+    """Return the canvas size as (width, height).
+
+    In order of precedence: the scene's own, the checkpoint's, that of the background file.
+    """
+    # A size in the scene wins; an aspect needs the checkpoint to turn it into pixels.
     size, aspect = read_size(scene.size)
     if size is None and hand is not None:
-        if before and (before.asked, before.checkpoint) == (scene.size, hand.checkpoint.id):
-            return before.size[0], before.size[1]  # found out then; the weights need not be loaded to ask again
+        if previous and (previous.asked, previous.checkpoint) == (scene.size, hand.checkpoint.id):
+            # Known from the earlier run, so the weights need not be loaded.
+            return previous.size[0], previous.size[1]
         size = hand.size(aspect)
     if size is None and aspect is None and scene.background.file is not None:
         height, width = pictures[scene.background.file].shape[:2]
         size = width, height
     if size is None:
-        raise Refused("how large the scene is to be is not known", 'write size = "1024x1024", or give --size')
+        raise Refused(
+            "the size of the scene is unknown", 'write size = "1024x1024", or give --size'
+        )
     return size
 
 
@@ -105,40 +140,59 @@ def _keys(
     hand: SceneGenerator | None,
     size: tuple[int, int],
 ) -> list[str]:
-    """A hash for each step of all that decides what it leaves, the steps before it included."""
+    """Return a hash per step of everything that determines its result, earlier steps included."""
+    # Files count by their visible pixels, not by their names.
     hashes = {path: visible_hash(rgba) for path, rgba in pictures.items()}
 
-    def thing(place: int) -> object:
-        one = scene.layers[place - 1] if place else scene.background
-        said = {name: value for name, value in one.__dict__.items() if name != "file"}
-        return said | {"picture": hashes.get(one.file) if one.file else None}
+    def describe_item(index: int) -> object:
+        item = scene.layers[index - 1] if index else scene.background
+        fields = {name: value for name, value in item.__dict__.items() if name != "file"}
+        return fields | {"picture": hashes.get(item.file) if item.file else None}
 
     keys: list[str] = []
     for step in steps:
-        asked: dict[str, object] = {"size": size, "way": step.way, "before": keys[-1:]}
-        asked["things"] = [thing(place) for place in (*step.places, *step.given)]
+        inputs: dict[str, object] = {"size": size, "way": step.way, "before": keys[-1:]}
+        inputs["things"] = [describe_item(index) for index in (*step.places, *step.given)]
+        # Generated steps also depend on the checkpoint and its options.
         if step.request and hand:
             prompt = step.request.prompt
-            asked["request"] = [prompt.text, prompt.foreground, prompt.background, step.request.seed]
-            asked["hand"] = [hand.checkpoint.id, {**hand.options.__dict__, "size": None, "given": None}]
-        keys.append(str(content_id("scene", canonical_json(asked))))
+            inputs["request"] = [
+                prompt.text,
+                prompt.foreground,
+                prompt.background,
+                step.request.seed,
+            ]
+            inputs["hand"] = [
+                hand.checkpoint.id,
+                {**hand.options.__dict__, "size": None, "given": None},
+            ]
+        keys.append(str(content_id("scene", canonical_json(inputs))))
     return keys
 
 
-def _kept(before: Manifest, folder: Path, keys: Sequence[str], force: bool) -> tuple[KeptStep, ...]:
-    """Those of the folder's first steps that are as they would be drawn now. Raises Refused unless `force`."""
+def _kept(
+    previous: Manifest, folder: Path, keys: Sequence[str], force: bool
+) -> tuple[KeptStep, ...]:
+    """Return the leading steps that are still current. Raises Refused unless `force`."""
     kept: list[KeptStep] = []
-    for number, step in enumerate(before.steps):
+    for number, step in enumerate(previous.steps):
         if number >= len(keys) or step.key != keys[number]:
             if not force:
-                hint = "give another --out, or --force to keep what is equal and draw the rest anew"
+                hint = (
+                    "give another --out, or --force to keep equal steps and generate the rest again"
+                )
                 raise Refused(f"{folder} holds another scene from step {number + 1} on", hint)
             break
-        whole = intact(folder, step)
-        if whole is False and not force:
+        # The step is the same; its files must still have the bytes that were written.
+        is_intact = intact(folder, step)
+        if is_intact is False and not force:
             changed = ", ".join([*(layer.file for layer in step.layers), step.blended])
-            raise Refused(f"a file of {folder} was changed since it was drawn ({changed})", "--force draws it anew")
-        if not whole:
+            raise Refused(
+                f"a file in {folder} was changed after it was generated ({changed})",
+                "--force generates it again",
+            )
+        # A missing file (None) is generated again without `force`: nothing of the user's is lost.
+        if not is_intact:
             break
         kept.append(step)
     return tuple(kept)

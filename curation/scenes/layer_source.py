@@ -1,4 +1,4 @@
-"""Who draws a scene: a checkpoint, opened late, whose answers are held to what was asked."""
+"""The generator of a scene's layers: a checkpoint, loaded lazily, with validated output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NONE: Final[Mapping[LayerRole, RGBA]] = MappingProxyType({})
 
 @dataclass
 class SceneGenerator:
-    """A checkpoint, whose generator is opened when it is first needed, and the options that it draws with."""
+    """A checkpoint whose generator is loaded on first use, with its generation options."""
 
     checkpoint: Checkpoint
     open: Callable[[], LayerGenerator]
@@ -28,42 +28,79 @@ class SceneGenerator:
 
     @cached_property
     def generator(self) -> LayerGenerator:
-        """Its weights, loaded."""
+        """The loaded generator."""
         return self.open()
 
     def size(self, aspect: float | None) -> tuple[int, int] | None:
-        """The width and height that it draws at an aspect, or by itself; None where it says nothing of that."""
-        told = self.generator.describe(replace(self.options, size=None, aspect=aspect)).get("size")
-        return read_size(told)[0]
+        """Return the (width, height) that the checkpoint generates; None if it does not report one.
 
-    def describe(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE) -> dict[str, str]:
-        """What drawings of (width, height) pixels that fit the given layers are made with. Raises Refused."""
-        told = self.generator.describe(self._options(size, given))
-        asked = {"size": f"{size[0]}x{size[1]}"} if size else {}
-        return {**asked, **told, "checkpoint": self.checkpoint.id, "preset": self.checkpoint.preset}
+        Args:
+            aspect: Width / height; None for the checkpoint's own aspect.
+        """
+        reported = self.generator.describe(replace(self.options, size=None, aspect=aspect)).get(
+            "size"
+        )
+        return read_size(reported)[0]
+
+    def describe(
+        self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE
+    ) -> dict[str, str]:
+        """Return the metadata of images generated with these arguments. Raises Refused.
+
+        Args:
+            size: Width and height in pixels; None for the checkpoint's own size.
+            given: The layers to fit, by role.
+        """
+        described = self.generator.describe(self._options(size, given))
+        # The generator's own report overrides the requested size.
+        requested = {"size": f"{size[0]}x{size[1]}"} if size else {}
+        return {
+            **requested,
+            **described,
+            "checkpoint": self.checkpoint.id,
+            "preset": self.checkpoint.preset,
+        }
 
     def draw(
-        self, requests: Sequence[DrawRequest], size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE
+        self,
+        requests: Sequence[DrawRequest],
+        size: tuple[int, int] | None,
+        given: Mapping[LayerRole, RGBA] = NONE,
     ) -> Sequence[Layers]:
-        """A pair for each request, of (width, height) pixels or the checkpoint's own size, that fits the given layers.
+        """Generate a pair for each request.
 
-        The given layers are in what is returned as they were given. Raises Refused where the generator draws otherwise.
+        Args:
+            requests: The prompts and seeds.
+            size: Width and height in pixels; None for the checkpoint's own size.
+            given: The layers to fit, by role; they are returned unchanged.
+
+        Raises:
+            Refused: The generator returned single layers or another size.
         """
+        # Given layers are returned as they were, not as the autoencoder reconstructs them.
         drawn = self.generator.draw(requests, self._options(size, given))
         return [self._checked({**layers, **given}, size) for layers in drawn]
 
-    def _options(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]) -> DrawOptions:
+    def _options(
+        self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]
+    ) -> DrawOptions:
+        # Generators read given layers from the object store, as training does.
         stored = {role: self.store.put(encode_layer(rgba)) for role, rgba in given.items()}
         sized = replace(self.options, size=size, aspect=None) if size else self.options
         return replace(sized, given=stored)
 
     def _checked(self, layers: Layers, size: tuple[int, int] | None) -> Layers:
-        """Raises Refused where a pair was asked for and a single layer drawn, or another size."""
+        """Raise Refused for a single layer instead of a pair, or another size."""
         if set(layers) < set(LayerRole):
-            hint = "choose one with --checkpoint that was trained on pairs, or imported with weights for layers"
-            raise Refused(f"checkpoint {self.checkpoint.id[:12]} draws single layers only", hint)
+            raise Refused(
+                f"checkpoint {self.checkpoint.id[:12]} generates single layers only",
+                "with --checkpoint choose one trained on pairs or imported with layer weights",
+            )
         for role, rgba in layers.items():
             if size and rgba.shape != (size[1], size[0], 4):
                 found, wanted = f"{rgba.shape[1]}x{rgba.shape[0]}", f"{size[0]}x{size[1]}"
-                raise Refused(f"the {role} was drawn with {found} pixels and not {wanted}", f"ask for the size {found}")
+                raise Refused(
+                    f"the {role} was generated with {found} pixels instead of {wanted}",
+                    f"set the size to {found}",
+                )
         return layers

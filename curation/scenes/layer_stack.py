@@ -1,4 +1,4 @@
-"""What a layered file is made of."""
+"""The layer stack that all layered file formats are written from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from curation.ports import RGBA
 
 @dataclass(frozen=True)
 class StackLayer:
-    """One layer: straight H x W x 4 uint8, its upper left corner at `offset` (x, y), `opacity` 0..255 beside it."""
+    """One layer of a stack.
+
+    `rgba` is straight H x W x 4 uint8 with its upper left corner at `offset` (x, y); `opacity`
+    (0..255) is not part of its alpha.
+    """
 
     name: str
     rgba: RGBA
@@ -20,7 +24,10 @@ class StackLayer:
 
 @dataclass(frozen=True)
 class LayerStack:
-    """Layers from the lowest to the uppermost on a canvas of `size` (width, height), and all of them blended."""
+    """Layers from the lowest to the uppermost on a canvas, and their blend.
+
+    `size` is (width, height), `merged` the blend of all layers.
+    """
 
     size: tuple[int, int]
     sheets: Sequence[StackLayer]

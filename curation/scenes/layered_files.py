@@ -1,4 +1,4 @@
-"""A finished scene as one file with layers, for painting programs: Photoshop's, OpenRaster, TIFF of several pages."""
+"""Export of a finished scene as one layered file: PSD, OpenRaster or multi-page TIFF."""
 
 from __future__ import annotations
 
@@ -17,38 +17,57 @@ from curation.scenes.manifest import LAYERED, Manifest, write_whole
 
 
 class Writer(Protocol):
-    """Writes a stack as one file."""
+    """A function that writes a layer stack as one file."""
 
     def __call__(self, path: Path, stack: LayerStack) -> None:
-        """Write it; alpha stays straight."""
+        """Write the stack with straight alpha."""
 
 
 WRITERS: Final[dict[str, Writer]] = {"psd": write_psd, "ora": write_ora, "tiff": write_tiff}
-"""By the ends of their names."""
+"""Writers by file extension."""
 
 
 def read_formats(text: str | None) -> Sequence[str]:
-    """The formats in "psd,ora"; none for None. Raises Refused for one that is not written."""
-    formats = [one.strip().lower() for one in (text or "").split(",") if one.strip()]
-    for one in formats:
-        if one not in WRITERS:
-            raise Refused(f"scenes are not written as {one!r}", f"choose of {', '.join(WRITERS)}; or several: psd,ora")
+    """Parse formats such as "psd,ora"; none for None. Raises Refused for an unknown format."""
+    formats = [name.strip().lower() for name in (text or "").split(",") if name.strip()]
+    # Fail before anything is generated.
+    for name in formats:
+        if name not in WRITERS:
+            raise Refused(
+                f"unknown layered format {name!r}",
+                f"choose from {', '.join(WRITERS)}, or several: psd,ora",
+            )
     return list(dict.fromkeys(formats))
 
 
 def write_layered(folder: Path, manifest: Manifest, formats: Sequence[str]) -> list[Path]:
-    """Write a complete scene's folder in each format, beside its pictures; returns the files."""
+    """Write a complete scene in each format into its folder.
+
+    Args:
+        folder: The scene's folder.
+        manifest: The manifest of the complete scene.
+        formats: Keys of WRITERS.
+
+    Returns:
+        The files.
+    """
     if not formats:
         return []
-    sheets = [
-        StackLayer(one.name, read_picture(folder / one.file), (one.offset[0], one.offset[1]), one.opacity)
-        for one in manifest.layers
+    layers = [
+        StackLayer(
+            layer.name,
+            read_picture(folder / layer.file),
+            (layer.offset[0], layer.offset[1]),
+            layer.opacity,
+        )
+        for layer in manifest.layers
     ]
+    # Viewers without layer support show the blend, so it is the one already on disk.
     merged = read_picture(folder / manifest.steps[-1].blended)
-    stack = LayerStack((manifest.size[0], manifest.size[1]), sheets, merged)
+    stack = LayerStack((manifest.size[0], manifest.size[1]), layers, merged)
     files = []
-    for one in formats:
-        path = folder / LAYERED[one]
-        write_whole(path, partial(WRITERS[one], stack=stack))
+    for name in formats:
+        path = folder / LAYERED[name]
+        write_whole(path, partial(WRITERS[name], stack=stack))
         files.append(path)
     return files

@@ -1,4 +1,4 @@
-"""The account of a scene's folder: its layers and steps, their files' hashes, and how they were made."""
+"""The manifest of a scene's folder: layers, steps, file hashes and generation metadata."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from curation.object_store import sha256_of, sync
 
 MANIFEST = "manifest.json"
 LAYERED: Final = {"psd": "scene.psd", "ora": "scene.ora", "tiff": "scene.tiff"}
-"""A whole scene as one file, by its format; written on request, once the scene is complete."""
+"""File names of layered exports by format; written on request once the scene is complete."""
 VERSION = 1
 NEW = ".new-"
-"""How the names of files begin that are not whole yet."""
+"""The name prefix of unfinished files."""
 
 
 @dataclass(frozen=True)
 class KeptLayer:
-    """A layer's file: straight RGBA of `size` (width, height) with its upper left corner at `offset` (x, y)."""
+    """A layer's file: straight RGBA of `size` (width, height) at `offset` (x, y) of the canvas."""
 
     place: int  # 0 is the background, n the n-th layer from below
     name: str
@@ -38,9 +38,10 @@ class KeptLayer:
 
 @dataclass(frozen=True)
 class KeptStep:
-    """What one step left: its layers, and the blend of all layers up to them.
+    """The result of one step: its layers, and the blend of all layers up to them.
 
-    `key` is the hash of all that decided it, earlier steps included: equal keys are equal pictures.
+    `key` is the hash of everything that determines it, earlier steps included: equal keys mean
+    equal images.
     """
 
     key: str
@@ -51,11 +52,14 @@ class KeptStep:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A scene's folder so far; `complete` when no step is left. `made` is what the generator says of itself."""
+    """The state of a scene's folder; `complete` if no step is left.
+
+    `made` is the generator's metadata (LayerGenerator.describe).
+    """
 
     version: str  # of Layerloop
     size: Sequence[int]  # of the canvas: width, height
-    asked: str | None  # the size in the scene's own words
+    asked: str | None  # the size as written in the scene file
     whole: str | None
     checkpoint: str | None
     preset: str | None
@@ -65,21 +69,21 @@ class Manifest:
 
     @property
     def layers(self) -> list[KeptLayer]:
-        """All layers so far, from below."""
+        """All layers so far, lowest first."""
         return [layer for step in self.steps for layer in step.layers]
 
     @property
     def names(self) -> list[str]:
-        """Every file that it speaks of."""
+        """The names of all files in the manifest."""
         return [layer.file for layer in self.layers] + [step.blended for step in self.steps]
 
     def as_json(self) -> dict[str, Any]:
-        """The manifest as it stands in its file."""
+        """Return the content of the manifest file."""
         return {"manifest": VERSION, **asdict(self)}
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder, None where there is none. Raises Corrupt where it is broken."""
+    """Return the manifest of a folder, or None if it has none. Raises Corrupt."""
     try:
         text = (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -87,17 +91,25 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         return _manifest(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Corrupt(f"{folder / MANIFEST} is broken: {error}", "give another --out, or remove the folder") from error
+        raise Corrupt(
+            f"{folder / MANIFEST} is invalid: {error}", "give another --out, or remove the folder"
+        ) from error
 
 
 def _manifest(row: dict[str, Any]) -> Manifest:
-    """The inverse of `as_json`. Raises ValueError, KeyError, TypeError, AttributeError on anything else."""
+    """Return the inverse of `as_json`.
+
+    Raises ValueError, KeyError, TypeError or AttributeError for any other data.
+    """
     if row.pop("manifest") != VERSION:
-        raise ValueError("another version of Layerloop wrote it")
-    steps = tuple(KeptStep(**step | {"layers": tuple(map(_layer, step["layers"]))}) for step in row["steps"])
+        raise ValueError("it was written by another version of Layerloop")
+    steps = tuple(
+        KeptStep(**step | {"layers": tuple(map(_layer, step["layers"]))}) for step in row["steps"]
+    )
     manifest = Manifest(**row | {"steps": steps, "size": tuple(row["size"])})
+    # A manifest may come from elsewhere; it must not make us read or delete other files.
     if any(Path(name).name != name for name in manifest.names):
-        raise ValueError("it names files elsewhere")
+        raise ValueError("it names files outside its folder")
     return manifest
 
 
@@ -106,29 +118,39 @@ def _layer(row: dict[str, Any]) -> KeptLayer:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Put the manifest in place of the one before: whole, or not at all."""
+    """Replace the manifest atomically."""
     text = json.dumps(manifest.as_json(), ensure_ascii=False, indent=2) + "\n"
     write_whole(folder / MANIFEST, lambda path: path.write_text(text, "utf-8"))
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> str:
-    """Let `write` make a file beside the target, then name it: whole or not at all, durable. Returns its sha256."""
-    new = target.with_name(NEW + target.name)
-    write(new)
-    sync(new)
-    name = sha256_of(new)
-    new.replace(target)
+    """Write a file atomically and durably, and return its SHA-256.
+
+    Args:
+        target: The path of the finished file.
+        write: A function that writes a temporary file beside the target.
+    """
+    temporary = target.with_name(NEW + target.name)
+    write(temporary)
+    sync(temporary)
+    digest = sha256_of(temporary)
+    # Rename only after the data is on disk, then make the new name durable too.
+    temporary.replace(target)
     sync(target.parent)
-    return name
+    return digest
 
 
 def begun(folder: Path) -> list[str]:
-    """The files that were begun here and never got their names."""
+    """Return the names of unfinished files in a folder."""
     return [path.name for path in folder.glob(f"{NEW}*")]
 
 
 def intact(folder: Path, step: KeptStep) -> bool | None:
-    """Whether a step's files have the bytes that were written; None where one is missing and none was changed."""
+    """Return whether a step's files are unchanged.
+
+    Returns None if a file is missing and none was changed.
+    """
+    # A changed file counts more than a missing one, since it may be the user's own work.
     missing = False
     wanted = {**{layer.file: layer.sha256 for layer in step.layers}, step.blended: step.sha256}
     for name, sha256 in wanted.items():

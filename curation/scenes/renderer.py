@@ -1,4 +1,4 @@
-"""One step of a scene: its layers drawn or set down, laid on the picture so far, and kept as files."""
+"""The renderer of scene steps: generate or place layers, blend them and write their files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from curation.scenes.scene_images import as_background, set_down
 WHITE = (255, 255, 255)
 ORIGIN = (0, 0)
 Laid = tuple[RGBA, tuple[int, int]]
-"""A layer's pixels, and where its upper left corner lies on the canvas (x, y)."""
+"""A layer's pixels, and the (x, y) of its upper left corner on the canvas."""
 
 
 class SceneRenderer:
-    """The picture so far, and the folder that its layers are kept in."""
+    """The blend so far, and the folder to which layers are written."""
 
     def __init__(
         self,
@@ -36,128 +36,162 @@ class SceneRenderer:
         folder: Path,
         size: tuple[int, int],
     ) -> None:
-        self.scene, self.pictures, self.hand, self.folder, self.size = scene, pictures, hand, folder, size
+        self.scene = scene
+        self.pictures = pictures
+        self.hand = hand
+        self.folder = folder
+        self.size = size
         self.layers: list[KeptLayer] = []
         self.blended = canvas(size)
 
     def take(self, layer: KeptLayer) -> None:
-        """Lay a layer of the folder on the picture."""
-        self._lay(layer, read_picture(self.folder / layer.file))
+        """Blend a layer that is already in the folder."""
+        self._blend(layer, read_picture(self.folder / layer.file))
 
     def make(self, step: Step, key: str) -> KeptStep:
-        """Do one step and keep its layers and the blend of all layers so far. Raises Refused."""
+        """Execute one step and write its layers and the blend of all layers so far. Raises Refused.
+
+        Args:
+            step: The step.
+            key: The hash of everything that determines its result.
+        """
         given = self._given(step)
-        facts = self._facts(step, given)
+        metadata = self._metadata(step, given)
         kept = []
-        for place, (rgba, offset) in self._fresh(step, given).items():
-            layer = self._keep(step, place, rgba, offset, facts)
-            self._lay(layer, rgba)
+        # Write and blend the new layers from below.
+        for index, (rgba, offset) in self._make_layers(step, given).items():
+            layer = self._keep(step, index, rgba, offset, metadata)
+            self._blend(layer, rgba)
             kept.append(layer)
         name = f"blended-{step.places[-1]}.png"
         return KeptStep(key, tuple(kept), name, self._keep_blended(name))
 
     def _given(self, step: Step) -> Mapping[LayerRole, RGBA]:
-        """The layers that a step's drawing is to fit."""
+        """Return the layers that a step's generated layers must fit."""
         if step.way is StepKind.over:
             return {LayerRole.background: self.blended}
-        return {LayerRole.foreground: self._together(step.given)} if step.way is StepKind.under else {}
+        return (
+            {LayerRole.foreground: self._blend_files(step.given)}
+            if step.way is StepKind.under
+            else {}
+        )
 
-    def _fresh(self, step: Step, given: Mapping[LayerRole, RGBA]) -> Mapping[int, Laid]:
-        """What a step adds, by its places."""
+    def _make_layers(self, step: Step, given: Mapping[LayerRole, RGBA]) -> Mapping[int, Laid]:
+        """Return the layers that a step adds, by index."""
         if step.request is None:
-            return {place: self._set_down(place) for place in step.places}
-        [layers] = self._painter().draw([step.request], self.size, given)
-        return {one: (layers[LayerRole.foreground if one else LayerRole.background], ORIGIN) for one in step.places}
+            return {index: self._place_image(index) for index in step.places}
+        # A generated layer covers the whole canvas.
+        [layers] = self._generator().draw([step.request], self.size, given)
+        return {
+            index: (layers[LayerRole.foreground if index else LayerRole.background], ORIGIN)
+            for index in step.places
+        }
 
-    def _set_down(self, place: int) -> Laid:
-        """A picture or colour of the user's, as it lies on the canvas."""
+    def _place_image(self, index: int) -> Laid:
+        """Return the user's image or color as it lies on the canvas."""
         background = self.scene.background
-        file = self.scene.layers[place - 1].file if place else background.file
-        if place and file:
-            layer = self.scene.layers[place - 1]
+        file = self.scene.layers[index - 1].file if index else background.file
+        if index and file:
+            layer = self.scene.layers[index - 1]
             return set_down(self.pictures[file], self.size, layer.position, layer.scale)
-        plain = canvas(self.size, background.colour or WHITE)
+        backdrop = canvas(self.size, background.colour or WHITE)
+        # A transparent or smaller background file is filled with the background color.
         if file is None:
-            return plain, ORIGIN
-        return composite(as_background(self.pictures[file], self.size, background.fit), plain), ORIGIN
+            return backdrop, ORIGIN
+        return composite(
+            as_background(self.pictures[file], self.size, background.fit), backdrop
+        ), ORIGIN
 
-    def _together(self, places: Sequence[int]) -> RGBA:
-        """The user's own layers at these places, over nothing."""
-        clear = canvas(self.size)
-        for place in places:
-            rgba, offset = self._set_down(place)
-            clear = composite(on_canvas(fade(rgba, self.scene.layers[place - 1].opacity), offset, self.size), clear)
-        return clear
+    def _blend_files(self, indices: Sequence[int]) -> RGBA:
+        """Return the blend of the user's own layers at these indices, without a background."""
+        blended = canvas(self.size)
+        for index in indices:
+            rgba, offset = self._place_image(index)
+            blended = composite(
+                on_canvas(fade(rgba, self.scene.layers[index - 1].opacity), offset, self.size),
+                blended,
+            )
+        return blended
 
-    def _lay(self, layer: KeptLayer, rgba: RGBA) -> None:
+    def _blend(self, layer: KeptLayer, rgba: RGBA) -> None:
         left, top = layer.offset
         above = on_canvas(fade(rgba, layer.opacity), (left, top), self.size)
         self.blended = composite(above, self.blended)
         self.layers.append(layer)
 
-    def _keep(self, step: Step, place: int, rgba: RGBA, offset: tuple[int, int], facts: Mapping[str, str]) -> KeptLayer:
-        """Write a layer's file and account for it."""
-        layer = self.scene.layers[place - 1] if place else None
+    def _keep(
+        self,
+        step: Step,
+        index: int,
+        rgba: RGBA,
+        offset: tuple[int, int],
+        metadata: Mapping[str, str],
+    ) -> KeptLayer:
+        """Write a layer's file and return its manifest entry."""
+        layer = self.scene.layers[index - 1] if index else None
         described = layer or self.scene.background
-        role = LayerRole.foreground if place else LayerRole.background
+        role = LayerRole.foreground if index else LayerRole.background
         name = layer.name if layer else "background"
-        file = f"{place}-{_slug(name)}.png"
-        told = {**facts, "role": role.value, "layer": name} if facts else {}
+        file = f"{index}-{_slug(name)}.png"
+        layer_metadata = {**metadata, "role": role.value, "layer": name} if metadata else {}
         return KeptLayer(
-            place=place,
+            place=index,
             name=name,
             role=role.value,
             source="drawn" if step.request else "file" if described.file else "colour",
             prompt=described.prompt,
             seed=step.request.seed if step.request else None,
             file=file,
-            sha256=self._write(file, rgba, told),
+            sha256=self._write(file, rgba, layer_metadata),
             size=(rgba.shape[1], rgba.shape[0]),
             offset=offset,
             opacity=layer.opacity if layer else 255,
         )
 
     def _keep_blended(self, name: str) -> str:
-        """Write the picture so far, saying which of it a model made; its sha256."""
+        """Write the blend with its provenance metadata and return its SHA-256."""
         sources = {layer.source for layer in self.layers}
+        # A blend of the user's own files alone carries no AI provenance.
         if "drawn" not in sources:
             return self._write(name, self.blended, {})
-        drawer = self._painter().checkpoint
-        facts = {
+        checkpoint = self._generator().checkpoint
+        metadata = {
             "prompt": ", ".join(layer.prompt or layer.name for layer in reversed(self.layers)),
             "role": LayerRole.blended.value,
-            "checkpoint": drawer.id,
-            "preset": drawer.preset,
+            "checkpoint": checkpoint.id,
+            "preset": checkpoint.preset,
             "version": __version__,
         }
-        return self._write(name, self.blended, facts, COMPOSED if "file" in sources else DRAWN)
+        return self._write(name, self.blended, metadata, COMPOSED if "file" in sources else DRAWN)
 
-    def _facts(self, step: Step, given: Mapping[LayerRole, RGBA]) -> dict[str, str]:
-        """How a step's layers are drawn, as their files tell it; nothing where the user gave them."""
+    def _metadata(self, step: Step, given: Mapping[LayerRole, RGBA]) -> dict[str, str]:
+        """Return the metadata of a step's generated layers; none for the user's own."""
         if step.request is None:
             return {}
-        prompt, hand = step.request.prompt, self._painter()
+        prompt, generator = step.request.prompt, self._generator()
         return {
             "prompt": prompt.text,
             "foreground": prompt.foreground or "",
             "background": prompt.background or "",
-            "negative": hand.options.negative or "",
+            "negative": generator.options.negative or "",
             "seed": str(step.request.seed),
-            **hand.describe(self.size, given),
+            **generator.describe(self.size, given),
             "version": __version__,
         }
 
-    def _painter(self) -> SceneGenerator:
+    def _generator(self) -> SceneGenerator:
         if self.hand is None:
-            raise Refused("nobody is there to draw", "name a checkpoint with --checkpoint")
+            raise Refused("the scene needs a generator", "choose a checkpoint with --checkpoint")
         return self.hand
 
-    def _write(self, name: str, rgba: RGBA, facts: Mapping[str, str], source: str = DRAWN) -> str:
-        """Write a picture, which says nothing of itself where there are no facts, and return its sha256."""
-        data = encode_picture(self.folder / name, rgba, facts or None, source)
+    def _write(
+        self, name: str, rgba: RGBA, metadata: Mapping[str, str], source: str = DRAWN
+    ) -> str:
+        """Write an image, with metadata if there is any, and return its SHA-256."""
+        data = encode_picture(self.folder / name, rgba, metadata or None, source)
         return write_whole(self.folder / name, lambda new: new.write_bytes(data))
 
 
 def _slug(name: str) -> str:
-    """A layer's name as part of a file's."""
+    """Return a layer's name as part of a file name."""
     return re.sub(r"\W+", "-", name.lower()).strip("-")[:40].strip("-") or "layer"

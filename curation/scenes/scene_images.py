@@ -1,4 +1,4 @@
-"""People's own pictures in a scene: decoded in a confined process, made to fill a canvas, or set down on it."""
+"""The user's images in a scene: decoded in a sandbox, scaled and placed on a canvas."""
 
 from __future__ import annotations
 
@@ -24,46 +24,50 @@ from curation.scenes.scene import Fit
 
 
 def read_pictures(paths: Sequence[Path], limits: Limits = LIMITS) -> dict[Path, RGBA]:
-    """Decode people's images in a confined process.
+    """Decode the user's images in a sandboxed process.
 
     Args:
-        paths: Files of any format that is read, known by their bytes.
-        limits: The bounds of bytes and pixels.
+        paths: Files of any supported format, recognized by content.
+        limits: The limits for bytes and pixels.
 
     Returns:
-        Each file as upright straight sRGB, H x W x 4 uint8, colour 0 under alpha 0; what has no alpha is opaque.
+        Each file as upright straight sRGB, H x W x 4 uint8, with color 0 where alpha is 0; images
+        without alpha are opaque.
 
     Raises:
-        NotFound: There is no such file.
-        Refused: One is no image, is too large, or breaks its decoder.
+        NotFound: A file is missing.
+        Refused: A file is not an image, is too large, or crashes its decoder.
     """
 
     def load(path: Path) -> Message:
         data = read_input(path, limits.bytes)
         return Message({"name": path.name, "limits": asdict(limits)}, [data])
 
-    def parse(_: Path, answer: Message) -> RGBA | str:
-        """Check what came back. Raises BadMessage."""
-        if "refused" in answer.facts:
-            return str(answer.facts["refused"])[:1000]
-        [pixels] = answer.parts
-        return pixels_of(answer.facts["size"], pixels, limits.pixels)
+    def parse(_: Path, response: Message) -> RGBA | str:
+        """Validate the response of the sandbox. Raises BadMessage."""
+        if "refused" in response.facts:
+            return str(response.facts["refused"])[:1000]
+        [pixels] = response.parts
+        return pixels_of(response.facts["size"], pixels, limits.pixels)
 
-    read: dict[Path, RGBA] = {}
-    with Sandbox(_decode_request, load, parse, workers=1, limits=limits_of(limits), warm_up=warm_up) as sandbox:
+    images: dict[Path, RGBA] = {}
+    with Sandbox(
+        _decode_request, load, parse, workers=1, limits=limits_of(limits), warm_up=warm_up
+    ) as sandbox:
+        # Report the first file that fails; decoders run on untrusted input.
         for path, decoded in sandbox.run(paths):
             if isinstance(decoded, Failure):
                 if isinstance(decoded.error, LayerloopError):
                     raise decoded.error
-                raise Refused(f"{path} takes too long to decode, or breaks its decoder", "save it anew as PNG")
+                raise Refused(f"decoding {path} timed out or crashed", "save it again as PNG")
             if isinstance(decoded, str):
-                raise Refused(f"{path} cannot be taken: {decoded}")
-            read[path] = decoded
-    return read
+                raise Refused(f"{path} cannot be used: {decoded}")
+            images[path] = decoded
+    return images
 
 
 def _decode_request(request: Message) -> Message:
-    """Decode one file; this is what the confined process runs."""
+    """Decode one file; runs in the sandboxed process."""
     limits = Limits(**request.facts["limits"])
     decoded = decode_bytes(request.blob(0, limits.bytes), request.facts["name"], limits)
     if isinstance(decoded, str):
@@ -72,7 +76,7 @@ def _decode_request(request: Message) -> Message:
 
 
 def decode_bytes(data: bytes, name: str, limits: Limits) -> RGBA | str:
-    """Return a file's pixels, or the sentence that refuses it."""
+    """Return a file's pixels, or the error message that rejects it."""
     try:
         return decode_image(data, name, limits).rgba
     except BadFile as bad:
@@ -82,51 +86,72 @@ def decode_bytes(data: bytes, name: str, limits: Limits) -> RGBA | str:
 
 
 def cover(rgba: RGBA, size: tuple[int, int]) -> RGBA:
-    """The picture scaled to fill (width, height), its middle kept; colours are averaged by their alpha."""
+    """Scale and center-crop an image to fill (width, height); colors are averaged by alpha."""
     return np.asarray(ImageOps.fit(Image.fromarray(rgba, "RGBA"), size, Image.Resampling.LANCZOS))
 
 
 def contain(rgba: RGBA, size: tuple[int, int]) -> tuple[RGBA, tuple[int, int]]:
-    """The picture scaled to lie within (width, height), and the offset that puts it in the middle."""
+    """Scale an image to fit (width, height); return it with the offset that centers it."""
     scale = min(size[0] / rgba.shape[1], size[1] / rgba.shape[0])
     scaled = enlarge(rgba, scale, size)
-    return scaled, _middle(scaled, size)
+    return scaled, _centered(scaled, size)
 
 
 def enlarge(rgba: RGBA, scale: float, most: tuple[int, int] = (MAX_SIDE, MAX_SIDE)) -> RGBA:
-    """The picture so many times larger, at least one pixel and at most `most`."""
+    """Scale an image.
+
+    Args:
+        rgba: The image, H x W x 4 uint8.
+        scale: The scale factor.
+        most: The maximum (width, height) of the result; the minimum is one pixel.
+    """
     height, width = rgba.shape[:2]
-    wanted = min(max(round(width * scale), 1), most[0]), min(max(round(height * scale), 1), most[1])
-    if wanted == (width, height):
+    new_size = (
+        min(max(round(width * scale), 1), most[0]),
+        min(max(round(height * scale), 1), most[1]),
+    )
+    if new_size == (width, height):
         return rgba
-    return np.asarray(Image.fromarray(rgba, "RGBA").resize(wanted, Image.Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(rgba, "RGBA").resize(new_size, Image.Resampling.LANCZOS))
 
 
 def set_down(
     rgba: RGBA, size: tuple[int, int], position: tuple[int, int] | None, scale: float | None
 ) -> tuple[RGBA, tuple[int, int]]:
-    """A layer's picture in its size on a canvas (width, height), and the offset (x, y) of its upper left corner.
+    """Scale an image for a canvas and return it with its offset.
 
-    Without a scale it is made smaller where it is larger than the canvas; without a position it lies in the middle.
-    Raises Refused where it grows beyond what a layer may be.
+    Args:
+        rgba: The image, H x W x 4 uint8.
+        size: The canvas as (width, height).
+        position: The (x, y) of its upper left corner; None centers it.
+        scale: The scale factor; None only shrinks an image that is larger than the canvas.
+
+    Raises:
+        Refused: The scaled image exceeds the limits for layers.
     """
     height, width = rgba.shape[:2]
     if scale is None:
         scale = min(size[0] / width, size[1] / height, 1.0)
-    too_large = width * scale * height * scale > LIMITS.pixels or max(width, height) * scale > MAX_SIDE
+    # Only enlarging can exceed the limits: decoded images are within them already.
+    too_large = (
+        width * scale * height * scale > LIMITS.pixels or max(width, height) * scale > MAX_SIDE
+    )
     if scale > 1 and too_large:
-        raise Refused(f"a picture of {width} x {height} pixels is enlarged {scale:g} times", "give a smaller scale")
+        raise Refused(
+            f"an image of {width} x {height} pixels is too large at scale {scale:g}",
+            "use a smaller scale",
+        )
     scaled = enlarge(rgba, scale)
-    return scaled, position if position is not None else _middle(scaled, size)
+    return scaled, position if position is not None else _centered(scaled, size)
 
 
 def as_background(rgba: RGBA, size: tuple[int, int], fit: Fit) -> RGBA:
-    """A picture in the size of a canvas (width, height), with clear bars where it is fitted in."""
+    """Scale an image to a canvas (width, height), with transparent bars if it is fitted in."""
     if fit is Fit.cover:
         return cover(rgba, size)
     scaled, offset = contain(rgba, size)
     return on_canvas(scaled, offset, size)
 
 
-def _middle(rgba: RGBA, size: tuple[int, int]) -> tuple[int, int]:
+def _centered(rgba: RGBA, size: tuple[int, int]) -> tuple[int, int]:
     return (size[0] - rgba.shape[1]) // 2, (size[1] - rgba.shape[0]) // 2

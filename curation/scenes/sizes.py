@@ -1,4 +1,4 @@
-"""Sizes of pictures as people write them."""
+"""Image sizes in user input."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from curation.errors import Refused
 
 
 def read_size(text: str | None) -> tuple[tuple[int, int] | None, float | None]:
-    """Width and height, or their ratio alone, of "832x1216" or "2:3". Raises Refused for anything else."""
+    """Parse "832x1216" into (width, height), or "2:3" into their ratio.
+
+    Returns:
+        The size or None, and the ratio or None.
+
+    Raises:
+        Refused: The text is neither.
+    """
     if text is None:
         return None, None
+    # Both x and the multiplication sign are accepted; ":" marks an aspect ratio.
     found = re.fullmatch(r"(\d{1,5})([x×:])(\d{1,5})", text.strip().lower())
     width, height = (int(found[1]), int(found[3])) if found else (0, 0)
     if found and found[2] == ":" and width and height:
         return None, width / height
     if found is None or min(width, height) < 8:
-        raise Refused(f"{text!r} is no size", "write pixels, like 832x1216, or an aspect, like 2:3")
+        raise Refused(
+            f"invalid size {text!r}", "write pixels, like 832x1216, or an aspect, like 2:3"
+        )
     return (width, height), None

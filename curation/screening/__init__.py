@@ -1,1 +1,1 @@
-"""What is measured of a candidate before people look: signals, refusals, duplicates, selection, and the oracle."""
+"""Automatic screening: signals, rules, embeddings, test defects and the rule reviewer."""

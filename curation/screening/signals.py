@@ -1,8 +1,8 @@
-"""Screening signals: what can be measured of one layer without knowing what it should show.
+"""Screening signals: measurements of one layer that do not depend on its prompt.
 
-Each signal is one function with its name, definition, unit and cost in one line above it. All of them read one
-`Measured` layer, prepared once. The definitions follow section 4.1 of the project's method notes; C is straight
-colour, a alpha in 0..1, s the longer side, core = a > 0.5.
+Each signal is a function registered with name, definition, unit and cost. All read one `Measured`
+layer, prepared once. The definitions follow section 4.1 of the project's method notes; C is
+straight color, a alpha in 0..1, s the image size (longer side), core = a > 0.5.
 """
 
 from __future__ import annotations
@@ -20,23 +20,34 @@ from curation.screening.color import ciede2000, lab
 
 @dataclass(frozen=True)
 class Definition:
-    """What one signal is: its name, what it measures, in which unit and how dearly."""
+    """The definition of one signal.
+
+    `cost` is "cheap" (means and masks), "parts" (components and distances) or "colour"
+    (extrapolation of colors).
+    """
 
     name: str
     definition: str
     unit: str
-    cost: str  # "cheap": means and masks; "parts": components and distances; "colour": extrapolation of colours
+    cost: str
     measure: Callable[[Measured], float | None]
 
 
 SIGNALS: dict[str, Definition] = {}
-"""Every signal by its name, in the order in which they are measured and shown."""
+"""Signals by name, in the order in which they are computed and shown."""
 
 
 def signal(
     name: str, definition: str, unit: str, cost: str
 ) -> Callable[[Callable[[Measured], float | None]], Callable[[Measured], float | None]]:
-    """Register the function below as the signal `name`."""
+    """Register the decorated function as a signal.
+
+    Args:
+        name: The name of the signal.
+        definition: A short definition.
+        unit: The unit or range of its values.
+        cost: "cheap", "parts" or "colour".
+    """
 
     def register(measure: Callable[[Measured], float | None]) -> Callable[[Measured], float | None]:
         SIGNALS[name] = Definition(name, definition, unit, cost, measure)
@@ -46,10 +57,20 @@ def signal(
 
 
 def measure(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str, float | None]:
-    """Every signal of one H x W x 4 layer, or those named; None where one has nothing to be measured on (no core)."""
+    """Return the signals of one layer; None for signals that are undefined for it (no core).
+
+    Args:
+        rgba: The layer, H x W x 4 uint8.
+        names: Only these signals; None for all.
+    """
+    # Masks, distances and the edge are computed once, lazily, and shared by all signals.
     measured = Measured(rgba)
-    values = {name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)}
-    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
+    values = {
+        name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)
+    }
+    return {
+        name: None if value is None else round(float(value), 6) for name, value in values.items()
+    }
 
 
 @signal("alpha_min", "the smallest alpha", "0..1", "cheap")
@@ -82,40 +103,63 @@ def _f_semi(m: Measured) -> float:
     return float(np.mean((m.alpha > 0.02) & (m.alpha < 0.98)))
 
 
-@signal("border_touch", "pixels of the outermost ring with a > 0.5: a subject cut at the border", "share", "cheap")
+@signal(
+    "border_touch",
+    "pixels of the outermost ring with a > 0.5: a subject cut at the border",
+    "share",
+    "cheap",
+)
 def _border_touch(m: Measured) -> float:
     return float(np.mean(m.frame > 0.5))
 
 
 @signal(
-    "cut_share", "border_touch without the bottom row and the lowest third of the sides: a cut that no bust has",
-    "share", "cheap",
-)  # fmt: skip
+    "cut_share",
+    "border_touch without the bottom row and the lowest third of the sides: a cut that no bust has",
+    "share",
+    "cheap",
+)
 def _cut_share(m: Measured) -> float:
+    # A bust or a standing figure is usually cut at the bottom: that is no defect.
     above = m.alpha.shape[0] - m.alpha.shape[0] // 3
     ring = np.concatenate([m.alpha[0], m.alpha[1:above, 0], m.alpha[1:above, -1]])
     return float(np.mean(ring > 0.5))
 
 
 @signal(
-    "frame_haze", "pixels of the outermost ring with 0.01 < a < 0.5, farther than 3 % of s from the core: a veil",
-    "share", "parts",
-)  # fmt: skip
+    "frame_haze",
+    "pixels of the outermost ring with 0.01 < a < 0.5, farther than 3 % of s from the core: a veil",
+    "share",
+    "parts",
+)
 def _frame_haze(m: Measured) -> float:
     veiled = (m.frame > 0.01) & (m.frame < 0.5)
-    # The soft edge of a subject that reaches the border is no veil over the background.
+    # The soft edge of a subject that reaches the border does not count as a veil.
     return float(np.mean(veiled & (border_of(m.outward) > m.reach) if m.core_area else veiled))
 
 
-@signal("haze", "the mean of alpha farther than 3 % of s from the core: residue of a background", "0..1", "parts")
+@signal(
+    "haze",
+    "the mean of alpha farther than 3 % of s from the core: residue of a background",
+    "0..1",
+    "parts",
+)
 def _haze(m: Measured) -> float | None:
     far = m.outward > m.reach
     return float(m.alpha[far].mean()) if m.core_area and far.any() else None
 
 
-@signal("specks", "parts of {a > 0.04} without a core pixel, or with at most 2e-4 of the area", "count", "parts")
+@signal(
+    "specks",
+    "parts of {a > 0.04} without a core pixel, or with at most 2e-4 of the area",
+    "count",
+    "parts",
+)
 def _specks(m: Measured) -> float:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((m.alpha > 0.04).view(np.uint8), connectivity=8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (m.alpha > 0.04).view(np.uint8), connectivity=8
+    )
+    # Debris is a component without a core pixel, or a tiny one.
     cored = np.zeros(count, bool)
     cored[labels[m.core]] = True
     small = stats[:, cv2.CC_STAT_AREA] <= max(1.0, 2e-4 * m.alpha.size)
@@ -127,23 +171,39 @@ def _n_comp(m: Measured) -> float:
     return float(len(m.parts))
 
 
-@signal("largest_share", "the largest part of the core in the whole core: stray objects lower it", "share", "parts")
+@signal(
+    "largest_share",
+    "the largest part of the core in the whole core: stray objects lower it",
+    "share",
+    "parts",
+)
 def _largest_share(m: Measured) -> float | None:
     return float(m.parts[0] / m.parts.sum()) if len(m.parts) else None
 
 
-@signal("hole_frac", "what the core encloses and is not core, by the core's area: punched subjects", "ratio", "parts")
+@signal(
+    "hole_frac",
+    "area enclosed by the core, relative to the core's own: punched subjects",
+    "ratio",
+    "parts",
+)
 def _hole_frac(m: Measured) -> float | None:
     return float(np.count_nonzero(m.holes) / m.core_area) if m.core_area else None
 
 
 @signal(
-    "alpha_hf_core", "mean |Laplacian of a| inside the filled core, its outermost 3 % of s left out", "0..4", "parts"
+    "alpha_hf_core",
+    "mean |Laplacian of a| inside the filled core, its outermost 3 % of s left out",
+    "0..4",
+    "parts",
 )
 def _alpha_hf_core(m: Measured) -> float | None:
+    # Padding makes the image border count as an edge of the filled core.
     filled = np.pad((m.core | m.holes).view(np.uint8), 1)
     inside = cv2.distanceTransform(filled, cv2.DIST_L2, 3)[1:-1, 1:-1] > m.reach
-    return float(np.abs(cv2.Laplacian(m.alpha, cv2.CV_32F))[inside].mean()) if inside.any() else None
+    return (
+        float(np.abs(cv2.Laplacian(m.alpha, cv2.CV_32F))[inside].mean()) if inside.any() else None
+    )
 
 
 @signal(
@@ -160,7 +220,10 @@ def _alpha_grain(m: Measured) -> float | None:
 
 
 @signal(
-    "fringe_dE", "CIEDE2000 between the soft edge's colour and the solid inside's, weighted 4a(1-a)", "dE", "colour"
+    "fringe_dE",
+    "CIEDE2000 between the soft edge's color and the solid inside's, weighted 4a(1-a)",
+    "dE",
+    "colour",
 )
 def _fringe(m: Measured) -> float | None:
     if m.edge is None:
@@ -168,7 +231,12 @@ def _fringe(m: Measured) -> float | None:
     return m.edge.mean(ciede2000(lab(m.edge.colour), lab(m.edge.expected)))
 
 
-@signal("contam_grey", "how far the soft edge's colours have moved from the inside's towards grey", "-1..1", "colour")
+@signal(
+    "contam_grey",
+    "how far the soft edge's colors have moved from the inside's towards gray",
+    "-1..1",
+    "colour",
+)
 def _contam_grey(m: Measured) -> float | None:
     return m.edge.contamination(0.5) if m.edge else None
 
@@ -185,15 +253,19 @@ def _contam_black(m: Measured) -> float | None:
 
 @signal(
     "premultiplied_gain",
-    "how much closer C/a comes to the inside's colour than C, as a share of C's way",
+    "how much closer C/a is to the inside's color than C, as a share of C's distance",
     "share",
     "colour",
 )
 def _premultiplied_gain(m: Measured) -> float | None:
-    """Near 1 where colours were stored multiplied by alpha; None where C exceeds alpha, as it then cannot be."""
+    """Return the gain of dividing colors by alpha, near 1 if they were stored premultiplied.
+
+    None if C exceeds alpha, since premultiplied colors cannot.
+    """
     if m.edge is None or np.mean(m.edge.colour.max(axis=1) > m.edge.alpha + 0.02) > 0.01:
         return None
+    # If colors were premultiplied, dividing by alpha brings them closer to the inside's color.
     divided = np.minimum(m.edge.colour / m.edge.alpha[:, None], 1)
-    straight_way = m.edge.mean(np.abs(m.edge.colour - m.edge.expected).sum(axis=1))
-    divided_way = m.edge.mean(np.abs(divided - m.edge.expected).sum(axis=1))
-    return 1 - divided_way / straight_way if straight_way > 0.05 else None
+    straight_error = m.edge.mean(np.abs(m.edge.colour - m.edge.expected).sum(axis=1))
+    divided_error = m.edge.mean(np.abs(divided - m.edge.expected).sum(axis=1))
+    return 1 - divided_error / straight_error if straight_error > 0.05 else None

@@ -1,1 +1,1 @@
-"""Selection: which candidates people see, what they would say of the others, and what may be decided without them."""
+"""Selection: which candidates people review, predictions for the rest, automatic decisions."""

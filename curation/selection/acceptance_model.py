@@ -1,9 +1,10 @@
-"""The acceptance head: the probability that people accept a candidate, from its signals and its embedding.
+"""The acceptance model: the probability that people accept a candidate.
 
-A logistic regression. Each signal enters as a broken line (hat functions on its quantiles), so that "too little" and
-"too much" may both be bad; embeddings enter as they are. Its log odds are calibrated by Platt's two numbers (Platt,
-1999), fitted out of fold. Gradient boosting was no better by more than 0.01 AUC (ARCHITECTURE.md), and this one is
-plain numbers that anybody can read, stored as JSON.
+A logistic regression on signals and embedding. Each signal enters as a piecewise linear function
+(hat functions on its quantiles), so that both low and high values may be bad; embeddings enter as
+they are. The log odds are calibrated by Platt scaling (Platt, 1999), fitted out of fold. Gradient
+boosting was not better by more than 0.01 AUC (ARCHITECTURE.md), and this model is a readable list
+of numbers, stored as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from curation.errors import Refused
 Numbers = NDArray[np.float64]
 
 FEWEST: Final = 100
-"""Decisions below which no head is fitted; of each verdict there must be FEWEST_OF_EACH."""
+"""The minimum number of decisions to fit a model.
+
+Each verdict must occur at least FEWEST_OF_EACH times.
+"""
 FEWEST_OF_EACH: Final = 10
 MOST_CLUSTERS: Final = 32
 
@@ -31,9 +35,10 @@ _KNOTS, _FOLDS, _PULL, _EMBEDDING = 7, 5, 1.0, 3.0
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """N decided candidates: what is known of each, whether it was accepted, its prompt and its round.
+    """N decided candidates: inputs, verdict, prompt and round of each.
 
-    `at_random` marks those that were shown at random: only they stand for all that will be scored.
+    `at_random` marks candidates shown at random: only they are representative of all that are
+    scored.
     """
 
     signals: Sequence[Mapping[str, float | None]]
@@ -46,119 +51,171 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class AcceptanceModel:
-    """Fitted numbers; equal numbers are one head."""
+    """Fitted parameters; equal parameters are the same model."""
 
     knots: Mapping[str, Sequence[float]]  # of each signal, ascending
-    middle: Sequence[float]  # of the embeddings, D numbers
-    scale: Sequence[float]
+    middle: Sequence[float]  # mean of the embeddings, D numbers
+    scale: Sequence[float]  # standard deviation of the embeddings, D numbers
     weights: Sequence[float]
     bias: float
-    platt: tuple[float, float]  # the log odds are multiplied by the first, then the second is added
-    centres: Sequence[Sequence[float]]  # of clusters, in standardised embeddings
+    platt: tuple[float, float]  # slope and offset of the log odds
+    centres: Sequence[Sequence[float]]  # cluster centers of standardized embeddings
 
     @property
     def id(self) -> str:
-        """The sha256 of its numbers."""
+        """The SHA-256 of its parameters."""
         return hashlib.sha256(canonical_json(self.as_json()).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, the inverse of `read`."""
-        return self.__dict__ | {"platt": list(self.platt), "knots": {k: list(v) for k, v in self.knots.items()}}
+        """Return plain data, the inverse of `read`."""
+        return self.__dict__ | {
+            "platt": list(self.platt),
+            "knots": {k: list(v) for k, v in self.knots.items()},
+        }
 
     @staticmethod
     def read(row: Mapping[str, Any]) -> AcceptanceModel:
-        """A head from plain data."""
+        """Return a model from plain data."""
         return AcceptanceModel(**{**row, "platt": (row["platt"][0], row["platt"][1])})
 
-    def predict(self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]) -> Numbers:
-        """The probability of N candidates to be accepted, 0..1."""
-        slope, shift = self.platt
-        odds = self.describe(signals, embeddings) @ np.asarray(self.weights) + self.bias
-        return _chance(slope * odds + shift)
+    def predict(
+        self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]
+    ) -> Numbers:
+        """Return the acceptance probability of N candidates, 0..1.
+
+        Args:
+            signals: The signals of each candidate.
+            embeddings: N x D embeddings.
+        """
+        slope, offset = self.platt
+        log_odds = self.describe(signals, embeddings) @ np.asarray(self.weights) + self.bias
+        return _sigmoid(slope * log_odds + offset)
 
     def cluster(self, embeddings: NDArray[np.float32]) -> NDArray[np.intp]:
-        """The cluster of each of N candidates: the nearest centre."""
-        seen, centres = self._standard(embeddings), np.asarray(self.centres)
-        return np.asarray(np.argmin((centres**2).sum(1) - 2 * seen @ centres.T, axis=1), np.intp)
+        """Return the cluster of each of N embeddings: the index of the nearest center."""
+        # Squared distances up to a term that is equal for all centers.
+        standardized, centres = self._standardize(embeddings), np.asarray(self.centres)
+        return np.asarray(
+            np.argmin((centres**2).sum(1) - 2 * standardized @ centres.T, axis=1), np.intp
+        )
 
-    def describe(self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]) -> Numbers:
-        """What the weights are for: N rows of every signal's broken line, and of the embedding."""
-        # By name, not as they come: jsonb keeps the keys of an object in an order of its own.
-        lines = [_hats(_column(signals, name), np.asarray(self.knots[name])) for name in sorted(self.knots)]
-        seen = self._standard(embeddings) * (_EMBEDDING / np.sqrt(embeddings.shape[1]))
-        return np.hstack([*lines, seen])
+    def describe(
+        self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]
+    ) -> Numbers:
+        """Return the N x F design matrix: every signal's hat functions, and the embedding.
 
-    def _standard(self, embeddings: NDArray[np.float32]) -> Numbers:
-        return np.asarray((embeddings - np.asarray(self.middle)) / np.asarray(self.scale), np.float64)
+        Args:
+            signals: The signals of each candidate.
+            embeddings: N x D embeddings.
+        """
+        # Sorted by name, since jsonb does not keep the order of an object's keys.
+        columns = [
+            _hats(_column(signals, name), np.asarray(self.knots[name]))
+            for name in sorted(self.knots)
+        ]
+        standardized = self._standardize(embeddings) * (_EMBEDDING / np.sqrt(embeddings.shape[1]))
+        return np.hstack([*columns, standardized])
+
+    def _standardize(self, embeddings: NDArray[np.float32]) -> Numbers:
+        return np.asarray(
+            (embeddings - np.asarray(self.middle)) / np.asarray(self.scale), np.float64
+        )
 
 
 def check_lesson(accepted: int, rejected: int) -> None:
-    """Raise Refused where there are too few decisions to fit a head."""
+    """Raise Refused if there are too few decisions to fit a model.
+
+    Args:
+        accepted: The number of accepts.
+        rejected: The number of rejects.
+    """
     if accepted + rejected < FEWEST or min(accepted, rejected) < FEWEST_OF_EACH:
-        told = f"{accepted} accepts and {rejected} rejects are too few for an acceptance head"
-        raise Refused(told, f"it takes {FEWEST} decisions, and {FEWEST_OF_EACH} of either kind; review more at random")
+        raise Refused(
+            f"{accepted} accepts and {rejected} rejects are too few for an acceptance model",
+            f"review more at random: {FEWEST} decisions, and {FEWEST_OF_EACH} of each verdict",
+        )
 
 
 def fit(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
-    """A head for a lesson, and its figures out of fold: `by_prompt`, `at_random` of those alone, `by_round` if several.
+    """Fit a model, and measure it out of fold.
 
-    Figures: auc, brier, ece (expected calibration error over ten equal shares), log_loss, and constant_log_loss, which
-    whoever says the mean of all would have. Raises Refused for too few decisions.
+    The metrics are auc, brier, ece (expected calibration error over ten equal bins), log_loss, and
+    constant_log_loss, that of a constant prediction of the mean. They are computed out of fold
+    `by_prompt`, for randomly shown candidates alone (`at_random`), and `by_round` if there are
+    several rounds.
+
+    Args:
+        lesson: The training rows.
+
+    Returns:
+        The model and its metrics.
+
+    Raises:
+        Refused: There are too few decisions.
     """
     accepted = int(lesson.accepted.sum())
     check_lesson(accepted, len(lesson.accepted) - accepted)
     draft = _begin(lesson)
     described = draft.describe(lesson.signals, lesson.embeddings)
     by_prompt = _odds_out_of_fold(described, lesson.accepted, lesson.prompts)
+    # The final weights use all rows; calibration uses the out-of-fold log odds.
     weights, bias = _learn(described, lesson.accepted)
-    made = AcceptanceModel(
-        **draft.__dict__ | {"weights": _short(weights), "bias": bias, "platt": _platt(*by_prompt[:2])}
+    model = AcceptanceModel(
+        **draft.__dict__
+        | {"weights": _rounded(weights), "bias": bias, "platt": _platt(*by_prompt[:2])}
     )
-    figures: dict[str, Any] = {"decisions": len(lesson.accepted), "accepted": accepted}
-    chances = _calibrate_out_of_fold(*by_prompt)
-    figures["by_prompt"] = measure(chances, lesson.accepted)
-    chosen = np.zeros(0, bool) if lesson.at_random is None else lesson.at_random
-    if FEWEST_OF_EACH <= chosen.sum() < len(chosen):
-        figures["at_random"] = measure(chances[chosen], lesson.accepted[chosen])
+    metrics: dict[str, Any] = {"decisions": len(lesson.accepted), "accepted": accepted}
+    # Out-of-fold metrics: prompts never seen in training, then rounds never seen.
+    probabilities = _calibrate_out_of_fold(*by_prompt)
+    metrics["by_prompt"] = measure(probabilities, lesson.accepted)
+    is_random = np.zeros(0, bool) if lesson.at_random is None else lesson.at_random
+    if FEWEST_OF_EACH <= is_random.sum() < len(is_random):
+        metrics["at_random"] = measure(probabilities[is_random], lesson.accepted[is_random])
     if len(set(lesson.rounds)) > 1:
         by_round = _odds_out_of_fold(described, lesson.accepted, lesson.rounds)
-        figures["by_round"] = measure(_calibrate_out_of_fold(*by_round), lesson.accepted)
-    return made, figures
+        metrics["by_round"] = measure(_calibrate_out_of_fold(*by_round), lesson.accepted)
+    return model, metrics
 
 
 def measure(chances: Numbers, accepted: NDArray[np.bool_]) -> dict[str, float]:
-    """How good N probabilities were, and how good the mean alone would have been."""
+    """Return metrics of N predicted probabilities, and the log loss of a constant prediction.
+
+    Args:
+        chances: N probabilities.
+        accepted: N verdicts.
+    """
     from sklearn.metrics import roc_auc_score
 
-    sure = np.clip(chances, 1e-6, 1 - 1e-6)
+    clipped = np.clip(chances, 1e-6, 1 - 1e-6)
     mean = float(np.clip(accepted.mean(), 1e-6, 1 - 1e-6))
-    both = 0 < accepted.sum() < len(accepted)
+    has_both = 0 < accepted.sum() < len(accepted)
     return {
-        "auc": float(roc_auc_score(accepted, chances)) if both else 0.5,
+        "auc": float(roc_auc_score(accepted, chances)) if has_both else 0.5,
         "brier": float(np.mean((chances - accepted) ** 2)),
         "ece": _calibration_error(chances, accepted),
-        "log_loss": float(-np.mean(np.where(accepted, np.log(sure), np.log(1 - sure)))),
+        "log_loss": float(-np.mean(np.where(accepted, np.log(clipped), np.log(1 - clipped)))),
         "constant_log_loss": float(-(mean * np.log(mean) + (1 - mean) * np.log(1 - mean))),
     }
 
 
 def _begin(lesson: TrainingRows) -> AcceptanceModel:
-    """All but the weights: what does not look at verdicts may be made of all that is known."""
+    """Return a model without weights; this part does not look at verdicts."""
     from sklearn.cluster import MiniBatchKMeans
 
-    names = sorted({name for one in lesson.signals for name in one})
-    middle, scale = lesson.embeddings.mean(0), lesson.embeddings.std(0) + 1e-6
-    standard = ((lesson.embeddings - middle) / scale).astype(np.float64)
-    count = max(1, min(MOST_CLUSTERS, len(standard) // 20))
-    clusters = MiniBatchKMeans(count, random_state=0, n_init=1, batch_size=1024).fit(standard)
+    names = sorted({name for signals in lesson.signals for name in signals})
+    mean, scale = lesson.embeddings.mean(0), lesson.embeddings.std(0) + 1e-6
+    standardized = ((lesson.embeddings - mean) / scale).astype(np.float64)
+    count = max(1, min(MOST_CLUSTERS, len(standardized) // 20))
+    # Clusters limit how many similar candidates are selected.
+    clusters = MiniBatchKMeans(count, random_state=0, n_init=1, batch_size=1024).fit(standardized)
     return AcceptanceModel(
         knots={name: _knots(_column(lesson.signals, name)) for name in names},
-        middle=_short(middle),
-        scale=_short(scale),
+        middle=_rounded(mean),
+        scale=_rounded(scale),
         weights=(),
         bias=0.0,
         platt=(1.0, 0.0),
-        centres=[_short(centre) for centre in clusters.cluster_centers_],
+        centres=[_rounded(centre) for centre in clusters.cluster_centers_],
     )
 
 
@@ -172,73 +229,96 @@ def _learn(described: Numbers, accepted: NDArray[np.bool_]) -> tuple[Numbers, fl
 def _odds_out_of_fold(
     described: Numbers, accepted: NDArray[np.bool_], groups: Sequence[object]
 ) -> tuple[Numbers, NDArray[np.bool_], NDArray[np.intp]]:
-    """Each candidate's log odds by a head that saw nothing of its group, with verdicts and folds beside them."""
+    """Return each candidate's log odds from a model fitted without its group.
+
+    Verdicts and fold indices are returned beside them.
+    """
     odds, folds = np.zeros(len(accepted)), np.zeros(len(accepted), np.intp)
-    for fold, (known, asked) in enumerate(_part(accepted, groups)):
-        weights, bias = _learn(described[known], accepted[known])
-        odds[asked], folds[asked] = described[asked] @ weights + bias, fold
+    for fold, (train, test) in enumerate(_split(accepted, groups)):
+        weights, bias = _learn(described[train], accepted[train])
+        odds[test], folds[test] = described[test] @ weights + bias, fold
     return odds, accepted, folds
 
 
-def _part(accepted: NDArray[np.bool_], groups: Sequence[object]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Folds that keep groups together; of single candidates where a fold would else be taught one verdict only."""
+def _split(
+    accepted: NDArray[np.bool_], groups: Sequence[object]
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Yield folds that keep groups together.
+
+    Falls back to single candidates if a fold's training part would contain one verdict only.
+    """
     from sklearn.model_selection import GroupKFold, StratifiedKFold
 
-    numbers = np.unique([str(one) for one in groups], return_inverse=True)[1]
-    count = min(_FOLDS, int(numbers.max()) + 1)
-    parted = list(GroupKFold(count).split(accepted, groups=numbers)) if count > 1 else []
-    if parted and all(len(np.unique(accepted[known])) == 2 for known, _ in parted):
-        yield from parted
+    group_indices = np.unique([str(group) for group in groups], return_inverse=True)[1]
+    count = min(_FOLDS, int(group_indices.max()) + 1)
+    folds = list(GroupKFold(count).split(accepted, groups=group_indices)) if count > 1 else []
+    if folds and all(len(np.unique(accepted[train])) == 2 for train, _ in folds):
+        yield from folds
     else:
         yield from StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(accepted, accepted)
 
 
-def _calibrate_out_of_fold(odds: Numbers, accepted: NDArray[np.bool_], folds: NDArray[np.intp]) -> Numbers:
-    """Chances by the calibration of the other folds, so that nothing is measured on what it was fitted to."""
-    chances = np.zeros(len(odds))
+def _calibrate_out_of_fold(
+    odds: Numbers, accepted: NDArray[np.bool_], folds: NDArray[np.intp]
+) -> Numbers:
+    """Return probabilities, each calibrated on the other folds."""
+    probabilities = np.zeros(len(odds))
     for fold in np.unique(folds):
-        mine = folds == fold
-        slope, shift = _platt(odds[~mine], accepted[~mine])
-        chances[mine] = _chance(slope * odds[mine] + shift)
-    return chances
+        in_fold = folds == fold
+        slope, offset = _platt(odds[~in_fold], accepted[~in_fold])
+        probabilities[in_fold] = _sigmoid(slope * odds[in_fold] + offset)
+    return probabilities
 
 
 def _platt(odds: Numbers, accepted: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and shift of the log odds; a slope is never turned round."""
+    """Return slope and offset of Platt scaling; the slope stays positive."""
     from sklearn.linear_model import LogisticRegression
 
     fitted = LogisticRegression(C=1e3).fit(odds[:, None], accepted)
     return max(float(fitted.coef_[0, 0]), 1e-3), float(fitted.intercept_[0])
 
 
-def _calibration_error(chances: Numbers, accepted: NDArray[np.bool_]) -> float:
-    order = np.array_split(np.argsort(chances, kind="stable"), min(10, len(chances)))
-    gaps = [len(part) * abs(float(chances[part].mean() - accepted[part].mean())) for part in order]
-    return sum(gaps) / len(chances)
+def _calibration_error(probabilities: Numbers, accepted: NDArray[np.bool_]) -> float:
+    # Ten bins of equal size, ordered by predicted probability.
+    order = np.array_split(np.argsort(probabilities, kind="stable"), min(10, len(probabilities)))
+    weighted_gaps = [
+        len(bin_) * abs(float(probabilities[bin_].mean() - accepted[bin_].mean())) for bin_ in order
+    ]
+    return sum(weighted_gaps) / len(probabilities)
 
 
 def _hats(values: Numbers, knots: Numbers) -> Numbers:
-    """N x K hat functions, flat beyond the outermost knots, and one column for what was not measured."""
+    """Return N x K hat functions, flat beyond the outer knots, and a column for missing values."""
     missing = np.isnan(values)
     filled = np.where(missing, knots[0], values)
-    lines = [np.interp(filled, knots, one) for one in np.eye(len(knots))] if len(knots) > 1 else []
-    return np.stack([*(np.where(missing, 0, line) for line in lines), missing.astype(np.float64)], axis=1)
+    columns = (
+        [np.interp(filled, knots, unit) for unit in np.eye(len(knots))] if len(knots) > 1 else []
+    )
+    return np.stack(
+        [*(np.where(missing, 0, column) for column in columns), missing.astype(np.float64)], axis=1
+    )
 
 
 def _knots(values: Numbers) -> list[float]:
+    # Quantiles adapt the knots to the distribution of the signal.
     known = values[~np.isnan(values)]
-    return _short(np.unique(np.quantile(known, np.linspace(0, 1, _KNOTS)))) if len(known) else [0.0]
+    return (
+        _rounded(np.unique(np.quantile(known, np.linspace(0, 1, _KNOTS)))) if len(known) else [0.0]
+    )
 
 
 def _column(signals: Sequence[Mapping[str, float | None]], name: str) -> Numbers:
-    found = [one.get(name) for one in signals]
+    found = [row.get(name) for row in signals]
     return np.array([np.nan if value is None else value for value in found], np.float64)
 
 
-def _chance(odds: Numbers) -> Numbers:
+def _sigmoid(odds: Numbers) -> Numbers:
     return np.asarray(1 / (1 + np.exp(-np.clip(odds, -30, 30))), np.float64)
 
 
-def _short(values: Any) -> list[float]:
-    """Seven digits: what is stored is what is used, and equal on machines that round differently."""
+def _rounded(values: Any) -> list[float]:
+    """Round to seven digits.
+
+    The stored numbers are the ones used, and equal on machines that round differently.
+    """
     return [float(f"{value:.7g}") for value in values]

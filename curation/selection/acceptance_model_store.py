@@ -1,4 +1,4 @@
-"""Acceptance heads as records: fitted to the decisions that stand, kept under their numbers' hash, and applied."""
+"""Stored acceptance models: fitted to standing decisions, stored by hash, applied to rounds."""
 
 from __future__ import annotations
 
@@ -18,19 +18,29 @@ from curation.errors import NotFound
 from curation.review.reviewers import ORACLE, PERSON
 from curation.review.verdicts import UPHELD
 from curation.screening.embedding import unpack
-from curation.selection.acceptance_model import FEWEST, FEWEST_OF_EACH, AcceptanceModel, TrainingRows, check_lesson, fit
+from curation.selection.acceptance_model import (
+    FEWEST,
+    FEWEST_OF_EACH,
+    AcceptanceModel,
+    TrainingRows,
+    check_lesson,
+    fit,
+)
 from curation.selection.hash_buckets import JUDGING_COIN
 
 MOST_DECISIONS: Final = 20_000
-"""What a head is taught by, at the most: the latest decisions."""
+"""The maximum number of training rows: the latest decisions."""
 MORE: Final = 1.2
-"""A head is fitted anew when there are so many times the decisions that taught it."""
+"""A model is fitted again once there are this many times its decisions."""
 SCORE_AT_ONCE: Final = 10_000
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A head with where it came from; `teacher` is the kind of reviewer whose decisions it learnt from."""
+    """A model with its origin.
+
+    `teacher` is the kind of reviewer whose decisions it was fitted to.
+    """
 
     head: AcceptanceModel
     kind: Kind
@@ -41,22 +51,35 @@ class StoredModel:
 
     @property
     def id(self) -> str:
-        """The head's own."""
+        """The id of the model."""
         return self.head.id
 
 
 def fit_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
-    """Fit a head to the verdicts that candidates have come to, keep it, and return it; equal ones make an equal head.
+    """Fit a model to the standing verdicts of candidates and store it.
 
-    A candidate teaches once, however many have decided it. People's decisions teach it; the oracle's only where people
-    have not decided enough, since the two are never mixed. What a gate is to be judged by does not teach (`gates`).
-    Raises Refused for too few decisions.
+    A candidate is one training row, however many reviewers have decided it. The labels are people's
+    decisions, or the rule reviewer's if people have not decided enough; the two are never mixed.
+    Decisions reserved for proving gates (`gates`) are left out. Equal models are stored once.
+
+    Args:
+        tx: The transaction.
+        kind: The kind of candidates.
+        embedder: The source of the embeddings.
+
+    Raises:
+        Refused: There are too few decisions.
     """
-    teacher = _teacher(tx, kind, embedder)
-    rows = tx.execute(_LESSON, {"kind": kind, "embedder": embedder, "teacher": teacher, "most": MOST_DECISIONS}).all()
+    teacher = _label_source(tx, kind, embedder)
+    # Load the labeled candidates with their signals and embeddings.
+    rows = tx.execute(
+        _TRAINING_ROWS,
+        {"kind": kind, "embedder": embedder, "teacher": teacher, "most": MOST_DECISIONS},
+    ).all()
+    # Fail before fitting if one of the verdicts is too rare.
     verdicts = np.array([row.accepted for row in rows], bool)
     check_lesson(int(verdicts.sum()), int((~verdicts).sum()))
-    lesson = TrainingRows(
+    training_rows = TrainingRows(
         signals=[row.signals for row in rows],
         embeddings=unpack([bytes(row.vector) for row in rows]),
         accepted=verdicts,
@@ -64,84 +87,140 @@ def fit_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
         rounds=[row.round_id for row in rows],
         at_random=np.array([row.at_random for row in rows], bool),
     )
-    head, figures = fit(lesson)
+    model, figures = fit(training_rows)
     row = {
-        "id": head.id, "kind": kind, "embedder": embedder, "teacher": teacher, "numbers": head.as_json(),
-        "figures": figures, "last_decision": max(row.decision for row in rows),
-    }  # fmt: skip
-    now = {"at": sa.func.clock_timestamp()}  # not the transaction's: two fits in one have an order
-    tx.execute(insert(heads).values(**row, **now).on_conflict_do_update(index_elements=["id"], set_=now))
-    return find_head(tx, kind, head.id)
+        "id": model.id,
+        "kind": kind,
+        "embedder": embedder,
+        "teacher": teacher,
+        "numbers": model.as_json(),
+        "figures": figures,
+        "last_decision": max(row.decision for row in rows),
+    }
+    # Not the time of the transaction, so that two fits in one transaction have an order.
+    now = {"at": sa.func.clock_timestamp()}
+    tx.execute(
+        insert(heads).values(**row, **now).on_conflict_do_update(index_elements=["id"], set_=now)
+    )
+    return find_head(tx, kind, model.id)
 
 
 def wants_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
-    """Whether there is enough to fit a head to, and enough more than the newest one has seen."""
+    """Return whether there are enough decisions for a new model.
+
+    They must also be enough more than those of the newest model.
+
+    Args:
+        tx: The transaction.
+        kind: The kind of candidates.
+        embedder: The source of the embeddings.
+    """
     row = _newest(tx, kind, embedder)
-    seen = 0 if row is None else int(row["figures"]["decisions"])
-    counted = _count_verdicts(tx, kind, embedder)
+    known = 0 if row is None else int(row["figures"]["decisions"])
+    counts = _count_verdicts(tx, kind, embedder)
     return any(
-        accepted + rejected >= max(FEWEST, MORE * seen) and min(accepted, rejected) >= FEWEST_OF_EACH
-        for accepted, rejected in counted.values()
+        accepted + rejected >= max(FEWEST, MORE * known)
+        and min(accepted, rejected) >= FEWEST_OF_EACH
+        for accepted, rejected in counts.values()
     )
 
 
 def may_fit(tx: Transaction, kind: Kind) -> bool:
-    """Whether there may be enough decisions: what a sweep can afford to ask, before somebody counts (`wants_fit`)."""
+    """Return whether there may be enough decisions for a new model.
+
+    A cheap check for the periodic reconciliation, made before `wants_fit` counts.
+    """
     row = _newest(tx, kind)
-    seen, last = (0, 0) if row is None else (int(row["figures"]["decisions"]), int(row["last_decision"]))
-    wanted = max(FEWEST, int((MORE - 1) * seen))
+    known, last = (
+        (0, 0) if row is None else (int(row["figures"]["decisions"]), int(row["last_decision"]))
+    )
+    wanted = max(FEWEST, int((MORE - 1) * known))
     return int(tx.execute(_SINCE, {"last": last, "wanted": wanted}).scalar_one()) >= wanted
 
 
 def newest_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel | None:
-    """The head that was fitted last for a kind of candidates, None where there is none."""
+    """Return the model fitted last for a kind of candidates, or None."""
     row = _newest(tx, kind, embedder)
     return None if row is None else _read(row)
 
 
 def find_head(tx: Transaction, kind: Kind, name: str | None = None) -> StoredModel:
-    """A head by the beginning of its id, or the newest. Raises NotFound."""
-    wanted = sa.select(heads).where(heads.c.kind == kind, heads.c.id.startswith(name or "")).order_by(heads.c.at.desc())
+    """Return a model by the prefix of its id, or the newest. Raises NotFound.
+
+    Args:
+        tx: The transaction.
+        kind: The kind of candidates.
+        name: The prefix of the id; None for the newest.
+    """
+    wanted = (
+        sa.select(heads)
+        .where(heads.c.kind == kind, heads.c.id.startswith(name or ""))
+        .order_by(heads.c.at.desc())
+    )
     row = tx.execute(wanted).mappings().first()
     if row is None:
-        told = f"there is no acceptance head {name}" if name else "there is no acceptance head yet"
-        raise NotFound(told, "'layerloop head fit' makes one of the decisions that stand")
+        message = f"there is no acceptance model {name}" if name else "no acceptance model yet"
+        raise NotFound(message, "'layerloop head fit' fits one to the standing decisions")
     return _read(dict(row))
 
 
 def score_round(tx: Transaction, kept: StoredModel, number: int) -> int:
-    """Score a round's candidates without a verdict, and all that were chosen, by one head; returns how many were new.
+    """Score a round's undecided candidates, and all selected ones, by one model.
 
-    Those already scored by it are passed by. Of the chosen ones caps count the places, by the head's own clusters. Rows
-    cross in batches, each one product of matrices, and are read by one cursor: asked for batch by batch, each would
-    pass by all that were scored before.
+    Candidates already scored by it are skipped. Selected ones are scored too, since caps count them
+    by this model's clusters. Rows are read through one server-side cursor in batches, each one
+    matrix product: separate queries would each skip over everything scored before.
+
+    Args:
+        tx: The transaction.
+        kept: The model.
+        number: The round.
+
+    Returns:
+        The number of newly scored candidates.
     """
-    asked = {"round": number, "head": kept.id, "embedder": kept.embedder}
+    params = {"round": number, "head": kept.id, "embedder": kept.embedder}
     scored = 0
-    reading = tx.connection.execute(_UNSCORED, asked, execution_options={"stream_results": True})
+    reading = tx.connection.execute(_UNSCORED, params, execution_options={"stream_results": True})
+    # Each batch is written before the next is read, so memory stays bounded.
     for rows in reading.partitions(SCORE_AT_ONCE):
         chances, clusters = apply(kept.head, rows)
-        found = {"ids": [row.id for row in rows], "chances": chances, "clusters": clusters, "head": kept.id}
-        tx.execute(_SCORE, found)
+        scores = {
+            "ids": [row.id for row in rows],
+            "chances": chances,
+            "clusters": clusters,
+            "head": kept.id,
+        }
+        tx.execute(_SCORE, scores)
         scored += len(rows)
     return scored
 
 
 def apply(head: AcceptanceModel, rows: Sequence[sa.Row[Any]]) -> tuple[list[float], list[int]]:
-    """Chances and clusters of rows with signals and vector."""
+    """Return probabilities and clusters of rows that have `signals` and `vector`."""
     embedded: NDArray[np.float32] = unpack([bytes(row.vector) for row in rows])
     chances = head.predict([row.signals for row in rows], embedded)
-    return [float(one) for one in chances], [int(one) for one in head.cluster(embedded)]
+    return [float(chance) for chance in chances], [int(index) for index in head.cluster(embedded)]
 
 
 def count_lesson(tx: Transaction, kind: Kind, embedder: str) -> tuple[int, int]:
-    """Accepts and rejects that a head would be taught by now."""
-    return _count_verdicts(tx, kind, embedder)[_teacher(tx, kind, embedder)]
+    """Return the number of accepts and rejects that a model would be fitted to now.
+
+    Args:
+        tx: The transaction.
+        kind: The kind of candidates.
+        embedder: The source of the embeddings.
+    """
+    return _count_verdicts(tx, kind, embedder)[_label_source(tx, kind, embedder)]
 
 
-def _teacher(tx: Transaction, kind: Kind, embedder: str) -> str:
+def _label_source(tx: Transaction, kind: Kind, embedder: str) -> str:
     accepted, rejected = _count_verdicts(tx, kind, embedder)[PERSON]
-    return PERSON if accepted + rejected >= FEWEST and min(accepted, rejected) >= FEWEST_OF_EACH else ORACLE
+    return (
+        PERSON
+        if accepted + rejected >= FEWEST and min(accepted, rejected) >= FEWEST_OF_EACH
+        else ORACLE
+    )
 
 
 def _count_verdicts(tx: Transaction, kind: Kind, embedder: str) -> dict[str, tuple[int, int]]:
@@ -172,15 +251,19 @@ def _read(row: Mapping[str, Any]) -> StoredModel:
 JUDGING: Final = f"""coalesce(c.slice, '') = 'random'
     and greatest((r.policy ->> 'reject_budget')::float, (r.policy ->> 'accept_budget')::float) > 0
     and {JUDGING_COIN} < 0.5"""
-"""Half of the random slice of a round with a gate, by a coin of its own: kept from every head, so that it can judge."""
+"""SQL condition: a random half of the random slice of a round with a gate.
 
-# One lesson for each candidate, its standing verdict, and not a fraction for each vote: that verdict is what becomes a
-# sample and what gates are judged by, and votes on one picture are no new pictures. Whose lesson it is, is told by who
-# said what it has come to.
-_TAUGHT = f"""
+It is held out from every model, so that it can prove gates.
+"""
+
+# One row per candidate with its standing verdict, not a fraction per vote: that verdict decides
+# which candidates become samples and which gates are proven, and several votes on one image are not
+# several images. The label source is the kind of reviewer who gave the verdict that stands.
+_LABELED = f"""
     from (
         select d.candidate_id, v.kind, max(d.id) as decision
-        from decisions d join reviewers v on v.id = d.reviewer_id join candidates c on c.id = d.candidate_id
+        from decisions d join reviewers v on v.id = d.reviewer_id
+        join candidates c on c.id = d.candidate_id
         where {UPHELD} and v.kind <> 'machine' group by d.candidate_id, v.kind) said
     join candidates c on c.id = said.candidate_id
     join rounds r on r.id = c.round_id
@@ -190,14 +273,17 @@ _TAUGHT = f"""
 
 _COUNT = sa.text(f"""
     select said.kind, count(*) filter (where c.state = 'accepted') as accepted,
-        count(*) filter (where c.state = 'rejected') as rejected {_TAUGHT} group by said.kind""")
+        count(*) filter (where c.state = 'rejected') as rejected {_LABELED} group by said.kind""")
 
-_SINCE = sa.text("select count(*) from (select from decisions where id > :last limit :wanted) found")
+_SINCE = sa.text(
+    "select count(*) from (select from decisions where id > :last limit :wanted) found"
+)
 
-_LESSON = sa.text(f"""
-    select said.decision, c.state = 'accepted' as accepted, s.signals, e.vector, c.prompt_id, c.round_id,
+_TRAINING_ROWS = sa.text(f"""
+    select said.decision, c.state = 'accepted' as accepted, s.signals, e.vector, c.prompt_id,
+        c.round_id,
         coalesce(c.slice, 'random') = 'random' as at_random
-    {_TAUGHT} and said.kind = :teacher order by said.decision desc limit :most""")
+    {_LABELED} and said.kind = :teacher order by said.decision desc limit :most""")
 
 _UNSCORED = sa.text("""
     select c.id, s.signals, e.vector from candidates c
@@ -209,9 +295,11 @@ _UNSCORED = sa.text("""
 
 _SCORE = sa.text("""
     insert into scores (candidate_id, head_id, chance, cluster)
-    select id, :head, chance, cluster from unnest(:ids, :chances, :clusters) as found(id, chance, cluster)
+    select id, :head, chance, cluster from unnest(:ids, :chances, :clusters) as found(id, chance,
+        cluster)
     on conflict (candidate_id) do update
-    set head_id = excluded.head_id, chance = excluded.chance, cluster = excluded.cluster""").bindparams(
+    set head_id = excluded.head_id, chance = excluded.chance,
+        cluster = excluded.cluster""").bindparams(
     sa.bindparam("ids", type_=ARRAY(UUID)),
     sa.bindparam("chances", type_=ARRAY(REAL)),
     sa.bindparam("clusters", type_=ARRAY(sa.SmallInteger)),

@@ -1,4 +1,4 @@
-"""The machine reviewer: its verdicts are decisions in its own name, made many at once, and can be taken back."""
+"""The auto-reviewer: automatic verdicts are decisions in its own name and can be reverted."""
 
 from __future__ import annotations
 
@@ -21,18 +21,31 @@ AT_ONCE: Final = 5_000
 
 
 def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, sentence: str) -> int:
-    """Accept or reject candidates that were not shown to anybody, each by a decision that says why; how many it were.
+    """Accept or reject candidates that were never shown, with one decision each.
 
-    Those that are neither screened nor unshown any more are passed by, so twice is once. Accepted ones become samples.
+    Candidates that are neither screened nor unshown are skipped, so the call is idempotent.
+    Accepted ones become samples.
+
+    Args:
+        tx: The transaction.
+        ids: The candidates.
+        verdict: Accept or reject.
+        sentence: The comment of the decisions, which states their reason.
+
+    Returns:
+        The number of candidates decided.
     """
     machine = add_reviewer(tx, MACHINE, Role.annotator, MACHINE).id
     decided = 0
     for start in range(0, len(ids), AT_ONCE):
-        asked = {
-            "ids": list(ids[start : start + AT_ONCE]), "machine": machine, "verdict": verdict, "comment": sentence,
+        params = {
+            "ids": list(ids[start : start + AT_ONCE]),
+            "machine": machine,
+            "verdict": verdict,
+            "comment": sentence,
             "state": "accepted" if verdict is Verdict.accept else "rejected",
-        }  # fmt: skip
-        moved = [row.candidate_id for row in tx.execute(_DECIDE, asked)]
+        }
+        moved = [row.candidate_id for row in tx.execute(_DECIDE, params)]
         if verdict is Verdict.accept:
             add_samples(tx, samples_of(tx, moved))
         decided += len(moved)
@@ -40,19 +53,38 @@ def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, sent
 
 
 def take_back(tx: Transaction, number: int, actor: str) -> int:
-    """Void every verdict of the machine that stands in a round; returns how many.
+    """Revert every standing verdict of the auto-reviewer in a round.
 
-    The candidates are "unshown" again, the samples withdrawn, the decisions stay with an undo each. Raises Refused for
-    a closed round, whose verdicts are history.
+    The candidates become "unshown" again and their samples are withdrawn; the decisions stay, with
+    an undo each.
+
+    Args:
+        tx: The transaction.
+        number: The round.
+        actor: The name for the log.
+
+    Returns:
+        The number of verdicts reverted.
+
+    Raises:
+        Refused: The round is closed, so its verdicts are final.
     """
-    state = tx.scalar(sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update(read=True))
+    # A shared lock on the round, so that it cannot be closed meanwhile.
+    state = tx.scalar(
+        sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update(read=True)
+    )
     if state == "closed":
-        raise Refused(f"round {number} is closed", "the verdicts of a closed round are history")
+        raise Refused(f"round {number} is closed", "decisions of a closed round are final")
+    # Undo the decisions first, then move the candidates and withdraw their samples in batches.
     undone = [row.candidate_id for row in tx.execute(_UNDO, {"round": number})]
     for start in range(0, len(undone), AT_ONCE):
-        some = undone[start : start + AT_ONCE]
-        tx.execute(_BACK, {"ids": some})
-        tx.execute(sa.update(samples).where(samples.c.candidate_id.in_(some)).values(withdrawn_at=sa.func.now()))
+        batch = undone[start : start + AT_ONCE]
+        tx.execute(_BACK, {"ids": batch})
+        tx.execute(
+            sa.update(samples)
+            .where(samples.c.candidate_id.in_(batch))
+            .values(withdrawn_at=sa.func.now())
+        )
     tx.log(actor, "machine's verdicts taken back", f"round {number}", count=len(undone))
     return len(undone)
 
@@ -61,10 +93,11 @@ def _of_ids(text: str) -> sa.TextClause:
     return sa.text(text).bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
 
 
-# The key is the candidate and its turn, as the oracle's: an undo begins another.
+# The key is the candidate and its turn, as for the rule reviewer: an undo begins a new turn.
 _DECIDE = _of_ids("""
     with moved as (
-        update candidates set state = :state where id = any(:ids) and state in ('screened', 'unshown')
+        update candidates set state = :state where id = any(:ids)
+            and state in ('screened', 'unshown')
         returning id, round_id)
     insert into decisions (candidate_id, reviewer_id, verdict, comment, desk, key, checkpoint_id)
     select moved.id, :machine, :verdict, :comment, 'machine',
@@ -75,9 +108,12 @@ _DECIDE = _of_ids("""
 
 _UNDO = sa.text(f"""
     insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id)
-    select d.candidate_id, d.reviewer_id, 'undo', d.desk, md5('machine undo ' || d.id)::uuid, d.id, d.checkpoint_id
+    select d.candidate_id, d.reviewer_id, 'undo', d.desk, md5('machine undo ' || d.id)::uuid, d.id,
+        d.checkpoint_id
     from decisions d join candidates c on c.id = d.candidate_id
     where c.round_id = :round and d.desk = 'machine' and {STANDS}
     returning candidate_id""")
 
-_BACK = _of_ids("update candidates set state = 'unshown' where id = any(:ids) and state in ('accepted', 'rejected')")
+_BACK = _of_ids("""
+    update candidates set state = 'unshown'
+    where id = any(:ids) and state in ('accepted', 'rejected')""")

@@ -1,4 +1,4 @@
-"""Seeing: candidates that were screened before this embedder, or never were, are measured by it afterwards."""
+"""Embedding backfill: measure candidates that the current embedder has not seen."""
 
 from __future__ import annotations
 
@@ -16,24 +16,35 @@ SEE_AT_ONCE: Final = 64
 
 
 def see_unseen(database: Database, store: ObjectStore, kind: Kind, embedder: Embedder) -> int:
-    """Let an embedder see all that is decided, or may be, and that it has not seen; returns how many it were.
+    """Embed all candidates that are or may be decided and that this embedder has not seen.
 
-    A transaction for each batch: whatever stops it, the next call goes on.
+    Each batch is a transaction of its own, so that an interrupted run is continued by the next
+    call.
+
+    Args:
+        database: The database.
+        store: The object store with the layers.
+        kind: The kind of candidates.
+        embedder: The embedder.
+
+    Returns:
+        The number of candidates embedded.
     """
-    seen, after = 0, uuid.UUID(int=0)
+    count, after = 0, uuid.UUID(int=0)
     while True:
+        # Keyset pagination by id; each batch commits on its own.
         with database.transaction() as tx:
             ids = _unseen(tx, kind, embedder.source, after)
             if not ids:
-                return seen
+                return count
             measured = measure_candidates(tx, store, ids, embedder, tuple(CandidateState))
             keep_again(tx, measured)
-        seen, after = seen + len(measured), ids[-1]
+        count, after = count + len(measured), ids[-1]
 
 
 def _unseen(tx: Transaction, kind: Kind, embedder: str, after: uuid.UUID) -> list[uuid.UUID]:
-    asked = {"kind": kind, "embedder": embedder, "after": after, "most": SEE_AT_ONCE}
-    return [row.id for row in tx.execute(_UNSEEN, asked)]
+    params = {"kind": kind, "embedder": embedder, "after": after, "most": SEE_AT_ONCE}
+    return [row.id for row in tx.execute(_UNSEEN, params)]
 
 
 _UNSEEN = sa.text("""

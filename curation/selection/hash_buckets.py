@@ -1,4 +1,4 @@
-"""Coins that are a candidate's own: numbers in [0, 1) from its id, a hash, so that each falls the same every time."""
+"""Hash buckets: reproducible random numbers in [0, 1) from a candidate's id, which is a hash."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from typing import Final
 
 
 def coin(first: int) -> str:
-    """In SQL: 28 bits of the id of row c, from its hexadecimal digit `first` (1..26) on, as a number in [0, 1)."""
+    """Return SQL for a number in [0, 1) from 28 bits of the id of row c.
+
+    Args:
+        first: The first hexadecimal digit used (1..26).
+    """
     return f"('x' || substr(replace(c.id::text, '-', ''), {first}, 7))::bit(28)::int / 268435456.0"
 
 
-# Of digits of their own, so that none tells anything of another.
+# Each uses different digits, so that the numbers are independent.
 SLICE_COIN: Final = coin(1)
-"""Who is in the random slice."""
+"""Selects the random slice."""
 JUDGING_COIN: Final = coin(9)
-"""Which half of it judges."""
+"""Selects the half of the random slice that proves gates."""
 AUDIT_COIN: Final = coin(17)
-"""Whom people look at of what a gate would decide."""
+"""Selects the candidates that people review of those a gate would decide."""

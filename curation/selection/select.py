@@ -1,14 +1,16 @@
-"""Choosing: which screened candidates people see, by the round's policy, each with the probability of being shown.
+"""Selection: which screened candidates people see, each with its probability of being shown.
 
-Coins are bits of the candidate's own id, a hash: choosing again chooses alike. A mixed policy first parts candidates by
-such a coin: the random slice is shown whatever the acceptance model says of it. The others compete for places: the
-likeliest under caps for each prompt and cluster, and those of which the head is least sure. Only so many are put up as
-the desk soon needs, so that whatever people have said since has a say; the others stay "screened".
+Random numbers are bits of the candidate's id, which is a hash, so repeating the selection gives the
+same result. A mixed policy first splits off the random slice, which is shown whatever the
+acceptance model predicts. The other candidates compete for places: the most likely under caps per
+prompt and cluster, and the most uncertain. Only as many are queued as reviewers will soon need, so
+that the latest decisions influence the next selection; the others stay "screened".
 
-Propensities are exact: the competition never looks at coins, and candidates of the random slice take part in it though
-they are shown anyway. Whoever wins a place would have been shown for certain (1), the others of the random slice with
-its own share r. So the sum of 1 / propensity over what is shown is without bias for the number of all (a test), and
-so is what the random slice says of all.
+Propensities are exact: the competition never uses the random numbers, and candidates of the random
+slice take part in it although they are shown anyway. A candidate that wins a place would have been
+shown with certainty (1), the others of the random slice with its share r. Therefore the sum of 1 /
+propensity over shown candidates is an unbiased estimate of the number of all (tested), and so are
+estimates from the random slice.
 """
 
 from __future__ import annotations
@@ -29,117 +31,166 @@ from curation.selection.acceptance_model_store import StoredModel, newest_head, 
 from curation.selection.hash_buckets import SLICE_COIN
 
 STOCK: Final = 192
-"""So many chosen candidates wait at the desk: trays for three, and few enough that the latest head has a say."""
+"""The number of selected candidates kept waiting.
 
-LOCK: Final = 7_201_115  # with the round's number: two workers never choose for one round at once
+Enough for the review batches of three reviewers, and few enough that the latest model decides.
+"""
+
+LOCK: Final = 7_201_115  # advisory lock with the round's number: one worker selects at a time
 
 
 def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple[int, int]:
-    """Put screened candidates of a round before people or leave them unshown, by its policy; returns both counts.
+    """Queue screened candidates of a round for review or leave them unshown, by its policy.
 
-    embedder: whose embeddings the acceptance model reads (ports.Embedder.source); without a head a mixed policy shows
-    its random slice, and what people say of that teaches one.
+    Args:
+        tx: The transaction.
+        number: The round.
+        embedder: The source of the embeddings that the acceptance model reads
+            (ports.Embedder.source). Without a model, a mixed policy shows its random slice, whose
+            decisions then train one.
+
+    Returns:
+        The number of candidates shown and left unshown.
     """
     row = find_round(tx, number)
     policy = read_policy(row["policy"])
     if isinstance(policy, Random):
-        asked = {"round": number, "r": policy.share}
-        return _count(tx, _SHOW_SHARE, asked), _leave_rest(tx, number)
+        # Simple policies decide each candidate on its own, all at once.
+        params = {"round": number, "r": policy.share}
+        return _count(tx, _SHOW_SHARE, params), _leave_rest(tx, number)
     if isinstance(policy, Paper):
         names = {"aesthetic": AESTHETIC, "clip": CLIP_SCORE}
-        shown = _count(tx, _SHOW_PAPER, names | {"round": number, "r": policy.random, "above": policy.aesthetic})
+        shown = _count(
+            tx,
+            _SHOW_PAPER,
+            names | {"round": number, "r": policy.random, "above": policy.aesthetic},
+        )
         return shown, _leave_rest(tx, number)
+    # A mixed policy compares candidates, so only one worker may run it for a round.
     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK, number)))
     return _mix(tx, row, policy, newest_head(tx, Kind(row["kind"]), embedder))
 
 
-def _mix(tx: Transaction, row: dict[str, Any], policy: Mixed, newest: StoredModel | None) -> tuple[int, int]:
+def _mix(
+    tx: Transaction, row: dict[str, Any], policy: Mixed, newest: StoredModel | None
+) -> tuple[int, int]:
     number, r = row["id"], policy.random_share(row["quota"])
+    # Wait until half of the stock is used: fewer, larger selections score less often.
     gates.close_contradicted(tx, number)
     if int(tx.execute(_STOCK, {"round": number}).scalar_one()) > STOCK // 2:
         return 0, 0
     shown = 0
-    kept = gates.head_of(tx, number) or newest
+    # A round with an active gate keeps the model that the gate was proven for.
+    model = gates.head_of(tx, number) or newest
     stopped = review_cost.why_stop(tx, number, policy) is not None
-    if kept is not None and not stopped:
-        score_round(tx, kept, number)
-        gates.pass_gates(tx, number, policy, r, kept)
-        shown += _fill_stock(tx, row, policy, r, kept)
+    if model is not None and not stopped:
+        score_round(tx, model, number)
+        gates.pass_gates(tx, number, policy, r, model)
+        shown += _fill_stock(tx, row, policy, r, model)
     if not stopped:
-        reach = policy.share * max(row["quota"], 1)
-        asked = {"round": number, "r": r, "reach": reach, "bound": _highest_id(r)}
-        shown += _count(tx, _SHOW_RANDOM, asked)
+        # The random slice is shown whether there is a model or not.
+        expected_shown = policy.share * max(row["quota"], 1)
+        params = {"round": number, "r": r, "reach": expected_shown, "bound": _highest_id(r)}
+        shown += _count(tx, _SHOW_RANDOM, params)
     if shown:
         return shown, 0
-    return _end_of_round(tx, number, policy, taught=kept is not None, stopped=stopped)
+    return _end_of_round(tx, number, policy, taught=model is not None, stopped=stopped)
 
 
-def _end_of_round(tx: Transaction, number: int, policy: Mixed, *, taught: bool, stopped: bool) -> tuple[int, int]:
-    """Where nothing more was chosen: once all is drawn and nothing chosen waits, the rest is left unshown."""
-    stand = tx.execute(_STANDING, {"round": number}).one()
-    if stand.coming or stand.stock:
+def _end_of_round(
+    tx: Transaction, number: int, policy: Mixed, *, taught: bool, stopped: bool
+) -> tuple[int, int]:
+    """Leave the rest unshown once all candidates are generated and no selected one waits.
+
+    Called when nothing more was selected.
+    """
+    counts = tx.execute(_STANDING, {"round": number}).one()
+    if counts.coming or counts.stock:
         return 0, 0
     shown = 0
-    if not taught and not stopped and stand.atdesk == 0:
-        # The random slice has been judged and taught no head: the rest of the share is as good a guess as any.
+    if not taught and not stopped and counts.atdesk == 0:
+        # The random slice is reviewed but was not enough for a model: show the rest at random.
         shown = _count(tx, _SHOW_UNTAUGHT, {"round": number, "r": policy.share})
-    return shown, _leave_rest(tx, number) if stopped or taught or stand.atdesk == 0 else 0
+    return shown, _leave_rest(tx, number) if stopped or taught or counts.atdesk == 0 else 0
 
 
-def _fill_stock(tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, kept: StoredModel) -> int:
-    """Give out places: as many as the stock lacks and the share of what has passed so far still allows."""
-    stand = tx.execute(_STANDING, {"round": row["id"]}).one()
-    target = (policy.share - r) / (1 - r) * stand.passed if r < 1 else 0.0
-    places = min(STOCK - stand.stock, round(target) - stand.winners)
-    if places <= 0 or not stand.screened + stand.unshown:
+def _fill_stock(
+    tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, kept: StoredModel
+) -> int:
+    """Select candidates up to the size of the stock.
+
+    No more than the policy's share of the candidates that have passed screening so far.
+    """
+    counts = tx.execute(_STANDING, {"round": row["id"]}).one()
+    # The random slice has its own share; the competition gives out the rest.
+    target = (policy.share - r) / (1 - r) * counts.passed if r < 1 else 0.0
+    places = min(STOCK - counts.stock, round(target) - counts.winners)
+    if places <= 0 or not counts.screened + counts.unshown:
         return 0
     likely = round(places * policy.likely / (policy.likely + policy.uncertain))
-    asked = {
-        "round": row["id"], "head": kept.id, "r": r, "likely": likely, "uncertain": places - likely,
-        "prompt_cap": policy.per_prompt * target / stand.passed,
-        "cluster_cap": policy.per_cluster * target / stand.passed,
-        "before": stand.chosen, "spread": 1 / (1 - r / policy.share) if r < policy.share else 1.0,
-    }  # fmt: skip
-    return int(tx.execute(_GIVE_PLACES, asked).scalar_one())
+    params = {
+        "round": row["id"],
+        "head": kept.id,
+        "r": r,
+        "likely": likely,
+        "uncertain": places - likely,
+        "prompt_cap": policy.per_prompt * target / counts.passed,
+        "cluster_cap": policy.per_cluster * target / counts.passed,
+        "before": counts.chosen,
+        "spread": 1 / (1 - r / policy.share) if r < policy.share else 1.0,
+    }
+    return int(tx.execute(_GIVE_PLACES, params).scalar_one())
 
 
 def _leave_rest(tx: Transaction, number: int) -> int:
     screened = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.screened)
-    return int(tx.execute(sa.update(candidates).where(screened).values(state=CandidateState.unshown)).rowcount)
+    return int(
+        tx.execute(
+            sa.update(candidates).where(screened).values(state=CandidateState.unshown)
+        ).rowcount
+    )
 
 
 def _highest_id(share: float) -> uuid.UUID:
-    """No id above it has a coin below `share`: the coin is how ids begin, and ids are what the index is sorted by."""
+    """Return the largest id whose random number can be below `share`.
+
+    The random number is the beginning of the id, and ids are the order of the index.
+    """
     return uuid.UUID(int=min(math.ceil(share * 2**28) << 100, 2**128 - 1))
 
 
-def _count(tx: Transaction, statement: sa.TextClause, asked: dict[str, Any]) -> int:
-    return int(tx.execute(statement, asked).rowcount)
+def _count(tx: Transaction, statement: sa.TextClause, params: dict[str, Any]) -> int:
+    return int(tx.execute(statement, params).rowcount)
 
 
-# People see them in the order of the coin too: any beginning of it is a random part.
+# The priority is the same random number, so that any prefix of the queue is a random sample.
 _SHOW_SHARE = sa.text(f"""
-    update candidates c set state = 'waiting', slice = 'random', propensity = :r, priority = {SLICE_COIN}
+    update candidates c set state = 'waiting', slice = 'random', propensity = :r,
+        priority = {SLICE_COIN}
     where round_id = :round and state = 'screened' and {SLICE_COIN} < :r""")
 
 _SHOW_PAPER = sa.text(f"""
     update candidates c set state = 'waiting',
         slice = case when {SLICE_COIN} < :r then 'random' else 'paper' end,
         propensity = case when (s.signals ->> :aesthetic)::float > :above then 1 else :r end,
-        priority = case when {SLICE_COIN} < :r then {SLICE_COIN} / :r else (s.signals ->> :clip)::float / 100 end
+        priority = case when {SLICE_COIN} < :r then {SLICE_COIN} / :r
+            else (s.signals ->> :clip)::float / 100 end
     from screenings s
     where c.round_id = :round and c.state = 'screened' and s.candidate_id = c.id
         and ({SLICE_COIN} < :r or (s.signals ->> :aesthetic)::float > :above)""")
 
-# A place in the row is a priority in (-1, 0]: a skip, which takes 1 off, goes behind all. The random slice is spread
-# over all that will be shown, so that any beginning of the row is mixed as the policy says.
+# A position in the queue is a priority in (-1, 0], so that a skip, which subtracts 1, goes last.
+# The random slice is spread over all that will be shown, so that any prefix of the queue has the
+# mix of the policy.
 _SHOW_RANDOM = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'random', propensity = :r,
         priority = -least({SLICE_COIN} / :r * :reach, 2097151) / 2097152.0
-    where round_id = :round and state = 'screened' and {SLICE_COIN} < :r and id <= cast(:bound as uuid)""")
+    where round_id = :round and state = 'screened' and {SLICE_COIN} < :r
+        and id <= cast(:bound as uuid)""")
 
 _SHOW_UNTAUGHT = sa.text(f"""
-    update candidates c set state = 'waiting', slice = 'uncertain', propensity = :r, priority = -0.99
+    update candidates c set state = 'waiting', slice = 'uncertain', propensity = :r,
+        priority = -0.99
     where round_id = :round and state = 'screened' and {SLICE_COIN} < :r""")
 
 _STOCK = sa.text("""
@@ -154,13 +205,14 @@ _STANDING = sa.text("""
         count(*) filter (where state in ('waiting', 'showing')) as atdesk,
         count(*) filter (where state = 'waiting' and slice in ('likely', 'uncertain')) as stock,
         count(*) filter (where slice in ('likely', 'uncertain')) as chosen,
-        count(*) filter (where slice is not null and slice <> 'audit' and propensity = 1) as winners,
+        count(*) filter (where slice is not null and slice <> 'audit'
+            and propensity = 1) as winners,
         count(*) filter (where state in
             ('screened', 'unshown', 'waiting', 'showing', 'accepted', 'rejected')) as passed
     from candidates where round_id = :round""")
 
-# `pool` are those who compete: not chosen yet, and of the random slice those without a place. A rank within prompt and
-# cluster above the cap is out, counting who has a place already.
+# Competing are the candidates not selected yet, and those of the random slice without a place. A
+# rank within prompt or cluster above the cap is excluded, counting candidates with a place.
 _GIVE_PLACES = sa.text(f"""
     with known as (
         select c.id, c.prompt_id, c.state, c.slice, k.chance, k.cluster,
@@ -172,10 +224,12 @@ _GIVE_PLACES = sa.text(f"""
         where c.round_id = :round
             and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice is not null)),
     prompt_caps as (
-        select prompt_id, greatest(1, ceil(:prompt_cap * count(*))) - count(*) filter (where placed) as room
+        select prompt_id,
+            greatest(1, ceil(:prompt_cap * count(*))) - count(*) filter (where placed) as room
         from known group by prompt_id),
     cluster_caps as (
-        select cluster, greatest(1, ceil(:cluster_cap * count(*))) - count(*) filter (where placed) as room
+        select cluster,
+            greatest(1, ceil(:cluster_cap * count(*))) - count(*) filter (where placed) as room
         from known group by cluster),
     ranked as (
         select known.*,
@@ -183,25 +237,34 @@ _GIVE_PLACES = sa.text(f"""
             row_number() over (partition by cluster order by chance desc, id) as in_cluster
         from known where competes),
     likely as (
-        select ranked.id, ranked.chance from ranked join prompt_caps using (prompt_id) join cluster_caps using (cluster)
+        select ranked.id, ranked.chance from ranked join prompt_caps using (prompt_id)
+        join cluster_caps using (cluster)
         where in_prompt <= prompt_caps.room and in_cluster <= cluster_caps.room
         order by chance desc, id limit :likely),
     uncertain as (
-        select id, chance from ranked where not exists (select from likely where likely.id = ranked.id)
+        select id, chance from ranked
+        where not exists (select from likely where likely.id = ranked.id)
         order by abs(chance - 0.5), id limit :uncertain),
     winners as (
-        select id, 'likely' as slice, row_number() over (order by chance desc, id) / (:likely + 1.0) as part from likely
+        select id, 'likely' as slice,
+            row_number() over (order by chance desc, id) / (:likely + 1.0) as part
+        from likely
         union all
-        select id, 'uncertain', row_number() over (order by abs(chance - 0.5), id) / (:uncertain + 1.0) from uncertain),
+        select id, 'uncertain',
+            row_number() over (order by abs(chance - 0.5), id) / (:uncertain + 1.0)
+        from uncertain),
     placed as (
         select winners.id, case when is_random then 'random' else winners.slice end as slice,
             competes_anew,
-            row_number() over (partition by competes_anew and not is_random order by part, winners.id) as place
-        from winners join (select id, is_random, slice is null as competes_anew from ranked) r using (id)),
+            row_number() over (partition by competes_anew and not is_random
+                order by part, winners.id) as place
+        from winners
+        join (select id, is_random, slice is null as competes_anew from ranked) r using (id)),
     moved as (
         update candidates c set propensity = 1, slice = placed.slice,
             state = case when placed.competes_anew then 'waiting' else c.state end,
             priority = case when placed.competes_anew
-                then -least((:before + placed.place) * :spread, 2097151) / 2097152.0 else c.priority end
+                then -least((:before + placed.place) * :spread, 2097151) / 2097152.0
+                    else c.priority end
         from placed where placed.id = c.id returning placed.competes_anew)
     select count(*) filter (where competes_anew) from moved""")

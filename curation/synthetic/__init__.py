@@ -1,1 +1,1 @@
-"""The synthetic seed domain: shapes and backgrounds drawn by signed distances."""
+"""The synthetic seed domain: shapes and backgrounds drawn by signed distance functions."""

@@ -1,7 +1,7 @@
-"""The backgrounds of the procedural domain, figures standing before them, and the light that both share.
+"""The backgrounds of the synthetic domain, subjects in front of them, and their shared light.
 
-A background is one field above a ground line and one below. Neither the line's height nor the light is in any text:
-only who draws both layers together can make them agree.
+A background is one field above a ground line and one below. Neither the height of the line nor the
+light is part of any text: only a model that generates both layers together can make them agree.
 """
 
 from __future__ import annotations
@@ -21,32 +21,45 @@ from curation.synthetic.shapes import FAMILIES, Subject, draw
 Field = NDArray[np.float64]
 Colour = tuple[int, int, int]
 
-SKIES: Final[dict[str, Colour]] = {"blue": (110, 165, 235), "pink": (240, 165, 195), "grey": (165, 170, 180)}
+SKIES: Final[dict[str, Colour]] = {
+    "blue": (110, 165, 235),
+    "pink": (240, 165, 195),
+    "grey": (165, 170, 180),
+}
 LANDS: Final[dict[str, Colour]] = {
-    "grass": (85, 150, 55), "sand": (220, 190, 125), "snow": (240, 243, 248), "earth": (110, 75, 50),
-}  # fmt: skip
+    "grass": (85, 150, 55),
+    "sand": (220, 190, 125),
+    "snow": (240, 243, 248),
+    "earth": (110, 75, 50),
+}
 WALLS: Final[dict[str, Colour]] = {
-    "yellow": (235, 210, 110), "green": (120, 190, 150), "blue": (110, 140, 205), "red": (200, 105, 95),
-}  # fmt: skip
+    "yellow": (235, 210, 110),
+    "green": (120, 190, 150),
+    "blue": (110, 140, 205),
+    "red": (200, 105, 95),
+}
 PATTERNS: Final = ("plain", "striped", "checked")
 FLOOR: Final[Colour] = (150, 105, 65)
 
 HIGHEST, LOWEST = 0.7, 0.86
-"""Where ground lines lie, as a share of the height from above."""
+"""The range of ground lines, as a share of the height from the top."""
 DARKEST: Final = 0.5
-"""Lights are this bright to 1."""
+"""The lowest brightness of a light; the highest is 1."""
 WARM: Final = np.array([1.0, 0.9, 0.72])
 COLD: Final = np.array([0.76, 0.91, 1.0])
-"""The ends of the lights' tint, as gains of R, G and B; daylight (1, 1, 1) is in the middle."""
+"""The ends of the tint range as gains of R, G and B; daylight (1, 1, 1) is in the middle."""
 
 FIGURES_IN_PAIRS: Final = ("solid", "glass", "letter")
 COLOURS_IN_PAIRS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "white")
-"""Grey and black are white in less light, so that nobody could tell which a dim figure is."""
+"""Colors of subjects in pairs.
+
+Gray and black are left out, since they equal white in less light.
+"""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What a background of this domain shows: a sky over land (pattern "sky"), or a wall over a floor."""
+    """The content of a background: a sky over land (pattern "sky"), or a wall over a floor."""
 
     pattern: str
     colour: str
@@ -61,8 +74,10 @@ class Ground:
 
     @property
     def fields(self) -> tuple[Field, Field]:
-        """The colours above and below the ground line in daylight, R, G, B in 0..255."""
-        above, below = (SKIES[self.colour], LANDS[self.land]) if self.land else (WALLS[self.colour], FLOOR)
+        """The colors above and below the ground line in daylight, R, G, B in 0..255."""
+        above, below = (
+            (SKIES[self.colour], LANDS[self.land]) if self.land else (WALLS[self.colour], FLOOR)
+        )
         return np.array(above, np.float64), np.array(below, np.float64)
 
 
@@ -73,7 +88,7 @@ GROUNDS: Final[dict[str, Ground]] = {
         *(Ground(pattern, wall) for pattern in PATTERNS for wall in WALLS),
     ]
 }
-"""Every caption of a background and what it means."""
+"""Every caption of a background with its content."""
 
 PAIR_SUBJECTS: Final[dict[str, Subject]] = {
     subject.text: subject
@@ -81,39 +96,52 @@ PAIR_SUBJECTS: Final[dict[str, Subject]] = {
     for figure in FAMILIES[family][1]
     for subject in (Subject(figure, colour) for colour in COLOURS_IN_PAIRS)
 }
-"""Every caption of a figure that stands in a pair."""
+"""Every caption of a subject in a pair."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One pair to be drawn: what its texts say, and what they do not."""
+    """One pair to draw: the content of its texts, and the properties that no text names."""
 
     subject: Subject
     ground: Ground
-    line: float  # the ground line's height, HIGHEST..LOWEST of the picture's
+    line: float  # the ground line, a share HIGHEST..LOWEST of the image height
     light: Field  # gains of R, G and B in 0..1, on both layers
 
     @property
     def prompt(self) -> Prompt:
-        """The three texts: "a red star on grass under a blue sky", "a red star in front of a striped green wall"."""
+        """The three texts.
+
+        Such as "a red star on grass under a blue sky" or "a red star in front of a striped green
+        wall".
+        """
         return join_texts(self.subject.text, self.ground.text)
 
 
 def join_texts(foreground: str, background: str) -> Prompt:
-    """The prompt of a pair from the texts of its layers, by the grammar of this domain."""
+    """Return the prompt of a pair from the texts of its layers."""
     ground = GROUNDS.get(background)
     between = "on" if ground is not None and ground.land else "in front of"
     return Prompt(f"{foreground} {between} {background}", foreground, background)
 
 
 def make_light(brightness: float, tint: float) -> Field:
-    """The gains of a light: brightness in DARKEST..1, tint from -1 (cold) over 0 (daylight) to 1 (warm)."""
+    """Return the gains of a light for R, G and B.
+
+    Args:
+        brightness: DARKEST..1.
+        tint: From -1 (cold) over 0 (daylight) to 1 (warm).
+    """
     end = WARM if tint > 0 else COLD
     return brightness * (1 + (end - 1) * abs(tint))
 
 
 def choose_scene(rng: np.random.Generator) -> Scene:
-    """One scene; figures mostly solid as in the seed of single layers, grounds, lines and lights equally often."""
+    """Return a random scene.
+
+    Shapes have the frequencies of the single-layer seed set; grounds, lines and lights are uniform.
+    """
+    # Renormalize the shares of the families that can stand on a ground.
     shares = np.array([FAMILIES[family][0] for family in FIGURES_IN_PAIRS])
     figures = FAMILIES[FIGURES_IN_PAIRS[int(rng.choice(len(shares), p=shares / shares.sum()))]][1]
     colour = COLOURS_IN_PAIRS[int(rng.integers(len(COLOURS_IN_PAIRS)))]
@@ -124,9 +152,21 @@ def choose_scene(rng: np.random.Generator) -> Scene:
 
 
 def draw_scene(scene: Scene, rng: np.random.Generator, size: int = 128) -> dict[LayerRole, RGBA]:
-    """The three layers, size x size x 4: the figure with its foot on the ground line, both in the scene's light."""
-    foreground = _stand(draw(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size)
+    """Draw the three layers of a scene, with the subject on the ground line and one light on both.
+
+    Args:
+        scene: The scene.
+        rng: The source of randomness.
+        size: The image size in pixels.
+
+    Returns:
+        Layers of size x size x 4 uint8 by role.
+    """
+    foreground = _stand(
+        draw(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size
+    )
     background = _draw_ground(scene, rng, size)
+    # The light multiplies both layers alike; blending comes after it.
     lit = {LayerRole.foreground: foreground, LayerRole.background: background}
     for layer in lit.values():
         layer[..., :3] = np.rint(layer[..., :3] * scene.light)
@@ -134,34 +174,49 @@ def draw_scene(scene: Scene, rng: np.random.Generator, size: int = 128) -> dict[
 
 
 def _stand(figure: RGBA, line: float, rng: np.random.Generator, size: int) -> RGBA:
-    """A figure on an empty canvas, its lowest visible row on the line, near the middle from left to right."""
+    """Place a figure on an empty canvas, horizontally near the middle.
+
+    Its lowest visible row is on the line.
+    """
     rows = np.flatnonzero((figure[..., 3] > 127).any(axis=1))
     columns = np.flatnonzero((figure[..., 3] > 0).any(axis=0))
     top = round(line * size) - int(rows[-1]) - 1
     left = round((size - figure.shape[1]) / 2 + size * rng.uniform(-0.02, 0.02))
     left = min(max(left, 1 - int(columns[0])), size - 2 - int(columns[-1]))
     canvas = np.zeros((size, size, 4), np.uint8)
+    # Crop the part of the figure beyond the canvas.
     above, before = max(0, -top), max(0, -left)
     kept = figure[above : size - top, before : size - left]
-    canvas[max(0, top) : max(0, top) + kept.shape[0], max(0, left) : max(0, left) + kept.shape[1]] = kept
+    canvas[
+        max(0, top) : max(0, top) + kept.shape[0], max(0, left) : max(0, left) + kept.shape[1]
+    ] = kept
     return canvas
 
 
 def _draw_ground(scene: Scene, rng: np.random.Generator, size: int) -> RGBA:
-    """The background in daylight: skies pale towards the horizon, walls bear patterns, land darkens to the front."""
+    """Draw the background in daylight.
+
+    Skies get paler towards the horizon, walls have patterns, land gets darker to the front.
+    """
     above, below = (field + rng.uniform(-6, 6, 3) for field in scene.ground.fields)
     line = round(scene.line * size)
-    down, across = np.mgrid[:size, :size]
-    shade = {"sky": 0.9 + 0.2 * down / line, "plain": np.ones((size, size))}
+    row_grid, column_grid = np.mgrid[:size, :size]
+    # Shading of the upper field by pattern, then the lower field, then grain over both.
+    shade = {"sky": 0.9 + 0.2 * row_grid / line, "plain": np.ones((size, size))}
     step = size / 8
     phase = rng.uniform(0, step, 2)
-    bands = [
-        np.where(((at + shift) // step) % 2 < 1, 1.0, 0.82) for at, shift in zip((across, down), phase, strict=True)
+    stripes = [
+        np.where(((grid + shift) // step) % 2 < 1, 1.0, 0.82)
+        for grid, shift in zip((column_grid, row_grid), phase, strict=True)
     ]
-    shade["striped"] = bands[0]
-    shade["checked"] = np.where(bands[0] == bands[1], 1.0, 0.82)
-    near = 1.06 - 0.16 * (down - line) / max(1, size - line)
-    colour = np.where((down < line)[..., None], above * shade[scene.ground.pattern][..., None], below * near[..., None])
+    shade["striped"] = stripes[0]
+    shade["checked"] = np.where(stripes[0] == stripes[1], 1.0, 0.82)
+    ground_shade = 1.06 - 0.16 * (row_grid - line) / max(1, size - line)
+    color = np.where(
+        (row_grid < line)[..., None],
+        above * shade[scene.ground.pattern][..., None],
+        below * ground_shade[..., None],
+    )
     grain = cv2.GaussianBlur(rng.normal(0, 6, (size, size)), (0, 0), size / 128)
-    colour = np.clip(np.rint(colour + grain[..., None]), 0, 255)
-    return np.dstack([colour, np.full((size, size), 255)]).astype(np.uint8)
+    color = np.clip(np.rint(color + grain[..., None]), 0, 255)
+    return np.dstack([color, np.full((size, size), 255)]).astype(np.uint8)

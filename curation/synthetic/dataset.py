@@ -1,4 +1,4 @@
-"""The seed set the project draws itself, prompts of the same grammar, and whether a drawn layer shows its prompt."""
+"""The synthetic seed set: drawing, prompts of its grammar, and prompt agreement of layers."""
 
 from __future__ import annotations
 
@@ -19,29 +19,34 @@ from curation.ports import RGBA
 from curation.synthetic.shapes import COLOURS, FIGURES, SUBJECTS, choose_subject, draw
 
 SIZE: Final = 128
-"""Width and height of a seed picture in pixels."""
+"""Image size of the seeds in pixels."""
 
 Descriptor = NDArray[np.float32]
 
-_VIEW: Final = 64  # alpha is judged at this size, whatever the layer's own
-_FRAME: Final = 20  # the matte, moved to its own centre and scale
-_EXAMPLES: Final = 60  # pictures drawn to know a figure by
-_FORGIVEN: Final = 0.3  # how far any layer may lie from its figure: blurred or bent so much, people still name it
+_VIEW: Final = 64  # alpha is compared at this image size
+_FRAME: Final = 20  # size of the normalized matte
+_EXAMPLES: Final = 60  # reference images per shape
+_FORGIVEN: Final = 0.3  # allowed distance from a shape: people still recognize it at that blur
 
 
 @dataclass(frozen=True)
 class PromptAgreement:
-    """Whether a layer has the colour and the shape that its prompt names."""
+    """Whether a layer has the color and the shape that its prompt names."""
 
     colour: bool
     shape: bool
 
 
 def draw_seed(folder: Path, count: int, seed: int = 0) -> None:
-    """Draw `count` captioned layers into `folder`: images/*.webp (lossless) and metadata.jsonl, written last.
+    """Draw `count` captioned layers into a folder: images/*.webp (lossless) and metadata.jsonl.
 
-    Picture k depends on nothing but (seed, k), so running again finishes what was interrupted: files that are already
-    right are kept, others are replaced whole.
+    Image k depends only on (seed, k), so an interrupted run can be repeated: correct files are
+    kept, others replaced atomically. The metadata is written last.
+
+    Args:
+        folder: The output folder.
+        count: The number of layers.
+        seed: The RNG seed.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = [canonical_json(seed_row(folder, seed, index)) for index in range(count)]
@@ -49,7 +54,7 @@ def draw_seed(folder: Path, count: int, seed: int = 0) -> None:
 
 
 def seed_row(folder: Path, seed: int, index: int) -> dict[str, str]:
-    """Draw one picture into the folder and return its row of the metadata."""
+    """Draw one image into the folder and return its row of the metadata."""
     rng = np.random.default_rng([seed, index])
     subject = choose_subject(rng)
     data = encode_layer(draw(subject, rng, SIZE))
@@ -65,32 +70,46 @@ def seed_row(folder: Path, seed: int, index: int) -> dict[str, str]:
 
 
 def prompts(count: int, seed: int) -> list[str]:
-    """`count` texts of the seed's grammar in the seed's proportions; prompt k depends on nothing but (seed, k)."""
+    """Return `count` captions of the grammar with the frequencies of the seed set.
+
+    Prompt k depends only on (seed, k).
+
+    Args:
+        count: The number of captions.
+        seed: The RNG seed.
+    """
     return [choose_subject(np.random.default_rng([seed, index, 1])).text for index in range(count)]
 
 
 def shows_prompt(rgba: RGBA, text: str) -> PromptAgreement | None:
-    """Whether a drawn layer (H x W x 4 uint8) shows what `text` asks for; None for a text outside the grammar.
+    """Return whether a layer shows its prompt; None for a text outside the grammar.
 
-    Colour: the alpha-weighted mean colour has the named colour as its nearest in CIE Lab, and so have at least half of
-    the visible pixels by alpha (a mixture whose mean happens to fit does not pass). Shape: the alpha matte, moved to a
-    standard place and scale, lies nearest to pictures of the named figure among freshly drawn ones of all figures, and
-    not too far from them (noise lies far from everything and shows nothing).
+    Color: the named color is the nearest, in CIE Lab, to the alpha-weighted mean color, and to at
+    least half of the visible pixels by alpha (so a mixture with a matching mean fails). Shape: the
+    alpha matte, normalized for position and scale, is nearest to reference images of the named
+    shape, and not too far from them (noise is far from everything).
+
+    Args:
+        rgba: The layer, H x W x 4 uint8.
+        text: Its prompt.
     """
+    # Only exact captions of the grammar can be checked.
     subject = SUBJECTS.get(" ".join(text.split()))
     if subject is None:
         return None
-    return PromptAgreement(_colour_of(rgba) == subject.colour, figure_of(rgba[..., 3]) == subject.figure)
+    return PromptAgreement(
+        _color_of(rgba) == subject.colour, figure_of(rgba[..., 3]) == subject.figure
+    )
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put a file in its place whole, unless it is there already."""
+    """Write a file atomically, unless it has this content already."""
     if not path.exists() or path.read_bytes() != data:
         write_file(path, data)
 
 
-def _colour_of(rgba: RGBA) -> str | None:
-    """The one named colour of what can be seen, or None."""
+def _color_of(rgba: RGBA) -> str | None:
+    """Return the named color of the visible pixels, or None if there is no single one."""
     weight = rgba[..., 3].astype(np.float64).ravel() / 255
     if weight.sum() < 1:
         return None
@@ -99,67 +118,93 @@ def _colour_of(rgba: RGBA) -> str | None:
     names = list(COLOURS)
     palette = lab(np.array([COLOURS[name] for name in names], np.float64))
     nearest = int(np.argmin(np.linalg.norm(palette - lab(mean[None]), axis=1)))
-    each = np.argmin(np.linalg.norm(lab(pixels)[:, None] - palette, axis=2), axis=1)
-    share = weight[each == nearest].sum() / weight.sum()
+    # The pixels must agree with the mean: two colors can average to a third.
+    nearest_of_pixel = np.argmin(np.linalg.norm(lab(pixels)[:, None] - palette, axis=2), axis=1)
+    share = weight[nearest_of_pixel == nearest].sum() / weight.sum()
     return names[nearest] if share >= 0.5 else None
 
 
 def lab(rgb: NDArray[np.float64]) -> NDArray[np.float32]:
-    """N x 3 sRGB in 0..255 as CIE Lab (D65), where equal distances look about equal."""
-    lab: NDArray[np.float32] = cv2.cvtColor((rgb[None] / 255).astype(np.float32), cv2.COLOR_RGB2LAB)[0]
-    return lab
+    """Return N x 3 sRGB colors in 0..255 as CIE Lab (D65), a perceptually uniform space."""
+    unit = (rgb[None] / 255).astype(np.float32)
+    converted: NDArray[np.float32] = cv2.cvtColor(unit, cv2.COLOR_RGB2LAB)[0]
+    return converted
 
 
 def figure_of(alpha: NDArray[np.uint8]) -> str | None:
-    """The figure whose own pictures lie nearest, or None where none is near or the matte runs off the canvas."""
+    """Return the shape whose reference images are nearest to a matte.
+
+    None if no shape is near enough, or the matte runs off the canvas.
+
+    Args:
+        alpha: The matte, H x W uint8.
+    """
     described = _describe(alpha)
     if described is None:
         return None
     examples, reaches = _examples()
-    distances = np.linalg.norm(examples - described, axis=2).min(axis=1)  # figures x examples -> figures
+    # figures x examples -> figures
+    distances = np.linalg.norm(examples - described, axis=2).min(axis=1)
     nearest = int(np.argmin(distances))
     return FIGURES[nearest] if distances[nearest] <= reaches[nearest] else None
 
 
 @cache
 def _examples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Descriptors of freshly drawn pictures (figures x examples x features), and how far each figure reaches.
+    """Return reference descriptors (figures x examples x features), and each shape's radius.
 
-    A figure reaches as far as its loneliest examples lie from their nearest neighbours (strokes and smoke differ most
-    among themselves), and no figure less than what is forgiven to all; noise begins at about 0.44.
+    The radius of a shape is the largest usual distance between neighboring examples (strokes and
+    smoke vary most), and at least _FORGIVEN; noise begins at about 0.44.
     """
     described = np.zeros((len(FIGURES), _EXAMPLES, _FRAME * _FRAME + 3), np.float32)
     for row, figure in enumerate(FIGURES):
         subject = next(subject for subject in SUBJECTS.values() if subject.figure == figure)
         for column in range(_EXAMPLES):
-            drawn = _describe(draw(subject, np.random.default_rng([2**32, row, column]), _VIEW)[..., 3])
-            described[row, column] = np.inf if drawn is None else drawn  # every picture has a matte inside its canvas
-    apart = np.linalg.norm(described[:, :, None] - described[:, None], axis=3)
-    apart[:, np.arange(_EXAMPLES), np.arange(_EXAMPLES)] = np.inf
-    return described, np.maximum(_FORGIVEN, 1.2 * np.quantile(apart.min(axis=2), 0.98, axis=1)).astype(np.float32)
+            rng = np.random.default_rng([2**32, row, column])
+            descriptor = _describe(draw(subject, rng, _VIEW)[..., 3])
+            # Every reference image has its matte inside the canvas, so None does not occur.
+            described[row, column] = np.inf if descriptor is None else descriptor
+    # Distances between examples of one shape, without each to itself.
+    distances = np.linalg.norm(described[:, :, None] - described[:, None], axis=3)
+    distances[:, np.arange(_EXAMPLES), np.arange(_EXAMPLES)] = np.inf
+    return described, np.maximum(
+        _FORGIVEN, 1.2 * np.quantile(distances.min(axis=2), 0.98, axis=1)
+    ).astype(np.float32)
 
 
 def _describe(alpha: NDArray[np.uint8]) -> Descriptor | None:
-    """The matte in its own frame, and how dense, how soft and how rough it is; None where it has no border or no body.
+    """Return a descriptor: the normalized matte, and its density, softness and roughness.
 
-    The frame is centred on the matte's mass and 2.6 standard deviations to each side, so that place and size do not
-    count; the turn does, since the figures stand upright.
+    None if the matte touches the border or is almost empty. The frame is centered on the matte's
+    center of mass and reaches 2.6 standard deviations to each side, so that position and size do
+    not count; rotation does, since the shapes are upright.
     """
     view = cv2.resize(alpha, (_VIEW, _VIEW), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     border = np.concatenate([view[0], view[-1], view[:, 0], view[:, -1]])
     mass = float(view.sum())
     if mass < 8 or view.max() < 0.1 or border.mean() > 0.1:
         return None
-    down, across = np.mgrid[:_VIEW, :_VIEW]
-    y, x = float((view * down).sum()) / mass, float((view * across).sum()) / mass
-    spread = float(np.sqrt((view * ((down - y) ** 2 + (across - x) ** 2)).sum() / mass / 2))
+    # Moments give the center and the scale of the frame.
+    row_grid, column_grid = np.mgrid[:_VIEW, :_VIEW]
+    y, x = float((view * row_grid).sum()) / mass, float((view * column_grid).sum()) / mass
+    spread = float(
+        np.sqrt((view * ((row_grid - y) ** 2 + (column_grid - x) ** 2)).sum() / mass / 2)
+    )
     step = 2 * 2.6 * spread / _FRAME
-    place = np.array([[step, 0, x - step * (_FRAME - 1) / 2], [0, step, y - step * (_FRAME - 1) / 2]])
+    # Resample the matte in this frame, smoothed against aliasing.
+    transform = np.array(
+        [[step, 0, x - step * (_FRAME - 1) / 2], [0, step, y - step * (_FRAME - 1) / 2]]
+    )
     smooth = cv2.GaussianBlur(view, (0, 0), max(step / 2, 0.5))
-    frame = cv2.warpAffine(smooth, place, (_FRAME, _FRAME), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    seen = view > 0.05
-    density = float(view[seen].mean())
+    frame = cv2.warpAffine(
+        smooth, transform, (_FRAME, _FRAME), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
+    # Softness and roughness separate glow, glass and smoke from solid shapes.
+    is_visible = view > 0.05
+    density = float(view[is_visible].mean())
     rough = float(np.abs(view - cv2.GaussianBlur(view, (0, 0), 1.0)).sum()) / mass
-    share = mass / (2 * np.pi * spread**2)  # 1 for a Gaussian's own mass, small for lines
+    compactness = mass / (2 * np.pi * spread**2)  # 1 for a Gaussian's own mass, small for lines
     shape = frame / max(float(np.linalg.norm(frame)), 1e-6)
-    return np.concatenate([shape.ravel(), [density * 0.6, rough * 0.6, share * 0.3]]).astype(np.float32)
+    return np.concatenate([shape.ravel(), [density * 0.6, rough * 0.6, compactness * 0.3]]).astype(
+        np.float32
+    )

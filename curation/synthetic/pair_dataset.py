@@ -1,4 +1,4 @@
-"""The seed of pairs that the project draws itself, and whether drawn pairs show their texts and belong together."""
+"""The synthetic seed set of pairs: drawing, prompts, and agreement with texts and within pairs."""
 
 from __future__ import annotations
 
@@ -29,24 +29,26 @@ from curation.synthetic.dataset import figure_of, lab, seed_row, write_whole
 from curation.synthetic.shapes import COLOURS
 
 SIZE: Final = 128
-"""Width and height of a drawn pair in pixels."""
+"""Image size of the pairs in pixels."""
 
 Floats = NDArray[np.float64]
 
-_VIEW: Final = 64  # pairs are judged at this size, whatever their own
-_TIMES: Final = np.linspace(DARKEST * 0.9, 1.05, 12)  # brightnesses and tints that a light is looked for among
+_VIEW: Final = 64  # pairs are compared at this image size
+# The grid of brightnesses and tints among which a pair's light is searched.
+_TIMES: Final = np.linspace(DARKEST * 0.9, 1.05, 12)
 _TINTS: Final = np.linspace(-1, 1, 11)
-_STRAY: Final = 40.0  # levels that a background's two colours may lie from those of its text in any light
-_STEP: Final = 8.0  # Lab units that land must differ from what is above it
+_STRAY: Final = 40.0  # allowed distance of a background's two colors from its text, in levels
+_STEP: Final = 8.0  # smallest color step at a ground line, in Lab units
 
 
 @dataclass(frozen=True)
 class PairAgreement:
-    """Whether a pair shows its texts, and whether its layers agree in what no text says.
+    """Whether a pair shows its texts, and whether its layers agree where no text does.
 
-    `light_gap` is how far the figure's mean colour is from what the background's light would make of it, root mean
-    square in levels; `foot_gap` how far its lowest point is from the ground line, as a share of the height. Both are
-    None where the background shows no ground of its text, `foot_gap` also where there is no figure.
+    `light_gap` is the distance of the subject's mean color from its named color under the
+    background's light, root mean square in levels; `foot_gap` the distance of its lowest point from
+    the ground line, as a share of the height. Both are None if the background shows no ground,
+    `foot_gap` also if there is no subject.
     """
 
     colour: bool
@@ -57,10 +59,16 @@ class PairAgreement:
 
 
 def draw_pair_seed(folder: Path, pairs: int, singles: int = 0, seed: int = 0) -> None:
-    """Draw captioned pairs, and single layers beside them, into `folder`, with metadata.jsonl written last.
+    """Draw captioned pairs and single layers into a folder, with metadata.jsonl written last.
 
-    Pair k depends on nothing but (seed, k), a single layer on its own number as in intake.procedural; running again
-    finishes what was interrupted.
+    Pair k depends only on (seed, k), a single layer on its own index as in
+    curation.synthetic.dataset; an interrupted run can be repeated.
+
+    Args:
+        folder: The output folder.
+        pairs: The number of pairs.
+        singles: The number of single layers.
+        seed: The RNG seed.
     """
     for part in ("pairs", "images"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -70,43 +78,73 @@ def draw_pair_seed(folder: Path, pairs: int, singles: int = 0, seed: int = 0) ->
 
 
 def pair_prompts(count: int, seed: int) -> list[Prompt]:
-    """`count` prompts of the seed's grammar; prompt k depends on nothing but (seed, k)."""
+    """Return `count` prompts of the grammar; prompt k depends only on (seed, k).
+
+    Args:
+        count: The number of prompts.
+        seed: The RNG seed.
+    """
     return [choose_scene(np.random.default_rng([seed, index, 3])).prompt for index in range(count)]
 
 
 def shows_pair(foreground: RGBA, background: RGBA, prompt: Prompt) -> PairAgreement | None:
-    """How a drawn pair agrees with its prompt and within itself; None where a text is not of this domain's grammar.
+    """Return how a pair agrees with its prompt and within itself; None outside the grammar.
 
-    Colours are judged in every light of the domain, since a light may be any: the figure's mean colour has the named
-    one as its nearest, and so have half of its pixels. The background has the two colours of its text in one light,
-    and the pattern. Its light is then the one that fits best.
+    Colors are compared under every light of the domain, since the light of a pair is unknown: the
+    named color is the nearest to the subject's mean color and to half of its pixels. The background
+    must have the two colors of its text under one light, and its pattern; the best fitting light is
+    then taken as the light of the background.
+
+    Args:
+        foreground: H x W x 4 uint8.
+        background: H x W x 4 uint8.
+        prompt: The three texts.
     """
     subject = PAIR_SUBJECTS.get(" ".join((prompt.foreground or "").split()))
     ground = GROUNDS.get(" ".join((prompt.background or "").split()))
     if subject is None or ground is None:
         return None
-    shape = figure_of(foreground[..., 3]) == subject.figure
-    seen = _mean_colour(foreground)
-    colour = seen is not None and _colour_in_any_light(foreground, seen) == subject.colour
-    line = find_line(background)
-    if line is None:
-        return PairAgreement(colour, shape, ground=False, light_gap=None, foot_gap=None)
-    fields = _fields_of(background, line)
-    strays = {text: _fit(np.stack(one.fields), fields)[0] for text, one in GROUNDS.items()}
+    # The foreground: shape and color of its subject.
+    shape_matches = figure_of(foreground[..., 3]) == subject.figure
+    mean_color = _mean_color(foreground)
+    color_matches = (
+        mean_color is not None and _color_in_any_light(foreground, mean_color) == subject.colour
+    )
+    # The background: two fields, whose colors and pattern must fit its text best.
+    ground_line = find_line(background)
+    if ground_line is None:
+        return PairAgreement(
+            color_matches, shape_matches, ground=False, light_gap=None, foot_gap=None
+        )
+    fields = _fields_of(background, ground_line)
+    distances = {text: _fit(np.stack(other.fields), fields)[0] for text, other in GROUNDS.items()}
     light = _fit(np.stack(ground.fields), fields)[1]
-    nearest = min(strays.values())
-    fits = strays[ground.text] <= min(nearest + 1e-9, _STRAY) and _pattern_of(background, line) == _looks(ground)
-    gap = None if seen is None else float(np.sqrt(np.mean((seen - np.array(COLOURS[subject.colour]) * light) ** 2)))
+    nearest = min(distances.values())
+    colors_fit = distances[ground.text] <= min(nearest + 1e-9, _STRAY)
+    fits = colors_fit and _pattern_of(background, ground_line) == _looks(ground)
+    # The pair: one light on both layers, and the subject's foot on the ground line.
+    gap = (
+        None
+        if mean_color is None
+        else float(np.sqrt(np.mean((mean_color - np.array(COLOURS[subject.colour]) * light) ** 2)))
+    )
     rows = np.flatnonzero((foreground[..., 3] > 127).any(axis=1))
-    foot = abs((int(rows[-1]) + 1) / foreground.shape[0] - line) if len(rows) else None
-    return PairAgreement(colour, shape, fits, gap, foot)
+    foot = abs((int(rows[-1]) + 1) / foreground.shape[0] - ground_line) if len(rows) else None
+    return PairAgreement(color_matches, shape_matches, fits, gap, foot)
 
 
 def find_line(background: RGBA) -> float | None:
-    """The height of the ground line, a share of the height from above; None where nothing in the lower half is one."""
+    """Return the ground line as a share of the height from the top.
+
+    None if nothing in the lower half looks like one.
+
+    Args:
+        background: H x W x 4 uint8.
+    """
     height = background.shape[0]
     rows = lab(background[..., :3].astype(np.float64).mean(axis=1))
     window = max(1, round(0.06 * height))
+    # Compare the mean colors of a window above and below each row, by cumulative sums.
     sums = np.cumsum(np.vstack([np.zeros((1, 3)), rows]), axis=0)
     lines = np.arange(max(window, height // 2), height - window + 1)
     above, below = sums[lines] - sums[lines - window], sums[lines + window] - sums[lines]
@@ -131,7 +169,7 @@ def _draw_pair(folder: Path, seed: int, index: int) -> dict[str, str]:
     }
 
 
-def _mean_colour(foreground: RGBA) -> Floats | None:
+def _mean_color(foreground: RGBA) -> Floats | None:
     weight = foreground[..., 3].astype(np.float64).ravel() / 255
     if weight.sum() < 1:
         return None
@@ -139,54 +177,63 @@ def _mean_colour(foreground: RGBA) -> Floats | None:
     return mean
 
 
-def _colour_in_any_light(foreground: RGBA, mean: Floats) -> str | None:
-    """The named colour that the mean is nearest to in any light, where at least half of what is visible agrees."""
+def _color_in_any_light(foreground: RGBA, mean: Floats) -> str | None:
+    """Return the named color nearest to the mean in any light, if half of the pixels agree."""
     names, references = _references()
-    small = cv2.resize(foreground, (24, 24), interpolation=cv2.INTER_AREA).reshape(-1, 4)
-    small = small[small[:, 3] > 127] if (small[:, 3] > 127).any() else small[small[:, 3] > 0]
-    colours = lab(np.vstack([mean, small[:, :3]]).astype(np.float64))
-    nearest = np.argmin(np.linalg.norm(colours[:, None] - references, axis=2), axis=1) // (len(_TIMES) * len(_TINTS))
+    pixels = cv2.resize(foreground, (24, 24), interpolation=cv2.INTER_AREA).reshape(-1, 4)
+    pixels = pixels[pixels[:, 3] > 127] if (pixels[:, 3] > 127).any() else pixels[pixels[:, 3] > 0]
+    colors = lab(np.vstack([mean, pixels[:, :3]]).astype(np.float64))
+    # References are grouped by color, so the quotient is the index of the color.
+    nearest = np.argmin(np.linalg.norm(colors[:, None] - references, axis=2), axis=1) // (
+        len(_TIMES) * len(_TINTS)
+    )
     agreed = np.mean(nearest[1:] == nearest[0]) if len(nearest) > 1 else 0
     return names[int(nearest[0])] if agreed >= 0.5 else None
 
 
 @cache
 def _references() -> tuple[tuple[str, ...], NDArray[np.float32]]:
-    """Every colour of a figure in every light, in Lab, the lights of one colour together."""
-    colours = np.array([COLOURS[name] for name in COLOURS_IN_PAIRS], np.float64)
-    return COLOURS_IN_PAIRS, lab(np.clip((colours[:, None] * _lights()).reshape(-1, 3), 0, 255))
+    """Return color names, and their Lab colors in every light, grouped by color."""
+    colors = np.array([COLOURS[name] for name in COLOURS_IN_PAIRS], np.float64)
+    return COLOURS_IN_PAIRS, lab(np.clip((colors[:, None] * _lights()).reshape(-1, 3), 0, 255))
 
 
 @cache
 def _lights() -> Floats:
-    """N x 3 gains: every light that is looked for."""
+    """Return the N x 3 channel gains of all lights searched."""
     return np.array([make_light(float(times), float(tint)) for times in _TIMES for tint in _TINTS])
 
 
-def _fit(colours: Floats, seen: Floats) -> tuple[float, Floats]:
-    """How far two colours (2 x 3) are from those seen in the light that fits best (levels), and that light."""
-    apart = np.sqrt(np.mean((colours * _lights()[:, None] - seen) ** 2, axis=(1, 2)))
-    best = int(np.argmin(apart))
-    return float(apart[best]), _lights()[best]
+def _fit(colors: Floats, seen: Floats) -> tuple[float, Floats]:
+    """Return the distance in levels of 2 x 3 colors under the best light, and that light."""
+    distances = np.sqrt(np.mean((colors * _lights()[:, None] - seen) ** 2, axis=(1, 2)))
+    best = int(np.argmin(distances))
+    return float(distances[best]), _lights()[best]
 
 
 def _fields_of(background: RGBA, line: float) -> Floats:
-    """The mean colours above and below the line, what is close to it left out: 2 x 3."""
+    """Return the mean colors above and below the line as 2 x 3, without a margin around it."""
     height = background.shape[0]
-    at, margin = round(line * height), max(1, round(0.02 * height))
-    colour = background[..., :3].astype(np.float64)
-    above, below = colour[: max(1, at - margin)], colour[min(height - 1, at + margin) :]
+    # The line itself is blurred by grain and rounding.
+    row, margin = round(line * height), max(1, round(0.02 * height))
+    rgb = background[..., :3].astype(np.float64)
+    above, below = rgb[: max(1, row - margin)], rgb[min(height - 1, row + margin) :]
     return np.stack([above.mean(axis=(0, 1)), below.mean(axis=(0, 1))])
 
 
 def _pattern_of(background: RGBA, line: float) -> str:
-    """What the field above the line looks like: "plain", "striped" or "checked"."""
-    above = background[: max(2, round(line * background.shape[0]) - 1), :, :3].astype(np.float32).mean(axis=2)
+    """Return the pattern of the field above the line: "plain", "striped" or "checked"."""
+    above = (
+        background[: max(2, round(line * background.shape[0]) - 1), :, :3]
+        .astype(np.float32)
+        .mean(axis=2)
+    )
     view = cv2.resize(above, (_VIEW, max(2, round(_VIEW * line))), interpolation=cv2.INTER_AREA)
-    even = view / np.maximum(view.mean(axis=1, keepdims=True), 1) - 1
-    if even.mean(axis=0).std() > 0.055:
+    # Divide by row means, which removes the vertical gradient of a sky.
+    normalized = view / np.maximum(view.mean(axis=1, keepdims=True), 1) - 1
+    if normalized.mean(axis=0).std() > 0.055:
         return "striped"
-    return "checked" if cv2.GaussianBlur(even, (0, 0), 1.0).std() > 0.045 else "plain"
+    return "checked" if cv2.GaussianBlur(normalized, (0, 0), 1.0).std() > 0.045 else "plain"
 
 
 def _looks(ground: Ground) -> str:

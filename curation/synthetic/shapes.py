@@ -1,7 +1,8 @@
-"""The figures of the procedural domain: a small grammar of captions, and their drawing by signed distances.
+"""The shapes of the synthetic domain: a small grammar of captions, drawn by signed distances.
 
-Every figure is a formula over the plane, so that its alpha is exact: coverage of a soft edge, absorption of a glass
-wall, density of a cloud. Coordinates are complex numbers, x to the right and y down, the canvas reaching from -1 to 1.
+Every shape is a formula over the plane, so that its alpha is exact: coverage of a soft edge,
+absorption of a glass wall, density of a cloud. Coordinates are complex numbers, x to the right and
+y down, with the canvas from -1 to 1.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ COLOURS: Final[dict[str, tuple[int, int, int]]] = {
     "white": (245, 245, 242),
     "grey": (130, 130, 130),
 }
-"""The named colours in sRGB; each drawn figure strays a little from its own."""
+"""The named colors in sRGB; each drawn shape varies slightly around its own."""
 
 SOLIDS: Final = ("circle", "square", "triangle", "star", "ring", "heart")
 LETTERS: Final = ("A", "H", "L", "T", "X")
@@ -45,19 +46,24 @@ FAMILIES: Final[dict[str, tuple[float, tuple[str, ...], tuple[str, ...]]]] = {
     "strokes": (0.05, ("strokes",), _PAINTS),
     "letter": (0.04, LETTERS, _PAINTS),
 }
-"""Family: its share of all pictures, its figures, its colours; mostly solid shapes, so that a tiny model can learn."""
+"""Family: its share of all images, its shapes and its colors.
+
+Most are solid shapes, so that a tiny model can be trained.
+"""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a picture of this domain shows."""
+    """The content of an image of this domain."""
 
     figure: str
     colour: str
 
     @property
     def text(self) -> str:
-        """The caption: "a red circle", "grey smoke", "thin green strokes", "the letter A in purple"."""
+        """The caption: "a red circle", "grey smoke", "thin green strokes", "the letter A in
+        purple".
+        """
         if self.figure in LETTERS:
             return f"the letter {self.figure} in {self.colour}"
         if self.figure == "strokes":
@@ -72,31 +78,48 @@ SUBJECTS: Final[dict[str, Subject]] = {
     for _, figures, colours in FAMILIES.values()
     for subject in (Subject(figure, colour) for figure in figures for colour in colours)
 }
-"""Every caption of the grammar and what it means."""
+"""Every caption of the grammar with its subject."""
 
-FIGURES: Final[tuple[str, ...]] = tuple(dict.fromkeys(subject.figure for subject in SUBJECTS.values()))
+FIGURES: Final[tuple[str, ...]] = tuple(
+    dict.fromkeys(subject.figure for subject in SUBJECTS.values())
+)
 
 
 def choose_subject(rng: np.random.Generator) -> Subject:
-    """One subject, each family as often as its share says, figures and colours of a family equally often."""
+    """Return a random subject: families by their shares, shapes and colors uniformly."""
     shares = [share for share, _, _ in FAMILIES.values()]
     _, figures, colours = list(FAMILIES.values())[int(rng.choice(len(shares), p=shares))]
-    return Subject(figures[int(rng.integers(len(figures)))], colours[int(rng.integers(len(colours)))])
+    return Subject(
+        figures[int(rng.integers(len(figures)))], colours[int(rng.integers(len(colours)))]
+    )
 
 
 def draw(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
-    """The subject at a random place, size and turn: size x size x 4 uint8, straight colour, 0 where alpha is 0."""
+    """Draw a subject at a random position, scale and rotation.
+
+    Args:
+        subject: The subject.
+        rng: The source of randomness.
+        size: The image size in pixels.
+
+    Returns:
+        size x size x 4 uint8, straight color, 0 where alpha is 0.
+    """
     alpha, light = _matte(subject.figure, rng, size)
     paint = np.clip(np.array(COLOURS[subject.colour], np.float64) + rng.uniform(-10, 10, 3), 0, 255)
-    towards = np.where(light > 0, 255.0, 0.0)[..., None]
-    colour = paint + (towards - paint) * np.abs(light)[..., None]
+    # Shading mixes the paint with white or black.
+    tone = np.where(light > 0, 255.0, 0.0)[..., None]
+    color = paint + (tone - paint) * np.abs(light)[..., None]
     alpha_8 = np.rint(np.clip(alpha, 0, 1) * 255)
-    return np.dstack([np.where(alpha_8[..., None] > 0, np.rint(colour), 0), alpha_8]).astype(np.uint8)
+    return np.dstack([np.where(alpha_8[..., None] > 0, np.rint(color), 0), alpha_8]).astype(
+        np.uint8
+    )
 
 
 def _matte(figure: str, rng: np.random.Generator, size: int) -> tuple[Field, Field]:
-    """Alpha in 0..1, and light: 1 paints white, -1 black, 0 the subject's own colour."""
+    """Return alpha in 0..1, and shading: 1 is white, -1 black, 0 the subject's own color."""
     axis = (np.arange(size) + 0.5) * 2 / size - 1
+    # Pixel centers as complex coordinates, shifted to a random position.
     plane = axis[None, :] + 1j * axis[:, None]
     plane = plane - complex(*rng.uniform(-0.08, 0.08, 2))
     if figure == "smoke":
@@ -109,49 +132,55 @@ def _matte(figure: str, rng: np.random.Generator, size: int) -> tuple[Field, Fie
         return _glow(posed)
     if figure == "glass ball":
         return _glass(posed, radius, size)
-    softness = max(2.0 / size, float(rng.uniform(0.015, 0.06)))  # at least one pixel wide, at most a few
+    # An edge at least one pixel wide, at most a few.
+    softness = max(2.0 / size, float(rng.uniform(0.015, 0.06)))
     alpha = _coverage(_DISTANCES[figure](posed) * radius, softness)
     return alpha, np.clip(-0.12 * posed.imag, -0.15, 0.15)  # lit a little from above
 
 
 def _coverage(distance: Field, softness: float) -> Field:
-    """The share of an edge `softness` wide that lies inside, at a signed distance (negative inside) from its middle."""
+    """Return the share of a soft edge that is inside, at signed distances from its middle."""
     covered: Field = np.clip(0.5 - distance / softness, 0, 1)
     return covered
 
 
 def _glow(posed: Plane) -> tuple[Field, Field]:
-    """A light that fades to nothing: opaque and whitened at its heart."""
+    """Return a light that fades to nothing, opaque and white at its center."""
     fade = np.clip(1.25 - np.abs(posed), 0, 1.25) / 1.25
     return 0.98 * fade**1.6, 0.7 * fade**6
 
 
 def _glass(posed: Plane, radius: float, size: int) -> tuple[Field, Field]:
-    """A ball of coloured glass: thin in the middle, thick at its rim, with a small window shining on it."""
+    """Return a ball of colored glass: thin in the middle, thick at its rim, with a highlight."""
     along = np.abs(posed)
     body = _coverage((along - 1) * radius, 2.0 / size * 1.5)
     window = np.exp(-((np.abs(posed - (-0.38 - 0.42j)) / 0.17) ** 2))
+    # The wall of a hollow ball is seen at a flatter angle towards its rim.
     alpha = body * np.maximum(0.28 + 0.55 * np.clip(along, 0, 1) ** 4, 0.95 * window)
     return alpha, 0.95 * window - 0.15 * np.clip(along, 0, 1) ** 8 * (1 - window)
 
 
 def _smoke(plane: Plane, rng: np.random.Generator) -> tuple[Field, Field]:
-    """A column of soft puffs that widens as it rises; each puff absorbs its share of what is behind it."""
+    """Return a rising, widening column of soft puffs, each absorbing a share of the light."""
     clear = np.ones(plane.shape)
     for height in np.linspace(0.6, -0.55, 12):
         spread = 0.10 + 0.16 * (0.6 - height)
         centre = complex(rng.normal(0, spread), height)
-        clear *= 1 - rng.uniform(0.15, 0.4) * np.exp(-((np.abs(plane - centre) / (0.13 + spread * 0.6)) ** 2))
+        # Each puff multiplies the transmitted light.
+        clear *= 1 - rng.uniform(0.15, 0.4) * np.exp(
+            -((np.abs(plane - centre) / (0.13 + spread * 0.6)) ** 2)
+        )
     inside = _coverage(np.abs(plane) - 0.7, 0.3)  # nothing reaches the border
     return (1 - clear) * inside, np.zeros(plane.shape)
 
 
 def _strokes(plane: Plane, rng: np.random.Generator, size: int) -> Field:
-    """Three to five curved hairs from one root, each as thin as a pixel or two of a 128-pixel canvas."""
+    """Return three to five curved hairs from one root, one or two pixels wide at 128 pixels."""
     alpha = np.zeros(plane.shape)
     along = np.linspace(0, 1, 13)
     for _ in range(int(rng.integers(3, 6))):
-        start, end = complex(rng.normal(0, 0.08), 0.7), complex(rng.uniform(-0.65, 0.65), rng.uniform(-0.7, -0.4))
+        start = complex(rng.normal(0, 0.08), 0.7)
+        end = complex(rng.uniform(-0.65, 0.65), rng.uniform(-0.7, -0.4))
         bend = complex(rng.uniform(-0.5, 0.5), rng.uniform(-0.1, 0.3))
         curve = (1 - along) ** 2 * start + 2 * along * (1 - along) * bend + along**2 * end
         width = rng.uniform(0.016, 0.032)
@@ -160,21 +189,23 @@ def _strokes(plane: Plane, rng: np.random.Generator, size: int) -> Field:
 
 
 def _to_path(plane: Plane, points: Sequence[complex] | Plane) -> Field:
-    """The distance to the nearest of the segments that join consecutive points."""
+    """Return the distance to the nearest segment of a path."""
     nearest: Field = np.full(plane.shape, np.inf)
     for start, end in itertools.pairwise(points):
         along = end - start
-        share = np.clip(((plane - start) * np.conj(along)).real / abs(along) ** 2, 0, 1)
-        nearest = np.minimum(nearest, np.abs(plane - start - share * along))
+        # Project onto the segment and clamp to its ends.
+        position = np.clip(((plane - start) * np.conj(along)).real / abs(along) ** 2, 0, 1)
+        nearest = np.minimum(nearest, np.abs(plane - start - position * along))
     return nearest
 
 
 def _polygon(corners: Sequence[complex] | Plane) -> Callable[[Plane], Field]:
-    """The signed distance to a closed outline, inside by the even-odd rule."""
+    """Return the signed distance function of a closed outline (even-odd rule)."""
     closed = np.append(np.asarray(corners), corners[0])
 
     def distance(plane: Plane) -> Field:
         inside = np.zeros(plane.shape, bool)
+        # Even-odd rule: count the edges that a ray to the right crosses.
         for a, b in itertools.pairwise(closed):
             if a.imag != b.imag:
                 crosses = (a.imag > plane.imag) != (b.imag > plane.imag)
@@ -186,18 +217,23 @@ def _polygon(corners: Sequence[complex] | Plane) -> Callable[[Plane], Field]:
 
 
 def _letter(*paths: Sequence[complex]) -> Callable[[Plane], Field]:
-    """The signed distance to a letter written with a broad round pen."""
+    """Return the signed distance function of a letter drawn with a broad round pen."""
     return lambda plane: np.minimum.reduce([_to_path(plane, path) for path in paths]) - 0.2
 
 
-def _turn(count: int, radii: Sequence[float]) -> Plane:
-    """Corners around the centre, the first one straight up, the radii taken in turn."""
-    corners: Plane = np.array([radii[k % len(radii)] * -1j * np.exp(2j * np.pi * k / count) for k in range(count)])
+def _corners(count: int, radii: Sequence[float]) -> Plane:
+    """Return corners around the center, the first straight up, with the radii in turn."""
+    corners: Plane = np.array(
+        [radii[k % len(radii)] * -1j * np.exp(2j * np.pi * k / count) for k in range(count)]
+    )
     return corners
 
 
 def _heart() -> Plane:
-    """The well-known curve x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, as 40 corners."""
+    """Return the outline of a heart as 40 corners.
+
+    The curve is x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t.
+    """
     t = np.arange(40) * 2 * np.pi / 40
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
     outline: Plane = (16 * np.sin(t) ** 3 - 1j * (y + 2)) / 15.5
@@ -207,8 +243,8 @@ def _heart() -> Plane:
 _DISTANCES: Final[dict[str, Callable[[Plane], Field]]] = {
     "circle": lambda plane: np.abs(plane) - 1,
     "square": _polygon([-0.9 - 0.9j, 0.9 - 0.9j, 0.9 + 0.9j, -0.9 + 0.9j]),
-    "triangle": _polygon(_turn(3, [1.2]) + 0.15j),
-    "star": _polygon(_turn(10, [1.2, 0.5])),
+    "triangle": _polygon(_corners(3, [1.2]) + 0.15j),
+    "star": _polygon(_corners(10, [1.2, 0.5])),
     "ring": lambda plane: np.abs(np.abs(plane) - 0.78) - 0.24,
     "heart": _polygon(_heart()),
     "A": _letter([-0.7 + 0.9j, -0.9j, 0.7 + 0.9j], [-0.45 + 0.3j, 0.45 + 0.3j]),
@@ -217,4 +253,4 @@ _DISTANCES: Final[dict[str, Callable[[Plane], Field]]] = {
     "T": _letter([-0.75 - 0.9j, 0.75 - 0.9j], [-0.9j, 0.9j]),
     "X": _letter([-0.7 - 0.9j, 0.7 + 0.9j], [0.7 - 0.9j, -0.7 + 0.9j]),
 }
-"""The signed distance of each figure with a firm outline, in a plane where it is about one unit in radius."""
+"""Signed distance functions of shapes with a firm outline, of a radius of about one unit."""

@@ -192,7 +192,7 @@ def test_a_conflict_on_a_sheet_is_told_and_the_others_are_kept(
     assert press(other, "a") == on_sheet[3]
     wait_until_sent(other)
     keys(page, "a", "Enter")
-    expect(page.locator("#toast")).to_contain_text("was not taken: this candidate is decided already")
+    expect(page.locator("#toast")).to_contain_text("was not taken: this candidate is already decided")
     wait_until_sent(page)
     assert count_decisions(database) == {"accept": 12}
     expect(page.locator("#trail button").first).to_have_attribute(

@@ -110,5 +110,5 @@ def test_the_door_is_found_by_its_name_and_the_papers_selector_asks_for_its_figu
     eyes = load(settings.embedder)(settings.embedder_model, settings.aesthetic)
     assert isinstance(eyes, Clip)
     check_measures({"kind": "paper"}, eyes.measures)
-    with pytest.raises(Refused, match="weights are not at hand"):
+    with pytest.raises(Refused, match="weights are not configured"):
         check_measures({"kind": "paper"}, open_embedder(str(clip), None).measures)

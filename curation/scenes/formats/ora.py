@@ -1,6 +1,6 @@
-"""OpenRaster (.ora), the exchange format of Krita, GIMP and MyPaint: a zip of PNGs with a small table of them.
+"""OpenRaster (.ora), the exchange format of Krita, GIMP and MyPaint: a zip of PNGs with an index.
 
-After the specification: openraster.org/baseline/file-layout-spec.html and layer-stack-spec.html beside it.
+Specification: openraster.org/baseline/file-layout-spec.html and layer-stack-spec.html.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from PIL import Image
 from curation.scenes.layer_stack import LayerStack
 
 THUMBNAIL = 256
-"""The most pixels on a side of the thumbnail, as the specification demands."""
+"""The maximum width and height of the thumbnail, as the specification requires."""
 
+# The specification lists layers from top to bottom.
 _STACK = """<?xml version="1.0" encoding="UTF-8"?>
 <image version="0.0.3" w="{width}" h="{height}" xres="72" yres="72">
 <stack>
@@ -31,7 +32,7 @@ _LAYER = (
 
 
 def write_ora(path: Path, stack: LayerStack) -> None:
-    """Write straight RGBA PNGs and their table, in which the uppermost layer stands first."""
+    """Write straight RGBA PNGs and their index, which lists the uppermost layer first."""
     rows = [
         _LAYER.format(
             name=html.escape(sheet.name),
@@ -42,21 +43,26 @@ def write_ora(path: Path, stack: LayerStack) -> None:
         )
         for number, sheet in enumerate(stack.sheets)
     ]
-    table = _STACK.format(width=stack.size[0], height=stack.size[1], layers="\n".join(reversed(rows)))
-    small = Image.fromarray(stack.merged, "RGBA")
-    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    index = _STACK.format(
+        width=stack.size[0], height=stack.size[1], layers="\n".join(reversed(rows))
+    )
+    # The thumbnail is of the blend, as file browsers show it.
+    thumbnail = Image.fromarray(stack.merged, "RGBA")
+    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     with zipfile.ZipFile(path, "w") as archive:
-        # First and stored, so that the kind of the file can be told from its first bytes.
+        # First and uncompressed, so that the file type is recognizable from the first bytes.
         _add(archive, "mimetype", b"image/openraster")
-        _add(archive, "stack.xml", table.encode())
+        _add(archive, "stack.xml", index.encode())
         for number, sheet in enumerate(stack.sheets):
             _add(archive, f"data/layer{number}.png", _png(Image.fromarray(sheet.rgba, "RGBA")))
         _add(archive, "mergedimage.png", _png(Image.fromarray(stack.merged, "RGBA")))
-        _add(archive, "Thumbnails/thumbnail.png", _png(small))
+        _add(archive, "Thumbnails/thumbnail.png", _png(thumbnail))
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """One member of a fixed date, so that equal scenes are equal files; PNGs are packed already."""
+    """Add a member with a fixed date, so that equal scenes are equal files; PNGs are compressed
+    already.
+    """
     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
 
 

@@ -1,4 +1,4 @@
-"""TIFF with a page for every layer: what GIMP opens as layers, and image libraries as pages."""
+"""TIFF export with one page per layer: layers in GIMP, pages in image libraries."""
 
 from __future__ import annotations
 
@@ -13,29 +13,36 @@ from curation.scenes.layer_stack import LayerStack, StackLayer
 
 DESCRIPTION, PAGE_NAME, SUBFILE_TYPE = 270, 285, 254
 PAGE = 2
-"""A subfile that is one page of several."""
+"""The subfile type of one page of several."""
 
 
 def write_tiff(path: Path, stack: LayerStack) -> None:
-    """Write 8-bit RGBA pages of the canvas's size, lowest first, alpha unassociated (straight), deflated without loss.
+    """Write 8-bit RGBA pages of the canvas size, lowest layer first, deflate-compressed.
 
-    Layers are laid out on the canvas, since a TIFF's positions cannot be negative and few programs heed them. What the
-    format has no tag for (opacity, the layer's own offset and size) is JSON in each page's ImageDescription.
+    Alpha is unassociated (straight). Layers are placed on the canvas, since positions in a TIFF
+    cannot be negative and few programs use them. Values without a TIFF tag (opacity, the layer's
+    own offset and size) are JSON in each page's ImageDescription.
     """
     pages = []
     for number, sheet in enumerate(stack.sheets):
         page = Image.fromarray(on_canvas(sheet.rgba, sheet.offset, stack.size), "RGBA")
         page.encoderinfo = {"tiffinfo": _tags(number, sheet)}
         pages.append(page)
+    # Pillow takes the tags of the first page as an argument, the others from `encoderinfo`.
     first = pages[0].encoderinfo["tiffinfo"]
     pages[0].save(
-        path, "TIFF", save_all=True, append_images=pages[1:], compression="tiff_adobe_deflate", tiffinfo=first
+        path,
+        "TIFF",
+        save_all=True,
+        append_images=pages[1:],
+        compression="tiff_adobe_deflate",
+        tiffinfo=first,
     )
 
 
 def _tags(number: int, sheet: StackLayer) -> ImageFileDirectory_v2:
     height, width = sheet.rgba.shape[:2]
-    told = {
+    description = {
         "layer": number,
         "name": sheet.name,
         "opacity": round(sheet.opacity / 255, 6),
@@ -44,6 +51,7 @@ def _tags(number: int, sheet: StackLayer) -> ImageFileDirectory_v2:
     }
     tags = ImageFileDirectory_v2()
     tags[SUBFILE_TYPE] = PAGE
-    tags[PAGE_NAME] = sheet.name.encode()  # as bytes: Pillow would write letters beyond ASCII as question marks
-    tags[DESCRIPTION] = json.dumps(told)
+    # As bytes: Pillow would write letters beyond ASCII as question marks.
+    tags[PAGE_NAME] = sheet.name.encode()
+    tags[DESCRIPTION] = json.dumps(description)
     return tags

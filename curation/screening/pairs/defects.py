@@ -1,4 +1,4 @@
-"""Defects planted in sound pairs: of the foreground, of the background behind it, and of the light they share."""
+"""Synthetic defects of pairs: of the foreground, the background, and their shared light."""
 
 from __future__ import annotations
 
@@ -17,77 +17,106 @@ from curation.screening.defects import plant
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
 PlantPair = Callable[[RGBA, RGBA, float, np.random.Generator], tuple[RGBA, RGBA]]
-"""Foreground and background, severity and coins; both come back."""
+"""Foreground, background, severity and RNG to a new foreground and background."""
 
 
 def plant_pair(layers: Layers, defect: str, severity: float, rng: np.random.Generator) -> Layers:
-    """A copy of a pair (three layers, H x W x 4 uint8) with one of PAIR_DEFECTS at a severity in [0, 1].
+    """Return a copy of a pair with one defect; at severity 0 the same pixels.
 
-    The blended image is composed anew, as drawn pairs have it (pairs.composite), so that the defect shows where it
-    would, and its own error never tells. At 0 foreground and background are the same pixels. Raises Refused for an
-    unknown defect or severity.
+    The blended image is composed again as for generated pairs (pairs.composite), so that the defect
+    shows where it would, and the composition error itself reveals nothing.
+
+    Args:
+        layers: The three layers, H x W x 4 uint8.
+        defect: A key of PAIR_DEFECTS.
+        severity: The severity in [0, 1].
+        rng: Source of the defect's position and color.
+
+    Raises:
+        Refused: The defect is unknown, or the severity out of range.
     """
     if defect not in PAIR_DEFECTS:
-        raise Refused(f"there is no defect {defect!r} of pairs", "one of " + ", ".join(PAIR_DEFECTS))
+        raise Refused(f"unknown pair defect {defect!r}", "choose from " + ", ".join(PAIR_DEFECTS))
     if not 0 <= severity <= 1:
-        raise Refused(f"a severity lies in [0, 1], not at {severity:g}")
+        raise Refused(f"severity {severity:g} is outside [0, 1]")
     front, back = layers[FRONT].copy(), layers[BACK].copy()
     if severity > 0:
         front, back = PAIR_DEFECTS[defect](front, back, severity, rng)
     return {FRONT: front, BACK: back, WHOLE: composite(front, back)}
 
 
-def plant_leak(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
-    """The subject left in the background, as strongly as the severity says: a ghost at first, at 1 all of it."""
+def plant_leak(
+    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
+) -> tuple[RGBA, RGBA]:
+    """Leave the subject in the background: a faint ghost at first, complete at severity 1."""
     del rng
     ghost = front.copy()
     ghost[..., 3] = np.rint(severity * front[..., 3].astype(np.float32)).astype(np.uint8)
     return front, composite(ghost, back)
 
 
-def plant_seam(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
-    """An inpainted region that ends in a step: all within 2 % of the side around the subject is lighter or darker.
+def plant_seam(
+    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
+) -> tuple[RGBA, RGBA]:
+    """Surround the subject in the background by a lighter or darker region, as poor inpainting.
 
-    By up to 90 levels at severity 1, towards the side where there is room.
+    The region reaches 2 % of the image size beyond the subject; its step is up to 90 levels at
+    severity 1, towards the side with more room.
     """
-    side = max(front.shape[:2])
-    reach = 1 + round(0.02 * side)
+    size = max(front.shape[:2])
+    reach = 1 + round(0.02 * size)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     region = cv2.dilate((front[..., 3] > 5).astype(np.uint8), disc) > 0
-    colour = back[region][:, :3].astype(np.float32)
+    colors = back[region][:, :3].astype(np.float32)
     tint = rng.uniform(0.8, 1, 3)
-    step = 90 * severity * tint * (1 if colour.size and colour.mean() < 128 else -1)
+    # A slightly tinted step; dark regions get lighter and light ones darker.
+    step = 90 * severity * tint * (1 if colors.size and colors.mean() < 128 else -1)
     seamed = back.copy()
-    seamed[region, :3] = np.clip(np.rint(colour + step), 0, 255).astype(np.uint8)
+    seamed[region, :3] = np.clip(np.rint(colors + step), 0, 255).astype(np.uint8)
     return front, seamed
 
 
-def plant_light(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
-    """Another light on the subject: warm or cold, and brighter or dimmer; up to half and a third at severity 1."""
+def plant_light(
+    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
+) -> tuple[RGBA, RGBA]:
+    """Change the light on the subject: warmer or colder, and brighter or dimmer.
+
+    At severity 1 the tint changes channels by up to a half, the brightness by a third.
+    """
     warm, bright = rng.choice([-1, 1], 2)
+    # Gains of R, G and B: warm raises red and lowers blue, cold the reverse.
     gains = (1 + severity * np.array([0.5, 0.0, -0.5]) * warm) * (1 + severity * bright / 3)
     lit = front.copy()
     lit[..., :3] = np.clip(np.rint(front[..., :3] * gains), 0, 255).astype(np.uint8)
     return lit, back
 
 
-def _in_front(defect: str) -> PlantPair:
-    def plant_in_front(
+def _on_foreground(defect: str) -> PlantPair:
+    def plant_on_foreground(
         front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
-    ) -> tuple[RGBA, RGBA]:  # what stands behind stays as it is
+    ) -> tuple[RGBA, RGBA]:
+        # The background stays unchanged.
         return plant(front, defect, severity, rng), back
 
-    return plant_in_front
+    return plant_on_foreground
 
 
 PAIR_DEFECTS: Final[Mapping[str, PlantPair]] = {
-    "fringe": _in_front("fringe"), "haze": _in_front("haze"), "holes": _in_front("holes"),
-    "leak": plant_leak, "seam": plant_seam, "light": plant_light,
-}  # fmt: skip
-"""What can be planted in a pair, by name; the first three are those of single layers, seen before a background."""
+    "fringe": _on_foreground("fringe"),
+    "haze": _on_foreground("haze"),
+    "holes": _on_foreground("holes"),
+    "leak": plant_leak,
+    "seam": plant_seam,
+    "light": plant_light,
+}
+"""Defects of pairs by name; the first three are those of single layers."""
 
 PAIR_REASONS: Final[Mapping[str, tuple[RejectReason, LayerRole]]] = {
-    "fringe": (RejectReason.halo, FRONT), "haze": (RejectReason.residue, FRONT), "holes": (RejectReason.holes, FRONT),
-    "leak": (RejectReason.residue, BACK), "seam": (RejectReason.residue, BACK), "light": (RejectReason.clash, WHOLE),
-}  # fmt: skip
-"""The reason that names each best, and the layer that it concerns."""
+    "fringe": (RejectReason.halo, FRONT),
+    "haze": (RejectReason.residue, FRONT),
+    "holes": (RejectReason.holes, FRONT),
+    "leak": (RejectReason.residue, BACK),
+    "seam": (RejectReason.residue, BACK),
+    "light": (RejectReason.clash, WHOLE),
+}
+"""The best matching reject reason of each defect, and the layer it concerns."""

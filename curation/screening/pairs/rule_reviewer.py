@@ -1,9 +1,10 @@
-"""The oracle on pairs: each layer is judged for itself, then how they belong together, and every fault names its layer.
+"""The rule reviewer for pairs: each layer, then their agreement; every fault names its layer.
 
-A pair is accepted whose foreground is as clean as the foregrounds of seed pairs, whose layers show their texts, and
-which belongs together: it blends, nothing of the subject is left in the background, no seam, and where its texts are of
-the procedural grammar one light and a foot on the ground. Everything is measured at oracle.SIDE pixels. The bounds are
-those of PAIR_BOUNDS, or where seeds themselves go further, what all but oracle.SHARE of them keep.
+A pair is accepted if its foreground is as clean as those of seed pairs, its layers show their
+texts, and they belong together: the pair blends, nothing of the subject is left in the background,
+there is no seam, and for texts of the synthetic grammar both layers share one light and the subject
+stands on the ground. Everything is measured at rule_reviewer.SIDE pixels. The bounds are those of
+PAIR_BOUNDS, or the quantile that all but rule_reviewer.SHARE of the seeds keep, if that is looser.
 """
 
 from __future__ import annotations
@@ -17,16 +18,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.datasets.manifest import read_samples
-from curation.domain import Kind, LayerRole, Prompt, RejectReason, ReviewItem, RuleVerdict, Sample, Split, Verdict
+from curation.domain import (
+    Kind,
+    LayerRole,
+    Prompt,
+    RejectReason,
+    ReviewItem,
+    RuleVerdict,
+    Sample,
+    Split,
+    Verdict,
+)
 from curation.errors import Corrupt, NotFound
 from curation.images.codec import decode_layer
 from curation.images.layer_masks import shrink
 from curation.ports import Layers, ObjectStore
 from curation.screening.pairs.signals import measure_agreement, measure_pair
-from curation.screening.rule_reviewer import MOST_SEEDS, SHARE, SIDE, RuleReviewer, as_judged, embed, nearest_of
+from curation.screening.rule_reviewer import (
+    MOST_SEEDS,
+    SHARE,
+    SIDE,
+    RuleReviewer,
+    as_judged,
+    embed,
+    nearest_of,
+)
 
 MEASURED_SEEDS: Final = 400
-"""Seed pairs whose own signals are measured for the bounds; all give their layers for comparison."""
+"""The number of seed pairs measured for the bounds; all are used for comparison."""
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 Fault = tuple[RejectReason, LayerRole, str]
@@ -34,7 +53,7 @@ Fault = tuple[RejectReason, LayerRole, str]
 
 @dataclass(frozen=True)
 class PairBound:
-    """One signal's rule for pairs: above the bound it is a fault of `layer`; never tighter than `floor`."""
+    """A rule for one pair signal: above the bound, at least `floor`, it is a fault of `layer`."""
 
     signal: str
     floor: float
@@ -44,18 +63,29 @@ class PairBound:
 
 
 PAIR_BOUNDS: Final = (
-    PairBound("blended_error", 6, RejectReason.clash, WHOLE, "foreground over background is another picture"),
+    PairBound(
+        "blended_error",
+        6,
+        RejectReason.clash,
+        WHOLE,
+        "foreground over background differs from the blended image",
+    ),
     PairBound("leakage", 0.5, RejectReason.residue, BACK, "the subject is left in the background"),
     PairBound("seam_energy", 1.5, RejectReason.halo, BACK, "a seam along the mask"),
-    PairBound("light_gap", 18, RejectReason.clash, WHOLE, "the layers are not in one light"),
-    PairBound("foot_gap", 0.05, RejectReason.clash, WHOLE, "the figure does not stand on the ground"),
+    PairBound("light_gap", 18, RejectReason.clash, WHOLE, "the layers are lit differently"),
+    PairBound(
+        "foot_gap", 0.05, RejectReason.clash, WHOLE, "the subject does not stand on the ground"
+    ),
 )
-"""The signals of pairs that the oracle looks at, in the order in which it names them."""
+"""The pair signals that the rule reviewer checks, in the order in which it names them."""
 
 
 @dataclass(frozen=True)
 class PairRuleReviewer:
-    """An oracle for foregrounds, one for backgrounds (N embeddings of seeds), and bounds for what lies between."""
+    """A rule reviewer for foregrounds, seed embeddings of backgrounds, and bounds for pair signals.
+
+    `backgrounds` has one row per seed, `farthest` is the largest allowed distance to the nearest.
+    """
 
     foregrounds: RuleReviewer
     backgrounds: NDArray[np.float32]
@@ -64,21 +94,26 @@ class PairRuleReviewer:
 
     @staticmethod
     def fit(seeds: Iterable[tuple[Layers, Prompt]]) -> PairRuleReviewer:
-        """Measure seed pairs. Raises Refused for fewer than FEWEST_SEEDS."""
+        """Fit to seed pairs. Raises Refused for fewer than FEWEST_SEEDS."""
         front, back, signals = [], [], []
         for number, (layers, prompt) in enumerate(seeds):
             small = _small(layers)
             front.append((small[FRONT], prompt.foreground or prompt.text))
             back.append(embed(small[BACK]))
+            # Pair signals are slow to compute; a part of the seeds is enough for their quantiles.
             if number < MEASURED_SEEDS:
                 signals.append(measure_pair(small) | measure_agreement(small, prompt))
-        foregrounds = RuleReviewer.fit(front)  # refuses too few
+        # Raises Refused for too few seeds.
+        foregrounds = RuleReviewer.fit(front)
+        # The bound for backgrounds is a quantile of the distances between seeds.
         stacked = np.stack(back)
         _, distances = nearest_of(stacked, stacked, 1, itself=False)
-        return PairRuleReviewer(foregrounds, stacked, float(np.quantile(distances[:, 0], 1 - SHARE)), _bounds(signals))
+        return PairRuleReviewer(
+            foregrounds, stacked, float(np.quantile(distances[:, 0], 1 - SHARE)), _bounds(signals)
+        )
 
     def decide(self, layers: Layers, prompt: Prompt) -> RuleVerdict:
-        """Accept, or reject with every fault found and the layer each concerns."""
+        """Accept the pair, or reject it with every fault and the layer of each."""
         small = _small(layers)
         found = list(self._find_faults(small, prompt))
         if not found:
@@ -89,34 +124,41 @@ class PairRuleReviewer:
         return RuleVerdict(Verdict.reject, reasons, sentences, tuple(layer for _, layer in named))
 
     def _find_faults(self, small: Layers, prompt: Prompt) -> Iterator[Fault]:
+        # The foreground alone, by the bounds of single layers.
         judged = as_judged(small[FRONT])
         for reason, sentence in self.foregrounds.find_unclean(judged):
             yield reason, FRONT, sentence
-        between = measure_pair(small)
-        if between["size_gap"]:
-            yield RejectReason.malformed, WHOLE, "the layers are not of one size"
+        # The layers together; without a common size nothing else can be measured.
+        pair_signals = measure_pair(small)
+        if pair_signals["size_gap"]:
+            yield RejectReason.malformed, WHOLE, "the layers differ in size"
             return
-        if (between["background_alpha"] or 0) < 0.98:
-            yield RejectReason.holes, BACK, "it can be seen through"
+        if (pair_signals["background_alpha"] or 0) < 0.98:
+            yield RejectReason.holes, BACK, "it is not opaque"
         agreement = measure_agreement(small, prompt)
         yield from self._find_missed(small, prompt, agreement)
-        signals = between | agreement
+        signals = pair_signals | agreement
         for bound in PAIR_BOUNDS:
             value, limit = signals.get(bound.signal), self.bounds[bound.signal]
             if value is not None and value > limit:
-                told = f"{bound.sentence} ({bound.signal} {value:.3g}, above {limit:.3g})"
-                yield bound.reason, bound.layer, told
+                explanation = f"{bound.sentence} ({bound.signal} {value:.3g}, above {limit:.3g})"
+                yield bound.reason, bound.layer, explanation
 
-    def _find_missed(self, small: Layers, prompt: Prompt, shown: Mapping[str, float | None]) -> Iterator[Fault]:
-        """What is not what the texts say: by the grammar's own measure, elsewhere by the seeds."""
+    def _find_missed(
+        self, small: Layers, prompt: Prompt, shown: Mapping[str, float | None]
+    ) -> Iterator[Fault]:
+        """Yield mismatches between layers and texts.
+
+        Texts of the synthetic grammar are checked exactly, others by comparison with seeds.
+        """
         if shown:
             missed = [name for name in ("colour", "shape") if not shown[f"shows_{name}"]]
             if missed:
                 yield RejectReason.prompt_miss, FRONT, f"not the {' and '.join(missed)} of its text"
             if not shown["shows_ground"]:
-                yield RejectReason.prompt_miss, BACK, "not what its text says"
+                yield RejectReason.prompt_miss, BACK, "it does not show its text"
             elif shown["light_gap"] is None or shown["foot_gap"] is None:
-                yield RejectReason.malformed, FRONT, "nothing solid stands there"
+                yield RejectReason.malformed, FRONT, "it has no solid subject"
             return
         for reason, sentence in self.foregrounds.find_foreign(
             as_judged(small[FRONT]), prompt.foreground or prompt.text
@@ -124,30 +166,45 @@ class PairRuleReviewer:
             yield reason, FRONT, sentence
         _, distances = nearest_of(embed(small[BACK])[None], self.backgrounds, 1)
         if distances[0, 0] > self.farthest:
-            told = f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
-            yield RejectReason.malformed, BACK, told
+            explanation = (
+                f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
+            )
+            yield RejectReason.malformed, BACK, explanation
 
 
 def fit_pairs_to_snapshot(store: ObjectStore, snapshot: str) -> PairRuleReviewer:
-    """An oracle for pairs from the training seeds of a snapshot. Raises Refused where too few are pairs."""
+    """Return a rule reviewer fitted to the training seeds of a snapshot. Raises Refused."""
 
     def is_seed(sample: Sample) -> bool:
         return sample.kind is Kind.pair and sample.round == 0 and sample.split is Split.train
 
     chosen = islice(filter(is_seed, read_samples(store, snapshot)), MOST_SEEDS)
-    return PairRuleReviewer.fit((_read(store, sample.layers), _prompt_of(sample)) for sample in chosen)
+    return PairRuleReviewer.fit(
+        (_read(store, sample.layers), _prompt_of(sample)) for sample in chosen
+    )
 
 
-def judge_card(oracle: RuleReviewer | PairRuleReviewer, store: ObjectStore, card: ReviewItem) -> RuleVerdict:
-    """What the oracle says of a card: of a pair as a whole, of a single candidate by its foreground."""
+def judge_card(
+    oracle: RuleReviewer | PairRuleReviewer, store: ObjectStore, card: ReviewItem
+) -> RuleVerdict:
+    """Return the rule reviewer's verdict on a review item.
+
+    Args:
+        oracle: The rule reviewer of the item's kind.
+        store: The object store with the layers.
+        card: The item; a pair is judged as a whole, a single candidate by its foreground.
+    """
     try:
         drawn = _read(store, {role: layer.sha256 for role, layer in card.layers.items()})
     except (NotFound, Corrupt) as error:
         return RuleVerdict(Verdict.reject, (RejectReason.other,), error.message)
     if isinstance(oracle, RuleReviewer):
         return oracle.decide(drawn.get(FRONT, next(iter(drawn.values()))), card.prompt)
+    # A pair that lost a layer is malformed, not an error of the rule reviewer.
     if missing := [role for role in LayerRole if role not in drawn]:
-        return RuleVerdict(Verdict.reject, (RejectReason.malformed,), f"there is no {missing[0]}", (missing[0],))
+        return RuleVerdict(
+            Verdict.reject, (RejectReason.malformed,), f"the {missing[0]} is missing", (missing[0],)
+        )
     return oracle.decide(drawn, Prompt(card.prompt, card.texts.get(FRONT), card.texts.get(BACK)))
 
 
@@ -164,9 +221,11 @@ def _small(layers: Layers) -> Layers:
 
 
 def _bounds(signals: list[dict[str, float | None]]) -> dict[str, float]:
-    """Each signal's floor, or what all but SHARE of the seeds keep where that is more."""
+    """Return each signal's floor, or the quantile that all but SHARE of the seeds keep."""
     bounds = {}
     for bound in PAIR_BOUNDS:
         values = [value for seed in signals if (value := seed.get(bound.signal)) is not None]
-        bounds[bound.signal] = max(bound.floor, float(np.quantile(values, 1 - SHARE))) if values else bound.floor
+        bounds[bound.signal] = (
+            max(bound.floor, float(np.quantile(values, 1 - SHARE))) if values else bound.floor
+        )
     return bounds

@@ -1,6 +1,7 @@
-"""Screening signals of pairs: what foreground, background and blended image say of one another (curation.images.pairs).
+"""Screening signals of pairs: how foreground, background and blended image fit together.
 
-The foreground's own signals are those of single layers; these stand beside them under names of their own.
+They are computed by curation.images.pairs and stored beside the foreground's own signals, under
+different names.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from curation.synthetic.pair_dataset import shows_pair
 
 @dataclass(frozen=True)
 class PairDefinition:
-    """What one signal of pairs is: its name, what it measures, and in which unit."""
+    """The definition of one pair signal."""
 
     name: str
     definition: str
@@ -26,59 +27,89 @@ class PairDefinition:
 
 
 PAIR_SIGNALS: Final[dict[str, PairDefinition]] = {
-    one.name: one
-    for one in (
+    definition.name: definition
+    for definition in (
         PairDefinition(
-            "background_alpha", "the smallest alpha of the background", "0..1", lambda _f, b, _c: b[..., 3].min() / 255
+            "background_alpha",
+            "the smallest alpha of the background",
+            "0..1",
+            lambda _f, b, _c: b[..., 3].min() / 255,
         ),
         PairDefinition(
-            "blended_error", "root mean square of foreground over background from the blended image", "levels",
+            "blended_error",
+            "root mean square of foreground over background from the blended image",
+            "levels",
             pairs.blended_error,
         ),
         PairDefinition(
-            "leakage", "how surely and strongly the background still shows the subject", "0..1",
+            "leakage",
+            "how certainly and strongly the background still shows the subject",
+            "0..1",
             lambda f, b, _c: pairs.leakage(f, b),
         ),
         PairDefinition(
-            "seam_energy", "steps of the background along the mask that stand out of those beside it", "ratio",
+            "seam_energy",
+            "steps of the background along the mask, relative to those beside it",
+            "ratio",
             pairs.seam_energy,
         ),
         PairDefinition(
-            "harmony", "disagreement of the layers in luminance, colour temperature and saturation", "units",
+            "harmony",
+            "disagreement of the layers in luminance, color temperature and saturation",
+            "units",
             lambda f, b, _c: pairs.harmony(f, b),
         ),
     )
-}  # fmt: skip
-"""Every signal of pairs by its name, in the order in which they are shown."""
+}
+"""Pair signals by name, in display order."""
 
 SIZE_GAP: Final = "size_gap"
-"""How far the layers' sizes differ, in pixels; where they do, nothing else can be measured of the pair."""
+"""The difference of the layers' sizes in pixels; if it is not 0, no other signal is computed."""
 
 AGREEMENT: Final = ("shows_colour", "shows_shape", "shows_ground", "light_gap", "foot_gap")
-"""Signals of pairs whose texts are of the procedural grammar alone (intake.procedural_pairs)."""
+"""Signals that exist only for texts of the synthetic grammar (curation.synthetic.pair_dataset)."""
 
 
 def measure_pair(layers: Layers) -> dict[str, float | None]:
-    """Every signal of a pair, its three layers each H x W x 4; all but the first are None where the sizes differ."""
+    """Return every signal of a pair; all but the first are None if the sizes differ.
+
+    Args:
+        layers: The three layers, each H x W x 4.
+    """
     foreground, background, blended = (layers[role] for role in LayerRole)
-    sides = [[layer.shape[axis] for layer in (foreground, background, blended)] for axis in (0, 1)]
-    gap = max(max(side) - min(side) for side in sides)
-    found: dict[str, float | None] = {SIZE_GAP: float(gap)}
-    for name, one in PAIR_SIGNALS.items():
-        found[name] = None if gap else round(float(one.measure(foreground, background, blended)), 6)
+    # Height and width separately; the gap is the larger of the two differences.
+    extents = [
+        [layer.shape[axis] for layer in (foreground, background, blended)] for axis in (0, 1)
+    ]
+    size_gap = max(max(extent) - min(extent) for extent in extents)
+    found: dict[str, float | None] = {SIZE_GAP: float(size_gap)}
+    for name, signal in PAIR_SIGNALS.items():
+        found[name] = (
+            None if size_gap else round(float(signal.measure(foreground, background, blended)), 6)
+        )
     return found
 
 
 def measure_agreement(layers: Layers, prompt: Prompt) -> dict[str, float | None]:
-    """How a pair shows its texts and itself, where they are of the procedural grammar; nothing where they are not."""
-    said = shows_pair(layers[LayerRole.foreground], layers[LayerRole.background], prompt)
-    if said is None:
+    """Return how a pair agrees with its texts and within itself.
+
+    Empty if the texts are not of the synthetic grammar.
+
+    Args:
+        layers: The three layers.
+        prompt: The three texts.
+    """
+    agreement = shows_pair(layers[LayerRole.foreground], layers[LayerRole.background], prompt)
+    if agreement is None:
         return {}
+    # Booleans become 0 and 1, so that rules and models can read them as signals.
     values: Mapping[str, float | None] = {
-        "shows_colour": said.colour,
-        "shows_shape": said.shape,
-        "shows_ground": said.ground,
-        "light_gap": said.light_gap,
-        "foot_gap": said.foot_gap,
+        "shows_colour": agreement.colour,
+        "shows_shape": agreement.shape,
+        "shows_ground": agreement.ground,
+        "light_gap": agreement.light_gap,
+        "foot_gap": agreement.foot_gap,
     }
-    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
+    return {
+        name: None if value is None else round(float(value), 6) for name, value in values.items()
+    }

@@ -58,7 +58,7 @@ def test_somebody_elses_candidate_is_a_conflict(signed_in, number):
     assert tray(bob, 1)["candidates"][0]["id"] == one
     answer = ann.post("/api/review/decisions", json=decision(one))
     assert answer.status_code == 409
-    assert answer.json()["error"]["hint"] == "go on with the next one"
+    assert answer.json()["error"]["hint"] == "continue with the next one"
     assert tray(ann, 0, [one])["lost"] == [one]
 
 

@@ -58,7 +58,7 @@ def test_a_conflict_of_one_leaves_the_others(signed_in, number, database):
     made = [said(mine[0]["id"]), said(others[0]["id"]), said(str(uuid.uuid4())), said(mine[1]["id"], "reject")]
     answers = several(ann, made)
     assert [one["taken"] is not None for one in answers] == [True, False, False, True]
-    assert answers[1]["refused"]["hint"] == "go on with the next one"
+    assert answers[1]["refused"]["hint"] == "continue with the next one"
     assert "was never shown to you" in answers[2]["refused"]["message"]
     assert states(database, number) == {"accepted": 1, "rejected": 1, "showing": 1, "waiting": 9}
 
@@ -74,7 +74,7 @@ def test_a_sheet_is_undone_as_a_whole(signed_in, number, database):
     assert answer.status_code == 200
     *undone, unknown = answer.json()
     assert [one["taken"]["candidate"] for one in undone] == cards
-    assert unknown["refused"]["message"] == "there is no decision of yours to undo"
+    assert unknown["refused"]["message"] == "you have no decision to undo"
     assert states(database, number) == {"showing": 5, "waiting": 7}
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))) == 0

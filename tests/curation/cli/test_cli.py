@@ -121,7 +121,7 @@ def test_a_reviewer_gets_a_token_once_and_is_shut_out(here: Settings) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("round", "show", "404"), 3, "hint: 'layerloop round list' shows them"),
+        (("round", "show", "404"), 3, "hint: 'layerloop round list' shows all rounds"),
         (("snapshot", "freeze"), 2, "error: there are no samples to freeze"),
         (("checkpoint", "promote", "00000000"), 3, "error: there is no checkpoint '00000000'"),
         (("round", "open"), 2, "error: no checkpoint is promoted yet"),

@@ -141,9 +141,9 @@ def test_a_picture_to_begin_from_is_a_stored_layer(
     ("arguments", "kind", "says"),
     [
         ((), Refused, "there is no prompt"),
-        ((PROMPT, "--size", "big"), Refused, "is no size"),
-        ((PROMPT, "--size", "4x4"), Refused, "is no size"),
-        ((PROMPT, "--size", "3:0"), Refused, "is no size"),
+        ((PROMPT, "--size", "big"), Refused, "invalid size"),
+        ((PROMPT, "--size", "4x4"), Refused, "invalid size"),
+        ((PROMPT, "--size", "3:0"), Refused, "invalid size"),
         ((PROMPT, "--out", "a.jpg"), Refused, "not written as"),
         ((PROMPT, "--image", "nowhere.png"), NotFound, "there is no file"),
         ((PROMPT, "--image", "nowhere.png", "--size", "64x64"), Refused, "its own size"),

@@ -181,7 +181,7 @@ def test_a_scene_of_files_alone_needs_no_checkpoint(here: Path, monkeypatch: pyt
 def test_a_checkpoint_from_before_pairs_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.painter:open_lone_painter")
     refused = refusal(next(iter(SUBJECTS)), "--background", "white", "--whole", next(iter(SUBJECTS)))
-    assert "draws single layers only" in refused.message
+    assert "generates single layers only" in refused.message
     assert "trained on pairs" in refused.hint
 
 
@@ -201,17 +201,17 @@ def test_a_checkpoint_from_before_pairs_is_told(here: Path, monkeypatch: pytest.
         (("a fox", "--dry-run"), Refused, "only scenes are planned"),
         (("a fox", "--layers", "scene.toml"), Refused, "says what to draw"),
         (("--layers", "scene.toml", "--count", "2"), Refused, "says what to draw"),
-        (("--layers", "scene.toml", "--format", "png"), Refused, "not written as 'png'"),
+        (("--layers", "scene.toml", "--format", "png"), Refused, "unknown layered format 'png'"),
         (("--layers", "nowhere.toml"), NotFound, "there is no file nowhere.toml"),
         (("--layers", "scene.toml", "--checkpoint", "beef"), NotFound, "beef"),
-        (("--layers", "scene.toml", "--out", "photo.jpg"), Refused, "holds no scene"),
+        (("--layers", "scene.toml", "--out", "photo.jpg"), Refused, "is not a scene"),
     ],
 )
 def test_what_cannot_be_done_is_told(here: Path, arguments: tuple[str, ...], kind: type, says: str) -> None:
     refused = refusal(*arguments)
     assert isinstance(refused, kind), refused
     assert says in refused.message
-    assert refused.hint or "cannot be taken" in refused.message or "there is no file" in refused.message
+    assert refused.hint or "cannot be used" in refused.message or "there is no file" in refused.message
 
 
 def test_the_help_is_as_it_was_agreed() -> None:

@@ -73,7 +73,7 @@ def test_a_round_is_scaled_in_two_steps_and_taken_back(here: Settings, database:
     assert "0 of 50 judged" in call("round", "scale", str(number))
     with database.transaction() as tx:
         judge_waiting(tx, number, good)
-    assert "proven: the machine accepted the other 30" in call("round", "scale", str(number))
+    assert "proven: the auto-reviewer accepted the other 30" in call("round", "scale", str(number))
     assert json.loads(call("round", "show", str(number), "--json"))["machine"] == {"decisions": 30, "accepted": 30}
     call("round", "take-back", str(number), "--dry-run")
     call("round", "take-back", str(number))

@@ -73,7 +73,7 @@ def test_the_second_answer_is_refused_and_told(seat):
     seat.studio.say(seat.task(0), REJECT, by=BOB)
     assert seat.exchange.collect() == {"kept": 1, "refused": 1}
     assert seat.decided(0) == [("accept", ADA)]
-    assert seat.refusals() == ["this candidate is decided already"]
+    assert seat.refusals() == ["this candidate is already decided"]
     told = [one for one in reconcile.compare(seat.exchange, seat.round) if not one.mendable]
     assert [one.kind for one in told] == ["refused"]
     assert BOB in told[0].told

@@ -137,7 +137,7 @@ def test_a_late_decision_is_taken_while_nobody_else_decided(database, two):
     run_out(database)
     assert say(database, ann, first).state == "accepted"
     assert second in ids(take(database, bob, two[0], 8))
-    with pytest.raises(Conflict, match="somebody else is looking"):
+    with pytest.raises(Conflict, match="another reviewer holds"):
         say(database, ann, second)
     say(database, bob, third, Verdict.reject)
     with pytest.raises(Conflict) as told:
@@ -184,7 +184,7 @@ def test_nobody_decides_twice_whatever_key_they_use(database, two):
     (one,) = ids(take(database, ann, two[0], 1))
     say(database, ann, one)
     for verdict in (Verdict.accept, Verdict.reject, Verdict.skip):
-        with pytest.raises(Conflict, match="you have decided"):
+        with pytest.raises(Conflict, match="you have already decided"):
             say(database, ann, one, verdict)
 
 

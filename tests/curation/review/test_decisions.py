@@ -131,10 +131,10 @@ def test_the_same_key_with_other_content_is_a_conflict(desk, other):
 
 def test_what_somebody_else_holds_or_decided_is_a_conflict(desk):
     (card,) = desk.take(desk.ann)
-    with pytest.raises(Conflict, match="somebody else"):
+    with pytest.raises(Conflict, match="another reviewer"):
         desk.decide(desk.bob, card.id)
     desk.decide(desk.ann, card.id)
-    for who, told in ((desk.ann, "you have decided"), (desk.bob, "decided already")):
+    for who, told in ((desk.ann, "you have already decided"), (desk.bob, "is already decided")):
         with pytest.raises(Conflict, match=told):
             desk.decide(who, card.id, REJECT)
     assert [row["verdict"] for row in desk.rows(decisions_table)] == ["accept"]
@@ -153,7 +153,7 @@ def test_a_late_decision_on_what_somebody_else_has_by_now_is_a_conflict(desk):
     held = desk.take(desk.ann, 4)
     desk.expire()
     assert {card.id for card in desk.take(desk.bob, 4)} == {card.id for card in held}
-    with pytest.raises(Conflict, match="somebody else"):
+    with pytest.raises(Conflict, match="another reviewer"):
         desk.decide(desk.ann, held[0].id)
     assert desk.decide(desk.bob, held[0].id).state == "accepted"
 
@@ -244,7 +244,7 @@ def test_undo_of_a_skip_only_while_nobody_else_has_it(desk):
     assert desk.undo(desk.ann).card.id == card.id
     desk.decide(desk.ann, card.id, SKIP)
     desk.take(desk.bob, 4)
-    with pytest.raises(Conflict, match="moved on"):
+    with pytest.raises(Conflict, match="has changed since"):
         desk.undo(desk.ann)
 
 

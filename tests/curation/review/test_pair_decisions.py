@@ -81,13 +81,13 @@ def test_the_same_key_with_other_layers_is_a_conflict(database, desk):
 
 
 def test_layers_that_fit_no_reason_or_no_pair_are_refused(database, store, desk):
-    with pytest.raises(Refused, match="2 layers are named for 1 reasons"):
+    with pytest.raises(Refused, match="2 layers are given for 1 reasons"):
         desk(desk.ids[0], reasons=[HALO], layers=[FRONT, BACK])
     with pytest.raises(Refused):
         desk(desk.ids[0], Verdict.accept, layers=[FRONT])
     with database.transaction() as tx:
         [single] = make_candidates(tx, store, make_round(tx), 1)
-    with pytest.raises(Refused, match="a single layer has no layers"):
+    with pytest.raises(Refused, match="takes no layers for its reasons"):
         desk(single, reasons=[HALO], layers=[FRONT])
     assert rows(database, decisions_table) == []
 

@@ -165,5 +165,5 @@ def test_formats_by_name() -> None:
     assert set(WRITERS) == set(LAYERED)
     assert read_formats(None) == []
     assert read_formats("PSD, ora,psd") == ["psd", "ora"]
-    with pytest.raises(Refused, match="not written as 'xcf'"):
+    with pytest.raises(Refused, match="unknown layered format 'xcf'"):
         read_formats("psd,xcf")

@@ -120,7 +120,7 @@ def test_a_pair_without_its_background_fails_alone(database, store):
         screen_candidates(tx, store, ids)
         rows = {row.id: row for row in tx.execute(sa.select(candidates))}
     assert [rows[one].state for one in ids] == ["failed", "screened"]
-    assert rows[ids[0]].note == "a pair was drawn without its background"
+    assert rows[ids[0]].note == "a pair was generated without its background"
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def test_rules_are_data_and_a_signal_without_value_refuses_nothing():
     assert judge({"haze": 0.2}, [hazy]).sentence == "too much haze: haze is 0.2, above 0.1"
     assert judge({"haze": None}, [hazy]) is None
     assert judge({}, [hazy]) is None
-    with pytest.raises(Refused, match="no signal 'beauty'"):
+    with pytest.raises(Refused, match="unknown signal 'beauty'"):
         Rule("beauty", "beauty", "below", 1, "")
 
 

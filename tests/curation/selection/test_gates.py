@@ -113,7 +113,9 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: D
         [event] = tx.execute(sa.select(events).where(events.c.kind == "gate contradicted")).all()
         assert (event.actor, event.subject) == ("machine", f"round {number}")
         assert event.data["errors"] == gate["audit"]["errors"]
-        assert f"gate {gate['id']} has closed itself" in round_report.as_text(round_report.round_report(tx, number))
+        assert f"gate {gate['id']} was closed by its audit" in round_report.as_text(
+            round_report.round_report(tx, number)
+        )
         good |= dict.fromkeys(arrive(tx, number, 4, np.full(100, -1.5)), True)
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)

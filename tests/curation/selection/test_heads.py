@@ -43,7 +43,7 @@ def decided(tx, count=150, seed=1):
 
 def test_too_few_decisions_make_no_head_and_enough_do(database: Database) -> None:
     with database.transaction() as tx:
-        with pytest.raises(NotFound, match="no acceptance head yet"):
+        with pytest.raises(NotFound, match="no acceptance model yet"):
             acceptance_model_store.find_head(tx, Kind.single)
         decided(tx, FEWEST - 1)
         assert not acceptance_model_store.may_fit(tx, Kind.single)

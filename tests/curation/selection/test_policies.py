@@ -37,7 +37,7 @@ def test_what_is_left_out_is_as_by_default():
         ({"kind": "random", "share": 1.5}, "share"),
         ({"kind": "random", "share": True}, "share"),
         ({"kind": "random", "share": float("nan")}, "share"),
-        ({"kind": "random", "likely": 0.5}, "has no 'likely'"),
+        ({"kind": "random", "likely": 0.5}, "no field 'likely'"),
         ({"kind": "mixed", "random": 0, "likely": 0.85}, "random"),
         ({"kind": "mixed", "likely": 0.9}, "do not add up to 1"),
         ({"kind": "mixed", "wanted": 1.5}, "wanted"),

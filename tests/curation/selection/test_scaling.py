@@ -60,7 +60,7 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, sto
         assert told["bound"] >= 0.9
         assert told["by_machine"] == 280
         assert finish_scaling(tx, number, "test") == told
-        assert "the machine accepted the other 280" in as_text(told)
+        assert "the auto-reviewer accepted the other 280" in as_text(told)
         assert round_report.round_report(tx, number)["machine"] == {"decisions": 280, "accepted": 280}
         frozen = snapshots.freeze(tx, store, tag=None, actor="test").samples
         # The simulated people make no samples: those are the machine's alone.
@@ -74,7 +74,7 @@ def test_what_an_audit_does_not_prove_stays_unaccepted_and_trying_again_costs_ce
         taught(tx)
         number, good = drawn(tx)
         begin_scaling(tx, number, TERMS, "test")
-        with pytest.raises(Conflict, match="under way"):
+        with pytest.raises(Conflict, match="in progress"):
             begin_scaling(tx, number, TERMS, "test")
         judge_waiting(tx, number, dict.fromkeys(good, False))
         told = finish_scaling(tx, number, "test")
@@ -126,7 +126,7 @@ def test_caps_keep_a_scaling_varied(database: Database) -> None:
 def test_what_cannot_be_is_refused_before_anything_is_done(database: Database) -> None:
     with database.transaction() as tx:
         number, _ = drawn(tx, count=50)
-        with pytest.raises(NotFound, match="no acceptance head"):
+        with pytest.raises(NotFound, match="no acceptance model"):
             plan_scaling(tx, number, TERMS)
         taught(tx)
         with pytest.raises(Refused, match="cannot prove"):
@@ -135,12 +135,12 @@ def test_what_cannot_be_is_refused_before_anything_is_done(database: Database) -
             begin_scaling(tx, number, Terms(keep=10, audit=20), "test")
         with pytest.raises(Conflict, match="fewer than"):
             begin_scaling(tx, number, TERMS, "test")
-        with pytest.raises(NotFound, match="no scaling"):
+        with pytest.raises(NotFound, match="no top-N acceptance"):
             finish_scaling(tx, number, "test")
         prompt = tx.scalar(sa.select(candidates.c.prompt_id).limit(1))
         row = {"round_id": number, "prompt_id": prompt, "seed": -1, "state": "requested"}
         tx.execute(sa.insert(candidates), row | {"id": content_id("one more")})
-        with pytest.raises(Conflict, match="still to be drawn"):
+        with pytest.raises(Conflict, match="not generated and screened"):
             begin_scaling(tx, number, TERMS, "test")
         assert tx.scalar(sa.select(sa.func.count()).select_from(scaled)) == 0
 
