@@ -44,7 +44,9 @@ def bucket_table(side: int, step: int, ratio: float) -> tuple[Size, ...]:
 def nearest_bucket(original: Size, table: Sequence[Size]) -> Size:
     """The shape that pads the least: nearest in the logarithm of height over width, the larger one of equals."""
     wanted = math.log(original[0] / original[1])
-    return min(table, key=lambda size: (abs(math.log(size[0] / size[1]) - wanted), -size[0] * size[1]))
+    return min(
+        table, key=lambda size: (abs(math.log(size[0] / size[1]) - wanted), -size[0] * size[1])
+    )
 
 
 def sort_into_buckets(originals: Sequence[Size], table: Sequence[Size], least: int) -> list[Size]:
@@ -82,14 +84,20 @@ def read_sizes(
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(unknown), SIZES_WRITTEN):
             some = unknown[start : start + SIZES_WRITTEN]
-            read = dict(zip(some, pool.map(lambda sha256: _read_size(store, sha256), some), strict=True))
+            read = dict(
+                zip(some, pool.map(lambda sha256: _read_size(store, sha256), some), strict=True)
+            )
             sizes = {sha256: size for sha256, size in read.items() if not isinstance(size, str)}
             broken |= {sha256: said for sha256, said in read.items() if isinstance(said, str)}
             if sizes:
-                known.put([keys[sha256] for sha256 in sizes], {"size": torch.tensor(list(sizes.values()))})
+                known.put(
+                    [keys[sha256] for sha256 in sizes], {"size": torch.tensor(list(sizes.values()))}
+                )
     sound = [sha256 for sha256 in keys if sha256 not in broken]
     rows = known.get([keys[sha256] for sha256 in sound])["size"].tolist() if sound else []
-    return {sha256: (height, width) for sha256, (height, width) in zip(sound, rows, strict=True)}, broken
+    return {
+        sha256: (height, width) for sha256, (height, width) in zip(sound, rows, strict=True)
+    }, broken
 
 
 def size_conditions(originals: Sequence[Size], shapes: Sequence[Size]) -> Tensor:
@@ -97,7 +105,10 @@ def size_conditions(originals: Sequence[Size], shapes: Sequence[Size]) -> Tensor
 
     B x 6, pixels. Nothing is cropped here, so top and left are 0.
     """
-    return torch.tensor([[*was, 0, 0, *is_] for was, is_ in zip(originals, shapes, strict=True)], dtype=torch.float32)
+    return torch.tensor(
+        [[*was, 0, 0, *is_] for was, is_ in zip(originals, shapes, strict=True)],
+        dtype=torch.float32,
+    )
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,9 @@ class Buckets:
     least: int
     folder: Path | None = None
 
-    def measure(self, store: ObjectStore, objects: Sequence[str]) -> tuple[dict[str, Size], dict[str, str]]:
+    def measure(
+        self, store: ObjectStore, objects: Sequence[str]
+    ) -> tuple[dict[str, Size], dict[str, str]]:
         """`read_sizes` of these images."""
         return read_sizes(store, objects, self.folder)
 
@@ -121,7 +134,9 @@ def preset_buckets(preset: Preset, batch: int, folder: Path | None) -> Buckets |
     """The shapes that a preset asks for, or None for the square alone; `batch` is the images of one optimiser step."""
     if not preset.buckets:
         return None
-    return Buckets(bucket_table(preset.image_size, preset.bucket_step, preset.bucket_ratio), batch, folder)
+    return Buckets(
+        bucket_table(preset.image_size, preset.bucket_step, preset.bucket_ratio), batch, folder
+    )
 
 
 class Order(Protocol):

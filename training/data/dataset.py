@@ -124,7 +124,9 @@ class LayerDataset(Dataset[Tensor]):
 
     def _inside(self, place: int) -> Tensor:
         height, width = self.shapes[place]
-        top, left, box_height, box_width = self._boxes.get(self.object_of(place), (0, 0, height, width))
+        top, left, box_height, box_width = self._boxes.get(
+            self.object_of(place), (0, 0, height, width)
+        )
         inside_1HW = torch.zeros(1, height, width, dtype=torch.bool)
         inside_1HW[:, top : top + box_height, left : left + box_width] = True
         return inside_1HW
@@ -135,7 +137,9 @@ class LayerDataset(Dataset[Tensor]):
 
     def sizes(self, places: Sequence[int]) -> Tensor:
         """SDXL's size conditioning of these pictures, B x 6 (training.data.buckets.size_conditions)."""
-        return size_conditions([self.originals[place] for place in places], [self.shapes[place] for place in places])
+        return size_conditions(
+            [self.originals[place] for place in places], [self.shapes[place] for place in places]
+        )
 
     def _sort(self, buckets: Buckets | None) -> None:
         """Give each picture its shape, and leave out those whose size cannot be read."""
@@ -173,7 +177,9 @@ class LayerDataset(Dataset[Tensor]):
         for stand_in in (*range(place + 1, len(self.samples)), *range(place)):
             if self.shapes[stand_in] == self.shapes[place] and stand_in not in self._broken:
                 return int(stand_in)
-        raise Corrupt(f"no picture of the shape {self.shapes[place]} can be read", "run 'layerloop doctor'")
+        raise Corrupt(
+            f"no picture of the shape {self.shapes[place]} can be read", "run 'layerloop doctor'"
+        )
 
     def _decode(self, place: int) -> RGBA:
         rgba = decode_layer(self.store.get(self.object_of(place)))
@@ -214,13 +220,28 @@ def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
         Refused: The split is empty.
     """
     samples = list(read_samples(store, snapshot))
-    chosen = [sample for sample in samples if sample.split == split and LayerRole.foreground in sample.layers]
+    chosen = [
+        sample
+        for sample in samples
+        if sample.split == split and LayerRole.foreground in sample.layers
+    ]
     if split == Split.train:
         withheld = read_withheld(store, snapshot)
-        heldout = {image for sample in samples if sample.split == Split.heldout for image in _subjects(sample)}
-        chosen = [one for one in chosen if one.id not in withheld and heldout.isdisjoint(_subjects(one))]
+        heldout = {
+            image
+            for sample in samples
+            if sample.split == Split.heldout
+            for image in _subjects(sample)
+        }
+        chosen = [
+            one for one in chosen if one.id not in withheld and heldout.isdisjoint(_subjects(one))
+        ]
     if not chosen:
-        hint = "a split holds about 5 % of the samples at least; import more" if split == Split.heldout else ""
+        hint = (
+            "a split holds about 5 % of the samples at least; import more"
+            if split == Split.heldout
+            else ""
+        )
         raise Refused(f"snapshot {snapshot[:12]} has no {split.value} samples", hint)
     return chosen
 
@@ -276,7 +297,9 @@ def letterbox(rgba: RGBA, size: int | Size) -> RGBA:
     pixels *= _alpha_and_one(pixels[..., 3])
     smaller = new_height < rgba.shape[0] or new_width < rgba.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    small: NDArray[np.float32] = np.asarray(cv2.resize(pixels, (new_width, new_height), interpolation=how), np.float32)
+    small: NDArray[np.float32] = np.asarray(
+        cv2.resize(pixels, (new_width, new_height), interpolation=how), np.float32
+    )
     # Where alpha is 0 there is no colour to be divided by it.
     small /= _alpha_and_one(np.where(small[..., 3] > 0, small[..., 3], np.float32(1)))
     small.clip(0, 1, out=small)

@@ -44,7 +44,10 @@ class LayerSetDataset:
     @property
     def keys(self) -> list[object]:
         """What pictures of one batch have in common: shape and roles."""
-        return [(self.layers.shapes[rows[0]], roles) for rows, roles in zip(self.rows, self.roles, strict=True)]
+        return [
+            (self.layers.shapes[rows[0]], roles)
+            for rows, roles in zip(self.rows, self.roles, strict=True)
+        ]
 
     def sound(self, places: Sequence[int]) -> list[int]:
         """The places, with those known to be broken replaced by the next that is like them. Raises Corrupt."""
@@ -55,21 +58,33 @@ class LayerSetDataset:
         return [self.layers.caption_of(row) for row in self.rows[place]]
 
     def order(
-        self, store: ObjectStore, previous: str | None, new_weight: float, single_share: float, seed: int
+        self,
+        store: ObjectStore,
+        previous: str | None,
+        new_weight: float,
+        single_share: float,
+        seed: int,
     ) -> WeightedSampler:
         """An order in which lone foregrounds are so large a share, and new samples come more often."""
         weights = weigh_new(store, self.samples, previous, new_weight)
         lone = [len(rows) == 1 for rows in self.rows]
-        sums = {kind: sum(w for w, one in zip(weights, lone, strict=True) if one == kind) for kind in (False, True)}
+        sums = {
+            kind: sum(w for w, one in zip(weights, lone, strict=True) if one == kind)
+            for kind in (False, True)
+        }
         factor = single_share / (1 - single_share) * sums[False] / sums[True] if sums[True] else 0.0
-        return WeightedSampler(tuple(w * factor if one else w for w, one in zip(weights, lone, strict=True)), seed)
+        return WeightedSampler(
+            tuple(w * factor if one else w for w, one in zip(weights, lone, strict=True)), seed
+        )
 
     def _add(self, rows: dict[LayerRole, int], roles: tuple[LayerRole, ...]) -> None:
         places = tuple(rows[role] for role in roles)
         self.samples.append(self.layers.samples[places[0]])
         self.roles.append(roles)
         self.rows.append(places)
-        for place in places:  # layers of one picture lie over each other, whatever size each was stored in
+        for (
+            place
+        ) in places:  # layers of one picture lie over each other, whatever size each was stored in
             self.layers.shapes[place] = self.layers.shapes[rows[LayerRole.foreground]]
 
     def _is_sound(self, place: int) -> bool:
@@ -80,7 +95,9 @@ class LayerSetDataset:
         for stand_in in (*range(place + 1, len(self)), *range(place)):
             if keys[stand_in] == keys[place] and self._is_sound(stand_in):
                 return int(stand_in)
-        raise Corrupt(f"no picture like {self.samples[place].id[:12]} can be read", "run 'layerloop doctor'")
+        raise Corrupt(
+            f"no picture like {self.samples[place].id[:12]} can be read", "run 'layerloop doctor'"
+        )
 
 
 def load_layered(
@@ -110,6 +127,7 @@ def load_layered(
     if not any(found == tuple(roles) for found in pictures.roles):
         named = " and ".join(roles)
         raise Refused(
-            f"snapshot {snapshot[:12]} has no {split.value} pictures with {named}", "accept pairs, or import them"
+            f"snapshot {snapshot[:12]} has no {split.value} pictures with {named}",
+            "accept pairs, or import them",
         )
     return pictures

@@ -68,12 +68,17 @@ def draw_order(
     """The order for a split: a foreground counts 1, another layer, which is opaque, `opaque`, and more if it is new."""
     news = weigh_new(store, pictures.samples, previous, new_weight)
     weights = (
-        new * (1 if role == LayerRole.foreground else opaque) for new, role in zip(news, pictures.roles, strict=True)
+        new * (1 if role == LayerRole.foreground else opaque)
+        for new, role in zip(news, pictures.roles, strict=True)
     )
     return WeightedSampler(tuple(weights), seed)
 
 
-def weigh_new(store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float) -> list[float]:
+def weigh_new(
+    store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float
+) -> list[float]:
     """`new_weight` for what the previous snapshot lacks, 1 for the rest; without a previous one nothing is new."""
     known = {sample.id for sample in read_samples(store, previous)} if previous else None
-    return [new_weight if known is not None and sample.id not in known else 1.0 for sample in samples]
+    return [
+        new_weight if known is not None and sample.id not in known else 1.0 for sample in samples
+    ]

@@ -60,13 +60,17 @@ class ShardedTensorCache:
         if self.folder is None:
             return
         known = set(self._names)
-        for name in sorted(entry.name for entry in os.scandir(self.folder) if entry.name.endswith(ENDING)):
+        for name in sorted(
+            entry.name for entry in os.scandir(self.folder) if entry.name.endswith(ENDING)
+        ):
             if name not in known:
                 self._index(self.folder / name)
 
     def put(self, keys: Sequence[bytes], tensors: Mapping[str, Tensor]) -> None:
         """Keep entries: row n of every tensor under key n, on the CPU. Durable when it returns."""
-        rows = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+        rows = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())
+        }
         if self.folder is None:
             self._opened[len(self._names)] = rows
             self._enter(f"memory-{len(self._names)}", keys)
@@ -76,7 +80,9 @@ class ShardedTensorCache:
         handle, draft = tempfile.mkstemp(dir=self.folder, prefix=".draft-")
         os.close(handle)
         try:
-            held = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(len(keys), KEY_BYTES)
+            held = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(
+                len(keys), KEY_BYTES
+            )
             save_file(rows | {KEYS: held, SUMS: sums}, draft)
             sync(Path(draft))
             Path(draft).replace(target)
@@ -111,7 +117,12 @@ class ShardedTensorCache:
             return
         with (self.folder / "claims").open("ab") as file:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, int.from_bytes(key[:7], "big"))
+                fcntl.lockf(
+                    file,
+                    fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB),
+                    1,
+                    int.from_bytes(key[:7], "big"),
+                )
             except BlockingIOError:
                 mine = False
             except OSError:
@@ -130,7 +141,9 @@ class ShardedTensorCache:
             file.unlink(missing_ok=True)
             return
         data = keys_N32.numpy().tobytes()
-        self._enter(file.name, [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)])
+        self._enter(
+            file.name, [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)]
+        )
 
     def _enter(self, name: str, keys: Sequence[bytes]) -> None:
         shard = len(self._names)
@@ -150,7 +163,10 @@ class ShardedTensorCache:
         kept = {name: tensor for name, tensor in rows.items() if name not in {KEYS, SUMS}}
         if _sum(kept, row) != int(rows[SUMS][row]):
             file = f"{self.folder}/{self._names[self._places[key][0]]}"
-            raise Corrupt(f"cached entries have rotted in {file}", "remove that file and run again; it is made anew")
+            raise Corrupt(
+                f"cached entries have rotted in {file}",
+                "remove that file and run again; it is made anew",
+            )
         self._checked.add(key)
 
     @staticmethod
@@ -173,7 +189,10 @@ def key_of(*parts: object) -> bytes:
 
 
 def make_missing(
-    shards: ShardedTensorCache, keys: Sequence[bytes], kinds: Sequence[object], make: Callable[[list[int]], None]
+    shards: ShardedTensorCache,
+    keys: Sequence[bytes],
+    kinds: Sequence[object],
+    make: Callable[[list[int]], None],
 ) -> Iterator[int]:
     """Have `make` put the entries of missing keys, given their places, in runs of one kind; yields after each run.
 

@@ -32,15 +32,26 @@ class SharedAttention(nn.Module):
     """
 
     def __init__(
-        self, width: int, context_width: int, heads: int, frames: int, rank: int, *, controlled: bool = False
+        self,
+        width: int,
+        context_width: int,
+        heads: int,
+        frames: int,
+        rank: int,
+        *,
+        controlled: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.frames = heads, frames
         self.to_q_lora, self.to_out_lora = (_adapters(width, width, frames, rank) for _ in range(2))
-        self.to_k_lora, self.to_v_lora = (_adapters(context_width, width, frames, rank) for _ in range(2))
+        self.to_k_lora, self.to_v_lora = (
+            _adapters(context_width, width, frames, rank) for _ in range(2)
+        )
         self.temporal_i = nn.Linear(width, width)
         self.temporal_n = nn.LayerNorm(width, eps=1e-6)
-        self.temporal_q, self.temporal_k, self.temporal_v, self.temporal_o = (nn.Linear(width, width) for _ in range(4))
+        self.temporal_q, self.temporal_k, self.temporal_v, self.temporal_o = (
+            nn.Linear(width, width) for _ in range(4)
+        )
         self.control_convs = control_convolutions(width, frames) if controlled else None
         self._control_BLD: Tensor | None = None
 
@@ -69,13 +80,17 @@ class SharedAttention(nn.Module):
             hidden_states = hidden_states + control_BLD
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if attention_mask is not None:
-            masks: Tensor = attn.prepare_attention_mask(attention_mask, context.shape[1], len(context))
+            masks: Tensor = attn.prepare_attention_mask(
+                attention_mask, context.shape[1], len(context)
+            )
             attention_mask = masks.reshape(len(context), -1, *masks.shape[1:])
         query_BLD = self._adapted(attn.to_q, self.to_q_lora, hidden_states)
         key_BLD = self._adapted(attn.to_k, self.to_k_lora, context)
         value_BLD = self._adapted(attn.to_v, self.to_v_lora, context)
         attended_BLD = attend(query_BLD, key_BLD, value_BLD, self.heads, attention_mask)
-        own_BLD: Tensor = attn.to_out[1](self._adapted(attn.to_out[0], self.to_out_lora, attended_BLD))
+        own_BLD: Tensor = attn.to_out[1](
+            self._adapted(attn.to_out[0], self.to_out_lora, attended_BLD)
+        )
         change_BLD = own_BLD + self._across(hidden_states + own_BLD)
         return change_BLD if control_BLD is None else change_BLD + control_BLD
 
@@ -83,8 +98,13 @@ class SharedAttention(nn.Module):
         if self.control_convs is None:
             return None
         if self._control_BLD is None:
-            raise Refused("this attention sharing is led by a layer, and none was given", "give it the known layer")
-        return self._control_BLD.repeat(len(states_BLD) // len(self._control_BLD), 1, 1).to(states_BLD)
+            raise Refused(
+                "this attention sharing is led by a layer, and none was given",
+                "give it the known layer",
+            )
+        return self._control_BLD.repeat(len(states_BLD) // len(self._control_BLD), 1, 1).to(
+            states_BLD
+        )
 
     def _adapted(self, layer: nn.Module, adapters: nn.ModuleList, states_BLD: Tensor) -> Tensor:
         """(W + up @ down) x, with each layer's own adapter."""
@@ -95,20 +115,34 @@ class SharedAttention(nn.Module):
     def _across(self, states_BLD: Tensor) -> Tensor:
         """What each place learns from the same place of the other layers."""
         y_BLD = self.temporal_i(self.temporal_n(states_BLD))
-        if self.frames == 1:  # attention over one layer gives it all its weight: no query or key matters
+        if (
+            self.frames == 1
+        ):  # attention over one layer gives it all its weight: no query or key matters
             alone_BLD: Tensor = self.temporal_o(self.temporal_v(y_BLD))
             return alone_BLD
         _, length, width = y_BLD.shape
-        places = y_BLD.reshape(-1, self.frames, length, width).transpose(1, 2).reshape(-1, self.frames, width)
-        seen = attend(self.temporal_q(places), self.temporal_k(places), self.temporal_v(places), self.heads)
+        places = (
+            y_BLD.reshape(-1, self.frames, length, width)
+            .transpose(1, 2)
+            .reshape(-1, self.frames, width)
+        )
+        seen = attend(
+            self.temporal_q(places), self.temporal_k(places), self.temporal_v(places), self.heads
+        )
         by_picture: Tensor = self.temporal_o(seen).reshape(-1, length, self.frames, width)
         return by_picture.transpose(1, 2).reshape(y_BLD.shape)
 
 
-def attend(query_BLD: Tensor, key_BMD: Tensor, value_BMD: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+def attend(
+    query_BLD: Tensor, key_BMD: Tensor, value_BMD: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
     """Attention with several heads, B x L x D."""
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query_BLD, key_BMD, value_BMD))
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+    query, key, value = (
+        x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query_BLD, key_BMD, value_BMD)
+    )
+    return (
+        scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+    )
 
 
 @dataclass(frozen=True)
@@ -125,7 +159,11 @@ class Sharing:
 
     def stored(self, unet: Any) -> dict[str, Tensor]:
         """The tensors under the released file's names."""
-        tensors = {} if self.encoder is None else {f"{_ENCODER}{n}": v for n, v in self.encoder.state_dict().items()}
+        tensors = (
+            {}
+            if self.encoder is None
+            else {f"{_ENCODER}{n}": v for n, v in self.encoder.state_dict().items()}
+        )
         for place, name in enumerate(attention_names(unet)):
             own = self.processors[name].state_dict()
             tensors |= {f"hookers.layers.{place}.{part}": value for part, value in own.items()}
@@ -142,7 +180,9 @@ class Sharing:
     def _levels(self, image_P3HW: Tensor) -> list[Tensor]:
         assert self.encoder is not None  # noqa: S101 - narrows
         some = next(iter(self.processors.values())).temporal_i.weight
-        found: list[Tensor] = self.encoder.to(some.device)(image_P3HW.to(some.device, torch.float32))
+        found: list[Tensor] = self.encoder.to(some.device)(
+            image_P3HW.to(some.device, torch.float32)
+        )
         return found
 
 
@@ -167,11 +207,20 @@ def build_sharing(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
         if found is not None:
             parts.setdefault(int(found[1]), {})[found[2]] = value
         elif not name.startswith(_ENCODER):
-            raise Refused(f"{name!r} belongs to no attention sharing", "the file is broken, or of another kind")
+            raise Refused(
+                f"{name!r} belongs to no attention sharing",
+                "the file is broken, or of another kind",
+            )
     names = attention_names(unet)
     if sorted(parts) != list(range(len(names))):
-        raise Refused(f"the file has {len(parts)} attentions, the model {len(names)}", "is it a model of SD 1.5?")
-    processors = {name: _processor(name, unet.get_submodule(name), parts[place]) for place, name in enumerate(names)}
+        raise Refused(
+            f"the file has {len(parts)} attentions, the model {len(names)}",
+            "is it a model of SD 1.5?",
+        )
+    processors = {
+        name: _processor(name, unet.get_submodule(name), parts[place])
+        for place, name in enumerate(names)
+    }
     return Sharing(processors, _encoder(tensors, unet))
 
 
@@ -189,7 +238,11 @@ def _processor(name: str, attn: Any, parts: Mapping[str, Tensor]) -> SharedAtten
 
 def _encoder(tensors: Mapping[str, Tensor], unet: Any) -> ConditionsEncoder | None:
     place = next(unet.parameters()).device
-    own = {name.removeprefix(_ENCODER): t.to(place, torch.float32) for name, t in tensors.items() if _ENCODER in name}
+    own = {
+        name.removeprefix(_ENCODER): t.to(place, torch.float32)
+        for name, t in tensors.items()
+        if _ENCODER in name
+    }
     if not own:
         return None
     with torch.device("meta"):
@@ -202,7 +255,9 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     try:
         module.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
-        raise Refused(f"{what} does not fit: {str(error)[:200]}", "is it a model of SD 1.5?") from error
+        raise Refused(
+            f"{what} does not fit: {str(error)[:200]}", "is it a model of SD 1.5?"
+        ) from error
 
 
 def _level(name: str, depth: int) -> int:
@@ -217,7 +272,9 @@ def attention_names(unet: nn.Module) -> list[str]:
     """The attentions of a UNet in the order of the released file: down, up, middle; attn1 before attn2."""
 
     def order(name: str) -> tuple[int, list[int]]:
-        return _SIDES.index(name.partition(".")[0]), [int(digits) for digits in re.findall(r"\d+", name)]
+        return _SIDES.index(name.partition(".")[0]), [
+            int(digits) for digits in re.findall(r"\d+", name)
+        ]
 
     return sorted((n for n, _ in unet.named_modules() if re.search(r"\.attn[12]$", n)), key=order)
 

@@ -40,7 +40,9 @@ class BuiltinDenoiser(Denoiser):
 
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
         """The network's own prediction."""
-        predicted: Tensor = self.network(noisy_BCHW, time_B, conditions.states_BLD, conditions.mask_BL)
+        predicted: Tensor = self.network(
+            noisy_BCHW, time_B, conditions.states_BLD, conditions.mask_BL
+        )
         return predicted
 
     def measure(self, latent_BCHW: Tensor) -> None:
@@ -84,15 +86,24 @@ class ConditionalUNet(nn.Module):
         unet: Any = UNet2DConditionModel  # diffusers' constructors carry no types
         self.unet = unet(**unet_config(preset))
 
-    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def forward(
+        self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor
+    ) -> Tensor:
         """A prediction of the shape of `noisy`; every word is attended to."""
         predicted: Tensor = self.unet(
-            noisy_BCHW, time_B, encoder_hidden_states=states_BLD, encoder_attention_mask=mask_BL, return_dict=False
+            noisy_BCHW,
+            time_B,
+            encoder_hidden_states=states_BLD,
+            encoder_attention_mask=mask_BL,
+            return_dict=False,
         )[0]
         return predicted
 
 
-_NETWORKS: dict[str, type[nn.Module]] = {"transformer": DiffusionTransformer, "unet": ConditionalUNet}
+_NETWORKS: dict[str, type[nn.Module]] = {
+    "transformer": DiffusionTransformer,
+    "unet": ConditionalUNet,
+}
 """The networks a preset may name: the transformer for tiny latents (LOG.md, Base model), the UNet for real ones."""
 
 
@@ -105,11 +116,17 @@ def unet_config(preset: Preset) -> dict[str, Any]:
         "out_channels": preset.latent_channels,
         "block_out_channels": preset.unet_channels,
         "layers_per_block": preset.unet_layers,
-        "down_block_types": tuple("CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
-        "up_block_types": tuple("CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
+        "down_block_types": tuple(
+            "CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends
+        ),
+        "up_block_types": tuple(
+            "CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)
+        ),
         "cross_attention_dim": preset.text_width,
         # What diffusers calls attention_head_dim is the number of heads (its issue 2011).
-        "attention_head_dim": tuple(max(1, channels // preset.unet_head_width) for channels in preset.unet_channels),
+        "attention_head_dim": tuple(
+            max(1, channels // preset.unet_head_width) for channels in preset.unet_channels
+        ),
         "norm_num_groups": min(32, preset.unet_channels[0] // 4),
     }
 

@@ -57,7 +57,13 @@ class LatentCache:
         return cls(folder, identity)
 
     def fill(
-        self, pictures: LayerDataset, encode: Encode, report: Report, *, workers: int = 2, batch: int = 64
+        self,
+        pictures: LayerDataset,
+        encode: Encode,
+        report: Report,
+        *,
+        workers: int = 2,
+        batch: int = 64,
     ) -> None:
         """Compute what is missing; any number of processes may do so at once, and share the work.
 
@@ -66,7 +72,10 @@ class LatentCache:
         is set aside, named in `pictures.aside` and in the file `aside.jsonl`, and counted in the report; too many of
         them raise Corrupt. Progress's stage is "latents".
         """
-        self._keys = [key_of("latent", pictures.object_of(p), *pictures.shapes[p]) for p in range(len(pictures))]
+        self._keys = [
+            key_of("latent", pictures.object_of(p), *pictures.shapes[p])
+            for p in range(len(pictures))
+        ]
 
         def make(places: Sequence[int]) -> None:
             done = self._encode(pictures, places, encode, workers, batch)
@@ -88,7 +97,12 @@ class LatentCache:
         return found["mean"].float(), found["std"].float()
 
     def _encode(
-        self, pictures: LayerDataset, places: Sequence[int], encode: Encode, workers: int, batch: int
+        self,
+        pictures: LayerDataset,
+        places: Sequence[int],
+        encode: Encode,
+        workers: int,
+        batch: int,
     ) -> tuple[list[bytes], dict[str, Tensor]] | None:
         keys: list[bytes] = []
         means: list[Tensor] = []
@@ -97,7 +111,11 @@ class LatentCache:
         batches = [places[start : start + batch] for start in range(0, len(places), batch)]
         with closing(prefetch(lambda place: _prepare(pictures, place), batches, workers)) as read:
             for some, prepared in zip(batches, read, strict=True):
-                sound = [(place, pixels) for place, pixels in zip(some, prepared, strict=True) if pixels is not None]
+                sound = [
+                    (place, pixels)
+                    for place, pixels in zip(some, prepared, strict=True)
+                    if pixels is not None
+                ]
                 if not sound:
                     continue
                 padded_B4HW = torch.stack([pixels for _, pixels in sound])
@@ -125,16 +143,28 @@ class ConditionsCache:
         return cls(folder, identity)
 
     def fill(
-        self, texts: Sequence[str], encode: Callable[[Sequence[str]], Conditions], report: Report, *, batch: int = 32
+        self,
+        texts: Sequence[str],
+        encode: Callable[[Sequence[str]], Conditions],
+        report: Report,
+        *,
+        batch: int = 32,
     ) -> None:
         """Encode what is missing; any number of processes may do so at once. Progress's stage is "texts"."""
         wanted = list(dict.fromkeys(texts))
         keys = [key_of("text", text) for text in wanted]
 
         def make(places: Sequence[int]) -> None:
-            some = [[wanted[p] for p in places[start : start + batch]] for start in range(0, len(places), batch)]
+            some = [
+                [wanted[p] for p in places[start : start + batch]]
+                for start in range(0, len(places), batch)
+            ]
             told = Conditions.join([encode(texts).to("cpu", self._dtype) for texts in some])
-            named = {field.name: getattr(told, field.name) for field in fields(told) if field.name != "sizes_B6"}
+            named = {
+                field.name: getattr(told, field.name)
+                for field in fields(told)
+                if field.name != "sizes_B6"
+            }
             tensors = {name: value.detach() for name, value in named.items() if value is not None}
             self._shards.put([keys[place] for place in places], tensors)
 
@@ -152,7 +182,9 @@ def fill_batch(shape: Size, most: int = 64) -> int:
     return max(1, min(most, PIXELS // (shape[0] * shape[1])))
 
 
-def latent_identity(preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder, **more: str) -> dict[str, str]:
+def latent_identity(
+    preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder, **more: str
+) -> dict[str, str]:
     """All that determines the latents of a picture beside itself, measured on what is used rather than told.
 
     The weights are those in memory, the preprocessing what it makes of a probe. `more` is what else matters: the type
@@ -170,16 +202,26 @@ def latent_identity(preset: Preset, backbone: Autoencoder, encoder: OffsetEncode
     }
 
 
-def text_identity(preset: Preset, encoders: nn.Module, tokenizers: Sequence[Any], **more: str) -> dict[str, str]:
+def text_identity(
+    preset: Preset, encoders: nn.Module, tokenizers: Sequence[Any], **more: str
+) -> dict[str, str]:
     """All that determines what frozen text encoders make of a text: their weights, and what is a token, and how many.
 
     `more` is what else matters: the family, and what it makes of an empty text.
     """
-    said = [(tokenizer(TEXT_PROBE).input_ids, tokenizer.model_max_length) for tokenizer in tokenizers]
+    said = [
+        (tokenizer(TEXT_PROBE).input_ids, tokenizer.model_max_length) for tokenizer in tokenizers
+    ]
     tokens = hashlib.sha256(canonical_json(said).encode()).hexdigest()
     # A training in half precision rounds them anyway, and they are larger than latents.
     precision = "fp32" if preset.precision == "fp32" else "fp16"
-    return {"format": "1", "encoders": fingerprint(encoders), "tokens": tokens, "precision": precision, **more}
+    return {
+        "format": "1",
+        "encoders": fingerprint(encoders),
+        "tokens": tokens,
+        "precision": precision,
+        **more,
+    }
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -226,5 +268,8 @@ def _write_aside(file: Path, pictures: LayerDataset) -> None:
     if not pictures.aside:
         file.unlink(missing_ok=True)
         return
-    lines = [canonical_json({"sample": sample, "wrong": wrong}) for sample, wrong in sorted(pictures.aside.items())]
+    lines = [
+        canonical_json({"sample": sample, "wrong": wrong})
+        for sample, wrong in sorted(pictures.aside.items())
+    ]
     file.write_text("".join(line + "\n" for line in lines))

@@ -44,7 +44,9 @@ def control_convolutions(width: int, frames: int) -> nn.ModuleList:
 def control_states(convolutions: nn.ModuleList, level_P256HW: Tensor) -> Tensor:
     """What is added to an attention's states: (pictures * frames) x (h * w) x width, a picture's layers together."""
     level = level_P256HW.to(next(convolutions.parameters()))
-    by_frame = torch.stack([convolution(level) for convolution in convolutions], dim=1)  # P x F x D x h x w
+    by_frame = torch.stack(
+        [convolution(level) for convolution in convolutions], dim=1
+    )  # P x F x D x h x w
     return by_frame.flatten(0, 1).flatten(2).transpose(1, 2)
 
 

@@ -18,7 +18,9 @@ class Conditions:
     states_BLD: Tensor  # the text's words
     mask_BL: Tensor | None = None  # True where there is a word; None where every state counts
     pooled_BP: Tensor | None = None  # the whole text, where the family wants it (SDXL)
-    sizes_B6: Tensor | None = None  # original height, width, crop top, left, target height, width, pixels (SDXL)
+    sizes_B6: Tensor | None = (
+        None  # original height, width, crop top, left, target height, width, pixels (SDXL)
+    )
 
     def take(self, rows: Sequence[int] | slice) -> Conditions:
         """Some rows of the batch."""
@@ -37,7 +39,9 @@ class Conditions:
     def map(self, change: Callable[[str, Tensor], Tensor]) -> Conditions:
         """The same tensors, each changed by its name; those that are absent stay so."""
         present = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return replace(self, **{name: change(name, value) for name, value in present if value is not None})
+        return replace(
+            self, **{name: change(name, value) for name, value in present if value is not None}
+        )
 
 
 class Denoiser(nn.Module):

@@ -23,7 +23,9 @@ def new_denoiser(preset: Preset) -> Denoiser:
     return StableDiffusion(preset)
 
 
-def open_denoiser(preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Denoiser:
+def open_denoiser(
+    preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[str, str]
+) -> Denoiser:
     """A denoiser from its stored part, frozen. Raises Refused where the sizes are not the preset's, NotFound."""
     denoiser: Denoiser
     try:

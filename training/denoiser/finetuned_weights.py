@@ -17,7 +17,9 @@ PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 _HOOKS = "hookers.layers."
 
 
-def add_adapter(unet: Any, rank: int, alpha: float, modules: tuple[str, ...] | list[str] = PROJECTIONS) -> None:
+def add_adapter(
+    unet: Any, rank: int, alpha: float, modules: tuple[str, ...] | list[str] = PROJECTIONS
+) -> None:
     """A LoRA that changes nothing yet (Hu et al., 2021: W + alpha / rank * B A, with B = 0), through PEFT."""
     from peft import LoraConfig
 
@@ -36,8 +38,15 @@ def teach(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) ->
     kind = facts["kind"]
     match kind:
         case "adapter":
-            modules = [name.removesuffix(".lora_A.weight").removeprefix("unet.") for name in tensors]
-            add_adapter(unet, int(facts["rank"]), float(facts["alpha"]), [m for m in modules if ".lora_B" not in m])
+            modules = [
+                name.removesuffix(".lora_A.weight").removeprefix("unet.") for name in tensors
+            ]
+            add_adapter(
+                unet,
+                int(facts["rank"]),
+                float(facts["alpha"]),
+                [m for m in modules if ".lora_B" not in m],
+            )
             replace_learnt(unet, kind, tensors)
         case "sharing":
             share_attention(unet, tensors)
@@ -58,13 +67,19 @@ def learnt_of(unet: Any, kind: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = unet.state_dict()
     match kind:
         case "adapter":
-            return {f"unet.{name.replace('.default', '')}": value for name, value in state.items() if ".lora_" in name}
+            return {
+                f"unet.{name.replace('.default', '')}": value
+                for name, value in state.items()
+                if ".lora_" in name
+            }
         case "sharing":
             learnt: dict[str, Tensor] = {}
             for place, name in enumerate(attention_names(unet)):
                 start = f"{name}.processor."
                 learnt |= {
-                    f"{_HOOKS}{place}.{key.removeprefix(start)}": state[key] for key in state if key.startswith(start)
+                    f"{_HOOKS}{place}.{key.removeprefix(start)}": state[key]
+                    for key in state
+                    if key.startswith(start)
                 }
             return learnt
         case _:
@@ -90,7 +105,9 @@ def copy_over(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
         raise RuntimeError(f"{len(differing)} tensors are on one side only, {differing[0]} for one")
     for name, value in own.items():
         if value.shape != tensors[name].shape:
-            raise RuntimeError(f"{name} is {tuple(tensors[name].shape)} there and {tuple(value.shape)} here")
+            raise RuntimeError(
+                f"{name} is {tuple(tensors[name].shape)} there and {tuple(value.shape)} here"
+            )
         value.copy_(tensors[name])
 
 
@@ -98,7 +115,11 @@ def copy_over(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
 def _add(unet: Any, tensors: Mapping[str, Tensor]) -> None:
     own: dict[str, Tensor] = unet.state_dict()
     # PEFT moves the weights of a layer that has an adapter already.
-    own |= {name.replace(".base_layer.", "."): value for name, value in own.items() if ".base_layer." in name}
+    own |= {
+        name.replace(".base_layer.", "."): value
+        for name, value in own.items()
+        if ".base_layer." in name
+    }
     for name, difference in tensors.items():
         if name not in own or own[name].shape != difference.shape:
             raise RuntimeError(f"{name} of {tuple(difference.shape)} is no tensor of this UNet")

@@ -29,12 +29,20 @@ class Generator:
     bits.
     """
 
-    def __init__(self, parts: LoadedCheckpoint, denoiser: Denoiser, device: torch.device | str = "cpu") -> None:
-        self.parts, self.denoiser, self.at_once = parts, denoiser.to(device), parts.preset.draw_batch
+    def __init__(
+        self, parts: LoadedCheckpoint, denoiser: Denoiser, device: torch.device | str = "cpu"
+    ) -> None:
+        self.parts, self.denoiser, self.at_once = (
+            parts,
+            denoiser.to(device),
+            parts.preset.draw_batch,
+        )
         for network in (parts.backbone, parts.transparency):
             network.to(device)
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(
+        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
+    ) -> Sequence[Layers]:
         """One foreground per request, in order: preset.image_size squared, uint8, colour 0 where alpha is 0.
 
         Raises Refused for prompts of pairs (training.layers draws these).
@@ -72,7 +80,8 @@ class Generator:
         """The preset with what the options change. Raises Refused."""
         preset, side = self.parts.preset, self.parts.preset.image_size
         fixed = {
-            "other sizes": options.size not in {None, (side, side)} or options.aspect not in {None, 1},
+            "other sizes": options.size not in {None, (side, side)}
+            or options.aspect not in {None, 1},
             "other samplers": options.sampler not in {None, "ddim"},
             "an image to begin from": options.image is not None,
             "enlarging": options.upscale != 1,
@@ -82,7 +91,11 @@ class Generator:
                 hint = "checkpoints of the presets sd15, sd21 and sdxl can"
                 raise Refused(f"checkpoints of the preset {preset.name!r} do without {what}", hint)
         steps, guidance = options.steps or preset.draw_steps, preset.guidance
-        return replace(preset, draw_steps=steps, guidance=guidance if options.guidance is None else options.guidance)
+        return replace(
+            preset,
+            draw_steps=steps,
+            guidance=guidance if options.guidance is None else options.guidance,
+        )
 
 
 @torch.no_grad()
@@ -106,7 +119,11 @@ def draw_layers(
 
 @torch.no_grad()
 def sample_latents(
-    denoiser: Denoiser, preset: Preset, texts: Sequence[str], seeds: Sequence[int], negative: str = ""
+    denoiser: Denoiser,
+    preset: Preset,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    negative: str = "",
 ) -> Tensor:
     """Normalised latents, B x C x h x w, by DDIM (Song et al., 2021, eta 0) with classifier-free guidance.
 
@@ -116,11 +133,15 @@ def sample_latents(
     schedule = denoiser.schedule()
     schedule.set_timesteps(preset.draw_steps)
     side = preset.image_size // preset.stride
-    latent_BCHW = torch.stack([noise_of(seed, (preset.latent_channels, side, side)) for seed in seeds]).to(device)
+    latent_BCHW = torch.stack(
+        [noise_of(seed, (preset.latent_channels, side, side)) for seed in seeds]
+    ).to(device)
     conditions = denoiser.encode([*texts, *([negative] * len(texts))])
     for time in schedule.timesteps:
         twice_BCHW = torch.cat([latent_BCHW, latent_BCHW])
-        predicted_BCHW = denoiser.predict(twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions)
+        predicted_BCHW = denoiser.predict(
+            twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions
+        )
         prompted, unprompted = predicted_BCHW.chunk(2)
         guided = unprompted + preset.guidance * (prompted - unprompted)
         latent_BCHW = schedule.step(guided, time, latent_BCHW).prev_sample

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from curation.errors import Refused
 from training.denoiser.denoiser import Conditions, Denoiser
-from training.denoiser.finetuned_weights import add_adapter, learning, learnt_of, replace_learnt, teach
+from training.denoiser.finetuned_weights import (
+    add_adapter,
+    learning,
+    learnt_of,
+    replace_learnt,
+    teach,
+)
 from training.presets.preset import Preset
 from training.pretrained.families import Family, check_family, find_family
 from training.pretrained.loading import load_config, load_pipeline
@@ -41,16 +47,25 @@ class StableDiffusion(Denoiser):
         self.preset, self.family = preset, _family(preset)
         assert preset.model is not None  # noqa: S101 - _family has looked
         check_family(preset.model, self.family)
-        self.pipeline = taught or load_pipeline(preset.model, self.family.pipeline, preset.variant, dtype=torch.float32)
+        self.pipeline = taught or load_pipeline(
+            preset.model, self.family.pipeline, preset.variant, dtype=torch.float32
+        )
         self.unet = self.pipeline.unet
-        self.texts = nn.ModuleList(self.pipeline.components[name] for name in self.family.text_encoders)
+        self.texts = nn.ModuleList(
+            self.pipeline.components[name] for name in self.family.text_encoders
+        )
         latents = load_config(AutoencoderKL, preset.model, "vae")
-        self.scaling, self.shift = float(latents["scaling_factor"]), float(latents.get("shift_factor") or 0)
+        self.scaling, self.shift = (
+            float(latents["scaling_factor"]),
+            float(latents.get("shift_factor") or 0),
+        )
         self.adapter = {"rank": str(preset.adapter_rank), "alpha": str(preset.adapter_rank)}
         self.kind = "adapter" if preset.adapter_rank and not taught else "weights"
         if stored:
             self.kind = teach(self.unet, *stored)
-            self.adapter |= {name: stored[1][name] for name in ("rank", "alpha") if name in stored[1]}
+            self.adapter |= {
+                name: stored[1][name] for name in ("rank", "alpha") if name in stored[1]
+            }
         elif self.kind == "adapter":
             add_adapter(self.unet, preset.adapter_rank, preset.adapter_rank)
         self.settle().train(False)
@@ -85,7 +100,9 @@ class StableDiffusion(Denoiser):
         if sizes_B6 is None:
             side = float(self.preset.image_size)
             sizes_B6 = torch.tensor([side, side, 0, 0, side, side]).repeat(len(texts), 1)
-        return Conditions(states_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6.to(device, torch.float32))
+        return Conditions(
+            states_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6.to(device, torch.float32)
+        )
 
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
         """The UNet's prediction, in the type of `noisy`."""

@@ -56,16 +56,29 @@ class DenoiserStage(TrainingStage):
         """texts: those of a frozen text encoder; None where the denoiser's own learns along."""
         super().__init__()
         self.heldout = heldout
-        self.preset, self.denoiser, self.pictures, self.latents, self.texts = preset, denoiser, pictures, latents, texts
+        self.preset, self.denoiser, self.pictures, self.latents, self.texts = (
+            preset,
+            denoiser,
+            pictures,
+            latents,
+            texts,
+        )
         self.pace = LRSchedule(preset.base_images, preset.base_batch, preset.ema_decay)
         self.schedule = denoiser.schedule()
-        self._beside = (backbone, transparency.decoder)  # in a tuple: networks that never learn are none of its parts
+        self._beside = (
+            backbone,
+            transparency.decoder,
+        )  # in a tuple: networks that never learn are none of its parts
 
     def build_optimisers(self) -> dict[str, Optimizer]:
         """AdamW with the weight decay that transformers want."""
         parameters = self.denoiser.trainable_parameters()
         betas = (self.preset.beta1, self.preset.beta2)
-        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.base_lr, betas=betas)}
+        return {
+            "optimiser": build_optimiser(
+                self.preset.optimiser, parameters, self.preset.base_lr, betas=betas
+            )
+        }
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
         """Latents, noise, times, and captions, of which a share is dropped for classifier-free guidance."""
@@ -80,12 +93,20 @@ class DenoiserStage(TrainingStage):
             equal_BC11 = torch.randn((count, mean_BCHW.shape[1], 1, 1), generator=rng)[mine]
             noise_BCHW = noise_BCHW + preset.noise_offset * equal_BC11
         if preset.posterior_noise:
-            mean_BCHW = mean_BCHW + std_BCHW * torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
-        captions = ["" if drop else self.pictures.caption_of(p) for p, drop in zip(chosen, dropped, strict=True)]
+            mean_BCHW = (
+                mean_BCHW
+                + std_BCHW * torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
+            )
+        captions = [
+            "" if drop else self.pictures.caption_of(p)
+            for p, drop in zip(chosen, dropped, strict=True)
+        ]
         rows = {"latent": mean_BCHW, "noise": noise_BCHW, "time": time_B}
         if self.texts is None:
             return {**rows, "texts": captions}
-        sizes_B6 = self.pictures.sizes(chosen) if find_family(str(self.preset.family)).sizes else None
+        sizes_B6 = (
+            self.pictures.sizes(chosen) if find_family(str(self.preset.family)).sizes else None
+        )
         return {**rows, "conditions": replace(self.texts.take(captions), sizes_B6=sizes_B6)}
 
     def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -94,7 +115,9 @@ class DenoiserStage(TrainingStage):
         noise_BCHW, time_B = rows["noise"], rows["time"]
         clean_BCHW = self.denoiser.normalise(rows["latent"])
         noisy_BCHW = self.schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
-        conditions = rows["conditions"] if "conditions" in rows else self.denoiser.encode(rows["texts"])
+        conditions = (
+            rows["conditions"] if "conditions" in rows else self.denoiser.encode(rows["texts"])
+        )
         predicted_BCHW = self.denoiser.predict(noisy_BCHW, time_B, conditions)
         wanted_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
         error_B = (predicted_BCHW.float() - wanted_BCHW).square().mean((1, 2, 3))
@@ -113,7 +136,9 @@ class DenoiserStage(TrainingStage):
     def draw_sheet(self, rows: Rows) -> bytes:
         """Draw the captions of the held-out images, or the first of the training without any, at fixed seeds."""
         del rows
-        captions = list(dict.fromkeys(self.heldout.captions if self.heldout else self.pictures.captions))[:SHEET]
+        captions = list(
+            dict.fromkeys(self.heldout.captions if self.heldout else self.pictures.captions)
+        )[:SHEET]
         seeds = list(range(len(captions)))
         layers = draw_layers(self.denoiser, *self._beside, self.preset, captions, seeds)
         return draw_sheet([layers], [captions])
@@ -139,7 +164,9 @@ def loss_weight(prediction: str, snr_gamma: float, level_B: Tensor) -> Tensor:
     return least_B / (snr_B + 1) if prediction == "v_prediction" else least_B / snr_B
 
 
-def denoising_errors(denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence[str], first: int = 0) -> Tensor:
+def denoising_errors(
+    denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence[str], first: int = 0
+) -> Tensor:
     """Return the squared errors of what is predicted at the VALIDATED noise levels: levels x B values.
 
     An image has the same noise every time, whatever batch it stands in: that of its number, `first` + its row.
@@ -149,7 +176,10 @@ def denoising_errors(denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence
     conditions = denoiser.encode(captions)
     numbers = range(first, first + len(captions))
     for level in VALIDATED:
-        noise = [torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", n)) for n in numbers]
+        noise = [
+            torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", n))
+            for n in numbers
+        ]
         noise_BCHW = torch.stack(noise).to(clean_BCHW.device)
         time_B = torch.full((len(captions),), level, device=clean_BCHW.device)
         noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
@@ -159,7 +189,9 @@ def denoising_errors(denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence
     return torch.cat(errors)
 
 
-def denoising_target(schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+def denoising_target(
+    schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor
+) -> Tensor:
     """The noise itself, or v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans and Ho, 2022), as the schedule says."""
     if schedule.config.prediction_type == "epsilon":
         return noise_BCHW

@@ -44,9 +44,16 @@ class TextEncoder(nn.Module):
         self.words = nn.Embedding(self.vocabulary, width, padding_idx=PAD)
         self.places = nn.Parameter(0.02 * torch.randn(self.length, width))
         layer = nn.TransformerEncoderLayer(
-            width, nhead=max(1, width // 64), dim_feedforward=2 * width, dropout=0.0, batch_first=True, norm_first=True
+            width,
+            nhead=max(1, width // 64),
+            dim_feedforward=2 * width,
+            dropout=0.0,
+            batch_first=True,
+            norm_first=True,
         )
-        self.layers = nn.TransformerEncoder(layer, preset.text_layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(
+            layer, preset.text_layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """States (B x L x text_width) and mask (B x L, True where there is a word)."""

@@ -14,7 +14,13 @@ from curation.ports import ObjectStore, Report
 from training.data.buckets import BucketOrder, Order, preset_buckets
 from training.data.dataset import LayerDataset, heldout_images, load_split
 from training.data.sampler import draw_order
-from training.denoiser.cache import ConditionsCache, LatentCache, fill_batch, latent_identity, text_identity
+from training.denoiser.cache import (
+    ConditionsCache,
+    LatentCache,
+    fill_batch,
+    latent_identity,
+    text_identity,
+)
 from training.denoiser.denoiser import Denoiser
 from training.denoiser.factory import new_denoiser, open_denoiser
 from training.denoiser.stable_diffusion import StableDiffusion
@@ -59,14 +65,20 @@ def train_base(
     memory = preset.in_memory
     opaque, size = preset.base_opaque, preset.image_size
     roles = preset.roles_learnt(opaque)
-    pictures = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
+    pictures = load_split(
+        store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles
+    )
     if LayerRole.background in pictures.roles:
         preset = replace(preset, base_images=preset.base_images + preset.background_images)
-    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
+    draws: Order = draw_order(
+        store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque
+    )
     draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
     for network in (backbone, transparency):
         network.to(machine.device)
-    latents = encode_pictures(preset, pictures, backbone, transparency.encoder, None if memory else caches, report)
+    latents = encode_pictures(
+        preset, pictures, backbone, transparency.encoder, None if memory else caches, report
+    )
 
     torch.manual_seed(order.seed)
     if start is None:
@@ -79,9 +91,13 @@ def train_base(
     denoiser.to(machine.device)
     texts = encode_texts(preset, denoiser, pictures.captions, None if memory else caches, report)
     heldout = _heldout(store, order.snapshot, preset, backbone, transparency.encoder)
-    recipe = DenoiserStage(preset, denoiser, pictures, latents, texts, backbone, transparency, heldout)
+    recipe = DenoiserStage(
+        preset, denoiser, pictures, latents, texts, backbone, transparency, heldout
+    )
     fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    learnt = {name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()}
+    learnt = {
+        name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()
+    }
     return learnt, denoiser.facts()
 
 
@@ -116,8 +132,13 @@ def encode_texts(
     if not isinstance(denoiser, StableDiffusion):
         return None
     pipeline = denoiser.pipeline
-    tokenizers = [part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")]
-    more = {"family": denoiser.family.name, "zeros": str(pipeline.config.get("force_zeros_for_empty_prompt"))}
+    tokenizers = [
+        part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")
+    ]
+    more = {
+        "family": denoiser.family.name,
+        "zeros": str(pipeline.config.get("force_zeros_for_empty_prompt")),
+    }
     texts = ConditionsCache.open(folder, text_identity(preset, denoiser.texts, tokenizers, **more))
     texts.fill(["", *captions], denoiser.encode, report)
     return texts
@@ -143,7 +164,9 @@ def validation_loss(
     for start in range(0, len(pictures), preset.base_batch):
         places = range(start, min(start + preset.base_batch, len(pictures)))
         latent_BCHW = _encode(backbone, transparency.encoder, pictures.take(places)).to(device)
-        errors.append(denoising_errors(denoiser, latent_BCHW, [pictures.caption_of(p) for p in places], start))
+        errors.append(
+            denoising_errors(denoiser, latent_BCHW, [pictures.caption_of(p) for p in places], start)
+        )
     return float(torch.cat(errors).double().mean())
 
 

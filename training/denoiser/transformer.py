@@ -45,10 +45,14 @@ class DiffusionTransformer(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def forward(
+        self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor
+    ) -> Tensor:
         """A prediction of the shape of `noisy`."""
         mask_BL1 = mask_BL[..., None].to(states_BLD.dtype)
-        mean_BD = (states_BLD.masked_fill(~mask_BL[..., None], 0) * mask_BL1).sum(1) / mask_BL1.sum(1)
+        mean_BD = (states_BLD.masked_fill(~mask_BL[..., None], 0) * mask_BL1).sum(1) / mask_BL1.sum(
+            1
+        )
         setting_BD = silu(self.time(self.waves(time_B)) + self.prompt(mean_BD))
         folded_BCHW = pixel_unshuffle(noisy_BCHW, self.patch)
         tokens_BND = self.into(folded_BCHW.flatten(2).transpose(1, 2)) + self.places
@@ -78,16 +82,22 @@ class _Layer(nn.Module):
         self.setting = nn.Linear(width, 6 * width)
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.joined = nn.Linear(width, width)
-        self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.perceptron = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         for parameter in (*self.setting.parameters(), *self.near.parameters()):
             nn.init.zeros_(parameter)
 
     def forward(self, tokens_BND: Tensor, setting_BD: Tensor) -> Tensor:
-        shift_a, scale_a, gate_a, shift_p, scale_p, gate_p = self.setting(setting_BD)[:, None].chunk(6, dim=-1)
+        shift_a, scale_a, gate_a, shift_p, scale_p, gate_p = self.setting(setting_BD)[
+            :, None
+        ].chunk(6, dim=-1)
         tokens_BND = tokens_BND + self._meet(tokens_BND)
         normal_BND = self.norm(tokens_BND) * (1 + scale_a) + shift_a
         tokens_BND = tokens_BND + gate_a * self.look(self._attend, normal_BND)
-        changed_BND: Tensor = tokens_BND + gate_p * self.perceptron(self.norm(tokens_BND) * (1 + scale_p) + shift_p)
+        changed_BND: Tensor = tokens_BND + gate_p * self.perceptron(
+            self.norm(tokens_BND) * (1 + scale_p) + shift_p
+        )
         return changed_BND
 
     def _meet(self, tokens_BND: Tensor) -> Tensor:
@@ -98,7 +108,9 @@ class _Layer(nn.Module):
 
     def _attend(self, tokens_BND: Tensor) -> Tensor:
         batch, count, width = tokens_BND.shape
-        split = self.queries_keys_values(tokens_BND).view(batch, count, 3, self.heads, width // self.heads)
+        split = self.queries_keys_values(tokens_BND).view(
+            batch, count, 3, self.heads, width // self.heads
+        )
         attended = scaled_dot_product_attention(*split.permute(2, 0, 3, 1, 4))
         joined: Tensor = self.joined(attended.transpose(1, 2).reshape(batch, count, width))
         return joined

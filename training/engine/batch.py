@@ -52,7 +52,9 @@ class Prefetcher:
             self._next = (seen, self._pool.submit(self._lay_out, seen))
         laid = self._next[1].result()
         after = seen + len(laid.places)
-        self._next = (after, self._pool.submit(self._lay_out, after)) if after < self._total else None
+        self._next = (
+            (after, self._pool.submit(self._lay_out, after)) if after < self._total else None
+        )
         return laid
 
     def close(self) -> None:
@@ -63,7 +65,9 @@ class Prefetcher:
 
 def cut(rows: Rows, part: slice) -> Rows:
     """Some of the rows."""
-    return {name: v.take(part) if isinstance(v, TensorBundle) else v[part] for name, v in rows.items()}
+    return {
+        name: v.take(part) if isinstance(v, TensorBundle) else v[part] for name, v in rows.items()
+    }
 
 
 def send(rows: Rows, device: torch.device) -> Rows:

@@ -22,7 +22,11 @@ from torch.utils.checkpoint import checkpoint
 from curation.errors import LayerloopError, NotFound, Refused
 from training.presets.preset import Preset
 
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "fp32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 """The types that a training may compute in; weights, their gradients and their averages are float32 in all."""
 
 
@@ -36,16 +40,24 @@ class DistributedContext:
 
     def __init__(self, preset: Preset) -> None:
         if preset.precision not in PRECISIONS:
-            raise NotFound(f"no precision {preset.precision!r}", f"choose one of {', '.join(PRECISIONS)}")
+            raise NotFound(
+                f"no precision {preset.precision!r}", f"choose one of {', '.join(PRECISIONS)}"
+            )
         if preset.sharded and preset.precision == "fp16":
             raise Refused("sharded weights are not trained in fp16", "use --set precision=bf16")
         if preset.sharded and preset.channels_last:
-            raise Refused("sharded weights are not laid out channels last", "leave out channels_last")
+            raise Refused(
+                "sharded weights are not laid out channels last", "leave out channels_last"
+            )
         if preset.sharded and preset.average_apart and torch.cuda.is_available():
-            raise Refused("the average of sharded weights stays with its shards", "leave out average_apart")
+            raise Refused(
+                "the average of sharded weights stays with its shards", "leave out average_apart"
+            )
         self.preset = preset
         # A discriminator has no gradients before it begins.
-        handlers = [DistributedDataParallelKwargs(find_unused_parameters=preset.discriminator_weight > 0)]
+        handlers = [
+            DistributedDataParallelKwargs(find_unused_parameters=preset.discriminator_weight > 0)
+        ]
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=handlers)
         self.device = self.accelerator.device
         self.processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -54,7 +66,9 @@ class DistributedContext:
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
 
-    def place(self, networks: nn.Module, cores: Sequence[nn.Module], frozen: Sequence[nn.Module] = ()) -> nn.Module:
+    def place(
+        self, networks: nn.Module, cores: Sequence[nn.Module], frozen: Sequence[nn.Module] = ()
+    ) -> nn.Module:
         """The networks on the device, as the loop calls them: compiled, sharded, or copied to every process.
 
         cores: those within that do most of the work; frozen: networks beside or within that never learn: moved, and
@@ -93,7 +107,9 @@ class DistributedContext:
         """
         shares = []
         for start in range(0, count, batch * self.processes):
-            mine = range(min(count, start + self.rank * batch), min(count, start + (self.rank + 1) * batch))
+            mine = range(
+                min(count, start + self.rank * batch), min(count, start + (self.rank + 1) * batch)
+            )
             shares.append((mine or range(1), len(mine) / count))
         return shares
 
@@ -203,7 +219,11 @@ def explain_memory(error: BaseException, preset: Preset, stage: str) -> Layerloo
     """What to change, dearest last, where memory ended in a stage; its last saved state stands."""
     batch = f"{stage}_batch"
     images = int(getattr(preset, batch))
-    halves = f"{batch}={max(1, images // 2)} --set accumulation={preset.accumulation * 2}" if images > 1 else ""
+    halves = (
+        f"{batch}={max(1, images // 2)} --set accumulation={preset.accumulation * 2}"
+        if images > 1
+        else ""
+    )
     cells = [
         halves and f"{halves} (the same training, half at a time)",
         "" if preset.precision != "fp32" else "precision=bf16",

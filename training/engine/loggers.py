@@ -31,7 +31,9 @@ class MetricLogger:
         """In TensorBoard losses stand under "loss/", the gradient's norm and the rate under their own names."""
         if self.board is not None:
             for name, value in figures.items():
-                self.board.add_scalar(name if name in {"gradient", "rate"} else f"loss/{name}", value, seen)
+                self.board.add_scalar(
+                    name if name in {"gradient", "rate"} else f"loss/{name}", value, seen
+                )
         if self.tracker is not None:
             self.tracker.log(dict(figures), step=seen)
 
@@ -43,7 +45,9 @@ class MetricLogger:
             for name, value in heldout.items():
                 self.board.add_scalar(f"heldout/{name}", value, seen)
         if self.tracker is not None:
-            self.tracker.log({f"heldout/{name}": value for name, value in heldout.items()}, step=seen)
+            self.tracker.log(
+                {f"heldout/{name}": value for name, value in heldout.items()}, step=seen
+            )
             self.tracker.log_images({"sheet": [image]}, step=seen)
 
     def close(self) -> None:
@@ -77,7 +81,15 @@ def open_tracker(preset: Preset, order: TrainingRequest, stage: str, folder: Pat
     else:
         tracker = TrackioTracker(PROJECT, name=name, resume="allow")
     tracker.start()
-    settings = {**asdict(preset), "recipe": order.recipe, "snapshot": order.snapshot, "seed": order.seed}
-    plain = {key: value if isinstance(value, str | int | float) else str(value) for key, value in settings.items()}
+    settings = {
+        **asdict(preset),
+        "recipe": order.recipe,
+        "snapshot": order.snapshot,
+        "seed": order.seed,
+    }
+    plain = {
+        key: value if isinstance(value, str | int | float) else str(value)
+        for key, value in settings.items()
+    }
     tracker.store_init_configuration(plain)
     return tracker

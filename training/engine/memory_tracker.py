@@ -84,7 +84,9 @@ class StepMemory:
 def metering() -> Iterator[FakeMemoryTracker]:
     """Tensors made inside have sizes alone; their bytes are counted."""
     with warnings.catch_warnings(), FakeMemoryTracker() as meter:
-        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # copying modules looks at it
+        warnings.filterwarnings(
+            "ignore", "Accessing the data pointer of FakeTensor"
+        )  # copying modules looks at it
         yield meter
 
 
@@ -99,14 +101,22 @@ def measure_step(
         for parameter in learning:
             parameter.register_post_accumulate_grad_hook(meter.note_gradient)  # type: ignore[no-untyped-call]
         meter.restart()
-        for norm in (m for m in networks.modules() if on_gpu and isinstance(m, nn.GroupNorm | nn.LayerNorm)):
+        for norm in (
+            m for m in networks.modules() if on_gpu and isinstance(m, nn.GroupNorm | nn.LayerNorm)
+        ):
             norm.register_forward_pre_hook(_widen)
         dtype = PRECISIONS[precision]
         with torch.autocast("cpu", dtype) if dtype else nullcontext():
             total = loss()
         torch.autograd.backward(total)
         taken = sum(parameter.nbytes for parameter in learning)
-        return StepMemory(weights, taken, meter.at_peak, meter.peak - meter.at_peak - weights, meter.beside - weights)
+        return StepMemory(
+            weights,
+            taken,
+            meter.at_peak,
+            meter.peak - meter.at_peak - weights,
+            meter.beside - weights,
+        )
 
 
 def measure_use(build: Callable[[], Callable[[], object]]) -> StepMemory:
@@ -128,7 +138,9 @@ def measure_optimiser(name: str, parameters: Iterable[Tensor], *, on_gpu: bool) 
     shapes = Counter(tuple(parameter.shape) for parameter in parameters)
     numbers = {shape: torch.Size(shape).numel() for shape in shapes}
     if rule := _RULES.get(name):
-        return sum(rule(shape) * count for shape, count in shapes.items()), 2 * 4 * max(numbers.values(), default=0)
+        return sum(rule(shape) * count for shape, count in shapes.items()), 2 * 4 * max(
+            numbers.values(), default=0
+        )
     state, moment = 0, 0
     for shape, count in shapes.items():
         with metering() as meter:
@@ -140,7 +152,9 @@ def measure_optimiser(name: str, parameters: Iterable[Tensor], *, on_gpu: bool) 
             kept = meter.now - before  # while it lives
             state += kept * count
             moment = max(moment, meter.peak - before - kept)
-    if name == "adamw" and on_gpu:  # there it works on all tensors at once, and divides by roots of all of them
+    if (
+        name == "adamw" and on_gpu
+    ):  # there it works on all tensors at once, and divides by roots of all of them
         moment = sum(4 * numbers[shape] * count for shape, count in shapes.items())
     return state, moment
 
@@ -157,16 +171,26 @@ def _adafactor(shape: tuple[int, ...]) -> int:
     return 4 * (numbers // shape[-1] + numbers // shape[-2]) if len(shape) > 1 else 4 * numbers
 
 
-_RULES: dict[str, Callable[[tuple[int, ...]], int]] = {"adamw8bit": _adamw_8bit, "adafactor": _adafactor}
+_RULES: dict[str, Callable[[tuple[int, ...]], int]] = {
+    "adamw8bit": _adamw_8bit,
+    "adafactor": _adafactor,
+}
 
 
 def bring_from_meta(network: nn.Module | None) -> None:
     """Give a network of the device "meta" tensors that the meter around it counts in place of its own."""
     for module in network.modules() if network else ():
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        for name, tensor in [
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ]:
             learns = isinstance(tensor, nn.Parameter)
             here = torch.empty(tensor.shape, dtype=tensor.dtype)
-            setattr(module, name, nn.Parameter(here, requires_grad=tensor.requires_grad) if learns else here)
+            setattr(
+                module,
+                name,
+                nn.Parameter(here, requires_grad=tensor.requires_grad) if learns else here,
+            )
 
 
 def _widen(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

@@ -41,7 +41,13 @@ class MetricsBuffer:
         scaled: bool,
     ) -> None:
         """add_up: over processes; name_of: a place's sample; scaled: whether gradients may overflow (fp16)."""
-        self.stage, self.stride, self.add_up, self.name_of, self.scaled = stage, stride, add_up, name_of, scaled
+        self.stage, self.stride, self.add_up, self.name_of, self.scaled = (
+            stage,
+            stride,
+            add_up,
+            name_of,
+            scaled,
+        )
         self._steps: list[StepMetrics] = []
 
     def note(self, step: StepMetrics) -> bool:
@@ -57,7 +63,9 @@ class MetricsBuffer:
         steps, self._steps = self._steps, []
         if not steps:
             return []
-        flat = torch.stack([figure.detach().float() for step in steps for figure in step.figures.values()])
+        flat = torch.stack(
+            [figure.detach().float() for step in steps for figure in step.figures.values()]
+        )
         numbers = iter(self.add_up(flat).tolist())
         rows = []
         for step in steps:

@@ -40,7 +40,9 @@ def _adamw(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float
     return AdamW(groups, lr=rate, betas=betas, weight_decay=decay)
 
 
-def _adamw_fused(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
+def _adamw_fused(
+    groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float
+) -> Optimizer:
     return AdamW(groups, lr=rate, betas=betas, weight_decay=decay, fused=True)
 
 
@@ -50,8 +52,12 @@ def _adamw_8bit(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: 
         import bitsandbytes
     except ImportError as error:
         hint = "pip install bitsandbytes, or choose adamw_fused"
-        raise Refused(f"adamw8bit needs the library bitsandbytes, which cannot be had: {error}", hint) from error
-    optimiser: Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=rate, betas=betas, weight_decay=decay)
+        raise Refused(
+            f"adamw8bit needs the library bitsandbytes, which cannot be had: {error}", hint
+        ) from error
+    optimiser: Optimizer = bitsandbytes.optim.AdamW8bit(
+        groups, lr=rate, betas=betas, weight_decay=decay
+    )
     return optimiser
 
 
@@ -69,7 +75,9 @@ def _lion(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float)
 
 def _prodigy(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
     """Mishchenko and Defazio, 2024 (arXiv 2306.06101): finds the rate by itself; the preset's rate is 1."""
-    optimiser: Optimizer = _library().Prodigy(groups, lr=rate, betas=betas, weight_decay=decay, safeguard_warmup=True)
+    optimiser: Optimizer = _library().Prodigy(
+        groups, lr=rate, betas=betas, weight_decay=decay, safeguard_warmup=True
+    )
     return optimiser
 
 
@@ -79,7 +87,9 @@ def _library() -> Any:
         import pytorch_optimizer
     except ImportError as error:
         hint = "pip install pytorch-optimizer, or choose adamw_fused"
-        raise Refused(f"lion and prodigy need the library pytorch-optimizer: {error}", hint) from error
+        raise Refused(
+            f"lion and prodigy need the library pytorch-optimizer: {error}", hint
+        ) from error
     return pytorch_optimizer
 
 

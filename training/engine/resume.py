@@ -56,7 +56,10 @@ class TrainingStateStore:
     def save(self, images: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Write a state to a folder of its own, sync it, give it its name, and only then remove all but the newest."""
         new = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))
-        save_file(apart({name: tensor.detach().cpu() for name, tensor in tensors.items()}), new / "state.safetensors")
+        save_file(
+            apart({name: tensor.detach().cpu() for name, tensor in tensors.items()}),
+            new / "state.safetensors",
+        )
         (new / "facts.json").write_text(canonical_json({**facts, "images": images}))
         for path in (new / "state.safetensors", new / "facts.json", new):
             sync(path)
@@ -77,7 +80,9 @@ class TrainingStateStore:
         if not states:
             return None
         facts = json.loads((states[-1] / "facts.json").read_text())
-        return TrainingState(int(facts["images"]), load_file(states[-1] / "state.safetensors"), facts)
+        return TrainingState(
+            int(facts["images"]), load_file(states[-1] / "state.safetensors"), facts
+        )
 
     def log(self, seen: int) -> SummaryWriter:
         """A TensorBoard log by images seen; what was written after that count by an interrupted run is dropped."""
@@ -116,20 +121,28 @@ def pack(parts: Mapping[str, Part]) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors |= {f"{name}/{key}": value for key, value in held.items()}
             for index, slots in state["state"].items():
                 found = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
-                tensors |= {f"{name}/{index}/{slot}": whole(value).cpu() for slot, value in found.items()}
+                tensors |= {
+                    f"{name}/{index}/{slot}": whole(value).cpu() for slot, value in found.items()
+                }
                 if more := {slot: value for slot, value in slots.items() if slot not in found}:
                     facts[name]["numbers"][str(index)] = more
         elif isinstance(part, GradScaler):
             facts[name] = part.state_dict()
         else:
-            tensors |= {f"{name}/{key}": whole(value.detach()).cpu() for key, value in _kept(part).items()}
+            tensors |= {
+                f"{name}/{key}": whole(value.detach()).cpu() for key, value in _kept(part).items()
+            }
     return tensors, facts
 
 
 def unpack(parts: Mapping[str, Part], state: TrainingState) -> None:
     """The inverse of `pack`, into the same networks and optimisers. Raises Refused where they are others."""
     for name, part in parts.items():
-        mine = {key.removeprefix(f"{name}/"): v for key, v in state.tensors.items() if key.startswith(f"{name}/")}
+        mine = {
+            key.removeprefix(f"{name}/"): v
+            for key, v in state.tensors.items()
+            if key.startswith(f"{name}/")
+        }
         if isinstance(part, Optimizer):
             _restore(part, mine, state.facts[name])
         elif isinstance(part, GradScaler):
@@ -144,7 +157,9 @@ def unpack(parts: Mapping[str, Part], state: TrainingState) -> None:
                 fill(tensor, mine[key])
 
 
-def _split_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+def _split_groups(
+    groups: Sequence[Mapping[str, Any]],
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """Split the groups of an optimiser into what JSON holds and tensors by their keys: Prodigy keeps some there."""
     held = {
         f"{GROUP}{number}/{key}": value.detach().cpu()
@@ -152,21 +167,28 @@ def _split_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, A
         for key, value in group.items()
         if isinstance(value, Tensor)
     }
-    plain = [{key: value for key, value in group.items() if not isinstance(value, Tensor)} for group in groups]
+    plain = [
+        {key: value for key, value in group.items() if not isinstance(value, Tensor)}
+        for group in groups
+    ]
     return plain, held
 
 
 def _kept(part: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if not isinstance(part, nn.Module):
         return part
-    frozen = {name for name, p in part.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    frozen = {
+        name for name, p in part.named_parameters(remove_duplicate=False) if not p.requires_grad
+    }
     return {name: tensor for name, tensor in part.state_dict().items() if name not in frozen}
 
 
 def _restore(optimiser: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Slots as they lie beside their parameters: on their device, in their order in memory, and in their shards."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    slots: dict[int, dict[str, Any]] = {int(index): dict(more) for index, more in facts["numbers"].items()}
+    slots: dict[int, dict[str, Any]] = {
+        int(index): dict(more) for index, more in facts["numbers"].items()
+    }
     groups = [dict(group) for group in facts["groups"]]
     for key, value in tensors.items():
         index, slot = key.split("/")

@@ -44,7 +44,9 @@ class EMA:
     """
 
     def __init__(self, networks: nn.Module, decay: float, *, apart: bool = False) -> None:
-        learning = {name: p for name, p in networks.named_parameters() if p.requires_grad} if decay else {}
+        learning = (
+            {name: p for name, p in networks.named_parameters() if p.requires_grad} if decay else {}
+        )
         self.decay = decay
         self._weights: list[Tensor] = [parameter.detach() for parameter in learning.values()]
         self.tensors: dict[str, Tensor] = {
@@ -58,7 +60,9 @@ class EMA:
         if not self.tensors:
             return
         means = list(self.tensors.values())
-        weights = [weight.to(mean.device) for weight, mean in zip(self._weights, means, strict=True)]
+        weights = [
+            weight.to(mean.device) for weight, mean in zip(self._weights, means, strict=True)
+        ]
         torch._foreach_lerp_(means, weights, 1 - min(self.decay, (1 + seen) / (10 * batch + seen)))
 
     @contextmanager

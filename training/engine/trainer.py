@@ -106,7 +106,12 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
     optimisers = recipe.build_optimisers()
     main = next(iter(optimisers.values()))
     average = EMA(recipe.averaged(), pace.decay, apart=preset.average_apart)
-    parts: dict[str, Part] = {"recipe": recipe, "averaged": average.tensors, **optimisers, "scaler": machine.scaler}
+    parts: dict[str, Part] = {
+        "recipe": recipe,
+        "averaged": average.tensors,
+        **optimisers,
+        "scaler": machine.scaler,
+    }
     run = TrainingStateStore(course.folder, recipe.stage, preset.keep_states)
     total, step = course.order.images or pace.images, machine.step_images(pace.batch)
     seen = 0
@@ -117,9 +122,13 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
     course.report(Progress(recipe.stage, seen, total))
 
     watch = _watch(recipe, course)
-    threaded = machine.device.type != "cpu"  # whose own sums a thread would only quarrel with (LOG.md)
+    threaded = (
+        machine.device.type != "cpu"
+    )  # whose own sums a thread would only quarrel with (LOG.md)
     with (
-        closing(Prefetcher(lambda seen: _lay_out(recipe, course, seen, total), total, threaded=threaded)) as ahead,
+        closing(
+            Prefetcher(lambda seen: _lay_out(recipe, course, seen, total), total, threaded=threaded)
+        ) as ahead,
         closing(_open_log(run, course, seen, done=seen >= total)) as log,
     ):
         while seen < total:
@@ -151,7 +160,9 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
             if sheet:
                 _write_sheet(recipe, placed, rows, average, course, run, log, seen)
             if save:
-                if machine.first or preset.sharded:  # shards are gathered by all, copies are kept by one
+                if (
+                    machine.first or preset.sharded
+                ):  # shards are gathered by all, copies are kept by one
                     packed = pack(parts)
                     if machine.first:
                         run.save(seen, *packed)
@@ -179,7 +190,9 @@ def _watch(recipe: TrainingStage, course: TrainerContext) -> MetricsBuffer:
     machine, samples = course.machine, course.samples
     stride = STRIDE if machine.device.type == "cuda" else 1
     scaled = machine.scaler.is_enabled()
-    return MetricsBuffer(recipe.stage, stride, machine.add_up, lambda place: samples[place].id, scaled=scaled)
+    return MetricsBuffer(
+        recipe.stage, stride, machine.add_up, lambda place: samples[place].id, scaled=scaled
+    )
 
 
 def _write_sheet(
@@ -196,7 +209,9 @@ def _write_sheet(
 
     Every process computes them, since sharded networks compute together; the first one writes.
     """
-    if course.preset.sharded:  # together means equally often, and a last step's rows are not dealt out evenly
+    if (
+        course.preset.sharded
+    ):  # together means equally often, and a last step's rows are not dealt out evenly
         rows = cut(rows, slice(0, 1))
     recipe.eval()
     with average.applied(), course.machine.together(placed), torch.no_grad():
@@ -208,8 +223,12 @@ def _write_sheet(
         log.write_sheet(seen, png, heldout)
 
 
-def _open_log(run: TrainingStateStore, course: TrainerContext, seen: int, *, done: bool) -> MetricLogger:
+def _open_log(
+    run: TrainingStateStore, course: TrainerContext, seen: int, *, done: bool
+) -> MetricLogger:
     """Kept by the first process alone, and while there is something to come."""
     if done or not course.machine.first:
         return MetricLogger()
-    return MetricLogger(run.log(seen), open_tracker(course.preset, course.order, run.stage, course.folder))
+    return MetricLogger(
+        run.log(seen), open_tracker(course.preset, course.order, run.stage, course.folder)
+    )

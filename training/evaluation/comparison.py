@@ -26,16 +26,27 @@ def draw_comparison(truths: Sequence[RGBA], agains: Sequence[RGBA]) -> bytes:
     Pictures (H x W x 4 uint8) are fitted into tiles of 128 pixels; a difference of 64 levels is as bright as any.
     """
     names = [
-        f"{what}, {ground}" for ground in ("black", "white", "checker", "alpha") for what in ("truth", "again", "x4")
+        f"{what}, {ground}"
+        for ground in ("black", "white", "checker", "alpha")
+        for what in ("truth", "again", "x4")
     ]
-    rows = [_row(letterbox(truth, SIDE), letterbox(again, SIDE)) for truth, again in zip(truths, agains, strict=True)]
-    sheet = Image.new("RGB", (len(names) * (SIDE + GAP) + GAP, len(rows) * (SIDE + GAP) + GAP + TEXT), (255, 255, 255))
+    rows = [
+        _row(letterbox(truth, SIDE), letterbox(again, SIDE))
+        for truth, again in zip(truths, agains, strict=True)
+    ]
+    sheet = Image.new(
+        "RGB",
+        (len(names) * (SIDE + GAP) + GAP, len(rows) * (SIDE + GAP) + GAP + TEXT),
+        (255, 255, 255),
+    )
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=9)
     for column, name in enumerate(names):
         pen.text((GAP + column * (SIDE + GAP), 1), name, fill=(0, 0, 0), font=font)
     for y, row in enumerate(rows):
         for x, tile in enumerate(row):
-            sheet.paste(Image.fromarray(tile), (GAP + x * (SIDE + GAP), TEXT + GAP + y * (SIDE + GAP)))
+            sheet.paste(
+                Image.fromarray(tile), (GAP + x * (SIDE + GAP), TEXT + GAP + y * (SIDE + GAP))
+            )
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()

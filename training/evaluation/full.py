@@ -29,7 +29,14 @@ from training.evaluation.heldout import (
     noise_mse,
     send_through,
 )
-from training.evaluation.pairs import DRAWN, PairFigures, compare_pairs, draws_pairs, heldout_pairs, open_ways
+from training.evaluation.pairs import (
+    DRAWN,
+    PairFigures,
+    compare_pairs,
+    draws_pairs,
+    heldout_pairs,
+    open_ways,
+)
 from training.generate import open_generator
 from training.metrics.clip_score import TextAgreement, open_agreement
 from training.metrics.compositing import blend, blend_jpeg, measure_blends, measure_published
@@ -50,7 +57,11 @@ Blend = Callable[[Tensor, tuple[int, int, int]], Tensor]
 
 
 def measure(
-    checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: EvaluationOptions, report: Report
+    checkpoint: Checkpoint,
+    snapshot: str,
+    store: ObjectStore,
+    wanted: EvaluationOptions,
+    report: Report,
 ) -> EvaluationResult:
     """The figures of `training.evaluation.heldout.evaluate`, and beside them on the same pictures:
 
@@ -77,11 +88,15 @@ def measure(
     others |= background_psnr(parts, store, both, wanted.views)
     tally = _Tally(networks, wanted)
     for rgba_B4HW, inside_B1HW in (
-        _own_sizes(pictures, report) if wanted.original else batches(pictures, range(len(pictures)), report)
+        _own_sizes(pictures, report)
+        if wanted.original
+        else batches(pictures, range(len(pictures)), report)
     ):
         tally.add(send_through(parts, rgba_B4HW, wanted.views, inside_B1HW))
     if not tally.pictures:
-        raise Refused(f"no held-out picture has sides of {LEAST} pixels or more", "measure without --original")
+        raise Refused(
+            f"no held-out picture has sides of {LEAST} pixels or more", "measure without --original"
+        )
     figures, backgrounds = tally.sum_up()
     figures |= others | _measure_drawings(checkpoint, parts, store, pictures, wanted.draws, report)
     pairs = _measure_pairs(checkpoint, parts, store, both, wanted.draws, networks.agreement, report)
@@ -124,11 +139,15 @@ class _Tally:
 
     def __init__(self, networks: _Networks, wanted: EvaluationOptions) -> None:
         self.networks = networks
-        self.forms: dict[str, Blend] = {"": blend, "_jpeg": blend_jpeg} if wanted.published else {"": blend}
+        self.forms: dict[str, Blend] = (
+            {"": blend, "_jpeg": blend_jpeg} if wanted.published else {"": blend}
+        )
         self.pictures = 0
         self.shown: tuple[list[RGBA], list[RGBA]] = ([], [])
         self.rows: dict[str, list[Tensor]] = defaultdict(list)
-        self.over: dict[str, dict[str, list[Tensor]]] = {name: defaultdict(list) for name in BACKGROUNDS}
+        self.over: dict[str, dict[str, list[Tensor]]] = {
+            name: defaultdict(list) for name in BACKGROUNDS
+        }
         self.features: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     @torch.no_grad()
@@ -138,23 +157,32 @@ class _Tally:
         for kept, batch in zip(self.shown, (truth_B4HW, again_B4HW), strict=True):
             kept.extend(pixels(batch)[: SHOWN - len(kept)])
         figures = measure_return(returned) | _measure_offset(returned)
-        for name, value_B in (figures | _measure_mattes(truth_B4HW[:, 3], again_B4HW[:, 3])).items():
+        for name, value_B in (
+            figures | _measure_mattes(truth_B4HW[:, 3], again_B4HW[:, 3])
+        ).items():
             self.rows[name].append(value_B.cpu())
         for name, by_background in measure_blends(truth_B4HW, again_B4HW).items():
             for background, value_B in by_background.items():
                 self.over[background][name].append(value_B.cpu())
         for background, colour in BACKGROUNDS.items():
             for form, over in self.forms.items():
-                self._add_blends(background, form, over(truth_B4HW, colour), over(again_B4HW, colour))
+                self._add_blends(
+                    background, form, over(truth_B4HW, colour), over(again_B4HW, colour)
+                )
 
-    def _add_blends(self, background: str, form: str, truth_B3HW: Tensor, again_B3HW: Tensor) -> None:
+    def _add_blends(
+        self, background: str, form: str, truth_B3HW: Tensor, again_B3HW: Tensor
+    ) -> None:
         figures = measure_published(truth_B3HW, again_B3HW) if form else {}
         if self.networks.perceptual:
             figures[f"lpips{form}"] = self.networks.perceptual(truth_B3HW, again_B3HW)
         for name, value_B in figures.items():
             self.over[background][name].append(value_B.cpu())
         if self.networks.inception:
-            pair = self.networks.inception(truth_B3HW).cpu(), self.networks.inception(again_B3HW).cpu()
+            pair = (
+                self.networks.inception(truth_B3HW).cpu(),
+                self.networks.inception(again_B3HW).cpu(),
+            )
             self.features[background, f"rfid{form}"].append(pair)
 
     def sum_up(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
@@ -180,15 +208,24 @@ def _own_sizes(pictures: LayerDataset, report: Report) -> Iterator[tuple[Tensor,
         report(Progress("evaluate", place, len(pictures)))
         rgba = decode_layer(pictures.store.get(sample.layers[LayerRole.foreground]))
         if min(rgba.shape[:2]) >= LEAST:
-            yield torch.from_numpy(rgba.copy()).to(device).permute(2, 0, 1)[None].float() / 255, None
+            yield (
+                torch.from_numpy(rgba.copy()).to(device).permute(2, 0, 1)[None].float() / 255,
+                None,
+            )
     report(Progress("evaluate", len(pictures), len(pictures)))
 
 
 def _measure_offset(returned: RoundTrip) -> dict[str, Tensor]:
     offset_BCHW = returned.adjusted_BCHW - returned.plain_BCHW
     size_BN = (offset_BCHW / returned.std_BCHW).abs().flatten(1)
-    energy_B, all_B = (part.square().flatten(1).sum(1) for part in (offset_BCHW, returned.adjusted_BCHW))
-    return {"offset_mean": size_BN.mean(1), "offset_max": size_BN.amax(1), "offset_energy": energy_B / all_B}
+    energy_B, all_B = (
+        part.square().flatten(1).sum(1) for part in (offset_BCHW, returned.adjusted_BCHW)
+    )
+    return {
+        "offset_mean": size_BN.mean(1),
+        "offset_max": size_BN.amax(1),
+        "offset_energy": energy_B / all_B,
+    }
 
 
 def _measure_mattes(truth_BHW: Tensor, again_BHW: Tensor) -> dict[str, Tensor]:
@@ -213,7 +250,9 @@ def _measure_drawings(
     for start in range(0, count, parts.preset.draw_batch):
         report(Progress("draw", start, count))
         some = list(enumerate(places))[start : start + parts.preset.draw_batch]
-        layers = generator.draw([DrawRequest(Prompt(captions[place]), seed) for seed, place in some])
+        layers = generator.draw(
+            [DrawRequest(Prompt(captions[place]), seed) for seed, place in some]
+        )
         drawn += [layer[LayerRole.foreground][..., 3] / 255 for layer in layers]
     report(Progress("draw", count, count))
     wanted = float(np.mean([float(pictures[place][3].mean()) for place in places]))
@@ -239,7 +278,9 @@ def _measure_pairs(
     return compare_pairs(ways, samples, count, parts.preset.image_size, store, report, agreement)
 
 
-def _notes(wanted: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, pictures: int) -> list[str]:
+def _notes(
+    wanted: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, pictures: int
+) -> list[str]:
     """What was not measured, and why; what is to be known of what was."""
     few = f"rfid of {pictures} pictures: compare it with that of equally many alone, until there are some thousands"
     other = "published figures are of other pictures: they place yours, they are not beaten by them"
@@ -256,11 +297,15 @@ def _notes(wanted: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, pi
     return [sentence for sentence, holds in said.items() if holds]
 
 
-def _notes_on_pairs(wanted: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairFigures | None) -> list[str]:
+def _notes_on_pairs(
+    wanted: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairFigures | None
+) -> list[str]:
     if not draws_pairs(parts):
         return []
     if pairs is None:
-        return ["no pairs were drawn: it takes --draws, and held-out samples with a foreground and a background"]
+        return [
+            "no pairs were drawn: it takes --draws, and held-out samples with a foreground and a background"
+        ]
     said = {
         "intervals of pairs hold 95 %: Student's t over the texts, each with the mean of its own drawings; light_r: "
         "bootstrap over the texts": True,

@@ -70,7 +70,9 @@ BATCH, PIXELS = 32, 32 * 128 * 128
 """How many pictures, and how many pixels of them, are measured at once; always one picture."""
 
 
-def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report) -> dict[str, float]:
+def evaluate(
+    checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report
+) -> dict[str, float]:
     """The figures of a checkpoint on the held-out split of a snapshot, at the preset's image size.
 
     psnr (dB), ssim: mean over the nine backgrounds of curation.images.codec (AlphaVAE, arXiv 2507.09308, 3.1) of
@@ -88,7 +90,9 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
     """
     parts = open_parts(checkpoint, store)
     preset = parts.preset
-    pictures = load_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
+    pictures = load_split(
+        store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory
+    )
     move(parts, fastest_device())
     others = noise_mse(parts, pictures) | layers_mse(parts, store, snapshot)
     pairs = heldout_pairs(store, snapshot)
@@ -99,7 +103,9 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
         _measure(send_through(parts, rgba_B4HW, inside_B1HW=inside_B1HW))
         for rgba_B4HW, inside_B1HW in batches(pictures, range(len(pictures)), report)
     ]
-    return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | others
+    return {
+        name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]
+    } | others
 
 
 def has_heldout(store: ObjectStore, snapshot: str) -> bool:
@@ -124,7 +130,10 @@ class RoundTrip:
 
 @torch.no_grad()
 def send_through(
-    parts: LoadedCheckpoint, rgba_B4HW: Tensor, views: int | None = None, inside_B1HW: Tensor | None = None
+    parts: LoadedCheckpoint,
+    rgba_B4HW: Tensor,
+    views: int | None = None,
+    inside_B1HW: Tensor | None = None,
 ) -> RoundTrip:
     """Encode and decode images.
 
@@ -138,11 +147,14 @@ def send_through(
     alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW).to(rgba_B4HW)
     networks, backbone = parts.transparency, parts.backbone
     none_B = torch.zeros(len(rgba_B4HW), device=rgba_B4HW.device)
-    plain_BCHW, std_BCHW = adjusted_posterior(backbone, networks.encoder, alpha_B1HW, padded_B3HW, none_B)
+    plain_BCHW, std_BCHW = adjusted_posterior(
+        backbone, networks.encoder, alpha_B1HW, padded_B3HW, none_B
+    )
     adjusted_BCHW, _ = adjusted_posterior(backbone, networks.encoder, alpha_B1HW, padded_B3HW)
     again_B4HW = decode_rgba(backbone, networks.decoder, adjusted_BCHW, views=views, size=size)
     plain_B3HW, adjusted_B3HW = (
-        backbone.decode(latent, tile=networks.decoder.tile)[..., : size[0], : size[1]].float() / 2 + 0.5
+        backbone.decode(latent, tile=networks.decoder.tile)[..., : size[0], : size[1]].float() / 2
+        + 0.5
         for latent in (plain_BCHW, adjusted_BCHW)
     )
     return RoundTrip(
@@ -154,14 +166,19 @@ def send_through(
         plain_BCHW=plain_BCHW,
         adjusted_BCHW=adjusted_BCHW,
         std_BCHW=std_BCHW,
-        inside_B1HW=torch.ones_like(alpha_B1HW, dtype=torch.bool) if inside_B1HW is None else inside_B1HW,
+        inside_B1HW=torch.ones_like(alpha_B1HW, dtype=torch.bool)
+        if inside_B1HW is None
+        else inside_B1HW,
     )
 
 
 def measure_return(returned: RoundTrip) -> dict[str, Tensor]:
     """The figures of alpha and of identity (see `evaluate`) for every picture of a batch, each of shape B."""
     error_BHW = (returned.again_B4HW[:, 3] - returned.truth_B4HW[:, 3]).abs()
-    plain, adjusted = (psnr_of(returned.image_B3HW, image) for image in (returned.plain_B3HW, returned.adjusted_B3HW))
+    plain, adjusted = (
+        psnr_of(returned.image_B3HW, image)
+        for image in (returned.plain_B3HW, returned.adjusted_B3HW)
+    )
     return {
         "psnr_inside": psnr_inside(returned.truth_B4HW, returned.again_B4HW, returned.inside_B1HW),
         "alpha_sad": error_BHW.sum((1, 2)) / 1000,
@@ -173,7 +190,10 @@ def measure_return(returned: RoundTrip) -> dict[str, Tensor]:
 
 def _measure(returned: RoundTrip) -> dict[str, Tensor]:
     blended = measure_blends(returned.truth_B4HW, returned.again_B4HW)
-    means = {name: torch.stack(list(by_background.values())).mean(0) for name, by_background in blended.items()}
+    means = {
+        name: torch.stack(list(by_background.values())).mean(0)
+        for name, by_background in blended.items()
+    }
     return means | measure_return(returned)
 
 
@@ -181,7 +201,11 @@ def noise_mse(parts: LoadedCheckpoint, pictures: LayerDataset) -> dict[str, floa
     """The denoiser's held-out loss by its name; nothing where the checkpoint has no base."""
     if parts.base is None:
         return {}
-    return {"noise_mse": validation_loss(parts.base, parts.preset, parts.backbone, parts.transparency, pictures)}
+    return {
+        "noise_mse": validation_loss(
+            parts.base, parts.preset, parts.backbone, parts.transparency, pictures
+        )
+    }
 
 
 def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> dict[str, float]:
@@ -189,13 +213,27 @@ def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> di
     preset = parts.preset
     roles = [LayerRole(role) for role in preset.layer_roles]
     samples = (sample for sample in read_samples(store, snapshot) if sample.split == Split.heldout)
-    if parts.base is None or parts.layers is None or not any(sample.layers.keys() >= set(roles) for sample in samples):
+    if (
+        parts.base is None
+        or parts.layers is None
+        or not any(sample.layers.keys() >= set(roles) for sample in samples)
+    ):
         return {}
-    pictures = load_layered(store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory)
+    pictures = load_layered(
+        store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory
+    )
     encoder = parts.transparency.encoder
-    latents = encode_pictures(preset, pictures.layers, parts.backbone, encoder, None, lambda _: None)
-    layered = open_layers(open_denoiser(preset, *parts.base), *parts.layers).to(parts.backbone.device).eval()
-    joined, apart = (layers_loss(layered, preset, pictures, latents, joined=joined) for joined in (True, False))
+    latents = encode_pictures(
+        preset, pictures.layers, parts.backbone, encoder, None, lambda _: None
+    )
+    layered = (
+        open_layers(open_denoiser(preset, *parts.base), *parts.layers)
+        .to(parts.backbone.device)
+        .eval()
+    )
+    joined, apart = (
+        layers_loss(layered, preset, pictures, latents, joined=joined) for joined in (True, False)
+    )
     return {"layers_mse": joined, "layers_apart_mse": apart}
 
 
@@ -216,7 +254,9 @@ def background_psnr(
     return {"background_psnr": float(torch.cat(rows).mean())} if rows else {}
 
 
-def batches(pictures: LayerDataset, places: range, report: Report) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    pictures: LayerDataset, places: range, report: Report
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images (B x 4 x S x S) and where they are in their squares (B x 1 x S x S) on the fastest device, in order.
 
     As many at once as BATCH and PIXELS allow.

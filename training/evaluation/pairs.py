@@ -54,7 +54,12 @@ class PairFigures:
     @property
     def figures(self) -> Figures:
         """The means of what the checkpoint draws as it is used, by the names that are kept with it."""
-        return {f"pair_{name}": row[way].mean for name, row in self.table.items() for way in row if way in _AS_USED}
+        return {
+            f"pair_{name}": row[way].mean
+            for name, row in self.table.items()
+            for way in row
+            if way in _AS_USED
+        }
 
 
 _AS_USED = ("joint", "drawn")
@@ -65,7 +70,9 @@ def draws_pairs(parts: LoadedCheckpoint) -> bool:
     if parts.layers is not None or parts.preset.inpainter is not None:
         return True
     try:
-        return bool(parts.modes and plan([*parts.modes, *([SINGLE.name] if parts.base else [])], set()))
+        return bool(
+            parts.modes and plan([*parts.modes, *([SINGLE.name] if parts.base else [])], set())
+        )
     except Refused:
         return False
 
@@ -74,11 +81,17 @@ def heldout_pairs(store: ObjectStore, snapshot: str) -> list[Sample]:
     """The held-out samples that have a foreground and a background, in the order of their ids."""
     both = {LayerRole.foreground, LayerRole.background}
     samples = (sample for sample in read_samples(store, snapshot) if sample.split == Split.heldout)
-    return sorted((sample for sample in samples if sample.layers.keys() >= both), key=lambda sample: sample.id)
+    return sorted(
+        (sample for sample in samples if sample.layers.keys() >= both), key=lambda sample: sample.id
+    )
 
 
 def measure_drawn_pairs(
-    checkpoint: Checkpoint, store: ObjectStore, samples: Sequence[Sample], report: Report, count: int = DRAWN
+    checkpoint: Checkpoint,
+    store: ObjectStore,
+    samples: Sequence[Sample],
+    report: Report,
+    count: int = DRAWN,
 ) -> Figures:
     """`pair_error`, `pair_empty`, `pair_leakage`, `pair_seam` and `pair_harmony` of so many drawn pairs."""
     ways = {"drawn": open_generator(checkpoint, store)}
@@ -111,7 +124,9 @@ def compare_pairs(
     over samples, each with the mean of its own drawings; light_r has its interval by bootstrap over samples.
     """
     samples = sorted(samples, key=lambda sample: sample.id)[:count]
-    requests = [_request(samples[number % len(samples)], number // len(samples)) for number in range(count)]
+    requests = [
+        _request(samples[number % len(samples)], number // len(samples)) for number in range(count)
+    ]
     drawn = _draw(ways, requests, report)
     rows = {way: _measure(pairs, requests, agreement) for way, pairs in drawn.items()}
     if {"joint", "apart"} <= rows.keys():
@@ -121,16 +136,26 @@ def compare_pairs(
         ]
     pairs = dict(drawn)
     if size is not None:
-        stored = [{role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()} for sample in samples]
+        stored = [
+            {role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()}
+            for sample in samples
+        ]
         pairs["real"] = [_fit(layers, size) for layers in stored]
         rows["real"] = _measure(pairs["real"], requests[: len(samples)], agreement)
         _tell_errors(rows["real"], stored)
     names = [*FIGURES, *(TEXTS.values() if agreement else ())]
-    table = {name: {way: _spread_of(name, found, len(samples)) for way, found in rows.items()} for name in names}
+    table = {
+        name: {way: _spread_of(name, found, len(samples)) for way, found in rows.items()}
+        for name in names
+    }
     correlated = _correlate(pairs, len(samples))
     table["light_r"] = {way: correlated.get(way) for way in rows}
-    kept = {name: {way: found for way, found in row.items() if found} for name, row in table.items()}
-    return PairFigures({name: row for name, row in kept.items() if row}, _draw_sheet(drawn, requests[:SHOWN]))
+    kept = {
+        name: {way: found for way, found in row.items() if found} for name, row in table.items()
+    }
+    return PairFigures(
+        {name: row for name, row in kept.items() if row}, _draw_sheet(drawn, requests[:SHOWN])
+    )
 
 
 def measure_pair(layers: Layers) -> Figures:
@@ -221,7 +246,9 @@ def _fit(layers: Layers, size: int) -> Layers:
 
 def _spread_of(name: str, rows: Sequence[Figures], samples: int) -> MeanWithInterval | None:
     """Over the samples that have the figure, each with the mean of its turns."""
-    of_samples = ([row[name] for row in rows[place::samples] if name in row] for place in range(samples))
+    of_samples = (
+        [row[name] for row in rows[place::samples] if name in row] for place in range(samples)
+    )
     means = [fmean(values) for values in of_samples if values]
     return spread(means) if means else None
 
@@ -230,14 +257,21 @@ def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str,
     """light_r in every way, and its difference; texts are resampled, each with all its drawings."""
     lights: dict[str, list[list[Lights]]] = {}
     for way, drawn in pairs.items():
-        told = [lights_of(one[LAYERS[0]], one[LAYERS[1]]) if _shows_both(one) else None for one in drawn]
+        told = [
+            lights_of(one[LAYERS[0]], one[LAYERS[1]]) if _shows_both(one) else None for one in drawn
+        ]
         lights[way] = [[turn for turn in told[place::samples] if turn] for place in range(samples)]
     chosen = [range(samples), *resample(samples)]
-    found = {way: [correlation([rows[place] for place in places]) for places in chosen] for way, rows in lights.items()}
+    found = {
+        way: [correlation([rows[place] for place in places]) for places in chosen]
+        for way, rows in lights.items()
+    }
     counts = {way: sum(map(bool, rows)) for way, rows in lights.items()}
     if {"joint", "apart"} <= found.keys():
         both = zip(found["joint"], found["apart"], strict=True)
-        found["joint - apart"] = [None if one is None or two is None else one - two for one, two in both]
+        found["joint - apart"] = [
+            None if one is None or two is None else one - two for one, two in both
+        ]
         counts["joint - apart"] = min(counts["joint"], counts["apart"])
     spreads = {}
     for way, (value, *again) in found.items():
@@ -260,4 +294,6 @@ def _draw_sheet(drawn: Mapping[str, Sequence[Layers]], requests: Sequence[DrawRe
 
 def _texts(request: DrawRequest) -> dict[LayerRole, str]:
     prompt = request.prompt
-    return dict(zip(LAYERS, (prompt.foreground or "", prompt.background or "", prompt.text), strict=True))
+    return dict(
+        zip(LAYERS, (prompt.foreground or "", prompt.background or "", prompt.text), strict=True)
+    )

@@ -15,7 +15,9 @@ from training.denoiser.finetuned_weights import copy_over
 from training.layers.attention import Stack
 
 _CHOICES: dict[str, re.Pattern[str]] = {
-    "attention": re.compile(r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"),
+    "attention": re.compile(
+        r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"
+    ),
     "all": re.compile(
         r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"
         r"|\.ff\.net\.(0\.proj|2)$|\.layers\.\d+\.(perceptron\.[02]|setting)$"
@@ -49,7 +51,9 @@ class LayerAdapters(nn.Module):
     for diffusers' UNets begins with "unet": without its role that is a name of a PEFT LoRA (`to_peft`).
     """
 
-    def __init__(self, network: nn.Module, roles: Sequence[str], rank: int, modules: Sequence[str]) -> None:
+    def __init__(
+        self, network: nn.Module, roles: Sequence[str], rank: int, modules: Sequence[str]
+    ) -> None:
         """network: the denoiser; modules: the paths of its linear layers. Raises Refused for one that is not there."""
         super().__init__()
         self.rank, self.scale = rank, 1.0
@@ -61,7 +65,9 @@ class LayerAdapters(nn.Module):
             for name in modules:
                 layer = _linear_at(network, name)
                 self._of[role, name] = LowRank(layer.in_features, layer.out_features, rank)
-                of_role[name.replace(".", "/")] = self._of[role, name]  # torch's containers know no points in names
+                of_role[name.replace(".", "/")] = self._of[
+                    role, name
+                ]  # torch's containers know no points in names
 
     def adapt(self, network: nn.Module, stack: Stack) -> None:
         """Add what the adapters say to what the modules of the denoiser say, for the layers that `stack` tells of.
@@ -71,20 +77,30 @@ class LayerAdapters(nn.Module):
         """
         for name in self.modules_adapted:
 
-            def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor | None:
+            def add(
+                layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
+            ) -> Tensor | None:
                 del layer
                 if not stack.roles:
                     return None
                 count = len(stack.roles)
                 states_PLND = inputs[0].reshape(stack.rows // count, count, -1, inputs[0].shape[-1])
-                added = [self._of[role, name](states_PLND[:, place]) for place, role in enumerate(stack.roles)]
-                return output + self.scale * torch.stack(added, dim=1).reshape(output.shape).to(output.dtype)
+                added = [
+                    self._of[role, name](states_PLND[:, place])
+                    for place, role in enumerate(stack.roles)
+                ]
+                return output + self.scale * torch.stack(added, dim=1).reshape(output.shape).to(
+                    output.dtype
+                )
 
             _linear_at(network, name).register_forward_hook(add)
 
     def learnt(self) -> dict[str, Tensor]:
         """The tensors under their stored names, sharing memory with the adapters'."""
-        return {name.removeprefix("roles.").replace("/", "."): value for name, value in self.state_dict().items()}
+        return {
+            name.removeprefix("roles.").replace("/", "."): value
+            for name, value in self.state_dict().items()
+        }
 
     def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `learnt`, whatever type the tensors have. Raises RuntimeError where they differ."""
@@ -94,7 +110,11 @@ class LayerAdapters(nn.Module):
 def choose_modules(network: nn.Module, choice: str) -> list[str]:
     """The paths of what `layer_modules` means within a denoiser; layers that PEFT has adapted already are one each."""
     wanted = _CHOICES[choice]
-    return [name for name, module in network.named_modules() if wanted.search(name) and hasattr(module, "in_features")]
+    return [
+        name
+        for name, module in network.named_modules()
+        if wanted.search(name) and hasattr(module, "in_features")
+    ]
 
 
 def modules_in(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -112,9 +132,16 @@ def to_peft(tensors: Mapping[str, Tensor], role: str) -> dict[str, Tensor]:
 
     Raises Refused where the role has none.
     """
-    found = {name.removeprefix(f"{role}."): value for name, value in tensors.items() if name.startswith(f"{role}.")}
+    found = {
+        name.removeprefix(f"{role}."): value
+        for name, value in tensors.items()
+        if name.startswith(f"{role}.")
+    }
     if not found:
-        raise Refused(f"there are no adapters of the role {role!r}", f"there are {', '.join(roles_in(tensors))}")
+        raise Refused(
+            f"there are no adapters of the role {role!r}",
+            f"there are {', '.join(roles_in(tensors))}",
+        )
     return found
 
 
@@ -129,7 +156,10 @@ def _names(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str]]:
     for name in tensors:
         found = _NAME.fullmatch(name)
         if found is None:
-            raise Refused(f"{name!r} is no tensor of a layer adapter", "it is named <role>.<module>.lora_A.weight")
+            raise Refused(
+                f"{name!r} is no tensor of a layer adapter",
+                "it is named <role>.<module>.lora_A.weight",
+            )
         yield found["role"], found["module"], found["matrix"]
 
 
@@ -137,4 +167,6 @@ def _linear_at(network: nn.Module, name: str) -> Any:
     try:
         return network.get_submodule(name)
     except AttributeError:
-        raise Refused(f"the denoiser has no {name!r} to adapt", "are the adapters of another model?") from None
+        raise Refused(
+            f"the denoiser has no {name!r} to adapt", "are the adapters of another model?"
+        ) from None

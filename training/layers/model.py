@@ -21,13 +21,20 @@ class LayeredDenoiser(nn.Module):
     """
 
     def __init__(
-        self, denoiser: Denoiser, roles: Sequence[str], rank: int, modules: Sequence[str], *, join_text: bool
+        self,
+        denoiser: Denoiser,
+        roles: Sequence[str],
+        rank: int,
+        modules: Sequence[str],
+        *,
+        join_text: bool,
     ) -> None:
         """Takes the denoiser over for good: its attentions get other processors, its modules hooks. Raises Refused."""
         super().__init__()
         if denoiser.facts()["kind"] == "sharing":
             raise Refused(
-                "a base with attention sharing has an exchange of layers of its own", "train a base of another kind"
+                "a base with attention sharing has an exchange of layers of its own",
+                "train a base of another kind",
             )
         self.denoiser = denoiser.requires_grad_(False)
         self.stack, self.join_text = Stack(), join_text
@@ -41,7 +48,13 @@ class LayeredDenoiser(nn.Module):
         return tuple(self.adapters.roles)
 
     def predict(
-        self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions, roles: Sequence[str], *, joined: bool = True
+        self,
+        noisy_BCHW: Tensor,
+        time_B: Tensor,
+        conditions: Conditions,
+        roles: Sequence[str],
+        *,
+        joined: bool = True,
     ) -> Tensor:
         """What the denoiser predicts of the layers of pictures: rows "(p l)", those of a picture next to each other.
 
@@ -50,7 +63,10 @@ class LayeredDenoiser(nn.Module):
         """
         unknown = sorted(set(roles) - set(self.roles))
         if unknown:
-            raise Refused(f"there are no adapters of the role '{unknown[0]}'", f"there are {', '.join(self.roles)}")
+            raise Refused(
+                f"there are no adapters of the role '{unknown[0]}'",
+                f"there are {', '.join(self.roles)}",
+            )
         self.stack.lay(roles, len(noisy_BCHW), joined=joined)
         try:
             return self.denoiser.predict(noisy_BCHW, time_B, conditions)
@@ -72,18 +88,25 @@ class LayeredDenoiser(nn.Module):
 def new_layers(preset: Preset, denoiser: Denoiser) -> LayeredDenoiser:
     """Fresh adapters of the preset's roles, which change nothing yet, on a denoiser."""
     modules = choose_modules(denoiser, preset.layer_modules)
-    return LayeredDenoiser(denoiser, preset.layer_roles, preset.layer_rank, modules, join_text=preset.join_text)
+    return LayeredDenoiser(
+        denoiser, preset.layer_roles, preset.layer_rank, modules, join_text=preset.join_text
+    )
 
 
-def open_layers(denoiser: Denoiser, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> LayeredDenoiser:
+def open_layers(
+    denoiser: Denoiser, tensors: Mapping[str, Tensor], facts: Mapping[str, str]
+) -> LayeredDenoiser:
     """A stored part "layers" on its base. Raises Refused where they do not fit together."""
     rank, roles = int(facts["rank"]), facts["roles"].split(",")
-    layered = LayeredDenoiser(denoiser, roles, rank, modules_in(tensors), join_text=facts["join_text"] == "True")
+    layered = LayeredDenoiser(
+        denoiser, roles, rank, modules_in(tensors), join_text=facts["join_text"] == "True"
+    )
     layered.adapters.scale = float(facts["alpha"]) / rank
     try:
         layered.adapters.load_learnt(tensors)
     except RuntimeError as error:
         raise Refused(
-            f"the stored layer adapters do not fit their base: {error}", "are they of another preset or model?"
+            f"the stored layer adapters do not fit their base: {error}",
+            "are they of another preset or model?",
         ) from error
     return layered

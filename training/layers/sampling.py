@@ -53,7 +53,9 @@ class LayersGenerator:
         self.alone, self.layered, self.joined = alone, layered, joined
         self.at_once = alone.at_once
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(
+        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
+    ) -> Sequence[Layers]:
         """A foreground per request or, where it asks for a pair, foreground, background and blended, in order.
 
         A layer whose prompt has no text of its own is drawn from the whole one. Layers are preset.image_size squared,
@@ -62,13 +64,23 @@ class LayersGenerator:
         was drawn: an adapter of that role helps the other two to agree, and what it draws is dropped, since layers that
         do not give their blended picture are of no use. Raises NotFound, Refused.
         """
-        pairs = [place for place, request in enumerate(requests) if asks_for_layers(request.prompt, options)]
+        pairs = [
+            place
+            for place, request in enumerate(requests)
+            if asks_for_layers(request.prompt, options)
+        ]
         lone = [place for place in range(len(requests)) if place not in set(pairs)]
         drawn: dict[int, Layers] = {}
         if lone:
-            drawn |= dict(zip(lone, self.alone.draw([requests[place] for place in lone], options), strict=True))
+            drawn |= dict(
+                zip(
+                    lone, self.alone.draw([requests[place] for place in lone], options), strict=True
+                )
+            )
         if pairs:
-            drawn |= dict(zip(pairs, self._draw([requests[place] for place in pairs], options), strict=True))
+            drawn |= dict(
+                zip(pairs, self._draw([requests[place] for place in pairs], options), strict=True)
+            )
         return [drawn[place] for place in range(len(requests))]
 
     def describe(self, options: DrawOptions) -> Mapping[str, str]:
@@ -81,14 +93,18 @@ class LayersGenerator:
 
     def _draw(self, requests: Sequence[DrawRequest], options: DrawOptions) -> list[Layers]:
         preset, size = self._settle(options)
-        given = {LayerRole(role): self._fetch(sha256, size) for role, sha256 in options.given.items()}
+        given = {
+            LayerRole(role): self._fetch(sha256, size) for role, sha256 in options.given.items()
+        }
         clean = {role: self._encode(layer) for role, layer in given.items()}
         drawn: list[Layers] = []
         for batch, filled in batches(requests, preset.draw_batch):
             wishes = [self._wish(request.prompt, clean) for request in filled]
             seeds = [request.seed for request in filled]
             negative = options.negative or ""
-            latent_PLCHW = sample_layers(self.layered, preset, wishes, seeds, negative, joined=self.joined, size=size)
+            latent_PLCHW = sample_layers(
+                self.layered, preset, wishes, seeds, negative, joined=self.joined, size=size
+            )
             layers = self._decode(latent_PLCHW, size)
             drawn += [_complete({**some, **given}) for some in layers[: len(batch)]]
         return drawn
@@ -96,7 +112,9 @@ class LayersGenerator:
     def _wish(self, prompt: Prompt, clean: Mapping[LayerRole, Tensor]) -> list[LayerRequest]:
         texts = {LayerRole.foreground: prompt.foreground, LayerRole.background: prompt.background}
         roles = [LayerRole(role) for role in self.layered.roles]
-        return [LayerRequest(role, texts.get(role) or prompt.text, clean.get(role)) for role in roles]
+        return [
+            LayerRequest(role, texts.get(role) or prompt.text, clean.get(role)) for role in roles
+        ]
 
     @torch.no_grad()
     def _decode(self, latent_PLCHW: Tensor, size: Size) -> list[dict[LayerRole, RGBA]]:
@@ -127,7 +145,10 @@ class LayersGenerator:
         rgba_14HW = torch.from_numpy(layer.copy()).permute(2, 0, 1)[None].float() / 255
         rgba_14HW = rgba_14HW.to(self.parts.backbone.device)
         adjusted = adjust(
-            self.parts.backbone, self.parts.transparency.encoder, rgba_14HW[:, 3:], pad_colours(rgba_14HW)
+            self.parts.backbone,
+            self.parts.transparency.encoder,
+            rgba_14HW[:, 3:],
+            pad_colours(rgba_14HW),
         )
         return self.layered.denoiser.normalise(adjusted)[0]
 
@@ -148,11 +169,17 @@ class LayersGenerator:
             if wanted:
                 raise Refused(f"layers are drawn together without {what}", "leave that option out")
         if unknown := sorted(set(options.given) - set(self.layered.roles)):
-            raise Refused(f"a layer '{unknown[0]}' cannot be given", f"give one of {', '.join(self.layered.roles)}")
+            raise Refused(
+                f"a layer '{unknown[0]}' cannot be given",
+                f"give one of {', '.join(self.layered.roles)}",
+            )
         if {LayerRole.foreground, LayerRole.background} <= set(options.given):
             raise Refused("both layers are given: there is nothing to draw", "give one of them")
         steps = options.steps or preset.draw_steps
-        return replace(preset, draw_steps=steps, layers_guidance=self._guidance(options)), (height, width)
+        return replace(preset, draw_steps=steps, layers_guidance=self._guidance(options)), (
+            height,
+            width,
+        )
 
     def _guidance(self, options: DrawOptions) -> float:
         """Of the options, or the preset's: for layers, or for single ones where a negative text had no effect else."""
@@ -184,10 +211,16 @@ def sample_layers(
     schedule = layered.denoiser.schedule()
     schedule.set_timesteps(preset.draw_steps)
     roles = [wish.role for wish in pictures[0]]
-    height, width = (side // preset.stride for side in size or (preset.image_size, preset.image_size))
+    height, width = (
+        side // preset.stride for side in size or (preset.image_size, preset.image_size)
+    )
     shape = (len(roles), preset.latent_channels, height, width)
-    latent_PLCHW = torch.stack([torch.randn(shape, generator=generator_of(seed)) for seed in seeds]).to(device)
-    known_PL = torch.tensor([[wish.clean_CHW is not None for wish in wishes] for wishes in pictures], device=device)
+    latent_PLCHW = torch.stack(
+        [torch.randn(shape, generator=generator_of(seed)) for seed in seeds]
+    ).to(device)
+    known_PL = torch.tensor(
+        [[wish.clean_CHW is not None for wish in wishes] for wishes in pictures], device=device
+    )
     clean_PLCHW = latent_PLCHW.clone()
     for picture, wishes in enumerate(pictures):
         for place, wish in enumerate(wishes):

@@ -54,16 +54,29 @@ class LayersStage(TrainingStage):
     ) -> None:
         """latents: of `pictures.layers`; texts: those of a pretrained model's encoders, else the base's own speaks."""
         super().__init__()
-        self.preset, self.layered, self.pictures, self.latents, self.texts = preset, layered, pictures, latents, texts
+        self.preset, self.layered, self.pictures, self.latents, self.texts = (
+            preset,
+            layered,
+            pictures,
+            latents,
+            texts,
+        )
         self.pace = LRSchedule(preset.layers_images, preset.layers_batch, preset.ema_decay)
         self.schedule = layered.denoiser.schedule()
-        self._beside = (backbone, transparency.decoder)  # in a tuple: networks that never learn are none of its parts
+        self._beside = (
+            backbone,
+            transparency.decoder,
+        )  # in a tuple: networks that never learn are none of its parts
 
     def build_optimisers(self) -> dict[str, Optimizer]:
         """Return the optimiser that the preset names, over the adapters alone."""
         parameters = self.layered.adapters.parameters()
         betas = (self.preset.beta1, self.preset.beta2)
-        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.layers_lr, betas=betas)}
+        return {
+            "optimiser": build_optimiser(
+                self.preset.optimiser, parameters, self.preset.layers_lr, betas=betas
+            )
+        }
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
         """A row is a picture: its layers' latents and noise, one time, which layer is known, and the layers' texts.
@@ -82,7 +95,9 @@ class LayersStage(TrainingStage):
         noise_PLCHW = torch.randn(shape, generator=rng)[mine]
         given_P = (torch.rand(count, generator=rng) < preset.known_share)[mine]
         which_P = torch.randint(GIVEN, (count,), generator=rng)[mine]
-        known_PL = (which_P[:, None] == torch.arange(len(roles))) & given_P[:, None] & (len(roles) > 1)
+        known_PL = (
+            (which_P[:, None] == torch.arange(len(roles))) & given_P[:, None] & (len(roles) > 1)
+        )
         if preset.posterior_noise:
             mean_PLCHW = mean_PLCHW + std_PLCHW * torch.randn(shape, generator=rng)[mine]
         captions = [
@@ -99,13 +114,19 @@ class LayersStage(TrainingStage):
         """The mean over pictures of the mean square over a picture's layers that are not known."""
         del seen
         noise_PLCHW, known_PL, roles = rows["noise"], rows["known"], rows["roles"][0]
-        clean_PLCHW = self.layered.denoiser.normalise(rows["latent"].flatten(0, 1)).view_as(noise_PLCHW)
+        clean_PLCHW = self.layered.denoiser.normalise(rows["latent"].flatten(0, 1)).view_as(
+            noise_PLCHW
+        )
         time_PL = rows["time"][:, None].expand_as(known_PL)
-        noise_BCHW, clean_BCHW, time_B = (each.flatten(0, 1) for each in (noise_PLCHW, clean_PLCHW, time_PL))
+        noise_BCHW, clean_BCHW, time_B = (
+            each.flatten(0, 1) for each in (noise_PLCHW, clean_PLCHW, time_PL)
+        )
         known_B = known_PL.flatten()
         noisy_BCHW = self.schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
         noisy_BCHW = torch.where(known_B[:, None, None, None], clean_BCHW, noisy_BCHW)
-        predicted_BCHW = self.layered.predict(noisy_BCHW, torch.where(known_B, 0, time_B), self._told(rows), roles)
+        predicted_BCHW = self.layered.predict(
+            noisy_BCHW, torch.where(known_B, 0, time_B), self._told(rows), roles
+        )
         wanted_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
         error_PL = (predicted_BCHW.float() - wanted_BCHW).square().mean((1, 2, 3)).view_as(time_PL)
         counted_PL = (~known_PL).float()
@@ -118,16 +139,27 @@ class LayersStage(TrainingStage):
     def draw_sheet(self, rows: Rows) -> bytes:
         """The first pictures' texts, drawn at fixed seeds: a row for each role, together and then apart."""
         del rows
-        places = [place for place, roles in enumerate(self.pictures.roles) if len(roles) > 1][:SHEET]
+        places = [place for place, roles in enumerate(self.pictures.roles) if len(roles) > 1][
+            :SHEET
+        ]
         roles = self.pictures.roles[places[0]]
         captions = [self.pictures.captions(place) for place in places]
-        wishes = [[LayerRequest(role, text) for role, text in zip(roles, texts, strict=True)] for texts in captions]
+        wishes = [
+            [LayerRequest(role, text) for role, text in zip(roles, texts, strict=True)]
+            for texts in captions
+        ]
         sheet = []
         for joined in (True, False):
-            latent_PLCHW = sample_layers(self.layered, self.preset, wishes, list(range(len(places))), joined=joined)
+            latent_PLCHW = sample_layers(
+                self.layered, self.preset, wishes, list(range(len(places))), joined=joined
+            )
             for latent_BCHW in latent_PLCHW.unbind(1):
                 restored_BCHW = self.layered.denoiser.restore(latent_BCHW)
-                sheet.append(as_layers(torch.cat([self._decode(one) for one in torch.split(restored_BCHW, 1)])))
+                sheet.append(
+                    as_layers(
+                        torch.cat([self._decode(one) for one in torch.split(restored_BCHW, 1)])
+                    )
+                )
         return draw_sheet(sheet, [list(texts) for texts in zip(*captions, strict=True)] * 2)
 
     def cores(self) -> Sequence[nn.Module]:
@@ -138,7 +170,9 @@ class LayersStage(TrainingStage):
         """The backbone and the decoder that sheets are drawn with, and a pretrained model's text encoders."""
         return (*self._beside, *getattr(self.layered.denoiser, "texts", ()))
 
-    def _conditions(self, cache: ConditionsCache, captions: list[list[str]], layers: list[int]) -> Conditions:
+    def _conditions(
+        self, cache: ConditionsCache, captions: list[list[str]], layers: list[int]
+    ) -> Conditions:
         """What a pretrained base is told, by picture and layer."""
         count = len(captions[0])
         told = cache.take([text for texts in captions for text in texts])

@@ -62,7 +62,9 @@ def train_layers(
         in_memory=memory,
         buckets=preset_buckets(preset, step, caches / "sizes"),
     )
-    drawn = pictures.order(store, order.previous, preset.new_weight, preset.single_share, order.seed)
+    drawn = pictures.order(
+        store, order.previous, preset.new_weight, preset.single_share, order.seed
+    )
     for network in (backbone, transparency):
         network.to(machine.device)
     kept = None if memory else caches
@@ -74,13 +76,20 @@ def train_layers(
     recipe = LayersStage(preset, layered, pictures, latents, texts, backbone, transparency)
     draws = BucketOrder(drawn, pictures.keys, step)
     fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    learnt = {name: whole(tensor.detach()).cpu().clone() for name, tensor in layered.learnt().items()}
+    learnt = {
+        name: whole(tensor.detach()).cpu().clone() for name, tensor in layered.learnt().items()
+    }
     return learnt, layered.facts()
 
 
 @torch.no_grad()
 def layers_loss(
-    layered: LayeredDenoiser, preset: Preset, pictures: LayerSetDataset, latents: LatentCache, *, joined: bool
+    layered: LayeredDenoiser,
+    preset: Preset,
+    pictures: LayerSetDataset,
+    latents: LatentCache,
+    *,
+    joined: bool,
 ) -> float:
     """The mean squared error of what is predicted of all layers of pictures it never saw; lower is better.
 
@@ -95,10 +104,15 @@ def layers_loss(
         roles = pictures.roles[start]
         rows = [row for place in places for row in pictures.rows[place]]
         clean_BCHW = layered.denoiser.normalise(latents.take(rows)[0].to(device))
-        conditions = layered.denoiser.encode([text for place in places for text in pictures.captions(place)])
+        conditions = layered.denoiser.encode(
+            [text for place in places for text in pictures.captions(place)]
+        )
         shape = (len(roles), *clean_BCHW.shape[1:])
         for level in VALIDATED:
-            noise = [torch.randn(shape, generator=generator_at(level, "layers", place)) for place in places]
+            noise = [
+                torch.randn(shape, generator=generator_at(level, "layers", place))
+                for place in places
+            ]
             noise_BCHW = torch.cat(noise).to(device)
             time_B = torch.full((len(rows),), level, device=device)
             noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)

@@ -44,7 +44,9 @@ class TextAgreement:
             return_tensors="pt",
         ).to(self.network.device)
         seen = self.network(**inputs)
-        cosine_B = nn.functional.cosine_similarity(seen.image_embeds.float(), seen.text_embeds.float())
+        cosine_B = nn.functional.cosine_similarity(
+            seen.image_embeds.float(), seen.text_embeds.float()
+        )
         scores: list[float] = (100 * cosine_B.clamp_min(0)).tolist()
         return scores
 
@@ -55,12 +57,21 @@ def open_agreement(model: str, device: torch.device) -> TextAgreement:
 
     kind = load_model(AutoConfig, model).model_type
     if kind != "clip":
-        raise Refused(f"{model} is a {kind}, no CLIP", "scores of other models have other scales; give a CLIPModel")
+        raise Refused(
+            f"{model} is a {kind}, no CLIP",
+            "scores of other models have other scales; give a CLIPModel",
+        )
     network = load_model(CLIPModel, model)
     load_processor: Any = AutoProcessor.from_pretrained  # transformers leaves it untyped
     try:
-        processor = load_processor(model, backend="pil")  # the other way needs torchvision, and differs by device
+        processor = load_processor(
+            model, backend="pil"
+        )  # the other way needs torchvision, and differs by device
     except (OSError, ValueError, ImportError) as error:
         hint = "its tokenizer and processor lie beside its weights; fetch the whole model"
-        raise Refused(f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint) from error
-    return TextAgreement(network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}")
+        raise Refused(
+            f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint
+        ) from error
+    return TextAgreement(
+        network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}"
+    )

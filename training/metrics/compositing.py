@@ -41,7 +41,14 @@ def blend_jpeg(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
 
     AlphaVAE's validation_pipeline/scripts/blend_rgba.py. Pillow's defaults are quality 75 and 4:2:0.
     """
-    levels = (blend(rgba_B4HW, colour) * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    levels = (
+        (blend(rgba_B4HW, colour) * 255)
+        .clamp(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .cpu()
+        .numpy()
+    )
     pictures = []
     for picture in levels:
         file = io.BytesIO()
@@ -59,7 +66,9 @@ def measure_blends(truth_B4HW: Tensor, again_B4HW: Tensor) -> Figures:
     errors: dict[int, Tensor] = {}
     similar: dict[int, Tensor] = {}
     for level in {level for colour in BACKGROUNDS.values() for level in colour}:
-        truth_B3HW, again_B3HW = (blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
+        truth_B3HW, again_B3HW = (
+            blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW)
+        )
         errors[level] = ((again_B3HW - truth_B3HW) ** 2).mean((2, 3))
         similar[level] = similarity(truth_B3HW, again_B3HW).mean((2, 3))
     return {
@@ -76,7 +85,10 @@ def measure_published(truth_B3HW: Tensor, again_B3HW: Tensor) -> dict[str, Tenso
     """
     mse_B = ((again_B3HW - truth_B3HW) ** 2).mean((1, 2, 3))
     luma_131 = truth_B3HW.new_tensor(LUMA).view(3, 1, 1)
-    lumas = (((picture * luma_131).sum(1, keepdim=True) * 255).round() / 255 for picture in (truth_B3HW, again_B3HW))
+    lumas = (
+        ((picture * luma_131).sum(1, keepdim=True) * 255).round() / 255
+        for picture in (truth_B3HW, again_B3HW)
+    )
     return {
         "psnr_jpeg": -10 * torch.log10(mse_B + 1e-8),
         "ssim_jpeg": similarity(*lumas).clamp_min(0).mean((1, 2, 3)),
@@ -93,7 +105,9 @@ def psnr_inside(truth_B4HW: Tensor, again_B4HW: Tensor, inside_B1HW: Tensor) -> 
     count_B = inside_B1HW.flatten(1).sum(1).clamp_min(1)
     errors: dict[int, Tensor] = {}
     for level in {level for colour in BACKGROUNDS.values() for level in colour}:
-        truth_B3HW, again_B3HW = (blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
+        truth_B3HW, again_B3HW = (
+            blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW)
+        )
         squares_B3HW = (again_B3HW - truth_B3HW) ** 2 * inside_B1HW
         errors[level] = squares_B3HW.sum((2, 3)) / count_B[:, None]
     return torch.stack([_decibels(_of(errors, colour)) for colour in BACKGROUNDS.values()]).mean(0)
@@ -109,7 +123,9 @@ def similarity(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
     squares = _windowed(one_BCHW**2) + _windowed(other_BCHW**2)
     covariance = _windowed(one_BCHW * other_BCHW) - mean_x * mean_y
     means = mean_x**2 + mean_y**2
-    return (2 * mean_x * mean_y + C1) * (2 * covariance + C2) / ((means + C1) * (squares - means + C2))
+    return (
+        (2 * mean_x * mean_y + C1) * (2 * covariance + C2) / ((means + C1) * (squares - means + C2))
+    )
 
 
 def _windowed(map_BCHW: Tensor) -> Tensor:

@@ -88,7 +88,9 @@ class _Convolution(nn.Module):
         rows, columns = (int(size) for size in kernel.split("x"))
         padding = (0, 0) if how else (rows // 2, columns // 2)
         stride = 2 if how == "2" else 1
-        self.conv = nn.Conv2d(channels, width, (rows, columns), stride=stride, padding=padding, bias=False)
+        self.conv = nn.Conv2d(
+            channels, width, (rows, columns), stride=stride, padding=padding, bias=False
+        )
         self.bn = nn.BatchNorm2d(width, eps=1e-3)
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -131,7 +133,9 @@ class _Block(nn.Module):
                 return max_pool2d(feature, 3, stride=1, padding=1)
             case "max/2":
                 return max_pool2d(feature, 3, stride=2)
-        return torch.cat([self.get_submodule(one.split(":")[0])(feature) for one in step.split("|")], dim=1)
+        return torch.cat(
+            [self.get_submodule(one.split(":")[0])(feature) for one in step.split("|")], dim=1
+        )
 
 
 class Inception(_Block):
@@ -151,7 +155,9 @@ class Inception(_Block):
         They are brought to 299 x 299 as clean-fid does (Parmar et al., 2022), bicubic and without aliasing, and to
         (v - 128) / 128 of values v in 0..255.
         """
-        resized = interpolate(image_B3HW * 255, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False)
+        resized = interpolate(
+            image_B3HW * 255, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False
+        )
         feature = super().forward((resized.clamp(0, 255) - 128) / 128)
         for name in BLOCKS:
             feature = self.get_submodule(name)(feature)
@@ -163,7 +169,11 @@ def open_inception(path: Path) -> Inception:
     shapes = read_header(path).shapes
     with torch.device("meta"):
         network = Inception()
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if "num_batches" not in name}
+    wanted = {
+        name: tuple(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if "num_batches" not in name
+    }
     missing = sorted(name for name, shape in wanted.items() if shapes.get(name) != shape)
     if missing:
         hint = "convert it by the lines in the README, section 'Figures of a checkpoint'"
@@ -171,7 +181,9 @@ def open_inception(path: Path) -> Inception:
     network.load_state_dict(read_tensors(path, wanted), strict=False, assign=True)
     for name, count in network.named_buffers():
         if count.is_meta:  # how many batches were seen in training: of no use here
-            network.get_submodule(name.rpartition(".")[0]).register_buffer(name.rpartition(".")[2], torch.zeros(()))
+            network.get_submodule(name.rpartition(".")[0]).register_buffer(
+                name.rpartition(".")[2], torch.zeros(())
+            )
     return network.float().eval().requires_grad_(False)
 
 
@@ -186,7 +198,15 @@ def frechet_distance(truth_ND: Tensor, again_ND: Tensor) -> float:
     means = [features_ND.mean(0) for features_ND in sets]
     one, other = (_root(features - mean) for features, mean in zip(sets, means, strict=True))
     joint = torch.linalg.svdvals(one @ other.T).sum()
-    return max(0.0, float((means[0] - means[1]).square().sum() + one.square().sum() + other.square().sum() - 2 * joint))
+    return max(
+        0.0,
+        float(
+            (means[0] - means[1]).square().sum()
+            + one.square().sum()
+            + other.square().sum()
+            - 2 * joint
+        ),
+    )
 
 
 def _root(centred_ND: Tensor) -> Tensor:

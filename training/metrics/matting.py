@@ -74,7 +74,9 @@ def gradient(matte_HW: Matte) -> Matte:
     slope = place.astype(np.float32) * bell
     bell, slope = bell / np.linalg.norm(bell), slope / np.linalg.norm(slope)
     across, down = (
-        np.asarray(cv2.sepFilter2D(matte_HW, cv2.CV_32F, row, column, borderType=cv2.BORDER_REPLICATE))
+        np.asarray(
+            cv2.sepFilter2D(matte_HW, cv2.CV_32F, row, column, borderType=cv2.BORDER_REPLICATE)
+        )
         for row, column in ((slope, bell), (bell, slope))
     )
     return np.hypot(across, down)
@@ -90,11 +92,15 @@ def connectivity(truth_HW: Matte, again_HW: Matte) -> Matte:
     loose = np.zeros(truth_HW.shape, np.bool_)  # no longer connected
     for step in range(1, round(1 / STEP) + 1):
         shared = (truth_HW >= step * STEP) & (again_HW >= step * STEP)
-        count, regions, sizes, _ = cv2.connectedComponentsWithStats(shared.astype(np.uint8), connectivity=4)
+        count, regions, sizes, _ = cv2.connectedComponentsWithStats(
+            shared.astype(np.uint8), connectivity=4
+        )
         largest = 1 + int(np.argmax(sizes[1:, cv2.CC_STAT_AREA])) if count > 1 else -1
         falls = ~loose & (regions != largest)
         level_HW[falls] = (step - 1) * STEP
         loose |= falls
-    beyond = (np.where(matte - level_HW >= THETA, matte - level_HW, 0) for matte in (truth_HW, again_HW))
+    beyond = (
+        np.where(matte - level_HW >= THETA, matte - level_HW, 0) for matte in (truth_HW, again_HW)
+    )
     difference: Matte = np.abs(np.subtract(*beyond))
     return difference

@@ -63,7 +63,9 @@ class Perceptual(nn.Module):
 
         sum over slices of the mean over pixels of w . (f / |f| - g / |g|)^2 (Zhang et al., 2018, equation 1).
         """
-        shift_131, scale_131 = (one_B3HW.new_tensor(values).view(3, 1, 1) for values in (SHIFT, SCALE))
+        shift_131, scale_131 = (
+            one_B3HW.new_tensor(values).view(3, 1, 1) for values in (SHIFT, SCALE)
+        )
         feature = (torch.cat([one_B3HW, other_B3HW]) * 2 - 1 - shift_131) / scale_131
         distance_B = one_B3HW.new_zeros(len(one_B3HW))
         for number in range(5):
@@ -85,7 +87,9 @@ def open_perceptual(path: Path) -> Perceptual:
     with torch.device("meta"):
         network = Perceptual(tower)
     wanted = network.state_dict()
-    missing = sorted(name for name, tensor in wanted.items() if shapes.get(name) != tuple(tensor.shape))
+    missing = sorted(
+        name for name, tensor in wanted.items() if shapes.get(name) != tuple(tensor.shape)
+    )
     if missing:
         raise Refused(f"{path} lacks a part of LPIPS on {tower}, such as {missing[0]!r}", hint)
     network.load_state_dict(read_tensors(path, wanted), assign=True)

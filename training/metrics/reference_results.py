@@ -7,7 +7,9 @@ AlphaVAE (arXiv 2507.09308), tables of section 4, and for Qwen-Image its own rep
 from __future__ import annotations
 
 PUBLISHED: dict[str, dict[str, float]] = {
-    f"{test}: {work}": dict(zip(("psnr_jpeg", "ssim_jpeg", "rfid_jpeg", "lpips_jpeg"), figures, strict=True))
+    f"{test}: {work}": dict(
+        zip(("psnr_jpeg", "ssim_jpeg", "rfid_jpeg", "lpips_jpeg"), figures, strict=True)
+    )
     for test, work, *figures in (
         ("AIM-500", "LayerDiffuse SDXL", 32.09, 0.9436, 17.70, 0.0418),
         ("AIM-500", "AlphaVAE SDXL", 35.74, 0.9576, 10.92, 0.0495),
