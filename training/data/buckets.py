@@ -52,9 +52,9 @@ def bucket_table(side: int, step: int, ratio: float) -> tuple[Size, ...]:
 
 def nearest_bucket(original: Size, table: Sequence[Size]) -> Size:
     """Return the bucket with the nearest log aspect ratio; of equals, the one with more pixels."""
-    wanted = math.log(original[0] / original[1])
+    log_ratio = math.log(original[0] / original[1])
     return min(
-        table, key=lambda size: (abs(math.log(size[0] / size[1]) - wanted), -size[0] * size[1])
+        table, key=lambda size: (abs(math.log(size[0] / size[1]) - log_ratio), -size[0] * size[1])
     )
 
 
@@ -73,18 +73,18 @@ def sort_into_buckets(originals: Sequence[Size], table: Sequence[Size], least: i
     """
     # The squarest bucket is the fallback: it is never dropped, so the loop ends.
     squarest = min(table, key=lambda size: abs(math.log(size[0] / size[1])))
-    kept = list(table)
+    remaining = list(table)
     while True:
-        shapes = [nearest_bucket(original, kept) for original in originals]
+        shapes = [nearest_bucket(original, remaining) for original in originals]
         counts = Counter(shapes)
-        rare = [size for size in kept if size != squarest and counts[size] < least]
+        rare = [size for size in remaining if size != squarest and counts[size] < least]
         if not rare:
             return shapes
         # Drop all empty buckets at once, but only one that has images: its images may fill up
         # the next one.
         empty = [size for size in rare if not counts[size]]
         dropped = set(empty or [min(rare, key=lambda size: (counts[size], size))])
-        kept = [size for size in kept if size not in dropped]
+        remaining = [size for size in remaining if size not in dropped]
 
 
 def read_sizes(
@@ -104,9 +104,9 @@ def read_sizes(
         (height, width) in pixels by sha256, and an error message by sha256 for each image that
         could not be read.
     """
-    known = ShardedTensorCache(folder)
+    cache = ShardedTensorCache(folder)
     keys = {sha256: key_of("size", sha256) for sha256 in dict.fromkeys(objects)}
-    unknown = [sha256 for sha256, key in keys.items() if key not in known]
+    unknown = [sha256 for sha256, key in keys.items() if key not in cache]
     broken: dict[str, str] = {}
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(unknown), SIZES_WRITTEN):
@@ -118,12 +118,12 @@ def read_sizes(
             sizes = {sha256: size for sha256, size in read.items() if not isinstance(size, str)}
             broken |= {sha256: error for sha256, error in read.items() if isinstance(error, str)}
             if sizes:
-                known.put(
+                cache.put(
                     [keys[sha256] for sha256 in sizes], {"size": torch.tensor(list(sizes.values()))}
                 )
     # Answer from the cache, which now has the size of every readable image.
     readable = [sha256 for sha256 in keys if sha256 not in broken]
-    rows = known.get([keys[sha256] for sha256 in readable])["size"].tolist() if readable else []
+    rows = cache.get([keys[sha256] for sha256 in readable])["size"].tolist() if readable else []
     return {
         sha256: (height, width) for sha256, (height, width) in zip(readable, rows, strict=True)
     }, broken

@@ -181,8 +181,8 @@ class LayerDataset(Dataset[Tensor]):
     def _leave_out(self, broken: Collection[int]) -> None:
         # All lists are indexed alike, so the same positions are removed from each.
         parallel: tuple[list[Any], ...] = (self.samples, self.roles, self.originals, self.shapes)
-        for known in parallel:
-            known[:] = [each for index, each in enumerate(known) if index not in broken]
+        for values in parallel:
+            values[:] = [value for index, value in enumerate(values) if index not in broken]
         self._broken.clear()
 
     def _stand_in(self, index: int) -> int:

@@ -35,8 +35,8 @@ class LayerSetDataset:
         self.rows: list[tuple[int, ...]] = []
         # Find the samples that have all roles, and those that are a foreground only.
         by_sample: dict[str, dict[LayerRole, int]] = {}
-        for place, sample in enumerate(layers.samples):
-            by_sample.setdefault(sample.id, {})[layers.roles[place]] = place
+        for index, sample in enumerate(layers.samples):
+            by_sample.setdefault(sample.id, {})[layers.roles[index]] = index
         pairs = [rows for rows in by_sample.values() if rows.keys() >= set(roles)]
         singles = [rows for rows in by_sample.values() if rows.keys() == {LayerRole.foreground}]
         for rows in pairs:
@@ -82,13 +82,15 @@ class LayerSetDataset:
         """
         weights = weigh_new(store, self.samples, previous, new_weight)
         # Scale the single foregrounds so that their weights sum to the requested share.
-        lone = [len(rows) == 1 for rows in self.rows]
+        single = [len(rows) == 1 for rows in self.rows]
         sums = {
-            kind: sum(w for w, is_lone in zip(weights, lone, strict=True) if is_lone == kind)
+            kind: sum(w for w, is_single in zip(weights, single, strict=True) if is_single == kind)
             for kind in (False, True)
         }
         factor = single_share / (1 - single_share) * sums[False] / sums[True] if sums[True] else 0.0
-        scaled = (w * factor if is_lone else w for w, is_lone in zip(weights, lone, strict=True))
+        scaled = (
+            w * factor if is_single else w for w, is_single in zip(weights, single, strict=True)
+        )
         return WeightedSampler(tuple(scaled), seed)
 
     def _add(self, rows: dict[LayerRole, int], roles: tuple[LayerRole, ...]) -> None:
@@ -96,7 +98,7 @@ class LayerSetDataset:
         self.samples.append(self.layers.samples[indices[0]])
         self.roles.append(roles)
         self.rows.append(indices)
-        # Layers are stacked, so all have the foreground's size whatever size they are stored in.
+        # Layers are stacked, so all have the foreground's size regardless of their stored size.
         for index in indices:
             self.layers.shapes[index] = self.layers.shapes[rows[LayerRole.foreground]]
 
@@ -143,14 +145,14 @@ def load_layered(
         Refused: No sample has all roles.
     """
     # Collect the layers of complete samples, and single foregrounds if requested.
-    kept: list[tuple[Sample, LayerRole]] = []
+    chosen: list[tuple[Sample, LayerRole]] = []
     for sample in read_split(store, snapshot, split):
         if all(role in sample.layers for role in roles):
-            kept += [(sample, role) for role in roles]
+            chosen += [(sample, role) for role in roles]
         elif alone and sample.layers.keys() == {LayerRole.foreground}:
-            kept.append((sample, LayerRole.foreground))
+            chosen.append((sample, LayerRole.foreground))
     # Decode them as one dataset, and group them again by sample.
-    owners, owned = [sample for sample, _ in kept], [role for _, role in kept]
+    owners, owned = [sample for sample, _ in chosen], [role for _, role in chosen]
     layers = LayerDataset(store, owners, size, in_memory=in_memory, buckets=buckets, roles=owned)
     layer_sets = LayerSetDataset(layers, roles, alone=alone)
     if not any(found == tuple(roles) for found in layer_sets.roles):

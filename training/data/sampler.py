@@ -33,11 +33,11 @@ class WeightedSampler:
     def places(self, start: int, count: int) -> list[int]:
         """Return the sample indices of draws start .. start + count - 1."""
         length = self.length
-        drawn: list[int] = []
+        draws: list[int] = []
         for epoch in range(start // length, (start + count - 1) // length + 1):
             begin = max(0, start - epoch * length)
-            drawn.extend(self._epoch(epoch)[begin : start + count - epoch * length])
-        return drawn
+            draws.extend(self._epoch(epoch)[begin : start + count - epoch * length])
+        return draws
 
     @cached_property
     def length(self) -> int:
@@ -52,9 +52,9 @@ class WeightedSampler:
         if epoch not in self._epochs:
             # Systematic sampling: equidistant ticks with one random offset over the summed weights.
             rng = np.random.default_rng([self.seed, epoch])
-            ends = np.cumsum(self._weights)
-            ticks = (np.arange(self.length) + rng.random()) * (ends[-1] / self.length)
-            drawn = np.searchsorted(ends, ticks, side="right").clip(max=len(ends) - 1)
+            cumulative = np.cumsum(self._weights)
+            ticks = (np.arange(self.length) + rng.random()) * (cumulative[-1] / self.length)
+            drawn = np.searchsorted(cumulative, ticks, side="right").clip(max=len(cumulative) - 1)
             # Steps only move forward, so one epoch at a time is kept.
             self._epochs.clear()
             self._epochs[epoch] = [int(index) for index in rng.permutation(drawn)]
@@ -92,7 +92,8 @@ def weigh_new(
     store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float
 ) -> list[float]:
     """Return `new_weight` for samples that the previous snapshot lacks and 1 for all others."""
-    known = {sample.id for sample in read_samples(store, previous)} if previous else None
+    known_ids = {sample.id for sample in read_samples(store, previous)} if previous else None
     return [
-        new_weight if known is not None and sample.id not in known else 1.0 for sample in samples
+        new_weight if known_ids is not None and sample.id not in known_ids else 1.0
+        for sample in samples
     ]

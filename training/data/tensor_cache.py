@@ -175,8 +175,8 @@ class ShardedTensorCache:
     def _check(self, key: bytes, rows: Mapping[str, Tensor], row: int) -> None:
         if key in self._checked:
             return
-        kept = {name: tensor for name, tensor in rows.items() if name not in {KEYS, SUMS}}
-        if _checksum(kept, row) != int(rows[SUMS][row]):
+        entries = {name: tensor for name, tensor in rows.items() if name not in {KEYS, SUMS}}
+        if _checksum(entries, row) != int(rows[SUMS][row]):
             file = f"{self.folder}/{self._names[self._rows[key][0]]}"
             raise Corrupt(
                 f"checksum mismatch in cache file {file}",
@@ -226,8 +226,8 @@ def make_missing(
     """
     # Keys are counted at the start and end only, and in between by the growth of the cache: there
     # may be a million.
-    there, entries = sum(key in shards for key in keys), len(shards)
-    yield there
+    present, entries = sum(key in shards for key in keys), len(shards)
+    yield present
     # Group distinct keys by kind, and divide each group into runs.
     groups: dict[object, dict[bytes, int]] = {}
     for index, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
@@ -247,7 +247,7 @@ def make_missing(
                 shards.refresh()
                 if missing := [index for index in run if keys[index] not in shards]:
                     make(missing)
-            yield min(len(keys), there + len(shards) - entries)
+            yield min(len(keys), present + len(shards) - entries)
         runs = left
     yield sum(key in shards for key in keys)
 

@@ -122,7 +122,7 @@ class SharedAttention(nn.Module):
     def _across(self, states_BLD: Tensor) -> Tensor:
         """Attend from each position to the same position of the other layers."""
         y_BLD = self.temporal_i(self.temporal_n(states_BLD))
-        # Attention over a single layer is its value, whatever query and key are.
+        # Attention over a single layer is its value, for any query and key.
         if self.frames == 1:
             alone_BLD: Tensor = self.temporal_o(self.temporal_v(y_BLD))
             return alone_BLD

@@ -171,12 +171,12 @@ class ConditionsCache:
             report: Progress callback; the stage is named "texts".
             batch: Number of texts per batch.
         """
-        wanted = list(dict.fromkeys(texts))
-        keys = [key_of("text", text) for text in wanted]
+        unique = list(dict.fromkeys(texts))
+        keys = [key_of("text", text) for text in unique]
 
         def make(indices: Sequence[int]) -> None:
             batches = [
-                [wanted[index] for index in indices[start : start + batch]]
+                [unique[index] for index in indices[start : start + batch]]
                 for start in range(0, len(indices), batch)
             ]
             encoded = Conditions.join([encode(texts).to("cpu", self._dtype) for texts in batches])

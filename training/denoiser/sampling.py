@@ -23,7 +23,7 @@ from training.transparency.networks import AlphaDecoder
 class Generator:
     """A loaded checkpoint with a built-in denoiser, which generates single layers.
 
-    The same request gives a bit-identical layer whatever else is in its batch, on one kind of
+    The same request gives a bit-identical layer in any batch, on one kind of
     machine with one number of threads: the noise is seeded by the request, and every batch is
     filled up to the same size, since matrix libraries choose their order of summation by batch
     size. Other machines may differ in the last bits.
@@ -56,7 +56,7 @@ class Generator:
             Refused: A prompt asks for several layers (training.layers generates these), or an
                 option is not supported.
         """
-        drawn: list[Layers] = []
+        generated: list[Layers] = []
         preset = self._preset(options)
         if any(asks_for_layers(request.prompt, options) for request in requests):
             hint = "train it with the recipe 'pairs', or 'layers' from this one"
@@ -72,8 +72,8 @@ class Generator:
                 [request.seed for request in filled],
                 options.negative or "",
             )
-            drawn += [{LayerRole.foreground: layer} for layer in layers[: len(batch)]]
-        return drawn
+            generated += [{LayerRole.foreground: layer} for layer in layers[: len(batch)]]
+        return generated
 
     def describe(self, options: DrawOptions) -> Mapping[str, str]:
         """Return sampler, steps, guidance and size. Raises Refused as `draw`."""

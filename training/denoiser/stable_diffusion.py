@@ -124,14 +124,17 @@ class StableDiffusion(Denoiser):
         """Return the UNet's prediction in the dtype of `noisy`."""
         # A frozen UNet may be in half precision while the loop computes in float32.
         dtype = next(self.unet.parameters()).dtype
-        more = None
+        added_conditions = None
         if conditions.pooled_BP is not None:
-            more = {"text_embeds": conditions.pooled_BP.to(dtype), "time_ids": conditions.sizes_B6}
+            added_conditions = {
+                "text_embeds": conditions.pooled_BP.to(dtype),
+                "time_ids": conditions.sizes_B6,
+            }
         predicted: Tensor = self.unet(
             noisy_BCHW.to(dtype),
             time_B,
             encoder_hidden_states=conditions.states_BLD.to(dtype),
-            added_cond_kwargs=more,
+            added_cond_kwargs=added_conditions,
             return_dict=False,
         )[0]
         return predicted.to(noisy_BCHW.dtype)

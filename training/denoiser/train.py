@@ -132,8 +132,8 @@ def encode_pictures(
 ) -> LatentCache:
     """Compute the unscaled adjusted latents of images with their standard deviations.
 
-    Both networks are frozen, so the latents stay valid. They are computed in float32 whatever the
-    preset trains in, since SDXL's autoencoder overflows in fp16.
+    Both networks are frozen, so the latents stay valid. They are computed in float32, not in the
+    preset's precision, since SDXL's autoencoder overflows in fp16.
 
     Args:
         preset: The preset.
@@ -176,11 +176,13 @@ def encode_texts(
         part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")
     ]
     # How the pipeline encodes is part of the cache's identity.
-    more = {
+    settings = {
         "family": denoiser.family.name,
         "zeros": str(pipeline.config.get("force_zeros_for_empty_prompt")),
     }
-    texts = ConditionsCache.open(folder, text_identity(preset, denoiser.texts, tokenizers, **more))
+    texts = ConditionsCache.open(
+        folder, text_identity(preset, denoiser.texts, tokenizers, **settings)
+    )
     texts.fill(["", *captions], denoiser.encode, report)
     return texts
 

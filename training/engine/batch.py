@@ -57,7 +57,7 @@ class Prefetcher:
             self._next = (seen, self._pool.submit(self._lay_out, seen))
         step = self._next[1].result()
         # Start on the following step before the caller trains on this one.
-        after = seen + len(laid.places)
+        after = seen + len(step.places)
         self._next = (
             (after, self._pool.submit(self._lay_out, after)) if after < self._total else None
         )

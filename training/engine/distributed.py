@@ -256,14 +256,14 @@ def explain_memory(error: BaseException, preset: Preset, stage: str) -> Layerloo
     # Half the micro-batch with twice the accumulation is the same training.
     batch = f"{stage}_batch"
     images = int(getattr(preset, batch))
-    halves = (
+    half_batch = (
         f"{batch}={max(1, images // 2)} --set accumulation={preset.accumulation * 2}"
         if images > 1
         else ""
     )
     # The remaining settings change the training, so they are suggested only where not set yet.
-    cells = [
-        halves and f"{halves} (the same training in smaller micro-batches)",
+    settings = [
+        half_batch and f"{half_batch} (the same training in smaller micro-batches)",
         "" if preset.precision != "fp32" else "precision=bf16",
         "" if preset.gradient_checkpointing else "gradient_checkpointing=true",
         "" if preset.average_apart else "average_apart=true",
@@ -271,5 +271,5 @@ def explain_memory(error: BaseException, preset: Preset, stage: str) -> Layerloo
         "adapter_rank=64" if stage == "base" and preset.family and not preset.adapter_rank else "",
     ]
     message = (str(error).strip().splitlines() or ["no details"])[0][:200]
-    hint = "; or ".join(f"--set {cell}" for cell in cells if cell)
+    hint = "; or ".join(f"--set {setting}" for setting in settings if setting)
     return Refused(f"out of memory in stage {stage!r}: {message}", hint)

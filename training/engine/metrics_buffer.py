@@ -72,27 +72,27 @@ class MetricsBuffer:
             return []
         # One tensor, and so one reduction and one transfer, for all steps.
         flat = torch.stack(
-            [figure.detach().float() for step in steps for figure in step.figures.values()]
+            [metric.detach().float() for step in steps for metric in step.figures.values()]
         )
         numbers = iter(self.add_up(flat).tolist())
         rows = []
         for step in steps:
-            figures = {name: next(numbers) for name in step.figures}
-            if self.scaled and not math.isfinite(figures.get("gradient", 0.0)):
-                del figures["gradient"]
-            self._check(step, figures)
-            rows.append((step.seen, figures))
+            metrics = {name: next(numbers) for name in step.figures}
+            if self.scaled and not math.isfinite(metrics.get("gradient", 0.0)):
+                del metrics["gradient"]
+            self._check(step, metrics)
+            rows.append((step.seen, metrics))
         return rows
 
-    def _check(self, step: StepMetrics, figures: Mapping[str, float]) -> None:
-        broken = [name for name, value in figures.items() if not math.isfinite(value)]
+    def _check(self, step: StepMetrics, metrics: Mapping[str, float]) -> None:
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if not broken:
             return
         # Name the samples of the step, since corrupt images are a frequent cause.
-        names = [self.name_of(place) for place in dict.fromkeys(step.places)]
+        names = [self.name_of(index) for index in dict.fromkeys(step.places)]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise Diverged(
-            f"{self.stage}: {broken[0]} is {figures[broken[0]]} in the step that ended at image "
+            f"{self.stage}: {broken[0]} is {metrics[broken[0]]} in the step that ended at image "
             f"{step.seen}; samples: {shown}",
             f"lower the learning rate (--set {self.stage}_lr=...), try --set precision=bf16 or "
             "fp32, or check those samples; the last saved state is from before this step",

@@ -129,16 +129,21 @@ def pack(parts: Mapping[str, Part]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if isinstance(part, Optimizer):
             # Tensors go to the safetensors file, everything else to JSON.
             state = part.state_dict()
-            groups, held = _split_groups(state["param_groups"])
+            groups, group_tensors = _split_groups(state["param_groups"])
             facts[name] = {"groups": groups, "numbers": {}}
-            tensors |= {f"{name}/{key}": value for key, value in held.items()}
+            tensors |= {f"{name}/{key}": value for key, value in group_tensors.items()}
             for index, slots in state["state"].items():
-                found = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
-                tensors |= {
-                    f"{name}/{index}/{slot}": whole(value).cpu() for slot, value in found.items()
+                slot_tensors = {
+                    slot: value for slot, value in slots.items() if isinstance(value, Tensor)
                 }
-                if more := {slot: value for slot, value in slots.items() if slot not in found}:
-                    facts[name]["numbers"][str(index)] = more
+                tensors |= {
+                    f"{name}/{index}/{slot}": whole(value).cpu()
+                    for slot, value in slot_tensors.items()
+                }
+                if plain := {
+                    slot: value for slot, value in slots.items() if slot not in slot_tensors
+                }:
+                    facts[name]["numbers"][str(index)] = plain
         elif isinstance(part, GradScaler):
             facts[name] = part.state_dict()
         else:
@@ -179,7 +184,7 @@ def _split_groups(
     groups: Sequence[Mapping[str, Any]],
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """Split parameter groups into JSON values and tensors; Prodigy keeps tensors in groups."""
-    held = {
+    tensors = {
         f"{GROUP}{number}/{key}": value.detach().cpu()
         for number, group in enumerate(groups)
         for key, value in group.items()
@@ -189,7 +194,7 @@ def _split_groups(
         {key: value for key, value in group.items() if not isinstance(value, Tensor)}
         for group in groups
     ]
-    return plain, held
+    return plain, tensors
 
 
 def _saved_tensors(part: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -207,7 +212,7 @@ def _load_optimizer(
     """Load an optimizer's state with the device, memory format and sharding of its parameters."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Any]] = {
-        int(index): dict(more) for index, more in facts["numbers"].items()
+        int(index): dict(plain) for index, plain in facts["numbers"].items()
     }
     groups = [dict(group) for group in facts["groups"]]
     for key, value in tensors.items():

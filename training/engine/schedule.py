@@ -65,12 +65,15 @@ class EMA:
         """Update the average after a step of `batch` images that began at `seen` images."""
         if not self.tensors:
             return
-        means = list(self.tensors.values())
+        averages = list(self.tensors.values())
         weights = [
-            weight.to(mean.device) for weight, mean in zip(self._weights, means, strict=True)
+            weight.to(average.device)
+            for weight, average in zip(self._weights, averages, strict=True)
         ]
         # One fused operation over all tensors.
-        torch._foreach_lerp_(means, weights, 1 - min(self.decay, (1 + seen) / (10 * batch + seen)))
+        torch._foreach_lerp_(
+            averages, weights, 1 - min(self.decay, (1 + seen) / (10 * batch + seen))
+        )
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -84,7 +87,7 @@ class EMA:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange the averaged and the trained weights, in place."""
-        for weight, mean in zip(self._weights, self.tensors.values(), strict=True):
+        for weight, average in zip(self._weights, self.tensors.values(), strict=True):
             trained = weight.clone()
-            weight.copy_(mean)
-            mean.copy_(trained)
+            weight.copy_(average)
+            average.copy_(trained)

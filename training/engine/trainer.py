@@ -180,16 +180,16 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
 
             # Grids and states are due whenever the image count passes a multiple of their interval.
             before, seen = seen, seen + len(step_batches.places)
-            sheet = seen >= total or before // preset.sheet_images != seen // preset.sheet_images
-            save = seen >= total or before // preset.save_images != seen // preset.save_images
+            grid_due = seen >= total or before // preset.sheet_images != seen // preset.sheet_images
+            save_due = seen >= total or before // preset.save_images != seen // preset.save_images
             # Metrics are flushed before a save, so that no diverged state is ever saved.
-            if buffer.note(StepMetrics(seen, step_batches.places, metrics)) or sheet or save:
+            if buffer.note(StepMetrics(seen, step_batches.places, metrics)) or grid_due or save_due:
                 for images, numbers in buffer.read():
                     log.write(images, {**numbers, "rate": rate})
                     course.report(Progress(recipe.stage, images, total, numbers))
-            if sheet:
+            if grid_due:
                 _write_sample_grid(recipe, model, batch, average, course, run, log, seen)
-            if save:
+            if save_due:
                 # Gathering shards is collective; of replicas only the first process packs one.
                 if machine.first or preset.sharded:
                     packed = pack(parts)

@@ -142,26 +142,26 @@ def measure(
 class _MetricNetworks:
     """The metric networks whose weights were given, on the fastest device."""
 
-    def __init__(self, wanted: EvaluationOptions) -> None:
+    def __init__(self, options: EvaluationOptions) -> None:
         device = fastest_device()
         self.perceptual: Perceptual | None = None
         self.inception: Inception | None = None
         self.agreement: TextAgreement | None = None
-        if wanted.perceptual:
-            self.perceptual = open_perceptual(wanted.perceptual).to(device)
-        if wanted.inception:
-            self.inception = open_inception(wanted.inception).to(device)
-        if wanted.clip:
-            self.agreement = open_agreement(wanted.clip, device)
+        if options.perceptual:
+            self.perceptual = open_perceptual(options.perceptual).to(device)
+        if options.inception:
+            self.inception = open_inception(options.inception).to(device)
+        if options.clip:
+            self.agreement = open_agreement(options.clip, device)
 
 
 class _Accumulator:
     """Accumulates metrics over batches."""
 
-    def __init__(self, networks: _MetricNetworks, wanted: EvaluationOptions) -> None:
+    def __init__(self, networks: _MetricNetworks, options: EvaluationOptions) -> None:
         self.networks = networks
         self.forms: dict[str, Blend] = (
-            {"": blend, "_jpeg": blend_jpeg} if wanted.published else {"": blend}
+            {"": blend, "_jpeg": blend_jpeg} if options.published else {"": blend}
         )
         self.images = 0
         self.shown: tuple[list[RGBA], list[RGBA]] = ([], [])
@@ -244,13 +244,13 @@ def _measure_offset(round_trip: RoundTrip) -> dict[str, Tensor]:
     """Compute the size of the latent offset relative to the posterior, and its share of energy."""
     offset_BCHW = round_trip.adjusted_BCHW - round_trip.plain_BCHW
     size_BN = (offset_BCHW / round_trip.std_BCHW).abs().flatten(1)
-    energy_B, all_B = (
+    energy_B, total_B = (
         part.square().flatten(1).sum(1) for part in (offset_BCHW, round_trip.adjusted_BCHW)
     )
     return {
         "offset_mean": size_BN.mean(1),
         "offset_max": size_BN.amax(1),
-        "offset_energy": energy_B / all_B,
+        "offset_energy": energy_B / total_B,
     }
 
 
@@ -303,33 +303,37 @@ def _measure_pairs(
     """Compare generated pairs to real ones; None if no pairs are generated."""
     if not count or not samples or not draws_pairs(parts):
         return None
-    ways = open_ways(checkpoint, store)
-    return compare_pairs(ways, samples, count, parts.preset.image_size, store, report, agreement)
+    generators = open_ways(checkpoint, store)
+    return compare_pairs(
+        generators, samples, count, parts.preset.image_size, store, report, agreement
+    )
 
 
 def _notes(
-    wanted: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, images: int
+    options: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, images: int
 ) -> list[str]:
     """Return notes on metrics that are missing, and on the reading of those that are not."""
-    few = (
+    few_images = (
         f"rfid of {images} images: comparable only between sets of equal size up to some thousands"
     )
-    other = "published results are of other images: use them for orientation, not as a comparison"
+    orientation = (
+        "published results are of other images: use them for orientation, not as a comparison"
+    )
     notes = {
         f"{left_out} images with a side under {LEAST} pixels were left out": left_out > 0,
-        "no lpips: it needs weights (--perceptual)": wanted.perceptual is None,
-        "no rfid: it needs weights (--inception)": wanted.inception is None,
-        "no rfid: it needs two images": wanted.inception is not None and images < 2,
-        few: wanted.inception is not None and 2 <= images < 2048,
-        "no JPEG metrics: request them (--published)": not wanted.published,
-        other: wanted.published,
+        "no lpips: it needs weights (--perceptual)": options.perceptual is None,
+        "no rfid: it needs weights (--inception)": options.inception is None,
+        "no rfid: it needs two images": options.inception is not None and images < 2,
+        few_images: options.inception is not None and 2 <= images < 2048,
+        "no JPEG metrics: request them (--published)": not options.published,
+        orientation: options.published,
         "no noise_mse and no generated images: the checkpoint has no base": parts.base is None,
     }
     return [note for note, applies in notes.items() if applies]
 
 
 def _notes_on_pairs(
-    wanted: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairFigures | None
+    options: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairFigures | None
 ) -> list[str]:
     """Return notes on pair metrics."""
     if not draws_pairs(parts):
@@ -344,7 +348,7 @@ def _notes_on_pairs(
     )
     notes = {
         intervals: True,
-        "no text agreement: it needs a CLIP (--clip)": wanted.clip is None,
+        "no text agreement: it needs a CLIP (--clip)": options.clip is None,
         "no separately generated pairs: this checkpoint has no joint attention to turn off": "joint"
         not in pairs.table["error"],
     }

@@ -238,13 +238,13 @@ def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> di
         or not any(sample.layers.keys() >= set(roles) for sample in samples)
     ):
         return {}
-    pictures = load_layered(
+    layer_sets = load_layered(
         store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory
     )
     # Latents are not cached on disk: held-out sets are small.
     encoder = parts.transparency.encoder
     latents = encode_pictures(
-        preset, pictures.layers, parts.backbone, encoder, None, lambda _: None
+        preset, layer_sets.layers, parts.backbone, encoder, None, lambda _: None
     )
     layered = (
         open_layers(open_denoiser(preset, *parts.base), *parts.layers)
@@ -252,7 +252,7 @@ def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> di
         .eval()
     )
     joined, apart = (
-        layers_loss(layered, preset, pictures, latents, joined=joined) for joined in (True, False)
+        layers_loss(layered, preset, layer_sets, latents, joined=joined) for joined in (True, False)
     )
     return {"layers_mse": joined, "layers_apart_mse": apart}
 
@@ -270,9 +270,9 @@ def background_psnr(
         views: Number of views in test-time augmentation, as in `decode_rgba`.
     """
     roles = [LayerRole.background] * len(samples)
-    pictures = LayerDataset(store, samples, parts.preset.image_size, in_memory=False, roles=roles)
+    images = LayerDataset(store, samples, parts.preset.image_size, in_memory=False, roles=roles)
     rows = []
-    for truth_B4HW, _ in batches(pictures, range(len(pictures)), lambda _: None):
+    for truth_B4HW, _ in batches(images, range(len(images)), lambda _: None):
         again_B4HW = send_through(parts, truth_B4HW, views).again_B4HW
         # The bars of a letterbox do not belong to the image.
         opaque_B1HW = (truth_B4HW[:, 3:] == 1).float()

@@ -56,10 +56,10 @@ class PairFigures:
     def figures(self) -> Figures:
         """Means of the checkpoint's normal way of generating, under the names of its metrics."""
         return {
-            f"pair_{name}": row[way].mean
+            f"pair_{name}": row[source].mean
             for name, row in self.table.items()
-            for way in row
-            if way in _AS_USED
+            for source in row
+            if source in _AS_USED
         }
 
 
@@ -103,8 +103,8 @@ def measure_drawn_pairs(
         report: Progress callback.
         count: Number of pairs to generate.
     """
-    ways = {"drawn": open_generator(checkpoint, store)}
-    return compare_pairs(ways, samples, count, None, store, report).figures
+    generators = {"drawn": open_generator(checkpoint, store)}
+    return compare_pairs(generators, samples, count, None, store, report).figures
 
 
 def open_ways(checkpoint: Checkpoint, store: ObjectStore) -> dict[str, LayerGenerator]:
@@ -145,15 +145,15 @@ def compare_pairs(
     requests = [
         _request(samples[number % len(samples)], number // len(samples)) for number in range(count)
     ]
-    drawn = _draw(ways, requests, report)
-    rows = {way: _measure(pairs, requests, agreement) for way, pairs in drawn.items()}
+    generated = _draw(ways, requests, report)
+    rows = {source: _measure(pairs, requests, agreement) for source, pairs in generated.items()}
     # Paired differences have less variance than differences of means.
     if {"joint", "apart"} <= rows.keys():
         rows["joint - apart"] = [
             {name: joint[name] - apart[name] for name in joint.keys() & apart.keys()}
             for joint, apart in zip(rows["joint"], rows["apart"], strict=True)
         ]
-    pairs = dict(drawn)
+    pairs = dict(generated)
     # Real pairs, for reference.
     if size is not None:
         stored = [
@@ -166,16 +166,20 @@ def compare_pairs(
     # Mean and interval of each metric and source; empty entries are dropped.
     names = [*FIGURES, *(TEXTS.values() if agreement else ())]
     table = {
-        name: {way: _mean_over_samples(name, found, len(samples)) for way, found in rows.items()}
+        name: {
+            source: _mean_over_samples(name, found, len(samples)) for source, found in rows.items()
+        }
         for name in names
     }
     correlated = _correlate(pairs, len(samples))
-    table["light_r"] = {way: correlated.get(way) for way in rows}
-    kept = {
-        name: {way: found for way, found in row.items() if found} for name, row in table.items()
+    table["light_r"] = {source: correlated.get(source) for source in rows}
+    nonempty = {
+        name: {source: found for source, found in row.items() if found}
+        for name, row in table.items()
     }
     return PairFigures(
-        {name: row for name, row in kept.items() if row}, _sample_grid(drawn, requests[:SHOWN])
+        {name: row for name, row in nonempty.items() if row},
+        _sample_grid(generated, requests[:SHOWN]),
     )
 
 
@@ -217,16 +221,18 @@ def _request(sample: Sample, repeat: int) -> DrawRequest:
 
 
 def _draw(
-    ways: Mapping[str, LayerGenerator], requests: Sequence[DrawRequest], report: Report
+    generators: Mapping[str, LayerGenerator], requests: Sequence[DrawRequest], report: Report
 ) -> dict[str, list[Layers]]:
-    drawn: dict[str, list[Layers]] = {}
-    for number, (way, generator) in enumerate(ways.items()):
-        drawn[way] = []
+    generated: dict[str, list[Layers]] = {}
+    for number, (source, generator) in enumerate(generators.items()):
+        generated[source] = []
         for start in range(0, len(requests), generator.at_once):
-            report(Progress("pairs", number * len(requests) + start, len(ways) * len(requests)))
-            drawn[way] += generator.draw(requests[start : start + generator.at_once])
-    report(Progress("pairs", len(ways) * len(requests), len(ways) * len(requests)))
-    return drawn
+            report(
+                Progress("pairs", number * len(requests) + start, len(generators) * len(requests))
+            )
+            generated[source] += generator.draw(requests[start : start + generator.at_once])
+    report(Progress("pairs", len(generators) * len(requests), len(generators) * len(requests)))
+    return generated
 
 
 def _shows_both(layers: Layers) -> bool:
@@ -235,15 +241,15 @@ def _shows_both(layers: Layers) -> bool:
 
 
 def _measure(
-    drawn: Sequence[Layers], requests: Sequence[DrawRequest], agreement: TextAgreement | None
+    pairs: Sequence[Layers], requests: Sequence[DrawRequest], agreement: TextAgreement | None
 ) -> list[Figures]:
     """Compute the metrics of each pair, and its text agreement per layer."""
-    rows = [measure_pair(layers) for layers in drawn]
+    rows = [measure_pair(layers) for layers in pairs]
     if agreement is None:
         return rows
     for role, name in TEXTS.items():
         texts = [_texts(request)[role] for request in requests]
-        scores = agreement([over(layers[role], BACKGROUNDS["grey"]) for layers in drawn], texts)
+        scores = agreement([over(layers[role], BACKGROUNDS["grey"]) for layers in pairs], texts)
         for row, score in zip(rows, scores, strict=True):
             row[name] = score
     return rows
@@ -287,19 +293,21 @@ def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str,
     """
     # Brightness of both layers, grouped by prompt.
     lights: dict[str, list[list[Lights]]] = {}
-    for way, drawn in pairs.items():
+    for source, layer_sets in pairs.items():
         found = [
             lights_of(layers[LAYERS[0]], layers[LAYERS[1]]) if _shows_both(layers) else None
-            for layers in drawn
+            for layers in layer_sets
         ]
-        lights[way] = [[pair for pair in found[index::samples] if pair] for index in range(samples)]
+        lights[source] = [
+            [pair for pair in found[index::samples] if pair] for index in range(samples)
+        ]
     # The first correlation is of all prompts, the others are of bootstrap resamples.
     chosen = [range(samples), *resample(samples)]
     correlations = {
-        way: [correlation([rows[index] for index in indices]) for indices in chosen]
-        for way, rows in lights.items()
+        source: [correlation([rows[index] for index in indices]) for indices in chosen]
+        for source, rows in lights.items()
     }
-    counts = {way: sum(map(bool, rows)) for way, rows in lights.items()}
+    counts = {source: sum(map(bool, rows)) for source, rows in lights.items()}
     # The difference is taken within each resample.
     if {"joint", "apart"} <= correlations.keys():
         both = zip(correlations["joint"], correlations["apart"], strict=True)
@@ -308,21 +316,23 @@ def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str,
         ]
         counts["joint - apart"] = min(counts["joint"], counts["apart"])
     spreads = {}
-    for way, (value, *resampled) in correlations.items():
+    for source, (value, *resampled) in correlations.items():
         if value is not None:
             low, high = interval(resampled)
-            spreads[way] = MeanWithInterval(value, low, high, counts[way])
+            spreads[source] = MeanWithInterval(value, low, high, counts[source])
     return spreads
 
 
-def _sample_grid(drawn: Mapping[str, Sequence[Layers]], requests: Sequence[DrawRequest]) -> bytes:
+def _sample_grid(
+    generated: Mapping[str, Sequence[Layers]], requests: Sequence[DrawRequest]
+) -> bytes:
     """Draw a grid with a column per prompt, and rows of the three layers for each source."""
     images: list[list[RGBA]] = []
     captions = []
-    for way, pairs in drawn.items():
+    for source, pairs in generated.items():
         for role in LAYERS:
             images.append([layers[role] for layers in pairs[: len(requests)]])
-            captions.append([f"{way}: {_texts(request)[role]}" for request in requests])
+            captions.append([f"{source}: {_texts(request)[role]}" for request in requests])
     return draw_sheet(images, captions)
 
 

@@ -152,17 +152,17 @@ def to_peft(tensors: Mapping[str, Tensor], role: str) -> dict[str, Tensor]:
     Raises:
         Refused: The role has no adapters.
     """
-    found = {
+    adapters = {
         name.removeprefix(f"{role}."): value
         for name, value in tensors.items()
         if name.startswith(f"{role}.")
     }
-    if not found:
+    if not adapters:
         raise Refused(
             f"no adapters of the role {role!r}",
             f"the roles are {', '.join(roles_in(tensors))}",
         )
-    return found
+    return adapters
 
 
 def from_peft(tensors: Mapping[str, Tensor], role: str) -> dict[str, Tensor]:

@@ -90,14 +90,14 @@ class LayersGenerator:
             if asks_for_layers(request.prompt, options)
         ]
         single = [index for index in range(len(requests)) if index not in set(pairs)]
-        drawn: dict[int, Layers] = {}
+        generated: dict[int, Layers] = {}
         if single:
             layers = self.alone.draw([requests[index] for index in single], options)
-            drawn |= dict(zip(single, layers, strict=True))
+            generated |= dict(zip(single, layers, strict=True))
         if pairs:
             layers = self._draw([requests[index] for index in pairs], options)
-            drawn |= dict(zip(pairs, layers, strict=True))
-        return [drawn[index] for index in range(len(requests))]
+            generated |= dict(zip(pairs, layers, strict=True))
+        return [generated[index] for index in range(len(requests))]
 
     def describe(self, options: DrawOptions) -> Mapping[str, str]:
         """Return the settings of single layers, with layers and attention. Raises Refused."""
@@ -114,7 +114,7 @@ class LayersGenerator:
             LayerRole(role): self._fetch(sha256, size) for role, sha256 in options.given.items()
         }
         clean = {role: self._encode(layer) for role, layer in given.items()}
-        drawn: list[Layers] = []
+        generated: list[Layers] = []
         for batch, filled in batches(requests, preset.draw_batch):
             layer_requests = [self._layer_requests(request.prompt, clean) for request in filled]
             seeds = [request.seed for request in filled]
@@ -124,8 +124,8 @@ class LayersGenerator:
             )
             # Given layers are returned as they are, without a round trip through the autoencoder.
             decoded = self._decode(latent_PLCHW, size)
-            drawn += [_complete({**layers, **given}) for layers in decoded[: len(batch)]]
-        return drawn
+            generated += [_complete({**layers, **given}) for layers in decoded[: len(batch)]]
+        return generated
 
     def _layer_requests(
         self, prompt: Prompt, clean: Mapping[LayerRole, Tensor]
@@ -267,7 +267,7 @@ def sample_layers(
     texts += [negative] * (times - 1) * len(texts)
     conditions = layered.denoiser.encode(texts, _sizes(size, len(texts)))
     for time in schedule.timesteps:
-        # Given layers are clean in every step, whatever the previous step did to them.
+        # Given layers are clean in every step.
         latent_PLCHW = torch.where(known_PL111, clean_PLCHW, latent_PLCHW)
         time_B = torch.where(known_PL, 0, time.to(device)).flatten()
         rows_BCHW = latent_PLCHW.flatten(0, 1)

@@ -157,7 +157,7 @@ def layers_loss(
 def _open(preset: Preset, base: Stored, start: Stored | None) -> LayeredDenoiser:
     """Load the frozen base, with new adapters or the parent's.
 
-    A pretrained base is cast to the preset's precision; adapters are float32 whatever their stored
+    A pretrained base is cast to the preset's precision; adapters are float32 for any stored
     dtype.
     """
     denoiser = open_denoiser(preset, *base)

@@ -50,7 +50,7 @@ class TextAgreement:
             return_tensors="pt",
         ).to(self.network.device)
         embeddings = self.network(**inputs)
-        # In float32, whatever dtype the model computes in.
+        # In float32 for any dtype of the model.
         cosine_B = nn.functional.cosine_similarity(
             embeddings.image_embeds.float(), embeddings.text_embeds.float()
         )

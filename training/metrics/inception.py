@@ -109,11 +109,13 @@ class _Block(nn.Module):
         self.width = 0
         # Add the convolutions of each branch, and sum the channels of the branches' outputs.
         for branch in self.branches:
-            now = channels
+            branch_width = channels
             for step in branch:
                 if ":" in step:
-                    now = sum(self._add(now, *part.split(":")) for part in step.split("|"))
-            self.width += now
+                    branch_width = sum(
+                        self._add(branch_width, *part.split(":")) for part in step.split("|")
+                    )
+            self.width += branch_width
 
     def _add(self, channels: int, name: str, width: str, shape: str) -> int:
         kernel, _, stride_code = shape.partition("/")
@@ -121,13 +123,13 @@ class _Block(nn.Module):
         return int(width)
 
     def forward(self, feature: Tensor) -> Tensor:
-        ends = []
+        outputs = []
         for branch in self.branches:
-            now = feature
+            output = feature
             for step in branch:
-                now = self._step(step, now)
-            ends.append(now)
-        return torch.cat(ends, dim=1)
+                output = self._step(step, output)
+            outputs.append(output)
+        return torch.cat(outputs, dim=1)
 
     def _step(self, step: str, feature: Tensor) -> Tensor:
         match step:
@@ -174,16 +176,16 @@ def open_inception(path: Path) -> Inception:
     with torch.device("meta"):
         network = Inception()
     # Compare names and shapes before reading any tensor.
-    wanted = {
+    expected = {
         name: tuple(tensor.shape)
         for name, tensor in network.state_dict().items()
         if "num_batches" not in name
     }
-    missing = sorted(name for name, shape in wanted.items() if shapes.get(name) != shape)
+    missing = sorted(name for name, shape in expected.items() if shapes.get(name) != shape)
     if missing:
         hint = "convert it as described in the README, section 'Figures of a checkpoint'"
         raise Refused(f"{path} is not the 2015 Inception network: it lacks {missing[0]!r}", hint)
-    network.load_state_dict(read_tensors(path, wanted), strict=False, assign=True)
+    network.load_state_dict(read_tensors(path, expected), strict=False, assign=True)
     for name, count in network.named_buffers():
         if count.is_meta:  # BatchNorm's counter of training batches is not used here
             network.get_submodule(name.rpartition(".")[0]).register_buffer(

@@ -57,10 +57,10 @@ def resample(count: int) -> list[NDArray[np.int64]]:
 
 def interval(values: Sequence[float | None]) -> tuple[float, float] | tuple[None, None]:
     """Return the central 95 % interval of resampled values, which may include None."""
-    found = [value for value in values if value is not None]
-    if not found:
+    present = [value for value in values if value is not None]
+    if not present:
         return None, None
-    low, high = np.quantile(found, [(1 - SURE) / 2, (1 + SURE) / 2])
+    low, high = np.quantile(present, [(1 - SURE) / 2, (1 + SURE) / 2])
     return float(low), float(high)
 
 

@@ -51,9 +51,7 @@ class Perceptual(nn.Module):
                 layers += [nn.Conv2d(channels, width, kernel, stride, padding), nn.ReLU()]
                 channels = width
             # Layers are numbered through the whole tower, as in the state dict.
-            named = {
-                str(first + number_in_slice): layer for number_in_slice, layer in enumerate(layers)
-            }
+            named = {str(first + offset): layer for offset, layer in enumerate(layers)}
             first += len(layers)
             self.net.add_module(f"slice{number + 1}", nn.Sequential())
             for name, layer in named.items():
@@ -77,9 +75,9 @@ class Perceptual(nn.Module):
         for number in range(5):
             feature = self.net.get_submodule(f"slice{number + 1}")(feature)
             unit = feature / (feature.square().sum(1, keepdim=True).sqrt() + 1e-10)
-            one, other = unit.chunk(2)
+            first, second = unit.chunk(2)
             head = self.get_submodule(f"lin{number}.model")
-            distance_B = distance_B + head((one - other) ** 2).mean((1, 2, 3))
+            distance_B = distance_B + head((first - second) ** 2).mean((1, 2, 3))
         return distance_B
 
 
@@ -93,11 +91,11 @@ def open_perceptual(path: Path) -> Perceptual:
         raise Refused(f"{path} is not LPIPS on AlexNet or VGG", hint)
     with torch.device("meta"):
         network = Perceptual(tower)
-    wanted = network.state_dict()
+    expected = network.state_dict()
     missing = sorted(
-        name for name, tensor in wanted.items() if shapes.get(name) != tuple(tensor.shape)
+        name for name, tensor in expected.items() if shapes.get(name) != tuple(tensor.shape)
     )
     if missing:
         raise Refused(f"{path} lacks tensors of LPIPS on {tower}, such as {missing[0]!r}", hint)
-    network.load_state_dict(read_tensors(path, wanted), assign=True)
+    network.load_state_dict(read_tensors(path, expected), assign=True)
     return network.float().eval().requires_grad_(False)
