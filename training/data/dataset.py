@@ -238,6 +238,11 @@ def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
     the snapshot lists as withheld (curation.datasets.holdout), and, since older snapshots have no
     such list, those with the foreground or blended image of a held-out sample.
 
+    Args:
+        store: Where the snapshot is stored.
+        snapshot: Id of the snapshot.
+        split: Training or held-out samples.
+
     Raises:
         NotFound: The snapshot is not in the store.
         Corrupt: The snapshot cannot be read.
@@ -276,6 +281,12 @@ def heldout_images(store: ObjectStore, snapshot: str, size: int, count: int) -> 
 
     They are the same in every training on the snapshot, so that sample grids and validation
     metrics are comparable. The dataset is empty if nothing is held out.
+
+    Args:
+        store: Where the snapshot is stored.
+        snapshot: Id of the snapshot.
+        size: Height and width in pixels.
+        count: Largest number of images.
     """
     samples = (
         sample

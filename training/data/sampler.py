@@ -91,7 +91,14 @@ def draw_order(
 def weigh_new(
     store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float
 ) -> list[float]:
-    """Return `new_weight` for samples that the previous snapshot lacks and 1 for all others."""
+    """Return the weight of each sample: `new_weight` if the previous snapshot lacks it, else 1.
+
+    Args:
+        store: Where snapshots are stored.
+        samples: The samples.
+        previous: Id of the previous snapshot; None if there is none, and no sample is new.
+        new_weight: Weight of new samples.
+    """
     known_ids = {sample.id for sample in read_samples(store, previous)} if previous else None
     return [
         new_weight if known_ids is not None and sample.id not in known_ids else 1.0

@@ -41,6 +41,7 @@ class ShardedTensorCache:
     """
 
     def __init__(self, folder: Path | None) -> None:
+        """Open a cache in a folder, which is created if it is missing; None is in memory."""
         self.folder = folder
         self._rows: dict[bytes, tuple[int, int]] = {}  # key to shard and row
         self._names: list[str] = []

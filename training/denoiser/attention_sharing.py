@@ -42,6 +42,16 @@ class SharedAttention(nn.Module):
         *,
         controlled: bool = False,
     ) -> None:
+        """Create the processor of one attention.
+
+        Args:
+            width: Channels of the attention's states.
+            context_width: Channels of the states it attends to.
+            heads: Number of attention heads.
+            frames: Number of layers that are generated together.
+            rank: Rank of the adapters.
+            controlled: Whether a control image is used.
+        """
         super().__init__()
         self.heads, self.frames = heads, frames
         self.to_q_lora, self.to_out_lora = (_adapters(width, width, frames, rank) for _ in range(2))
@@ -146,7 +156,7 @@ class SharedAttention(nn.Module):
 def attend(
     query_BLD: Tensor, key_BMD: Tensor, value_BMD: Tensor, heads: int, mask: Tensor | None = None
 ) -> Tensor:
-    """Compute multi-head attention, B x L x D."""
+    """Compute multi-head attention, B x L x D; `mask` is added to the attention logits."""
     query, key, value = (
         x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query_BLD, key_BMD, value_BMD)
     )

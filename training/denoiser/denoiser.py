@@ -52,11 +52,25 @@ class Denoiser(nn.Module):
 
     @abstractmethod
     def encode(self, texts: Sequence[str], sizes_B6: Tensor | None = None) -> Conditions:
-        """Encode texts as conditions; `sizes_B6` is SDXL's size conditioning in pixels."""
+        """Encode texts as conditions.
+
+        Args:
+            texts: One text per row; "" is the unconditional prompt.
+            sizes_B6: SDXL's size conditioning in pixels (see `Conditions`); None for the default.
+        """
 
     @abstractmethod
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
-        """Predict noise or v, as the denoiser was trained to, with the shape of `noisy`."""
+        """Predict noise or v, as the denoiser was trained to.
+
+        Args:
+            noisy_BCHW: Noisy normalized latents.
+            time_B: Training timesteps, 0 to 999.
+            conditions: Conditions of the same batch.
+
+        Returns:
+            The prediction, B x C x H x W.
+        """
 
     @abstractmethod
     def normalise(self, latent_BCHW: Tensor) -> Tensor:

@@ -32,11 +32,15 @@ class Generator:
     def __init__(
         self, parts: LoadedCheckpoint, denoiser: Denoiser, device: torch.device | str = "cpu"
     ) -> None:
-        self.parts, self.denoiser, self.at_once = (
-            parts,
-            denoiser.to(device),
-            parts.preset.draw_batch,
-        )
+        """Move the networks of a checkpoint to a device.
+
+        Args:
+            parts: The loaded checkpoint.
+            denoiser: Its base.
+            device: Where to generate.
+        """
+        self.parts, self.denoiser = parts, denoiser.to(device)
+        self.at_once = parts.preset.draw_batch
         for network in (parts.backbone, parts.transparency):
             network.to(device)
 

@@ -44,6 +44,13 @@ class Prefetcher:
     """
 
     def __init__(self, lay_out: Callable[[int], Laid], total: int, *, threaded: bool) -> None:
+        """Create a prefetcher.
+
+        Args:
+            lay_out: Makes the step that begins after some number of images.
+            total: Images of the whole stage; no step is made beyond them.
+            threaded: Whether to prefetch in a thread.
+        """
         self._lay_out, self._total = lay_out, total
         self._pool = ThreadPoolExecutor(1, "lay-out") if threaded else None
         self._next: tuple[int, Future[Laid]] | None = None

@@ -50,6 +50,13 @@ class TrainingStateStore:
     """
 
     def __init__(self, folder: Path, stage: str, keep_states: int = 1) -> None:
+        """Open the folder of a stage, and create it if it is missing.
+
+        Args:
+            folder: The folder of the run.
+            stage: Name of the stage.
+            keep_states: Number of saved states to keep.
+        """
         self.folder, self.stage, self.keep_states = folder / stage, stage, keep_states
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -109,7 +116,13 @@ class TrainingStateStore:
 
 
 def generator_at(seed: int, stage: str, images: int) -> torch.Generator:
-    """Return an RNG seeded by the training's seed, the stage and the images seen."""
+    """Return the random number generator of a step.
+
+    Args:
+        seed: Seed of the training.
+        stage: Name of the stage.
+        images: Images seen before the step.
+    """
     digest = hashlib.sha256(canonical_json([seed, stage, images]).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 

@@ -50,6 +50,13 @@ class EMA:
     """
 
     def __init__(self, networks: nn.Module, decay: float, *, apart: bool = False) -> None:
+        """Copy the trainable parameters.
+
+        Args:
+            networks: The networks, already on their device and sharded.
+            decay: Decay per step, in [0, 1); 0 keeps no copy.
+            apart: Whether to keep the copy on the CPU.
+        """
         trainable = (
             {name: p for name, p in networks.named_parameters() if p.requires_grad} if decay else {}
         )

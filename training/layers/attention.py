@@ -72,6 +72,13 @@ class JointAttention:
     """
 
     def __init__(self, stack: Stack, alone: Callable[..., Tensor], *, join_text: bool) -> None:
+        """Wrap a processor.
+
+        Args:
+            stack: The layout of the next forward pass.
+            alone: The wrapped processor.
+            join_text: Whether cross-attention sees the texts of all layers.
+        """
         self.stack, self.alone, self.join_text = stack, alone, join_text
 
     def __call__(

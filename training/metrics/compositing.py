@@ -112,7 +112,16 @@ def psnr_of(truth_BCHW: Tensor, again_BCHW: Tensor) -> Tensor:
 
 
 def psnr_inside(truth_B4HW: Tensor, again_B4HW: Tensor, inside_B1HW: Tensor) -> Tensor:
-    """Compute the PSNR (dB, shape B) of the pixels inside a mask, the mean over backgrounds."""
+    """Compute the PSNR of the pixels inside a mask, the mean over the nine backgrounds.
+
+    Args:
+        truth_B4HW: Straight RGBA in [0, 1].
+        again_B4HW: The reconstruction.
+        inside_B1HW: The pixels that count, bool.
+
+    Returns:
+        dB, shape B.
+    """
     count_B = inside_B1HW.flatten(1).sum(1).clamp_min(1)
     errors: dict[int, Tensor] = {}
     for level in {level for color in BACKGROUNDS.values() for level in color}:
