@@ -74,7 +74,7 @@ class Denoiser(nn.Module):
 
     @abstractmethod
     def normalise(self, latent_BCHW: Tensor) -> Tensor:
-        """Unscaled adjusted latents as the network knows them."""
+        """Normalize unscaled adjusted latents to about unit variance."""
 
     @abstractmethod
     def restore(self, normal_BCHW: Tensor) -> Tensor:
