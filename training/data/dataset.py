@@ -65,18 +65,18 @@ class LayerDataset(Dataset[Tensor]):
         self.aside: dict[str, str] = {}  # error message by sample id
         self._max_unreadable = max(1, int(len(self.samples) * BROKEN_SHARE))
         self._broken: set[int] = set()
-        self._kept: list[RGBA] | None = None
+        self._decoded: list[RGBA] | None = None
         self._boxes: dict[str, Box] = {}  # by sha256, of the images decoded so far
-        self._sort(buckets)
+        self._assign_buckets(buckets)
         if in_memory:
-            self._keep()
+            self._decode_all()
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, place: int) -> Tensor:
         """Return one image, 4 x H x W. Raises Corrupt, NotFound."""
-        pixels = self._decode(place) if self._kept is None else self._kept[place]
+        pixels = self._decode(place) if self._decoded is None else self._decoded[place]
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0
 
     def take(self, places: Sequence[int]) -> Tensor:
@@ -94,7 +94,7 @@ class LayerDataset(Dataset[Tensor]):
 
     def sound(self, places: Sequence[int]) -> list[int]:
         """Replace unreadable images by the next readable ones of their size. Raises Corrupt."""
-        return [self._stand_in(place) if place in self._broken else place for place in places]
+        return [self._replacement_of(place) if place in self._broken else place for place in places]
 
     def set_aside(self, place: int, error: Corrupt | NotFound) -> None:
         """Record that an image is unreadable. Raises Corrupt if too many are."""
@@ -151,7 +151,7 @@ class LayerDataset(Dataset[Tensor]):
             [self.originals[index] for index in places], [self.shapes[index] for index in places]
         )
 
-    def _sort(self, buckets: Buckets | None) -> None:
+    def _assign_buckets(self, buckets: Buckets | None) -> None:
         """Assign each image to a bucket, and leave out images whose size cannot be read."""
         self.originals: list[Size] = [(self.size, self.size)] * len(self.samples)
         self.shapes: list[Size] = list(self.originals)
@@ -167,7 +167,7 @@ class LayerDataset(Dataset[Tensor]):
         self.originals = [originals[sha256] for sha256 in objects if sha256 not in broken]
         self.shapes = buckets.sort(self.originals)
 
-    def _keep(self) -> None:
+    def _decode_all(self) -> None:
         """Decode all images, and leave out those that cannot be decoded."""
         kept: list[RGBA | None] = [None] * len(self.samples)
         for index in range(len(self.samples)):
@@ -176,7 +176,7 @@ class LayerDataset(Dataset[Tensor]):
             except (Corrupt, NotFound) as error:
                 self.set_aside(index, error)
         self._leave_out({index for index, pixels in enumerate(kept) if pixels is None})
-        self._kept = [pixels for pixels in kept if pixels is not None]
+        self._decoded = [pixels for pixels in kept if pixels is not None]
 
     def _leave_out(self, broken: Collection[int]) -> None:
         # All lists are indexed alike, so the same positions are removed from each.
@@ -185,7 +185,7 @@ class LayerDataset(Dataset[Tensor]):
             values[:] = [value for index, value in enumerate(values) if index not in broken]
         self._broken.clear()
 
-    def _stand_in(self, index: int) -> int:
+    def _replacement_of(self, index: int) -> int:
         # The next readable image of the size, wrapping around: independent of the access order.
         for stand_in in (*range(index + 1, len(self.samples)), *range(index)):
             if self.shapes[stand_in] == self.shapes[index] and stand_in not in self._broken:

@@ -57,7 +57,7 @@ class LayerSetDataset:
 
     def sound(self, places: Sequence[int]) -> list[int]:
         """Replace indices of unreadable layer sets by the next with their key. Raises Corrupt."""
-        return [place if self._is_sound(place) else self._stand_in(place) for place in places]
+        return [place if self._is_sound(place) else self._replacement_of(place) for place in places]
 
     def captions(self, place: int) -> list[str]:
         """Return the caption of each layer of a layer set."""
@@ -105,7 +105,7 @@ class LayerSetDataset:
     def _is_sound(self, index: int) -> bool:
         return all(map(self.layers.is_sound, self.rows[index]))
 
-    def _stand_in(self, index: int) -> int:
+    def _replacement_of(self, index: int) -> int:
         keys = self.keys
         for stand_in in (*range(index + 1, len(self)), *range(index)):
             if keys[stand_in] == keys[index] and self._is_sound(stand_in):
