@@ -92,7 +92,7 @@ def test_two_processes_stop_with_the_report_and_resume(store, snapshot, tmp_path
 
 @pytest.mark.slow
 def test_the_error_of_the_first_process_is_raised_here(store, snapshot, tmp_path):
-    with pytest.raises(NotFound, match="no optimiser 'magic'"):
+    with pytest.raises(NotFound, match="no optimizer 'magic'"):
         train(_order(snapshot, processes="2", optimiser="magic"), store, tmp_path, lambda _: None)
 
 

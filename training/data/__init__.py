@@ -1,1 +1,1 @@
-"""A snapshot as tensors: pictures, the shapes they are gathered in, and what is computed of them once and kept."""
+"""Snapshots as tensors: datasets, aspect buckets, samplers and the on-disk tensor cache."""

@@ -1,4 +1,4 @@
-"""Aspect buckets: pictures of about one area in a few shapes, and an order in which every batch has one shape."""
+"""Aspect-ratio buckets: image sizes of about equal area, and a sampler with one size per batch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,22 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 SIZES_WRITTEN = 4_096
+"""Images whose sizes are written to the cache at a time: the work that a kill can lose."""
 
 
 def bucket_table(side: int, step: int, ratio: float) -> tuple[Size, ...]:
-    """Every shape of multiples of `step` whose longer side is at most `ratio` times the shorter, widest first.
+    """Return all bucket sizes within an aspect ratio, widest first.
 
-    For each height the widest shape of at most side x side pixels, so that the square asks for the most memory; the
-    square itself is always there.
+    For each height this is the widest size of at most side x side pixels, so that the square
+    bucket needs the most memory. The square itself is always included.
+
+    Args:
+        side: Height and width of the square bucket in pixels.
+        step: Heights and widths are multiples of this many pixels.
+        ratio: Largest ratio of the longer to the shorter side, 1 or more.
+
+    Returns:
+        (height, width) pairs in pixels, sorted.
     """
     sizes = {(side, side)}
     for short in range(step, side + 1, step):
@@ -42,109 +51,146 @@ def bucket_table(side: int, step: int, ratio: float) -> tuple[Size, ...]:
 
 
 def nearest_bucket(original: Size, table: Sequence[Size]) -> Size:
-    """The shape that pads the least: nearest in the logarithm of height over width, the larger one of equals."""
-    wanted = math.log(original[0] / original[1])
-    return min(table, key=lambda size: (abs(math.log(size[0] / size[1]) - wanted), -size[0] * size[1]))
+    """Return the bucket with the nearest log aspect ratio; of equals, the one with more pixels."""
+    log_ratio = math.log(original[0] / original[1])
+    return min(
+        table, key=lambda size: (abs(math.log(size[0] / size[1]) - log_ratio), -size[0] * size[1])
+    )
 
 
 def sort_into_buckets(originals: Sequence[Size], table: Sequence[Size], least: int) -> list[Size]:
-    """The shape of each picture; a shape other than the table's squarest holds at least `least` pictures.
+    """Return the bucket of each image so that no bucket has fewer than `least` images.
 
-    A picture of a rare shape goes to the nearest shape that has enough, rarest first. Nothing is ever cropped: what a
-    shape has too much is padded with transparency, which says "nothing here" just as the rest of the picture's own
-    surroundings do, whereas a cropped subject would teach the model to crop (a reason for rejection at the desk).
+    Images of a rare bucket move to the nearest bucket that has enough, rarest bucket first. The
+    squarest bucket is exempt. Images are padded with transparency and never cropped: transparent
+    margins look like the rest of the image's surroundings, whereas cropped subjects would teach
+    the model to crop, which is a reason for rejection in review.
+
+    Args:
+        originals: (height, width) of each image in pixels.
+        table: Bucket sizes, as `bucket_table` returns them.
+        least: Smallest number of images in a bucket.
     """
+    # The squarest bucket is the fallback: it is never dropped, so the loop ends.
     squarest = min(table, key=lambda size: abs(math.log(size[0] / size[1])))
-    kept = list(table)
+    remaining = list(table)
     while True:
-        shapes = [nearest_bucket(original, kept) for original in originals]
+        shapes = [nearest_bucket(original, remaining) for original in originals]
         counts = Counter(shapes)
-        rare = [size for size in kept if size != squarest and counts[size] < least]
+        rare = [size for size in remaining if size != squarest and counts[size] < least]
         if not rare:
             return shapes
+        # Drop all empty buckets at once, but only one that has images: its images may fill up
+        # the next one.
         empty = [size for size in rare if not counts[size]]
         dropped = set(empty or [min(rare, key=lambda size: (counts[size], size))])
-        kept = [size for size in kept if size not in dropped]
+        remaining = [size for size in remaining if size not in dropped]
 
 
 def read_sizes(
     store: ObjectStore, objects: Sequence[str], folder: Path | None = None, workers: int = 4
 ) -> tuple[dict[str, Size], dict[str, str]]:
-    """Heights and widths of stored images by their sha256, and what is wrong with those that have none.
+    """Read the sizes of stored images from their headers, with several threads.
 
-    They are read from the images' headers, by several threads, and remembered in `folder`, where one is given: an
-    image's size never changes, since its name is its content.
+    Sizes are cached in `folder`: they never change, since objects are named by their content.
+
+    Args:
+        store: Where the images are stored.
+        objects: The images' sha256.
+        folder: The cache folder; None caches in memory only.
+        workers: Number of reading threads.
+
+    Returns:
+        (height, width) in pixels by sha256, and an error message by sha256 for each image that
+        could not be read.
     """
-    known = ShardedTensorCache(folder)
+    cache = ShardedTensorCache(folder)
     keys = {sha256: key_of("size", sha256) for sha256 in dict.fromkeys(objects)}
-    unknown = [sha256 for sha256, key in keys.items() if key not in known]
+    unknown = [sha256 for sha256, key in keys.items() if key not in cache]
     broken: dict[str, str] = {}
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(unknown), SIZES_WRITTEN):
-            some = unknown[start : start + SIZES_WRITTEN]
-            read = dict(zip(some, pool.map(lambda sha256: _read_size(store, sha256), some), strict=True))
+            # Read one block of headers; an error takes the place of a size.
+            block = unknown[start : start + SIZES_WRITTEN]
+            read = dict(
+                zip(block, pool.map(lambda sha256: _read_size(store, sha256), block), strict=True)
+            )
             sizes = {sha256: size for sha256, size in read.items() if not isinstance(size, str)}
-            broken |= {sha256: said for sha256, said in read.items() if isinstance(said, str)}
+            broken |= {sha256: error for sha256, error in read.items() if isinstance(error, str)}
             if sizes:
-                known.put([keys[sha256] for sha256 in sizes], {"size": torch.tensor(list(sizes.values()))})
-    sound = [sha256 for sha256 in keys if sha256 not in broken]
-    rows = known.get([keys[sha256] for sha256 in sound])["size"].tolist() if sound else []
-    return {sha256: (height, width) for sha256, (height, width) in zip(sound, rows, strict=True)}, broken
+                cache.put(
+                    [keys[sha256] for sha256 in sizes], {"size": torch.tensor(list(sizes.values()))}
+                )
+    # Answer from the cache, which now has the size of every readable image.
+    readable = [sha256 for sha256 in keys if sha256 not in broken]
+    rows = cache.get([keys[sha256] for sha256 in readable])["size"].tolist() if readable else []
+    return {
+        sha256: (height, width) for sha256, (height, width) in zip(readable, rows, strict=True)
+    }, broken
 
 
 def size_conditions(originals: Sequence[Size], shapes: Sequence[Size]) -> Tensor:
-    """SDXL's conditioning (section 2.2): original height and width, crop top and left, target height and width.
+    """Return SDXL's size conditioning (Podell et al., 2023, section 2.2) in pixels, B x 6.
 
-    B x 6, pixels. Nothing is cropped here, so top and left are 0.
+    The columns are original height and width, crop top and left, target height and width. Crop
+    top and left are 0, since images are padded and not cropped.
     """
-    return torch.tensor([[*was, 0, 0, *is_] for was, is_ in zip(originals, shapes, strict=True)], dtype=torch.float32)
+    return torch.tensor(
+        [[*original, 0, 0, *shape] for original, shape in zip(originals, shapes, strict=True)],
+        dtype=torch.float32,
+    )
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """How pictures are sorted into shapes: which there are, how few pictures one may hold, and where sizes are kept."""
+    """Bucket sizes, the smallest number of images in one, and the folder of cached image sizes."""
 
     table: tuple[Size, ...]
     least: int
     folder: Path | None = None
 
-    def measure(self, store: ObjectStore, objects: Sequence[str]) -> tuple[dict[str, Size], dict[str, str]]:
-        """`read_sizes` of these images."""
+    def measure(
+        self, store: ObjectStore, objects: Sequence[str]
+    ) -> tuple[dict[str, Size], dict[str, str]]:
+        """Read the sizes of stored images, as `read_sizes` does."""
         return read_sizes(store, objects, self.folder)
 
     def sort(self, originals: Sequence[Size]) -> list[Size]:
-        """`sort_into_buckets` of these sizes."""
+        """Return the bucket of each image size, as `sort_into_buckets` does."""
         return sort_into_buckets(originals, self.table, self.least)
 
 
 def preset_buckets(preset: Preset, batch: int, folder: Path | None) -> Buckets | None:
-    """The shapes that a preset asks for, or None for the square alone; `batch` is the images of one optimiser step."""
+    """Return the buckets of a preset, or None if it has none; `batch` is the global batch size."""
     if not preset.buckets:
         return None
-    return Buckets(bucket_table(preset.image_size, preset.bucket_step, preset.bucket_ratio), batch, folder)
+    return Buckets(
+        bucket_table(preset.image_size, preset.bucket_step, preset.bucket_ratio), batch, folder
+    )
 
 
 class Order(Protocol):
-    """An endless order of draws, each the place of a sample."""
+    """An endless sequence of sample indices."""
 
     @property
     def length(self) -> int:
-        """How many draws a pass over the samples has."""
+        """Number of draws in one epoch."""
 
     def places(self, start: int, count: int) -> list[int]:
-        """The draws number start to start + count - 1."""
+        """Return the sample indices of draws start .. start + count - 1."""
 
 
 class BucketOrder:
-    """An order of draws re-sorted so that each `batch` of them, counted from the first, has one shape.
+    """A sampler whose draws are regrouped so that each run of `batch` draws has one image size.
 
-    The draws of the order within are dealt into one bin for each shape; a full bin is a batch. So nothing is lost or
-    drawn twice: a draw waits until its bin is full, at most `batch` - 1 of a shape at any time. What stands at a
-    number depends on the order within and on `batch` alone; a training that resumes sees what it would have seen.
+    The draws of the inner sampler are collected in one bin per size; a full bin becomes a batch.
+    No draw is lost or repeated, and at most `batch` - 1 draws of a size wait at any time. A draw
+    depends only on its number, the inner sampler and `batch`, so that a resumed training sees the
+    same images.
     """
 
     def __init__(self, order: Order, shapes: Sequence[Hashable], batch: int) -> None:
-        """`shapes` are those of all pictures, by place, or whatever else all of a batch are to have in common."""
+        """Group the draws of `order` by `shapes`: the size, or other key, of each sample index."""
         self._order, self._shapes, self.batch = order, list(shapes), batch
         self._bins: dict[Hashable, list[int]] = {}
         self._walked = 0
@@ -152,15 +198,16 @@ class BucketOrder:
 
     @property
     def length(self) -> int:
-        """How many draws a pass over the samples has, on average."""
+        """Number of draws in an epoch, on average."""
         return self._order.length
 
     def places(self, start: int, count: int) -> list[int]:
-        """The draws number start to start + count - 1: of one shape, where they lie within one batch."""
+        """Return draws start .. start + count - 1: of one size if they lie within one batch."""
         while len(self._sorted) < start + count:
-            for place in self._order.places(self._walked, self.length):
-                waiting = self._bins.setdefault(self._shapes[place], [])
-                waiting.append(place)
+            # Distribute one more epoch of the inner sampler over the bins.
+            for index in self._order.places(self._walked, self.length):
+                waiting = self._bins.setdefault(self._shapes[index], [])
+                waiting.append(index)
                 if len(waiting) == self.batch:
                     self._sorted.extend(waiting)
                     waiting.clear()
@@ -169,7 +216,7 @@ class BucketOrder:
 
 
 def tally(shapes: Iterable[Size]) -> Mapping[str, int]:
-    """How many pictures each shape has, as text for a log: "832x1216" is 832 high."""
+    """Return the number of images per size for a log: "832x1216" is 832 pixels high."""
     counts = Counter(shapes)
     return {f"{height}x{width}": counts[height, width] for height, width in sorted(counts)}
 
@@ -179,8 +226,8 @@ def _read_size(store: ObjectStore, sha256: str) -> Size | str:
         data = store.get(sha256)
     except (Corrupt, NotFound) as error:
         return error.message
-    try:
+    try:  # opening reads the header only; the pixels are not decoded
         with Image.open(io.BytesIO(data), formats=["WEBP", "PNG"]) as image:
             return image.height, image.width
     except (OSError, ValueError, SyntaxError) as error:
-        return f"no image: {error}"
+        return f"not a readable image: {error}"

@@ -1,4 +1,4 @@
-"""Pictures of several layers: which of them a snapshot has, each with its layers in one shape, and lone foregrounds."""
+"""Datasets of layer sets: images whose layers are trained together, and single foregrounds."""
 
 from __future__ import annotations
 
@@ -13,24 +13,30 @@ from training.data.sampler import WeightedSampler, weigh_new
 
 
 class LayerSetDataset:
-    """Pictures whose layers are learnt together, and pictures of a foreground alone.
+    """Layer sets that are trained together, and single foregrounds.
 
-    A place is a picture: `samples[place]`, whose layers `roles[place]` are the places `rows[place]` of `layers`. A
-    picture one of whose layers cannot be read is left out, or another of the same roles and shape stands in for it.
+    An index is a layer set: `samples[i]`, whose layers `roles[i]` are the indices `rows[i]` of
+    `layers`. A layer set with an unreadable layer is left out, or replaced by another of the same
+    roles and size.
     """
 
     def __init__(self, layers: LayerDataset, roles: Sequence[LayerRole], *, alone: bool) -> None:
-        """layers: those of one sample stand together; roles: what a picture has to have; alone: lone foregrounds too.
+        """Group the layers of each sample.
 
-        Lone are the samples that are no pairs and, where there is none of these, the foregrounds of the pairs.
+        Args:
+            layers: All layers; those of a sample have the same sample id.
+            roles: Roles that a layer set must have.
+            alone: Whether to add single foregrounds: those of samples that are not pairs or, if
+                there are none, the foregrounds of the pairs.
         """
         self.layers = layers
         self.samples: list[Sample] = []
         self.roles: list[tuple[LayerRole, ...]] = []
         self.rows: list[tuple[int, ...]] = []
+        # Find the samples that have all roles, and those that are a foreground only.
         by_sample: dict[str, dict[LayerRole, int]] = {}
-        for place, sample in enumerate(layers.samples):
-            by_sample.setdefault(sample.id, {})[layers.roles[place]] = place
+        for index, sample in enumerate(layers.samples):
+            by_sample.setdefault(sample.id, {})[layers.roles[index]] = index
         pairs = [rows for rows in by_sample.values() if rows.keys() >= set(roles)]
         singles = [rows for rows in by_sample.values() if rows.keys() == {LayerRole.foreground}]
         for rows in pairs:
@@ -43,44 +49,71 @@ class LayerSetDataset:
 
     @property
     def keys(self) -> list[object]:
-        """What pictures of one batch have in common: shape and roles."""
-        return [(self.layers.shapes[rows[0]], roles) for rows, roles in zip(self.rows, self.roles, strict=True)]
+        """The key that all layer sets of a batch share: image size and roles."""
+        return [
+            (self.layers.shapes[rows[0]], roles)
+            for rows, roles in zip(self.rows, self.roles, strict=True)
+        ]
 
     def sound(self, places: Sequence[int]) -> list[int]:
-        """The places, with those known to be broken replaced by the next that is like them. Raises Corrupt."""
-        return [place if self._is_sound(place) else self._stand_in(place) for place in places]
+        """Replace indices of unreadable layer sets by the next with their key. Raises Corrupt."""
+        return [place if self._is_sound(place) else self._replacement_of(place) for place in places]
 
     def captions(self, place: int) -> list[str]:
-        """The text of each of a picture's layers."""
+        """Return the caption of each layer of a layer set."""
         return [self.layers.caption_of(row) for row in self.rows[place]]
 
     def order(
-        self, store: ObjectStore, previous: str | None, new_weight: float, single_share: float, seed: int
+        self,
+        store: ObjectStore,
+        previous: str | None,
+        new_weight: float,
+        single_share: float,
+        seed: int,
     ) -> WeightedSampler:
-        """An order in which lone foregrounds are so large a share, and new samples come more often."""
+        """Return the sampler of these layer sets.
+
+        Args:
+            store: Where snapshots are stored.
+            previous: Id of the previous snapshot; None if there is none.
+            new_weight: Weight factor of samples that the previous snapshot does not have.
+            single_share: Share of draws that are single foregrounds, 0 <= share < 1.
+            seed: RNG seed of the order.
+        """
         weights = weigh_new(store, self.samples, previous, new_weight)
-        lone = [len(rows) == 1 for rows in self.rows]
-        sums = {kind: sum(w for w, one in zip(weights, lone, strict=True) if one == kind) for kind in (False, True)}
+        # Scale the single foregrounds so that their weights sum to the requested share.
+        single = [len(rows) == 1 for rows in self.rows]
+        sums = {
+            kind: sum(w for w, is_single in zip(weights, single, strict=True) if is_single == kind)
+            for kind in (False, True)
+        }
         factor = single_share / (1 - single_share) * sums[False] / sums[True] if sums[True] else 0.0
-        return WeightedSampler(tuple(w * factor if one else w for w, one in zip(weights, lone, strict=True)), seed)
+        scaled = (
+            w * factor if is_single else w for w, is_single in zip(weights, single, strict=True)
+        )
+        return WeightedSampler(tuple(scaled), seed)
 
     def _add(self, rows: dict[LayerRole, int], roles: tuple[LayerRole, ...]) -> None:
-        places = tuple(rows[role] for role in roles)
-        self.samples.append(self.layers.samples[places[0]])
+        indices = tuple(rows[role] for role in roles)
+        self.samples.append(self.layers.samples[indices[0]])
         self.roles.append(roles)
-        self.rows.append(places)
-        for place in places:  # layers of one picture lie over each other, whatever size each was stored in
-            self.layers.shapes[place] = self.layers.shapes[rows[LayerRole.foreground]]
+        self.rows.append(indices)
+        # Layers are stacked, so all have the foreground's size regardless of their stored size.
+        for index in indices:
+            self.layers.shapes[index] = self.layers.shapes[rows[LayerRole.foreground]]
 
-    def _is_sound(self, place: int) -> bool:
-        return all(map(self.layers.is_sound, self.rows[place]))
+    def _is_sound(self, index: int) -> bool:
+        return all(map(self.layers.is_sound, self.rows[index]))
 
-    def _stand_in(self, place: int) -> int:
+    def _replacement_of(self, index: int) -> int:
         keys = self.keys
-        for stand_in in (*range(place + 1, len(self)), *range(place)):
-            if keys[stand_in] == keys[place] and self._is_sound(stand_in):
+        for stand_in in (*range(index + 1, len(self)), *range(index)):
+            if keys[stand_in] == keys[index] and self._is_sound(stand_in):
                 return int(stand_in)
-        raise Corrupt(f"no picture like {self.samples[place].id[:12]} can be read", "run 'layerloop doctor'")
+        raise Corrupt(
+            f"no layer set like sample {self.samples[index].id[:12]} can be read",
+            "run 'layerloop doctor'",
+        )
 
 
 def load_layered(
@@ -94,22 +127,38 @@ def load_layered(
     in_memory: bool = True,
     buckets: Buckets | None = None,
 ) -> LayerSetDataset:
-    """The pictures of a split that have all these roles, in the order of ids, and lone foregrounds where wanted.
+    """Open the layer sets of a split, in the order of sample ids.
 
-    Raises NotFound, Corrupt; Refused where there is no picture of these roles.
+    Args:
+        store: Where the snapshot is stored.
+        snapshot: Id of the snapshot.
+        split: Training or held-out samples.
+        size: Image size in pixels if there are no buckets.
+        roles: Roles that a layer set must have.
+        alone: Whether to add single foregrounds.
+        in_memory: Whether to decode all images now and keep them.
+        buckets: Image sizes to sort the images into.
+
+    Raises:
+        NotFound: The snapshot is not in the store.
+        Corrupt: It cannot be read, or too many of its images cannot.
+        Refused: No sample has all roles.
     """
-    kept: list[tuple[Sample, LayerRole]] = []
+    # Collect the layers of complete samples, and single foregrounds if requested.
+    chosen: list[tuple[Sample, LayerRole]] = []
     for sample in read_split(store, snapshot, split):
         if all(role in sample.layers for role in roles):
-            kept += [(sample, role) for role in roles]
+            chosen += [(sample, role) for role in roles]
         elif alone and sample.layers.keys() == {LayerRole.foreground}:
-            kept.append((sample, LayerRole.foreground))
-    owners, owned = [sample for sample, _ in kept], [role for _, role in kept]
+            chosen.append((sample, LayerRole.foreground))
+    # Decode them as one dataset, and group them again by sample.
+    owners, owned = [sample for sample, _ in chosen], [role for _, role in chosen]
     layers = LayerDataset(store, owners, size, in_memory=in_memory, buckets=buckets, roles=owned)
-    pictures = LayerSetDataset(layers, roles, alone=alone)
-    if not any(found == tuple(roles) for found in pictures.roles):
+    layer_sets = LayerSetDataset(layers, roles, alone=alone)
+    if not any(found == tuple(roles) for found in layer_sets.roles):
         named = " and ".join(roles)
         raise Refused(
-            f"snapshot {snapshot[:12]} has no {split.value} pictures with {named}", "accept pairs, or import them"
+            f"snapshot {snapshot[:12]} has no {split.value} samples with {named}",
+            "accept pairs or import them",
         )
-    return pictures
+    return layer_sets

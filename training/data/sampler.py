@@ -1,4 +1,4 @@
-"""The order in which a training sees its pictures: endless, weighted, and known for every number of a draw."""
+"""The training sampler: endless, weighted, and with random access to any draw."""
 
 from __future__ import annotations
 
@@ -17,43 +17,48 @@ from training.data.dataset import LayerDataset
 
 @dataclass(frozen=True)
 class WeightedSampler:
-    """An endless order of pictures in which each comes as often as its weight says.
+    """An endless sampler in which images appear in proportion to their weights.
 
-    Every pass over the set draws each picture the whole part of its weight, and the rest by systematic sampling, then
-    shuffles. The n-th draw depends on the seed and n alone, so a training that resumes sees what it would have seen.
+    Each epoch contains an image floor(weight) times, the remainder is chosen by systematic
+    sampling, and the epoch is shuffled. Draw n depends only on the seed and n, so that a resumed
+    training sees the same images.
     """
 
     weights: tuple[float, ...]
     seed: int
-    _laps: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _epochs: dict[int, list[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def places(self, start: int, count: int) -> list[int]:
-        """The draws number start to start + count - 1."""
+        """Return the sample indices of draws start .. start + count - 1."""
         length = self.length
-        drawn: list[int] = []
-        for lap in range(start // length, (start + count - 1) // length + 1):
-            begin = max(0, start - lap * length)
-            drawn.extend(self._lap(lap)[begin : start + count - lap * length])
-        return drawn
+        draws: list[int] = []
+        for epoch in range(start // length, (start + count - 1) // length + 1):
+            begin = max(0, start - epoch * length)
+            draws.extend(self._epoch(epoch)[begin : start + count - epoch * length])
+        return draws
 
     @cached_property
     def length(self) -> int:
-        """The draws of one pass."""
+        """Number of draws in one epoch."""
         return max(1, round(float(self._weights.sum())))
 
     @cached_property
     def _weights(self) -> NDArray[np.float64]:
         return np.array(self.weights, np.float64)
 
-    def _lap(self, lap: int) -> list[int]:
-        if lap not in self._laps:
-            rng = np.random.default_rng([self.seed, lap])
-            ends = np.cumsum(self._weights)
-            ticks = (np.arange(self.length) + rng.random()) * (ends[-1] / self.length)
-            drawn = np.searchsorted(ends, ticks, side="right").clip(max=len(ends) - 1)
-            self._laps.clear()  # steps walk forwards: one pass at a time is needed, and made once
-            self._laps[lap] = [int(place) for place in rng.permutation(drawn)]
-        return self._laps[lap]
+    def _epoch(self, epoch: int) -> list[int]:
+        if epoch not in self._epochs:
+            # Systematic sampling: equidistant ticks with one random offset over the summed weights.
+            rng = np.random.default_rng([self.seed, epoch])
+            cumulative = np.cumsum(self._weights)
+            ticks = (np.arange(self.length) + rng.random()) * (cumulative[-1] / self.length)
+            drawn = np.searchsorted(cumulative, ticks, side="right").clip(max=len(cumulative) - 1)
+            # Steps only move forward, so one epoch at a time is kept.
+            self._epochs.clear()
+            self._epochs[epoch] = [int(index) for index in rng.permutation(drawn)]
+        return self._epochs[epoch]
 
 
 def draw_order(
@@ -65,15 +70,37 @@ def draw_order(
     *,
     opaque: float = 1.0,
 ) -> WeightedSampler:
-    """The order for a split: a foreground counts 1, another layer, which is opaque, `opaque`, and more if it is new."""
+    """Return the sampler of a split.
+
+    Args:
+        store: Where snapshots are stored.
+        pictures: The images to sample from.
+        previous: Id of the previous snapshot; None if there is none.
+        new_weight: Weight factor of samples that the previous snapshot does not have.
+        seed: RNG seed of the order.
+        opaque: Weight of layers other than foregrounds (which are opaque); foregrounds weigh 1.
+    """
     news = weigh_new(store, pictures.samples, previous, new_weight)
     weights = (
-        new * (1 if role == LayerRole.foreground else opaque) for new, role in zip(news, pictures.roles, strict=True)
+        new * (1 if role == LayerRole.foreground else opaque)
+        for new, role in zip(news, pictures.roles, strict=True)
     )
     return WeightedSampler(tuple(weights), seed)
 
 
-def weigh_new(store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float) -> list[float]:
-    """`new_weight` for what the previous snapshot lacks, 1 for the rest; without a previous one nothing is new."""
-    known = {sample.id for sample in read_samples(store, previous)} if previous else None
-    return [new_weight if known is not None and sample.id not in known else 1.0 for sample in samples]
+def weigh_new(
+    store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float
+) -> list[float]:
+    """Return the weight of each sample: `new_weight` if the previous snapshot lacks it, else 1.
+
+    Args:
+        store: Where snapshots are stored.
+        samples: The samples.
+        previous: Id of the previous snapshot; None if there is none, and no sample is new.
+        new_weight: Weight of new samples.
+    """
+    known_ids = {sample.id for sample in read_samples(store, previous)} if previous else None
+    return [
+        new_weight if known_ids is not None and sample.id not in known_ids else 1.0
+        for sample in samples
+    ]

@@ -1,4 +1,4 @@
-"""Named tensors by key in files that never change: written whole by any number of processes, read where they lie."""
+"""A cache of named tensors by key, in immutable shards that many processes can write and read."""
 
 from __future__ import annotations
 
@@ -25,74 +25,87 @@ ENDING = ".safetensors"
 KEY_BYTES = 32
 HALF_WRITTEN_SECONDS = 3_600
 RUN = 256
-"""Entries that one process claims at a time, and that one shard holds at most: what a kill can cost."""
+"""Entries that a process claims at a time, and the most that a shard holds: the loss by a kill."""
 
 
 class ShardedTensorCache:
-    """Entries by key (32 bytes); an entry is some named tensors, of the same names and types throughout.
+    """A cache of entries by key (32 bytes); an entry is a set of named tensors.
 
-    A shard is a safetensors file of N entries: `keys` (N x 32 bytes), `sums` (N: CRC-32 of each entry), and every
-    named tensor with N as its first axis, so that all entries of one shard have the same sizes. It is written beside
-    its place, synced and renamed: whoever is killed leaves whole shards and a draft that is swept later. Its name is
-    the hash of its keys; two writers of the same entries write the same file. Shards are memory-mapped: a read costs
-    the pages of its entry. Without a folder the same entries are kept in memory.
+    All entries have the same names and dtypes. A shard is a safetensors file of N entries: `keys`
+    (N x 32 bytes), `sums` (N: CRC-32 of each entry) and every named tensor with N as its first
+    axis, so that all entries of a shard have the same shapes. It is written to a temporary file,
+    synced and renamed: a killed writer leaves only a temporary file, which is removed later. A
+    shard is named by the hash of its keys, so two writers of the same entries write the same file.
+    Shards are memory-mapped: reading an entry loads only its pages. Without a folder the entries
+    are kept in memory.
     """
 
     def __init__(self, folder: Path | None) -> None:
+        """Open a cache in a folder, which is created if it is missing; None is in memory."""
         self.folder = folder
-        self._places: dict[bytes, tuple[int, int]] = {}  # key to shard and row
+        self._rows: dict[bytes, tuple[int, int]] = {}  # key to shard and row
         self._names: list[str] = []
         self._opened: dict[int, dict[str, Tensor]] = {}
         self._checked: set[bytes] = set()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._sweep(folder)
+            self._remove_drafts(folder)
             self.refresh()
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._places
+        return key in self._rows
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def refresh(self) -> None:
-        """Learn what other processes have written since. A file that is no whole shard is removed, and made again."""
+        """Index shards that other processes have written; invalid files are removed and remade."""
         if self.folder is None:
             return
         known = set(self._names)
-        for name in sorted(entry.name for entry in os.scandir(self.folder) if entry.name.endswith(ENDING)):
+        for name in sorted(
+            entry.name for entry in os.scandir(self.folder) if entry.name.endswith(ENDING)
+        ):
             if name not in known:
                 self._index(self.folder / name)
 
     def put(self, keys: Sequence[bytes], tensors: Mapping[str, Tensor]) -> None:
-        """Keep entries: row n of every tensor under key n, on the CPU. Durable when it returns."""
-        rows = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+        """Store entries durably: row n of every tensor under key n, copied to the CPU."""
+        rows = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())
+        }
         if self.folder is None:
             self._opened[len(self._names)] = rows
-            self._enter(f"memory-{len(self._names)}", keys)
+            self._add_entries(f"memory-{len(self._names)}", keys)
             return
-        sums = torch.tensor([_sum(rows, row) for row in range(len(keys))], dtype=torch.int64)
+        # Write a temporary file in the same folder, so that the rename is atomic.
+        sums = torch.tensor([_checksum(rows, row) for row in range(len(keys))], dtype=torch.int64)
         target = self.folder / (hashlib.sha256(b"".join(keys)).hexdigest()[:32] + ENDING)
         handle, draft = tempfile.mkstemp(dir=self.folder, prefix=".draft-")
         os.close(handle)
         try:
-            held = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(len(keys), KEY_BYTES)
-            save_file(rows | {KEYS: held, SUMS: sums}, draft)
+            key_bytes = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8)
+            save_file(rows | {KEYS: key_bytes.view(len(keys), KEY_BYTES), SUMS: sums}, draft)
             sync(Path(draft))
             Path(draft).replace(target)
         except BaseException:
             Path(draft).unlink(missing_ok=True)
             raise
+        # The rename itself is durable only after the folder is synced.
         sync(self.folder)
         if target.name not in self._names:
-            self._enter(target.name, keys)
+            self._add_entries(target.name, keys)
 
     def get(self, keys: Sequence[bytes]) -> dict[str, Tensor]:
-        """Entries stacked in the order of the keys; all have the same sizes. Raises KeyError, Corrupt.
+        """Return entries stacked in the order of the keys; all must have the same shapes.
 
-        An entry's sum is checked when it is first read: a bit that rotted is an error, not a latent.
+        An entry's checksum is verified at its first read.
+
+        Raises:
+            KeyError: A key has no entry.
+            Corrupt: A checksum does not match.
         """
-        found = [(self._open(shard), row) for shard, row in (self._places[key] for key in keys)]
+        found = [(self._open(shard), row) for shard, row in (self._rows[key] for key in keys)]
         if self.folder is not None:
             for key, (rows, row) in zip(keys, found, strict=True):
                 self._check(key, rows, row)
@@ -101,45 +114,61 @@ class ShardedTensorCache:
 
     @contextmanager
     def claim(self, key: bytes, *, wait: bool) -> Iterator[bool]:
-        """The sole right to make what begins with this key, among all processes; False where another has it.
+        """Claim the right to compute the entries that begin with this key, among all processes.
 
-        A lock on one byte of the file `claims`, far beyond its end: the kernel lets it go when its holder dies. Where
-        a file system has no locks everyone is let in, and work is done twice rather than never.
+        The claim is a lock on one byte of the file `claims`, far beyond its end: the kernel
+        releases it when its holder dies. On file systems without locks every claim succeeds, and
+        work may be done twice.
+
+        Args:
+            key: The first key of a run.
+            wait: Whether to wait for a process that has the claim.
+
+        Yields:
+            Whether the claim was granted.
         """
         if self.folder is None:
             yield True
             return
         with (self.folder / "claims").open("ab") as file:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, int.from_bytes(key[:7], "big"))
+                fcntl.lockf(
+                    file,
+                    fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB),
+                    1,
+                    int.from_bytes(key[:7], "big"),
+                )
             except BlockingIOError:
-                mine = False
-            except OSError:
-                mine = True
+                claimed = False
+            except OSError:  # no locks on this file system
+                claimed = True
             else:
-                mine = True
-            yield mine
+                claimed = True
+            yield claimed
 
     def _index(self, file: Path) -> None:
+        """Add the entries of a shard to the index, without reading their tensors."""
         try:
             with safe_open(file, "pt") as opened:
                 keys_N32 = opened.get_tensor(KEYS)
         except FileNotFoundError:  # another process removed it
             return
-        except SafetensorError:
+        except SafetensorError:  # truncated or not a shard
             file.unlink(missing_ok=True)
             return
         data = keys_N32.numpy().tobytes()
-        self._enter(file.name, [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)])
+        self._add_entries(
+            file.name, [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)]
+        )
 
-    def _enter(self, name: str, keys: Sequence[bytes]) -> None:
+    def _add_entries(self, name: str, keys: Sequence[bytes]) -> None:
         shard = len(self._names)
         self._names.append(name)
-        self._places |= {key: (shard, row) for row, key in enumerate(keys)}
+        self._rows |= {key: (shard, row) for row, key in enumerate(keys)}
 
     def _open(self, shard: int) -> dict[str, Tensor]:
         if shard not in self._opened:
-            assert self.folder is not None  # noqa: S101 - narrows the type; what is in memory is always open
+            assert self.folder is not None  # noqa: S101 - narrows the type; in memory all are open
             with safe_open(self.folder / self._names[shard], "pt") as file:
                 self._opened[shard] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return self._opened[shard]
@@ -147,25 +176,28 @@ class ShardedTensorCache:
     def _check(self, key: bytes, rows: Mapping[str, Tensor], row: int) -> None:
         if key in self._checked:
             return
-        kept = {name: tensor for name, tensor in rows.items() if name not in {KEYS, SUMS}}
-        if _sum(kept, row) != int(rows[SUMS][row]):
-            file = f"{self.folder}/{self._names[self._places[key][0]]}"
-            raise Corrupt(f"cached entries have rotted in {file}", "remove that file and run again; it is made anew")
+        entries = {name: tensor for name, tensor in rows.items() if name not in {KEYS, SUMS}}
+        if _checksum(entries, row) != int(rows[SUMS][row]):
+            file = f"{self.folder}/{self._names[self._rows[key][0]]}"
+            raise Corrupt(
+                f"checksum mismatch in cache file {file}",
+                "remove that file and run again; its entries are computed again",
+            )
         self._checked.add(key)
 
     @staticmethod
-    def _sweep(folder: Path) -> None:
-        """Remove the drafts of writers that were killed."""
+    def _remove_drafts(folder: Path) -> None:
+        """Remove the temporary files of writers that were killed."""
         for draft in folder.glob(".draft-*"):
             try:
                 if time.time() - draft.stat().st_mtime > HALF_WRITTEN_SECONDS:
                     draft.unlink()
-            except FileNotFoundError:  # its writer was alive, or another process sweeps too
+            except FileNotFoundError:  # its writer renamed it, or another process removed it
                 continue
 
 
 def key_of(*parts: object) -> bytes:
-    """The key of what these parts determine: sha256 of their texts, each with its length."""
+    """Return the cache key of these values: the sha256 of their texts, each with its length."""
     digest = hashlib.sha256()
     for text in (str(part).encode() for part in parts):
         digest.update(len(text).to_bytes(8, "big") + text)
@@ -173,41 +205,55 @@ def key_of(*parts: object) -> bytes:
 
 
 def make_missing(
-    shards: ShardedTensorCache, keys: Sequence[bytes], kinds: Sequence[object], make: Callable[[list[int]], None]
+    shards: ShardedTensorCache,
+    keys: Sequence[bytes],
+    kinds: Sequence[object],
+    make: Callable[[list[int]], None],
 ) -> Iterator[int]:
-    """Have `make` put the entries of missing keys, given their places, in runs of one kind; yields after each run.
+    """Compute the missing entries of a cache in runs, shared among processes.
 
-    It yields how many keys have their entries: counted at first and at last, and in between by how the shards grow,
-    since a million keys are not counted after each run.
+    A run that another process has claimed is tried last; by then it is done, or that process has
+    died. The bounds of runs depend only on the keys, and a run is published as a whole: after a
+    kill the same batches are computed, and so the same bits, as in an uninterrupted run.
 
-    A run that another process has claimed is left for last; by then it is done, or its maker has died. Where runs
-    begin depends on the keys alone, and a run is published whole: whoever goes on computes the same batches, and so
-    the same bits, as if nobody had been killed. It yields once before the first run.
+    Args:
+        shards: The cache.
+        keys: Keys of all entries; duplicates are computed once.
+        kinds: A value per key; a run has entries of one kind only.
+        make: Computes and stores the entries at some indices of `keys`.
+
+    Yields:
+        The number of keys that have entries: before the first run, after each run, and at the end.
     """
-    there, entries = sum(key in shards for key in keys), len(shards)
-    yield there
+    # Keys are counted at the start and end only, and in between by the growth of the cache: there
+    # may be a million.
+    present, entries = sum(key in shards for key in keys), len(shards)
+    yield present
+    # Group distinct keys by kind, and divide each group into runs.
     groups: dict[object, dict[bytes, int]] = {}
-    for place, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
-        groups.setdefault(kind, {}).setdefault(key, place)
-    places = [list(group.values()) for group in groups.values()]
-    runs = [group[start : start + RUN] for group in places for start in range(0, len(group), RUN)]
-    runs = [run for run in runs if any(keys[place] not in shards for place in run)]
+    for index, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
+        groups.setdefault(kind, {}).setdefault(key, index)
+    indices = [list(group.values()) for group in groups.values()]
+    runs = [group[start : start + RUN] for group in indices for start in range(0, len(group), RUN)]
+    runs = [run for run in runs if any(keys[index] not in shards for index in run)]
+    # First pass: runs that nobody else has claimed. Second pass: wait for the others.
     for wait in (False, True):
         left = []
         for run in runs:
-            with shards.claim(keys[run[0]], wait=wait) as mine:
-                if not mine:
+            with shards.claim(keys[run[0]], wait=wait) as claimed:
+                if not claimed:
                     left.append(run)
                     continue
+                # Another process may have finished part of the run since the last refresh.
                 shards.refresh()
-                if missing := [place for place in run if keys[place] not in shards]:
+                if missing := [index for index in run if keys[index] not in shards]:
                     make(missing)
-            yield min(len(keys), there + len(shards) - entries)
+            yield min(len(keys), present + len(shards) - entries)
         runs = left
     yield sum(key in shards for key in keys)
 
 
-def _sum(rows: Mapping[str, Tensor], row: int) -> int:
+def _checksum(rows: Mapping[str, Tensor], row: int) -> int:
     total = 0
     for name in sorted(rows):
         total = zlib.crc32(rows[name][row].contiguous().view(torch.uint8).numpy().data, total)

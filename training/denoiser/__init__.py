@@ -1,1 +1,1 @@
-"""The denoiser of adjusted latents, a checkpoint's base: of our own or Stable Diffusion's, its training and drawing."""
+"""The denoiser of adjusted latents (a checkpoint's base): built in or Stable Diffusion."""

@@ -1,4 +1,4 @@
-"""Attention sharing, how layerdiffusion-v1 teaches SD 1.5: adapters in every attention, and a look across layers."""
+"""Attention sharing as in layerdiffusion-v1 (SD 1.5): LoRAs in every attention, across layers."""
 
 from __future__ import annotations
 
@@ -15,38 +15,60 @@ from curation.errors import Refused
 from training.denoiser.control import ConditionsEncoder, control_convolutions, control_states
 
 _SIDES = ("down_blocks", "up_blocks", "mid_block")
-"""The order in which a released file counts the attentions: the middle one comes last."""
+"""The order of attentions in a released file: the middle block comes last."""
 
 _PART = re.compile(r"hookers\.layers\.(\d+)\.(.+)")
 _ENCODER = "kwargs_encoder."
 
 
 class SharedAttention(nn.Module):
-    """An attention processor of diffusers that draws `frames` layers of a picture in one batch.
+    """A diffusers attention processor that generates `frames` layers of an image in one batch.
 
-    Every layer has low-rank adapters of its own on the queries, keys, values and output; then each place of the
-    feature looks at the same place of the other layers: x = h + o, x + O(attend(Q(y), K(y), V(y))), y = I(norm(x)).
-    The block around it adds what comes back to its own input. Layers of one picture stand next to each other in the
-    batch. Where a picture leads (`controlled`), what its level says is added to h before anything else.
-    State-dict names are those of the released file (its public loader: AttentionSharingUnit).
+    Every layer has its own low-rank adapters on queries, keys, values and output. Then each
+    position attends to the same position of the other layers: x = h + o, and the output is
+    x + O(attend(Q(y), K(y), V(y))) with y = I(norm(x)). The transformer block adds its residual
+    itself. Layers of an image are consecutive in the batch. With `controlled`, the features of a
+    control image are added to h first. State-dict names are those of the released file (its public
+    loader: AttentionSharingUnit).
     """
 
     def __init__(
-        self, width: int, context_width: int, heads: int, frames: int, rank: int, *, controlled: bool = False
+        self,
+        width: int,
+        context_width: int,
+        heads: int,
+        frames: int,
+        rank: int,
+        *,
+        controlled: bool = False,
     ) -> None:
+        """Create the processor of one attention.
+
+        Args:
+            width: Channels of the attention's states.
+            context_width: Channels of the states it attends to.
+            heads: Number of attention heads.
+            frames: Number of layers that are generated together.
+            rank: Rank of the adapters.
+            controlled: Whether a control image is used.
+        """
         super().__init__()
         self.heads, self.frames = heads, frames
         self.to_q_lora, self.to_out_lora = (_adapters(width, width, frames, rank) for _ in range(2))
-        self.to_k_lora, self.to_v_lora = (_adapters(context_width, width, frames, rank) for _ in range(2))
+        self.to_k_lora, self.to_v_lora = (
+            _adapters(context_width, width, frames, rank) for _ in range(2)
+        )
         self.temporal_i = nn.Linear(width, width)
         self.temporal_n = nn.LayerNorm(width, eps=1e-6)
-        self.temporal_q, self.temporal_k, self.temporal_v, self.temporal_o = (nn.Linear(width, width) for _ in range(4))
+        self.temporal_q, self.temporal_k, self.temporal_v, self.temporal_o = (
+            nn.Linear(width, width) for _ in range(4)
+        )
         self.control_convs = control_convolutions(width, frames) if controlled else None
         self._control_BLD: Tensor | None = None
 
     @torch.no_grad()
     def lead(self, level_P256HW: Tensor | None) -> None:
-        """Take what leads the pictures to be drawn, its level of `ConditionsEncoder`; None forgets it again."""
+        """Set the control features, one level of `ConditionsEncoder`; None removes them."""
         self._control_BLD = None
         if self.control_convs is not None and level_P256HW is not None:
             self._control_BLD = control_states(self.control_convs, level_P256HW)
@@ -59,23 +81,31 @@ class SharedAttention(nn.Module):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """The change of B x L x D states, where B counts frames * pictures; diffusers names the arguments.
+        """Compute the change of B x L x D states with B = frames * images.
 
-        With guidance the pictures come twice, and what leads them is repeated. Raises Refused where nothing leads.
+        The argument names are those of diffusers. With guidance the images are repeated in the
+        batch, and so are the control features. Raises Refused if a controlled processor has none.
         """
         del temb
         control_BLD = self._control(hidden_states)
         if control_BLD is not None:
             hidden_states = hidden_states + control_BLD
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        # Expand the mask to B x heads x 1 x L for scaled_dot_product_attention.
         if attention_mask is not None:
-            masks: Tensor = attn.prepare_attention_mask(attention_mask, context.shape[1], len(context))
+            masks: Tensor = attn.prepare_attention_mask(
+                attention_mask, context.shape[1], len(context)
+            )
             attention_mask = masks.reshape(len(context), -1, *masks.shape[1:])
+        # The block's own attention with adapters, then the attention across layers.
         query_BLD = self._adapted(attn.to_q, self.to_q_lora, hidden_states)
         key_BLD = self._adapted(attn.to_k, self.to_k_lora, context)
         value_BLD = self._adapted(attn.to_v, self.to_v_lora, context)
         attended_BLD = attend(query_BLD, key_BLD, value_BLD, self.heads, attention_mask)
-        own_BLD: Tensor = attn.to_out[1](self._adapted(attn.to_out[0], self.to_out_lora, attended_BLD))
+        own_BLD: Tensor = attn.to_out[1](
+            self._adapted(attn.to_out[0], self.to_out_lora, attended_BLD)
+        )
+        # The block's residual lacks the control features, so they are part of the change.
         change_BLD = own_BLD + self._across(hidden_states + own_BLD)
         return change_BLD if control_BLD is None else change_BLD + control_BLD
 
@@ -83,57 +113,90 @@ class SharedAttention(nn.Module):
         if self.control_convs is None:
             return None
         if self._control_BLD is None:
-            raise Refused("this attention sharing is led by a layer, and none was given", "give it the known layer")
-        return self._control_BLD.repeat(len(states_BLD) // len(self._control_BLD), 1, 1).to(states_BLD)
+            raise Refused(
+                "this attention sharing needs a control layer, and none was given",
+                "give the known layer",
+            )
+        return self._control_BLD.repeat(len(states_BLD) // len(self._control_BLD), 1, 1).to(
+            states_BLD
+        )
 
     def _adapted(self, layer: nn.Module, adapters: nn.ModuleList, states_BLD: Tensor) -> Tensor:
-        """(W + up @ down) x, with each layer's own adapter."""
+        """Apply W + up @ down, with each layer's own adapter."""
         base: Tensor = layer(states_BLD)
-        more = [adapter(states_BLD[frame :: self.frames]) for frame, adapter in enumerate(adapters)]
-        return base + torch.stack(more, dim=1).flatten(0, 1)
+        added = [
+            adapter(states_BLD[frame :: self.frames]) for frame, adapter in enumerate(adapters)
+        ]
+        return base + torch.stack(added, dim=1).flatten(0, 1)
 
     def _across(self, states_BLD: Tensor) -> Tensor:
-        """What each place learns from the same place of the other layers."""
+        """Attend from each position to the same position of the other layers."""
         y_BLD = self.temporal_i(self.temporal_n(states_BLD))
-        if self.frames == 1:  # attention over one layer gives it all its weight: no query or key matters
+        # Attention over a single layer is its value, for any query and key.
+        if self.frames == 1:
             alone_BLD: Tensor = self.temporal_o(self.temporal_v(y_BLD))
             return alone_BLD
+        # One sequence per position, whose elements are the layers.
         _, length, width = y_BLD.shape
-        places = y_BLD.reshape(-1, self.frames, length, width).transpose(1, 2).reshape(-1, self.frames, width)
-        seen = attend(self.temporal_q(places), self.temporal_k(places), self.temporal_v(places), self.heads)
-        by_picture: Tensor = self.temporal_o(seen).reshape(-1, length, self.frames, width)
-        return by_picture.transpose(1, 2).reshape(y_BLD.shape)
+        positions = (
+            y_BLD.reshape(-1, self.frames, length, width)
+            .transpose(1, 2)
+            .reshape(-1, self.frames, width)
+        )
+        attended = attend(
+            self.temporal_q(positions),
+            self.temporal_k(positions),
+            self.temporal_v(positions),
+            self.heads,
+        )
+        by_image: Tensor = self.temporal_o(attended).reshape(-1, length, self.frames, width)
+        return by_image.transpose(1, 2).reshape(y_BLD.shape)
 
 
-def attend(query_BLD: Tensor, key_BMD: Tensor, value_BMD: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Attention with several heads, B x L x D."""
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query_BLD, key_BMD, value_BMD))
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+def attend(
+    query_BLD: Tensor, key_BMD: Tensor, value_BMD: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """Compute multi-head attention, B x L x D; `mask` is added to the attention logits."""
+    query, key, value = (
+        x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query_BLD, key_BMD, value_BMD)
+    )
+    return (
+        scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+    )
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """Released attention sharing for one UNet: a processor for each attention, and what a known layer enters by."""
+    """Attention sharing of one UNet: a processor per attention, and the control image encoder."""
 
-    processors: Mapping[str, SharedAttention]  # by the attention's name
+    processors: Mapping[str, SharedAttention]  # by name of the attention
     encoder: ConditionsEncoder | None
 
     @property
     def frames(self) -> int:
-        """How many layers are drawn together."""
+        """Number of layers that are generated together."""
         return next(iter(self.processors.values())).frames
 
     def stored(self, unet: Any) -> dict[str, Tensor]:
-        """The tensors under the released file's names."""
-        tensors = {} if self.encoder is None else {f"{_ENCODER}{n}": v for n, v in self.encoder.state_dict().items()}
-        for place, name in enumerate(attention_names(unet)):
+        """Return the tensors under the names of the released file."""
+        tensors = (
+            {}
+            if self.encoder is None
+            else {f"{_ENCODER}{n}": v for n, v in self.encoder.state_dict().items()}
+        )
+        for index, name in enumerate(attention_names(unet)):
             own = self.processors[name].state_dict()
-            tensors |= {f"hookers.layers.{place}.{part}": value for part, value in own.items()}
+            tensors |= {f"hookers.layers.{index}.{part}": value for part, value in own.items()}
         return tensors
 
     @torch.no_grad()
     def lead(self, unet: Any, image_P3HW: Tensor | None) -> None:
-        """Draw by these pictures, in [-1, 1] over grey, sides whole in latent pixels; None forgets them again."""
+        """Condition sampling on control images; None removes them.
+
+        Args:
+            unet: The UNet that the processors belong to.
+            image_P3HW: Images in [-1, 1] composited over gray, with sides that are multiples of 8.
+        """
         levels = None if image_P3HW is None or self.encoder is None else self._levels(image_P3HW)
         depth = len(unet.down_blocks)
         for name, processor in self.processors.items():
@@ -141,15 +204,24 @@ class Sharing:
 
     def _levels(self, image_P3HW: Tensor) -> list[Tensor]:
         assert self.encoder is not None  # noqa: S101 - narrows
-        some = next(iter(self.processors.values())).temporal_i.weight
-        found: list[Tensor] = self.encoder.to(some.device)(image_P3HW.to(some.device, torch.float32))
-        return found
+        weight = next(iter(self.processors.values())).temporal_i.weight
+        levels: list[Tensor] = self.encoder.to(weight.device)(
+            image_P3HW.to(weight.device, torch.float32)
+        )
+        return levels
 
 
 def share_attention(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
-    """Put released attention sharing into a diffusers UNet of SD 1.5, in place. Raises Refused where it does not fit.
+    """Install released attention sharing in a diffusers UNet of SD 1.5, in place.
 
-    tensors: under the released file's names. Processors that were set before, an IP-Adapter's say, are replaced.
+    Processors that were set before, such as an IP-Adapter's, are replaced.
+
+    Args:
+        unet: The UNet.
+        tensors: The tensors under the names of the released file.
+
+    Raises:
+        Refused: The tensors do not fit the UNet.
     """
     sharing = build_sharing(unet, tensors)
     for name, processor in sharing.processors.items():
@@ -160,27 +232,50 @@ def share_attention(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
 
 
 def build_sharing(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
-    """The same beside the UNet, which is not changed; it takes the UNet's type, the encoder stays float32."""
+    """Build attention sharing for a UNet without changing it.
+
+    Processors take the UNet's dtype; the encoder of control images stays float32.
+
+    Args:
+        unet: The UNet.
+        tensors: The tensors under the names of the released file.
+
+    Raises:
+        Refused: The tensors do not fit the UNet.
+    """
+    # Group the tensors by the number of their attention.
     parts: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         found = _PART.fullmatch(name)
         if found is not None:
             parts.setdefault(int(found[1]), {})[found[2]] = value
         elif not name.startswith(_ENCODER):
-            raise Refused(f"{name!r} belongs to no attention sharing", "the file is broken, or of another kind")
+            raise Refused(
+                f"{name!r} is not a tensor of attention sharing",
+                "the file is damaged, or of another kind",
+            )
+    # Attentions are numbered in the order of the released file.
     names = attention_names(unet)
     if sorted(parts) != list(range(len(names))):
-        raise Refused(f"the file has {len(parts)} attentions, the model {len(names)}", "is it a model of SD 1.5?")
-    processors = {name: _processor(name, unet.get_submodule(name), parts[place]) for place, name in enumerate(names)}
+        raise Refused(
+            f"the file has {len(parts)} attentions, the model has {len(names)}",
+            "attention sharing fits models of SD 1.5",
+        )
+    processors = {
+        name: _processor(name, unet.get_submodule(name), parts[index])
+        for index, name in enumerate(names)
+    }
     return Sharing(processors, _encoder(tensors, unet))
 
 
 def _processor(name: str, attn: Any, parts: Mapping[str, Tensor]) -> SharedAttention:
+    # The sizes of the module follow from the names and shapes of its tensors.
     frames = sum(part.endswith(".down.weight") and part.startswith("to_q_lora.") for part in parts)
     rank = len(parts["to_q_lora.0.down.weight"])
     controlled = any(part.startswith("control_convs.") for part in parts)
     widths = attn.to_q.in_features, attn.to_k.in_features
-    with torch.device("meta"):  # nothing is initialised only to be overwritten
+    # On the meta device nothing is initialized that is overwritten anyway.
+    with torch.device("meta"):
         shared = SharedAttention(*widths, attn.heads, frames, rank, controlled=controlled)
     like = attn.to_q.weight
     _load(shared, {part: value.to(like.device, like.dtype) for part, value in parts.items()}, name)
@@ -188,36 +283,44 @@ def _processor(name: str, attn: Any, parts: Mapping[str, Tensor]) -> SharedAtten
 
 
 def _encoder(tensors: Mapping[str, Tensor], unet: Any) -> ConditionsEncoder | None:
-    place = next(unet.parameters()).device
-    own = {name.removeprefix(_ENCODER): t.to(place, torch.float32) for name, t in tensors.items() if _ENCODER in name}
+    device = next(unet.parameters()).device
+    own = {
+        name.removeprefix(_ENCODER): tensor.to(device, torch.float32)
+        for name, tensor in tensors.items()
+        if _ENCODER in name
+    }
     if not own:
         return None
     with torch.device("meta"):
         encoder = ConditionsEncoder()
-    _load(encoder, own, "the encoder of the known layer")
+    _load(encoder, own, "the encoder of the control layer")
     return encoder
 
 
-def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     try:
         module.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
-        raise Refused(f"{what} does not fit: {str(error)[:200]}", "is it a model of SD 1.5?") from error
+        raise Refused(
+            f"{name} does not fit: {str(error)[:200]}", "attention sharing fits models of SD 1.5"
+        ) from error
 
 
 def _level(name: str, depth: int) -> int:
-    """How deep in the UNet an attention stands: 0 at the latent's own size, each level half as wide."""
-    side, place = name.split(".")[:2]
+    """Return an attention's level in the UNet: 0 at the latent's size, halved at each level."""
+    side, index = name.split(".")[:2]
     if side == "mid_block":
         return depth - 1
-    return int(place) if side == "down_blocks" else depth - 1 - int(place)
+    return int(index) if side == "down_blocks" else depth - 1 - int(index)
 
 
 def attention_names(unet: nn.Module) -> list[str]:
-    """The attentions of a UNet in the order of the released file: down, up, middle; attn1 before attn2."""
+    """Return a UNet's attentions in the released order: down, up, middle; attn1 before attn2."""
 
     def order(name: str) -> tuple[int, list[int]]:
-        return _SIDES.index(name.partition(".")[0]), [int(digits) for digits in re.findall(r"\d+", name)]
+        return _SIDES.index(name.partition(".")[0]), [
+            int(digits) for digits in re.findall(r"\d+", name)
+        ]
 
     return sorted((n for n, _ in unet.named_modules() if re.search(r"\.attn[12]$", n)), key=order)
 

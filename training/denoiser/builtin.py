@@ -1,4 +1,4 @@
-"""The built-in denoiser, trained from scratch: a text encoder and the network that the preset names."""
+"""The built-in denoiser, trained from scratch: a text encoder and the network of the preset."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from training.presets.preset import Preset
 
 
 class BuiltinDenoiser(Denoiser):
-    """Text encoder and network of our own, trained from nothing.
+    """A text encoder and a network of our own, trained from scratch.
 
-    Normalised latents have zero mean in every channel and unit variance over all; `centre` (C) and `spread` are those
-    of the adjusted latents it first learnt from. The channels keep their proportions, so that strong ones, which carry
-    what a picture shows, come out of the noise before the fine ones do (LOG.md, Base model).
+    Normalized latents have zero mean per channel and unit variance overall; `centre` (C) and
+    `spread` are the mean and standard deviation of the latents that training began with. Channels
+    keep their proportions, so that strong ones, which carry the content of an image, emerge from
+    the noise before the fine ones do (LOG.md, Base model).
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -34,91 +35,109 @@ class BuiltinDenoiser(Denoiser):
         self.spread: Tensor
 
     def encode(self, texts: Sequence[str], sizes_B6: Tensor | None = None) -> Conditions:
-        """Words by the hashing tokenizer; sizes mean nothing to it."""
+        """Encode words by the hashing tokenizer; sizes are ignored."""
         del sizes_B6
         return Conditions(*self.text(texts))
 
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
-        """The network's own prediction."""
-        predicted: Tensor = self.network(noisy_BCHW, time_B, conditions.states_BLD, conditions.mask_BL)
+        """Return the network's prediction."""
+        predicted: Tensor = self.network(
+            noisy_BCHW, time_B, conditions.states_BLD, conditions.mask_BL
+        )
         return predicted
 
     def measure(self, latent_BCHW: Tensor) -> None:
-        """Take centre and spread from adjusted latents."""
+        """Set mean and standard deviation from adjusted latents."""
         self.centre.copy_(latent_BCHW.mean((0, 2, 3)))
-        self.spread.copy_(self._centred(latent_BCHW).square().mean().sqrt().clamp_min(1e-6))
+        self.spread.copy_(self._centered(latent_BCHW).square().mean().sqrt().clamp_min(1e-6))
 
     def normalise(self, latent_BCHW: Tensor) -> Tensor:
-        """Less the centre, over the spread."""
-        return self._centred(latent_BCHW) / self.spread
+        """Subtract the mean and divide by the standard deviation."""
+        return self._centered(latent_BCHW) / self.spread
 
     def restore(self, normal_BCHW: Tensor) -> Tensor:
-        """The inverse of `normalise`."""
+        """Invert `normalise`."""
         return normal_BCHW * self.spread + self.centre[:, None, None]
 
     def schedule(self) -> Any:
-        """As the preset says."""
+        """Return the noise schedule of the preset."""
         return noise_schedule(self.preset)
 
     def learnt(self) -> dict[str, Tensor]:
-        """Everything: text encoder, network, centre and spread."""
+        """Return all tensors: text encoder, network, mean and standard deviation."""
         return dict(self.state_dict())
 
     def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `learnt`."""
+        """Load the tensors of `learnt`."""
         self.load_state_dict(dict(tensors))
 
     def facts(self) -> dict[str, str]:
-        """Its sizes are the preset's."""
+        """Return the kind; all sizes are the preset's."""
         return {"kind": "own"}
 
-    def _centred(self, latent_BCHW: Tensor) -> Tensor:
+    def _centered(self, latent_BCHW: Tensor) -> Tensor:
         return latent_BCHW - self.centre[:, None, None]
 
 
 class ConditionalUNet(nn.Module):
-    """Diffusers' UNet2DConditionModel, the network of Stable Diffusion, behind the same four arguments."""
+    """Diffusers' UNet2DConditionModel, the network of Stable Diffusion, with four arguments."""
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         unet: Any = UNet2DConditionModel  # diffusers' constructors carry no types
         self.unet = unet(**unet_config(preset))
 
-    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        """A prediction of the shape of `noisy`; every word is attended to."""
+    def forward(
+        self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor
+    ) -> Tensor:
+        """Return a prediction of the shape of `noisy`, with cross-attention to all words."""
         predicted: Tensor = self.unet(
-            noisy_BCHW, time_B, encoder_hidden_states=states_BLD, encoder_attention_mask=mask_BL, return_dict=False
+            noisy_BCHW,
+            time_B,
+            encoder_hidden_states=states_BLD,
+            encoder_attention_mask=mask_BL,
+            return_dict=False,
         )[0]
         return predicted
 
 
-_NETWORKS: dict[str, type[nn.Module]] = {"transformer": DiffusionTransformer, "unet": ConditionalUNet}
-"""The networks a preset may name: the transformer for tiny latents (LOG.md, Base model), the UNet for real ones."""
+_NETWORKS: dict[str, type[nn.Module]] = {
+    "transformer": DiffusionTransformer,
+    "unet": ConditionalUNet,
+}
+"""Networks by name: the transformer for tiny latents (LOG.md, Base model), the UNet for others."""
 
 
 def unet_config(preset: Preset) -> dict[str, Any]:
-    """The arguments of diffusers' UNet2DConditionModel for a preset."""
-    attends = preset.unet_attention
+    """Return the arguments of diffusers' UNet2DConditionModel for a preset."""
+    cross_attention = preset.unet_attention
     return {
         "sample_size": preset.image_size // preset.stride,
         "in_channels": preset.latent_channels,
         "out_channels": preset.latent_channels,
         "block_out_channels": preset.unet_channels,
         "layers_per_block": preset.unet_layers,
-        "down_block_types": tuple("CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
-        "up_block_types": tuple("CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
+        "down_block_types": tuple(
+            "CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in cross_attention
+        ),
+        "up_block_types": tuple(
+            "CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(cross_attention)
+        ),
         "cross_attention_dim": preset.text_width,
-        # What diffusers calls attention_head_dim is the number of heads (its issue 2011).
-        "attention_head_dim": tuple(max(1, channels // preset.unet_head_width) for channels in preset.unet_channels),
+        # diffusers' attention_head_dim is the number of heads here (its issue 2011).
+        "attention_head_dim": tuple(
+            max(1, channels // preset.unet_head_width) for channels in preset.unet_channels
+        ),
         "norm_num_groups": min(32, preset.unet_channels[0] // 4),
     }
 
 
 def noise_schedule(preset: Preset) -> Any:
-    """The 1,000 noise levels of Stable Diffusion, in training and in drawing: a diffusers DDIMScheduler.
+    """Return Stable Diffusion's 1,000 noise levels for training and sampling: a DDIMScheduler.
 
-    With zero_terminal_snr the last level is pure noise (Lin et al., 2024, arXiv 2305.08891), so that a drawing can
-    begin from pure noise without the mean colour of the training set shining through; it needs v_prediction.
+    With zero_terminal_snr the last level is pure noise (Lin et al., 2024, arXiv 2305.08891), so
+    that sampling from pure noise is not biased to the mean color of the training set; this needs
+    v_prediction.
     """
     schedule: Any = DDIMScheduler
     return schedule(

@@ -1,4 +1,4 @@
-"""Adjusted latents and encoded texts, computed once and found by what determines them: a cache that cannot be stale."""
+"""Caches of latents and text embeddings, keyed by everything that determines them: never stale."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ from training.transparency.networks import OffsetEncoder
 from training.transparency.padding import pad_colours
 
 PIXELS = 4 * 1024**2
-"""What is encoded at a time: four pictures of SDXL's size, or 64 of 256 pixels."""
+"""Pixels that are encoded at a time: four images of SDXL's size, or 64 of 256 pixels."""
 
 TEXT_PROBE = "a photo of 1,234 Transparent GLASS bottles; naïve, on a 'wooden' table!"
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
 Encode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Alpha (B x 1 x H x W) and padded colour (B x 3 x H x W) in [0, 1] to mean and deviation, unscaled, B x C x h x w."""
+"""Maps alpha (B x 1 x H x W) and padded color (B x 3 x H x W) in [0, 1] to mean and std of the
+unscaled latents, B x C x h x w each."""
 
 
 class LatentCache:
-    """The adjusted posteriors of pictures: mean and deviation of each, so that noise is drawn anew every time.
+    """The adjusted posteriors of images: mean and std of each, so that noise is sampled every time.
 
-    An entry's key is its image's bytes and its shape; its folder, `latents-<identity>`, is named by all else that
-    determines it: the weights, the preprocessing, the type (`latent_identity`). So a changed image recomputes one
-    entry, changed weights recompute all of them under another name, and entries of old weights are deleted by
-    deleting their folder. Without a folder it lives in memory.
+    An entry's key is its image's sha256 and size. The folder, `latents-<identity>`, is named by
+    everything else: weights, preprocessing and dtype (`latent_identity`). A changed image thus
+    recomputes one entry, and changed weights recompute all entries in a new folder; entries of old
+    weights are deleted by deleting their folder. Without a folder the cache is in memory.
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, str]) -> None:
@@ -53,26 +54,45 @@ class LatentCache:
 
     @classmethod
     def open(cls, folder: Path | None, identity: Mapping[str, str]) -> LatentCache:
-        """The cache of that identity in a folder of caches, or an empty one in memory."""
+        """Open the cache of an identity in a folder of caches, or an empty one in memory."""
         return cls(folder, identity)
 
     def fill(
-        self, pictures: LayerDataset, encode: Encode, report: Report, *, workers: int = 2, batch: int = 64
+        self,
+        pictures: LayerDataset,
+        encode: Encode,
+        report: Report,
+        *,
+        workers: int = 2,
+        batch: int = 64,
     ) -> None:
-        """Compute what is missing; any number of processes may do so at once, and share the work.
+        """Compute missing entries; several processes may do so at once and share the work.
 
-        `workers` threads decode, fit and pad pictures while `encode` works on a batch, of at most `batch` pictures
-        and of less where they are large (`fill_batch`). A picture that cannot be read
-        is set aside, named in `pictures.aside` and in the file `aside.jsonl`, and counted in the report; too many of
-        them raise Corrupt. Progress's stage is "latents".
+        Unreadable images are recorded in `pictures.aside` and in the file `aside.jsonl`, and
+        counted in the progress report.
+
+        Args:
+            pictures: The images.
+            encode: Computes the posterior of a batch.
+            report: Progress callback; the stage is named "latents".
+            workers: Threads that decode, resize and pad images while `encode` runs.
+            batch: Largest number of images per batch; fewer if images are large (`fill_batch`).
+
+        Raises:
+            Corrupt: Too many images are unreadable.
         """
-        self._keys = [key_of("latent", pictures.object_of(p), *pictures.shapes[p]) for p in range(len(pictures))]
+        # Image and size determine an entry within the folder of this identity.
+        self._keys = [
+            key_of("latent", pictures.object_of(p), *pictures.shapes[p])
+            for p in range(len(pictures))
+        ]
 
-        def make(places: Sequence[int]) -> None:
-            done = self._encode(pictures, places, encode, workers, batch)
-            if done is not None:
-                self._shards.put(*done)
+        def make(indices: Sequence[int]) -> None:
+            entries = self._encode(pictures, indices, encode, workers, batch)
+            if entries is not None:
+                self._shards.put(*entries)
 
+        # Images of one size form a run, so that they can be stacked into batches.
         for done in make_missing(self._shards, self._keys, pictures.shapes, make):
             aside = {"set_aside": float(len(pictures.aside))} if pictures.aside else {}
             report(Progress("latents", done, len(pictures), aside))
@@ -80,38 +100,49 @@ class LatentCache:
             _write_aside(self.folder / "aside.jsonl", pictures)
 
     def take(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of pictures of one shape, each B x C x h x w float32 on the CPU. Raises KeyError, Corrupt.
+        """Return mean and std of images of one size, each B x C x h x w float32 on the CPU.
 
-        For pictures that were set aside ask `pictures.sound(places)` first.
+        Replace unreadable images by `pictures.sound(places)` first. Raises KeyError, Corrupt.
         """
-        found = self._shards.get([self._keys[place] for place in places])
+        found = self._shards.get([self._keys[index] for index in places])
         return found["mean"].float(), found["std"].float()
 
     def _encode(
-        self, pictures: LayerDataset, places: Sequence[int], encode: Encode, workers: int, batch: int
+        self,
+        pictures: LayerDataset,
+        indices: Sequence[int],
+        encode: Encode,
+        workers: int,
+        batch: int,
     ) -> tuple[list[bytes], dict[str, Tensor]] | None:
+        """Encode one run of images; None if none of them is readable."""
         keys: list[bytes] = []
         means: list[Tensor] = []
         stds: list[Tensor] = []
-        batch = fill_batch(pictures.shapes[places[0]], batch)
-        batches = [places[start : start + batch] for start in range(0, len(places), batch)]
-        with closing(prefetch(lambda place: _prepare(pictures, place), batches, workers)) as read:
-            for some, prepared in zip(batches, read, strict=True):
-                sound = [(place, pixels) for place, pixels in zip(some, prepared, strict=True) if pixels is not None]
-                if not sound:
+        batch = fill_batch(pictures.shapes[indices[0]], batch)
+        batches = [indices[start : start + batch] for start in range(0, len(indices), batch)]
+        # Threads prepare the next batches while the networks encode this one.
+        with closing(prefetch(lambda index: _prepare(pictures, index), batches, workers)) as read:
+            for batch_indices, prepared in zip(batches, read, strict=True):
+                readable = [
+                    (index, pixels)
+                    for index, pixels in zip(batch_indices, prepared, strict=True)
+                    if pixels is not None
+                ]
+                if not readable:
                     continue
-                padded_B4HW = torch.stack([pixels for _, pixels in sound])
+                padded_B4HW = torch.stack([pixels for _, pixels in readable])
                 mean_BCHW, std_BCHW = encode(padded_B4HW[:, 3:], padded_B4HW[:, :3])
-                keys += [self._keys[place] for place, _ in sound]
+                keys += [self._keys[index] for index, _ in readable]
                 means.append(mean_BCHW.detach().to("cpu", self._dtype))
                 stds.append(std_BCHW.detach().to("cpu", self._dtype))
         return (keys, {"mean": torch.cat(means), "std": torch.cat(stds)}) if keys else None
 
 
 class ConditionsCache:
-    """What a frozen text encoder makes of texts; the same law as `LatentCache`, the key being the text itself.
+    """The outputs of a frozen text encoder, cached as in `LatentCache` with the text as key.
 
-    Sizes are no part of an entry: they belong to a picture, and are put beside it when a batch is made.
+    Entries do not include sizes: these belong to an image and are added when a batch is made.
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, str]) -> None:
@@ -121,42 +152,70 @@ class ConditionsCache:
 
     @classmethod
     def open(cls, folder: Path | None, identity: Mapping[str, str]) -> ConditionsCache:
-        """The cache of that identity in a folder of caches, or an empty one in memory."""
+        """Open the cache of an identity in a folder of caches, or an empty one in memory."""
         return cls(folder, identity)
 
     def fill(
-        self, texts: Sequence[str], encode: Callable[[Sequence[str]], Conditions], report: Report, *, batch: int = 32
+        self,
+        texts: Sequence[str],
+        encode: Callable[[Sequence[str]], Conditions],
+        report: Report,
+        *,
+        batch: int = 32,
     ) -> None:
-        """Encode what is missing; any number of processes may do so at once. Progress's stage is "texts"."""
-        wanted = list(dict.fromkeys(texts))
-        keys = [key_of("text", text) for text in wanted]
+        """Encode missing texts; several processes may do so at once and share the work.
 
-        def make(places: Sequence[int]) -> None:
-            some = [[wanted[p] for p in places[start : start + batch]] for start in range(0, len(places), batch)]
-            told = Conditions.join([encode(texts).to("cpu", self._dtype) for texts in some])
-            named = {field.name: getattr(told, field.name) for field in fields(told) if field.name != "sizes_B6"}
+        Args:
+            texts: The texts; duplicates are encoded once.
+            encode: Encodes a batch of texts.
+            report: Progress callback; the stage is named "texts".
+            batch: Number of texts per batch.
+        """
+        unique = list(dict.fromkeys(texts))
+        keys = [key_of("text", text) for text in unique]
+
+        def make(indices: Sequence[int]) -> None:
+            batches = [
+                [unique[index] for index in indices[start : start + batch]]
+                for start in range(0, len(indices), batch)
+            ]
+            encoded = Conditions.join([encode(texts).to("cpu", self._dtype) for texts in batches])
+            # Sizes are not a property of the text.
+            named = {
+                field.name: getattr(encoded, field.name)
+                for field in fields(encoded)
+                if field.name != "sizes_B6"
+            }
             tensors = {name: value.detach() for name, value in named.items() if value is not None}
-            self._shards.put([keys[place] for place in places], tensors)
+            self._shards.put([keys[index] for index in indices], tensors)
 
         for done in make_missing(self._shards, keys, [0] * len(keys), make):
             report(Progress("texts", done, len(keys)))
 
     def take(self, texts: Sequence[str]) -> Conditions:
-        """The conditions of these texts, float32 on the CPU, without sizes. Raises KeyError, Corrupt."""
+        """Return conditions without sizes, float32 on the CPU. Raises KeyError, Corrupt."""
         found = self._shards.get([key_of("text", text) for text in texts])
         return Conditions(**found).to("cpu", torch.float32)
 
 
 def fill_batch(shape: Size, most: int = 64) -> int:
-    """How many pictures of a shape are encoded at a time: at most so many, and at most PIXELS pixels, but one."""
+    """Return the batch size for an image size: at most `most` and PIXELS pixels, at least 1."""
     return max(1, min(most, PIXELS // (shape[0] * shape[1])))
 
 
-def latent_identity(preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder, **more: str) -> dict[str, str]:
-    """All that determines the latents of a picture beside itself, measured on what is used rather than told.
+def latent_identity(
+    preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder, **more: str
+) -> dict[str, str]:
+    """Return everything besides an image that determines its latents.
 
-    The weights are those in memory, the preprocessing what it makes of a probe. `more` is what else matters: the type
-    that the networks compute in.
+    Weights are hashed as they are in memory, and preprocessing by its output for a test image, so
+    that no version number has to be kept up to date.
+
+    Args:
+        preset: Has the precision of cached latents.
+        backbone: The autoencoder.
+        encoder: The encoder of latent offsets.
+        more: Further determinants, such as the dtype of the computation.
     """
     return {
         "format": "1",
@@ -170,30 +229,51 @@ def latent_identity(preset: Preset, backbone: Autoencoder, encoder: OffsetEncode
     }
 
 
-def text_identity(preset: Preset, encoders: nn.Module, tokenizers: Sequence[Any], **more: str) -> dict[str, str]:
-    """All that determines what frozen text encoders make of a text: their weights, and what is a token, and how many.
+def text_identity(
+    preset: Preset, encoders: nn.Module, tokenizers: Sequence[Any], **more: str
+) -> dict[str, str]:
+    """Return everything besides a text that determines its embedding by frozen text encoders.
 
-    `more` is what else matters: the family, and what it makes of an empty text.
+    Tokenizers are identified by their output for a test sentence and their length.
+
+    Args:
+        preset: Has the precision of the training.
+        encoders: The text encoders.
+        tokenizers: Their tokenizers.
+        more: Further determinants, such as the family and its handling of the empty text.
     """
-    said = [(tokenizer(TEXT_PROBE).input_ids, tokenizer.model_max_length) for tokenizer in tokenizers]
-    tokens = hashlib.sha256(canonical_json(said).encode()).hexdigest()
-    # A training in half precision rounds them anyway, and they are larger than latents.
+    probed = [
+        (tokenizer(TEXT_PROBE).input_ids, tokenizer.model_max_length) for tokenizer in tokenizers
+    ]
+    tokens = hashlib.sha256(canonical_json(probed).encode()).hexdigest()
+    # Training in half precision rounds embeddings anyway, and they are larger than latents.
     precision = "fp32" if preset.precision == "fp32" else "fp16"
-    return {"format": "1", "encoders": fingerprint(encoders), "tokens": tokens, "precision": precision, **more}
+    return {
+        "format": "1",
+        "encoders": fingerprint(encoders),
+        "tokens": tokens,
+        "precision": precision,
+        **more,
+    }
 
 
 def fingerprint(network: nn.Module) -> str:
-    """The sha256 of a network's tensors with their names, types and sizes, and of its class."""
+    """Return the sha256 of a network's class name and of all tensors with names and dtypes."""
     digest = hashlib.sha256(type(network).__name__.encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        # Bytes rather than values, so that NaN and bfloat16 need no special case.
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _probe() -> str:
-    """What letterboxing and padding make of one picture, to 8 bits: another OpenCV or another code shows in it."""
+    """Hash the output of letterboxing and padding for a test image, rounded to 8 bits.
+
+    Another version of OpenCV or of our code changes the hash if it changes the output.
+    """
+    # A third of the test image is transparent, so that padding has an effect.
     rng = np.random.default_rng(0)
     rgba = rng.integers(0, 256, (37, 23, 4), np.uint8)
     rgba[:12, :, 3] = 0
@@ -202,18 +282,18 @@ def _probe() -> str:
     return hashlib.sha256(fitted.numpy().tobytes() + padded.numpy().tobytes()).hexdigest()
 
 
-def _prepare(pictures: LayerDataset, place: int) -> Tensor | None:
-    """A picture with its colours padded, 4 x H x W with alpha last; None, and set aside, where it cannot be read."""
+def _prepare(pictures: LayerDataset, index: int) -> Tensor | None:
+    """Return an image with padded colors, 4 x H x W with alpha last; None if it is unreadable."""
     try:
-        rgba_4HW = pictures[place]
+        rgba_4HW = pictures[index]
     except (Corrupt, NotFound) as error:
-        pictures.set_aside(place, error)
+        pictures.set_aside(index, error)
         return None
     return torch.cat([pad_colours(rgba_4HW[None])[0], rgba_4HW[3:]])
 
 
 def _named(folder: Path, kind: str, identity: Mapping[str, str]) -> Path:
-    """The folder of an identity, with the identity in a file for people."""
+    """Return the folder of an identity, and write the identity into it for inspection."""
     text = canonical_json(dict(identity))
     named = folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     named.mkdir(parents=True, exist_ok=True)
@@ -223,8 +303,12 @@ def _named(folder: Path, kind: str, identity: Mapping[str, str]) -> Path:
 
 
 def _write_aside(file: Path, pictures: LayerDataset) -> None:
+    """Write the list of unreadable images, or remove the list of an earlier fill."""
     if not pictures.aside:
         file.unlink(missing_ok=True)
         return
-    lines = [canonical_json({"sample": sample, "wrong": wrong}) for sample, wrong in sorted(pictures.aside.items())]
+    lines = [
+        canonical_json({"sample": sample, "wrong": wrong})
+        for sample, wrong in sorted(pictures.aside.items())
+    ]
     file.write_text("".join(line + "\n" for line in lines))

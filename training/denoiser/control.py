@@ -1,4 +1,4 @@
-"""How a known layer leads attention sharing: as a picture, made small and added to the states of every attention."""
+"""Control images in attention sharing: an encoder whose features are added in every attention."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 WIDTH = 256
-"""Channels of what a picture becomes, at every level."""
+"""Number of channels of the control features at every level."""
 
 _FIRST = ((32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (WIDTH, 2), (WIDTH, 1))
 _FURTHER = ((WIDTH, 2), (WIDTH, 1))
 
 
 class ConditionsEncoder(nn.Module):
-    """A picture, B x 3 x H x W in [-1, 1], on four levels: B x 256 at H/8, H/16, H/32 and H/64.
+    """Encodes a control image, B x 3 x H x W in [-1, 1], on four levels.
 
-    State-dict names are those of the released file (its public loader: AdditionalAttentionCondsEncoder).
+    Levels are B x 256 at H/8, H/16, H/32 and H/64. State-dict names are those of the released file
+    (its public loader: AdditionalAttentionCondsEncoder).
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class ConditionsEncoder(nn.Module):
         self.blocks_1, self.blocks_2, self.blocks_3 = (_block(WIDTH, _FURTHER) for _ in range(3))
 
     def forward(self, image_B3HW: Tensor) -> list[Tensor]:
-        """The levels, largest first; sides are rounded up, as by the UNet's own downsamplers."""
+        """Return the levels, largest first; sizes round up as in the UNet's downsamplers."""
         levels = [self.blocks_0(image_B3HW)]
         for block in (self.blocks_1, self.blocks_2, self.blocks_3):
             levels.append(block(levels[-1]))
@@ -34,7 +35,7 @@ class ConditionsEncoder(nn.Module):
 
 
 def control_convolutions(width: int, frames: int) -> nn.ModuleList:
-    """What an attention makes of its level of the picture, for each layer that is drawn: 256 to its own width."""
+    """Build the projections of control features to an attention's width, one per layer."""
     return nn.ModuleList(
         nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.SiLU(), nn.Conv2d(WIDTH, width, 1))
         for _ in range(frames)
@@ -42,9 +43,13 @@ def control_convolutions(width: int, frames: int) -> nn.ModuleList:
 
 
 def control_states(convolutions: nn.ModuleList, level_P256HW: Tensor) -> Tensor:
-    """What is added to an attention's states: (pictures * frames) x (h * w) x width, a picture's layers together."""
+    """Project control features to attention states, (images * frames) x (h * w) x width.
+
+    Layers of an image are consecutive.
+    """
     level = level_P256HW.to(next(convolutions.parameters()))
-    by_frame = torch.stack([convolution(level) for convolution in convolutions], dim=1)  # P x F x D x h x w
+    # P x F x D x h x w
+    by_frame = torch.stack([convolution(level) for convolution in convolutions], dim=1)
     return by_frame.flatten(0, 1).flatten(2).transpose(1, 2)
 
 

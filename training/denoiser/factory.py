@@ -1,4 +1,4 @@
-"""Factory of denoisers: a new or a stored one, built-in or over a pretrained model."""
+"""Factory of denoisers: new or stored, built-in or pretrained."""
 
 from __future__ import annotations
 
@@ -14,17 +14,31 @@ from training.presets.preset import Preset
 
 
 def new_denoiser(preset: Preset) -> Denoiser:
-    """A denoiser to begin a training with: a fresh one, or the pretrained one that the preset's family names.
+    """Create a denoiser to train: an untrained one, or the pretrained model of the preset's family.
 
-    Raises NotFound, Refused for a model that is not there, and Refused for a family without a denoiser here.
+    Raises:
+        NotFound: The pretrained model does not exist.
+        Refused: It cannot be loaded, or its family has no denoiser here.
     """
     if preset.family is None:
         return BuiltinDenoiser(preset)
     return StableDiffusion(preset)
 
 
-def open_denoiser(preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Denoiser:
-    """A denoiser from its stored part, frozen. Raises Refused where the sizes are not the preset's, NotFound."""
+def open_denoiser(
+    preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[str, str]
+) -> Denoiser:
+    """Load a denoiser from the stored part of a checkpoint, frozen.
+
+    Args:
+        preset: The checkpoint's preset.
+        tensors: The stored tensors.
+        facts: Their metadata.
+
+    Raises:
+        NotFound: The pretrained model does not exist.
+        Refused: The tensors do not fit the preset.
+    """
     denoiser: Denoiser
     try:
         if facts.get("kind", "own") == "own":
@@ -35,6 +49,6 @@ def open_denoiser(preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[
     except RuntimeError as error:
         raise Refused(
             f"the stored base does not fit preset {preset.name!r}: {str(error)[:200]}",
-            "a preset's sizes changed since it was trained; begin again without a parent",
+            "the preset's sizes have changed since it was trained; train again without a parent",
         ) from error
     return denoiser.eval().requires_grad_(False)

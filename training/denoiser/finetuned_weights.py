@@ -1,4 +1,4 @@
-"""Fine-tuned weights of a diffusers UNet beside its pretrained ones: load them, and collect them for storage."""
+"""Fine-tuned weights of a diffusers UNet: load them over pretrained ones, and collect them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,61 @@ from curation.errors import Refused
 from training.denoiser.attention_sharing import attention_names, share_attention
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-"""What an adapter adapts, in every attention of a UNet, as the released ones (560 places in SDXL) do."""
+"""Projections with LoRA in every attention, as in the released ones (560 modules in SDXL)."""
 
 _HOOKS = "hookers.layers."
 
 
-def add_adapter(unet: Any, rank: int, alpha: float, modules: tuple[str, ...] | list[str] = PROJECTIONS) -> None:
-    """A LoRA that changes nothing yet (Hu et al., 2021: W + alpha / rank * B A, with B = 0), through PEFT."""
+def add_adapter(
+    unet: Any, rank: int, alpha: float, modules: tuple[str, ...] | list[str] = PROJECTIONS
+) -> None:
+    """Add a LoRA through PEFT that has no effect yet: W + alpha / rank * B A with B = 0.
+
+    Args:
+        unet: The UNet (Hu et al., 2021, adapt its linear layers).
+        rank: Rank of the update.
+        alpha: Scale of the update, times the rank.
+        modules: Names or name suffixes of the adapted modules.
+    """
     from peft import LoraConfig
 
-    given: Any = {"r": rank, "lora_alpha": alpha, "init_lora_weights": "gaussian"}
-    unet.add_adapter(LoraConfig(target_modules=list(modules), **given))
+    settings: Any = {"r": rank, "lora_alpha": alpha, "init_lora_weights": "gaussian"}
+    unet.add_adapter(LoraConfig(target_modules=list(modules), **settings))
 
 
 def teach(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
-    """Put a stored base into the UNet of its model, in place, and return the kind in which it goes on learning.
+    """Load a stored base into the UNet of its model, in place.
 
-    facts["kind"]: "adapter" (with "rank" and "alpha"; names `unet.<module>.lora_A.weight` and `lora_B`), "weights"
-    (the UNet's own names, all of them), "difference" (the same names, to be added; after it all weights learn), or
-    "sharing" (released attention sharing of SD 1.5). A conv_in of more channels than the model's widens it. Raises
-    Refused for an unknown kind, RuntimeError where names or sizes differ.
+    A conv_in with more channels than the model's widens it.
+
+    Args:
+        unet: The pretrained UNet.
+        tensors: The stored tensors.
+        facts: Their metadata. "kind" is "adapter" (a LoRA named `unet.<module>.lora_A.weight` and
+            `lora_B`, with "rank" and "alpha"), "weights" (all weights under the UNet's names),
+            "difference" (the same names, added to the weights) or "sharing" (released attention
+            sharing of SD 1.5).
+
+    Returns:
+        The kind to train further: "weights" for a difference, else the same.
+
+    Raises:
+        Refused: The kind is unknown.
+        RuntimeError: Names or shapes differ.
     """
     kind = facts["kind"]
     match kind:
         case "adapter":
-            modules = [name.removesuffix(".lora_A.weight").removeprefix("unet.") for name in tensors]
-            add_adapter(unet, int(facts["rank"]), float(facts["alpha"]), [m for m in modules if ".lora_B" not in m])
+            # The adapted modules follow from the names.
+            modules = [
+                name.removesuffix(".lora_A.weight").removeprefix("unet.") for name in tensors
+            ]
+            add_adapter(
+                unet,
+                int(facts["rank"]),
+                float(facts["alpha"]),
+                [m for m in modules if ".lora_B" not in m],
+            )
             replace_learnt(unet, kind, tensors)
         case "sharing":
             share_attention(unet, tensors)
@@ -49,67 +78,84 @@ def teach(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) ->
             _add(unet, tensors)
             kind = "weights"
         case _:
-            raise Refused(f"a base of kind {kind!r} is not known here", "upgrade Layerloop")
+            raise Refused(f"unknown kind of base: {kind!r}", "upgrade Layerloop")
     return kind
 
 
 def learnt_of(unet: Any, kind: str) -> dict[str, Tensor]:
-    """The tensors that training changes, by the names under which they are stored; they share the UNet's memory."""
+    """Return the trained tensors under their stored names, sharing the UNet's memory."""
     state: dict[str, Tensor] = unet.state_dict()
     match kind:
         case "adapter":
-            return {f"unet.{name.replace('.default', '')}": value for name, value in state.items() if ".lora_" in name}
+            return {
+                f"unet.{name.replace('.default', '')}": value
+                for name, value in state.items()
+                if ".lora_" in name
+            }
         case "sharing":
-            learnt: dict[str, Tensor] = {}
-            for place, name in enumerate(attention_names(unet)):
+            # Attentions are numbered as in the released file.
+            tensors: dict[str, Tensor] = {}
+            for index, name in enumerate(attention_names(unet)):
                 start = f"{name}.processor."
-                learnt |= {
-                    f"{_HOOKS}{place}.{key.removeprefix(start)}": state[key] for key in state if key.startswith(start)
+                tensors |= {
+                    f"{_HOOKS}{index}.{key.removeprefix(start)}": state[key]
+                    for key in state
+                    if key.startswith(start)
                 }
-            return learnt
+            return tensors
         case _:
             return state
 
 
 def learning(unet: nn.Module, kind: str) -> list[nn.Parameter]:
-    """The parameters that an optimiser gets."""
+    """Return the parameters for the optimizer."""
     part = {"adapter": ".lora_", "sharing": ".processor."}.get(kind, "")
     return [parameter for name, parameter in unet.named_parameters() if part in name]
 
 
 def replace_learnt(unet: Any, kind: str, tensors: Mapping[str, Tensor]) -> None:
-    """Copy stored tensors over the learnt ones, whatever type they have. Raises RuntimeError where they differ."""
+    """Copy stored tensors, of any dtype, over the trained ones. Raises RuntimeError on mismatch."""
     copy_over(learnt_of(unet, kind), tensors)
 
 
 @torch.no_grad()
 def copy_over(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors over those of the same names, in place. Raises RuntimeError where names or sizes differ."""
+    """Copy tensors over those of the same names, in place. Raises RuntimeError on mismatch."""
     differing = sorted(own.keys() ^ tensors.keys())
     if differing:
-        raise RuntimeError(f"{len(differing)} tensors are on one side only, {differing[0]} for one")
+        raise RuntimeError(
+            f"{len(differing)} tensors exist on one side only, such as {differing[0]}"
+        )
     for name, value in own.items():
         if value.shape != tensors[name].shape:
-            raise RuntimeError(f"{name} is {tuple(tensors[name].shape)} there and {tuple(value.shape)} here")
+            raise RuntimeError(
+                f"{name} is {tuple(tensors[name].shape)} there and {tuple(value.shape)} here"
+            )
         value.copy_(tensors[name])
 
 
 @torch.no_grad()
 def _add(unet: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Add stored differences to the UNet's weights, in float32."""
     own: dict[str, Tensor] = unet.state_dict()
-    # PEFT moves the weights of a layer that has an adapter already.
-    own |= {name.replace(".base_layer.", "."): value for name, value in own.items() if ".base_layer." in name}
+    # PEFT renames the weights of layers that already have an adapter.
+    own |= {
+        name.replace(".base_layer.", "."): value
+        for name, value in own.items()
+        if ".base_layer." in name
+    }
     for name, difference in tensors.items():
         if name not in own or own[name].shape != difference.shape:
-            raise RuntimeError(f"{name} of {tuple(difference.shape)} is no tensor of this UNet")
+            raise RuntimeError(f"{name} of {tuple(difference.shape)} is not a tensor of this UNet")
         own[name].copy_(own[name].float() + difference.to(own[name].device, torch.float32))
 
 
 def _widen(unet: Any, tensors: Mapping[str, Tensor]) -> None:
-    """More channels for conv_in where the stored one has them, of zeros: conditions stand beside the noisy latent."""
+    """Widen conv_in with zeros to the stored channels, which take conditions."""
     stored, old = tensors.get("conv_in.weight"), unet.conv_in
     if stored is None or stored.ndim != 4 or stored.shape[1] <= old.in_channels:
         return
+    # Some LayerDiffuse models concatenate condition latents to the noisy latent.
     wider = nn.Conv2d(stored.shape[1], old.out_channels, old.kernel_size, padding=old.padding)
     wider.to(old.weight.device, old.weight.dtype)
     with torch.no_grad():

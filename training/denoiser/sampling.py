@@ -21,29 +21,51 @@ from training.transparency.networks import AlphaDecoder
 
 
 class Generator:
-    """A loaded checkpoint with a denoiser of its own, that draws single layers.
+    """A loaded checkpoint with a built-in denoiser, which generates single layers.
 
-    The same request gives the same layer, to the bit, whatever else is drawn with it, on one kind of machine with one
-    count of threads: the noise comes from the request's own seed, and every batch is filled up to the same size, since
-    matrix libraries choose their order of summation by the size of the batch. Other machines may differ in the last
-    bits.
+    The same request gives a bit-identical layer in any batch, on one kind of
+    machine with one number of threads: the noise is seeded by the request, and every batch is
+    filled up to the same size, since matrix libraries choose their order of summation by batch
+    size. Other machines may differ in the last bits.
     """
 
-    def __init__(self, parts: LoadedCheckpoint, denoiser: Denoiser, device: torch.device | str = "cpu") -> None:
-        self.parts, self.denoiser, self.at_once = parts, denoiser.to(device), parts.preset.draw_batch
+    def __init__(
+        self, parts: LoadedCheckpoint, denoiser: Denoiser, device: torch.device | str = "cpu"
+    ) -> None:
+        """Move the networks of a checkpoint to a device.
+
+        Args:
+            parts: The loaded checkpoint.
+            denoiser: Its base.
+            device: Where to generate.
+        """
+        self.parts, self.denoiser = parts, denoiser.to(device)
+        self.at_once = parts.preset.draw_batch
         for network in (parts.backbone, parts.transparency):
             network.to(device)
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
-        """One foreground per request, in order: preset.image_size squared, uint8, colour 0 where alpha is 0.
+    def draw(
+        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
+    ) -> Sequence[Layers]:
+        """Generate one foreground per request, in order.
 
-        Raises Refused for prompts of pairs (training.layers draws these).
+        Args:
+            requests: Prompts and seeds.
+            options: Changes of the preset's sampling settings.
+
+        Returns:
+            uint8 images of preset.image_size squared, with color 0 where alpha is 0.
+
+        Raises:
+            Refused: A prompt asks for several layers (training.layers generates these), or an
+                option is not supported.
         """
-        drawn: list[Layers] = []
+        generated: list[Layers] = []
         preset = self._preset(options)
         if any(asks_for_layers(request.prompt, options) for request in requests):
             hint = "train it with the recipe 'pairs', or 'layers' from this one"
-            raise Refused("this checkpoint draws single layers: it has no part 'layers'", hint)
+            raise Refused("this checkpoint generates single layers: it has no part 'layers'", hint)
+        # The last batch is filled up, and the surplus layers are dropped.
         for batch, filled in batches(requests, preset.draw_batch):
             layers = draw_layers(
                 self.denoiser,
@@ -54,11 +76,11 @@ class Generator:
                 [request.seed for request in filled],
                 options.negative or "",
             )
-            drawn += [{LayerRole.foreground: layer} for layer in layers[: len(batch)]]
-        return drawn
+            generated += [{LayerRole.foreground: layer} for layer in layers[: len(batch)]]
+        return generated
 
     def describe(self, options: DrawOptions) -> Mapping[str, str]:
-        """Sampler, steps, guidance and size. Raises Refused for options that only pretrained models have."""
+        """Return sampler, steps, guidance and size. Raises Refused as `draw`."""
         preset = self._preset(options)
         side = str(preset.image_size)
         return {
@@ -69,20 +91,28 @@ class Generator:
         }
 
     def _preset(self, options: DrawOptions) -> Preset:
-        """The preset with what the options change. Raises Refused."""
+        """Apply the options to the preset. Raises Refused."""
         preset, side = self.parts.preset, self.parts.preset.image_size
+        # Options that only pretrained models support.
         fixed = {
-            "other sizes": options.size not in {None, (side, side)} or options.aspect not in {None, 1},
+            "other sizes": options.size not in {None, (side, side)}
+            or options.aspect not in {None, 1},
             "other samplers": options.sampler not in {None, "ddim"},
-            "an image to begin from": options.image is not None,
-            "enlarging": options.upscale != 1,
+            "a starting image": options.image is not None,
+            "upscaling": options.upscale != 1,
         }
-        for what, wanted in fixed.items():
-            if wanted:
-                hint = "checkpoints of the presets sd15, sd21 and sdxl can"
-                raise Refused(f"checkpoints of the preset {preset.name!r} do without {what}", hint)
+        for name, used in fixed.items():
+            if used:
+                hint = "checkpoints of the presets sd15, sd21 and sdxl do"
+                raise Refused(
+                    f"checkpoints of the preset {preset.name!r} do not support {name}", hint
+                )
         steps, guidance = options.steps or preset.draw_steps, preset.guidance
-        return replace(preset, draw_steps=steps, guidance=guidance if options.guidance is None else options.guidance)
+        return replace(
+            preset,
+            draw_steps=steps,
+            guidance=guidance if options.guidance is None else options.guidance,
+        )
 
 
 @torch.no_grad()
@@ -95,32 +125,61 @@ def draw_layers(
     seeds: Sequence[int],
     negative: str = "",
 ) -> list[RGBA]:
-    """A straight H x W x 4 uint8 layer per text and seed, at most preset.draw_batch at a time."""
+    """Generate a straight H x W x 4 uint8 layer per text and seed.
+
+    Args:
+        denoiser: The denoiser, on its device.
+        backbone: The autoencoder.
+        decoder: The decoder of color and alpha.
+        preset: Image size, steps, guidance and batch size.
+        texts: One prompt per layer.
+        seeds: One RNG seed per layer.
+        negative: The negative prompt; empty for the unconditional one.
+    """
     layers: list[RGBA] = []
     for start in range(0, len(texts), preset.draw_batch):
-        here = slice(start, start + preset.draw_batch)
-        normal_BCHW = sample_latents(denoiser, preset, texts[here], seeds[here], negative)
+        batch = slice(start, start + preset.draw_batch)
+        normal_BCHW = sample_latents(denoiser, preset, texts[batch], seeds[batch], negative)
         layers += as_layers(decode_rgba(backbone, decoder, denoiser.restore(normal_BCHW)))
     return layers
 
 
 @torch.no_grad()
 def sample_latents(
-    denoiser: Denoiser, preset: Preset, texts: Sequence[str], seeds: Sequence[int], negative: str = ""
+    denoiser: Denoiser,
+    preset: Preset,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    negative: str = "",
 ) -> Tensor:
-    """Normalised latents, B x C x h x w, by DDIM (Song et al., 2021, eta 0) with classifier-free guidance.
+    """Sample normalized latents, B x C x h x w, by DDIM with classifier-free guidance.
 
-    e = e(negative) + guidance * (e(prompt) - e(negative)), as in Ho and Salimans (2022), equation 6.
+    DDIM is used with eta 0 (Song et al., 2021), and guidance as in Ho and Salimans (2022), equation
+    6: e = e(negative) + guidance * (e(prompt) - e(negative)).
+
+    Args:
+        denoiser: The denoiser, on its device.
+        preset: Image size, steps and guidance.
+        texts: One prompt per latent.
+        seeds: One RNG seed per latent.
+        negative: The negative prompt; empty for the unconditional one.
     """
+    # The initial noise depends on the seed alone, not on the batch.
     device = next(denoiser.parameters()).device
     schedule = denoiser.schedule()
     schedule.set_timesteps(preset.draw_steps)
     side = preset.image_size // preset.stride
-    latent_BCHW = torch.stack([noise_of(seed, (preset.latent_channels, side, side)) for seed in seeds]).to(device)
+    latent_BCHW = torch.stack(
+        [noise_of(seed, (preset.latent_channels, side, side)) for seed in seeds]
+    ).to(device)
+    # One batch for both predictions of guidance: prompts first, then negative prompts.
     conditions = denoiser.encode([*texts, *([negative] * len(texts))])
     for time in schedule.timesteps:
+        # Guidance extrapolates from the negative to the prompted prediction.
         twice_BCHW = torch.cat([latent_BCHW, latent_BCHW])
-        predicted_BCHW = denoiser.predict(twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions)
+        predicted_BCHW = denoiser.predict(
+            twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions
+        )
         prompted, unprompted = predicted_BCHW.chunk(2)
         guided = unprompted + preset.guidance * (prompted - unprompted)
         latent_BCHW = schedule.step(guided, time, latent_BCHW).prev_sample

@@ -1,4 +1,4 @@
-"""Stable Diffusion as the denoiser of adjusted latents: 1.5, 2.1, XL and their fine-tuned kin, through diffusers."""
+"""Stable Diffusion as the denoiser: 1.5, 2.1, XL and fine-tuned variants, through diffusers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ from torch import Tensor, nn
 
 from curation.errors import Refused
 from training.denoiser.denoiser import Conditions, Denoiser
-from training.denoiser.finetuned_weights import add_adapter, learning, learnt_of, replace_learnt, teach
+from training.denoiser.finetuned_weights import (
+    add_adapter,
+    learning,
+    learnt_of,
+    replace_learnt,
+    teach,
+)
 from training.presets.preset import Preset
 from training.pretrained.families import Family, check_family, find_family
 from training.pretrained.loading import load_config, load_pipeline
 
 
 class StableDiffusion(Denoiser):
-    """A pretrained UNet with its text encoders, which are never trained and never stored.
+    """A pretrained UNet with its text encoders, which are neither trained nor stored.
 
-    Trained are all weights of the UNet (kind "weights"), as in the paper's section 3.2, or, where the preset has an
-    adapter_rank, a LoRA on its attentions (kind "adapter"), as in its release. `pipeline` is the diffusers pipeline
-    of the same parts, without an autoencoder. Weights that learn are float32; a UNet that an adapter leaves frozen is
-    in the preset's precision, which autocast would take it to in every step anew.
+    Training updates all weights of the UNet (kind "weights"), as in the paper's section 3.2, or, if
+    the preset has an adapter_rank, a LoRA on its attentions (kind "adapter"), as in its release.
+    `pipeline` is the diffusers pipeline of the same parts, without an autoencoder. Trained weights
+    are float32; the frozen UNet under an adapter has the preset's precision, to which autocast
+    would otherwise cast it in every step.
     """
 
     def __init__(
@@ -33,33 +40,52 @@ class StableDiffusion(Denoiser):
         *,
         taught: Any = None,
     ) -> None:
-        """taught: a pipeline to draw with that is loaded, and has learnt what is stored, already.
+        """Load the model of a preset.
 
-        Raises NotFound, Refused for the model; RuntimeError where what is stored does not fit it.
+        Args:
+            preset: The preset.
+            stored: Fine-tuned tensors and their metadata; None for the pretrained model.
+            taught: A loaded pipeline that already includes the fine-tuned weights, for sampling.
+
+        Raises:
+            NotFound: The model does not exist.
+            Refused: It cannot be loaded.
+            RuntimeError: The stored tensors do not fit it.
         """
         super().__init__()
         self.preset, self.family = preset, _family(preset)
-        assert preset.model is not None  # noqa: S101 - _family has looked
+        assert preset.model is not None  # noqa: S101 - checked by _family
         check_family(preset.model, self.family)
-        self.pipeline = taught or load_pipeline(preset.model, self.family.pipeline, preset.variant, dtype=torch.float32)
+        self.pipeline = taught or load_pipeline(
+            preset.model, self.family.pipeline, preset.variant, dtype=torch.float32
+        )
         self.unet = self.pipeline.unet
-        self.texts = nn.ModuleList(self.pipeline.components[name] for name in self.family.text_encoders)
+        self.texts = nn.ModuleList(
+            self.pipeline.components[name] for name in self.family.text_encoders
+        )
+        # Of the autoencoder only the scaling of latents is needed.
         latents = load_config(AutoencoderKL, preset.model, "vae")
-        self.scaling, self.shift = float(latents["scaling_factor"]), float(latents.get("shift_factor") or 0)
+        self.scaling, self.shift = (
+            float(latents["scaling_factor"]),
+            float(latents.get("shift_factor") or 0),
+        )
         self.adapter = {"rank": str(preset.adapter_rank), "alpha": str(preset.adapter_rank)}
+        # Load the fine-tuning, or add a LoRA that has no effect yet.
         self.kind = "adapter" if preset.adapter_rank and not taught else "weights"
         if stored:
             self.kind = teach(self.unet, *stored)
-            self.adapter |= {name: stored[1][name] for name in ("rank", "alpha") if name in stored[1]}
+            self.adapter |= {
+                name: stored[1][name] for name in ("rank", "alpha") if name in stored[1]
+            }
         elif self.kind == "adapter":
             add_adapter(self.unet, preset.adapter_rank, preset.adapter_rank)
         self.settle().train(False)
 
     def settle(self) -> Self:
-        """Let learn what is trained, and give the rest the type that it has in every step."""
+        """Unfreeze the trained parameters, and cast frozen ones to the dtype of the training."""
         self.requires_grad_(True)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.preset.precision)
-        if half and self.kind == "adapter" and not self.preset.sharded:  # shards are of one type
+        if half and self.kind == "adapter" and not self.preset.sharded:  # FSDP needs one dtype
             for parameter in self.unet.parameters():
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(half)
@@ -67,92 +93,110 @@ class StableDiffusion(Denoiser):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], sizes_B6: Tensor | None = None) -> Conditions:
-        """As the model's own pipeline does it; "" is what it takes for no prompt, which for SDXL is zeros.
+        """Encode texts as the model's pipeline does.
 
-        sizes: SDXL's original height and width, crop top and left, target height and width, in pixels; without them
-        the preset's square, uncropped.
+        "" is the model's unconditional prompt, which for SDXL is all zeros.
+
+        Args:
+            texts: One text per row.
+            sizes_B6: SDXL's size conditioning in pixels; None for the preset's square, uncropped.
         """
         device = next(self.unet.parameters()).device
-        told: Any = self.pipeline.encode_prompt(
+        encoded: Any = self.pipeline.encode_prompt(
             list(texts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         if not self.family.sizes:
-            return Conditions(told[0])
-        states_BLD, pooled_BP = told[0], told[2]
+            return Conditions(encoded[0])
+        # SDXL: pooled embedding, zeros for empty prompts, and size conditioning.
+        states_BLD, pooled_BP = encoded[0], encoded[2]
         if self.pipeline.config.force_zeros_for_empty_prompt:
-            said_B = torch.tensor([bool(text) for text in texts], device=device)
-            states_BLD, pooled_BP = states_BLD * said_B[:, None, None], pooled_BP * said_B[:, None]
+            nonempty_B = torch.tensor([bool(text) for text in texts], device=device)
+            states_BLD = states_BLD * nonempty_B[:, None, None]
+            pooled_BP = pooled_BP * nonempty_B[:, None]
         if sizes_B6 is None:
             side = float(self.preset.image_size)
             sizes_B6 = torch.tensor([side, side, 0, 0, side, side]).repeat(len(texts), 1)
-        return Conditions(states_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6.to(device, torch.float32))
+        return Conditions(
+            states_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6.to(device, torch.float32)
+        )
 
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
-        """The UNet's prediction, in the type of `noisy`."""
+        """Return the UNet's prediction in the dtype of `noisy`."""
+        # A frozen UNet may be in half precision while the loop computes in float32.
         dtype = next(self.unet.parameters()).dtype
-        more = None
+        added_conditions = None
         if conditions.pooled_BP is not None:
-            more = {"text_embeds": conditions.pooled_BP.to(dtype), "time_ids": conditions.sizes_B6}
+            added_conditions = {
+                "text_embeds": conditions.pooled_BP.to(dtype),
+                "time_ids": conditions.sizes_B6,
+            }
         predicted: Tensor = self.unet(
             noisy_BCHW.to(dtype),
             time_B,
             encoder_hidden_states=conditions.states_BLD.to(dtype),
-            added_cond_kwargs=more,
+            added_cond_kwargs=added_conditions,
             return_dict=False,
         )[0]
         return predicted.to(noisy_BCHW.dtype)
 
     def normalise(self, latent_BCHW: Tensor) -> Tensor:
-        """By the autoencoder's own shift and scale: (latent - shift) * scaling_factor."""
+        """Apply the autoencoder's shift and scale: (latent - shift) * scaling_factor."""
         return (latent_BCHW - self.shift) * self.scaling
 
     def restore(self, normal_BCHW: Tensor) -> Tensor:
-        """The inverse of `normalise`."""
+        """Invert `normalise`."""
         return normal_BCHW / self.scaling + self.shift
 
     def schedule(self) -> Any:
-        """The model's own noise levels and prediction, where the preset does not overrule them. Raises Refused."""
+        """Return the model's noise schedule with the preset's changes. Raises Refused."""
         build: Any = DDIMScheduler.from_config
         options = {"timestep_spacing": "trailing", "clip_sample": False, "thresholding": False}
         return build({**overrule(self.pipeline.scheduler.config, self.preset), **options})
 
     def learnt(self) -> dict[str, Tensor]:
-        """The UNet's weights, or its adapter's alone."""
+        """Return the UNet's weights, or those of its adapter."""
         return learnt_of(self.unet, self.kind)
 
     def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `learnt`."""
+        """Load the tensors of `learnt`."""
         replace_learnt(self.unet, self.kind, tensors)
 
     def facts(self) -> dict[str, str]:
-        """The kind, the model that what is stored belongs to, and an adapter's rank and alpha."""
+        """Return the kind, family and model, and an adapter's rank and alpha."""
         facts = {"kind": self.kind, "family": self.family.name, "model": str(self.preset.model)}
         return facts | (self.adapter if self.kind == "adapter" else {})
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Those of the UNet, or of its adapter."""
+        """Return the parameters of the UNet or of its adapter."""
         return learning(self.unet, self.kind)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Only what is trained can be let learn; all else stays frozen."""
+        """Freeze or unfreeze the trained parameters; all others stay frozen."""
         super().requires_grad_(False)
         for parameter in self.trainable_parameters():
             parameter.requires_grad_(requires_grad)
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """The text encoders stay as they are in drawing."""
+        """Set the mode of all networks but the text encoders, which stay in eval mode."""
         super().train(mode)
         self.texts.eval()
         return self
 
 
 def overrule(config: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
-    """A scheduler's configuration with what the preset says otherwise, for training and for drawing.
+    """Return a scheduler's configuration with the changes of a preset, for training and sampling.
 
-    The model's prediction stands where the preset's is "model"; another has to be learnt anew. A zero terminal SNR
-    (Lin et al., 2024) is the model's or the preset's; it needs v, since noise cannot be predicted from itself alone,
-    and drawings that begin at the last level. Raises Refused.
+    The prediction type stays the model's if the preset's is "model"; another one has to be trained.
+    A zero terminal SNR (Lin et al., 2024), of the model or the preset, needs v-prediction, since
+    pure noise does not determine the image, and sampling that starts at the last level.
+
+    Args:
+        config: The model's scheduler configuration.
+        preset: The preset.
+
+    Raises:
+        Refused: Noise would be predicted with a zero terminal SNR.
     """
     changed = dict(config)
     if preset.prediction != "model":
@@ -161,16 +205,16 @@ def overrule(config: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
         changed |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         if changed.get("prediction_type", "epsilon") == "epsilon":
             hint = "add --set prediction=v_prediction, or leave zero_terminal_snr off"
-            raise Refused("with a zero terminal SNR noise cannot be predicted", hint)
+            raise Refused("a zero terminal SNR does not work with noise prediction", hint)
     return changed
 
 
 def _family(preset: Preset) -> Family:
-    """The preset's family. Raises NotFound; Refused where it has no denoiser here or the preset names no model."""
+    """Return the preset's family. Raises NotFound; Refused without a denoiser or a model."""
     family = find_family(preset.family or "")
     if family.denoiser is None:
-        hint = "train it with the recipe 'transparency'; a base is trained for sd15, sd21 and sdxl"
-        raise Refused(f"for {family.name} latent transparency alone is trained here, no base", hint)
+        hint = "use the recipe 'transparency'; a base can be trained for sd15, sd21 and sdxl"
+        raise Refused(f"{family.name} supports training of latent transparency only", hint)
     if preset.model is None:
-        raise Refused(f"preset {preset.name!r} names no model", "give one with --set model=FOLDER")
+        raise Refused(f"preset {preset.name!r} has no model", "give one with --set model=FOLDER")
     return family

@@ -1,4 +1,4 @@
-"""The recipe of the base model: what is predicted from a noisy latent, how it is weighed, and what a step looks at."""
+"""The training stage of the base model: batches, denoising loss, validation and sample grids."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from training.sample_grid import draw_sheet
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import Transparency
 
-SHEET = 8  # captions on a sample sheet
-VALIDATED = (99, 299, 499, 699, 899)  # noise levels at which the held-out loss is taken
+SHEET = 8  # captions in a sample grid
+VALIDATED = (99, 299, 499, 699, 899)  # timesteps of the validation loss
 
 
 @dataclass(frozen=True)
 class Heldout:
-    """Held-out images that a training is validated on: adjusted latents, unscaled, and their captions."""
+    """Held-out images for validation: their unscaled adjusted latents and captions."""
 
     latent_BCHW: Tensor
     captions: Sequence[str]
 
 
 class DenoiserStage(TrainingStage):
-    """To predict what was added to a latent, or v, under its picture's caption (section 3.2)."""
+    """Trains a denoiser to predict noise, or v, from noisy latents and captions (section 3.2)."""
 
     stage = "base"
 
@@ -53,114 +53,188 @@ class DenoiserStage(TrainingStage):
         transparency: Transparency,
         heldout: Heldout | None = None,
     ) -> None:
-        """texts: those of a frozen text encoder; None where the denoiser's own learns along."""
+        """Create the stage.
+
+        Args:
+            preset: The preset.
+            denoiser: The denoiser to train.
+            pictures: The training images.
+            latents: Their adjusted latents.
+            texts: Embeddings by a frozen text encoder; None if the text encoder is trained too.
+            backbone: The autoencoder, for sample grids.
+            transparency: Its decoder is used for sample grids.
+            heldout: Images to validate on; None if nothing is held out.
+        """
         super().__init__()
         self.heldout = heldout
-        self.preset, self.denoiser, self.pictures, self.latents, self.texts = preset, denoiser, pictures, latents, texts
+        self.preset, self.denoiser, self.pictures = preset, denoiser, pictures
+        self.latents, self.texts = latents, texts
         self.pace = LRSchedule(preset.base_images, preset.base_batch, preset.ema_decay)
         self.schedule = denoiser.schedule()
-        self._beside = (backbone, transparency.decoder)  # in a tuple: networks that never learn are none of its parts
+        # In a tuple, so that frozen networks do not become submodules.
+        self._frozen_networks = (backbone, transparency.decoder)
 
     def build_optimisers(self) -> dict[str, Optimizer]:
-        """AdamW with the weight decay that transformers want."""
+        """Build the preset's optimizer over the trained parameters of the denoiser."""
         parameters = self.denoiser.trainable_parameters()
         betas = (self.preset.beta1, self.preset.beta2)
-        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.base_lr, betas=betas)}
+        return {
+            "optimiser": build_optimiser(
+                self.preset.optimiser, parameters, self.preset.base_lr, betas=betas
+            )
+        }
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
-        """Latents, noise, times, and captions, of which a share is dropped for classifier-free guidance."""
+        """Make latents, noise, timesteps and captions; some captions are dropped for guidance.
+
+        Args:
+            places: Sample indices of the global batch.
+            mine: Positions in `places` that this process trains on.
+            rng: The step's random number generator, equal in all processes.
+        """
         preset, count = self.preset, len(places)
         chosen = self.pictures.sound([places[row] for row in mine])
         mean_BCHW, std_BCHW = self.latents.take(chosen)
+        # Random numbers are drawn for the global batch, so that the order of draws is fixed.
         dropped = (torch.rand(count, generator=rng) < preset.caption_dropout)[mine]
         time_B = torch.randint(len(self.schedule.alphas_cumprod), (count,), generator=rng)[mine]
         noise_BCHW = torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
         if preset.noise_offset:
-            # Equal over a channel's pixels, so that brightness is learnt too (Guttenberg, 2023, offset noise).
+            # Noise that is constant over a channel, so that brightness is trained too
+            # (Guttenberg, 2023).
             equal_BC11 = torch.randn((count, mean_BCHW.shape[1], 1, 1), generator=rng)[mine]
             noise_BCHW = noise_BCHW + preset.noise_offset * equal_BC11
         if preset.posterior_noise:
-            mean_BCHW = mean_BCHW + std_BCHW * torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
-        captions = ["" if drop else self.pictures.caption_of(p) for p, drop in zip(chosen, dropped, strict=True)]
+            # Sample the posterior instead of taking its mean.
+            sample_BCHW = torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
+            mean_BCHW = mean_BCHW + std_BCHW * sample_BCHW
+        captions = [
+            "" if drop else self.pictures.caption_of(index)
+            for index, drop in zip(chosen, dropped, strict=True)
+        ]
         rows = {"latent": mean_BCHW, "noise": noise_BCHW, "time": time_B}
         if self.texts is None:
             return {**rows, "texts": captions}
-        sizes_B6 = self.pictures.sizes(chosen) if find_family(str(self.preset.family)).sizes else None
+        # Size conditioning is added here, since it belongs to the image and not to its text.
+        sizes_B6 = (
+            self.pictures.sizes(chosen) if find_family(str(self.preset.family)).sizes else None
+        )
         return {**rows, "conditions": replace(self.texts.take(captions), sizes_B6=sizes_B6)}
 
     def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, and the squared error of what is predicted from it."""
+        """Compute the squared error at x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
+
+        Args:
+            rows: The micro-batch.
+            seen: Not used.
+
+        Returns:
+            The weighted loss; the metrics are the same loss and the unweighted error.
+        """
         del seen
         noise_BCHW, time_B = rows["noise"], rows["time"]
+        # Diffuse the latents, and predict noise or v.
         clean_BCHW = self.denoiser.normalise(rows["latent"])
         noisy_BCHW = self.schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
-        conditions = rows["conditions"] if "conditions" in rows else self.denoiser.encode(rows["texts"])
+        conditions = (
+            rows["conditions"] if "conditions" in rows else self.denoiser.encode(rows["texts"])
+        )
         predicted_BCHW = self.denoiser.predict(noisy_BCHW, time_B, conditions)
-        wanted_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
-        error_B = (predicted_BCHW.float() - wanted_BCHW).square().mean((1, 2, 3))
+        target_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
+        # Weight each example by its noise level.
+        error_B = (predicted_BCHW.float() - target_BCHW).square().mean((1, 2, 3))
         level_B = self.schedule.alphas_cumprod[time_B]
         weight_B = loss_weight(self.schedule.config.prediction_type, self.preset.snr_gamma, level_B)
         loss = (weight_B * error_B).mean()
         return loss, {"denoising": loss, "error": error_B.mean()}
 
     def validate(self) -> dict[str, float]:
-        """Measure the mean squared error of what is predicted of the held-out images."""
+        """Compute the mean squared error of the prediction on held-out images."""
         if self.heldout is None:
             return {}
         errors = denoising_errors(self.denoiser, self.heldout.latent_BCHW, self.heldout.captions)
         return {"noise_mse": float(errors.double().mean())}
 
     def draw_sheet(self, rows: Rows) -> bytes:
-        """Draw the captions of the held-out images, or the first of the training without any, at fixed seeds."""
-        del rows
-        captions = list(dict.fromkeys(self.heldout.captions if self.heldout else self.pictures.captions))[:SHEET]
+        """Generate the held-out captions, or the first training captions, at fixed seeds."""
+        del rows  # the grid is the same at every interval
+        captions = list(
+            dict.fromkeys(self.heldout.captions if self.heldout else self.pictures.captions)
+        )[:SHEET]
         seeds = list(range(len(captions)))
-        layers = draw_layers(self.denoiser, *self._beside, self.preset, captions, seeds)
+        layers = draw_layers(self.denoiser, *self._frozen_networks, self.preset, captions, seeds)
         return draw_sheet([layers], [captions])
 
     def cores(self) -> Sequence[nn.Module]:
-        """The network that denoises; a text encoder that learns along is small, and its words are no tensors."""
+        """Return the denoising network; a trained text encoder is small and takes no tensors."""
         return (getattr(self.denoiser, "unet" if self.texts is not None else "network"),)
 
     def frozen(self) -> Sequence[nn.Module]:
-        """The backbone and the decoder that sheets are drawn with, and a pretrained model's text encoders."""
-        return (*self._beside, *getattr(self.denoiser, "texts", ()))
+        """Return the networks of sample grids and a pretrained model's text encoders."""
+        return (*self._frozen_networks, *getattr(self.denoiser, "texts", ()))
 
 
 def loss_weight(prediction: str, snr_gamma: float, level_B: Tensor) -> Tensor:
-    """The weight of each example by its noise level abar: 1, or min-SNR (Hang et al., 2023, arXiv 2303.09556).
+    """Return the loss weight by noise level: 1, or min-SNR (Hang et al., 2023, arXiv 2303.09556).
 
-    With snr = abar / (1 - abar) and gamma: min(snr, gamma) / snr for noise, min(snr, gamma) / (snr + 1) for v.
+    With snr = abar / (1 - abar) and gamma the weight is min(snr, gamma) / snr for noise, and
+    min(snr, gamma) / (snr + 1) for v.
+
+    Args:
+        prediction: The schedule's prediction type, "epsilon" or "v_prediction".
+        snr_gamma: gamma; 0 turns weighting off.
+        level_B: abar of each example, in [0, 1].
     """
     if not snr_gamma:
         return torch.ones_like(level_B)
     snr_B = level_B / (1 - level_B)
-    least_B = snr_B.clamp(max=snr_gamma)
-    return least_B / (snr_B + 1) if prediction == "v_prediction" else least_B / snr_B
+    clamped_B = snr_B.clamp(max=snr_gamma)
+    return clamped_B / (snr_B + 1) if prediction == "v_prediction" else clamped_B / snr_B
 
 
-def denoising_errors(denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence[str], first: int = 0) -> Tensor:
-    """Return the squared errors of what is predicted at the VALIDATED noise levels: levels x B values.
+def denoising_errors(
+    denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence[str], first: int = 0
+) -> Tensor:
+    """Compute the squared errors of the prediction at the VALIDATED timesteps: levels x B values.
 
-    An image has the same noise every time, whatever batch it stands in: that of its number, `first` + its row.
+    The noise of an image depends only on its number, `first` + its row, and not on its batch.
+
+    Args:
+        denoiser: The denoiser.
+        latent_BCHW: Unscaled adjusted latents.
+        captions: Their captions.
+        first: Number of the first image.
     """
     schedule, errors = denoiser.schedule(), []
     clean_BCHW = denoiser.normalise(latent_BCHW)
     conditions = denoiser.encode(captions)
     numbers = range(first, first + len(captions))
     for level in VALIDATED:
-        noise = [torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", n)) for n in numbers]
+        # Seeded by timestep and image number.
+        noise = [
+            torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", n))
+            for n in numbers
+        ]
         noise_BCHW = torch.stack(noise).to(clean_BCHW.device)
         time_B = torch.full((len(captions),), level, device=clean_BCHW.device)
         noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
         predicted_BCHW = denoiser.predict(noisy_BCHW, time_B, conditions)
-        wanted_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
-        errors.append((predicted_BCHW - wanted_BCHW).square().mean((1, 2, 3)))
+        target_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
+        errors.append((predicted_BCHW - target_BCHW).square().mean((1, 2, 3)))
     return torch.cat(errors)
 
 
-def denoising_target(schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
-    """The noise itself, or v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans and Ho, 2022), as the schedule says."""
+def denoising_target(
+    schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor
+) -> Tensor:
+    """Return the noise, or v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans and Ho, 2022).
+
+    Args:
+        schedule: A diffusers scheduler; its prediction type decides.
+        clean_BCHW: x_0, normalized latents.
+        noise_BCHW: The noise.
+        time_B: Timesteps.
+    """
     if schedule.config.prediction_type == "epsilon":
         return noise_BCHW
     velocity: Tensor = schedule.get_velocity(clean_BCHW, noise_BCHW, time_B)

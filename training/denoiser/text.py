@@ -1,4 +1,4 @@
-"""Prompts as tensors: a hashing tokenizer without a vocabulary file, and a small encoder trained with the denoiser."""
+"""Prompts as tensors: a hashing tokenizer without a vocabulary, and a small trained encoder."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ from training.presets.preset import Preset
 from training.presets.tokenization import words_of
 
 PAD, START = 0, 1
-"""Two buckets that no word falls into; every prompt, the empty one too, begins with START."""
+"""Tokens that no word hashes to; every prompt, also the empty one, begins with START."""
 
 
 def tokenize(texts: Sequence[str], vocabulary: int, length: int) -> Tensor:
-    """Words as buckets, B x `length` int64: equal on every machine, and no word is unknown.
+    """Hash words to token ids, B x `length` int64: equal on every machine, and no word is unknown.
 
-    Words are those of training.presets.tokenization; a word's bucket is the first 64 bits
-    of its BLAKE2b, modulo. What does not fit into `length` is cut. Two words may share a bucket: among 4,094 buckets,
-    100 words collide in about one pair.
+    Words are those of training.presets.tokenization. A word's id is the first 64 bits of its
+    BLAKE2b, modulo the vocabulary. Two words may share an id: among 4,094 ids, 100 words collide in
+    about one pair.
+
+    Args:
+        texts: The prompts.
+        vocabulary: Number of token ids, including PAD and START.
+        length: Length of all rows; longer prompts are truncated.
     """
     tokens_BL = torch.full((len(texts), length), PAD)
     for row, text in enumerate(texts):
-        buckets = [START, *(_bucket(word, vocabulary) for word in words_of(text))][:length]
-        tokens_BL[row, : len(buckets)] = torch.tensor(buckets)
+        ids = [START, *(_token_id(word, vocabulary) for word in words_of(text))][:length]
+        tokens_BL[row, : len(ids)] = torch.tensor(ids)
     return tokens_BL
 
 
-def _bucket(word: str, vocabulary: int) -> int:
+def _token_id(word: str, vocabulary: int) -> int:
     digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
     return START + 1 + int.from_bytes(digest, "little") % (vocabulary - START - 1)
 
 
 class TextEncoder(nn.Module):
-    """Tokens to states for cross-attention: embedding, places, and a few pre-norm transformer layers."""
+    """Encodes tokens for cross-attention: embeddings, positions and pre-norm transformer layers."""
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
@@ -44,12 +49,20 @@ class TextEncoder(nn.Module):
         self.words = nn.Embedding(self.vocabulary, width, padding_idx=PAD)
         self.places = nn.Parameter(0.02 * torch.randn(self.length, width))
         layer = nn.TransformerEncoderLayer(
-            width, nhead=max(1, width // 64), dim_feedforward=2 * width, dropout=0.0, batch_first=True, norm_first=True
+            width,
+            nhead=max(1, width // 64),
+            dim_feedforward=2 * width,
+            dropout=0.0,
+            batch_first=True,
+            norm_first=True,
         )
-        self.layers = nn.TransformerEncoder(layer, preset.text_layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(
+            layer, preset.text_layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """States (B x L x text_width) and mask (B x L, True where there is a word)."""
+        """Return states, B x L x text_width, and mask, B x L (True at words)."""
+        # Padding is masked in the encoder here and in the denoiser's cross-attention later.
         tokens_BL = tokenize(texts, self.vocabulary, self.length).to(self.places.device)
         mask_BL = tokens_BL != PAD
         states_BLD = self.layers(self.words(tokens_BL) + self.places, src_key_padding_mask=~mask_BL)

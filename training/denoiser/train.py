@@ -14,7 +14,13 @@ from curation.ports import ObjectStore, Report
 from training.data.buckets import BucketOrder, Order, preset_buckets
 from training.data.dataset import LayerDataset, heldout_images, load_split
 from training.data.sampler import draw_order
-from training.denoiser.cache import ConditionsCache, LatentCache, fill_batch, latent_identity, text_identity
+from training.denoiser.cache import (
+    ConditionsCache,
+    LatentCache,
+    fill_batch,
+    latent_identity,
+    text_identity,
+)
 from training.denoiser.denoiser import Denoiser
 from training.denoiser.factory import new_denoiser, open_denoiser
 from training.denoiser.stable_diffusion import StableDiffusion
@@ -28,9 +34,9 @@ from training.transparency.networks import OffsetEncoder, Transparency
 from training.transparency.padding import pad_colours
 
 STAGE = "base"
-HELDOUT = 32  # images that a training is validated on
-ENCODED = 64  # pictures at a time; another count changes their last bits
-MEASURED = 2_048  # pictures that a fresh denoiser learns the scale of latents from
+HELDOUT = 32  # images to validate on
+ENCODED = 64  # images per encoding batch; another number changes the last bits of latents
+MEASURED = 2_048  # images that set the latent scale of a new denoiser
 
 
 def train_base(
@@ -43,15 +49,33 @@ def train_base(
     transparency: Transparency,
     start: tuple[Mapping[str, Tensor], Mapping[str, str]] | None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Train (section 3.2) on the snapshot's train split, from `start` or afresh; the averaged weights at the end.
+    """Train the base (section 3.2) on the train split of a snapshot.
 
-    Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run on
-    the CPU. Latents and, for pretrained models, texts are encoded once, into memory or into the folder `cache` beside
-    the run's. Of a pair each layer is a picture with its own text, the opaque ones as often as `base_opaque` says, so
-    that the adapters of layers find a base that knows them. Pictures are not mirrored: letters and captions that say
-    "left" would lie. Whatever `report` raises stops the training; what was saved stays. Raises Refused where `start`
-    does not fit the preset, and as `fit`.
+    Run again with the same folder, training resumes from the last saved state, and the result is
+    bit-identical to an uninterrupted run on the CPU. Latents and, for pretrained models, text
+    embeddings are computed once, into memory or the folder `cache` next to the run's. Each layer of
+    a pair is an image with its own caption; opaque layers are weighted by `base_opaque`, so that
+    layer adapters find a base that knows them. Images are not mirrored, since letters and captions
+    that say "left" would become wrong.
+
+    Args:
+        order: The training request.
+        preset: The preset.
+        store: Where the snapshot is stored.
+        folder: The folder of the run.
+        report: Progress callback; its exceptions stop the training, and saved states remain.
+        backbone: The autoencoder.
+        transparency: The transparency encoder and decoder.
+        start: Tensors and metadata of the parent's base; None trains a new one.
+
+    Returns:
+        The trained tensors with EMA weights, and their metadata.
+
+    Raises:
+        Refused: `start` does not fit the preset, or memory ran out.
+        Diverged: A loss or gradient is NaN or infinite.
     """
+    # Images, and the order in which they are seen.
     machine = DistributedContext(preset)
     caches = folder.parent / "cache"
     step = machine.step_images(preset.base_batch)
@@ -59,30 +83,43 @@ def train_base(
     memory = preset.in_memory
     opaque, size = preset.base_opaque, preset.image_size
     roles = preset.roles_learnt(opaque)
-    pictures = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
+    pictures = load_split(
+        store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles
+    )
     if LayerRole.background in pictures.roles:
         preset = replace(preset, base_images=preset.base_images + preset.background_images)
-    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
+    draws: Order = draw_order(
+        store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque
+    )
     draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
+    # Frozen networks encode all images once.
     for network in (backbone, transparency):
         network.to(machine.device)
-    latents = encode_pictures(preset, pictures, backbone, transparency.encoder, None if memory else caches, report)
+    latents = encode_pictures(
+        preset, pictures, backbone, transparency.encoder, None if memory else caches, report
+    )
 
+    # The denoiser: new, pretrained, or the parent's.
     torch.manual_seed(order.seed)
     if start is None:
         denoiser = new_denoiser(preset).train()
         if preset.family is None:
             first = pictures.sound(draws.places(0, min(MEASURED, len(pictures))))
             denoiser.measure(latents.take(first)[0])
-    else:  # with the parent's centre and spread, so that it goes on in the units it knows
+    else:  # keeps the parent's mean and std of latents, which its weights are trained for
         denoiser = open_denoiser(preset, *start).train().requires_grad_(True)
     denoiser.to(machine.device)
+    # Text embeddings and held-out latents, then the training itself.
     texts = encode_texts(preset, denoiser, pictures.captions, None if memory else caches, report)
     heldout = _heldout(store, order.snapshot, preset, backbone, transparency.encoder)
-    recipe = DenoiserStage(preset, denoiser, pictures, latents, texts, backbone, transparency, heldout)
+    recipe = DenoiserStage(
+        preset, denoiser, pictures, latents, texts, backbone, transparency, heldout
+    )
     fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    learnt = {name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()}
-    return learnt, denoiser.facts()
+    trained = {
+        name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()
+    }
+    return trained, denoiser.facts()
 
 
 def encode_pictures(
@@ -93,10 +130,18 @@ def encode_pictures(
     folder: Path | None,
     report: Report,
 ) -> LatentCache:
-    """The adjusted latents of pictures, unscaled, with their deviations: both networks are frozen, so they stay true.
+    """Compute the unscaled adjusted latents of images with their standard deviations.
 
-    In memory, or in a cache of that folder, in float32 whatever the preset trains in: an SDXL autoencoder in fp16
-    gives no numbers.
+    Both networks are frozen, so the latents stay valid. They are computed in float32, not in the
+    preset's precision, since SDXL's autoencoder overflows in fp16.
+
+    Args:
+        preset: The preset.
+        pictures: The images.
+        backbone: The autoencoder.
+        encoder: The encoder of latent offsets.
+        folder: The folder of caches; None keeps the latents in memory.
+        report: Progress callback.
     """
     latents = LatentCache.open(folder, latent_identity(preset, backbone, encoder))
     device = next(encoder.parameters()).device
@@ -112,13 +157,32 @@ def encode_pictures(
 def encode_texts(
     preset: Preset, denoiser: Denoiser, captions: Sequence[str], folder: Path | None, report: Report
 ) -> ConditionsCache | None:
-    """What a pretrained model's frozen text encoders make of the captions and of none; None where they learn along."""
+    """Encode all captions and "" by a pretrained model's frozen text encoders.
+
+    Args:
+        preset: The preset.
+        denoiser: The denoiser that is trained.
+        captions: The captions.
+        folder: The folder of caches; None keeps the embeddings in memory.
+        report: Progress callback.
+
+    Returns:
+        The cache of embeddings; None if the denoiser's text encoder is trained too.
+    """
     if not isinstance(denoiser, StableDiffusion):
         return None
     pipeline = denoiser.pipeline
-    tokenizers = [part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")]
-    more = {"family": denoiser.family.name, "zeros": str(pipeline.config.get("force_zeros_for_empty_prompt"))}
-    texts = ConditionsCache.open(folder, text_identity(preset, denoiser.texts, tokenizers, **more))
+    tokenizers = [
+        part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")
+    ]
+    # How the pipeline encodes is part of the cache's identity.
+    settings = {
+        "family": denoiser.family.name,
+        "zeros": str(pipeline.config.get("force_zeros_for_empty_prompt")),
+    }
+    texts = ConditionsCache.open(
+        folder, text_identity(preset, denoiser.texts, tokenizers, **settings)
+    )
     texts.fill(["", *captions], denoiser.encode, report)
     return texts
 
@@ -131,19 +195,28 @@ def validation_loss(
     transparency: Transparency,
     pictures: LayerDataset,
 ) -> float:
-    """The mean squared error of what the base predicts (noise, or v) on pictures it never saw; lower is better.
+    """Compute the mean squared error of the base's prediction on held-out images; lower is better.
 
-    At five fixed noise levels, unweighted, with the same noise for a picture every time, in normalised latents:
-    figures of checkpoints of one lineage can be compared, since they share backbone, centre and spread.
+    It is taken at five fixed noise levels, unweighted, in normalized latents, with the same noise
+    for an image every time. Checkpoints of one lineage are comparable, since they share the
+    autoencoder and the latents' mean and std.
+
+    Args:
+        base: Tensors and metadata of the base.
+        preset: The preset.
+        backbone: The autoencoder.
+        transparency: Its encoder adjusts the latents.
+        pictures: The held-out images.
     """
     denoiser = open_denoiser(preset, *base)
     device = backbone.device
     denoiser.to(device)
     errors = []
     for start in range(0, len(pictures), preset.base_batch):
-        places = range(start, min(start + preset.base_batch, len(pictures)))
-        latent_BCHW = _encode(backbone, transparency.encoder, pictures.take(places)).to(device)
-        errors.append(denoising_errors(denoiser, latent_BCHW, [pictures.caption_of(p) for p in places], start))
+        indices = range(start, min(start + preset.base_batch, len(pictures)))
+        latent_BCHW = _encode(backbone, transparency.encoder, pictures.take(indices)).to(device)
+        captions = [pictures.caption_of(index) for index in indices]
+        errors.append(denoising_errors(denoiser, latent_BCHW, captions, start))
     return float(torch.cat(errors).double().mean())
 
 
@@ -151,7 +224,7 @@ def validation_loss(
 def _heldout(
     store: ObjectStore, snapshot: str, preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder
 ) -> Heldout | None:
-    """Encode the images that a training is validated on; None where nothing is held out."""
+    """Encode the images to validate on; None if nothing is held out."""
     images = heldout_images(store, snapshot, preset.image_size, HELDOUT)
     if not len(images):
         return None
@@ -159,8 +232,8 @@ def _heldout(
 
 
 def _encode(backbone: Autoencoder, encoder: OffsetEncoder, rgba_B4HW: Tensor) -> Tensor:
-    """The adjusted latents of pictures, as many at once as when a cache is filled."""
+    """Encode images in batches of the size that `LatentCache.fill` would use."""
     height, width = rgba_B4HW.shape[-2:]
     rgba_B4HW = rgba_B4HW.to(backbone.device)
     parts = torch.split(rgba_B4HW, fill_batch((height, width)))
-    return torch.cat([adjust(backbone, encoder, some[:, 3:], pad_colours(some)) for some in parts])
+    return torch.cat([adjust(backbone, encoder, part[:, 3:], pad_colours(part)) for part in parts])

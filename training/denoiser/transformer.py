@@ -1,4 +1,4 @@
-"""A small diffusion transformer (DiT) for latents of a few hundred pixels, where a convolutional UNet learns slowly."""
+"""A small diffusion transformer (DiT) for small latents, where a UNet trains slowly."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, scaled_dot_produ
 
 from training.presets.preset import Preset
 
-HEAD = 32  # numbers per attention head
+HEAD = 32  # channels per attention head
 
 Attend = Callable[[Tensor], Tensor]
-"""Attention among the tokens of each row: B x N x D to the same."""
+"""Self-attention within each row: B x N x D to the same shape."""
 
 
 def look_alone(attend: Attend, tokens_BND: Tensor) -> Tensor:
-    """Every row of the batch is a picture of its own; see `_Layer.look`."""
+    """Attend within each row of the batch: every row is a separate image (see `_Layer.look`)."""
     return attend(tokens_BND)
 
 
 class DiffusionTransformer(nn.Module):
-    """DiT with adaLN-Zero (Peebles and Xie, 2023, section 3.2); time and the prompt's mean state set every layer.
+    """DiT with adaLN-Zero (Peebles and Xie, 2023, section 3.2).
 
-    A fresh one predicts 0. Tokens are squares of `dit_patch` latent pixels, each with a place of its own, sines at
-    first and learnt from there; in every layer a token first takes in its neighbours, without which outlines fray
-    from one token to the next (LOG.md).
+    Timestep and mean text embedding modulate every layer; an untrained network predicts 0. Tokens
+    are squares of `dit_patch` latent pixels with trained position embeddings that start as
+    sinusoids. In every layer a depthwise convolution mixes neighboring tokens first; without it
+    outlines do not join between tokens (LOG.md).
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -45,11 +46,16 @@ class DiffusionTransformer(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        """A prediction of the shape of `noisy`."""
+    def forward(
+        self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor
+    ) -> Tensor:
+        """Return a prediction of the shape of `noisy`."""
+        # The modulation vector: timestep embedding plus the mean of the text embeddings.
         mask_BL1 = mask_BL[..., None].to(states_BLD.dtype)
-        mean_BD = (states_BLD.masked_fill(~mask_BL[..., None], 0) * mask_BL1).sum(1) / mask_BL1.sum(1)
+        words_BLD = states_BLD.masked_fill(~mask_BL[..., None], 0) * mask_BL1
+        mean_BD = words_BLD.sum(1) / mask_BL1.sum(1)
         setting_BD = silu(self.time(self.waves(time_B)) + self.prompt(mean_BD))
+        # Patches to tokens, through all layers, and back.
         folded_BCHW = pixel_unshuffle(noisy_BCHW, self.patch)
         tokens_BND = self.into(folded_BCHW.flatten(2).transpose(1, 2)) + self.places
         for layer in self.layers:
@@ -59,17 +65,17 @@ class DiffusionTransformer(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention and a perceptron, each shifted, scaled and gated by the setting; the gates start at zero.
+    """Attention and MLP, each shifted, scaled and gated by the modulation; gates start at zero.
 
-    Before them a depthwise convolution over the eight neighbours of each token, added to it, which also starts at zero
-    (the conditional positions of Chu et al., 2021, arXiv 2102.10882).
+    Before them a depthwise 3 x 3 convolution over neighboring tokens is added, which also starts at
+    zero (conditional position encoding, Chu et al., 2021, arXiv 2102.10882).
     """
 
     look: Callable[[Attend, Tensor], Tensor]
-    """Calls attention with the tokens that are to see each other in one row (training.layers joins layers here)."""
+    """Calls attention on rows of tokens; training.layers replaces it to join layers in a row."""
 
     def __init__(self, width: int, side: int) -> None:
-        """side: tokens in a row of the picture, and rows."""
+        """Create a layer of `width` channels for side x side tokens."""
         super().__init__()
         self.look, self.side = look_alone, side
         self.near = nn.Conv2d(width, width, 3, padding=1, groups=width)
@@ -78,27 +84,34 @@ class _Layer(nn.Module):
         self.setting = nn.Linear(width, 6 * width)
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.joined = nn.Linear(width, width)
-        self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.perceptron = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         for parameter in (*self.setting.parameters(), *self.near.parameters()):
             nn.init.zeros_(parameter)
 
     def forward(self, tokens_BND: Tensor, setting_BD: Tensor) -> Tensor:
-        shift_a, scale_a, gate_a, shift_p, scale_p, gate_p = self.setting(setting_BD)[:, None].chunk(6, dim=-1)
-        tokens_BND = tokens_BND + self._meet(tokens_BND)
+        modulation = self.setting(setting_BD)[:, None].chunk(6, dim=-1)
+        shift_a, scale_a, gate_a, shift_p, scale_p, gate_p = modulation
+        tokens_BND = tokens_BND + self._mix_neighbors(tokens_BND)
+        # Attention, then MLP, each on modulated normalized tokens.
         normal_BND = self.norm(tokens_BND) * (1 + scale_a) + shift_a
         tokens_BND = tokens_BND + gate_a * self.look(self._attend, normal_BND)
-        changed_BND: Tensor = tokens_BND + gate_p * self.perceptron(self.norm(tokens_BND) * (1 + scale_p) + shift_p)
+        normal_BND = self.norm(tokens_BND) * (1 + scale_p) + shift_p
+        changed_BND: Tensor = tokens_BND + gate_p * self.perceptron(normal_BND)
         return changed_BND
 
-    def _meet(self, tokens_BND: Tensor) -> Tensor:
-        """What a token takes in of its neighbours in the picture."""
+    def _mix_neighbors(self, tokens_BND: Tensor) -> Tensor:
+        """Convolve the tokens as an image of `side` columns."""
         batch, _, width = tokens_BND.shape
-        near_BDhw: Tensor = self.near(tokens_BND.mT.reshape(batch, width, self.side, -1))
-        return near_BDhw.flatten(2).mT
+        mixed_BDhw: Tensor = self.near(tokens_BND.mT.reshape(batch, width, self.side, -1))
+        return mixed_BDhw.flatten(2).mT
 
     def _attend(self, tokens_BND: Tensor) -> Tensor:
         batch, count, width = tokens_BND.shape
-        split = self.queries_keys_values(tokens_BND).view(batch, count, 3, self.heads, width // self.heads)
+        split = self.queries_keys_values(tokens_BND).view(
+            batch, count, 3, self.heads, width // self.heads
+        )
         attended = scaled_dot_product_attention(*split.permute(2, 0, 3, 1, 4))
         joined: Tensor = self.joined(attended.transpose(1, 2).reshape(batch, count, width))
         return joined

@@ -1,1 +1,1 @@
-"""The course of a training: the one loop that both recipes run in, and all that it needs of the machine."""
+"""The trainer: one training loop for all stages, with distribution, resuming and logging."""

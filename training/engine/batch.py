@@ -1,4 +1,4 @@
-"""What a step of a training looks at: its rows, one for each image, laid out ahead of the loop and dealt out to it."""
+"""The input of an optimizer step: its micro-batches, prefetched while the previous step runs."""
 
 from __future__ import annotations
 
@@ -11,70 +11,87 @@ import torch
 from torch import Tensor
 
 Rows = Mapping[str, Any]
-"""By name: tensors, lists and bundles of tensors, whose first axis is the image."""
+"""A batch: tensors, lists and tensor bundles by name, each with the image as its first axis."""
 
 
 @runtime_checkable
 class TensorBundle(Protocol):
-    """Tensors that belong together, as what a denoiser is told (training.denoiser.denoiser.Conditions)."""
+    """Tensors that belong together, such as a denoiser's `Conditions`."""
 
     def take(self, rows: Sequence[int] | slice) -> Self:
-        """Some rows of every tensor."""
+        """Return some rows of every tensor."""
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> Self:
-        """The same tensors, each changed."""
+        """Return the same bundle with every tensor replaced by `change(name, tensor)`."""
 
 
 @dataclass(frozen=True)
 class Laid:
-    """A step: the places of all its pictures, and this process's batches of it, each with its share of the whole."""
+    """One step: all its sample indices, and this process's micro-batches with their loss weights.
+
+    A weight is the micro-batch's share of the global batch, in [0, 1].
+    """
 
     places: list[int]
     batches: list[tuple[Rows, float]]
 
 
 class Prefetcher:
-    """Steps, each laid out in a thread while the one before it is computed; or when asked for, if not `threaded`.
+    """Makes the batches of the next step in a thread while the current step runs.
 
-    One that is asked for out of turn is laid out anew.
+    Without `threaded` they are made on request. A step that is requested out of order is made
+    anew.
     """
 
     def __init__(self, lay_out: Callable[[int], Laid], total: int, *, threaded: bool) -> None:
+        """Create a prefetcher.
+
+        Args:
+            lay_out: Makes the step that begins after some number of images.
+            total: Images of the whole stage; no step is made beyond them.
+            threaded: Whether to prefetch in a thread.
+        """
         self._lay_out, self._total = lay_out, total
         self._pool = ThreadPoolExecutor(1, "lay-out") if threaded else None
         self._next: tuple[int, Future[Laid]] | None = None
 
     def take(self, seen: int) -> Laid:
-        """The step after `seen` images. Raises what laying it out raised."""
+        """Return the step that begins after `seen` images. Raises the errors of making it."""
         if self._pool is None:
             return self._lay_out(seen)
+        # After a resume, or the first time, no suitable step is under way.
         if self._next is None or self._next[0] != seen:
             self._next = (seen, self._pool.submit(self._lay_out, seen))
-        laid = self._next[1].result()
-        after = seen + len(laid.places)
-        self._next = (after, self._pool.submit(self._lay_out, after)) if after < self._total else None
-        return laid
+        step = self._next[1].result()
+        # Start on the following step before the caller trains on this one.
+        after = seen + len(step.places)
+        self._next = (
+            (after, self._pool.submit(self._lay_out, after)) if after < self._total else None
+        )
+        return step
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Stop the thread."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
 
 def cut(rows: Rows, part: slice) -> Rows:
-    """Some of the rows."""
-    return {name: v.take(part) if isinstance(v, TensorBundle) else v[part] for name, v in rows.items()}
+    """Return a slice of a batch along the image axis."""
+    return {
+        name: v.take(part) if isinstance(v, TensorBundle) else v[part] for name, v in rows.items()
+    }
 
 
 def send(rows: Rows, device: torch.device) -> Rows:
-    """The rows on a device, without waiting for their arrival where they lie in pinned memory."""
+    """Move a batch to a device, asynchronously from pinned memory."""
     if device.type == "cpu":
         return rows
     return _each(rows, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def pin(rows: Rows, device: torch.device) -> Rows:
-    """The rows in memory that a GPU reads by itself, where there is one."""
+    """Pin the memory of a batch if it is bound for a CUDA device."""
     return _each(rows, Tensor.pin_memory) if device.type == "cuda" else rows
 
 

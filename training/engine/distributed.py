@@ -1,4 +1,4 @@
-"""The machine that a training runs on: its devices and processes, the precision of its sums, the end of its memory."""
+"""Devices, processes, precision and memory limits of a training."""
 
 from __future__ import annotations
 
@@ -22,30 +22,45 @@ from torch.utils.checkpoint import checkpoint
 from curation.errors import LayerloopError, NotFound, Refused
 from training.presets.preset import Preset
 
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""The types that a training may compute in; weights, their gradients and their averages are float32 in all."""
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "fp32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""Autocast dtypes by precision; weights, gradients and EMA weights are float32 in all of them."""
 
 
 class DistributedContext:
     """The devices and processes of one training.
 
-    Processes come through accelerate, from the environment that torchrun or `accelerate launch` gives; without one
-    there is a single process. A step's images are dealt out among them in order, so that what a training sees does
-    not depend on their number. Raises NotFound for a precision of another name, Refused for what cannot be together.
+    Processes are set up by accelerate from the environment of torchrun or `accelerate launch`;
+    without one there is a single process. The images of a global batch are divided among processes
+    in order, so that the sequence of images does not depend on their number.
+
+    Raises:
+        NotFound: The preset's precision does not exist.
+        Refused: Settings of the preset exclude each other.
     """
 
     def __init__(self, preset: Preset) -> None:
         if preset.precision not in PRECISIONS:
-            raise NotFound(f"no precision {preset.precision!r}", f"choose one of {', '.join(PRECISIONS)}")
+            raise NotFound(
+                f"no precision {preset.precision!r}", f"choose one of {', '.join(PRECISIONS)}"
+            )
+        # Combinations that FSDP2 does not support.
         if preset.sharded and preset.precision == "fp16":
-            raise Refused("sharded weights are not trained in fp16", "use --set precision=bf16")
+            raise Refused("sharded=true does not support fp16", "use --set precision=bf16")
         if preset.sharded and preset.channels_last:
-            raise Refused("sharded weights are not laid out channels last", "leave out channels_last")
+            raise Refused("sharded=true does not support channels_last", "leave out channels_last")
         if preset.sharded and preset.average_apart and torch.cuda.is_available():
-            raise Refused("the average of sharded weights stays with its shards", "leave out average_apart")
+            raise Refused(
+                "sharded=true keeps the EMA weights with its shards", "leave out average_apart"
+            )
         self.preset = preset
-        # A discriminator has no gradients before it begins.
-        handlers = [DistributedDataParallelKwargs(find_unused_parameters=preset.discriminator_weight > 0)]
+        # A discriminator has no gradients in the steps before adversarial training begins.
+        handlers = [
+            DistributedDataParallelKwargs(find_unused_parameters=preset.discriminator_weight > 0)
+        ]
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=handlers)
         self.device = self.accelerator.device
         self.processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -54,11 +69,19 @@ class DistributedContext:
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
 
-    def place(self, networks: nn.Module, cores: Sequence[nn.Module], frozen: Sequence[nn.Module] = ()) -> nn.Module:
-        """The networks on the device, as the loop calls them: compiled, sharded, or copied to every process.
+    def place(
+        self, networks: nn.Module, cores: Sequence[nn.Module], frozen: Sequence[nn.Module] = ()
+    ) -> nn.Module:
+        """Prepare networks for training: move them to the device, compile, and shard or replicate.
 
-        cores: those within that do most of the work; frozen: networks beside or within that never learn: moved, and
-        held whole by every process.
+        Args:
+            networks: The module whose forward the trainer calls.
+            cores: Submodules that do most of the work: compiled, checkpointed, sharded by block.
+            frozen: Modules inside or outside `networks` that are not trained; every process holds
+                them unsharded.
+
+        Returns:
+            The module to call: `networks` itself, or its DistributedDataParallel wrapper.
         """
         for network in (networks, *frozen):
             network.to(self.device)
@@ -71,39 +94,51 @@ class DistributedContext:
                 compile_blocks(network)
         if self.processes == 1:
             return networks
+        # Data parallel: a full copy in every process.
         if not self.preset.sharded:
             copied: nn.Module = self.accelerator.prepare_model(networks)
             return copied
-        # torch's own FSDP2 and not accelerate's, which is for GPUs alone and so could not be tested everywhere.
+        # FSDP2, called directly: accelerate's integration requires GPUs, so that it could not be
+        # tested on CPU. Blocks are sharded first, then the root with all remaining parameters.
         mesh = init_device_mesh(self.device.type, (self.processes,))
-        whole_here = {parameter for network in frozen for parameter in network.parameters()}
+        unsharded = {parameter for network in frozen for parameter in network.parameters()}
         for block in (block for network in cores for block in blocks(network)):
             fully_shard(block, mesh=mesh)
-        fully_shard(networks, mesh=mesh, ignored_params=whole_here)
+        fully_shard(networks, mesh=mesh, ignored_params=unsharded)
         return networks
 
     def step_images(self, batch: int) -> int:
-        """The images of one optimiser step: batch x accumulation x processes."""
+        """Return the global batch size: batch x accumulation x processes."""
         return batch * self.preset.accumulation * int(self.processes)
 
     def shares(self, count: int, batch: int) -> list[tuple[range, float]]:
-        """The batches of a step of `count` images that are this process's, each with its share of the whole.
+        """Return this process's micro-batches of a global batch, each with its loss weight.
 
-        All processes have equally many, since they wait for each other: where none is left, the first image counts 0.
+        All processes have the same number of micro-batches, since gradient reduction is collective:
+        where no image is left for a process, its micro-batch is the first image with weight 0.
+
+        Args:
+            count: Images in the global batch.
+            batch: Images in a micro-batch of one process.
+
+        Returns:
+            Positions within the global batch, and the share of the global batch, in [0, 1].
         """
         shares = []
         for start in range(0, count, batch * self.processes):
-            mine = range(min(count, start + self.rank * batch), min(count, start + (self.rank + 1) * batch))
-            shares.append((mine or range(1), len(mine) / count))
+            local = range(
+                min(count, start + self.rank * batch), min(count, start + (self.rank + 1) * batch)
+            )
+            shares.append((local or range(1), len(local) / count))
         return shares
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of the preset, for what is computed inside."""
+        """Return an autocast context of the preset's precision."""
         dtype = PRECISIONS[self.preset.precision]
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
     def gathering(self, placed: nn.Module, last: bool) -> AbstractContextManager[Any]:
-        """The processes add up their gradients after a step's last batch only."""
+        """Return a context that reduces gradients over processes in the last micro-batch only."""
         if self.processes == 1:
             return nullcontext()
         if self.preset.sharded:
@@ -113,7 +148,10 @@ class DistributedContext:
 
     @contextmanager
     def together(self, placed: nn.Module) -> Iterator[None]:
-        """For so long sharded networks can be called piece by piece, as a drawing does; all processes must."""
+        """Gather all shards, so that submodules can be called directly; collective.
+
+        FSDP gathers parameters in the root's forward only, but sampling calls submodules.
+        """
         sharded: Any = placed if self.processes > 1 and self.preset.sharded else None
         if sharded is not None:
             sharded.unshard()
@@ -122,14 +160,22 @@ class DistributedContext:
             sharded.reshard()
 
     def descend(self, loss: Tensor, share: float) -> None:
-        """Add the gradients of a batch that is so large a share of its step; processes average theirs."""
+        """Backpropagate one micro-batch, weighted by its share of the global batch.
+
+        DDP and FSDP average gradients over processes, hence the factor `processes`.
+        """
         torch.autograd.backward(self.scaler.scale(loss * (share * self.processes)))
 
     def step(self, optimisers: Mapping[str, Optimizer]) -> Tensor:
-        """One step of every optimiser that has gradients, cut to their `clip`; the first one's norm before the cut."""
+        """Step every optimizer that has gradients, clipped to its group's `clip`.
+
+        Returns:
+            The gradient norm of the first optimizer before clipping.
+        """
         norms = []
         for optimiser in optimisers.values():
             (group,) = optimiser.param_groups
+            # For example a discriminator before adversarial training begins.
             if all(parameter.grad is None for parameter in group["params"]):
                 continue
             self.scaler.unscale_(optimiser)
@@ -141,31 +187,31 @@ class DistributedContext:
         return whole(norms[0]).detach()
 
     def add_up(self, figures: Tensor) -> Tensor:
-        """The sum over the processes of each figure."""
+        """Sum each metric over all processes, in place."""
         if self.processes > 1:
             dist.all_reduce(figures)
         return figures
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until all processes reach this point."""
         self.accelerator.wait_for_everyone()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that is sharded over processes in one piece; every process must ask. Others as they are."""
+    """Gather a sharded tensor; collective over its processes. Return other tensors unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def fill(tensor: Tensor, values: Tensor) -> None:
-    """The inverse of `whole`: values in one piece into a tensor, or into this process's shard of it."""
+    """Copy a full tensor into a tensor or this process's shard of it: the inverse of `whole`."""
     if isinstance(tensor, DTensor):
         values = distribute_tensor(values.to(tensor.device), tensor.device_mesh, tensor.placements)
     tensor.copy_(values)
 
 
 def blocks(networks: nn.Module) -> Iterator[nn.Module]:
-    """The blocks that networks are built of: the members of their outermost lists of modules."""
+    """Yield the blocks of networks: the members of their outermost ModuleLists."""
     for child in networks.children():
         if isinstance(child, nn.ModuleList):
             yield from (block for block in child if block is not None)
@@ -174,7 +220,7 @@ def blocks(networks: nn.Module) -> Iterator[nn.Module]:
 
 
 def enable_checkpointing(networks: nn.Module) -> None:
-    """Blocks of diffusers keep their inputs alone for the way back, and compute the rest again (Chen et al., 2016)."""
+    """Turn on gradient checkpointing (Chen et al., 2016) in the blocks of diffusers networks."""
     for module in networks.modules():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = True  # type: ignore[assignment]
@@ -182,7 +228,7 @@ def enable_checkpointing(networks: nn.Module) -> None:
 
 
 def compile_blocks(network: nn.Module) -> None:
-    """Through torch.compile; of a network of diffusers the block that it repeats, which is compiled once for all."""
+    """Compile a network; of a diffusers network its repeated block, which is compiled only once."""
     repeated: Any = getattr(network, "_repeated_blocks", None)
     if repeated and any(type(module).__name__ in repeated for module in network.modules()):
         network.compile_repeated_blocks()  # type: ignore[operator]
@@ -191,27 +237,39 @@ def compile_blocks(network: nn.Module) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or the processor's own memory, has no more."""
-    says = str(error)
-    ends = ("can't allocate memory", "not enough memory", "out of memory")
+    """Return whether an error means that a device or the host is out of memory."""
+    message = str(error)
+    phrases = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(end in says for end in ends)
+        isinstance(error, RuntimeError) and any(phrase in message for phrase in phrases)
     )
 
 
 def explain_memory(error: BaseException, preset: Preset, stage: str) -> LayerloopError:
-    """What to change, dearest last, where memory ended in a stage; its last saved state stands."""
+    """Return an error whose hint lists settings that reduce memory, cheapest first.
+
+    Args:
+        error: The out-of-memory error.
+        preset: The preset of the training.
+        stage: Name of the stage that ran out of memory.
+    """
+    # Half the micro-batch with twice the accumulation is the same training.
     batch = f"{stage}_batch"
     images = int(getattr(preset, batch))
-    halves = f"{batch}={max(1, images // 2)} --set accumulation={preset.accumulation * 2}" if images > 1 else ""
-    cells = [
-        halves and f"{halves} (the same training, half at a time)",
+    half_batch = (
+        f"{batch}={max(1, images // 2)} --set accumulation={preset.accumulation * 2}"
+        if images > 1
+        else ""
+    )
+    # The remaining settings change the training, so they are suggested only where not set yet.
+    settings = [
+        half_batch and f"{half_batch} (the same training in smaller micro-batches)",
         "" if preset.precision != "fp32" else "precision=bf16",
         "" if preset.gradient_checkpointing else "gradient_checkpointing=true",
         "" if preset.average_apart else "average_apart=true",
         "" if preset.optimiser in {"adamw8bit", "adafactor"} else "optimiser=adamw8bit",
         "adapter_rank=64" if stage == "base" and preset.family and not preset.adapter_rank else "",
     ]
-    said = (str(error).strip().splitlines() or ["it is full"])[0][:200]
-    hint = "; or ".join(f"--set {cell}" for cell in cells if cell)
-    return Refused(f"the memory does not suffice for the stage {stage!r}: {said}", hint)
+    message = (str(error).strip().splitlines() or ["no details"])[0][:200]
+    hint = "; or ".join(f"--set {setting}" for setting in settings if setting)
+    return Refused(f"out of memory in stage {stage!r}: {message}", hint)

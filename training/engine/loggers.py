@@ -1,4 +1,4 @@
-"""Where the figures of a run are written: TensorBoard always, and a tracker of experiments where one is named."""
+"""Metric logging: always to TensorBoard, and to an experiment tracker if the preset names one."""
 
 from __future__ import annotations
 
@@ -22,32 +22,36 @@ PROJECT = "layerloop"
 
 
 class MetricLogger:
-    """The figures of a stage by images seen, to TensorBoard and to a tracker; each where there is one."""
+    """Logs the metrics of a stage by images seen, to TensorBoard and a tracker where given."""
 
     def __init__(self, board: SummaryWriter | None = None, tracker: Any = None) -> None:
         self.board, self.tracker = board, tracker
 
     def write(self, seen: int, figures: Mapping[str, float]) -> None:
-        """In TensorBoard losses stand under "loss/", the gradient's norm and the rate under their own names."""
+        """Log training metrics; in TensorBoard losses are under "loss/", other metrics are not."""
         if self.board is not None:
             for name, value in figures.items():
-                self.board.add_scalar(name if name in {"gradient", "rate"} else f"loss/{name}", value, seen)
+                self.board.add_scalar(
+                    name if name in {"gradient", "rate"} else f"loss/{name}", value, seen
+                )
         if self.tracker is not None:
             self.tracker.log(dict(figures), step=seen)
 
     def write_sheet(self, seen: int, png: bytes, heldout: Mapping[str, float]) -> None:
-        """Write a sample sheet as an image named "sheet", and metrics of held-out images under "heldout/"."""
+        """Log a sample grid as an image named "sheet", and held-out metrics under "heldout/"."""
         image = Image.open(io.BytesIO(png)).convert("RGB")
         if self.board is not None:
             self.board.add_image("sheet", np.asarray(image), seen, dataformats="HWC")
             for name, value in heldout.items():
                 self.board.add_scalar(f"heldout/{name}", value, seen)
         if self.tracker is not None:
-            self.tracker.log({f"heldout/{name}": value for name, value in heldout.items()}, step=seen)
+            self.tracker.log(
+                {f"heldout/{name}": value for name, value in heldout.items()}, step=seen
+            )
             self.tracker.log_images({"sheet": [image]}, step=seen)
 
     def close(self) -> None:
-        """Write out what is held back."""
+        """Flush and close both logs."""
         if self.board is not None:
             self.board.close()
         if self.tracker is not None:
@@ -55,21 +59,31 @@ class MetricLogger:
 
 
 def open_tracker(preset: Preset, order: TrainingRequest, stage: str, folder: Path) -> Any:
-    """The tracker that the preset names, by accelerate's own; None where it names none.
+    """Open the tracker that the preset names, through accelerate; None if it names none.
 
-    A run that is taken up again goes on under its id. Accounts and whether anything leaves the machine are the
-    tracker's own settings (WANDB_MODE=offline; trackio keeps everything at home). Raises NotFound for another name,
-    Refused where it is not installed.
+    A resumed run continues under the same id. Accounts and uploads are configured by the tracker's
+    own settings (WANDB_MODE=offline; trackio is local by default).
+
+    Args:
+        preset: The preset of the training.
+        order: The training request; its id names the run.
+        stage: Name of the stage.
+        folder: Where wandb keeps its files.
+
+    Raises:
+        NotFound: The tracker is not supported.
+        Refused: The tracker is not installed.
     """
     if preset.tracker is None:
         return None
     if preset.tracker not in TRACKERS:
         raise NotFound(f"no tracker {preset.tracker!r}", f"choose one of {', '.join(TRACKERS)}")
     if find_spec(preset.tracker) is None:
-        hint = f"pip install {preset.tracker}, or leave the tracker out: TensorBoard's log is always written"
+        hint = f"pip install {preset.tracker}, or leave out tracker: TensorBoard is always written"
         raise Refused(f"the tracker {preset.tracker} is not installed", hint)
     from accelerate.tracking import TrackioTracker, WandBTracker
 
+    # One run per stage, resumable by its name.
     name = f"{order.id}-{stage}"
     tracker: Any
     if preset.tracker == "wandb":
@@ -77,7 +91,16 @@ def open_tracker(preset: Preset, order: TrainingRequest, stage: str, folder: Pat
     else:
         tracker = TrackioTracker(PROJECT, name=name, resume="allow")
     tracker.start()
-    settings = {**asdict(preset), "recipe": order.recipe, "snapshot": order.snapshot, "seed": order.seed}
-    plain = {key: value if isinstance(value, str | int | float) else str(value) for key, value in settings.items()}
+    # Trackers take plain values only.
+    settings = {
+        **asdict(preset),
+        "recipe": order.recipe,
+        "snapshot": order.snapshot,
+        "seed": order.seed,
+    }
+    plain = {
+        key: value if isinstance(value, str | int | float) else str(value)
+        for key, value in settings.items()
+    }
     tracker.store_init_configuration(plain)
     return tracker

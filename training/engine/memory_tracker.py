@@ -1,4 +1,4 @@
-"""How much memory a step of a training needs, found by taking that step with tensors that have sizes and no numbers."""
+"""Estimates the memory of a training step by running it on fake tensors, which have no data."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ SMALL = 4_096  # tensors of fewer numbers keep 32-bit states there
 
 
 class FakeMemoryTracker(FakeTensorMode):  # type: ignore[no-untyped-call]
-    """Makes tensors that have sizes alone, and counts their bytes: each storage once, from its making to its end."""
+    """A fake tensor mode that counts bytes: each storage from its allocation to its release."""
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self.now = self.peak = self.gradients = 0
         self.at_peak = 0  # gradients at the peak
-        self.beside = 0  # the most that lived beside gradients
+        self.beside = 0  # peak of everything but gradients
         self._living: dict[int, int] = {}
         self._within = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The operation itself; what it gives is counted, not what it is taken apart into here and nowhere else."""
+        """Run an operation and count its outputs, but not those of its decomposition."""
         within, self._within = self._within, True
         try:
             out = super().__torch_dispatch__(func, types, args, kwargs)
         finally:
             self._within = within
-        if not within and func.namespace != "prim":  # which are questions about a tensor
+        if not within and func.namespace != "prim":  # prim operations only query a tensor
             tree_map_only(Tensor, self._count, out)
         return out
 
     def restart(self) -> None:
-        """Forget the peak up to here."""
+        """Reset the peaks to the current values."""
         self.peak, self.at_peak, self.beside = self.now, self.gradients, self.now - self.gradients
 
     def note_gradient(self, parameter: Tensor) -> None:
-        """A hook of parameters: their gradient has come to stay."""
+        """Count the gradient of a parameter; a post-accumulate-grad hook."""
         if parameter.grad is not None:
             self.gradients += parameter.grad.nbytes
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata  # noqa: SLF001 - what tells one storage from another
-        if key in self._living:
+        key = storage._cdata  # noqa: SLF001 - the identity of a storage
+        if key in self._living:  # a view, or an in-place result
             return
         self._living[key] = storage.nbytes()
         self.now += storage.nbytes()
@@ -71,27 +71,35 @@ class FakeMemoryTracker(FakeTensorMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes in a step: what lives throughout, what lives for the step, and how much of a step's peak is gradients."""
+    """Memory of a step in bytes: weights, and the parts of its peak."""
 
     weights: int
-    learning: int  # those of them that learn
-    gradients: int  # at the moment of the peak
-    activations: int  # all else at that moment
-    beside: int  # the most of all else at any moment
+    learning: int  # trainable weights
+    gradients: int  # gradients at the peak
+    activations: int  # everything but weights and gradients at the peak
+    beside: int  # the largest value of everything but weights and gradients at any time
 
 
 @contextmanager
 def metering() -> Iterator[FakeMemoryTracker]:
-    """Tensors made inside have sizes alone; their bytes are counted."""
+    """Make all tensors created inside fake, and count their bytes."""
     with warnings.catch_warnings(), FakeMemoryTracker() as meter:
-        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # copying modules looks at it
+        # Copying modules accesses data pointers.
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         yield meter
 
 
 def measure_step(
     build: Callable[[], tuple[nn.Module, Callable[[], Tensor]]], precision: str, *, on_gpu: bool
 ) -> StepMemory:
-    """The memory of forward and backward of what `build` makes: networks, and a function that gives their loss."""
+    """Measure the memory of a forward and backward pass.
+
+    Args:
+        build: Makes the networks and a function that computes their loss.
+        precision: The autocast precision, a key of PRECISIONS.
+        on_gpu: Whether to count norms in float32, as autocast computes them on a GPU.
+    """
+    # Weights first, so that everything later counts as gradients or activations.
     with metering() as meter:
         networks, loss = build()
         weights = meter.now
@@ -99,18 +107,27 @@ def measure_step(
         for parameter in learning:
             parameter.register_post_accumulate_grad_hook(meter.note_gradient)  # type: ignore[no-untyped-call]
         meter.restart()
-        for norm in (m for m in networks.modules() if on_gpu and isinstance(m, nn.GroupNorm | nn.LayerNorm)):
+        for norm in (
+            m for m in networks.modules() if on_gpu and isinstance(m, nn.GroupNorm | nn.LayerNorm)
+        ):
             norm.register_forward_pre_hook(_widen)
+        # Forward and backward, as the trainer runs them.
         dtype = PRECISIONS[precision]
         with torch.autocast("cpu", dtype) if dtype else nullcontext():
             total = loss()
         torch.autograd.backward(total)
-        taken = sum(parameter.nbytes for parameter in learning)
-        return StepMemory(weights, taken, meter.at_peak, meter.peak - meter.at_peak - weights, meter.beside - weights)
+        trainable = sum(parameter.nbytes for parameter in learning)
+        return StepMemory(
+            weights,
+            trainable,
+            meter.at_peak,
+            meter.peak - meter.at_peak - weights,
+            meter.beside - weights,
+        )
 
 
 def measure_use(build: Callable[[], Callable[[], object]]) -> StepMemory:
-    """The memory of using networks without learning."""
+    """Measure the memory of inference; `build` loads the networks and returns a function to run."""
     with metering() as meter, torch.no_grad():
         use = build()
         weights = meter.now
@@ -120,15 +137,27 @@ def measure_use(build: Callable[[], Callable[[], object]]) -> StepMemory:
 
 
 def measure_optimiser(name: str, parameters: Iterable[Tensor], *, on_gpu: bool) -> tuple[int, int]:
-    """Bytes that an optimiser keeps for these parameters, and bytes that its step needs for a moment.
+    """Measure the bytes of an optimizer's state, and the temporary bytes of its step.
 
-    One step of AdamW for each different shape: what is kept for equal shapes is equal. The steps of the others look at
-    numbers, which there are none of, so that what they keep is told by their rule.
+    AdamW takes one step per distinct shape, since equal shapes have equal states. The steps of the
+    other optimizers depend on data, so their state is computed by a formula.
+
+    Args:
+        name: The optimizer, as in `build_optimiser`.
+        parameters: The parameters that it updates.
+        on_gpu: Whether AdamW uses its multi-tensor implementation, as it does on a GPU.
+
+    Returns:
+        Bytes of state, and bytes that a step needs temporarily.
     """
     shapes = Counter(tuple(parameter.shape) for parameter in parameters)
     numbers = {shape: torch.Size(shape).numel() for shape in shapes}
+    # Formula, if there is one; a step then needs about two float32 copies of the largest tensor.
     if rule := _RULES.get(name):
-        return sum(rule(shape) * count for shape, count in shapes.items()), 2 * 4 * max(numbers.values(), default=0)
+        return sum(rule(shape) * count for shape, count in shapes.items()), 2 * 4 * max(
+            numbers.values(), default=0
+        )
+    # Otherwise measure a step per distinct shape.
     state, moment = 0, 0
     for shape, count in shapes.items():
         with metering() as meter:
@@ -137,39 +166,48 @@ def measure_optimiser(name: str, parameters: Iterable[Tensor], *, on_gpu: bool) 
             before = meter.now
             optimiser = build_optimiser(name, [parameter], 1e-3)
             optimiser.step()
-            kept = meter.now - before  # while it lives
+            kept = meter.now - before  # read before the optimizer is released
             state += kept * count
             moment = max(moment, meter.peak - before - kept)
-    if name == "adamw" and on_gpu:  # there it works on all tensors at once, and divides by roots of all of them
+    # The multi-tensor implementation holds the denominators of all tensors at once.
+    if name == "adamw" and on_gpu:
         moment = sum(4 * numbers[shape] * count for shape, count in shapes.items())
     return state, moment
 
 
 def _adamw_8bit(shape: tuple[int, ...]) -> int:
-    """Two moments of a byte, and a scale for each block of them; four bytes where there are few (bitsandbytes)."""
+    """Compute bitsandbytes' state: two 8-bit moments and a scale per block; 32-bit if small."""
     numbers = torch.Size(shape).numel()
     return 2 * (numbers + 4 * -(-numbers // BLOCK)) if numbers >= SMALL else 8 * numbers
 
 
 def _adafactor(shape: tuple[int, ...]) -> int:
-    """Second moments of rows and columns, or of all where there are none of both (torch.optim)."""
+    """Compute Adafactor's state: row and column moments; full ones for vectors (torch.optim)."""
     numbers = torch.Size(shape).numel()
     return 4 * (numbers // shape[-1] + numbers // shape[-2]) if len(shape) > 1 else 4 * numbers
 
 
-_RULES: dict[str, Callable[[tuple[int, ...]], int]] = {"adamw8bit": _adamw_8bit, "adafactor": _adafactor}
+_RULES: dict[str, Callable[[tuple[int, ...]], int]] = {
+    "adamw8bit": _adamw_8bit,
+    "adafactor": _adafactor,
+}
 
 
 def bring_from_meta(network: nn.Module | None) -> None:
-    """Give a network of the device "meta" tensors that the meter around it counts in place of its own."""
+    """Replace a network's meta tensors by fake ones, which the active tracker counts."""
     for module in network.modules() if network else ():
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            learns = isinstance(tensor, nn.Parameter)
-            here = torch.empty(tensor.shape, dtype=tensor.dtype)
-            setattr(module, name, nn.Parameter(here, requires_grad=tensor.requires_grad) if learns else here)
+        for name, tensor in [
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ]:
+            trainable = isinstance(tensor, nn.Parameter)
+            fake = torch.empty(tensor.shape, dtype=tensor.dtype)
+            if trainable:
+                fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
+            setattr(module, name, fake)
 
 
 def _widen(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """A GPU's autocast computes norms in float32; that of the CPU, where tensors without numbers are, does not."""
+    """Cast a norm's input to float32, as autocast does on CUDA but not on the CPU."""
     del norm
     return (inputs[0].float(), *inputs[1:]) if torch.is_autocast_enabled("cpu") else None

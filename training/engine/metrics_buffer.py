@@ -1,4 +1,4 @@
-"""What the steps of a training came to: read from the device seldom, and never past a number that is not finite."""
+"""A buffer of step metrics: read from the device at intervals, and checked for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from curation.errors import LayerloopError
 
 
 class Diverged(LayerloopError):
-    """A loss or a gradient is infinite or not a number; the last saved state is from before it."""
+    """A loss or gradient is NaN or infinite; the last saved state is from before it."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One step: the images seen after it, the places of its pictures, and its figures, still on the device."""
+    """Metrics of one step, still on the device, and its sample indices; `seen` counts images."""
 
     seen: int
     places: Sequence[int]
@@ -26,9 +26,9 @@ class StepMetrics:
 
 
 class MetricsBuffer:
-    """The steps since the last reading.
+    """The metrics of the steps since the last flush.
 
-    To read a figure is to wait until a GPU has finished all that was asked of it, so steps are read `stride` at a time.
+    Reading a value waits for the GPU to finish its queue, so metrics are read every `stride` steps.
     """
 
     def __init__(
@@ -40,43 +40,60 @@ class MetricsBuffer:
         *,
         scaled: bool,
     ) -> None:
-        """add_up: over processes; name_of: a place's sample; scaled: whether gradients may overflow (fp16)."""
-        self.stage, self.stride, self.add_up, self.name_of, self.scaled = stage, stride, add_up, name_of, scaled
+        """Create an empty buffer.
+
+        Args:
+            stage: Name of the stage, for error messages.
+            stride: Number of steps between flushes.
+            add_up: Sums metrics over all processes.
+            name_of: Returns the sample id of an index.
+            scaled: Whether gradients are scaled (fp16), so that they may overflow.
+        """
+        self.stage, self.stride, self.scaled = stage, stride, scaled
+        self.add_up, self.name_of = add_up, name_of
         self._steps: list[StepMetrics] = []
 
     def note(self, step: StepMetrics) -> bool:
-        """Remember a step; whether it is time to read."""
+        """Append a step, and return whether it is time to flush."""
         self._steps.append(step)
         return len(self._steps) >= self.stride
 
     def read(self) -> list[tuple[int, dict[str, float]]]:
-        """The figures of every step since the last time, by images seen. Raises Diverged at the first that is broken.
+        """Return the metrics of each step since the last flush, with the images seen after it.
 
-        Where gradients are scaled, one that overflowed was no step and has no figure "gradient".
+        With scaled gradients a step whose gradient overflowed was skipped by the scaler; it has no
+        metric "gradient".
+
+        Raises:
+            Diverged: A metric is NaN or infinite.
         """
         steps, self._steps = self._steps, []
         if not steps:
             return []
-        flat = torch.stack([figure.detach().float() for step in steps for figure in step.figures.values()])
+        # One tensor, and so one reduction and one transfer, for all steps.
+        flat = torch.stack(
+            [metric.detach().float() for step in steps for metric in step.figures.values()]
+        )
         numbers = iter(self.add_up(flat).tolist())
         rows = []
         for step in steps:
-            figures = {name: next(numbers) for name in step.figures}
-            if self.scaled and not math.isfinite(figures.get("gradient", 0.0)):
-                del figures["gradient"]
-            self._check(step, figures)
-            rows.append((step.seen, figures))
+            metrics = {name: next(numbers) for name in step.figures}
+            if self.scaled and not math.isfinite(metrics.get("gradient", 0.0)):
+                del metrics["gradient"]
+            self._check(step, metrics)
+            rows.append((step.seen, metrics))
         return rows
 
-    def _check(self, step: StepMetrics, figures: Mapping[str, float]) -> None:
-        broken = [name for name, figure in figures.items() if not math.isfinite(figure)]
+    def _check(self, step: StepMetrics, metrics: Mapping[str, float]) -> None:
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if not broken:
             return
-        names = [self.name_of(place) for place in dict.fromkeys(step.places)]
+        # Name the samples of the step, since corrupt images are a frequent cause.
+        names = [self.name_of(index) for index in dict.fromkeys(step.places)]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise Diverged(
-            f"{self.stage}: {broken[0]} is {figures[broken[0]]} in the step that ended at image {step.seen}, "
-            f"of the samples {shown}",
-            f"lower the rate (--set {self.stage}_lr=...), try --set precision=bf16 or fp32, or look at those samples; "
-            "the last saved state is from before it",
+            f"{self.stage}: {broken[0]} is {metrics[broken[0]]} in the step that ended at image "
+            f"{step.seen}; samples: {shown}",
+            f"lower the learning rate (--set {self.stage}_lr=...), try --set precision=bf16 or "
+            "fp32, or check those samples; the last saved state is from before this step",
         )

@@ -1,4 +1,4 @@
-"""The optimisers that a preset may name: AdamW in three makes, Adafactor for little memory, Lion, and Prodigy."""
+"""Optimizers by name: three implementations of AdamW, Adafactor, Lion and Prodigy."""
 
 from __future__ import annotations
 
@@ -22,16 +22,24 @@ def build_optimiser(
     decay: float = 0.01,
     clip: float = 1.0,
 ) -> Optimizer:
-    """An optimiser of the kind that the preset's column `optimiser` names, over the parameters that learn.
+    """Build an optimizer over the trainable parameters, in one parameter group.
 
-    rate: the full learning rate, kept as `initial_lr` of its one group while a schedule moves `lr`; decay: decoupled
-    weight decay; clip: the norm that its gradients are cut to before a step, kept in the group too, 0 for none.
-    Raises NotFound for another name, Refused where its library is not installed.
+    Args:
+        name: The preset's column `optimiser`.
+        parameters: The parameters; those without `requires_grad` are left out.
+        rate: Full learning rate, kept as the group's `initial_lr` while the schedule changes `lr`.
+        betas: Coefficients of the running averages.
+        decay: Decoupled weight decay.
+        clip: Largest gradient norm, kept in the group; 0 turns clipping off.
+
+    Raises:
+        NotFound: There is no such optimizer.
+        Refused: Its library is not installed.
     """
     try:
         build = _BUILDERS[name]
     except KeyError:
-        raise NotFound(f"no optimiser {name!r}", f"choose one of {', '.join(_BUILDERS)}") from None
+        raise NotFound(f"no optimizer {name!r}", f"choose one of {', '.join(_BUILDERS)}") from None
     group = {"params": [p for p in parameters if p.requires_grad], "initial_lr": rate, "clip": clip}
     return build([group], rate, betas, decay)
 
@@ -40,46 +48,56 @@ def _adamw(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float
     return AdamW(groups, lr=rate, betas=betas, weight_decay=decay)
 
 
-def _adamw_fused(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
+def _adamw_fused(
+    groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float
+) -> Optimizer:
     return AdamW(groups, lr=rate, betas=betas, weight_decay=decay, fused=True)
 
 
 def _adamw_8bit(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
-    """Dettmers et al., 2022 (arXiv 2110.02861): both moments in 8 bits, a quarter of the memory."""
+    """Build 8-bit AdamW (Dettmers et al., 2022, arXiv 2110.02861): a quarter of the memory."""
     try:
         import bitsandbytes
     except ImportError as error:
         hint = "pip install bitsandbytes, or choose adamw_fused"
-        raise Refused(f"adamw8bit needs the library bitsandbytes, which cannot be had: {error}", hint) from error
-    optimiser: Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=rate, betas=betas, weight_decay=decay)
+        raise Refused(
+            f"adamw8bit needs the library bitsandbytes, which cannot be imported: {error}", hint
+        ) from error
+    optimiser: Optimizer = bitsandbytes.optim.AdamW8bit(
+        groups, lr=rate, betas=betas, weight_decay=decay
+    )
     return optimiser
 
 
 def _adafactor(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
-    """Shazeer and Stern, 2018 (arXiv 1804.04235): rows and columns in place of a matrix's second moments."""
+    """Build Adafactor (Shazeer and Stern, 2018, arXiv 1804.04235): factored second moments."""
     del betas
     return Adafactor(groups, lr=rate, weight_decay=decay)
 
 
 def _lion(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
-    """Chen et al., 2023 (arXiv 2302.06675): the sign of the moment; wants a third to a tenth of AdamW's rate."""
+    """Build Lion (Chen et al., 2023, arXiv 2302.06675); it wants 1/3 to 1/10 of AdamW's rate."""
     optimiser: Optimizer = _library().Lion(groups, lr=rate, betas=betas, weight_decay=decay)
     return optimiser
 
 
 def _prodigy(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
-    """Mishchenko and Defazio, 2024 (arXiv 2306.06101): finds the rate by itself; the preset's rate is 1."""
-    optimiser: Optimizer = _library().Prodigy(groups, lr=rate, betas=betas, weight_decay=decay, safeguard_warmup=True)
+    """Build Prodigy (Mishchenko and Defazio, 2024, arXiv 2306.06101); its rate is normally 1."""
+    optimiser: Optimizer = _library().Prodigy(
+        groups, lr=rate, betas=betas, weight_decay=decay, safeguard_warmup=True
+    )
     return optimiser
 
 
 def _library() -> Any:
-    """Import pytorch-optimizer, which keeps the optimisers that torch has not, in one package without others."""
+    """Import pytorch-optimizer, for optimizers that torch does not have."""
     try:
         import pytorch_optimizer
     except ImportError as error:
         hint = "pip install pytorch-optimizer, or choose adamw_fused"
-        raise Refused(f"lion and prodigy need the library pytorch-optimizer: {error}", hint) from error
+        raise Refused(
+            f"lion and prodigy need the library pytorch-optimizer: {error}", hint
+        ) from error
     return pytorch_optimizer
 
 

@@ -1,4 +1,4 @@
-"""The pace of a run: how the learning rate rises and falls, and how weights are averaged along the way."""
+"""The learning rate schedule, and the exponential moving average of the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.presets.preset import Preset
 
 @dataclass(frozen=True)
 class LRSchedule:
-    """How long a stage trains, on how many images at once in one process, and how slowly its average moves."""
+    """A stage's length in images, its micro-batch size per process, and the decay of its EMA."""
 
     images: int
     batch: int
@@ -23,10 +23,16 @@ class LRSchedule:
 
 
 def rate_at(seen: int, total: int, batch: int, preset: Preset) -> float:
-    """Return the share of the full learning rate: a short rise, and a fall to nothing over the last part.
+    """Return the factor of the full learning rate: a linear warmup, and a cooldown to 0.
 
-    The fall is straight, or half a cosine from 1 to 0 (Loshchilov and Hutter, 2017, arXiv 1608.03983): with
+    The cooldown is linear, or half a cosine (Loshchilov and Hutter, 2017, arXiv 1608.03983): with
     cooldown=1 the usual cosine schedule.
+
+    Args:
+        seen: Images seen before the step.
+        total: Images of the whole stage.
+        batch: Global batch size.
+        preset: Has `warmup_images`, `cooldown` (a fraction of the stage) and `decay`.
     """
     rise = (seen + batch) / max(1, preset.warmup_images)
     fall = min(1.0, (total - seen) / (preset.cooldown * total)) if preset.cooldown else 1.0
@@ -36,34 +42,49 @@ def rate_at(seen: int, total: int, batch: int, preset: Preset) -> float:
 
 
 class EMA:
-    """The exponential moving average of what learns in some networks; frozen parameters are not copied.
+    """The exponential moving average (EMA) of the trainable parameters of some networks.
 
-    averaged = d * averaged + (1 - d) * weights, where d rises from 0.1 towards `decay`, so that the first weights,
-    which know nothing, are soon forgotten. A decay of 0 keeps nothing: the average is the weights themselves. On the
-    CPU (`apart`) it costs a GPU no memory, and every step the time to fetch the weights.
+    ema = d * ema + (1 - d) * weights, where d rises from 0.1 to `decay`, so that the untrained
+    initial weights are soon forgotten. With a decay of 0 no copy is kept: the EMA is the weights
+    themselves. With `apart` the copy is on the CPU: no GPU memory, but a transfer in every step.
     """
 
     def __init__(self, networks: nn.Module, decay: float, *, apart: bool = False) -> None:
-        learning = {name: p for name, p in networks.named_parameters() if p.requires_grad} if decay else {}
+        """Copy the trainable parameters.
+
+        Args:
+            networks: The networks, already on their device and sharded.
+            decay: Decay per step, in [0, 1); 0 keeps no copy.
+            apart: Whether to keep the copy on the CPU.
+        """
+        trainable = (
+            {name: p for name, p in networks.named_parameters() if p.requires_grad} if decay else {}
+        )
         self.decay = decay
-        self._weights: list[Tensor] = [parameter.detach() for parameter in learning.values()]
+        self._weights: list[Tensor] = [parameter.detach() for parameter in trainable.values()]
         self.tensors: dict[str, Tensor] = {
             name: parameter.detach().to("cpu" if apart else parameter.device, copy=True)
-            for name, parameter in learning.items()
+            for name, parameter in trainable.items()
         }
 
     @torch.no_grad()
     def move(self, seen: int, batch: int) -> None:
-        """Take one step towards the weights, after `seen` images and a step of `batch`."""
+        """Update the average after a step of `batch` images that began at `seen` images."""
         if not self.tensors:
             return
-        means = list(self.tensors.values())
-        weights = [weight.to(mean.device) for weight, mean in zip(self._weights, means, strict=True)]
-        torch._foreach_lerp_(means, weights, 1 - min(self.decay, (1 + seen) / (10 * batch + seen)))
+        averages = list(self.tensors.values())
+        weights = [
+            weight.to(average.device)
+            for weight, average in zip(self._weights, averages, strict=True)
+        ]
+        # One fused operation over all tensors.
+        torch._foreach_lerp_(
+            averages, weights, 1 - min(self.decay, (1 + seen) / (10 * batch + seen))
+        )
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """For so long the networks have the averaged weights."""
+        """Use the averaged weights in the networks while the context is open."""
         self.swap()
         try:
             yield
@@ -72,8 +93,8 @@ class EMA:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Averaged weights for learning ones, and the other way round."""
-        for weight, mean in zip(self._weights, self.tensors.values(), strict=True):
-            learning = weight.clone()
-            weight.copy_(mean)
-            mean.copy_(learning)
+        """Exchange the averaged and the trained weights, in place."""
+        for weight, average in zip(self._weights, self.tensors.values(), strict=True):
+            trained = weight.clone()
+            weight.copy_(average)
+            average.copy_(trained)

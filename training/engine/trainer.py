@@ -23,14 +23,15 @@ from training.engine.resume import Part, TrainingStateStore, generator_at, pack,
 from training.engine.schedule import EMA, LRSchedule, rate_at
 from training.presets.preset import Preset
 
-STRIDE = 10  # steps between two readings of a GPU
+STRIDE = 10  # steps between reads of metrics from a GPU
 
 
 class TrainingStage(nn.Module):
-    """A procedure of training: networks, what a step looks at, and the losses that it goes down on.
+    """A training stage: its networks, batches and losses.
 
-    Its parameters that require gradients learn and are averaged. What is random in a step comes from the count of
-    images alone and is drawn for the whole step at once, so that neither accumulation nor processes change it.
+    Parameters with `requires_grad` are trained and averaged. The randomness of a step derives from
+    the number of images seen, and is drawn for the global batch at once, so that it depends on
+    neither gradient accumulation nor the number of processes.
     """
 
     stage: str
@@ -38,59 +39,81 @@ class TrainingStage(nn.Module):
 
     @abstractmethod
     def build_optimisers(self) -> dict[str, Optimizer]:
-        """The optimisers by name, the main one first, whose rate alone rises and falls.
+        """Build the optimizers by name, the main one first; only its rate follows the schedule.
 
-        Asked for when the parameters are where they will stay.
+        Called after the parameters are on their device and sharded.
         """
 
     @abstractmethod
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
-        """The rows `mine` of the step of these pictures, on the CPU; may run in a thread, ahead of the loop."""
+        """Make the micro-batches of this process, on the CPU; may run in a prefetch thread.
+
+        Args:
+            places: Sample indices of the global batch.
+            mine: Positions in `places` that this process trains on.
+            rng: The step's random number generator, equal in all processes.
+
+        Returns:
+            The batch, with one row for each position in `mine`.
+        """
 
     @abstractmethod
     def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of some rows of a step after `seen` images, and figures by name to be told of."""
+        """Compute the mean loss of a micro-batch, and metrics by name.
+
+        Args:
+            rows: The micro-batch, on the device.
+            seen: Images seen before the step.
+        """
 
     @abstractmethod
     def draw_sheet(self, rows: Rows) -> bytes:
-        """A sample sheet as PNG, with the weights that are in the networks now."""
+        """Generate a sample grid as PNG with the current weights."""
 
     @abstractmethod
     def cores(self) -> Sequence[nn.Module]:
-        """The networks that do most of the work: what is compiled, checkpointed, and sharded by its blocks."""
+        """Return the largest networks, which are compiled, checkpointed and sharded by block."""
 
     def validate(self) -> dict[str, float]:
-        """Measure held-out images with the weights that are in the networks now, by the metric's name; {} if none."""
+        """Compute metrics on held-out images with the current weights; {} if there are none."""
         return {}
 
     def averaged(self) -> nn.Module:
-        """The networks whose average is the outcome."""
+        """Return the networks whose EMA is the result of the training."""
         return self
 
     def frozen(self) -> Sequence[nn.Module]:
-        """Networks that are used and never learn: they are moved to the device, and neither saved nor shared out."""
+        """Return networks that are not trained: on the device, but neither saved nor sharded."""
         return ()
 
 
 @dataclass(frozen=True)
 class TrainerContext:
-    """What a recipe is run with: the machine, the order in which pictures are drawn, where to save, whom to tell."""
+    """The environment of a training: request, devices, sampler, folder and progress callback."""
 
     order: TrainingRequest
     preset: Preset
     machine: DistributedContext
-    samples: Sequence[Sample]  # by place, as `draws` counts them
+    samples: Sequence[Sample]  # by index, as in `draws`
     draws: Order
     folder: Path
     report: Report
 
 
 def fit(recipe: TrainingStage, course: TrainerContext) -> None:
-    """Train to the end, from the last saved state if there is one; the averaged weights are in the networks then.
+    """Train a stage to its end, from the last saved state if there is one.
 
-    Run again after any interruption it ends with the bits of a straight run, on the CPU and with one count of threads.
-    Whatever `report` raises stops it; what was saved stays. Raises Diverged at the first loss or gradient that is not
-    finite, before anything of it is saved, and Refused with what to change where memory ends.
+    The networks hold the EMA weights at the end. A training that is run again after an interruption
+    is bit-identical to an uninterrupted one, on the CPU and with the same number of threads. An
+    exception of `course.report` stops the training; saved states remain.
+
+    Args:
+        recipe: The stage to train.
+        course: Its environment.
+
+    Raises:
+        Diverged: A loss or gradient is NaN or infinite; nothing of that step is saved.
+        Refused: Memory ran out; the hint lists settings to change.
     """
     try:
         _run(recipe, course)
@@ -101,12 +124,19 @@ def fit(recipe: TrainingStage, course: TrainerContext) -> None:
 
 
 def _run(recipe: TrainingStage, course: TrainerContext) -> None:
+    # Networks first: optimizers and EMA must refer to the sharded parameters on the device.
     preset, machine, pace = course.preset, course.machine, recipe.pace
-    placed = machine.place(recipe, recipe.cores(), recipe.frozen())
+    model = machine.place(recipe, recipe.cores(), recipe.frozen())
     optimisers = recipe.build_optimisers()
     main = next(iter(optimisers.values()))
     average = EMA(recipe.averaged(), pace.decay, apart=preset.average_apart)
-    parts: dict[str, Part] = {"recipe": recipe, "averaged": average.tensors, **optimisers, "scaler": machine.scaler}
+    parts: dict[str, Part] = {
+        "recipe": recipe,
+        "averaged": average.tensors,
+        **optimisers,
+        "scaler": machine.scaler,
+    }
+    # Resume from the last saved state.
     run = TrainingStateStore(course.folder, recipe.stage, preset.keep_states)
     total, step = course.order.images or pace.images, machine.step_images(pace.batch)
     seen = 0
@@ -116,42 +146,52 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
     machine.wait()
     course.report(Progress(recipe.stage, seen, total))
 
-    watch = _watch(recipe, course)
-    threaded = machine.device.type != "cpu"  # whose own sums a thread would only quarrel with (LOG.md)
+    buffer = _metrics_buffer(recipe, course)
+    # On the CPU a prefetch thread would compete with the training for cores (LOG.md).
+    threaded = machine.device.type != "cpu"
     with (
-        closing(Prefetcher(lambda seen: _lay_out(recipe, course, seen, total), total, threaded=threaded)) as ahead,
+        closing(
+            Prefetcher(
+                lambda seen: _make_step(recipe, course, seen, total), total, threaded=threaded
+            )
+        ) as prefetcher,
         closing(_open_log(run, course, seen, done=seen >= total)) as log,
     ):
         while seen < total:
-            laid = ahead.take(seen)
+            step_batches = prefetcher.take(seen)
+            # The schedule applies to the main optimizer only.
             rate = rate_at(seen, total, step, preset)
             for group in main.param_groups:
                 group["lr"] = group["initial_lr"] * rate
 
-            figures: dict[str, Tensor] = {}
-            for number, (laid_rows, share) in enumerate(laid.batches, start=1):
-                rows = send(laid_rows, machine.device)
-                with machine.gathering(placed, last=number == len(laid.batches)):
+            # Accumulate the gradients and metrics of all micro-batches, weighted by their share.
+            metrics: dict[str, Tensor] = {}
+            for number, (cpu_batch, share) in enumerate(step_batches.batches, start=1):
+                batch = send(cpu_batch, machine.device)
+                with machine.gathering(model, last=number == len(step_batches.batches)):
                     with machine.autocast():
-                        loss, told = placed(rows, seen)
+                        loss, batch_metrics = model(batch, seen)
                     machine.descend(loss, share)
-                for name, value in told.items():
+                for name, value in batch_metrics.items():
                     part = value.detach() * share
-                    figures[name] = figures[name] + part if name in figures else part
-            figures["gradient"] = machine.step(optimisers) / machine.processes
+                    metrics[name] = metrics[name] + part if name in metrics else part
+            metrics["gradient"] = machine.step(optimisers) / machine.processes
             average.move(seen, step)
 
-            before, seen = seen, seen + len(laid.places)
-            sheet = seen >= total or before // preset.sheet_images != seen // preset.sheet_images
-            save = seen >= total or before // preset.save_images != seen // preset.save_images
-            if watch.note(StepMetrics(seen, laid.places, figures)) or sheet or save:
-                for images, numbers in watch.read():
+            # Grids and states are due whenever the image count passes a multiple of their interval.
+            before, seen = seen, seen + len(step_batches.places)
+            grid_due = seen >= total or before // preset.sheet_images != seen // preset.sheet_images
+            save_due = seen >= total or before // preset.save_images != seen // preset.save_images
+            # Metrics are flushed before a save, so that no diverged state is ever saved.
+            if buffer.note(StepMetrics(seen, step_batches.places, metrics)) or grid_due or save_due:
+                for images, numbers in buffer.read():
                     log.write(images, {**numbers, "rate": rate})
                     course.report(Progress(recipe.stage, images, total, numbers))
-            if sheet:
-                _write_sheet(recipe, placed, rows, average, course, run, log, seen)
-            if save:
-                if machine.first or preset.sharded:  # shards are gathered by all, copies are kept by one
+            if grid_due:
+                _write_sample_grid(recipe, model, batch, average, course, run, log, seen)
+            if save_due:
+                # Gathering shards is collective; of replicas only the first process packs one.
+                if machine.first or preset.sharded:
                     packed = pack(parts)
                     if machine.first:
                         run.save(seen, *packed)
@@ -160,47 +200,52 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
     average.swap()
 
 
-def _lay_out(recipe: TrainingStage, course: TrainerContext, seen: int, total: int) -> Laid:
-    """The step after `seen` images: all its places, and this process's batches."""
+def _make_step(recipe: TrainingStage, course: TrainerContext, seen: int, total: int) -> Laid:
+    """Make the step after `seen` images: its sample indices and this process's micro-batches."""
     machine, batch = course.machine, recipe.pace.batch
-    places = course.draws.places(seen, min(machine.step_images(batch), total - seen))
-    shares = machine.shares(len(places), batch)
-    mine = [row for part, _ in shares for row in part]
+    # Divide the global batch among processes and micro-batches.
+    indices = course.draws.places(seen, min(machine.step_images(batch), total - seen))
+    shares = machine.shares(len(indices), batch)
+    local = [row for part, _ in shares for row in part]
+    # Make all local rows at once, then slice them into micro-batches.
     rng = generator_at(course.order.seed, recipe.stage, seen)
-    rows = pin(recipe.lay_out(places, mine, rng), machine.device)
+    rows = pin(recipe.lay_out(indices, local, rng), machine.device)
     batches, start = [], 0
     for part, share in shares:
         batches.append((cut(rows, slice(start, start + len(part))), share))
         start += len(part)
-    return Laid(places, batches)
+    return Laid(indices, batches)
 
 
-def _watch(recipe: TrainingStage, course: TrainerContext) -> MetricsBuffer:
+def _metrics_buffer(recipe: TrainingStage, course: TrainerContext) -> MetricsBuffer:
     machine, samples = course.machine, course.samples
     stride = STRIDE if machine.device.type == "cuda" else 1
     scaled = machine.scaler.is_enabled()
-    return MetricsBuffer(recipe.stage, stride, machine.add_up, lambda place: samples[place].id, scaled=scaled)
+    return MetricsBuffer(
+        recipe.stage, stride, machine.add_up, lambda index: samples[index].id, scaled=scaled
+    )
 
 
-def _write_sheet(
+def _write_sample_grid(
     recipe: TrainingStage,
-    placed: nn.Module,
-    rows: Rows,
+    model: nn.Module,
+    batch: Rows,
     average: EMA,
     course: TrainerContext,
     run: TrainingStateStore,
     log: MetricLogger,
     seen: int,
 ) -> None:
-    """Write a sample sheet and the validation of held-out images, in full precision, with the averaged weights.
+    """Write a sample grid and held-out metrics, in full precision, with the EMA weights.
 
-    Every process computes them, since sharded networks compute together; the first one writes.
+    All processes compute them, since sharded networks compute collectively; the first one writes.
     """
-    if course.preset.sharded:  # together means equally often, and a last step's rows are not dealt out evenly
-        rows = cut(rows, slice(0, 1))
+    # Collective calls must match, but the last step's batches differ in size between processes.
+    if course.preset.sharded:
+        batch = cut(batch, slice(0, 1))
     recipe.eval()
-    with average.applied(), course.machine.together(placed), torch.no_grad():
-        png = recipe.draw_sheet(rows)
+    with average.applied(), course.machine.together(model), torch.no_grad():
+        png = recipe.draw_sheet(batch)
         heldout = recipe.validate()
     recipe.train()
     if course.machine.first:
@@ -208,8 +253,12 @@ def _write_sheet(
         log.write_sheet(seen, png, heldout)
 
 
-def _open_log(run: TrainingStateStore, course: TrainerContext, seen: int, *, done: bool) -> MetricLogger:
-    """Kept by the first process alone, and while there is something to come."""
+def _open_log(
+    run: TrainingStateStore, course: TrainerContext, seen: int, *, done: bool
+) -> MetricLogger:
+    """Open the log in the first process, unless the training is already complete."""
     if done or not course.machine.first:
         return MetricLogger()
-    return MetricLogger(run.log(seen), open_tracker(course.preset, course.order, run.stage, course.folder))
+    return MetricLogger(
+        run.log(seen), open_tracker(course.preset, course.order, run.stage, course.folder)
+    )

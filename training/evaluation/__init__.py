@@ -1,1 +1,1 @@
-"""How good a checkpoint is: its figures on pictures it never trained on, quickly or thoroughly."""
+"""Evaluation of checkpoints on held-out samples, during training or in full."""

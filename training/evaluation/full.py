@@ -1,4 +1,4 @@
-"""Full evaluation of a checkpoint: all metrics, by background too, a comparison sheet, and published figures."""
+"""Full evaluation of a checkpoint: all metrics, also by background, and a comparison grid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ from training.evaluation.heldout import (
     noise_mse,
     send_through,
 )
-from training.evaluation.pairs import DRAWN, PairFigures, compare_pairs, draws_pairs, heldout_pairs, open_ways
+from training.evaluation.pairs import (
+    DRAWN,
+    PairFigures,
+    compare_pairs,
+    draws_pairs,
+    heldout_pairs,
+    open_ways,
+)
 from training.generate import open_generator
 from training.metrics.clip_score import TextAgreement, open_agreement
 from training.metrics.compositing import blend, blend_jpeg, measure_blends, measure_published
@@ -41,59 +48,88 @@ from training.sample_grid import pixels
 
 SHOWN = 8
 LEAST = 32
-"""Pixels of a side: what is smaller in its own size is left out, since the perceptual network cannot see it."""
+"""Smallest image size in pixels with --original: the perceptual network needs 32."""
 
 CLEAR, OPAQUE = 0.02, 0.98
-"""Drawn alpha that nowhere exceeds the first is an empty picture, that nowhere falls below the second no layer."""
+"""A generated alpha that never exceeds the first is empty; never below the second, fully opaque."""
 
 Blend = Callable[[Tensor, tuple[int, int, int]], Tensor]
 
 
 def measure(
-    checkpoint: Checkpoint, snapshot: str, store: ObjectStore, wanted: EvaluationOptions, report: Report
+    checkpoint: Checkpoint,
+    snapshot: str,
+    store: ObjectStore,
+    wanted: EvaluationOptions,
+    report: Report,
 ) -> EvaluationResult:
-    """The figures of `training.evaluation.heldout.evaluate`, and beside them on the same pictures:
+    """Compute the metrics of `training.evaluation.heldout.evaluate` and, on the same images:
 
-    alpha_grad, alpha_conn and unknown_sad, _mse, _grad, _conn: see `training.metrics.matting`.
-    psnr_worst (dB): the mean PSNR over the background where it is least.
-    lpips, rfid: `training.metrics.perceptual` and `inception`, mean over the nine backgrounds; with weights only.
-    psnr_jpeg, ssim_jpeg, lpips_jpeg, rfid_jpeg: the published form of the four, through JPEG; where it is wanted.
-    offset_mean, offset_max: |x_eps| / x_std over a picture's latent; offset_energy: sum x_eps^2 / sum x_a^2.
-    drawn_empty, drawn_opaque: the share of drawings with nothing visible, and with nothing transparent;
-    drawn_coverage_gap: |mean alpha of the drawings - mean alpha of the samples whose captions they have|.
-    pair_text_foreground, _background, _blended: `training.metrics.clip_score` of a layer over grey with its own text.
-    All are means over pictures, rfid aside. Of a checkpoint that draws pairs there is a table of pairs too, with
-    intervals: `training.evaluation.pairs`. Raises NotFound, Corrupt, Refused.
+    - alpha_grad, alpha_conn, unknown_sad, _mse, _grad, _conn: see `training.metrics.matting`.
+    - psnr_worst (dB): mean PSNR over the background where it is lowest.
+    - lpips, rfid: `training.metrics.perceptual` and `inception`, mean over the nine backgrounds; if
+      their weights are given.
+    - psnr_jpeg, ssim_jpeg, lpips_jpeg, rfid_jpeg: the four as published, through JPEG, on request.
+    - offset_mean, offset_max: |x_eps| / x_std over an image's latent; offset_energy: sum x_eps^2 /
+      sum x_a^2.
+    - drawn_empty, drawn_opaque: shares of generated images that are invisible or fully opaque.
+    - drawn_coverage_gap: |mean alpha of generated images - that of the samples of their captions|.
+    - pair_text_foreground, _background, _blended: `training.metrics.clip_score` of a layer over
+      gray with its own text.
+
+    All but rfid are means over images. A checkpoint that generates pairs also gets a table of pair
+    metrics with intervals, see `training.evaluation.pairs`.
+
+    Args:
+        checkpoint: The checkpoint.
+        snapshot: Id of the snapshot with the held-out samples.
+        store: Where both are stored.
+        wanted: The options: limits, weights of metric networks, number of generated images.
+        report: Progress callback.
+
+    Raises:
+        NotFound: The snapshot, the checkpoint or a weight file does not exist.
+        Corrupt: Too many images are unreadable.
+        Refused: There is nothing to evaluate on, or a weight file does not fit.
     """
-    networks = _Networks(wanted)
+    # Open weights first, since errors in them are cheap to find.
+    networks = _MetricNetworks(wanted)
     parts = open_parts(checkpoint, store)
     size = parts.preset.image_size
-    pictures = load_split(store, snapshot, Split.heldout, size, in_memory=False)
+    images = load_split(store, snapshot, Split.heldout, size, in_memory=False)
     if wanted.limit:
-        pictures = LayerDataset(store, pictures.samples[: wanted.limit], size, in_memory=False)
+        images = LayerDataset(store, images.samples[: wanted.limit], size, in_memory=False)
+    # Held-out losses and the reconstruction of backgrounds.
     move(parts, fastest_device())
-    others = noise_mse(parts, pictures) | layers_mse(parts, store, snapshot)
+    others = noise_mse(parts, images) | layers_mse(parts, store, snapshot)
     both = heldout_pairs(store, snapshot)[: wanted.limit or None]
     others |= background_psnr(parts, store, both, wanted.views)
-    tally = _Tally(networks, wanted)
+    # Round trips of foregrounds.
+    totals = _Accumulator(networks, wanted)
     for rgba_B4HW, inside_B1HW in (
-        _own_sizes(pictures, report) if wanted.original else batches(pictures, range(len(pictures)), report)
+        _original_sizes(images, report)
+        if wanted.original
+        else batches(images, range(len(images)), report)
     ):
-        tally.add(send_through(parts, rgba_B4HW, wanted.views, inside_B1HW))
-    if not tally.pictures:
-        raise Refused(f"no held-out picture has sides of {LEAST} pixels or more", "measure without --original")
-    figures, backgrounds = tally.sum_up()
-    figures |= others | _measure_drawings(checkpoint, parts, store, pictures, wanted.draws, report)
+        totals.update(send_through(parts, rgba_B4HW, wanted.views, inside_B1HW))
+    if not totals.images:
+        raise Refused(
+            f"no held-out image is at least {LEAST} pixels wide and high",
+            "evaluate without --original",
+        )
+    metrics, backgrounds = totals.compute()
+    # Generated images and pairs.
+    metrics |= others | _measure_generated(checkpoint, parts, store, images, wanted.draws, report)
     pairs = _measure_pairs(checkpoint, parts, store, both, wanted.draws, networks.agreement, report)
-    figures |= pairs.figures if pairs else {}
+    metrics |= pairs.figures if pairs else {}
     return EvaluationResult(
-        figures={name: figures[name] for name in HIGHER_IS_BETTER if name in figures},
+        figures={name: metrics[name] for name in HIGHER_IS_BETTER if name in metrics},
         backgrounds=backgrounds,
         published=PUBLISHED if wanted.published else {},
-        pictures=tally.pictures,
-        notes=_notes(wanted, parts, len(pictures) - tally.pictures, tally.pictures)
+        pictures=totals.images,
+        notes=_notes(wanted, parts, len(images) - totals.images, totals.images)
         + _notes_on_pairs(wanted, parts, pairs),
-        sheet=draw_comparison(*tally.shown),
+        sheet=draw_comparison(*totals.shown),
         standard=not wanted.limit
         and not wanted.original
         and wanted.views in {None, parts.preset.decoder_views}
@@ -103,92 +139,119 @@ def measure(
     )
 
 
-class _Networks:
-    """The networks that measure, on the fastest device, where their weights were given."""
+class _MetricNetworks:
+    """The metric networks whose weights were given, on the fastest device."""
 
-    def __init__(self, wanted: EvaluationOptions) -> None:
+    def __init__(self, options: EvaluationOptions) -> None:
         device = fastest_device()
         self.perceptual: Perceptual | None = None
         self.inception: Inception | None = None
         self.agreement: TextAgreement | None = None
-        if wanted.perceptual:
-            self.perceptual = open_perceptual(wanted.perceptual).to(device)
-        if wanted.inception:
-            self.inception = open_inception(wanted.inception).to(device)
-        if wanted.clip:
-            self.agreement = open_agreement(wanted.clip, device)
+        if options.perceptual:
+            self.perceptual = open_perceptual(options.perceptual).to(device)
+        if options.inception:
+            self.inception = open_inception(options.inception).to(device)
+        if options.clip:
+            self.agreement = open_agreement(options.clip, device)
 
 
-class _Tally:
-    """The figures of the pictures so far."""
+class _Accumulator:
+    """Accumulates metrics over batches."""
 
-    def __init__(self, networks: _Networks, wanted: EvaluationOptions) -> None:
+    def __init__(self, networks: _MetricNetworks, options: EvaluationOptions) -> None:
         self.networks = networks
-        self.forms: dict[str, Blend] = {"": blend, "_jpeg": blend_jpeg} if wanted.published else {"": blend}
-        self.pictures = 0
+        self.forms: dict[str, Blend] = (
+            {"": blend, "_jpeg": blend_jpeg} if options.published else {"": blend}
+        )
+        self.images = 0
         self.shown: tuple[list[RGBA], list[RGBA]] = ([], [])
         self.rows: dict[str, list[Tensor]] = defaultdict(list)
-        self.over: dict[str, dict[str, list[Tensor]]] = {name: defaultdict(list) for name in BACKGROUNDS}
+        self.over: dict[str, dict[str, list[Tensor]]] = {
+            name: defaultdict(list) for name in BACKGROUNDS
+        }
         self.features: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     @torch.no_grad()
-    def add(self, returned: RoundTrip) -> None:
-        truth_B4HW, again_B4HW = returned.truth_B4HW, returned.again_B4HW
-        self.pictures += len(truth_B4HW)
-        for kept, batch in zip(self.shown, (truth_B4HW, again_B4HW), strict=True):
-            kept.extend(pixels(batch)[: SHOWN - len(kept)])
-        figures = measure_return(returned) | _measure_offset(returned)
-        for name, value_B in (figures | _measure_mattes(truth_B4HW[:, 3], again_B4HW[:, 3])).items():
+    def update(self, round_trip: RoundTrip) -> None:
+        """Add a batch."""
+        truth_B4HW, again_B4HW = round_trip.truth_B4HW, round_trip.again_B4HW
+        self.images += len(truth_B4HW)
+        # The first images are shown in the comparison grid.
+        for shown, batch in zip(self.shown, (truth_B4HW, again_B4HW), strict=True):
+            shown.extend(pixels(batch)[: SHOWN - len(shown)])
+        # Metrics that do not depend on a background.
+        metrics = measure_return(round_trip) | _measure_offset(round_trip)
+        for name, value_B in (
+            metrics | _measure_mattes(truth_B4HW[:, 3], again_B4HW[:, 3])
+        ).items():
             self.rows[name].append(value_B.cpu())
+        # Metrics of composites over each background, lossless and published.
         for name, by_background in measure_blends(truth_B4HW, again_B4HW).items():
             for background, value_B in by_background.items():
                 self.over[background][name].append(value_B.cpu())
-        for background, colour in BACKGROUNDS.items():
+        for background, color in BACKGROUNDS.items():
             for form, over in self.forms.items():
-                self._add_blends(background, form, over(truth_B4HW, colour), over(again_B4HW, colour))
+                self._add_blends(background, form, over(truth_B4HW, color), over(again_B4HW, color))
 
-    def _add_blends(self, background: str, form: str, truth_B3HW: Tensor, again_B3HW: Tensor) -> None:
-        figures = measure_published(truth_B3HW, again_B3HW) if form else {}
+    def _add_blends(
+        self, background: str, form: str, truth_B3HW: Tensor, again_B3HW: Tensor
+    ) -> None:
+        metrics = measure_published(truth_B3HW, again_B3HW) if form else {}
         if self.networks.perceptual:
-            figures[f"lpips{form}"] = self.networks.perceptual(truth_B3HW, again_B3HW)
-        for name, value_B in figures.items():
+            metrics[f"lpips{form}"] = self.networks.perceptual(truth_B3HW, again_B3HW)
+        for name, value_B in metrics.items():
             self.over[background][name].append(value_B.cpu())
         if self.networks.inception:
-            pair = self.networks.inception(truth_B3HW).cpu(), self.networks.inception(again_B3HW).cpu()
+            pair = (
+                self.networks.inception(truth_B3HW).cpu(),
+                self.networks.inception(again_B3HW).cpu(),
+            )
             self.features[background, f"rfid{form}"].append(pair)
 
-    def sum_up(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """All figures, and the table of those by background."""
+    def compute(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """Return all metrics, and the table of those by background."""
         table = {
             background: {name: float(torch.cat(values).mean()) for name, values in rows.items()}
             for background, rows in self.over.items()
         }
-        if self.pictures > 1:
+        # rFID is a distance of sets, and undefined for a single image.
+        if self.images > 1:
             for (background, name), pairs in self.features.items():
                 truth_ND, again_ND = (torch.cat(side) for side in zip(*pairs, strict=True))
                 table[background][name] = frechet_distance(truth_ND, again_ND)
-        figures = {name: float(torch.cat(values).mean()) for name, values in self.rows.items()}
+        # Mean over images, and for metrics by background the mean over backgrounds.
+        metrics = {name: float(torch.cat(values).mean()) for name, values in self.rows.items()}
         for name in next(iter(table.values())):
-            figures[name] = sum(row[name] for row in table.values()) / len(table)
-        return figures | {"psnr_worst": min(row["psnr"] for row in table.values())}, table
+            metrics[name] = sum(row[name] for row in table.values()) / len(table)
+        return metrics | {"psnr_worst": min(row["psnr"] for row in table.values())}, table
 
 
-def _own_sizes(pictures: LayerDataset, report: Report) -> Iterator[tuple[Tensor, None]]:
-    """Yield each image alone in its own size, 1 x 4 x H x W, which has no margins."""
+def _original_sizes(images: LayerDataset, report: Report) -> Iterator[tuple[Tensor, None]]:
+    """Yield each image in its original size, 1 x 4 x H x W, which has no margins."""
     device = fastest_device()
-    for place, sample in enumerate(pictures.samples):
-        report(Progress("evaluate", place, len(pictures)))
-        rgba = decode_layer(pictures.store.get(sample.layers[LayerRole.foreground]))
+    for index, sample in enumerate(images.samples):
+        report(Progress("evaluate", index, len(images)))
+        rgba = decode_layer(images.store.get(sample.layers[LayerRole.foreground]))
         if min(rgba.shape[:2]) >= LEAST:
-            yield torch.from_numpy(rgba.copy()).to(device).permute(2, 0, 1)[None].float() / 255, None
-    report(Progress("evaluate", len(pictures), len(pictures)))
+            yield (
+                torch.from_numpy(rgba.copy()).to(device).permute(2, 0, 1)[None].float() / 255,
+                None,
+            )
+    report(Progress("evaluate", len(images), len(images)))
 
 
-def _measure_offset(returned: RoundTrip) -> dict[str, Tensor]:
-    offset_BCHW = returned.adjusted_BCHW - returned.plain_BCHW
-    size_BN = (offset_BCHW / returned.std_BCHW).abs().flatten(1)
-    energy_B, all_B = (part.square().flatten(1).sum(1) for part in (offset_BCHW, returned.adjusted_BCHW))
-    return {"offset_mean": size_BN.mean(1), "offset_max": size_BN.amax(1), "offset_energy": energy_B / all_B}
+def _measure_offset(round_trip: RoundTrip) -> dict[str, Tensor]:
+    """Compute the size of the latent offset relative to the posterior, and its share of energy."""
+    offset_BCHW = round_trip.adjusted_BCHW - round_trip.plain_BCHW
+    size_BN = (offset_BCHW / round_trip.std_BCHW).abs().flatten(1)
+    energy_B, total_B = (
+        part.square().flatten(1).sum(1) for part in (offset_BCHW, round_trip.adjusted_BCHW)
+    )
+    return {
+        "offset_mean": size_BN.mean(1),
+        "offset_max": size_BN.amax(1),
+        "offset_energy": energy_B / total_B,
+    }
 
 
 def _measure_mattes(truth_BHW: Tensor, again_BHW: Tensor) -> dict[str, Tensor]:
@@ -197,30 +260,34 @@ def _measure_mattes(truth_BHW: Tensor, again_BHW: Tensor) -> dict[str, Tensor]:
     return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
 
 
-def _measure_drawings(
+def _measure_generated(
     checkpoint: Checkpoint,
     parts: LoadedCheckpoint,
     store: ObjectStore,
-    pictures: LayerDataset,
+    images: LayerDataset,
     count: int,
     report: Report,
 ) -> dict[str, float]:
+    """Generate foregrounds for held-out captions, and compare their alpha to the samples'."""
     if parts.base is None or not count:
         return {}
-    generator, captions = open_generator(checkpoint, store), pictures.captions
-    places = [number % len(captions) for number in range(count)]
-    drawn: list[NDArray[np.float64]] = []
+    # Captions are reused, with other seeds, if there are fewer than `count`.
+    generator, captions = open_generator(checkpoint, store), images.captions
+    indices = [number % len(captions) for number in range(count)]
+    alphas: list[NDArray[np.float64]] = []
     for start in range(0, count, parts.preset.draw_batch):
         report(Progress("draw", start, count))
-        some = list(enumerate(places))[start : start + parts.preset.draw_batch]
-        layers = generator.draw([DrawRequest(Prompt(captions[place]), seed) for seed, place in some])
-        drawn += [layer[LayerRole.foreground][..., 3] / 255 for layer in layers]
+        batch = list(enumerate(indices))[start : start + parts.preset.draw_batch]
+        layers = generator.draw(
+            [DrawRequest(Prompt(captions[index]), seed) for seed, index in batch]
+        )
+        alphas += [layer[LayerRole.foreground][..., 3] / 255 for layer in layers]
     report(Progress("draw", count, count))
-    wanted = float(np.mean([float(pictures[place][3].mean()) for place in places]))
+    expected = float(np.mean([float(images[index][3].mean()) for index in indices]))
     return {
-        "drawn_empty": float(np.mean([alpha.max() < CLEAR for alpha in drawn])),
-        "drawn_opaque": float(np.mean([alpha.min() > OPAQUE for alpha in drawn])),
-        "drawn_coverage_gap": abs(float(np.mean([alpha.mean() for alpha in drawn])) - wanted),
+        "drawn_empty": float(np.mean([alpha.max() < CLEAR for alpha in alphas])),
+        "drawn_opaque": float(np.mean([alpha.min() > OPAQUE for alpha in alphas])),
+        "drawn_coverage_gap": abs(float(np.mean([alpha.mean() for alpha in alphas])) - expected),
     }
 
 
@@ -233,39 +300,56 @@ def _measure_pairs(
     agreement: TextAgreement | None,
     report: Report,
 ) -> PairFigures | None:
+    """Compare generated pairs to real ones; None if no pairs are generated."""
     if not count or not samples or not draws_pairs(parts):
         return None
-    ways = open_ways(checkpoint, store)
-    return compare_pairs(ways, samples, count, parts.preset.image_size, store, report, agreement)
+    generators = open_ways(checkpoint, store)
+    return compare_pairs(
+        generators, samples, count, parts.preset.image_size, store, report, agreement
+    )
 
 
-def _notes(wanted: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, pictures: int) -> list[str]:
-    """What was not measured, and why; what is to be known of what was."""
-    few = f"rfid of {pictures} pictures: compare it with that of equally many alone, until there are some thousands"
-    other = "published figures are of other pictures: they place yours, they are not beaten by them"
-    said = {
-        f"{left_out} pictures with a side under {LEAST} pixels were left out": left_out > 0,
-        "no lpips: it needs weights (--perceptual)": wanted.perceptual is None,
-        "no rfid: it needs weights (--inception)": wanted.inception is None,
-        "no rfid: it needs two pictures": wanted.inception is not None and pictures < 2,
-        few: wanted.inception is not None and 2 <= pictures < 2048,
-        "no published form: ask for it (--published)": not wanted.published,
-        other: wanted.published,
-        "no noise_mse and no drawings: the checkpoint has no base": parts.base is None,
+def _notes(
+    options: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, images: int
+) -> list[str]:
+    """Return notes on metrics that are missing, and on the reading of those that are not."""
+    few_images = (
+        f"rfid of {images} images: comparable only between sets of equal size up to some thousands"
+    )
+    orientation = (
+        "published results are of other images: use them for orientation, not as a comparison"
+    )
+    notes = {
+        f"{left_out} images with a side under {LEAST} pixels were left out": left_out > 0,
+        "no lpips: it needs weights (--perceptual)": options.perceptual is None,
+        "no rfid: it needs weights (--inception)": options.inception is None,
+        "no rfid: it needs two images": options.inception is not None and images < 2,
+        few_images: options.inception is not None and 2 <= images < 2048,
+        "no JPEG metrics: request them (--published)": not options.published,
+        orientation: options.published,
+        "no noise_mse and no generated images: the checkpoint has no base": parts.base is None,
     }
-    return [sentence for sentence, holds in said.items() if holds]
+    return [note for note, applies in notes.items() if applies]
 
 
-def _notes_on_pairs(wanted: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairFigures | None) -> list[str]:
+def _notes_on_pairs(
+    options: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairFigures | None
+) -> list[str]:
+    """Return notes on pair metrics."""
     if not draws_pairs(parts):
         return []
     if pairs is None:
-        return ["no pairs were drawn: it takes --draws, and held-out samples with a foreground and a background"]
-    said = {
-        "intervals of pairs hold 95 %: Student's t over the texts, each with the mean of its own drawings; light_r: "
-        "bootstrap over the texts": True,
-        "no text agreement: it needs a CLIP (--clip)": wanted.clip is None,
-        "no pairs drawn apart: nothing in this checkpoint could be left out for it": "joint"
+        return [
+            "no pairs were generated: --draws, or held-out samples with both layers, are missing"
+        ]
+    intervals = (
+        "95 % intervals of pairs: Student's t over prompts, each with the mean of its generated "
+        "pairs; light_r: bootstrap over prompts"
+    )
+    notes = {
+        intervals: True,
+        "no text agreement: it needs a CLIP (--clip)": options.clip is None,
+        "no separately generated pairs: this checkpoint has no joint attention to turn off": "joint"
         not in pairs.table["error"],
     }
-    return [sentence for sentence, holds in said.items() if holds]
+    return [note for note, applies in notes.items() if applies]

@@ -1,4 +1,4 @@
-"""The figures of a checkpoint on pictures it never trained on: how well layers come back, and at what cost."""
+"""Metrics of a checkpoint on held-out samples: reconstruction quality, and its cost."""
 
 from __future__ import annotations
 
@@ -64,85 +64,115 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "pair_text_background": True,
     "pair_text_blended": True,
 }
-"""Which way each figure improves; from psnr_worst on they are measured by the command alone."""
+"""The direction of each metric; those from psnr_worst on are computed by the command only."""
 
 BATCH, PIXELS = 32, 32 * 128 * 128
-"""How many pictures, and how many pixels of them, are measured at once; always one picture."""
+"""Largest number of images per batch, and of their pixels; a batch has at least one image."""
 
 
-def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report) -> dict[str, float]:
-    """The figures of a checkpoint on the held-out split of a snapshot, at the preset's image size.
+def evaluate(
+    checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report
+) -> dict[str, float]:
+    """Compute the metrics of a checkpoint on a snapshot's held-out split, at the preset's size.
 
-    psnr (dB), ssim: mean over the nine backgrounds of curation.images.codec (AlphaVAE, arXiv 2507.09308, 3.1) of
-    truth against reconstruction, both 8-bit RGBA, blended and compared without loss (no JPEG on the way).
-    psnr_inside (dB): the same without the margins that fit an image into the square, which are easy and add about 1 dB.
-    alpha_sad: sum |d alpha| / 1000 of a picture; alpha_mse: mean (d alpha)^2; alpha in [0, 1], over all pixels.
-    identity_psnr (dB): premultiplied image against what the frozen decoder makes of the adjusted latent;
-    identity_harm_db: how many dB of it the offset costs (positive is worse).
-    noise_mse: the denoiser's held-out loss, where the checkpoint has one; layers_mse and layers_apart_mse: that of all
-    layers of pairs with their adapters, where they see each other and where they do not.
-    background_psnr (dB): of backgrounds, over the pixels where they are opaque, as they are drawn: without their alpha.
-    pair_*: of 16 pairs, drawn where the checkpoint has learnt layers (training.evaluation.pairs.measure_pair); seconds
-    for a preset of ours. Pairs of other kinds, which larger models paint, are left to the command.
-    All other figures are of foregrounds. Raises NotFound, Corrupt, Refused.
+    - psnr (dB), ssim: truth against reconstruction, both 8-bit RGBA, composited over each of the
+      nine backgrounds of curation.images.codec without JPEG, and averaged (AlphaVAE, arXiv
+      2507.09308, 3.1).
+    - psnr_inside (dB): the same without letterbox margins, which are easy and add about 1 dB.
+    - alpha_sad: sum |d alpha| / 1000 of an image; alpha_mse: mean (d alpha)^2; alpha in [0, 1].
+    - identity_psnr (dB): premultiplied image against the frozen decoder's output for the adjusted
+      latent; identity_harm_db: the loss in dB by the offset (positive is worse).
+    - noise_mse: the denoiser's validation loss; layers_mse and layers_apart_mse: that of all layers
+      of pairs with adapters, with and without attention between layers.
+    - background_psnr (dB): of backgrounds, over their opaque pixels, without their alpha.
+    - pair_*: of 16 generated pairs if the checkpoint has layer adapters
+      (training.evaluation.pairs.measure_pair). Other kinds of pairs, which need larger models, are
+      measured by the command only.
+
+    All other metrics are of foregrounds.
+
+    Args:
+        checkpoint: The checkpoint.
+        snapshot: Id of the snapshot.
+        store: Where both are stored.
+        report: Progress callback.
+
+    Raises:
+        NotFound: The snapshot or the checkpoint is not in the store.
+        Corrupt: Too many images are unreadable.
+        Refused: The snapshot has no held-out samples.
     """
     parts = open_parts(checkpoint, store)
     preset = parts.preset
-    pictures = load_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
+    images = load_split(
+        store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory
+    )
+    # Losses, backgrounds and pairs.
     move(parts, fastest_device())
-    others = noise_mse(parts, pictures) | layers_mse(parts, store, snapshot)
+    others = noise_mse(parts, images) | layers_mse(parts, store, snapshot)
     pairs = heldout_pairs(store, snapshot)
     others |= background_psnr(parts, store, pairs)
     if parts.layers is not None and pairs:
         others |= measure_drawn_pairs(checkpoint, store, pairs, report)
+    # Round trips of foregrounds.
     measured = [
         _measure(send_through(parts, rgba_B4HW, inside_B1HW=inside_B1HW))
-        for rgba_B4HW, inside_B1HW in batches(pictures, range(len(pictures)), report)
+        for rgba_B4HW, inside_B1HW in batches(images, range(len(images)), report)
     ]
-    return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | others
+    return {
+        name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]
+    } | others
 
 
 def has_heldout(store: ObjectStore, snapshot: str) -> bool:
-    """Whether a snapshot has any picture to evaluate on."""
+    """Return whether a snapshot has held-out samples."""
     return any(sample.split == Split.heldout for sample in read_samples(store, snapshot))
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """A batch of pictures and what came back of them; images are B x 3 x H x W, premultiplied on grey, in [0, 1]."""
+    """A batch and its round trip; B x 3 images are premultiplied over gray, in [0, 1]."""
 
     truth_B4HW: Tensor  # straight RGBA in [0, 1]
-    again_B4HW: Tensor  # the same, in steps of 1/255
-    image_B3HW: Tensor  # what the backbone was given
-    plain_B3HW: Tensor  # what it makes of its own latent
-    adjusted_B3HW: Tensor  # and of the adjusted one
+    again_B4HW: Tensor  # its reconstruction, quantized to 8 bits
+    image_B3HW: Tensor  # input of the autoencoder
+    plain_B3HW: Tensor  # decoded from the latent without offset
+    adjusted_B3HW: Tensor  # decoded from the adjusted latent
     plain_BCHW: Tensor  # latents, unscaled
     adjusted_BCHW: Tensor
     std_BCHW: Tensor
-    inside_B1HW: Tensor  # bool, False in the margins of a letterbox
+    inside_B1HW: Tensor  # bool, False in letterbox margins
 
 
 @torch.no_grad()
 def send_through(
-    parts: LoadedCheckpoint, rgba_B4HW: Tensor, views: int | None = None, inside_B1HW: Tensor | None = None
+    parts: LoadedCheckpoint,
+    rgba_B4HW: Tensor,
+    views: int | None = None,
+    inside_B1HW: Tensor | None = None,
 ) -> RoundTrip:
     """Encode and decode images.
 
     Args:
         parts: The checkpoint's networks.
         rgba_B4HW: Straight RGBA in [0, 1], of any size.
-        views: As in `decode_rgba`.
-        inside_B1HW: Where the images are, without margins; everywhere by default.
+        views: Number of views in test-time augmentation, as in `decode_rgba`.
+        inside_B1HW: The image area without margins; all pixels by default.
     """
     size = (rgba_B4HW.shape[-2], rgba_B4HW.shape[-1])
     alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW).to(rgba_B4HW)
     networks, backbone = parts.transparency, parts.backbone
+    # An offset scale of 0 gives the posterior of the unadjusted autoencoder.
     none_B = torch.zeros(len(rgba_B4HW), device=rgba_B4HW.device)
-    plain_BCHW, std_BCHW = adjusted_posterior(backbone, networks.encoder, alpha_B1HW, padded_B3HW, none_B)
+    plain_BCHW, std_BCHW = adjusted_posterior(
+        backbone, networks.encoder, alpha_B1HW, padded_B3HW, none_B
+    )
     adjusted_BCHW, _ = adjusted_posterior(backbone, networks.encoder, alpha_B1HW, padded_B3HW)
+    # Decode to RGBA by our decoder, and to RGB by the frozen one.
     again_B4HW = decode_rgba(backbone, networks.decoder, adjusted_BCHW, views=views, size=size)
     plain_B3HW, adjusted_B3HW = (
-        backbone.decode(latent, tile=networks.decoder.tile)[..., : size[0], : size[1]].float() / 2 + 0.5
+        backbone.decode(latent, tile=networks.decoder.tile)[..., : size[0], : size[1]].float() / 2
+        + 0.5
         for latent in (plain_BCHW, adjusted_BCHW)
     )
     return RoundTrip(
@@ -154,14 +184,19 @@ def send_through(
         plain_BCHW=plain_BCHW,
         adjusted_BCHW=adjusted_BCHW,
         std_BCHW=std_BCHW,
-        inside_B1HW=torch.ones_like(alpha_B1HW, dtype=torch.bool) if inside_B1HW is None else inside_B1HW,
+        inside_B1HW=torch.ones_like(alpha_B1HW, dtype=torch.bool)
+        if inside_B1HW is None
+        else inside_B1HW,
     )
 
 
 def measure_return(returned: RoundTrip) -> dict[str, Tensor]:
-    """The figures of alpha and of identity (see `evaluate`) for every picture of a batch, each of shape B."""
+    """Compute the alpha and identity metrics of each image of a batch (see `evaluate`)."""
     error_BHW = (returned.again_B4HW[:, 3] - returned.truth_B4HW[:, 3]).abs()
-    plain, adjusted = (psnr_of(returned.image_B3HW, image) for image in (returned.plain_B3HW, returned.adjusted_B3HW))
+    plain, adjusted = (
+        psnr_of(returned.image_B3HW, image)
+        for image in (returned.plain_B3HW, returned.adjusted_B3HW)
+    )
     return {
         "psnr_inside": psnr_inside(returned.truth_B4HW, returned.again_B4HW, returned.inside_B1HW),
         "alpha_sad": error_BHW.sum((1, 2)) / 1000,
@@ -171,31 +206,54 @@ def measure_return(returned: RoundTrip) -> dict[str, Tensor]:
     }
 
 
-def _measure(returned: RoundTrip) -> dict[str, Tensor]:
-    blended = measure_blends(returned.truth_B4HW, returned.again_B4HW)
-    means = {name: torch.stack(list(by_background.values())).mean(0) for name, by_background in blended.items()}
-    return means | measure_return(returned)
+def _measure(round_trip: RoundTrip) -> dict[str, Tensor]:
+    """Compute all metrics of a round trip, means over backgrounds, per image."""
+    blended = measure_blends(round_trip.truth_B4HW, round_trip.again_B4HW)
+    means = {
+        name: torch.stack(list(by_background.values())).mean(0)
+        for name, by_background in blended.items()
+    }
+    return means | measure_return(round_trip)
 
 
 def noise_mse(parts: LoadedCheckpoint, pictures: LayerDataset) -> dict[str, float]:
-    """The denoiser's held-out loss by its name; nothing where the checkpoint has no base."""
+    """Compute the denoiser's validation loss by its name; {} if the checkpoint has no base."""
     if parts.base is None:
         return {}
-    return {"noise_mse": validation_loss(parts.base, parts.preset, parts.backbone, parts.transparency, pictures)}
+    return {
+        "noise_mse": validation_loss(
+            parts.base, parts.preset, parts.backbone, parts.transparency, pictures
+        )
+    }
 
 
 def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> dict[str, float]:
-    """The held-out losses of layers by their names; nothing where the checkpoint, or the snapshot, has no pairs."""
+    """Compute the validation losses of layers by name; {} if there are no adapters or pairs."""
     preset = parts.preset
     roles = [LayerRole(role) for role in preset.layer_roles]
     samples = (sample for sample in read_samples(store, snapshot) if sample.split == Split.heldout)
-    if parts.base is None or parts.layers is None or not any(sample.layers.keys() >= set(roles) for sample in samples):
+    if (
+        parts.base is None
+        or parts.layers is None
+        or not any(sample.layers.keys() >= set(roles) for sample in samples)
+    ):
         return {}
-    pictures = load_layered(store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory)
+    layer_sets = load_layered(
+        store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory
+    )
+    # Latents are not cached on disk: held-out sets are small.
     encoder = parts.transparency.encoder
-    latents = encode_pictures(preset, pictures.layers, parts.backbone, encoder, None, lambda _: None)
-    layered = open_layers(open_denoiser(preset, *parts.base), *parts.layers).to(parts.backbone.device).eval()
-    joined, apart = (layers_loss(layered, preset, pictures, latents, joined=joined) for joined in (True, False))
+    latents = encode_pictures(
+        preset, layer_sets.layers, parts.backbone, encoder, None, lambda _: None
+    )
+    layered = (
+        open_layers(open_denoiser(preset, *parts.base), *parts.layers)
+        .to(parts.backbone.device)
+        .eval()
+    )
+    joined, apart = (
+        layers_loss(layered, preset, layer_sets, latents, joined=joined) for joined in (True, False)
+    )
     return {"layers_mse": joined, "layers_apart_mse": apart}
 
 
@@ -203,39 +261,57 @@ def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> di
 def background_psnr(
     parts: LoadedCheckpoint, store: ObjectStore, samples: Sequence[Sample], views: int | None = None
 ) -> dict[str, float]:
-    """The figure of that name (see `evaluate`), a mean over the backgrounds of pairs; nothing where there are none."""
+    """Compute background_psnr (see `evaluate`), the mean over pairs; {} if there are none.
+
+    Args:
+        parts: The checkpoint's networks.
+        store: Where the samples are stored.
+        samples: The pairs.
+        views: Number of views in test-time augmentation, as in `decode_rgba`.
+    """
     roles = [LayerRole.background] * len(samples)
-    pictures = LayerDataset(store, samples, parts.preset.image_size, in_memory=False, roles=roles)
+    images = LayerDataset(store, samples, parts.preset.image_size, in_memory=False, roles=roles)
     rows = []
-    for truth_B4HW, _ in batches(pictures, range(len(pictures)), lambda _: None):
+    for truth_B4HW, _ in batches(images, range(len(images)), lambda _: None):
         again_B4HW = send_through(parts, truth_B4HW, views).again_B4HW
-        opaque_B1HW = (truth_B4HW[:, 3:] == 1).float()  # a letterbox's bars are none of the picture
+        # The bars of a letterbox do not belong to the image.
+        opaque_B1HW = (truth_B4HW[:, 3:] == 1).float()
         squares_B = ((again_B4HW - truth_B4HW)[:, :3].square() * opaque_B1HW).flatten(1).sum(1)
         mse_B = squares_B / (3 * opaque_B1HW.flatten(1).sum(1)).clamp_min(1)
         rows.append(-10 * torch.log10(mse_B.clamp_min(1e-10)))
     return {"background_psnr": float(torch.cat(rows).mean())} if rows else {}
 
 
-def batches(pictures: LayerDataset, places: range, report: Report) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images (B x 4 x S x S) and where they are in their squares (B x 1 x S x S) on the fastest device, in order.
+def batches(
+    pictures: LayerDataset, places: range, report: Report
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images and their areas without margins in batches, on the fastest device.
 
-    As many at once as BATCH and PIXELS allow.
+    A batch is as large as BATCH and PIXELS allow.
+
+    Args:
+        pictures: The images.
+        places: Their indices.
+        report: Progress callback.
+
+    Yields:
+        Images, B x 4 x S x S, and masks, B x 1 x S x S bool.
     """
     count = max(1, min(BATCH, PIXELS // pictures.size**2))
     device = fastest_device()
     for start in range(0, len(places), count):
         report(Progress("evaluate", start, len(places)))
-        some = places[start : start + count]
-        yield pictures.take(some).to(device), pictures.inside(some).to(device)
+        batch = places[start : start + count]
+        yield pictures.take(batch).to(device), pictures.inside(batch).to(device)
     report(Progress("evaluate", len(places), len(places)))
 
 
 def move(parts: LoadedCheckpoint, device: torch.device) -> None:
-    """Put the networks that pictures go through on a device."""
+    """Move the autoencoder and the transparency networks to a device."""
     parts.backbone.to(device)
     parts.transparency.to(device)
 
 
 def fastest_device() -> torch.device:
-    """The accelerator, where torch has one, else the processor."""
+    """Return the accelerator if torch has one, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

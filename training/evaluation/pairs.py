@@ -1,4 +1,4 @@
-"""How well drawn pairs belong together: drawn jointly and apart from the same texts and seeds, beside real ones."""
+"""Evaluation of generated pairs: joint and separate generation, and real pairs for reference."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from training.metrics.lighting import SOLID, Lights, correlation, interval, ligh
 from training.sample_grid import draw_sheet
 
 DRAWN = 16
-"""Pairs that a training draws to be measured by, and the command unless it is told otherwise."""
+"""Number of pairs that are generated for evaluation after training, and the command's default."""
 SHOWN = 8
 SURE = 0.95
 LEAST = 0.01
-"""A pair shows both its layers where the foreground covers (alpha > 0.5) this share of it at least, and leaves it."""
+"""A pair shows both layers if alpha > 0.5 on at least this share of it, and not on as much."""
 
 LAYERS = tuple(LayerRole)
 FIGURES = ("error", "empty", "leakage", "seam", "harmony")
@@ -41,11 +41,12 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class PairFigures:
-    """What was measured of pairs: by figure, then by whose they are, and a sheet (PNG) of what was drawn.
+    """Pair metrics by name and source, and a sample grid (PNG).
 
-    Whose: "joint" and "apart", or "drawn" where there is no exchange to leave out; "joint - apart", the difference of
-    one text and seed; and "real". The figures are those of `measure_pair`, without a prefix; text agreement; and, of
-    all pairs together, light_r: how the brightness of both layers correlates (training.metrics.lighting).
+    Sources are "joint" and "apart" (without joint attention), or "drawn" if there is no joint
+    attention to turn off; "joint - apart", the difference for the same prompt and seed; and "real".
+    The metrics are those of `measure_pair`, text agreement, and light_r, the correlation of the
+    brightness of both layers over all pairs (training.metrics.lighting).
     """
 
     table: Mapping[str, Mapping[str, MeanWithInterval]]
@@ -53,40 +54,61 @@ class PairFigures:
 
     @property
     def figures(self) -> Figures:
-        """The means of what the checkpoint draws as it is used, by the names that are kept with it."""
-        return {f"pair_{name}": row[way].mean for name, row in self.table.items() for way in row if way in _AS_USED}
+        """Means of the checkpoint's normal way of generating, under the names of its metrics."""
+        return {
+            f"pair_{name}": row[source].mean
+            for name, row in self.table.items()
+            for source in row
+            if source in _AS_USED
+        }
 
 
 _AS_USED = ("joint", "drawn")
 
 
 def draws_pairs(parts: LoadedCheckpoint) -> bool:
-    """Whether a checkpoint draws foreground, background and blended for the texts of a pair."""
+    """Return whether a checkpoint can generate the layers of a pair."""
     if parts.layers is not None or parts.preset.inpainter is not None:
         return True
     try:
-        return bool(parts.modes and plan([*parts.modes, *([SINGLE.name] if parts.base else [])], set()))
+        return bool(
+            parts.modes and plan([*parts.modes, *([SINGLE.name] if parts.base else [])], set())
+        )
     except Refused:
         return False
 
 
 def heldout_pairs(store: ObjectStore, snapshot: str) -> list[Sample]:
-    """The held-out samples that have a foreground and a background, in the order of their ids."""
+    """Return held-out samples that have a foreground and a background, in the order of ids."""
     both = {LayerRole.foreground, LayerRole.background}
     samples = (sample for sample in read_samples(store, snapshot) if sample.split == Split.heldout)
-    return sorted((sample for sample in samples if sample.layers.keys() >= both), key=lambda sample: sample.id)
+    return sorted(
+        (sample for sample in samples if sample.layers.keys() >= both), key=lambda sample: sample.id
+    )
 
 
 def measure_drawn_pairs(
-    checkpoint: Checkpoint, store: ObjectStore, samples: Sequence[Sample], report: Report, count: int = DRAWN
+    checkpoint: Checkpoint,
+    store: ObjectStore,
+    samples: Sequence[Sample],
+    report: Report,
+    count: int = DRAWN,
 ) -> Figures:
-    """`pair_error`, `pair_empty`, `pair_leakage`, `pair_seam` and `pair_harmony` of so many drawn pairs."""
-    ways = {"drawn": open_generator(checkpoint, store)}
-    return compare_pairs(ways, samples, count, None, store, report).figures
+    """Generate pairs and compute pair_error, pair_empty, pair_leakage, pair_seam and pair_harmony.
+
+    Args:
+        checkpoint: The checkpoint.
+        store: Where it is stored.
+        samples: Real pairs, whose texts are the prompts.
+        report: Progress callback.
+        count: Number of pairs to generate.
+    """
+    generators = {"drawn": open_generator(checkpoint, store)}
+    return compare_pairs(generators, samples, count, None, store, report).figures
 
 
 def open_ways(checkpoint: Checkpoint, store: ObjectStore) -> dict[str, LayerGenerator]:
-    """The ways in which a checkpoint draws pairs, of one set of weights: as in `PairFigures`."""
+    """Open the generators of a checkpoint by source: joint and apart, or drawn (`PairFigures`)."""
     joint = open_generator(checkpoint, store)
     if not isinstance(joint, LayersGenerator):
         return {"drawn": joint}
@@ -103,47 +125,76 @@ def compare_pairs(
     report: Report,
     agreement: TextAgreement | None = None,
 ) -> PairFigures:
-    """Draw `count` pairs in every way from the texts of real ones, the same seeds in each, and measure them all.
+    """Generate pairs from the texts of real pairs, with equal seeds per source, and measure all.
 
-    Beyond the number of samples their texts are drawn again with other seeds. A seed is its sample's own, whatever else
-    is measured, and the order of samples changes nothing. Real
-    pairs are measured at `size`, the longer side of what is drawn, or not at all where it is None. A figure's mean is
-    over samples, each with the mean of its own drawings; light_r has its interval by bootstrap over samples.
+    If there are fewer samples than pairs, their texts are used again with other seeds. A seed
+    depends on the sample only, and the order of samples does not matter. A metric's mean is over
+    samples, each with the mean of its pairs; light_r has a bootstrap interval over samples.
+
+    Args:
+        ways: Generators by source.
+        samples: Real pairs.
+        count: Number of pairs per source.
+        size: Longer side in pixels at which real pairs are measured; None leaves them out.
+        store: Where the samples are stored.
+        report: Progress callback.
+        agreement: A CLIP score; None leaves text agreement out.
     """
+    # The same prompts and seeds for every source.
     samples = sorted(samples, key=lambda sample: sample.id)[:count]
-    requests = [_request(samples[number % len(samples)], number // len(samples)) for number in range(count)]
-    drawn = _draw(ways, requests, report)
-    rows = {way: _measure(pairs, requests, agreement) for way, pairs in drawn.items()}
+    requests = [
+        _request(samples[number % len(samples)], number // len(samples)) for number in range(count)
+    ]
+    generated = _draw(ways, requests, report)
+    rows = {source: _measure(pairs, requests, agreement) for source, pairs in generated.items()}
+    # Paired differences have less variance than differences of means.
     if {"joint", "apart"} <= rows.keys():
         rows["joint - apart"] = [
-            {name: one[name] - other[name] for name in one.keys() & other.keys()}
-            for one, other in zip(rows["joint"], rows["apart"], strict=True)
+            {name: joint[name] - apart[name] for name in joint.keys() & apart.keys()}
+            for joint, apart in zip(rows["joint"], rows["apart"], strict=True)
         ]
-    pairs = dict(drawn)
+    pairs = dict(generated)
+    # Real pairs, for reference.
     if size is not None:
-        stored = [{role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()} for sample in samples]
+        stored = [
+            {role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()}
+            for sample in samples
+        ]
         pairs["real"] = [_fit(layers, size) for layers in stored]
         rows["real"] = _measure(pairs["real"], requests[: len(samples)], agreement)
-        _tell_errors(rows["real"], stored)
+        _set_stored_errors(rows["real"], stored)
+    # Mean and interval of each metric and source; empty entries are dropped.
     names = [*FIGURES, *(TEXTS.values() if agreement else ())]
-    table = {name: {way: _spread_of(name, found, len(samples)) for way, found in rows.items()} for name in names}
+    table = {
+        name: {
+            source: _mean_over_samples(name, found, len(samples)) for source, found in rows.items()
+        }
+        for name in names
+    }
     correlated = _correlate(pairs, len(samples))
-    table["light_r"] = {way: correlated.get(way) for way in rows}
-    kept = {name: {way: found for way, found in row.items() if found} for name, row in table.items()}
-    return PairFigures({name: row for name, row in kept.items() if row}, _draw_sheet(drawn, requests[:SHOWN]))
+    table["light_r"] = {source: correlated.get(source) for source in rows}
+    nonempty = {
+        name: {source: found for source, found in row.items() if found}
+        for name, row in table.items()
+    }
+    return PairFigures(
+        {name: row for name, row in nonempty.items() if row},
+        _sample_grid(generated, requests[:SHOWN]),
+    )
 
 
 def measure_pair(layers: Layers) -> Figures:
-    """The figures of one pair (curation.images.pairs): error, leakage, seam and harmony, all of them better when lower.
+    """Compute the metrics of one pair: error, empty, leakage, seam and harmony; lower is better.
 
-    error: how far blended is from foreground over background, in levels. empty: 1 where one of the layers is not to be
-    seen; such a pair has no other figures, since nothing fits anything.
+    error is the difference of blended from foreground over background, in levels; empty is 1 if a
+    layer is not visible, and such a pair has no further metrics. For the others see
+    curation.images.pairs.
     """
     foreground, background, blended = (layers[role] for role in LAYERS)
-    figures = {"error": blended_error(foreground, background, blended), "empty": 1.0}
+    metrics = {"error": blended_error(foreground, background, blended), "empty": 1.0}
     if not _shows_both(layers):
-        return figures
-    return figures | {
+        return metrics
+    return metrics | {
         "empty": 0.0,
         "leakage": leakage(foreground, background),
         "seam": seam_energy(foreground, background, blended),
@@ -152,55 +203,60 @@ def measure_pair(layers: Layers) -> Figures:
 
 
 def spread(values: Sequence[float]) -> MeanWithInterval:
-    """Mean and 95 % interval by Student's t, which takes the values for a sample of a normal distribution.
+    """Return the mean and its 95 % interval by Student's t, assuming normally distributed values.
 
-    The order of values changes no bit. One value alone has no interval.
+    The result does not depend on the order of values. A single value has no interval.
     """
     mean = fmean(values)
     if len(values) < 2:
         return MeanWithInterval(mean, None, None, len(values))
-    reach = float(stdtrit(len(values) - 1, (1 + SURE) / 2)) * stdev(values) / sqrt(len(values))
-    return MeanWithInterval(mean, mean - reach, mean + reach, len(values))
+    half_width = float(stdtrit(len(values) - 1, (1 + SURE) / 2)) * stdev(values) / sqrt(len(values))
+    return MeanWithInterval(mean, mean - half_width, mean + half_width, len(values))
 
 
-def _request(sample: Sample, turn: int) -> DrawRequest:
+def _request(sample: Sample, repeat: int) -> DrawRequest:
+    """Return the request for a sample's texts; its seed is from the sample's id and `repeat`."""
     texts = (sample.text_of(role) for role in (LayerRole.foreground, LayerRole.background))
-    return DrawRequest(Prompt(sample.text_of(), *texts), int(sample.id[-12:], 16) + (turn << 48))
+    return DrawRequest(Prompt(sample.text_of(), *texts), int(sample.id[-12:], 16) + (repeat << 48))
 
 
 def _draw(
-    ways: Mapping[str, LayerGenerator], requests: Sequence[DrawRequest], report: Report
+    generators: Mapping[str, LayerGenerator], requests: Sequence[DrawRequest], report: Report
 ) -> dict[str, list[Layers]]:
-    drawn: dict[str, list[Layers]] = {}
-    for number, (way, generator) in enumerate(ways.items()):
-        drawn[way] = []
+    generated: dict[str, list[Layers]] = {}
+    for number, (source, generator) in enumerate(generators.items()):
+        generated[source] = []
         for start in range(0, len(requests), generator.at_once):
-            report(Progress("pairs", number * len(requests) + start, len(ways) * len(requests)))
-            drawn[way] += generator.draw(requests[start : start + generator.at_once])
-    report(Progress("pairs", len(ways) * len(requests), len(ways) * len(requests)))
-    return drawn
+            report(
+                Progress("pairs", number * len(requests) + start, len(generators) * len(requests))
+            )
+            generated[source] += generator.draw(requests[start : start + generator.at_once])
+    report(Progress("pairs", len(generators) * len(requests), len(generators) * len(requests)))
+    return generated
 
 
 def _shows_both(layers: Layers) -> bool:
+    """Return whether the foreground covers a part of the background, but not all of it."""
     return bool(LEAST <= np.mean(layers[LayerRole.foreground][..., 3] > SOLID) <= 1 - LEAST)
 
 
 def _measure(
-    drawn: Sequence[Layers], requests: Sequence[DrawRequest], agreement: TextAgreement | None
+    pairs: Sequence[Layers], requests: Sequence[DrawRequest], agreement: TextAgreement | None
 ) -> list[Figures]:
-    rows = [measure_pair(layers) for layers in drawn]
+    """Compute the metrics of each pair, and its text agreement per layer."""
+    rows = [measure_pair(layers) for layers in pairs]
     if agreement is None:
         return rows
     for role, name in TEXTS.items():
         texts = [_texts(request)[role] for request in requests]
-        scores = agreement([over(layers[role], BACKGROUNDS["grey"]) for layers in drawn], texts)
+        scores = agreement([over(layers[role], BACKGROUNDS["grey"]) for layers in pairs], texts)
         for row, score in zip(rows, scores, strict=True):
             row[name] = score
     return rows
 
 
-def _tell_errors(rows: Sequence[Figures], stored: Sequence[Layers]) -> None:
-    """Real pairs' error is that of the stored layers: shrinking each by itself makes one of its own."""
+def _set_stored_errors(rows: Sequence[Figures], stored: Sequence[Layers]) -> None:
+    """Replace real pairs' error by that of the stored layers: separate resizing adds its own."""
     for row, layers in zip(rows, stored, strict=True):
         del row["error"]
         if layers.keys() >= set(LAYERS) and len({layer.shape for layer in layers.values()}) == 1:
@@ -208,56 +264,81 @@ def _tell_errors(rows: Sequence[Figures], stored: Sequence[Layers]) -> None:
 
 
 def _fit(layers: Layers, size: int) -> Layers:
-    """A pair at that longer side, without the bars of a letterbox: they are nothing that a foreground stands on."""
+    """Resize a pair to a longer side, without letterbox bars, on which no foreground can stand."""
     fitted = {role: letterbox(layer, size) for role, layer in layers.items()}
-    there = fitted[LayerRole.background][..., 3] > 0
-    if there.any():
-        rows, columns = (np.flatnonzero(there.any(axis)) for axis in (1, 0))
+    visible = fitted[LayerRole.background][..., 3] > 0
+    if visible.any():
+        # Crop all layers to the rows and columns of the background.
+        rows, columns = (np.flatnonzero(visible.any(axis)) for axis in (1, 0))
         inside = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         fitted = {role: np.ascontiguousarray(layer[inside]) for role, layer in fitted.items()}
-    whole = composite(fitted[LayerRole.foreground], fitted[LayerRole.background])
-    return {LayerRole.blended: whole, **fitted}
+    blended = composite(fitted[LayerRole.foreground], fitted[LayerRole.background])
+    return {LayerRole.blended: blended, **fitted}
 
 
-def _spread_of(name: str, rows: Sequence[Figures], samples: int) -> MeanWithInterval | None:
-    """Over the samples that have the figure, each with the mean of its turns."""
-    of_samples = ([row[name] for row in rows[place::samples] if name in row] for place in range(samples))
+def _mean_over_samples(name: str, rows: Sequence[Figures], samples: int) -> MeanWithInterval | None:
+    """Return mean and interval over the samples that have the metric, each with its own mean."""
+    # Row i belongs to sample i % samples.
+    of_samples = (
+        [row[name] for row in rows[index::samples] if name in row] for index in range(samples)
+    )
     means = [fmean(values) for values in of_samples if values]
     return spread(means) if means else None
 
 
 def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str, MeanWithInterval]:
-    """light_r in every way, and its difference; texts are resampled, each with all its drawings."""
+    """Compute light_r of every source and their difference, by resampling prompts.
+
+    A prompt is resampled with all its pairs, since these are not independent.
+    """
+    # Brightness of both layers, grouped by prompt.
     lights: dict[str, list[list[Lights]]] = {}
-    for way, drawn in pairs.items():
-        told = [lights_of(one[LAYERS[0]], one[LAYERS[1]]) if _shows_both(one) else None for one in drawn]
-        lights[way] = [[turn for turn in told[place::samples] if turn] for place in range(samples)]
+    for source, layer_sets in pairs.items():
+        found = [
+            lights_of(layers[LAYERS[0]], layers[LAYERS[1]]) if _shows_both(layers) else None
+            for layers in layer_sets
+        ]
+        lights[source] = [
+            [pair for pair in found[index::samples] if pair] for index in range(samples)
+        ]
+    # The first correlation is of all prompts, the others are of bootstrap resamples.
     chosen = [range(samples), *resample(samples)]
-    found = {way: [correlation([rows[place] for place in places]) for places in chosen] for way, rows in lights.items()}
-    counts = {way: sum(map(bool, rows)) for way, rows in lights.items()}
-    if {"joint", "apart"} <= found.keys():
-        both = zip(found["joint"], found["apart"], strict=True)
-        found["joint - apart"] = [None if one is None or two is None else one - two for one, two in both]
+    correlations = {
+        source: [correlation([rows[index] for index in indices]) for indices in chosen]
+        for source, rows in lights.items()
+    }
+    counts = {source: sum(map(bool, rows)) for source, rows in lights.items()}
+    # The difference is taken within each resample.
+    if {"joint", "apart"} <= correlations.keys():
+        both = zip(correlations["joint"], correlations["apart"], strict=True)
+        correlations["joint - apart"] = [
+            None if joint is None or apart is None else joint - apart for joint, apart in both
+        ]
         counts["joint - apart"] = min(counts["joint"], counts["apart"])
     spreads = {}
-    for way, (value, *again) in found.items():
+    for source, (value, *resampled) in correlations.items():
         if value is not None:
-            low, high = interval(again)
-            spreads[way] = MeanWithInterval(value, low, high, counts[way])
+            low, high = interval(resampled)
+            spreads[source] = MeanWithInterval(value, low, high, counts[source])
     return spreads
 
 
-def _draw_sheet(drawn: Mapping[str, Sequence[Layers]], requests: Sequence[DrawRequest]) -> bytes:
-    """A column for each text; rows of foreground, background and blended, one way after the other."""
-    pictures: list[list[RGBA]] = []
+def _sample_grid(
+    generated: Mapping[str, Sequence[Layers]], requests: Sequence[DrawRequest]
+) -> bytes:
+    """Draw a grid with a column per prompt, and rows of the three layers for each source."""
+    images: list[list[RGBA]] = []
     captions = []
-    for way, pairs in drawn.items():
+    for source, pairs in generated.items():
         for role in LAYERS:
-            pictures.append([layers[role] for layers in pairs[: len(requests)]])
-            captions.append([f"{way}: {_texts(request)[role]}" for request in requests])
-    return draw_sheet(pictures, captions)
+            images.append([layers[role] for layers in pairs[: len(requests)]])
+            captions.append([f"{source}: {_texts(request)[role]}" for request in requests])
+    return draw_sheet(images, captions)
 
 
 def _texts(request: DrawRequest) -> dict[LayerRole, str]:
+    """Return the text of each layer; a single-layer prompt has only that of the blended image."""
     prompt = request.prompt
-    return dict(zip(LAYERS, (prompt.foreground or "", prompt.background or "", prompt.text), strict=True))
+    return dict(
+        zip(LAYERS, (prompt.foreground or "", prompt.background or "", prompt.text), strict=True)
+    )

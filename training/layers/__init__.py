@@ -1,1 +1,1 @@
-"""Layers denoised together: joint attention, and a low-rank adapter for each role."""
+"""Joint denoising of an image's layers: joint attention, and a LoRA for each role."""

@@ -1,4 +1,4 @@
-"""Layer adapters: for each role of a layer a LoRA of its own, beside the frozen weights that all layers share."""
+"""Layer adapters: a LoRA for each layer role, on the frozen weights that all layers share."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from training.denoiser.finetuned_weights import copy_over
 from training.layers.attention import Stack
 
 _CHOICES: dict[str, re.Pattern[str]] = {
-    "attention": re.compile(r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"),
+    "attention": re.compile(
+        r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"
+    ),
     "all": re.compile(
         r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"
         r"|\.ff\.net\.(0\.proj|2)$|\.layers\.\d+\.(perceptron\.[02]|setting)$"
     ),
 }
-"""The linear layers that a preset's `layer_modules` means, in UNets of diffusers and in our transformer."""
+"""The linear layers of each `layer_modules` choice, in diffusers UNets and our transformer."""
 
 _NAME = re.compile(r"(?P<role>[a-z]+)\.(?P<module>.+)\.(?P<matrix>lora_[AB])\.weight")
 
 
 class LowRank(nn.Module):
-    """B A x (Hu et al., 2021); a fresh one is 0."""
+    """The product B A x (Hu et al., 2021), which is 0 before training."""
 
     def __init__(self, inward: int, outward: int, rank: int) -> None:
         super().__init__()
@@ -36,21 +38,34 @@ class LowRank(nn.Module):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, states: Tensor) -> Tensor:
-        """In its own type, or in autocast's."""
+        """Compute in the adapter's dtype, or in autocast's."""
         if not torch.is_autocast_enabled(states.device.type):
             states = states.to(self.lora_A.weight.dtype)
         return linear(linear(states, self.lora_A.weight), self.lora_B.weight)
 
 
 class LayerAdapters(nn.Module):
-    """A LoRA for every role and adapted module: W + scale * B A, with the role of the row that a token is of.
+    """A LoRA per role and adapted module: W + scale * B A, with the role of each token's row.
 
-    `learnt` names them `<role>.<module>.lora_A.weight` and `lora_B`, a module by its path within the denoiser, which
-    for diffusers' UNets begins with "unet": without its role that is a name of a PEFT LoRA (`to_peft`).
+    `learnt` names tensors `<role>.<module>.lora_A.weight` and `lora_B`, where a module is its path
+    within the denoiser, which begins with "unet" for diffusers UNets: without the role these are
+    the names of a PEFT LoRA (`to_peft`).
     """
 
-    def __init__(self, network: nn.Module, roles: Sequence[str], rank: int, modules: Sequence[str]) -> None:
-        """network: the denoiser; modules: the paths of its linear layers. Raises Refused for one that is not there."""
+    def __init__(
+        self, network: nn.Module, roles: Sequence[str], rank: int, modules: Sequence[str]
+    ) -> None:
+        """Create adapters without effect.
+
+        Args:
+            network: The denoiser.
+            roles: Roles that get adapters.
+            rank: Rank of all adapters.
+            modules: Paths of the adapted linear layers.
+
+        Raises:
+            Refused: The denoiser has no such module.
+        """
         super().__init__()
         self.rank, self.scale = rank, 1.0
         self.modules_adapted = list(modules)
@@ -61,75 +76,111 @@ class LayerAdapters(nn.Module):
             for name in modules:
                 layer = _linear_at(network, name)
                 self._of[role, name] = LowRank(layer.in_features, layer.out_features, rank)
-                of_role[name.replace(".", "/")] = self._of[role, name]  # torch's containers know no points in names
+                # ModuleDict does not allow dots in names.
+                of_role[name.replace(".", "/")] = self._of[role, name]
 
     def adapt(self, network: nn.Module, stack: Stack) -> None:
-        """Add what the adapters say to what the modules of the denoiser say, for the layers that `stack` tells of.
+        """Add the adapters to the denoiser's modules, for the layers that `stack` describes.
 
-        By hooks, so that the network's own weights keep their names. A module sees the rows of a batch apart or the
-        layers of a picture as one row; either way the first axes count tokens, layer after layer.
+        Forward hooks leave the names of the network's weights unchanged. A module gets one row per
+        layer, or one row with all layers of an image; in both cases the leading axes enumerate
+        tokens layer by layer.
+
+        Args:
+            network: The denoiser.
+            stack: Describes the rows of the next forward pass; without roles nothing is added.
         """
         for name in self.modules_adapted:
 
-            def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor | None:
+            def add(
+                layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
+            ) -> Tensor | None:
                 del layer
                 if not stack.roles:
                     return None
+                # Restore the layer axis, and apply each role's adapter to its layer.
                 count = len(stack.roles)
                 states_PLND = inputs[0].reshape(stack.rows // count, count, -1, inputs[0].shape[-1])
-                added = [self._of[role, name](states_PLND[:, place]) for place, role in enumerate(stack.roles)]
-                return output + self.scale * torch.stack(added, dim=1).reshape(output.shape).to(output.dtype)
+                added = [
+                    self._of[role, name](states_PLND[:, index])
+                    for index, role in enumerate(stack.roles)
+                ]
+                change = torch.stack(added, dim=1).reshape(output.shape)
+                return output + self.scale * change.to(output.dtype)
 
             _linear_at(network, name).register_forward_hook(add)
 
     def learnt(self) -> dict[str, Tensor]:
-        """The tensors under their stored names, sharing memory with the adapters'."""
-        return {name.removeprefix("roles.").replace("/", "."): value for name, value in self.state_dict().items()}
+        """Return the tensors under their stored names, sharing memory with the adapters."""
+        return {
+            name.removeprefix("roles.").replace("/", "."): value
+            for name, value in self.state_dict().items()
+        }
 
     def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `learnt`, whatever type the tensors have. Raises RuntimeError where they differ."""
+        """Load the tensors of `learnt`, of any dtype. Raises RuntimeError on mismatch."""
         copy_over(self.learnt(), tensors)
 
 
 def choose_modules(network: nn.Module, choice: str) -> list[str]:
-    """The paths of what `layer_modules` means within a denoiser; layers that PEFT has adapted already are one each."""
-    wanted = _CHOICES[choice]
-    return [name for name, module in network.named_modules() if wanted.search(name) and hasattr(module, "in_features")]
+    """Return the module paths of a `layer_modules` choice; a PEFT-wrapped layer counts once."""
+    pattern = _CHOICES[choice]
+    return [
+        name
+        for name, module in network.named_modules()
+        if pattern.search(name) and hasattr(module, "in_features")
+    ]
 
 
 def modules_in(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The paths of the modules that stored adapters adapt. Raises Refused for names that are no layer adapters'."""
+    """Return the adapted modules of stored adapters. Raises Refused for other tensors."""
     return list(dict.fromkeys(module for _, module, _ in _names(tensors)))
 
 
 def roles_in(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The roles that have adapters in a stored part."""
+    """Return the roles of stored adapters. Raises Refused for other tensors."""
     return list(dict.fromkeys(role for role, _, _ in _names(tensors)))
 
 
 def to_peft(tensors: Mapping[str, Tensor], role: str) -> dict[str, Tensor]:
-    """One role's adapters in the names of a PEFT LoRA of the denoiser: `unet.<module>.lora_A.weight`, and `lora_B`.
+    """Return one role's adapters under the names of a PEFT LoRA: `unet.<module>.lora_A.weight`.
 
-    Raises Refused where the role has none.
+    Args:
+        tensors: Stored adapters.
+        role: The role.
+
+    Raises:
+        Refused: The role has no adapters.
     """
-    found = {name.removeprefix(f"{role}."): value for name, value in tensors.items() if name.startswith(f"{role}.")}
-    if not found:
-        raise Refused(f"there are no adapters of the role {role!r}", f"there are {', '.join(roles_in(tensors))}")
-    return found
+    adapters = {
+        name.removeprefix(f"{role}."): value
+        for name, value in tensors.items()
+        if name.startswith(f"{role}.")
+    }
+    if not adapters:
+        raise Refused(
+            f"no adapters of the role {role!r}",
+            f"the roles are {', '.join(roles_in(tensors))}",
+        )
+    return adapters
 
 
 def from_peft(tensors: Mapping[str, Tensor], role: str) -> dict[str, Tensor]:
-    """The inverse of `to_peft`; the parts of several roles are one part when they are put together."""
+    """Invert `to_peft`; merge the results of several roles for a whole part. Raises Refused."""
     named = {f"{role}.{name}": value for name, value in tensors.items()}
-    _ = modules_in(named)
+    _ = modules_in(named)  # checks the names
     return named
 
 
 def _names(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str]]:
+    """Yield role, module and matrix of each tensor's name. Raises Refused for other names."""
     for name in tensors:
         found = _NAME.fullmatch(name)
         if found is None:
-            raise Refused(f"{name!r} is no tensor of a layer adapter", "it is named <role>.<module>.lora_A.weight")
+            raise Refused(
+                f"{name!r} is not a tensor of a layer adapter",
+                "tensors are named <role>.<module>.lora_A.weight and lora_B",
+            )
         yield found["role"], found["module"], found["matrix"]
 
 
@@ -137,4 +188,6 @@ def _linear_at(network: nn.Module, name: str) -> Any:
     try:
         return network.get_submodule(name)
     except AttributeError:
-        raise Refused(f"the denoiser has no {name!r} to adapt", "are the adapters of another model?") from None
+        raise Refused(
+            f"the denoiser has no module {name!r}", "the adapters may belong to another model"
+        ) from None

@@ -1,4 +1,4 @@
-"""Joint attention: the tokens of all layers of a picture see each other (paper, section 3.3)."""
+"""Joint attention: the tokens of all layers of an image attend to each other (section 3.3)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _ATTENTION = re.compile(r"(^|\.)attn[12]$")
 
 
 class Stack:
-    """What the rows of a batch are: row b is the layer `roles[b % L]` of picture b // L, and L the count of roles.
+    """The layout of a batch: row b is the layer `roles[b % L]` of image b // L for L roles.
 
-    One stack is shared by everything that was put into a network: whoever calls the network says here before what it
-    is called with, and nothing else need be told. Without roles every row is a picture of its own, and nothing changes.
-    It stays as it is until the next call, since checkpointed blocks ask again on the way back.
+    All hooks and processors in a network share one stack, which the caller sets before each forward
+    pass. Without roles every row is a separate image and the network is unchanged. The layout
+    remains until it is set again, since gradient checkpointing repeats forward passes.
     """
 
     def __init__(self) -> None:
@@ -28,40 +28,57 @@ class Stack:
         self.joined = True
 
     def lay(self, roles: Sequence[str], rows: int, *, joined: bool) -> None:
-        """What comes next. Raises Refused where the rows are no whole pictures."""
+        """Set the layout of the next forward pass.
+
+        Args:
+            roles: Roles of an image's layers; empty for separate images.
+            rows: Rows of the batch.
+            joined: Whether the layers of an image attend to each other.
+
+        Raises:
+            Refused: The rows are not a multiple of the layers.
+        """
         if roles and rows % len(roles):
-            raise Refused(f"{rows} rows are no whole pictures of {len(roles)} layers")
+            raise Refused(f"{rows} rows are not a multiple of {len(roles)} layers")
         self.roles, self.rows, self.joined = tuple(roles), rows, joined
 
     @property
     def joins(self) -> bool:
-        """Whether rows are to see each other."""
+        """Whether rows attend to each other."""
         return self.joined and len(self.roles) > 1
 
     def join(self, states_BND: Tensor) -> Tensor:
-        """One row for each picture, with the tokens of all its layers: "(p l) n d -> p (l n) d", without a copy.
+        """Concatenate the tokens of an image's layers: "(p l) n d -> p (l n) d", without a copy.
 
-        Queries, keys and values are made of each token by itself, so joining tokens before them is joining the three.
+        Projections to queries, keys and values act on each token, so joining their input joins all
+        three.
         """
         return states_BND.reshape(self.rows // len(self.roles), -1, states_BND.shape[-1])
 
     def part(self, states_PMD: Tensor) -> Tensor:
-        """The inverse of `join`."""
+        """Invert `join`."""
         return states_PMD.reshape(self.rows, -1, states_PMD.shape[-1])
 
     def look(self, attend: Attend, tokens_BND: Tensor) -> Tensor:
-        """What a layer of the transformer calls its attention through (training.denoiser.transformer)."""
+        """Call the attention of a transformer layer on joined rows (see `_Layer.look`)."""
         return self.part(attend(self.join(tokens_BND))) if self.joins else attend(tokens_BND)
 
 
 class JointAttention:
-    """An attention processor of diffusers: the layers of a picture attend to each other, through the one it replaces.
+    """A diffusers attention processor that joins the layers of an image for the one it wraps.
 
-    So whatever attends there, scaled_dot_product_attention in diffusers' own, attends to all layers at once. Where an
-    attention looks at text, its layers look at the texts of all only if `join_text`.
+    The wrapped processor, by default scaled_dot_product_attention, then attends to all layers. In
+    cross-attention each layer attends to the texts of all layers only with `join_text`.
     """
 
     def __init__(self, stack: Stack, alone: Callable[..., Tensor], *, join_text: bool) -> None:
+        """Wrap a processor.
+
+        Args:
+            stack: The layout of the next forward pass.
+            alone: The wrapped processor.
+            join_text: Whether cross-attention sees the texts of all layers.
+        """
         self.stack, self.alone, self.join_text = stack, alone, join_text
 
     def __call__(
@@ -72,10 +89,19 @@ class JointAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """B x N x D states, changed; diffusers names the arguments. attention_mask: a bias, B x 1 x keys."""
+        """Return changed states, B x N x D; diffusers names the arguments.
+
+        Args:
+            attn: The attention module.
+            hidden_states: States of the image's tokens.
+            encoder_hidden_states: States of the text; None in self-attention.
+            attention_mask: A bias, B x 1 x keys.
+            temb: Timestep embedding, passed through.
+        """
         stack = self.stack
         if not stack.joins or (encoder_hidden_states is not None and not self.join_text):
             return self.alone(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        # Keys, and so text and mask, are joined like the queries.
         text, mask = encoder_hidden_states, attention_mask
         if text is not None:
             text = stack.join(text)
@@ -85,14 +111,17 @@ class JointAttention:
 
 
 def join_attention(network: nn.Module, stack: Stack, *, join_text: bool) -> None:
-    """Let the layers that `stack` tells of see each other in every attention of a network, in place.
+    """Join the layers that `stack` describes in every attention of a network, in place.
 
-    Networks are our transformer, which has no attention to text, and UNets of diffusers.
+    Args:
+        network: Our transformer, which has no cross-attention, or a diffusers UNet.
+        stack: The layout of the next forward pass.
+        join_text: Whether cross-attention sees the texts of all layers.
     """
     for name, module in network.named_modules():
         if isinstance(module, DiffusionTransformer):
             for layer in module.layers:
-                setattr(layer, "look", stack.look)  # noqa: B010 - for types it is a module, whose attributes are these
+                setattr(layer, "look", stack.look)  # noqa: B010 - typed as Module, not _Layer
         elif _ATTENTION.search(name):
             attention: Any = module
             attention.set_processor(JointAttention(stack, attention.processor, join_text=join_text))

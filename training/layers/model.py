@@ -1,4 +1,4 @@
-"""A denoiser that draws the layers of a picture together: frozen as it was, with joint attention and adapters."""
+"""A frozen denoiser that generates an image's layers together, by joint attention and adapters."""
 
 from __future__ import annotations
 
@@ -15,19 +15,37 @@ from training.presets.preset import Preset
 
 
 class LayeredDenoiser(nn.Module):
-    """A base and the part of a checkpoint that is called "layers".
+    """A base with the part "layers" of a checkpoint; only the adapters are trained.
 
-    Between drawings the base can be called by itself, and is then what it was. Only the adapters learn.
+    Between calls of `predict` the base works as it did before.
     """
 
     def __init__(
-        self, denoiser: Denoiser, roles: Sequence[str], rank: int, modules: Sequence[str], *, join_text: bool
+        self,
+        denoiser: Denoiser,
+        roles: Sequence[str],
+        rank: int,
+        modules: Sequence[str],
+        *,
+        join_text: bool,
     ) -> None:
-        """Takes the denoiser over for good: its attentions get other processors, its modules hooks. Raises Refused."""
+        """Take over a denoiser: its attention processors are replaced, its modules get hooks.
+
+        Args:
+            denoiser: The base.
+            roles: Roles that get adapters.
+            rank: Rank of the adapters.
+            modules: Paths of the adapted modules.
+            join_text: Whether cross-attention sees the texts of all layers.
+
+        Raises:
+            Refused: The base has attention sharing, or lacks a module.
+        """
         super().__init__()
         if denoiser.facts()["kind"] == "sharing":
             raise Refused(
-                "a base with attention sharing has an exchange of layers of its own", "train a base of another kind"
+                "a base with attention sharing already has attention across layers",
+                "train a base of another kind",
             )
         self.denoiser = denoiser.requires_grad_(False)
         self.stack, self.join_text = Stack(), join_text
@@ -41,49 +59,85 @@ class LayeredDenoiser(nn.Module):
         return tuple(self.adapters.roles)
 
     def predict(
-        self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions, roles: Sequence[str], *, joined: bool = True
+        self,
+        noisy_BCHW: Tensor,
+        time_B: Tensor,
+        conditions: Conditions,
+        roles: Sequence[str],
+        *,
+        joined: bool = True,
     ) -> Tensor:
-        """What the denoiser predicts of the layers of pictures: rows "(p l)", those of a picture next to each other.
+        """Predict noise or v of layers; the rows are "(p l)", layers of an image are consecutive.
 
-        roles: of a picture's layers, in their order; any number, and one may come more than once. joined: without it
-        the layers do not see each other, as if each were drawn alone with its adapter. Raises Refused.
+        Args:
+            noisy_BCHW: Noisy latents of all layers.
+            time_B: Their timesteps.
+            conditions: Their conditioning.
+            roles: Roles of an image's layers in order; any number, and a role may be repeated.
+            joined: Whether layers attend to each other; else each is generated on its own.
+
+        Raises:
+            Refused: A role has no adapters, or the rows are not a multiple of the layers.
         """
         unknown = sorted(set(roles) - set(self.roles))
         if unknown:
-            raise Refused(f"there are no adapters of the role '{unknown[0]}'", f"there are {', '.join(self.roles)}")
+            raise Refused(
+                f"no adapters of the role '{unknown[0]}'",
+                f"the roles are {', '.join(self.roles)}",
+            )
         self.stack.lay(roles, len(noisy_BCHW), joined=joined)
         try:
             return self.denoiser.predict(noisy_BCHW, time_B, conditions)
         finally:
-            if not torch.is_grad_enabled():  # else checkpointed blocks ask again on the way back
+            if not torch.is_grad_enabled():  # checkpointed blocks need the stack in the backward
                 self.stack.lay((), 0, joined=False)
 
     def learnt(self) -> dict[str, Tensor]:
-        """The adapters' tensors, by the names under which a checkpoint keeps them."""
+        """Return the adapters' tensors under their names in a checkpoint."""
         return self.adapters.learnt()
 
     def facts(self) -> dict[str, str]:
-        """What a file of the learnt tensors needs to be opened again."""
+        """Return the metadata that is needed to load the tensors."""
         rank, alpha = self.adapters.rank, self.adapters.rank * self.adapters.scale
-        told = {"kind": "layers", "roles": ",".join(self.roles), "join_text": str(self.join_text)}
-        return told | {"rank": str(rank), "alpha": str(alpha)}
+        metadata = {
+            "kind": "layers",
+            "roles": ",".join(self.roles),
+            "join_text": str(self.join_text),
+        }
+        return metadata | {"rank": str(rank), "alpha": str(alpha)}
 
 
 def new_layers(preset: Preset, denoiser: Denoiser) -> LayeredDenoiser:
-    """Fresh adapters of the preset's roles, which change nothing yet, on a denoiser."""
+    """Create adapters without effect for the preset's roles, on a denoiser."""
     modules = choose_modules(denoiser, preset.layer_modules)
-    return LayeredDenoiser(denoiser, preset.layer_roles, preset.layer_rank, modules, join_text=preset.join_text)
+    return LayeredDenoiser(
+        denoiser, preset.layer_roles, preset.layer_rank, modules, join_text=preset.join_text
+    )
 
 
-def open_layers(denoiser: Denoiser, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> LayeredDenoiser:
-    """A stored part "layers" on its base. Raises Refused where they do not fit together."""
+def open_layers(
+    denoiser: Denoiser, tensors: Mapping[str, Tensor], facts: Mapping[str, str]
+) -> LayeredDenoiser:
+    """Load a stored part "layers" onto its base.
+
+    Args:
+        denoiser: The base.
+        tensors: The stored adapters.
+        facts: Their metadata.
+
+    Raises:
+        Refused: They do not fit the base.
+    """
     rank, roles = int(facts["rank"]), facts["roles"].split(",")
-    layered = LayeredDenoiser(denoiser, roles, rank, modules_in(tensors), join_text=facts["join_text"] == "True")
+    layered = LayeredDenoiser(
+        denoiser, roles, rank, modules_in(tensors), join_text=facts["join_text"] == "True"
+    )
     layered.adapters.scale = float(facts["alpha"]) / rank
     try:
         layered.adapters.load_learnt(tensors)
     except RuntimeError as error:
         raise Refused(
-            f"the stored layer adapters do not fit their base: {error}", "are they of another preset or model?"
+            f"the stored layer adapters do not fit their base: {error}",
+            "they may belong to another preset or model",
         ) from error
     return layered

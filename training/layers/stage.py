@@ -1,4 +1,4 @@
-"""The recipe of layers: pairs denoised together by adapters of their roles, each layer to fit the others."""
+"""The training stage of layers: pairs are denoised together, with adapters per role."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from training.transparency.codec import decode_rgba
 from training.transparency.networks import Transparency
 
 STAGE = "layers"
-SHEET = 4  # pictures on a sample sheet, each in all its layers
-GIVEN = 2  # of the roles, the first two may be given: foreground and background
+SHEET = 4  # images in a sample grid, each with all its layers
+GIVEN = 2  # the first two roles may be given: foreground and background
 
 
 class LayersStage(TrainingStage):
-    """To predict what was added to each layer of a picture, or v, from all of them and their texts (section 3.3).
+    """Trains adapters to predict noise, or v, of all layers of an image together (section 3.3).
 
-    The loss is the mean square over eps_m = [eps_f, eps_b] of a picture. All its layers are at one noise level, as in
-    drawing. Of some pairs one layer is known: it enters as its clean latent in place of noise, at time 0, which is what
-    the base knows as hardly noisy, and its own error does not count (the paper's eps_f = 0). Only adapters learn.
+    The loss is the mean square over eps_m = [eps_f, eps_b] of an image. All its layers have the
+    same noise level, as in sampling. In some pairs one layer is given: it enters as its clean
+    latent at timestep 0, which the base knows as almost noiseless, and its error does not count
+    (the paper's eps_f = 0). Only adapters are trained.
     """
 
     stage = STAGE
@@ -52,62 +53,106 @@ class LayersStage(TrainingStage):
         backbone: Autoencoder,
         transparency: Transparency,
     ) -> None:
-        """latents: of `pictures.layers`; texts: those of a pretrained model's encoders, else the base's own speaks."""
+        """Create the stage.
+
+        Args:
+            preset: The preset.
+            layered: The base with the adapters to train.
+            pictures: The training layer sets.
+            latents: The latents of `pictures.layers`.
+            texts: Embeddings by a pretrained model's text encoders; None for the base's own.
+            backbone: The autoencoder, for sample grids.
+            transparency: Its decoder is used for sample grids.
+        """
         super().__init__()
-        self.preset, self.layered, self.pictures, self.latents, self.texts = preset, layered, pictures, latents, texts
+        self.preset, self.layered, self.pictures = preset, layered, pictures
+        self.latents, self.texts = latents, texts
         self.pace = LRSchedule(preset.layers_images, preset.layers_batch, preset.ema_decay)
         self.schedule = layered.denoiser.schedule()
-        self._beside = (backbone, transparency.decoder)  # in a tuple: networks that never learn are none of its parts
+        # In a tuple, so that frozen networks do not become submodules.
+        self._frozen_networks = (backbone, transparency.decoder)
 
     def build_optimisers(self) -> dict[str, Optimizer]:
-        """Return the optimiser that the preset names, over the adapters alone."""
+        """Build the preset's optimizer over the adapters."""
         parameters = self.layered.adapters.parameters()
         betas = (self.preset.beta1, self.preset.beta2)
-        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.layers_lr, betas=betas)}
+        return {
+            "optimiser": build_optimiser(
+                self.preset.optimiser, parameters, self.preset.layers_lr, betas=betas
+            )
+        }
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
-        """A row is a picture: its layers' latents and noise, one time, which layer is known, and the layers' texts.
+        """Make a batch whose rows are layer sets: latents, noise, timestep, given layer and texts.
 
-        All pictures of a step have the same roles. Captions are dropped of all layers at once, as in drawing.
+        All layer sets of a step have the same roles. Captions are dropped for all layers of an
+        image at once, as in sampling.
+
+        Args:
+            places: Indices of the layer sets of the global batch.
+            mine: Positions in `places` that this process trains on.
+            rng: The step's random number generator, equal in all processes.
         """
+        # The latents of all layers, one axis for images and one for layers.
         preset, count = self.preset, len(places)
         chosen = self.pictures.sound([places[row] for row in mine])
         roles = self.pictures.roles[chosen[0]]
-        layers = [row for place in chosen for row in self.pictures.rows[place]]
+        layers = [row for index in chosen for row in self.pictures.rows[index]]
         mean_BCHW, std_BCHW = self.latents.take(layers)
         shape = (count, len(roles), *mean_BCHW.shape[1:])
         mean_PLCHW, std_PLCHW = (part.view(-1, *shape[1:]) for part in (mean_BCHW, std_BCHW))
+        # Random numbers are drawn for the global batch, so that the order of draws is fixed.
         dropped_P = (torch.rand(count, generator=rng) < preset.caption_dropout)[mine]
         time_P = torch.randint(len(self.schedule.alphas_cumprod), (count,), generator=rng)[mine]
         noise_PLCHW = torch.randn(shape, generator=rng)[mine]
         given_P = (torch.rand(count, generator=rng) < preset.known_share)[mine]
         which_P = torch.randint(GIVEN, (count,), generator=rng)[mine]
-        known_PL = (which_P[:, None] == torch.arange(len(roles))) & given_P[:, None] & (len(roles) > 1)
+        # At most one layer is given, and only where there is another one to generate.
+        known_PL = (
+            (which_P[:, None] == torch.arange(len(roles))) & given_P[:, None] & (len(roles) > 1)
+        )
         if preset.posterior_noise:
             mean_PLCHW = mean_PLCHW + std_PLCHW * torch.randn(shape, generator=rng)[mine]
         captions = [
-            [""] * len(roles) if drop else self.pictures.captions(place)
-            for place, drop in zip(chosen, dropped_P, strict=True)
+            [""] * len(roles) if drop else self.pictures.captions(index)
+            for index, drop in zip(chosen, dropped_P, strict=True)
         ]
-        told = {"time": time_P, "known": known_PL, "roles": [roles] * len(chosen)}
-        rows: Rows = {"latent": mean_PLCHW, "noise": noise_PLCHW, **told}
+        per_set = {"time": time_P, "known": known_PL, "roles": [roles] * len(chosen)}
+        rows: Rows = {"latent": mean_PLCHW, "noise": noise_PLCHW, **per_set}
         if self.texts is None:
             return {**rows, "texts": captions}
         return {**rows, "conditions": self._conditions(self.texts, captions, layers)}
 
     def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over pictures of the mean square over a picture's layers that are not known."""
+        """Compute the mean squared error of the layers that are not given.
+
+        Args:
+            rows: The micro-batch.
+            seen: Not used.
+
+        Returns:
+            The weighted loss; the metrics are the same loss and the unweighted error.
+        """
         del seen
         noise_PLCHW, known_PL, roles = rows["noise"], rows["known"], rows["roles"][0]
-        clean_PLCHW = self.layered.denoiser.normalise(rows["latent"].flatten(0, 1)).view_as(noise_PLCHW)
+        clean_PLCHW = self.layered.denoiser.normalise(rows["latent"].flatten(0, 1)).view_as(
+            noise_PLCHW
+        )
+        # Flatten images and layers to rows; all layers of an image have its timestep.
         time_PL = rows["time"][:, None].expand_as(known_PL)
-        noise_BCHW, clean_BCHW, time_B = (each.flatten(0, 1) for each in (noise_PLCHW, clean_PLCHW, time_PL))
+        noise_BCHW, clean_BCHW, time_B = (
+            each.flatten(0, 1) for each in (noise_PLCHW, clean_PLCHW, time_PL)
+        )
         known_B = known_PL.flatten()
+        # Given layers stay clean, and enter at timestep 0.
         noisy_BCHW = self.schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
         noisy_BCHW = torch.where(known_B[:, None, None, None], clean_BCHW, noisy_BCHW)
-        predicted_BCHW = self.layered.predict(noisy_BCHW, torch.where(known_B, 0, time_B), self._told(rows), roles)
-        wanted_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
-        error_PL = (predicted_BCHW.float() - wanted_BCHW).square().mean((1, 2, 3)).view_as(time_PL)
+        predicted_BCHW = self.layered.predict(
+            noisy_BCHW, torch.where(known_B, 0, time_B), self._flat_conditions(rows), roles
+        )
+        target_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
+        error_PL = (predicted_BCHW.float() - target_BCHW).square().mean((1, 2, 3)).view_as(time_PL)
+        # Average over the layers that count, then over images.
         counted_PL = (~known_PL).float()
         error_P = (error_PL * counted_PL).sum(1) / counted_PL.sum(1)
         level_P = self.schedule.alphas_cumprod[rows["time"]]
@@ -116,42 +161,53 @@ class LayersStage(TrainingStage):
         return loss, {"denoising": loss, "error": error_P.mean()}
 
     def draw_sheet(self, rows: Rows) -> bytes:
-        """The first pictures' texts, drawn at fixed seeds: a row for each role, together and then apart."""
-        del rows
-        places = [place for place, roles in enumerate(self.pictures.roles) if len(roles) > 1][:SHEET]
-        roles = self.pictures.roles[places[0]]
-        captions = [self.pictures.captions(place) for place in places]
-        wishes = [[LayerRequest(role, text) for role, text in zip(roles, texts, strict=True)] for texts in captions]
-        sheet = []
+        """Generate the first captions at fixed seeds: a row per role, joined and then separate."""
+        del rows  # the grid is the same at every interval
+        complete = [index for index, roles in enumerate(self.pictures.roles) if len(roles) > 1]
+        indices = complete[:SHEET]
+        roles = self.pictures.roles[indices[0]]
+        captions = [self.pictures.captions(index) for index in indices]
+        requests = [
+            [LayerRequest(role, text) for role, text in zip(roles, texts, strict=True)]
+            for texts in captions
+        ]
+        grid = []
         for joined in (True, False):
-            latent_PLCHW = sample_layers(self.layered, self.preset, wishes, list(range(len(places))), joined=joined)
+            latent_PLCHW = sample_layers(
+                self.layered, self.preset, requests, list(range(len(indices))), joined=joined
+            )
             for latent_BCHW in latent_PLCHW.unbind(1):
+                # Decoded one at a time to limit memory.
                 restored_BCHW = self.layered.denoiser.restore(latent_BCHW)
-                sheet.append(as_layers(torch.cat([self._decode(one) for one in torch.split(restored_BCHW, 1)])))
-        return draw_sheet(sheet, [list(texts) for texts in zip(*captions, strict=True)] * 2)
+                decoded = [self._decode(latent) for latent in torch.split(restored_BCHW, 1)]
+                grid.append(as_layers(torch.cat(decoded)))
+        return draw_sheet(grid, [list(texts) for texts in zip(*captions, strict=True)] * 2)
 
     def cores(self) -> Sequence[nn.Module]:
-        """The network that denoises, which does most of the work although it does not learn."""
+        """Return the denoising network, which does most of the work although it is frozen."""
         return (getattr(self.layered.denoiser, "unet" if self.texts is not None else "network"),)
 
     def frozen(self) -> Sequence[nn.Module]:
-        """The backbone and the decoder that sheets are drawn with, and a pretrained model's text encoders."""
-        return (*self._beside, *getattr(self.layered.denoiser, "texts", ()))
+        """Return the networks of sample grids and a pretrained model's text encoders."""
+        return (*self._frozen_networks, *getattr(self.layered.denoiser, "texts", ()))
 
-    def _conditions(self, cache: ConditionsCache, captions: list[list[str]], layers: list[int]) -> Conditions:
-        """What a pretrained base is told, by picture and layer."""
+    def _conditions(
+        self, cache: ConditionsCache, captions: list[list[str]], layers: list[int]
+    ) -> Conditions:
+        """Return a pretrained base's conditions with the axes image and layer."""
         count = len(captions[0])
-        told = cache.take([text for texts in captions for text in texts])
+        conditions = cache.take([text for texts in captions for text in texts])
         if find_family(str(self.preset.family)).sizes:
-            told = replace(told, sizes_B6=self.pictures.layers.sizes(layers))
-        return told.map(lambda _, tensor: tensor.view(-1, count, *tensor.shape[1:]))
+            conditions = replace(conditions, sizes_B6=self.pictures.layers.sizes(layers))
+        return conditions.map(lambda _, tensor: tensor.view(-1, count, *tensor.shape[1:]))
 
-    def _told(self, rows: Rows) -> Conditions:
+    def _flat_conditions(self, rows: Rows) -> Conditions:
+        """Return the conditions of all layers as rows."""
         if "conditions" in rows:
-            told: Conditions = rows["conditions"].map(lambda _, tensor: tensor.flatten(0, 1))
-            return told
+            flat: Conditions = rows["conditions"].map(lambda _, tensor: tensor.flatten(0, 1))
+            return flat
         with torch.no_grad():
             return self.layered.denoiser.encode([text for texts in rows["texts"] for text in texts])
 
     def _decode(self, latent_1CHW: Tensor) -> Tensor:
-        return decode_rgba(*self._beside, latent_1CHW)
+        return decode_rgba(*self._frozen_networks, latent_1CHW)

@@ -1,4 +1,4 @@
-"""The training of layers: adapters with which a frozen base draws the layers of a picture to fit each other."""
+"""Training of layers: adapters with which a frozen base generates layers that fit each other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import Transparency
 
 Stored = tuple[Mapping[str, Tensor], Mapping[str, str]]
-"""A checkpoint's part: tensors and facts."""
+"""A checkpoint's part: tensors and metadata."""
 
 
 def train_layers(
@@ -40,14 +40,33 @@ def train_layers(
     base: Stored,
     start: Stored | None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Train (section 3.3) on the pairs of the snapshot's train split, from `start` or afresh; the averaged adapters.
+    """Train layer adapters (section 3.3) on the pairs of a snapshot's train split.
 
-    Every layer is an adjusted latent: a background is a picture whose alpha is 1 everywhere. Lone foregrounds, the
-    preset's `single_share` of the pictures, keep the foreground's adapter at home where there is no other layer; a step
-    has pairs or lone ones, not both. Run again with the same folder it goes on from the last saved state, and ends with
-    the bits of a straight run on the CPU. Raises Refused where there are no pairs or the parts do not fit, and as
-    `fit`.
+    Every layer is an adjusted latent; a background is an image whose alpha is 1 everywhere. Single
+    foregrounds, the preset's `single_share` of the images, keep the foreground's adapter usable on
+    its own; a step has only pairs or only single foregrounds. Run again with the same folder,
+    training resumes from the last saved state, and the result is bit-identical to an uninterrupted
+    run on the CPU.
+
+    Args:
+        order: The training request.
+        preset: The preset.
+        store: Where the snapshot is stored.
+        folder: The folder of the run.
+        report: Progress callback; its exceptions stop the training, and saved states remain.
+        backbone: The autoencoder.
+        transparency: The transparency encoder and decoder.
+        base: The checkpoint's base.
+        start: The parent's layer adapters; None trains new ones.
+
+    Returns:
+        The adapters with EMA weights, and their metadata.
+
+    Raises:
+        Refused: There are no pairs, the parts do not fit, or memory ran out.
+        Diverged: A loss or gradient is NaN or infinite.
     """
+    # Layer sets, and the order in which they are seen.
     machine = DistributedContext(preset)
     caches = folder.parent / "cache"
     step = machine.step_images(preset.layers_batch)
@@ -62,60 +81,88 @@ def train_layers(
         in_memory=memory,
         buckets=preset_buckets(preset, step, caches / "sizes"),
     )
-    drawn = pictures.order(store, order.previous, preset.new_weight, preset.single_share, order.seed)
+    sampler = pictures.order(
+        store, order.previous, preset.new_weight, preset.single_share, order.seed
+    )
+    # Frozen networks encode all layers once.
     for network in (backbone, transparency):
         network.to(machine.device)
-    kept = None if memory else caches
-    latents = encode_pictures(preset, pictures.layers, backbone, transparency.encoder, kept, report)
+    cache_folder = None if memory else caches
+    latents = encode_pictures(
+        preset, pictures.layers, backbone, transparency.encoder, cache_folder, report
+    )
 
+    # The base with adapters, and the embeddings of its captions.
     torch.manual_seed(order.seed)
     layered = _open(preset, base, start).to(machine.device)
-    texts = encode_texts(preset, layered.denoiser, pictures.layers.captions, kept, report)
+    texts = encode_texts(preset, layered.denoiser, pictures.layers.captions, cache_folder, report)
     recipe = LayersStage(preset, layered, pictures, latents, texts, backbone, transparency)
-    draws = BucketOrder(drawn, pictures.keys, step)
+    # Every batch has one size and one set of roles.
+    draws = BucketOrder(sampler, pictures.keys, step)
     fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    learnt = {name: whole(tensor.detach()).cpu().clone() for name, tensor in layered.learnt().items()}
-    return learnt, layered.facts()
+    trained = {
+        name: whole(tensor.detach()).cpu().clone() for name, tensor in layered.learnt().items()
+    }
+    return trained, layered.facts()
 
 
 @torch.no_grad()
 def layers_loss(
-    layered: LayeredDenoiser, preset: Preset, pictures: LayerSetDataset, latents: LatentCache, *, joined: bool
+    layered: LayeredDenoiser,
+    preset: Preset,
+    pictures: LayerSetDataset,
+    latents: LatentCache,
+    *,
+    joined: bool,
 ) -> float:
-    """The mean squared error of what is predicted of all layers of pictures it never saw; lower is better.
+    """Compute the mean squared error of the prediction on held-out layer sets; lower is better.
 
-    At the noise levels of the base's own held-out loss, with the same noise for a picture every time; `joined` or with
-    layers that do not see each other, which is what seeing each other has to be better than.
+    It is taken at the noise levels of the base's validation loss, with the same noise for an image
+    every time.
+
+    Args:
+        layered: The base with layer adapters.
+        preset: The preset.
+        pictures: The held-out layer sets.
+        latents: Their latents.
+        joined: Whether layers attend to each other; separate layers are the baseline.
     """
     device = next(layered.denoiser.parameters()).device
     schedule = layered.denoiser.schedule()
     errors = []
     for start in range(0, len(pictures), preset.layers_batch):
-        places = range(start, min(start + preset.layers_batch, len(pictures)))
+        indices = range(start, min(start + preset.layers_batch, len(pictures)))
         roles = pictures.roles[start]
-        rows = [row for place in places for row in pictures.rows[place]]
+        rows = [row for index in indices for row in pictures.rows[index]]
         clean_BCHW = layered.denoiser.normalise(latents.take(rows)[0].to(device))
-        conditions = layered.denoiser.encode([text for place in places for text in pictures.captions(place)])
+        conditions = layered.denoiser.encode(
+            [text for index in indices for text in pictures.captions(index)]
+        )
         shape = (len(roles), *clean_BCHW.shape[1:])
         for level in VALIDATED:
-            noise = [torch.randn(shape, generator=generator_at(level, "layers", place)) for place in places]
+            # Seeded by timestep and image number.
+            noise = [
+                torch.randn(shape, generator=generator_at(level, "layers", index))
+                for index in indices
+            ]
             noise_BCHW = torch.cat(noise).to(device)
             time_B = torch.full((len(rows),), level, device=device)
             noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
             predicted_BCHW = layered.predict(noisy_BCHW, time_B, conditions, roles, joined=joined)
-            wanted_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
-            errors.append((predicted_BCHW - wanted_BCHW).square().mean((1, 2, 3)))
+            target_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
+            errors.append((predicted_BCHW - target_BCHW).square().mean((1, 2, 3)))
     return float(torch.cat(errors).double().mean())
 
 
 def _open(preset: Preset, base: Stored, start: Stored | None) -> LayeredDenoiser:
-    """A frozen base with fresh adapters, or with those of the parent. A pretrained base is in the preset's precision.
+    """Load the frozen base, with new adapters or the parent's.
 
-    Adapters are float32 whatever they were stored in.
+    A pretrained base is cast to the preset's precision; adapters are float32 for any stored
+    dtype.
     """
     denoiser = open_denoiser(preset, *base)
     half = PRECISIONS[preset.precision]
-    if half and preset.family and not preset.sharded:  # shards are of one type
+    if half and preset.family and not preset.sharded:  # FSDP needs one dtype
         denoiser.to(half)
     layered = new_layers(preset, denoiser) if start is None else open_layers(denoiser, *start)
     return layered.train()

@@ -1,1 +1,1 @@
-"""Metrics of images and mattes, one family per file, with definition and source."""
+"""Metrics of images and mattes, one family per module, with definition and source."""

@@ -1,7 +1,8 @@
-"""The Inception network of the Frechet inception distance, and that distance between two sets of pictures.
+"""The Inception network of the Frechet inception distance (FID), and the distance of two sets.
 
-The kept libraries have the network on torchvision, or from a pickled download. Here the weights are the user's, as
-safetensors: the state dict of pytorch-fid's pt_inception-2015-12-05, which are TensorFlow's of 2015.
+Other libraries get the network from torchvision or from a pickled download. Here the user provides
+the weights as safetensors: the state dict of pytorch-fid's pt_inception-2015-12-05, which are
+TensorFlow's weights of 2015.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ STEM = (
     "Conv2d_1a_3x3:32:3x3/2 Conv2d_2a_3x3:32:3x3/1v Conv2d_2b_3x3:64:3x3 max/2 "
     "Conv2d_3b_1x1:80:1x1 Conv2d_4a_3x3:192:3x3/1v max/2"
 )
-"""Steps from left to right: name:width:kernel, then "/2" for stride 2 and "/1v" for stride 1, both without padding.
-
-"avg" and "max" pool 3 x 3; "a|b" are two steps on the same input, side by side.
+"""Steps from left to right: name:width:kernel, with "/2" for stride 2 and "/1v" for stride 1, both
+without padding. "avg" and "max" pool 3 x 3; "a|b" concatenates two steps on the same input.
 """
 
 
@@ -39,12 +39,12 @@ def _small(pool: int) -> tuple[str, ...]:
 
 
 def _long(width: int) -> tuple[str, ...]:
-    there = f"branch7x7_1:{width}:1x1 branch7x7_2:{width}:1x7 branch7x7_3:192:7x1"
-    twice = f"branch7x7dbl_1:{width}:1x1 branch7x7dbl_2:{width}:7x1 branch7x7dbl_3:{width}:1x7"
+    single = f"branch7x7_1:{width}:1x1 branch7x7_2:{width}:1x7 branch7x7_3:192:7x1"
+    double = f"branch7x7dbl_1:{width}:1x1 branch7x7dbl_2:{width}:7x1 branch7x7dbl_3:{width}:1x7"
     return (
         "branch1x1:192:1x1",
-        there,
-        f"{twice} branch7x7dbl_4:{width}:7x1 branch7x7dbl_5:192:1x7",
+        single,
+        f"{double} branch7x7dbl_4:{width}:7x1 branch7x7dbl_5:192:1x7",
         "avg branch_pool:192:1x1",
     )
 
@@ -53,7 +53,10 @@ def _wide(pool: str) -> tuple[str, ...]:
     return (
         "branch1x1:320:1x1",
         "branch3x3_1:384:1x1 branch3x3_2a:384:1x3|branch3x3_2b:384:3x1",
-        "branch3x3dbl_1:448:1x1 branch3x3dbl_2:384:3x3 branch3x3dbl_3a:384:1x3|branch3x3dbl_3b:384:3x1",
+        (
+            "branch3x3dbl_1:448:1x1 branch3x3dbl_2:384:3x3 "
+            "branch3x3dbl_3a:384:1x3|branch3x3dbl_3b:384:3x1"
+        ),
         f"{pool} branch_pool:192:1x1",
     )
 
@@ -77,18 +80,20 @@ BLOCKS: dict[str, tuple[str, ...]] = {
         "max/2",
     ),
     "Mixed_7b": _wide("avg"),
-    "Mixed_7c": _wide("max"),  # an oddity of the network of 2015, kept: figures depend on it
+    "Mixed_7c": _wide("max"),  # the 2015 network pools by max here, and FID depends on it
 }
-"""Szegedy et al. (2015), figures 5 to 7: each block's branches, whose ends are put side by side."""
+"""Szegedy et al. (2015), figures 5 to 7: the branches of each block, which are concatenated."""
 
 
 class _Convolution(nn.Module):
-    def __init__(self, channels: int, width: int, kernel: str, how: str) -> None:
+    def __init__(self, channels: int, width: int, kernel: str, stride_code: str) -> None:
         super().__init__()
         rows, columns = (int(size) for size in kernel.split("x"))
-        padding = (0, 0) if how else (rows // 2, columns // 2)
-        stride = 2 if how == "2" else 1
-        self.conv = nn.Conv2d(channels, width, (rows, columns), stride=stride, padding=padding, bias=False)
+        padding = (0, 0) if stride_code else (rows // 2, columns // 2)
+        stride = 2 if stride_code == "2" else 1
+        self.conv = nn.Conv2d(
+            channels, width, (rows, columns), stride=stride, padding=padding, bias=False
+        )
         self.bn = nn.BatchNorm2d(width, eps=1e-3)
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -96,46 +101,51 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    """Branches of steps on one input, put side by side; `channels` are the input's, `width` the output's."""
+    """Concatenated branches of steps: `channels` are those of the input, `width` of the output."""
 
     def __init__(self, channels: int, branches: Sequence[str]) -> None:
         super().__init__()
         self.branches = [branch.split() for branch in branches]
         self.width = 0
+        # Add the convolutions of each branch, and sum the channels of the branches' outputs.
         for branch in self.branches:
-            now = channels
+            branch_width = channels
             for step in branch:
                 if ":" in step:
-                    now = sum(self._add(now, *one.split(":")) for one in step.split("|"))
-            self.width += now
+                    branch_width = sum(
+                        self._add(branch_width, *part.split(":")) for part in step.split("|")
+                    )
+            self.width += branch_width
 
     def _add(self, channels: int, name: str, width: str, shape: str) -> int:
-        kernel, _, how = shape.partition("/")
-        self.add_module(name, _Convolution(channels, int(width), kernel, how))
+        kernel, _, stride_code = shape.partition("/")
+        self.add_module(name, _Convolution(channels, int(width), kernel, stride_code))
         return int(width)
 
     def forward(self, feature: Tensor) -> Tensor:
-        ends = []
+        outputs = []
         for branch in self.branches:
-            now = feature
+            output = feature
             for step in branch:
-                now = self._step(step, now)
-            ends.append(now)
-        return torch.cat(ends, dim=1)
+                output = self._step(step, output)
+            outputs.append(output)
+        return torch.cat(outputs, dim=1)
 
     def _step(self, step: str, feature: Tensor) -> Tensor:
         match step:
-            case "avg":  # the border is not counted, as in TensorFlow
+            case "avg":  # without padding in the mean, as in TensorFlow
                 return avg_pool2d(feature, 3, stride=1, padding=1, count_include_pad=False)
             case "max":
                 return max_pool2d(feature, 3, stride=1, padding=1)
             case "max/2":
                 return max_pool2d(feature, 3, stride=2)
-        return torch.cat([self.get_submodule(one.split(":")[0])(feature) for one in step.split("|")], dim=1)
+        return torch.cat(
+            [self.get_submodule(part.split(":")[0])(feature) for part in step.split("|")], dim=1
+        )
 
 
 class Inception(_Block):
-    """The whole network up to its last pooling, with the state dict's own names."""
+    """The network up to its last pooling, with the names of the state dict."""
 
     def __init__(self) -> None:
         super().__init__(3, (STEM,))
@@ -146,12 +156,14 @@ class Inception(_Block):
             channels = block.width
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
-        """The 2,048 features of pictures in [0, 1] of any size: B x 2048.
+        """Compute features of images in [0, 1] of any size, B x 2048.
 
-        They are brought to 299 x 299 as clean-fid does (Parmar et al., 2022), bicubic and without aliasing, and to
-        (v - 128) / 128 of values v in 0..255.
+        Images are resized to 299 x 299 as in clean-fid (Parmar et al., 2022), bicubic with
+        antialiasing, and normalized to (v - 128) / 128 for v in 0..255.
         """
-        resized = interpolate(image_B3HW * 255, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False)
+        resized = interpolate(
+            image_B3HW * 255, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False
+        )
         feature = super().forward((resized.clamp(0, 255) - 128) / 128)
         for name in BLOCKS:
             feature = self.get_submodule(name)(feature)
@@ -159,38 +171,60 @@ class Inception(_Block):
 
 
 def open_inception(path: Path) -> Inception:
-    """The network from a safetensors file, frozen. Raises NotFound, Refused."""
+    """Load the network from a safetensors file, frozen. Raises NotFound, Refused."""
     shapes = read_header(path).shapes
     with torch.device("meta"):
         network = Inception()
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if "num_batches" not in name}
-    missing = sorted(name for name, shape in wanted.items() if shapes.get(name) != shape)
+    # Compare names and shapes before reading any tensor.
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if "num_batches" not in name
+    }
+    missing = sorted(name for name, shape in expected.items() if shapes.get(name) != shape)
     if missing:
-        hint = "convert it by the lines in the README, section 'Figures of a checkpoint'"
-        raise Refused(f"{path} is not the Inception network of 2015: it lacks {missing[0]!r}", hint)
-    network.load_state_dict(read_tensors(path, wanted), strict=False, assign=True)
+        hint = "convert it as described in the README, section 'Figures of a checkpoint'"
+        raise Refused(f"{path} is not the 2015 Inception network: it lacks {missing[0]!r}", hint)
+    network.load_state_dict(read_tensors(path, expected), strict=False, assign=True)
     for name, count in network.named_buffers():
-        if count.is_meta:  # how many batches were seen in training: of no use here
-            network.get_submodule(name.rpartition(".")[0]).register_buffer(name.rpartition(".")[2], torch.zeros(()))
+        if count.is_meta:  # BatchNorm's counter of training batches is not used here
+            network.get_submodule(name.rpartition(".")[0]).register_buffer(
+                name.rpartition(".")[2], torch.zeros(())
+            )
     return network.float().eval().requires_grad_(False)
 
 
 def frechet_distance(truth_ND: Tensor, again_ND: Tensor) -> float:
-    """The distance of Gaussians fitted to two sets of features (Heusel et al., 2017), of two pictures or more each.
+    """Compute the Frechet distance of Gaussians fitted to two sets of features.
 
-    |m - m'|^2 + tr S + tr S' - 2 tr (S S')^(1/2), and the last trace is the sum of the singular values of X X'^T,
-    since S = X^T X: for as many pictures as a held-out split has that is some sixty times faster than the eigenvalues
-    of S S' that torchmetrics takes. With fewer pictures than features the distance depends on their number.
+    Heusel et al. (2017): |m - m'|^2 + tr S + tr S' - 2 tr (S S')^(1/2). With S = X^T X the last
+    trace is the sum of the singular values of X X'^T, which for the size of a held-out split is
+    about sixty times faster than the eigenvalues of S S' in torchmetrics. With fewer images than
+    features the distance depends on the number of images.
+
+    Args:
+        truth_ND: Features of the first set, of two or more images.
+        again_ND: Features of the second set.
     """
     sets = [features_ND.cpu().double() for features_ND in (truth_ND, again_ND)]
     means = [features_ND.mean(0) for features_ND in sets]
-    one, other = (_root(features - mean) for features, mean in zip(sets, means, strict=True))
-    joint = torch.linalg.svdvals(one @ other.T).sum()
-    return max(0.0, float((means[0] - means[1]).square().sum() + one.square().sum() + other.square().sum() - 2 * joint))
+    truth, again = (
+        _covariance_root(features - mean) for features, mean in zip(sets, means, strict=True)
+    )
+    joint = torch.linalg.svdvals(truth @ again.T).sum()
+    return max(
+        0.0,
+        float(
+            (means[0] - means[1]).square().sum()
+            + truth.square().sum()
+            + again.square().sum()
+            - 2 * joint
+        ),
+    )
 
 
-def _root(centred_ND: Tensor) -> Tensor:
-    """X with X^T X the covariance, of as few rows as it takes."""
-    count, features = centred_ND.shape
-    rows = torch.linalg.qr(centred_ND, mode="r").R if count > features else centred_ND
+def _covariance_root(centered_ND: Tensor) -> Tensor:
+    """Return X with X^T X the covariance, with as few rows as possible."""
+    count, features = centered_ND.shape
+    rows = torch.linalg.qr(centered_ND, mode="r").R if count > features else centered_ND
     return rows / math.sqrt(count - 1)

@@ -1,7 +1,8 @@
-"""Whether the layers of pairs stand in one light: bright foregrounds over bright backgrounds, dim ones over dim ones.
+"""Consistency of lighting in pairs: the correlation of foreground and background brightness.
 
-Xue et al. (2012) chose what to compare in a composite by how it correlates between a photograph's parts. So here: a red
-ball on a lawn disagrees in any one pair, and over many pairs its own colours cancel out.
+Xue et al. (2012) chose the statistics to match in composites by their correlation between the parts
+of photographs. Likewise here: brightness may differ in any one pair, such as a red ball on a lawn,
+but object colors average out over many pairs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SOLID = 127
 DARKEST = 0.002
 RESAMPLES, SURE = 1_000, 0.95
 LEAST = 4
-"""Pictures below which a correlation says nothing."""
+"""Number of images below which a correlation is meaningless."""
 
 _Y = np.array([0.2126, 0.7152, 0.0722])  # CIE Y of linear sRGB
 
@@ -25,37 +26,46 @@ Lights = tuple[float, float]
 
 
 def lights_of(foreground: RGBA, background: RGBA) -> Lights:
-    """Mean log2 of CIE Y (0.002..1) where the foreground's alpha is above a half, and of the background elsewhere.
+    """Return the mean log2 of CIE Y (0.002..1) of foreground and background.
 
-    Both have to be somewhere.
+    The foreground counts where its alpha is above one half, the background elsewhere; neither area
+    may be empty.
     """
     solid = foreground[..., 3] > SOLID
     return _brightness(foreground[solid]), _brightness(background[~solid])
 
 
 def correlation(pictures: Sequence[Sequence[Lights]]) -> float | None:
-    """Pearson's r of both lights over all drawings of pictures, in -1..1; None where they are too few, or all alike."""
-    found = np.array([lights for drawings in pictures for lights in drawings])
-    if sum(bool(drawings) for drawings in pictures) < LEAST or not found.std(axis=0).all():
+    """Compute Pearson's r of foreground and background brightness, in -1..1.
+
+    Args:
+        pictures: The brightness of the generated pairs of each prompt.
+
+    Returns:
+        The correlation over all pairs; None if there are too few prompts, or no variance.
+    """
+    values = np.array([lights for pairs in pictures for lights in pairs])
+    if sum(bool(pairs) for pairs in pictures) < LEAST or not values.std(axis=0).all():
         return None
-    return float(np.corrcoef(found.T)[0, 1])
+    return float(np.corrcoef(values.T)[0, 1])
 
 
 def resample(count: int) -> list[NDArray[np.int64]]:
-    """The places of so many pictures, drawn anew with replacement (Efron's bootstrap); the same every time."""
+    """Return bootstrap resamples (Efron) of `count` indices with replacement, always the same."""
     return list(np.random.default_rng(count).integers(0, count, (RESAMPLES, count)))
 
 
 def interval(values: Sequence[float | None]) -> tuple[float, float] | tuple[None, None]:
-    """The middle 95 % of what resampling gave."""
-    found = [value for value in values if value is not None]
-    if not found:
+    """Return the central 95 % interval of resampled values, which may include None."""
+    present = [value for value in values if value is not None]
+    if not present:
         return None, None
-    low, high = np.quantile(found, [(1 - SURE) / 2, (1 + SURE) / 2])
+    low, high = np.quantile(present, [(1 - SURE) / 2, (1 + SURE) / 2])
     return float(low), float(high)
 
 
-def _brightness(colours: RGBA) -> float:
-    srgb = colours[..., :3] / 255
+def _brightness(colors: RGBA) -> float:
+    # From sRGB to linear light before averaging channels.
+    srgb = colors[..., :3] / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     return float(np.log2(np.clip(linear @ _Y, DARKEST, 1)).mean())

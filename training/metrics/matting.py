@@ -1,4 +1,4 @@
-"""Errors of an alpha matte: SAD, MSE, Grad and Conn of Rhemann et al. (2009), the four that matting is measured by."""
+"""Matting errors SAD, MSE, Grad and Conn of Rhemann et al. (2009), the field's standard metrics."""
 
 from __future__ import annotations
 
@@ -14,43 +14,48 @@ Matte = NDArray[np.float32]
 SIGMA = 1.4
 STEP, THETA = 0.1, 0.15
 CELL = 1000
-"""Sums are given in thousands, as everywhere in the field."""
+"""Sums are in thousands, as is usual in matting."""
 
 BAND = 0.01
-"""Half the width of a trimap's unknown band, as a share of the longer side; a pixel at least."""
+"""Half the width of a trimap's unknown band as a share of the longer side; at least one pixel."""
 
 
 def measure_matte(truth_HW: Matte, again_HW: Matte) -> dict[str, float]:
-    """The four errors over all pixels (`alpha_*`) and over the unknown of the truth's trimap (`unknown_*`).
+    """Compute the four errors over all pixels (`alpha_*`) and in the trimap's unknown region.
 
-    Where the trimap knows alpha, a matting method is told it: there the second four take the truth, for everything,
-    gradients and connectivity too. unknown_mse is 0 where nothing is unknown.
+    A matting method is given alpha outside the unknown region. So `unknown_*` use the true alpha
+    there, also for gradients and connectivity. unknown_mse is 0 if nothing is unknown.
+
+    Args:
+        truth_HW: True alpha.
+        again_HW: Estimated alpha.
     """
     known = ~unknown(truth_HW)
-    told_HW = np.where(known, truth_HW, again_HW)
+    completed_HW = np.where(known, truth_HW, again_HW)
     everywhere = np.ones_like(known)
-    rows = {"alpha": (again_HW, everywhere), "unknown": (told_HW, ~known)}
+    regions = {"alpha": (again_HW, everywhere), "unknown": (completed_HW, ~known)}
     return {
-        f"{where}_{name}": value
-        for where, (matte, counted) in rows.items()
+        f"{region}_{name}": value
+        for region, (matte, counted) in regions.items()
         for name, value in _errors(truth_HW, matte, counted).items()
     }
 
 
 def unknown(truth_HW: Matte) -> NDArray[np.bool_]:
-    """The unknown region of a trimap made from the true alpha: near or on anything that is not wholly 0 or wholly 1.
+    """Return the unknown region of a trimap made from true alpha.
 
-    A pixel is known where all alpha of a square around it, BAND of the longer side to each of its four sides, is 0, or
-    all of it is 1.
+    A pixel is known if alpha is 0, or is 1, everywhere in a square around it that reaches BAND of
+    the longer side in each direction.
     """
     reach = max(1, round(BAND * max(truth_HW.shape)))
     square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    least, most = cv2.erode(truth_HW, square), cv2.dilate(truth_HW, square)
-    region: NDArray[np.bool_] = (least < 1) & (most > 0)
+    lowest, highest = cv2.erode(truth_HW, square), cv2.dilate(truth_HW, square)
+    region: NDArray[np.bool_] = (lowest < 1) & (highest > 0)
     return region
 
 
 def _errors(truth_HW: Matte, again_HW: Matte, counted_HW: NDArray[np.bool_]) -> dict[str, float]:
+    """Compute the four errors over the counted pixels."""
     error_HW = again_HW - truth_HW
     gradient_HW = gradient(again_HW) - gradient(truth_HW)
     connected_HW = connectivity(truth_HW, again_HW)
@@ -63,38 +68,48 @@ def _errors(truth_HW: Matte, again_HW: Matte, counted_HW: NDArray[np.bool_]) -> 
 
 
 def gradient(matte_HW: Matte) -> Matte:
-    """The size of the gradient under derivatives of a Gaussian of sigma 1.4, each filter of unit energy: H x W.
+    """Compute the gradient magnitude by derivatives of a Gaussian, H x W.
 
-    Edges are repeated outwards. Alpha is in [0, 1] already and is not stretched to it (the authors' mat2gray), which
-    would hide a matte that is too faint everywhere.
+    Sigma is 1.4, filters have unit energy, and edges are replicated. Alpha is not stretched to
+    [0, 1] (the authors' mat2gray), which would hide mattes that are too faint everywhere.
     """
+    # Filter length at which the Gaussian falls below 1 % of its peak.
     half = math.ceil(SIGMA * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * SIGMA * 0.01)))
-    place = np.arange(-half, half + 1)
-    bell = np.exp(-(place**2) / (2 * SIGMA**2)).astype(np.float32)
-    slope = place.astype(np.float32) * bell
+    offset = np.arange(-half, half + 1)
+    bell = np.exp(-(offset**2) / (2 * SIGMA**2)).astype(np.float32)
+    slope = offset.astype(np.float32) * bell
     bell, slope = bell / np.linalg.norm(bell), slope / np.linalg.norm(slope)
     across, down = (
-        np.asarray(cv2.sepFilter2D(matte_HW, cv2.CV_32F, row, column, borderType=cv2.BORDER_REPLICATE))
+        np.asarray(
+            cv2.sepFilter2D(matte_HW, cv2.CV_32F, row, column, borderType=cv2.BORDER_REPLICATE)
+        )
         for row, column in ((slope, bell), (bell, slope))
     )
     return np.hypot(across, down)
 
 
 def connectivity(truth_HW: Matte, again_HW: Matte) -> Matte:
-    """|phi(again) - phi(truth)| of every pixel: H x W (Rhemann et al., 2009, section 4.2).
+    """Compute |phi(again) - phi(truth)| of every pixel, H x W (Rhemann et al., 2009, section 4.2).
 
-    A pixel's level is the highest of 0, 0.1, .. 1 at which it still hangs together with the largest region (4
-    neighbours) that both mattes share there; phi = 1 - d where its alpha exceeds that level by d >= 0.15, else 1.
+    A pixel's level is the highest of 0, 0.1, .., 1 at which it is connected (4 neighbors) to the
+    largest region that both mattes share. phi = 1 - d if its alpha exceeds that level by d >= 0.15,
+    else 1.
     """
     level_HW = np.ones_like(truth_HW)
-    loose = np.zeros(truth_HW.shape, np.bool_)  # no longer connected
+    loose = np.zeros(truth_HW.shape, np.bool_)  # pixels that are no longer connected
     for step in range(1, round(1 / STEP) + 1):
+        # The largest region that both mattes share at this level; label 0 is the background.
         shared = (truth_HW >= step * STEP) & (again_HW >= step * STEP)
-        count, regions, sizes, _ = cv2.connectedComponentsWithStats(shared.astype(np.uint8), connectivity=4)
+        count, regions, sizes, _ = cv2.connectedComponentsWithStats(
+            shared.astype(np.uint8), connectivity=4
+        )
         largest = 1 + int(np.argmax(sizes[1:, cv2.CC_STAT_AREA])) if count > 1 else -1
-        falls = ~loose & (regions != largest)
-        level_HW[falls] = (step - 1) * STEP
-        loose |= falls
-    beyond = (np.where(matte - level_HW >= THETA, matte - level_HW, 0) for matte in (truth_HW, again_HW))
+        # Pixels that leave it here keep the level of the previous step.
+        leaving = ~loose & (regions != largest)
+        level_HW[leaving] = (step - 1) * STEP
+        loose |= leaving
+    beyond = (
+        np.where(matte - level_HW >= THETA, matte - level_HW, 0) for matte in (truth_HW, again_HW)
+    )
     difference: Matte = np.abs(np.subtract(*beyond))
     return difference

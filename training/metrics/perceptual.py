@@ -1,7 +1,8 @@
-"""LPIPS (Zhang et al., 2018): the distance of two pictures in features of AlexNet or VGG, weighted as people judged.
+"""LPIPS (Zhang et al., 2018): a perceptual distance by features of AlexNet or VGG.
 
-The kept libraries (lpips, piq, torchmetrics) have it on torchvision, and from pickled weights. Here the weights are the
-user's, as safetensors: the state dict of `lpips.LPIPS(net="alex")`, which the benchmark measures by, or "vgg".
+Other libraries (lpips, piq, torchmetrics) use torchvision and pickled weights. Here the user
+provides the weights as safetensors: the state dict of `lpips.LPIPS(net="alex")`, which the
+benchmark uses, or "vgg".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from curation.errors import Refused
 from training.external_weights import read_header, read_tensors
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""ImageNet's mean and deviation for pictures in [-1, 1], version 0.1."""
+"""ImageNet's mean and standard deviation for images in [-1, 1], version 0.1."""
 
 Convolution = tuple[int, int, int, int]  # width, kernel, stride, padding
 
@@ -35,58 +36,66 @@ TOWERS: dict[str, tuple[tuple[int, tuple[Convolution, ...]], ...]] = {
         (2, ((512, 3, 1, 1),) * 3),
     ),
 }
-"""Five slices each: the pooling before it (0 is none), then its convolutions; features are taken behind each slice."""
+"""Five slices: the max pooling before each (0 for none), then its convolutions with ReLU."""
 
 
 class Perceptual(nn.Module):
-    """LPIPS on one of the towers, with the state dict's own names; fresh weights are random and mean nothing."""
+    """LPIPS on one of the towers, with the names of its state dict; initial weights are random."""
 
     def __init__(self, tower: str = "alex") -> None:
         super().__init__()
-        self.net, channels, place = nn.Module(), 3, 0
+        self.net, channels, first = nn.Module(), 3, 0
         for number, (pool, convolutions) in enumerate(TOWERS[tower]):
             layers: list[nn.Module] = [nn.MaxPool2d(pool, 2)] if pool else []
             for width, kernel, stride, padding in convolutions:
                 layers += [nn.Conv2d(channels, width, kernel, stride, padding), nn.ReLU()]
                 channels = width
-            # Layers are counted through the whole tower, as in the state dict.
-            named = {str(place + at): layer for at, layer in enumerate(layers)}
-            place += len(layers)
+            # Layers are numbered through the whole tower, as in the state dict.
+            named = {str(first + offset): layer for offset, layer in enumerate(layers)}
+            first += len(layers)
             self.net.add_module(f"slice{number + 1}", nn.Sequential())
             for name, layer in named.items():
                 self.net.get_submodule(f"slice{number + 1}").add_module(name, layer)
+            # A weighted sum of channels is the slice's distance.
             head = nn.Sequential(nn.Dropout(), nn.Conv2d(channels, 1, 1, bias=False))
             self.add_module(f"lin{number}", nn.ModuleDict({"model": head}))
 
     def forward(self, one_B3HW: Tensor, other_B3HW: Tensor) -> Tensor:
-        """The distance of pictures in [0, 1] with sides of 32 pixels or more: shape B; 0 for equal ones.
+        """Compute the distance of images in [0, 1] of at least 32 x 32 pixels, shape B; 0 if equal.
 
-        sum over slices of the mean over pixels of w . (f / |f| - g / |g|)^2 (Zhang et al., 2018, equation 1).
+        The sum over slices of the mean over pixels of w . (f / |f| - g / |g|)^2 (Zhang et al.,
+        2018, equation 1).
         """
-        shift_131, scale_131 = (one_B3HW.new_tensor(values).view(3, 1, 1) for values in (SHIFT, SCALE))
+        shift_131, scale_131 = (
+            one_B3HW.new_tensor(values).view(3, 1, 1) for values in (SHIFT, SCALE)
+        )
         feature = (torch.cat([one_B3HW, other_B3HW]) * 2 - 1 - shift_131) / scale_131
         distance_B = one_B3HW.new_zeros(len(one_B3HW))
+        # Both images go through the tower as one batch.
         for number in range(5):
             feature = self.net.get_submodule(f"slice{number + 1}")(feature)
             unit = feature / (feature.square().sum(1, keepdim=True).sqrt() + 1e-10)
-            one, other = unit.chunk(2)
-            heads = self.get_submodule(f"lin{number}.model")
-            distance_B = distance_B + heads((one - other) ** 2).mean((1, 2, 3))
+            first, second = unit.chunk(2)
+            head = self.get_submodule(f"lin{number}.model")
+            distance_B = distance_B + head((first - second) ** 2).mean((1, 2, 3))
         return distance_B
 
 
 def open_perceptual(path: Path) -> Perceptual:
-    """LPIPS from a safetensors file, frozen; the tower is told by its first kernel. Raises NotFound, Refused."""
+    """Load LPIPS from a safetensors file, frozen. Raises NotFound, Refused."""
     shapes = read_header(path).shapes
+    # The tower follows from the size of its first kernel.
     tower = {11: "alex", 3: "vgg"}.get(shapes.get("net.slice1.0.weight", (0,))[-1])
-    hint = "convert it by the lines in the README, section 'Figures of a checkpoint'"
+    hint = "convert it as described in the README, section 'Figures of a checkpoint'"
     if tower is None:
-        raise Refused(f"{path} is no LPIPS on AlexNet or VGG", hint)
+        raise Refused(f"{path} is not LPIPS on AlexNet or VGG", hint)
     with torch.device("meta"):
         network = Perceptual(tower)
-    wanted = network.state_dict()
-    missing = sorted(name for name, tensor in wanted.items() if shapes.get(name) != tuple(tensor.shape))
+    expected = network.state_dict()
+    missing = sorted(
+        name for name, tensor in expected.items() if shapes.get(name) != tuple(tensor.shape)
+    )
     if missing:
-        raise Refused(f"{path} lacks a part of LPIPS on {tower}, such as {missing[0]!r}", hint)
-    network.load_state_dict(read_tensors(path, wanted), assign=True)
+        raise Refused(f"{path} lacks tensors of LPIPS on {tower}, such as {missing[0]!r}", hint)
+    network.load_state_dict(read_tensors(path, expected), assign=True)
     return network.float().eval().requires_grad_(False)

@@ -1,14 +1,17 @@
-"""What other works publish for the ALPHA benchmark: figures through JPEG, on their pictures and not on yours.
+"""Published results on the ALPHA benchmark, through JPEG and on its images; for orientation only.
 
-AlphaVAE (arXiv 2507.09308), tables of section 4, and for Qwen-Image its own report (Qwen-Image-Layered, arXiv
-2512.15603). AIM-500 and ALPHA are two test sets of matting pictures, scaled and cropped to 1024 x 1024.
+AlphaVAE (arXiv 2507.09308), tables of section 4, and for Qwen-Image its own report
+(Qwen-Image-Layered, arXiv 2512.15603). AIM-500 and ALPHA are two test sets of matting images,
+scaled and cropped to 1024 x 1024.
 """
 
 from __future__ import annotations
 
 PUBLISHED: dict[str, dict[str, float]] = {
-    f"{test}: {work}": dict(zip(("psnr_jpeg", "ssim_jpeg", "rfid_jpeg", "lpips_jpeg"), figures, strict=True))
-    for test, work, *figures in (
+    f"{test}: {work}": dict(
+        zip(("psnr_jpeg", "ssim_jpeg", "rfid_jpeg", "lpips_jpeg"), values, strict=True)
+    )
+    for test, work, *values in (
         ("AIM-500", "LayerDiffuse SDXL", 32.09, 0.9436, 17.70, 0.0418),
         ("AIM-500", "AlphaVAE SDXL", 35.74, 0.9576, 10.92, 0.0495),
         ("AIM-500", "AlphaVAE FLUX", 36.94, 0.9737, 11.79, 0.0283),

@@ -151,7 +151,7 @@ def test_the_next_picture_stands_in_for_a_broken_one(store, snapshot):
 def test_too_many_broken_pictures_stop_a_training(store, snapshot):
     samples = load_split(store, snapshot, Split.train, 16).samples
     twice = broken(store, broken(store, samples, 1), 2)
-    with pytest.raises(Corrupt, match="2 of 24 pictures cannot be read; sample 0000"):
+    with pytest.raises(Corrupt, match="2 of 24 images cannot be read; for example sample 0000"):
         LayerDataset(store, twice, 16, in_memory=True)
     lazy = LayerDataset(store, twice, 16, in_memory=False)
     with pytest.raises(Corrupt, match="2 of 24"):

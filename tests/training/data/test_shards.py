@@ -118,7 +118,7 @@ def test_a_bit_that_rotted_is_an_error(tmp_path):
     file.write_bytes(data)
     shards = ShardedTensorCache(tmp_path)
     assert shards.get([key_of(1)])["value"].eq(0).all()
-    with pytest.raises(Corrupt, match="rotted in"):
+    with pytest.raises(Corrupt, match="checksum mismatch in"):
         shards.get([key_of(2)])
 
 

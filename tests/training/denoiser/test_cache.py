@@ -184,7 +184,7 @@ def test_many_broken_pictures_are_no_accident(store, pictures, networks, tmp_pat
     damaged = LayerDataset(store, samples, MICRO.image_size, in_memory=False)
     damaged.samples = breaking(store, damaged, 8, b"two")
     cache = LatentCache.open(None, latent_identity(MICRO, *networks))
-    with pytest.raises(Corrupt, match="2 of 24 pictures cannot be read"):
+    with pytest.raises(Corrupt, match="2 of 24 images cannot be read"):
         cache.fill(damaged, Counted(*networks), quiet)
 
 

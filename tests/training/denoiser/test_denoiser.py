@@ -52,9 +52,9 @@ def test_it_predicts_under_a_prompt(denoiser):
 def test_a_token_takes_in_its_eight_neighbours():
     layer = fresh("transformer").network.layers[0]
     tokens_BND = torch.zeros(1, SIDE * SIDE, MICRO.dit_width)
-    still_BND = layer._meet(tokens_BND)
+    still_BND = layer._mix_neighbors(tokens_BND)
     tokens_BND[:, SIDE + 1] = 1
-    moved = (layer._meet(tokens_BND) - still_BND).abs().sum((0, 2)).reshape(SIDE, SIDE) > 0
+    moved = (layer._mix_neighbors(tokens_BND) - still_BND).abs().sum((0, 2)).reshape(SIDE, SIDE) > 0
     assert moved[:3, :3].all()
     assert moved.sum() == 9
 

@@ -115,7 +115,7 @@ def test_options_of_its_own_count_and_others_are_refused(checkpoint, store):
     told = generator.describe(DrawOptions(steps=3))
     assert told == {"sampler": "ddim", "steps": "3", "guidance": "3.0", "size": "32x32"}
     for options in ({"size": (64, 32)}, {"aspect": 2.0}, {"sampler": "euler"}, {"image": "0" * 64}, {"upscale": 2.0}):
-        with pytest.raises(Refused, match="do without"):
+        with pytest.raises(Refused, match="do not support"):
             drawn(**options)
 
 

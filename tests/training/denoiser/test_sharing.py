@@ -139,7 +139,7 @@ def test_another_unet_is_refused() -> None:
     wider = make_unet((32, 32, 32, 32), cross_attention_dim=24, **TINY_SD15)
     with pytest.raises(Refused, match="does not fit"):
         share_attention(wider, tensors)
-    with pytest.raises(Refused, match="belongs to no attention sharing"):
+    with pytest.raises(Refused, match="is not a tensor of attention sharing"):
         share_attention(tiny_sd15(), tensors | {"some.bias": torch.zeros(32)})
 
 
@@ -202,7 +202,7 @@ def test_without_its_known_layer_nothing_is_drawn() -> None:
     sharing = share_attention(unet, shared(unet, 2, controlled=True))
     noisy, states = some(2)
     for _ in range(2):
-        with pytest.raises(Refused, match="led by a layer, and none was given"):
+        with pytest.raises(Refused, match="needs a control layer, and none was given"):
             unet(noisy, 500, encoder_hidden_states=states)
         sharing.lead(unet, torch.zeros(1, 3, 128, 128))
         unet(noisy, 500, encoder_hidden_states=states)

@@ -303,7 +303,7 @@ def test_what_is_missing_is_told(models, tmp_path):
         new_denoiser(replace(preset, model=str(tmp_path / "nowhere")))
     with pytest.raises(Refused, match="of SDXL's kind"):
         new_denoiser(replace(preset, model=models["sdxl"]))
-    with pytest.raises(Refused, match="latent transparency alone"):
+    with pytest.raises(Refused, match="training of latent transparency only"):
         new_denoiser(replace(preset, family="sd3"))
     with pytest.raises(Refused, match="no whole model") as refused:
         new_denoiser(replace(preset, variant="fp16"))

@@ -122,7 +122,7 @@ def test_what_is_not_finite_stops_the_run_at_its_step_and_names_the_samples(run,
     monkeypatch.setattr("training.engine.trainer.rate_at", lambda *_: 1e30)
     with pytest.raises(Diverged, match=rf"{stage}: \w+ is (nan|inf) in the step that ended at image \d+") as told:
         run(stage, "broken")
-    samples = told.value.message.split("of the samples ")[1].split(" and ")[0].split(", ")
+    samples = told.value.message.split("samples: ")[1].split(" and ")[0].split(", ")
     assert all(len(sample) == 64 for sample in samples)
     assert f"--set {stage}_lr" in told.value.hint
     assert [path.name for path in (tmp_path / "broken/run" / stage).glob("state-*")] == [kept.name]
@@ -150,7 +150,7 @@ def test_memory_that_ends_is_told_with_what_to_change(run, full, monkeypatch):
 
     forward = TransparencyStage.forward
     monkeypatch.setattr(TransparencyStage, "forward", lambda self, *given: hook(self) or forward(self, *given))
-    with pytest.raises(Refused, match="memory does not suffice for the stage 'transparency'") as told:
+    with pytest.raises(Refused, match="out of memory in stage 'transparency'") as told:
         run("transparency", "full")
     assert "--set transparency_batch=4 --set accumulation=2" in told.value.hint
     for change in ("precision=bf16", "gradient_checkpointing=true", "optimiser=adamw8bit"):
@@ -169,9 +169,9 @@ def test_other_errors_are_not_taken_for_memory(run, monkeypatch):
     ("change", "error", "words"),
     [
         ({"precision": "fp8"}, NotFound, "no precision"),
-        ({"optimiser": "magic"}, NotFound, "no optimiser"),
+        ({"optimiser": "magic"}, NotFound, "no optimizer"),
         ({"tracker": "paper"}, NotFound, "no tracker"),
-        ({"precision": "fp16", "sharded": True}, Refused, "not trained in fp16"),
+        ({"precision": "fp16", "sharded": True}, Refused, "does not support fp16"),
     ],
 )
 def test_a_choice_that_there_is_not_is_told(run, change, error, words):

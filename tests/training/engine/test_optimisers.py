@@ -45,7 +45,7 @@ def test_fused_is_the_same_optimiser():
 
 
 def test_an_unknown_name_is_told_with_the_known_ones():
-    with pytest.raises(NotFound, match="no optimiser 'sgd'") as told:
+    with pytest.raises(NotFound, match="no optimizer 'sgd'") as told:
         build_optimiser("sgd", nn.Linear(1, 1).parameters(), 0.1)
     assert "adamw_fused" in told.value.hint
 

@@ -27,7 +27,7 @@ def test_the_first_broken_step_is_named_though_later_ones_are_broken_too(broken)
     watch = _watch()
     for step in (_step(8, 0.5), _step(16, broken, places=(7, 9, 7)), _step(24, broken)):
         watch.note(step)
-    with pytest.raises(Diverged, match=r"base: loss is .* ended at image 16, of the samples sample-7, sample-9$"):
+    with pytest.raises(Diverged, match=r"base: loss is .* ended at image 16; samples: sample-7, sample-9$"):
         watch.read()
 
 

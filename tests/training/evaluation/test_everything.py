@@ -43,7 +43,7 @@ def test_it_says_what_the_training_says_and_more(store, snapshot):
     assert measured.figures["psnr_worst"] == min(row["psnr"] for row in measured.backgrounds.values())
     assert (measured.pictures, measured.standard, measured.published) == (6, True, {})
     assert [note.split(":")[0] for note in measured.notes] == [
-        "no lpips", "no rfid", "no published form", "no noise_mse and no drawings",
+        "no lpips", "no rfid", "no JPEG metrics", "no noise_mse and no generated images",
     ]  # fmt: skip
     assert Image.open(io.BytesIO(measured.sheet)).height > 6 * 128
 
@@ -59,7 +59,7 @@ def test_the_published_form_stands_beside_the_lossless_one_under_its_own_names(s
     assert measured.published == PUBLISHED
     assert all(name.endswith("_jpeg") for row in PUBLISHED.values() for name in row)
     assert PUBLISHED["AIM-500: LayerDiffuse SDXL"]["psnr_jpeg"] == 32.09
-    assert any("of other pictures" in note for note in measured.notes)
+    assert any("of other images" in note for note in measured.notes)
 
 
 def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, monkeypatch):
@@ -76,10 +76,10 @@ def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, mon
         assert len(set(by_background)) == 9
     assert measured.figures["rfid"] > 0
     assert (measured.pictures, measured.standard) == (2, False)
-    assert any(note.startswith("rfid of 2 pictures") for note in measured.notes)
+    assert any(note.startswith("rfid of 2 images") for note in measured.notes)
     alone = measure(checkpoint, snapshot, store, replace(wanted, limit=1, published=False, perceptual=None), quiet)
     assert "rfid" not in alone.figures
-    assert "no rfid: it needs two pictures" in alone.notes
+    assert "no rfid: it needs two images" in alone.notes
 
 
 def test_the_offset_is_told_in_deviations_of_the_autoencoder(store, snapshot):
@@ -141,6 +141,6 @@ def test_what_is_too_small_in_its_own_size_is_left_out_and_told(store, snapshot)
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
     measured = measure(checkpoint, heldout(store, (37, 50), (20, 64)), store, EvaluationOptions(original=True), quiet)
     assert measured.pictures == 1
-    assert measured.notes[0] == "1 pictures with a side under 32 pixels were left out"
-    with pytest.raises(Refused, match="no held-out picture"):
+    assert measured.notes[0] == "1 images with a side under 32 pixels were left out"
+    with pytest.raises(Refused, match="no held-out image"):
         measure(checkpoint, heldout(store, (20, 20)), store, EvaluationOptions(original=True), quiet)

@@ -105,7 +105,7 @@ def test_without_drawings_there_are_no_pairs_and_another_number_is_no_standard(t
     checkpoint, store = trained
     none = measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=0), quiet)
     assert (none.pairs, none.pairs_sheet, none.standard) == ({}, b"", True)
-    assert any(note.startswith("no pairs were drawn") for note in none.notes)
+    assert any(note.startswith("no pairs were generated") for note in none.notes)
     assert "pair_harmony" not in none.figures
     assert "layers_mse" in none.figures
     few = measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=3), quiet)

@@ -210,7 +210,7 @@ def test_checkpointed_blocks_give_the_same_gradients():
 def test_what_cannot_be_is_refused(tmp_path):
     layered = build("transformer")
     noisy, time, told = given(layered, 3, 1)
-    with pytest.raises(Refused, match="no whole pictures"):
+    with pytest.raises(Refused, match="not a multiple of"):
         layered.predict(noisy, time, told, PAIR)
     with pytest.raises(Refused, match="no adapters of the role 'blended'"):
         layered.predict(noisy, time, told, ["foreground", "background", "blended"])

@@ -125,10 +125,10 @@ def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
     for options, said in [
         ({"size": (64, 32)}, "this size"),
         ({"sampler": "euler"}, "other samplers"),
-        ({"image": "0" * 64}, "an image to begin from"),
-        ({"upscale": 2.0}, "enlarging"),
+        ({"image": "0" * 64}, "a starting image"),
+        ({"upscale": 2.0}, "upscaling"),
         ({"given": {BLENDED: sha}}, "'blended' cannot be given"),
-        ({"given": {FG: sha, BG: sha}}, "nothing to draw"),
+        ({"given": {FG: sha, BG: sha}}, "nothing to generate"),
     ]:
         with pytest.raises(Refused, match=said):
             drawn(**options)

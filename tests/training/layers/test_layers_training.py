@@ -205,7 +205,7 @@ def test_a_picture_with_a_broken_layer_is_left_out_or_stood_in_for(store, pairs)
 
 
 def test_a_snapshot_without_pairs_is_refused(run, tmp_path, snapshot):
-    with pytest.raises(Refused, match="no train pictures with foreground and background"):
+    with pytest.raises(Refused, match="no train samples with foreground and background"):
         run(tmp_path, snapshot=snapshot)
 
 

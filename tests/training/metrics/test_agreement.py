@@ -64,7 +64,7 @@ def test_what_is_no_clip_is_named(clip, tmp_path):
     other = tmp_path / "bert"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(Refused, match="is a bert, no CLIP"):
+    with pytest.raises(Refused, match="type 'bert', not CLIP"):
         open_agreement(str(other), CPU)
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -66,7 +66,7 @@ def test_pictures_are_resized_as_clean_fid_does():
 
 def test_another_file_is_refused(tmp_path):
     save_file({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "some.safetensors")
-    with pytest.raises(Refused, match="not the Inception network"):
+    with pytest.raises(Refused, match="not the 2015 Inception network"):
         open_inception(tmp_path / "some.safetensors")
 
 

@@ -354,7 +354,7 @@ def test_what_does_not_belong_is_refused(make, models, networks, files, tmp_path
         TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=files["fg2ble"])
     with pytest.raises(Refused, match="weights of one mode"):
         ForegroundToBlendedPipeline.from_pretrained(models["sdxl"], networks, [files["fg2ble"], files["fg2ble"]])
-    with pytest.raises(Refused, match="is no tensor of this UNet"):
+    with pytest.raises(Refused, match="is not a tensor of this UNet"):
         ForegroundToBlendedPipeline.from_pretrained(models["sd15"], networks, files["fg2ble"])
     pipe = make("fgble2bg")
     with pytest.raises(Refused, match="is given foreground and blended, not foreground"):
