@@ -27,8 +27,12 @@ def open_captioner(model: str) -> VisionLanguageModel:
         processor = load_processor(model, backend="pil")
     except (OSError, ValueError, ImportError) as error:
         hint = "its tokenizer and processor lie beside its weights; fetch the whole model"
-        raise Refused(f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint) from error
-    return VisionLanguageModel(network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}")
+        raise Refused(
+            f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint
+        ) from error
+    return VisionLanguageModel(
+        network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}"
+    )
 
 
 class VisionLanguageModel:
@@ -42,7 +46,9 @@ class VisionLanguageModel:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
     @torch.inference_mode()
-    def describe(self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> list[str]:
+    def describe(
+        self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int
+    ) -> list[str]:
         """What each picture (H x W x 3, RGB) shows, in the model's own words, of at most so many tokens."""
         if not pictures:
             return []
@@ -68,7 +74,11 @@ class VisionLanguageModel:
     def _question(self, prompt: str) -> str:
         """One picture and the prompt as the model was trained to be asked; where it does not say, one after another."""
         if getattr(self.processor, "chat_template", None):
-            said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-            question: str = self.processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+            said = [
+                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+            ]
+            question: str = self.processor.apply_chat_template(
+                said, add_generation_prompt=True, tokenize=False
+            )
             return question
         return f"{getattr(self.processor, 'image_token', '<image>')}\n{prompt}\n"

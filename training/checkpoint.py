@@ -41,7 +41,8 @@ def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> LoadedCheckpoint:
     backbone = open_backbone(*load_part(store, _file(checkpoint, "backbone")))
     transparency = open_transparency(preset, *load_part(store, _file(checkpoint, "transparency")))
     base, layers = (
-        load_part(store, checkpoint.files[part]) if part in checkpoint.files else None for part in ("base", "layers")
+        load_part(store, checkpoint.files[part]) if part in checkpoint.files else None
+        for part in ("base", "layers")
     )
     more = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
     modes = {part: file for part, file in more.items() if not part.startswith(STYLE)}
@@ -61,5 +62,6 @@ def _file(checkpoint: Checkpoint, part: str) -> str:
         return checkpoint.files[part]
     except KeyError:
         raise Refused(
-            f"checkpoint {checkpoint.id[:12]} has no part {part!r}", "train it with the recipe 'whole'"
+            f"checkpoint {checkpoint.id[:12]} has no part {part!r}",
+            "train it with the recipe 'whole'",
         ) from None

@@ -35,7 +35,9 @@ def open_embedder(model: str | None, aesthetic: Path | None) -> ImageEncoder:
     from transformers import AutoConfig
 
     if not model:
-        raise Refused("no model is named to embed candidates with", "LAYERLOOP_EMBEDDER_MODEL: a CLIP or DINO")
+        raise Refused(
+            "no model is named to embed candidates with", "LAYERLOOP_EMBEDDER_MODEL: a CLIP or DINO"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = load_model(AutoConfig, model).model_type
     if kind == "clip":
@@ -43,7 +45,10 @@ def open_embedder(model: str | None, aesthetic: Path | None) -> ImageEncoder:
     if kind not in {"dinov2", "dinov2_with_registers", "dinov3_vit"}:
         raise Refused(f"{model} is a {kind}", "candidates are embedded by a CLIP or a DINO")
     if aesthetic is not None:
-        raise Refused("an aesthetic head reads a CLIP's embeddings, not a DINO's", "leave LAYERLOOP_AESTHETIC out")
+        raise Refused(
+            "an aesthetic head reads a CLIP's embeddings, not a DINO's",
+            "leave LAYERLOOP_AESTHETIC out",
+        )
     return Dino(model, device)
 
 
@@ -56,11 +61,17 @@ class ImageEncoder:
     @torch.inference_mode()
     def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
         """For each candidate the mean of its two looks beside its alpha's, each of unit length: 2 D numbers."""
-        return [EmbeddingResult(self._embed(one), {}) for one, _ in zip(drawn, prompts, strict=True)]
+        return [
+            EmbeddingResult(self._embed(one), {}) for one, _ in zip(drawn, prompts, strict=True)
+        ]
 
     def _embed(self, layers: Layers) -> NDArray[np.float32]:
-        first, second, alpha = nn.functional.normalize(self._features(list(_pictures(layers))), dim=-1)
-        return np.asarray(torch.cat([(first + second) / 2, alpha]).float().cpu().numpy(), np.float32)
+        first, second, alpha = nn.functional.normalize(
+            self._features(list(_pictures(layers))), dim=-1
+        )
+        return np.asarray(
+            torch.cat([(first + second) / 2, alpha]).float().cpu().numpy(), np.float32
+        )
 
     def _features(self, pictures: Sequence[Picture]) -> Tensor:
         raise NotImplementedError
@@ -85,7 +96,9 @@ class Clip(ImageEncoder):
 
     def _features(self, pictures: Sequence[Picture]) -> Tensor:
         network, processor = self._agreement.network, self._agreement.processor
-        seen: Tensor = network.get_image_features(**_prepare(processor, pictures, network.device)).pooler_output
+        seen: Tensor = network.get_image_features(
+            **_prepare(processor, pictures, network.device)
+        ).pooler_output
         return seen
 
     def _measure(self, layers: Layers, prompt: Prompt) -> Mapping[str, float]:
@@ -114,7 +127,9 @@ class Dino(ImageEncoder):
             self._processor = load_processor(model, backend="pil")
         except (OSError, ValueError, ImportError) as error:
             told = f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}"
-            raise Refused(told, "its processor lies beside its weights; fetch the whole model") from error
+            raise Refused(
+                told, "its processor lies beside its weights; fetch the whole model"
+            ) from error
         self._network = network.to(device).eval()
         self.source = f"dino:{model}@{revision_of(model, network)}"
 
@@ -127,9 +142,15 @@ class Dino(ImageEncoder):
 def _read_head(path: Path, device: torch.device, width: int) -> list[tuple[Tensor, Tensor]]:
     """LAION's linear head, or its improved one, which is five linear layers with nothing between them."""
     names = sorted(name for name in read_header(path).shapes if name.endswith("weight"))
-    tensors = read_tensors(path, [one for name in names for one in (name, name.replace("weight", "bias"))])
+    tensors = read_tensors(
+        path, [one for name in names for one in (name, name.replace("weight", "bias"))]
+    )
     layers = [
-        (tensors[name].float().to(device), tensors[name.replace("weight", "bias")].float().to(device)) for name in names
+        (
+            tensors[name].float().to(device),
+            tensors[name.replace("weight", "bias")].float().to(device),
+        )
+        for name in names
     ]
     sizes = [width, *(len(bias) for _, bias in layers)]
     if (
@@ -147,7 +168,9 @@ def _read_head(path: Path, device: torch.device, width: int) -> list[tuple[Tenso
 def _prepare(processor: Any, pictures: Sequence[Picture], device: torch.device) -> Any:
     from PIL import Image
 
-    return processor(images=[Image.fromarray(one) for one in pictures], return_tensors="pt").to(device)
+    return processor(images=[Image.fromarray(one) for one in pictures], return_tensors="pt").to(
+        device
+    )
 
 
 def _pictures(layers: Layers) -> Iterator[Picture]:

@@ -24,10 +24,18 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "a zip or a pickled torch file", _CONVERT),
     (b"\x80", "a pickle", _CONVERT),
     (b"GGUF", "a GGUF file", "its numbers are quantised; download the safetensors file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run 'git lfs pull', or download it"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file itself",
+        "run 'git lfs pull', or download it",
+    ),
     (b"<", "a web page", "the download went wrong: fetch the file itself"),
     (b"\x89PNG", "a picture", "give the weights"),
-    (b"{", "a JSON file", "give the safetensors file beside it, or the *.safetensors.index.json of a file in parts"),
+    (
+        b"{",
+        "a JSON file",
+        "give the safetensors file beside it, or the *.safetensors.index.json of a file in parts",
+    ),
 )
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _INDEX = ".safetensors.index.json"
@@ -51,7 +59,11 @@ class Header:
 
     def within(self, prefix: str) -> Self:
         """The tensors whose names begin with `prefix`, named without it."""
-        shapes = {name.removeprefix(prefix): shape for name, shape in self.shapes.items() if name.startswith(prefix)}
+        shapes = {
+            name.removeprefix(prefix): shape
+            for name, shape in self.shapes.items()
+            if name.startswith(prefix)
+        }
         return replace(self, shapes=shapes, prefix=self.prefix + prefix)
 
 
@@ -68,7 +80,10 @@ def read_header(path: Path) -> Header:
         with _open(part) as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 if name in shapes:
-                    raise Refused(f"{part} holds {name!r} again, as another part does", "the parts are of two files")
+                    raise Refused(
+                        f"{part} holds {name!r} again, as another part does",
+                        "the parts are of two files",
+                    )
                 shapes[name] = tuple(int(size) for size in file.get_slice(name).get_shape())
             metadata |= {str(name): str(value) for name, value in (file.metadata() or {}).items()}
     if not shapes:
@@ -103,7 +118,10 @@ def read_number(source: Path | Header, name: str) -> float:
                 continue
             tensor: Tensor = file.get_tensor(inside)
         if tensor.numel() != 1 or not torch.isfinite(tensor).all():
-            raise Refused(f"{path}: {name!r} is not one finite number", "the file is broken; download it again")
+            raise Refused(
+                f"{path}: {name!r} is not one finite number",
+                "the file is broken; download it again",
+            )
         return float(tensor)
     raise NotFound(f"{header.path} has no tensor {name!r}")
 
@@ -112,7 +130,10 @@ def _sound(path: Path, name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point() or tensor.element_size() < 2:  # fp8 knows no arithmetic
         raise Refused(f"{path}: {name!r} is of type {tensor.dtype}", "quantised files are not read")
     if not torch.isfinite(tensor).all():
-        raise Refused(f"{path}: {name!r} is not finite (NaN or infinity)", "the file is broken; download it again")
+        raise Refused(
+            f"{path}: {name!r} is not finite (NaN or infinity)",
+            "the file is broken; download it again",
+        )
     return tensor
 
 
@@ -124,7 +145,10 @@ def _parts(path: Path) -> tuple[tuple[Path, ...], set[str]]:
         if index.is_file():
             return _parts(index)
         count = int(shard["count"])
-        named = [f"{shard['stem']}-{number:05}-of-{shard['count']}.safetensors" for number in range(1, count + 1)]
+        named = [
+            f"{shard['stem']}-{number:05}-of-{shard['count']}.safetensors"
+            for number in range(1, count + 1)
+        ]
         return _all_there(path, named), set()
     if not path.name.endswith(_INDEX) or not path.is_file():
         return (path,), set()
@@ -132,17 +156,23 @@ def _parts(path: Path) -> tuple[tuple[Path, ...], set[str]]:
         index = json.loads(path.read_bytes()[:_MOST_INDEX])
         tensors = {str(name): str(file) for name, file in index["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Refused(f"{path} is no index of weights in parts: {error}", "download it again") from error
+        raise Refused(
+            f"{path} is no index of weights in parts: {error}", "download it again"
+        ) from error
     names = sorted(set(tensors.values()))
     if not names or any(Path(name).name != name or name in {"", ".", ".."} for name in names):
-        raise Refused(f"{path} names files outside its folder", "an index names the parts beside it")
+        raise Refused(
+            f"{path} names files outside its folder", "an index names the parts beside it"
+        )
     return _all_there(path, names), set(tensors)
 
 
 def _all_there(path: Path, names: list[str]) -> tuple[Path, ...]:
     missing = [name for name in names if not path.with_name(name).is_file()]
     if missing:
-        said = f"{len(missing)} of {len(names)} parts of {path} are missing: {', '.join(missing[:3])}"
+        said = (
+            f"{len(missing)} of {len(names)} parts of {path} are missing: {', '.join(missing[:3])}"
+        )
         raise NotFound(said, "put all parts into one folder")
     return tuple(path.with_name(name) for name in names)
 
@@ -152,7 +182,11 @@ def _open(path: Path) -> Iterator[Any]:
     """The reader of safetensors itself, which checks the header's length (at most 100 MB) and every offset."""
     if path.is_dir():
         inside = sorted(one.name for one in path.glob("*.safetensors*"))
-        hint = f"give the files in it, such as {path / inside[0]}" if inside else "there are no safetensors in it"
+        hint = (
+            f"give the files in it, such as {path / inside[0]}"
+            if inside
+            else "there are no safetensors in it"
+        )
         raise NotFound(f"there is no file {path}: it is a folder", hint)
     if not path.is_file():
         raise NotFound(f"there is no file {path}")
@@ -163,7 +197,9 @@ def _open(path: Path) -> Iterator[Any]:
             yield opened
     except SafetensorError as error:
         for magic, what, hint in _FOREIGN:
-            if start.startswith(magic) and start[8:9] != b"{":  # a header begins there, whatever its length's bytes are
+            if (
+                start.startswith(magic) and start[8:9] != b"{"
+            ):  # a header begins there, whatever its length's bytes are
                 raise Refused(f"{path} is {what}, not safetensors", hint) from error
         hint = "the download was cut short, or it is another kind of file"
         raise Refused(f"{path} is no whole safetensors file: {error}", hint) from error

@@ -19,7 +19,9 @@ from training.synthesis.generator import PairSynthesis
 from training.synthesis.inpainting import open_inpainter
 
 
-def open_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool = True) -> LayerGenerator:
+def open_generator(
+    checkpoint: Checkpoint, store: ObjectStore, *, joined: bool = True
+) -> LayerGenerator:
     """A checkpoint's weights, ready to draw (the door LAYERLOOP_GENERATOR). Raises NotFound, Corrupt, Refused.
 
     On a GPU where there is one. A pretrained model draws through the pipelines that others can use without Layerloop.
@@ -50,5 +52,7 @@ def open_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool =
         denoiser = alone.denoiser
     else:
         denoiser = StableDiffusion(parts.preset, taught=alone.pipe.pipeline)
-    layered = open_layers(denoiser, *parts.layers).to(device, next(denoiser.parameters()).dtype).eval()
+    layered = (
+        open_layers(denoiser, *parts.layers).to(device, next(denoiser.parameters()).dtype).eval()
+    )
     return LayersGenerator(parts, alone, layered, store, joined=joined)

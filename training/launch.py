@@ -25,7 +25,9 @@ MARK = "layerloop "
 """Lines of standard output that begin so are for the process that listens; all others are the libraries' talk."""
 
 
-def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report, processes: int) -> Checkpoint:
+def launch(
+    order: TrainingRequest, store: ObjectStore, folder: Path, report: Report, processes: int
+) -> Checkpoint:
     """Train in so many processes of this machine, one per GPU where there are any; the first one's progress is told.
 
     Whatever `report` raises ends them all; if this process dies they end at their next word. Raises Refused where
@@ -33,15 +35,28 @@ def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: Rep
     """
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         hint = f"--set processes={torch.cuda.device_count()}"
-        raise Refused(f"{processes} processes need as many GPUs, and {torch.cuda.device_count()} are here", hint)
+        raise Refused(
+            f"{processes} processes need as many GPUs, and {torch.cuda.device_count()} are here",
+            hint,
+        )
     cores = max(2, os.cpu_count() or 1)
     if not torch.cuda.is_available() and processes > cores:
         raise Refused(f"{processes} processes need as many processor cores, and {cores} are here",
                       f"--set processes={cores}")  # fmt: skip
     with TemporaryDirectory(prefix="layerloop-launch-") as talk:
-        asked = _write(Path(talk) / "order.json", asdict(order)), _write(Path(talk) / "store.json", _opening(store))
+        asked = (
+            _write(Path(talk) / "order.json", asdict(order)),
+            _write(Path(talk) / "store.json", _opening(store)),
+        )
         made = Path(talk) / "checkpoint.json"
-        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+        run = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--local-addr",
+            "127.0.0.1",
+        ]
         run += [
             "--nproc-per-node",
             str(processes),
@@ -58,7 +73,10 @@ def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: Rep
                 if running.poll() is None:
                     running.terminate()
         if running.returncode or not made.exists():
-            raise LayerloopError(f"the processes of the training ended with {running.returncode}", "see the log above")
+            raise LayerloopError(
+                f"the processes of the training ended with {running.returncode}",
+                "see the log above",
+            )
         return read_checkpoint(json.loads(made.read_text()))
 
 
@@ -84,7 +102,10 @@ def open_again(opening: list[str | None]) -> ObjectStore:
 def _opening(store: ObjectStore) -> list[str | None]:
     opening = getattr(store, "opening", None)
     if opening is None:
-        raise Refused(f"a store of the class {type(store).__name__} cannot be opened by other processes", "processes=1")
+        raise Refused(
+            f"a store of the class {type(store).__name__} cannot be opened by other processes",
+            "processes=1",
+        )
     return list(opening)
 
 

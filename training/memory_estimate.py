@@ -22,7 +22,13 @@ from training.denoiser.stage import SHEET, DenoiserStage
 from training.engine.batch import Rows
 from training.engine.distributed import PRECISIONS as COMPUTED_IN
 from training.engine.distributed import blocks, enable_checkpointing
-from training.engine.memory_tracker import StepMemory, bring_from_meta, measure_optimiser, measure_step, measure_use
+from training.engine.memory_tracker import (
+    StepMemory,
+    bring_from_meta,
+    measure_optimiser,
+    measure_step,
+    measure_use,
+)
 from training.engine.trainer import TrainingStage
 from training.layers.model import new_layers
 from training.layers.stage import LayersStage
@@ -45,7 +51,10 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 TRAINED = {"transparency", "base", "layers"}
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of the GPUs there are
-CONTEXT, SCATTERED = 0.7, 0.05  # GiB that the driver takes for itself, and the share that an allocator cannot fill
+CONTEXT, SCATTERED = (
+    0.7,
+    0.05,
+)  # GiB that the driver takes for itself, and the share that an allocator cannot fill
 GIB = 2**30
 
 
@@ -74,8 +83,14 @@ def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in STAGES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(STAGES)}")
-    if "latents" in STAGES[order.recipe] and preset.family and find_family(preset.family).denoiser is None:
-        raise Refused(f"for the family {preset.family} no base is trained", "use the recipe 'transparency'")
+    if (
+        "latents" in STAGES[order.recipe]
+        and preset.family
+        and find_family(preset.family).denoiser is None
+    ):
+        raise Refused(
+            f"for the family {preset.family} no base is trained", "use the recipe 'transparency'"
+        )
     check_sources(preset)
     on_gpu = preset.family is not None or torch.cuda.is_available()
     told: list[StageMemory] = []
@@ -106,9 +121,17 @@ def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
                 enable_checkpointing(network)
         recipe.train()
         learnt = [parameter for parameter in recipe.parameters() if parameter.requires_grad]
-        kept = [parameter for parameter in recipe.averaged().parameters() if parameter.requires_grad]
+        kept = [
+            parameter for parameter in recipe.averaged().parameters() if parameter.requires_grad
+        ]
         seen.update(learnt=learnt, averaged=sum(p.nbytes for p in kept) if recipe.pace.decay else 0)
-        seen.update(blocks=[sum(p.nbytes for p in b.parameters()) for core in recipe.cores() for b in blocks(core)])
+        seen.update(
+            blocks=[
+                sum(p.nbytes for p in b.parameters())
+                for core in recipe.cores()
+                for b in blocks(core)
+            ]
+        )
         return recipe, lambda: recipe(rows, recipe.pace.images)[0]
 
     step = measure_step(build, preset.precision, on_gpu=on_gpu)
@@ -117,7 +140,9 @@ def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
     return _fullest(preset, step, state, moment, average, max(seen["blocks"], default=0))
 
 
-def _fullest(preset: Preset, step: StepMemory, state: int, moment: int, average: int, block: int) -> dict[str, int]:
+def _fullest(
+    preset: Preset, step: StepMemory, state: int, moment: int, average: int, block: int
+) -> dict[str, int]:
     """The larger of the two moments, with what processes share out or hold for each other."""
     gradients, activations = step.gradients, step.activations
     if preset.accumulation > 1:  # the gradients of the batches before are there from the beginning
@@ -127,7 +152,9 @@ def _fullest(preset: Preset, step: StepMemory, state: int, moment: int, average:
     weights = step.weights
     if preset.processes > 1 and preset.sharded:
         weights += step.learning // preset.processes - step.learning + 2 * block
-        gradients, state, average = (each // preset.processes for each in (gradients, state, average))
+        gradients, state, average = (
+            each // preset.processes for each in (gradients, state, average)
+        )
     elif preset.processes > 1:
         gradients += step.learning  # the buckets in which gradients travel
     return {
@@ -159,11 +186,19 @@ def _make_base(preset: Preset, networks: Networks) -> tuple[TrainingStage, Rows]
     """The recipe of the base and a batch for it."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    texts = ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
-    recipe = DenoiserStage(preset, denoiser, nothing, nothing, texts, networks.backbone, networks.transparency)
+    texts = (
+        ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    )
+    recipe = DenoiserStage(
+        preset, denoiser, nothing, nothing, texts, networks.backbone, networks.transparency
+    )
     count, side = preset.base_batch, preset.image_size // preset.stride
     latent_BCHW = torch.zeros(count, preset.latent_channels, side, side)
-    rows = {"latent": latent_BCHW, "noise": latent_BCHW.clone(), "time": torch.zeros(count, dtype=torch.int64)}
+    rows = {
+        "latent": latent_BCHW,
+        "noise": latent_BCHW.clone(),
+        "time": torch.zeros(count, dtype=torch.int64),
+    }
     if not isinstance(denoiser, StableDiffusion):
         return recipe, {**rows, "texts": [""] * count}
     return recipe, {**rows, "conditions": _conditions(denoiser, count)}
@@ -173,17 +208,27 @@ def _make_layers(preset: Preset, networks: Networks) -> tuple[TrainingStage, Row
     """The recipe of layers and a batch of pairs for it, in all their roles."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    texts = ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    texts = (
+        ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    )
     layered = new_layers(preset, denoiser)
-    recipe = LayersStage(preset, layered, nothing, nothing, texts, networks.backbone, networks.transparency)
+    recipe = LayersStage(
+        preset, layered, nothing, nothing, texts, networks.backbone, networks.transparency
+    )
     count, roles, side = preset.layers_batch, preset.layer_roles, preset.image_size // preset.stride
     latent_PLCHW = torch.zeros(count, len(roles), preset.latent_channels, side, side)
-    rows = {"latent": latent_PLCHW, "noise": latent_PLCHW.clone(), "time": torch.zeros(count, dtype=torch.int64)}
+    rows = {
+        "latent": latent_PLCHW,
+        "noise": latent_PLCHW.clone(),
+        "time": torch.zeros(count, dtype=torch.int64),
+    }
     told = {"known": torch.zeros(count, len(roles), dtype=torch.bool), "roles": [roles] * count}
     if not isinstance(denoiser, StableDiffusion):
         return recipe, {**rows, **told, "texts": [[""] * len(roles)] * count}
     flat = _conditions(denoiser, count * len(roles))
-    told["conditions"] = flat.map(lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:]))
+    told["conditions"] = flat.map(
+        lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:])
+    )
     return recipe, {**rows, **told}
 
 
@@ -194,7 +239,9 @@ def _conditions(denoiser: StableDiffusion, count: int) -> Conditions:
     if not denoiser.family.sizes:
         return Conditions(states_BLD)
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-    return Conditions(states_BLD, pooled_BP=torch.zeros(count, pooled), sizes_B6=torch.zeros(count, 6))
+    return Conditions(
+        states_BLD, pooled_BP=torch.zeros(count, pooled), sizes_B6=torch.zeros(count, 6)
+    )
 
 
 def _encode(preset: Preset, networks: Networks) -> Callable[[], object]:
@@ -202,7 +249,9 @@ def _encode(preset: Preset, networks: Networks) -> Callable[[], object]:
     side = preset.image_size
     rgba_B4HW = torch.zeros(fill_batch((side, side)), 4, side, side)
     encoder = networks.transparency.encoder
-    return lambda: adjusted_posterior(networks.backbone, encoder, rgba_B4HW[:, 3:], rgba_B4HW[:, :3])
+    return lambda: adjusted_posterior(
+        networks.backbone, encoder, rgba_B4HW[:, 3:], rgba_B4HW[:, :3]
+    )
 
 
 def _decode(preset: Preset, networks: Networks) -> Callable[[], object]:
@@ -220,7 +269,9 @@ def _build(preset: Preset, stage: str) -> Networks:
         if preset.model is not None:
             backbone = KLAutoencoder(build_part(preset, "vae"))
         transparency = Transparency(preset).requires_grad_(not base)
-        denoiser = (_Outline(preset) if preset.family else BuiltinDenoiser(preset)) if base else None
+        denoiser = (
+            (_Outline(preset) if preset.family else BuiltinDenoiser(preset)) if base else None
+        )
         if denoiser is not None and stage == "layers":
             half = COMPUTED_IN[preset.precision] if preset.family and not preset.sharded else None
             denoiser.requires_grad_(False).to(half)  # as training.layers.train
@@ -251,7 +302,9 @@ def _picture_bytes(preset: Preset, stage: str) -> int:
     """What one picture in memory takes: its pixels, and for a denoiser its latent's mean and deviation, by layer."""
     pixels = 4 * preset.image_size**2
     latent = preset.latent_channels * (preset.image_size // preset.stride) ** 2
-    layer = pixels + (0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize)
+    layer = pixels + (
+        0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize
+    )
     return layer * (len(preset.layer_roles) if stage == "layers" else 1)
 
 
@@ -262,7 +315,11 @@ def _advise(held: Mapping[str, int], preset: Preset, stage: str, *, on_gpu: bool
         return f"needs {peak / GIB:.2f} GiB of memory beside Python and its libraries"
     needed = peak * (1 + SCATTERED) / GIB + CONTEXT
     fitting = next((card for card in CARDS if needed <= card), None)
-    said = f"fits a {fitting} GiB card" if fitting else f"needs {needed:.0f} GiB, more than one card has"
+    said = (
+        f"fits a {fitting} GiB card"
+        if fitting
+        else f"needs {needed:.0f} GiB, more than one card has"
+    )
     relief = _relief(held, preset, stage) if stage in TRAINED and fitting != CARDS[0] else ""
     return f"{said}; less with {relief}" if relief else said
 
@@ -272,11 +329,23 @@ def _relief(held: Mapping[str, int], preset: Preset, stage: str) -> str:
     batch = int(getattr(preset, f"{stage}_batch"))
     halves = f"--set {stage}_batch={batch // 2} --set accumulation={preset.accumulation * 2}"
     changes: Sequence[tuple[str, int, bool]] = (
-        ("--set gradient_checkpointing=true", held["activations"] * 2 // 3, not preset.gradient_checkpointing),
+        (
+            "--set gradient_checkpointing=true",
+            held["activations"] * 2 // 3,
+            not preset.gradient_checkpointing,
+        ),
         (halves, held["activations"] // 2, batch > 1),
         ("--set precision=bf16", held["activations"] // 3, preset.precision == "fp32"),
         ("--set average_apart=true", held["average"], True),
-        ("--set optimiser=adamw8bit", held["optimiser"] * 3 // 4, preset.optimiser in {"adamw", "adamw_fused"}),
+        (
+            "--set optimiser=adamw8bit",
+            held["optimiser"] * 3 // 4,
+            preset.optimiser in {"adamw", "adamw_fused"},
+        ),
     )
-    possible = [(saved, what) for what, saved, open_ in changes if open_ and saved > sum(held.values()) // 20]
+    possible = [
+        (saved, what)
+        for what, saved, open_ in changes
+        if open_ and saved > sum(held.values()) // 20
+    ]
     return max(possible)[1] if possible else ""

@@ -9,7 +9,9 @@ from training.presets.presets import find_preset
 from training.presets.tokenization import words_of
 
 
-def read_texts(preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
+def read_texts(
+    preset: str, changes: Mapping[str, str], texts: Sequence[str]
+) -> Sequence[TextRead] | None:
     """Return the words of each text and how many of them are seen (the door LAYERLOOP_READER).
 
     None for presets of pretrained models, whose tokenizers split any text into known parts. Raises NotFound for a

@@ -35,10 +35,14 @@ def describe(part: str, order: TrainingRequest, code_version: str, **more: objec
     return {name: str(value) for name, value in (facts | more).items()}
 
 
-def save_part(store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def save_part(
+    store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> str:
     """Store one part's tensors and return the sha256 that names the file."""
     alone = apart({name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())})
-    return store.put(save(alone, {KEY: canonical_json({**metadata, "format": FORMAT, "part": part})}))
+    return store.put(
+        save(alone, {KEY: canonical_json({**metadata, "format": FORMAT, "part": part})})
+    )
 
 
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -47,7 +51,11 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     alone = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
-        own = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        own = (
+            tensor.is_contiguous()
+            and storage.nbytes() == tensor.nbytes
+            and storage.data_ptr() not in seen
+        )
         seen.add(storage.data_ptr())
         alone[name] = tensor if own else tensor.contiguous().clone()
     return alone
@@ -80,7 +88,11 @@ def read_metadata(data: bytes, sha256: str) -> Metadata:
         metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][KEY])
         found = dict(metadata)["format"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Refused(f"object {sha256[:12]} is no safetensors file of weights ({error})", hint) from error
+        raise Refused(
+            f"object {sha256[:12]} is no safetensors file of weights ({error})", hint
+        ) from error
     if found != FORMAT:
-        raise Refused(f"weights {sha256[:12]} have format {found!r}, not {FORMAT!r}", "upgrade Layerloop")
+        raise Refused(
+            f"weights {sha256[:12]} have format {found!r}, not {FORMAT!r}", "upgrade Layerloop"
+        )
     return {str(name): str(value) for name, value in metadata.items()}

@@ -33,11 +33,15 @@ def draw_sheet(rows: Sequence[Sequence[RGBA]], captions: Sequence[Sequence[str]]
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             left, top = GAP + x * (side + GAP), GAP + y * (2 * side + TEXT + 2 * GAP)
-            large = np.asarray(Image.fromarray(picture, "RGBA").resize((side, side), Image.Resampling.NEAREST))
+            large = np.asarray(
+                Image.fromarray(picture, "RGBA").resize((side, side), Image.Resampling.NEAREST)
+            )
             sheet.paste(Image.fromarray(over(large, checkerboard(side))), (left, top))
             sheet.paste(Image.fromarray(large[..., 3]), (left, top + side))
             if y < len(captions) and x < len(captions[y]):
-                pen.text((left, top + 2 * side), captions[y][x][: side // 5], fill=(0, 0, 0), font=font)
+                pen.text(
+                    (left, top + 2 * side), captions[y][x][: side // 5], fill=(0, 0, 0), font=font
+                )
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()

@@ -26,8 +26,12 @@ def open_writer(model: str) -> LanguageModel:
         tokenizer = load_tokenizer(model)
     except (OSError, ValueError, ImportError) as error:
         hint = "its tokenizer lies beside its weights; fetch the whole model"
-        raise Refused(f"{model} has weights but no tokenizer: {str(error).splitlines()[0][:200]}", hint) from error
-    return LanguageModel(network.to(device).eval(), tokenizer, f"{model}@{revision_of(model, network)}")
+        raise Refused(
+            f"{model} has weights but no tokenizer: {str(error).splitlines()[0][:200]}", hint
+        ) from error
+    return LanguageModel(
+        network.to(device).eval(), tokenizer, f"{model}@{revision_of(model, network)}"
+    )
 
 
 class LanguageModel:
@@ -39,7 +43,9 @@ class LanguageModel:
     @torch.inference_mode()
     def write(self, question: str, tokens: int, seed: int) -> str:
         """The model's answer, sampled (VARIETY)."""
-        asked = self.tokenizer(self._spoken(question), return_tensors="pt", add_special_tokens=not self._talks)
+        asked = self.tokenizer(
+            self._spoken(question), return_tensors="pt", add_special_tokens=not self._talks
+        )
         ids = asked["input_ids"].to(self.network.device)
         devices = [self.network.device] if self.network.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -63,5 +69,7 @@ class LanguageModel:
         if not self._talks:
             return f"{question}\n"
         said = [{"role": "user", "content": question}]
-        spoken: str = self.tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+        spoken: str = self.tokenizer.apply_chat_template(
+            said, add_generation_prompt=True, tokenize=False
+        )
         return spoken

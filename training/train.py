@@ -12,7 +12,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 import curation
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Sample, Split, TrainingRequest
+from curation.domain import (
+    Checkpoint,
+    DrawRequest,
+    LayerRole,
+    Progress,
+    Prompt,
+    Sample,
+    Split,
+    TrainingRequest,
+)
 from curation.errors import Refused
 from curation.ports import RGBA, ObjectStore, Report
 from training.checkpoint import STYLE, open_parts
@@ -43,7 +52,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
 """Which parts a recipe trains, in order; all others are the parent's."""
 
 SHEET_COLUMNS = 8
-FITTED_PICTURES = 4_096  # enough for 192 directions; ids are hashes, so the first are a random choice
+FITTED_PICTURES = (
+    4_096  # enough for 192 directions; ids are hashes, so the first are a random choice
+)
 
 
 def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
@@ -82,11 +93,15 @@ def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Repo
     if dist.is_initialized() and dist.get_rank() > 0:  # the first process does the rest
         return checkpoint
     figures = evaluate(checkpoint, order.snapshot, store, report) if heldout else {}
-    sheet = store.put(_sheet(checkpoint, order.snapshot, store, Split.heldout if heldout else Split.train, report))
+    sheet = store.put(
+        _sheet(checkpoint, order.snapshot, store, Split.heldout if heldout else Split.train, report)
+    )
     return replace(checkpoint, evaluation=figures, sheet=sheet)
 
 
-def _stages(order: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool) -> list[str]:
+def _stages(
+    order: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool
+) -> list[str]:
     """Return the stages that this training will report, in order."""
     stages = [] if files.get("backbone") else ["backbone"]
     for part in RECIPES[order.recipe]:
@@ -102,7 +117,9 @@ def _numbered(report: Report, stages: Sequence[str]) -> Report:
 
     def numbered(progress: Progress) -> None:
         nonlocal at
-        at = next((later for later in range(at, len(stages)) if stages[later] == progress.stage), at)
+        at = next(
+            (later for later in range(at, len(stages)) if stages[later] == progress.stage), at
+        )
         report(replace(progress, stage_number=at + 1, stage_count=len(stages)))
 
     return numbered
@@ -120,7 +137,9 @@ class _Bench:
     code_version: str
 
     def keep(self, part: str, tensors: dict[str, Tensor], **facts: object) -> str:
-        return save_part(self.store, part, tensors, describe(part, self.order, self.code_version, **facts))
+        return save_part(
+            self.store, part, tensors, describe(part, self.order, self.code_version, **facts)
+        )
 
 
 def check_order(order: TrainingRequest) -> Preset:
@@ -128,7 +147,11 @@ def check_order(order: TrainingRequest) -> Preset:
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in RECIPES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(RECIPES)}")
-    if {"base", "layers"} & {*RECIPES[order.recipe]} and preset.family and find_family(preset.family).denoiser is None:
+    if (
+        {"base", "layers"} & {*RECIPES[order.recipe]}
+        and preset.family
+        and find_family(preset.family).denoiser is None
+    ):
         hint = "use the recipe 'transparency'; a base is trained for sd15, sd21 and sdxl"
         raise Refused(f"preset {preset.name!r} trains latent transparency alone", hint)
     check_sources(preset)
@@ -136,11 +159,15 @@ def check_order(order: TrainingRequest) -> Preset:
     if parent and parent.preset != preset.name:
         hint = f"train with --preset {parent.preset}, or without a parent"
         raise Refused(f"the parent has preset {parent.preset!r}, the order {preset.name!r}", hint)
-    for recipe, needed, hint in (("base", ("transparency",), "whole"), ("layers", ("transparency", "base"), "pairs")):
+    for recipe, needed, hint in (
+        ("base", ("transparency",), "whole"),
+        ("layers", ("transparency", "base"), "pairs"),
+    ):
         for part in needed:
             if order.recipe == recipe and (parent is None or part not in parent.files):
                 raise Refused(
-                    f"{recipe} is trained on the part {part!r}, and there is none yet", f"use the recipe {hint!r}"
+                    f"{recipe} is trained on the part {part!r}, and there is none yet",
+                    f"use the recipe {hint!r}",
                 )
     return preset
 
@@ -149,7 +176,9 @@ def _fit(bench: _Bench) -> str:
     bench.report(Progress("backbone", 0, 1))
     if bench.preset.model is None:
         size, roles = bench.preset.image_size, bench.preset.roles_learnt(bench.preset.base_opaque)
-        pictures = load_split(bench.store, bench.order.snapshot, Split.train, size, in_memory=False, roles=roles)
+        pictures = load_split(
+            bench.store, bench.order.snapshot, Split.train, size, in_memory=False, roles=roles
+        )
         fitted = range(min(FITTED_PICTURES, len(pictures)))
         rgba_B4HW = torch.stack([pictures.read(place)[1] for place in fitted])
         backbone = fit_backbone(bench.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
@@ -163,7 +192,13 @@ def _fit(bench: _Bench) -> str:
 def _train_transparency(bench: _Bench, files: dict[str, str]) -> str:
     start = load_part(bench.store, files["transparency"])[0] if "transparency" in files else None
     tensors = train_transparency(
-        bench.order, bench.preset, bench.store, bench.folder, bench.report, _backbone(bench, files), start
+        bench.order,
+        bench.preset,
+        bench.store,
+        bench.folder,
+        bench.report,
+        _backbone(bench, files),
+        start,
     )
     return bench.keep("transparency", tensors, offset_scale=bench.preset.offset_scale)
 
@@ -172,7 +207,13 @@ def _train_base(bench: _Bench, files: dict[str, str]) -> str:
     start = load_part(bench.store, files["base"]) if "base" in files else None
     transparency = open_transparency(bench.preset, *load_part(bench.store, files["transparency"]))
     backbone = _backbone(bench, files)
-    order, preset, store, folder, report = bench.order, bench.preset, bench.store, bench.folder, bench.report
+    order, preset, store, folder, report = (
+        bench.order,
+        bench.preset,
+        bench.store,
+        bench.folder,
+        bench.report,
+    )
     tensors, facts = train_base(order, preset, store, folder, report, backbone, transparency, start)
     return bench.keep("base", tensors, **facts)
 
@@ -182,8 +223,16 @@ def _train_layers(bench: _Bench, files: dict[str, str]) -> str:
     start = load_part(bench.store, files["layers"]) if "layers" in files else None
     transparency = open_transparency(bench.preset, *load_part(bench.store, files["transparency"]))
     backbone = _backbone(bench, files)
-    order, preset, store, folder, report = bench.order, bench.preset, bench.store, bench.folder, bench.report
-    tensors, facts = train_layers(order, preset, store, folder, report, backbone, transparency, base, start)
+    order, preset, store, folder, report = (
+        bench.order,
+        bench.preset,
+        bench.store,
+        bench.folder,
+        bench.report,
+    )
+    tensors, facts = train_layers(
+        order, preset, store, folder, report, backbone, transparency, base, start
+    )
     return bench.keep("layers", tensors, **facts, base=files["base"])
 
 
@@ -198,7 +247,9 @@ def _backbone(bench: _Bench, files: dict[str, str]) -> Autoencoder:
     return open_backbone(*load_part(bench.store, files["backbone"]))
 
 
-def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report) -> bytes:
+def _sheet(
+    checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report
+) -> bytes:
     """Pictures of a split, what comes back of them, and, with a base, what their captions draw at fixed seeds.
 
     With layers there are three rows more: pairs, drawn together.
@@ -212,21 +263,30 @@ def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Spl
     if parts.base is not None:
         rows += [_drawn(checkpoint, store, captions, seed) for seed in (0, 1)]
     told = [captions] * len(rows)
-    prompts = [_prompt(sample) for sample in pictures.samples if LayerRole.background in sample.layers][:SHEET_COLUMNS]
+    prompts = [
+        _prompt(sample) for sample in pictures.samples if LayerRole.background in sample.layers
+    ][:SHEET_COLUMNS]
     if parts.layers is not None and prompts:
-        drawn = open_generator(checkpoint, store).draw([DrawRequest(prompt, 0) for prompt in prompts])
+        drawn = open_generator(checkpoint, store).draw(
+            [DrawRequest(prompt, 0) for prompt in prompts]
+        )
         rows += [[layers[role] for layers in drawn] for role in LayerRole]
         texts = [
-            (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text) for prompt in prompts
+            (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text)
+            for prompt in prompts
         ]
         told += [list(row) for row in zip(*texts, strict=True)]
     report(Progress("sheet", 1, 1))
     return draw_sheet(rows, told)
 
 
-def _drawn(checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int) -> list[RGBA]:
+def _drawn(
+    checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int
+) -> list[RGBA]:
     requests = [DrawRequest(Prompt(caption), seed) for caption in captions]
-    return [layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)]
+    return [
+        layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)
+    ]
 
 
 def _prompt(sample: Sample) -> Prompt:
@@ -242,7 +302,9 @@ def code_version() -> str:
         return curation.__version__
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
-        described = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        described = subprocess.run(
+            command, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return curation.__version__
     return f"{curation.__version__}+{described}"

@@ -34,7 +34,12 @@ def main() -> None:
     state = PartialState(cpu=not torch.cuda.is_available())
     order = read_order(json.loads(given.order.read_text()))
     try:
-        made = train(order, open_again(json.loads(given.store.read_text())), given.folder, _tell(state.is_main_process))
+        made = train(
+            order,
+            open_again(json.loads(given.store.read_text())),
+            given.folder,
+            _tell(state.is_main_process),
+        )
         if state.is_main_process:
             given.checkpoint.write_text(canonical_json(asdict(made)))
     except LayerloopError as error:

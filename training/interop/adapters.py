@@ -52,29 +52,43 @@ def read_lora(header: Header) -> Read:
         end = LORA_ENDS.search(name)
         if end is None:
             raise Refused(f"{header.path}: {name!r} is no matrix of a LoRA")
-        named[name] = _module(name[: end.start()], end[1]), _DOWN if re.search("lora_A|down", end[1]) else _UP
+        named[name] = (
+            _module(name[: end.start()], end[1]),
+            _DOWN if re.search("lora_A|down", end[1]) else _UP,
+        )
     if not alphas and (told := _told_alpha(header)):
         alphas = {module: told for module, _ in named.values()}
     return _gather(header, named, alphas)
 
 
-def write_patches(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str) -> dict[str, Tensor]:
+def write_patches(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str
+) -> dict[str, Tensor]:
     """The inverse of `read_patches`; alpha / rank is multiplied into up where it is not 1."""
     scale = float(facts["alpha"]) / float(facts["rank"])
     written: dict[str, Tensor] = {}
     for module, (down, up) in pairs(tensors).items():
         key = f"diffusion_model.{to_ldm(module, family)}.weight::lora::"
-        written |= {f"{key}0": up if scale == 1 else narrowed(up.double() * scale, up.dtype), f"{key}1": down}
+        written |= {
+            f"{key}0": up if scale == 1 else narrowed(up.double() * scale, up.dtype),
+            f"{key}1": down,
+        }
     return written
 
 
-def write_kohya(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str) -> dict[str, Tensor]:
+def write_kohya(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str
+) -> dict[str, Tensor]:
     """As kohya's scripts name them: original names for SDXL, diffusers' for the older ones; alpha beside each."""
     written: dict[str, Tensor] = {}
     for module, (down, up) in pairs(tensors).items():
         key = f"lora_unet_{to_flat(to_ldm(module, family) if family == 'sdxl' else module)}"
         alpha = torch.tensor(float(facts["alpha"]), dtype=up.dtype)
-        written |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": alpha}
+        written |= {
+            f"{key}.lora_down.weight": down,
+            f"{key}.lora_up.weight": up,
+            f"{key}.alpha": alpha,
+        }
     return written
 
 
@@ -83,19 +97,36 @@ def peft_config(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Any:
     from peft import LoraConfig
 
     make: Any = LoraConfig  # annotated as if alpha were whole
-    return make(r=int(facts["rank"]), lora_alpha=float(facts["alpha"]), target_modules=list(pairs(tensors)))
+    return make(
+        r=int(facts["rank"]), lora_alpha=float(facts["alpha"]), target_modules=list(pairs(tensors))
+    )
 
 
 def peft_metadata(config: Any) -> dict[str, str]:
     """The same numbers where `load_lora_weights` of a diffusers pipeline looks for them."""
-    numbers = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": sorted(config.target_modules)}
-    return {_ADAPTER_METADATA: canonical_json({f"unet.{name}": value for name, value in numbers.items()})}
+    numbers = {
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "target_modules": sorted(config.target_modules),
+    }
+    return {
+        _ADAPTER_METADATA: canonical_json(
+            {f"unet.{name}": value for name, value in numbers.items()}
+        )
+    }
 
 
 def pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """A stored adapter by module: (down, up), r x in and out x r, or 4-D for convolutions."""
-    modules = [name.removeprefix("unet.").removesuffix(f".{_DOWN}") for name in tensors if name.endswith(_DOWN)]
-    return {module: (tensors[f"unet.{module}.{_DOWN}"], tensors[f"unet.{module}.{_UP}"]) for module in modules}
+    modules = [
+        name.removeprefix("unet.").removesuffix(f".{_DOWN}")
+        for name in tensors
+        if name.endswith(_DOWN)
+    ]
+    return {
+        module: (tensors[f"unet.{module}.{_DOWN}"], tensors[f"unet.{module}.{_UP}"])
+        for module in modules
+    }
 
 
 def merged(down: Tensor, up: Tensor, scale: float) -> Tensor:
@@ -112,7 +143,11 @@ def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
     cast = value.to(dtype)
     vanished = (cast == 0) & (value.float() != 0)
     small = value.abs() < torch.finfo(dtype).tiny  # subnormal: their digits go before they do
-    return value.float() if vanished.any() or small.logical_and(value != 0).float().mean() > 0.5 else cast
+    return (
+        value.float()
+        if vanished.any() or small.logical_and(value != 0).float().mean() > 0.5
+        else cast
+    )
 
 
 def _module(name: str, end: str = "") -> str:
@@ -121,7 +156,9 @@ def _module(name: str, end: str = "") -> str:
     rest = name[prefix.end() :] if prefix else name
     if prefix and prefix[2] == "lora_unet_":
         rest = from_flat(rest)
-    if old := re.match(r"(to_[qkv]|to_out)_lora\.", end):  # diffusers before PEFT kept them in processors
+    if old := re.match(
+        r"(to_[qkv]|to_out)_lora\.", end
+    ):  # diffusers before PEFT kept them in processors
         rest = f"{rest.removesuffix('.processor')}.{old[1]}{'.0' if old[1] == 'to_out' else ''}"
     return to_diffusers(rest) if is_ldm(rest) else rest
 
@@ -133,19 +170,30 @@ def _told_alpha(header: Header) -> float | None:
         if own:
             return float(own)
         if told:
-            numbers = {name.removeprefix("unet."): value for name, value in json.loads(told).items()}
-        elif any(name.startswith("base_model.model.") for name in header.shapes) and beside.is_file():
+            numbers = {
+                name.removeprefix("unet."): value for name, value in json.loads(told).items()
+            }
+        elif (
+            any(name.startswith("base_model.model.") for name in header.shapes) and beside.is_file()
+        ):
             numbers = json.loads(beside.read_text())
         else:
             return None
         if numbers.get("use_rslora") or numbers.get("use_dora") or numbers.get("alpha_pattern"):
-            raise Refused(f"{header.path} is no plain LoRA: rsLoRA, DoRA or several alphas", "merge it into its model")
+            raise Refused(
+                f"{header.path} is no plain LoRA: rsLoRA, DoRA or several alphas",
+                "merge it into its model",
+            )
         return float(numbers["lora_alpha"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"{header.path}: the adapter's numbers cannot be read ({error})", "save it again") from error
+        raise Refused(
+            f"{header.path}: the adapter's numbers cannot be read ({error})", "save it again"
+        ) from error
 
 
-def _gather(header: Header, named: Mapping[str, tuple[str, str]], alphas: Mapping[str, float]) -> Read:
+def _gather(
+    header: Header, named: Mapping[str, tuple[str, str]], alphas: Mapping[str, float]
+) -> Read:
     """Tensors under our names. Raises Refused where a matrix has no partner or does not fit it."""
     tensors = {}
     read = read_tensors(header, named)
@@ -154,26 +202,47 @@ def _gather(header: Header, named: Mapping[str, tuple[str, str]], alphas: Mappin
     modules = sorted({module for module, _ in named.values()})
     for module in modules:
         down, up = (tensors.get(f"unet.{module}.{end}") for end in (_DOWN, _UP))
-        if down is None or up is None or down.ndim not in {2, 4} or up.ndim != down.ndim or up.shape[1] != len(down):
-            raise Refused(f"{header.path}: the two matrices of {module} do not belong together", "the file is broken")
+        if (
+            down is None
+            or up is None
+            or down.ndim not in {2, 4}
+            or up.ndim != down.ndim
+            or up.shape[1] != len(down)
+        ):
+            raise Refused(
+                f"{header.path}: the two matrices of {module} do not belong together",
+                "the file is broken",
+            )
     ranks = {module: len(tensors[f"unet.{module}.{_DOWN}"]) for module in modules}
-    return _even(tensors, ranks, {module: alphas.get(module, rank) for module, rank in ranks.items()})
+    return _even(
+        tensors, ranks, {module: alphas.get(module, rank) for module, rank in ranks.items()}
+    )
 
 
-def _even(tensors: dict[str, Tensor], ranks: Mapping[str, int], alphas: Mapping[str, float]) -> Read:
+def _even(
+    tensors: dict[str, Tensor], ranks: Mapping[str, int], alphas: Mapping[str, float]
+) -> Read:
     """One rank and one alpha for all modules: lesser ranks are filled up with zeros, scales multiplied into up.
 
     The product does not change; where ranks and alphas are equal already, as they mostly are, nothing is touched.
     """
     rank = max(ranks.values())
     if _one(ranks.values()) and _one(alphas.values()):
-        return tensors, {"kind": "adapter", "rank": str(rank), "alpha": _written(next(iter(alphas.values())))}
+        return tensors, {
+            "kind": "adapter",
+            "rank": str(rank),
+            "alpha": _written(next(iter(alphas.values()))),
+        }
     for module, own in ranks.items():
         down, up = f"unet.{module}.{_DOWN}", f"unet.{module}.{_UP}"
         missing = rank - own
         scaled = tensors[up].float() * (alphas[module] / own)
-        tensors[down] = torch.cat([tensors[down], tensors[down].new_zeros(missing, *tensors[down].shape[1:])])
-        tensors[up] = torch.cat([scaled, scaled.new_zeros(len(scaled), missing, *scaled.shape[2:])], dim=1)
+        tensors[down] = torch.cat(
+            [tensors[down], tensors[down].new_zeros(missing, *tensors[down].shape[1:])]
+        )
+        tensors[up] = torch.cat(
+            [scaled, scaled.new_zeros(len(scaled), missing, *scaled.shape[2:])], dim=1
+        )
     return tensors, {"kind": "adapter", "rank": str(rank), "alpha": str(rank)}
 
 

@@ -36,7 +36,10 @@ def read_base_file(path: Path) -> Read:
     """The base in one file. Raises NotFound; Refused where the file is something else."""
     found = recognise_parts(read_header(path))
     if len(found) > 1:
-        raise Refused(f"{path} holds {' and '.join(layout for layout, _ in found)}, no base", "give it as transparency")
+        raise Refused(
+            f"{path} holds {' and '.join(layout for layout, _ in found)}, no base",
+            "give it as transparency",
+        )
     [(layout, header)] = found
     return read_base(header, layout)
 
@@ -81,15 +84,23 @@ def _misfit(tensors: Mapping[str, Tensor], kind: str, unet: Any) -> str | None:
                 if own is None or (len(up), *down.shape[1:]) != own:
                     return f"{module} is {len(up)} x {down.shape[1]} there and {_size(own)} in the model"
         case "sharing":
-            if len(attention_names(unet)) == 0 or unet.config["cross_attention_dim"] != _context(tensors):
+            if len(attention_names(unet)) == 0 or unet.config["cross_attention_dim"] != _context(
+                tensors
+            ):
                 return f"their texts have {_context(tensors)} numbers a word"
             share_attention(unet, tensors)
         case _:
             for name, value in tensors.items():
                 own = shapes.get(name)
-                wider = name == "conv_in.weight" and own is not None and value.shape[1] % own[1] == 0
-                if own is None or (tuple(value.shape) != own and not (wider and value.shape[0] == own[0])):
-                    return f"{name} is {_size(tuple(value.shape))} there and {_size(own)} in the model"
+                wider = (
+                    name == "conv_in.weight" and own is not None and value.shape[1] % own[1] == 0
+                )
+                if own is None or (
+                    tuple(value.shape) != own and not (wider and value.shape[0] == own[0])
+                ):
+                    return (
+                        f"{name} is {_size(tuple(value.shape))} there and {_size(own)} in the model"
+                    )
             if kind == "weights" and (missing := sorted(shapes.keys() - tensors.keys())):
                 return f"{missing[0]} is missing"
     return None
@@ -101,7 +112,10 @@ def _empty_unet(preset: Preset) -> Any:
 
     family = find_family(preset.family) if preset.family else None
     if family is None or family.denoiser is None or preset.model is None:
-        raise Refused(f"preset {preset.name!r} has no pretrained UNet", "released bases need sd15, sd21 or sdxl")
+        raise Refused(
+            f"preset {preset.name!r} has no pretrained UNet",
+            "released bases need sd15, sd21 or sdxl",
+        )
     kind: Any = UNet2DConditionModel
     config = load_config(kind, preset.model, family.denoiser)
     with torch.device("meta"):
@@ -111,7 +125,9 @@ def _empty_unet(preset: Preset) -> Any:
 def _stands_alone(tensors: Mapping[str, Tensor]) -> bool:
     """Whether all of a UNet's tensors are a UNet, not what is added to one: gains of norms are about 1, not 0."""
     gains = [
-        value.float().abs().mean() for name, value in tensors.items() if "norm" in name and name.endswith("weight")
+        value.float().abs().mean()
+        for name, value in tensors.items()
+        if "norm" in name and name.endswith("weight")
     ]
     return bool(gains) and bool(torch.stack(gains).mean() > 0.1)
 
@@ -119,7 +135,11 @@ def _stands_alone(tensors: Mapping[str, Tensor]) -> bool:
 def _read_sharing(header: Header) -> Read:
     tensors = read_tensors(header, header.shapes)
     rank = len(tensors["hookers.layers.0.to_q_lora.0.down.weight"])
-    return tensors, {"kind": "sharing", "frames": str(frames_of(header.shapes)[0]), "rank": str(rank)}
+    return tensors, {
+        "kind": "sharing",
+        "frames": str(frames_of(header.shapes)[0]),
+        "rank": str(rank),
+    }
 
 
 def _context(tensors: Mapping[str, Tensor]) -> int:

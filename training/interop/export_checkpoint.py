@@ -16,7 +16,13 @@ from curation.errors import Refused
 from curation.object_store import sha256_of, write_file
 from curation.ports import FoundFile, ObjectStore
 from training.interop import own_format
-from training.interop.adapters import narrowed, peft_config, peft_metadata, write_kohya, write_patches
+from training.interop.adapters import (
+    narrowed,
+    peft_config,
+    peft_metadata,
+    write_kohya,
+    write_patches,
+)
 from training.interop.differences import merge_adapter, subtract_weights, write_differences
 from training.interop.key_mapping import to_ldm
 from training.interop.layer_adapters import SCRIPT, script, write_roles
@@ -45,7 +51,13 @@ _LD = Form("diffusers", 300.0, "ld_diffusers_{family}_vae_transparent_")
 
 FORMS: dict[str, Form] = {
     row.name: row
-    for row in (_V1, replace(_V1, name="comfyui"), replace(_V1, name="kohya"), _LD, replace(_LD, name="peft"))
+    for row in (
+        _V1,
+        replace(_V1, name="comfyui"),
+        replace(_V1, name="kohya"),
+        _LD,
+        replace(_LD, name="peft"),
+    )
 }
 """Forge and ComfyUI's nodes take an offset as it is, LayerDiffuse_Diffusers' code times 300."""
 
@@ -72,11 +84,15 @@ def give_out(
     the type's range.
     """
     if form not in {*FORMS, own_format.NAME} or precision not in PRECISIONS:
-        known = f"formats: {', '.join([*FORMS, own_format.NAME])}; precisions: {', '.join(PRECISIONS)}"
+        known = (
+            f"formats: {', '.join([*FORMS, own_format.NAME])}; precisions: {', '.join(PRECISIONS)}"
+        )
         raise Refused(f"no format {form!r} in precision {precision!r}", known)
     if form == own_format.NAME:
         if precision != "stored":
-            raise Refused("the format layerloop keeps every number as it is", "leave --precision out")
+            raise Refused(
+                "the format layerloop keeps every number as it is", "leave --precision out"
+            )
         return own_format.write_own(checkpoint, store, folder)
     preset = find_preset(checkpoint.preset, checkpoint.changes)
     if replace(preset, **{column: getattr(SDXL, column) for column in _RELEASED}) != preset:
@@ -85,7 +101,9 @@ def give_out(
             "presets sd15, sd21 and sdxl have those of the release; --format layerloop holds any checkpoint",
         )
     dtype = PRECISIONS[precision]
-    files = write_networks(*load_part(store, checkpoint.files["transparency"]), preset, FORMS[form], dtype)
+    files = write_networks(
+        *load_part(store, checkpoint.files["transparency"]), preset, FORMS[form], dtype
+    )
     texts: dict[str, str] = {}
     left = [_unwritten("backbone", "it is the autoencoder of the model itself")]
     for part in [SINGLE.name, *MODES]:
@@ -100,9 +118,20 @@ def give_out(
             left.append(_unwritten(part, str(error)))
             continue
         if form == "peft":
-            wrapped = {name.replace("unet.", "base_model.model.", 1): value for name, value in base[0].items()}
+            wrapped = {
+                name.replace("unet.", "base_model.model.", 1): value
+                for name, value in base[0].items()
+            }
             config = peft_config(*base)
-            files.append(Written("adapter_model", "LoRA in PEFT's own names", "base", wrapped, peft_metadata(config)))
+            files.append(
+                Written(
+                    "adapter_model",
+                    "LoRA in PEFT's own names",
+                    "base",
+                    wrapped,
+                    peft_metadata(config),
+                )
+            )
             with TemporaryDirectory() as made:  # PEFT would write it in place, whole or not
                 config.save_pretrained(made)
                 texts |= {file.name: file.read_text("utf-8") for file in Path(made).iterdir()}
@@ -132,15 +161,24 @@ def _write_more(
 ) -> list[Written]:
     """Role adapters and styles. Raises Refused for a part that the form cannot hold."""
     if facts.get("kind") == "style":
-        return [Written(part, f"the user's LoRA {facts['name']}, weight {facts['weight']}", part, tensors)]
+        return [
+            Written(
+                part, f"the user's LoRA {facts['name']}, weight {facts['weight']}", part, tensors
+            )
+        ]
     if part != "layers":
         raise Refused("no other program knows such a part", "--format layerloop holds everything")
     roles = write_roles(tensors, facts, str(preset.family), form)
-    base = next((file.name for file in files if file.part == SINGLE.name and file.what == "LoRA"), None)
+    base = next(
+        (file.name for file in files if file.part == SINGLE.name and file.what == "LoRA"), None
+    )
     names = {role: f"{name}.safetensors" for role, (name, _, _) in roles.items()}
     base_file = f"{base}.safetensors" if base else None
     texts[SCRIPT] = script(names, str(preset.model), str(preset.family), base_file)
-    return [Written(name, f"LoRA of the {role}", part, own, said) for role, (name, own, said) in roles.items()]
+    return [
+        Written(name, f"LoRA of the {role}", part, own, said)
+        for role, (name, own, said) in roles.items()
+    ]
 
 
 def _unwritten(part: str, why: str) -> FoundFile:
@@ -160,11 +198,17 @@ def write_networks(
     equal or one is a power of two of the other.
     """
     factor = float(facts.get("offset_scale", preset.offset_scale)) / form.scale
-    stem = form.stem.format(v1="" if preset.family == "sdxl" else f"layer_{preset.family}_", family=preset.family)
+    stem = form.stem.format(
+        v1="" if preset.family == "sdxl" else f"layer_{preset.family}_", family=preset.family
+    )
     last = preset.latent_channels == ALPHA_LAST_CHANNELS
     files = []
     for network in ("encoder", "decoder"):
-        own = {name.removeprefix(f"{network}."): t for name, t in tensors.items() if name.startswith(f"{network}.")}
+        own = {
+            name.removeprefix(f"{network}."): t
+            for name, t in tensors.items()
+            if name.startswith(f"{network}.")
+        }
         own = alpha_last(own) if last else own
         said, what = {"channels": "alpha last" if last else "alpha first"}, network
         if network == "encoder":
@@ -189,13 +233,24 @@ _RELEASED = (
 """The columns that decide the two networks' layout; latents may have any number of channels."""
 
 
-def _folded(encoder: Mapping[str, Tensor], factor: float, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _folded(
+    encoder: Mapping[str, Tensor], factor: float, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
     last = max(int(name.split(".")[1]) for name in encoder)
-    folded = {name: value.double() * factor for name, value in encoder.items() if name.startswith(f"blocks.{last}.")}
-    return {**encoder, **{name: narrowed(value, dtype or encoder[name].dtype) for name, value in folded.items()}}
+    folded = {
+        name: value.double() * factor
+        for name, value in encoder.items()
+        if name.startswith(f"blocks.{last}.")
+    }
+    return {
+        **encoder,
+        **{name: narrowed(value, dtype or encoder[name].dtype) for name, value in folded.items()},
+    }
 
 
-def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> Written:
+def write_base(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str
+) -> Written:
     """A base in the words of a program. Raises Refused where it has none for this kind."""
     mode = facts.get("mode")
     file = _write_base(tensors, facts, preset, form)
@@ -203,10 +258,14 @@ def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: 
         return file
     stem = file.name.partition("_transparent")[0].removesuffix("_attn")
     told = {"mode": mode}  # some modes look alike
-    return replace(file, name=f"{stem}_{mode}", what=f"{file.what}, {MODES[mode]}", part=mode, metadata=told)
+    return replace(
+        file, name=f"{stem}_{mode}", what=f"{file.what}, {MODES[mode]}", part=mode, metadata=told
+    )
 
 
-def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> Written:
+def _write_base(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str
+) -> Written:
     family, kind = str(preset.family), facts["kind"]
     v1 = "layer_xl_" if family == "sdxl" else f"layer_{family}_"
     match kind, form:
@@ -217,29 +276,46 @@ def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset:
                 "write it as --format kohya, and load it there as any other LoRA",
             )
         case "adapter", "released" | "comfyui":
-            return Written(f"{v1}transparent_attn", "low-rank patches", "base", write_patches(tensors, facts, family))
+            return Written(
+                f"{v1}transparent_attn",
+                "low-rank patches",
+                "base",
+                write_patches(tensors, facts, family),
+            )
         case "adapter", "kohya":
-            return Written(f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family))
+            return Written(
+                f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family)
+            )
         case "adapter", "peft":
             config = peft_config(tensors, facts)
             return Written("pytorch_lora_weights", "LoRA", "base", tensors, peft_metadata(config))
         case "adapter", "diffusers":
-            return Written(f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts))
+            return Written(
+                f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts)
+            )
         case "difference", "released" | "comfyui":
-            return Written(f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family))
+            return Written(
+                f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family)
+            )
         case "difference", "diffusers":
             return Written(f"ld_diffusers_{family}_attn", "differences", "base", tensors)
         case "weights", "diffusers":
             return Written("diffusion_pytorch_model", "the whole UNet", "base", tensors)
         case "weights", "comfyui":
-            whole = {f"model.diffusion_model.{to_ldm(name, family)}": value for name, value in tensors.items()}
+            whole = {
+                f"model.diffusion_model.{to_ldm(name, family)}": value
+                for name, value in tensors.items()
+            }
             return Written(f"{v1}transparent_unet", "the whole UNet", "base", whole)
         case "weights", "released":
             added = write_differences(subtract_weights(tensors, _start(preset)), family)
             return Written(f"{v1}transparent_conv", "differences", "base", added)
         case "sharing", "released" | "comfyui":
             return Written(f"{v1}transparent_attn", "attention sharing", "base", tensors)
-    raise Refused(f"a base of kind {kind!r} cannot be written as {form}", _HINTS.get(kind, "nobody else reads it"))
+    raise Refused(
+        f"a base of kind {kind!r} cannot be written as {form}",
+        _HINTS.get(kind, "nobody else reads it"),
+    )
 
 
 _HINTS = {
@@ -267,10 +343,14 @@ def _save(file: Written, folder: Path, dtype: torch.dtype | None, checkpoint: st
         for name, value in file.tensors.items()
     )
     what = (
-        f"{file.what}; {gone:,} numbers are too small for {precision_name(dtype)} and became 0" if gone else file.what
+        f"{file.what}; {gone:,} numbers are too small for {precision_name(dtype)} and became 0"
+        if gone
+        else file.what
     )
     said = {**file.metadata, "checkpoint": checkpoint}
-    metadata = {KEY: canonical_json(said)} if "lora_adapter_metadata" not in said else dict(file.metadata)
+    metadata = (
+        {KEY: canonical_json(said)} if "lora_adapter_metadata" not in said else dict(file.metadata)
+    )
     target = folder / f"{file.name}.safetensors"
     half = target.with_suffix(".half")
     save_file(tensors, half, metadata)
@@ -287,5 +367,7 @@ def precision_name(dtype: torch.dtype | None) -> str:
 def _as(value: Tensor, name: str, dtype: torch.dtype | None) -> Tensor:
     cast = value.detach().to(dtype or value.dtype).contiguous()
     if not torch.isfinite(cast).all():
-        raise Refused(f"{name} has numbers beyond the range of {cast.dtype}", "write it with --precision fp32")
+        raise Refused(
+            f"{name} has numbers beyond the range of {cast.dtype}", "write it with --precision fp32"
+        )
     return cast.clone()

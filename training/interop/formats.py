@@ -45,7 +45,8 @@ def recognise(header: Header) -> WeightFormat:
     check_strangers(header)
     first = ", ".join(sorted(header.shapes)[:3])
     raise Refused(
-        f"{header.path} is of no kind known here; it begins with {first}", f"known: {'; '.join(WeightFormat)}"
+        f"{header.path} is of no kind known here; it begins with {first}",
+        f"known: {'; '.join(WeightFormat)}",
     )
 
 
@@ -60,27 +61,43 @@ def recognise_parts(header: Header) -> list[tuple[WeightFormat, Header]]:
                 (WeightFormat.encoder, header.within("encoder.")),
                 (WeightFormat.decoder, header.within("decoder.")),
             ]
-        wrapper = next((word for word in _WRAPPERS if all(name.startswith(word) for name in header.shapes)), None)
+        wrapper = next(
+            (word for word in _WRAPPERS if all(name.startswith(word) for name in header.shapes)),
+            None,
+        )
         if wrapper is None or _SINGLE_FILE.match(next(iter(header.shapes))):
             break
         header = header.within(wrapper)
     return [(recognise(header), header)]
 
 
-_WRAPPERS = ("module.", "state_dict.", "model_state_dict.", "_orig_mod.", "ema_model.", "ema.", "network.", "model.")
+_WRAPPERS = (
+    "module.",
+    "state_dict.",
+    "model_state_dict.",
+    "_orig_mod.",
+    "ema_model.",
+    "ema.",
+    "network.",
+    "model.",
+)
 _MOST_WRAPPERS = 4
 _SINGLE_FILE = re.compile(r"model\.diffusion_model\.")
 
 
 def _holds_both(shapes: Shapes) -> bool:
-    return "decoder.latent_conv_in.weight" in shapes and any(name.startswith("encoder.blocks.") for name in shapes)
+    return "decoder.latent_conv_in.weight" in shapes and any(
+        name.startswith("encoder.blocks.") for name in shapes
+    )
 
 
 def frames_of(shapes: Shapes) -> tuple[int, bool]:
     """Of an attention-sharing file: how many layers it draws together, and whether it is led by an image."""
     numbered = [re.match(r"hookers\.layers\.0\.to_q_lora\.(\d+)\.", name) for name in shapes]
     frames = {int(found[1]) for found in numbered if found}
-    controlled = any(name.startswith("kwargs_encoder.") or ".control_convs." in name for name in shapes)
+    controlled = any(
+        name.startswith("kwargs_encoder.") or ".control_convs." in name for name in shapes
+    )
     return len(frames), controlled
 
 
@@ -92,7 +109,9 @@ def _is_encoder(shapes: Shapes) -> bool:
 
 def _is_decoder(shapes: Shapes) -> bool:
     own = any(name.startswith("latent_conv_in.") for name in shapes)
-    colours = shapes.get("conv_in.weight", (0, 0))[1] == 3 and shapes.get("conv_out.weight", (0,))[0] == 4
+    colours = (
+        shapes.get("conv_in.weight", (0, 0))[1] == 3 and shapes.get("conv_out.weight", (0,))[0] == 4
+    )
     return own or (colours and _in_unet(shapes))
 
 
@@ -102,7 +121,9 @@ def _is_patched(kind: str) -> Callable[[Shapes], bool]:
 
 def _is_lora(shapes: Shapes) -> bool:
     matrices = [name for name in shapes if not name.endswith(".alpha")]
-    return bool(matrices) and all(LORA_ENDS.search(name) and not name.startswith(_TEXT) for name in matrices)
+    return bool(matrices) and all(
+        LORA_ENDS.search(name) and not name.startswith(_TEXT) for name in matrices
+    )
 
 
 def _is_unet(shapes: Shapes) -> bool:

@@ -45,7 +45,11 @@ _SCALES = {
 
 
 def take_in(
-    files: Sequence[Path], preset: str, changes: Mapping[str, str], store: ObjectStore | None, report: Report
+    files: Sequence[Path],
+    preset: str,
+    changes: Mapping[str, str],
+    store: ObjectStore | None,
+    report: Report,
 ) -> ImportResult:
     """One checkpoint of released files (the door LAYERLOOP_IMPORTER); nothing is stored before all of it was checked.
 
@@ -58,7 +62,10 @@ def take_in(
         return _take_own(folder, changes, store)
     row = find_preset(preset, changes)
     if row.model is None:
-        raise Refused(f"preset {preset!r} has no pretrained model to import weights for", "use sd15, sd21 or sdxl")
+        raise Refused(
+            f"preset {preset!r} has no pretrained model to import weights for",
+            "use sd15, sd21 or sdxl",
+        )
     check_model(row.model)
     bases, headers = _sort(recognise_each(files))
     report(Progress("reading", 0, len(files)))
@@ -71,7 +78,9 @@ def take_in(
         check_base(*base, row)
     found = [_describe(header, layout.part, str(layout)) for layout, header in headers.items()]
     for part, (layout, header, mode) in bases.items():
-        found.append(_describe(header, part, f"{layout}, {mode.mode}" if mode.mode else str(layout)))
+        found.append(
+            _describe(header, part, f"{layout}, {mode.mode}" if mode.mode else str(layout))
+        )
     report(Progress("reading", len(files), len(files)))
     notes = [_SCALES[networks.scale_from].format(scale=networks.offset_scale), *_remarks(bases)]
     if store is None:
@@ -95,14 +104,19 @@ def _take_own(folder: Path, changes: Mapping[str, str], store: ObjectStore | Non
     return ImportResult(None if store is None else checkpoint, found, notes)
 
 
-def _sort(files: Sequence[tuple[WeightFormat, Header]]) -> tuple[dict[str, _Base], dict[WeightFormat, Header]]:
+def _sort(
+    files: Sequence[tuple[WeightFormat, Header]],
+) -> tuple[dict[str, _Base], dict[WeightFormat, Header]]:
     """Bases by the part of a checkpoint that each becomes, and the networks. Raises Refused for two of one kind."""
     bases: dict[str, _Base] = {}
     networks: dict[WeightFormat, Header] = {}
     for layout, header in files:
         if layout.part != "base":
             if layout in networks:
-                raise Refused(f"{networks[layout].path} and {header.path} are both: {layout}", "give one of them")
+                raise Refused(
+                    f"{networks[layout].path} and {header.path} are both: {layout}",
+                    "give one of them",
+                )
             networks[layout] = header
             continue
         mode = find_mode(header, layout)
@@ -110,7 +124,8 @@ def _sort(files: Sequence[tuple[WeightFormat, Header]]) -> tuple[dict[str, _Base
             what = str(mode.mode) if mode.mode else "draw a foreground alone"
             both = f"{bases[mode.part][1].path} and {header.path}"
             raise Refused(
-                f"{both} are bases of one kind ({what})", "a checkpoint has one of each kind: give one of them"
+                f"{both} are bases of one kind ({what})",
+                "a checkpoint has one of each kind: give one of them",
             )
         bases.setdefault(mode.part, (layout, header, mode))
     return bases, networks
@@ -118,7 +133,9 @@ def _sort(files: Sequence[tuple[WeightFormat, Header]]) -> tuple[dict[str, _Base
 
 def _say_alike(one: _Base, other: _Base) -> bool:
     """Whether two files are one base in two wordings, as an export for PEFT writes it: the first is taken."""
-    (tensors, facts), (again, others) = (read_base(header, layout) for layout, header, _ in (one, other))
+    (tensors, facts), (again, others) = (
+        read_base(header, layout) for layout, header, _ in (one, other)
+    )
     if facts != others or tensors.keys() != again.keys():
         return False
     return all(torch.equal(tensors[name], again[name]) for name in tensors)
@@ -146,7 +163,11 @@ def _remarks(bases: Mapping[str, _Base]) -> list[str]:
         return ["no base was given: this checkpoint decodes, and cannot draw"]
     doubts = [mode.doubt for _, _, mode in bases.values() if mode.doubt]
     alone = {"base", "joint"} & bases.keys()
-    return doubts if alone else [*doubts, "this checkpoint draws to given layers, and nothing from a prompt alone"]
+    return (
+        doubts
+        if alone
+        else [*doubts, "this checkpoint draws to given layers, and nothing from a prompt alone"]
+    )
 
 
 def _changes(changes: Mapping[str, str], preset: Preset, networks: Networks) -> dict[str, str]:
@@ -167,12 +188,20 @@ def _store(
     facts = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
 
     def keep(part: str, tensors: Mapping[str, Tensor], more: Mapping[str, str]) -> str:
-        sources = [asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part]
-        return save_part(store, part, tensors, {**facts, "sources": canonical_json(sources), **more})
+        sources = [
+            asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part
+        ]
+        return save_part(
+            store, part, tensors, {**facts, "sources": canonical_json(sources), **more}
+        )
 
     parts = {
-        "backbone": keep("backbone", backbone.state_dict(), {**backbone.facts(), "model": str(preset.model)}),
-        "transparency": keep("transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}),
+        "backbone": keep(
+            "backbone", backbone.state_dict(), {**backbone.facts(), "model": str(preset.model)}
+        ),
+        "transparency": keep(
+            "transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}
+        ),
     }
     for part, (tensors, told) in bases.items():
         parts[part] = keep(part, tensors, {**told, "model": str(preset.model)})

@@ -33,15 +33,47 @@ _RESIDUAL = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-_MIDDLE = {"middle_block.0": "resnets.0", "middle_block.1": "attentions.0", "middle_block.2": "resnets.1"}
+_MIDDLE = {
+    "middle_block.0": "resnets.0",
+    "middle_block.1": "attentions.0",
+    "middle_block.2": "resnets.1",
+}
 
 _WORDS = (
-    *("down_blocks", "up_blocks", "mid_block", "transformer_blocks", "conv_in", "conv_out", "conv_norm_out"),
-    *("conv_shortcut", "time_emb_proj", "time_embedding", "add_embedding", "linear_1", "linear_2", "proj_in"),
-    *("proj_out", "to_q", "to_k", "to_v", "to_out", "input_blocks", "output_blocks", "middle_block", "in_layers"),
+    *(
+        "down_blocks",
+        "up_blocks",
+        "mid_block",
+        "transformer_blocks",
+        "conv_in",
+        "conv_out",
+        "conv_norm_out",
+    ),
+    *(
+        "conv_shortcut",
+        "time_emb_proj",
+        "time_embedding",
+        "add_embedding",
+        "linear_1",
+        "linear_2",
+        "proj_in",
+    ),
+    *(
+        "proj_out",
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out",
+        "input_blocks",
+        "output_blocks",
+        "middle_block",
+        "in_layers",
+    ),
     *("out_layers", "emb_layers", "skip_connection", "time_embed", "label_emb"),
 )
-_PIECE = re.compile("|".join(rf"{word}(?=_|$)" for word in sorted(_WORDS, key=len, reverse=True)) + "|[^_]+")
+_PIECE = re.compile(
+    "|".join(rf"{word}(?=_|$)" for word in sorted(_WORDS, key=len, reverse=True)) + "|[^_]+"
+)
 
 
 def to_diffusers(ldm: str) -> str:
@@ -66,13 +98,19 @@ def to_diffusers(ldm: str) -> str:
             if _leads("conv", rest) and slot != "0":
                 return f"up_blocks.{level}.upsamplers.0.{rest}"
             return f"up_blocks.{level}.{_joined(slot, layer, rest)}"
-    raise Refused(f"{ldm[:120]!r} names no tensor of a Stable Diffusion UNet", "is it for another architecture?")
+    raise Refused(
+        f"{ldm[:120]!r} names no tensor of a Stable Diffusion UNet",
+        "is it for another architecture?",
+    )
 
 
 def to_ldm(name: str, family: str) -> str:
     """The inverse of `to_diffusers` for a family (training.pretrained.families). Raises Refused for any other name."""
     if family not in UP_ATTENDS:
-        raise Refused(f"models of the family {family!r} have no original names", f"known: {', '.join(UP_ATTENDS)}")
+        raise Refused(
+            f"models of the family {family!r} have no original names",
+            f"known: {', '.join(UP_ATTENDS)}",
+        )
     for ldm, head in _HEADS.items():
         if _leads(head, name):
             return ldm + name[len(head) :]
@@ -80,17 +118,26 @@ def to_ldm(name: str, family: str) -> str:
         if _leads(f"mid_block.{head}", name):
             return ldm + _inner(name.removeprefix(f"mid_block.{head}"), _original(head))
     match re.split(r"\.", name, maxsplit=4):
-        case ["down_blocks", level, "downsamplers", "0", rest] if level.isdigit() and _leads("conv", rest):
+        case ["down_blocks", level, "downsamplers", "0", rest] if level.isdigit() and _leads(
+            "conv", rest
+        ):
             return f"input_blocks.{(int(level) + 1) * (LAYERS + 1)}.0.op{rest[4:]}"
         case ["up_blocks", level, "upsamplers", "0", rest] if level.isdigit():
             slot = 2 if UP_ATTENDS[family][int(level)] else 1
             return f"output_blocks.{int(level) * (LAYERS + 1) + LAYERS}.{slot}.{rest}"
-        case [("down_blocks" | "up_blocks") as side, level, ("resnets" | "attentions") as row, layer, rest]:
+        case [
+            ("down_blocks" | "up_blocks") as side,
+            level,
+            ("resnets" | "attentions") as row,
+            layer,
+            rest,
+        ]:
             block = int(level) * (LAYERS + 1) + int(layer) + (side == "down_blocks")
             ldm = "input_blocks" if side == "down_blocks" else "output_blocks"
             return f"{ldm}.{block}.{int(row == 'attentions')}{_inner('.' + rest, _original(row))}"
     raise Refused(
-        f"{name[:120]!r} names no tensor of a Stable Diffusion UNet", "is it a file for another architecture?"
+        f"{name[:120]!r} names no tensor of a Stable Diffusion UNet",
+        "is it a file for another architecture?",
     )
 
 
@@ -106,11 +153,17 @@ def from_flat(flat: str) -> str:
 
 def is_ldm(name: str) -> bool:
     """Whether a UNet tensor's name is an original one rather than diffusers'."""
-    return name.startswith(("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb."))
+    return name.startswith(
+        ("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb.")
+    )
 
 
 def _joined(slot: str, layer: int, rest: str) -> str:
-    return f"resnets.{layer}{_inner('.' + rest, _RESIDUAL)}" if slot == "0" else f"attentions.{layer}.{rest}"
+    return (
+        f"resnets.{layer}{_inner('.' + rest, _RESIDUAL)}"
+        if slot == "0"
+        else f"attentions.{layer}.{rest}"
+    )
 
 
 def _inner(rest: str, table: dict[str, str]) -> str:
@@ -122,7 +175,9 @@ def _inner(rest: str, table: dict[str, str]) -> str:
 
 
 def _original(row: str) -> dict[str, str]:
-    return {after: before for before, after in _RESIDUAL.items()} if row.startswith("resnets") else {}
+    return (
+        {after: before for before, after in _RESIDUAL.items()} if row.startswith("resnets") else {}
+    )
 
 
 def _leads(head: str, name: str) -> bool:

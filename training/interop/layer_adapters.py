@@ -19,7 +19,9 @@ Role = tuple[str, dict[str, Tensor], dict[str, str]]
 """A file's name without its end, its tensors, and the metadata of the file."""
 
 
-def write_roles(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str, form: str) -> dict[str, Role]:
+def write_roles(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str, form: str
+) -> dict[str, Role]:
     """The LoRA of each role, by role. Raises Refused where the form has none or the base is no pretrained UNet."""
     if form not in FORMS:
         raise Refused(f"role adapters are not written as {form}", f"formats: {', '.join(FORMS)}")
@@ -27,11 +29,18 @@ def write_roles(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family:
     for role in roles_in(tensors):
         own = to_peft(tensors, role)
         if not all(name.startswith("unet.") for name in own):
-            raise Refused("these role adapters are of a denoiser of our own", "--format layerloop holds everything")
+            raise Refused(
+                "these role adapters are of a denoiser of our own",
+                "--format layerloop holds everything",
+            )
         if form == "kohya":
             written[role] = f"layer_{family}_{role}_kohya", write_kohya(own, facts, family), {}
         else:
-            written[role] = f"layer_{family}_{role}_lora", own, peft_metadata(peft_config(own, facts))
+            written[role] = (
+                f"layer_{family}_{role}_lora",
+                own,
+                peft_metadata(peft_config(own, facts)),
+            )
     return written
 
 

@@ -78,12 +78,21 @@ def find_mode(header: Header, layout: WeightFormat) -> Found:
     named = [name for name in fitting if name in header.path.name]
     alike = " and ".join(fitting)
     if len(named) == 1:
-        return Found(MODES[named[0]], f"{header.path.name} is taken for {named[0]} by its name; {alike} look alike")
+        return Found(
+            MODES[named[0]],
+            f"{header.path.name} is taken for {named[0]} by its name; {alike} look alike",
+        )
     attends = any(".transformer_blocks." in name for name in header.shapes)
     own = "bgble2fg" if attends else "fgble2bg"
     if own in fitting and layout in {WeightFormat.differences, WeightFormat.offsets}:
-        return Found(MODES[own], f"{header.path.name} is taken for {own}, as released, by the tensors it holds")
-    raise Refused(f"{header.path} may be {alike}: nothing in it tells", "let the file's name hold one of the two words")
+        return Found(
+            MODES[own],
+            f"{header.path.name} is taken for {own}, as released, by the tensors it holds",
+        )
+    raise Refused(
+        f"{header.path} may be {alike}: nothing in it tells",
+        "let the file's name hold one of the two words",
+    )
 
 
 def plan(available: Collection[str], given: Collection[LayerRole]) -> list[Mode]:
@@ -97,7 +106,11 @@ def plan(available: Collection[str], given: Collection[LayerRole]) -> list[Mode]
     for have, way in ways:
         if len(have) == len(LayerRole) and way:
             return way
-        ways += [(have | set(m.drawn), [*way, m]) for m in known if set(m.given) == have and not have & set(m.drawn)]
+        ways += [
+            (have | set(m.drawn), [*way, m])
+            for m in known
+            if set(m.given) == have and not have & set(m.drawn)
+        ]
     around = f" around {' and '.join(sorted(given))}" if given else ""
     raise Refused(
         f"this checkpoint draws no pair{around}; it has {', '.join(sorted(available)) or 'nothing that draws'}",
@@ -109,16 +122,27 @@ def _fitting(header: Header, layout: WeightFormat) -> list[str]:
     """Names of the modes that a file's frames and channels allow."""
     if layout is WeightFormat.sharing:
         frames, controlled = frames_of(header.shapes)
-        found = [m.name for m in MODES.values() if m.shared and (len(m.drawn), bool(m.given)) == (frames, controlled)]
+        found = [
+            m.name
+            for m in MODES.values()
+            if m.shared and (len(m.drawn), bool(m.given)) == (frames, controlled)
+        ]
         if not found and (frames, controlled) != (1, False):
             led = ", led by a known one" if controlled else ""
             hint = "known are one, three together, and two led by a known layer"
-            raise Refused(f"{header.path} is attention sharing that draws {frames} layers together{led}", hint)
+            raise Refused(
+                f"{header.path} is attention sharing that draws {frames} layers together{led}", hint
+            )
         return found
     layers = _channels(header.shapes) // 4
-    found = [m.name for m in MODES.values() if not m.shared and len(m.given) == layers - 1 and layers > 1]
+    found = [
+        m.name for m in MODES.values() if not m.shared and len(m.given) == layers - 1 and layers > 1
+    ]
     if layers > 1 and not found:
-        raise Refused(f"{header.path} wants {4 * layers} channels", "known are 4, 8 and 12: one or two layers given")
+        raise Refused(
+            f"{header.path} wants {4 * layers} channels",
+            "known are 4, 8 and 12: one or two layers given",
+        )
     return found
 
 

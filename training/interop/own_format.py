@@ -38,7 +38,9 @@ def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[
     card |= {name: dict(card[name]) for name in ("files", "evaluation", "changes")}
     text = json.dumps({"format": _VERSION, "id": checkpoint.id, **card}, indent=2, sort_keys=True)
     _write(folder / CARD, f"{text}\n".encode())
-    return [_found(part, folder / f"{part}.safetensors", sha) for part, sha in checkpoint.files.items()]
+    return [
+        _found(part, folder / f"{part}.safetensors", sha) for part, sha in checkpoint.files.items()
+    ]
 
 
 def find_own(files: Sequence[Path]) -> Path | None:
@@ -61,7 +63,10 @@ def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[
     for part, sha256 in checkpoint.files.items():
         path = _regular(folder, f"{part}.safetensors")
         if sha256_of(path) != sha256:
-            raise Refused(f"{path} is not the file that {CARD} names", "it was cut short or changed; copy it again")
+            raise Refused(
+                f"{path} is not the file that {CARD} names",
+                "it was cut short or changed; copy it again",
+            )
         read_header(path)  # safetensors, whole
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -87,13 +92,17 @@ def _read_card(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{path} cannot be read: {error}", "export the checkpoint again") from error
     if version != _VERSION:
-        raise Refused(f"{path} has format {str(version)[:80]!r}, not {_VERSION!r}", "upgrade Layerloop")
+        raise Refused(
+            f"{path} has format {str(version)[:80]!r}, not {_VERSION!r}", "upgrade Layerloop"
+        )
     return dict(card)
 
 
 def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
     try:
-        files, changes = ({str(k): str(v) for k, v in card[name].items()} for name in ("files", "changes"))
+        files, changes = (
+            {str(k): str(v) for k, v in card[name].items()} for name in ("files", "changes")
+        )
         checkpoint = Checkpoint(
             files=files,
             recipe=str(card["recipe"]),
@@ -107,11 +116,18 @@ def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
             changes=changes,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(f"{folder / CARD} lacks something: {error}", "export the checkpoint again") from error
+        raise Refused(
+            f"{folder / CARD} lacks something: {error}", "export the checkpoint again"
+        ) from error
     if any(not part.replace("_", "").replace("-", "").isalnum() for part in files):
-        raise Refused(f"{folder / CARD} names parts that cannot be files", "export the checkpoint again")
+        raise Refused(
+            f"{folder / CARD} names parts that cannot be files", "export the checkpoint again"
+        )
     if checkpoint.id != card.get("id"):
-        raise Refused(f"{folder / CARD} was changed: it is not of the checkpoint whose id it has", "export it again")
+        raise Refused(
+            f"{folder / CARD} was changed: it is not of the checkpoint whose id it has",
+            "export it again",
+        )
     return checkpoint
 
 
@@ -133,7 +149,9 @@ def _regular(folder: Path, name: str) -> Path:
 
 def _found(part: str, path: Path, sha256: str) -> FoundFile:
     header = read_header(path)
-    return FoundFile(str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters)
+    return FoundFile(
+        str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters
+    )
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -41,7 +41,9 @@ def check_strangers(header: Header) -> None:
 def _check(header: Header, known: tuple[Relative, ...]) -> None:
     for kind in known:
         if kind.is_it(header.shapes):
-            raise Refused(f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint)
+            raise Refused(
+                f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint
+            )
 
 
 def _first_channels(shapes: Shapes, *names: str) -> int | None:
@@ -50,11 +52,16 @@ def _first_channels(shapes: Shapes, *names: str) -> int | None:
 
 
 def _is_rgba_autoencoder(shapes: Shapes) -> bool:
-    return _first_channels(shapes, "encoder.conv_in.weight") == 4 and "decoder.conv_in.weight" in shapes
+    return (
+        _first_channels(shapes, "encoder.conv_in.weight") == 4
+        and "decoder.conv_in.weight" in shapes
+    )
 
 
 def _is_video_autoencoder(shapes: Shapes) -> bool:
-    both = any(name.startswith("encoder.") for name in shapes) or any(name.startswith("decoder.") for name in shapes)
+    both = any(name.startswith("encoder.") for name in shapes) or any(
+        name.startswith("decoder.") for name in shapes
+    )
     return both and any(len(shape) == 5 for shape in shapes.values())
 
 
@@ -64,7 +71,9 @@ def _is_layered_autoencoder(shapes: Shapes) -> bool:
 
 
 def _is_embedding(shapes: Shapes) -> bool:
-    flat = len(shapes) <= 4 and all(len(shape) in {1, 2} and shape[-1] in _WORD_WIDTHS for shape in shapes.values())
+    flat = len(shapes) <= 4 and all(
+        len(shape) in {1, 2} and shape[-1] in _WORD_WIDTHS for shape in shapes.values()
+    )
     return flat and not any("lora" in name or "::" in name for name in shapes)
 
 
@@ -131,8 +140,12 @@ STRANGERS: tuple[Relative, ...] = (
         "an image autoencoder (VAE)",
         "the model brings its own; give the offset encoder and the alpha decoder",
     ),
-    Relative(r"^adapter\.(body|conv_in)\.", "a T2I-Adapter", "it is given when drawing, not imported"),
-    Relative(r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "it is given when drawing, not imported"),
+    Relative(
+        r"^adapter\.(body|conv_in)\.", "a T2I-Adapter", "it is given when drawing, not imported"
+    ),
+    Relative(
+        r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "it is given when drawing, not imported"
+    ),
     Relative(
         r"^(emb_params|string_to_param|clip_[lg])|^<.*>$",
         "a textual inversion (an embedding of a word)",
@@ -143,9 +156,17 @@ STRANGERS: tuple[Relative, ...] = (
         "weights of a text encoder",
         "only UNets learn transparency; leave the text encoder out",
     ),
-    Relative(r"^(vision_model|visual)\.", "weights of an image encoder (CLIP)", "give the weights of transparency"),
+    Relative(
+        r"^(vision_model|visual)\.",
+        "weights of an image encoder (CLIP)",
+        "give the weights of transparency",
+    ),
     Relative(r"motion_modules\.", "a motion module", "only pictures are drawn here"),
-    Relative(r"^(conv_first\.|model\.0\.weight|body\.\d+\.rdb)", "an upscaler", "give the weights of transparency"),
+    Relative(
+        r"^(conv_first\.|model\.0\.weight|body\.\d+\.rdb)",
+        "an upscaler",
+        "give the weights of transparency",
+    ),
     Relative(
         rf"^(transformer\.)?{_TRANSFORMER}|^(model\.)?(transformer|img_in|x_embedder)\.",
         "weights of a diffusion transformer",
@@ -156,7 +177,9 @@ STRANGERS: tuple[Relative, ...] = (
         "an adapter of another kind than LoRA",
         "DoRA, LoHa, LoKr and the like: merge it into its model, and import the UNet",
     ),
-    Relative(r"::", "a file of mixed patches", "one kind of patch a file: all ::lora:: or all ::diff::"),
+    Relative(
+        r"::", "a file of mixed patches", "one kind of patch a file: all ::lora:: or all ::diff::"
+    ),
     Relative(
         _is_embedding,
         "a textual inversion (an embedding of a word)",

@@ -42,7 +42,9 @@ class Networks:
 
     tensors: dict[str, Tensor]
     offset_scale: float
-    scale_from: str  # "given", "file", "flux", "assumed", or "preset" where there is no encoder to scale
+    scale_from: (
+        str  # "given", "file", "flux", "assumed", or "preset" where there is no encoder to scale
+    )
 
 
 def read_transparency(
@@ -66,7 +68,9 @@ def recognise_all(files: Sequence[Path]) -> dict[WeightFormat, Header]:
     found: dict[WeightFormat, Header] = {}
     for layout, header in recognise_each(files):
         if layout in found:
-            raise Refused(f"{found[layout].path} and {header.path} are both: {layout}", "give one of them")
+            raise Refused(
+                f"{found[layout].path} and {header.path} are both: {layout}", "give one of them"
+            )
         found[layout] = header
     return found
 
@@ -98,7 +102,9 @@ def read_networks(
         tensors |= _prefixed("decoder", _read(headers[WeightFormat.decoder], preset, "decoder"))
         given = offset_scale is not None
         return Networks(
-            tensors, _positive(offset_scale) if given else preset.offset_scale, "given" if given else "preset"
+            tensors,
+            _positive(offset_scale) if given else preset.offset_scale,
+            "given" if given else "preset",
         )
     tensors = {}
     for layout in (WeightFormat.encoder, WeightFormat.decoder):
@@ -119,7 +125,9 @@ def _scale(encoder: Header, given: float | None) -> tuple[float, str]:
 
 
 def _made_for_flux(encoder: Header) -> bool:
-    last = max((int(name.split(".")[1]), name) for name in encoder.shapes if name.endswith(".weight"))[1]
+    last = max(
+        (int(name.split(".")[1]), name) for name in encoder.shapes if name.endswith(".weight")
+    )[1]
     return encoder.shapes[last][0] == ALPHA_LAST_CHANNELS
 
 
@@ -136,30 +144,46 @@ def _positive(scale: object, where: str = "") -> float:
 
 def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
     with torch.device("meta"):
-        wanted = {name: value.shape for name, value in getattr(Transparency(preset), network).state_dict().items()}
+        wanted = {
+            name: value.shape
+            for name, value in getattr(Transparency(preset), network).state_dict().items()
+        }
     _check_names(header, wanted, network, preset)
     for name in sorted(wanted):
         here, there = wanted[name], header.shapes[name]
         if here != there:
             sizes = f"{name} is {_size(there)} there and {_size(here)} here"
-            hint = "choose the preset of its model; other sizes are set like --set latent_channels=16"
+            hint = (
+                "choose the preset of its model; other sizes are set like --set latent_channels=16"
+            )
             raise Refused(f"{header.path} does not fit preset {preset.name!r}: {sizes}", hint)
     tensors = read_tensors(header, sorted(wanted))
     return tensors if _alpha_is_first(header, preset) else _reorder(tensors, _ALPHA_FIRST)
 
 
-def _check_names(header: Header, wanted: Mapping[str, object], network: str, preset: Preset) -> None:
+def _check_names(
+    header: Header, wanted: Mapping[str, object], network: str, preset: Preset
+) -> None:
     """Raises Refused where tensors are missing or do not belong to the network."""
-    missing, foreign = sorted(wanted.keys() - header.shapes.keys()), sorted(header.shapes.keys() - wanted.keys())
+    missing, foreign = (
+        sorted(wanted.keys() - header.shapes.keys()),
+        sorted(header.shapes.keys() - wanted.keys()),
+    )
     if missing and len(missing) < len(wanted) / 2 and not foreign:
         said = f"{len(missing)} of its {len(wanted)} tensors are missing, {missing[0]} for one"
         raise Refused(
-            f"{header.path} is an incomplete {WeightFormat[network]}: {said}", "download it, or all its parts, again"
+            f"{header.path} is an incomplete {WeightFormat[network]}: {said}",
+            "download it, or all its parts, again",
         )
     if missing or foreign:
         said = f"{foreign[0]} belongs to none of ours" if foreign else f"there is no {missing[0]}"
-        hint = "its layout is another one: set decoder_layers, networks and the like as it was trained"
-        raise Refused(f"{header.path} does not fit preset {preset.name!r}, whose layers are others: {said}", hint)
+        hint = (
+            "its layout is another one: set decoder_layers, networks and the like as it was trained"
+        )
+        raise Refused(
+            f"{header.path} does not fit preset {preset.name!r}, whose layers are others: {said}",
+            hint,
+        )
 
 
 def _alpha_is_first(header: Header, preset: Preset) -> bool:

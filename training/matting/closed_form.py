@@ -24,7 +24,9 @@ def cut_out(picture: NDArray[np.uint8], trimap: NDArray[np.float32]) -> RGBA:
     part of one picture in ten for background); over mid-grey 0.010 and 0.055.
     """
     colours = picture.astype(np.float64) / 255
-    if not {0.0, 1.0} <= set(np.unique(trimap).tolist()):  # nothing is known to be subject, or nothing else is
+    if not {0.0, 1.0} <= set(
+        np.unique(trimap).tolist()
+    ):  # nothing is known to be subject, or nothing else is
         return _layer(colours, np.full(trimap.shape, float(np.any(trimap == 1))))
     from pymatting import estimate_alpha_cf, estimate_foreground_ml
 

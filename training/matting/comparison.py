@@ -31,7 +31,11 @@ Picture = NDArray[np.uint8]
 
 
 def draw_beside(
-    checkpoint: Checkpoint, store: ObjectStore, requests: Sequence[DrawRequest], segmenter: str | None, report: Report
+    checkpoint: Checkpoint,
+    store: ObjectStore,
+    requests: Sequence[DrawRequest],
+    segmenter: str | None,
+    report: Report,
 ) -> MattingComparison:
     """The door LAYERLOOP_COMPARER. Raises NotFound, Refused.
 
@@ -42,19 +46,31 @@ def draw_beside(
     parts = open_parts(checkpoint, store)
     drawn = _draw(checkpoint, store, requests, report)
     if parts.preset.model is None:
-        opaque, what = [over(layer, GREY) for layer in drawn], "the checkpoint's own layers over mid-grey"
+        opaque, what = (
+            [over(layer, GREY) for layer in drawn],
+            "the checkpoint's own layers over mid-grey",
+        )
     else:
-        opaque, what = _draw_opaque(parts, requests, report), f"{parts.preset.model} without what was learnt"
+        opaque, what = (
+            _draw_opaque(parts, requests, report),
+            f"{parts.preset.model} without what was learnt",
+        )
     found = open_segmenter(segmenter) if segmenter else None
     cut = _cut(opaque, found.find_subject if found else find_subject, report)
     solid = [np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)]) for picture in opaque]
     rows = list(zip(drawn, solid, cut, strict=True))[:SHOWN]
     captions = [(request.prompt.text, "opaque", "matted") for request in requests[:SHOWN]]
-    facts = {"opaque": what, "trimap": found.source if found else "GrabCut", "matting": "closed form, multi-level"}
+    facts = {
+        "opaque": what,
+        "trimap": found.source if found else "GrabCut",
+        "matting": "closed form, multi-level",
+    }
     return MattingComparison(drawn, cut, facts, draw_sheet(rows, captions))
 
 
-def _draw(checkpoint: Checkpoint, store: ObjectStore, requests: Sequence[DrawRequest], report: Report) -> list[RGBA]:
+def _draw(
+    checkpoint: Checkpoint, store: ObjectStore, requests: Sequence[DrawRequest], report: Report
+) -> list[RGBA]:
     generator, drawn = open_generator(checkpoint, store), list[RGBA]()
     for start in range(0, len(requests), generator.at_once):
         report(Progress("draw with alpha", start, len(requests)))
@@ -64,15 +80,21 @@ def _draw(checkpoint: Checkpoint, store: ObjectStore, requests: Sequence[DrawReq
     return drawn
 
 
-def _draw_opaque(parts: LoadedCheckpoint, requests: Sequence[DrawRequest], report: Report) -> list[Picture]:
+def _draw_opaque(
+    parts: LoadedCheckpoint, requests: Sequence[DrawRequest], report: Report
+) -> list[Picture]:
     """Pictures of the model itself, each alone, by the preset's steps and guidance in its size."""
     from diffusers import AutoencoderKL
 
     preset, device = parts.preset, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = precision_on(preset, device)
-    autoencoder = load_model(AutoencoderKL, str(preset.model), "vae", preset.variant, dtype=precision)
+    autoencoder = load_model(
+        AutoencoderKL, str(preset.model), "vae", preset.variant, dtype=precision
+    )
     kind = find_family(str(preset.family)).pipeline
-    pipeline = load_pipeline(str(preset.model), kind, preset.variant, vae=autoencoder, dtype=precision).to(device)
+    pipeline = load_pipeline(
+        str(preset.model), kind, preset.variant, vae=autoencoder, dtype=precision
+    ).to(device)
     pipeline.set_progress_bar_config(disable=True)
     pictures: list[Picture] = []
     for number, request in enumerate(requests):
@@ -92,7 +114,9 @@ def _draw_opaque(parts: LoadedCheckpoint, requests: Sequence[DrawRequest], repor
     return pictures
 
 
-def _cut(opaque: Sequence[Picture], find: Callable[[Picture], NDArray[np.bool_]], report: Report) -> list[RGBA]:
+def _cut(
+    opaque: Sequence[Picture], find: Callable[[Picture], NDArray[np.bool_]], report: Report
+) -> list[RGBA]:
     cut: list[RGBA] = []
     for number, picture in enumerate(opaque):
         report(Progress("matte", number, len(opaque)))

@@ -33,7 +33,9 @@ def open_segmenter(model: str) -> Segmenter:
         raise
     except (OSError, ValueError, ImportError) as error:
         hint = "its processor's configuration lies beside its weights; fetch the whole model"
-        raise Refused(f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint) from error
+        raise Refused(
+            f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint
+        ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Segmenter(network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}")
 
@@ -47,16 +49,26 @@ class Segmenter:
         names = {int(place): str(name).lower() for place, name in network.config.id2label.items()}
         found = [place for place, name in names.items() if name in {"background", "bg"}]
         if not found and len(names) > 2:
-            raise Refused(f"{source} has {len(names)} labels and none for the background", "give one that has")
+            raise Refused(
+                f"{source} has {len(names)} labels and none for the background", "give one that has"
+            )
         self.background = found[0] if found else 0
         self.single = len(names) == 1
 
     @torch.inference_mode()
     def find_subject(self, picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Where what is not background is likelier than not: H x W of an H x W x 3 picture."""
-        inputs = self.processor(images=Image.fromarray(picture), return_tensors="pt").to(self.network.device)
+        inputs = self.processor(images=Image.fromarray(picture), return_tensors="pt").to(
+            self.network.device
+        )
         logits_BLHW = self.network(**inputs).logits.float()
-        whole_BLHW = torch.nn.functional.interpolate(logits_BLHW, picture.shape[:2], mode="bilinear")
-        likely_HW = whole_BLHW[0, 0].sigmoid() if self.single else 1 - whole_BLHW[0].softmax(0)[self.background]
+        whole_BLHW = torch.nn.functional.interpolate(
+            logits_BLHW, picture.shape[:2], mode="bilinear"
+        )
+        likely_HW = (
+            whole_BLHW[0, 0].sigmoid()
+            if self.single
+            else 1 - whole_BLHW[0].softmax(0)[self.background]
+        )
         found: NDArray[np.bool_] = (likely_HW > 0.5).cpu().numpy()
         return found

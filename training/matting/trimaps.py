@@ -24,8 +24,12 @@ def trimap_of(subject: Mask) -> Plane:
     The usual way to a trimap from a segmentation (erode it, dilate it). Where a subject is thinner than the band, the
     band is narrowed until something of it is known; a mask of nothing or of everything has no outline.
     """
-    inside = np.asarray(cv2.distanceTransform(np.pad(subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5))
-    outside = np.asarray(cv2.distanceTransform(np.pad(~subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5))
+    inside = np.asarray(
+        cv2.distanceTransform(np.pad(subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)
+    )
+    outside = np.asarray(
+        cv2.distanceTransform(np.pad(~subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)
+    )
     reach = max(1.0, BAND * max(subject.shape))
     known = min(reach, 0.5 * float(inside.max()))
     trimap = np.full(subject.shape, UNKNOWN, np.float32)
@@ -44,6 +48,8 @@ def find_subject(picture: Picture) -> Mask:
     mask = np.zeros((height, width), np.uint8)
     cv2.setRNGSeed(0)
     box, models = (across, down, width - 2 * across, height - 2 * down), np.zeros((2, 1, 65))
-    cv2.grabCut(np.ascontiguousarray(picture), mask, box, models[0], models[1], TURNS, cv2.GC_INIT_WITH_RECT)
+    cv2.grabCut(
+        np.ascontiguousarray(picture), mask, box, models[0], models[1], TURNS, cv2.GC_INIT_WITH_RECT
+    )
     subject: Mask = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
     return subject

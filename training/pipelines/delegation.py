@@ -14,7 +14,9 @@ _OLD_ARGUMENTS = frozenset({"callback", "callback_steps"})
 
 # Methods that diffusers moved from pipelines to their autoencoders; most scripts still call them here.
 _OF_AUTOENCODER = {
-    f"{turn}_vae_{what}": f"{turn}_{what}" for turn in ("enable", "disable") for what in ("tiling", "slicing")
+    f"{turn}_vae_{what}": f"{turn}_{what}"
+    for turn in ("enable", "disable")
+    for what in ("tiling", "slicing")
 }
 
 # Class methods of the pipeline underneath, which would return that class and lose the transparency.
@@ -49,13 +51,17 @@ class DelegatingPipeline:
         if name in self._own:
             object.__setattr__(self, name, value)
         elif hasattr(type(self), name) or not hasattr(self.pipeline, name):
-            raise AttributeError(self._unknown(name, "cannot be set" if hasattr(type(self), name) else None))
+            raise AttributeError(
+                self._unknown(name, "cannot be set" if hasattr(type(self), name) else None)
+            )
         else:
             self._assign(name, value)
 
     def __dir__(self) -> Iterable[str]:
         """List the names of both."""
-        return sorted({*super().__dir__(), *self._own, *_OF_AUTOENCODER, *dir(self.pipeline)} - _CONSTRUCTORS)
+        return sorted(
+            {*super().__dir__(), *self._own, *_OF_AUTOENCODER, *dir(self.pipeline)} - _CONSTRUCTORS
+        )
 
     def __repr__(self) -> str:
         """Name the class, then show the diffusers pipeline."""
@@ -91,7 +97,10 @@ class DelegatingPipeline:
 
 
 def bind_arguments(
-    pipeline: DiffusionPipeline, args: Sequence[Any], kwargs: Mapping[str, Any], own: Sequence[str] = ()
+    pipeline: DiffusionPipeline,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    own: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the arguments of a call by name, in the order and under the names of the diffusers pipeline.
 
@@ -106,7 +115,11 @@ def bind_arguments(
     Raises:
         TypeError: for a name that the pipeline does not know, which diffusers itself would ignore.
     """
-    known = [name for name, one in inspect.signature(type(pipeline).__call__).parameters.items() if _is_named(one)][1:]
+    known = [
+        name
+        for name, one in inspect.signature(type(pipeline).__call__).parameters.items()
+        if _is_named(one)
+    ][1:]
     order = [*known]
     if len(args) > 1 and isinstance(args[1], int) and order[1:2] == ["prompt_2"]:
         order.remove("prompt_2")

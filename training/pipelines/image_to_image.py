@@ -25,12 +25,16 @@ class TransparentImageToImagePipeline(TransparentPipeline):
     Made of another one's parts: `TransparentImageToImagePipeline.from_pipe(pipe)`.
     """
 
-    def __init__(self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency) -> None:
+    def __init__(
+        self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency
+    ) -> None:
         """pipeline: of any class; diffusers' own image-to-image one is made of its parts. Raises Refused."""
         try:
             begun: Any = AutoPipelineForImage2Image.from_pipe(pipeline)
         except ValueError as error:
-            raise Refused(f"diffusers has no image-to-image pipeline for {type(pipeline).__name__}") from error
+            raise Refused(
+                f"diffusers has no image-to-image pipeline for {type(pipeline).__name__}"
+            ) from error
         begun.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
         super().__init__(begun, backbone, transparency)
 
@@ -69,7 +73,10 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         if not 0 < strength <= 1:
             raise Refused(f"a strength of {strength} means nothing", "choose one above 0, up to 1")
         if image is None:
-            raise Refused("there is no picture to begin from", "give one as image=, or use TransparentPipeline")
+            raise Refused(
+                "there is no picture to begin from",
+                "give one as image=, or use TransparentPipeline",
+            )
         arguments = bind_arguments(self.pipeline, (), arguments)
         while int(num_inference_steps * strength) < 1:
             num_inference_steps += 1
@@ -90,8 +97,13 @@ class TransparentImageToImagePipeline(TransparentPipeline):
     def encode(self, rgba_B4HW: Tensor) -> Tensor:
         """The adjusted latents of straight RGBA in [0, 1], unscaled, B x C x h x w; nothing is sampled."""
         alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW)
-        encoder, straight_B3HW = self.transparency.to(self.backbone.device).encoder, rgba_B4HW[:, :3]
-        return adjusted_posterior(self.backbone, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW)[0]
+        encoder, straight_B3HW = (
+            self.transparency.to(self.backbone.device).encoder,
+            rgba_B4HW[:, :3],
+        )
+        return adjusted_posterior(
+            self.backbone, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW
+        )[0]
 
     def _begin(self, image: Picture | Sequence[Picture] | Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Latents as the denoiser knows them, and the height and width of their pictures."""
@@ -104,7 +116,9 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         return self.normalise(self.encode(rgba_B4HW)), (height, width)
 
 
-def _one_each(normal_BCHW: Tensor, prompt: str | list[str] | None, embedded: Tensor | None, times_each: int) -> Tensor:
+def _one_each(
+    normal_BCHW: Tensor, prompt: str | list[str] | None, embedded: Tensor | None, times_each: int
+) -> Tensor:
     """A picture for every result, where there are fewer: results of one prompt stand next to each other."""
     prompts = len(prompt) if isinstance(prompt, list) else 1 if embedded is None else len(embedded)
     times, rest = divmod(prompts, len(normal_BCHW))

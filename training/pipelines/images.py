@@ -18,7 +18,9 @@ from curation.images.headers import BadFile
 from curation.images.pillow_images import from_path, from_pillow
 from training.transparency.padding import pad_colour
 
-Picture = Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
+Picture = (
+    Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
+)
 """A PIL image or the path of a file, both made sRGB as their profiles say; an H x W x 3 or 4 array, uint8, uint16 or
 float in [0, 1]; or a 3 or 4 x H x W tensor, uint8 or float in [0, 1]."""
 
@@ -42,7 +44,9 @@ def to_rgba(pictures: Picture | Sequence[Picture]) -> Tensor:
     tensors = [_to_rgba(picture) for picture in pictures]
     sizes = {tuple(tensor.shape[1:]) for tensor in tensors}
     if len(sizes) != 1:
-        raise Refused(f"a batch has pictures of {len(sizes)} sizes", "give pictures of one size at a time")
+        raise Refused(
+            f"a batch has pictures of {len(sizes)} sizes", "give pictures of one size at a time"
+        )
     return torch.stack(tensors)
 
 
@@ -53,7 +57,9 @@ def to_pil(rgba_B4HW: Tensor) -> list[Image.Image]:
 
 def to_array(rgba_B4HW: Tensor) -> NDArray[np.uint8]:
     """The same as B x H x W x 4 uint8, rounded."""
-    pixels: NDArray[np.uint8] = (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    pixels: NDArray[np.uint8] = (
+        (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    )
     return pixels
 
 
@@ -84,11 +90,21 @@ def as_latents(pictures: object, channels: int) -> Tensor | None:
         channels: of the model's latents. Four are those of RGBA as well: a picture stays within [0, 1], where a
             scaled latent, of about unit variance, never does.
     """
-    if isinstance(pictures, list | tuple) and pictures and all(isinstance(one, Tensor) for one in pictures):
+    if (
+        isinstance(pictures, list | tuple)
+        and pictures
+        and all(isinstance(one, Tensor) for one in pictures)
+    ):
         if len({one.shape for one in pictures}) > 1:
             return None
-        pictures = torch.stack(list(pictures)) if pictures[0].ndim == 3 else torch.cat(list(pictures))
-    if not isinstance(pictures, Tensor) or not pictures.is_floating_point() or pictures.ndim not in {3, 4}:
+        pictures = (
+            torch.stack(list(pictures)) if pictures[0].ndim == 3 else torch.cat(list(pictures))
+        )
+    if (
+        not isinstance(pictures, Tensor)
+        or not pictures.is_floating_point()
+        or pictures.ndim not in {3, 4}
+    ):
         return None
     batch_BCHW = pictures if pictures.ndim == 4 else pictures[None]
     if batch_BCHW.shape[1] != channels:
@@ -118,9 +134,9 @@ def enlarge(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
     Hidden colours are filled in first (`pad_colour`), colour is resized premultiplied and divided by the resized
     alpha, so that an edge takes its colour from what is visible; where nothing is, from the filled-in colour.
     """
-    return torch.stack([torch.from_numpy(_enlarge(rgba, height, width)) for rgba in _images(rgba_B4HW)]).permute(
-        0, 3, 1, 2
-    )
+    return torch.stack(
+        [torch.from_numpy(_enlarge(rgba, height, width)) for rgba in _images(rgba_B4HW)]
+    ).permute(0, 3, 1, 2)
 
 
 def _to_rgba(picture: Picture) -> Tensor:
@@ -131,7 +147,9 @@ def _to_rgba(picture: Picture) -> Tensor:
         picture = to_eight_bits(picture) if picture.dtype == np.uint16 else picture
         picture = torch.from_numpy(np.array(picture)).movedim(-1, 0)
     if picture.ndim != 3 or len(picture) not in {3, 4}:
-        raise Refused("a picture has three or four channels, and height and width", "give PIL images")
+        raise Refused(
+            "a picture has three or four channels, and height and width", "give PIL images"
+        )
     pixels = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
     return pixels if len(pixels) == 4 else torch.cat([pixels, torch.ones_like(pixels[:1])])
 
@@ -140,7 +158,9 @@ def _decode(picture: Image.Image | str | Path) -> NDArray[np.uint8]:
     try:
         return from_pillow(picture) if isinstance(picture, Image.Image) else from_path(picture)
     except BadFile as error:
-        raise Refused(f"a picture cannot be taken: {error.sentence}", "save it as PNG or lossless WebP") from error
+        raise Refused(
+            f"a picture cannot be taken: {error.sentence}", "save it as PNG or lossless WebP"
+        ) from error
 
 
 def _images(rgba_B4HW: Tensor) -> NDArray[np.float32]:
@@ -155,6 +175,9 @@ def _enlarge(rgba: NDArray[np.float32], height: int, width: int) -> NDArray[np.f
         return np.asarray(cv2.resize(image, (width, height), interpolation=kind), np.float32)
 
     padded = pad_colour(rgba)
-    premultiplied, alpha = resize(padded * rgba[..., 3:]), resize(rgba[..., 3])[..., None].clip(0, 1)
+    premultiplied, alpha = (
+        resize(padded * rgba[..., 3:]),
+        resize(rgba[..., 3])[..., None].clip(0, 1),
+    )
     colour = np.where(alpha > 1 / 255, premultiplied / np.maximum(alpha, 1 / 255), resize(padded))
     return np.concatenate([colour, alpha], axis=-1).clip(0, 1)

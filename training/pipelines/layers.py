@@ -19,7 +19,15 @@ from training.external_weights import read_header, read_tensors
 from training.interop.denoiser_weights import read_base_file
 from training.interop.modes import MODES, SINGLE, Mode
 from training.pipelines.delegation import DelegatingPipeline, bind_arguments
-from training.pipelines.images import Images, Picture, as_latents, check_output, fit, present, to_rgba
+from training.pipelines.images import (
+    Images,
+    Picture,
+    as_latents,
+    check_output,
+    fit,
+    present,
+    to_rgba,
+)
 from training.pipelines.loading import Files
 from training.pipelines.saving import LAYERS, find_saved, save_layers
 from training.pipelines.text_to_image import TransparentPipeline
@@ -64,7 +72,9 @@ class LayersPipeline(DelegatingPipeline):
     def __init__(self, pipe: TransparentPipeline, lesson: SwappableWeights, mode: Mode) -> None:
         """Raises Refused for weights of another mode."""
         if mode.name not in self.modes:
-            raise Refused(f"these weights are {mode}", f"{type(self).__name__} takes {', '.join(self.modes)}")
+            raise Refused(
+                f"these weights are {mode}", f"{type(self).__name__} takes {', '.join(self.modes)}"
+            )
         self.pipe, self.lesson, self.mode = pipe, lesson, mode
 
     @classmethod
@@ -87,7 +97,9 @@ class LayersPipeline(DelegatingPipeline):
         pipe = TransparentPipeline.from_pretrained(model, transparency, adapter, **options)
         tensors, facts = _read_lesson(path)
         mode = MODES.get(facts.get("mode", ""), SINGLE)
-        if prefers_euler(mode) and layers is not None:  # a saved scheduler is the one that was chosen
+        if (
+            prefers_euler(mode) and layers is not None
+        ):  # a saved scheduler is the one that was chosen
             kind: Any = EulerAncestralDiscreteScheduler
             pipe.scheduler = kind.from_config(pipe.scheduler.config)
         return cls(pipe, SwappableWeights(pipe.pipeline.unet, tensors, facts), mode)
@@ -125,7 +137,9 @@ class LayersPipeline(DelegatingPipeline):
     def _assign(self, name: str, value: Any) -> None:
         if name == "unet":
             hint = f"make a {type(self).__name__} of a pipeline that has it"
-            raise AttributeError(f"the weights of {self.mode.name} are held for the present unet; {hint}")
+            raise AttributeError(
+                f"the weights of {self.mode.name} are held for the present unet; {hint}"
+            )
         setattr(self.pipe, name, value)
 
     def _follow(self, device: torch.device) -> None:
@@ -161,7 +175,9 @@ class LayersPipeline(DelegatingPipeline):
         stop_at = _stop_at(self.mode, stop_at)
         arguments = bind_arguments(self.pipeline, (), arguments)
         if prefers_euler(self.mode) and "DPM" in type(self.pipeline.scheduler).__name__:
-            warnings.warn(f"DPM++ leaves artefacts with {self.mode.name}: take Euler a or UniPC", stacklevel=3)
+            warnings.warn(
+                f"DPM++ leaves artefacts with {self.mode.name}: take Euler a or UniPC", stacklevel=3
+            )
         drawn, frames = self.mode.drawn, len(self.mode.drawn)
         embedded = [arguments[name] for name in _EMBEDDED if arguments.get(name) is not None]
         counted = [*(texts[role] for role in drawn), negative_prompt, *given.values()]
@@ -170,14 +186,18 @@ class LayersPipeline(DelegatingPipeline):
         arguments |= _spread(arguments, count, frames)
         arguments["prompt"] = _prompts([texts[role] for role in drawn], count)
         if negative_prompt is not None:
-            arguments["negative_prompt"] = [n for n in _rows(negative_prompt, count) for _ in range(frames)]
+            arguments["negative_prompt"] = [
+                n for n in _rows(negative_prompt, count) for _ in range(frames)
+            ]
         if isinstance(generator, Sequence):
             generator = [one for one in _rows(list(generator), count) for _ in range(frames)]
         stride = self.pipe.backbone.stride
         if size is not None:
             arguments |= {"height": whole(size[0], stride), "width": whole(size[1], stride)}
         with self.lesson.taught(self._condition(given, count), stop_at):
-            normal_BCHW = self.pipeline(generator=generator, output_type="latent", return_dict=False, **arguments)[0]
+            normal_BCHW = self.pipeline(
+                generator=generator, output_type="latent", return_dict=False, **arguments
+            )[0]
         latents = self.pipe.restore(normal_BCHW)
         return {role: latents[place::frames] for place, role in enumerate(drawn)}
 
@@ -209,14 +229,18 @@ class LayersPipeline(DelegatingPipeline):
     ) -> LayersOutput | tuple[Images | None, ...]:
         """A call of any mode: pictures in, pictures out."""
         check_output(output_type)
-        if arguments.get("prompt_embeds") is None and any(texts[role] is None for role in self.mode.drawn):
+        if arguments.get("prompt_embeds") is None and any(
+            texts[role] is None for role in self.mode.drawn
+        ):
             raise Refused("there is no prompt", "give prompt= or prompt_embeds=")
         pictures = {role: self._pixels(one) for role, one in given.items() if one is not None}
         self._check(pictures)
         size = _size(pictures, height, width)
         fitted = {role: fit(one, *size) for role, one in pictures.items()} if size else {}
         latents = self.draw(texts, fitted, size, **arguments)
-        shown: Mapping[Any, Images] = {role: self.pipe.normalise(one) for role, one in latents.items()}
+        shown: Mapping[Any, Images] = {
+            role: self.pipe.normalise(one) for role, one in latents.items()
+        }
         if output_type != "latent":
             if size is None:
                 stride = self.pipe.backbone.stride
@@ -236,7 +260,10 @@ class LayersPipeline(DelegatingPipeline):
     def _check(self, given: Mapping[LayerRole, Tensor]) -> None:
         if set(given) != set(self.mode.given):
             wanted = " and ".join(self.mode.given) or "no layer"
-            raise Refused(f"{self.mode.name} is given {wanted}, not {' and '.join(given) or 'none'}", f"{self.mode}")
+            raise Refused(
+                f"{self.mode.name} is given {wanted}, not {' and '.join(given) or 'none'}",
+                f"{self.mode}",
+            )
 
     def _condition(self, given: Mapping[LayerRole, Tensor], count: int) -> Tensor | None:
         """The given layers as the UNet sees them, a row a picture."""
@@ -260,7 +287,10 @@ def prefers_euler(mode: Mode) -> bool:
 def decode_opaque(pipe: TransparentPipeline, latent_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     """Unscaled latents by the frozen autoencoder alone, each by itself, cropped: RGBA in [0, 1] whose alpha is 1."""
     backbone, tile = pipe.backbone, pipe.transparency.decoder.tile
-    parts = [backbone.decode(one.float().to(backbone.device), tile=tile) for one in torch.split(latent_BCHW, 1)]
+    parts = [
+        backbone.decode(one.float().to(backbone.device), tile=tile)
+        for one in torch.split(latent_BCHW, 1)
+    ]
     colour_B3HW = (torch.cat(parts) / 2 + 0.5).clamp(0, 1)[..., : size[0], : size[1]]
     return torch.cat([colour_B3HW, torch.ones_like(colour_B3HW[:, :1])], dim=1)
 
@@ -268,14 +298,18 @@ def decode_opaque(pipe: TransparentPipeline, latent_BCHW: Tensor, size: tuple[in
 def _encode(pipe: TransparentPipeline, image_B3HW: Tensor) -> Tensor:
     """Plain latents as the denoiser knows them, each by itself; nothing is sampled."""
     backbone, tile = pipe.backbone, pipe.transparency.encoder.tile
-    parts = [backbone.encode(one.to(backbone.device), tile=tile)[0] for one in torch.split(image_B3HW, 1)]
+    parts = [
+        backbone.encode(one.to(backbone.device), tile=tile)[0] for one in torch.split(image_B3HW, 1)
+    ]
     return pipe.normalise(torch.cat(parts))
 
 
 def _stop_at(mode: Mode, given: float | None) -> float:
     share = given if given is not None else 0.5 if mode.name == "fgble2bg" else 1.0
     if not 0 < share <= 1:
-        raise Refused(f"a drawing cannot stop at {share}", "choose a share above 0, up to 1 for never")
+        raise Refused(
+            f"a drawing cannot stop at {share}", "choose a share above 0, up to 1 for never"
+        )
     return share
 
 
@@ -283,11 +317,21 @@ def _count(rows: Sequence[Any]) -> int:
     """How many pictures: of rows that are single or as long as each other. Raises Refused."""
     lengths = {len(row) for row in rows if row is not None and not isinstance(row, str)} - {1}
     if len(lengths) > 1:
-        raise Refused(f"there are {' and '.join(map(str, sorted(lengths)))} texts and pictures", "give as many of each")
+        raise Refused(
+            f"there are {' and '.join(map(str, sorted(lengths)))} texts and pictures",
+            "give as many of each",
+        )
     return lengths.pop() if lengths else 1
 
 
-_EMBEDDED = (*("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),)
+_EMBEDDED = (
+    *(
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    ),
+)
 """Texts that are encoded already, a row each."""
 
 
@@ -296,15 +340,22 @@ def _spread(arguments: Mapping[str, Any], count: int, frames: int) -> dict[str, 
     latents = arguments.get("latents")
     if latents is not None and len(latents) != count * frames:
         hint = f"give {count * frames}: {frames} a picture, picture after picture"
-        raise Refused(f"there are {len(latents)} latents to begin from for {count} pictures of {frames} layers", hint)
+        raise Refused(
+            f"there are {len(latents)} latents to begin from for {count} pictures of {frames} layers",
+            hint,
+        )
     spread = {}
     for name in _EMBEDDED:
         rows = arguments.get(name)
         if rows is not None:
             if len(rows) % frames or count % (len(rows) // frames):
-                hint = f"give one for each of the {frames} layers of a picture, picture after picture"
+                hint = (
+                    f"give one for each of the {frames} layers of a picture, picture after picture"
+                )
                 raise Refused(f"there are {len(rows)} {name} for {count} pictures", hint)
-            by_picture = rows.unflatten(0, (-1, frames)).repeat_interleave(count * frames // len(rows), dim=0)
+            by_picture = rows.unflatten(0, (-1, frames)).repeat_interleave(
+                count * frames // len(rows), dim=0
+            )
             spread[name] = by_picture.flatten(0, 1)
     return spread
 
@@ -332,19 +383,28 @@ def _rows(given: str | Sequence[Any], count: int) -> list[Any]:
     return [row for row in rows for _ in range(count // len(rows))]
 
 
-def _size(pictures: Mapping[LayerRole, Tensor], height: int | None, width: int | None) -> tuple[int, int] | None:
+def _size(
+    pictures: Mapping[LayerRole, Tensor], height: int | None, width: int | None
+) -> tuple[int, int] | None:
     """H and W to draw at: as asked, else as the given layers have them, else the model's own (None)."""
     sizes = {tuple(one.shape[-2:]) for one in pictures.values()}
     if height and width:
         return height, width
     if height or width:
-        raise Refused("a size has both height and width", "give both, or none for that of the given pictures")
+        raise Refused(
+            "a size has both height and width", "give both, or none for that of the given pictures"
+        )
     if len(sizes) > 1:
-        raise Refused("the given layers differ in size", "give height and width: they are fitted to them")
+        raise Refused(
+            "the given layers differ in size", "give height and width: they are fitted to them"
+        )
     return next(iter(sizes), None)  # type: ignore[return-value]
 
 
 def _one_path(files: Files) -> Path:
     if not isinstance(files, str | Path):
-        raise Refused("a pipeline draws by the weights of one mode", "give one file, and make a pipeline of each")
+        raise Refused(
+            "a pipeline draws by the weights of one mode",
+            "give one file, and make a pipeline of each",
+        )
     return Path(files)

@@ -43,9 +43,13 @@ def load_transparency(
         if facts_in(header.metadata).get("part") == "transparency":
             return _open_part(header, offset_scale)
     wanted = {WeightFormat.encoder, WeightFormat.decoder}
-    several = isinstance(source, str | Path) and Path(source).is_dir()  # there may be other files in a folder
+    several = (
+        isinstance(source, str | Path) and Path(source).is_dir()
+    )  # there may be other files in a folder
     files = [header.path for header in headers if not several or _is_one_of(header, wanted)]
-    return read_transparency(files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale)[0]
+    return read_transparency(
+        files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale
+    )[0]
 
 
 def learn(unet: Any, files: Files) -> None:
@@ -63,12 +67,18 @@ def learn(unet: Any, files: Files) -> None:
 
 
 def merge(
-    unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str], source: object = "the stored base"
+    unet: Any,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, str],
+    source: object = "the stored base",
 ) -> None:
     """`learn` of tensors that are read already. Raises Refused where they do not fit the UNet."""
     if facts["kind"] == "adapter":
         scale = float(facts["alpha"]) / float(facts["rank"])
-        tensors = {f"{module}.weight": merged(down, up, scale) for module, (down, up) in pairs(tensors).items()}
+        tensors = {
+            f"{module}.weight": merged(down, up, scale)
+            for module, (down, up) in pairs(tensors).items()
+        }
         facts = {"kind": "difference"}
     try:
         teach(unet, tensors, facts)
@@ -85,7 +95,10 @@ def _paths(source: Files) -> list[Path]:
         return [Path(source)]
     found = sorted(Path(source).glob("*.safetensors"))
     if not found:
-        raise NotFound(f"there are no safetensors files in {source}", "give the files of an encoder and a decoder")
+        raise NotFound(
+            f"there are no safetensors files in {source}",
+            "give the files of an encoder and a decoder",
+        )
     return found
 
 
@@ -98,7 +111,9 @@ def _is_one_of(header: Header, wanted: set[WeightFormat]) -> bool:
 
 def _open_part(header: Header, offset_scale: float | None) -> Transparency:
     facts = facts_in(header.metadata)
-    preset = read_columns(facts) or find_preset(facts["preset"], json.loads(facts.get("changes", "{}")))
+    preset = read_columns(facts) or find_preset(
+        facts["preset"], json.loads(facts.get("changes", "{}"))
+    )
     with torch.no_grad():
         networks = open_transparency(preset, read_tensors(header, header.shapes), facts)
     if offset_scale is not None:

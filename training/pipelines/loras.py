@@ -29,7 +29,9 @@ from training.safetensors_io import save_part
 Stored = tuple[Mapping[str, Tensor], Mapping[str, str]]
 
 
-def add_styles(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
+def add_styles(
+    checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]
+) -> Checkpoint:
     """Store LoRAs beside a checkpoint's weights (the port LAYERLOOP_STYLER).
 
     The result draws with them, has an id of its own, and the given checkpoint as its parent: what is drawn names it.
@@ -46,13 +48,18 @@ def add_styles(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[Lora
     preset = find_preset(checkpoint.preset, checkpoint.changes)
     if preset.family is None or find_family(preset.family).denoiser is None:
         hint = "a LoRA is for a checkpoint of the presets sd15, sd21 or sdxl"
-        raise Refused(f"the preset {preset.name!r} draws with a denoiser of its own, which takes no LoRA", hint)
+        raise Refused(
+            f"the preset {preset.name!r} draws with a denoiser of its own, which takes no LoRA",
+            hint,
+        )
     headers = [read_header(style.path) for style in styles]
     for header in headers:
         _check(header, preset)
     taken = [int(part.removeprefix(STYLE)) for part in checkpoint.files if part.startswith(STYLE)]
     files = dict(checkpoint.files)
-    for number, (style, header) in enumerate(zip(styles, headers, strict=True), max(taken, default=0) + 1):
+    for number, (style, header) in enumerate(
+        zip(styles, headers, strict=True), max(taken, default=0) + 1
+    ):
         facts = {
             "kind": "style",
             "name": style.path.name,
@@ -71,13 +78,23 @@ def apply_styles(pipeline: Any, styles: Sequence[Stored]) -> None:
         return
     names = [f"style_{number}" for number in range(len(styles))]
     for name, (tensors, facts) in zip(names, styles, strict=True):
-        with TemporaryDirectory() as folder:  # diffusers reads an adapter's numbers from a file's own metadata
-            save_file(dict(tensors), Path(folder) / "lora.safetensors", json.loads(facts["header"]) or None)
+        with (
+            TemporaryDirectory() as folder
+        ):  # diffusers reads an adapter's numbers from a file's own metadata
+            save_file(
+                dict(tensors),
+                Path(folder) / "lora.safetensors",
+                json.loads(facts["header"]) or None,
+            )
             try:
-                pipeline.load_lora_weights(folder, weight_name="lora.safetensors", adapter_name=name)
+                pipeline.load_lora_weights(
+                    folder, weight_name="lora.safetensors", adapter_name=name
+                )
             except (ValueError, RuntimeError, KeyError, OSError) as error:
                 hint = "is it for another family of models?"
-                raise Refused(f"the LoRA {facts['name']} does not fit: {str(error)[:200]}", hint) from error
+                raise Refused(
+                    f"the LoRA {facts['name']} does not fit: {str(error)[:200]}", hint
+                ) from error
     pipeline.set_adapters(names, [float(facts["weight"]) for _, facts in styles])
     pipeline.fuse_lora(adapter_names=names)
     pipeline.unload_lora_weights()
@@ -85,7 +102,9 @@ def apply_styles(pipeline: Any, styles: Sequence[Stored]) -> None:
 
 def describe_styles(styles: Sequence[Stored]) -> dict[str, str]:
     """What a drawing says of the LoRAs that it was made with: name, first digits of the file's sha256, weight."""
-    told = [f"{facts['name']} {facts['sha256'][:12]}:{float(facts['weight']):g}" for _, facts in styles]
+    told = [
+        f"{facts['name']} {facts['sha256'][:12]}:{float(facts['weight']):g}" for _, facts in styles
+    ]
     return {"lora": ", ".join(told)} if told else {}
 
 

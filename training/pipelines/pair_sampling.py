@@ -26,7 +26,9 @@ from training.safetensors_io import load_part
 class PairSampler:
     """What a checkpoint draws pairs with; its files are opened when they are first needed, and kept."""
 
-    def __init__(self, pipe: TransparentPipeline, parts: LoadedCheckpoint, store: ObjectStore) -> None:
+    def __init__(
+        self, pipe: TransparentPipeline, parts: LoadedCheckpoint, store: ObjectStore
+    ) -> None:
         self.pipe, self.parts, self.store = pipe, parts, store
         self._lessons: dict[str, SwappableWeights] = {}
 
@@ -92,7 +94,11 @@ class PairSampler:
 
     def _lesson(self, name: str) -> SwappableWeights:
         if name not in self._lessons:
-            stored = self.parts.base if name == SINGLE.name else load_part(self.store, self.parts.modes[name])
+            stored = (
+                self.parts.base
+                if name == SINGLE.name
+                else load_part(self.store, self.parts.modes[name])
+            )
             assert stored is not None  # noqa: S101 - plan and alone have looked
             self._lessons[name] = SwappableWeights(self.pipe.pipeline.unet, *stored)
         return self._lessons[name]
@@ -114,13 +120,19 @@ def _size(given: Mapping[LayerRole, RGBA], options: DrawOptions) -> tuple[int, i
     asked = {options.size[::-1]} if options.size and sizes else set()
     if len(sizes | asked) > 1:
         said = " and ".join(f"{width}x{height}" for height, width in sorted(sizes | asked))
-        raise Refused(f"given layers are taken as they are, and here are sizes of {said}", "give them in one size")
+        raise Refused(
+            f"given layers are taken as they are, and here are sizes of {said}",
+            "give them in one size",
+        )
     return next(iter(sizes), None)
 
 
-def _by_picture(layers: Mapping[LayerRole, Tensor], given: Mapping[LayerRole, RGBA], count: int) -> list[Layers]:
+def _by_picture(
+    layers: Mapping[LayerRole, Tensor], given: Mapping[LayerRole, RGBA], count: int
+) -> list[Layers]:
     """Pixels by picture and role; given ones are what they were, to the bit."""
     pixels = {
-        role: [given[role]] * count if role in given else as_layers(rgba_B4HW) for role, rgba_B4HW in layers.items()
+        role: [given[role]] * count if role in given else as_layers(rgba_B4HW)
+        for role, rgba_B4HW in layers.items()
     }
     return [{role: rows[place] for role, rows in pixels.items()} for place in range(count)]

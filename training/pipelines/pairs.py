@@ -75,7 +75,9 @@ class ForegroundToBlendedPipeline(LayersPipeline):
         **arguments: Any,
     ) -> Output:
         """foreground: with alpha, any size, one for all or one a picture. All else as of LayersTogetherPipeline."""
-        return self._call({BLENDED: prompt}, {FOREGROUND: foreground}, height=height, width=width, **arguments)
+        return self._call(
+            {BLENDED: prompt}, {FOREGROUND: foreground}, height=height, width=width, **arguments
+        )
 
 
 class BackgroundToBlendedPipeline(LayersPipeline):
@@ -92,7 +94,9 @@ class BackgroundToBlendedPipeline(LayersPipeline):
         **arguments: Any,
     ) -> Output:
         """background: any size, one for all or one a picture. All else as of LayersTogetherPipeline."""
-        return self._call({BLENDED: prompt}, {BACKGROUND: background}, height=height, width=width, **arguments)
+        return self._call(
+            {BLENDED: prompt}, {BACKGROUND: background}, height=height, width=width, **arguments
+        )
 
 
 class ForegroundToBackgroundPipeline(LayersPipeline):

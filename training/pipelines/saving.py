@@ -24,8 +24,24 @@ TRANSPARENCY, LAYERS = "transparency", "layers"
 _FILE = "model.safetensors"
 
 _COLUMNS = (
-    *("stride", "latent_channels", "offset_scale", "networks", "encoder_widths", "decoder_widths", "decoder_layers"),
-    *("decoder_attention", "decoder_groups", "fold", "decoder_views", "decoder_unfold", "decoder_residual", "tile"),
+    *(
+        "stride",
+        "latent_channels",
+        "offset_scale",
+        "networks",
+        "encoder_widths",
+        "decoder_widths",
+        "decoder_layers",
+    ),
+    *(
+        "decoder_attention",
+        "decoder_groups",
+        "fold",
+        "decoder_views",
+        "decoder_unfold",
+        "decoder_residual",
+        "tile",
+    ),
 )
 """The columns of a preset that decide what the two networks are."""
 
@@ -42,7 +58,10 @@ def find_saved(model: str, part: str) -> Path:
 def save_transparency(networks: Transparency, folder: Path) -> None:
     """Write both networks with what they need to be opened again."""
     columns = {name: getattr(networks.preset, name) for name in _COLUMNS}
-    facts = {"offset_scale": repr(networks.encoder.offset_scale), "columns": canonical_json(columns)}
+    facts = {
+        "offset_scale": repr(networks.encoder.offset_scale),
+        "columns": canonical_json(columns),
+    }
     _save(folder, TRANSPARENCY, networks.state_dict(), facts)
 
 
@@ -57,7 +76,9 @@ def read_columns(facts: Mapping[str, str]) -> Preset | None:
         }
         return replace(PRESETS["sdxl"], **columns)
     except (ValueError, TypeError, AttributeError) as error:
-        raise Refused("the saved networks do not say what they are", "save the pipeline again") from error
+        raise Refused(
+            "the saved networks do not say what they are", "save the pipeline again"
+        ) from error
 
 
 def save_layers(tensors: Mapping[str, Tensor], facts: Mapping[str, str], folder: Path) -> None:
@@ -68,4 +89,8 @@ def save_layers(tensors: Mapping[str, Tensor], facts: Mapping[str, str], folder:
 def _save(folder: Path, part: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     (folder / part).mkdir(parents=True, exist_ok=True)
     written = apart({name: value.detach().cpu() for name, value in sorted(tensors.items())})
-    save_file(written, folder / part / _FILE, {KEY: canonical_json({**facts, "part": part, "format": FORMAT})})
+    save_file(
+        written,
+        folder / part / _FILE,
+        {KEY: canonical_json({**facts, "part": part, "format": FORMAT})},
+    )

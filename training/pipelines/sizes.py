@@ -33,6 +33,7 @@ def nearest_size(aspect: float, sizes: Iterable[tuple[int, int]] = SDXL_SIZES) -
 def scaled_size(aspect: float, side: int, step: int = 64) -> tuple[int, int]:
     """For models without a table: width and height of about side x side pixels, multiples of `step`."""
     width, height = (
-        max(step, round(side * ratio / step) * step) for ratio in (math.sqrt(aspect), 1 / math.sqrt(aspect))
+        max(step, round(side * ratio / step) * step)
+        for ratio in (math.sqrt(aspect), 1 / math.sqrt(aspect))
     )
     return width, height

@@ -48,7 +48,9 @@ class TransparentPipeline(DelegatingPipeline):
 
     _own: ClassVar[frozenset[str]] = frozenset({"pipeline", "backbone", "transparency"})
 
-    def __init__(self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency) -> None:
+    def __init__(
+        self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency
+    ) -> None:
         """backbone: the frozen autoencoder; by default the pipeline's own. Raises Refused where channels differ."""
         self.pipeline, self.transparency = pipeline, transparency
         self.backbone = _matching(backbone or KLAutoencoder(pipeline.vae), transparency)
@@ -129,7 +131,11 @@ class TransparentPipeline(DelegatingPipeline):
         arguments = bind_arguments(self.pipeline, args, kwargs)
         stride = self.backbone.stride
         height, width = (arguments.pop(name, None) for name in ("height", "width"))
-        sizes = {name: whole(side, stride) for name, side in (("height", height), ("width", width)) if side}
+        sizes = {
+            name: whole(side, stride)
+            for name, side in (("height", height), ("width", width))
+            if side
+        }
         normal_BCHW = self._run(**arguments, **sizes)
         rows, columns = normal_BCHW.shape[-2:]
         size = height or rows * stride, width or columns * stride
@@ -141,7 +147,12 @@ class TransparentPipeline(DelegatingPipeline):
         return normal_BCHW
 
     def _output(
-        self, normal_BCHW: Tensor, size: tuple[int, int], output_type: str, views: int | None, return_dict: bool
+        self,
+        normal_BCHW: Tensor,
+        size: tuple[int, int],
+        output_type: str,
+        views: int | None,
+        return_dict: bool,
     ) -> TransparentOutput | tuple[Images]:
         latent_BCHW = self.restore(normal_BCHW)
         if output_type == "latent":
@@ -152,12 +163,19 @@ class TransparentPipeline(DelegatingPipeline):
 
     @torch.no_grad()
     def decode(
-        self, latent_BCHW: Tensor, size: tuple[int, int], output_type: str = "pil", views: int | None = None
+        self,
+        latent_BCHW: Tensor,
+        size: tuple[int, int],
+        output_type: str = "pil",
+        views: int | None = None,
     ) -> TransparentOutput:
         """Pictures of unscaled adjusted latents, each decoded alone: a batch takes no more memory than its largest."""
-        decoder = self.transparency.to(self.backbone.device).decoder  # which offloading does not know
+        decoder = self.transparency.to(
+            self.backbone.device
+        ).decoder  # which offloading does not know
         parts = [
-            decode_rgba(self.backbone, decoder, one, views=views, size=size) for one in torch.split(latent_BCHW, 1)
+            decode_rgba(self.backbone, decoder, one, views=views, size=size)
+            for one in torch.split(latent_BCHW, 1)
         ]
         return TransparentOutput(present(torch.cat(parts), output_type), latent_BCHW)
 

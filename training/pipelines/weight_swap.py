@@ -27,7 +27,10 @@ class ConditionedConvolution(nn.Conv2d):
     def forward(self, noisy_BCHW: Tensor) -> Tensor:
         """B counts the pictures once, or twice with guidance: unprompted first, as diffusers has them."""
         if self.condition_PCHW is None:
-            raise Refused("these weights draw a layer beside given ones, and none was given", "give the known layers")
+            raise Refused(
+                "these weights draw a layer beside given ones, and none was given",
+                "give the known layers",
+            )
         times = len(noisy_BCHW) // len(self.condition_PCHW)
         beside_BCHW = self.condition_PCHW.repeat(times, 1, 1, 1).to(noisy_BCHW)
         return super().forward(torch.cat([noisy_BCHW, beside_BCHW], dim=1))
@@ -49,15 +52,22 @@ class SwappableWeights:
         self.facts = {name: value for name, value in facts.items() if name not in {"rank", "alpha"}}
         self._names: list[str] = []
         self._values: list[tuple[nn.Parameter, Tensor]] = []
-        self._modules: list[tuple[Any, str, Any]] = []  # owner, name, what stands there in place of what does now
+        self._modules: list[
+            tuple[Any, str, Any]
+        ] = []  # owner, name, what stands there in place of what does now
         if facts["kind"] == "sharing":
             self.sharing = build_sharing(unet, tensors)
             owners = {name: unet.get_submodule(name) for name in self.sharing.processors}
-            self._modules += [(owners[name], "processor", one) for name, one in self.sharing.processors.items()]
+            self._modules += [
+                (owners[name], "processor", one) for name, one in self.sharing.processors.items()
+            ]
             return
         if facts["kind"] == "adapter":
             scale = float(facts["alpha"]) / float(facts["rank"])
-            tensors = {f"{module}.weight": merged(down, up, scale) for module, (down, up) in pairs(tensors).items()}
+            tensors = {
+                f"{module}.weight": merged(down, up, scale)
+                for module, (down, up) in pairs(tensors).items()
+            }
         self._hold(tensors, added=facts["kind"] != "weights")
 
     @contextmanager
@@ -116,17 +126,26 @@ class SwappableWeights:
 
     def _hold(self, tensors: Mapping[str, Tensor], *, added: bool) -> None:
         # PEFT moves the weights of a layer that has a user's adapter.
-        own = {name.replace(".base_layer.", "."): value for name, value in self.unet.named_parameters()}
+        own = {
+            name.replace(".base_layer.", "."): value for name, value in self.unet.named_parameters()
+        }
         for name, value in tensors.items():
             old = own.get(name)
             wider = name == _FIRST and old is not None and value.shape[1] > old.shape[1]
             if old is None or (old.shape != value.shape and not wider):
-                raise Refused(f"{name} of {tuple(value.shape)} is no tensor of this UNet", "is it for another family?")
+                raise Refused(
+                    f"{name} of {tuple(value.shape)} is no tensor of this UNet",
+                    "is it for another family?",
+                )
             start = old.detach().float()
             taught = value.to(old.device, torch.float32)
             if wider:
                 start = torch.cat(
-                    [start, start.new_zeros(len(start), value.shape[1] - old.shape[1], *old.shape[2:])], 1
+                    [
+                        start,
+                        start.new_zeros(len(start), value.shape[1] - old.shape[1], *old.shape[2:]),
+                    ],
+                    1,
                 )
             taught = (start + taught if added else taught).to(old.dtype)
             if wider:
@@ -138,7 +157,9 @@ class SwappableWeights:
     def _widen(self, weight: Tensor) -> None:
         """The bias is the UNet's own, whatever it is at the time."""
         old = self.unet.conv_in
-        self.first = ConditionedConvolution(weight.shape[1], len(weight), old.kernel_size, padding=old.padding)
+        self.first = ConditionedConvolution(
+            weight.shape[1], len(weight), old.kernel_size, padding=old.padding
+        )
         self.first.weight = nn.Parameter(weight, requires_grad=False)
         self.first.bias = old.bias
         self._modules.append((self.unet, "conv_in", self.first))

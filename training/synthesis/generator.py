@@ -33,18 +33,33 @@ class PairSynthesis:
     all that is needed to make them again.
     """
 
-    def __init__(self, generator: LayerGenerator, inpainter: Inpainter, preset: Preset, store: ObjectStore) -> None:
-        self.generator, self.inpainter, self.preset, self.store = generator, inpainter, preset, store
+    def __init__(
+        self, generator: LayerGenerator, inpainter: Inpainter, preset: Preset, store: ObjectStore
+    ) -> None:
+        self.generator, self.inpainter, self.preset, self.store = (
+            generator,
+            inpainter,
+            preset,
+            store,
+        )
         self.at_once = generator.at_once
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(
+        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
+    ) -> Sequence[Layers]:
         """Foreground, background and blended for a prompt with texts of its own for layers, a foreground for others.
 
         Raises NotFound, Refused, and Refused for given layers of other sizes.
         """
-        given = {role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()}
+        given = {
+            role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()
+        }
         plain = replace(options, given={})
-        alone = [_foreground(one) for one in requests if LayerRole.foreground not in given or not is_pair(one.prompt)]
+        alone = [
+            _foreground(one)
+            for one in requests
+            if LayerRole.foreground not in given or not is_pair(one.prompt)
+        ]
         drawn = iter(self.generator.draw(alone, plain))
         return [self._complete(one, given, drawn, plain) for one in requests]
 
@@ -52,13 +67,17 @@ class PairSynthesis:
         """What the foreground is drawn with, which model inpaints, and what it paints."""
         painted = {
             "inpainter": self.inpainter.name,
-            "inpainter_sampler": type(self.inpainter.pipeline.scheduler).__name__.removesuffix("Scheduler"),
+            "inpainter_sampler": type(self.inpainter.pipeline.scheduler).__name__.removesuffix(
+                "Scheduler"
+            ),
             "painted_around": f"alpha < {SOLID}",
             "painted_behind": f"alpha > {CLEAR}, grown by {self.preset.erosion:g} of 1024 pixels",
         }
         return dict(self.generator.describe(replace(options, given={}))) | painted
 
-    def _complete(self, request: DrawRequest, given: Layers, drawn: Iterator[Layers], options: DrawOptions) -> Layers:
+    def _complete(
+        self, request: DrawRequest, given: Layers, drawn: Iterator[Layers], options: DrawOptions
+    ) -> Layers:
         if not is_pair(request.prompt):
             return next(drawn)
         layers = dict(given)
@@ -67,29 +86,46 @@ class PairSynthesis:
         foreground = layers[LayerRole.foreground]
         sizes = {layer.shape for layer in layers.values()}
         if len(sizes) > 1:
-            raise Refused("the given layers are of other sizes than the pair", "give layers of the foreground's size")
+            raise Refused(
+                "the given layers are of other sizes than the pair",
+                "give layers of the foreground's size",
+            )
         if LayerRole.blended not in layers:
             below = layers.get(LayerRole.background)
             if below is None:
                 below = _opaque(self._paint_around(request, foreground, options))
             layers[LayerRole.blended] = _opaque(over(foreground, below))
         if LayerRole.background not in layers:
-            layers[LayerRole.background] = self._paint_behind(request, foreground, layers[LayerRole.blended], options)
+            layers[LayerRole.background] = self._paint_behind(
+                request, foreground, layers[LayerRole.blended], options
+            )
         return layers
 
-    def _paint_around(self, request: DrawRequest, foreground: RGBA, options: DrawOptions) -> Picture:
+    def _paint_around(
+        self, request: DrawRequest, foreground: RGBA, options: DrawOptions
+    ) -> Picture:
         text, role = request.prompt.text, LayerRole.blended
-        return self._fill(over(foreground, GREY), around(foreground), text, _seed(request.seed, role), options)
+        return self._fill(
+            over(foreground, GREY), around(foreground), text, _seed(request.seed, role), options
+        )
 
-    def _paint_behind(self, request: DrawRequest, foreground: RGBA, blended: RGBA, options: DrawOptions) -> RGBA:
+    def _paint_behind(
+        self, request: DrawRequest, foreground: RGBA, blended: RGBA, options: DrawOptions
+    ) -> RGBA:
         text, mask = request.prompt.background or "", behind(foreground, self.preset.erosion)
         seed = _seed(request.seed, LayerRole.background)
-        return _opaque(self._fill(np.ascontiguousarray(blended[..., :3]), mask, text, seed, options))
+        return _opaque(
+            self._fill(np.ascontiguousarray(blended[..., :3]), mask, text, seed, options)
+        )
 
-    def _fill(self, picture: Picture, mask: np.ndarray, text: str, seed: int, options: DrawOptions) -> Picture:
+    def _fill(
+        self, picture: Picture, mask: np.ndarray, text: str, seed: int, options: DrawOptions
+    ) -> Picture:
         steps = options.steps or self.preset.draw_steps
         guidance = self.preset.guidance if options.guidance is None else options.guidance
-        return self.inpainter.fill(picture, mask, text, seed, steps=steps, guidance=guidance, negative=options.negative)
+        return self.inpainter.fill(
+            picture, mask, text, seed, steps=steps, guidance=guidance, negative=options.negative
+        )
 
 
 def is_pair(prompt: Prompt) -> bool:

@@ -20,7 +20,10 @@ Picture = NDArray[np.uint8]
 
 
 def open_inpainter(
-    model: str, variant: str | None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    model: str,
+    variant: str | None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Inpainter:
     """Any model that diffusers can inpaint with and whose autoencoder is Stable Diffusion's kind.
 
@@ -28,7 +31,9 @@ def open_inpainter(
     of that the known part is put back between two steps. Raises NotFound, Refused.
     """
     autoencoder = load_model(AutoencoderKL, model, "vae", variant, dtype=dtype)
-    pipeline = load_pipeline(model, "AutoPipelineForInpainting", variant, vae=autoencoder, dtype=dtype)
+    pipeline = load_pipeline(
+        model, "AutoPipelineForInpainting", variant, vae=autoencoder, dtype=dtype
+    )
     pipeline.set_progress_bar_config(disable=True)
     return Inpainter(pipeline.to(device), Path(model).name if Path(model).is_dir() else model)
 
@@ -41,7 +46,15 @@ class Inpainter:
 
     @torch.no_grad()
     def fill(
-        self, picture: Picture, mask: Mask, text: str, seed: int, *, steps: int, guidance: float, negative: str | None
+        self,
+        picture: Picture,
+        mask: Mask,
+        text: str,
+        seed: int,
+        *,
+        steps: int,
+        guidance: float,
+        negative: str | None,
     ) -> Picture:
         """The picture (any size) with the masked part painted after a text; the same each time, on one machine.
 
@@ -54,7 +67,9 @@ class Inpainter:
         height, width = mask.shape
         stride = self.pipeline.vae_scale_factor
         more = ((0, -height % stride), (0, -width % stride))
-        cells = np.pad(mask, more, "edge").reshape(-(-height // stride), stride, -(-width // stride), stride)
+        cells = np.pad(mask, more, "edge").reshape(
+            -(-height // stride), stride, -(-width // stride), stride
+        )
         coarse = cells.any(axis=(1, 3)).repeat(stride, axis=0).repeat(stride, axis=1)
         seen = np.where(mask[..., None], np.uint8(128), picture)
         drawn = self.pipeline(

@@ -36,7 +36,9 @@ def behind(foreground: RGBA, erosion: float) -> Mask:
     kept: NDArray[np.uint8] = (foreground[..., 3] <= CLEAR * 255).astype(np.uint8)
     reach = margin(foreground.shape[:2], erosion)
     if reach:
-        kept = np.asarray(cv2.erode(kept, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8)
+        kept = np.asarray(
+            cv2.erode(kept, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8
+        )
     fill: Mask = kept == 0
     return fill
 

@@ -142,7 +142,11 @@ class KLAutoencoder(Autoencoder):
 
     def facts(self) -> dict[str, str]:
         """The whole configuration of the autoencoder."""
-        config = {name: value for name, value in self.autoencoder.config.items() if not name.startswith("_")}
+        config = {
+            name: value
+            for name, value in self.autoencoder.config.items()
+            if not name.startswith("_")
+        }
         return {"kind": "autoencoder_kl", "config": json.dumps(config)}
 
     @contextmanager
@@ -156,7 +160,11 @@ class KLAutoencoder(Autoencoder):
             yield
             return
         before = vae.tile_sample_min_size, vae.tile_latent_min_size
-        vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = True, side, side // self.stride
+        vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = (
+            True,
+            side,
+            side // self.stride,
+        )
         try:
             yield
         finally:
@@ -184,11 +192,15 @@ def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Autoencoder:
     # An eigenvector's sign is arbitrary; fix it, so that the same images give the same latents on any machine.
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     gain = variance[:kept] ** (preset.whitening / 2)
-    backbone = LinearAutoencoder(stride, kept, scale=float((variance[:kept] / gain**2).mean() ** -0.5))
+    backbone = LinearAutoencoder(
+        stride, kept, scale=float((variance[:kept] / gain**2).mean() ** -0.5)
+    )
     backbone.mean.copy_(mean)
     backbone.basis.copy_(axes[:, :kept].T)
     backbone.gain.copy_(gain)
-    backbone.sigma.copy_(variance[kept:].mean().sqrt() if kept < len(variance) else torch.tensor(1e-3))
+    backbone.sigma.copy_(
+        variance[kept:].mean().sqrt() if kept < len(variance) else torch.tensor(1e-3)
+    )
     return backbone.eval().requires_grad_(False)
 
 
@@ -197,8 +209,14 @@ def _moments(images_B3HW: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     width = 3 * stride**2
     count, total, products = 0, torch.zeros(width).double(), torch.zeros(width, width).double()
     for some_B3HW in torch.split(images_B3HW, FITTED_AT_ONCE):
-        patches = unfold(some_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, width).double()
-        count, total, products = count + len(patches), total + patches.sum(0), products + patches.T @ patches
+        patches = (
+            unfold(some_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, width).double()
+        )
+        count, total, products = (
+            count + len(patches),
+            total + patches.sum(0),
+            products + patches.T @ patches,
+        )
     mean = total / count
     return mean, products / count - torch.outer(mean, mean)
 
@@ -210,7 +228,9 @@ def load_autoencoder(model: str, variant: str | None = None) -> KLAutoencoder:
     """
     from diffusers import AutoencoderKL
 
-    return KLAutoencoder(load_model(AutoencoderKL, model, _place(model), variant, dtype=torch.float32))
+    return KLAutoencoder(
+        load_model(AutoencoderKL, model, _place(model), variant, dtype=torch.float32)
+    )
 
 
 def _place(model: str) -> str | None:
@@ -230,7 +250,9 @@ def open_backbone(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Au
     backbone: Autoencoder
     match facts.get("kind"):
         case "linear":
-            backbone = LinearAutoencoder(int(facts["stride"]), int(facts["latent_channels"]), float(facts["scale"]))
+            backbone = LinearAutoencoder(
+                int(facts["stride"]), int(facts["latent_channels"]), float(facts["scale"])
+            )
         case "autoencoder_kl":
             from diffusers import AutoencoderKL
 

@@ -39,9 +39,13 @@ def adjusted_posterior(
     seen_B3HW = padded_B3HW if straight_B3HW is None else mirror_to(straight_B3HW, *size)
     image_B3HW = on_grey(seen_B3HW, alpha_B1HW)
     mean_BCHW, std_BCHW = backbone.encode(image_B3HW.float().to(backbone.device), tile=encoder.tile)
-    with torch.autocast(mean_BCHW.device.type, enabled=False):  # an offset is small beside the mean it is added to
+    with torch.autocast(
+        mean_BCHW.device.type, enabled=False
+    ):  # an offset is small beside the mean it is added to
         pictures = (alpha_B1HW.to(_weight(encoder)), padded_B3HW.to(_weight(encoder)))
-        offset_BCHW = in_tiles(encoder, pictures, side=encoder.tile, unit=backbone.stride).to(mean_BCHW)
+        offset_BCHW = in_tiles(encoder, pictures, side=encoder.tile, unit=backbone.stride).to(
+            mean_BCHW
+        )
         if keep_B is not None:
             offset_BCHW = offset_BCHW * keep_B.to(mean_BCHW)[:, None, None, None]
         return mean_BCHW + encoder.offset_scale * std_BCHW * offset_BCHW, std_BCHW
@@ -73,15 +77,21 @@ def decode_rgba(
     """
     estimate = {1: estimate_once, 8: estimate_augmented}.get(views or decoder.views)
     if estimate is None:
-        raise Refused(f"a picture cannot be decoded in {views} views", "choose 1, or 8 for their median")
+        raise Refused(
+            f"a picture cannot be decoded in {views} views", "choose 1, or 8 for their median"
+        )
     image_B3HW = backbone.decode(latent_BCHW.float().to(backbone.device), tile=decoder.tile)
     height, width = image_B3HW.shape[-2:]
     rows, columns = whole(height, decoder.unit), whole(width, decoder.unit)
     image_B3HW = mirror_to(image_B3HW.to(_weight(decoder)), rows, columns)
-    latent_BCHW = mirror_to(latent_BCHW.to(image_B3HW), rows // backbone.stride, columns // backbone.stride)
+    latent_BCHW = mirror_to(
+        latent_BCHW.to(image_B3HW), rows // backbone.stride, columns // backbone.stride
+    )
 
     def decode(image_B3HW: Tensor, latent_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        out_B4HW = in_tiles(decoder, (image_B3HW, latent_BCHW), side=decoder.tile, unit=decoder.unit)
+        out_B4HW = in_tiles(
+            decoder, (image_B3HW, latent_BCHW), side=decoder.tile, unit=decoder.unit
+        )
         return out_B4HW[:, :1], out_B4HW[:, 1:]
 
     rgba_B4HW = estimate(decode, image_B3HW, latent_BCHW)
@@ -90,10 +100,14 @@ def decode_rgba(
 
 
 @torch.no_grad()
-def reconstruct(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor, *, offset: bool = True) -> Tensor:
+def reconstruct(
+    backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor, *, offset: bool = True
+) -> Tensor:
     """There and back: straight RGBA to adjusted latent to straight RGBA in [0, 1], B x 4 x H x W."""
     keep_B = torch.full((len(rgba_B4HW),), float(offset))
-    latent_BCHW = adjust(backbone, networks.encoder, rgba_B4HW[:, 3:], pad_colours(rgba_B4HW), keep_B)
+    latent_BCHW = adjust(
+        backbone, networks.encoder, rgba_B4HW[:, 3:], pad_colours(rgba_B4HW), keep_B
+    )
     return decode_rgba(backbone, networks.decoder, latent_BCHW)
 
 

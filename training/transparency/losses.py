@@ -29,7 +29,11 @@ def decibels(difference_BCHW: Tensor) -> Tensor:
     return (10 * torch.log10((difference_BCHW**2).flatten(1).mean(1) + 1e-5)).mean()
 
 
-ERRORS: dict[str, Callable[[Tensor], Tensor]] = {"square": squares, "charbonnier": charbonnier, "decibel": decibels}
+ERRORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "square": squares,
+    "charbonnier": charbonnier,
+    "decibel": decibels,
+}
 """What a difference counts for, by the preset's word."""
 
 Error = Callable[[Tensor], Tensor]
@@ -109,7 +113,10 @@ def adaptive_weight(others: Tensor, fooling: Tensor, last_layer: Tensor) -> Tens
 
     Bounded by 1e4, as in its authors' code, so that a discriminator that is asleep does not take over.
     """
-    mine, its = (torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (others, fooling))
+    mine, its = (
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm()
+        for loss in (others, fooling)
+    )
     weight: Tensor = (mine / (its + 1e-6)).clamp(max=1e4).detach()
     return weight
 

@@ -62,13 +62,21 @@ class AlphaDecoder(nn.Module):
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
-        widths, groups, heavy = preset.decoder_widths, preset.decoder_groups, preset.networks == "heavy"
+        widths, groups, heavy = (
+            preset.decoder_widths,
+            preset.decoder_groups,
+            preset.networks == "heavy",
+        )
         attending = {len(widths) - 1 - deep for deep in range(preset.decoder_attention)}
         self.fold, self.residual = preset.fold, preset.decoder_residual
         self.views, self.tile = preset.decoder_views, preset.tile
-        self.unit = lcm(preset.fold * 2 ** (len(widths) - 1), preset.stride)  # height and width are multiples of it
+        self.unit = lcm(
+            preset.fold * 2 ** (len(widths) - 1), preset.stride
+        )  # height and width are multiples of it
         self.taken = preset.decoder_layers + 1  # skips that a level on the way up takes
-        self.joint = len(widths) if heavy else (preset.stride // preset.fold).bit_length() - 1  # the latent's level
+        self.joint = (
+            len(widths) if heavy else (preset.stride // preset.fold).bit_length() - 1
+        )  # the latent's level
         self.conv_in = nn.Conv2d(3 * self.fold**2, widths[0], 3, padding=1)
         self.latent_conv_in = nn.Conv2d(preset.latent_channels, widths[max(0, self.joint - 1)], 1)
         nn.init.zeros_(self.latent_conv_in.weight)
@@ -76,7 +84,9 @@ class AlphaDecoder(nn.Module):
         # A latent of 8 x 8 patches knows more of its pixels than convolutions after upsampling soon learn to tell.
         self.unfolded = preset.stride // preset.fold if preset.decoder_unfold else 0
         if self.unfolded:
-            self.latent_unfold_in = nn.Conv2d(preset.latent_channels, widths[0] * self.unfolded**2, 1)
+            self.latent_unfold_in = nn.Conv2d(
+                preset.latent_channels, widths[0] * self.unfolded**2, 1
+            )
             nn.init.zeros_(self.latent_unfold_in.weight)
             nn.init.zeros_(_bias(self.latent_unfold_in))
         shared: dict[str, Any] = {

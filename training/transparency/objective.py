@@ -73,18 +73,33 @@ class OffsetObjective:
 
         pictures = (padded_B3HW, alpha_B1HW, colour_hat_B3HW, alpha_hat_B1HW)
         terms = self._terms(*pictures)
-        terms["identity"] = identity_loss(on_grey(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error)
-        total = torch.stack([getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]).sum()
+        terms["identity"] = identity_loss(
+            on_grey(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error
+        )
+        total = torch.stack(
+            [getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]
+        ).sum()
         if self.preset.discriminator_weight > 0 and seen >= self.preset.discriminator_start:
             terms["fooling"] = fooling_loss(self.discriminator(alpha_hat_B1HW, colour_hat_B3HW))
             fooling = self.preset.discriminator_weight * terms["fooling"]
             if self.preset.discriminator_adaptive:
-                fooling = fooling * adaptive_weight(total, terms["fooling"], networks.decoder.conv_out.weight)
+                fooling = fooling * adaptive_weight(
+                    total, terms["fooling"], networks.decoder.conv_out.weight
+                )
             total = total + fooling
-        return Loss(total, terms, (alpha_B1HW, padded_B3HW), (alpha_hat_B1HW.detach(), colour_hat_B3HW.detach()))
+        return Loss(
+            total,
+            terms,
+            (alpha_B1HW, padded_B3HW),
+            (alpha_hat_B1HW.detach(), colour_hat_B3HW.detach()),
+        )
 
     def _terms(
-        self, colour_B3HW: Tensor, alpha_B1HW: Tensor, colour_hat_B3HW: Tensor, alpha_hat_B1HW: Tensor
+        self,
+        colour_B3HW: Tensor,
+        alpha_B1HW: Tensor,
+        colour_hat_B3HW: Tensor,
+        alpha_hat_B1HW: Tensor,
     ) -> dict[str, Tensor]:
         """The terms on what is drawn that have a weight, by the names that their weights have in a preset."""
         pictures = (colour_B3HW, alpha_B1HW, colour_hat_B3HW, alpha_hat_B1HW)
@@ -98,7 +113,9 @@ class OffsetObjective:
         return terms
 
 
-def on_solids(alpha_B1HW: Tensor, colour_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor) -> tuple[Tensor, Tensor]:
+def on_solids(
+    alpha_B1HW: Tensor, colour_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor
+) -> tuple[Tensor, Tensor]:
     """The chosen pictures blended on a solid colour each, and opaque from then on (AlphaVAE); the rest as they are."""
     chosen_B111 = chosen_B[:, None, None, None]
     blended_B3HW = colour_B3HW * alpha_B1HW + below_B3[..., None, None] * (1 - alpha_B1HW)

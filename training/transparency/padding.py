@@ -15,9 +15,13 @@ def pad_colour(rgba: NDArray[np.float32]) -> NDArray[np.float32]:
     The paper's iterated Gaussian filter, done as its authors' code does it, by a pyramid of ratio 1.2: each level
     paints over the coarser one by its alpha. Equals the input where alpha is 1; 0 where nothing is visible at all.
     """
-    levels = _pyramid(np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1, dtype=np.float32))
+    levels = _pyramid(
+        np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1, dtype=np.float32)
+    )
     seen = levels[-1].sum(axis=(0, 1))
-    colour = np.broadcast_to(seen[:3] / max(float(seen[3]), 1e-8), (*levels[-1].shape[:2], 3)).astype(np.float32)
+    colour = np.broadcast_to(
+        seen[:3] / max(float(seen[3]), 1e-8), (*levels[-1].shape[:2], 3)
+    ).astype(np.float32)
     for level in reversed(levels):
         height, width = level.shape[:2]
         coarse = np.asarray(cv2.resize(colour, (width, height), interpolation=cv2.INTER_LINEAR))

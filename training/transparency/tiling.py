@@ -23,7 +23,10 @@ def mirror_to(tensor_BCHW: Tensor, height: int, width: int) -> Tensor:
     """
     if tensor_BCHW.shape[-2:] == (height, width):
         return tensor_BCHW
-    rows, columns = (_mirrored(old, new) for old, new in zip(tensor_BCHW.shape[-2:], (height, width), strict=True))
+    rows, columns = (
+        _mirrored(old, new)
+        for old, new in zip(tensor_BCHW.shape[-2:], (height, width), strict=True)
+    )
     return tensor_BCHW[..., rows.to(tensor_BCHW.device)[:, None], columns.to(tensor_BCHW.device)]
 
 
@@ -37,7 +40,9 @@ def whole(length: int, unit: int) -> int:
     return -(-length // unit) * unit
 
 
-def in_tiles(network: nn.Module, pictures: Sequence[Tensor], *, side: int, unit: int, overlap: int = OVERLAP) -> Tensor:
+def in_tiles(
+    network: nn.Module, pictures: Sequence[Tensor], *, side: int, unit: int, overlap: int = OVERLAP
+) -> Tensor:
     """What `network` gives of `pictures`, a tile at a time where they have more pixels than a square of `side`.
 
     pictures: B x ? x H/s x W/s of the same H x W, each with a whole stride s of its own, the largest with 1; H and W
@@ -56,16 +61,25 @@ def in_tiles(network: nn.Module, pictures: Sequence[Tensor], *, side: int, unit:
     side = max(unit, side // unit * unit)
     shared = min(overlap, side // 2) // unit * unit
     blended_BCHW = total_HW = None
-    with _whole_statistics(network, [_shrunk(picture, height, width, side, unit) for picture in pictures]):
+    with _whole_statistics(
+        network, [_shrunk(picture, height, width, side, unit) for picture in pictures]
+    ):
         for top, bottom in _cuts(height, side, shared, unit):
             for left, right in _cuts(width, side, shared, unit):
                 box = (top, bottom, left, right)
-                part_BCHW = _joined(network(*(_cut(one, box, height // one.shape[-2]) for one in pictures)))
+                part_BCHW = _joined(
+                    network(*(_cut(one, box, height // one.shape[-2]) for one in pictures))
+                )
                 stride = (bottom - top) // part_BCHW.shape[-2]
-                fades = (_fade(top, bottom, height, stride, shared), _fade(left, right, width, stride, shared))
+                fades = (
+                    _fade(top, bottom, height, stride, shared),
+                    _fade(left, right, width, stride, shared),
+                )
                 weight_HW = torch.outer(*fades).to(part_BCHW)
                 if blended_BCHW is None or total_HW is None:
-                    blended_BCHW = part_BCHW.new_zeros(*part_BCHW.shape[:2], height // stride, width // stride)
+                    blended_BCHW = part_BCHW.new_zeros(
+                        *part_BCHW.shape[:2], height // stride, width // stride
+                    )
                     total_HW = blended_BCHW.new_zeros(blended_BCHW.shape[-2:])
                 _cut(blended_BCHW, box, stride).add_(part_BCHW * weight_HW)
                 _cut(total_HW, box, stride).add_(weight_HW)

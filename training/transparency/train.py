@@ -59,17 +59,27 @@ def train_transparency(
     memory = preset.in_memory
     opaque, size = preset.transparency_opaque, preset.image_size
     roles = preset.roles_learnt(opaque)
-    pictures = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
-    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
+    pictures = load_split(
+        store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles
+    )
+    draws: Order = draw_order(
+        store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque
+    )
     draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
 
     torch.manual_seed(order.seed)
-    networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
+    networks = (
+        Transparency(preset)
+        if start is None
+        else open_transparency(preset, start).train().requires_grad_(True)
+    )
     shown = heldout_images(store, order.snapshot, size, SHEET)
     shown_B4HW = shown.take(range(len(shown))) if len(shown) else None
     recipe = TransparencyStage(preset, networks, pictures, backbone, shown_B4HW)
     fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    return {name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
+    return {
+        name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()
+    }
 
 
 class TransparencyStage(TrainingStage):
@@ -89,7 +99,9 @@ class TransparencyStage(TrainingStage):
         super().__init__()
         self.shown_B4HW = shown_B4HW
         self.preset, self.networks, self.pictures = preset, networks, pictures
-        self.pace = LRSchedule(preset.transparency_images, preset.transparency_batch, preset.transparency_ema)
+        self.pace = LRSchedule(
+            preset.transparency_images, preset.transparency_batch, preset.transparency_ema
+        )
         self.objective = OffsetObjective(preset, backbone)
         # Only where it counts: every process waits for the gradients of every parameter.
         self.judge = self.objective.discriminator if preset.discriminator_weight else None
@@ -105,14 +117,18 @@ class TransparencyStage(TrainingStage):
         betas = (self.preset.beta1, self.preset.beta2)
         built = {"optimiser": build_optimiser(name, self.networks.parameters(), rate, betas=betas)}
         if self.judge is not None:
-            built["judge_optimiser"] = build_optimiser(name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0)
+            built["judge_optimiser"] = build_optimiser(
+                name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0
+            )
         return built
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
         """Pictures, half of them mirrored, with their colours padded, and which of them keep their offset."""
         flips = (torch.rand(len(places), generator=rng) < 0.5)[mine]
         # 30 % of the offsets are dropped.
-        keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[mine]
+        keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[
+            mine
+        ]
         read = map if self.readers is None else self.readers.map
         pairs = list(read(self._prepare, [places[row] for row in mine], flips.tolist()))
         rgba_B4HW, padded_B3HW = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
@@ -127,7 +143,9 @@ class TransparencyStage(TrainingStage):
     def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
         """L_vae and, beside it, the discriminator's own loss: neither has gradients for the other's networks."""
         with _still(self.judge):
-            loss = self.objective.measure(self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen)
+            loss = self.objective.measure(
+                self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen
+            )
         if self.judge is None or "fooling" not in loss.terms:
             return loss.total, loss.terms
         hinge = discriminator_loss(self.judge(*loss.truth), self.judge(*loss.drawn))
@@ -144,7 +162,9 @@ class TransparencyStage(TrainingStage):
     def draw_sheet(self, rows: Rows) -> bytes:
         """Draw the first held-out images, or training images without any, and their reconstructions."""
         shown_B4HW = self.shown_B4HW if self.shown_B4HW is not None else rows["rgba"][:SHEET]
-        return draw_sheet(reconstruction_rows(self.objective.backbone, self.networks, self._here(shown_B4HW)))
+        return draw_sheet(
+            reconstruction_rows(self.objective.backbone, self.networks, self._here(shown_B4HW))
+        )
 
     def validate(self) -> dict[str, float]:
         """Measure the PSNR (dB, mean over nine backgrounds) of the first held-out images."""
@@ -152,7 +172,11 @@ class TransparencyStage(TrainingStage):
             return {}
         truth_B4HW = self._here(self.shown_B4HW)
         again_B4HW = reconstruct(self.objective.backbone, self.networks, truth_B4HW)
-        return {"psnr": float(torch.stack(list(measure_blends(truth_B4HW, again_B4HW)["psnr"].values())).mean())}
+        return {
+            "psnr": float(
+                torch.stack(list(measure_blends(truth_B4HW, again_B4HW)["psnr"].values())).mean()
+            )
+        }
 
     def _here(self, rgba_B4HW: Tensor) -> Tensor:
         return rgba_B4HW.to(next(self.networks.parameters()).device)
@@ -188,6 +212,8 @@ def _still(judge: nn.Module | None) -> Iterator[None]:
             judge.requires_grad_(True)
 
 
-def reconstruction_rows(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor) -> list[list[RGBA]]:
+def reconstruction_rows(
+    backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor
+) -> list[list[RGBA]]:
     """Two rows: the pictures, and what comes back of them."""
     return [pixels(rgba_B4HW), pixels(reconstruct(backbone, networks, rgba_B4HW))]

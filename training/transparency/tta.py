@@ -28,10 +28,17 @@ def estimate_augmented(decode: Decode, image_B3HW: Tensor, latent_BCHW: Tensor) 
     latent turns with its image, as convolutional backbones' do and the linear one's does not.
     """
     seen: list[Tensor] = []
-    for views in (VIEWS,) if image_B3HW.shape[-1] == image_B3HW.shape[-2] else (VIEWS[::2], VIEWS[1::2]):
-        image, latent = (torch.cat([_turn(tensor, view) for view in views]) for tensor in (image_B3HW, latent_BCHW))
+    for views in (
+        (VIEWS,) if image_B3HW.shape[-1] == image_B3HW.shape[-2] else (VIEWS[::2], VIEWS[1::2])
+    ):
+        image, latent = (
+            torch.cat([_turn(tensor, view) for view in views])
+            for tensor in (image_B3HW, latent_BCHW)
+        )
         rgba = _decode_some(decode, image, latent)
-        seen += [_turn_back(one, view) for one, view in zip(rgba.chunk(len(views)), views, strict=True)]
+        seen += [
+            _turn_back(one, view) for one, view in zip(rgba.chunk(len(views)), views, strict=True)
+        ]
     stacked = torch.stack(seen)
     if stacked.device.type == "mps":  # which has no median along a dimension
         return stacked.cpu().median(dim=0).values.to(image_B3HW.device)
