@@ -44,9 +44,7 @@ def open_captioner(model: str) -> VisionLanguageModel:
 
 
 class VisionLanguageModel:
-    """A Captioner with greedy decoding, so that equal images get equal captions; one prompt a
-    batch.
-    """
+    """A Captioner with greedy decoding: equal images get equal captions."""
 
     def __init__(self, network: Any, processor: Any, source: str) -> None:
         self.network, self.processor, self.source = network, processor, source
@@ -84,7 +82,9 @@ class VisionLanguageModel:
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )
         # Decoder-only models return the prompt tokens in front of the new ones.
-        prompt_length = 0 if self.network.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        prompt_length = (
+            0 if self.network.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        )
         texts = self.processor.batch_decode(answers[:, prompt_length:], skip_special_tokens=True)
         return [text.strip() for text in texts]
 

@@ -72,15 +72,15 @@ class ImageEncoder:
         """Embed each candidate as a vector of 2 D numbers.
 
         The first half is the mean of the unit embeddings of its two images, the second half the
-        unit
-        embedding of its alpha.
+        unit embedding of its alpha.
 
         Args:
             drawn: The layers of each candidate.
             prompts: The prompt of each candidate.
         """
         return [
-            EmbeddingResult(self._embed(layers), {}) for layers, _ in zip(drawn, prompts, strict=True)
+            EmbeddingResult(self._embed(layers), {})
+            for layers, _ in zip(drawn, prompts, strict=True)
         ]
 
     def _embed(self, layers: Layers) -> NDArray[np.float32]:
@@ -188,9 +188,9 @@ def _read_head(path: Path, device: torch.device, width: int) -> list[tuple[Tenso
 def _prepare(processor: Any, pictures: Sequence[Picture], device: torch.device) -> Any:
     from PIL import Image
 
-    return processor(images=[Image.fromarray(picture) for picture in pictures], return_tensors="pt").to(
-        device
-    )
+    return processor(
+        images=[Image.fromarray(picture) for picture in pictures], return_tensors="pt"
+    ).to(device)
 
 
 def _pictures(layers: Layers) -> Iterator[Picture]:

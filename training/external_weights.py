@@ -207,8 +207,7 @@ def _require_files(path: Path, names: list[str]) -> tuple[Path, ...]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """Open a file with safetensors, which checks the header's length (<= 100 MB) and every offset.
-    """
+    """Open a file with safetensors, which checks the header's length (100 MB) and every offset."""
     if path.is_dir():
         inside = sorted(file.name for file in path.glob("*.safetensors*"))
         hint = (

@@ -58,8 +58,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of a stage on the "meta" device, where they are built fast and take no memory.
-    """
+    """The networks of a stage on the "meta" device, where they are cheap to build."""
 
     backbone: Autoencoder
     transparency: Transparency
@@ -139,7 +138,10 @@ def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
         averaged = [
             parameter for parameter in recipe.averaged().parameters() if parameter.requires_grad
         ]
-        sizes.update(trainable=trainable, averaged=sum(p.nbytes for p in averaged) if recipe.pace.decay else 0)
+        sizes.update(
+            trainable=trainable,
+            averaged=sum(p.nbytes for p in averaged) if recipe.pace.decay else 0,
+        )
         sizes.update(
             blocks=[
                 sum(p.nbytes for p in b.parameters())
@@ -199,7 +201,9 @@ def _used(preset: Preset, stage: str, lasting: Mapping[str, int]) -> dict[str, i
 def _make_transparency(preset: Preset, networks: Networks) -> tuple[TrainingStage, Rows]:
     """Return the stage of latent transparency and a batch for it."""
     count, side = preset.transparency_batch, preset.image_size
-    training_stage = TransparencyStage(preset, networks.transparency, cast("Any", None), networks.backbone)
+    training_stage = TransparencyStage(
+        preset, networks.transparency, cast("Any", None), networks.backbone
+    )
     batch = {"rgba": torch.zeros(count, 4, side, side), "padded": torch.zeros(count, 3, side, side)}
     return training_stage, {**batch, "keep": torch.ones(count)}
 
@@ -244,7 +248,10 @@ def _make_layers(preset: Preset, networks: Networks) -> tuple[TrainingStage, Row
         "noise": latent_PLCHW.clone(),
         "time": torch.zeros(count, dtype=torch.int64),
     }
-    conditioning = {"known": torch.zeros(count, len(roles), dtype=torch.bool), "roles": [roles] * count}
+    conditioning = {
+        "known": torch.zeros(count, len(roles), dtype=torch.bool),
+        "roles": [roles] * count,
+    }
     if not isinstance(denoiser, StableDiffusion):
         return training_stage, {**batch, **conditioning, "texts": [[""] * len(roles)] * count}
     flat = _conditions(denoiser, count * len(roles))
@@ -296,7 +303,9 @@ def _build(preset: Preset, stage: str) -> Networks:
             backbone = KLAutoencoder(build_part(preset, "vae"))
         transparency = Transparency(preset).requires_grad_(not base)
         denoiser = (
-            (_UnloadedStableDiffusion(preset) if preset.family else BuiltinDenoiser(preset)) if base else None
+            (_UnloadedStableDiffusion(preset) if preset.family else BuiltinDenoiser(preset))
+            if base
+            else None
         )
         if denoiser is not None and stage == "layers":
             half = COMPUTED_IN[preset.precision] if preset.family and not preset.sharded else None
@@ -342,9 +351,7 @@ def _advise(held: Mapping[str, int], preset: Preset, stage: str, *, on_gpu: bool
     needed = peak * (1 + SCATTERED) / GIB + CONTEXT
     fitting = next((card for card in CARDS if needed <= card), None)
     fit = (
-        f"fits a {fitting} GiB GPU"
-        if fitting
-        else f"needs {needed:.0f} GiB, more than one GPU has"
+        f"fits a {fitting} GiB GPU" if fitting else f"needs {needed:.0f} GiB, more than one GPU has"
     )
     saving = _relief(held, preset, stage) if stage in TRAINED and fitting != CARDS[0] else ""
     return f"{fit}; less with {saving}" if saving else fit

@@ -86,8 +86,7 @@ def load_part(store: ObjectStore, sha256: str) -> tuple[dict[str, Tensor], Metad
 
 
 def facts_in(metadata: Mapping[str, str]) -> Metadata:
-    """Return Layerloop's own metadata from a safetensors header; empty for files of other programs.
-    """
+    """Return Layerloop's metadata from a safetensors header; empty for files of other programs."""
     try:
         own = json.loads(metadata.get(KEY, "{}"))
         return {str(name): str(value) for name, value in own.items()}

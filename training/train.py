@@ -1,4 +1,4 @@
-"""Entry point of training: a training request in, a checkpoint with metrics and a sample grid out."""
+"""Entry point of training: from a training request to a checkpoint with metrics."""
 
 from __future__ import annotations
 
@@ -57,15 +57,13 @@ FITTED_PICTURES = 4_096
 
 
 def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
-    """Train a recipe's parts from a snapshot, evaluate on the held-out split, and store the
-    checkpoint.
+    """Train a recipe's parts from a snapshot, evaluate them, and store the checkpoint.
 
     Training resumes exactly from the state in `folder` after any interruption; on the CPU with the
     preset's threads the result is bit-identical to an uninterrupted run. With a parent every part
     starts from the parent's, and the backbone is inherited unchanged, so that latents stay
-    comparable
-    between rounds. A snapshot without held-out samples gives a checkpoint without metrics. If the
-    preset asks for several processes, they are started here.
+    comparable between rounds. A snapshot without held-out samples gives a checkpoint without
+    metrics. If the preset asks for several processes, they are started here.
 
     Args:
         order: The training request.
@@ -139,7 +137,8 @@ def _numbered(report: Report, stages: Sequence[str]) -> Report:
     def numbered(progress: Progress) -> None:
         nonlocal current
         current = next(
-            (later for later in range(current, len(stages)) if stages[later] == progress.stage), current
+            (later for later in range(current, len(stages)) if stages[later] == progress.stage),
+            current,
         )
         report(replace(progress, stage_number=current + 1, stage_count=len(stages)))
 
@@ -205,7 +204,10 @@ def _fit_autoencoder(context: _StageContext) -> str:
     context.report(Progress("backbone", 0, 1))
     if context.preset.model is None:
         # Without a pretrained model, fit a PCA to images of the train split.
-        size, roles = context.preset.image_size, context.preset.roles_learnt(context.preset.base_opaque)
+        size, roles = (
+            context.preset.image_size,
+            context.preset.roles_learnt(context.preset.base_opaque),
+        )
         pictures = load_split(
             context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles
         )
@@ -237,7 +239,9 @@ def _train_transparency(context: _StageContext, files: dict[str, str]) -> str:
 def _train_base(context: _StageContext, files: dict[str, str]) -> str:
     """Train the base and store it."""
     start = load_part(context.store, files["base"]) if "base" in files else None
-    transparency = open_transparency(context.preset, *load_part(context.store, files["transparency"]))
+    transparency = open_transparency(
+        context.preset, *load_part(context.store, files["transparency"])
+    )
     backbone = _backbone(context, files)
     order, preset, store, folder, report = (
         context.order,
@@ -254,7 +258,9 @@ def _train_layers(context: _StageContext, files: dict[str, str]) -> str:
     """Train the layer adapters and store them."""
     base = load_part(context.store, files["base"])
     start = load_part(context.store, files["layers"]) if "layers" in files else None
-    transparency = open_transparency(context.preset, *load_part(context.store, files["transparency"]))
+    transparency = open_transparency(
+        context.preset, *load_part(context.store, files["transparency"])
+    )
     backbone = _backbone(context, files)
     order, preset, store, folder, report = (
         context.order,

@@ -1,7 +1,7 @@
 """One process of a distributed training, started by torchrun.
 
-To start it by hand, on any number of machines:
-torchrun --nproc-per-node 8 -m training.worker_process ORDER.json STORE.json FOLDER CHECKPOINT.json
+To start it by hand, on any number of machines: torchrun --nproc-per-node 8 -m
+training.worker_process ORDER.json STORE.json FOLDER CHECKPOINT.json
 """
 
 from __future__ import annotations
