@@ -178,7 +178,7 @@ def _convert_other_part(
     files: Sequence[Written],
     texts: dict[str, str],
 ) -> list[Written]:
-    """Convert role adapters or a user LoRA. Raises Refused if the format does not support the part."""
+    """Convert role adapters or a user LoRA. Raises Refused if the format does not support it."""
     if facts.get("kind") == "style":
         return [
             Written(
@@ -288,7 +288,7 @@ def _folded(
 def write_base(
     tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str
 ) -> Written:
-    """Convert a base to a program's format. Raises Refused if the format does not support its kind."""
+    """Convert a base to a program's format. Raises Refused if the format does not support it."""
     mode = facts.get("mode")
     file = _write_base(tensors, facts, preset, form)
     if mode is None:

@@ -105,7 +105,7 @@ def _holds_both(shapes: Shapes) -> bool:
 
 
 def frames_of(shapes: Shapes) -> tuple[int, bool]:
-    """Return the number of layers of an attention-sharing file, and whether it takes a given image."""
+    """Return the layer count of an attention-sharing file, and whether it takes a given image."""
     numbered = [re.match(r"hookers\.layers\.0\.to_q_lora\.(\d+)\.", name) for name in shapes]
     frames = {int(found[1]) for found in numbered if found}
     controlled = any(

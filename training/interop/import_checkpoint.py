@@ -238,7 +238,7 @@ def _store(
 
 
 def _backbone(preset: Preset) -> Autoencoder:
-    """Load the model's autoencoder. Raises Refused if its latent channels differ from the preset's."""
+    """Load the model's autoencoder. Raises Refused if its channels differ from the preset's."""
     backbone = fit_backbone(preset, torch.empty(0))
     if backbone.latent_channels != preset.latent_channels:
         raise Refused(

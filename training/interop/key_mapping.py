@@ -149,7 +149,8 @@ def to_ldm(name: str, family: str) -> str:
         ]:
             block = int(level) * (LAYERS + 1) + int(layer) + (side == "down_blocks")
             ldm = "input_blocks" if side == "down_blocks" else "output_blocks"
-            return f"{ldm}.{block}.{int(row == 'attentions')}{_map_inner('.' + rest, _inverse_table(row))}"
+            inner = _map_inner("." + rest, _inverse_table(row))
+            return f"{ldm}.{block}.{int(row == 'attentions')}{inner}"
     raise Refused(
         f"{name[:120]!r} is not a tensor of a Stable Diffusion UNet",
         "is it a file for another architecture?",

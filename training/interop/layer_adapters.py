@@ -71,7 +71,9 @@ def script(names: Mapping[str, str], model: str, family: str, base: str | None) 
     return _SCRIPT.format(kind=kind, model=model, names=dict(names), base=base)
 
 
-_SCRIPT = '''"""Draw each layer with its LoRA in plain diffusers: python draw_layers.py "a fox" "a snowy forest"
+_SCRIPT = '''"""Generate each layer with its LoRA in plain diffusers.
+
+python draw_layers.py "a fox" "a snowy forest"
 
 Give one prompt for each role, in the order of ROLES. The layers start from the same noise but do
 not attend to each other: the joint attention between layers is Layerloop's (`layerloop draw`).
