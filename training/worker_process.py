@@ -56,9 +56,9 @@ def _progress_callback(first: bool) -> Report:
 
 
 def _send(message: Mapping[str, Any]) -> None:
+    """Write one message to standard output for the launching process."""
     # One write with its own line breaks: libraries in other processes write to the same pipe, in
     # partial lines too. If the launching process is gone this raises, which ends the training.
-    """Write one message to standard output for the launching process."""
     os.write(sys.stdout.fileno(), f"\n{MARK}{json.dumps(message)}\n".encode())
 
 

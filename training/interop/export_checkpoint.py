@@ -391,7 +391,7 @@ def _save(file: Written, folder: Path, dtype: torch.dtype | None, checkpoint: st
         else file.what
     )
     metadata_values = {**file.metadata, "checkpoint": checkpoint}
-    # diffusers' own adapter metadata must stay alone for it to be read back.
+    # Files with diffusers' adapter metadata have that alone, as diffusers writes them.
     metadata = (
         {KEY: canonical_json(metadata_values)}
         if "lora_adapter_metadata" not in metadata_values

@@ -63,8 +63,7 @@ def take_in(
 
     Args:
         files: A decoder, optionally an encoder, and optionally bases, which may be of different
-            layer
-            modes; recognized by content. Or a checkpoint in Layerloop's own format.
+            layer modes; recognized by content. Or a checkpoint in Layerloop's own format.
         preset: The name of the preset.
         changes: Overrides of the preset's columns; "offset_scale" among them is the encoder's.
         store: The store to write to, or None to only check the files.

@@ -58,8 +58,7 @@ def read_transparency(
 
     Args:
         files: A decoder, and an encoder if images are to be encoded (without one the offset is 0),
-            in
-            any order; recognized by content.
+            in any order; recognized by content.
         preset: The preset whose networks the files have.
         offset_scale: lambda_offset; by default as stated in the encoder's file, or ASSUMED_SCALE.
 

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 # diffusers still accepts these through **kwargs though its signatures no longer name them.
 _OLD_ARGUMENTS = frozenset({"callback", "callback_steps"})
 
-# Methods that diffusers moved from pipelines to their autoencoders; most scripts still call them here.
+# Methods that diffusers moved from pipelines to autoencoders; most scripts still call them here.
 _OF_AUTOENCODER = {
     f"{action}_vae_{feature}": f"{action}_{feature}"
     for action in ("enable", "disable")
@@ -78,7 +78,7 @@ class DelegatingPipeline:
 
     @property
     def components(self) -> dict[str, Any]:
-        """The diffusers pipeline's components, as for `StableDiffusionPipeline(**pipe.components)`."""
+        """The components of the diffusers pipeline, to make another pipeline of."""
         return dict(self.pipeline.components)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:

@@ -100,8 +100,7 @@ def as_latents(pictures: object, channels: int) -> Tensor | None:
 
     Args:
         pictures: The caller's input. Only float tensors of `channels` channels, alone, stacked or
-            in
-            a list, may be latents.
+            in a list, may be latents.
         channels: The latent channels of the model. RGBA has four as well, but an image stays within
             [0, 1], and a scaled latent of about unit variance does not.
     """

@@ -42,7 +42,7 @@ class TransparentPipeline(DelegatingPipeline):
     Example:
         pipe = TransparentPipeline.from_pretrained(
             "stabilityai/stable-diffusion-xl-base-1.0",
-            transparency=["ld_diffusers_sdxl_vae_transparent_encoder.safetensors", "..._decoder..."],
+            transparency=["ld_diffusers_sdxl_vae_transparent_encoder.safetensors", "..."],
             adapter="ld_diffusers_sdxl_attn.safetensors",
         ).to("cuda")
         pipe("a glass bottle").images[0].save("bottle.png")

@@ -30,8 +30,7 @@ class ConditionedConvolution(nn.Conv2d):
 
         Args:
             noisy_BCHW: The noisy latents. B is the number of images, or twice that with guidance,
-                with
-                the unconditional half first, as in diffusers.
+                with the unconditional half first, as in diffusers.
         """
         if self.condition_PCHW is None:
             raise Refused(
@@ -95,11 +94,9 @@ class SwappableWeights:
 
         Args:
             condition: The given layers, one row per image: their scaled latents concatenated by
-                channel,
-                or for attention sharing the image over gray in [-1, 1].
+                channel, or for attention sharing the image over gray in [-1, 1].
             stop_at: The share of the noise levels with the weights; at times below (1 - stop_at) of
-                all
-                levels the UNet runs with its own weights.
+                all levels the UNet runs with its own weights.
         """
         self._swap()
         hook = self.unet.register_forward_pre_hook(self._stop_hook(stop_at), with_kwargs=True)
@@ -152,8 +149,8 @@ class SwappableWeights:
         return hook
 
     def _prepare(self, tensors: Mapping[str, Tensor], *, added: bool) -> None:
-        # PEFT renames the weights of a layer that has a user's adapter.
         """Compute the UNet's tensors with these weights applied. Raises Refused for a misfit."""
+        # PEFT renames the weights of a layer that has a user's adapter.
         own = {
             name.replace(".base_layer.", "."): value for name, value in self.unet.named_parameters()
         }
@@ -198,7 +195,7 @@ class SwappableWeights:
         if any(own.device.type == "meta" for own, _ in self._values):
             hint = "use enable_model_cpu_offload, not sequential offloading"
             raise Refused("the weights of this UNet are offloaded layer by layer", hint)
-        # Exchange storages: the parameter objects stay, so that optimizers and hooks stay valid.
+        # Exchange the data: the parameter objects stay, so that references to them stay valid.
         for index, (own, value) in enumerate(self._values):
             self._values[index] = own, own.data
             own.data = value.to(own.device, own.dtype)

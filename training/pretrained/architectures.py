@@ -1,4 +1,4 @@
-"""The networks of pretrained models as their configurations describe them: right in size, without a download."""
+"""Pretrained models' networks built from their configurations, without downloading weights."""
 
 from __future__ import annotations
 
@@ -87,14 +87,18 @@ KNOWN: dict[str, dict[str, Mapping[str, Any]]] = {
         }
     },
 }
-"""What the original models' folders say, by family and part: diffusers' config.json without what is its default."""
+"""The original models' configurations by family and part: config.json without default values."""
 
 
 def build_part(preset: Preset, part: str) -> nn.Module:
-    """A part of the preset's model with the weights that a constructor gives it: sizes are right, numbers are not.
+    """Build a part of the preset's model with untrained weights.
 
-    Its configuration is that of the model's folder or of what the hub's cache holds of it, else that of the family's
-    original. part: "vae", "unet", "text_encoder" or "text_encoder_2".
+    The configuration is that of the model's folder or of the hub's cache, or else that of the
+    family's original model.
+
+    Args:
+        preset: The preset.
+        part: "vae", "unet", "text_encoder" or "text_encoder_2".
     """
     config = dict(_find_config(preset, part))
     kind: Any
@@ -112,6 +116,7 @@ def build_part(preset: Preset, part: str) -> nn.Module:
 
 
 def _find_config(preset: Preset, part: str) -> Mapping[str, Any]:
+    """Return a part's configuration without network access."""
     from huggingface_hub import try_to_load_from_cache
 
     model = preset.model or ""
@@ -119,6 +124,7 @@ def _find_config(preset: Preset, part: str) -> Mapping[str, Any]:
         Path(model) / part / "config.json",
         *([Path(model) / "config.json"] if part == "vae" else []),
     ]
+    # A hub id: look into the local cache.
     if not Path(model).is_dir() and not model.startswith(("/", ".", "~")):
         cached = try_to_load_from_cache(model, f"{part}/config.json")
         files = [Path(cached)] if isinstance(cached, str) else []
