@@ -48,6 +48,7 @@ def open_embedder(model: str | None, aesthetic: Path | None) -> ImageEncoder:
             "no embedding model is configured", "set LAYERLOOP_EMBEDDER_MODEL to a CLIP or DINO"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # The model's own configuration tells CLIP from DINO.
     kind = load_model(AutoConfig, model).model_type
     if kind == "clip":
         return Clip(model, aesthetic, device)
@@ -85,7 +86,7 @@ class ImageEncoder:
 
     def _embed(self, layers: Layers) -> NDArray[np.float32]:
         first, second, alpha = nn.functional.normalize(
-            self._features(list(_pictures(layers))), dim=-1
+            self._features(list(_images(layers))), dim=-1
         )
         return np.asarray(
             torch.cat([(first + second) / 2, alpha]).float().cpu().numpy(), np.float32
@@ -120,11 +121,11 @@ class Clip(ImageEncoder):
         return features
 
     def _measure(self, layers: Layers, prompt: Prompt) -> Mapping[str, float]:
-        picture = _over(layers, GREY)
-        metrics = {"clip_score": self._agreement([picture], [prompt.text])[0]}
+        image = _over(layers, GREY)
+        metrics = {"clip_score": self._agreement([image], [prompt.text])[0]}
         # The aesthetic predictor is trained on unit-length CLIP image embeddings.
         if self._head is not None:
-            features = nn.functional.normalize(self._features([picture]).float(), dim=-1)
+            features = nn.functional.normalize(self._features([image]).float(), dim=-1)
             for weight, bias in self._head:
                 features = nn.functional.linear(features, weight, bias)
             metrics["aesthetic"] = float(features)
@@ -135,7 +136,7 @@ class Clip(ImageEncoder):
 
 
 class Dino(ImageEncoder):
-    """Embeds with DINO, which represents shape and material beyond what a text can express."""
+    """Embeds with DINO, which represents shape and material beyond text descriptions."""
 
     def __init__(self, model: str, device: torch.device) -> None:
         from transformers import AutoImageProcessor, AutoModel
@@ -185,16 +186,17 @@ def _read_head(path: Path, device: torch.device, width: int) -> list[tuple[Tenso
     return layers
 
 
-def _prepare(processor: Any, pictures: Sequence[Picture], device: torch.device) -> Any:
+def _prepare(processor: Any, images: Sequence[Picture], device: torch.device) -> Any:
     from PIL import Image
 
-    return processor(
-        images=[Image.fromarray(picture) for picture in pictures], return_tensors="pt"
-    ).to(device)
+    return processor(images=[Image.fromarray(image) for image in images], return_tensors="pt").to(
+        device
+    )
 
 
-def _pictures(layers: Layers) -> Iterator[Picture]:
+def _images(layers: Layers) -> Iterator[Picture]:
     """Yield the three images that a candidate is embedded by."""
+    # Two color images, then the alpha of the foreground.
     if LayerRole.blended in layers:
         yield layers[LayerRole.blended][..., :3]
         yield layers[LayerRole.background][..., :3]
@@ -205,9 +207,9 @@ def _pictures(layers: Layers) -> Iterator[Picture]:
     yield np.repeat(alpha[..., None], 3, axis=2)
 
 
-def _over(layers: Layers, grey: float) -> Picture:
+def _over(layers: Layers, gray: float) -> Picture:
     """Composite a layer over a gray in [0, 1]; of a pair return the opaque blended image."""
     rgba = layers.get(LayerRole.blended, next(layers[role] for role in LayerRole if role in layers))
     alpha = rgba[..., 3:].astype(np.float32) / 255
-    over = rgba[..., :3] * alpha + 255 * grey * (1 - alpha)
+    over = rgba[..., :3] * alpha + 255 * gray * (1 - alpha)
     return np.asarray(over.round(), np.uint8)

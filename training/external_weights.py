@@ -81,6 +81,7 @@ def read_header(path: Path) -> Header:
     files, indexed = _shards(path)
     shapes: dict[str, tuple[int, ...]] = {}
     metadata: dict[str, str] = {}
+    # Collect the shapes of all shards, which must not overlap.
     for shard in files:
         with _open(shard) as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
@@ -93,6 +94,7 @@ def read_header(path: Path) -> Header:
             metadata |= {str(name): str(value) for name, value in (file.metadata() or {}).items()}
     if not shapes:
         raise Refused(f"{path} holds no tensors", "the file is empty; download it again")
+    # An index promises every tensor; one that no shard has means a missing or wrong shard.
     if missing := sorted(indexed - shapes.keys()):
         absent = f"{len(missing)} tensors of its index are in none of its shards"
         raise Refused(f"{path}: {absent}, such as {missing[0]!r}", "download all shards again")
@@ -112,14 +114,14 @@ def read_tensors(source: Path | Header, names: Iterable[str]) -> dict[str, Tenso
     """
     header = source if isinstance(source, Header) else Header(source, {}, {}, _shards(source)[0])
     tensors: dict[str, Tensor] = {}
-    wanted = list(names)
+    requested = list(names)
     for path in header.files or (header.path,):
         with _open(path) as file:
             available = set(file.keys())
-            for name in wanted:
+            for name in requested:
                 if (key := header.prefix + name) in available or len(header.files) < 2:
                     tensors[name] = _check_tensor(path, key, file.get_tensor(key))
-    return {name: tensors[name] for name in wanted}
+    return {name: tensors[name] for name in requested}
 
 
 def read_number(source: Path | Header, name: str) -> float:
@@ -226,8 +228,8 @@ def _open(path: Path) -> Iterator[Any]:
     except SafetensorError as error:
         # Name the kind of file by its magic bytes. A safetensors header begins with "{" at byte 8,
         # after a length whose bytes may look like any magic.
-        for magic, what, hint in _FOREIGN:
+        for magic, kind, hint in _FOREIGN:
             if start.startswith(magic) and start[8:9] != b"{":
-                raise Refused(f"{path} is {what}, not safetensors", hint) from error
+                raise Refused(f"{path} is {kind}, not safetensors", hint) from error
         hint = "the download was cut short, or the file is of another kind"
         raise Refused(f"{path} is not a complete safetensors file: {error}", hint) from error

@@ -35,7 +35,7 @@ def launch(
 
     Args:
         order: The training request.
-        store: The store; it must say how it is opened again (`opening`).
+        store: The store; it must have an attribute `opening`.
         folder: The folder of the run's state.
         report: The progress callback.
         processes: The number of processes.
@@ -51,6 +51,7 @@ def launch(
             f"{torch.cuda.device_count()}",
             hint,
         )
+    # Without GPUs, more processes than cores only wait for each other.
     cores = max(2, os.cpu_count() or 1)
     if not torch.cuda.is_available() and processes > cores:
         raise Refused(f"{processes} processes need as many CPU cores; this machine has {cores}",
@@ -119,7 +120,7 @@ def open_again(opening: list[str | None]) -> ObjectStore:
 
 
 def _opening(store: ObjectStore) -> list[str | None]:
-    """Return how a store is opened in another process. Raises Refused if it does not say."""
+    """Return how a store is opened in another process. Raises Refused without `opening`."""
     opening = getattr(store, "opening", None)
     if opening is None:
         raise Refused(
@@ -133,6 +134,7 @@ def _relay(running: subprocess.Popen[str], report: Report) -> None:
     """Relay the messages of the first process until all have ended. Raises the error it sent."""
     assert running.stdout is not None  # noqa: S101 - it is a pipe
     for line in running.stdout:
+        # Library logs pass through.
         if not line.startswith(MARK):
             sys.stderr.write(line.lstrip("\n"))
             continue

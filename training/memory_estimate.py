@@ -103,7 +103,7 @@ def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
     on_gpu = preset.family is not None or torch.cuda.is_available()
     estimates: list[StageMemory] = []
     trained: Mapping[str, int] = {}
-    # Weights, optimizer and average of a trained stage stay allocated while its sheets are drawn.
+    # Weights, optimizer and average of a trained stage stay allocated while its sample grids are decoded.
     for stage in STAGES[order.recipe]:
         if stage in TRAINED:
             held = _trained(preset, stage, on_gpu=on_gpu)
@@ -112,7 +112,7 @@ def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
             held = _used(preset, stage, trained)
         # On the CPU the images kept in memory share it with the training.
         if not on_gpu and preset.in_memory:
-            held["pictures"] = pictures * _picture_bytes(preset, stage)
+            held["pictures"] = pictures * _image_bytes(preset, stage)
         advice = _advise(held, preset, stage, on_gpu=on_gpu)
         estimates.append(StageMemory(stage, "gpu" if on_gpu else "processor", held, advice))
     return estimates
@@ -176,6 +176,7 @@ def _fullest(
         gradients, state, average = (
             size // preset.processes for size in (gradients, state, average)
         )
+    # DDP copies the gradients into communication buckets.
     elif preset.processes > 1:
         gradients += step.learning  # the gradient buckets of DDP
     return {
@@ -188,9 +189,9 @@ def _fullest(
 
 
 def _used(preset: Preset, stage: str, lasting: Mapping[str, int]) -> dict[str, int]:
-    """Measure a stage without training: encoding images to latents, or decoding a sample sheet.
+    """Measure a stage without training: encoding images to latents, or decoding a sample grid.
 
-    A sample sheet is decoded while the trained networks stay allocated.
+    A sample grid is decoded while the trained networks stay allocated.
     """
     networks, use = _build(preset, "transparency"), _encode if stage == "latents" else _decode
     step = measure_use(lambda: use(preset, networks.bring()))
@@ -243,6 +244,7 @@ def _make_layers(preset: Preset, networks: Networks) -> tuple[TrainingStage, Row
     )
     count, roles, side = preset.layers_batch, preset.layer_roles, preset.image_size // preset.stride
     latent_PLCHW = torch.zeros(count, len(roles), preset.latent_channels, side, side)
+    # A batch of pairs: latents and noise of every role.
     batch = {
         "latent": latent_PLCHW,
         "noise": latent_PLCHW.clone(),
@@ -254,6 +256,7 @@ def _make_layers(preset: Preset, networks: Networks) -> tuple[TrainingStage, Row
     }
     if not isinstance(denoiser, StableDiffusion):
         return training_stage, {**batch, **conditioning, "texts": [[""] * len(roles)] * count}
+    # Text states for every layer of every pair.
     flat = _conditions(denoiser, count * len(roles))
     conditioning["conditions"] = flat.map(
         lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:])
@@ -285,7 +288,7 @@ def _encode(preset: Preset, networks: Networks) -> Callable[[], object]:
 
 
 def _decode(preset: Preset, networks: Networks) -> Callable[[], object]:
-    """Return the decoding of the images of a sample sheet."""
+    """Return the decoding of the images of a sample grid."""
     side = preset.image_size // preset.stride
     latent_BCHW = torch.zeros(min(SHEET, preset.draw_batch), preset.latent_channels, side, side)
     return lambda: decode_rgba(networks.backbone, networks.transparency.decoder, latent_BCHW)
@@ -307,6 +310,7 @@ def _build(preset: Preset, stage: str) -> Networks:
             if base
             else None
         )
+        # Layer adapters train on a frozen base, kept in the compute precision.
         if denoiser is not None and stage == "layers":
             half = COMPUTED_IN[preset.precision] if preset.family and not preset.sharded else None
             denoiser.requires_grad_(False).to(half)  # as training.layers.train does
@@ -333,7 +337,7 @@ class _UnloadedStableDiffusion(StableDiffusion):
         return scheduler()
 
 
-def _picture_bytes(preset: Preset, stage: str) -> int:
+def _image_bytes(preset: Preset, stage: str) -> int:
     """Return the bytes of one image kept in memory: pixels, and the mean and std of its latent."""
     pixels = 4 * preset.image_size**2
     latent = preset.latent_channels * (preset.image_size // preset.stride) ** 2
@@ -348,6 +352,7 @@ def _advise(held: Mapping[str, int], preset: Preset, stage: str, *, on_gpu: bool
     peak = sum(held.values())
     if not on_gpu:
         return f"needs {peak / GIB:.2f} GiB of memory in addition to Python and its libraries"
+    # Compare with common GPUs, after the context and fragmentation.
     needed = peak * (1 + SCATTERED) / GIB + CONTEXT
     fitting = next((card for card in CARDS if needed <= card), None)
     fit = (

@@ -58,6 +58,7 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():
+        # Views, strided tensors and shared storages need a copy.
         storage = tensor.untyped_storage()
         has_own_storage = (
             tensor.is_contiguous()

@@ -33,17 +33,18 @@ def draw_sheet(rows: Sequence[Sequence[RGBA]], captions: Sequence[Sequence[str]]
         rows: Rows of H x W x 4 uint8 images.
         captions: The captions of each row; rows or images without one have none.
     """
-    side = max(LEAST, *(picture.shape[0] for row in rows for picture in row))
+    # All tiles have the size of the largest image.
+    side = max(LEAST, *(image.shape[0] for row in rows for image in row))
     width = max(len(row) for row in rows) * (side + GAP) + GAP
     height = len(rows) * (2 * side + TEXT + 2 * GAP) + GAP
     # One cell is an image over its alpha over one line of text.
     sheet = Image.new("RGB", (width, height), (255, 255, 255))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=9)
     for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
+        for x, image in enumerate(row):
             left, top = GAP + x * (side + GAP), GAP + y * (2 * side + TEXT + 2 * GAP)
             enlarged = np.asarray(
-                Image.fromarray(picture, "RGBA").resize((side, side), Image.Resampling.NEAREST)
+                Image.fromarray(image, "RGBA").resize((side, side), Image.Resampling.NEAREST)
             )
             sheet.paste(Image.fromarray(over(enlarged, checkerboard(side))), (left, top))
             sheet.paste(Image.fromarray(enlarged[..., 3]), (left, top + side))
@@ -60,5 +61,5 @@ def checkerboard(side: int) -> NDArray[np.uint8]:
     """Return a side x side x 3 checkerboard of 8 x 8 cells around mid-gray, 0.5 +- 0.05."""
     cell = max(1, side // 8)
     rows, columns = np.indices((side, side)) // cell
-    grey = np.where((rows + columns) % 2, np.uint8(140), np.uint8(115))
-    return np.repeat(grey[..., None], 3, axis=-1)
+    gray = np.where((rows + columns) % 2, np.uint8(140), np.uint8(115))
+    return np.repeat(gray[..., None], 3, axis=-1)

@@ -63,7 +63,7 @@ def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Repo
     preset's threads the result is bit-identical to an uninterrupted run. With a parent every part
     starts from the parent's, and the backbone is inherited unchanged, so that latents stay
     comparable between rounds. A snapshot without held-out samples gives a checkpoint without
-    metrics. If the preset asks for several processes, they are started here.
+    metrics. If the preset has several processes, they are started here.
 
     Args:
         order: The training request.
@@ -88,6 +88,7 @@ def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Repo
     # User LoRAs are for generation alone: training continues from the weights without them.
     inherited = order.parent.files if order.parent else {}
     files = {part: file for part, file in inherited.items() if not part.startswith(STYLE)}
+    # Reports carry the number of their stage, which depends on the stages that will run.
     heldout = has_heldout(store, order.snapshot)
     report = _numbered(report, _stages(order, preset, files, heldout=heldout))
     context = _StageContext(order, preset, store, folder, report, code_version())
@@ -105,7 +106,7 @@ def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Repo
         code_version=context.code_version,
         changes=order.changes,
     )
-    # Evaluation and sample sheet are the first process's work.
+    # Evaluation and sample grid are the first process's work.
     if dist.is_initialized() and dist.get_rank() > 0:
         return checkpoint
     metrics = evaluate(checkpoint, order.snapshot, store, report) if heldout else {}
@@ -180,8 +181,10 @@ def check_order(order: TrainingRequest) -> Preset:
     ):
         hint = "use the recipe 'transparency'; sd15, sd21 and sdxl support training a base"
         raise Refused(f"preset {preset.name!r} supports latent transparency only", hint)
+    # Fail on missing paths now rather than hours into the training.
     check_sources(preset)
     parent = order.parent
+    # Weights of another preset have other shapes.
     if parent and parent.preset != preset.name:
         hint = f"train with --preset {parent.preset}, or without a parent"
         raise Refused(f"the parent has preset {parent.preset!r}, not {preset.name!r}", hint)
@@ -208,11 +211,11 @@ def _fit_autoencoder(context: _StageContext) -> str:
             context.preset.image_size,
             context.preset.roles_learnt(context.preset.base_opaque),
         )
-        pictures = load_split(
+        dataset = load_split(
             context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles
         )
-        fitted = range(min(FITTED_PICTURES, len(pictures)))
-        rgba_B4HW = torch.stack([pictures.read(index)[1] for index in fitted])
+        fitted = range(min(FITTED_PICTURES, len(dataset)))
+        rgba_B4HW = torch.stack([dataset.read(index)[1] for index in fitted])
         backbone = fit_backbone(context.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
     else:
         backbone = fit_backbone(context.preset, torch.empty(0))
@@ -289,23 +292,23 @@ def _backbone(context: _StageContext, files: dict[str, str]) -> Autoencoder:
 def _sheet(
     checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report
 ) -> bytes:
-    """Render the sample sheet: images of a split, their reconstructions, and generated images.
+    """Render the sample grid: images of a split, their reconstructions, and generated images.
 
     With a base there are two rows of its captions at fixed seeds, with layers three rows of pairs.
     """
     report(Progress("sheet", 0, 1))
     parts = open_parts(checkpoint, store)
-    pictures = load_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
-    shown = range(min(SHEET_COLUMNS, len(pictures)))
-    captions = [pictures.captions[index] for index in shown]
-    rows = reconstruction_rows(parts.backbone, parts.transparency, pictures.take(shown))
+    dataset = load_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
+    shown = range(min(SHEET_COLUMNS, len(dataset)))
+    captions = [dataset.captions[index] for index in shown]
+    rows = reconstruction_rows(parts.backbone, parts.transparency, dataset.take(shown))
     # Single layers from the captions, at two seeds.
     if parts.base is not None:
         rows += [_generate(checkpoint, store, captions, seed) for seed in (0, 1)]
     row_captions = [captions] * len(rows)
     # Pairs, a row for each role.
     prompts = [
-        _prompt(sample) for sample in pictures.samples if LayerRole.background in sample.layers
+        _prompt(sample) for sample in dataset.samples if LayerRole.background in sample.layers
     ][:SHEET_COLUMNS]
     if parts.layers is not None and prompts:
         drawn = open_generator(checkpoint, store).draw(
@@ -342,6 +345,7 @@ def code_version() -> str:
     root = Path(curation.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return curation.__version__
+    # A failure of git is not an error: the version alone is enough.
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
         described = subprocess.run(

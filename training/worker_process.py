@@ -31,6 +31,7 @@ def main() -> None:
     for name in ("order", "store", "folder", "checkpoint"):
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args()
+    # Join the process group, then run the same training on every process.
     state = PartialState(cpu=not torch.cuda.is_available())
     order = read_order(json.loads(arguments.order.read_text()))
     try:
@@ -42,6 +43,7 @@ def main() -> None:
         )
         if state.is_main_process:
             arguments.checkpoint.write_text(canonical_json(asdict(checkpoint)))
+    # The launching process raises the error again, with its own class.
     except LayerloopError as error:
         if state.is_main_process:
             _send({"error": type(error).__name__, "message": error.message, "hint": error.hint})

@@ -22,7 +22,7 @@ Read = tuple[dict[str, Tensor], dict[str, str]]
 
 _DOWN, _UP = "lora_A.weight", "lora_B.weight"
 _PREFIXES = re.compile(r"^(base_model\.model\.)?(unet\.|diffusion_model\.|lora_unet_)?")
-_ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers keeps the adapter's numbers, as JSON
+_ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers keeps rank and alpha here, as JSON
 
 
 def read_patches(header: Header) -> Read:
@@ -36,6 +36,7 @@ def read_patches(header: Header) -> Read:
         Refused: A name or a matrix does not fit.
     """
     named = {}
+    # Map each name to its module and to the end of our name.
     for name in header.shapes:
         weight, _, end = name.partition("::lora::")
         module = to_diffusers(weight.removeprefix("diffusion_model.").removesuffix(".weight"))
@@ -110,6 +111,7 @@ def write_kohya(
     """
     written: dict[str, Tensor] = {}
     for module, (down, up) in pairs(tensors).items():
+        # kohya's scripts flatten the dots of a name to underscores.
         key = f"lora_unet_{to_flat(to_ldm(module, family) if family == 'sdxl' else module)}"
         alpha = torch.tensor(float(facts["alpha"]), dtype=up.dtype)
         written |= {
@@ -182,6 +184,7 @@ def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
 def _module(name: str, end: str = "") -> str:
     """Return a module's diffusers name from any of the naming schemes."""
     prefix = _PREFIXES.match(name)
+    # Remove the program's prefix, then undo its naming scheme.
     rest = name[prefix.end() :] if prefix else name
     if prefix and prefix[2] == "lora_unet_":
         rest = from_flat(rest)
@@ -199,6 +202,7 @@ def _alpha_in_metadata(header: Header) -> float | None:
     )
     peft_config_path = header.path.parent / "adapter_config.json"
     try:
+        # Our own metadata first, then diffusers', then PEFT's file beside the weights.
         if layerloop_alpha:
             return float(layerloop_alpha)
         if diffusers_config:
@@ -261,7 +265,7 @@ def _gather(
 def _even(
     tensors: dict[str, Tensor], ranks: Mapping[str, int], alphas: Mapping[str, float]
 ) -> Read:
-    """Give all modules one rank and one alpha, without changing what they add.
+    """Give all modules one rank and one alpha, without changing the result.
 
     Smaller ranks are zero-padded and scales multiplied into the up matrices. Where ranks and alphas
     are equal already, as is usual, nothing changes.
@@ -273,6 +277,7 @@ def _even(
             "rank": str(rank),
             "alpha": _format_alpha(next(iter(alphas.values()))),
         }
+    # up @ down is unchanged: zeros are added in both, and the scale moves into up.
     for module, module_rank in ranks.items():
         down, up = f"unet.{module}.{_DOWN}", f"unet.{module}.{_UP}"
         missing = rank - module_rank

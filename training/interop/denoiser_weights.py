@@ -67,6 +67,7 @@ def _read(header: Header, layout: WeightFormat) -> Read:
             return read_differences(header)
         case WeightFormat.offsets:
             return read_unet_names(header, "difference")
+        # A whole UNet and differences have the same names; their values tell them apart.
         case WeightFormat.unet:
             tensors, _ = read_unet_names(header, "weights")
             return tensors, {"kind": "weights" if _stands_alone(tensors) else "difference"}
@@ -101,12 +102,14 @@ def _misfit(tensors: Mapping[str, Tensor], kind: str, unet: Any) -> str | None:
     """Describe the first mismatch between a base and a UNet, or return None."""
     shapes = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
     match kind:
+        # Adapters: each pair of matrices must fit the weight of its module.
         case "adapter":
             for module, (down, up) in pairs(tensors).items():
                 expected = shapes.get(f"{module}.weight")
                 if expected is None or (len(up), *down.shape[1:]) != expected:
                     found = f"{len(up)} x {down.shape[1]}"
                     return f"{module} is {found} in the file and {_size(expected)} in the model"
+        # Attention sharing: the model must have its attentions and its text width.
         case "sharing":
             if len(attention_names(unet)) == 0 or unet.config["cross_attention_dim"] != _context(
                 tensors

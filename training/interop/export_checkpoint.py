@@ -227,6 +227,7 @@ def write_networks(
         form: The target format.
         dtype: The output dtype, or None to keep each tensor's.
     """
+    # The factor that the program will not apply, which is folded into the last layer.
     factor = float(facts.get("offset_scale", preset.offset_scale)) / form.scale
     stem = form.stem.format(
         v1="" if preset.family == "sdxl" else f"layer_{preset.family}_", family=preset.family
@@ -324,6 +325,7 @@ def _write_base(
                 "base",
                 write_patches(tensors, facts, family),
             )
+        # Adapters stay low-rank where the format allows it, and are multiplied out for diffusers.
         case "adapter", "kohya":
             return Written(
                 f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family)
@@ -335,12 +337,14 @@ def _write_base(
             return Written(
                 f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts)
             )
+        # Differences exist in original names and in diffusers' names.
         case "difference", "released" | "comfyui":
             return Written(
                 f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family)
             )
         case "difference", "diffusers":
             return Written(f"ld_diffusers_{family}_attn", "differences", "base", tensors)
+        # A whole UNet is written as it is, or as differences from the model it started from.
         case "weights", "diffusers":
             return Written("diffusion_pytorch_model", "the whole UNet", "base", tensors)
         case "weights", "comfyui":
@@ -397,6 +401,7 @@ def _save(file: Written, folder: Path, dtype: torch.dtype | None, checkpoint: st
         if "lora_adapter_metadata" not in metadata_values
         else dict(file.metadata)
     )
+    # Write, then rename.
     target = folder / f"{file.name}.safetensors"
     partial = target.with_suffix(".half")
     save_file(tensors, partial, metadata)

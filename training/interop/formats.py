@@ -64,6 +64,7 @@ def recognise_parts(header: Header) -> list[tuple[WeightFormat, Header]]:
     Raises:
         Refused: The format is not supported.
     """
+    # Wrappers may be nested; remove them one at a time.
     for _ in range(_MOST_WRAPPERS):
         if _holds_both(header.shapes):
             return [

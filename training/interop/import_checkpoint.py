@@ -120,6 +120,7 @@ def _import_own(
         raise Refused("a checkpoint in Layerloop's own format is imported unchanged", hint)
     checkpoint, found = own_format.read_own(folder, store)
     row = find_preset(checkpoint.preset, checkpoint.changes)
+    # A path of the exporting machine may not exist here.
     notes = [f"checkpoint {checkpoint.id[:12]} as it was exported"]
     if row.model is not None and Path(row.model).is_absolute() and not Path(row.model).is_dir():
         notes.append(
@@ -147,10 +148,10 @@ def _sort(
         mode = find_mode(header, layout)
         # An export for PEFT has its base in two files with equal tensors: accept both.
         if mode.part in bases and not _same_base(bases[mode.part], (layout, header, mode)):
-            what = str(mode.mode) if mode.mode else "single foregrounds"
+            kind = str(mode.mode) if mode.mode else "single foregrounds"
             both = f"{bases[mode.part][1].path} and {header.path}"
             raise Refused(
-                f"{both} are bases of one kind ({what})",
+                f"{both} are bases of one kind ({kind})",
                 "a checkpoint has one of each kind: give one of them",
             )
         bases.setdefault(mode.part, (layout, header, mode))
@@ -212,15 +213,16 @@ def _store(
     bases: Mapping[str, Read],
 ) -> Checkpoint:
     """Store all parts with their sources and return the checkpoint."""
+    # The autoencoder is that of the model; every part records its sources.
     backbone = _backbone(preset)
     facts = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
 
-    def keep(part: str, tensors: Mapping[str, Tensor], more: Mapping[str, str]) -> str:
+    def keep(part: str, tensors: Mapping[str, Tensor], extra: Mapping[str, str]) -> str:
         sources = [
             asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part
         ]
         return save_part(
-            store, part, tensors, {**facts, "sources": canonical_json(sources), **more}
+            store, part, tensors, {**facts, "sources": canonical_json(sources), **extra}
         )
 
     parts = {
@@ -231,6 +233,7 @@ def _store(
             "transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}
         ),
     }
+    # Bases and layer modes are stored under the name of their part.
     for part, (tensors, metadata) in bases.items():
         parts[part] = keep(part, tensors, {**metadata, "model": str(preset.model)})
     return Checkpoint(parts, RECIPE, preset.name, None, None, 0, __version__, changes=changes)

@@ -126,12 +126,16 @@ def to_ldm(name: str, family: str) -> str:
             f"the family {family!r} has no original names",
             f"known: {', '.join(UP_ATTENDS)}",
         )
+    # Input, output and embedding layers map one to one.
     for ldm, head in _HEADS.items():
         if _has_prefix(head, name):
             return ldm + name[len(head) :]
+    # The middle block has a fixed order.
     for ldm, head in _MIDDLE.items():
         if _has_prefix(f"mid_block.{head}", name):
             return ldm + _map_inner(name.removeprefix(f"mid_block.{head}"), _inverse_table(head))
+    # The other blocks are numbered through all levels. An upsampler comes after the attention, if
+    # its level has any.
     match re.split(r"\.", name, maxsplit=4):
         case ["down_blocks", level, "downsamplers", "0", rest] if level.isdigit() and _has_prefix(
             "conv", rest

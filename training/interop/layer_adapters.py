@@ -36,6 +36,7 @@ def write_roles(
     if form not in FORMS:
         raise Refused(f"role adapters cannot be written as {form}", f"formats: {', '.join(FORMS)}")
     written: dict[str, Role] = {}
+    # One file per role, since a LoRA has no notion of roles.
     for role in roles_in(tensors):
         role_tensors = to_peft(tensors, role)
         if not all(name.startswith("unet.") for name in role_tensors):
@@ -87,7 +88,7 @@ import torch
 from diffusers import {kind}
 
 MODEL = {model!r}
-BASE = {base!r}  # the LoRA of the base, used beside each role's
+BASE = {base!r}  # the LoRA of the base, used together with each role's
 ROLES = {names!r}
 
 pipe = {kind}.from_pretrained(MODEL, use_safetensors=True)

@@ -122,6 +122,7 @@ def plan(available: Collection[str], given: Collection[LayerRole]) -> list[Mode]
     known = [mode for mode in (*MODES.values(), SINGLE) if mode.name in available]
     # Breadth-first search over the sets of layers that exist.
     paths: list[tuple[frozenset[LayerRole], list[Mode]]] = [(frozenset(given), [])]
+    # A mode applies if it is given exactly the layers that exist, and adds only new ones.
     for roles, path in paths:
         if len(roles) == len(LayerRole) and path:
             return path

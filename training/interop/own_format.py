@@ -24,7 +24,7 @@ _SHEET = "sheet.png"
 
 
 def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[FoundFile]:
-    """Write every part of a checkpoint unchanged, its sample sheet, and `checkpoint.json`.
+    """Write every part of a checkpoint unchanged, its sample grid, and `checkpoint.json`.
 
     The JSON file is written last, so that a folder that has it is complete.
 
@@ -33,6 +33,7 @@ def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[
         Corrupt: A file's content does not match its sha256.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # Remove an old card first: the folder is incomplete until the new one is written.
     (folder / CARD).unlink(missing_ok=True)
     for part, sha256 in checkpoint.files.items():
         _write(folder / f"{part}.safetensors", store.get(sha256))
@@ -85,6 +86,7 @@ def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[
             file.seek(0)
             read_metadata(file.read(8 + length), sha256)
         found.append(_found(part, path, sha256))
+    # The sample grid is optional.
     sheet = _regular(folder, _SHEET) if checkpoint.sheet is not None else None
     if sheet is not None and sha256_of(sheet) != checkpoint.sheet:
         raise Refused(f"{sheet} does not match {CARD}", "copy it again")
@@ -136,6 +138,7 @@ def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
     # Part names become file names: allow no path separators.
     if any(not part.replace("_", "").replace("-", "").isalnum() for part in files):
         raise Refused(f"{folder / CARD} has invalid part names", "export the checkpoint again")
+    # The id is a hash of the fields, so it reveals any change.
     if checkpoint.id != card.get("id"):
         raise Refused(
             f"{folder / CARD} was changed: its id does not match its content",

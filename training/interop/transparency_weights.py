@@ -104,6 +104,7 @@ def recognise_each(files: Sequence[Path]) -> list[tuple[WeightFormat, Header]]:
     """
     found, seen = [], set()
     for header in map(read_header, files):
+        # A sharded file may be given by several of its shards.
         if header.files not in seen or len(header.files) == 1:
             found += recognise_parts(header)
         seen.add(header.files)
@@ -147,6 +148,7 @@ def read_networks(
 def _scale(encoder: Header, given: float | None) -> tuple[float, str]:
     """Return an encoder's offset scale and its source. Raises Refused if it is not positive."""
     stated = facts_in(encoder.metadata).get("offset_scale")
+    # The caller's value first, then the file's own statement, then the content.
     if given is not None:
         return _positive(given), "given"
     if stated is not None:
@@ -193,20 +195,21 @@ def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
 
 
 def _check_names(
-    header: Header, wanted: Mapping[str, object], network: str, preset: Preset
+    header: Header, expected: Mapping[str, object], network: str, preset: Preset
 ) -> None:
     """Check that a file has exactly the network's tensors. Raises Refused."""
     # Few missing names and no unknown ones mean a truncated file of the right network.
     missing, unknown = (
-        sorted(wanted.keys() - header.shapes.keys()),
-        sorted(header.shapes.keys() - wanted.keys()),
+        sorted(expected.keys() - header.shapes.keys()),
+        sorted(header.shapes.keys() - expected.keys()),
     )
-    if missing and len(missing) < len(wanted) / 2 and not unknown:
-        problem = f"{len(missing)} of {len(wanted)} tensors are missing, such as {missing[0]}"
+    if missing and len(missing) < len(expected) / 2 and not unknown:
+        problem = f"{len(missing)} of {len(expected)} tensors are missing, such as {missing[0]}"
         raise Refused(
             f"{header.path} is an incomplete {WeightFormat[network]}: {problem}",
             "download it, or all its shards, again",
         )
+    # Any other difference means another architecture.
     if missing or unknown:
         problem = f"{unknown[0]} is unknown" if unknown else f"{missing[0]} is missing"
         hint = "set decoder_layers, networks and other columns to those it was trained with"

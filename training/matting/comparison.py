@@ -25,7 +25,7 @@ from training.sample_grid import draw_sheet
 
 GREY = (128, 128, 128)
 SHOWN = 24
-"""The number of rows of the sample sheet."""
+"""The number of rows of the sample grid."""
 
 Picture = NDArray[np.uint8]
 
@@ -56,6 +56,7 @@ def draw_beside(
     """
     parts = open_parts(checkpoint, store)
     drawn = _draw(checkpoint, store, requests, report)
+    # The opaque images: of the pretrained model, or composites where there is none.
     if parts.preset.model is None:
         opaque, source = (
             [over(layer, GREY) for layer in drawn],
@@ -102,6 +103,7 @@ def _draw_opaque(
     from diffusers import AutoencoderKL
 
     preset, device = parts.preset, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # The same precision as the checkpoint's generation, for a fair comparison.
     precision = precision_on(preset, device)
     autoencoder = load_model(
         AutoencoderKL, str(preset.model), "vae", preset.variant, dtype=precision
@@ -111,10 +113,11 @@ def _draw_opaque(
         str(preset.model), kind, preset.variant, vae=autoencoder, dtype=precision
     ).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    pictures: list[Picture] = []
+    images: list[Picture] = []
     for number, request in enumerate(requests):
         report(Progress("draw opaque", number, len(requests)))
-        drawn_B3HW: Tensor = pipeline(
+        # One image at a time, with the checkpoint's seed and settings.
+        image_B3HW: Tensor = pipeline(
             prompt=request.prompt.text,
             num_inference_steps=preset.draw_steps,
             guidance_scale=preset.guidance,
@@ -123,10 +126,10 @@ def _draw_opaque(
             generator=generator_of(request.seed),
             output_type="pt",
         ).images
-        levels_HW3 = (drawn_B3HW[0].float() * 255).round().to(torch.uint8).permute(1, 2, 0)
-        pictures.append(levels_HW3.cpu().numpy())
+        levels_HW3 = (image_B3HW[0].float() * 255).round().to(torch.uint8).permute(1, 2, 0)
+        images.append(levels_HW3.cpu().numpy())
     report(Progress("draw opaque", len(requests), len(requests)))
-    return pictures
+    return images
 
 
 def _matte(

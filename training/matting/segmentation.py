@@ -68,6 +68,7 @@ class Segmenter:
             self.network.device
         )
         logits_BLHW = self.network(**inputs).logits.float()
+        # Logits are resized before the softmax, which keeps the outline smooth.
         resized_BLHW = torch.nn.functional.interpolate(
             logits_BLHW, picture.shape[:2], mode="bilinear"
         )

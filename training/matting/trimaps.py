@@ -35,6 +35,7 @@ def trimap_of(subject: Mask) -> Plane:
     outside = np.asarray(
         cv2.distanceTransform(np.pad(~subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)
     )
+    # Narrow the band inside a thin subject, so that part of it stays known.
     reach = max(1.0, BAND * max(subject.shape))
     known = min(reach, 0.5 * float(inside.max()))
     trimap = np.full(subject.shape, UNKNOWN, np.float32)

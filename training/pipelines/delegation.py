@@ -153,6 +153,7 @@ def bind_arguments(
         for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()
         if _is_named(parameter)
     ][1:]
+    # SDXL's second positional parameter is prompt_2; skip it for a number.
     order = [*known]
     if len(args) > 1 and isinstance(args[1], int) and order[1:2] == ["prompt_2"]:
         order.remove("prompt_2")

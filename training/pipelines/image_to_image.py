@@ -108,9 +108,9 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         while int(num_inference_steps * strength) < 1:
             num_inference_steps += 1
         scaled_BCHW, size = self._initial_latents(image)
-        times = int(arguments.get("num_images_per_prompt") or 1)
+        images_per_prompt = int(arguments.get("num_images_per_prompt") or 1)
         scaled_BCHW = _repeat_for_prompts(
-            scaled_BCHW, prompt, arguments.get("prompt_embeds"), times
+            scaled_BCHW, prompt, arguments.get("prompt_embeds"), images_per_prompt
         )
         # diffusers' image-to-image pipelines take a tensor with the latent's channels as a scaled
         # latent and do not encode it again.
@@ -157,7 +157,10 @@ class TransparentImageToImagePipeline(TransparentPipeline):
 
 
 def _repeat_for_prompts(
-    scaled_BCHW: Tensor, prompt: str | list[str] | None, embedded: Tensor | None, times_each: int
+    scaled_BCHW: Tensor,
+    prompt: str | list[str] | None,
+    embedded: Tensor | None,
+    images_per_prompt: int,
 ) -> Tensor:
     """Repeat latents so that there is one per result; results of one prompt are adjacent."""
     prompts = len(prompt) if isinstance(prompt, list) else 1 if embedded is None else len(embedded)
@@ -165,4 +168,4 @@ def _repeat_for_prompts(
     if remainder and per_image:
         hint = "give one image, or one for each prompt"
         raise Refused(f"there are {prompts} prompts for {len(scaled_BCHW)} images", hint)
-    return scaled_BCHW.repeat_interleave(max(per_image, 1) * times_each, dim=0)
+    return scaled_BCHW.repeat_interleave(max(per_image, 1) * images_per_prompt, dim=0)

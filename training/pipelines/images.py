@@ -138,6 +138,7 @@ def fit(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
     rows, columns = rgba_B4HW.shape[-2:]
     if (rows, columns) == (height, width):
         return rgba_B4HW
+    # Cover the target, then crop the center.
     ratio = max(height / rows, width / columns)
     rows, columns = max(height, round(rows * ratio)), max(width, round(columns * ratio))
     top, left = (rows - height) // 2, (columns - width) // 2

@@ -201,7 +201,7 @@ class LayersPipeline(DelegatingPipeline):
         """Generate the unscaled latents of the mode's layers.
 
         DPM++ samplers leave artifacts where a blended image is given (sd-forge-layerdiffuse,
-        README); a warning says so.
+        README); a warning is issued.
 
         Args:
             texts (`Mapping[LayerRole, str | Sequence[str] | None]`):
@@ -343,9 +343,9 @@ class LayersPipeline(DelegatingPipeline):
     def _check(self, given: Mapping[LayerRole, Tensor]) -> None:
         """Check that exactly the mode's layers are given. Raises Refused."""
         if set(given) != set(self.mode.given):
-            wanted = " and ".join(self.mode.given) or "no layer"
+            needed = " and ".join(self.mode.given) or "no layer"
             raise Refused(
-                f"{self.mode.name} needs {wanted}, not {' and '.join(given) or 'none'}",
+                f"{self.mode.name} needs {needed}, not {' and '.join(given) or 'none'}",
                 f"{self.mode}",
             )
 

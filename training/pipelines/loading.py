@@ -49,13 +49,14 @@ def load_transparency(
     if isinstance(source, Transparency):
         return source
     headers = [read_header(path) for path in _paths(source)]
+    # A part of a checkpoint has everything in one file.
     for header in headers:
         if facts_in(header.metadata).get("part") == "transparency":
             return _open_part(header, offset_scale)
-    wanted = {WeightFormat.encoder, WeightFormat.decoder}
+    formats = {WeightFormat.encoder, WeightFormat.decoder}
     # A folder may have other weight files too.
     from_folder = isinstance(source, str | Path) and Path(source).is_dir()
-    files = [header.path for header in headers if not from_folder or _is_one_of(header, wanted)]
+    files = [header.path for header in headers if not from_folder or _is_one_of(header, formats)]
     return read_transparency(
         files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale
     )[0]
@@ -108,6 +109,7 @@ def merge(
     Raises:
         Refused: The tensors do not fit the UNet.
     """
+    # Multiply adapters out in float32 before adding them.
     if facts["kind"] == "adapter":
         scale = float(facts["alpha"]) / float(facts["rank"])
         tensors = {
@@ -138,9 +140,9 @@ def _paths(source: Files) -> list[Path]:
     return found
 
 
-def _is_one_of(header: Header, wanted: set[WeightFormat]) -> bool:
+def _is_one_of(header: Header, formats: set[WeightFormat]) -> bool:
     try:
-        return any(layout in wanted for layout, _ in recognise_parts(header))
+        return any(layout in formats for layout, _ in recognise_parts(header))
     except Refused:
         return False
 

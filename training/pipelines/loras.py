@@ -57,10 +57,11 @@ def add_styles(
     headers = [read_header(style.path) for style in styles]
     for header in headers:
         _check(header, preset)
-    taken = [int(part.removeprefix(STYLE)) for part in checkpoint.files if part.startswith(STYLE)]
+    numbers = [int(part.removeprefix(STYLE)) for part in checkpoint.files if part.startswith(STYLE)]
+    # Each LoRA becomes a part of its own, with the file's metadata.
     files = dict(checkpoint.files)
     for number, (style, header) in enumerate(
-        zip(styles, headers, strict=True), max(taken, default=0) + 1
+        zip(styles, headers, strict=True), max(numbers, default=0) + 1
     ):
         facts = {
             "kind": "style",
@@ -112,6 +113,7 @@ def describe_styles(styles: Sequence[Stored]) -> dict[str, str]:
 
 def _check(header: Header, preset: Any) -> None:
     """Check that a file is a LoRA whose UNet part fits the preset's model. Raises Refused."""
+    # Text-encoder tensors are allowed, and not checked.
     of_unet = {name: shape for name, shape in header.shapes.items() if not is_of_text(name)}
     if not of_unet:
         return

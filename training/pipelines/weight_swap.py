@@ -37,8 +37,8 @@ class ConditionedConvolution(nn.Conv2d):
                 "these weights need given layers, and none was given",
                 "pass the given layers",
             )
-        times = len(noisy_BCHW) // len(self.condition_PCHW)
-        given_BCHW = self.condition_PCHW.repeat(times, 1, 1, 1).to(noisy_BCHW)
+        repeats = len(noisy_BCHW) // len(self.condition_PCHW)
+        given_BCHW = self.condition_PCHW.repeat(repeats, 1, 1, 1).to(noisy_BCHW)
         return super().forward(torch.cat([noisy_BCHW, given_BCHW], dim=1))
 
 
@@ -98,6 +98,7 @@ class SwappableWeights:
             stop_at: The share of the noise levels with the weights; at times below (1 - stop_at) of
                 all levels the UNet runs with its own weights.
         """
+        # Swap in, run, and swap out unless the hook has already done so.
         self._swap()
         hook = self.unet.register_forward_pre_hook(self._stop_hook(stop_at), with_kwargs=True)
         try:
@@ -121,6 +122,7 @@ class SwappableWeights:
     @contextmanager
     def following(self) -> Iterator[None]:
         """Apply changes of the UNet's weights, such as fused LoRAs, to these weights too."""
+        # The difference before and after is the fused weight.
         before = [own.detach().clone() for own, _ in self._values]
         yield
         for index, ((own, value), old) in enumerate(zip(self._values, before, strict=True)):
@@ -162,8 +164,10 @@ class SwappableWeights:
                     f"{name} with shape {tuple(value.shape)} is not a tensor of this UNet",
                     "is it for another family?",
                 )
+            # Add in float32 and round once to the UNet's dtype.
             start = old.detach().float()
             target = value.to(old.device, torch.float32)
+            # New input channels start from zeros, as in the training of the weights.
             if is_wider:
                 start = torch.cat(
                     [
@@ -199,6 +203,7 @@ class SwappableWeights:
         for index, (own, value) in enumerate(self._values):
             self._values[index] = own, own.data
             own.data = value.to(own.device, own.dtype)
+        # Modules are exchanged whole, moved to the UNet's device and dtype.
         for index, (owner, name, stored) in enumerate(self._modules):
             current = getattr(owner, name)
             self._modules[index] = owner, name, current

@@ -144,6 +144,7 @@ class PipelineGenerator:
         def generators() -> list[torch.Generator]:
             return [generator_of(request.seed) for request in requests]
 
+        # Start from noise, or from the given image.
         if options.image is None:
             width, height = self._size(options)
             images = self.pipe(**arguments, width=width, height=height, generator=generators())[0]
@@ -153,6 +154,7 @@ class PipelineGenerator:
             images = _sibling(TransparentImageToImagePipeline, self.pipe)(
                 **given, generator=generators()
             )[0]
+        # Redraw at the larger size, from the same seeds.
         if options.upscale != 1:
             larger = _sibling(TransparentUpscalePipeline, self.pipe)
             images = larger(
@@ -213,6 +215,7 @@ def open_pipeline(
             f"a checkpoint of the preset {preset.name!r} cannot generate",
             "it has latent transparency only",
         )
+    # Load the pretrained model with the checkpoint's autoencoder.
     check_family(preset.model, family)
     pipeline = load_pipeline(
         preset.model,
@@ -221,6 +224,7 @@ def open_pipeline(
         dtype=precision_on(preset, device),
         vae=backbone.autoencoder,
     )
+    # Merge the base, then the user LoRAs, which build on it.
     if parts.base is not None and not parts.modes:
         merge(pipeline.unet, *parts.base)
     apply_styles(pipeline, parts.styles)

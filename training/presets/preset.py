@@ -153,7 +153,7 @@ class Preset:
     new_weight: Weight  # sampling weight of newly added samples (paper, section 3.4)
     keep_states: Count  # saved training states to keep on disk
     save_images: Count  # images between two saved training states
-    sheet_images: Count  # images between two sample sheets
+    sheet_images: Count  # images between two sample grids
     beta1: PartialShare  # Adam's beta1
     beta2: PartialShare  # Adam's beta2
     # a name of training.engine.optimizers

@@ -101,11 +101,13 @@ class PairSynthesis:
                 "the given layers differ in size from the pair",
                 "give layers of the foreground's size",
             )
+        # Blended: the foreground over the given or inpainted background.
         if LayerRole.blended not in layers:
             below = layers.get(LayerRole.background)
             if below is None:
                 below = _opaque(self._paint_around(request, foreground, options))
             layers[LayerRole.blended] = _opaque(over(foreground, below))
+        # Background: the blended image without the foreground.
         if LayerRole.background not in layers:
             layers[LayerRole.background] = self._paint_behind(
                 request, foreground, layers[LayerRole.blended], options

@@ -108,5 +108,6 @@ class Inpainter:
             generator=generator_of(seed),
             output_type="np",
         ).images[0]
+        # Keep the original pixels outside the mask, to the bit.
         painted = np.rint(drawn[:height, :width] * 255).astype(np.uint8)
         return np.where(mask[..., None], painted, picture)

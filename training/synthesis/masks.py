@@ -38,6 +38,7 @@ def behind(foreground: RGBA, erosion: float) -> Mask:
     """
     kept: NDArray[np.uint8] = (foreground[..., 3] <= CLEAR * 255).astype(np.uint8)
     reach = margin(foreground.shape[:2], erosion)
+    # Eroding the kept background is dilating the inpainted area.
     if reach:
         kept = np.asarray(
             cv2.erode(kept, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8

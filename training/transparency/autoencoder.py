@@ -217,12 +217,14 @@ def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Autoencoder:
     # The sign of an eigenvector is arbitrary: fix it, so that latents are equal on any machine.
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     gain = variance[:channels] ** (preset.whitening / 2)
+    # The scale gives the latents unit variance on average.
     backbone = LinearAutoencoder(
         stride, channels, scale=float((variance[:channels] / gain**2).mean() ** -0.5)
     )
     backbone.mean.copy_(mean)
     backbone.basis.copy_(axes[:, :channels].T)
     backbone.gain.copy_(gain)
+    # Sigma is the deviation that the omitted components leave unexplained.
     backbone.sigma.copy_(
         variance[channels:].mean().sqrt() if channels < len(variance) else torch.tensor(1e-3)
     )

@@ -49,14 +49,14 @@ def identity_loss(image_B3HW: Tensor, decoded_B3HW: Tensor, error: Error = squar
 
 
 def reconstruction_loss(
-    colour_B3HW: Tensor,
+    color_B3HW: Tensor,
     alpha_B1HW: Tensor,
-    colour_hat_B3HW: Tensor,
+    color_hat_B3HW: Tensor,
     alpha_hat_B1HW: Tensor,
     error: Error = squares,
 ) -> Tensor:
     """Return L_recon = || I_c - I_c_hat ||_2 + || I_a - I_a_hat ||_2, I_c padded (section 3.1)."""
-    return error(colour_hat_B3HW - colour_B3HW) + error(alpha_hat_B1HW - alpha_B1HW)
+    return error(color_hat_B3HW - color_B3HW) + error(alpha_hat_B1HW - alpha_B1HW)
 
 
 def edge_loss(alpha_B1HW: Tensor, alpha_hat_B1HW: Tensor) -> Tensor:
@@ -82,10 +82,10 @@ class PatchDiscriminator(nn.Module):
             nn.Conv2d(2 * width, 1, 3, padding=1),
         )
 
-    def forward(self, alpha_B1HW: Tensor, colour_B3HW: Tensor) -> Tensor:
+    def forward(self, alpha_B1HW: Tensor, color_B3HW: Tensor) -> Tensor:
         """Return logits, positive where a patch looks real: B x 1 x H/4 x W/4."""
-        judged: Tensor = self.layers(torch.cat([alpha_B1HW, colour_B3HW], dim=1))
-        return judged
+        logits: Tensor = self.layers(torch.cat([alpha_B1HW, color_B3HW], dim=1))
+        return logits
 
 
 def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
@@ -106,23 +106,23 @@ def fooling_loss(drawn: Tensor) -> Tensor:
 
 def perceptual_loss(
     distance: Callable[[Tensor, Tensor], Tensor],
-    colour_B3HW: Tensor,
+    color_B3HW: Tensor,
     alpha_B1HW: Tensor,
-    colour_hat_B3HW: Tensor,
+    color_hat_B3HW: Tensor,
     alpha_hat_B1HW: Tensor,
 ) -> Tensor:
     """Return the mean perceptual distance of the blends on black and on white (arXiv 2507.09308).
 
     Args:
         distance: A distance of images in [0, 1], such as LPIPS.
-        colour_B3HW: True color in [0, 1].
+        color_B3HW: True color in [0, 1].
         alpha_B1HW: True alpha in [0, 1].
-        colour_hat_B3HW: Reconstructed color.
+        color_hat_B3HW: Reconstructed color.
         alpha_hat_B1HW: Reconstructed alpha.
     """
-    truth_B3HW, drawn_B3HW = colour_B3HW * alpha_B1HW, colour_hat_B3HW * alpha_hat_B1HW
-    on_black = distance(truth_B3HW, drawn_B3HW)
-    on_white = distance(truth_B3HW + 1 - alpha_B1HW, drawn_B3HW + 1 - alpha_hat_B1HW)
+    truth_B3HW, reconstructed_B3HW = color_B3HW * alpha_B1HW, color_hat_B3HW * alpha_hat_B1HW
+    on_black = distance(truth_B3HW, reconstructed_B3HW)
+    on_white = distance(truth_B3HW + 1 - alpha_B1HW, reconstructed_B3HW + 1 - alpha_hat_B1HW)
     return (on_black + on_white).mean() / 2
 
 
@@ -165,9 +165,9 @@ BACKGROUNDS: dict[str, Background] = {"natural": NATURAL, "solid": SOLID}
 
 
 def blend_loss(
-    colour_B3HW: Tensor,
+    color_B3HW: Tensor,
     alpha_B1HW: Tensor,
-    colour_hat_B3HW: Tensor,
+    color_hat_B3HW: Tensor,
     alpha_hat_B1HW: Tensor,
     background: Background = NATURAL,
     error: Error = squares,
@@ -183,16 +183,16 @@ def blend_loss(
     where the second form is a sum of squares, whose roots any `error` takes.
 
     Args:
-        colour_B3HW: True color in [0, 1].
+        color_B3HW: True color in [0, 1].
         alpha_B1HW: True alpha in [0, 1].
-        colour_hat_B3HW: Reconstructed color.
+        color_hat_B3HW: Reconstructed color.
         alpha_hat_B1HW: Reconstructed alpha.
         background: The moments of the background b.
         error: The error function.
     """
-    mean_131 = colour_B3HW.new_tensor(background.mean).view(3, 1, 1)
-    spread_131 = (colour_B3HW.new_tensor(background.square).view(3, 1, 1) - mean_131**2).sqrt()
-    dp_B3HW = (colour_hat_B3HW * 2 - 1) * alpha_hat_B1HW - (colour_B3HW * 2 - 1) * alpha_B1HW
+    mean_131 = color_B3HW.new_tensor(background.mean).view(3, 1, 1)
+    spread_131 = (color_B3HW.new_tensor(background.square).view(3, 1, 1) - mean_131**2).sqrt()
+    dp_B3HW = (color_hat_B3HW * 2 - 1) * alpha_hat_B1HW - (color_B3HW * 2 - 1) * alpha_B1HW
     da_B1HW = alpha_hat_B1HW - alpha_B1HW
     roots_B6HW = torch.cat([dp_B3HW - mean_131 * da_B1HW, spread_131 * da_B1HW], dim=1)
     return error(2**0.5 * roots_B6HW)  # a mean over six channels in place of three

@@ -49,6 +49,7 @@ def _light_blocks(preset: Preset) -> nn.Module:
         layers += [nn.Conv2d(wider, wider, 3, padding=1), nn.SiLU()]
         width = wider
     out = nn.Conv2d(width, preset.latent_channels, 3, padding=1)
+    # A zero offset leaves the autoencoder unchanged at the start.
     nn.init.zeros_(out.weight)
     nn.init.zeros_(_bias(out))
     return nn.Sequential(*layers, out)

@@ -82,18 +82,19 @@ class OffsetObjective:
         terms["identity"] = identity_loss(
             on_grey(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error
         )
+        # Weight every term by its column of the preset.
         total = torch.stack(
             [getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]
         ).sum()
         # The adversarial term starts after discriminator_start images.
         if self.preset.discriminator_weight > 0 and seen >= self.preset.discriminator_start:
             terms["fooling"] = fooling_loss(self.discriminator(alpha_hat_B1HW, color_hat_B3HW))
-            fooling = self.preset.discriminator_weight * terms["fooling"]
+            adversarial = self.preset.discriminator_weight * terms["fooling"]
             if self.preset.discriminator_adaptive:
-                fooling = fooling * adaptive_weight(
+                adversarial = adversarial * adaptive_weight(
                     total, terms["fooling"], networks.decoder.conv_out.weight
                 )
-            total = total + fooling
+            total = total + adversarial
         return Loss(
             total,
             terms,
@@ -121,13 +122,13 @@ class OffsetObjective:
 
 
 def on_solids(
-    alpha_B1HW: Tensor, colour_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor
+    alpha_B1HW: Tensor, color_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Blend the chosen images on a solid color each and make them opaque (AlphaVAE).
 
     Args:
         alpha_B1HW: Alpha in [0, 1].
-        colour_B3HW: Color in [0, 1].
+        color_B3HW: Color in [0, 1].
         chosen_B: Which images to blend.
         below_B3: The solid colors in [0, 1].
 
@@ -135,8 +136,8 @@ def on_solids(
         Alpha and color of all images; those not chosen are unchanged.
     """
     chosen_B111 = chosen_B[:, None, None, None]
-    blended_B3HW = colour_B3HW * alpha_B1HW + below_B3[..., None, None] * (1 - alpha_B1HW)
+    blended_B3HW = color_B3HW * alpha_B1HW + below_B3[..., None, None] * (1 - alpha_B1HW)
     return (
         torch.where(chosen_B111, torch.ones_like(alpha_B1HW), alpha_B1HW),
-        torch.where(chosen_B111, blended_B3HW, colour_B3HW),
+        torch.where(chosen_B111, blended_B3HW, color_B3HW),
     )

@@ -49,6 +49,6 @@ def pad_colours(rgba_B4HW: Tensor) -> Tensor:
     return padded_BHW3.permute(0, 3, 1, 2).contiguous().to(rgba_B4HW)
 
 
-def on_grey(colour_B3HW: Tensor, alpha_B1HW: Tensor) -> Tensor:
+def on_grey(color_B3HW: Tensor, alpha_B1HW: Tensor) -> Tensor:
     """Composite over mid-gray: I = I_c * I_a with I_c in [-1, 1], the frozen encoder's input."""
-    return (colour_B3HW * 2 - 1) * alpha_B1HW
+    return (color_B3HW * 2 - 1) * alpha_B1HW

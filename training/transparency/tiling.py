@@ -80,6 +80,7 @@ def in_tiles(
                         *(_cut(picture, box, height // picture.shape[-2]) for picture in pictures)
                     )
                 )
+                # The network's output may have another stride than its inputs.
                 stride = (bottom - top) // part_BCHW.shape[-2]
                 fades = (
                     _fade(top, bottom, height, stride, shared),
@@ -106,7 +107,7 @@ def _whole_statistics(network: nn.Module, small: Sequence[Tensor]) -> Iterator[N
     """
     statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def normalise(norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    def normalize(norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         groups = inputs[0].float().reshape(len(inputs[0]), norm.num_groups, -1)
         # The first pass records the statistics, later ones apply them.
         if norm not in statistics:
@@ -121,8 +122,9 @@ def _whole_statistics(network: nn.Module, small: Sequence[Tensor]) -> Iterator[N
         shared: Tensor = normal * norm.weight.view(shape) + norm.bias.view(shape)
         return shared.to(output)
 
+    # Hooks on all normalizations; one pass over the small image fills the statistics.
     norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
-    hooks = [norm.register_forward_hook(normalise) for norm in norms]
+    hooks = [norm.register_forward_hook(normalize) for norm in norms]
     try:
         if norms:
             network(*small)
@@ -132,12 +134,12 @@ def _whole_statistics(network: nn.Module, small: Sequence[Tensor]) -> Iterator[N
             hook.remove()
 
 
-def _shrunk(picture_BCHW: Tensor, height: int, width: int, side: int, unit: int) -> Tensor:
+def _shrunk(image_BCHW: Tensor, height: int, width: int, side: int, unit: int) -> Tensor:
     """Shrink the whole image to about the pixels of a tile, keeping multiples of `unit`."""
-    stride = height // picture_BCHW.shape[-2]
+    stride = height // image_BCHW.shape[-2]
     ratio = side / (height * width) ** 0.5
     size = [max(unit, int(length * ratio) // unit * unit) // stride for length in (height, width)]
-    return interpolate(picture_BCHW, size, mode="nearest-exact")
+    return interpolate(image_BCHW, size, mode="nearest-exact")
 
 
 def _joined(output: Tensor | tuple[Tensor, ...]) -> Tensor:
@@ -169,6 +171,7 @@ def _fade(start: int, stop: int, length: int, stride: int, shared: int) -> Tenso
     It is 1, and fades to 0 at a quarter of `shared` before the tile's inner ends.
     """
     position = torch.arange(start // stride, stop // stride) * stride + stride / 2
+    # Only inner ends fade; the image border keeps its full weight.
     distance = torch.full_like(position, float("inf"))
     if start > 0:
         distance = torch.minimum(distance, position - start)

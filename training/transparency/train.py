@@ -32,7 +32,7 @@ from training.transparency.objective import OffsetObjective, on_solids
 from training.transparency.padding import pad_colours
 
 STAGE = "transparency"
-SHEET = 8  # images on a sample sheet
+SHEET = 8  # images in a sample grid
 KEPT_BYTES = 1 << 30  # of padded colors in memory: 21,000 images of 64 pixels, 1,300 of 256
 
 
@@ -66,20 +66,20 @@ def train_transparency(
     Raises:
         Refused: `start` does not fit the preset; and as `fit`.
     """
-    # The data: the split's layers, and the order in which they are drawn.
+    # The data: the split's layers, and the sampling order.
     ctx = DistributedContext(preset)
     step = ctx.step_images(preset.transparency_batch)
     buckets = preset_buckets(preset, step, folder.parent / "cache" / "sizes")
     memory = preset.in_memory
     opaque, size = preset.transparency_opaque, preset.image_size
     roles = preset.roles_learnt(opaque)
-    pictures = load_split(
+    dataset = load_split(
         store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles
     )
     draws: Order = draw_order(
-        store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque
+        store, dataset, order.previous, preset.new_weight, order.seed, opaque=opaque
     )
-    draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
+    draws = BucketOrder(draws, dataset.shapes, step) if buckets else draws
 
     # The networks: new ones from the seed, or the parent's.
     torch.manual_seed(order.seed)
@@ -90,8 +90,8 @@ def train_transparency(
     )
     shown = heldout_images(store, order.snapshot, size, SHEET)
     shown_B4HW = shown.take(range(len(shown))) if len(shown) else None
-    stage = TransparencyStage(preset, networks, pictures, backbone, shown_B4HW)
-    fit(stage, TrainerContext(order, preset, ctx, pictures.samples, draws, folder, report))
+    stage = TransparencyStage(preset, networks, dataset, backbone, shown_B4HW)
+    fit(stage, TrainerContext(order, preset, ctx, dataset.samples, draws, folder, report))
     return {
         name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()
     }
@@ -117,7 +117,7 @@ class TransparencyStage(TrainingStage):
             networks: The networks to train.
             pictures: The dataset.
             backbone: The frozen autoencoder.
-            shown_B4HW: Held-out images, straight RGBA in [0, 1], for sample sheets and validation,
+            shown_B4HW: Held-out images, straight RGBA in [0, 1], for sample grids and validation,
                 or None.
         """
         super().__init__()
@@ -161,6 +161,7 @@ class TransparencyStage(TrainingStage):
         keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[
             mine
         ]
+        # Read and pad this process's images, in threads where they help.
         read = map if self.readers is None else self.readers.map
         pairs = list(read(self._prepare, [places[row] for row in mine], flips.tolist()))
         rgba_B4HW, padded_B3HW = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
@@ -224,7 +225,7 @@ class TransparencyStage(TrainingStage):
         return self.objective.frozen()
 
     def _prepare(self, index: int, flip: bool) -> tuple[Tensor, Tensor]:
-        """Read an image with padded color, mirrored if asked."""
+        """Read an image with padded color, mirrored if `flip`."""
         index, rgba_4HW = self.pictures.read(index)
         padded_3HW = self._pad(index, rgba_4HW)
         return (rgba_4HW.flip(2), padded_3HW.flip(2)) if flip else (rgba_4HW, padded_3HW)
