@@ -103,7 +103,7 @@ def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
     on_gpu = preset.family is not None or torch.cuda.is_available()
     estimates: list[StageMemory] = []
     trained: Mapping[str, int] = {}
-    # Weights, optimizer and average of a trained stage stay allocated while its sample grids are decoded.
+    # Weights, optimizer and average stay allocated while the sample grids of a stage are decoded.
     for stage in STAGES[order.recipe]:
         if stage in TRAINED:
             held = _trained(preset, stage, on_gpu=on_gpu)

@@ -34,7 +34,7 @@ class Loss:
 
     total: Tensor
     terms: dict[str, Tensor]
-    truth: tuple[Tensor, Tensor]  # alpha_B1HW and colour_B3HW
+    truth: tuple[Tensor, Tensor]  # alpha_B1HW and color_B3HW
     drawn: tuple[Tensor, Tensor]
 
 
