@@ -16,7 +16,15 @@ from curation.ports import RGBA, DrawOptions
 def batches(
     requests: Sequence[DrawRequest], size: int
 ) -> Iterator[tuple[Sequence[DrawRequest], Sequence[DrawRequest]]]:
-    """Yield batches of at most `size` requests: each as it is, and padded to `size`."""
+    """Yield batches of at most `size` requests, with and without padding.
+
+    Args:
+        requests: The requests.
+        size: The batch size.
+
+    Yields:
+        A batch, and the same padded to `size` by repeating its last request.
+    """
     for start in range(0, len(requests), size):
         batch = list(requests[start : start + size])
         # Padding keeps the batch shape constant, so that results do not depend on the others.

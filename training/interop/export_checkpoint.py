@@ -289,7 +289,18 @@ def _folded(
 def write_base(
     tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str
 ) -> Written:
-    """Convert a base to a program's format. Raises Refused if the format does not support it."""
+    """Convert a base to a program's format.
+
+    Args:
+        tensors: The base in our names.
+        facts: Its metadata, with "kind".
+        preset: The preset, whose family and model it belongs to.
+        form: The name of the format.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The format does not support the base.
+    """
     mode = facts.get("mode")
     file = _write_base(tensors, facts, preset, form)
     if mode is None:

@@ -91,7 +91,13 @@ def read_columns(facts: Mapping[str, str]) -> Preset | None:
 
 
 def save_layers(tensors: Mapping[str, Tensor], facts: Mapping[str, str], folder: Path) -> None:
-    """Save the weights of a mode."""
+    """Save the weights of a mode.
+
+    Args:
+        tensors: The weights.
+        facts: Their metadata, with "kind" and "mode".
+        folder: The folder of the pipeline.
+    """
     _save(folder, LAYERS, tensors, facts)
 
 

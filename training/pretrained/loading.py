@@ -86,7 +86,17 @@ def _is_path(model: str) -> bool:
 
 
 def load_config(kind: Any, model: str, subfolder: str | None = None) -> Mapping[str, Any]:
-    """Return the configuration of a model or of one of its components. Raises NotFound, Refused."""
+    """Return the configuration of a model or of one of its components.
+
+    Args:
+        kind: A diffusers or transformers class.
+        model: A hub id or a folder.
+        subfolder: The subfolder of the component.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The model cannot be read.
+    """
     config: Mapping[str, Any] = _load(kind.load_config, model, subfolder=subfolder)
     return config
 

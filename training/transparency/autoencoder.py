@@ -283,7 +283,11 @@ def _subfolder(model: str) -> str | None:
 
 
 def open_backbone(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Autoencoder:
-    """Build an autoencoder from the tensors and metadata of its stored file.
+    """Build an autoencoder from its stored file, frozen.
+
+    Args:
+        tensors: The stored tensors.
+        facts: The file's metadata, with "kind".
 
     Raises:
         Refused: The kind is unknown.

@@ -69,7 +69,18 @@ def adjust(
     padded_B3HW: Tensor,
     keep_B: Tensor | None = None,
 ) -> Tensor:
-    """Return the adjusted latent x_a, unscaled, B x C x h x w: the mean of `adjusted_posterior`."""
+    """Return the adjusted latent x_a: the mean of `adjusted_posterior`.
+
+    Args:
+        backbone: The frozen autoencoder.
+        encoder: The offset encoder.
+        alpha_B1HW: Alpha in [0, 1].
+        padded_B3HW: Padded color in [0, 1].
+        keep_B: 0 drops an image's offset, 1 keeps it; by default all are kept.
+
+    Returns:
+        The unscaled latent, B x C x h x w.
+    """
     return adjusted_posterior(backbone, encoder, alpha_B1HW, padded_B3HW, keep_B)[0]
 
 

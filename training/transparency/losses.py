@@ -44,6 +44,11 @@ def identity_loss(image_B3HW: Tensor, decoded_B3HW: Tensor, error: Error = squar
     """Return L_identity = || I - D_sd(E_sd(I) + x_eps) ||_2 (section 3.1).
 
     It keeps the offset from disturbing the frozen decoder.
+
+    Args:
+        image_B3HW: The frozen encoder's input I in [-1, 1].
+        decoded_B3HW: The frozen decoder's image of the adjusted latent.
+        error: The error function.
     """
     return error(decoded_B3HW - image_B3HW)
 
@@ -55,7 +60,15 @@ def reconstruction_loss(
     alpha_hat_B1HW: Tensor,
     error: Error = squares,
 ) -> Tensor:
-    """Return L_recon = || I_c - I_c_hat ||_2 + || I_a - I_a_hat ||_2, I_c padded (section 3.1)."""
+    """Return L_recon = || I_c - I_c_hat ||_2 + || I_a - I_a_hat ||_2 (section 3.1).
+
+    Args:
+        color_B3HW: True padded color I_c in [0, 1].
+        alpha_B1HW: True alpha I_a in [0, 1].
+        color_hat_B3HW: Reconstructed color.
+        alpha_hat_B1HW: Reconstructed alpha.
+        error: The error function.
+    """
     return error(color_hat_B3HW - color_B3HW) + error(alpha_hat_B1HW - alpha_B1HW)
 
 
@@ -89,9 +102,13 @@ class PatchDiscriminator(nn.Module):
 
 
 def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
-    """Return the discriminator's hinge loss: E[(1 - D(real))+] + E[(1 + D(drawn))+].
+    """Return the discriminator's hinge loss (Lim and Ye, 2017).
 
-    See Lim and Ye, 2017.
+    It is E[(1 - D(real))+] + E[(1 + D(drawn))+].
+
+    Args:
+        real: Logits of true images.
+        drawn: Logits of reconstructed images.
     """
     return relu(1 - real).mean() + relu(1 + drawn).mean()
 

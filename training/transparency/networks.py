@@ -140,7 +140,15 @@ class AlphaDecoder(nn.Module):
             nn.init.constant_(_bias(self.conv_out)[: self.fold**2], 0.5)
 
     def forward(self, image_B3HW: Tensor, latent_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha (B x 1 x H x W) and padded color (B x 3 x H x W), about [0, 1]."""
+        """Recover alpha and padded color.
+
+        Args:
+            image_B3HW: The frozen decoder's image, about [-1, 1].
+            latent_BCHW: The unscaled adjusted latent.
+
+        Returns:
+            Alpha (B x 1 x H x W) and color (B x 3 x H x W), about [0, 1] and not clipped.
+        """
         image_B3HW = image_B3HW.clamp(-1, 1) / 2 + 0.5
         feature = self.conv_in(pixel_unshuffle(image_B3HW, self.fold))
         if self.unfolded:

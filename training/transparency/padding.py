@@ -50,5 +50,10 @@ def pad_colours(rgba_B4HW: Tensor) -> Tensor:
 
 
 def on_grey(color_B3HW: Tensor, alpha_B1HW: Tensor) -> Tensor:
-    """Composite over mid-gray: I = I_c * I_a with I_c in [-1, 1], the frozen encoder's input."""
+    """Composite over mid-gray: I = I_c * I_a, the frozen encoder's input.
+
+    Args:
+        color_B3HW: Color in [0, 1], converted to I_c in [-1, 1].
+        alpha_B1HW: Alpha I_a in [0, 1].
+    """
     return (color_B3HW * 2 - 1) * alpha_B1HW
