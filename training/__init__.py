@@ -1,1 +1,1 @@
-"""Networks, losses and training loops; they read snapshots, never the database."""
+"""Networks, losses and training loops. They read snapshots and never access the database."""

@@ -19,11 +19,12 @@ from training.transparency.networks import Transparency, open_transparency
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """What a checkpoint holds; `base` are the denoiser's learnt tensors and their file's facts, where it has one.
+    """A checkpoint's networks and tensors.
 
-    `layers` are those of the adapters with which it draws the layers of a picture together. `modes` are released
-    weights that draw layers to each other, by their mode (training.interop.modes): the sha256 of their files, which
-    are large and opened when they are needed.
+    `base` is the denoiser's fine-tuned tensors and their file's metadata, or None. `layers` is the
+    same for the adapters that generate the layers of an image together. `modes` maps the modes of
+    released layer weights (training.interop.modes) to the sha256 of their files, which are large
+    and opened on first use.
     """
 
     preset: Preset
@@ -32,26 +33,41 @@ class LoadedCheckpoint:
     base: tuple[dict[str, Tensor], dict[str, str]] | None
     layers: tuple[dict[str, Tensor], dict[str, str]] | None = None
     modes: Mapping[str, str] = field(default_factory=dict)
-    styles: Sequence[tuple[dict[str, Tensor], dict[str, str]]] = ()  # the user's LoRAs, in order
+    styles: Sequence[tuple[dict[str, Tensor], dict[str, str]]] = ()  # user LoRAs, in order
 
 
 def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> LoadedCheckpoint:
-    """The networks of a checkpoint, frozen. Raises NotFound, Corrupt, Refused."""
+    """Load the networks of a checkpoint, frozen.
+
+    Args:
+        checkpoint: The checkpoint; it must have the parts "backbone" and "transparency".
+        store: The store that holds its files.
+
+    Raises:
+        NotFound: A file or the preset does not exist.
+        Corrupt: A file's content does not match its sha256.
+        Refused: A part is missing or does not fit the preset.
+    """
     preset = find_preset(checkpoint.preset, checkpoint.changes)
     backbone = open_backbone(*load_part(store, _file(checkpoint, "backbone")))
     transparency = open_transparency(preset, *load_part(store, _file(checkpoint, "transparency")))
+    # These two parts are optional: a checkpoint may have latent transparency alone.
     base, layers = (
-        load_part(store, checkpoint.files[part]) if part in checkpoint.files else None for part in ("base", "layers")
+        load_part(store, checkpoint.files[part]) if part in checkpoint.files else None
+        for part in ("base", "layers")
     )
-    more = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
-    modes = {part: file for part, file in more.items() if not part.startswith(STYLE)}
-    named = sorted(more.keys() - modes.keys(), key=lambda part: int(part.removeprefix(STYLE)))
-    styles = [load_part(store, more[part]) for part in named]
+    # Any other part is a user LoRA ("style-N") or the weights of a layer mode.
+    others = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
+    modes = {part: file for part, file in others.items() if not part.startswith(STYLE)}
+    style_parts = sorted(
+        others.keys() - modes.keys(), key=lambda part: int(part.removeprefix(STYLE))
+    )
+    styles = [load_part(store, others[part]) for part in style_parts]
     return LoadedCheckpoint(preset, backbone, transparency, base, layers, modes, styles)
 
 
 STYLE = "style-"
-"""How the parts of a checkpoint begin that are the user's own LoRAs; a number follows."""
+"""Prefix of the parts that are user LoRAs; a number follows."""
 
 _PARTS = ("backbone", "transparency", "base", "layers")
 
@@ -61,5 +77,6 @@ def _file(checkpoint: Checkpoint, part: str) -> str:
         return checkpoint.files[part]
     except KeyError:
         raise Refused(
-            f"checkpoint {checkpoint.id[:12]} has no part {part!r}", "train it with the recipe 'whole'"
+            f"checkpoint {checkpoint.id[:12]} has no part {part!r}",
+            "train it with the recipe 'whole'",
         ) from None

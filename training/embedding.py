@@ -1,9 +1,9 @@
-"""Embeddings by a CLIP (Radford et al., 2021) or DINO (Oquab et al., 2023) of transformers; weights are the user's.
+"""Embeddings of candidates by CLIP (Radford et al., 2021) or DINO (Oquab et al., 2023).
 
-A candidate is seen over black and over white, and by its alpha as a grey picture; of a pair its blended image, its
-background and its foreground's alpha. A CLIP measures `clip_score` too, whether the candidate shows its prompt, and
-with LAION's head `aesthetic`. Both are of the layer over mid-grey, always, since the background alone moves the
-aesthetic score by half a point.
+A candidate is embedded over black and over white, and its alpha as a gray image; a pair by its
+blended image, its background and its foreground's alpha. CLIP also measures `clip_score`, the
+agreement with the prompt, and with LAION's aesthetic predictor `aesthetic`. Both are measured on
+the layer over mid-gray, since the background alone moves the aesthetic score by half a point.
 """
 
 from __future__ import annotations
@@ -25,49 +25,79 @@ from training.metrics.clip_score import open_agreement
 from training.pretrained.loading import load_model, revision_of
 
 GREY: Final = 0.5
-"""The background of every figure."""
+"""The background of every metric."""
 
 Picture = NDArray[np.uint8]
 
 
 def open_embedder(model: str | None, aesthetic: Path | None) -> ImageEncoder:
-    """What LAYERLOOP_EMBEDDER may name: a CLIP or DINO by hub name or folder. Raises NotFound, Refused."""
+    """Load the embedder for the port LAYERLOOP_EMBEDDER.
+
+    Args:
+        model: A CLIP or DINO by hub id or folder.
+        aesthetic: Weights of LAION's aesthetic predictor (safetensors), for CLIP alone; or None.
+
+    Raises:
+        NotFound: The model or file does not exist.
+        Refused: No model is configured, or it is neither CLIP nor DINO.
+    """
     from transformers import AutoConfig
 
     if not model:
-        raise Refused("no model is named to embed candidates with", "LAYERLOOP_EMBEDDER_MODEL: a CLIP or DINO")
+        raise Refused(
+            "no embedding model is configured", "set LAYERLOOP_EMBEDDER_MODEL to a CLIP or DINO"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # The model's own configuration tells CLIP from DINO.
     kind = load_model(AutoConfig, model).model_type
     if kind == "clip":
         return Clip(model, aesthetic, device)
     if kind not in {"dinov2", "dinov2_with_registers", "dinov3_vit"}:
-        raise Refused(f"{model} is a {kind}", "candidates are embedded by a CLIP or a DINO")
+        raise Refused(f"{model} is a {kind}", "use a CLIP or a DINO to embed candidates")
     if aesthetic is not None:
-        raise Refused("an aesthetic head reads a CLIP's embeddings, not a DINO's", "leave LAYERLOOP_AESTHETIC out")
+        raise Refused(
+            "the aesthetic predictor needs CLIP embeddings, not DINO's",
+            "unset LAYERLOOP_AESTHETIC",
+        )
     return Dino(model, device)
 
 
 class ImageEncoder:
-    """An Embedder: a vision network, asked for three pictures of each candidate."""
+    """An Embedder: a vision network that embeds three images of each candidate."""
 
     source: str
     measures: Sequence[str] = ()
 
     @torch.inference_mode()
     def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
-        """For each candidate the mean of its two looks beside its alpha's, each of unit length: 2 D numbers."""
-        return [EmbeddingResult(self._embed(one), {}) for one, _ in zip(drawn, prompts, strict=True)]
+        """Embed each candidate as a vector of 2 D numbers.
+
+        The first half is the mean of the unit embeddings of its two images, the second half the
+        unit embedding of its alpha.
+
+        Args:
+            drawn: The layers of each candidate.
+            prompts: The prompt of each candidate.
+        """
+        return [
+            EmbeddingResult(self._embed(layers), {})
+            for layers, _ in zip(drawn, prompts, strict=True)
+        ]
 
     def _embed(self, layers: Layers) -> NDArray[np.float32]:
-        first, second, alpha = nn.functional.normalize(self._features(list(_pictures(layers))), dim=-1)
-        return np.asarray(torch.cat([(first + second) / 2, alpha]).float().cpu().numpy(), np.float32)
+        first, second, alpha = nn.functional.normalize(
+            self._features(list(_images(layers))), dim=-1
+        )
+        return np.asarray(
+            torch.cat([(first + second) / 2, alpha]).float().cpu().numpy(), np.float32
+        )
 
     def _features(self, pictures: Sequence[Picture]) -> Tensor:
         raise NotImplementedError
 
 
 class Clip(ImageEncoder):
-    """Sees with a CLIP, and measures whether a candidate shows its prompt (0..100) and its beauty (about 1..10)."""
+    """Embeds with CLIP and measures prompt agreement (0..100) and aesthetics (about 1..10)."""
 
     def __init__(self, model: str, aesthetic: Path | None, device: torch.device) -> None:
         self._agreement = open_agreement(model, device)
@@ -77,60 +107,72 @@ class Clip(ImageEncoder):
 
     @torch.inference_mode()
     def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
-        """The same with its figures."""
+        """Embed each candidate and measure its metrics."""
         return [
-            EmbeddingResult(self._embed(one), self._measure(one, prompt))
-            for one, prompt in zip(drawn, prompts, strict=True)
+            EmbeddingResult(self._embed(layers), self._measure(layers, prompt))
+            for layers, prompt in zip(drawn, prompts, strict=True)
         ]
 
     def _features(self, pictures: Sequence[Picture]) -> Tensor:
         network, processor = self._agreement.network, self._agreement.processor
-        seen: Tensor = network.get_image_features(**_prepare(processor, pictures, network.device)).pooler_output
-        return seen
+        features: Tensor = network.get_image_features(
+            **_prepare(processor, pictures, network.device)
+        ).pooler_output
+        return features
 
     def _measure(self, layers: Layers, prompt: Prompt) -> Mapping[str, float]:
-        picture = _over(layers, GREY)
-        figures = {"clip_score": self._agreement([picture], [prompt.text])[0]}
+        image = _over(layers, GREY)
+        metrics = {"clip_score": self._agreement([image], [prompt.text])[0]}
+        # The aesthetic predictor is trained on unit-length CLIP image embeddings.
         if self._head is not None:
-            seen = nn.functional.normalize(self._features([picture]).float(), dim=-1)
+            features = nn.functional.normalize(self._features([image]).float(), dim=-1)
             for weight, bias in self._head:
-                seen = nn.functional.linear(seen, weight, bias)
-            figures["aesthetic"] = float(seen)
-        return {name: round(value, 4) for name, value in figures.items()}
+                features = nn.functional.linear(features, weight, bias)
+            metrics["aesthetic"] = float(features)
+        return {name: round(value, 4) for name, value in metrics.items()}
 
     def _width(self) -> int:
         return int(self._agreement.network.config.projection_dim)
 
 
 class Dino(ImageEncoder):
-    """Sees with a DINO: more of shape and material than of what a text could say."""
+    """Embeds with DINO, which represents shape and material beyond text descriptions."""
 
     def __init__(self, model: str, device: torch.device) -> None:
         from transformers import AutoImageProcessor, AutoModel
 
-        load_processor: Any = AutoImageProcessor.from_pretrained  # transformers leaves it untyped
+        load_processor: Any = AutoImageProcessor.from_pretrained  # untyped in transformers
         network = load_model(AutoModel, model)
         try:
             self._processor = load_processor(model, backend="pil")
         except (OSError, ValueError, ImportError) as error:
-            told = f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}"
-            raise Refused(told, "its processor lies beside its weights; fetch the whole model") from error
+            message = f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}"
+            raise Refused(
+                message, "the processor belongs beside the weights; download the whole model"
+            ) from error
         self._network = network.to(device).eval()
         self.source = f"dino:{model}@{revision_of(model, network)}"
 
     def _features(self, pictures: Sequence[Picture]) -> Tensor:
         inputs = _prepare(self._processor, pictures, self._network.device)
-        seen: Tensor = self._network(**inputs).last_hidden_state[:, 0]  # the class token
-        return seen
+        features: Tensor = self._network(**inputs).last_hidden_state[:, 0]  # the class token
+        return features
 
 
 def _read_head(path: Path, device: torch.device, width: int) -> list[tuple[Tensor, Tensor]]:
-    """LAION's linear head, or its improved one, which is five linear layers with nothing between them."""
+    """Read LAION's aesthetic predictor: one linear layer, or the improved version with five."""
     names = sorted(name for name in read_header(path).shapes if name.endswith("weight"))
-    tensors = read_tensors(path, [one for name in names for one in (name, name.replace("weight", "bias"))])
+    tensors = read_tensors(
+        path, [key for name in names for key in (name, name.replace("weight", "bias"))]
+    )
     layers = [
-        (tensors[name].float().to(device), tensors[name.replace("weight", "bias")].float().to(device)) for name in names
+        (
+            tensors[name].float().to(device),
+            tensors[name.replace("weight", "bias")].float().to(device),
+        )
+        for name in names
     ]
+    # The layers must chain from the embedding's width to one score.
     sizes = [width, *(len(bias) for _, bias in layers)]
     if (
         not layers
@@ -138,19 +180,23 @@ def _read_head(path: Path, device: torch.device, width: int) -> list[tuple[Tenso
         or sizes[-1] != 1
     ):
         raise Refused(
-            f"{path} is no aesthetic head for embeddings of {width} numbers",
-            "LAION's linear head for ViT-L/14 (weight, bias), saved as safetensors, with a CLIP ViT-L/14",
+            f"{path} is not an aesthetic predictor for embeddings of width {width}",
+            "use LAION's predictor for ViT-L/14 (safetensors) with a CLIP ViT-L/14",
         )
     return layers
 
 
-def _prepare(processor: Any, pictures: Sequence[Picture], device: torch.device) -> Any:
+def _prepare(processor: Any, images: Sequence[Picture], device: torch.device) -> Any:
     from PIL import Image
 
-    return processor(images=[Image.fromarray(one) for one in pictures], return_tensors="pt").to(device)
+    return processor(images=[Image.fromarray(image) for image in images], return_tensors="pt").to(
+        device
+    )
 
 
-def _pictures(layers: Layers) -> Iterator[Picture]:
+def _images(layers: Layers) -> Iterator[Picture]:
+    """Yield the three images that a candidate is embedded by."""
+    # Two color images, then the alpha of the foreground.
     if LayerRole.blended in layers:
         yield layers[LayerRole.blended][..., :3]
         yield layers[LayerRole.background][..., :3]
@@ -161,9 +207,9 @@ def _pictures(layers: Layers) -> Iterator[Picture]:
     yield np.repeat(alpha[..., None], 3, axis=2)
 
 
-def _over(layers: Layers, grey: float) -> Picture:
-    """A single layer over a grey of 0..1; of a pair the blended image, which is opaque."""
+def _over(layers: Layers, gray: float) -> Picture:
+    """Composite a layer over a gray in [0, 1]; of a pair return the opaque blended image."""
     rgba = layers.get(LayerRole.blended, next(layers[role] for role in LayerRole if role in layers))
     alpha = rgba[..., 3:].astype(np.float32) / 255
-    over = rgba[..., :3] * alpha + 255 * grey * (1 - alpha)
+    over = rgba[..., :3] * alpha + 255 * gray * (1 - alpha)
     return np.asarray(over.round(), np.uint8)

@@ -1,4 +1,4 @@
-"""Weight files of other programs, read safely: safetensors only, header first, no NaN."""
+"""Safe reading of weight files of other programs: safetensors only, header first, no NaN."""
 
 from __future__ import annotations
 
@@ -17,17 +17,26 @@ from torch import Tensor
 from curation.errors import NotFound, Refused
 
 _CONVERT = (
-    'pickles run code when they are read, so none is; convert it where you trust it: python -c "import torch, '
-    "safetensors.torch as s; s.save_file(torch.load('IN', weights_only=True), 'OUT.safetensors')\""
+    "pickles can run code when they are loaded and are never read; convert it if you trust it: "
+    'python -c "import torch, safetensors.torch as s; '
+    "s.save_file(torch.load('IN', weights_only=True), 'OUT.safetensors')\""
 )
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "a zip or a pickled torch file", _CONVERT),
     (b"\x80", "a pickle", _CONVERT),
-    (b"GGUF", "a GGUF file", "its numbers are quantised; download the safetensors file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run 'git lfs pull', or download it"),
-    (b"<", "a web page", "the download went wrong: fetch the file itself"),
-    (b"\x89PNG", "a picture", "give the weights"),
-    (b"{", "a JSON file", "give the safetensors file beside it, or the *.safetensors.index.json of a file in parts"),
+    (b"GGUF", "a GGUF file", "its weights are quantized; download the safetensors file"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file itself",
+        "run 'git lfs pull', or download it",
+    ),
+    (b"<", "a web page", "the download failed: fetch the file itself"),
+    (b"\x89PNG", "an image", "give the file of weights"),
+    (
+        b"{",
+        "a JSON file",
+        "give the safetensors file beside it, or the *.safetensors.index.json of a sharded file",
+    ),
 )
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _INDEX = ".safetensors.index.json"
@@ -36,123 +45,178 @@ _MOST_INDEX = 64 << 20  # bytes
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says before any tensor is read; several where it was written in parts (shards)."""
+    """The header of a safetensors file, or the joint headers of its shards."""
 
-    path: Path  # as it was given
+    path: Path  # as given by the caller
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
-    files: tuple[Path, ...] = ()  # that hold the tensors; without any it is `path`
-    prefix: str = ""  # which the names in the file have before those in `shapes`
+    files: tuple[Path, ...] = ()  # the files that hold the tensors; `path` if empty
+    prefix: str = ""  # stripped from the names in the file to get the names in `shapes`
 
     @property
     def parameters(self) -> int:
-        """How many numbers the file holds."""
+        """The number of parameters in the file."""
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
     def within(self, prefix: str) -> Self:
-        """The tensors whose names begin with `prefix`, named without it."""
-        shapes = {name.removeprefix(prefix): shape for name, shape in self.shapes.items() if name.startswith(prefix)}
+        """Return the tensors whose names begin with `prefix`, named without it."""
+        shapes = {
+            name.removeprefix(prefix): shape
+            for name, shape in self.shapes.items()
+            if name.startswith(prefix)
+        }
         return replace(self, shapes=shapes, prefix=self.prefix + prefix)
 
 
 def read_header(path: Path) -> Header:
-    """Names and shapes of a file's tensors; nothing else is read.
+    """Read the names and shapes of a file's tensors, and nothing else.
 
-    path: a file, one of several parts that were written with an index, or that index. Raises NotFound; Refused for
-    another kind of file, and where parts do not belong together.
+    Args:
+        path: A safetensors file, one of several shards, or the index of the shards.
+
+    Raises:
+        NotFound: A file does not exist.
+        Refused: The file is of another kind, or its shards do not belong together.
     """
-    files, promised = _parts(path)
+    files, indexed = _shards(path)
     shapes: dict[str, tuple[int, ...]] = {}
     metadata: dict[str, str] = {}
-    for part in files:
-        with _open(part) as file:
+    # Collect the shapes of all shards, which must not overlap.
+    for shard in files:
+        with _open(shard) as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 if name in shapes:
-                    raise Refused(f"{part} holds {name!r} again, as another part does", "the parts are of two files")
+                    raise Refused(
+                        f"{shard} repeats the tensor {name!r} of another shard",
+                        "the shards belong to two different files",
+                    )
                 shapes[name] = tuple(int(size) for size in file.get_slice(name).get_shape())
             metadata |= {str(name): str(value) for name, value in (file.metadata() or {}).items()}
     if not shapes:
         raise Refused(f"{path} holds no tensors", "the file is empty; download it again")
-    if missing := sorted(promised - shapes.keys()):
-        named = f"{len(missing)} tensors that its index names are in none of its parts, {missing[0]!r} for one"
-        raise Refused(f"{path}: {named}", "download all parts again")
+    # An index promises every tensor; one that no shard has means a missing or wrong shard.
+    if missing := sorted(indexed - shapes.keys()):
+        absent = f"{len(missing)} tensors of its index are in none of its shards"
+        raise Refused(f"{path}: {absent}, such as {missing[0]!r}", "download all shards again")
     return Header(path, shapes, metadata, files)
 
 
 def read_tensors(source: Path | Header, names: Iterable[str]) -> dict[str, Tensor]:
-    """Tensors as the file has them, whatever their type. Raises NotFound; Refused where one is NaN or infinite."""
-    header = source if isinstance(source, Header) else Header(source, {}, {}, _parts(source)[0])
+    """Read tensors in the file's own dtypes.
+
+    Args:
+        source: A file, or a header of `read_header`, which may be of several shards.
+        names: The tensors to read, named as in the header's `shapes`.
+
+    Raises:
+        NotFound: A file does not exist.
+        Refused: A tensor is quantized or has NaN or infinite values.
+    """
+    header = source if isinstance(source, Header) else Header(source, {}, {}, _shards(source)[0])
     tensors: dict[str, Tensor] = {}
-    wanted = list(names)
+    requested = list(names)
     for path in header.files or (header.path,):
         with _open(path) as file:
-            here = set(file.keys())
-            for name in wanted:
-                if (inside := header.prefix + name) in here or len(header.files) < 2:
-                    tensors[name] = _sound(path, inside, file.get_tensor(inside))
-    return {name: tensors[name] for name in wanted}
+            available = set(file.keys())
+            for name in requested:
+                if (key := header.prefix + name) in available or len(header.files) < 2:
+                    tensors[name] = _check_tensor(path, key, file.get_tensor(key))
+    return {name: tensors[name] for name in requested}
 
 
 def read_number(source: Path | Header, name: str) -> float:
-    """A tensor that is one number, whole or not, such as a LoRA's alpha. Raises NotFound; Refused for any other."""
-    header = source if isinstance(source, Header) else Header(source, {}, {}, _parts(source)[0])
-    inside = header.prefix + name
+    """Read a tensor with a single number, such as a LoRA's alpha.
+
+    Raises:
+        NotFound: The file or the tensor does not exist.
+        Refused: The tensor is not one finite number.
+    """
+    header = source if isinstance(source, Header) else Header(source, {}, {}, _shards(source)[0])
+    key = header.prefix + name
     for path in header.files or (header.path,):
         with _open(path) as file:
-            if inside not in set(file.keys()):
+            if key not in set(file.keys()):
                 continue
-            tensor: Tensor = file.get_tensor(inside)
+            tensor: Tensor = file.get_tensor(key)
         if tensor.numel() != 1 or not torch.isfinite(tensor).all():
-            raise Refused(f"{path}: {name!r} is not one finite number", "the file is broken; download it again")
+            raise Refused(
+                f"{path}: {name!r} is not one finite number",
+                "the file is broken; download it again",
+            )
         return float(tensor)
     raise NotFound(f"{header.path} has no tensor {name!r}")
 
 
-def _sound(path: Path, name: str, tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point() or tensor.element_size() < 2:  # fp8 knows no arithmetic
-        raise Refused(f"{path}: {name!r} is of type {tensor.dtype}", "quantised files are not read")
+def _check_tensor(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """Return the tensor. Raises Refused if it is quantized or not finite."""
+    if not tensor.is_floating_point() or tensor.element_size() < 2:  # fp8 has no arithmetic
+        raise Refused(
+            f"{path}: {name!r} has dtype {tensor.dtype}", "quantized files are not supported"
+        )
     if not torch.isfinite(tensor).all():
-        raise Refused(f"{path}: {name!r} is not finite (NaN or infinity)", "the file is broken; download it again")
+        raise Refused(
+            f"{path}: {name!r} is not finite (NaN or infinity)",
+            "the file is broken; download it again",
+        )
     return tensor
 
 
-def _parts(path: Path) -> tuple[tuple[Path, ...], set[str]]:
-    """The files that hold a file's tensors, and the names that an index promises. Raises NotFound, Refused."""
+def _shards(path: Path) -> tuple[tuple[Path, ...], set[str]]:
+    """Return the files that hold a file's tensors, and the tensor names of its index.
+
+    Raises NotFound, Refused.
+    """
+    # A shard leads to its index, or to its siblings by number where there is no index.
     shard = _SHARD.fullmatch(path.name)
     if shard and not path.name.endswith(_INDEX):
         index = path.with_name(f"{shard['stem']}{_INDEX}")
         if index.is_file():
-            return _parts(index)
+            return _shards(index)
         count = int(shard["count"])
-        named = [f"{shard['stem']}-{number:05}-of-{shard['count']}.safetensors" for number in range(1, count + 1)]
-        return _all_there(path, named), set()
+        named = [
+            f"{shard['stem']}-{number:05}-of-{shard['count']}.safetensors"
+            for number in range(1, count + 1)
+        ]
+        return _require_files(path, named), set()
     if not path.name.endswith(_INDEX) or not path.is_file():
         return (path,), set()
     try:
+        # The index comes from outside: bound its size, and accept file names only.
         index = json.loads(path.read_bytes()[:_MOST_INDEX])
         tensors = {str(name): str(file) for name, file in index["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Refused(f"{path} is no index of weights in parts: {error}", "download it again") from error
+        raise Refused(
+            f"{path} is not a valid index of shards: {error}", "download it again"
+        ) from error
     names = sorted(set(tensors.values()))
     if not names or any(Path(name).name != name or name in {"", ".", ".."} for name in names):
-        raise Refused(f"{path} names files outside its folder", "an index names the parts beside it")
-    return _all_there(path, names), set(tensors)
+        raise Refused(
+            f"{path} names files outside its folder",
+            "an index may name only the shards beside it",
+        )
+    return _require_files(path, names), set(tensors)
 
 
-def _all_there(path: Path, names: list[str]) -> tuple[Path, ...]:
+def _require_files(path: Path, names: list[str]) -> tuple[Path, ...]:
+    """Return the paths of files beside `path`. Raises NotFound if any is missing."""
     missing = [name for name in names if not path.with_name(name).is_file()]
     if missing:
-        said = f"{len(missing)} of {len(names)} parts of {path} are missing: {', '.join(missing[:3])}"
-        raise NotFound(said, "put all parts into one folder")
+        listed = ", ".join(missing[:3])
+        message = f"{len(missing)} of {len(names)} shards of {path} are missing: {listed}"
+        raise NotFound(message, "put all shards into one folder")
     return tuple(path.with_name(name) for name in names)
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """The reader of safetensors itself, which checks the header's length (at most 100 MB) and every offset."""
+    """Open a file with safetensors, which checks the header's length (100 MB) and every offset."""
     if path.is_dir():
-        inside = sorted(one.name for one in path.glob("*.safetensors*"))
-        hint = f"give the files in it, such as {path / inside[0]}" if inside else "there are no safetensors in it"
+        inside = sorted(file.name for file in path.glob("*.safetensors*"))
+        hint = (
+            f"give the files in it, such as {path / inside[0]}"
+            if inside
+            else "it has no safetensors files"
+        )
         raise NotFound(f"there is no file {path}: it is a folder", hint)
     if not path.is_file():
         raise NotFound(f"there is no file {path}")
@@ -162,8 +226,10 @@ def _open(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as opened:
             yield opened
     except SafetensorError as error:
-        for magic, what, hint in _FOREIGN:
-            if start.startswith(magic) and start[8:9] != b"{":  # a header begins there, whatever its length's bytes are
-                raise Refused(f"{path} is {what}, not safetensors", hint) from error
-        hint = "the download was cut short, or it is another kind of file"
-        raise Refused(f"{path} is no whole safetensors file: {error}", hint) from error
+        # Name the kind of file by its magic bytes. A safetensors header begins with "{" at byte 8,
+        # after a length whose bytes may look like any magic.
+        for magic, kind, hint in _FOREIGN:
+            if start.startswith(magic) and start[8:9] != b"{":
+                raise Refused(f"{path} is {kind}, not safetensors", hint) from error
+        hint = "the download was cut short, or the file is of another kind"
+        raise Refused(f"{path} is not a complete safetensors file: {error}", hint) from error

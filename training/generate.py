@@ -19,36 +19,52 @@ from training.synthesis.generator import PairSynthesis
 from training.synthesis.inpainting import open_inpainter
 
 
-def open_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool = True) -> LayerGenerator:
-    """A checkpoint's weights, ready to draw (the door LAYERLOOP_GENERATOR). Raises NotFound, Corrupt, Refused.
+def open_generator(
+    checkpoint: Checkpoint, store: ObjectStore, *, joined: bool = True
+) -> LayerGenerator:
+    """Open a checkpoint as a generator of layers (the port LAYERLOOP_GENERATOR).
 
-    On a GPU where there is one. A pretrained model draws through the pipelines that others can use without Layerloop.
-    joined: without it layers do not see each other, which shows what seeing each other is worth. Where the preset names
-    an inpainter, pairs are completed by it.
+    It runs on a GPU if there is one. Pretrained models generate through the public pipelines
+    (training.pipelines). If the preset names an inpainter, pairs are completed by inpainting.
+
+    Args:
+        checkpoint: A checkpoint with a base, or with the weights of layer modes.
+        store: The store that holds its files.
+        joined: False turns off the attention between layers, to measure its effect.
+
+    Raises:
+        NotFound: A file or model does not exist.
+        Corrupt: A file's content does not match its sha256.
+        Refused: The checkpoint has no base model.
     """
     parts = open_parts(checkpoint, store)
     if parts.base is None and not parts.modes:
         hint = "train it with the recipe 'whole'"
-        raise Refused(f"checkpoint {checkpoint.id[:12]} has no base model and cannot draw", hint)
+        raise Refused(f"checkpoint {checkpoint.id[:12]} has no base model to generate with", hint)
     if parts.preset.threads:
         torch.set_num_threads(parts.preset.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    alone: LayerGenerator
+    # The generator of single layers: a diffusers pipeline, or the built-in denoiser.
+    single_generator: LayerGenerator
     if parts.preset.family is not None:
-        alone = PipelineGenerator(parts, store, device)
+        single_generator = PipelineGenerator(parts, store, device)
     else:
         assert parts.base is not None  # noqa: S101 - released modes are of pretrained families
-        alone = Generator(parts, open_denoiser(parts.preset, *parts.base), device)
+        single_generator = Generator(parts, open_denoiser(parts.preset, *parts.base), device)
     if parts.preset.inpainter is not None:
+        # An inpainter takes over pairs; no layer weights are needed for it.
         precision = precision_on(parts.preset, device)
         inpainter = open_inpainter(parts.preset.inpainter, parts.preset.variant, device, precision)
-        return PairSynthesis(alone, inpainter, parts.preset, store)
+        return PairSynthesis(single_generator, inpainter, parts.preset, store)
     if parts.layers is None:
-        return alone
+        return single_generator
+    # Layers generated together run the same denoiser with an adapter per role.
     denoiser: Denoiser
-    if isinstance(alone, Generator):
-        denoiser = alone.denoiser
+    if isinstance(single_generator, Generator):
+        denoiser = single_generator.denoiser
     else:
-        denoiser = StableDiffusion(parts.preset, taught=alone.pipe.pipeline)
-    layered = open_layers(denoiser, *parts.layers).to(device, next(denoiser.parameters()).dtype).eval()
-    return LayersGenerator(parts, alone, layered, store, joined=joined)
+        denoiser = StableDiffusion(parts.preset, taught=single_generator.pipe.pipeline)
+    layered = (
+        open_layers(denoiser, *parts.layers).to(device, next(denoiser.parameters()).dtype).eval()
+    )
+    return LayersGenerator(parts, single_generator, layered, store, joined=joined)

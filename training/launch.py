@@ -1,4 +1,4 @@
-"""A training in several processes of this machine: the one process that starts them and listens."""
+"""Training in several processes on one machine: start torchrun and relay its reports."""
 
 from __future__ import annotations
 
@@ -22,59 +22,97 @@ from curation.ports import ObjectStore, Report
 from training.engine.metrics_buffer import Diverged
 
 MARK = "layerloop "
-"""Lines of standard output that begin so are for the process that listens; all others are the libraries' talk."""
+"""Prefix of the lines of standard output that carry messages; other lines are library logs."""
 
 
-def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report, processes: int) -> Checkpoint:
-    """Train in so many processes of this machine, one per GPU where there are any; the first one's progress is told.
+def launch(
+    order: TrainingRequest, store: ObjectStore, folder: Path, report: Report, processes: int
+) -> Checkpoint:
+    """Train in several processes on this machine, one per GPU if there are any.
 
-    Whatever `report` raises ends them all; if this process dies they end at their next word. Raises Refused where
-    there are fewer GPUs or the store cannot be opened again, and whatever error the first process raised.
+    Progress is that of the first process. An exception from `report` ends all processes; if this
+    process dies, they end at their next message.
+
+    Args:
+        order: The training request.
+        store: The store; it must have an attribute `opening`.
+        folder: The folder of the run's state.
+        report: The progress callback.
+        processes: The number of processes.
+
+    Raises:
+        Refused: There are fewer GPUs or CPU cores, or the store cannot be opened again.
+        LayerloopError: The error that the first process raised, of its own class.
     """
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         hint = f"--set processes={torch.cuda.device_count()}"
-        raise Refused(f"{processes} processes need as many GPUs, and {torch.cuda.device_count()} are here", hint)
+        raise Refused(
+            f"{processes} processes need as many GPUs; this machine has "
+            f"{torch.cuda.device_count()}",
+            hint,
+        )
+    # Without GPUs, more processes than cores only wait for each other.
     cores = max(2, os.cpu_count() or 1)
     if not torch.cuda.is_available() and processes > cores:
-        raise Refused(f"{processes} processes need as many processor cores, and {cores} are here",
+        raise Refused(f"{processes} processes need as many CPU cores; this machine has {cores}",
                       f"--set processes={cores}")  # fmt: skip
-    with TemporaryDirectory(prefix="layerloop-launch-") as talk:
-        asked = _write(Path(talk) / "order.json", asdict(order)), _write(Path(talk) / "store.json", _opening(store))
-        made = Path(talk) / "checkpoint.json"
-        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-        run += [
+    with TemporaryDirectory(prefix="layerloop-launch-") as scratch:
+        # The worker processes read the request and how to open the store from files.
+        inputs = (
+            _write(Path(scratch) / "order.json", asdict(order)),
+            _write(Path(scratch) / "store.json", _opening(store)),
+        )
+        result = Path(scratch) / "checkpoint.json"
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--local-addr",
+            "127.0.0.1",
+        ]
+        command += [
             "--nproc-per-node",
             str(processes),
             "-m",
             "training.worker_process",
-            *map(str, asked),
+            *map(str, inputs),
             str(folder),
-            str(made),
+            str(result),
         ]
-        with subprocess.Popen(run, stdout=subprocess.PIPE, text=True) as running:
+        # Relay messages until the processes end; stop them if the relay raises.
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
             try:
-                _listen(running, report)
+                _relay(running, report)
             finally:
                 if running.poll() is None:
                     running.terminate()
-        if running.returncode or not made.exists():
-            raise LayerloopError(f"the processes of the training ended with {running.returncode}", "see the log above")
-        return read_checkpoint(json.loads(made.read_text()))
+        if running.returncode or not result.exists():
+            raise LayerloopError(
+                f"the training processes exited with status {running.returncode}",
+                "see the log above",
+            )
+        return read_checkpoint(json.loads(result.read_text()))
 
 
 def read_order(row: Mapping[str, Any]) -> TrainingRequest:
-    """An order from its JSON (dataclasses.asdict). Raises TypeError, KeyError for anything else."""
+    """Build a training request from its JSON (dataclasses.asdict).
+
+    Raises:
+        KeyError: A field is missing.
+        TypeError: A field is unknown.
+    """
     parent = read_checkpoint(row["parent"]) if row["parent"] else None
     return TrainingRequest(**{**row, "parent": parent})
 
 
 def read_checkpoint(row: Mapping[str, Any]) -> Checkpoint:
-    """A checkpoint from its JSON (dataclasses.asdict). Raises TypeError for anything else."""
+    """Build a checkpoint from its JSON (dataclasses.asdict). Raises TypeError for other fields."""
     return Checkpoint(**row)
 
 
 def open_again(opening: list[str | None]) -> ObjectStore:
-    """A store from how it says it is opened: the dotted name of its class, and its arguments."""
+    """Open a store from its `opening`: the dotted name of its class, then the arguments."""
     dotted, *arguments = opening
     module, _, name = str(dotted).partition(":")
     store: ObjectStore = getattr(importlib.import_module(module), name)(*arguments)
@@ -82,25 +120,30 @@ def open_again(opening: list[str | None]) -> ObjectStore:
 
 
 def _opening(store: ObjectStore) -> list[str | None]:
+    """Return how a store is opened in another process. Raises Refused without `opening`."""
     opening = getattr(store, "opening", None)
     if opening is None:
-        raise Refused(f"a store of the class {type(store).__name__} cannot be opened by other processes", "processes=1")
+        raise Refused(
+            f"a store of the class {type(store).__name__} cannot be opened by other processes",
+            "--set processes=1",
+        )
     return list(opening)
 
 
-def _listen(running: subprocess.Popen[str], report: Report) -> None:
-    """Report what the first process says, until all have ended. Raises the error that it told of."""
+def _relay(running: subprocess.Popen[str], report: Report) -> None:
+    """Relay the messages of the first process until all have ended. Raises the error it sent."""
     assert running.stdout is not None  # noqa: S101 - it is a pipe
     for line in running.stdout:
+        # Library logs pass through.
         if not line.startswith(MARK):
             sys.stderr.write(line.lstrip("\n"))
             continue
-        said = json.loads(line.removeprefix(MARK))
-        if "error" in said:
+        message = json.loads(line.removeprefix(MARK))
+        if "error" in message:
             kinds = {"Diverged": Diverged, **vars(curation.errors)}
-            kind = kinds.get(said["error"], LayerloopError)
-            raise kind(said["message"], said["hint"])
-        report(Progress(**said))
+            kind = kinds.get(message["error"], LayerloopError)
+            raise kind(message["message"], message["hint"])
+        report(Progress(**message))
 
 
 def _write(path: Path, value: Any) -> Path:

@@ -22,7 +22,13 @@ from training.denoiser.stage import SHEET, DenoiserStage
 from training.engine.batch import Rows
 from training.engine.distributed import PRECISIONS as COMPUTED_IN
 from training.engine.distributed import blocks, enable_checkpointing
-from training.engine.memory_tracker import StepMemory, bring_from_meta, measure_optimiser, measure_step, measure_use
+from training.engine.memory_tracker import (
+    StepMemory,
+    bring_from_meta,
+    measure_optimiser,
+    measure_step,
+    measure_use,
+)
 from training.engine.trainer import TrainingStage
 from training.layers.model import new_layers
 from training.layers.stage import LayersStage
@@ -44,92 +50,135 @@ STAGES: dict[str, tuple[str, ...]] = {
     "pairs": ("transparency", "latents", "base", "layers", "sheets"),
 }
 TRAINED = {"transparency", "base", "layers"}
-CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of the GPUs there are
-CONTEXT, SCATTERED = 0.7, 0.05  # GiB that the driver takes for itself, and the share that an allocator cannot fill
+CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of common GPUs
+CONTEXT = 0.7  # GiB of the CUDA context
+SCATTERED = 0.05  # share of memory lost to fragmentation
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Those of a stage, on the device "meta": they cost nothing, and are built there faster than under a meter."""
+    """The networks of a stage on the "meta" device, where they are cheap to build."""
 
     backbone: Autoencoder
     transparency: Transparency
     denoiser: Denoiser | None
 
     def bring(self) -> Networks:
-        """The same ones, where the meter around it counts their tensors."""
+        """Materialize the networks under the memory tracker and return them."""
         for network in (self.backbone, self.transparency, self.denoiser):
             bring_from_meta(network)
         return self
 
 
 def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
-    """The peak of each stage (the door LAYERLOOP_ESTIMATOR): the recipe's own step, taken without numbers.
+    """Estimate the peak memory of each stage of a recipe (the port LAYERLOOP_ESTIMATOR).
 
-    Weights, gradients, optimiser, average and activations of one process; on a GPU for pretrained families and where
-    there is one. Pictures are square, the largest shape. Not counted are what the driver and Python take, and the
-    workspaces of convolutions. Raises NotFound, Refused.
+    Each stage's own training step runs on fake tensors. Counted are weights, gradients, optimizer
+    state, weight average and activations of one process, with square images, the largest shape. Not
+    counted are the driver, Python, and convolution workspaces. The device is a GPU for pretrained
+    families and where there is one.
+
+    Args:
+        order: The training request.
+        pictures: The number of images in the split, which matter if they are kept in memory.
+
+    Raises:
+        NotFound: The preset or a model folder does not exist.
+        Refused: The recipe is unknown or not available for the preset.
     """
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in STAGES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(STAGES)}")
-    if "latents" in STAGES[order.recipe] and preset.family and find_family(preset.family).denoiser is None:
-        raise Refused(f"for the family {preset.family} no base is trained", "use the recipe 'transparency'")
+    if (
+        "latents" in STAGES[order.recipe]
+        and preset.family
+        and find_family(preset.family).denoiser is None
+    ):
+        raise Refused(
+            f"the family {preset.family} does not support training a base",
+            "use the recipe 'transparency'",
+        )
     check_sources(preset)
     on_gpu = preset.family is not None or torch.cuda.is_available()
-    told: list[StageMemory] = []
-    lasting: Mapping[str, int] = {}
+    estimates: list[StageMemory] = []
+    trained: Mapping[str, int] = {}
+    # Weights, optimizer and average stay allocated while the sample grids of a stage are decoded.
     for stage in STAGES[order.recipe]:
         if stage in TRAINED:
             held = _trained(preset, stage, on_gpu=on_gpu)
-            lasting = {name: held[name] for name in ("weights", "optimiser", "average")}
+            trained = {name: held[name] for name in ("weights", "optimiser", "average")}
         else:
-            held = _used(preset, stage, lasting)
+            held = _used(preset, stage, trained)
+        # On the CPU the images kept in memory share it with the training.
         if not on_gpu and preset.in_memory:
-            held["pictures"] = pictures * _picture_bytes(preset, stage)
+            held["pictures"] = pictures * _image_bytes(preset, stage)
         advice = _advise(held, preset, stage, on_gpu=on_gpu)
-        told.append(StageMemory(stage, "gpu" if on_gpu else "processor", held, advice))
-    return told
+        estimates.append(StageMemory(stage, "gpu" if on_gpu else "processor", held, advice))
+    return estimates
 
 
 def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
-    """One optimiser step in the middle of a training, at its fullest moment: on the way back, or in the step itself."""
+    """Measure one optimizer step in the middle of a training at its peak.
+
+    The peak is in the backward pass, or in the optimizer step.
+    """
     make = {"transparency": _make_transparency, "base": _make_base, "layers": _make_layers}[stage]
     networks = _build(preset, stage)
-    seen: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
 
     def build() -> tuple[nn.Module, Callable[[], Tensor]]:
+        # Build the stage under the tracker, so that its weights are counted as in a real run.
         recipe, rows = make(preset, networks.bring())
         for network in recipe.cores():
             if preset.gradient_checkpointing:
                 enable_checkpointing(network)
         recipe.train()
-        learnt = [parameter for parameter in recipe.parameters() if parameter.requires_grad]
-        kept = [parameter for parameter in recipe.averaged().parameters() if parameter.requires_grad]
-        seen.update(learnt=learnt, averaged=sum(p.nbytes for p in kept) if recipe.pace.decay else 0)
-        seen.update(blocks=[sum(p.nbytes for p in b.parameters()) for core in recipe.cores() for b in blocks(core)])
+        trainable = [parameter for parameter in recipe.parameters() if parameter.requires_grad]
+        averaged = [
+            parameter for parameter in recipe.averaged().parameters() if parameter.requires_grad
+        ]
+        sizes.update(
+            trainable=trainable,
+            averaged=sum(p.nbytes for p in averaged) if recipe.pace.decay else 0,
+        )
+        sizes.update(
+            blocks=[
+                sum(p.nbytes for p in b.parameters())
+                for core in recipe.cores()
+                for b in blocks(core)
+            ]
+        )
         return recipe, lambda: recipe(rows, recipe.pace.images)[0]
 
     step = measure_step(build, preset.precision, on_gpu=on_gpu)
-    state, moment = measure_optimiser(preset.optimiser, seen["learnt"], on_gpu=on_gpu)
-    average = 0 if preset.average_apart and on_gpu else seen["averaged"]
-    return _fullest(preset, step, state, moment, average, max(seen["blocks"], default=0))
+    # Measure the optimizer apart: its state is allocated in the first step.
+    state, moment = measure_optimiser(preset.optimiser, sizes["trainable"], on_gpu=on_gpu)
+    average = 0 if preset.average_apart and on_gpu else sizes["averaged"]
+    return _fullest(preset, step, state, moment, average, max(sizes["blocks"], default=0))
 
 
-def _fullest(preset: Preset, step: StepMemory, state: int, moment: int, average: int, block: int) -> dict[str, int]:
-    """The larger of the two moments, with what processes share out or hold for each other."""
+def _fullest(
+    preset: Preset, step: StepMemory, state: int, moment: int, average: int, block: int
+) -> dict[str, int]:
+    """Return the larger of the two peaks, with the overhead or savings of several processes."""
     gradients, activations = step.gradients, step.activations
-    if preset.accumulation > 1:  # the gradients of the batches before are there from the beginning
+    # With accumulation the gradients of earlier micro-batches are allocated from the beginning.
+    if preset.accumulation > 1:
         gradients, activations = step.learning, step.beside
+    # Take the optimizer step instead if it peaks above the backward pass.
     if gradients + activations < step.learning + moment:
         gradients, activations = step.learning, moment
     weights = step.weights
+    # FSDP shards all of it, but gathers the weights of two blocks at a time.
     if preset.processes > 1 and preset.sharded:
         weights += step.learning // preset.processes - step.learning + 2 * block
-        gradients, state, average = (each // preset.processes for each in (gradients, state, average))
+        gradients, state, average = (
+            size // preset.processes for size in (gradients, state, average)
+        )
+    # DDP copies the gradients into communication buckets.
     elif preset.processes > 1:
-        gradients += step.learning  # the buckets in which gradients travel
+        gradients += step.learning  # the gradient buckets of DDP
     return {
         "weights": weights,
         "gradients": gradients,
@@ -140,7 +189,10 @@ def _fullest(preset: Preset, step: StepMemory, state: int, moment: int, average:
 
 
 def _used(preset: Preset, stage: str, lasting: Mapping[str, int]) -> dict[str, int]:
-    """Encoding pictures before a base is trained, or decoding a sheet while all that is trained stays where it is."""
+    """Measure a stage without training: encoding images to latents, or decoding a sample grid.
+
+    A sample grid is decoded while the trained networks stay allocated.
+    """
     networks, use = _build(preset, "transparency"), _encode if stage == "latents" else _decode
     step = measure_use(lambda: use(preset, networks.bring()))
     held = dict(lasting) if stage == "sheets" else {"weights": step.weights}
@@ -148,87 +200,125 @@ def _used(preset: Preset, stage: str, lasting: Mapping[str, int]) -> dict[str, i
 
 
 def _make_transparency(preset: Preset, networks: Networks) -> tuple[TrainingStage, Rows]:
-    """The recipe of latent transparency and a batch for it."""
+    """Return the stage of latent transparency and a batch for it."""
     count, side = preset.transparency_batch, preset.image_size
-    recipe = TransparencyStage(preset, networks.transparency, cast("Any", None), networks.backbone)
-    rows = {"rgba": torch.zeros(count, 4, side, side), "padded": torch.zeros(count, 3, side, side)}
-    return recipe, {**rows, "keep": torch.ones(count)}
+    training_stage = TransparencyStage(
+        preset, networks.transparency, cast("Any", None), networks.backbone
+    )
+    batch = {"rgba": torch.zeros(count, 4, side, side), "padded": torch.zeros(count, 3, side, side)}
+    return training_stage, {**batch, "keep": torch.ones(count)}
 
 
 def _make_base(preset: Preset, networks: Networks) -> tuple[TrainingStage, Rows]:
-    """The recipe of the base and a batch for it."""
+    """Return the stage of the base and a batch for it."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    texts = ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
-    recipe = DenoiserStage(preset, denoiser, nothing, nothing, texts, networks.backbone, networks.transparency)
+    texts = (
+        ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    )
+    training_stage = DenoiserStage(
+        preset, denoiser, nothing, nothing, texts, networks.backbone, networks.transparency
+    )
     count, side = preset.base_batch, preset.image_size // preset.stride
     latent_BCHW = torch.zeros(count, preset.latent_channels, side, side)
-    rows = {"latent": latent_BCHW, "noise": latent_BCHW.clone(), "time": torch.zeros(count, dtype=torch.int64)}
+    batch = {
+        "latent": latent_BCHW,
+        "noise": latent_BCHW.clone(),
+        "time": torch.zeros(count, dtype=torch.int64),
+    }
     if not isinstance(denoiser, StableDiffusion):
-        return recipe, {**rows, "texts": [""] * count}
-    return recipe, {**rows, "conditions": _conditions(denoiser, count)}
+        return training_stage, {**batch, "texts": [""] * count}
+    return training_stage, {**batch, "conditions": _conditions(denoiser, count)}
 
 
 def _make_layers(preset: Preset, networks: Networks) -> tuple[TrainingStage, Rows]:
-    """The recipe of layers and a batch of pairs for it, in all their roles."""
+    """Return the stage of layers and a batch of pairs for it, with all roles."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    texts = ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    texts = (
+        ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    )
     layered = new_layers(preset, denoiser)
-    recipe = LayersStage(preset, layered, nothing, nothing, texts, networks.backbone, networks.transparency)
+    training_stage = LayersStage(
+        preset, layered, nothing, nothing, texts, networks.backbone, networks.transparency
+    )
     count, roles, side = preset.layers_batch, preset.layer_roles, preset.image_size // preset.stride
     latent_PLCHW = torch.zeros(count, len(roles), preset.latent_channels, side, side)
-    rows = {"latent": latent_PLCHW, "noise": latent_PLCHW.clone(), "time": torch.zeros(count, dtype=torch.int64)}
-    told = {"known": torch.zeros(count, len(roles), dtype=torch.bool), "roles": [roles] * count}
+    # A batch of pairs: latents and noise of every role.
+    batch = {
+        "latent": latent_PLCHW,
+        "noise": latent_PLCHW.clone(),
+        "time": torch.zeros(count, dtype=torch.int64),
+    }
+    conditioning = {
+        "known": torch.zeros(count, len(roles), dtype=torch.bool),
+        "roles": [roles] * count,
+    }
     if not isinstance(denoiser, StableDiffusion):
-        return recipe, {**rows, **told, "texts": [[""] * len(roles)] * count}
+        return training_stage, {**batch, **conditioning, "texts": [[""] * len(roles)] * count}
+    # Text states for every layer of every pair.
     flat = _conditions(denoiser, count * len(roles))
-    told["conditions"] = flat.map(lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:]))
-    return recipe, {**rows, **told}
+    conditioning["conditions"] = flat.map(
+        lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:])
+    )
+    return training_stage, {**batch, **conditioning}
 
 
 def _conditions(denoiser: StableDiffusion, count: int) -> Conditions:
-    """What a pretrained denoiser is told of so many rows."""
+    """Return empty conditioning for `count` rows, shaped as the text encoders' output."""
     config = denoiser.unet.config
-    states_BLD = torch.zeros(count, 77, config["cross_attention_dim"])
+    states_BLD = torch.zeros(count, 77, config["cross_attention_dim"])  # CLIP's context length
     if not denoiser.family.sizes:
         return Conditions(states_BLD)
+    # SDXL also takes pooled text states and six embedded sizes (original, crop, target).
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-    return Conditions(states_BLD, pooled_BP=torch.zeros(count, pooled), sizes_B6=torch.zeros(count, 6))
+    return Conditions(
+        states_BLD, pooled_BP=torch.zeros(count, pooled), sizes_B6=torch.zeros(count, 6)
+    )
 
 
 def _encode(preset: Preset, networks: Networks) -> Callable[[], object]:
-    """The encoding of one batch of a cache."""
+    """Return the encoding of one batch of the latent cache."""
     side = preset.image_size
     rgba_B4HW = torch.zeros(fill_batch((side, side)), 4, side, side)
     encoder = networks.transparency.encoder
-    return lambda: adjusted_posterior(networks.backbone, encoder, rgba_B4HW[:, 3:], rgba_B4HW[:, :3])
+    return lambda: adjusted_posterior(
+        networks.backbone, encoder, rgba_B4HW[:, 3:], rgba_B4HW[:, :3]
+    )
 
 
 def _decode(preset: Preset, networks: Networks) -> Callable[[], object]:
-    """The decoding of the pictures of a sheet."""
+    """Return the decoding of the images of a sample grid."""
     side = preset.image_size // preset.stride
     latent_BCHW = torch.zeros(min(SHEET, preset.draw_batch), preset.latent_channels, side, side)
     return lambda: decode_rgba(networks.backbone, networks.transparency.decoder, latent_BCHW)
 
 
 def _build(preset: Preset, stage: str) -> Networks:
-    """The networks of a stage; the transparency learns only where no denoiser does, and under layers no base does."""
+    """Build the networks of a stage.
+
+    Latent transparency is trainable only without a denoiser, and the base only without layers.
+    """
     base = stage in {"base", "layers"}
     with torch.device("meta"):
         backbone: Autoencoder = LinearAutoencoder(preset.stride, preset.latent_channels)
         if preset.model is not None:
             backbone = KLAutoencoder(build_part(preset, "vae"))
         transparency = Transparency(preset).requires_grad_(not base)
-        denoiser = (_Outline(preset) if preset.family else BuiltinDenoiser(preset)) if base else None
+        denoiser = (
+            (_UnloadedStableDiffusion(preset) if preset.family else BuiltinDenoiser(preset))
+            if base
+            else None
+        )
+        # Layer adapters train on a frozen base, kept in the compute precision.
         if denoiser is not None and stage == "layers":
             half = COMPUTED_IN[preset.precision] if preset.family and not preset.sharded else None
-            denoiser.requires_grad_(False).to(half)  # as training.layers.train
+            denoiser.requires_grad_(False).to(half)  # as training.layers.train does
     return Networks(backbone.requires_grad_(False), transparency, denoiser)
 
 
-class _Outline(StableDiffusion):
-    """Stable Diffusion by its sizes alone: nothing is loaded."""
+class _UnloadedStableDiffusion(StableDiffusion):
+    """Stable Diffusion built from its configuration alone, without loading weights."""
 
     def __init__(self, preset: Preset) -> None:
         nn.Module.__init__(self)
@@ -242,41 +332,59 @@ class _Outline(StableDiffusion):
         self.settle()
 
     def schedule(self) -> Any:
-        """Any levels: they cost next to nothing."""
+        """Return any scheduler: the noise levels take next to no memory."""
         scheduler: Any = DDIMScheduler
         return scheduler()
 
 
-def _picture_bytes(preset: Preset, stage: str) -> int:
-    """What one picture in memory takes: its pixels, and for a denoiser its latent's mean and deviation, by layer."""
+def _image_bytes(preset: Preset, stage: str) -> int:
+    """Return the bytes of one image kept in memory: pixels, and the mean and std of its latent."""
     pixels = 4 * preset.image_size**2
     latent = preset.latent_channels * (preset.image_size // preset.stride) ** 2
-    layer = pixels + (0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize)
+    layer = pixels + (
+        0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize
+    )
     return layer * (len(preset.layer_roles) if stage == "layers" else 1)
 
 
 def _advise(held: Mapping[str, int], preset: Preset, stage: str, *, on_gpu: bool) -> str:
-    """Where it fits, and what would help most."""
+    """Say which GPU the stage fits, and which setting would save most."""
     peak = sum(held.values())
     if not on_gpu:
-        return f"needs {peak / GIB:.2f} GiB of memory beside Python and its libraries"
+        return f"needs {peak / GIB:.2f} GiB of memory in addition to Python and its libraries"
+    # Compare with common GPUs, after the context and fragmentation.
     needed = peak * (1 + SCATTERED) / GIB + CONTEXT
     fitting = next((card for card in CARDS if needed <= card), None)
-    said = f"fits a {fitting} GiB card" if fitting else f"needs {needed:.0f} GiB, more than one card has"
-    relief = _relief(held, preset, stage) if stage in TRAINED and fitting != CARDS[0] else ""
-    return f"{said}; less with {relief}" if relief else said
+    fit = (
+        f"fits a {fitting} GiB GPU" if fitting else f"needs {needed:.0f} GiB, more than one GPU has"
+    )
+    saving = _relief(held, preset, stage) if stage in TRAINED and fitting != CARDS[0] else ""
+    return f"{fit}; less with {saving}" if saving else fit
 
 
 def _relief(held: Mapping[str, int], preset: Preset, stage: str) -> str:
-    """The change that saves most, where one saves a twentieth at least."""
+    """Return the setting that saves most, if it saves at least a twentieth of the peak."""
     batch = int(getattr(preset, f"{stage}_batch"))
     halves = f"--set {stage}_batch={batch // 2} --set accumulation={preset.accumulation * 2}"
+    # Each change with a rough estimate of the bytes it saves, and whether it applies.
     changes: Sequence[tuple[str, int, bool]] = (
-        ("--set gradient_checkpointing=true", held["activations"] * 2 // 3, not preset.gradient_checkpointing),
+        (
+            "--set gradient_checkpointing=true",
+            held["activations"] * 2 // 3,
+            not preset.gradient_checkpointing,
+        ),
         (halves, held["activations"] // 2, batch > 1),
         ("--set precision=bf16", held["activations"] // 3, preset.precision == "fp32"),
         ("--set average_apart=true", held["average"], True),
-        ("--set optimiser=adamw8bit", held["optimiser"] * 3 // 4, preset.optimiser in {"adamw", "adamw_fused"}),
+        (
+            "--set optimiser=adamw8bit",
+            held["optimiser"] * 3 // 4,
+            preset.optimiser in {"adamw", "adamw_fused"},
+        ),
     )
-    possible = [(saved, what) for what, saved, open_ in changes if open_ and saved > sum(held.values()) // 20]
+    possible = [
+        (saved, change)
+        for change, saved, applies in changes
+        if applies and saved > sum(held.values()) // 20
+    ]
     return max(possible)[1] if possible else ""

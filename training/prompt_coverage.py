@@ -1,4 +1,4 @@
-"""Entry point for texts: which words of a text a preset reads, without loading weights."""
+"""Entry point for prompt coverage: the words of a text that a preset reads, without weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,25 @@ from training.presets.presets import find_preset
 from training.presets.tokenization import words_of
 
 
-def read_texts(preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
-    """Return the words of each text and how many of them are seen (the door LAYERLOOP_READER).
+def read_texts(
+    preset: str, changes: Mapping[str, str], texts: Sequence[str]
+) -> Sequence[TextRead] | None:
+    """Return the words of each text and how many of them are read (the port LAYERLOOP_READER).
 
-    None for presets of pretrained models, whose tokenizers split any text into known parts. Raises NotFound for a
-    preset that there is not, Refused for numbers that it cannot have.
+    Args:
+        preset: The preset's name.
+        changes: Overrides of the preset's columns.
+        texts: The texts.
+
+    Returns:
+        One TextRead a text, or None for pretrained models, whose tokenizers split any text.
+
+    Raises:
+        NotFound: The preset does not exist.
+        Refused: An override is invalid.
     """
     row = find_preset(preset, changes)
     if row.family is not None:
         return None
-    seen = row.text_length - 1  # one place is taken by the mark that every prompt begins with
-    return [TextRead(words, seen) for words in map(words_of, texts)]
+    words_read = row.text_length - 1  # the first token is the start-of-text token
+    return [TextRead(words, words_read) for words in map(words_of, texts)]

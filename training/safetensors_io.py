@@ -1,4 +1,4 @@
-"""Weights as safetensors objects that explain themselves: how they came to be travels in the file's own metadata."""
+"""Weights as safetensors objects whose metadata records how they were made."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ from curation.ports import ObjectStore
 
 FORMAT = "layerloop weights 1"
 KEY = "layerloop"
-"""The one metadata key we write: safetensors keeps several in random order, and equal weights must have equal bytes."""
+"""The only metadata key written: safetensors writes several keys in random order, and equal weights
+must give equal bytes."""
 
 Metadata = dict[str, str]
 
 
 def describe(part: str, order: TrainingRequest, code_version: str, **more: object) -> Metadata:
-    """The metadata of a part's file: every value is text, since safetensors knows nothing else."""
-    facts: dict[str, object] = {
+    """Build the metadata of a part's file; every value is text, as safetensors requires.
+
+    Args:
+        part: The part of the checkpoint.
+        order: The training request.
+        code_version: The version of the code.
+        more: Further values.
+    """
+    metadata: dict[str, object] = {
         "part": part,
         "recipe": order.recipe,
         "preset": order.preset,
@@ -32,29 +40,44 @@ def describe(part: str, order: TrainingRequest, code_version: str, **more: objec
         "code_version": code_version,
         "changes": canonical_json(dict(order.changes)),
     }
-    return {name: str(value) for name, value in (facts | more).items()}
+    return {name: str(value) for name, value in (metadata | more).items()}
 
 
-def save_part(store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Store one part's tensors and return the sha256 that names the file."""
-    alone = apart({name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())})
-    return store.put(save(alone, {KEY: canonical_json({**metadata, "format": FORMAT, "part": part})}))
+def save_part(
+    store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> str:
+    """Store one part's tensors and return the sha256 of the file."""
+    separate = apart({name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())})
+    return store.put(
+        save(separate, {KEY: canonical_json({**metadata, "format": FORMAT, "part": part})})
+    )
 
 
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each with a storage to itself, as a file's tensors must have; copied are those alone that have none."""
+    """Return tensors with a storage each, as safetensors requires; only shared ones are copied."""
     seen: set[int] = set()
-    alone = {}
+    separate = {}
     for name, tensor in tensors.items():
+        # Views, strided tensors and shared storages need a copy.
         storage = tensor.untyped_storage()
-        own = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        has_own_storage = (
+            tensor.is_contiguous()
+            and storage.nbytes() == tensor.nbytes
+            and storage.data_ptr() not in seen
+        )
         seen.add(storage.data_ptr())
-        alone[name] = tensor if own else tensor.contiguous().clone()
-    return alone
+        separate[name] = tensor if has_own_storage else tensor.contiguous().clone()
+    return separate
 
 
 def load_part(store: ObjectStore, sha256: str) -> tuple[dict[str, Tensor], Metadata]:
-    """A part's tensors and metadata. Raises NotFound, Corrupt; Refused for anything that is not our safetensors."""
+    """Load a part's tensors and metadata.
+
+    Raises:
+        NotFound: The file does not exist.
+        Corrupt: Its content does not match its sha256.
+        Refused: It is not a safetensors file written by Layerloop.
+    """
     data = store.get(sha256)
     metadata = read_metadata(data, sha256)
     try:
@@ -64,23 +87,28 @@ def load_part(store: ObjectStore, sha256: str) -> tuple[dict[str, Tensor], Metad
 
 
 def facts_in(metadata: Mapping[str, str]) -> Metadata:
-    """What a file written by Layerloop says of itself in a safetensors header's metadata; nothing for any other."""
+    """Return Layerloop's metadata from a safetensors header; empty for files of other programs."""
     try:
-        facts = json.loads(metadata.get(KEY, "{}"))
-        return {str(name): str(value) for name, value in facts.items()}
+        own = json.loads(metadata.get(KEY, "{}"))
+        return {str(name): str(value) for name, value in own.items()}
     except (ValueError, AttributeError):
         return {}
 
 
 def read_metadata(data: bytes, sha256: str) -> Metadata:
-    """The text metadata in a safetensors header: eight bytes of length, then JSON. Raises Refused."""
-    hint = "only safetensors files written by Layerloop are read; pickled weights never are"
+    """Read Layerloop's metadata from the bytes of a safetensors file. Raises Refused."""
+    hint = "only safetensors files written by Layerloop can be read; pickled weights are never read"
+    # A safetensors file begins with the header's length in eight bytes, then its JSON.
     length = int.from_bytes(data[:8], "little")
     try:
         metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][KEY])
         found = dict(metadata)["format"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Refused(f"object {sha256[:12]} is no safetensors file of weights ({error})", hint) from error
+        raise Refused(
+            f"object {sha256[:12]} is not a safetensors file of weights ({error})", hint
+        ) from error
     if found != FORMAT:
-        raise Refused(f"weights {sha256[:12]} have format {found!r}, not {FORMAT!r}", "upgrade Layerloop")
+        raise Refused(
+            f"weights {sha256[:12]} have format {found!r}, not {FORMAT!r}", "upgrade Layerloop"
+        )
     return {str(name): str(value) for name, value in metadata.items()}

@@ -10,14 +10,22 @@ from curation.errors import Refused
 from training.pretrained.loading import load_model, revision_of
 
 VARIETY = {"do_sample": True, "temperature": 1.0, "top_p": 0.95, "num_beams": 1}
-"""How the next word is chosen: many likely ones, since the same question is asked again and again."""
+"""Sampling settings for varied answers, since the same prompt is repeated with many seeds."""
 
 
 def open_writer(model: str) -> LanguageModel:
-    """A writer by a hub name or a folder, on the accelerator where there is one. Raises NotFound, Refused."""
+    """Load a language model from a hub id or a folder, onto the GPU if there is one.
+
+    Args:
+        model: A hub id or a folder of a transformers causal language model with its tokenizer.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The model has no tokenizer, or is no such model.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    load_tokenizer: Any = AutoTokenizer.from_pretrained  # transformers leaves it untyped
+    load_tokenizer: Any = AutoTokenizer.from_pretrained  # untyped in transformers
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -25,22 +33,36 @@ def open_writer(model: str) -> LanguageModel:
     try:
         tokenizer = load_tokenizer(model)
     except (OSError, ValueError, ImportError) as error:
-        hint = "its tokenizer lies beside its weights; fetch the whole model"
-        raise Refused(f"{model} has weights but no tokenizer: {str(error).splitlines()[0][:200]}", hint) from error
-    return LanguageModel(network.to(device).eval(), tokenizer, f"{model}@{revision_of(model, network)}")
+        hint = "the tokenizer belongs beside the weights; download the whole model"
+        raise Refused(
+            f"{model} has weights but no tokenizer: {str(error).splitlines()[0][:200]}", hint
+        ) from error
+    return LanguageModel(
+        network.to(device).eval(), tokenizer, f"{model}@{revision_of(model, network)}"
+    )
 
 
 class LanguageModel:
-    """A Writer; the same question with the same seed gets the same answer on one machine."""
+    """A text generator that gives the same answer to the same prompt and seed on one machine."""
 
     def __init__(self, network: Any, tokenizer: Any, source: str) -> None:
         self.network, self.tokenizer, self.source = network, tokenizer, source
 
     @torch.inference_mode()
     def write(self, question: str, tokens: int, seed: int) -> str:
-        """The model's answer, sampled (VARIETY)."""
-        asked = self.tokenizer(self._spoken(question), return_tensors="pt", add_special_tokens=not self._talks)
-        ids = asked["input_ids"].to(self.network.device)
+        """Sample an answer (VARIETY).
+
+        Args:
+            question: The prompt.
+            tokens: The maximum number of new tokens.
+            seed: The seed of the sampling.
+        """
+        # A chat template brings its own special tokens.
+        inputs = self.tokenizer(
+            self._formatted(question), return_tensors="pt", add_special_tokens=not self._is_chat
+        )
+        ids = inputs["input_ids"].to(self.network.device)
+        # Sample from the seed without disturbing the process's random state.
         devices = [self.network.device] if self.network.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
@@ -55,13 +77,16 @@ class LanguageModel:
         return text.strip()
 
     @property
-    def _talks(self) -> bool:
-        """Whether the model was trained to be talked to; its template then brings the marks of beginning and end."""
+    def _is_chat(self) -> bool:
+        """Whether the tokenizer has a chat template, which then adds the special tokens."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
-    def _spoken(self, question: str) -> str:
-        if not self._talks:
+    def _formatted(self, question: str) -> str:
+        """Format the prompt with the chat template, or as a line of plain text."""
+        if not self._is_chat:
             return f"{question}\n"
-        said = [{"role": "user", "content": question}]
-        spoken: str = self.tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
-        return spoken
+        messages = [{"role": "user", "content": question}]
+        text: str = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        return text

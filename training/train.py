@@ -1,4 +1,4 @@
-"""Entry point of training: a training request in, a checkpoint with metrics and a sample grid out."""
+"""Entry point of training: from a training request to a checkpoint with metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 import curation
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Sample, Split, TrainingRequest
+from curation.domain import (
+    Checkpoint,
+    DrawRequest,
+    LayerRole,
+    Progress,
+    Prompt,
+    Sample,
+    Split,
+    TrainingRequest,
+)
 from curation.errors import Refused
 from curation.ports import RGBA, ObjectStore, Report
 from training.checkpoint import STYLE, open_parts
@@ -40,35 +49,53 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "whole": ("transparency", "base"),  # the recipe of a round
     "pairs": ("transparency", "base", "layers"),  # the recipe of a round of pairs
 }
-"""Which parts a recipe trains, in order; all others are the parent's."""
+"""The parts that a recipe trains, in order; the others are inherited from the parent."""
 
 SHEET_COLUMNS = 8
-FITTED_PICTURES = 4_096  # enough for 192 directions; ids are hashes, so the first are a random choice
+# Images to fit the PCA on: enough for 192 components. Ids are hashes, so the first are random.
+FITTED_PICTURES = 4_096
 
 
 def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
-    """Train what the recipe names from a snapshot, evaluate it on the held-out split, and store it all.
+    """Train a recipe's parts from a snapshot, evaluate them, and store the checkpoint.
 
-    Resumes exactly from what `folder` holds: run it again after any interruption; on the CPU and with the preset's
-    threads it ends with the bits of a straight run. With a parent every part starts from the parent's, and the
-    backbone is inherited as it is, so that latents stay comparable between rounds. A snapshot without held-out samples
-    gives a checkpoint without figures. Where the preset has several processes they are started here. Raises NotFound,
-    Corrupt, Refused, and Diverged (training.engine.metrics_buffer).
+    Training resumes exactly from the state in `folder` after any interruption; on the CPU with the
+    preset's threads the result is bit-identical to an uninterrupted run. With a parent every part
+    starts from the parent's, and the backbone is inherited unchanged, so that latents stay
+    comparable between rounds. A snapshot without held-out samples gives a checkpoint without
+    metrics. If the preset has several processes, they are started here.
+
+    Args:
+        order: The training request.
+        store: The store of snapshots, images and weights.
+        folder: The folder of the run's state.
+        report: The progress callback; an exception from it stops the training.
+
+    Returns:
+        The checkpoint, whose files are in the store.
+
+    Raises:
+        NotFound: The preset, a model or a file does not exist.
+        Corrupt: A file's content does not match its sha256.
+        Refused: The request cannot be trained.
+        Diverged: The loss is not finite (training.engine.metrics_buffer).
     """
     preset = check_order(order)
     if preset.processes > 1 and not dist.is_initialized():
         return launch(order, store, folder, report, preset.processes)
     if preset.threads:
         torch.set_num_threads(preset.threads)
-    # A style only draws: what is trained from a styled checkpoint is the weights below it.
+    # User LoRAs are for generation alone: training continues from the weights without them.
     inherited = order.parent.files if order.parent else {}
     files = {part: file for part, file in inherited.items() if not part.startswith(STYLE)}
+    # Reports carry the number of their stage, which depends on the stages that will run.
     heldout = has_heldout(store, order.snapshot)
     report = _numbered(report, _stages(order, preset, files, heldout=heldout))
-    bench = _Bench(order, preset, store, folder, report, code_version())
-    files["backbone"] = files.get("backbone") or _fit(bench)
+    context = _StageContext(order, preset, store, folder, report, code_version())
+    # Train the parts in order; each later part builds on the files of the earlier ones.
+    files["backbone"] = files.get("backbone") or _fit_autoencoder(context)
     for part in RECIPES[order.recipe]:
-        files[part] = _TRAINERS[part](bench, files)
+        files[part] = _TRAINERS[part](context, files)
     checkpoint = Checkpoint(
         files=files,
         recipe=order.recipe,
@@ -76,17 +103,22 @@ def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Repo
         snapshot=order.snapshot,
         parent=order.parent.id if order.parent else None,
         seed=order.seed,
-        code_version=bench.code_version,
+        code_version=context.code_version,
         changes=order.changes,
     )
-    if dist.is_initialized() and dist.get_rank() > 0:  # the first process does the rest
+    # Evaluation and sample grid are the first process's work.
+    if dist.is_initialized() and dist.get_rank() > 0:
         return checkpoint
-    figures = evaluate(checkpoint, order.snapshot, store, report) if heldout else {}
-    sheet = store.put(_sheet(checkpoint, order.snapshot, store, Split.heldout if heldout else Split.train, report))
-    return replace(checkpoint, evaluation=figures, sheet=sheet)
+    metrics = evaluate(checkpoint, order.snapshot, store, report) if heldout else {}
+    sheet = store.put(
+        _sheet(checkpoint, order.snapshot, store, Split.heldout if heldout else Split.train, report)
+    )
+    return replace(checkpoint, evaluation=metrics, sheet=sheet)
 
 
-def _stages(order: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool) -> list[str]:
+def _stages(
+    order: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool
+) -> list[str]:
     """Return the stages that this training will report, in order."""
     stages = [] if files.get("backbone") else ["backbone"]
     for part in RECIPES[order.recipe]:
@@ -97,20 +129,26 @@ def _stages(order: TrainingRequest, preset: Preset, files: Mapping[str, str], *,
 
 
 def _numbered(report: Report, stages: Sequence[str]) -> Report:
-    """Return a report that numbers what it is told by the stages to come; one that is not among them is the last's."""
-    at = 0
+    """Return a callback that adds stage numbers to reports.
+
+    A report of a stage that is not among those to come counts as the current stage.
+    """
+    current = 0
 
     def numbered(progress: Progress) -> None:
-        nonlocal at
-        at = next((later for later in range(at, len(stages)) if stages[later] == progress.stage), at)
-        report(replace(progress, stage_number=at + 1, stage_count=len(stages)))
+        nonlocal current
+        current = next(
+            (later for later in range(current, len(stages)) if stages[later] == progress.stage),
+            current,
+        )
+        report(replace(progress, stage_number=current + 1, stage_count=len(stages)))
 
     return numbered
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """What every stage of one training is given."""
+class _StageContext:
+    """The arguments that every stage of a training shares."""
 
     order: TrainingRequest
     preset: Preset
@@ -119,130 +157,200 @@ class _Bench:
     report: Report
     code_version: str
 
-    def keep(self, part: str, tensors: dict[str, Tensor], **facts: object) -> str:
-        return save_part(self.store, part, tensors, describe(part, self.order, self.code_version, **facts))
+    def save(self, part: str, tensors: dict[str, Tensor], **facts: object) -> str:
+        """Store a part with its metadata and return the sha256."""
+        return save_part(
+            self.store, part, tensors, describe(part, self.order, self.code_version, **facts)
+        )
 
 
 def check_order(order: TrainingRequest) -> Preset:
-    """Return the preset of an order that can be trained. Raises NotFound; Refused, saying what is wrong with it."""
+    """Return the preset of a training request after checking that it can be trained.
+
+    Raises:
+        NotFound: The preset or a model folder does not exist.
+        Refused: The recipe, the preset and the parent do not fit together.
+    """
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in RECIPES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(RECIPES)}")
-    if {"base", "layers"} & {*RECIPES[order.recipe]} and preset.family and find_family(preset.family).denoiser is None:
-        hint = "use the recipe 'transparency'; a base is trained for sd15, sd21 and sdxl"
-        raise Refused(f"preset {preset.name!r} trains latent transparency alone", hint)
+    if (
+        {"base", "layers"} & {*RECIPES[order.recipe]}
+        and preset.family
+        and find_family(preset.family).denoiser is None
+    ):
+        hint = "use the recipe 'transparency'; sd15, sd21 and sdxl support training a base"
+        raise Refused(f"preset {preset.name!r} supports latent transparency only", hint)
+    # Fail on missing paths now rather than hours into the training.
     check_sources(preset)
     parent = order.parent
+    # Weights of another preset have other shapes.
     if parent and parent.preset != preset.name:
         hint = f"train with --preset {parent.preset}, or without a parent"
-        raise Refused(f"the parent has preset {parent.preset!r}, the order {preset.name!r}", hint)
-    for recipe, needed, hint in (("base", ("transparency",), "whole"), ("layers", ("transparency", "base"), "pairs")):
+        raise Refused(f"the parent has preset {parent.preset!r}, not {preset.name!r}", hint)
+    # A recipe that starts in the middle needs the earlier parts from the parent.
+    for recipe, needed, hint in (
+        ("base", ("transparency",), "whole"),
+        ("layers", ("transparency", "base"), "pairs"),
+    ):
         for part in needed:
             if order.recipe == recipe and (parent is None or part not in parent.files):
                 raise Refused(
-                    f"{recipe} is trained on the part {part!r}, and there is none yet", f"use the recipe {hint!r}"
+                    f"the recipe {recipe!r} needs the part {part!r} of a parent checkpoint",
+                    f"use the recipe {hint!r}",
                 )
     return preset
 
 
-def _fit(bench: _Bench) -> str:
-    bench.report(Progress("backbone", 0, 1))
-    if bench.preset.model is None:
-        size, roles = bench.preset.image_size, bench.preset.roles_learnt(bench.preset.base_opaque)
-        pictures = load_split(bench.store, bench.order.snapshot, Split.train, size, in_memory=False, roles=roles)
-        fitted = range(min(FITTED_PICTURES, len(pictures)))
-        rgba_B4HW = torch.stack([pictures.read(place)[1] for place in fitted])
-        backbone = fit_backbone(bench.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
+def _fit_autoencoder(context: _StageContext) -> str:
+    """Fit or load the frozen autoencoder and store it."""
+    context.report(Progress("backbone", 0, 1))
+    if context.preset.model is None:
+        # Without a pretrained model, fit a PCA to images of the train split.
+        size, roles = (
+            context.preset.image_size,
+            context.preset.roles_learnt(context.preset.base_opaque),
+        )
+        dataset = load_split(
+            context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles
+        )
+        fitted = range(min(FITTED_PICTURES, len(dataset)))
+        rgba_B4HW = torch.stack([dataset.read(index)[1] for index in fitted])
+        backbone = fit_backbone(context.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
     else:
-        backbone = fit_backbone(bench.preset, torch.empty(0))
-    file = bench.keep("backbone", backbone.state_dict(), **backbone.facts())
-    bench.report(Progress("backbone", 1, 1))
+        backbone = fit_backbone(context.preset, torch.empty(0))
+    file = context.save("backbone", backbone.state_dict(), **backbone.facts())
+    context.report(Progress("backbone", 1, 1))
     return file
 
 
-def _train_transparency(bench: _Bench, files: dict[str, str]) -> str:
-    start = load_part(bench.store, files["transparency"])[0] if "transparency" in files else None
+def _train_transparency(context: _StageContext, files: dict[str, str]) -> str:
+    """Train latent transparency and store it."""
+    start = load_part(context.store, files["transparency"])[0] if "transparency" in files else None
     tensors = train_transparency(
-        bench.order, bench.preset, bench.store, bench.folder, bench.report, _backbone(bench, files), start
+        context.order,
+        context.preset,
+        context.store,
+        context.folder,
+        context.report,
+        _backbone(context, files),
+        start,
     )
-    return bench.keep("transparency", tensors, offset_scale=bench.preset.offset_scale)
+    return context.save("transparency", tensors, offset_scale=context.preset.offset_scale)
 
 
-def _train_base(bench: _Bench, files: dict[str, str]) -> str:
-    start = load_part(bench.store, files["base"]) if "base" in files else None
-    transparency = open_transparency(bench.preset, *load_part(bench.store, files["transparency"]))
-    backbone = _backbone(bench, files)
-    order, preset, store, folder, report = bench.order, bench.preset, bench.store, bench.folder, bench.report
+def _train_base(context: _StageContext, files: dict[str, str]) -> str:
+    """Train the base and store it."""
+    start = load_part(context.store, files["base"]) if "base" in files else None
+    transparency = open_transparency(
+        context.preset, *load_part(context.store, files["transparency"])
+    )
+    backbone = _backbone(context, files)
+    order, preset, store, folder, report = (
+        context.order,
+        context.preset,
+        context.store,
+        context.folder,
+        context.report,
+    )
     tensors, facts = train_base(order, preset, store, folder, report, backbone, transparency, start)
-    return bench.keep("base", tensors, **facts)
+    return context.save("base", tensors, **facts)
 
 
-def _train_layers(bench: _Bench, files: dict[str, str]) -> str:
-    base = load_part(bench.store, files["base"])
-    start = load_part(bench.store, files["layers"]) if "layers" in files else None
-    transparency = open_transparency(bench.preset, *load_part(bench.store, files["transparency"]))
-    backbone = _backbone(bench, files)
-    order, preset, store, folder, report = bench.order, bench.preset, bench.store, bench.folder, bench.report
-    tensors, facts = train_layers(order, preset, store, folder, report, backbone, transparency, base, start)
-    return bench.keep("layers", tensors, **facts, base=files["base"])
+def _train_layers(context: _StageContext, files: dict[str, str]) -> str:
+    """Train the layer adapters and store them."""
+    base = load_part(context.store, files["base"])
+    start = load_part(context.store, files["layers"]) if "layers" in files else None
+    transparency = open_transparency(
+        context.preset, *load_part(context.store, files["transparency"])
+    )
+    backbone = _backbone(context, files)
+    order, preset, store, folder, report = (
+        context.order,
+        context.preset,
+        context.store,
+        context.folder,
+        context.report,
+    )
+    tensors, facts = train_layers(
+        order, preset, store, folder, report, backbone, transparency, base, start
+    )
+    return context.save("layers", tensors, **facts, base=files["base"])
 
 
-_TRAINERS: dict[str, Callable[[_Bench, dict[str, str]], str]] = {
+_TRAINERS: dict[str, Callable[[_StageContext, dict[str, str]], str]] = {
     "transparency": _train_transparency,
     "base": _train_base,
     "layers": _train_layers,
 }
 
 
-def _backbone(bench: _Bench, files: dict[str, str]) -> Autoencoder:
-    return open_backbone(*load_part(bench.store, files["backbone"]))
+def _backbone(context: _StageContext, files: dict[str, str]) -> Autoencoder:
+    return open_backbone(*load_part(context.store, files["backbone"]))
 
 
-def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report) -> bytes:
-    """Pictures of a split, what comes back of them, and, with a base, what their captions draw at fixed seeds.
+def _sheet(
+    checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report
+) -> bytes:
+    """Render the sample grid: images of a split, their reconstructions, and generated images.
 
-    With layers there are three rows more: pairs, drawn together.
+    With a base there are two rows of its captions at fixed seeds, with layers three rows of pairs.
     """
     report(Progress("sheet", 0, 1))
     parts = open_parts(checkpoint, store)
-    pictures = load_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
-    shown = range(min(SHEET_COLUMNS, len(pictures)))
-    captions = [pictures.captions[place] for place in shown]
-    rows = reconstruction_rows(parts.backbone, parts.transparency, pictures.take(shown))
+    dataset = load_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
+    shown = range(min(SHEET_COLUMNS, len(dataset)))
+    captions = [dataset.captions[index] for index in shown]
+    rows = reconstruction_rows(parts.backbone, parts.transparency, dataset.take(shown))
+    # Single layers from the captions, at two seeds.
     if parts.base is not None:
-        rows += [_drawn(checkpoint, store, captions, seed) for seed in (0, 1)]
-    told = [captions] * len(rows)
-    prompts = [_prompt(sample) for sample in pictures.samples if LayerRole.background in sample.layers][:SHEET_COLUMNS]
+        rows += [_generate(checkpoint, store, captions, seed) for seed in (0, 1)]
+    row_captions = [captions] * len(rows)
+    # Pairs, a row for each role.
+    prompts = [
+        _prompt(sample) for sample in dataset.samples if LayerRole.background in sample.layers
+    ][:SHEET_COLUMNS]
     if parts.layers is not None and prompts:
-        drawn = open_generator(checkpoint, store).draw([DrawRequest(prompt, 0) for prompt in prompts])
+        drawn = open_generator(checkpoint, store).draw(
+            [DrawRequest(prompt, 0) for prompt in prompts]
+        )
         rows += [[layers[role] for layers in drawn] for role in LayerRole]
         texts = [
-            (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text) for prompt in prompts
+            (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text)
+            for prompt in prompts
         ]
-        told += [list(row) for row in zip(*texts, strict=True)]
+        row_captions += [list(row) for row in zip(*texts, strict=True)]
     report(Progress("sheet", 1, 1))
-    return draw_sheet(rows, told)
+    return draw_sheet(rows, row_captions)
 
 
-def _drawn(checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int) -> list[RGBA]:
+def _generate(
+    checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int
+) -> list[RGBA]:
+    """Generate one foreground per caption at a fixed seed."""
     requests = [DrawRequest(Prompt(caption), seed) for caption in captions]
-    return [layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)]
+    return [
+        layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)
+    ]
 
 
 def _prompt(sample: Sample) -> Prompt:
-    """A pair's own texts; the whole one stands for a layer that has none."""
+    """Return a pair's own texts as a prompt; a layer without a text gets the whole image's."""
     texts = [sample.text_of(role) for role in (LayerRole.foreground, LayerRole.background)]
     return Prompt(sample.text_of(), *texts)
 
 
 def code_version() -> str:
-    """The package's version, with the commit where it runs from a checkout of its own."""
+    """Return the package's version, with the commit if it runs from a git checkout."""
     root = Path(curation.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return curation.__version__
+    # A failure of git is not an error: the version alone is enough.
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
-        described = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        described = subprocess.run(
+            command, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return curation.__version__
     return f"{curation.__version__}+{described}"

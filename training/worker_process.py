@@ -1,7 +1,7 @@
-"""One process of a training in several, as torchrun starts it.
+"""One process of a distributed training, started by torchrun.
 
-By hand, on as many machines as torchrun knows of:
-torchrun --nproc-per-node 8 -m training.worker_process ORDER.json STORE.json FOLDER CHECKPOINT.json
+To start it by hand, on any number of machines: torchrun --nproc-per-node 8 -m
+training.worker_process ORDER.json STORE.json FOLDER CHECKPOINT.json
 """
 
 from __future__ import annotations
@@ -26,33 +26,42 @@ from training.train import train
 
 
 def main() -> None:
-    """One process of a training that torchrun started; the first one writes the checkpoint."""
+    """Run one training process under torchrun; the first process writes the checkpoint."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     for name in ("order", "store", "folder", "checkpoint"):
         parser.add_argument(name, type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
+    # Join the process group, then run the same training on every process.
     state = PartialState(cpu=not torch.cuda.is_available())
-    order = read_order(json.loads(given.order.read_text()))
+    order = read_order(json.loads(arguments.order.read_text()))
     try:
-        made = train(order, open_again(json.loads(given.store.read_text())), given.folder, _tell(state.is_main_process))
+        checkpoint = train(
+            order,
+            open_again(json.loads(arguments.store.read_text())),
+            arguments.folder,
+            _progress_callback(state.is_main_process),
+        )
         if state.is_main_process:
-            given.checkpoint.write_text(canonical_json(asdict(made)))
+            arguments.checkpoint.write_text(canonical_json(asdict(checkpoint)))
+    # The launching process raises the error again, with its own class.
     except LayerloopError as error:
         if state.is_main_process:
-            _say({"error": type(error).__name__, "message": error.message, "hint": error.hint})
+            _send({"error": type(error).__name__, "message": error.message, "hint": error.hint})
         raise
     finally:
         state.destroy_process_group()
 
 
-def _tell(first: bool) -> Report:
-    return (lambda progress: _say(asdict(progress))) if first else (lambda _: None)
+def _progress_callback(first: bool) -> Report:
+    """Return the callback of the first process; the others report nothing."""
+    return (lambda progress: _send(asdict(progress))) if first else (lambda _: None)
 
 
-def _say(said: Mapping[str, Any]) -> None:
-    # One write, between line ends of its own: libraries of other processes talk in between, and not in whole lines.
-    # Where nobody listens any more this raises, and the training ends.
-    os.write(sys.stdout.fileno(), f"\n{MARK}{json.dumps(said)}\n".encode())
+def _send(message: Mapping[str, Any]) -> None:
+    """Write one message to standard output for the launching process."""
+    # One write with its own line breaks: libraries in other processes write to the same pipe, in
+    # partial lines too. If the launching process is gone this raises, which ends the training.
+    os.write(sys.stdout.fileno(), f"\n{MARK}{json.dumps(message)}\n".encode())
 
 
 if __name__ == "__main__":

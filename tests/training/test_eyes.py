@@ -91,7 +91,7 @@ def test_a_dino_sees_and_measures_nothing(dino: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused_with_what_to_do(clip: Path, dino: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="no model is named"):
+    with pytest.raises(Refused, match="no embedding model is configured"):
         open_embedder(None, None)
     with pytest.raises(NotFound):
         open_embedder(str(tmp_path / "none"), None)

@@ -129,6 +129,6 @@ def test_a_store_that_others_cannot_open_and_too_few_gpus_are_refused(store, sna
         launch(_order(snapshot), object(), tmp_path, print, 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(Refused, match="2 processes need as many GPUs, and 1 are here"):
+    with pytest.raises(Refused, match="2 processes need as many GPUs; this machine has 1"):
         launch(_order(snapshot), store, tmp_path, print, 2)
     assert time.time() > 0

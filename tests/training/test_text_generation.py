@@ -86,7 +86,7 @@ def test_a_seed_decides_the_answer_and_leaves_others_randomness_alone(tmp_path):
 
 def test_a_model_without_a_template_goes_on_with_the_question(tmp_path):
     writer = open_writer(str(write_llama(tmp_path / "plain", template=None)))
-    assert writer._spoken("a picture") == "a picture\n"
+    assert writer._formatted("a picture") == "a picture\n"
     assert writer.write("USER: a picture ASSISTANT:", 60, 0) == SAID
 
 

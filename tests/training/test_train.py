@@ -56,7 +56,7 @@ def test_a_child_inherits_the_backbone_and_improves_on_its_parent(store, snapsho
     [
         ({"preset": "huge"}, NotFound, "no preset"),
         ({"recipe": "magic"}, Refused, "no recipe"),
-        ({"recipe": "base"}, Refused, "none yet"),
+        ({"recipe": "base"}, Refused, "needs the part"),
     ],
 )
 def test_an_order_that_cannot_be_met_is_refused_before_work_begins(store, snapshot, tmp_path, change, error, words):

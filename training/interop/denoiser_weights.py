@@ -1,4 +1,4 @@
-"""The base of a checkpoint from a released file, whatever its layout, held against the model that it is for."""
+"""Import of a base from a weight file of any known format, checked against the model it is for."""
 
 from __future__ import annotations
 
@@ -22,10 +22,18 @@ from training.pretrained.loading import load_config
 
 
 def read_base(header: Header, layout: WeightFormat) -> Read:
-    """A base's tensors, in the file's types, and its facts.
+    """Read a base's tensors, in the file's dtypes, and its metadata.
 
-    "kind": adapter, difference, weights or sharing; "mode": what it draws, where that is not a foreground alone.
-    Raises Refused where the mode cannot be told, and where a tensor is not finite or has no partner.
+    The metadata has "kind" (adapter, difference, weights or sharing), and "mode" if it generates
+    anything other than single foregrounds.
+
+    Args:
+        header: The file's header.
+        layout: Its format, as recognized.
+
+    Raises:
+        NotFound: The file does not exist.
+        Refused: The mode is ambiguous, or a tensor is not finite or has no partner.
     """
     mode = find_mode(header, layout).mode
     tensors, facts = _read(header, layout)
@@ -33,10 +41,18 @@ def read_base(header: Header, layout: WeightFormat) -> Read:
 
 
 def read_base_file(path: Path) -> Read:
-    """The base in one file. Raises NotFound; Refused where the file is something else."""
+    """Read the base in one file of any known format.
+
+    Raises:
+        NotFound: The file does not exist.
+        Refused: The file has no base.
+    """
     found = recognise_parts(read_header(path))
     if len(found) > 1:
-        raise Refused(f"{path} holds {' and '.join(layout for layout, _ in found)}, no base", "give it as transparency")
+        raise Refused(
+            f"{path} holds {' and '.join(layout for layout, _ in found)}, not a base",
+            "pass it as transparency=",
+        )
     [(layout, header)] = found
     return read_base(header, layout)
 
@@ -51,17 +67,28 @@ def _read(header: Header, layout: WeightFormat) -> Read:
             return read_differences(header)
         case WeightFormat.offsets:
             return read_unet_names(header, "difference")
+        # A whole UNet and differences have the same names; their values tell them apart.
         case WeightFormat.unet:
             tensors, _ = read_unet_names(header, "weights")
             return tensors, {"kind": "weights" if _stands_alone(tensors) else "difference"}
         case WeightFormat.sharing:
             return _read_sharing(header)
         case _:
-            raise Refused(f"{header.path} is no base, but an {layout}")
+            raise Refused(f"{header.path} is not a base: it is an {layout}")
 
 
 def check_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset) -> None:
-    """Whether a base fits the UNet of the preset's model, by its configuration alone. Raises NotFound, Refused."""
+    """Check that a base fits the UNet of the preset's model, using the model's configuration alone.
+
+    Args:
+        tensors: The base in our names.
+        facts: Its metadata.
+        preset: The preset, of a pretrained family.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The base does not fit, or the preset has no pretrained UNet.
+    """
     unet = _empty_unet(preset)
     misfit = _misfit(tensors, facts["kind"], unet)
     if misfit:
@@ -72,36 +99,53 @@ def check_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: 
 
 
 def _misfit(tensors: Mapping[str, Tensor], kind: str, unet: Any) -> str | None:
-    """The first thing that does not fit, in words."""
+    """Describe the first mismatch between a base and a UNet, or return None."""
     shapes = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
     match kind:
+        # Adapters: each pair of matrices must fit the weight of its module.
         case "adapter":
             for module, (down, up) in pairs(tensors).items():
-                own = shapes.get(f"{module}.weight")
-                if own is None or (len(up), *down.shape[1:]) != own:
-                    return f"{module} is {len(up)} x {down.shape[1]} there and {_size(own)} in the model"
+                expected = shapes.get(f"{module}.weight")
+                if expected is None or (len(up), *down.shape[1:]) != expected:
+                    found = f"{len(up)} x {down.shape[1]}"
+                    return f"{module} is {found} in the file and {_size(expected)} in the model"
+        # Attention sharing: the model must have its attentions and its text width.
         case "sharing":
-            if len(attention_names(unet)) == 0 or unet.config["cross_attention_dim"] != _context(tensors):
-                return f"their texts have {_context(tensors)} numbers a word"
+            if len(attention_names(unet)) == 0 or unet.config["cross_attention_dim"] != _context(
+                tensors
+            ):
+                return f"their text states have width {_context(tensors)}"
             share_attention(unet, tensors)
+        # Differences and whole UNets: every tensor must have its shape in the model.
         case _:
             for name, value in tensors.items():
-                own = shapes.get(name)
-                wider = name == "conv_in.weight" and own is not None and value.shape[1] % own[1] == 0
-                if own is None or (tuple(value.shape) != own and not (wider and value.shape[0] == own[0])):
-                    return f"{name} is {_size(tuple(value.shape))} there and {_size(own)} in the model"
+                expected = shapes.get(name)
+                # A base for given layers has a wider first convolution.
+                wider = (
+                    name == "conv_in.weight"
+                    and expected is not None
+                    and value.shape[1] % expected[1] == 0
+                )
+                if expected is None or (
+                    tuple(value.shape) != expected and not (wider and value.shape[0] == expected[0])
+                ):
+                    found = _size(tuple(value.shape))
+                    return f"{name} is {found} in the file and {_size(expected)} in the model"
             if kind == "weights" and (missing := sorted(shapes.keys() - tensors.keys())):
                 return f"{missing[0]} is missing"
     return None
 
 
 def _empty_unet(preset: Preset) -> Any:
-    """The UNet of the preset's model without its numbers."""
+    """Build the UNet of the preset's model on the "meta" device."""
     from diffusers import UNet2DConditionModel
 
     family = find_family(preset.family) if preset.family else None
     if family is None or family.denoiser is None or preset.model is None:
-        raise Refused(f"preset {preset.name!r} has no pretrained UNet", "released bases need sd15, sd21 or sdxl")
+        raise Refused(
+            f"preset {preset.name!r} has no pretrained UNet",
+            "released bases need sd15, sd21 or sdxl",
+        )
     kind: Any = UNet2DConditionModel
     config = load_config(kind, preset.model, family.denoiser)
     with torch.device("meta"):
@@ -109,21 +153,33 @@ def _empty_unet(preset: Preset) -> Any:
 
 
 def _stands_alone(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether all of a UNet's tensors are a UNet, not what is added to one: gains of norms are about 1, not 0."""
-    gains = [
-        value.float().abs().mean() for name, value in tensors.items() if "norm" in name and name.endswith("weight")
+    """Return whether tensors are a whole UNet rather than differences.
+
+    The scales of normalization layers are about 1 in a UNet, and about 0 in differences.
+    """
+    scales = [
+        value.float().abs().mean()
+        for name, value in tensors.items()
+        if "norm" in name and name.endswith("weight")
     ]
-    return bool(gains) and bool(torch.stack(gains).mean() > 0.1)
+    return bool(scales) and bool(torch.stack(scales).mean() > 0.1)
 
 
 def _read_sharing(header: Header) -> Read:
     tensors = read_tensors(header, header.shapes)
     rank = len(tensors["hookers.layers.0.to_q_lora.0.down.weight"])
-    return tensors, {"kind": "sharing", "frames": str(frames_of(header.shapes)[0]), "rank": str(rank)}
+    return tensors, {
+        "kind": "sharing",
+        "frames": str(frames_of(header.shapes)[0]),
+        "rank": str(rank),
+    }
 
 
 def _context(tensors: Mapping[str, Tensor]) -> int:
-    """The width of a text's states that attention sharing was trained with: the second attention looks at it."""
+    """Return the width of the text states that attention sharing was trained with.
+
+    The second of its attentions is the cross-attention.
+    """
     return int(tensors["hookers.layers.1.to_k_lora.0.down.weight"].shape[1])
 
 

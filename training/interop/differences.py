@@ -1,4 +1,4 @@
-"""What is added to a UNet's weights: released differences, in original and in diffusers' names, and adapters merged."""
+"""Weight differences of a UNet: in original or diffusers names, and adapters merged into them."""
 
 from __future__ import annotations
 
@@ -13,39 +13,60 @@ from training.interop.key_mapping import to_diffusers, to_ldm
 
 
 def read_differences(header: Header) -> Read:
-    """layerdiffusion-v1's `diffusion_model.<original name>::diff::0`. Raises Refused."""
-    named = {name: to_diffusers(name.removeprefix("diffusion_model.").partition("::")[0]) for name in header.shapes}
+    """Read layerdiffusion-v1's differences, named `diffusion_model.<original name>::diff::0`.
+
+    Raises:
+        NotFound: The file does not exist.
+        Refused: A name is not of a Stable Diffusion UNet.
+    """
+    named = {
+        name: to_diffusers(name.removeprefix("diffusion_model.").partition("::")[0])
+        for name in header.shapes
+    }
     read = read_tensors(header, named)
     return {ours: read[name] for name, ours in named.items()}, {"kind": "difference"}
 
 
 def read_unet_names(header: Header, kind: str) -> Read:
-    """A file in diffusers' UNet names: the differences of LayerDiffuse_Diffusers, or a whole UNet ("weights")."""
+    """Read a file with diffusers' UNet names.
+
+    Args:
+        header: The file's header.
+        kind: "difference" (LayerDiffuse_Diffusers) or "weights" (a whole UNet).
+    """
     read = read_tensors(header, header.shapes)
     return {name.removeprefix("unet."): value for name, value in read.items()}, {"kind": kind}
 
 
 def write_differences(tensors: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """The inverse of `read_differences`."""
-    return {f"diffusion_model.{to_ldm(name, family)}::diff::0": value for name, value in tensors.items()}
+    """Write differences in the names of layerdiffusion-v1: the inverse of `read_differences`."""
+    return {
+        f"diffusion_model.{to_ldm(name, family)}::diff::0": value for name, value in tensors.items()
+    }
 
 
 def merge_adapter(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> dict[str, Tensor]:
-    """A stored adapter as differences in diffusers' names, in the adapter's own type: what it adds to each weight."""
+    """Convert a stored adapter to differences in diffusers' names, in the adapter's dtype."""
     scale = float(facts["alpha"]) / float(facts["rank"])
-    return {f"{module}.weight": merged(down, up, scale).to(up.dtype) for module, (down, up) in pairs(tensors).items()}
+    return {
+        f"{module}.weight": merged(down, up, scale).to(up.dtype)
+        for module, (down, up) in pairs(tensors).items()
+    }
 
 
-def subtract_weights(tensors: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a training added to the UNet it started from, in float32; tensors that did not change are left out.
+def subtract_weights(
+    tensors: Mapping[str, Tensor], start: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return trained weights minus their start, in float32, without unchanged tensors.
 
-    Channels that the first convolution has more than the UNet's began as zeros.
+    Channels added to the first convolution started from zeros.
     """
     changed = {name: value.float() - _like(value, start[name]) for name, value in tensors.items()}
     return {name: value for name, value in changed.items() if value.any()}
 
 
 def _like(value: Tensor, start: Tensor) -> Tensor:
+    """Pad the input channels of the start weight with zeros to the shape of `value`."""
     if value.shape == start.shape:
         return start.float()
     wider = torch.zeros(value.shape)

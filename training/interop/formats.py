@@ -1,4 +1,4 @@
-"""Formats of weight files, told by the names and shapes of tensors, never by file name."""
+"""Weight file formats, recognized by tensor names and shapes and never by file name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class WeightFormat(StrEnum):
-    """How tensors are laid out; the value is what people are told."""
+    """A format of tensors; its value is the name shown to users."""
 
     encoder = "offset encoder"
     decoder = "alpha decoder"
@@ -27,7 +27,7 @@ class WeightFormat(StrEnum):
 
     @property
     def part(self) -> str:
-        """The part of a checkpoint that it becomes."""
+        """The part of a checkpoint that a file of this format becomes."""
         return "transparency" if self in {WeightFormat.encoder, WeightFormat.decoder} else "base"
 
 
@@ -37,7 +37,12 @@ LORA_ENDS = re.compile(
 
 
 def recognise(header: Header) -> WeightFormat:
-    """The layout of a file. Raises Refused, with what the file is where that is known, for all others."""
+    """Recognize the format of a file by its tensor names and shapes.
+
+    Raises:
+        Refused: The format is not supported; the error names the kind of file if it is known.
+    """
+    # First exclude files that would pass for a supported format.
     check_relatives(header)
     for layout, fits in _LAYOUTS.items():
         if fits(header.shapes):
@@ -45,55 +50,83 @@ def recognise(header: Header) -> WeightFormat:
     check_strangers(header)
     first = ", ".join(sorted(header.shapes)[:3])
     raise Refused(
-        f"{header.path} is of no kind known here; it begins with {first}", f"known: {'; '.join(WeightFormat)}"
+        f"the format of {header.path} is unknown; its first tensors are {first}",
+        f"known formats: {'; '.join(WeightFormat)}",
     )
 
 
 def recognise_parts(header: Header) -> list[tuple[WeightFormat, Header]]:
-    """What a file holds: one thing, or both networks where they were saved as one module (as the Flux port does).
+    """Recognize the contents of a file: one format, or both networks saved as one module.
 
-    Names that all begin with a wrapper's word ("module.", "model.", "state_dict.") are read without it. Raises Refused.
+    A prefix that all names share ("module.", "model.", "state_dict.") is removed. The Flux port
+    saves both networks in one file.
+
+    Raises:
+        Refused: The format is not supported.
     """
+    # Wrappers may be nested; remove them one at a time.
     for _ in range(_MOST_WRAPPERS):
         if _holds_both(header.shapes):
             return [
                 (WeightFormat.encoder, header.within("encoder.")),
                 (WeightFormat.decoder, header.within("decoder.")),
             ]
-        wrapper = next((word for word in _WRAPPERS if all(name.startswith(word) for name in header.shapes)), None)
+        wrapper = next(
+            (
+                prefix
+                for prefix in _WRAPPERS
+                if all(name.startswith(prefix) for name in header.shapes)
+            ),
+            None,
+        )
         if wrapper is None or _SINGLE_FILE.match(next(iter(header.shapes))):
             break
         header = header.within(wrapper)
     return [(recognise(header), header)]
 
 
-_WRAPPERS = ("module.", "state_dict.", "model_state_dict.", "_orig_mod.", "ema_model.", "ema.", "network.", "model.")
+_WRAPPERS = (
+    "module.",
+    "state_dict.",
+    "model_state_dict.",
+    "_orig_mod.",
+    "ema_model.",
+    "ema.",
+    "network.",
+    "model.",
+)
 _MOST_WRAPPERS = 4
 _SINGLE_FILE = re.compile(r"model\.diffusion_model\.")
 
 
 def _holds_both(shapes: Shapes) -> bool:
-    return "decoder.latent_conv_in.weight" in shapes and any(name.startswith("encoder.blocks.") for name in shapes)
+    return "decoder.latent_conv_in.weight" in shapes and any(
+        name.startswith("encoder.blocks.") for name in shapes
+    )
 
 
 def frames_of(shapes: Shapes) -> tuple[int, bool]:
-    """Of an attention-sharing file: how many layers it draws together, and whether it is led by an image."""
+    """Return the layer count of an attention-sharing file, and whether it takes a given image."""
     numbered = [re.match(r"hookers\.layers\.0\.to_q_lora\.(\d+)\.", name) for name in shapes]
     frames = {int(found[1]) for found in numbered if found}
-    controlled = any(name.startswith("kwargs_encoder.") or ".control_convs." in name for name in shapes)
+    controlled = any(
+        name.startswith("kwargs_encoder.") or ".control_convs." in name for name in shapes
+    )
     return len(frames), controlled
 
 
 def _is_encoder(shapes: Shapes) -> bool:
-    places = [re.fullmatch(r"blocks\.(\d+)\.(weight|bias)", name) for name in shapes]
+    numbered = [re.fullmatch(r"blocks\.(\d+)\.(weight|bias)", name) for name in shapes]
     first = shapes.get("blocks.0.weight", (0, 4, 3, 3))
-    return all(places) and len(first) == 4 and first[1] % 4 == 0
+    return all(numbered) and len(first) == 4 and first[1] % 4 == 0
 
 
 def _is_decoder(shapes: Shapes) -> bool:
-    own = any(name.startswith("latent_conv_in.") for name in shapes)
-    colours = shapes.get("conv_in.weight", (0, 0))[1] == 3 and shapes.get("conv_out.weight", (0,))[0] == 4
-    return own or (colours and _in_unet(shapes))
+    has_latent_input = any(name.startswith("latent_conv_in.") for name in shapes)
+    rgb_to_rgba = (
+        shapes.get("conv_in.weight", (0, 0))[1] == 3 and shapes.get("conv_out.weight", (0,))[0] == 4
+    )
+    return has_latent_input or (rgb_to_rgba and _in_unet(shapes))
 
 
 def _is_patched(kind: str) -> Callable[[Shapes], bool]:
@@ -102,7 +135,9 @@ def _is_patched(kind: str) -> Callable[[Shapes], bool]:
 
 def _is_lora(shapes: Shapes) -> bool:
     matrices = [name for name in shapes if not name.endswith(".alpha")]
-    return bool(matrices) and all(LORA_ENDS.search(name) and not name.startswith(_TEXT) for name in matrices)
+    return bool(matrices) and all(
+        LORA_ENDS.search(name) and not name.startswith(_TEXT) for name in matrices
+    )
 
 
 def _is_unet(shapes: Shapes) -> bool:
@@ -120,6 +155,7 @@ _UNET = re.compile(
     r"(unet\.)?(conv_in|conv_norm_out|conv_out|time_embedding|add_embedding|down_blocks\.\d|mid_block|up_blocks\.\d)\."
     r"(?!.*motion_modules)"
 )
+# Tried in this order: the later tests are less specific.
 _LAYOUTS: dict[WeightFormat, Callable[[Shapes], bool]] = {
     WeightFormat.encoder: _is_encoder,
     WeightFormat.decoder: _is_decoder,

@@ -1,4 +1,4 @@
-"""Import files of other programs as a checkpoint: the networks, the base and the autoencoder."""
+"""Import of other programs' files as a checkpoint: networks, base and autoencoder."""
 
 from __future__ import annotations
 
@@ -34,32 +34,60 @@ _Base = tuple[WeightFormat, Header, Found]
 
 _SCALES = {
     "given": "offset scale {scale:g}, as given",
-    "file": "offset scale {scale:g}, as the encoder's file says",
+    "file": "offset scale {scale:g}, as stated in the encoder's file",
     "assumed": (
-        "offset scale {scale:g} is assumed, for the encoder's file says none: right for layerdiffusion-v1; the encoder "
-        "of LayerDiffuse_Diffusers (ld_diffusers_*) needs --offset-scale 300, and nothing in it tells"
+        "offset scale {scale:g} is assumed, since the encoder's file does not state it: correct "
+        "for layerdiffusion-v1; the encoder of LayerDiffuse_Diffusers (ld_diffusers_*) needs "
+        "--offset-scale 300 and cannot be told apart by its content"
     ),
-    "flux": "offset scale {scale:g}, that of the Flux port of LayerDiffuse, whose encoders alone have 16 channels",
-    "preset": "no encoder was given: pictures are encoded without an offset, drawing needs none",
+    "flux": (
+        "offset scale {scale:g}, that of the Flux port of LayerDiffuse, the only one whose "
+        "encoder has 16 channels"
+    ),
+    "preset": (
+        "no encoder was given: images are encoded without an offset; generation does not need it"
+    ),
 }
 
 
 def take_in(
-    files: Sequence[Path], preset: str, changes: Mapping[str, str], store: ObjectStore | None, report: Report
+    files: Sequence[Path],
+    preset: str,
+    changes: Mapping[str, str],
+    store: ObjectStore | None,
+    report: Report,
 ) -> ImportResult:
-    """One checkpoint of released files (the door LAYERLOOP_IMPORTER); nothing is stored before all of it was checked.
+    """Import released files as one checkpoint (the port LAYERLOOP_IMPORTER).
 
-    files: a decoder, maybe an encoder, maybe bases that draw different layers (`modes`), recognised by content.
-    `changes`: numbers of the preset that are set otherwise; offset_scale among them is the encoder's. Raises NotFound,
-    Refused.
+    Nothing is stored before all files have been checked.
+
+    Args:
+        files: A decoder, optionally an encoder, and optionally bases, which may be of different
+            layer modes; recognized by content. Or a checkpoint in Layerloop's own format.
+        preset: The name of the preset.
+        changes: Overrides of the preset's columns; "offset_scale" among them is the encoder's.
+        store: The store to write to, or None to only check the files.
+        report: The progress callback.
+
+    Returns:
+        The checkpoint (None without a store), the files found, and notes for the user.
+
+    Raises:
+        NotFound: A file, the preset or a model does not exist.
+        Refused: A file is not supported, or the files do not fit together.
     """
+    # A checkpoint that Layerloop exported is imported unchanged.
     folder = own_format.find_own(files)
     if folder is not None:
-        return _take_own(folder, changes, store)
+        return _import_own(folder, changes, store)
     row = find_preset(preset, changes)
     if row.model is None:
-        raise Refused(f"preset {preset!r} has no pretrained model to import weights for", "use sd15, sd21 or sdxl")
+        raise Refused(
+            f"preset {preset!r} has no pretrained model to import weights for",
+            "use sd15, sd21 or sdxl",
+        )
     check_model(row.model)
+    # Recognize the files, then read and check all of them before anything is stored.
     bases, headers = _sort(recognise_each(files))
     report(Progress("reading", 0, len(files)))
     given = row.offset_scale if "offset_scale" in changes else None
@@ -69,59 +97,75 @@ def take_in(
         check_family(row.model, find_family(str(row.family)))
     for base in read.values():
         check_base(*base, row)
+    # Describe each file for the user.
     found = [_describe(header, layout.part, str(layout)) for layout, header in headers.items()]
     for part, (layout, header, mode) in bases.items():
-        found.append(_describe(header, part, f"{layout}, {mode.mode}" if mode.mode else str(layout)))
+        found.append(
+            _describe(header, part, f"{layout}, {mode.mode}" if mode.mode else str(layout))
+        )
     report(Progress("reading", len(files), len(files)))
     notes = [_SCALES[networks.scale_from].format(scale=networks.offset_scale), *_remarks(bases)]
     if store is None:
         return ImportResult(None, found, notes)
-    told = _changes(changes, row, networks)
-    return ImportResult(_store(store, found, row, told, networks, read), found, notes)
+    all_changes = _changes(changes, row, networks)
+    return ImportResult(_store(store, found, row, all_changes, networks, read), found, notes)
 
 
-def _take_own(folder: Path, changes: Mapping[str, str], store: ObjectStore | None) -> ImportResult:
-    """A checkpoint of another home. Raises NotFound, Refused."""
+def _import_own(
+    folder: Path, changes: Mapping[str, str], store: ObjectStore | None
+) -> ImportResult:
+    """Import a checkpoint of another installation. Raises NotFound, Refused."""
     if changes:
         hint = "import it as it is, then 'layerloop checkpoint vary' it"
-        raise Refused("a checkpoint in Layerloop's own format has its numbers", hint)
+        raise Refused("a checkpoint in Layerloop's own format is imported unchanged", hint)
     checkpoint, found = own_format.read_own(folder, store)
     row = find_preset(checkpoint.preset, checkpoint.changes)
+    # A path of the exporting machine may not exist here.
     notes = [f"checkpoint {checkpoint.id[:12]} as it was exported"]
     if row.model is not None and Path(row.model).is_absolute() and not Path(row.model).is_dir():
         notes.append(
-            f"its model {row.model} is not here: layerloop checkpoint vary {checkpoint.id[:12]} --set model=..."
+            f"its model {row.model} does not exist here: "
+            f"layerloop checkpoint vary {checkpoint.id[:12]} --set model=..."
         )
     return ImportResult(None if store is None else checkpoint, found, notes)
 
 
-def _sort(files: Sequence[tuple[WeightFormat, Header]]) -> tuple[dict[str, _Base], dict[WeightFormat, Header]]:
-    """Bases by the part of a checkpoint that each becomes, and the networks. Raises Refused for two of one kind."""
+def _sort(
+    files: Sequence[tuple[WeightFormat, Header]],
+) -> tuple[dict[str, _Base], dict[WeightFormat, Header]]:
+    """Separate bases, by the part each becomes, from networks. Raises Refused for duplicates."""
     bases: dict[str, _Base] = {}
     networks: dict[WeightFormat, Header] = {}
     for layout, header in files:
         if layout.part != "base":
             if layout in networks:
-                raise Refused(f"{networks[layout].path} and {header.path} are both: {layout}", "give one of them")
+                raise Refused(
+                    f"{networks[layout].path} and {header.path} are both: {layout}",
+                    "give one of them",
+                )
             networks[layout] = header
             continue
         mode = find_mode(header, layout)
-        if mode.part in bases and not _say_alike(bases[mode.part], (layout, header, mode)):
-            what = str(mode.mode) if mode.mode else "draw a foreground alone"
+        # An export for PEFT has its base in two files with equal tensors: accept both.
+        if mode.part in bases and not _same_base(bases[mode.part], (layout, header, mode)):
+            kind = str(mode.mode) if mode.mode else "single foregrounds"
             both = f"{bases[mode.part][1].path} and {header.path}"
             raise Refused(
-                f"{both} are bases of one kind ({what})", "a checkpoint has one of each kind: give one of them"
+                f"{both} are bases of one kind ({kind})",
+                "a checkpoint has one of each kind: give one of them",
             )
         bases.setdefault(mode.part, (layout, header, mode))
     return bases, networks
 
 
-def _say_alike(one: _Base, other: _Base) -> bool:
-    """Whether two files are one base in two wordings, as an export for PEFT writes it: the first is taken."""
-    (tensors, facts), (again, others) = (read_base(header, layout) for layout, header, _ in (one, other))
-    if facts != others or tensors.keys() != again.keys():
+def _same_base(first: _Base, second: _Base) -> bool:
+    """Return whether two files hold the same base under different names."""
+    (tensors, facts), (second_tensors, second_facts) = (
+        read_base(header, layout) for layout, header, _ in (first, second)
+    )
+    if facts != second_facts or tensors.keys() != second_tensors.keys():
         return False
-    return all(torch.equal(tensors[name], again[name]) for name in tensors)
+    return all(torch.equal(tensors[name], second_tensors[name]) for name in tensors)
 
 
 def _describe(header: Header, part: str, what: str) -> FoundFile:
@@ -136,21 +180,26 @@ def _describe(header: Header, part: str, what: str) -> FoundFile:
 
 
 def _digest(header: Header) -> str:
-    """The sha256 of a file; of one in parts that of its parts' digests."""
+    """Return the sha256 of a file, or of the concatenated digests of its shards."""
     each = [sha256_of(path) for path in header.files or (header.path,)]
     return each[0] if len(each) == 1 else sha256_of("".join(each).encode())
 
 
 def _remarks(bases: Mapping[str, _Base]) -> list[str]:
+    """Return notes on the limits of the imported bases."""
     if not bases:
-        return ["no base was given: this checkpoint decodes, and cannot draw"]
+        return ["no base was given: this checkpoint can decode but not generate"]
     doubts = [mode.doubt for _, _, mode in bases.values() if mode.doubt]
-    alone = {"base", "joint"} & bases.keys()
-    return doubts if alone else [*doubts, "this checkpoint draws to given layers, and nothing from a prompt alone"]
+    from_text = {"base", "joint"} & bases.keys()
+    return (
+        doubts
+        if from_text
+        else [*doubts, "this checkpoint generates only around given layers, not from text alone"]
+    )
 
 
 def _changes(changes: Mapping[str, str], preset: Preset, networks: Networks) -> dict[str, str]:
-    """The preset's changes, and with them the encoder's scale: children of this checkpoint inherit it."""
+    """Add the offset scale to the preset's overrides, so that derived checkpoints inherit it."""
     differs = networks.offset_scale != preset.offset_scale
     return dict(changes) | ({"offset_scale": repr(networks.offset_scale)} if differs else {})
 
@@ -163,28 +212,40 @@ def _store(
     networks: Networks,
     bases: Mapping[str, Read],
 ) -> Checkpoint:
+    """Store all parts with their sources and return the checkpoint."""
+    # The autoencoder is that of the model; every part records its sources.
     backbone = _backbone(preset)
     facts = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
 
-    def keep(part: str, tensors: Mapping[str, Tensor], more: Mapping[str, str]) -> str:
-        sources = [asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part]
-        return save_part(store, part, tensors, {**facts, "sources": canonical_json(sources), **more})
+    def keep(part: str, tensors: Mapping[str, Tensor], extra: Mapping[str, str]) -> str:
+        sources = [
+            asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part
+        ]
+        return save_part(
+            store, part, tensors, {**facts, "sources": canonical_json(sources), **extra}
+        )
 
     parts = {
-        "backbone": keep("backbone", backbone.state_dict(), {**backbone.facts(), "model": str(preset.model)}),
-        "transparency": keep("transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}),
+        "backbone": keep(
+            "backbone", backbone.state_dict(), {**backbone.facts(), "model": str(preset.model)}
+        ),
+        "transparency": keep(
+            "transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}
+        ),
     }
-    for part, (tensors, told) in bases.items():
-        parts[part] = keep(part, tensors, {**told, "model": str(preset.model)})
+    # Bases and layer modes are stored under the name of their part.
+    for part, (tensors, metadata) in bases.items():
+        parts[part] = keep(part, tensors, {**metadata, "model": str(preset.model)})
     return Checkpoint(parts, RECIPE, preset.name, None, None, 0, __version__, changes=changes)
 
 
 def _backbone(preset: Preset) -> Autoencoder:
+    """Load the model's autoencoder. Raises Refused if its channels differ from the preset's."""
     backbone = fit_backbone(preset, torch.empty(0))
     if backbone.latent_channels != preset.latent_channels:
         raise Refused(
-            f"{preset.model} has latents of {backbone.latent_channels} channels, preset {preset.name!r} of "
-            f"{preset.latent_channels}",
+            f"{preset.model} has {backbone.latent_channels} latent channels, preset "
+            f"{preset.name!r} has {preset.latent_channels}",
             "choose the preset of its family, or --set latent_channels=...",
         )
     return backbone

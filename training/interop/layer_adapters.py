@@ -1,4 +1,4 @@
-"""The part "layers" for other programs: the adapters of each role as one LoRA, and a script that draws with them."""
+"""Export of the part "layers": one LoRA per role, and a script that generates with them."""
 
 from __future__ import annotations
 
@@ -11,44 +11,75 @@ from training.interop.adapters import peft_config, peft_metadata, write_kohya
 from training.layers.adapters import roles_in, to_peft
 
 FORMS = ("peft", "diffusers", "kohya")
-"""The formats that can hold them."""
+"""The formats that support role adapters."""
 
 SCRIPT = "draw_layers.py"
 
 Role = tuple[str, dict[str, Tensor], dict[str, str]]
-"""A file's name without its end, its tensors, and the metadata of the file."""
+"""A file's name without its extension, its tensors, and its metadata."""
 
 
-def write_roles(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str, form: str) -> dict[str, Role]:
-    """The LoRA of each role, by role. Raises Refused where the form has none or the base is no pretrained UNet."""
+def write_roles(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str, form: str
+) -> dict[str, Role]:
+    """Convert the LoRA of each role.
+
+    Args:
+        tensors: The stored part "layers".
+        facts: Its metadata, with "rank" and "alpha".
+        family: The model family.
+        form: The target format, one of FORMS.
+
+    Raises:
+        Refused: The format does not support role adapters, or the base is not a pretrained UNet.
+    """
     if form not in FORMS:
-        raise Refused(f"role adapters are not written as {form}", f"formats: {', '.join(FORMS)}")
+        raise Refused(f"role adapters cannot be written as {form}", f"formats: {', '.join(FORMS)}")
     written: dict[str, Role] = {}
+    # One file per role, since a LoRA has no notion of roles.
     for role in roles_in(tensors):
-        own = to_peft(tensors, role)
-        if not all(name.startswith("unet.") for name in own):
-            raise Refused("these role adapters are of a denoiser of our own", "--format layerloop holds everything")
+        role_tensors = to_peft(tensors, role)
+        if not all(name.startswith("unet.") for name in role_tensors):
+            raise Refused(
+                "these role adapters belong to a built-in denoiser",
+                "--format layerloop exports everything",
+            )
         if form == "kohya":
-            written[role] = f"layer_{family}_{role}_kohya", write_kohya(own, facts, family), {}
+            written[role] = (
+                f"layer_{family}_{role}_kohya",
+                write_kohya(role_tensors, facts, family),
+                {},
+            )
         else:
-            written[role] = f"layer_{family}_{role}_lora", own, peft_metadata(peft_config(own, facts))
+            written[role] = (
+                f"layer_{family}_{role}_lora",
+                role_tensors,
+                peft_metadata(peft_config(role_tensors, facts)),
+            )
     return written
 
 
 def script(names: Mapping[str, str], model: str, family: str, base: str | None) -> str:
-    """A script that draws with the files in plain diffusers.
+    """Return a Python script that generates with the files in plain diffusers.
 
-    names: each role's file. base: the file of the base, None where it has none that `load_lora_weights` reads.
+    Args:
+        names: The file of each role.
+        model: The hub id or folder of the model.
+        family: The model family.
+        base: The file of the base, or None if `load_lora_weights` cannot read it.
     """
     kind = "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline"
     return _SCRIPT.format(kind=kind, model=model, names=dict(names), base=base)
 
 
-_SCRIPT = '''"""Draw each layer with its LoRA in plain diffusers: python draw_layers.py "a fox" "a snowy forest"
+_SCRIPT = '''"""Generate each layer with its LoRA in plain diffusers.
 
-One prompt for each role, in the order of ROLES. The layers start from the same noise but do not see each other: the
-joint attention between layers is Layerloop's (`layerloop draw`). This is what `joined=False` draws there, as opaque
-pictures over grey; alpha is found by the alpha decoder of the same export.
+python draw_layers.py "a fox" "a snowy forest"
+
+Give one prompt for each role, in the order of ROLES. The layers start from the same noise but do
+not attend to each other: the joint attention between layers is Layerloop's (`layerloop draw`).
+The result equals `joined=False` there, as opaque images over gray; the alpha decoder of the same
+export recovers alpha.
 """
 
 import sys
@@ -57,7 +88,7 @@ import torch
 from diffusers import {kind}
 
 MODEL = {model!r}
-BASE = {base!r}  # the LoRA of the base, used beside each role's
+BASE = {base!r}  # the LoRA of the base, used together with each role's
 ROLES = {names!r}
 
 pipe = {kind}.from_pretrained(MODEL, use_safetensors=True)

@@ -1,4 +1,4 @@
-"""What released weights draw, and which layers they have to be given: told by content as far as content tells it."""
+"""Modes of released weights: the layers they are given and the layers they generate."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ FOREGROUND, BACKGROUND, BLENDED = LayerRole.foreground, LayerRole.background, La
 
 @dataclass(frozen=True)
 class Mode:
-    """What weights turn into what: `given` layers, in the order they are joined, into `drawn` ones, in batch order."""
+    """A mode of layer generation: given layers, in concatenation order, to generated ones.
 
-    name: str  # as the released files are called; also the part of a checkpoint
+    `drawn` is in batch order.
+    """
+
+    name: str  # as in the names of the released files; also the part of a checkpoint
     given: tuple[LayerRole, ...]
     drawn: tuple[LayerRole, ...]
-    shared: bool  # by attention sharing (SD 1.5), or by channels beside the noisy latent (SDXL)
+    # True: attention sharing (SD 1.5). False: extra input channels beside the noisy latent (SDXL).
+    shared: bool
 
     def __str__(self) -> str:
-        """In words."""
+        """Describe the mode."""
         given = f"given {' and '.join(self.given)} " if self.given else ""
-        return f"{self.name}: {given}draws {', '.join(self.drawn)}"
+        return f"{self.name}: {given}generates {', '.join(self.drawn)}"
 
 
 MODES: dict[str, Mode] = {
@@ -41,15 +45,15 @@ MODES: dict[str, Mode] = {
         Mode("bgble2fg", (BACKGROUND, BLENDED), (FOREGROUND,), shared=False),
     )
 }
-"""The seven modes of layerdiffusion-v1 beside the drawing of a foreground alone."""
+"""The seven modes of layerdiffusion-v1 that generate several layers."""
 
 SINGLE = Mode("base", (), (FOREGROUND,), shared=False)
-"""A foreground alone: what a checkpoint's base draws."""
+"""Single foregrounds: the mode of a checkpoint's base."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file's mode, None where it draws a foreground alone; `doubt` is a sentence where its content left a choice."""
+    """A file's mode, None for single foregrounds; `doubt` notes an ambiguous content."""
 
     mode: Mode | None
     doubt: str = ""
@@ -61,73 +65,115 @@ class Found:
 
 
 def find_mode(header: Header, layout: WeightFormat) -> Found:
-    """What a base draws.
+    """Find the mode of a base.
 
-    Frames, channels and control tell most. fg2ble and bg2ble have the same names and shapes, and so have fg2bg and
-    bg2fg: what the file says of itself, as ours do, or else its own name decides. Raises Refused where nothing does,
-    and for frames and channels that no released file has.
+    Frames, input channels and control layers decide most cases. fg2ble and bg2ble have the same
+    names and shapes, and so do fg2bg and bg2fg: for them the file's own metadata decides, or else
+    its name.
+
+    Raises:
+        Refused: The mode is ambiguous, or no released file has such frames and channels.
     """
     fitting = _fitting(header, layout)
     if not fitting:
         return Found(None)
-    told = facts_in(header.metadata).get("mode")
-    if told in fitting:
-        return Found(MODES[told])
+    # Files written by Layerloop record their mode.
+    recorded = facts_in(header.metadata).get("mode")
+    if recorded in fitting:
+        return Found(MODES[recorded])
     if len(fitting) == 1:
         return Found(MODES[fitting[0]])
+    # Otherwise the file name decides, with a note.
     named = [name for name in fitting if name in header.path.name]
     alike = " and ".join(fitting)
     if len(named) == 1:
-        return Found(MODES[named[0]], f"{header.path.name} is taken for {named[0]} by its name; {alike} look alike")
-    attends = any(".transformer_blocks." in name for name in header.shapes)
-    own = "bgble2fg" if attends else "fgble2bg"
-    if own in fitting and layout in {WeightFormat.differences, WeightFormat.offsets}:
-        return Found(MODES[own], f"{header.path.name} is taken for {own}, as released, by the tensors it holds")
-    raise Refused(f"{header.path} may be {alike}: nothing in it tells", "let the file's name hold one of the two words")
+        return Found(
+            MODES[named[0]],
+            f"{header.path.name} is taken for {named[0]} by its name; "
+            f"{alike} have the same tensors",
+        )
+    # The released SDXL differences of the two modes cover different layers.
+    has_attention = any(".transformer_blocks." in name for name in header.shapes)
+    expected = "bgble2fg" if has_attention else "fgble2bg"
+    if expected in fitting and layout in {WeightFormat.differences, WeightFormat.offsets}:
+        return Found(
+            MODES[expected],
+            f"{header.path.name} is taken for {expected}, as released, by its tensors",
+        )
+    raise Refused(
+        f"{header.path} may be {alike}: its content does not decide",
+        "put one of the two mode names into the file name",
+    )
 
 
 def plan(available: Collection[str], given: Collection[LayerRole]) -> list[Mode]:
-    """The modes that, one after another, draw a whole pair around the layers given; the shortest such way.
+    """Find the shortest sequence of modes that generates a whole pair around the given layers.
 
-    available: parts of a checkpoint. Each mode sees all layers there are, so that none is drawn beside another unseen.
-    Raises Refused where they cannot.
+    Each mode is given all layers that exist so far, so that no layer is generated without regard to
+    another.
+
+    Args:
+        available: The parts of a checkpoint.
+        given: The roles of the given layers.
+
+    Raises:
+        Refused: The available modes cannot generate the pair.
     """
     known = [mode for mode in (*MODES.values(), SINGLE) if mode.name in available]
-    ways: list[tuple[frozenset[LayerRole], list[Mode]]] = [(frozenset(given), [])]
-    for have, way in ways:
-        if len(have) == len(LayerRole) and way:
-            return way
-        ways += [(have | set(m.drawn), [*way, m]) for m in known if set(m.given) == have and not have & set(m.drawn)]
+    # Breadth-first search over the sets of layers that exist.
+    paths: list[tuple[frozenset[LayerRole], list[Mode]]] = [(frozenset(given), [])]
+    # A mode applies if it is given exactly the layers that exist, and adds only new ones.
+    for roles, path in paths:
+        if len(roles) == len(LayerRole) and path:
+            return path
+        paths += [
+            (roles | set(m.drawn), [*path, m])
+            for m in known
+            if set(m.given) == roles and not roles & set(m.drawn)
+        ]
     around = f" around {' and '.join(sorted(given))}" if given else ""
     raise Refused(
-        f"this checkpoint draws no pair{around}; it has {', '.join(sorted(available)) or 'nothing that draws'}",
-        "import layer_sd15_joint, _fg2bg or _bg2fg, or layer_xl_fg2ble with _fgble2bg, _bg2ble with _bgble2fg",
+        f"this checkpoint cannot generate a pair{around}; "
+        f"its modes: {', '.join(sorted(available)) or 'none'}",
+        "import layer_sd15_joint, _fg2bg or _bg2fg, or layer_xl_fg2ble with _fgble2bg, "
+        "or layer_xl_bg2ble with _bgble2fg",
     )
 
 
 def _fitting(header: Header, layout: WeightFormat) -> list[str]:
-    """Names of the modes that a file's frames and channels allow."""
+    """Return the names of the modes that a file's frames and channels allow."""
+    # Attention sharing: the number of frames, and whether there are control layers.
     if layout is WeightFormat.sharing:
         frames, controlled = frames_of(header.shapes)
-        found = [m.name for m in MODES.values() if m.shared and (len(m.drawn), bool(m.given)) == (frames, controlled)]
+        found = [
+            m.name
+            for m in MODES.values()
+            if m.shared and (len(m.drawn), bool(m.given)) == (frames, controlled)
+        ]
         if not found and (frames, controlled) != (1, False):
-            led = ", led by a known one" if controlled else ""
-            hint = "known are one, three together, and two led by a known layer"
-            raise Refused(f"{header.path} is attention sharing that draws {frames} layers together{led}", hint)
+            control = ", with a given layer" if controlled else ""
+            hint = "supported: one layer, three layers, and two layers with a given one"
+            raise Refused(f"{header.path} is attention sharing of {frames} layers{control}", hint)
         return found
+    # SDXL: each given layer adds four input channels to the first convolution.
     layers = _channels(header.shapes) // 4
-    found = [m.name for m in MODES.values() if not m.shared and len(m.given) == layers - 1 and layers > 1]
+    found = [
+        m.name for m in MODES.values() if not m.shared and len(m.given) == layers - 1 and layers > 1
+    ]
     if layers > 1 and not found:
-        raise Refused(f"{header.path} wants {4 * layers} channels", "known are 4, 8 and 12: one or two layers given")
+        raise Refused(
+            f"{header.path} has {4 * layers} input channels",
+            "supported: 4, 8 and 12, for none, one or two given layers",
+        )
     return found
 
 
 def _channels(shapes: Shapes) -> int:
-    """Of the first convolution, in whichever names; 4 where the file leaves it alone."""
-    own: Mapping[str, tuple[int, ...]] = {
+    """Return the input channels of the first convolution; 4 if the file does not change it."""
+    by_name: Mapping[str, tuple[int, ...]] = {
         name.partition("::")[0].removeprefix("diffusion_model.").removeprefix("unet."): shape
         for name, shape in shapes.items()
         if "::lora::" not in name
     }
-    first = own.get("conv_in.weight") or own.get("input_blocks.0.0.weight") or (0, 4)
+    first = by_name.get("conv_in.weight") or by_name.get("input_blocks.0.0.weight") or (0, 4)
     return first[1]

@@ -1,4 +1,4 @@
-"""Layerloop's own format of a checkpoint: its stored files as they are, and a JSON file that describes them."""
+"""Layerloop's own checkpoint format: the stored files unchanged, and a JSON description."""
 
 from __future__ import annotations
 
@@ -24,25 +24,33 @@ _SHEET = "sheet.png"
 
 
 def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[FoundFile]:
-    """Write every part of a checkpoint, to the bit, its sample sheet, and `checkpoint.json`.
+    """Write every part of a checkpoint unchanged, its sample grid, and `checkpoint.json`.
 
-    The JSON file is written last: a folder that has it is whole. Raises NotFound, Corrupt.
+    The JSON file is written last, so that a folder that has it is complete.
+
+    Raises:
+        NotFound: A file does not exist in the store.
+        Corrupt: A file's content does not match its sha256.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # Remove an old card first: the folder is incomplete until the new one is written.
     (folder / CARD).unlink(missing_ok=True)
     for part, sha256 in checkpoint.files.items():
         _write(folder / f"{part}.safetensors", store.get(sha256))
     if checkpoint.sheet is not None:
         _write(folder / _SHEET, store.get(checkpoint.sheet))
-    card = {one.name: getattr(checkpoint, one.name) for one in fields(checkpoint)}
+    # The card repeats the checkpoint's fields and its id, to verify them on import.
+    card = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
     card |= {name: dict(card[name]) for name in ("files", "evaluation", "changes")}
     text = json.dumps({"format": _VERSION, "id": checkpoint.id, **card}, indent=2, sort_keys=True)
     _write(folder / CARD, f"{text}\n".encode())
-    return [_found(part, folder / f"{part}.safetensors", sha) for part, sha in checkpoint.files.items()]
+    return [
+        _found(part, folder / f"{part}.safetensors", sha) for part, sha in checkpoint.files.items()
+    ]
 
 
 def find_own(files: Sequence[Path]) -> Path | None:
-    """The folder of Layerloop's own format that is meant: it, or a file in it, alone. None for anything else."""
+    """Return the folder of Layerloop's own format if the one path is it or its JSON, else None."""
     if len(files) != 1:
         return None
     folder = files[0] if files[0].is_dir() else files[0].parent
@@ -51,26 +59,37 @@ def find_own(files: Sequence[Path]) -> Path | None:
 
 
 def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[FoundFile]]:
-    """The checkpoint that a folder of `write_own` holds; nothing is stored before all of it was checked.
+    """Read the checkpoint in a folder written by `write_own`.
 
-    Raises NotFound where a file is missing; Refused where one is not what `checkpoint.json` says.
+    Args:
+        folder: The folder.
+        store: The store to write to after all files have been checked; None to only check.
+
+    Raises:
+        NotFound: A file is missing.
+        Refused: A file does not match `checkpoint.json`.
     """
     card = _read_card(folder / CARD)
     checkpoint = _checkpoint(card, folder)
     found = []
+    # Check every part before anything is stored.
     for part, sha256 in checkpoint.files.items():
         path = _regular(folder, f"{part}.safetensors")
         if sha256_of(path) != sha256:
-            raise Refused(f"{path} is not the file that {CARD} names", "it was cut short or changed; copy it again")
-        read_header(path)  # safetensors, whole
+            raise Refused(
+                f"{path} does not match {CARD}",
+                "it was cut short or changed; copy it again",
+            )
+        read_header(path)  # a complete safetensors file
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             file.seek(0)
             read_metadata(file.read(8 + length), sha256)
         found.append(_found(part, path, sha256))
+    # The sample grid is optional.
     sheet = _regular(folder, _SHEET) if checkpoint.sheet is not None else None
     if sheet is not None and sha256_of(sheet) != checkpoint.sheet:
-        raise Refused(f"{sheet} is not the file that {CARD} names", "copy it again")
+        raise Refused(f"{sheet} does not match {CARD}", "copy it again")
     if store is not None:
         for part in checkpoint.files:
             store.put(folder / f"{part}.safetensors")
@@ -80,6 +99,7 @@ def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[
 
 
 def _read_card(path: Path) -> Mapping[str, Any]:
+    """Read and check the format of `checkpoint.json`. Raises Refused."""
     try:
         with path.open("rb") as file:
             card = json.loads(file.read(_MOST_CARD))
@@ -87,13 +107,18 @@ def _read_card(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{path} cannot be read: {error}", "export the checkpoint again") from error
     if version != _VERSION:
-        raise Refused(f"{path} has format {str(version)[:80]!r}, not {_VERSION!r}", "upgrade Layerloop")
+        raise Refused(
+            f"{path} has format {str(version)[:80]!r}, not {_VERSION!r}", "upgrade Layerloop"
+        )
     return dict(card)
 
 
 def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
+    """Build the checkpoint that `checkpoint.json` describes. Raises Refused."""
     try:
-        files, changes = ({str(k): str(v) for k, v in card[name].items()} for name in ("files", "changes"))
+        files, changes = (
+            {str(k): str(v) for k, v in card[name].items()} for name in ("files", "changes")
+        )
         checkpoint = Checkpoint(
             files=files,
             recipe=str(card["recipe"]),
@@ -107,24 +132,33 @@ def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
             changes=changes,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(f"{folder / CARD} lacks something: {error}", "export the checkpoint again") from error
+        raise Refused(
+            f"{folder / CARD} is incomplete: {error}", "export the checkpoint again"
+        ) from error
+    # Part names become file names: allow no path separators.
     if any(not part.replace("_", "").replace("-", "").isalnum() for part in files):
-        raise Refused(f"{folder / CARD} names parts that cannot be files", "export the checkpoint again")
+        raise Refused(f"{folder / CARD} has invalid part names", "export the checkpoint again")
+    # The id is a hash of the fields, so it reveals any change.
     if checkpoint.id != card.get("id"):
-        raise Refused(f"{folder / CARD} was changed: it is not of the checkpoint whose id it has", "export it again")
+        raise Refused(
+            f"{folder / CARD} was changed: its id does not match its content",
+            "export it again",
+        )
     return checkpoint
 
 
 def _digest(value: object) -> str | None:
+    """Validate a sha256 or None. Raises ValueError."""
     if value is None:
         return None
     text = str(value)
     if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
-        raise ValueError(f"{text[:80]!r} is no sha256")
+        raise ValueError(f"{text[:80]!r} is not a sha256")
     return text
 
 
 def _regular(folder: Path, name: str) -> Path:
+    """Return a regular file of the folder. Raises NotFound for links and missing files."""
     path = folder / name
     if not path.is_file() or path.is_symlink():
         raise NotFound(f"there is no file {path}, which {CARD} names", "copy the whole folder")
@@ -133,11 +167,13 @@ def _regular(folder: Path, name: str) -> Path:
 
 def _found(part: str, path: Path, sha256: str) -> FoundFile:
     header = read_header(path)
-    return FoundFile(str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters)
+    return FoundFile(
+        str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters
+    )
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write under another name, then rename: what has the name is whole."""
-    half = path.with_name(f"{path.name}.half")
-    half.write_bytes(data)
-    shutil.move(half, path)
+    """Write under a temporary name, then rename, so that the file is never incomplete."""
+    partial = path.with_name(f"{path.name}.half")
+    partial.write_bytes(data)
+    shutil.move(partial, path)

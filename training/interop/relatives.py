@@ -1,4 +1,4 @@
-"""Files that people mistake for weights of latent transparency: what each is, and what to do with it."""
+"""Known files that users mistake for weights of latent transparency, with a hint for each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Relative:
-    """A kind of file: how it is told, in one tensor's name or by its shapes, what it is, and a hint."""
+    """A kind of file: a test on one tensor's name or on all shapes, a description, and a hint."""
 
     told_by: str | Callable[[Shapes], bool]
     what: str
     hint: str
 
     def is_it(self, shapes: Shapes) -> bool:
-        """Whether a file of these tensors is of this kind."""
+        """Return whether a file with these tensors is of this kind."""
         if callable(self.told_by):
             return self.told_by(shapes)
         pattern = re.compile(self.told_by)
@@ -29,32 +29,39 @@ class Relative:
 
 
 def check_relatives(header: Header) -> None:
-    """Refuse files that would pass for one of our layouts. Raises Refused."""
+    """Refuse files that would pass for a supported format. Raises Refused."""
     _check(header, RELATIVES)
 
 
 def check_strangers(header: Header) -> None:
-    """Refuse files that fit none of our layouts but are known. Raises Refused."""
+    """Refuse known files that fit no supported format. Raises Refused."""
     _check(header, STRANGERS)
 
 
 def _check(header: Header, known: tuple[Relative, ...]) -> None:
     for kind in known:
         if kind.is_it(header.shapes):
-            raise Refused(f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint)
+            raise Refused(
+                f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint
+            )
 
 
 def _first_channels(shapes: Shapes, *names: str) -> int | None:
-    """How many channels the first convolution of those names takes."""
+    """Return the input channels of the first convolution among the names, or None."""
     return next((shapes[name][1] for name in names if len(shapes.get(name, ())) >= 4), None)
 
 
 def _is_rgba_autoencoder(shapes: Shapes) -> bool:
-    return _first_channels(shapes, "encoder.conv_in.weight") == 4 and "decoder.conv_in.weight" in shapes
+    return (
+        _first_channels(shapes, "encoder.conv_in.weight") == 4
+        and "decoder.conv_in.weight" in shapes
+    )
 
 
 def _is_video_autoencoder(shapes: Shapes) -> bool:
-    both = any(name.startswith("encoder.") for name in shapes) or any(name.startswith("decoder.") for name in shapes)
+    both = any(name.startswith("encoder.") for name in shapes) or any(
+        name.startswith("decoder.") for name in shapes
+    )
     return both and any(len(shape) == 5 for shape in shapes.values())
 
 
@@ -64,7 +71,9 @@ def _is_layered_autoencoder(shapes: Shapes) -> bool:
 
 
 def _is_embedding(shapes: Shapes) -> bool:
-    flat = len(shapes) <= 4 and all(len(shape) in {1, 2} and shape[-1] in _WORD_WIDTHS for shape in shapes.values())
+    flat = len(shapes) <= 4 and all(
+        len(shape) in {1, 2} and shape[-1] in _WORD_WIDTHS for shape in shapes.values()
+    )
     return flat and not any("lora" in name or "::" in name for name in shapes)
 
 
@@ -74,29 +83,37 @@ def _is_lora_with_text(shapes: Shapes) -> bool:
 
 
 def is_of_text(name: str) -> bool:
-    """Whether a tensor of a LoRA is for a text encoder."""
+    """Return whether a LoRA tensor belongs to a text encoder."""
     return _TEXT.match(name) is not None
 
 
 _TEXT = re.compile(r"^(base_model\.model\.)?(text_encoder|lora_te)")
 _WORD_WIDTHS = {768, 1024, 1280, 4096}
-_TRANSFORMER = r"(single_transformer_blocks|transformer_blocks|double_blocks|single_blocks|joint_blocks|blocks)[._]\d"
+_TRANSFORMER = (
+    r"(single_transformer_blocks|transformer_blocks|double_blocks|single_blocks|joint_blocks|blocks)"
+    r"[._]\d"
+)
 
+# Files that pass for a supported format are checked first; STRANGERS come after all formats.
 RELATIVES: tuple[Relative, ...] = (
     Relative(
-        rf"^(base_model\.model\.)?(transformer\.|diffusion_model\.|lora_unet_|lora_transformer_){_TRANSFORMER}.*lora",
-        "a LoRA of a diffusion transformer (Flux, SD 3, Qwen-Image, Wan), as the Flux port's layerlora is",
-        "bases are read for sd15, sd21 and sdxl; of the Flux port the two networks alone are, with --preset sd3",
+        r"^(base_model\.model\.)?(transformer\.|diffusion_model\.|lora_unet_|lora_transformer_)"
+        rf"{_TRANSFORMER}.*lora",
+        "a LoRA of a diffusion transformer (Flux, SD 3, Qwen-Image, Wan), such as the Flux port's "
+        "layerlora",
+        "bases are supported for sd15, sd21 and sdxl; of the Flux port only the two networks are "
+        "supported, with --preset sd3",
     ),
     Relative(
         _is_lora_with_text,
-        "a LoRA of UNet and text encoder, a style's as a rule",
-        "draw with it: layerloop draw --lora FILE, or round open --lora FILE; LoRAs of transparency have a UNet alone",
+        "a LoRA of UNet and text encoder, usually of a style",
+        "generate with it: layerloop draw --lora FILE, or round open --lora FILE; LoRAs of "
+        "transparency are for the UNet alone",
     ),
     Relative(
         r"^(controlnet_|control_model\.|input_hint_block\.|lora_controlnet)",
         "a ControlNet",
-        "it is given when drawing, not imported",
+        "it is an input of generation and is not imported",
     ),
 )
 
@@ -104,12 +121,13 @@ STRANGERS: tuple[Relative, ...] = (
     Relative(
         r"^model\.diffusion_model\.",
         "a whole Stable Diffusion checkpoint",
-        "convert it with diffusers (from_single_file, then save_pretrained), and give the folder: --set model=FOLDER",
+        "convert it with diffusers (from_single_file, then save_pretrained), and give the folder: "
+        "--set model=FOLDER",
     ),
     Relative(
         _is_layered_autoencoder,
-        "the RGBA autoencoder of Qwen-Image-Layered or one of its kind",
-        "it has alpha in channels of its own, and neither offset nor alpha decoder",
+        "the RGBA autoencoder of Qwen-Image-Layered or a similar model",
+        "it has alpha in its own channels, and neither an offset encoder nor an alpha decoder",
     ),
     Relative(
         _is_video_autoencoder,
@@ -119,20 +137,29 @@ STRANGERS: tuple[Relative, ...] = (
     Relative(
         _is_rgba_autoencoder,
         "an autoencoder of four channels (AlphaVAE)",
-        "it has alpha in a channel of its own; LayerDiffuse's offset encoder and alpha decoder are two other networks",
+        "it has alpha in its own channel; LayerDiffuse's offset encoder and alpha decoder are two "
+        "other networks",
     ),
     Relative(
         r"^((encoder|decoder)\.layers\.\d|taesd|\d+\.conv\.\d)",
         "a tiny autoencoder (TAESD)",
-        "it shows previews; the model brings its own autoencoder",
+        "it is for previews; the model has its own autoencoder",
     ),
     Relative(
         r"^(first_stage_model|encoder\.(down_blocks|conv_in|down)|decoder\.(up_blocks|conv_in|up))\.",
         "an image autoencoder (VAE)",
-        "the model brings its own; give the offset encoder and the alpha decoder",
+        "the model has its own; give the offset encoder and the alpha decoder",
     ),
-    Relative(r"^adapter\.(body|conv_in)\.", "a T2I-Adapter", "it is given when drawing, not imported"),
-    Relative(r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "it is given when drawing, not imported"),
+    Relative(
+        r"^adapter\.(body|conv_in)\.",
+        "a T2I-Adapter",
+        "it is an input of generation and is not imported",
+    ),
+    Relative(
+        r"^(image_proj|ip_adapter)\.",
+        "an IP-Adapter",
+        "it is an input of generation and is not imported",
+    ),
     Relative(
         r"^(emb_params|string_to_param|clip_[lg])|^<.*>$",
         "a textual inversion (an embedding of a word)",
@@ -141,22 +168,34 @@ STRANGERS: tuple[Relative, ...] = (
     Relative(
         r"^(text_model\.|cond_stage_model\.|conditioner\.|text_encoder|lora_te)",
         "weights of a text encoder",
-        "only UNets learn transparency; leave the text encoder out",
+        "only the UNet is fine-tuned for transparency; leave the text encoder out",
     ),
-    Relative(r"^(vision_model|visual)\.", "weights of an image encoder (CLIP)", "give the weights of transparency"),
-    Relative(r"motion_modules\.", "a motion module", "only pictures are drawn here"),
-    Relative(r"^(conv_first\.|model\.0\.weight|body\.\d+\.rdb)", "an upscaler", "give the weights of transparency"),
+    Relative(
+        r"^(vision_model|visual)\.",
+        "weights of an image encoder (CLIP)",
+        "give the weights of transparency",
+    ),
+    Relative(r"motion_modules\.", "a motion module", "video is not supported"),
+    Relative(
+        r"^(conv_first\.|model\.0\.weight|body\.\d+\.rdb)",
+        "an upscaler",
+        "give the weights of transparency",
+    ),
     Relative(
         rf"^(transformer\.)?{_TRANSFORMER}|^(model\.)?(transformer|img_in|x_embedder)\.",
         "weights of a diffusion transformer",
-        "only UNets of Stable Diffusion are read",
+        "only UNets of Stable Diffusion are supported",
     ),
     Relative(
         r"hada_|lokr_|[.]b?oft_|dora_scale|lora_magnitude_vector|ia3_|lora_mid|diff_b|set_weight",
-        "an adapter of another kind than LoRA",
-        "DoRA, LoHa, LoKr and the like: merge it into its model, and import the UNet",
+        "an adapter other than a LoRA (DoRA, LoHa, LoKr or similar)",
+        "merge it into its model, and import the UNet",
     ),
-    Relative(r"::", "a file of mixed patches", "one kind of patch a file: all ::lora:: or all ::diff::"),
+    Relative(
+        r"::",
+        "a file of mixed patches",
+        "a file must have one kind of patch: all ::lora:: or all ::diff::",
+    ),
     Relative(
         _is_embedding,
         "a textual inversion (an embedding of a word)",

@@ -1,4 +1,4 @@
-"""The two networks of latent transparency from released files: an encoder's and a decoder's."""
+"""Import of the two networks of latent transparency, encoder and decoder, from released files."""
 
 from __future__ import annotations
 
@@ -19,40 +19,55 @@ from training.safetensors_io import facts_in
 from training.transparency.networks import Transparency
 
 ASSUMED_SCALE = 1.0
-"""The offset scale of an encoder file that says none: right for layerdiffusion-v1, which Forge multiplies by nothing.
+"""The offset scale assumed for an encoder file that does not state it.
 
-LayerDiffuse_Diffusers' encoder has the same names and shapes and wants 300 (its code, `alpha=300.0`), and nothing in a
-file tells the two apart: the size of the last layer does not, since AdamW takes steps of equal size whatever the
-scale. Files written by Layerloop say theirs; of any other it has to be known where it came from.
+It is correct for layerdiffusion-v1, whose offset Forge applies unscaled. The encoder of
+LayerDiffuse_Diffusers has the same names and shapes and needs 300 (its code, `alpha=300.0`). The
+content cannot distinguish the two, not even the magnitude of the last layer, since AdamW's steps
+are of equal size for any scale. Files written by Layerloop state their scale.
 """
 
 FLUX_SCALE = 300.0
-"""The offset scale of the Flux port of LayerDiffuse (its TransparentVAE, `alpha=300.0`); its encoder alone of those
-that were released makes offsets of 16 channels."""
+"""The offset scale of the Flux port of LayerDiffuse (its TransparentVAE, `alpha=300.0`), the only
+released encoder whose offset has 16 channels."""
 
 ALPHA_LAST_CHANNELS = 16
-"""The Flux port (RedAIGC) feeds and returns RGBA, alpha last, over latents of 16 channels; all others alpha first."""
+"""Latent channels of the Flux port (RedAIGC), whose networks have alpha last; all others have it
+first."""
 
 _ALPHA_FIRST, _ALPHA_LAST = [3, 0, 1, 2], [1, 2, 3, 0]
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Both networks' tensors in our names and channel order, in the files' types, and how an offset is scaled."""
+    """Both networks' tensors in our names and channel order, and the offset scale.
+
+    The tensors keep the files' dtypes.
+    """
 
     tensors: dict[str, Tensor]
     offset_scale: float
-    scale_from: str  # "given", "file", "flux", "assumed", or "preset" where there is no encoder to scale
+    # "given", "file", "flux", "assumed", or "preset" if there is no encoder
+    scale_from: str
 
 
 def read_transparency(
     files: Sequence[Path], preset: Preset = SDXL, offset_scale: float | None = None
 ) -> tuple[Transparency, float]:
-    """The networks of latent transparency from released files, frozen, and their offset scale (lambda_offset).
+    """Load the networks of latent transparency from released files, frozen.
 
-    files: a decoder, and an encoder where pictures are to be encoded (without one the offset is 0), in any order; they
-    are recognised by their content. `offset_scale`: by default what the encoder's file says, or ASSUMED_SCALE.
-    Raises NotFound, Refused.
+    Args:
+        files: A decoder, and an encoder if images are to be encoded (without one the offset is 0),
+            in any order; recognized by content.
+        preset: The preset whose networks the files have.
+        offset_scale: lambda_offset; by default as stated in the encoder's file, or ASSUMED_SCALE.
+
+    Returns:
+        The networks and their offset scale.
+
+    Raises:
+        NotFound: A file does not exist.
+        Refused: A file is not supported or does not fit the preset, or the decoder is missing.
     """
     read = read_networks(recognise_all(files), preset, offset_scale)
     networks = Transparency(preset)
@@ -62,22 +77,34 @@ def read_transparency(
 
 
 def recognise_all(files: Sequence[Path]) -> dict[WeightFormat, Header]:
-    """Files by what they are. Raises NotFound; Refused for a stranger, or for two of one kind."""
+    """Recognize files that must all be different.
+
+    Raises:
+        NotFound: A file does not exist.
+        Refused: A file is not supported, or two are of one kind.
+    """
     found: dict[WeightFormat, Header] = {}
     for layout, header in recognise_each(files):
         if layout in found:
-            raise Refused(f"{found[layout].path} and {header.path} are both: {layout}", "give one of them")
+            raise Refused(
+                f"{found[layout].path} and {header.path} are both: {layout}", "give one of them"
+            )
         found[layout] = header
     return found
 
 
 def recognise_each(files: Sequence[Path]) -> list[tuple[WeightFormat, Header]]:
-    """What each file is, in order; parts of one file count once, a file of both networks is two.
+    """Recognize each file, in order.
 
-    Raises NotFound; Refused for a stranger.
+    Shards of one file count once; a file with both networks counts as two.
+
+    Raises:
+        NotFound: A file does not exist.
+        Refused: A file is not supported.
     """
     found, seen = [], set()
     for header in map(read_header, files):
+        # A sharded file may be given by several of its shards.
         if header.files not in seen or len(header.files) == 1:
             found += recognise_parts(header)
         seen.add(header.files)
@@ -87,18 +114,30 @@ def recognise_each(files: Sequence[Path]) -> list[tuple[WeightFormat, Header]]:
 def read_networks(
     headers: Mapping[WeightFormat, Header], preset: Preset, offset_scale: float | None = None
 ) -> Networks:
-    """The same as tensors. Raises Refused where there is no decoder, or where sizes are not the preset's."""
+    """Read both networks as tensors.
+
+    Args:
+        headers: The files by format.
+        preset: The preset whose networks the files have.
+        offset_scale: lambda_offset; by default as stated in the encoder's file, or ASSUMED_SCALE.
+
+    Raises:
+        Refused: The decoder is missing, or shapes differ from the preset's.
+    """
     if WeightFormat.decoder not in headers:
         raise Refused(
-            "no file given is an alpha decoder, and without one nothing is transparent",
-            "give vae_transparent_decoder.safetensors, or the decoder of a training of your own",
+            "none of the files is an alpha decoder, which transparency needs",
+            "give vae_transparent_decoder.safetensors, or the decoder of your own training",
         )
     if WeightFormat.encoder not in headers:
-        tensors = _prefixed("encoder", _silent_encoder(preset))
+        # Without an encoder, decode and generate only: add an encoder whose offset is 0.
+        tensors = _prefixed("encoder", _zero_encoder(preset))
         tensors |= _prefixed("decoder", _read(headers[WeightFormat.decoder], preset, "decoder"))
         given = offset_scale is not None
         return Networks(
-            tensors, _positive(offset_scale) if given else preset.offset_scale, "given" if given else "preset"
+            tensors,
+            _positive(offset_scale) if given else preset.offset_scale,
+            "given" if given else "preset",
         )
     tensors = {}
     for layout in (WeightFormat.encoder, WeightFormat.decoder):
@@ -107,74 +146,92 @@ def read_networks(
 
 
 def _scale(encoder: Header, given: float | None) -> tuple[float, str]:
-    """An encoder's offset scale and where it comes from. Raises Refused for one that is no positive number."""
-    told = facts_in(encoder.metadata).get("offset_scale")
+    """Return an encoder's offset scale and its source. Raises Refused if it is not positive."""
+    stated = facts_in(encoder.metadata).get("offset_scale")
+    # The caller's value first, then the file's own statement, then the content.
     if given is not None:
         return _positive(given), "given"
-    if told is not None:
-        return _positive(told, f"{encoder.path}: "), "file"
+    if stated is not None:
+        return _positive(stated, f"{encoder.path}: "), "file"
     if _made_for_flux(encoder):
         return FLUX_SCALE, "flux"
     return ASSUMED_SCALE, "assumed"
 
 
 def _made_for_flux(encoder: Header) -> bool:
-    last = max((int(name.split(".")[1]), name) for name in encoder.shapes if name.endswith(".weight"))[1]
+    last = max(
+        (int(name.split(".")[1]), name) for name in encoder.shapes if name.endswith(".weight")
+    )[1]
     return encoder.shapes[last][0] == ALPHA_LAST_CHANNELS
 
 
-def _positive(scale: object, where: str = "") -> float:
+def _positive(scale: object, prefix: str = "") -> float:
     try:
         number = float(str(scale))
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        hint = "it is a positive number, such as 1, 100 or 300"
-        raise Refused(f"{where}an offset scale cannot be {scale}", hint)
+        hint = "give a positive number, such as 1, 100 or 300"
+        raise Refused(f"{prefix}invalid offset scale {scale}", hint)
     return number
 
 
 def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
+    """Read one network in our names and channel order. Raises Refused for a misfit."""
     with torch.device("meta"):
-        wanted = {name: value.shape for name, value in getattr(Transparency(preset), network).state_dict().items()}
-    _check_names(header, wanted, network, preset)
-    for name in sorted(wanted):
-        here, there = wanted[name], header.shapes[name]
-        if here != there:
-            sizes = f"{name} is {_size(there)} there and {_size(here)} here"
-            hint = "choose the preset of its model; other sizes are set like --set latent_channels=16"
-            raise Refused(f"{header.path} does not fit preset {preset.name!r}: {sizes}", hint)
-    tensors = read_tensors(header, sorted(wanted))
+        expected_shapes = {
+            name: value.shape
+            for name, value in getattr(Transparency(preset), network).state_dict().items()
+        }
+    _check_names(header, expected_shapes, network, preset)
+    for name in sorted(expected_shapes):
+        expected, found = expected_shapes[name], header.shapes[name]
+        if expected != found:
+            mismatch = f"{name} is {_size(found)} in the file and {_size(expected)} in the preset"
+            hint = "choose the preset of its model, or override sizes: --set latent_channels=16"
+            raise Refused(f"{header.path} does not fit preset {preset.name!r}: {mismatch}", hint)
+    tensors = read_tensors(header, sorted(expected_shapes))
     return tensors if _alpha_is_first(header, preset) else _reorder(tensors, _ALPHA_FIRST)
 
 
-def _check_names(header: Header, wanted: Mapping[str, object], network: str, preset: Preset) -> None:
-    """Raises Refused where tensors are missing or do not belong to the network."""
-    missing, foreign = sorted(wanted.keys() - header.shapes.keys()), sorted(header.shapes.keys() - wanted.keys())
-    if missing and len(missing) < len(wanted) / 2 and not foreign:
-        said = f"{len(missing)} of its {len(wanted)} tensors are missing, {missing[0]} for one"
+def _check_names(
+    header: Header, expected: Mapping[str, object], network: str, preset: Preset
+) -> None:
+    """Check that a file has exactly the network's tensors. Raises Refused."""
+    # Few missing names and no unknown ones mean a truncated file of the right network.
+    missing, unknown = (
+        sorted(expected.keys() - header.shapes.keys()),
+        sorted(header.shapes.keys() - expected.keys()),
+    )
+    if missing and len(missing) < len(expected) / 2 and not unknown:
+        problem = f"{len(missing)} of {len(expected)} tensors are missing, such as {missing[0]}"
         raise Refused(
-            f"{header.path} is an incomplete {WeightFormat[network]}: {said}", "download it, or all its parts, again"
+            f"{header.path} is an incomplete {WeightFormat[network]}: {problem}",
+            "download it, or all its shards, again",
         )
-    if missing or foreign:
-        said = f"{foreign[0]} belongs to none of ours" if foreign else f"there is no {missing[0]}"
-        hint = "its layout is another one: set decoder_layers, networks and the like as it was trained"
-        raise Refused(f"{header.path} does not fit preset {preset.name!r}, whose layers are others: {said}", hint)
+    # Any other difference means another architecture.
+    if missing or unknown:
+        problem = f"{unknown[0]} is unknown" if unknown else f"{missing[0]} is missing"
+        hint = "set decoder_layers, networks and other columns to those it was trained with"
+        raise Refused(
+            f"{header.path} has other layers than preset {preset.name!r}: {problem}",
+            hint,
+        )
 
 
 def _alpha_is_first(header: Header, preset: Preset) -> bool:
-    """Whether alpha is the first of a file's four channels: as it says, or by the latents it is made for."""
-    told = facts_in(header.metadata).get("channels")
-    return told == "alpha first" if told else preset.latent_channels != ALPHA_LAST_CHANNELS
+    """Return whether alpha is a file's first channel: as stated, or by its latent channels."""
+    stated = facts_in(header.metadata).get("channels")
+    return stated == "alpha first" if stated else preset.latent_channels != ALPHA_LAST_CHANNELS
 
 
 def alpha_last(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network of ours as one that meets pixels with alpha last."""
+    """Convert a network of ours to one with alpha as the last channel."""
     return _reorder(tensors, _ALPHA_LAST)
 
 
 def _reorder(tensors: Mapping[str, Tensor], order: list[int]) -> dict[str, Tensor]:
-    """A network that meets pixels with its four channels in another order."""
+    """Reorder the four pixel channels of a network's first and last convolutions."""
     return {
         name: value[:, order] if name == "blocks.0.weight"
         else value[order] if name in {"conv_out.weight", "conv_out.bias"}
@@ -183,8 +240,8 @@ def _reorder(tensors: Mapping[str, Tensor], order: list[int]) -> dict[str, Tenso
     }  # fmt: skip
 
 
-def _silent_encoder(preset: Preset) -> dict[str, Tensor]:
-    """A fresh encoder, whose offset is 0 everywhere: the same one every time."""
+def _zero_encoder(preset: Preset) -> dict[str, Tensor]:
+    """Return a new encoder, whose offset is 0 everywhere; deterministic."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return dict(Transparency(preset).encoder.state_dict())

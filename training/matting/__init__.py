@@ -1,1 +1,1 @@
-"""Generate, then matte: the other way to a transparent layer, to be measured beside ours."""
+"""Generation followed by matting: the alternative to latent transparency, for comparison."""

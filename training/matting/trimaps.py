@@ -1,4 +1,4 @@
-"""Trimaps without a person: what is surely subject, what is surely background, and a band between them to be solved."""
+"""Automatic trimaps: known subject, known background, and an unknown band between them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,28 @@ UNKNOWN = 0.5
 BAND = 0.02
 """Half the width of the unknown band, as a share of the longer side."""
 FRAME = 0.02
-"""The border that GrabCut takes for background to begin with, as a share of each side; a pixel at least."""
+"""The border that GrabCut initially takes for background, as a share of each side."""
 TURNS = 5
+"""Iterations of GrabCut."""
 
 
 def trimap_of(subject: Mask) -> Plane:
-    """1 well inside a mask, 0 well outside, UNKNOWN in a band of BAND of the longer side to each side of its outline.
+    """Make a trimap from a mask: 1 inside, 0 outside, UNKNOWN within BAND of its outline.
 
-    The usual way to a trimap from a segmentation (erode it, dilate it). Where a subject is thinner than the band, the
-    band is narrowed until something of it is known; a mask of nothing or of everything has no outline.
+    This is the usual erosion and dilation. Where a subject is thinner than the band, the band is
+    narrowed until part of it is known; an empty or full mask has no outline.
+
+    Args:
+        subject: H x W; true for the subject.
     """
-    inside = np.asarray(cv2.distanceTransform(np.pad(subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5))
-    outside = np.asarray(cv2.distanceTransform(np.pad(~subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5))
+    # Distances to the outline on both sides; the padding keeps the image border from counting.
+    inside = np.asarray(
+        cv2.distanceTransform(np.pad(subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)
+    )
+    outside = np.asarray(
+        cv2.distanceTransform(np.pad(~subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)
+    )
+    # Narrow the band inside a thin subject, so that part of it stays known.
     reach = max(1.0, BAND * max(subject.shape))
     known = min(reach, 0.5 * float(inside.max()))
     trimap = np.full(subject.shape, UNKNOWN, np.float32)
@@ -35,15 +45,21 @@ def trimap_of(subject: Mask) -> Plane:
 
 
 def find_subject(picture: Picture) -> Mask:
-    """Where the subject of an opaque picture (H x W x 3) is, with no model: GrabCut (Rother, Kolmogorov, Blake, 2004).
+    """Find the subject of an opaque image (H x W x 3) by GrabCut (Rother et al., 2004).
 
-    It begins with the border as background and all else as subject, and takes TURNS. The same each time.
+    It starts with the border as background and the rest as subject, and runs TURNS iterations.
+    Deterministic.
     """
     height, width = picture.shape[:2]
-    across, down = max(1, round(FRAME * width)), max(1, round(FRAME * height))
+    border_x, border_y = max(1, round(FRAME * width)), max(1, round(FRAME * height))
     mask = np.zeros((height, width), np.uint8)
-    cv2.setRNGSeed(0)
-    box, models = (across, down, width - 2 * across, height - 2 * down), np.zeros((2, 1, 65))
-    cv2.grabCut(np.ascontiguousarray(picture), mask, box, models[0], models[1], TURNS, cv2.GC_INIT_WITH_RECT)
+    cv2.setRNGSeed(0)  # GrabCut initializes its color models randomly
+    box, models = (
+        (border_x, border_y, width - 2 * border_x, height - 2 * border_y),
+        np.zeros((2, 1, 65)),
+    )
+    cv2.grabCut(
+        np.ascontiguousarray(picture), mask, box, models[0], models[1], TURNS, cv2.GC_INIT_WITH_RECT
+    )
     subject: Mask = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
     return subject

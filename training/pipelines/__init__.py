@@ -1,4 +1,4 @@
-"""Pipelines of diffusers that draw transparent images and layers, for use within Layerloop and without it."""
+"""Diffusers pipelines that generate transparent images and layers, usable without Layerloop."""
 
 from training.pipelines.image_to_image import TransparentImageToImagePipeline
 from training.pipelines.layers import LayersOutput

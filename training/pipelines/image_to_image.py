@@ -1,4 +1,4 @@
-"""Transparent image to transparent image: the picture becomes an adjusted latent, which is drawn over in part."""
+"""Image-to-image generation with alpha: an image's adjusted latent is partly redrawn."""
 
 from __future__ import annotations
 
@@ -20,19 +20,37 @@ from training.transparency.padding import pad_colours
 
 
 class TransparentImageToImagePipeline(TransparentPipeline):
-    """Like TransparentPipeline, beginning from a picture with alpha instead of from noise.
+    """A TransparentPipeline that starts from an image with alpha instead of noise.
 
-    Made of another one's parts: `TransparentImageToImagePipeline.from_pipe(pipe)`.
+    Make it from the components of another pipeline with
+    `TransparentImageToImagePipeline.from_pipe(pipe)`.
     """
 
-    def __init__(self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency) -> None:
-        """pipeline: of any class; diffusers' own image-to-image one is made of its parts. Raises Refused."""
+    def __init__(
+        self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency
+    ) -> None:
+        """Make the pipeline.
+
+        Args:
+            pipeline (`DiffusionPipeline`):
+                A pipeline of any class; diffusers' image-to-image pipeline is made of its
+                components.
+            backbone (`Autoencoder` or `None`):
+                The frozen autoencoder; None uses the pipeline's own.
+            transparency (`Transparency`):
+                The two networks of latent transparency.
+
+        Raises:
+            Refused: diffusers has no image-to-image pipeline for the class, or channels differ.
+        """
         try:
-            begun: Any = AutoPipelineForImage2Image.from_pipe(pipeline)
+            image_to_image: Any = AutoPipelineForImage2Image.from_pipe(pipeline)
         except ValueError as error:
-            raise Refused(f"diffusers has no image-to-image pipeline for {type(pipeline).__name__}") from error
-        begun.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
-        super().__init__(begun, backbone, transparency)
+            raise Refused(
+                f"diffusers has no image-to-image pipeline for {type(pipeline).__name__}"
+            ) from error
+        image_to_image.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
+        super().__init__(image_to_image, backbone, transparency)
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -47,68 +65,107 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         views: int | None = None,
         **arguments: Any,
     ) -> TransparentOutput | tuple[Images]:
-        """Draw over a picture.
+        """Generate from an image.
 
         Args:
-            prompt: one, or one a picture.
-            image: one picture or several of one size, any size: PIL images, arrays or tensors (`pictures.Picture`);
-                or latents as output_type "latent" gives them.
-            strength: how much is drawn anew, above 0, to 1 for all of it: so large a share of the steps is done, and
-                one at least.
-            num_inference_steps: of a whole drawing.
-            output_type: as for TransparentPipeline.
-            return_dict: as for TransparentPipeline.
-            views: as for TransparentPipeline.
-            arguments: all else as for TransparentPipeline; the picture of a ControlNet is `control_image`.
+            prompt (`str` or `list[str]`, *optional*):
+                One prompt, or one per image.
+            image (`Picture`, `Sequence[Picture]` or `torch.Tensor`):
+                One image or several of one size, of any size: PIL images, paths, arrays or tensors
+                (`images.Picture`); or latents as returned with `output_type="latent"`.
+            strength (`float`, *optional*, defaults to 0.75):
+                How much the image is changed, in (0, 1]. It is the share of the steps that are run,
+                and at least one is.
+            num_inference_steps (`int`, *optional*, defaults to 50):
+                The number of denoising steps at strength 1.
+            output_type (`str`, *optional*, defaults to `"pil"`):
+                As for `TransparentPipeline`.
+            return_dict (`bool`, *optional*, defaults to `True`):
+                As for `TransparentPipeline`.
+            views (`int`, *optional*):
+                As for `TransparentPipeline`.
+            arguments (`Any`):
+                All other arguments of the diffusers pipeline; the image of a ControlNet is
+                `control_image`.
+
+        Returns:
+            `TransparentOutput`, or a tuple with the images if `return_dict` is False.
 
         Raises:
-            Refused: for a strength outside (0, 1], and where there is no picture.
-            TypeError: for an argument that the diffusers pipeline does not know.
+            Refused: The strength is outside (0, 1], there is no image, or the counts do not match.
+            TypeError: The diffusers pipeline does not have the argument.
         """
         check_output(output_type)
         if not 0 < strength <= 1:
-            raise Refused(f"a strength of {strength} means nothing", "choose one above 0, up to 1")
+            raise Refused(f"invalid strength {strength}", "choose a value above 0 and up to 1")
         if image is None:
-            raise Refused("there is no picture to begin from", "give one as image=, or use TransparentPipeline")
+            raise Refused(
+                "there is no image to start from",
+                "pass image=, or use TransparentPipeline",
+            )
         arguments = bind_arguments(self.pipeline, (), arguments)
+        # At a low strength diffusers would run no step at all: raise the number of steps.
         while int(num_inference_steps * strength) < 1:
             num_inference_steps += 1
-        normal_BCHW, size = self._begin(image)
-        times = int(arguments.get("num_images_per_prompt") or 1)
-        normal_BCHW = _one_each(normal_BCHW, prompt, arguments.get("prompt_embeds"), times)
-        # Diffusers' image-to-image pipelines take a tensor of the latent's channels for a latent, ready and scaled.
-        drawn_BCHW = self._run(
+        scaled_BCHW, size = self._initial_latents(image)
+        images_per_prompt = int(arguments.get("num_images_per_prompt") or 1)
+        scaled_BCHW = _repeat_for_prompts(
+            scaled_BCHW, prompt, arguments.get("prompt_embeds"), images_per_prompt
+        )
+        # diffusers' image-to-image pipelines take a tensor with the latent's channels as a scaled
+        # latent and do not encode it again.
+        generated_BCHW = self._run(
             prompt=prompt,
-            image=normal_BCHW.to(self.pipeline.unet.dtype),
+            image=scaled_BCHW.to(self.pipeline.unet.dtype),
             strength=strength,
             num_inference_steps=num_inference_steps,
             **arguments,
         )
-        return self._output(drawn_BCHW, size, output_type, views, return_dict)
+        return self._output(generated_BCHW, size, output_type, views, return_dict)
 
     @torch.no_grad()
     def encode(self, rgba_B4HW: Tensor) -> Tensor:
-        """The adjusted latents of straight RGBA in [0, 1], unscaled, B x C x h x w; nothing is sampled."""
-        alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW)
-        encoder, straight_B3HW = self.transparency.to(self.backbone.device).encoder, rgba_B4HW[:, :3]
-        return adjusted_posterior(self.backbone, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW)[0]
+        """Encode images to unscaled adjusted latents, without sampling the posterior.
 
-    def _begin(self, image: Picture | Sequence[Picture] | Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Latents as the denoiser knows them, and the height and width of their pictures."""
-        normal_BCHW = as_latents(image, self.backbone.latent_channels)
-        if normal_BCHW is not None:
-            rows, columns = normal_BCHW.shape[-2:]
-            return normal_BCHW, (rows * self.backbone.stride, columns * self.backbone.stride)
+        Args:
+            rgba_B4HW (`torch.Tensor`):
+                Straight RGBA in [0, 1], B x 4 x H x W.
+
+        Returns:
+            `torch.Tensor`: The latents, B x C x h x w.
+        """
+        alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW)
+        encoder, straight_B3HW = (
+            self.transparency.to(self.backbone.device).encoder,
+            rgba_B4HW[:, :3],
+        )
+        return adjusted_posterior(
+            self.backbone, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW
+        )[0]
+
+    def _initial_latents(
+        self, image: Picture | Sequence[Picture] | Tensor
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Return scaled latents to start from, and the height and width of their images."""
+        scaled_BCHW = as_latents(image, self.backbone.latent_channels)
+        if scaled_BCHW is not None:
+            rows, columns = scaled_BCHW.shape[-2:]
+            return scaled_BCHW, (rows * self.backbone.stride, columns * self.backbone.stride)
         rgba_B4HW = to_rgba(image)
         height, width = rgba_B4HW.shape[-2:]
         return self.normalise(self.encode(rgba_B4HW)), (height, width)
 
 
-def _one_each(normal_BCHW: Tensor, prompt: str | list[str] | None, embedded: Tensor | None, times_each: int) -> Tensor:
-    """A picture for every result, where there are fewer: results of one prompt stand next to each other."""
+def _repeat_for_prompts(
+    scaled_BCHW: Tensor,
+    prompt: str | list[str] | None,
+    embedded: Tensor | None,
+    images_per_prompt: int,
+) -> Tensor:
+    """Repeat latents so that there is one per result; results of one prompt are adjacent."""
     prompts = len(prompt) if isinstance(prompt, list) else 1 if embedded is None else len(embedded)
-    times, rest = divmod(prompts, len(normal_BCHW))
-    if rest and times:
-        hint = "give one picture, or one for each prompt"
-        raise Refused(f"there are {prompts} prompts for {len(normal_BCHW)} pictures", hint)
-    return normal_BCHW.repeat_interleave(max(times, 1) * times_each, dim=0)
+    per_image, remainder = divmod(prompts, len(scaled_BCHW))
+    if remainder and per_image:
+        hint = "give one image, or one for each prompt"
+        raise Refused(f"there are {prompts} prompts for {len(scaled_BCHW)} images", hint)
+    return scaled_BCHW.repeat_interleave(max(per_image, 1) * images_per_prompt, dim=0)

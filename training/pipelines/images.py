@@ -1,4 +1,4 @@
-"""Transparent pictures as people hold them, and as the networks do: straight RGBA in [0, 1], B x 4 x H x W."""
+"""Transparent images in users' formats, and as straight RGBA in [0, 1], B x 4 x H x W."""
 
 from __future__ import annotations
 
@@ -18,22 +18,29 @@ from curation.images.headers import BadFile
 from curation.images.pillow_images import from_path, from_pillow
 from training.transparency.padding import pad_colour
 
-Picture = Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
-"""A PIL image or the path of a file, both made sRGB as their profiles say; an H x W x 3 or 4 array, uint8, uint16 or
-float in [0, 1]; or a 3 or 4 x H x W tensor, uint8 or float in [0, 1]."""
+Picture = (
+    Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
+)
+"""A PIL image or the path of a file, converted to sRGB by its profile; an H x W x 3 or 4 array of
+uint8, uint16 or float in [0, 1]; or a 3 or 4 x H x W tensor of uint8 or float in [0, 1]."""
 
 Images = list[Image.Image] | NDArray[np.float32] | Tensor
-"""What comes back: PIL images ("pil"), B x H x W x 4 float32 in [0, 1] ("np"), or B x 4 x H x W ("pt")."""
+"""Output images: PIL images ("pil"), B x H x W x 4 float32 in [0, 1] ("np"), or B x 4 x H x W
+("pt")."""
 
 
 def to_rgba(pictures: Picture | Sequence[Picture]) -> Tensor:
-    """Pictures of one size as straight RGBA in [0, 1], B x 4 x H x W float32; what has no alpha is opaque.
+    """Convert images of one size to straight RGBA in [0, 1], B x 4 x H x W float32.
 
-    PIL images and files become upright sRGB by the color policy of `curation.images`: profiles, gamma, color keys and
-    16 bits are treated as at an import. A tensor or array of four axes is a batch of its own.
+    Images without alpha are opaque. PIL images and files are converted to upright sRGB by the color
+    policy of `curation.images`: profiles, gamma, color keys and 16 bits are handled as at an
+    import.
+
+    Args:
+        pictures: An image or several; a tensor or array with four axes is a batch.
 
     Raises:
-        Refused: A picture has another shape or cannot be read, or a batch has several sizes.
+        Refused: An image has another shape or cannot be read, or a batch has several sizes.
     """
     if isinstance(pictures, Tensor | np.ndarray) and pictures.ndim == 4:
         pictures = list(pictures)
@@ -42,23 +49,35 @@ def to_rgba(pictures: Picture | Sequence[Picture]) -> Tensor:
     tensors = [_to_rgba(picture) for picture in pictures]
     sizes = {tuple(tensor.shape[1:]) for tensor in tensors}
     if len(sizes) != 1:
-        raise Refused(f"a batch has pictures of {len(sizes)} sizes", "give pictures of one size at a time")
+        raise Refused(
+            f"a batch has images of {len(sizes)} sizes", "give images of one size at a time"
+        )
     return torch.stack(tensors)
 
 
 def to_pil(rgba_B4HW: Tensor) -> list[Image.Image]:
-    """Straight RGBA in [0, 1] as 8-bit PIL images; colours under alpha 0 stay as the decoder paints them."""
+    """Convert straight RGBA in [0, 1] to 8-bit PIL images, keeping the colors under alpha 0."""
     return [Image.fromarray(pixels, "RGBA") for pixels in to_array(rgba_B4HW)]
 
 
 def to_array(rgba_B4HW: Tensor) -> NDArray[np.uint8]:
-    """The same as B x H x W x 4 uint8, rounded."""
-    pixels: NDArray[np.uint8] = (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    """Convert straight RGBA in [0, 1] to B x H x W x 4 uint8, rounded."""
+    pixels: NDArray[np.uint8] = (
+        (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    )
     return pixels
 
 
 def present(rgba_B4HW: Tensor, output_type: str) -> Images:
-    """Straight RGBA in [0, 1] as people asked for it. Raises Refused for other types than pil, np and pt."""
+    """Convert straight RGBA in [0, 1] to the output type.
+
+    Args:
+        rgba_B4HW: Straight RGBA in [0, 1], B x 4 x H x W.
+        output_type: "pil", "np" or "pt".
+
+    Raises:
+        Refused: The output type is unknown.
+    """
     match output_type:
         case "pil":
             return to_pil(rgba_B4HW)
@@ -67,45 +86,59 @@ def present(rgba_B4HW: Tensor, output_type: str) -> Images:
             return pixels
         case "pt":
             return rgba_B4HW
-    raise Refused(f"no output of type {output_type!r}", "choose pil, np, pt or latent")
+    raise Refused(f"unknown output_type {output_type!r}", "choose pil, np, pt or latent")
 
 
 def check_output(output_type: str) -> None:
-    """Refuse an unknown output_type before anything is drawn. Raises Refused."""
+    """Check an output_type before generation. Raises Refused if it is unknown."""
     if output_type != "latent":
         present(torch.zeros(0, 4, 1, 1), output_type)
 
 
 def as_latents(pictures: object, channels: int) -> Tensor | None:
-    """Latents that were given in the place of pictures, B x C x h x w scaled, or None where they are pictures.
+    """Return the input as a batch of latents, B x C x h x w scaled, or None if it holds images.
 
     Args:
-        pictures: what a caller gave: only tensors of `channels` channels, alone, stacked or in a list, may be latents.
-        channels: of the model's latents. Four are those of RGBA as well: a picture stays within [0, 1], where a
-            scaled latent, of about unit variance, never does.
+        pictures: The caller's input. Only float tensors of `channels` channels, alone, stacked or
+            in a list, may be latents.
+        channels: The latent channels of the model. RGBA has four as well, but an image stays within
+            [0, 1], and a scaled latent of about unit variance does not.
     """
-    if isinstance(pictures, list | tuple) and pictures and all(isinstance(one, Tensor) for one in pictures):
-        if len({one.shape for one in pictures}) > 1:
+    if (
+        isinstance(pictures, list | tuple)
+        and pictures
+        and all(isinstance(item, Tensor) for item in pictures)
+    ):
+        # Latents in a list must have one shape to be stacked.
+        if len({item.shape for item in pictures}) > 1:
             return None
-        pictures = torch.stack(list(pictures)) if pictures[0].ndim == 3 else torch.cat(list(pictures))
-    if not isinstance(pictures, Tensor) or not pictures.is_floating_point() or pictures.ndim not in {3, 4}:
+        pictures = (
+            torch.stack(list(pictures)) if pictures[0].ndim == 3 else torch.cat(list(pictures))
+        )
+    if (
+        not isinstance(pictures, Tensor)
+        or not pictures.is_floating_point()
+        or pictures.ndim not in {3, 4}
+    ):
         return None
     batch_BCHW = pictures if pictures.ndim == 4 else pictures[None]
     if batch_BCHW.shape[1] != channels:
         return None
+    # Three or four channels are ambiguous: decide by the range of values.
     outside = bool((batch_BCHW < -LATENT_MARGIN).any() or (batch_BCHW > 1 + LATENT_MARGIN).any())
     return batch_BCHW if outside or channels not in {3, 4} else None
 
 
 LATENT_MARGIN = 0.25
-"""How far pixels may leave [0, 1], as after a resize, before they are latents."""
+"""How far pixel values may leave [0, 1], as after a resize, before they count as latents."""
 
 
 def fit(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
-    """Straight RGBA made to cover height x width, what stands over at either side cut off; no fringes (`enlarge`)."""
+    """Resize straight RGBA to cover height x width and crop it centrally (see `enlarge`)."""
     rows, columns = rgba_B4HW.shape[-2:]
     if (rows, columns) == (height, width):
         return rgba_B4HW
+    # Cover the target, then crop the center.
     ratio = max(height / rows, width / columns)
     rows, columns = max(height, round(rows * ratio)), max(width, round(columns * ratio))
     top, left = (rows - height) // 2, (columns - width) // 2
@@ -113,34 +146,46 @@ def fit(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
 
 
 def enlarge(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
-    """Straight RGBA at another size, by Lanczos or, where it shrinks, by area, without the fringes of a plain resize.
+    """Resize straight RGBA without color fringes, by Lanczos, or by area where it shrinks.
 
-    Hidden colours are filled in first (`pad_colour`), colour is resized premultiplied and divided by the resized
-    alpha, so that an edge takes its colour from what is visible; where nothing is, from the filled-in colour.
+    Hidden colors are filled in first (`pad_colour`). Color is resized premultiplied and divided by
+    the resized alpha, so that an edge takes the color of visible pixels, or of the filled-in pixels
+    where nothing is visible.
+
+    Args:
+        rgba_B4HW: Straight RGBA in [0, 1], B x 4 x H x W.
+        height: The new height in pixels.
+        width: The new width in pixels.
     """
-    return torch.stack([torch.from_numpy(_enlarge(rgba, height, width)) for rgba in _images(rgba_B4HW)]).permute(
-        0, 3, 1, 2
-    )
+    return torch.stack(
+        [torch.from_numpy(_enlarge(rgba, height, width)) for rgba in _images(rgba_B4HW)]
+    ).permute(0, 3, 1, 2)
 
 
 def _to_rgba(picture: Picture) -> Tensor:
+    """Convert one image to straight RGBA in [0, 1], 4 x H x W. Raises Refused."""
     if isinstance(picture, Image.Image | str | Path):
         picture = _decode(picture)
     if isinstance(picture, np.ndarray):
-        # Samples of 16 bits are rounded to 8, as those of files are.
+        # 16-bit samples are rounded to 8 bits, as those of files are.
         picture = to_eight_bits(picture) if picture.dtype == np.uint16 else picture
         picture = torch.from_numpy(np.array(picture)).movedim(-1, 0)
     if picture.ndim != 3 or len(picture) not in {3, 4}:
-        raise Refused("a picture has three or four channels, and height and width", "give PIL images")
+        raise Refused(
+            "an image must have three or four channels, height and width", "give PIL images"
+        )
     pixels = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
     return pixels if len(pixels) == 4 else torch.cat([pixels, torch.ones_like(pixels[:1])])
 
 
 def _decode(picture: Image.Image | str | Path) -> NDArray[np.uint8]:
+    """Decode a PIL image or a file. Raises Refused."""
     try:
         return from_pillow(picture) if isinstance(picture, Image.Image) else from_path(picture)
     except BadFile as error:
-        raise Refused(f"a picture cannot be taken: {error.sentence}", "save it as PNG or lossless WebP") from error
+        raise Refused(
+            f"an image cannot be read: {error.sentence}", "save it as PNG or lossless WebP"
+        ) from error
 
 
 def _images(rgba_B4HW: Tensor) -> NDArray[np.float32]:
@@ -155,6 +200,10 @@ def _enlarge(rgba: NDArray[np.float32], height: int, width: int) -> NDArray[np.f
         return np.asarray(cv2.resize(image, (width, height), interpolation=kind), np.float32)
 
     padded = pad_colour(rgba)
-    premultiplied, alpha = resize(padded * rgba[..., 3:]), resize(rgba[..., 3])[..., None].clip(0, 1)
-    colour = np.where(alpha > 1 / 255, premultiplied / np.maximum(alpha, 1 / 255), resize(padded))
-    return np.concatenate([colour, alpha], axis=-1).clip(0, 1)
+    premultiplied, alpha = (
+        resize(padded * rgba[..., 3:]),
+        resize(rgba[..., 3])[..., None].clip(0, 1),
+    )
+    # Below one 8-bit level of alpha the division is unstable: take the filled-in color there.
+    color = np.where(alpha > 1 / 255, premultiplied / np.maximum(alpha, 1 / 255), resize(padded))
+    return np.concatenate([color, alpha], axis=-1).clip(0, 1)

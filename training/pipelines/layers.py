@@ -1,4 +1,4 @@
-"""Layers that fit each other: drawn together, or to layers that are given, by the weights of one mode."""
+"""Generation of layers that fit each other, together or around given layers, by mode weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from training.external_weights import read_header, read_tensors
 from training.interop.denoiser_weights import read_base_file
 from training.interop.modes import MODES, SINGLE, Mode
 from training.pipelines.delegation import DelegatingPipeline, bind_arguments
-from training.pipelines.images import Images, Picture, as_latents, check_output, fit, present, to_rgba
+from training.pipelines.images import (
+    Images,
+    Picture,
+    as_latents,
+    check_output,
+    fit,
+    present,
+    to_rgba,
+)
 from training.pipelines.loading import Files
 from training.pipelines.saving import LAYERS, find_saved, save_layers
 from training.pipelines.text_to_image import TransparentPipeline
@@ -35,36 +43,53 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 @dataclass
 class LayersOutput(BaseOutput):
-    """What a call returns: a picture's layers stand at the same place of each list; None is neither given nor drawn.
+    """Output of the layer pipelines; a role that is neither given nor generated is None.
 
-    With output_type "latent" the drawn layers are latents as the denoiser knows them, scaled as diffusers' are.
+    The layers of an image have the same index in each list. With `output_type="latent"` the
+    generated layers are scaled latents, as in diffusers.
     """
 
     foreground: Images | None = None
-    """RGBA, through the alpha decoder; as it was given where it was."""
+    """RGBA from the alpha decoder, or the given foreground."""
     background: Images | None = None
-    """RGBA as well, opaque."""
+    """Opaque RGBA."""
     blended: Images | None = None
+    """Opaque RGBA."""
     latents: Mapping[LayerRole, Tensor] | None = None
-    """Of the drawn layers, unscaled, B x C x h x w each."""
+    """Unscaled latents of the generated layers, B x C x h x w each."""
 
 
 class LayersPipeline(DelegatingPipeline):
-    """What the pipelines of all modes are: a `TransparentPipeline`, and what its UNet is taught while it draws.
+    """Base class of the layer pipelines: a TransparentPipeline with weights that are swapped in.
 
-    `pipe` draws foregrounds alone, as ever; `pipeline` is the diffusers pipeline below it, whose attributes and methods
-    are this one's too. Made by `from_pretrained`, or of a pipeline and a lesson for its UNet.
+    `pipe` generates single foregrounds as usual. `pipeline` is the underlying diffusers pipeline,
+    whose attributes and methods are available here too. Make it with `from_pretrained`, or from a
+    pipeline and weights for its UNet.
     """
 
     modes: ClassVar[Sequence[str]] = (*MODES, SINGLE.name)
-    """What the weights of such a pipeline may be."""
+    """The modes that the pipeline accepts."""
 
     _own: ClassVar[frozenset[str]] = frozenset({"pipe", "lesson", "mode"})
 
     def __init__(self, pipe: TransparentPipeline, lesson: SwappableWeights, mode: Mode) -> None:
-        """Raises Refused for weights of another mode."""
+        """Make the pipeline.
+
+        Args:
+            pipe (`TransparentPipeline`):
+                The pipeline of single foregrounds.
+            lesson (`SwappableWeights`):
+                The weights of the mode, for the UNet of `pipe`.
+            mode (`Mode`):
+                The mode of the weights.
+
+        Raises:
+            Refused: The class does not accept the mode.
+        """
         if mode.name not in self.modes:
-            raise Refused(f"these weights are {mode}", f"{type(self).__name__} takes {', '.join(self.modes)}")
+            raise Refused(
+                f"these weights are {mode}", f"{type(self).__name__} takes {', '.join(self.modes)}"
+            )
         self.pipe, self.lesson, self.mode = pipe, lesson, mode
 
     @classmethod
@@ -76,24 +101,50 @@ class LayersPipeline(DelegatingPipeline):
         adapter: Files | None = None,
         **options: Any,
     ) -> Self:
-        """A pipeline from files.
+        """Load a pipeline from files.
 
-        layers: the weights of the mode, such as layer_sd15_joint or layer_xl_fg2ble; without them those that
-        `save_pretrained` wrote into the folder. All else as for `TransparentPipeline.from_pretrained`; an `adapter` is
-        in the UNet whatever is drawn: none is needed, and one for transparency would be wrong. Where a blended picture
-        is given, the scheduler becomes Euler's ancestral one (see `draw`). Raises NotFound, Refused.
+        Args:
+            model (`str`):
+                A hub id or a folder.
+            transparency (`Transparency`, `str`, `Path` or a sequence of paths, *optional*):
+                The networks of latent transparency; by default those that `save_pretrained` wrote.
+            layers (`str` or `Path`, *optional*):
+                The weights of the mode, such as layer_sd15_joint or layer_xl_fg2ble; by default
+                those that `save_pretrained` wrote.
+            adapter (`str`, `Path` or a sequence of paths, *optional*):
+                Weights that stay in the UNet. None is needed, and one for transparency would be
+                wrong.
+            options (`Any`):
+                All other arguments of `TransparentPipeline.from_pretrained`.
+
+        Returns:
+            The pipeline. If its mode is given a blended image, its scheduler is Euler ancestral
+            (see
+            `draw`).
+
+        Raises:
+            NotFound: A file or the model does not exist.
+            Refused: The weights are of another mode or do not fit the model.
         """
-        path = _one_path(layers) if layers is not None else find_saved(model, LAYERS)
+        path = _single_path(layers) if layers is not None else find_saved(model, LAYERS)
         pipe = TransparentPipeline.from_pretrained(model, transparency, adapter, **options)
-        tensors, facts = _read_lesson(path)
+        tensors, facts = _read_layer_weights(path)
         mode = MODES.get(facts.get("mode", ""), SINGLE)
-        if prefers_euler(mode) and layers is not None:  # a saved scheduler is the one that was chosen
+        # A scheduler saved with the pipeline is the user's choice and stays.
+        if prefers_euler(mode) and layers is not None:
             kind: Any = EulerAncestralDiscreteScheduler
             pipe.scheduler = kind.from_config(pipe.scheduler.config)
         return cls(pipe, SwappableWeights(pipe.pipeline.unet, tensors, facts), mode)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
-        """As `TransparentPipeline.save_pretrained`, with the weights of the mode beside the plain UNet."""
+        """Save the pipeline as `TransparentPipeline` does, and the weights of the mode.
+
+        Args:
+            folder (`str` or `Path`):
+                The output folder; created if needed.
+            options (`Any`):
+                The options of `DiffusionPipeline.save_pretrained`.
+        """
         self.pipe.save_pretrained(folder, **options)
         save_layers(*self.lesson.stored(), Path(folder))
 
@@ -104,28 +155,30 @@ class LayersPipeline(DelegatingPipeline):
 
     @property
     def backbone(self) -> Autoencoder:
-        """The frozen autoencoder that decodes."""
+        """The frozen autoencoder."""
         return self.pipe.backbone
 
     @property
     def pipeline(self) -> Any:
-        """The diffusers pipeline below."""
+        """The underlying diffusers pipeline."""
         return self.pipe.pipeline
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> Any:
-        """Fuse loaded LoRAs into the UNet, as it is and as it is taught."""
+        """Fuse loaded LoRAs into the UNet's own weights and into those of the mode."""
         with self.lesson.following():
             return self.pipeline.fuse_lora(*args, **kwargs)
 
     def unfuse_lora(self, *args: Any, **kwargs: Any) -> Any:
-        """Take fused LoRAs out of both again."""
+        """Remove fused LoRAs from both again."""
         with self.lesson.following():
             return self.pipeline.unfuse_lora(*args, **kwargs)
 
     def _assign(self, name: str, value: Any) -> None:
         if name == "unet":
-            hint = f"make a {type(self).__name__} of a pipeline that has it"
-            raise AttributeError(f"the weights of {self.mode.name} are held for the present unet; {hint}")
+            hint = f"make a new {type(self).__name__} from a pipeline with that unet"
+            raise AttributeError(
+                f"the weights of {self.mode.name} belong to the current unet; {hint}"
+            )
         setattr(self.pipe, name, value)
 
     def _follow(self, device: torch.device) -> None:
@@ -145,46 +198,93 @@ class LayersPipeline(DelegatingPipeline):
         stop_at: float | None = None,
         **arguments: Any,
     ) -> dict[LayerRole, Tensor]:
-        """Unscaled latents of the layers that the mode draws, B x C x h x w each.
+        """Generate the unscaled latents of the mode's layers.
 
-        texts: for every drawn layer, one for all pictures or one a picture; None where `prompt_embeds` are
-        given. given: straight RGBA in [0, 1] of
-        `size` (H and W; by default the model's), one picture for all or one for each. generator: one a picture, which
-        then is drawn as if alone, or one for all. prompt_embeds and its kin, and latents, the first noise: one for each
-        layer of each picture, in the order of `mode.drawn`, picture after picture. stop_at: after
-        this share of the noise levels the UNet goes on without what it was taught; by default 1, and 0.5 for fgble2bg,
-        as its authors advise where the background need not be the given picture's to the pixel.
+        DPM++ samplers leave artifacts where a blended image is given (sd-forge-layerdiffuse,
+        README); a warning is issued.
 
-        DPM++ samplers leave artefacts where a blended picture is given (sd-forge-layerdiffuse, README): a warning says
-        so. Raises Refused; TypeError for an argument that the diffusers pipeline does not know.
+        Args:
+            texts (`Mapping[LayerRole, str | Sequence[str] | None]`):
+                The prompt of each generated layer, one for all images or one per image; None if
+                `prompt_embeds` are passed.
+            given (`Mapping[LayerRole, torch.Tensor]`):
+                The given layers as straight RGBA in [0, 1], B x 4 x H x W, one for all images or
+                one per image.
+            size (`tuple[int, int]`, *optional*):
+                Height and width in pixels; by default the model's.
+            negative_prompt (`str` or `Sequence[str]`, *optional*):
+                One for all images or one per image.
+            generator (`torch.Generator` or a sequence of them, *optional*):
+                One for all images, or one per image, whose result then does not depend on the
+                others.
+            num_images_per_prompt (`int`, *optional*, defaults to 1):
+                Results per prompt.
+            stop_at (`float`, *optional*):
+                The share of the noise levels, in (0, 1], after which the UNet continues with its
+                own weights. By default 1, and 0.5 for fgble2bg, as its authors advise where the
+                background need not match the given image exactly.
+            arguments (`Any`):
+                All other arguments of the diffusers pipeline. `prompt_embeds` and similar, and
+                `latents` (the initial noise), have one row per layer of each image: in the order of
+                `mode.drawn`, image after image.
+
+        Returns:
+            `dict[LayerRole, torch.Tensor]`: The latents of the generated layers, B x C x h x w
+            each.
+
+        Raises:
+            Refused: Counts, sizes or `stop_at` are invalid.
+            TypeError: The diffusers pipeline does not have the argument.
         """
         stop_at = _stop_at(self.mode, stop_at)
         arguments = bind_arguments(self.pipeline, (), arguments)
         if prefers_euler(self.mode) and "DPM" in type(self.pipeline.scheduler).__name__:
-            warnings.warn(f"DPM++ leaves artefacts with {self.mode.name}: take Euler a or UniPC", stacklevel=3)
+            warnings.warn(
+                f"DPM++ leaves artifacts with {self.mode.name}; use Euler ancestral or UniPC",
+                stacklevel=3,
+            )
+        # Count the images. The batch has a row for each layer of each image, image after image.
         drawn, frames = self.mode.drawn, len(self.mode.drawn)
         embedded = [arguments[name] for name in _EMBEDDED if arguments.get(name) is not None]
         counted = [*(texts[role] for role in drawn), negative_prompt, *given.values()]
-        counted += [one[::frames] for one in embedded]
+        counted += [item[::frames] for item in embedded]
         count = _count(counted) * num_images_per_prompt
+        # Expand everything that is given per image to the rows of the batch.
         arguments |= _spread(arguments, count, frames)
         arguments["prompt"] = _prompts([texts[role] for role in drawn], count)
         if negative_prompt is not None:
-            arguments["negative_prompt"] = [n for n in _rows(negative_prompt, count) for _ in range(frames)]
+            arguments["negative_prompt"] = [
+                text for text in _rows(negative_prompt, count) for _ in range(frames)
+            ]
         if isinstance(generator, Sequence):
-            generator = [one for one in _rows(list(generator), count) for _ in range(frames)]
+            generator = [item for item in _rows(list(generator), count) for _ in range(frames)]
         stride = self.pipe.backbone.stride
         if size is not None:
             arguments |= {"height": whole(size[0], stride), "width": whole(size[1], stride)}
+        # The weights of the mode are in the UNet only while it generates.
         with self.lesson.taught(self._condition(given, count), stop_at):
-            normal_BCHW = self.pipeline(generator=generator, output_type="latent", return_dict=False, **arguments)[0]
-        latents = self.pipe.restore(normal_BCHW)
-        return {role: latents[place::frames] for place, role in enumerate(drawn)}
+            scaled_BCHW = self.pipeline(
+                generator=generator, output_type="latent", return_dict=False, **arguments
+            )[0]
+        latents = self.pipe.restore(scaled_BCHW)
+        return {role: latents[index::frames] for index, role in enumerate(drawn)}
 
     def decode(
         self, latents: Mapping[LayerRole, Tensor], size: tuple[int, int], views: int | None = None
     ) -> dict[LayerRole, Tensor]:
-        """Straight RGBA in [0, 1] of drawn layers, cropped to H and W: foregrounds by the alpha decoder."""
+        """Decode generated layers: foregrounds by the alpha decoder, the others as opaque images.
+
+        Args:
+            latents (`Mapping[LayerRole, torch.Tensor]`):
+                Unscaled latents, B x C x h x w each.
+            size (`tuple[int, int]`):
+                Height and width to crop to.
+            views (`int`, *optional*):
+                Passes of the alpha decoder, 1 or 8.
+
+        Returns:
+            `dict[LayerRole, torch.Tensor]`: Straight RGBA in [0, 1], B x 4 x H x W each.
+        """
         return {
             role: (
                 self.pipe.decode(latent_BCHW, size, "pt", views).images  # type: ignore[misc]
@@ -207,17 +307,23 @@ class LayersPipeline(DelegatingPipeline):
         views: int | None = None,
         **arguments: Any,
     ) -> LayersOutput | tuple[Images | None, ...]:
-        """A call of any mode: pictures in, pictures out."""
+        """Generate from images to images, in any mode."""
         check_output(output_type)
-        if arguments.get("prompt_embeds") is None and any(texts[role] is None for role in self.mode.drawn):
-            raise Refused("there is no prompt", "give prompt= or prompt_embeds=")
-        pictures = {role: self._pixels(one) for role, one in given.items() if one is not None}
+        if arguments.get("prompt_embeds") is None and any(
+            texts[role] is None for role in self.mode.drawn
+        ):
+            raise Refused("there is no prompt", "pass prompt= or prompt_embeds=")
+        # Given layers are resized to the output size before they condition the UNet.
+        pictures = {role: self._pixels(item) for role, item in given.items() if item is not None}
         self._check(pictures)
         size = _size(pictures, height, width)
-        fitted = {role: fit(one, *size) for role, one in pictures.items()} if size else {}
+        fitted = {role: fit(item, *size) for role, item in pictures.items()} if size else {}
         latents = self.draw(texts, fitted, size, **arguments)
-        shown: Mapping[Any, Images] = {role: self.pipe.normalise(one) for role, one in latents.items()}
+        shown: Mapping[Any, Images] = {
+            role: self.pipe.normalise(item) for role, item in latents.items()
+        }
         if output_type != "latent":
+            # Without a size the model chose its own: compute it from the latents.
             if size is None:
                 stride = self.pipe.backbone.stride
                 rows, columns = next(iter(latents.values())).shape[-2:]
@@ -228,95 +334,137 @@ class LayersPipeline(DelegatingPipeline):
         return out if return_dict else (out.foreground, out.background, out.blended)
 
     def _pixels(self, given: Picture | Sequence[Picture] | Tensor) -> Tensor:
+        """Convert a given layer to RGBA. Raises Refused for latents."""
         if as_latents(given, self.pipe.backbone.latent_channels) is not None:
-            hint = "give what output_type='pt', 'np' or 'pil' returns"
-            raise Refused("a given layer is a picture, not latents", hint)
+            hint = "pass an image, such as an output of output_type='pt', 'np' or 'pil'"
+            raise Refused("a given layer must be an image, not latents", hint)
         return to_rgba(given)
 
     def _check(self, given: Mapping[LayerRole, Tensor]) -> None:
+        """Check that exactly the mode's layers are given. Raises Refused."""
         if set(given) != set(self.mode.given):
-            wanted = " and ".join(self.mode.given) or "no layer"
-            raise Refused(f"{self.mode.name} is given {wanted}, not {' and '.join(given) or 'none'}", f"{self.mode}")
+            needed = " and ".join(self.mode.given) or "no layer"
+            raise Refused(
+                f"{self.mode.name} needs {needed}, not {' and '.join(given) or 'none'}",
+                f"{self.mode}",
+            )
 
     def _condition(self, given: Mapping[LayerRole, Tensor], count: int) -> Tensor | None:
-        """The given layers as the UNet sees them, a row a picture."""
+        """Return the given layers as input of the UNet, one row per image."""
         if not self.mode.given:
             return None
-        stride, seen = self.pipe.backbone.stride, []
+        stride, inputs = self.pipe.backbone.stride, []
         for role in self.mode.given:
             rgba_B4HW = given[role]
             size = tuple(whole(length, stride) for length in rgba_B4HW.shape[-2:])
+            # Attention sharing takes pixels over gray, the other modes latents.
             image_B3HW = mirror_to(on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]), *size)
-            seen.append(image_B3HW if self.mode.shared else _encode(self.pipe, image_B3HW))
-        condition = torch.cat([one.expand(max(map(len, seen)), -1, -1, -1) for one in seen], dim=1)
+            inputs.append(image_B3HW if self.mode.shared else _encode(self.pipe, image_B3HW))
+        condition = torch.cat(
+            [rows.expand(max(map(len, inputs)), -1, -1, -1) for rows in inputs], dim=1
+        )
         return condition.repeat_interleave(count // len(condition), dim=0)
 
 
 def prefers_euler(mode: Mode) -> bool:
-    """Whether DPM++ is known to leave artefacts: fgble2bg and bgble2fg."""
+    """Return whether DPM++ is known to leave artifacts in a mode: fgble2bg and bgble2fg."""
     return not mode.shared and LayerRole.blended in mode.given
 
 
 def decode_opaque(pipe: TransparentPipeline, latent_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Unscaled latents by the frozen autoencoder alone, each by itself, cropped: RGBA in [0, 1] whose alpha is 1."""
+    """Decode unscaled latents by the frozen autoencoder alone, to RGBA in [0, 1] with alpha 1.
+
+    Args:
+        pipe (`TransparentPipeline`):
+            The pipeline whose autoencoder is used.
+        latent_BCHW (`torch.Tensor`):
+            Unscaled latents; each is decoded separately, to bound memory.
+        size (`tuple[int, int]`):
+            Height and width to crop to.
+    """
     backbone, tile = pipe.backbone, pipe.transparency.decoder.tile
-    parts = [backbone.decode(one.float().to(backbone.device), tile=tile) for one in torch.split(latent_BCHW, 1)]
-    colour_B3HW = (torch.cat(parts) / 2 + 0.5).clamp(0, 1)[..., : size[0], : size[1]]
-    return torch.cat([colour_B3HW, torch.ones_like(colour_B3HW[:, :1])], dim=1)
+    parts = [
+        backbone.decode(latent.float().to(backbone.device), tile=tile)
+        for latent in torch.split(latent_BCHW, 1)
+    ]
+    color_B3HW = (torch.cat(parts) / 2 + 0.5).clamp(0, 1)[..., : size[0], : size[1]]
+    return torch.cat([color_B3HW, torch.ones_like(color_B3HW[:, :1])], dim=1)
 
 
 def _encode(pipe: TransparentPipeline, image_B3HW: Tensor) -> Tensor:
-    """Plain latents as the denoiser knows them, each by itself; nothing is sampled."""
+    """Encode images to scaled plain latents, one at a time, without sampling the posterior."""
     backbone, tile = pipe.backbone, pipe.transparency.encoder.tile
-    parts = [backbone.encode(one.to(backbone.device), tile=tile)[0] for one in torch.split(image_B3HW, 1)]
+    parts = [
+        backbone.encode(image.to(backbone.device), tile=tile)[0]
+        for image in torch.split(image_B3HW, 1)
+    ]
     return pipe.normalise(torch.cat(parts))
 
 
 def _stop_at(mode: Mode, given: float | None) -> float:
+    """Return the share of noise levels with the mode's weights. Raises Refused."""
     share = given if given is not None else 0.5 if mode.name == "fgble2bg" else 1.0
     if not 0 < share <= 1:
-        raise Refused(f"a drawing cannot stop at {share}", "choose a share above 0, up to 1 for never")
+        raise Refused(f"invalid stop_at {share}", "choose a value above 0 and up to 1 (never)")
     return share
 
 
 def _count(rows: Sequence[Any]) -> int:
-    """How many pictures: of rows that are single or as long as each other. Raises Refused."""
+    """Return the number of images, from inputs of one or of a common length. Raises Refused."""
     lengths = {len(row) for row in rows if row is not None and not isinstance(row, str)} - {1}
     if len(lengths) > 1:
-        raise Refused(f"there are {' and '.join(map(str, sorted(lengths)))} texts and pictures", "give as many of each")
+        raise Refused(
+            f"there are {' and '.join(map(str, sorted(lengths)))} texts and images",
+            "give the same number of each",
+        )
     return lengths.pop() if lengths else 1
 
 
-_EMBEDDED = (*("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),)
-"""Texts that are encoded already, a row each."""
+_EMBEDDED = (
+    *(
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    ),
+)
+"""The arguments with encoded texts, one row each."""
 
 
 def _spread(arguments: Mapping[str, Any], count: int, frames: int) -> dict[str, Tensor]:
-    """Encoded texts for every layer of every picture, and whether there is a first noise for each. Raises Refused."""
+    """Repeat encoded texts for every layer of every image, and check the count of initial noise.
+
+    Raises Refused.
+    """
     latents = arguments.get("latents")
     if latents is not None and len(latents) != count * frames:
-        hint = f"give {count * frames}: {frames} a picture, picture after picture"
-        raise Refused(f"there are {len(latents)} latents to begin from for {count} pictures of {frames} layers", hint)
+        hint = f"give {count * frames}: {frames} per image, image after image"
+        raise Refused(
+            f"there are {len(latents)} initial latents for {count} images of {frames} layers",
+            hint,
+        )
     spread = {}
     for name in _EMBEDDED:
         rows = arguments.get(name)
         if rows is not None:
             if len(rows) % frames or count % (len(rows) // frames):
-                hint = f"give one for each of the {frames} layers of a picture, picture after picture"
-                raise Refused(f"there are {len(rows)} {name} for {count} pictures", hint)
-            by_picture = rows.unflatten(0, (-1, frames)).repeat_interleave(count * frames // len(rows), dim=0)
-            spread[name] = by_picture.flatten(0, 1)
+                hint = f"give one for each of the {frames} layers of an image, image after image"
+                raise Refused(f"there are {len(rows)} {name} for {count} images", hint)
+            by_image = rows.unflatten(0, (-1, frames)).repeat_interleave(
+                count * frames // len(rows), dim=0
+            )
+            spread[name] = by_image.flatten(0, 1)
     return spread
 
 
 def _prompts(texts: Sequence[str | Sequence[str] | None], count: int) -> list[str] | None:
-    """A text for every layer of every picture, picture after picture; None where they are encoded already."""
+    """Return a text for every layer of every image, image after image; None if they are encoded."""
     written = [_rows(text, count) for text in texts if text is not None]
     return [text for row in zip(*written, strict=True) for text in row] or None
 
 
-def _read_lesson(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The weights of a mode, as released or as `save_pretrained` wrote them. Raises Refused."""
+def _read_layer_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the weights of a mode, as released or written by `save_pretrained`. Raises Refused."""
     header = read_header(path)
     facts = facts_in(header.metadata)
     if facts.get("part") == LAYERS and "kind" in facts and facts["kind"] in {"weights", "sharing"}:
@@ -325,26 +473,39 @@ def _read_lesson(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _rows(given: str | Sequence[Any], count: int) -> list[Any]:
-    """One for each picture: repeated in place where there are fewer."""
+    """Repeat items in place to one per image."""
     rows = [given] if isinstance(given, str) else list(given)
     if count % len(rows):
-        raise Refused(f"there are {len(rows)} for {count} pictures", "give one, or one a picture")
+        raise Refused(
+            f"there are {len(rows)} items for {count} images", "give one, or one per image"
+        )
     return [row for row in rows for _ in range(count // len(rows))]
 
 
-def _size(pictures: Mapping[LayerRole, Tensor], height: int | None, width: int | None) -> tuple[int, int] | None:
-    """H and W to draw at: as asked, else as the given layers have them, else the model's own (None)."""
-    sizes = {tuple(one.shape[-2:]) for one in pictures.values()}
+def _size(
+    pictures: Mapping[LayerRole, Tensor], height: int | None, width: int | None
+) -> tuple[int, int] | None:
+    """Return height and width: as passed, or of the given layers, or None for the model's own."""
+    sizes = {tuple(rgba.shape[-2:]) for rgba in pictures.values()}
     if height and width:
         return height, width
     if height or width:
-        raise Refused("a size has both height and width", "give both, or none for that of the given pictures")
+        raise Refused(
+            "a size needs both height and width",
+            "pass both, or neither for the size of the given images",
+        )
     if len(sizes) > 1:
-        raise Refused("the given layers differ in size", "give height and width: they are fitted to them")
+        raise Refused(
+            "the given layers differ in size", "pass height and width, to which they are resized"
+        )
     return next(iter(sizes), None)  # type: ignore[return-value]
 
 
-def _one_path(files: Files) -> Path:
+def _single_path(files: Files) -> Path:
+    """Return the path of a single file. Raises Refused for several."""
     if not isinstance(files, str | Path):
-        raise Refused("a pipeline draws by the weights of one mode", "give one file, and make a pipeline of each")
+        raise Refused(
+            "a pipeline has the weights of a single mode",
+            "pass one file, and make a pipeline for each mode",
+        )
     return Path(files)

@@ -1,4 +1,4 @@
-"""What a transparent pipeline is made of, from files: both networks, and what a UNet was taught."""
+"""Loading of a transparent pipeline's components: both networks, and weights of the UNet."""
 
 from __future__ import annotations
 
@@ -30,45 +30,92 @@ Files = str | Path | Sequence[str | Path]
 def load_transparency(
     source: Transparency | Files, channels: int = 4, offset_scale: float | None = None
 ) -> Transparency:
-    """Both networks of latent transparency, frozen, float32.
+    """Load both networks of latent transparency, frozen, in float32.
 
-    source: the networks themselves, a safetensors file of a checkpoint's part, released files (a decoder, and an
-    encoder where pictures are to be encoded), or a folder of either. channels: of the latents. offset_scale: what the
-    encoder was trained with, where its file does not say (300 for LayerDiffuse_Diffusers). Raises NotFound, Refused.
+    Args:
+        source (`Transparency`, `str`, `Path` or a sequence of paths):
+            The networks themselves, a safetensors file of a checkpoint's part, released files (a
+            decoder, and an encoder if images are to be encoded), or a folder with either.
+        channels (`int`, *optional*, defaults to 4):
+            The latent channels.
+        offset_scale (`float`, *optional*):
+            The offset scale that the encoder was trained with, if its file does not state it (300
+            for LayerDiffuse_Diffusers).
+
+    Raises:
+        NotFound: A file does not exist.
+        Refused: A file is not supported.
     """
     if isinstance(source, Transparency):
         return source
     headers = [read_header(path) for path in _paths(source)]
+    # A part of a checkpoint has everything in one file.
     for header in headers:
         if facts_in(header.metadata).get("part") == "transparency":
             return _open_part(header, offset_scale)
-    wanted = {WeightFormat.encoder, WeightFormat.decoder}
-    several = isinstance(source, str | Path) and Path(source).is_dir()  # there may be other files in a folder
-    files = [header.path for header in headers if not several or _is_one_of(header, wanted)]
-    return read_transparency(files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale)[0]
+    formats = {WeightFormat.encoder, WeightFormat.decoder}
+    # A folder may have other weight files too.
+    from_folder = isinstance(source, str | Path) and Path(source).is_dir()
+    files = [header.path for header in headers if not from_folder or _is_one_of(header, formats)]
+    return read_transparency(
+        files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale
+    )[0]
 
 
 def learn(unet: Any, files: Files) -> None:
-    """Put what released files, LoRAs or a checkpoint's base taught into a UNet, in place, for drawing.
+    """Merge released files, LoRAs or a checkpoint's base into a UNet, in place, for generation.
 
-    Adapters are added to the weights (W + alpha / rank * B A): a user's own LoRAs, loaded before or after, stay what
-    the pipeline's own methods make of them, and the order does not matter. Raises NotFound, Refused.
+    Adapters are added to the weights (W + alpha / rank * B A). User LoRAs that are loaded before or
+    after with the pipeline's own methods are not affected, and the order does not matter.
+
+    Args:
+        unet (`UNet2DConditionModel`):
+            The UNet to change.
+        files (`str`, `Path` or a sequence of paths):
+            The files, in order.
+
+    Raises:
+        NotFound: A file does not exist.
+        Refused: A file does not fit the UNet, or belongs to a layer mode.
     """
     for path in _paths(files):
         tensors, facts = read_base_file(path)
         if "mode" in facts:
-            hint = "give it to the pipeline of its mode, such as ForegroundToBlendedPipeline, as layers="
-            raise Refused(f"{path} draws no foreground alone: it is {MODES[facts['mode']]}", hint)
+            hint = "pass it as layers= to its mode's pipeline, such as ForegroundToBlendedPipeline"
+            raise Refused(
+                f"{path} does not generate single foregrounds: it is {MODES[facts['mode']]}", hint
+            )
         merge(unet, tensors, facts, path)
 
 
 def merge(
-    unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str], source: object = "the stored base"
+    unet: Any,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, str],
+    source: object = "the stored base",
 ) -> None:
-    """`learn` of tensors that are read already. Raises Refused where they do not fit the UNet."""
+    """Merge tensors that are already read into a UNet, in place, as `learn` does.
+
+    Args:
+        unet (`UNet2DConditionModel`):
+            The UNet to change.
+        tensors (`Mapping[str, torch.Tensor]`):
+            The tensors of an adapter, differences, weights or attention sharing.
+        facts (`Mapping[str, str]`):
+            Their metadata, with "kind".
+        source (`object`, *optional*):
+            The name of the source in errors.
+
+    Raises:
+        Refused: The tensors do not fit the UNet.
+    """
+    # Multiply adapters out in float32 before adding them.
     if facts["kind"] == "adapter":
         scale = float(facts["alpha"]) / float(facts["rank"])
-        tensors = {f"{module}.weight": merged(down, up, scale) for module, (down, up) in pairs(tensors).items()}
+        tensors = {
+            f"{module}.weight": merged(down, up, scale)
+            for module, (down, up) in pairs(tensors).items()
+        }
         facts = {"kind": "difference"}
     try:
         teach(unet, tensors, facts)
@@ -79,26 +126,33 @@ def merge(
 
 
 def _paths(source: Files) -> list[Path]:
+    """Return the weight files of a source. Raises NotFound for a folder without any."""
     if not isinstance(source, str | Path):
         return [Path(path) for path in source]
     if not Path(source).is_dir():
         return [Path(source)]
     found = sorted(Path(source).glob("*.safetensors"))
     if not found:
-        raise NotFound(f"there are no safetensors files in {source}", "give the files of an encoder and a decoder")
+        raise NotFound(
+            f"there are no safetensors files in {source}",
+            "give the files of an encoder and a decoder",
+        )
     return found
 
 
-def _is_one_of(header: Header, wanted: set[WeightFormat]) -> bool:
+def _is_one_of(header: Header, formats: set[WeightFormat]) -> bool:
     try:
-        return any(layout in wanted for layout, _ in recognise_parts(header))
+        return any(layout in formats for layout, _ in recognise_parts(header))
     except Refused:
         return False
 
 
 def _open_part(header: Header, offset_scale: float | None) -> Transparency:
+    """Load both networks from the part "transparency" of a checkpoint."""
     facts = facts_in(header.metadata)
-    preset = read_columns(facts) or find_preset(facts["preset"], json.loads(facts.get("changes", "{}")))
+    preset = read_columns(facts) or find_preset(
+        facts["preset"], json.loads(facts.get("changes", "{}"))
+    )
     with torch.no_grad():
         networks = open_transparency(preset, read_tensors(header, header.shapes), facts)
     if offset_scale is not None:

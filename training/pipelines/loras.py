@@ -1,4 +1,4 @@
-"""A user's own LoRAs as parts of a checkpoint: stored with their weight, and fused into the model when it is opened."""
+"""User LoRAs as parts of a checkpoint: stored with a weight, and fused when it is opened."""
 
 from __future__ import annotations
 
@@ -29,30 +29,40 @@ from training.safetensors_io import save_part
 Stored = tuple[Mapping[str, Tensor], Mapping[str, str]]
 
 
-def add_styles(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
+def add_styles(
+    checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]
+) -> Checkpoint:
     """Store LoRAs beside a checkpoint's weights (the port LAYERLOOP_STYLER).
 
-    The result draws with them, has an id of its own, and the given checkpoint as its parent: what is drawn names it.
+    The result has its own id and the given checkpoint as its parent; generated candidates refer to
+    it.
 
     Args:
-        checkpoint: one of a pretrained family.
-        store: where the files go.
-        styles: LoRA files of any program, for UNet and text encoders, in the order in which they are applied.
+        checkpoint: A checkpoint of a pretrained family.
+        store: The store to write to.
+        styles: LoRA files of any program, for UNet and text encoders, in the order of application.
 
     Raises:
-        NotFound: where a file is missing.
-        Refused: for a file that is no LoRA or not for this model, and for a denoiser of our own.
+        NotFound: A file does not exist.
+        Refused: A file is not a LoRA or not for this model, or the denoiser is a built-in one.
     """
     preset = find_preset(checkpoint.preset, checkpoint.changes)
     if preset.family is None or find_family(preset.family).denoiser is None:
-        hint = "a LoRA is for a checkpoint of the presets sd15, sd21 or sdxl"
-        raise Refused(f"the preset {preset.name!r} draws with a denoiser of its own, which takes no LoRA", hint)
+        hint = "use a checkpoint of the presets sd15, sd21 or sdxl"
+        raise Refused(
+            f"the preset {preset.name!r} has a built-in denoiser, which does not support LoRAs",
+            hint,
+        )
+    # Check all files before anything is stored, and continue the numbers of existing LoRAs.
     headers = [read_header(style.path) for style in styles]
     for header in headers:
         _check(header, preset)
-    taken = [int(part.removeprefix(STYLE)) for part in checkpoint.files if part.startswith(STYLE)]
+    numbers = [int(part.removeprefix(STYLE)) for part in checkpoint.files if part.startswith(STYLE)]
+    # Each LoRA becomes a part of its own, with the file's metadata.
     files = dict(checkpoint.files)
-    for number, (style, header) in enumerate(zip(styles, headers, strict=True), max(taken, default=0) + 1):
+    for number, (style, header) in enumerate(
+        zip(styles, headers, strict=True), max(numbers, default=0) + 1
+    ):
         facts = {
             "kind": "style",
             "name": style.path.name,
@@ -66,36 +76,49 @@ def add_styles(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[Lora
 
 
 def apply_styles(pipeline: Any, styles: Sequence[Stored]) -> None:
-    """Fuse stored LoRAs into a diffusers pipeline, in place. Raises Refused where one does not fit."""
+    """Fuse stored LoRAs into a diffusers pipeline, in place. Raises Refused if one does not fit."""
     if not styles:
         return
     names = [f"style_{number}" for number in range(len(styles))]
     for name, (tensors, facts) in zip(names, styles, strict=True):
-        with TemporaryDirectory() as folder:  # diffusers reads an adapter's numbers from a file's own metadata
-            save_file(dict(tensors), Path(folder) / "lora.safetensors", json.loads(facts["header"]) or None)
+        # diffusers reads rank and alpha from the metadata of a file, so write one.
+        with TemporaryDirectory() as folder:
+            save_file(
+                dict(tensors),
+                Path(folder) / "lora.safetensors",
+                json.loads(facts["header"]) or None,
+            )
             try:
-                pipeline.load_lora_weights(folder, weight_name="lora.safetensors", adapter_name=name)
+                pipeline.load_lora_weights(
+                    folder, weight_name="lora.safetensors", adapter_name=name
+                )
             except (ValueError, RuntimeError, KeyError, OSError) as error:
                 hint = "is it for another family of models?"
-                raise Refused(f"the LoRA {facts['name']} does not fit: {str(error)[:200]}", hint) from error
+                raise Refused(
+                    f"the LoRA {facts['name']} does not fit: {str(error)[:200]}", hint
+                ) from error
+    # Fuse all at once with their weights, then drop the adapter layers.
     pipeline.set_adapters(names, [float(facts["weight"]) for _, facts in styles])
     pipeline.fuse_lora(adapter_names=names)
     pipeline.unload_lora_weights()
 
 
 def describe_styles(styles: Sequence[Stored]) -> dict[str, str]:
-    """What a drawing says of the LoRAs that it was made with: name, first digits of the file's sha256, weight."""
-    told = [f"{facts['name']} {facts['sha256'][:12]}:{float(facts['weight']):g}" for _, facts in styles]
-    return {"lora": ", ".join(told)} if told else {}
+    """Describe the LoRAs of a generation: name, first digits of the file's sha256, weight."""
+    described = [
+        f"{facts['name']} {facts['sha256'][:12]}:{float(facts['weight']):g}" for _, facts in styles
+    ]
+    return {"lora": ", ".join(described)} if described else {}
 
 
 def _check(header: Header, preset: Any) -> None:
-    """Raises Refused unless the file is a LoRA whose UNet part fits the preset's model."""
+    """Check that a file is a LoRA whose UNet part fits the preset's model. Raises Refused."""
+    # Text-encoder tensors are allowed, and not checked.
     of_unet = {name: shape for name, shape in header.shapes.items() if not is_of_text(name)}
     if not of_unet:
         return
     layout = recognise(replace(header, shapes=of_unet))
     if layout is not WeightFormat.lora:
-        hint = "weights of transparency are imported: layerloop checkpoint import"
-        raise Refused(f"{header.path} is {layout}, not the LoRA of a style", hint)
+        hint = "import weights of transparency with: layerloop checkpoint import"
+        raise Refused(f"{header.path} is {layout}, not a style LoRA", hint)
     check_base(*read_lora(replace(header, shapes=of_unet)), preset)

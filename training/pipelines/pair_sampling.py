@@ -1,4 +1,4 @@
-"""Pairs for the worker: a checkpoint's modes, one after another, draw what is missing around the layers given."""
+"""Pair generation for the worker: a checkpoint's modes generate the missing layers in sequence."""
 
 from __future__ import annotations
 
@@ -24,22 +24,30 @@ from training.safetensors_io import load_part
 
 
 class PairSampler:
-    """What a checkpoint draws pairs with; its files are opened when they are first needed, and kept."""
+    """Generates pairs with a checkpoint's modes; their files are opened on first use and kept."""
 
-    def __init__(self, pipe: TransparentPipeline, parts: LoadedCheckpoint, store: ObjectStore) -> None:
+    def __init__(
+        self, pipe: TransparentPipeline, parts: LoadedCheckpoint, store: ObjectStore
+    ) -> None:
         self.pipe, self.parts, self.store = pipe, parts, store
-        self._lessons: dict[str, SwappableWeights] = {}
+        self._loaded: dict[str, SwappableWeights] = {}
 
     def alone(self) -> AbstractContextManager[None]:
-        """Within, the UNet draws a foreground alone. Raises Refused for a checkpoint that has no base."""
+        """Return a context in which the UNet generates single foregrounds.
+
+        Raises:
+            Refused: The checkpoint has no base.
+        """
         if not self.parts.modes:
-            return nullcontext()  # it is in the UNet for good
+            return nullcontext()  # the base is merged into the UNet permanently
         if self.parts.base is None:
             raise Refused(
-                f"this checkpoint has {', '.join(sorted(self.parts.modes))} alone: it draws no foreground by itself",
-                "give the prompt a foreground or background text, or import layer_*_transparent_attn with the rest",
+                f"this checkpoint has only {', '.join(sorted(self.parts.modes))}: "
+                "it cannot generate single foregrounds",
+                "give the prompt a foreground or background text, or import "
+                "layer_*_transparent_attn too",
             )
-        return self._lesson(SINGLE.name).taught()
+        return self._layer_weights(SINGLE.name).taught()
 
     @torch.no_grad()
     def draw(
@@ -50,22 +58,31 @@ class PairSampler:
         schedulers: tuple[Any, Any],
         arguments: Mapping[str, Any],
     ) -> list[Layers]:
-        """Foreground, background and blended of each request, drawn together in one batch.
+        """Generate foreground, background and blended image of each request, in one batch.
 
-        size: width and height, where no layer is given. schedulers: the plain one, and one for modes that are given a
-        blended picture. Raises NotFound; Refused where the checkpoint cannot.
+        Args:
+            requests: The requests.
+            options: The options, with the given layers.
+            size: Width and height, used if no layer is given.
+            schedulers: The default scheduler, and that of modes that are given a blended image.
+            arguments: Further arguments of the diffusers pipeline.
+
+        Raises:
+            NotFound: A file does not exist.
+            Refused: The checkpoint or the options do not support it.
         """
         if options.image is not None or options.upscale != 1:
-            hint = "leave image and upscale out; the layers that a pair is to fit are given by their role"
-            raise Refused("a pair neither begins from an image nor is it enlarged", hint)
-        way = self._way(options)
+            hint = "omit image and upscale; pass given layers by their role"
+            raise Refused("pairs support neither an initial image nor upscaling", hint)
+        modes = self._modes(options)
         stored = {role: decode_layer(self.store.get(sha)) for role, sha in options.given.items()}
         layers = {role: to_rgba(pixels) for role, pixels in stored.items()}
         height, width = _size(stored, options) or size[::-1]
         texts = _texts(requests)
         generators = [generator_of(request.seed) for request in requests]
-        for mode in way:
-            pipe = LayersPipeline(self.pipe, self._lesson(mode.name), mode)
+        # Each mode adds the layers it generates to those that the next one may be given.
+        for mode in modes:
+            pipe = LayersPipeline(self.pipe, self._layer_weights(mode.name), mode)
             pipe.scheduler = schedulers[prefers_euler(mode)]
             latents = pipe.draw(
                 {role: texts[role] for role in mode.drawn},
@@ -76,30 +93,40 @@ class PairSampler:
                 **arguments,
             )
             layers |= pipe.decode(latents, (height, width))
-        return _by_picture({role: layers[role] for role in LayerRole}, stored, len(requests))
+        return _by_request({role: layers[role] for role in LayerRole}, stored, len(requests))
 
     def describe(self, options: DrawOptions) -> dict[str, str]:
-        """The layers that are given, and by which modes the others are drawn. Raises Refused where they cannot be."""
-        way = self._way(options)
-        told = {f"given {role}": sha for role, sha in options.given.items()}
-        if options.sampler is None and any(map(prefers_euler, way)):
-            told["sampler of the last mode"] = "euler_a"
-        return told | {"modes": ", ".join(mode.name for mode in way)}
+        """Describe the given layers and the modes that generate the others.
 
-    def _way(self, options: DrawOptions) -> list[Mode]:
+        Raises:
+            Refused: The modes cannot generate a pair around the given layers.
+        """
+        modes = self._modes(options)
+        described = {f"given {role}": sha for role, sha in options.given.items()}
+        if options.sampler is None and any(map(prefers_euler, modes)):
+            described["sampler of the last mode"] = "euler_a"
+        return described | {"modes": ", ".join(mode.name for mode in modes)}
+
+    def _modes(self, options: DrawOptions) -> list[Mode]:
+        """Return the modes to run, in order. Raises Refused."""
         base = [SINGLE.name] if self.parts.base is not None else []
         return plan([*self.parts.modes, *base], set(options.given))
 
-    def _lesson(self, name: str) -> SwappableWeights:
-        if name not in self._lessons:
-            stored = self.parts.base if name == SINGLE.name else load_part(self.store, self.parts.modes[name])
-            assert stored is not None  # noqa: S101 - plan and alone have looked
-            self._lessons[name] = SwappableWeights(self.pipe.pipeline.unet, *stored)
-        return self._lessons[name]
+    def _layer_weights(self, name: str) -> SwappableWeights:
+        """Return the swappable weights of a mode, loaded on first use."""
+        if name not in self._loaded:
+            stored = (
+                self.parts.base
+                if name == SINGLE.name
+                else load_part(self.store, self.parts.modes[name])
+            )
+            assert stored is not None  # noqa: S101 - checked by plan and alone
+            self._loaded[name] = SwappableWeights(self.pipe.pipeline.unet, *stored)
+        return self._loaded[name]
 
 
 def _texts(requests: Sequence[DrawRequest]) -> dict[LayerRole, list[str]]:
-    """Each layer's text, the whole picture's where it has none of its own."""
+    """Return the text of each layer, which defaults to the whole image's."""
     prompts = [request.prompt for request in requests]
     return {
         LayerRole.foreground: [prompt.foreground or prompt.text for prompt in prompts],
@@ -109,18 +136,27 @@ def _texts(requests: Sequence[DrawRequest]) -> dict[LayerRole, list[str]]:
 
 
 def _size(given: Mapping[LayerRole, RGBA], options: DrawOptions) -> tuple[int, int] | None:
-    """H and W of the layers given. Raises Refused where they differ from each other or from the size asked for."""
+    """Return height and width of the given layers.
+
+    Raises Refused if they differ from each other or from the requested size.
+    """
     sizes = {pixels.shape[:2] for pixels in given.values()}
-    asked = {options.size[::-1]} if options.size and sizes else set()
-    if len(sizes | asked) > 1:
-        said = " and ".join(f"{width}x{height}" for height, width in sorted(sizes | asked))
-        raise Refused(f"given layers are taken as they are, and here are sizes of {said}", "give them in one size")
+    requested = {options.size[::-1]} if options.size and sizes else set()
+    if len(sizes | requested) > 1:
+        listed = " and ".join(f"{width}x{height}" for height, width in sorted(sizes | requested))
+        raise Refused(
+            f"given layers are not resized, and these differ in size: {listed}",
+            "give layers of one size",
+        )
     return next(iter(sizes), None)
 
 
-def _by_picture(layers: Mapping[LayerRole, Tensor], given: Mapping[LayerRole, RGBA], count: int) -> list[Layers]:
-    """Pixels by picture and role; given ones are what they were, to the bit."""
+def _by_request(
+    layers: Mapping[LayerRole, Tensor], given: Mapping[LayerRole, RGBA], count: int
+) -> list[Layers]:
+    """Regroup layers by request; given layers are returned bit for bit."""
     pixels = {
-        role: [given[role]] * count if role in given else as_layers(rgba_B4HW) for role, rgba_B4HW in layers.items()
+        role: [given[role]] * count if role in given else as_layers(rgba_B4HW)
+        for role, rgba_B4HW in layers.items()
     }
-    return [{role: rows[place] for role, rows in pixels.items()} for place in range(count)]
+    return [{role: rows[index] for role, rows in pixels.items()} for index in range(count)]

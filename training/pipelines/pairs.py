@@ -1,4 +1,4 @@
-"""The pipelines of layers, one class a mode: each says what it is given and what it draws."""
+"""Layer pipelines, one class per mode, with the inputs and outputs of each."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ Pictures = Picture | Sequence[Picture] | Tensor
 Output = LayersOutput | tuple[Images | None, ...]
 FOREGROUND, BACKGROUND, BLENDED = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
-# The arguments that all of them share are said once, in LayersTogetherPipeline.
+# The arguments that all classes share are documented in LayersTogetherPipeline.
 
 
 class LayersTogetherPipeline(LayersPipeline):
-    """A foreground, a background and both blended, drawn together: SD 1.5 with layer_sd15_joint.
+    """Generates a foreground, a background and both blended together: SD 1.5 with layer_sd15_joint.
 
-    pipe = LayersTogetherPipeline.from_pretrained(
-        "stable-diffusion-v1-5/stable-diffusion-v1-5", "folder-of-both-networks", "layer_sd15_joint.safetensors"
-    ).to("cuda")
-    drawn = pipe("an apple on a table", foreground_prompt="an apple", background_prompt="a table in a room")
-    drawn.foreground[0].save("apple.png")
+    Example:
+        pipe = LayersTogetherPipeline.from_pretrained(
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "folder-of-both-networks",
+            "layer_sd15_joint.safetensors",
+        ).to("cuda")
+        out = pipe(
+            "an apple on a table",
+            foreground_prompt="an apple",
+            background_prompt="a table in a room",
+        )
+        out.foreground[0].save("apple.png")
     """
 
     modes = ("joint",)
@@ -41,14 +48,35 @@ class LayersTogetherPipeline(LayersPipeline):
         background_prompt: Text | None = None,
         **arguments: Any,
     ) -> Output:
-        """Draw.
+        """Generate layers together.
 
-        prompt: the whole picture's, and a layer's where it has none of its own; one, or one a picture. height, width:
-        in pixels, any; given layers are fitted to them (made to cover, and cut), and without them decide the size.
-        output_type: "pil", "np", "pt" or "latent". return_dict: without it a tuple of foreground, background and
-        blended. views: passes of the alpha decoder. negative_prompt, generator (one, or one a picture), prompt_embeds,
-        latents, num_images_per_prompt and stop_at as of `LayersPipeline.draw`; all else goes to the diffusers pipeline:
-        num_inference_steps, guidance_scale, callbacks and so on. Raises Refused, TypeError.
+        Args:
+            prompt (`str` or `Sequence[str]`, *optional*):
+                The prompt of the whole image, and of a layer without its own; one, or one per
+                image.
+            height (`int`, *optional*):
+                Height in pixels, any number. Given layers are resized to cover the size and
+                cropped; without a size theirs is used.
+            width (`int`, *optional*):
+                Width in pixels, any number.
+            foreground_prompt (`str` or `Sequence[str]`, *optional*):
+                The prompt of the foreground.
+            background_prompt (`str` or `Sequence[str]`, *optional*):
+                The prompt of the background.
+            arguments (`Any`):
+                `output_type` ("pil", "np", "pt" or "latent"), `return_dict` (False returns a tuple
+                of foreground, background and blended), `views` (passes of the alpha decoder, 1 or
+                8), the arguments of `LayersPipeline.draw` (`negative_prompt`, `generator`,
+                `prompt_embeds`, `latents`, `num_images_per_prompt`, `stop_at`), and those of the
+                diffusers pipeline (`num_inference_steps`, `guidance_scale`, callbacks and so on).
+
+        Returns:
+            `LayersOutput`, or a tuple of foreground, background and blended if `return_dict` is
+            False.
+
+        Raises:
+            Refused: There is no prompt, or counts or sizes do not match.
+            TypeError: The diffusers pipeline does not have the argument.
         """
         texts = {
             FOREGROUND: foreground_prompt or prompt,
@@ -59,9 +87,11 @@ class LayersTogetherPipeline(LayersPipeline):
 
 
 class ForegroundToBlendedPipeline(LayersPipeline):
-    """A picture around a foreground that is given: SDXL with layer_xl_fg2ble.
+    """Generates a whole image around a given foreground: SDXL with layer_xl_fg2ble.
 
-    pipe("a dog in a room", foreground=Image.open("dog.png")).blended[0].save("room.png")
+    Example:
+        out = pipe("a dog in a room", foreground=Image.open("dog.png"))
+        out.blended[0].save("room.png")
     """
 
     modes = ("fg2ble",)
@@ -74,12 +104,34 @@ class ForegroundToBlendedPipeline(LayersPipeline):
         width: int | None = None,
         **arguments: Any,
     ) -> Output:
-        """foreground: with alpha, any size, one for all or one a picture. All else as of LayersTogetherPipeline."""
-        return self._call({BLENDED: prompt}, {FOREGROUND: foreground}, height=height, width=width, **arguments)
+        """Generate an image around a foreground.
+
+        Args:
+            prompt (`str` or `Sequence[str]`, *optional*):
+                The prompt of the whole image.
+            foreground (`Picture`, a sequence of them or `torch.Tensor`):
+                The foreground with alpha, of any size; one for all images or one per image.
+            height (`int`, *optional*):
+                As for `LayersTogetherPipeline`.
+            width (`int`, *optional*):
+                As for `LayersTogetherPipeline`.
+            arguments (`Any`):
+                As for `LayersTogetherPipeline`.
+
+        Returns:
+            As `LayersTogetherPipeline`.
+
+        Raises:
+            Refused: There is no foreground or prompt, or counts or sizes do not match.
+            TypeError: The diffusers pipeline does not have the argument.
+        """
+        return self._call(
+            {BLENDED: prompt}, {FOREGROUND: foreground}, height=height, width=width, **arguments
+        )
 
 
 class BackgroundToBlendedPipeline(LayersPipeline):
-    """A picture that happens in a background that is given, any photograph: SDXL with layer_xl_bg2ble."""
+    """Generates a whole image on a given background: SDXL with layer_xl_bg2ble."""
 
     modes = ("bg2ble",)
 
@@ -91,15 +143,38 @@ class BackgroundToBlendedPipeline(LayersPipeline):
         width: int | None = None,
         **arguments: Any,
     ) -> Output:
-        """background: any size, one for all or one a picture. All else as of LayersTogetherPipeline."""
-        return self._call({BLENDED: prompt}, {BACKGROUND: background}, height=height, width=width, **arguments)
+        """Generate an image on a background.
+
+        Args:
+            prompt (`str` or `Sequence[str]`, *optional*):
+                The prompt of the whole image.
+            background (`Picture`, a sequence of them or `torch.Tensor`):
+                The background, of any size; one for all images or one per image.
+            height (`int`, *optional*):
+                As for `LayersTogetherPipeline`.
+            width (`int`, *optional*):
+                As for `LayersTogetherPipeline`.
+            arguments (`Any`):
+                As for `LayersTogetherPipeline`.
+
+        Returns:
+            As `LayersTogetherPipeline`.
+
+        Raises:
+            Refused: There is no background or prompt, or counts or sizes do not match.
+            TypeError: The diffusers pipeline does not have the argument.
+        """
+        return self._call(
+            {BLENDED: prompt}, {BACKGROUND: background}, height=height, width=width, **arguments
+        )
 
 
 class ForegroundToBackgroundPipeline(LayersPipeline):
-    """The background of a foreground that is given: SDXL with layer_xl_fgble2bg, SD 1.5 with layer_sd15_fg2bg.
+    """Generates the background of a given foreground.
 
-    SDXL takes two steps: ForegroundToBlendedPipeline draws the blended picture, which this one takes apart. SD 1.5
-    draws background and blended at once.
+    SDXL uses layer_xl_fgble2bg, in two steps: ForegroundToBlendedPipeline generates the blended
+    image, from which this pipeline extracts the background. SD 1.5 uses layer_sd15_fg2bg and
+    generates background and blended image together.
     """
 
     modes = ("fgble2bg", "fg2bg")
@@ -115,9 +190,30 @@ class ForegroundToBackgroundPipeline(LayersPipeline):
         blended_prompt: Text | None = None,
         **arguments: Any,
     ) -> Output:
-        """prompt: the background's. blended: for SDXL alone, blended_prompt for SD 1.5 alone, `prompt` without one.
+        """Generate the background of a foreground.
 
-        All else as of LayersTogetherPipeline.
+        Args:
+            prompt (`str` or `Sequence[str]`, *optional*):
+                The prompt of the background.
+            foreground (`Picture`, a sequence of them or `torch.Tensor`):
+                The foreground with alpha, of any size; one for all images or one per image.
+            blended (`Picture`, a sequence of them or `torch.Tensor`, *optional*):
+                The blended image, required for SDXL and not accepted for SD 1.5.
+            height (`int`, *optional*):
+                As for `LayersTogetherPipeline`.
+            width (`int`, *optional*):
+                As for `LayersTogetherPipeline`.
+            blended_prompt (`str` or `Sequence[str]`, *optional*):
+                SD 1.5 only: the prompt of the blended image; by default `prompt`.
+            arguments (`Any`):
+                As for `LayersTogetherPipeline`.
+
+        Returns:
+            As `LayersTogetherPipeline`.
+
+        Raises:
+            Refused: A layer or the prompt is missing, or counts or sizes do not match.
+            TypeError: The diffusers pipeline does not have the argument.
         """
         texts = {BACKGROUND: prompt, BLENDED: blended_prompt or prompt}
         given = {FOREGROUND: foreground, BLENDED: blended}
@@ -125,10 +221,11 @@ class ForegroundToBackgroundPipeline(LayersPipeline):
 
 
 class BackgroundToForegroundPipeline(LayersPipeline):
-    """A foreground for a background that is given: SDXL with layer_xl_bgble2fg, SD 1.5 with layer_sd15_bg2fg.
+    """Generates a foreground for a given background.
 
-    SDXL takes two steps: BackgroundToBlendedPipeline draws the blended picture, which this one takes apart. SD 1.5
-    draws foreground and blended at once.
+    SDXL uses layer_xl_bgble2fg, in two steps: BackgroundToBlendedPipeline generates the blended
+    image, from which this pipeline extracts the foreground. SD 1.5 uses layer_sd15_bg2fg and
+    generates foreground and blended image together.
     """
 
     modes = ("bgble2fg", "bg2fg")
@@ -144,9 +241,30 @@ class BackgroundToForegroundPipeline(LayersPipeline):
         blended_prompt: Text | None = None,
         **arguments: Any,
     ) -> Output:
-        """prompt: the foreground's. blended: for SDXL alone, blended_prompt for SD 1.5 alone, `prompt` without one.
+        """Generate a foreground for a background.
 
-        All else as of LayersTogetherPipeline.
+        Args:
+            prompt (`str` or `Sequence[str]`, *optional*):
+                The prompt of the foreground.
+            background (`Picture`, a sequence of them or `torch.Tensor`):
+                The background, of any size; one for all images or one per image.
+            blended (`Picture`, a sequence of them or `torch.Tensor`, *optional*):
+                The blended image, required for SDXL and not accepted for SD 1.5.
+            height (`int`, *optional*):
+                As for `LayersTogetherPipeline`.
+            width (`int`, *optional*):
+                As for `LayersTogetherPipeline`.
+            blended_prompt (`str` or `Sequence[str]`, *optional*):
+                SD 1.5 only: the prompt of the blended image; by default `prompt`.
+            arguments (`Any`):
+                As for `LayersTogetherPipeline`.
+
+        Returns:
+            As `LayersTogetherPipeline`.
+
+        Raises:
+            Refused: A layer or the prompt is missing, or counts or sizes do not match.
+            TypeError: The diffusers pipeline does not have the argument.
         """
         texts = {FOREGROUND: prompt, BLENDED: blended_prompt or prompt}
         given = {BACKGROUND: background, BLENDED: blended}

@@ -1,4 +1,4 @@
-"""Pipelines written into a folder of diffusers: the two networks and a mode's weights stand beside its parts."""
+"""Saving of transparent pipelines: diffusers' folder, with both networks and a mode's weights."""
 
 from __future__ import annotations
 
@@ -24,48 +24,89 @@ TRANSPARENCY, LAYERS = "transparency", "layers"
 _FILE = "model.safetensors"
 
 _COLUMNS = (
-    *("stride", "latent_channels", "offset_scale", "networks", "encoder_widths", "decoder_widths", "decoder_layers"),
-    *("decoder_attention", "decoder_groups", "fold", "decoder_views", "decoder_unfold", "decoder_residual", "tile"),
+    *(
+        "stride",
+        "latent_channels",
+        "offset_scale",
+        "networks",
+        "encoder_widths",
+        "decoder_widths",
+        "decoder_layers",
+    ),
+    *(
+        "decoder_attention",
+        "decoder_groups",
+        "fold",
+        "decoder_views",
+        "decoder_unfold",
+        "decoder_residual",
+        "tile",
+    ),
 )
-"""The columns of a preset that decide what the two networks are."""
+"""The preset's columns that define the two networks."""
 
 
 def find_saved(model: str, part: str) -> Path:
-    """The file of a part in a folder that `save_pretrained` wrote. Raises Refused where the folder has none."""
+    """Return the file of a part that `save_pretrained` added to a folder.
+
+    Raises:
+        Refused: The folder has no such part.
+    """
     path = Path(model) / part / _FILE
     if not path.is_file():
-        hint = f"give it as {part}=, or a folder that save_pretrained of such a pipeline wrote"
-        raise Refused(f"{model} is a plain model: there is no {part}/{_FILE} in it", hint)
+        hint = f"pass {part}=, or a folder that save_pretrained of such a pipeline wrote"
+        raise Refused(f"{model} is a plain model without {part}/{_FILE}", hint)
     return path
 
 
 def save_transparency(networks: Transparency, folder: Path) -> None:
-    """Write both networks with what they need to be opened again."""
+    """Save both networks with the preset's columns to open them again."""
     columns = {name: getattr(networks.preset, name) for name in _COLUMNS}
-    facts = {"offset_scale": repr(networks.encoder.offset_scale), "columns": canonical_json(columns)}
+    facts = {
+        "offset_scale": repr(networks.encoder.offset_scale),
+        "columns": canonical_json(columns),
+    }
     _save(folder, TRANSPARENCY, networks.state_dict(), facts)
 
 
 def read_columns(facts: Mapping[str, str]) -> Preset | None:
-    """The preset of networks that `save_transparency` wrote, None for any other file. Raises Refused."""
+    """Return the preset of networks saved by `save_transparency`, or None for other files.
+
+    Raises:
+        Refused: The saved columns are invalid.
+    """
     if "columns" not in facts:
         return None
     try:
-        told = json.loads(facts["columns"])
+        stored = json.loads(facts["columns"])
         columns: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
         }
         return replace(PRESETS["sdxl"], **columns)
     except (ValueError, TypeError, AttributeError) as error:
-        raise Refused("the saved networks do not say what they are", "save the pipeline again") from error
+        raise Refused(
+            "the columns of the saved networks are invalid", "save the pipeline again"
+        ) from error
 
 
 def save_layers(tensors: Mapping[str, Tensor], facts: Mapping[str, str], folder: Path) -> None:
-    """Write the weights of a mode."""
+    """Save the weights of a mode.
+
+    Args:
+        tensors: The weights.
+        facts: Their metadata, with "kind" and "mode".
+        folder: The folder of the pipeline.
+    """
     _save(folder, LAYERS, tensors, facts)
 
 
 def _save(folder: Path, part: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Write tensors as a part of the folder."""
     (folder / part).mkdir(parents=True, exist_ok=True)
     written = apart({name: value.detach().cpu() for name, value in sorted(tensors.items())})
-    save_file(written, folder / part / _FILE, {KEY: canonical_json({**facts, "part": part, "format": FORMAT})})
+    save_file(
+        written,
+        folder / part / _FILE,
+        {KEY: canonical_json({**facts, "part": part, "format": FORMAT})},
+    )

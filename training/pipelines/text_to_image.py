@@ -1,4 +1,4 @@
-"""Text to transparent images: a diffusers pipeline draws the latent, latent transparency makes a picture of it."""
+"""Text-to-image generation with alpha: a diffusers pipeline's latent is decoded to RGBA."""
 
 from __future__ import annotations
 
@@ -24,32 +24,48 @@ from training.transparency.tiling import whole
 
 @dataclass
 class TransparentOutput(BaseOutput):
-    """What a call returns; also indexed as diffusers' outputs are: `out[0]`, `out["images"]`."""
+    """Output of a transparent pipeline, indexed as in diffusers: `out[0]`, `out["images"]`."""
 
     images: Images
-    """RGBA: as of `pictures.Images`, or latents as the denoiser knows them ("latent"), scaled as diffusers' are."""
+    """RGBA images (`images.Images`), or scaled latents as in diffusers ("latent")."""
     latents: Tensor
-    """The adjusted latents, unscaled, B x C x h x w: what both decoders are given."""
+    """The unscaled adjusted latents, B x C x h x w: the input of both decoders."""
 
 
 class TransparentPipeline(DelegatingPipeline):
-    """A text-to-image pipeline of diffusers whose pictures are transparent.
+    """A diffusers text-to-image pipeline whose images are transparent.
 
-    pipe = TransparentPipeline.from_pretrained(
-        "stabilityai/stable-diffusion-xl-base-1.0",
-        transparency=["ld_diffusers_sdxl_vae_transparent_encoder.safetensors", "..._decoder.safetensors"],
-        adapter="ld_diffusers_sdxl_attn.safetensors",
-    ).to("cuda")
-    pipe("a glass bottle").images[0].save("bottle.png")
+    `pipeline` is the underlying diffusers pipeline, of any class that returns latents, including
+    ControlNet's. Its attributes and methods are available here too: schedulers, LoRAs, IP-Adapters,
+    offloading, tiling and progress bars are set as usual.
 
-    `pipeline` is the diffusers pipeline, of any class that gives latents, ControlNet's among them. Its attributes and
-    methods are this one's too: schedulers, LoRAs, IP-Adapters, offloading, tiling and progress are set as ever.
+    Example:
+        pipe = TransparentPipeline.from_pretrained(
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            transparency=["ld_diffusers_sdxl_vae_transparent_encoder.safetensors", "..."],
+            adapter="ld_diffusers_sdxl_attn.safetensors",
+        ).to("cuda")
+        pipe("a glass bottle").images[0].save("bottle.png")
     """
 
     _own: ClassVar[frozenset[str]] = frozenset({"pipeline", "backbone", "transparency"})
 
-    def __init__(self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency) -> None:
-        """backbone: the frozen autoencoder; by default the pipeline's own. Raises Refused where channels differ."""
+    def __init__(
+        self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency
+    ) -> None:
+        """Make the pipeline.
+
+        Args:
+            pipeline (`DiffusionPipeline`):
+                The diffusers pipeline.
+            backbone (`Autoencoder` or `None`):
+                The frozen autoencoder; None uses the pipeline's own.
+            transparency (`Transparency`):
+                The two networks of latent transparency.
+
+        Raises:
+            Refused: The latent channels of the networks and the autoencoder differ.
+        """
         self.pipeline, self.transparency = pipeline, transparency
         self.backbone = _matching(backbone or KLAutoencoder(pipeline.vae), transparency)
 
@@ -65,13 +81,31 @@ class TransparentPipeline(DelegatingPipeline):
         variant: str | None = None,
         **options: Any,
     ) -> Self:
-        """A pipeline from files.
+        """Load a pipeline from files.
 
-        model: a hub id or a folder. transparency: both networks (`load_transparency`); without it those that
-        `save_pretrained` wrote into the folder. adapter: what the UNet was taught: released or own files, in order
-        (`learn`). kind: a diffusers class instead of the model's own, such as "StableDiffusionXLControlNetPipeline".
-        options go to its from_pretrained: dtype, controlnet and so on. The autoencoder is loaded in float32, since
-        SDXL's gives NaN in half precision. Raises NotFound, Refused.
+        The autoencoder is loaded in float32, since SDXL's overflows to NaN in half precision.
+
+        Args:
+            model (`str`):
+                A hub id or a folder.
+            transparency (`Transparency`, `str`, `Path` or a sequence of paths, *optional*):
+                Both networks (`load_transparency`); by default those that `save_pretrained` wrote.
+            adapter (`str`, `Path` or a sequence of paths, *optional*):
+                Weights to merge into the UNet: released or own files, in order (`learn`).
+            offset_scale (`float`, *optional*):
+                The offset scale of the encoder, if its file does not state it.
+            kind (`str`, *optional*):
+                A diffusers class instead of the model's own, such as
+                "StableDiffusionXLControlNetPipeline".
+            variant (`str`, *optional*):
+                The variant of the model's files, such as "fp16".
+            options (`Any`):
+                All other arguments of the class's `from_pretrained`: `dtype`, `controlnet` and so
+                on.
+
+        Raises:
+            NotFound: The model or a file does not exist.
+            Refused: A file does not fit the model.
         """
         kind = kind or str(load_index(model)["_class_name"])
         source = find_saved(model, TRANSPARENCY) if transparency is None else transparency
@@ -84,17 +118,21 @@ class TransparentPipeline(DelegatingPipeline):
 
     @classmethod
     def from_pipe(cls, pipe: TransparentPipeline) -> Self:
-        """Make a pipeline of this class from the parts of another one, which are shared. Raises Refused."""
-        made = cls(pipe.pipeline, pipe.backbone, pipe.transparency)
-        made.pipeline.set_progress_bar_config(**getattr(pipe.pipeline, "_progress_bar_config", {}))
-        return made
+        """Make a pipeline of this class from the shared components of another. Raises Refused."""
+        pipeline = cls(pipe.pipeline, pipe.backbone, pipe.transparency)
+        pipeline.pipeline.set_progress_bar_config(
+            **getattr(pipe.pipeline, "_progress_bar_config", {})
+        )
+        return pipeline
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
-        """Write the diffusers pipeline, as it is now, and both networks beside it; `from_pretrained` reads the folder.
+        """Save the diffusers pipeline and both networks to a folder that `from_pretrained` reads.
 
         Args:
-            folder: where to; made if need be.
-            options: those of `DiffusionPipeline.save_pretrained`.
+            folder (`str` or `Path`):
+                The output folder; created if needed.
+            options (`Any`):
+                The options of `DiffusionPipeline.save_pretrained`.
         """
         self.pipeline.save_pretrained(folder, **options)
         save_transparency(self.transparency, Path(folder))
@@ -108,69 +146,106 @@ class TransparentPipeline(DelegatingPipeline):
         views: int | None = None,
         **kwargs: Any,
     ) -> TransparentOutput | tuple[Images]:
-        """Draw: `pipe(prompt, height, width, ...)`.
-
-        All arguments are those of the diffusers pipeline: negative_prompt, num_images_per_prompt, generator (one, or
-        one a picture), num_inference_steps, guidance_scale, callbacks, ControlNet's image, ip_adapter_image and so on.
+        """Generate images: `pipe(prompt, height, width, ...)`.
 
         Args:
-            args: in the order of the diffusers pipeline, the prompt first.
-            output_type: "pil", "np" (float32), "pt" or "latent" (scaled, as diffusers gives them).
-            return_dict: without it a tuple whose first element is the images.
-            views: passes of the alpha decoder, 1 or 8 for their median; by default as the networks were trained.
-            kwargs: height and width among them may be any number of pixels: the latent is drawn at the next multiples
-                of the stride and the picture cropped.
+            args (`Any`):
+                Positional arguments in the order of the diffusers pipeline, with the prompt first.
+            output_type (`str`, *optional*, defaults to `"pil"`):
+                "pil", "np" (float32 in [0, 1]), "pt", or "latent" (scaled, as in diffusers).
+            return_dict (`bool`, *optional*, defaults to `True`):
+                False returns a tuple whose first element is the images.
+            views (`int`, *optional*):
+                Passes of the alpha decoder: 1, or 8 for the median over the symmetries of the
+                square; by default the preset's.
+            kwargs (`Any`):
+                All other arguments of the diffusers pipeline: `negative_prompt`,
+                `num_images_per_prompt`, `generator`, `num_inference_steps`, `guidance_scale`,
+                callbacks, ControlNet's `image`, `ip_adapter_image` and so on. `height` and `width`
+                may be any number of pixels: the latent is generated at the next multiples of the
+                stride, and the image cropped.
+
+        Returns:
+            `TransparentOutput`, or a tuple with the images if `return_dict` is False.
 
         Raises:
-            Refused: for an unknown output_type or number of views.
-            TypeError: for an argument that the diffusers pipeline does not know.
+            Refused: The output_type or the number of views is invalid.
+            TypeError: The diffusers pipeline does not have the argument.
         """
         check_output(output_type)
         arguments = bind_arguments(self.pipeline, args, kwargs)
+        # Round the size up to whole latent pixels; the decoded image is cropped to it.
         stride = self.backbone.stride
         height, width = (arguments.pop(name, None) for name in ("height", "width"))
-        sizes = {name: whole(side, stride) for name, side in (("height", height), ("width", width)) if side}
-        normal_BCHW = self._run(**arguments, **sizes)
-        rows, columns = normal_BCHW.shape[-2:]
-        size = height or rows * stride, width or columns * stride
-        return self._output(normal_BCHW, size, output_type, views, return_dict)
+        sizes = {
+            name: whole(side, stride)
+            for name, side in (("height", height), ("width", width))
+            if side
+        }
+        scaled_BCHW = self._run(**arguments, **sizes)
+        latent_height, latent_width = scaled_BCHW.shape[-2:]
+        size = height or latent_height * stride, width or latent_width * stride
+        return self._output(scaled_BCHW, size, output_type, views, return_dict)
 
     def _run(self, **arguments: Any) -> Tensor:
-        """Draw with the diffusers pipeline: latents as the denoiser knows them."""
-        normal_BCHW: Tensor = self.pipeline(**arguments, output_type="latent", return_dict=False)[0]
-        return normal_BCHW
+        """Run the diffusers pipeline and return scaled latents."""
+        scaled_BCHW: Tensor = self.pipeline(**arguments, output_type="latent", return_dict=False)[0]
+        return scaled_BCHW
 
     def _output(
-        self, normal_BCHW: Tensor, size: tuple[int, int], output_type: str, views: int | None, return_dict: bool
+        self,
+        scaled_BCHW: Tensor,
+        size: tuple[int, int],
+        output_type: str,
+        views: int | None,
+        return_dict: bool,
     ) -> TransparentOutput | tuple[Images]:
-        latent_BCHW = self.restore(normal_BCHW)
+        """Decode scaled latents to the output type."""
+        latent_BCHW = self.restore(scaled_BCHW)
         if output_type == "latent":
-            out = TransparentOutput(normal_BCHW, latent_BCHW)
+            out = TransparentOutput(scaled_BCHW, latent_BCHW)
         else:
             out = self.decode(latent_BCHW, size, output_type, views)
         return out if return_dict else (out.images,)
 
     @torch.no_grad()
     def decode(
-        self, latent_BCHW: Tensor, size: tuple[int, int], output_type: str = "pil", views: int | None = None
+        self,
+        latent_BCHW: Tensor,
+        size: tuple[int, int],
+        output_type: str = "pil",
+        views: int | None = None,
     ) -> TransparentOutput:
-        """Pictures of unscaled adjusted latents, each decoded alone: a batch takes no more memory than its largest."""
-        decoder = self.transparency.to(self.backbone.device).decoder  # which offloading does not know
+        """Decode unscaled adjusted latents to images, one at a time to bound memory.
+
+        Args:
+            latent_BCHW (`torch.Tensor`):
+                The latents, B x C x h x w.
+            size (`tuple[int, int]`):
+                Height and width to crop to.
+            output_type (`str`, *optional*, defaults to `"pil"`):
+                "pil", "np" or "pt".
+            views (`int`, *optional*):
+                Passes of the alpha decoder, 1 or 8; by default the preset's.
+        """
+        # diffusers' offloading does not move these networks.
+        decoder = self.transparency.to(self.backbone.device).decoder
         parts = [
-            decode_rgba(self.backbone, decoder, one, views=views, size=size) for one in torch.split(latent_BCHW, 1)
+            decode_rgba(self.backbone, decoder, latent, views=views, size=size)
+            for latent in torch.split(latent_BCHW, 1)
         ]
         return TransparentOutput(present(torch.cat(parts), output_type), latent_BCHW)
 
-    def restore(self, normal_BCHW: Tensor) -> Tensor:
-        """Latents as the denoiser knows them, unscaled, float32."""
-        return normal_BCHW.float() / self.backbone.scale + self.backbone.shift
+    def restore(self, scaled_BCHW: Tensor) -> Tensor:
+        """Convert scaled latents, as in the denoiser, to unscaled float32 latents."""
+        return scaled_BCHW.float() / self.backbone.scale + self.backbone.shift
 
     def normalise(self, latent_BCHW: Tensor) -> Tensor:
-        """The inverse of `restore`."""
+        """Convert unscaled latents to scaled latents: the inverse of `restore`."""
         return (latent_BCHW - self.backbone.shift) * self.backbone.scale
 
     def _assign(self, name: str, value: Any) -> None:
-        """Another autoencoder decodes too. Raises Refused where its latents have other channels."""
+        """Replace the autoencoder of the decoding too. Raises Refused if its channels differ."""
         if name == "vae":
             self.backbone = _matching(KLAutoencoder(value), self.transparency)
         super()._assign(name, value)
@@ -181,10 +256,11 @@ class TransparentPipeline(DelegatingPipeline):
 
 
 def _matching(backbone: Autoencoder, transparency: Transparency) -> Autoencoder:
+    """Return the autoencoder if its channels are the networks'. Raises Refused."""
     channels = transparency.decoder.latent_conv_in.in_channels
     if channels != backbone.latent_channels:
         raise Refused(
-            f"latent transparency of {channels} channels, a model of {backbone.latent_channels}",
-            "give the encoder and the decoder of the model's family",
+            f"latent transparency has {channels} channels, the model {backbone.latent_channels}",
+            "give the encoder and the decoder for the model's family",
         )
     return backbone

@@ -1,4 +1,4 @@
-"""Transparent images enlarged with new detail ("hires fix"): resized with their alpha, then lightly drawn over."""
+"""Upscaling of transparent images with new detail ("hires fix"): resized, then lightly redrawn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from training.pipelines.text_to_image import TransparentOutput
 
 
 class TransparentUpscalePipeline(TransparentImageToImagePipeline):
-    """Models draw best at the size they were trained at: draw there, then enlarge the result through this."""
+    """Enlarges images and redraws them lightly.
+
+    Models generate best at their training size: generate there, then enlarge the result with this.
+    """
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -27,10 +30,29 @@ class TransparentUpscalePipeline(TransparentImageToImagePipeline):
         upscale: float = 1.5,
         **arguments: Any,
     ) -> TransparentOutput | tuple[Images]:
-        """Enlarge pictures `upscale` times and draw them over.
+        """Enlarge images and redraw them.
 
-        strength: low, since composition and alpha are there already; above 0.5 the picture becomes another one. All
-        else as for TransparentImageToImagePipeline; latents are decoded first. Raises Refused, TypeError.
+        Args:
+            prompt (`str` or `list[str]`, *optional*):
+                One prompt, or one per image.
+            image (`Picture`, `Sequence[Picture]` or `torch.Tensor`):
+                As for `TransparentImageToImagePipeline`; latents are decoded first.
+            strength (`float`, *optional*, defaults to 0.35):
+                In (0, 1]; low, to keep composition and alpha. Above 0.5 the image becomes another
+                one.
+            num_inference_steps (`int`, *optional*, defaults to 50):
+                The number of denoising steps at strength 1.
+            upscale (`float`, *optional*, defaults to 1.5):
+                The factor of height and width.
+            arguments (`Any`):
+                As for `TransparentImageToImagePipeline`.
+
+        Returns:
+            As `TransparentImageToImagePipeline`.
+
+        Raises:
+            Refused: The strength is outside (0, 1], or there is no image.
+            TypeError: The diffusers pipeline does not have the argument.
         """
         if image is not None:
             rgba_B4HW = self._pixels(image)
@@ -39,10 +61,11 @@ class TransparentUpscalePipeline(TransparentImageToImagePipeline):
         return super().__call__(prompt, image, strength, num_inference_steps, **arguments)
 
     def _pixels(self, image: Picture | Sequence[Picture] | Tensor) -> Tensor:
-        normal_BCHW = as_latents(image, self.backbone.latent_channels)
-        if normal_BCHW is None:
+        """Convert images or scaled latents to RGBA."""
+        scaled_BCHW = as_latents(image, self.backbone.latent_channels)
+        if scaled_BCHW is None:
             return to_rgba(image)
-        rows, columns = (side * self.backbone.stride for side in normal_BCHW.shape[-2:])
-        rgba_B4HW = self.decode(self.restore(normal_BCHW), (rows, columns), "pt").images
+        rows, columns = (side * self.backbone.stride for side in scaled_BCHW.shape[-2:])
+        rgba_B4HW = self.decode(self.restore(scaled_BCHW), (rows, columns), "pt").images
         assert isinstance(rgba_B4HW, Tensor)  # noqa: S101 - narrows: output_type "pt"
         return rgba_B4HW

@@ -1,4 +1,4 @@
-"""Weights that a UNet has for a while: applied, run with given layers, and removed exactly."""
+"""Weights that are swapped into a UNet for a while and removed exactly."""
 
 from __future__ import annotations
 
@@ -17,69 +17,101 @@ _FIRST = "conv_in.weight"
 
 
 class ConditionedConvolution(nn.Conv2d):
-    """A UNet's first convolution with given layers' latents beside the noisy one (Rombach et al., 2022, section 3.3).
+    """A UNet's first convolution that also takes the latents of given layers as input channels.
 
-    Its UNet goes on taking latents of its own channels, so that diffusers' pipelines make noise of the right shape.
+    See Rombach et al., 2022, section 3.3. The UNet still takes latents of its own channels, so that
+    diffusers' pipelines make noise of the right shape.
     """
 
-    condition_PCHW: Tensor | None = None  # scaled; P pictures
+    condition_PCHW: Tensor | None = None  # scaled latents of the given layers, P images
 
     def forward(self, noisy_BCHW: Tensor) -> Tensor:
-        """B counts the pictures once, or twice with guidance: unprompted first, as diffusers has them."""
+        """Convolve the noisy latents together with the condition.
+
+        Args:
+            noisy_BCHW: The noisy latents. B is the number of images, or twice that with guidance,
+                with the unconditional half first, as in diffusers.
+        """
         if self.condition_PCHW is None:
-            raise Refused("these weights draw a layer beside given ones, and none was given", "give the known layers")
-        times = len(noisy_BCHW) // len(self.condition_PCHW)
-        beside_BCHW = self.condition_PCHW.repeat(times, 1, 1, 1).to(noisy_BCHW)
-        return super().forward(torch.cat([noisy_BCHW, beside_BCHW], dim=1))
+            raise Refused(
+                "these weights need given layers, and none was given",
+                "pass the given layers",
+            )
+        repeats = len(noisy_BCHW) // len(self.condition_PCHW)
+        given_BCHW = self.condition_PCHW.repeat(repeats, 1, 1, 1).to(noisy_BCHW)
+        return super().forward(torch.cat([noisy_BCHW, given_BCHW], dim=1))
 
 
 class SwappableWeights:
-    """A stored base beside the UNet of its model, which stays as it is outside `taught`.
+    """A stored base that is swapped into the UNet of its model within `taught`.
 
-    Held are the changed tensors alone, in the UNet's type and where it was when the lesson was made; putting them in
-    exchanges them with the UNet's own, so that nothing is computed twice and nothing is rounded on the way back.
-    A user's own LoRAs may be loaded before or after; those that are fused into the weights, before.
+    Only the changed tensors are stored, in the UNet's dtype and on its device at construction.
+    Swapping exchanges them with the UNet's own, so that nothing is computed twice and nothing is
+    rounded on the way back. User LoRAs may be loaded before or after; LoRAs fused into the weights,
+    before.
     """
 
     def __init__(self, unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
-        """tensors, facts: of any kind that `finetuned_weights.teach` knows. Raises Refused where they misfit."""
+        """Prepare the weights for a UNet.
+
+        Args:
+            unet: The UNet.
+            tensors: Tensors of any kind that `finetuned_weights.teach` supports.
+            facts: Their metadata, with "kind".
+
+        Raises:
+            Refused: The tensors do not fit the UNet.
+        """
         self.unet, self.within = unet, False
         self.sharing: Sharing | None = None
         self.first: ConditionedConvolution | None = None
         self.facts = {name: value for name, value in facts.items() if name not in {"rank", "alpha"}}
         self._names: list[str] = []
         self._values: list[tuple[nn.Parameter, Tensor]] = []
-        self._modules: list[tuple[Any, str, Any]] = []  # owner, name, what stands there in place of what does now
+        # Modules to swap: their owner, their attribute name, and the module that is not in use.
+        self._modules: list[tuple[Any, str, Any]] = []
+        # Attention sharing replaces attention processors, not weights.
         if facts["kind"] == "sharing":
             self.sharing = build_sharing(unet, tensors)
             owners = {name: unet.get_submodule(name) for name in self.sharing.processors}
-            self._modules += [(owners[name], "processor", one) for name, one in self.sharing.processors.items()]
+            self._modules += [
+                (owners[name], "processor", processor)
+                for name, processor in self.sharing.processors.items()
+            ]
             return
+        # An adapter is multiplied out to differences, which are added to the weights.
         if facts["kind"] == "adapter":
             scale = float(facts["alpha"]) / float(facts["rank"])
-            tensors = {f"{module}.weight": merged(down, up, scale) for module, (down, up) in pairs(tensors).items()}
-        self._hold(tensors, added=facts["kind"] != "weights")
+            tensors = {
+                f"{module}.weight": merged(down, up, scale)
+                for module, (down, up) in pairs(tensors).items()
+            }
+        self._prepare(tensors, added=facts["kind"] != "weights")
 
     @contextmanager
     def taught(self, condition: Tensor | None = None, stop_at: float = 1.0) -> Iterator[None]:
-        """Within, the UNet knows the lesson; not in the last steps, those of times below (1 - stop_at) of all.
+        """Apply the weights within the context, optionally not in the last denoising steps.
 
-        condition: of the given layers, a row a picture: their latents, scaled and joined, or for attention sharing the
-        picture over grey in [-1, 1].
+        Args:
+            condition: The given layers, one row per image: their scaled latents concatenated by
+                channel, or for attention sharing the image over gray in [-1, 1].
+            stop_at: The share of the noise levels with the weights; at times below (1 - stop_at) of
+                all levels the UNet runs with its own weights.
         """
-        self._exchange()
-        hook = self.unet.register_forward_pre_hook(self._stopping(stop_at), with_kwargs=True)
+        # Swap in, run, and swap out unless the hook has already done so.
+        self._swap()
+        hook = self.unet.register_forward_pre_hook(self._stop_hook(stop_at), with_kwargs=True)
         try:
-            self._lead(condition)
+            self._set_condition(condition)
             yield
         finally:
             hook.remove()
             if self.within:
-                self._exchange()
-            self._lead(None)
+                self._swap()
+            self._set_condition(None)
 
     def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors and facts of which the same lesson can be made for the same UNet; call it outside `taught`."""
+        """Return the tensors and metadata of these weights; call it outside `taught`."""
         if self.sharing is not None:
             return self.sharing.stored(self.unet), self.facts
         tensors = {name: value for name, (_, value) in zip(self._names, self._values, strict=True)}
@@ -89,78 +121,98 @@ class SwappableWeights:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Within, what changes the UNet's weights, as fusing a LoRA does, changes those of the lesson alike."""
+        """Apply changes of the UNet's weights, such as fused LoRAs, to these weights too."""
+        # The difference before and after is the fused weight.
         before = [own.detach().clone() for own, _ in self._values]
         yield
-        for place, ((own, value), old) in enumerate(zip(self._values, before, strict=True)):
-            added = own.detach().float() - old.float()
-            if added.any():
-                self._values[place] = own, (value.float() + added.to(value.device)).to(value.dtype)
+        for index, ((own, value), old) in enumerate(zip(self._values, before, strict=True)):
+            change = own.detach().float() - old.float()
+            if change.any():
+                self._values[index] = own, (value.float() + change.to(value.device)).to(value.dtype)
 
-    def _lead(self, condition: Tensor | None) -> None:
+    def _set_condition(self, condition: Tensor | None) -> None:
+        """Set or clear the condition of the given layers."""
         if self.first is not None:
             self.first.condition_PCHW = condition
         elif self.sharing is not None:
             self.sharing.lead(self.unet, condition)
 
-    def _stopping(self, stop_at: float) -> Any:
-        def look(unet: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _stop_hook(self, stop_at: float) -> Any:
+        """Return a forward pre-hook that removes the weights in the last steps."""
+
+        def hook(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             del unet
             if stop_at == 1 or not self.within:
-                return  # a look at the time would make a GPU wait
-            time = named.get("timestep", given[1] if len(given) > 1 else None)
+                return  # reading the time would synchronize with the GPU
+            time = kwargs.get("timestep", args[1] if len(args) > 1 else None)
             if float(torch.as_tensor(time).flatten()[0]) < (1 - stop_at) * TIMES:
-                self._exchange()
+                self._swap()
 
-        return look
+        return hook
 
-    def _hold(self, tensors: Mapping[str, Tensor], *, added: bool) -> None:
-        # PEFT moves the weights of a layer that has a user's adapter.
-        own = {name.replace(".base_layer.", "."): value for name, value in self.unet.named_parameters()}
+    def _prepare(self, tensors: Mapping[str, Tensor], *, added: bool) -> None:
+        """Compute the UNet's tensors with these weights applied. Raises Refused for a misfit."""
+        # PEFT renames the weights of a layer that has a user's adapter.
+        own = {
+            name.replace(".base_layer.", "."): value for name, value in self.unet.named_parameters()
+        }
         for name, value in tensors.items():
             old = own.get(name)
-            wider = name == _FIRST and old is not None and value.shape[1] > old.shape[1]
-            if old is None or (old.shape != value.shape and not wider):
-                raise Refused(f"{name} of {tuple(value.shape)} is no tensor of this UNet", "is it for another family?")
-            start = old.detach().float()
-            taught = value.to(old.device, torch.float32)
-            if wider:
-                start = torch.cat(
-                    [start, start.new_zeros(len(start), value.shape[1] - old.shape[1], *old.shape[2:])], 1
+            is_wider = name == _FIRST and old is not None and value.shape[1] > old.shape[1]
+            if old is None or (old.shape != value.shape and not is_wider):
+                raise Refused(
+                    f"{name} with shape {tuple(value.shape)} is not a tensor of this UNet",
+                    "is it for another family?",
                 )
-            taught = (start + taught if added else taught).to(old.dtype)
-            if wider:
-                self._widen(taught)
+            # Add in float32 and round once to the UNet's dtype.
+            start = old.detach().float()
+            target = value.to(old.device, torch.float32)
+            # New input channels start from zeros, as in the training of the weights.
+            if is_wider:
+                start = torch.cat(
+                    [
+                        start,
+                        start.new_zeros(len(start), value.shape[1] - old.shape[1], *old.shape[2:]),
+                    ],
+                    1,
+                )
+            target = (start + target if added else target).to(old.dtype)
+            if is_wider:
+                self._widen(target)
             else:
                 self._names.append(name)
-                self._values.append((old, taught))
+                self._values.append((old, target))
 
     def _widen(self, weight: Tensor) -> None:
-        """The bias is the UNet's own, whatever it is at the time."""
+        """Make the convolution with extra input channels; it shares its bias with the UNet's."""
         old = self.unet.conv_in
-        self.first = ConditionedConvolution(weight.shape[1], len(weight), old.kernel_size, padding=old.padding)
+        self.first = ConditionedConvolution(
+            weight.shape[1], len(weight), old.kernel_size, padding=old.padding
+        )
         self.first.weight = nn.Parameter(weight, requires_grad=False)
         self.first.bias = old.bias
         self._modules.append((self.unet, "conv_in", self.first))
 
     @torch.no_grad()
-    def _exchange(self) -> None:
-        """What is held for what is in the UNet; twice is nothing."""
+    def _swap(self) -> None:
+        """Swap the stored tensors and modules with the UNet's; swapping twice restores them."""
         if any(own.device.type == "meta" for own, _ in self._values):
-            hint = "offload whole models (enable_model_cpu_offload), not layer by layer"
-            raise Refused("the weights of this UNet are elsewhere while it does not run", hint)
-        for place, (own, value) in enumerate(self._values):
-            self._values[place] = own, own.data
+            hint = "use enable_model_cpu_offload, not sequential offloading"
+            raise Refused("the weights of this UNet are offloaded layer by layer", hint)
+        # Exchange the data: the parameter objects stay, so that references to them stay valid.
+        for index, (own, value) in enumerate(self._values):
+            self._values[index] = own, own.data
             own.data = value.to(own.device, own.dtype)
-        for place, (owner, name, held) in enumerate(self._modules):
-            now = getattr(owner, name)
-            self._modules[place] = owner, name, now
-            if isinstance(held, nn.Module):
-                some = next(self.unet.parameters())
-                held.to(some.device, some.dtype)
-            owner.set_processor(held) if name == "processor" else setattr(owner, name, held)
+        # Modules are exchanged whole, moved to the UNet's device and dtype.
+        for index, (owner, name, stored) in enumerate(self._modules):
+            current = getattr(owner, name)
+            self._modules[index] = owner, name, current
+            if isinstance(stored, nn.Module):
+                parameter = next(self.unet.parameters())
+                stored.to(parameter.device, parameter.dtype)
+            owner.set_processor(stored) if name == "processor" else setattr(owner, name, stored)
         self.within = not self.within
 
 
 TIMES = 1000
-"""Noise levels that Stable Diffusion is trained on; a step's time counts down from it."""
+"""The number of noise levels of Stable Diffusion's training; a step's time counts down from it."""

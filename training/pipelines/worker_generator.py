@@ -37,72 +37,99 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpm++2m": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
-"""Schedulers of diffusers by the names that people know; without one a model's own draws."""
+"""diffusers' schedulers by their common names; by default the model's own is used."""
 
 
 class PipelineGenerator:
-    """A checkpoint over a pretrained model, that draws single layers and, where it has the weights, pairs.
+    """Generates single layers and, with the weights for it, pairs by a pretrained model.
 
-    As with a generator of our own, a request's noise comes from its seed alone and batches are filled up; on a GPU its
-    last bits may depend on the machine. There the denoiser runs in the preset's precision, on the CPU in float32.
+    As with the built-in generator, a request's noise depends on its seed alone and batches are
+    padded; on a GPU the last bits may depend on the machine. The denoiser runs in the preset's
+    precision on a GPU and in float32 on the CPU.
     """
 
-    def __init__(self, parts: LoadedCheckpoint, store: ObjectStore, device: torch.device | str = "cpu") -> None:
-        """Raises NotFound, Refused for the model, or where the base does not fit it."""
+    def __init__(
+        self, parts: LoadedCheckpoint, store: ObjectStore, device: torch.device | str = "cpu"
+    ) -> None:
+        """Load the model and merge the checkpoint's weights into it. Raises NotFound, Refused."""
         self.preset, self.store, self.at_once = parts.preset, store, parts.preset.draw_batch
         self.pipe, self.styles = open_pipeline(parts, device), parts.styles
         self.scheduler = self.pipe.pipeline.scheduler
         self.pairs = PairSampler(self.pipe, parts, store)
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
-        """Layers of every request, in order: uint8, colour 0 where alpha is 0.
+    def generate(
+        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
+    ) -> Sequence[Layers]:
+        """Generate the layers of every request, in order: uint8, color 0 where alpha is 0.
 
-        One foreground, or foreground, background and blended where the prompt has a text for one of its layers or
-        where layers are given. Raises NotFound; Refused where the checkpoint cannot.
+        A prompt with texts for its layers, or given layers, makes a pair: foreground, background
+        and blended image. Other prompts make a single foreground.
+
+        Args:
+            requests: The requests, each with a prompt and a seed.
+            options: The sampling options, for all requests.
+
+        Raises:
+            NotFound: A file or the sampler does not exist.
+            Refused: The checkpoint or the options do not support it.
         """
         drawn: dict[int, Layers] = {}
-        for draw, wanted in ((self._draw_singles, False), (self._draw_pairs, True)):
-            places = [place for place, one in enumerate(requests) if asks_for_layers(one.prompt, options) == wanted]
-            made: list[Layers] = []
-            for batch, filled in batches([requests[place] for place in places], self.preset.draw_batch):
-                made += draw(filled, options)[: len(batch)]
-            drawn |= dict(zip(places, made, strict=True))
-        return [drawn[place] for place in range(len(requests))]
+        # Single layers and pairs run in batches of their own.
+        for generate, as_pair in ((self._draw_singles, False), (self._draw_pairs, True)):
+            indices = [
+                index
+                for index, request in enumerate(requests)
+                if asks_for_layers(request.prompt, options) == as_pair
+            ]
+            results: list[Layers] = []
+            for batch, filled in batches(
+                [requests[index] for index in indices], self.preset.draw_batch
+            ):
+                results += generate(filled, options)[: len(batch)]
+            drawn |= dict(zip(indices, results, strict=True))
+        return [drawn[index] for index in range(len(requests))]
 
     def describe(self, options: DrawOptions) -> Mapping[str, str]:
-        """Model, sampler, steps, guidance and size, and what it begins from or fits. Raises NotFound, Refused."""
-        steps, guidance = self._numbers(options)
+        """Describe model, sampler, steps, guidance, size and inputs. Raises NotFound, Refused."""
+        steps, guidance = self._steps_and_guidance(options)
         model = Path(str(self.preset.model))
-        own = type(self.scheduler).__name__.removesuffix("Scheduler")
-        told = {
+        default_sampler = type(self.scheduler).__name__.removesuffix("Scheduler")
+        described = {
             **describe_styles(self.styles),
-            "model": model.name if model.is_dir() else str(model),  # no picture tells of somebody's folders
-            "sampler": options.sampler or own,
+            # Do not record the path of a local folder.
+            "model": model.name if model.is_dir() else str(model),
+            "sampler": options.sampler or default_sampler,
             "steps": str(steps),
             "guidance": str(guidance),
         }
         if options.given:
-            told |= self.pairs.describe(options)
+            described |= self.pairs.describe(options)
         elif options.image is None:
-            told["size"] = "x".join(map(str, self._size(options)))
+            described["size"] = "x".join(map(str, self._size(options)))
         else:
-            told |= {"image": options.image, "strength": str(options.strength)}
-        return told if options.upscale == 1 else told | {"upscale": str(options.upscale)}
+            described |= {"image": options.image, "strength": str(options.strength)}
+        return described if options.upscale == 1 else described | {"upscale": str(options.upscale)}
 
-    def _draw_singles(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Sequence[Layers]:
+    def _draw_singles(
+        self, requests: Sequence[DrawRequest], options: DrawOptions
+    ) -> Sequence[Layers]:
+        """Generate single foregrounds."""
         with self.pairs.alone():
             rgba_B4HW = self._draw(requests, options)
         return [{LayerRole.foreground: layer} for layer in as_layers(rgba_B4HW)]
 
-    def _draw_pairs(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Sequence[Layers]:
-        steps, guidance = self._numbers(options)
+    def _draw_pairs(
+        self, requests: Sequence[DrawRequest], options: DrawOptions
+    ) -> Sequence[Layers]:
+        """Generate pairs."""
+        steps, guidance = self._steps_and_guidance(options)
         schedulers = self._scheduler(options.sampler), self._scheduler(options.sampler or "euler_a")
         arguments = {"num_inference_steps": steps, "guidance_scale": guidance}
         return self.pairs.draw(requests, options, self._size(options), schedulers, arguments)
 
     def _draw(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Tensor:
-        """Straight RGBA in [0, 1]."""
-        steps, guidance = self._numbers(options)
+        """Generate straight RGBA in [0, 1]."""
+        steps, guidance = self._steps_and_guidance(options)
         self.pipe.pipeline.scheduler = self._scheduler(options.sampler)
         arguments: dict[str, Any] = {
             "prompt": [request.prompt.text for request in requests],
@@ -113,34 +140,44 @@ class PipelineGenerator:
         if options.negative is not None:
             arguments["negative_prompt"] = [options.negative] * len(requests)
 
+        # Each pipeline call needs fresh generators, since it advances their state.
         def generators() -> list[torch.Generator]:
             return [generator_of(request.seed) for request in requests]
 
+        # Start from noise, or from the given image.
         if options.image is None:
             width, height = self._size(options)
             images = self.pipe(**arguments, width=width, height=height, generator=generators())[0]
         else:
             image = decode_layer(self.store.get(options.image))
             given = {**arguments, "image": [image] * len(requests), "strength": options.strength}
-            images = _sibling(TransparentImageToImagePipeline, self.pipe)(**given, generator=generators())[0]
+            images = _sibling(TransparentImageToImagePipeline, self.pipe)(
+                **given, generator=generators()
+            )[0]
+        # Redraw at the larger size, from the same seeds.
         if options.upscale != 1:
             larger = _sibling(TransparentUpscalePipeline, self.pipe)
-            images = larger(**arguments, image=images, upscale=options.upscale, generator=generators())[0]
+            images = larger(
+                **arguments, image=images, upscale=options.upscale, generator=generators()
+            )[0]
         assert isinstance(images, Tensor)  # noqa: S101 - output_type "pt"
         return images
 
-    def _numbers(self, options: DrawOptions) -> tuple[int, float]:
+    def _steps_and_guidance(self, options: DrawOptions) -> tuple[int, float]:
+        """Return steps and guidance of the options, or the preset's."""
         guidance = self.preset.guidance if options.guidance is None else options.guidance
         return options.steps or self.preset.draw_steps, guidance
 
     def _size(self, options: DrawOptions) -> tuple[int, int]:
+        """Return width and height of the options, or by the aspect ratio."""
         side, aspect = self.preset.image_size, options.aspect
         if options.size or aspect is None:
             return options.size or (side, side)
-        trained = find_family(str(self.preset.family)).sizes and side == SDXL_SIDE
-        return nearest_size(aspect) if trained else scaled_size(aspect, side)
+        use_buckets = find_family(str(self.preset.family)).sizes and side == SDXL_SIDE
+        return nearest_size(aspect) if use_buckets else scaled_size(aspect, side)
 
     def _scheduler(self, sampler: str | None) -> Any:
+        """Return a new scheduler by its common name, or the model's own. Raises NotFound."""
         if sampler is None:
             return self.scheduler
         if sampler not in SAMPLERS:
@@ -149,30 +186,60 @@ class PipelineGenerator:
         return getattr(diffusers, kind).from_config(self.scheduler.config, **options)
 
 
-def open_pipeline(parts: LoadedCheckpoint, device: torch.device | str = "cpu") -> TransparentPipeline:
-    """A checkpoint of a pretrained family as a pipeline: its model, with what it has learnt put in. Raises as above.
+def open_pipeline(
+    parts: LoadedCheckpoint, device: torch.device | str = "cpu"
+) -> TransparentPipeline:
+    """Open a checkpoint of a pretrained family as a pipeline with its weights merged in.
 
-    Where it also draws layers to each other the model stays plain, and is taught for each drawing (`PairSampler`).
+    If the checkpoint has layer modes, the model stays unchanged and weights are swapped in for each
+    generation (`PairSampler`).
+
+    Args:
+        parts: The checkpoint.
+        device: The device.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The checkpoint cannot generate, or its base does not fit the model.
     """
     preset, backbone = parts.preset, parts.backbone
     family = find_family(str(preset.family))
-    learnt = parts.base is not None or parts.modes
-    if family.denoiser is None or preset.model is None or not learnt or not isinstance(backbone, KLAutoencoder):
-        raise Refused(f"a checkpoint of the preset {preset.name!r} cannot draw", "it has latent transparency alone")
+    has_weights = parts.base is not None or parts.modes
+    if (
+        family.denoiser is None
+        or preset.model is None
+        or not has_weights
+        or not isinstance(backbone, KLAutoencoder)
+    ):
+        raise Refused(
+            f"a checkpoint of the preset {preset.name!r} cannot generate",
+            "it has latent transparency only",
+        )
+    # Load the pretrained model with the checkpoint's autoencoder.
     check_family(preset.model, family)
     pipeline = load_pipeline(
-        preset.model, family.pipeline, preset.variant, dtype=precision_on(preset, device), vae=backbone.autoencoder
+        preset.model,
+        family.pipeline,
+        preset.variant,
+        dtype=precision_on(preset, device),
+        vae=backbone.autoencoder,
     )
+    # Merge the base, then the user LoRAs, which build on it.
     if parts.base is not None and not parts.modes:
         merge(pipeline.unet, *parts.base)
     apply_styles(pipeline, parts.styles)
-    pipeline.scheduler = _taught(pipeline.scheduler, overrule(pipeline.scheduler.config, preset))
+    pipeline.scheduler = _configured_scheduler(
+        pipeline.scheduler, overrule(pipeline.scheduler.config, preset)
+    )
     pipeline.set_progress_bar_config(disable=True)
     return TransparentPipeline(pipeline, backbone, parts.transparency).to(device)
 
 
-def _taught(scheduler: Any, config: Mapping[str, Any]) -> Any:
-    """The model's scheduler with the noise of its training; DDIM where its kind knows no zero terminal SNR (PNDM)."""
+def _configured_scheduler(scheduler: Any, config: Mapping[str, Any]) -> Any:
+    """Return the model's scheduler with the training's noise schedule.
+
+    A class without zero terminal SNR, such as PNDM, is replaced by DDIM.
+    """
     zero, kind = "rescale_betas_zero_snr", type(scheduler)
     if config.get(zero) and zero not in inspect.signature(kind).parameters:
         kind = diffusers.DDIMScheduler
@@ -180,11 +247,15 @@ def _taught(scheduler: Any, config: Mapping[str, Any]) -> Any:
 
 
 def precision_on(preset: Preset, device: torch.device | str) -> torch.dtype:
-    """What a preset computes in there: its precision on a GPU, float32 elsewhere."""
+    """Return the compute dtype: the preset's precision on a GPU, float32 elsewhere."""
     on_gpu = torch.device(device).type == "cuda"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(preset.precision if on_gpu else "", torch.float32)
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
+        preset.precision if on_gpu else "", torch.float32
+    )
 
 
-def _sibling(kind: type[TransparentImageToImagePipeline], pipe: TransparentPipeline) -> TransparentImageToImagePipeline:
-    """A pipeline of another mode, of the same parts."""
+def _sibling(
+    kind: type[TransparentImageToImagePipeline], pipe: TransparentPipeline
+) -> TransparentImageToImagePipeline:
+    """Make a pipeline of another class from the same components."""
     return kind.from_pipe(pipe)

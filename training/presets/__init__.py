@@ -1,1 +1,1 @@
-"""Presets: one row each, documented columns, and `--set` to override some."""
+"""Presets: one row each with documented columns, and overrides by `--set`."""

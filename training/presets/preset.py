@@ -1,4 +1,4 @@
-"""What a preset's row is made of: the columns of the table, each with what its number means."""
+"""The columns of a preset, each with the meaning of its value."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pydantic import Field
 
 from curation.domain import LayerRole
 
-# The ranges of the columns: training.presets.overrides.check_row refuses every value outside of them.
+# The ranges of the columns; training.presets.overrides.check_row rejects values outside of them.
 Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=1)]  # 1 is the rate that Prodigy scales by itself
+Rate = Annotated[float, Field(gt=0, le=1)]  # 1 for Prodigy, which adapts the rate itself
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PartialShare = Annotated[float, Field(ge=0, lt=1)]
@@ -22,49 +22,49 @@ PartialShare = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class Preset:
-    """One row: every number of every stage. Counts are images, never steps; rates are AdamW's."""
+    """A preset. Counts are in images, never steps; rates are AdamW's."""
 
     name: str
     threads: Natural  # torch threads; 0 leaves torch's own choice
-    # whether a split's pixels and latents are kept in memory; else latents and texts are cached on disk
+    # keep a split's pixels and latents in memory; otherwise latents and texts are cached on disk
     in_memory: bool
-    # of cached latents, whose offsets are small beside their means: "fp32" or "fp16"
+    # dtype of cached latents, whose offsets are small compared with their means
     cache_precision: Literal["fp32", "fp16"]
-    workers: Count  # threads that read and decode pictures ahead
-    # whether pictures keep about their own aspect ratio, in shapes of image_size x image_size pixels
+    workers: Count  # threads that read and decode images ahead
+    # aspect-ratio bucketing: shapes of about image_size x image_size pixels
     buckets: bool
-    bucket_step: Count  # sides of these shapes are multiples of it, pixels
-    bucket_ratio: Ratio  # the longest side over the shortest, at most
+    bucket_step: Count  # height and width of the shapes are multiples of it, pixels
+    bucket_ratio: Ratio  # maximum aspect ratio of the shapes
 
     # The frozen image autoencoder ("backbone").
-    # a diffusers model id or folder with a `vae`; None fits a linear patch autoencoder
+    # a diffusers hub id or folder with a `vae`; None fits a linear patch autoencoder
     model: str | None
-    # how that model is spoken to (training.pretrained.families); None has a denoiser of its own
+    # architecture of the model (training.pretrained.families); None uses the built-in denoiser
     family: Literal["sd15", "sd21", "sdxl", "sd3"] | None
-    # which files of the model, as diffusers names them: "fp16", or None for the plain ones
+    # variant of the model's files as in diffusers: "fp16", or None for the default files
     variant: str | None
     image_size: Count  # side of the square that images are letterboxed into, pixels
-    stride: Count  # image pixels per latent pixel
+    stride: Count  # image pixels per latent pixel, along one side
     latent_channels: Count
-    whitening: Share  # linear backbone: 0 keeps the spread of the components, 1 makes them equal
+    whitening: Share  # linear backbone: 0 keeps the variances of the components, 1 equalizes them
 
     # Latent transparency (paper, section 3.1).
-    # lambda_offset; stored beside the weights, since files in the wild differ by it
+    # lambda_offset; stored with the weights, since released files differ in it
     offset_scale: Positive
-    networks: Literal["light", "heavy"]  # "light", as released, or "heavy", as in the paper
+    networks: Literal["light", "heavy"]  # "light" as released, "heavy" as in the paper
     encoder_widths: tuple[Count, ...]
     decoder_widths: tuple[Count, ...]
-    decoder_layers: Natural  # residual blocks per level on the way down; one more on the way up
-    decoder_attention: Natural  # so many of the deepest levels attend
-    decoder_groups: Count  # of group normalisation, in a heavy encoder too
-    # squares of so many pixels become channels before the first convolution; 1 is the paper's layout
+    decoder_layers: Natural  # residual blocks per down block; up blocks have one more
+    decoder_attention: Natural  # number of deepest levels with attention
+    decoder_groups: Count  # group normalization groups, in a heavy encoder too
+    # pixel unshuffle factor before the first convolution; 1 is the paper's
     fold: Count
-    # 1, or 8: the median over the symmetries of the square, at eight times the cost
+    # test-time augmentation: 1 pass, or 8 for the median over the symmetries of the square
     decoder_views: Literal[1, 8]
-    # the latent joins at the first level too, each of its pixels unfolded to a square
+    # add the latent at the first level too, by pixel shuffle
     decoder_unfold: bool
-    decoder_residual: bool  # the decoder corrects the decoded image rather than draw it anew
-    # pictures of more pixels than tile x tile are encoded and decoded in squares of that side; 0 is never
+    decoder_residual: bool  # the decoder predicts a correction of the decoded image
+    # tile size in pixels for images of more than tile x tile pixels; 0 turns tiling off
     tile: Natural
     transparency_images: Count
     transparency_batch: Count
@@ -73,21 +73,21 @@ class Preset:
     reconstruction_weight: Weight
     identity_weight: Weight
     discriminator_weight: Weight
-    discriminator_start: Natural  # images before the discriminator counts
+    discriminator_start: Natural  # images before the adversarial loss is used
     discriminator_width: Count
-    discriminator_adaptive: bool  # its weight times VQGAN's ratio of gradients
-    blend_weight: Weight  # alpha-blend MSE (AlphaVAE, arXiv 2507.09308), not of the paper
-    # whose moments it takes: "natural" images', or the nine "solid" colours'
+    discriminator_adaptive: bool  # scale its weight by VQGAN's ratio of gradient norms
+    blend_weight: Weight  # alpha-blend MSE (AlphaVAE, arXiv 2507.09308), not in the paper
+    # moments of its background: those of "natural" images or of the nine "solid" colors
     blend_background: Literal["natural", "solid"]
-    # what a difference counts for in the terms above: "square" (paper), "charbonnier", "decibel"
+    # error function of the terms above: "square" (paper), "charbonnier" or "decibel"
     error: Literal["square", "charbonnier", "decibel"]
     edge_weight: Weight
-    # weights of LPIPS (safetensors), which then compares blends on black and on white
+    # path of LPIPS weights (safetensors) for a perceptual loss on black and on white; or None
     perceptual: str | None
     perceptual_weight: Weight
-    solid_share: Share  # this share of the pictures is blended on random solid colours first
-    offset_dropout: Share
-    # how often a pair's opaque layers are trained on, its foreground being 1
+    solid_share: Share  # share of the images that are blended on random solid colors first
+    offset_dropout: Share  # probability of dropping an image's offset
+    # sampling weight of a pair's opaque layers, relative to its foreground
     transparency_opaque: Share
 
     # Text and denoiser ("base").
@@ -95,83 +95,83 @@ class Preset:
     text_width: Count
     text_layers: Count
     text_length: Count
-    denoiser: Literal["transformer", "unet"]  # "transformer" or "unet"
+    denoiser: Literal["transformer", "unet"]  # architecture of the built-in denoiser
     dit_width: Count
     dit_layers: Count
     dit_patch: Count  # latent pixels per token, along one side
     unet_channels: tuple[Count, ...]
     unet_layers: Count
-    unet_attention: tuple[bool, ...]  # which levels attend to the prompt
+    unet_attention: tuple[bool, ...]  # levels with attention to the prompt
     unet_head_width: Count
-    # rank of the LoRA that a pretrained UNet learns by; 0 trains all of its weights
+    # rank of the LoRA of a pretrained UNet; 0 trains all of its weights
     adapter_rank: Natural
-    # "epsilon", "v_prediction", or "model": what a pretrained one was trained for
+    # prediction type; "model" is that of the pretrained model
     prediction: Literal["epsilon", "v_prediction", "model"]
     zero_terminal_snr: bool
-    snr_gamma: Weight  # min-SNR weighting; 0 is none
-    noise_offset: Weight  # strength of noise that is equal over all pixels of a channel; 0 is none
-    posterior_noise: bool  # whether a latent is drawn from its posterior, or is its mean
+    snr_gamma: Weight  # gamma of min-SNR weighting; 0 turns it off
+    noise_offset: Weight  # strength of noise that is constant over a channel; 0 turns it off
+    posterior_noise: bool  # sample latents from the posterior instead of taking its mean
     caption_dropout: Share
     base_opaque: Share  # as transparency_opaque
     base_images: Count
-    # so many more where there are backgrounds to learn too, and figures in any light
+    # additional images if the snapshot has backgrounds
     background_images: Natural
     base_batch: Count
     base_lr: Rate
     ema_decay: PartialShare
 
-    # Layers drawn together ("layers").
-    # those that are: foreground and background, and blended, as in the release
+    # Layers generated together ("layers").
+    # foreground and background, or also blended as in the release
     layer_roles: tuple[str, ...]
     layer_rank: Count  # rank of each role's LoRA
-    # what they adapt: "attention" (paper), or "all" linear layers of a block
+    # target modules of the LoRAs: "attention" (paper), or "all" linear layers of a block
     layer_modules: Literal["attention", "all"]
-    join_text: bool  # whether a layer attends to the texts of all, or to its own alone
-    # share of the pairs one of whose layers is given, and the other to be drawn to it
+    join_text: bool  # a layer attends to the texts of all layers instead of its own alone
+    # probability that one layer of a pair is given and the other generated around it
     known_share: PartialShare
-    single_share: PartialShare  # share of pictures that are a foreground alone
-    layers_images: Count  # a picture counts once, however many layers it has
+    single_share: PartialShare  # share of images that are a single foreground
+    layers_images: Count  # an image counts once, with any number of layers
     layers_batch: Count
     layers_lr: Rate
 
-    # Drawing.
+    # Generation.
     draw_steps: Count
-    # drawn at a time; batches are filled up to it, so that a request's bits never depend on others
+    # batch size; batches are padded to it, so that a result never depends on other requests
     draw_batch: Count
     guidance: Weight
-    # of layers drawn together: it magnifies also what layers tell each other (training/LOG.md)
+    # guidance of layers generated together, which also amplifies their interaction (LOG.md)
     layers_guidance: Weight
-    # a model of diffusers that completes pairs by inpainting (training.synthesis); None: none
+    # a diffusers inpainting model to complete pairs (training.synthesis), or None
     inpainter: str | None
-    # of 1,024 pixels along the longer side: how far it leaves a foreground behind (paper: 8)
+    # margin around the foreground when inpainting the background, in 1/1024 of the longer side
     erosion: Weight
 
     # All trainings.
     warmup_images: Natural
-    decay: Literal["linear", "cosine"]  # how the rate falls over the cooldown
-    cooldown: Share  # the last share of a run, over which the rate falls to 0
-    new_weight: Weight  # how much more often newly added samples are drawn (paper, section 3.4)
-    keep_states: Count  # saved states of a run that stay on disk; it goes on from the last
-    save_images: Count  # images between two saved states of a run
-    sheet_images: Count  # images between two sample sheets
+    decay: Literal["linear", "cosine"]  # learning-rate decay over the cooldown
+    cooldown: Share  # the last share of a run, over which the learning rate decays to 0
+    new_weight: Weight  # sampling weight of newly added samples (paper, section 3.4)
+    keep_states: Count  # saved training states to keep on disk
+    save_images: Count  # images between two saved training states
+    sheet_images: Count  # images between two sample grids
+    beta1: PartialShare  # Adam's beta1
+    beta2: PartialShare  # Adam's beta2
     # a name of training.engine.optimizers
-    beta1: PartialShare  # of Adam's first moment
-    beta2: PartialShare  # of Adam's second moment
     optimiser: Literal["adamw", "adamw_fused", "adamw8bit", "adafactor", "lion", "prodigy"]
-    # "fp32", "bf16" or "fp16": what is computed in; weights stay float32
+    # compute precision; weights stay float32
     precision: Literal["fp32", "bf16", "fp16"]
-    accumulation: Count  # batches whose gradients are added up before a step
-    gradient_checkpointing: bool  # blocks compute again on the way back what they did not keep
-    average_apart: bool  # the weights' average stays in the processor's memory
-    compiled: bool  # networks through torch.compile
-    channels_last: bool  # the memory format that convolutions on GPUs like
-    processes: Count  # one per GPU; more than one are started through torchrun
-    # whether they share out weights and optimiser too (FSDP2), or the images only (DDP)
+    accumulation: Count  # gradient accumulation steps
+    gradient_checkpointing: bool  # recompute activations in the backward pass
+    average_apart: bool  # keep the weight average (EMA) in CPU memory
+    compiled: bool  # use torch.compile
+    channels_last: bool  # use the channels-last memory format
+    processes: Count  # one per GPU; several are started by torchrun
+    # shard weights and optimizer (FSDP2) instead of data parallelism alone (DDP)
     sharded: bool
-    # "wandb" or "trackio" beside TensorBoard, which is always written
+    # "wandb" or "trackio" in addition to TensorBoard, which is always written
     tracker: Literal["wandb", "trackio"] | None
 
     def roles_learnt(self, opaque: float) -> tuple[LayerRole, ...]:
-        """The layers of a pair that a stage trains on which weighs its opaque ones so."""
+        """Return the layers of a pair to train on, given the sampling weight of opaque layers."""
         roles = (LayerRole(role) for role in self.layer_roles)
         return tuple(role for role in roles if role == LayerRole.foreground or opaque > 0)

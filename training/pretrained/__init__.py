@@ -1,1 +1,1 @@
-"""Models of others that transparency is taught to: their families, their loading, their sizes without a download."""
+"""Pretrained models: their families, their loading, and their architectures without a download."""

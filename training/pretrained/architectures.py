@@ -1,4 +1,4 @@
-"""The networks of pretrained models as their configurations describe them: right in size, without a download."""
+"""Pretrained models' networks built from their configurations, without downloading weights."""
 
 from __future__ import annotations
 
@@ -28,14 +28,23 @@ _UNET: dict[str, Any] = {
     "attention_head_dim": 8,
     "cross_attention_dim": 768,
 }
-_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+_TEXT = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
 
 KNOWN: dict[str, dict[str, Mapping[str, Any]]] = {
     "sd15": {"vae": _VAE, "unet": _UNET, "text_encoder": _TEXT},
     "sd21": {
         "vae": _VAE,
         "unet": _UNET
-        | {"attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024, "use_linear_projection": True},
+        | {
+            "attention_head_dim": (5, 10, 20, 20),
+            "cross_attention_dim": 1024,
+            "use_linear_projection": True,
+        },
         "text_encoder": {
             "hidden_size": 1024,
             "intermediate_size": 4096,
@@ -78,14 +87,18 @@ KNOWN: dict[str, dict[str, Mapping[str, Any]]] = {
         }
     },
 }
-"""What the original models' folders say, by family and part: diffusers' config.json without what is its default."""
+"""The original models' configurations by family and part: config.json without default values."""
 
 
 def build_part(preset: Preset, part: str) -> nn.Module:
-    """A part of the preset's model with the weights that a constructor gives it: sizes are right, numbers are not.
+    """Build a part of the preset's model with untrained weights.
 
-    Its configuration is that of the model's folder or of what the hub's cache holds of it, else that of the family's
-    original. part: "vae", "unet", "text_encoder" or "text_encoder_2".
+    The configuration is that of the model's folder or of the hub's cache, or else that of the
+    family's original model.
+
+    Args:
+        preset: The preset.
+        part: "vae", "unet", "text_encoder" or "text_encoder_2".
     """
     config = dict(_find_config(preset, part))
     kind: Any
@@ -103,10 +116,15 @@ def build_part(preset: Preset, part: str) -> nn.Module:
 
 
 def _find_config(preset: Preset, part: str) -> Mapping[str, Any]:
+    """Return a part's configuration without network access."""
     from huggingface_hub import try_to_load_from_cache
 
     model = preset.model or ""
-    files = [Path(model) / part / "config.json", *([Path(model) / "config.json"] if part == "vae" else [])]
+    files = [
+        Path(model) / part / "config.json",
+        *([Path(model) / "config.json"] if part == "vae" else []),
+    ]
+    # A hub id: look into the local cache.
     if not Path(model).is_dir() and not model.startswith(("/", ".", "~")):
         cached = try_to_load_from_cache(model, f"{part}/config.json")
         files = [Path(cached)] if isinstance(cached, str) else []

@@ -1,4 +1,4 @@
-"""The pretrained models that transparency is taught to: one row each says how its parts are spoken to."""
+"""Families of pretrained models: one row each describes the components to load."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from training.pretrained.loading import load_index
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture of diffusers: any model of it, the original or a fine-tuned one, loads by the same row."""
+    """An architecture of diffusers; original and fine-tuned models load by the same row."""
 
     name: str
-    pipeline: str  # the diffusers class that draws an image from a text
-    text_encoders: tuple[str, ...]  # the model's subfolders; each has its tokenizer beside it
-    sizes: bool  # SDXL's conditioning on original size, crop and target size, and on pooled text
-    denoiser: str | None  # the subfolder of the network we train; None where only latent transparency is trained
+    pipeline: str  # the diffusers text-to-image pipeline class
+    text_encoders: tuple[str, ...]  # subfolders; each has its tokenizer beside it
+    sizes: bool  # SDXL's conditioning on original size, crop, target size and pooled text
+    # Subfolder of the network to train; None where only latent transparency is supported.
+    denoiser: str | None
 
 
 SD15 = Family(
@@ -55,16 +56,26 @@ FAMILIES: dict[str, Family] = {row.name: row for row in (SD15, SD21, SDXL, SD3)}
 
 
 def find_family(name: str) -> Family:
-    """The row of that name. Raises NotFound."""
+    """Return a family by name. Raises NotFound."""
     try:
         return FAMILIES[name]
     except KeyError:
-        raise NotFound(f"no family of models {name!r}", f"choose one of {', '.join(FAMILIES)}") from None
+        raise NotFound(
+            f"unknown model family {name!r}", f"choose one of {', '.join(FAMILIES)}"
+        ) from None
 
 
 def check_family(model: str, family: Family) -> None:
-    """Whether a model is of a family, by its text encoders. Raises Refused where it is not, NotFound."""
+    """Check by its text encoders that a model belongs to a family.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The model is of another family.
+    """
     has_two = "text_encoder_2" in load_index(model)
     if has_two != family.sizes:
-        found = "of SDXL's kind" if has_two else "of one text encoder"
-        raise Refused(f"{model} is a model {found}, not of the family {family.name}", "choose the preset of its family")
+        found = "two text encoders (SDXL)" if has_two else "one text encoder"
+        raise Refused(
+            f"{model} has {found} and is not of the family {family.name}",
+            "choose the preset of its family",
+        )

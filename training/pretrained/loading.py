@@ -1,4 +1,4 @@
-"""Pretrained models by their hub name or folder: safetensors only, and a missing file told with what to do."""
+"""Loading of pretrained models by hub id or folder: safetensors only, with helpful errors."""
 
 from __future__ import annotations
 
@@ -16,55 +16,69 @@ _UNUSED = ("vae", "safety_checker", "feature_extractor", "image_encoder")
 
 
 def check_model(model: str | None) -> None:
-    """Refuse a model that is one file, at once and with the command that makes a folder of it. Raises Refused."""
+    """Refuse a model that is a single file, with a hint how to convert it. Raises Refused."""
     path = Path(model).expanduser() if model else None
     if path is None or not path.is_file():
         return
     if path.suffix not in {".safetensors", ".sft"}:
-        hint = "its pickle could run code when it is read; get the model as safetensors, in a folder of diffusers"
-        raise Refused(f"{model} is a file of another kind than safetensors, not a folder of diffusers", hint)
+        hint = "a pickle can run code when it is loaded; get a diffusers folder with safetensors"
+        raise Refused(f"{model} is neither a diffusers folder nor a safetensors file", hint)
     folder = path.with_suffix("")
+    # Name the pipeline class in the hint, so that the command works as it is.
     hint = (
-        f'make a folder of it once: python -c "from diffusers import {_kind_of(path)} as P; '
+        f'convert it to a folder: python -c "from diffusers import {_kind_of(path)} as P; '
         f"P.from_single_file('{path}').save_pretrained('{folder}')\"; then give {folder}"
     )
-    raise Refused(f"{model} is a single file, and models are read from folders of diffusers", hint)
+    raise Refused(f"{model} is a single file, and models must be diffusers folders", hint)
 
 
 def _kind_of(path: Path) -> str:
-    """The pipeline class of a single-file model, by its tensors' names; SD 1.5's and 2.1's where it is not SDXL."""
+    """Return the pipeline class of a single-file model, SDXL or not, by its tensor names."""
     try:
         with safe_open(path, framework="pt") as file:
             large = any(name.startswith("conditioner.embedders.1.") for name in file.keys())  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise Refused(f"{path} is no whole safetensors file: {error}", "download it again") from error
+        raise Refused(
+            f"{path} is not a complete safetensors file: {error}", "download it again"
+        ) from error
     return "StableDiffusionXLPipeline" if large else "StableDiffusionPipeline"
 
 
 def load_index(model: str) -> Mapping[str, Any]:
-    """The names and classes of a pipeline's parts (model_index.json). Raises NotFound, Refused."""
+    """Return a pipeline's components and their classes (model_index.json).
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The model cannot be read.
+    """
     from diffusers import DiffusionPipeline
 
     return load_config(DiffusionPipeline, model)
 
 
 def check_sources(preset: Preset) -> None:
-    """Refuse a preset whose models or weights are paths to nothing, before anything else is read.
+    """Refuse a preset whose models or weights are missing paths, before anything else is read.
 
-    A hub id passes: whether it can be fetched is known when it is loaded.
+    A hub id passes: whether it can be downloaded is known only when it is loaded.
 
     Raises:
-        NotFound: A column names a path, and nothing is there.
-        Refused: A folder holds no model_index.json that can be read.
+        NotFound: A column names a path that does not exist.
+        Refused: A folder has no readable model_index.json.
     """
     for model in filter(None, (preset.model, preset.inpainter)):
         check_model(model)
         if Path(model).is_dir():
             load_index(model)
         elif _is_path(model) and not Path(model).exists():
-            raise NotFound(f"there is no folder {model}", "give a folder as save_pretrained writes it, or a hub id")
+            raise NotFound(
+                f"there is no folder {model}",
+                "give a folder written by save_pretrained, or a hub id",
+            )
     if preset.perceptual and not Path(preset.perceptual).is_file():
-        raise NotFound(f"there is no file {preset.perceptual}", "the README says how weights of LPIPS are written")
+        raise NotFound(
+            f"there is no file {preset.perceptual}",
+            "see the README for how to save LPIPS weights",
+        )
 
 
 def _is_path(model: str) -> bool:
@@ -72,15 +86,33 @@ def _is_path(model: str) -> bool:
 
 
 def load_config(kind: Any, model: str, subfolder: str | None = None) -> Mapping[str, Any]:
-    """The configuration of a model or of one of its parts. Raises NotFound, Refused."""
-    config: Mapping[str, Any] = _told(kind.load_config, model, subfolder=subfolder)
+    """Return the configuration of a model or of one of its components.
+
+    Args:
+        kind: A diffusers or transformers class.
+        model: A hub id or a folder.
+        subfolder: The subfolder of the component.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The model cannot be read.
+    """
+    config: Mapping[str, Any] = _load(kind.load_config, model, subfolder=subfolder)
     return config
 
 
 def load_pipeline(model: str, kind: str, variant: str | None = None, **parts: Any) -> Any:
-    """A pipeline of the diffusers class `kind` without its autoencoder and its checkers, unless `parts` brings them.
+    """Load a diffusers pipeline without its autoencoder and safety checkers.
 
-    model: a hub id, or a folder as save_pretrained writes it. Raises NotFound, Refused.
+    Args:
+        model: A hub id, or a folder written by save_pretrained.
+        kind: The diffusers class.
+        variant: The variant of the files, such as "fp16".
+        parts: Components and options to pass, such as vae or dtype.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The model cannot be read.
     """
     import diffusers
 
@@ -88,18 +120,43 @@ def load_pipeline(model: str, kind: str, variant: str | None = None, **parts: An
     without = {name: None for name in _UNUSED if name in index}
     if "requires_safety_checker" in index:
         without["requires_safety_checker"] = False  # type: ignore[assignment]
-    return _told(
-        getattr(diffusers, kind).from_pretrained, model, variant=variant, use_safetensors=True, **(without | parts)
+    return _load(
+        getattr(diffusers, kind).from_pretrained,
+        model,
+        variant=variant,
+        use_safetensors=True,
+        **(without | parts),
     )
 
 
-def load_model(kind: Any, model: str, subfolder: str | None = None, variant: str | None = None, **options: Any) -> Any:
-    """One network of a model, of a diffusers or transformers class. Raises NotFound, Refused."""
-    return _told(kind.from_pretrained, model, subfolder=subfolder, variant=variant, use_safetensors=True, **options)
+def load_model(
+    kind: Any, model: str, subfolder: str | None = None, variant: str | None = None, **options: Any
+) -> Any:
+    """Load one network of a model.
+
+    Args:
+        kind: A diffusers or transformers class.
+        model: A hub id or a folder.
+        subfolder: The subfolder of the network.
+        variant: The variant of the files, such as "fp16".
+        options: Further arguments of `from_pretrained`.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The model cannot be read.
+    """
+    return _load(
+        kind.from_pretrained,
+        model,
+        subfolder=subfolder,
+        variant=variant,
+        use_safetensors=True,
+        **options,
+    )
 
 
 def revision_of(model: str, network: Any) -> str:
-    """The commit that a hub fetched, or the first 12 digits of the sha256 of a folder's configuration and weights."""
+    """Return a model's revision: the hub's commit, or a hash of the folder's files; 12 digits."""
     if not Path(model).is_dir():
         return str(getattr(network.config, "_commit_hash", None) or "unknown")[:12]
     digest = hashlib.sha256()
@@ -109,8 +166,8 @@ def revision_of(model: str, network: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-def _told(load: Any, model: str, **options: Any) -> Any:
-    """What `load` gives; its errors in our words."""
+def _load(load: Any, model: str, **options: Any) -> Any:
+    """Call a loading function and convert its errors."""
     check_model(model)
     given = {name: value for name, value in options.items() if value is not None or name in _UNUSED}
     try:
@@ -120,24 +177,41 @@ def _told(load: Any, model: str, **options: Any) -> Any:
 
 
 def _explain(model: str, variant: str | None, error: Exception) -> NotFound | Refused:
+    """Convert an exception of diffusers or transformers to an error with a hint."""
     folder = Path(model)
-    said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    first_line = (
+        str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    )
+    # A folder: pickled weights, a wrong variant, or missing files.
     if folder.is_dir():
-        pickles = sorted(path.name for pattern in ("*.bin", "*.ckpt", "*.pt") for path in folder.rglob(pattern))
+        pickles = sorted(
+            path.name for pattern in ("*.bin", "*.ckpt", "*.pt") for path in folder.rglob(pattern)
+        )
         if pickles and not list(folder.rglob("*.safetensors")):
-            hint = "save it again as safetensors; pickled weights run code when they are read, so none is"
-            return Refused(f"{model} holds pickled weights only ({pickles[0]})", hint)
-        return Refused(f"{model} is no whole model of diffusers: {said}", _variants(folder, variant))
+            hint = "save it as safetensors; pickled weights can run code and are never loaded"
+            return Refused(f"{model} has only pickled weights ({pickles[0]})", hint)
+        return Refused(
+            f"{model} is not a complete diffusers model: {first_line}", _variants(folder, variant)
+        )
     if _is_path(model):
-        return NotFound(f"there is no folder {model}", "give a folder as save_pretrained writes it, or a hub id")
-    hint = "download it once ('hf download NAME'), or --set model=FOLDER; HF_HOME says where downloads are kept"
-    return NotFound(f"the model {model!r} cannot be fetched: {said}", hint)
+        return NotFound(
+            f"there is no folder {model}", "give a folder written by save_pretrained, or a hub id"
+        )
+    hint = (
+        "download it once ('hf download NAME'), or --set model=FOLDER; HF_HOME is the folder of "
+        "downloads"
+    )
+    return NotFound(f"the model {model!r} cannot be downloaded: {first_line}", hint)
 
 
 def _variants(folder: Path, variant: str | None) -> str:
-    """What to do where a folder's files are not those that were asked for."""
+    """Return a hint for a folder that lacks the requested variant."""
     if variant:
-        return f"its plain files may be there: without the variant {variant!r} (--set variant=none)"
+        return f"try it without the variant {variant!r} (--set variant=none)"
     names = [path.name.split(".") for path in folder.rglob("*.safetensors")]
     found = sorted({parts[1] for parts in names if len(parts) == 3 and "-of-" not in parts[1]})
-    return f"its files are of a variant: --set variant={found[0]}" if found else "give a folder of save_pretrained"
+    return (
+        f"its files are of a variant: --set variant={found[0]}"
+        if found
+        else "give a folder written by save_pretrained"
+    )

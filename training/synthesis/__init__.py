@@ -1,1 +1,1 @@
-"""Pairs made step by step: a foreground with alpha, the picture around it, and the background behind it."""
+"""Pair synthesis by inpainting: a foreground with alpha, then the image around and behind it."""

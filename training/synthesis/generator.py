@@ -1,4 +1,4 @@
-"""The generator of pairs step by step, as the paper made its own: draw the foreground, paint around it, then behind."""
+"""Generator of pairs as in the paper: generate a foreground, inpaint around it, then behind it."""
 
 from __future__ import annotations
 
@@ -17,48 +17,78 @@ from training.synthesis.inpainting import Inpainter, Picture
 from training.synthesis.masks import CLEAR, SOLID, around, behind
 
 GREY = (128, 128, 128)
-"""What a foreground stands on before anything is painted around it."""
+"""The background of a foreground before inpainting."""
 
 
 class PairSynthesis:
-    """A LayerGenerator: single layers are the given generator's own, pairs are its foregrounds, completed.
+    """A LayerGenerator that completes the given generator's foregrounds to pairs by inpainting.
 
-    1. The foreground is drawn from its text.
-    2. Everything under alpha < 1 is inpainted with the text of the whole; the foreground is laid over that again by its
-       alpha, so that blended is exactly foreground over something: solid pixels are the foreground's to the level, and
-       glass, which the paper paints over, stays glass.
-    3. Where the foreground is and a margin around it, blended is inpainted with the text of the background.
+    1. The foreground is generated from its text.
 
-    The masks are made of the foreground's alpha alone (training.synthesis.masks), so what `describe` tells of them is
-    all that is needed to make them again.
+    2. All pixels with alpha < 1 are inpainted with the text of the whole image, and the foreground
+    is composited over the result, so that blended is exactly foreground over some background:
+    opaque pixels are the foreground's, and glass, which the paper overpaints, stays glass.
+
+    3. The foreground and a margin around it are inpainted in the blended image with the
+    background's text.
+
+    Single layers are the given generator's own. The masks depend on the foreground's alpha alone
+    (training.synthesis.masks), so that the metadata of `describe` suffices to recompute them.
     """
 
-    def __init__(self, generator: LayerGenerator, inpainter: Inpainter, preset: Preset, store: ObjectStore) -> None:
-        self.generator, self.inpainter, self.preset, self.store = generator, inpainter, preset, store
+    def __init__(
+        self, generator: LayerGenerator, inpainter: Inpainter, preset: Preset, store: ObjectStore
+    ) -> None:
+        self.generator, self.inpainter, self.preset, self.store = (
+            generator,
+            inpainter,
+            preset,
+            store,
+        )
         self.at_once = generator.at_once
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
-        """Foreground, background and blended for a prompt with texts of its own for layers, a foreground for others.
+    def draw(
+        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
+    ) -> Sequence[Layers]:
+        """Generate pairs for prompts with texts for layers, and foregrounds for the others.
 
-        Raises NotFound, Refused, and Refused for given layers of other sizes.
+        Args:
+            requests: The requests.
+            options: The sampling options, with given layers of the same size.
+
+        Raises:
+            NotFound: A file does not exist.
+            Refused: Given layers have another size, or the generator does not support the options.
         """
-        given = {role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()}
+        given = {
+            role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()
+        }
         plain = replace(options, given={})
-        alone = [_foreground(one) for one in requests if LayerRole.foreground not in given or not is_pair(one.prompt)]
-        drawn = iter(self.generator.draw(alone, plain))
-        return [self._complete(one, given, drawn, plain) for one in requests]
+        # Generate all missing foregrounds in one call, then complete the pairs one by one.
+        foregrounds = [
+            _foreground(request)
+            for request in requests
+            if LayerRole.foreground not in given or not is_pair(request.prompt)
+        ]
+        drawn = iter(self.generator.draw(foregrounds, plain))
+        return [self._complete(request, given, drawn, plain) for request in requests]
 
     def describe(self, options: DrawOptions) -> Mapping[str, str]:
-        """What the foreground is drawn with, which model inpaints, and what it paints."""
+        """Describe the generation of the foreground, the inpainting model and its masks."""
         painted = {
             "inpainter": self.inpainter.name,
-            "inpainter_sampler": type(self.inpainter.pipeline.scheduler).__name__.removesuffix("Scheduler"),
+            "inpainter_sampler": type(self.inpainter.pipeline.scheduler).__name__.removesuffix(
+                "Scheduler"
+            ),
             "painted_around": f"alpha < {SOLID}",
             "painted_behind": f"alpha > {CLEAR}, grown by {self.preset.erosion:g} of 1024 pixels",
         }
         return dict(self.generator.describe(replace(options, given={}))) | painted
 
-    def _complete(self, request: DrawRequest, given: Layers, drawn: Iterator[Layers], options: DrawOptions) -> Layers:
+    def _complete(
+        self, request: DrawRequest, given: Layers, drawn: Iterator[Layers], options: DrawOptions
+    ) -> Layers:
+        """Complete one request to a pair around its given or generated layers."""
         if not is_pair(request.prompt):
             return next(drawn)
         layers = dict(given)
@@ -67,33 +97,55 @@ class PairSynthesis:
         foreground = layers[LayerRole.foreground]
         sizes = {layer.shape for layer in layers.values()}
         if len(sizes) > 1:
-            raise Refused("the given layers are of other sizes than the pair", "give layers of the foreground's size")
+            raise Refused(
+                "the given layers differ in size from the pair",
+                "give layers of the foreground's size",
+            )
+        # Blended: the foreground over the given or inpainted background.
         if LayerRole.blended not in layers:
             below = layers.get(LayerRole.background)
             if below is None:
                 below = _opaque(self._paint_around(request, foreground, options))
             layers[LayerRole.blended] = _opaque(over(foreground, below))
+        # Background: the blended image without the foreground.
         if LayerRole.background not in layers:
-            layers[LayerRole.background] = self._paint_behind(request, foreground, layers[LayerRole.blended], options)
+            layers[LayerRole.background] = self._paint_behind(
+                request, foreground, layers[LayerRole.blended], options
+            )
         return layers
 
-    def _paint_around(self, request: DrawRequest, foreground: RGBA, options: DrawOptions) -> Picture:
+    def _paint_around(
+        self, request: DrawRequest, foreground: RGBA, options: DrawOptions
+    ) -> Picture:
+        """Inpaint around the foreground with the text of the whole image."""
         text, role = request.prompt.text, LayerRole.blended
-        return self._fill(over(foreground, GREY), around(foreground), text, _seed(request.seed, role), options)
+        return self._fill(
+            over(foreground, GREY), around(foreground), text, _seed(request.seed, role), options
+        )
 
-    def _paint_behind(self, request: DrawRequest, foreground: RGBA, blended: RGBA, options: DrawOptions) -> RGBA:
+    def _paint_behind(
+        self, request: DrawRequest, foreground: RGBA, blended: RGBA, options: DrawOptions
+    ) -> RGBA:
+        """Inpaint the foreground's area with the text of the background."""
         text, mask = request.prompt.background or "", behind(foreground, self.preset.erosion)
         seed = _seed(request.seed, LayerRole.background)
-        return _opaque(self._fill(np.ascontiguousarray(blended[..., :3]), mask, text, seed, options))
+        return _opaque(
+            self._fill(np.ascontiguousarray(blended[..., :3]), mask, text, seed, options)
+        )
 
-    def _fill(self, picture: Picture, mask: np.ndarray, text: str, seed: int, options: DrawOptions) -> Picture:
+    def _fill(
+        self, picture: Picture, mask: np.ndarray, text: str, seed: int, options: DrawOptions
+    ) -> Picture:
+        """Inpaint with the steps and guidance of the options, or the preset's."""
         steps = options.steps or self.preset.draw_steps
         guidance = self.preset.guidance if options.guidance is None else options.guidance
-        return self.inpainter.fill(picture, mask, text, seed, steps=steps, guidance=guidance, negative=options.negative)
+        return self.inpainter.fill(
+            picture, mask, text, seed, steps=steps, guidance=guidance, negative=options.negative
+        )
 
 
 def is_pair(prompt: Prompt) -> bool:
-    """Whether a prompt has a text for one of its layers (the door's rule, curation.ports.LayerGenerator)."""
+    """Return whether a prompt has a text for a layer (see curation.ports.LayerGenerator)."""
     return prompt.foreground is not None or prompt.background is not None
 
 
@@ -106,5 +158,5 @@ def _opaque(picture: Picture) -> RGBA:
 
 
 def _seed(seed: int, role: LayerRole) -> int:
-    """Noise of its own for every step, or what is painted would follow what is under it."""
+    """Derive a seed per role, so that the noise of one step does not correlate with another's."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{role}".encode()).digest()[:7], "big")

@@ -1,4 +1,4 @@
-"""Parts of a picture painted anew by an inpainting model of diffusers; all else stays as it is, to the level."""
+"""Inpainting with a diffusers model; pixels outside the mask are unchanged."""
 
 from __future__ import annotations
 
@@ -16,51 +16,89 @@ from training.pretrained.loading import load_model, load_pipeline
 from training.synthesis.masks import Mask
 
 Picture = NDArray[np.uint8]
-"""An opaque picture, H x W x 3."""
+"""An opaque image, H x W x 3."""
 
 
 def open_inpainter(
-    model: str, variant: str | None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    model: str,
+    variant: str | None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Inpainter:
-    """Any model that diffusers can inpaint with and whose autoencoder is Stable Diffusion's kind.
+    """Load a model for inpainting.
 
-    One that was trained to inpaint (nine channels in: noise, mask and what is seen) or one that draws from text (four):
-    of that the known part is put back between two steps. Raises NotFound, Refused.
+    It is either trained for inpainting (nine input channels: noise, mask and masked image) or a
+    text-to-image model (four channels), for which the known pixels are restored at each step.
+
+    Args:
+        model: A hub id or folder of a model with Stable Diffusion's kind of autoencoder.
+        variant: The variant of the files, such as "fp16".
+        device: The device.
+        dtype: The compute dtype.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The model cannot be read.
     """
     autoencoder = load_model(AutoencoderKL, model, "vae", variant, dtype=dtype)
-    pipeline = load_pipeline(model, "AutoPipelineForInpainting", variant, vae=autoencoder, dtype=dtype)
+    pipeline = load_pipeline(
+        model, "AutoPipelineForInpainting", variant, vae=autoencoder, dtype=dtype
+    )
     pipeline.set_progress_bar_config(disable=True)
     return Inpainter(pipeline.to(device), Path(model).name if Path(model).is_dir() else model)
 
 
 class Inpainter:
-    """An inpainting pipeline of diffusers and its model's name."""
+    """A diffusers inpainting pipeline and the name of its model."""
 
     def __init__(self, pipeline: Any, name: str) -> None:
         self.pipeline, self.name = pipeline, name
 
     @torch.no_grad()
     def fill(
-        self, picture: Picture, mask: Mask, text: str, seed: int, *, steps: int, guidance: float, negative: str | None
+        self,
+        picture: Picture,
+        mask: Mask,
+        text: str,
+        seed: int,
+        *,
+        steps: int,
+        guidance: float,
+        negative: str | None,
     ) -> Picture:
-        """The picture (any size) with the masked part painted after a text; the same each time, on one machine.
+        """Inpaint the masked part of an image; deterministic on one machine.
 
-        Drawn alone, in whole latent pixels, from pure noise; what lies outside the mask is the picture's own. Nothing
-        that lies under it is seen: it is mid-grey to the model, and a latent pixel is painted where any pixel of it is.
-        Without both a model of four channels keeps a rim of the subject that is to go.
+        The model sees mid-gray under the mask, and a latent pixel is inpainted if any of its pixels
+        is masked. Otherwise a model with four channels leaves a rim of the removed subject.
+
+        Args:
+            picture: An image of any size, H x W x 3 uint8.
+            mask: H x W; true where to inpaint.
+            text: The prompt.
+            seed: The seed of the noise.
+            steps: The number of denoising steps.
+            guidance: The guidance scale.
+            negative: The negative prompt, or None.
+
+        Returns:
+            The image; its pixels outside the mask are unchanged.
         """
         if not mask.any():
             return picture
+        # Pad to whole latent pixels, and extend the mask to them.
         height, width = mask.shape
         stride = self.pipeline.vae_scale_factor
-        more = ((0, -height % stride), (0, -width % stride))
-        cells = np.pad(mask, more, "edge").reshape(-(-height // stride), stride, -(-width // stride), stride)
+        padding = ((0, -height % stride), (0, -width % stride))
+        cells = np.pad(mask, padding, "edge").reshape(
+            -(-height // stride), stride, -(-width // stride), stride
+        )
         coarse = cells.any(axis=(1, 3)).repeat(stride, axis=0).repeat(stride, axis=1)
-        seen = np.where(mask[..., None], np.uint8(128), picture)
+        masked = np.where(mask[..., None], np.uint8(128), picture)
+        # Strength 1 starts from pure noise.
         drawn = self.pipeline(
             prompt=text,
             negative_prompt=negative,
-            image=Image.fromarray(np.pad(seen, (*more, (0, 0)), "edge")),
+            image=Image.fromarray(np.pad(masked, (*padding, (0, 0)), "edge")),
             mask_image=Image.fromarray(coarse.astype(np.uint8) * 255),
             height=coarse.shape[0],
             width=coarse.shape[1],
@@ -70,5 +108,6 @@ class Inpainter:
             generator=generator_of(seed),
             output_type="np",
         ).images[0]
+        # Keep the original pixels outside the mask, to the bit.
         painted = np.rint(drawn[:height, :width] * 255).astype(np.uint8)
         return np.where(mask[..., None], painted, picture)

@@ -1,4 +1,4 @@
-"""What is inpainted of a pair: everything around its foreground, then everything where the foreground is."""
+"""Inpainting masks of a pair: everything around its foreground, then the foreground's area."""
 
 from __future__ import annotations
 
@@ -9,38 +9,49 @@ from numpy.typing import NDArray
 from curation.ports import RGBA
 
 Mask = NDArray[np.bool_]
-"""H x W; true where a model is to paint."""
+"""H x W; true where a model inpaints."""
 
 SOLID, CLEAR = 0.98, 0.02
-"""Alphas from which on a pixel counts as opaque, and up to which as empty: a network's 1 and 0 are not exact.
+"""The alpha from which a pixel counts as opaque, and up to which as empty.
 
-The same bounds as the screening signals f_opaque and f_clear.
+A network's 1 and 0 are not exact. The bounds equal those of the screening signals f_opaque and
+f_clear.
 """
 
 
 def around(foreground: RGBA) -> Mask:
-    """Everything under alpha < 1: what the first inpainting fills with the whole's prompt (paper, section 3.4)."""
+    """Return the mask of alpha < 1, inpainted with the whole image's prompt (section 3.4)."""
     fill: Mask = foreground[..., 3] < SOLID * 255
     return fill
 
 
 def behind(foreground: RGBA, erosion: float) -> Mask:
-    """What the second inpainting fills, with the prompt of the background (paper, section 3.4).
+    """Return the mask that is inpainted with the background's prompt (paper, section 3.4).
 
-    The paper inverts the alpha mask and erodes it by 8 pixels. Inverted, the mask says what is background already and
-    stays; eroded, that keeps 8 pixels away from the subject. So what is filled is the subject and 8 pixels around it:
-    were the subject's own mask eroded, its outline would be left standing in the background.
+    The paper inverts the alpha mask and erodes it by 8 pixels. The inverted mask is the background
+    that is kept; eroded, it ends 8 pixels before the subject. So the inpainted area is the subject
+    and 8 pixels around it: if the subject's own mask were eroded, its outline would remain.
 
-    erosion: pixels per 1,024 of the longer side. The picture's border erodes nothing.
+    Args:
+        foreground: The foreground, H x W x 4 uint8.
+        erosion: Pixels per 1,024 of the longer side. The image border is not eroded.
     """
     kept: NDArray[np.uint8] = (foreground[..., 3] <= CLEAR * 255).astype(np.uint8)
     reach = margin(foreground.shape[:2], erosion)
+    # Eroding the kept background is dilating the inpainted area.
     if reach:
-        kept = np.asarray(cv2.erode(kept, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8)
+        kept = np.asarray(
+            cv2.erode(kept, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8
+        )
     fill: Mask = kept == 0
     return fill
 
 
 def margin(size: tuple[int, ...], erosion: float) -> int:
-    """An erosion of pixels per 1,024 of the longer side in whole pixels, one at least; 0 stays 0."""
+    """Return an erosion in whole pixels, at least one; 0 stays 0.
+
+    Args:
+        size: Height and width in pixels.
+        erosion: Pixels per 1,024 of the longer side.
+    """
     return max(1, round(erosion * max(size) / 1024)) if erosion else 0

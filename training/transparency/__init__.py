@@ -1,1 +1,1 @@
-"""Latent transparency: the frozen autoencoder, the networks around it, their losses and their training."""
+"""Latent transparency: the frozen autoencoder, the networks around it, losses and training."""

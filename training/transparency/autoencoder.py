@@ -1,4 +1,4 @@
-"""The frozen autoencoder under latent transparency: a linear one fitted in seconds, or Stable Diffusion's."""
+"""The frozen autoencoder under latent transparency: a fitted linear one, or Stable Diffusion's."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from curation.errors import NotFound, Refused
 from training.presets.preset import Preset
 from training.pretrained.loading import load_index, load_model
 
-FITTED_AT_ONCE = 256  # images
+FITTED_AT_ONCE = 256  # images per batch of the fit
 
 
 class Autoencoder(nn.Module):
-    """An image autoencoder that is never trained here; images are B x 3 x H x W in [-1, 1], transparent is 0 (grey).
+    """A frozen image autoencoder.
 
-    Latents are unscaled; `(latent - shift) * scale` has about unit variance and is what a denoiser sees.
+    Images are B x 3 x H x W in [-1, 1], where transparent is 0 (gray). Latents are unscaled;
+    `(latent - shift) * scale` has about unit variance and is the denoiser's input.
     """
 
     latent_channels: int
@@ -34,30 +35,39 @@ class Autoencoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it wants what it is given."""
+        """The device of the inputs."""
         return next(chain(self.parameters(), self.buffers())).device
 
     @abstractmethod
     def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the posterior, each B x C x H/stride x W/stride.
+        """Return mean and standard deviation of the posterior, each B x C x H/stride x W/stride.
 
-        Images of more than tile x tile pixels may be taken in tiles of that side, to save memory; 0 is never.
+        Args:
+            image_B3HW: Images in [-1, 1].
+            tile: Images of more than tile x tile pixels may be encoded in tiles of that size to
+                save memory; 0 turns tiling off.
         """
 
     @abstractmethod
     def decode(self, latent_BCHW: Tensor, *, tile: int = 0) -> Tensor:
-        """The image of a latent, B x 3 x H x W, not clipped; `tile` as for `encode`."""
+        """Decode latents to images, B x 3 x H x W, not clipped.
+
+        Args:
+            latent_BCHW: Unscaled latents.
+            tile: As for `encode`.
+        """
 
     @abstractmethod
     def facts(self) -> dict[str, str]:
-        """What a file of this backbone's tensors needs to be opened again."""
+        """Return the metadata to open the autoencoder from its stored tensors."""
 
 
 class LinearAutoencoder(Autoencoder):
-    """Probabilistic PCA of image patches (Tipping and Bishop, 1999): exact posterior, no training, 28 to 31 dB.
+    """Probabilistic PCA of image patches (Tipping and Bishop, 1999): exact posterior, 28 to 31 dB.
 
-    latent = (patch - mean) @ basis / gain and back; `gain` is a power of each component's spread. The posterior's
-    standard deviation is that of the model, sigma / gain, where sigma^2 is the mean variance of what is left out.
+    latent = (patch - mean) @ basis / gain and back; `gain` is a power of each component's standard
+    deviation. The posterior's standard deviation is that of the model, sigma / gain, where sigma^2
+    is the mean variance of the omitted components.
     """
 
     def __init__(self, stride: int, latent_channels: int, scale: float = 1.0) -> None:
@@ -73,8 +83,9 @@ class LinearAutoencoder(Autoencoder):
         self.sigma: Tensor
 
     def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
-        """Project every patch on the components."""
-        del tile  # its memory is that of the picture
+        """Project every patch onto the components."""
+        del tile  # it takes no more memory than the image
+        # The projection of patches is a convolution with the patch size as its stride.
         analysis = self._patches(self.basis / self.gain[:, None])
         shift = (self.basis @ self.mean) / self.gain
         latent_BCHW = conv2d(image_B3HW, analysis, stride=self.stride) - shift[:, None, None]
@@ -90,7 +101,7 @@ class LinearAutoencoder(Autoencoder):
         return image_B3HW + self._patches(self.mean[None])[0].repeat(1, rows, columns)
 
     def facts(self) -> dict[str, str]:
-        """Sizes and scale."""
+        """Return sizes and scale."""
         return {
             "kind": "linear",
             "stride": str(self.stride),
@@ -103,11 +114,12 @@ class LinearAutoencoder(Autoencoder):
 
 
 class KLAutoencoder(Autoencoder):
-    """Stable Diffusion's autoencoder (diffusers AutoencoderKL) behind the same four words.
+    """Stable Diffusion's autoencoder (diffusers AutoencoderKL) with the interface of Autoencoder.
 
-    It computes in the type of its own weights, whatever autocast is around it, and answers in the type it is asked
-    in. Weights that their configuration knows to overflow in half precision (force_upcast, as SDXL's, whose images
-    come out as NaN) are taken to float32 first, as diffusers does; bfloat16 is left alone.
+    It computes in the dtype of its weights, regardless of autocast, and returns the dtype of its
+    input. Weights that overflow in half precision according to their configuration (force_upcast,
+    such as SDXL's, which gives NaN) are converted to float32 first, as in diffusers; bfloat16 is
+    kept.
     """
 
     def __init__(self, autoencoder: Any) -> None:
@@ -120,43 +132,54 @@ class KLAutoencoder(Autoencoder):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, or will be fetched to where a pipeline has offloaded them (accelerate's hooks)."""
+        """The device of the weights, or of their execution where a pipeline offloads them."""
+        # accelerate's offloading hooks know the device on which a module runs.
         hooks = (getattr(module, "_hf_hook", None) for module in self.autoencoder.modules())
-        each = (one for hook in hooks if hook for one in getattr(hook, "hooks", (hook,)))
-        fetched = (getattr(one, "execution_device", None) for one in each)
-        return next((torch.device(place) for place in fetched if place is not None), super().device)
+        flat = (inner for hook in hooks if hook for inner in getattr(hook, "hooks", (hook,)))
+        devices = (getattr(inner, "execution_device", None) for inner in flat)
+        return next(
+            (torch.device(device) for device in devices if device is not None), super().device
+        )
 
     def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
-        """The posterior's moments; nothing is sampled."""
+        """Return mean and standard deviation of the posterior, without sampling."""
         pixels = image_B3HW.shape[-2] * image_B3HW.shape[-1]
         with self._tiled(pixels, tile), torch.autocast(image_B3HW.device.type, enabled=False):
             posterior = self.autoencoder.encode(image_B3HW.to(self._dtype())).latent_dist
         return posterior.mean.to(image_B3HW.dtype), posterior.std.to(image_B3HW.dtype)
 
     def decode(self, latent_BCHW: Tensor, *, tile: int = 0) -> Tensor:
-        """The autoencoder's image."""
+        """Decode with the autoencoder's decoder."""
         pixels = latent_BCHW.shape[-2] * latent_BCHW.shape[-1] * self.stride**2
         with self._tiled(pixels, tile), torch.autocast(latent_BCHW.device.type, enabled=False):
             image_B3HW: Tensor = self.autoencoder.decode(latent_BCHW.to(self._dtype())).sample
         return image_B3HW.to(latent_BCHW.dtype)
 
     def facts(self) -> dict[str, str]:
-        """The whole configuration of the autoencoder."""
-        config = {name: value for name, value in self.autoencoder.config.items() if not name.startswith("_")}
+        """Return the complete configuration of the autoencoder."""
+        config = {
+            name: value
+            for name, value in self.autoencoder.config.items()
+            if not name.startswith("_")
+        }
         return {"kind": "autoencoder_kl", "config": json.dumps(config)}
 
     @contextmanager
     def _tiled(self, pixels: int, side: int) -> Iterator[None]:
-        """Let diffusers' own tiling, blended over a quarter of a tile, take what is larger than a square of `side`.
+        """Use diffusers' tiling, blended over a quarter of a tile, above side x side pixels.
 
-        Tiling that was turned on outside (`enable_vae_tiling`) stays as it is.
+        Tiling that the user turned on (`enable_vae_tiling`) is not changed.
         """
         vae = self.autoencoder
         if vae.use_tiling or not 0 < side * side < pixels:
             yield
             return
         before = vae.tile_sample_min_size, vae.tile_latent_min_size
-        vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = True, side, side // self.stride
+        vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = (
+            True,
+            side,
+            side // self.stride,
+        )
         try:
             yield
         finally:
@@ -164,6 +187,7 @@ class KLAutoencoder(Autoencoder):
             vae.tile_sample_min_size, vae.tile_latent_min_size = before
 
     def _dtype(self) -> torch.dtype:
+        """Return the dtype to compute in, converting weights that overflow in float16."""
         if self.autoencoder.dtype == torch.float16 and self.autoencoder.config["force_upcast"]:
             self.autoencoder.float()
         dtype: torch.dtype = self.autoencoder.dtype
@@ -171,50 +195,83 @@ class KLAutoencoder(Autoencoder):
 
 
 def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Autoencoder:
-    """The backbone of a first training: loaded where the preset names a model, else fitted to the images given.
+    """Make the autoencoder of a first training: the preset's model, or a fitted linear one.
 
-    images: premultiplied, B x 3 x H x W in [-1, 1]. Deterministic. Raises NotFound, Refused for the model.
+    Deterministic.
+
+    Args:
+        preset: The preset.
+        images_B3HW: Premultiplied images in [-1, 1] to fit to; unused for a pretrained model.
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The model cannot be read.
     """
     if preset.model is not None:
         return load_autoencoder(preset.model, preset.variant)
-    stride, kept = preset.stride, preset.latent_channels
+    stride, channels = preset.stride, preset.latent_channels
+    # PCA: the eigenvectors of the covariance of patches, by descending variance.
     mean, covariance = _moments(images_B3HW, stride)
     variance, axes = torch.linalg.eigh(covariance)
     variance, axes = variance.flip(0).clamp_min(1e-12), axes.flip(1)
-    # An eigenvector's sign is arbitrary; fix it, so that the same images give the same latents on any machine.
+    # The sign of an eigenvector is arbitrary: fix it, so that latents are equal on any machine.
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    gain = variance[:kept] ** (preset.whitening / 2)
-    backbone = LinearAutoencoder(stride, kept, scale=float((variance[:kept] / gain**2).mean() ** -0.5))
+    gain = variance[:channels] ** (preset.whitening / 2)
+    # The scale gives the latents unit variance on average.
+    backbone = LinearAutoencoder(
+        stride, channels, scale=float((variance[:channels] / gain**2).mean() ** -0.5)
+    )
     backbone.mean.copy_(mean)
-    backbone.basis.copy_(axes[:, :kept].T)
+    backbone.basis.copy_(axes[:, :channels].T)
     backbone.gain.copy_(gain)
-    backbone.sigma.copy_(variance[kept:].mean().sqrt() if kept < len(variance) else torch.tensor(1e-3))
+    # Sigma is the deviation that the omitted components leave unexplained.
+    backbone.sigma.copy_(
+        variance[channels:].mean().sqrt() if channels < len(variance) else torch.tensor(1e-3)
+    )
     return backbone.eval().requires_grad_(False)
 
 
 def _moments(images_B3HW: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the images' patches, float64, some images at a time: patches are five times as large."""
+    """Compute mean and covariance of the images' patches in float64.
+
+    Images are processed in batches, since their patches take five times the memory.
+    """
     width = 3 * stride**2
     count, total, products = 0, torch.zeros(width).double(), torch.zeros(width, width).double()
     for some_B3HW in torch.split(images_B3HW, FITTED_AT_ONCE):
-        patches = unfold(some_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, width).double()
-        count, total, products = count + len(patches), total + patches.sum(0), products + patches.T @ patches
+        patches = (
+            unfold(some_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, width).double()
+        )
+        count, total, products = (
+            count + len(patches),
+            total + patches.sum(0),
+            products + patches.T @ patches,
+        )
     mean = total / count
     return mean, products / count - torch.outer(mean, mean)
 
 
 def load_autoencoder(model: str, variant: str | None = None) -> KLAutoencoder:
-    """A diffusers AutoencoderKL of any channels, float32, from the `vae` of a model or from a folder of its own.
+    """Load a diffusers AutoencoderKL in float32, with any number of latent channels.
 
-    model: a hub id or a folder; safetensors only. Raises NotFound, Refused.
+    Args:
+        model: A hub id or folder of a pipeline, whose `vae` is used, or of an autoencoder alone;
+            safetensors only.
+        variant: The variant of the files, such as "fp16".
+
+    Raises:
+        NotFound: The model does not exist.
+        Refused: The model cannot be read.
     """
     from diffusers import AutoencoderKL
 
-    return KLAutoencoder(load_model(AutoencoderKL, model, _place(model), variant, dtype=torch.float32))
+    return KLAutoencoder(
+        load_model(AutoencoderKL, model, _subfolder(model), variant, dtype=torch.float32)
+    )
 
 
-def _place(model: str) -> str | None:
-    """The subfolder of the autoencoder; None where the model is nothing else."""
+def _subfolder(model: str) -> str | None:
+    """Return the subfolder of the autoencoder, or None if the model is an autoencoder alone."""
     folder = Path(model)
     if folder.is_dir():
         return None if (folder / "config.json").is_file() else "vae"
@@ -226,17 +283,27 @@ def _place(model: str) -> str | None:
 
 
 def open_backbone(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Autoencoder:
-    """A backbone from the tensors and metadata of its stored file. Raises Refused for an unknown kind."""
+    """Build an autoencoder from its stored file, frozen.
+
+    Args:
+        tensors: The stored tensors.
+        facts: The file's metadata, with "kind".
+
+    Raises:
+        Refused: The kind is unknown.
+    """
     backbone: Autoencoder
     match facts.get("kind"):
         case "linear":
-            backbone = LinearAutoencoder(int(facts["stride"]), int(facts["latent_channels"]), float(facts["scale"]))
+            backbone = LinearAutoencoder(
+                int(facts["stride"]), int(facts["latent_channels"]), float(facts["scale"])
+            )
         case "autoencoder_kl":
             from diffusers import AutoencoderKL
 
             build: Any = AutoencoderKL.from_config
             backbone = KLAutoencoder(build(json.loads(facts["config"])))
         case kind:
-            raise Refused(f"no backbone of kind {kind!r} is known", "upgrade Layerloop")
+            raise Refused(f"unknown kind of backbone {kind!r}", "upgrade Layerloop")
     backbone.load_state_dict(dict(tensors))
     return backbone.eval().requires_grad_(False)

@@ -1,6 +1,6 @@
-"""There and back: pictures to adjusted latents, in which alpha hides as an offset, and adjusted latents to RGBA.
+"""Encoding of images to adjusted latents, with alpha as an offset, and decoding to RGBA.
 
-Shapes as in training.transparency.networks.
+Shapes are as in training.transparency.networks.
 """
 
 from __future__ import annotations
@@ -26,22 +26,37 @@ def adjusted_posterior(
     keep_B: Tensor | None = None,
     straight_B3HW: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the adjusted posterior, unscaled, float32, each B x C x h x w (section 3.1).
+    """Return mean and standard deviation of the adjusted posterior (section 3.1).
 
-    The mean is x + x_eps, with x that of the frozen encoder and x_eps = lambda_offset * x_std * x_offset; the offset
-    moves no deviation, so x_std is the frozen encoder's. Where `keep_B` is 0 the offset is dropped, where 1 kept.
-    The backbone sees the padded colour over grey (the paper's I), or the straight one where it is given, as in the
-    released code; they differ where alpha is partial, by 0.01 in the mean.
-    Pictures may have any size: h = ceil(H / stride), and a last row or column that is not full is mirrored into.
+    The mean is x + x_eps, with x the frozen encoder's mean and x_eps = lambda_offset * x_std *
+    x_offset; the offset does not change the deviation, so x_std is the frozen encoder's. Images may
+    have any size: h = ceil(H / stride), and an incomplete last row or column is mirror-padded.
+
+    Args:
+        backbone: The frozen autoencoder.
+        encoder: The offset encoder.
+        alpha_B1HW: Alpha in [0, 1].
+        padded_B3HW: Padded color in [0, 1].
+        keep_B: 0 drops an image's offset, 1 keeps it; by default all are kept.
+        straight_B3HW: If given, the frozen encoder is fed this color over gray, as in the released
+            code, instead of the padded color (the paper's I). They differ where alpha is partial,
+            by 0.01 in the mean.
+
+    Returns:
+        Mean and standard deviation, unscaled, float32, each B x C x h x w.
     """
+    # Mirror-pad to whole latent pixels.
     size = tuple(whole(length, backbone.stride) for length in alpha_B1HW.shape[-2:])
     alpha_B1HW, padded_B3HW = mirror_to(alpha_B1HW, *size), mirror_to(padded_B3HW, *size)
-    seen_B3HW = padded_B3HW if straight_B3HW is None else mirror_to(straight_B3HW, *size)
-    image_B3HW = on_grey(seen_B3HW, alpha_B1HW)
+    color_B3HW = padded_B3HW if straight_B3HW is None else mirror_to(straight_B3HW, *size)
+    image_B3HW = on_grey(color_B3HW, alpha_B1HW)
     mean_BCHW, std_BCHW = backbone.encode(image_B3HW.float().to(backbone.device), tile=encoder.tile)
-    with torch.autocast(mean_BCHW.device.type, enabled=False):  # an offset is small beside the mean it is added to
-        pictures = (alpha_B1HW.to(_weight(encoder)), padded_B3HW.to(_weight(encoder)))
-        offset_BCHW = in_tiles(encoder, pictures, side=encoder.tile, unit=backbone.stride).to(mean_BCHW)
+    # Full precision: the offset is small compared with the mean it is added to.
+    with torch.autocast(mean_BCHW.device.type, enabled=False):
+        images = (alpha_B1HW.to(_weight(encoder)), padded_B3HW.to(_weight(encoder)))
+        offset_BCHW = in_tiles(encoder, images, side=encoder.tile, unit=backbone.stride).to(
+            mean_BCHW
+        )
         if keep_B is not None:
             offset_BCHW = offset_BCHW * keep_B.to(mean_BCHW)[:, None, None, None]
         return mean_BCHW + encoder.offset_scale * std_BCHW * offset_BCHW, std_BCHW
@@ -54,7 +69,18 @@ def adjust(
     padded_B3HW: Tensor,
     keep_B: Tensor | None = None,
 ) -> Tensor:
-    """The adjusted latent x_a, unscaled, B x C x h x w: the mean of `adjusted_posterior`."""
+    """Return the adjusted latent x_a: the mean of `adjusted_posterior`.
+
+    Args:
+        backbone: The frozen autoencoder.
+        encoder: The offset encoder.
+        alpha_B1HW: Alpha in [0, 1].
+        padded_B3HW: Padded color in [0, 1].
+        keep_B: 0 drops an image's offset, 1 keeps it; by default all are kept.
+
+    Returns:
+        The unscaled latent, B x C x h x w.
+    """
     return adjusted_posterior(backbone, encoder, alpha_B1HW, padded_B3HW, keep_B)[0]
 
 
@@ -66,22 +92,38 @@ def decode_rgba(
     views: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Straight RGBA in [0, 1], float32, B x 4 x H x W with alpha LAST, of an unscaled adjusted latent of any h x w.
+    """Decode unscaled adjusted latents of any size to straight RGBA.
 
-    views: 1 for a single pass, 8 for the released estimate (`estimate_augmented`); by default the preset's. size: H and
-    W of the picture that the latent is of, where they are no multiples of the stride. Raises Refused for other views.
+    Args:
+        backbone: The frozen autoencoder.
+        decoder: The alpha decoder.
+        latent_BCHW: Unscaled adjusted latents, B x C x h x w.
+        views: 1 for a single pass, 8 for the released test-time augmentation
+            (`estimate_augmented`); by default the preset's.
+        size: Height and width to crop to, if they are not multiples of the stride.
+
+    Returns:
+        Straight RGBA in [0, 1], float32, B x 4 x H x W with alpha LAST.
+
+    Raises:
+        Refused: The number of views is not supported.
     """
     estimate = {1: estimate_once, 8: estimate_augmented}.get(views or decoder.views)
     if estimate is None:
-        raise Refused(f"a picture cannot be decoded in {views} views", "choose 1, or 8 for their median")
+        raise Refused(f"invalid number of views {views}", "choose 1, or 8 for the median of eight")
     image_B3HW = backbone.decode(latent_BCHW.float().to(backbone.device), tile=decoder.tile)
+    # Mirror-pad image and latent to the decoder's unit; cropped again below.
     height, width = image_B3HW.shape[-2:]
     rows, columns = whole(height, decoder.unit), whole(width, decoder.unit)
     image_B3HW = mirror_to(image_B3HW.to(_weight(decoder)), rows, columns)
-    latent_BCHW = mirror_to(latent_BCHW.to(image_B3HW), rows // backbone.stride, columns // backbone.stride)
+    latent_BCHW = mirror_to(
+        latent_BCHW.to(image_B3HW), rows // backbone.stride, columns // backbone.stride
+    )
 
     def decode(image_B3HW: Tensor, latent_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        out_B4HW = in_tiles(decoder, (image_B3HW, latent_BCHW), side=decoder.tile, unit=decoder.unit)
+        out_B4HW = in_tiles(
+            decoder, (image_B3HW, latent_BCHW), side=decoder.tile, unit=decoder.unit
+        )
         return out_B4HW[:, :1], out_B4HW[:, 1:]
 
     rgba_B4HW = estimate(decode, image_B3HW, latent_BCHW)
@@ -90,13 +132,27 @@ def decode_rgba(
 
 
 @torch.no_grad()
-def reconstruct(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor, *, offset: bool = True) -> Tensor:
-    """There and back: straight RGBA to adjusted latent to straight RGBA in [0, 1], B x 4 x H x W."""
+def reconstruct(
+    backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor, *, offset: bool = True
+) -> Tensor:
+    """Encode and decode straight RGBA.
+
+    Args:
+        backbone: The frozen autoencoder.
+        networks: The two networks of latent transparency.
+        rgba_B4HW: Straight RGBA in [0, 1].
+        offset: False drops the offset, and with it the information on alpha.
+
+    Returns:
+        Straight RGBA in [0, 1], B x 4 x H x W.
+    """
     keep_B = torch.full((len(rgba_B4HW),), float(offset))
-    latent_BCHW = adjust(backbone, networks.encoder, rgba_B4HW[:, 3:], pad_colours(rgba_B4HW), keep_B)
+    latent_BCHW = adjust(
+        backbone, networks.encoder, rgba_B4HW[:, 3:], pad_colours(rgba_B4HW), keep_B
+    )
     return decode_rgba(backbone, networks.decoder, latent_BCHW)
 
 
 def _weight(module: nn.Module) -> Tensor:
-    """One of the module's tensors, whose device and type are the module's."""
+    """Return one tensor of a module, for its device and dtype."""
     return next(chain(module.parameters(), module.buffers()))

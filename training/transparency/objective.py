@@ -1,4 +1,4 @@
-"""The objective of latent transparency: L_vae of a batch, and the discriminator that is trained beside it."""
+"""The objective of latent transparency: L_vae of a batch, and the discriminator trained with it."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ from training.transparency.padding import on_grey
 
 @dataclass(frozen=True)
 class Loss:
-    """What a batch came to: the weighted sum to go down on, its terms by name, and true and drawn pictures."""
+    """The loss of a batch: weighted sum, terms by name, and true and reconstructed images."""
 
     total: Tensor
     terms: dict[str, Tensor]
-    truth: tuple[Tensor, Tensor]  # alpha_B1HW and colour_B3HW
+    truth: tuple[Tensor, Tensor]  # alpha_B1HW and color_B3HW
     drawn: tuple[Tensor, Tensor]
 
 
 class OffsetObjective:
-    """L_vae = L_recon + L_identity + 0.01 L_disc (paper, section 3.1), and what the preset adds to it.
+    """The objective L_vae = L_recon + L_identity + 0.01 L_disc (paper, section 3.1).
 
-    `discriminator` learns beside the networks, from what was drawn, by `discriminator_loss`.
-    Raises NotFound, Refused where the preset names weights of LPIPS that cannot be used.
+    The preset may add further terms. `discriminator` is trained with the networks, on their output,
+    by `discriminator_loss`. The constructor raises NotFound or Refused if the preset's LPIPS
+    weights cannot be used.
     """
 
     def __init__(self, preset: Preset, backbone: Autoencoder) -> None:
@@ -52,7 +53,7 @@ class OffsetObjective:
         self.perception = open_perceptual(Path(preset.perceptual)) if preset.perceptual else None
 
     def frozen(self) -> list[nn.Module]:
-        """The networks that are used and never learn."""
+        """Return the networks that are used but not trained."""
         return [self.backbone, *([] if self.perception is None else [self.perception])]
 
     def measure(
@@ -63,46 +64,80 @@ class OffsetObjective:
         keep_B: Tensor,
         seen: int,
     ) -> Loss:
-        """The loss of a batch after `seen` images; where `keep_B` is 0 a picture's offset is dropped.
+        """Compute the loss of a batch. Deterministic.
 
-        alpha and padded colour in [0, 1]. Nothing in it is random.
+        Args:
+            networks: The two networks of latent transparency.
+            alpha_B1HW: Alpha in [0, 1].
+            padded_B3HW: Padded color in [0, 1].
+            keep_B: 0 drops an image's offset, 1 keeps it.
+            seen: The number of images trained on so far.
         """
+        # Encode with the offset, decode with the frozen decoder, and recover alpha.
         latent_BCHW = adjust(self.backbone, networks.encoder, alpha_B1HW, padded_B3HW, keep_B)
         decoded_B3HW = self.backbone.decode(latent_BCHW)
-        alpha_hat_B1HW, colour_hat_B3HW = networks.decoder(decoded_B3HW, latent_BCHW)
+        alpha_hat_B1HW, color_hat_B3HW = networks.decoder(decoded_B3HW, latent_BCHW)
 
-        pictures = (padded_B3HW, alpha_B1HW, colour_hat_B3HW, alpha_hat_B1HW)
-        terms = self._terms(*pictures)
-        terms["identity"] = identity_loss(on_grey(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error)
-        total = torch.stack([getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]).sum()
+        terms = self._terms(padded_B3HW, alpha_B1HW, color_hat_B3HW, alpha_hat_B1HW)
+        terms["identity"] = identity_loss(
+            on_grey(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error
+        )
+        # Weight every term by its column of the preset.
+        total = torch.stack(
+            [getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]
+        ).sum()
+        # The adversarial term starts after discriminator_start images.
         if self.preset.discriminator_weight > 0 and seen >= self.preset.discriminator_start:
-            terms["fooling"] = fooling_loss(self.discriminator(alpha_hat_B1HW, colour_hat_B3HW))
-            fooling = self.preset.discriminator_weight * terms["fooling"]
+            terms["fooling"] = fooling_loss(self.discriminator(alpha_hat_B1HW, color_hat_B3HW))
+            adversarial = self.preset.discriminator_weight * terms["fooling"]
             if self.preset.discriminator_adaptive:
-                fooling = fooling * adaptive_weight(total, terms["fooling"], networks.decoder.conv_out.weight)
-            total = total + fooling
-        return Loss(total, terms, (alpha_B1HW, padded_B3HW), (alpha_hat_B1HW.detach(), colour_hat_B3HW.detach()))
+                adversarial = adversarial * adaptive_weight(
+                    total, terms["fooling"], networks.decoder.conv_out.weight
+                )
+            total = total + adversarial
+        return Loss(
+            total,
+            terms,
+            (alpha_B1HW, padded_B3HW),
+            (alpha_hat_B1HW.detach(), color_hat_B3HW.detach()),
+        )
 
     def _terms(
-        self, colour_B3HW: Tensor, alpha_B1HW: Tensor, colour_hat_B3HW: Tensor, alpha_hat_B1HW: Tensor
+        self,
+        color_B3HW: Tensor,
+        alpha_B1HW: Tensor,
+        color_hat_B3HW: Tensor,
+        alpha_hat_B1HW: Tensor,
     ) -> dict[str, Tensor]:
-        """The terms on what is drawn that have a weight, by the names that their weights have in a preset."""
-        pictures = (colour_B3HW, alpha_B1HW, colour_hat_B3HW, alpha_hat_B1HW)
-        terms = {"reconstruction": reconstruction_loss(*pictures, self.error)}
+        """Return the unweighted terms with a weight in the preset, by the names of the weights."""
+        images = (color_B3HW, alpha_B1HW, color_hat_B3HW, alpha_hat_B1HW)
+        terms = {"reconstruction": reconstruction_loss(*images, self.error)}
         if self.preset.blend_weight:
-            terms["blend"] = blend_loss(*pictures, self.background, self.error)
+            terms["blend"] = blend_loss(*images, self.background, self.error)
         if self.preset.edge_weight:
             terms["edge"] = edge_loss(alpha_B1HW, alpha_hat_B1HW)
         if self.perception is not None:
-            terms["perceptual"] = perceptual_loss(self.perception, *pictures)
+            terms["perceptual"] = perceptual_loss(self.perception, *images)
         return terms
 
 
-def on_solids(alpha_B1HW: Tensor, colour_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor) -> tuple[Tensor, Tensor]:
-    """The chosen pictures blended on a solid colour each, and opaque from then on (AlphaVAE); the rest as they are."""
+def on_solids(
+    alpha_B1HW: Tensor, color_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Blend the chosen images on a solid color each and make them opaque (AlphaVAE).
+
+    Args:
+        alpha_B1HW: Alpha in [0, 1].
+        color_B3HW: Color in [0, 1].
+        chosen_B: Which images to blend.
+        below_B3: The solid colors in [0, 1].
+
+    Returns:
+        Alpha and color of all images; those not chosen are unchanged.
+    """
     chosen_B111 = chosen_B[:, None, None, None]
-    blended_B3HW = colour_B3HW * alpha_B1HW + below_B3[..., None, None] * (1 - alpha_B1HW)
+    blended_B3HW = color_B3HW * alpha_B1HW + below_B3[..., None, None] * (1 - alpha_B1HW)
     return (
         torch.where(chosen_B111, torch.ones_like(alpha_B1HW), alpha_B1HW),
-        torch.where(chosen_B111, blended_B3HW, colour_B3HW),
+        torch.where(chosen_B111, blended_B3HW, color_B3HW),
     )

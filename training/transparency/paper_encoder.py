@@ -1,4 +1,4 @@
-"""The paper's own offset encoder, of the architecture and size of Stable Diffusion's image encoder."""
+"""The paper's offset encoder, with the architecture of Stable Diffusion's image encoder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from training.presets.preset import Preset
 
 
 def heavy_blocks(preset: Preset) -> nn.Module:
-    """B x 4 x H x W, alpha first, to an offset B x C x H/8 x W/8 that is 0 until trained (paper, section 3.1).
+    """Build the paper's encoder (section 3.1).
 
-    diffusers' encoder of AutoencoderKL, 34.15 M numbers at its widths; it gives one value where that gives two, mean
-    and log variance, and its last convolution starts at zero.
+    It maps B x 4 x H x W, alpha first, to an offset B x C x H/8 x W/8. It is diffusers' encoder of
+    AutoencoderKL, 34.15 M parameters at its widths, without the log variance; its last convolution
+    is initialized to zero.
     """
     blocks = Encoder(
         in_channels=4 * preset.fold**2,

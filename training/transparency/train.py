@@ -32,8 +32,8 @@ from training.transparency.objective import OffsetObjective, on_solids
 from training.transparency.padding import pad_colours
 
 STAGE = "transparency"
-SHEET = 8  # pictures on a sample sheet
-KEPT_BYTES = 1 << 30  # padded colors kept in memory: 21,000 images of 64 pixels, 1,300 of 256
+SHEET = 8  # images in a sample grid
+KEPT_BYTES = 1 << 30  # of padded colors in memory: 21,000 images of 64 pixels, 1,300 of 256
 
 
 def train_transparency(
@@ -45,35 +45,60 @@ def train_transparency(
     backbone: Autoencoder,
     start: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
-    """Train (section 3.1) on the snapshot's train split, from `start` or afresh; the averaged weights at the end.
+    """Train latent transparency (section 3.1) on the snapshot's train split.
 
-    Pairs give their foregrounds and, by the preset's `transparency_opaque`, their opaque layers.
+    Pairs contribute their foregrounds and, by the preset's `transparency_opaque`, their opaque
+    layers. Training resumes from the last saved state in `folder`, and the result is bit-identical
+    to an uninterrupted run.
 
-    Run again with the same folder it goes on from the last saved state, and ends with the bits of a straight run.
-    Whatever `report` raises stops the training; what was saved stays. Raises Refused where `start` does not fit, and
-    as `fit`.
+    Args:
+        order: The training request.
+        preset: The preset.
+        store: The store of snapshots and images.
+        folder: The folder of the run's state.
+        report: The progress callback; an exception from it stops the training.
+        backbone: The frozen autoencoder.
+        start: The tensors to start from, or None.
+
+    Returns:
+        The averaged weights.
+
+    Raises:
+        Refused: `start` does not fit the preset; and as `fit`.
     """
-    machine = DistributedContext(preset)
-    step = machine.step_images(preset.transparency_batch)
+    # The data: the split's layers, and the sampling order.
+    ctx = DistributedContext(preset)
+    step = ctx.step_images(preset.transparency_batch)
     buckets = preset_buckets(preset, step, folder.parent / "cache" / "sizes")
     memory = preset.in_memory
     opaque, size = preset.transparency_opaque, preset.image_size
     roles = preset.roles_learnt(opaque)
-    pictures = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
-    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
-    draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
+    dataset = load_split(
+        store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles
+    )
+    draws: Order = draw_order(
+        store, dataset, order.previous, preset.new_weight, order.seed, opaque=opaque
+    )
+    draws = BucketOrder(draws, dataset.shapes, step) if buckets else draws
 
+    # The networks: new ones from the seed, or the parent's.
     torch.manual_seed(order.seed)
-    networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
+    networks = (
+        Transparency(preset)
+        if start is None
+        else open_transparency(preset, start).train().requires_grad_(True)
+    )
     shown = heldout_images(store, order.snapshot, size, SHEET)
     shown_B4HW = shown.take(range(len(shown))) if len(shown) else None
-    recipe = TransparencyStage(preset, networks, pictures, backbone, shown_B4HW)
-    fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    return {name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
+    stage = TransparencyStage(preset, networks, dataset, backbone, shown_B4HW)
+    fit(stage, TrainerContext(order, preset, ctx, dataset.samples, draws, folder, report))
+    return {
+        name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()
+    }
 
 
 class TransparencyStage(TrainingStage):
-    """To hide alpha in a latent and to find it again (section 3.1), against a discriminator where it counts."""
+    """Training stage that hides alpha in a latent and recovers it (section 3.1)."""
 
     stage = STAGE
 
@@ -85,37 +110,62 @@ class TransparencyStage(TrainingStage):
         backbone: Autoencoder,
         shown_B4HW: Tensor | None = None,
     ) -> None:
-        """shown_B4HW: held-out images, straight RGBA in [0, 1], for sample sheets and validation; None without any."""
+        """Make the stage.
+
+        Args:
+            preset: The preset.
+            networks: The networks to train.
+            pictures: The dataset.
+            backbone: The frozen autoencoder.
+            shown_B4HW: Held-out images, straight RGBA in [0, 1], for sample grids and validation,
+                or None.
+        """
         super().__init__()
         self.shown_B4HW = shown_B4HW
         self.preset, self.networks, self.pictures = preset, networks, pictures
-        self.pace = LRSchedule(preset.transparency_images, preset.transparency_batch, preset.transparency_ema)
+        self.pace = LRSchedule(
+            preset.transparency_images, preset.transparency_batch, preset.transparency_ema
+        )
         self.objective = OffsetObjective(preset, backbone)
-        # Only where it counts: every process waits for the gradients of every parameter.
+        # Without a weight it must not be a submodule: DDP waits for every parameter's gradient.
         self.judge = self.objective.discriminator if preset.discriminator_weight else None
-        # To pad colours takes a thread longer than a GPU takes to learn from them; a processor has none to spare.
+        # Padding takes a thread longer than a GPU's training step, so use several; on the CPU with
+        # images in memory there are no threads to spare.
         alone = preset.in_memory and not torch.cuda.is_available()
         self.readers = None if alone else ThreadPoolExecutor(preset.workers, "decode")
-        # Padding is three quarters of a loader's work and gives the same in every epoch.
+        # Padding is three quarters of the loading time, and its result is the same every epoch.
         self.padded: dict[int, Tensor] = {}
 
     def build_optimisers(self) -> dict[str, Optimizer]:
-        """One for the networks, one for the discriminator, whose gradients are never cut."""
+        """Build an optimizer for the networks, and one without clipping for the discriminator."""
         name, rate = self.preset.optimiser, self.preset.transparency_lr
         betas = (self.preset.beta1, self.preset.beta2)
         built = {"optimiser": build_optimiser(name, self.networks.parameters(), rate, betas=betas)}
         if self.judge is not None:
-            built["judge_optimiser"] = build_optimiser(name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0)
+            built["judge_optimiser"] = build_optimiser(
+                name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0
+            )
         return built
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
-        """Pictures, half of them mirrored, with their colours padded, and which of them keep their offset."""
+        """Make a batch of images with padded color, half of them mirrored, and which keep their
+        offset.
+
+        Args:
+            places: The dataset indices of the global batch.
+            mine: The rows of it that belong to this process.
+            rng: The generator of the random choices, which are drawn for the global batch.
+        """
+        # Draw for the global batch on every process, so that the number of processes has no effect.
         flips = (torch.rand(len(places), generator=rng) < 0.5)[mine]
-        # 30 % of the offsets are dropped.
-        keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[mine]
+        keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[
+            mine
+        ]
+        # Read and pad this process's images, in threads where they help.
         read = map if self.readers is None else self.readers.map
         pairs = list(read(self._prepare, [places[row] for row in mine], flips.tolist()))
         rgba_B4HW, padded_B3HW = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
+        # Blend a share of the images on solid colors, which makes them opaque.
         if share := self.preset.solid_share:
             chosen_B = (torch.rand(len(places), generator=rng) < share)[mine]
             below_B3 = torch.rand(len(places), 3, generator=rng)[mine]
@@ -125,60 +175,74 @@ class TransparencyStage(TrainingStage):
         return {"rgba": rgba_B4HW, "padded": padded_B3HW, "keep": keep_B}
 
     def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_vae and, beside it, the discriminator's own loss: neither has gradients for the other's networks."""
-        with _still(self.judge):
-            loss = self.objective.measure(self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen)
+        """Compute L_vae plus the discriminator's own loss.
+
+        Neither has gradients for the other's networks.
+        """
+        with _frozen(self.judge):
+            loss = self.objective.measure(
+                self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen
+            )
         if self.judge is None or "fooling" not in loss.terms:
             return loss.total, loss.terms
-        hinge = discriminator_loss(self.judge(*loss.truth), self.judge(*loss.drawn))
-        return loss.total + hinge, {**loss.terms, "discriminator": hinge}
+        discriminator = discriminator_loss(self.judge(*loss.truth), self.judge(*loss.drawn))
+        return loss.total + discriminator, {**loss.terms, "discriminator": discriminator}
 
     def cores(self) -> Sequence[nn.Module]:
-        """Both."""
+        """Return encoder and decoder."""
         return (self.networks.encoder, self.networks.decoder)
 
     def averaged(self) -> nn.Module:
-        """The discriminator is no part of what is kept."""
+        """Return the networks without the discriminator, which is not stored."""
         return self.networks
 
     def draw_sheet(self, rows: Rows) -> bytes:
-        """Draw the first held-out images, or training images without any, and their reconstructions."""
+        """Render the first held-out images, or else training images, and their reconstructions."""
         shown_B4HW = self.shown_B4HW if self.shown_B4HW is not None else rows["rgba"][:SHEET]
-        return draw_sheet(reconstruction_rows(self.objective.backbone, self.networks, self._here(shown_B4HW)))
+        return draw_sheet(
+            reconstruction_rows(self.objective.backbone, self.networks, self._to_device(shown_B4HW))
+        )
 
     def validate(self) -> dict[str, float]:
         """Measure the PSNR (dB, mean over nine backgrounds) of the first held-out images."""
         if self.shown_B4HW is None:
             return {}
-        truth_B4HW = self._here(self.shown_B4HW)
-        again_B4HW = reconstruct(self.objective.backbone, self.networks, truth_B4HW)
-        return {"psnr": float(torch.stack(list(measure_blends(truth_B4HW, again_B4HW)["psnr"].values())).mean())}
+        truth_B4HW = self._to_device(self.shown_B4HW)
+        reconstructed_B4HW = reconstruct(self.objective.backbone, self.networks, truth_B4HW)
+        return {
+            "psnr": float(
+                torch.stack(
+                    list(measure_blends(truth_B4HW, reconstructed_B4HW)["psnr"].values())
+                ).mean()
+            )
+        }
 
-    def _here(self, rgba_B4HW: Tensor) -> Tensor:
+    def _to_device(self, rgba_B4HW: Tensor) -> Tensor:
         return rgba_B4HW.to(next(self.networks.parameters()).device)
 
     def frozen(self) -> Sequence[nn.Module]:
-        """The backbone, and what pictures are compared by."""
+        """Return the autoencoder and the perceptual network."""
         return self.objective.frozen()
 
-    def _prepare(self, place: int, flip: bool) -> tuple[Tensor, Tensor]:
-        place, rgba_4HW = self.pictures.read(place)
-        padded_3HW = self._pad(place, rgba_4HW)
+    def _prepare(self, index: int, flip: bool) -> tuple[Tensor, Tensor]:
+        """Read an image with padded color, mirrored if `flip`."""
+        index, rgba_4HW = self.pictures.read(index)
+        padded_3HW = self._pad(index, rgba_4HW)
         return (rgba_4HW.flip(2), padded_3HW.flip(2)) if flip else (rgba_4HW, padded_3HW)
 
-    def _pad(self, place: int, rgba_4HW: Tensor) -> Tensor:
-        """Pad the colors of an image, or take them from memory; beyond KEPT_BYTES they are padded again each time."""
-        if place in self.padded:
-            return self.padded[place]
+    def _pad(self, index: int, rgba_4HW: Tensor) -> Tensor:
+        """Pad the colors of an image, cached in memory up to KEPT_BYTES."""
+        if index in self.padded:
+            return self.padded[index]
         padded_3HW = pad_colours(rgba_4HW[None])[0]
         if self.preset.in_memory and (len(self.padded) + 1) * padded_3HW.nbytes <= KEPT_BYTES:
-            self.padded[place] = padded_3HW
+            self.padded[index] = padded_3HW
         return padded_3HW
 
 
 @contextmanager
-def _still(judge: nn.Module | None) -> Iterator[None]:
-    """For so long nothing that is computed has gradients for the discriminator's weights."""
+def _frozen(judge: nn.Module | None) -> Iterator[None]:
+    """Compute without gradients for the discriminator's weights."""
     if judge is not None:
         judge.requires_grad_(False)
     try:
@@ -188,6 +252,8 @@ def _still(judge: nn.Module | None) -> Iterator[None]:
             judge.requires_grad_(True)
 
 
-def reconstruction_rows(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor) -> list[list[RGBA]]:
-    """Two rows: the pictures, and what comes back of them."""
+def reconstruction_rows(
+    backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor
+) -> list[list[RGBA]]:
+    """Return two rows of images: the originals and their reconstructions."""
     return [pixels(rgba_B4HW), pixels(reconstruct(backbone, networks, rgba_B4HW))]

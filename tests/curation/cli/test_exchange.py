@@ -49,16 +49,16 @@ def test_an_import_is_looked_at_made_once_and_listed(here: Settings, files: list
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("checkpoint", "import", "{pickle}"), 2, "pickles run code when they are read"),
+        (("checkpoint", "import", "{pickle}"), 2, "pickles can run code when they are loaded"),
         (("checkpoint", "import", "{absent}"), 3, "there is no file"),
         (("checkpoint", "import", "{encoder}", "--set", "wings"), 2, "hint: say for example --set"),
-        (("checkpoint", "import", "{encoder}", "--set", "wings=2"), 3, "a preset has no number 'wings'"),
-        (("checkpoint", "import", "{encoder}", "--set", "draw_batch=many"), 2, "draw_batch cannot be 'many'"),
+        (("checkpoint", "import", "{encoder}", "--set", "wings=2"), 3, "a preset has no column 'wings'"),
+        (("checkpoint", "import", "{encoder}", "--set", "draw_batch=many"), 2, "invalid draw_batch 'many'"),
         (("checkpoint", "import", "{encoder}", "--preset", "tiny"), 2, "preset 'tiny' has no pretrained model"),
-        (("checkpoint", "import", "{encoder}"), 2, "no file given is an alpha decoder"),
+        (("checkpoint", "import", "{encoder}"), 2, "none of the files is an alpha decoder"),
         (("checkpoint", "export", "{made}", "--format", "gguf"), 2, "'released', 'comfyui'"),
         (("checkpoint", "export", "{made}", "--precision", "int8"), 2, "'stored', 'fp16', 'fp32'"),
-        (("checkpoint", "export", "{made}"), 2, "no other program knows the networks"),
+        (("checkpoint", "export", "{made}"), 2, "other programs do not support the networks"),
     ],
 )
 def test_errors_are_told_with_a_hint_and_leave_nothing(

@@ -109,7 +109,7 @@ def test_importing_twice_is_importing_once(models, narrow_files, store) -> None:
 def test_a_look_stores_nothing(models, narrow_files, store) -> None:
     taken = take(narrow_files, models["sdxl"], None, **NARROW)
     assert taken.checkpoint is None
-    assert "cannot draw" in taken.notes[1]
+    assert "can decode but not generate" in taken.notes[1]
     assert not [path for path in store.folder.rglob("*") if path.is_file()]
 
 
@@ -140,7 +140,7 @@ def test_nothing_is_stored_when_anything_is_wrong(models, unets, narrow_files, s
         (lambda: take([*narrow_files, attn], models["sd15"], store, **NARROW), "not of the family sdxl"),
         (lambda: take([*narrow_files], models["sdxl"], store), "does not fit preset 'sdxl'"),
         (lambda: take_in(narrow_files, "tiny", {}, store, nothing), "preset 'tiny' has no pretrained model"),
-        (lambda: take(narrow_files, models["sdxl"], store, wings="2"), "no number 'wings'"),
+        (lambda: take(narrow_files, models["sdxl"], store, wings="2"), "no column 'wings'"),
         (lambda: take(narrow_files, tmp_path / "absent", store, **NARROW), "there is no folder"),
     ]
     for wrong, said in cases:
@@ -330,7 +330,7 @@ def test_networks_of_full_size_go_through_the_doors(models, unets, full_size, st
     assert listed == {Path(file.path).name for file in written} | {"adapter_config.json"}
     again = take([Path(file.path) for file in written], models["sdxl"], None)  # one LoRA in two wordings
     assert [file.part for file in again.files].count("base") == 1
-    assert again.notes[0] == "offset scale 300, as the encoder's file says"
+    assert again.notes[0] == "offset scale 300, as stated in the encoder's file"
 
 
 def test_what_a_form_cannot_hold_is_refused(models, unets, narrow_files, store, tmp_path) -> None:
@@ -339,7 +339,7 @@ def test_what_a_form_cannot_hold_is_refused(models, unets, narrow_files, store, 
     for form, precision, said in [
         ("pickle", "stored", "no format 'pickle'"),
         ("released", "int4", "no format 'released' in precision 'int4'"),
-        ("released", "stored", "no other program knows the networks of preset 'sdxl'"),
+        ("released", "stored", "other programs do not support the networks of preset 'sdxl'"),
     ]:
         with pytest.raises(Refused, match=said) as refused:
             give_out(checkpoint, store, form, precision, tmp_path / "out")

@@ -53,9 +53,9 @@ def test_every_module_has_a_flat_name_that_leads_back(full_size) -> None:
 
 @pytest.mark.parametrize("name", ["encoder.conv_in", "input_blocks.x.0.op", "output_blocks.1", "up_blocks.0.wings.1.b"])
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(Refused, match="no tensor of a Stable Diffusion UNet"):
+    with pytest.raises(Refused, match="is not a tensor of a Stable Diffusion UNet"):
         to_diffusers(name)
-    with pytest.raises(Refused, match="no tensor of a Stable Diffusion UNet"):
+    with pytest.raises(Refused, match="is not a tensor of a Stable Diffusion UNet"):
         to_ldm(name, "sdxl")
 
 
@@ -100,10 +100,10 @@ def test_the_released_files_are_recognised_at_their_sizes() -> None:
         (["image_proj.norm.weight"], "an IP-Adapter"),
         (["double_blocks.0.img_attn.qkv.weight"], "weights of a diffusion transformer"),
         (["down_blocks.0.motion_modules.0.proj_in.weight"], "a motion module"),
-        (["lora_unet_conv_in.hada_w1_a"], "an adapter of another kind than LoRA"),
-        (["lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.dora_scale"], "an adapter of another kind"),
+        (["lora_unet_conv_in.hada_w1_a"], "an adapter other than a LoRA"),
+        (["lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.dora_scale"], "an adapter other than a LoRA"),
         (["a::lora::0", "a::diff::0"], "a file of mixed patches"),
-        (["wings.0.weight"], "of no kind known here; it begins with wings.0.weight"),
+        (["wings.0.weight"], "is unknown; its first tensors are wings.0.weight"),
     ],
 )
 def test_strangers_are_named(names: list[str], what: str) -> None:
@@ -122,7 +122,7 @@ def test_only_whole_safetensors_are_opened(tmp_path: Path, whole: bytes) -> None
     pickled, archive = io.BytesIO(), io.BytesIO()
     torch.save({"a": torch.zeros(2)}, pickled)
     torch.save({"a": torch.zeros(2)}, archive, _use_new_zipfile_serialization=False)
-    cut = "no whole safetensors file"
+    cut = "not a complete safetensors file"
     cases = [
         ("a zip or a pickled torch file", pickled.getvalue()),
         ("a pickle", archive.getvalue()),

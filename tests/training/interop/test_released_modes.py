@@ -67,11 +67,11 @@ def test_files_that_look_alike_are_told_by_what_they_say_or_by_their_name() -> N
     unet = make_unet(SDXL_CHANNELS, cross_attention_dim=32, **TINY_SDXL)
     shapes = patched(difference_shapes(unet, 8), "sdxl")
     assert find_mode(file(shapes, "my_fg2ble.safetensors"), WeightFormat.differences).doubt.endswith(
-        "fg2ble and bg2ble look alike"
+        "fg2ble and bg2ble have the same tensors"
     )
     assert mode_of(file(shapes, "my_fg2ble", mode="bg2ble")) == "bg2ble", "what it says of itself comes first"
     for name in ("weights", "fg2ble_or_bg2ble"):
-        with pytest.raises(Refused, match="may be fg2ble and bg2ble: nothing in it tells") as refused:
+        with pytest.raises(Refused, match="may be fg2ble and bg2ble: its content does not decide") as refused:
             mode_of(file(shapes, name))
         assert "name" in refused.value.hint
     whole = {n: tuple(v.shape) for n, v in unet.state_dict().items()} | {"conv_in.weight": (16, 12, 3, 3)}
@@ -82,10 +82,10 @@ def test_files_that_look_alike_are_told_by_what_they_say_or_by_their_name() -> N
 
 def test_frames_and_channels_of_no_released_file_are_refused() -> None:
     unet = tiny_sd15()
-    for frames, controlled, said in [(2, False, "2 layers together$"), (3, True, "together, led by a known one")]:
+    for frames, controlled, said in [(2, False, "of 2 layers$"), (3, True, "of 3 layers, with a given layer")]:
         with pytest.raises(Refused, match=said):
             mode_of(file(sharing_shapes(unet, frames, 4, controlled=controlled)))
-    with pytest.raises(Refused, match="wants 16 channels"):
+    with pytest.raises(Refused, match="has 16 input channels"):
         mode_of(file({"conv_in.weight": (16, 16, 3, 3)}))
 
 
@@ -112,8 +112,8 @@ def test_a_pair_is_made_the_shortest_way(available, given, way) -> None:
 @pytest.mark.parametrize(
     ("available", "given", "said"),
     [
-        (("base",), (), "draws no pair; it has base"),
-        (("joint",), (FOREGROUND,), "draws no pair around foreground; it has joint"),
+        (("base",), (), "cannot generate a pair; its modes: base"),
+        (("joint",), (FOREGROUND,), "cannot generate a pair around foreground; its modes: joint"),
         (("base", "fg2ble"), (FOREGROUND,), "around foreground"),
         (XL, (BLENDED,), "around blended"),
         (XL, (FOREGROUND, BACKGROUND), "around background and foreground"),

@@ -256,7 +256,7 @@ def test_a_base_of_pairs_learns_for_longer(store, pairs, snapshot, tmp_path):
 
 def test_layers_without_a_base_are_refused(store, pairs, tmp_path):
     order = TrainingRequest("layers", "micro", pairs, None, None, 1, 16)
-    with pytest.raises(Refused, match="'transparency', and there is none yet"):
+    with pytest.raises(Refused, match="'transparency' of a parent checkpoint"):
         train(order, store, tmp_path / "run", lambda _: None)
 
 

@@ -43,7 +43,7 @@ def test_both_ways_are_drawn_from_the_same_prompts_and_seeds(store, model, tmp_p
         height=64, width=64,
     ).images[0]  # fmt: skip
     assert np.abs(np.rint(drawn * 255) - opaque[0]).max() <= 1
-    assert (found.facts["trimap"], found.facts["opaque"]) == ("GrabCut", f"{model} without what was learnt")
+    assert (found.facts["trimap"], found.facts["opaque"]) == ("GrabCut", f"{model} without the fine-tuned weights")
     sheet = Image.open(io.BytesIO(found.sheet))
     assert sheet.format == "PNG"
     assert sheet.width > 3 * 96

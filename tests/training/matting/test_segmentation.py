@@ -60,7 +60,7 @@ def test_what_cannot_be_used_is_refused(tmp_path):
     config["auto_map"] = {"AutoConfig": "code.Config", "AutoModelForSemanticSegmentation": "code.Net"}
     (coded / "config.json").write_text(json.dumps(config))
     (coded / "code.py").write_text("raise SystemExit('code from outside was run')\n")
-    with pytest.raises(Refused, match="brings its own code"):
+    with pytest.raises(Refused, match="needs custom code"):
         open_segmenter(str(coded))
     bare = write_segformer(tmp_path / "bare", ["background", "subject"])
     (bare / "preprocessor_config.json").unlink()

@@ -277,7 +277,7 @@ def test_after_stopping_the_plain_unet_draws(make, mode):
     assert [within for _, within in seen] == [time >= 250 for time, _ in seen]
     assert {within for _, within in seen} == {True, False}
     for share in (0.0, 1.5):
-        with pytest.raises(Refused, match="cannot stop at"):
+        with pytest.raises(Refused, match="invalid stop_at"):
             pipe("a cat", **given(mode), stop_at=share, **FEW)
 
 
@@ -289,7 +289,7 @@ def test_dpm_is_warned_of_where_a_blended_picture_is_given(make):
     for pipe in (plain, taken):
         pipe.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipe.pipeline.scheduler.config)
     plain("a cat", disc(), **SIDE, **FEW)
-    with pytest.warns(UserWarning, match=r"DPM\+\+ leaves artefacts with fgble2bg: take Euler a or UniPC"):
+    with pytest.warns(UserWarning, match=r"DPM\+\+ leaves artifacts with fgble2bg; use Euler ancestral or UniPC"):
         taken("a cat", disc(), photograph(), **SIDE, **FEW)
     taken.pipeline.scheduler = UniPCMultistepScheduler.from_config(taken.pipeline.scheduler.config)
     taken("a cat", disc(), photograph(), **SIDE, **FEW)
@@ -348,26 +348,26 @@ def test_two_steps_make_a_background_for_a_users_own_foreground(make):
 
 
 def test_what_does_not_belong_is_refused(make, models, networks, files, tmp_path):
-    with pytest.raises(Refused, match="these weights are bg2ble: given background draws blended"):
+    with pytest.raises(Refused, match="these weights are bg2ble: given background generates blended"):
         ForegroundToBlendedPipeline.from_pretrained(models["sdxl"], networks, files["bg2ble"])
-    with pytest.raises(Refused, match="draws no foreground alone: it is fg2ble"):
+    with pytest.raises(Refused, match="does not generate single foregrounds: it is fg2ble"):
         TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=files["fg2ble"])
-    with pytest.raises(Refused, match="weights of one mode"):
+    with pytest.raises(Refused, match="weights of a single mode"):
         ForegroundToBlendedPipeline.from_pretrained(models["sdxl"], networks, [files["fg2ble"], files["fg2ble"]])
     with pytest.raises(Refused, match="is not a tensor of this UNet"):
         ForegroundToBlendedPipeline.from_pretrained(models["sd15"], networks, files["fg2ble"])
     pipe = make("fgble2bg")
-    with pytest.raises(Refused, match="is given foreground and blended, not foreground"):
+    with pytest.raises(Refused, match="needs foreground and blended, not foreground"):
         pipe("a room", disc(), **FEW)
-    with pytest.raises(Refused, match="is given foreground, not foreground and blended"):
+    with pytest.raises(Refused, match="needs foreground, not foreground and blended"):
         make("fg2bg")("a room", disc(), photograph(), **FEW)
     with pytest.raises(Refused, match="differ in size"):
         pipe("a room", disc(), photograph((72, 64)), **FEW)
     with pytest.raises(Refused, match="both height and width"):
         pipe("a room", disc(), photograph(), height=64, **FEW)
-    with pytest.raises(Refused, match="2 and 3 texts and pictures"):
+    with pytest.raises(Refused, match="2 and 3 texts and images"):
         pipe(["a", "b"], [disc()] * 3, photograph(), **FEW)
-    with pytest.raises(Refused, match="no output of type"):
+    with pytest.raises(Refused, match="unknown output_type"):
         pipe("a", disc(), photograph(), num_inference_steps=1, output_type="gif")
     latent = pipe("a", disc(), photograph(), num_inference_steps=1, output_type="latent")
     torch.testing.assert_close(pipe.pipe.restore(latent.background), latent.latents[LayerRole.background])

@@ -174,19 +174,19 @@ def test_sdxl_draws_a_whole_pair_in_three_steps(import_, store):
 
 def test_what_a_checkpoint_cannot_draw_is_refused(import_, store):
     joint = open_generator(import_("sd15", "joint"), store)
-    with pytest.raises(Refused, match="it draws no foreground by itself") as refused:
+    with pytest.raises(Refused, match="it cannot generate single foregrounds") as refused:
         joint.draw([ask(prompt=Prompt("a cat"))])
     assert "foreground or background text" in refused.value.hint
-    with pytest.raises(Refused, match="neither begins from an image"):
+    with pytest.raises(Refused, match="neither an initial image nor upscaling"):
         joint.draw([ask()], DrawOptions(upscale=2.0))
     sha = store.put(encode_layer(pixels()))
-    with pytest.raises(Refused, match="draws no pair around background; it has joint"):
+    with pytest.raises(Refused, match="cannot generate a pair around background; its modes: joint"):
         joint.draw([ask()], DrawOptions(given={BACKGROUND: sha}))
     single = open_generator(import_("sdxl", "base"), store)
     for options in (DrawOptions(), DrawOptions(given={BACKGROUND: sha})):
-        with pytest.raises(Refused, match="this checkpoint draws no pair"):
+        with pytest.raises(Refused, match="this checkpoint cannot generate a pair"):
             single.draw([ask()], options)
-    with pytest.raises(Refused, match="draws no pair"):
+    with pytest.raises(Refused, match="cannot generate a pair"):
         single.describe(DrawOptions(given={BACKGROUND: sha}))
     led = open_generator(import_("sd15", "bg2fg"), store)
     with pytest.raises(NotFound):

@@ -166,7 +166,7 @@ def test_given_layers_are_taken_as_they_are(synthesis, store):
     assert np.array_equal(layers[W], below)
     assert np.array_equal(layers[B][~behind(layers[F], 64)], below[~behind(layers[F], 64)])
     small = store.put(encode_layer(below[:32]))
-    with pytest.raises(Refused, match="other sizes"):
+    with pytest.raises(Refused, match="differ in size"):
         draw(synthesis, PAIR, given={B: small})
 
 
@@ -225,8 +225,8 @@ def test_what_does_not_fit_is_told_before_it_is_registered(here, database, model
             register_checkpoint(tx, plain, "test")
     for change, error, said in (
         (f"inpainter={tmp_path}/nowhere", NotFound, "no folder"),
-        ("erosion=-1", Refused, "erosion cannot be -1"),
-        ("inpaint=x", NotFound, "no number 'inpaint'"),
+        ("erosion=-1", Refused, "invalid erosion -1"),
+        ("inpaint=x", NotFound, "no column 'inpaint'"),
         ("draw_steps=2", Refused, "nothing is to be changed"),
     ):
         with pytest.raises(error, match=said):

@@ -141,15 +141,15 @@ def test_a_missing_autoencoder_is_told(tmp_path):
     with pytest.raises(NotFound, match="there is no folder"):
         load_autoencoder(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Refused, match="no whole model"):
+    with pytest.raises(Refused, match="not a complete diffusers model"):
         load_autoencoder(str(tmp_path / "empty"))
     write_vae(tmp_path / "broken")
     weights = tmp_path / "broken" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(Refused, match="no whole model"):
+    with pytest.raises(Refused, match="not a complete diffusers model"):
         load_autoencoder(str(tmp_path / "broken"))
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(Refused, match="no backbone of kind"):
+    with pytest.raises(Refused, match="unknown kind of backbone"):
         open_backbone({}, {"kind": "wavelet"})
