@@ -73,7 +73,9 @@ def mount(app: FastAPI) -> None:
     router = APIRouter(include_in_schema=False)
     router.add_api_route("/", _front, methods=["GET"], response_class=RedirectResponse)
     for address, name in PAGES.items():
-        router.add_api_route(address, _page(name, folder), methods=["GET"], response_class=HTMLResponse)
+        router.add_api_route(
+            address, _page(name, folder), methods=["GET"], response_class=HTMLResponse
+        )
     app.include_router(router)
     app.state.error_page = _error_page(folder)
 
@@ -82,8 +84,14 @@ def _front(request: Request) -> Response:
     """Send reviewers to the review page, which takes candidates for them, and all others to the rounds."""
     page = "/sign-in"
     if _has_session(request):
-        access_of = getattr(request.app.state, "access_of", None)  # set by the application that serves the API
-        page = "/review" if access_of is None or access_of(request) in {"annotator", None} else "/rounds"
+        access_of = getattr(
+            request.app.state, "access_of", None
+        )  # set by the application that serves the API
+        page = (
+            "/review"
+            if access_of is None or access_of(request) in {"annotator", None}
+            else "/rounds"
+        )
     return RedirectResponse(page, 303, HEADERS | {"Cache-Control": "no-store"})
 
 
@@ -140,7 +148,9 @@ def needed_modules(module: str) -> frozenset[str]:
 
 @cache
 def _templates() -> Environment:
-    return Environment(loader=FileSystemLoader(HERE / "pages"), autoescape=True, undefined=StrictUndefined)
+    return Environment(
+        loader=FileSystemLoader(HERE / "pages"), autoescape=True, undefined=StrictUndefined
+    )
 
 
 def _digest() -> str:

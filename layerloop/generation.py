@@ -47,11 +47,17 @@ def generate(
         with instance.database.transaction() as tx:
             found = find_checkpoint(tx, checkpoint) if checkpoint else promoted(tx)
         if found is None:
-            raise NotFound("no checkpoint is promoted", "give checkpoint=; 'layerloop checkpoint list' shows them")
+            raise NotFound(
+                "no checkpoint is promoted",
+                "give checkpoint=; 'layerloop checkpoint list' shows them",
+            )
         generator = load(instance.settings.generator)(found, instance.store)
         # Batches as large as the generator likes: fewer at a time cost as much, more need more memory.
         starts = range(0, count, generator.at_once)
-        batches = (generator.draw(requests[one : one + generator.at_once], DrawOptions(**options)) for one in starts)
+        batches = (
+            generator.draw(requests[one : one + generator.at_once], DrawOptions(**options))
+            for one in starts
+        )
         return [_as_images(layers) for batch in batches for layers in batch]
 
 

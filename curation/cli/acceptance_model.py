@@ -26,7 +26,9 @@ def fit(pairs: Pairs = False, dry_run: DryRun = False, as_json: Json = False) ->
         if dry_run:
             with opened.database.transaction() as tx:
                 accepted, rejected = acceptance_model_store.count_lesson(tx, kind, embedder.source)
-            talk.print(f"would fit a head to {accepted} accepts and {rejected} rejects, as {embedder.source} sees them")
+            talk.print(
+                f"would fit a head to {accepted} accepts and {rejected} rejects, as {embedder.source} sees them"
+            )
             return
         embedding_backfill.see_unseen(opened.database, opened.store, kind, embedder)
         with opened.database.transaction() as tx:
@@ -36,7 +38,9 @@ def fit(pairs: Pairs = False, dry_run: DryRun = False, as_json: Json = False) ->
 
 @app.command()
 def show(
-    name: Annotated[str | None, typer.Argument(help="The beginning of its id; without it the newest.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="The beginning of its id; without it the newest.")
+    ] = None,
     pairs: Pairs = False,
     as_json: Json = False,
 ) -> None:
@@ -57,12 +61,21 @@ _FOLDS = {
 
 
 def _row(kept: Any) -> dict[str, Any]:
-    named = {"head": kept.id, "kind": kept.kind, "embedder": kept.embedder, "teacher": kept.teacher, "at": kept.at}
+    named = {
+        "head": kept.id,
+        "kind": kept.kind,
+        "embedder": kept.embedder,
+        "teacher": kept.teacher,
+        "at": kept.at,
+    }
     return named | dict(kept.figures)
 
 
 def _text(kept: Any) -> str:
-    taught = {"person": "people's decisions", "oracle": "decisions of the oracle, for people's are too few"}
+    taught = {
+        "person": "people's decisions",
+        "oracle": "decisions of the oracle, for people's are too few",
+    }
     figures = kept.figures
     said = f"taught by {figures['decisions']} {taught[kept.teacher]}, {figures['accepted']} of them accepts"
     lines = [f"head {short(kept.id)}, {said} ({kept.embedder})"]
@@ -70,6 +83,8 @@ def _text(kept: Any) -> str:
         if folds in figures:
             lines.append(
                 "  {}: AUC {auc:.3f}, Brier {brier:.3f}, calibration error {ece:.3f}, "
-                "log loss {log_loss:.3f} (a constant: {constant_log_loss:.3f})".format(words, **figures[folds])
+                "log loss {log_loss:.3f} (a constant: {constant_log_loss:.3f})".format(
+                    words, **figures[folds]
+                )
             )
     return "\n".join(lines)

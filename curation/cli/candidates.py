@@ -14,9 +14,13 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("list")
 def list_(
-    number: Annotated[int | None, typer.Option("--round", help="Of this round alone.", min=1, max=LARGEST)] = None,
+    number: Annotated[
+        int | None, typer.Option("--round", help="Of this round alone.", min=1, max=LARGEST)
+    ] = None,
     state: Annotated[CandidateState | None, typer.Option(help="In this state alone.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0, max=LARGEST)] = 100,
+    limit: Annotated[
+        int, typer.Option(help="At most so many; 0 for all.", min=0, max=LARGEST)
+    ] = 100,
     as_json: Json = False,
 ) -> None:
     """Candidates with their prompt, seed, state, flags and layers."""

@@ -24,13 +24,25 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Option(help="An image-text-to-text model: a hub name or a folder.")],
-    prompt: Annotated[str | None, typer.Option(help="What the model is asked of each picture.")] = None,
-    background: Annotated[int, typer.Option(help="The grey that layers are shown on.", min=0, max=255)] = 128,
-    tokens: Annotated[int, typer.Option(help="The longest caption, in the model's tokens.", min=1, max=500)] = 60,
-    again: Annotated[bool, typer.Option("--again", help="Also samples that a model captioned before.")] = False,
+    model: Annotated[
+        str, typer.Option(help="An image-text-to-text model: a hub name or a folder.")
+    ],
+    prompt: Annotated[
+        str | None, typer.Option(help="What the model is asked of each picture.")
+    ] = None,
+    background: Annotated[
+        int, typer.Option(help="The grey that layers are shown on.", min=0, max=255)
+    ] = 128,
+    tokens: Annotated[
+        int, typer.Option(help="The longest caption, in the model's tokens.", min=1, max=500)
+    ] = 60,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also samples that a model captioned before.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="At most so many samples; 0 for all.", min=0)] = 0,
-    wait: Annotated[bool, typer.Option(help="Caption here and now; --no-wait leaves it to a worker.")] = True,
+    wait: Annotated[
+        bool, typer.Option(help="Caption here and now; --no-wait leaves it to a worker.")
+    ] = True,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -42,11 +54,15 @@ def run(
     from curation.datasets import captions
     from curation.errors import LayerloopError
 
-    order = captions.CaptionOrder(model, prompt or captions.PROMPT, background, tokens, again, limit)
+    order = captions.CaptionOrder(
+        model, prompt or captions.PROMPT, background, tokens, again, limit
+    )
     with context() as opened:
         with opened.database.transaction() as tx:
             if dry_run:
-                talk.print(f"would let {model} caption {len(captions.choose_samples(tx, order))} samples")
+                talk.print(
+                    f"would let {model} caption {len(captions.choose_samples(tx, order))} samples"
+                )
                 return
             id_ = captions.order_captions(tx, order, ACTOR)
             if wait:
@@ -71,7 +87,9 @@ def run(
 
 @app.command()
 def give(
-    sample: Annotated[str, typer.Argument(help="The sample's id, or the first eight or more digits of it.")],
+    sample: Annotated[
+        str, typer.Argument(help="The sample's id, or the first eight or more digits of it.")
+    ],
     text: Annotated[str, typer.Argument(help="What the picture shows.")],
     as_json: Json = False,
 ) -> None:

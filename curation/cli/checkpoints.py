@@ -37,7 +37,8 @@ app.command()(evaluate)
 app.command()(compare)
 
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Another number of the preset, as name=value; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", help="Another number of the preset, as name=value; may be repeated."),
 ]
 
 
@@ -61,16 +62,25 @@ class Precision(StrEnum):
 
 
 def train(
-    snapshot: Annotated[str, typer.Option(help="A tag, an id, or the first digits of one.")] = "latest",
+    snapshot: Annotated[
+        str, typer.Option(help="A tag, an id, or the first digits of one.")
+    ] = "latest",
     preset: Annotated[str, typer.Option(help="A row of numbers: tiny, sd15, sdxl.")] = "tiny",
     recipe: Annotated[
-        str, typer.Option(help="transparency, base, layers, whole (the first two) or pairs (all three).")
+        str,
+        typer.Option(
+            help="transparency, base, layers, whole (the first two) or pairs (all three)."
+        ),
     ] = "whole",
     parent: Annotated[str | None, typer.Option(help="The checkpoint to go on from.")] = None,
     changes: Set = None,
     seed: Annotated[int, typer.Option(help="Seeds weights, noise and order.")] = 0,
-    images: Annotated[int, typer.Option(help="Train on so many images instead of the preset's.", min=0)] = 0,
-    wait: Annotated[bool, typer.Option(help="Train here and now; --no-wait leaves it to a worker.")] = True,
+    images: Annotated[
+        int, typer.Option(help="Train on so many images instead of the preset's.", min=0)
+    ] = 0,
+    wait: Annotated[
+        bool, typer.Option(help="Train here and now; --no-wait leaves it to a worker.")
+    ] = True,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -90,7 +100,9 @@ def train(
             previous = snapshots.known(tx, start.snapshot) if start else None
             changed = (dict(start.changes) if start else {}) | read_changes(changes or [])
             order = TrainingRequest(recipe, preset, found, previous, start, seed, images, changed)
-            pictures = next(row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found)
+            pictures = next(
+                row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found
+            )
             check_order(order, opened.settings.trainer)
             if not dry_run:
                 run = registry.order_training(tx, order, ACTOR)
@@ -98,7 +110,9 @@ def train(
                 tx.jobs.clear()  # this process does it
         warn_of_snapshot(opened, found, preset, changed)
         if dry_run:
-            talk.print(f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}")
+            talk.print(
+                f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}"
+            )
             print_memory(load(opened.settings.estimator)(order, pictures), str(order.id), as_json)
             return
         if not wait:
@@ -108,9 +122,17 @@ def train(
         with resumable(), progress() as tell:
             row = work_here(opened, run, jobs.train, registry.find_run, tell)
     if row["state"] != "finished":
-        what = f"the training was {row['error']}" if row["state"] == "cancelled" else f"training failed: {row['error']}"
-        raise LayerloopError(what, "the same command goes on where it stopped, once the cause is mended")
-    print_json({"run": str(run), "checkpoint": row["checkpoint_id"]}) if as_json else print_text(row["checkpoint_id"])
+        what = (
+            f"the training was {row['error']}"
+            if row["state"] == "cancelled"
+            else f"training failed: {row['error']}"
+        )
+        raise LayerloopError(
+            what, "the same command goes on where it stopped, once the cause is mended"
+        )
+    print_json({"run": str(run), "checkpoint": row["checkpoint_id"]}) if as_json else print_text(
+        row["checkpoint_id"]
+    )
 
 
 @app.command("list")
@@ -170,11 +192,18 @@ def vary(name: Name, changes: Set = None, as_json: Json = False) -> None:
 
 @app.command("import")
 def import_(
-    files: Annotated[list[Path], typer.Argument(help="A decoder, maybe an encoder, maybe bases; safetensors.")],
-    preset: Annotated[str, typer.Option(help="The row of the model they are for: sd15, sd21, sdxl.")] = "sdxl",
+    files: Annotated[
+        list[Path], typer.Argument(help="A decoder, maybe an encoder, maybe bases; safetensors.")
+    ],
+    preset: Annotated[
+        str, typer.Option(help="The row of the model they are for: sd15, sd21, sdxl.")
+    ] = "sdxl",
     changes: Set = None,
     offset_scale: Annotated[
-        float | None, typer.Option(help="What the encoder's output is multiplied by; 300 for LayerDiffuse_Diffusers.")
+        float | None,
+        typer.Option(
+            help="What the encoder's output is multiplied by; 300 for LayerDiffuse_Diffusers."
+        ),
     ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -183,7 +212,9 @@ def import_(
     from curation.checkpoints import registry
     from curation.runtime.context import load
 
-    changed = read_changes(changes or []) | ({"offset_scale": repr(offset_scale)} if offset_scale is not None else {})
+    changed = read_changes(changes or []) | (
+        {"offset_scale": repr(offset_scale)} if offset_scale is not None else {}
+    )
     with context(create=True) as opened, progress() as tell:
         taken: ImportResult = load(opened.settings.importer)(
             files, preset, changed, None if dry_run else opened.store, tell
@@ -193,7 +224,13 @@ def import_(
                 registry.register_checkpoint(tx, taken.checkpoint, ACTOR)
     made = taken.checkpoint.id if taken.checkpoint else None
     if as_json:
-        print_json({"checkpoint": made, "files": [asdict(file) for file in taken.files], "notes": taken.notes})
+        print_json(
+            {
+                "checkpoint": made,
+                "files": [asdict(file) for file in taken.files],
+                "notes": taken.notes,
+            }
+        )
         return
     for file in taken.files:
         talk.print(f"{file.path}: {file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers")
@@ -206,11 +243,17 @@ def import_(
 def export(
     name: Name,
     form: Annotated[
-        Form, typer.Option("--format", help="For which program; Forge reads released, layerloop keeps everything.")
+        Form,
+        typer.Option(
+            "--format", help="For which program; Forge reads released, layerloop keeps everything."
+        ),
     ] = Form.released,
-    out: Annotated[Path, typer.Option(help="The folder to write to; made if need be.")] = Path("exported"),
+    out: Annotated[Path, typer.Option(help="The folder to write to; made if need be.")] = Path(
+        "exported"
+    ),
     precision: Annotated[
-        Precision, typer.Option(help="Of the numbers in the files; stored is as the checkpoint has them.")
+        Precision,
+        typer.Option(help="Of the numbers in the files; stored is as the checkpoint has them."),
     ] = Precision.stored,
     as_json: Json = False,
 ) -> None:
@@ -221,7 +264,9 @@ def export(
     with context() as opened:
         with opened.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
-        written = load(opened.settings.exporter)(checkpoint, opened.store, form.value, precision.value, out)
+        written = load(opened.settings.exporter)(
+            checkpoint, opened.store, form.value, precision.value, out
+        )
     if as_json:
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return
@@ -238,7 +283,9 @@ def read_changes(given: list[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in given]
     for name, equals, _ in pairs:
         if not equals:
-            raise Refused(f"--set {name!r} is no name=value", "say for example --set transparency_batch=4")
+            raise Refused(
+                f"--set {name!r} is no name=value", "say for example --set transparency_batch=4"
+            )
     return {name.strip(): _whole(value.strip()) for name, _, value in pairs}
 
 

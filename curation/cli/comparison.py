@@ -22,19 +22,31 @@ if TYPE_CHECKING:
 
 def compare(
     name: Name,
-    count: Annotated[int, typer.Option(help="So many prompts, each drawn once in both ways.", min=1)] = 24,
+    count: Annotated[
+        int, typer.Option(help="So many prompts, each drawn once in both ways.", min=1)
+    ] = 24,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="A text file, one prompt a line, or triples; '# ' begins a comment. Else seeds' captions."),
+        typer.Option(
+            help="A text file, one prompt a line, or triples; '# ' begins a comment. Else seeds' captions."
+        ),
     ] = None,
     snapshot: Annotated[
-        str | None, typer.Option(help="Whose seeds the oracle knows; the checkpoint's own when not given.")
+        str | None,
+        typer.Option(help="Whose seeds the oracle knows; the checkpoint's own when not given."),
     ] = None,
     segmenter: Annotated[
-        str | None, typer.Option(help="A segmentation model for the trimap, by name or folder; without it, GrabCut.")
+        str | None,
+        typer.Option(
+            help="A segmentation model for the trimap, by name or folder; without it, GrabCut."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first prompt; each next one's is one more.")] = 0,
-    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of both ways side by side here.")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of the first prompt; each next one's is one more.")
+    ] = 0,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a PNG of both ways side by side here.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare with generate-then-matte: the same prompts, signals of both, and defects per 100 in the oracle's eyes."""

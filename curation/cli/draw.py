@@ -34,45 +34,76 @@ class Sampler(StrEnum):
 
 
 def draw(
-    prompt: Annotated[str | None, typer.Argument(help="What to draw; of a pair the foreground.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to draw; of a pair the foreground.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="The file (layer.png), named also by seed with --count, by role with pairs; a scene's folder."
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="So many pictures, of one seed after another.", min=1)] = 1,
+    count: Annotated[
+        int, typer.Option(help="So many pictures, of one seed after another.", min=1)
+    ] = 1,
     seed: Annotated[
         int | None, typer.Option(help="The same prompt, seed and checkpoint give the same picture.")
     ] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="Which draws; by default the promoted one.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Which draws; by default the promoted one.")
+    ] = None,
     background: Annotated[
         str | None, typer.Option(help="What lies behind: a foreground, a background and both.")
     ] = None,
-    whole: Annotated[str | None, typer.Option(help="What a pair shows together; by default both its prompts.")] = None,
-    on: Annotated[
-        Path | None, typer.Option(help="Your own background, any photograph: the foreground will fit.")
+    whole: Annotated[
+        str | None, typer.Option(help="What a pair shows together; by default both its prompts.")
     ] = None,
-    under: Annotated[Path | None, typer.Option(help="Your own foreground with alpha: the background will fit.")] = None,
-    layers: Annotated[Path | None, typer.Option(help="A scene of any number of layers, as a TOML file.")] = None,
+    on: Annotated[
+        Path | None,
+        typer.Option(help="Your own background, any photograph: the foreground will fit."),
+    ] = None,
+    under: Annotated[
+        Path | None, typer.Option(help="Your own foreground with alpha: the background will fit.")
+    ] = None,
+    layers: Annotated[
+        Path | None, typer.Option(help="A scene of any number of layers, as a TOML file.")
+    ] = None,
     lora: Lora = None,
     negative: Annotated[str | None, typer.Option(help="A prompt for what is not wanted.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps; more are slower.", min=1)] = None,
-    guidance: Annotated[float | None, typer.Option(help="How strictly the prompt is followed.", min=0)] = None,
-    sampler: Annotated[Sampler | None, typer.Option(help="How noise becomes a picture; else the model's.")] = None,
-    size: Annotated[str | None, typer.Option(help="Pixels, like 832x1216, or an aspect, like 2:3.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to begin from, with its alpha.")] = None,
-    strength: Annotated[float, typer.Option(help="How much of --image is drawn anew.", min=0.01, max=1)] = 0.75,
-    upscale: Annotated[float, typer.Option(help="Enlarge the result so many times, with new detail.", min=1)] = 1.0,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps; more are slower.", min=1)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strictly the prompt is followed.", min=0)
+    ] = None,
+    sampler: Annotated[
+        Sampler | None, typer.Option(help="How noise becomes a picture; else the model's.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels, like 832x1216, or an aspect, like 2:3.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture to begin from, with its alpha.")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(help="How much of --image is drawn anew.", min=0.01, max=1)
+    ] = 0.75,
+    upscale: Annotated[
+        float, typer.Option(help="Enlarge the result so many times, with new detail.", min=1)
+    ] = 1.0,
     file_format: Annotated[
         str | None,
-        typer.Option("--format", help="png or webp (else --out's); of a scene also psd, ora, tiff: psd,ora."),
+        typer.Option(
+            "--format", help="png or webp (else --out's); of a scene also psd, ora, tiff: psd,ora."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Write over files that are there.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how a scene would be drawn, and draw nothing.")
     ] = False,
-    show: Annotated[Path | None, typer.Option(help="Say how a drawn file was made, and draw nothing.")] = None,
+    show: Annotated[
+        Path | None, typer.Option(help="Say how a drawn file was made, and draw nothing.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Draw transparent pictures, pairs that fit, or scenes; their paths on stdout, how they were made in the files."""
@@ -81,20 +112,33 @@ def draw(
 
     if show is not None:
         facts = read_provenance(show)
-        print_json(facts) if as_json else print_text("\n".join(f"{name}: {value}" for name, value in facts.items()))
+        print_json(facts) if as_json else print_text(
+            "\n".join(f"{name}: {value}" for name, value in facts.items())
+        )
         return
     paired = any(one is not None for one in (background, whole, on, under))
     if (paired or layers) and (image or upscale != 1):
-        raise Refused("layers that fit each other are not begun from an image, nor enlarged", "leave that out")
+        raise Refused(
+            "layers that fit each other are not begun from an image, nor enlarged", "leave that out"
+        )
     if lora and not dry_run:
         with context() as opened:
-            checkpoint = register_styled(opened, scenes.find_checkpoint(opened, checkpoint), lora).id
+            checkpoint = register_styled(
+                opened, scenes.find_checkpoint(opened, checkpoint), lora
+            ).id
     named = sampler.value if sampler else None
-    options = DrawOptions(negative, steps, guidance, *read_size(size), named, None, strength, upscale)
+    options = DrawOptions(
+        negative, steps, guidance, *read_size(size), named, None, strength, upscale
+    )
     if layers is not None:
         if paired or prompt is not None or count != 1:
-            raise Refused("a scene's file says what to draw", "beside --layers leave out prompts, pictures and --count")
-        scenes.draw_layers(layers, out, checkpoint, options, size, seed, file_format, dry_run, force, as_json)
+            raise Refused(
+                "a scene's file says what to draw",
+                "beside --layers leave out prompts, pictures and --count",
+            )
+        scenes.draw_layers(
+            layers, out, checkpoint, options, size, seed, file_format, dry_run, force, as_json
+        )
         return
     if dry_run:
         raise Refused("only scenes are planned", "give a scene's file with --layers")
@@ -115,7 +159,11 @@ def draw(
 
 
 def _pairs(
-    pair: scenes.Pair, checkpoint: str | None, files: Mapping[int, Path], options: DrawOptions, force: bool
+    pair: scenes.Pair,
+    checkpoint: str | None,
+    files: Mapping[int, Path],
+    options: DrawOptions,
+    force: bool,
 ) -> list[dict[str, Any]]:
     roles = (LayerRole.foreground, LayerRole.background, LayerRole.blended)
     paths = {
@@ -156,11 +204,18 @@ def _check_free(paths: Sequence[Path], force: bool) -> None:
     """Raises Refused where a file would be written over that nobody gave up."""
     taken = [str(path) for path in paths if path.exists()]
     if taken and not force:
-        raise Refused(f"{taken[0]} is there already", "give another name with --out, or --force to write over it")
+        raise Refused(
+            f"{taken[0]} is there already",
+            "give another name with --out, or --force to write over it",
+        )
 
 
 def _draw(
-    opened: AppContext, name: str | None, prompt: str, files: Mapping[int, Path], options: DrawOptions
+    opened: AppContext,
+    name: str | None,
+    prompt: str,
+    files: Mapping[int, Path],
+    options: DrawOptions,
 ) -> Iterator[dict[str, str]]:
     """Draw and write a few at a time; what each file says of itself, and its path."""
     from curation.cli.text_warnings import warn_of_prompts
@@ -196,5 +251,9 @@ def _files(out: Path, file_format: str | None, seeds: range) -> dict[int, Path]:
     suffix = f".{file_format}" if file_format else out.suffix or ".png"
     if suffix.lower() not in {".png", ".webp"}:
         raise Refused(f"pictures are not written as {suffix!r}", "choose --format png or webp")
-    names = [out.with_suffix(suffix)] if len(seeds) == 1 else [out.with_name(f"{out.stem}-{s}{suffix}") for s in seeds]
+    names = (
+        [out.with_suffix(suffix)]
+        if len(seeds) == 1
+        else [out.with_name(f"{out.stem}-{s}{suffix}") for s in seeds]
+    )
     return dict(zip(seeds, names, strict=True))

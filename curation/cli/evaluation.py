@@ -27,39 +27,71 @@ from curation.errors import Refused
 if TYPE_CHECKING:
     from curation.ports import EvaluationResult, MeanWithInterval, ObjectStore
 
-Name = Annotated[str, typer.Argument(help="The checkpoint's id, or the first eight or more digits of it.")]
+Name = Annotated[
+    str, typer.Argument(help="The checkpoint's id, or the first eight or more digits of it.")
+]
 
-MAIN = ("psnr", "psnr_inside", "ssim", "alpha_sad", "alpha_mse", "identity_psnr", "identity_harm_db", "noise_mse")
+MAIN = (
+    "psnr",
+    "psnr_inside",
+    "ssim",
+    "alpha_sad",
+    "alpha_mse",
+    "identity_psnr",
+    "identity_harm_db",
+    "noise_mse",
+)
 """The figures that every training measures."""
 
 
 def evaluate(
     name: Name,
-    snapshot: Annotated[str | None, typer.Option(help="Whose held-out split; its own when not given.")] = None,
+    snapshot: Annotated[
+        str | None, typer.Option(help="Whose held-out split; its own when not given.")
+    ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Measure on the images of this folder; nothing of it is imported.")
+        Path | None,
+        typer.Option(help="Measure on the images of this folder; nothing of it is imported."),
     ] = None,
     views: Annotated[
         int | None, typer.Option(help="Of the alpha decoder: 1, or 8; the preset's when not given.")
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Also as the ALPHA benchmark measures, through JPEG; with its table.")
+        bool,
+        typer.Option(
+            "--published",
+            help="Also as the ALPHA benchmark measures, through JPEG; with its table.",
+        ),
     ] = False,
     perceptual: Annotated[
-        Path | None, typer.Option(help="Weights of LPIPS on AlexNet or VGG, as safetensors (see the README).")
+        Path | None,
+        typer.Option(help="Weights of LPIPS on AlexNet or VGG, as safetensors (see the README)."),
     ] = None,
     inception: Annotated[
-        Path | None, typer.Option(help="Weights of the Inception network of FID, as safetensors (see the README).")
+        Path | None,
+        typer.Option(
+            help="Weights of the Inception network of FID, as safetensors (see the README)."
+        ),
     ] = None,
     original: Annotated[
-        bool, typer.Option("--original", help="Pictures in their own size, not fitted into the preset's.")
+        bool,
+        typer.Option(
+            "--original", help="Pictures in their own size, not fitted into the preset's."
+        ),
     ] = False,
     limit: Annotated[int, typer.Option(help="So many pictures at most; 0 is all.", min=0)] = 0,
-    draws: Annotated[int, typer.Option(help="Draw so many held-out captions, and pairs; where it can.", min=0)] = 16,
+    draws: Annotated[
+        int, typer.Option(help="Draw so many held-out captions, and pairs; where it can.", min=0)
+    ] = 16,
     clip: Annotated[
-        str | None, typer.Option(help="A CLIP of transformers, name or folder: do drawn layers show their texts?")
+        str | None,
+        typer.Option(
+            help="A CLIP of transformers, name or folder: do drawn layers show their texts?"
+        ),
     ] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of truth beside reconstruction here.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a PNG of truth beside reconstruction here.")
+    ] = None,
     pairs_sheet: Annotated[
         Path | None, typer.Option(help="Write a PNG of pairs drawn together and apart here.")
     ] = None,
@@ -79,21 +111,40 @@ def evaluate(
     for file in filter(None, (sheet, pairs_sheet)):
         file.parent.mkdir(parents=True, exist_ok=True)
     if folder and snapshot:
-        raise Refused("a folder or a snapshot is measured on, not both", "leave out one of --folder and --snapshot")
-    wanted = EvaluationOptions(views, published, perceptual, inception, original, limit, draws, clip)
+        raise Refused(
+            "a folder or a snapshot is measured on, not both",
+            "leave out one of --folder and --snapshot",
+        )
+    wanted = EvaluationOptions(
+        views, published, perceptual, inception, original, limit, draws, clip
+    )
     with context() as opened:
         with opened.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
             own = snapshots.known(tx, checkpoint.snapshot)
             on = "" if folder else snapshots.find_snapshot(tx, snapshot or own or "latest")
-        with resumable("nothing is kept, the same command begins anew"), progress() as tell, ExitStack() as temporary:
+        with (
+            resumable("nothing is kept, the same command begins anew"),
+            progress() as tell,
+            ExitStack() as temporary,
+        ):
             store: ObjectStore = opened.store
             refused: Sequence[tuple[str, str]] = ()
             if folder:
-                upper = FolderStore(temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-")))
-                test_set = read_evaluation_set(folder, upper, tell, limits=opened.settings.image_limits)
-                on, refused, store = test_set.snapshot, test_set.refused, OverlayStore(upper, opened.store)
-            measured: EvaluationResult = load(opened.settings.evaluator)(checkpoint, on, store, wanted, tell)
+                upper = FolderStore(
+                    temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-"))
+                )
+                test_set = read_evaluation_set(
+                    folder, upper, tell, limits=opened.settings.image_limits
+                )
+                on, refused, store = (
+                    test_set.snapshot,
+                    test_set.refused,
+                    OverlayStore(upper, opened.store),
+                )
+            measured: EvaluationResult = load(opened.settings.evaluator)(
+                checkpoint, on, store, wanted, tell
+            )
         kept = not folder and measured.standard and on == checkpoint.snapshot
         if kept:
             with opened.database.transaction() as tx:
@@ -107,12 +158,22 @@ def evaluate(
     if as_json:
         told: dict[str, object] = {"checkpoint": checkpoint.id, "snapshot": None if folder else on}
         told |= {"pictures": measured.pictures, "kept": kept}
-        pairs = {name: {whose: asdict(spread) for whose, spread in row.items()} for name, row in measured.pairs.items()}
-        tables = {"backgrounds": measured.backgrounds, "published": measured.published, "pairs": pairs}
+        pairs = {
+            name: {whose: asdict(spread) for whose, spread in row.items()}
+            for name, row in measured.pairs.items()
+        }
+        tables = {
+            "backgrounds": measured.backgrounds,
+            "published": measured.published,
+            "pairs": pairs,
+        }
         print_json(told | {"evaluation": measured.figures} | tables | {"notes": measured.notes})
         return
     _print_figures(measured)
-    for note in [*measured.notes, *([] if kept else ["these figures are not kept beside those of its training"])]:
+    for note in [
+        *measured.notes,
+        *([] if kept else ["these figures are not kept beside those of its training"]),
+    ]:
         talk.print(note)
 
 
@@ -120,7 +181,9 @@ def in_brief(evaluation: Mapping[str, float]) -> str:
     """The main figures of an evaluation in a line, and how many more it has."""
     main = {name: evaluation[name] for name in MAIN if name in evaluation} or dict(evaluation)
     more = len(evaluation) - len(main)
-    return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (f"  + {more} more" if more else "")
+    return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (
+        f"  + {more} more" if more else ""
+    )
 
 
 def _print_figures(measured: EvaluationResult) -> None:
@@ -131,7 +194,8 @@ def _print_figures(measured: EvaluationResult) -> None:
     if measured.pairs:
         print_text()
         spreads = {
-            name: {whose: _spread(spread) for whose, spread in row.items()} for name, row in measured.pairs.items()
+            name: {whose: _spread(spread) for whose, spread in row.items()}
+            for name, row in measured.pairs.items()
         }
         _print_table("pairs", spreads)
     if measured.published:

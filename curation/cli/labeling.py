@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curation.cli.output import ACTOR, LARGEST, Json, context, print_done, print_json, print_rows, talk
+from curation.cli.output import (
+    ACTOR,
+    LARGEST,
+    Json,
+    context,
+    print_done,
+    print_json,
+    print_rows,
+    talk,
+)
 
 if TYPE_CHECKING:
     from curation.errors import LayerloopError
@@ -21,7 +30,9 @@ SHOWN = 20
 
 app = typer.Typer(no_args_is_help=True)
 
-Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)]
+Number = Annotated[
+    int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)
+]
 Round = Annotated[int | None, typer.Option("--round", help="Of this round alone.", max=LARGEST)]
 
 
@@ -39,7 +50,11 @@ def status(as_json: Json = False) -> None:
             refusals = tasks.list_refusals(tx)
         account, failure = _account(opened)
     for row in rows:
-        row["refusals"] = [one for one in refusals if (one["round"], one["project"]) == (row["round"], row["number"])]
+        row["refusals"] = [
+            one
+            for one in refusals
+            if (one["round"], one["project"]) == (row["round"], row["number"])
+        ]
     counts = ["sending", "up", "answered", "not_taken", "decisions", "pending", "refused"]
     columns = ["round", "part", "desk", "number", "serving", *counts, "collected_at", "trouble"]
     columns += ["refusals"] if as_json else []
@@ -76,7 +91,9 @@ def _tell_refusals(refusals: list[dict[str, Any]]) -> None:
     """Print the latest answers that did not count."""
     for one in refusals[:SHOWN]:
         where = f"round {one['round']}, task {one['task']}, annotation {one['annotation']}"
-        talk.print(f"not counted: {where}, {one['person']} said {one['verdict'] or 'nothing'}: {one['why']}")
+        talk.print(
+            f"not counted: {where}, {one['person']} said {one['verdict'] or 'nothing'}: {one['why']}"
+        )
     if len(refusals) > SHOWN:
         talk.print(f"... and {len(refusals) - SHOWN} more: --json lists them")
 
@@ -88,13 +105,17 @@ def put_up(number: Number, as_json: Json = False) -> None:
     with _exchange() as exchange:
         while moved := exchange.put_up(number):
             total = {name: count + moved[name] for name, count in total.items()}
-    print_json(total) if as_json else talk.print(f"{total['up']} put up, {total['down']} taken down")
+    print_json(total) if as_json else talk.print(
+        f"{total['up']} put up, {total['down']} taken down"
+    )
 
 
 @app.command()
 def collect(
     number: Round = None,
-    everything: Annotated[bool, typer.Option("--all", help="Read everything again, not only what changed.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Read everything again, not only what changed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring home what people said there; workers do the same all the time."""
@@ -107,7 +128,9 @@ def collect(
 @app.command()
 def reconcile(
     number: Round = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Mend what rules can mend, then tell what is left.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Mend what rules can mend, then tell what is left.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare both sides whole and print what differs; exit code 1 while anything does that can be mended."""
@@ -118,7 +141,11 @@ def reconcile(
             drift.mend(exchange, number)
         found = drift.compare(exchange, number)
     rows = [one.__dict__ for one in found]
-    print_rows(rows, {name: itemgetter(name) for name in ("kind", "round", "number", "mendable", "told")}, as_json)
+    print_rows(
+        rows,
+        {name: itemgetter(name) for name in ("kind", "round", "number", "mendable", "told")},
+        as_json,
+    )
     if any(one.mendable for one in found):
         raise typer.Exit(1)
 
@@ -142,7 +169,9 @@ def switch(
 
 @app.command()
 def people(
-    match: Annotated[str | None, typer.Option(help="EMAIL=NAME: from now on this address is that reviewer.")] = None,
+    match: Annotated[
+        str | None, typer.Option(help="EMAIL=NAME: from now on this address is that reviewer.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Who was seen there, by e-mail address, and which reviewer each of them is."""
@@ -153,7 +182,11 @@ def people(
             email, _, name = match.partition("=")
             room.match_by_name(tx, email, name, ACTOR)
         rows = room.list_people(tx)
-    print_rows(rows, {name: itemgetter(name) for name in ("email", "name", "kind", "active", "at")}, as_json)
+    print_rows(
+        rows,
+        {name: itemgetter(name) for name in ("email", "name", "kind", "active", "at")},
+        as_json,
+    )
 
 
 @contextmanager
@@ -163,5 +196,8 @@ def _exchange() -> Iterator[LabelingSync]:
 
     with context() as opened, open_labeling_sync(opened, ACTOR) as exchange:
         if exchange is None:
-            raise Refused("people look at the pages alone", "LAYERLOOP_DESK=label-studio+http://... names another desk")
+            raise Refused(
+                "people look at the pages alone",
+                "LAYERLOOP_DESK=label-studio+http://... names another desk",
+            )
         yield exchange

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Lora = Annotated[
     list[str] | None,
-    typer.Option("--lora", help="A style's LoRA, as FILE or FILE:WEIGHT; again for more (sd15, sd21, sdxl)."),
+    typer.Option(
+        "--lora", help="A style's LoRA, as FILE or FILE:WEIGHT; again for more (sd15, sd21, sdxl)."
+    ),
 ]
 
 
@@ -38,7 +40,10 @@ def read_styles(words: Sequence[str]) -> list[LoraFile]:
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise Refused(f"--lora {word!r} has no weight after its colon", "write it like style.safetensors:0.8")
+            raise Refused(
+                f"--lora {word!r} has no weight after its colon",
+                "write it like style.safetensors:0.8",
+            )
         styles.append(LoraFile(Path(name), number))
     return styles
 

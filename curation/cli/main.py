@@ -46,7 +46,9 @@ class Interrupted(Exception):
 class Root(TyperGroup):
     """The group of all commands: takes --home wherever it stands, and hands interruptions to `run`."""
 
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
         """Click's own, with --home moved to the front, where the global options stand."""
         return super().make_context(info_name, _hoist_home(args), parent, **extra)
 
@@ -71,12 +73,20 @@ app.add_typer(captions.app, name="caption", help="What samples show, said by mod
 app.add_typer(prompts.app, name="prompts", help="What pairs are drawn from, made in numbers.")
 app.add_typer(rounds.app, name="round", help="Open, watch and close rounds.")
 app.add_typer(candidates.app, name="candidate", help="Look up the candidates of rounds.")
-app.add_typer(acceptance_model.app, name="head", help="What people would say of candidates that nobody has seen.")
-app.add_typer(snapshots.app, name="snapshot", help="Freeze samples under a name made of their content.")
+app.add_typer(
+    acceptance_model.app,
+    name="head",
+    help="What people would say of candidates that nobody has seen.",
+)
+app.add_typer(
+    snapshots.app, name="snapshot", help="Freeze samples under a name made of their content."
+)
 app.add_typer(runs.app, name="run", help="Watch and cancel runs of training and captions.")
 app.add_typer(checkpoints.app, name="checkpoint", help="Weights, their lineage and their figures.")
 app.add_typer(reviewers.app, name="reviewer", help="People who decide, and their sign-in tokens.")
-app.add_typer(labeling.app, name="desk", help="Rounds at a desk of other software, such as Label Studio.")
+app.add_typer(
+    labeling.app, name="desk", help="Rounds at a desk of other software, such as Label Studio."
+)
 app.command("train")(checkpoints.train)
 app.command("draw")(draw.draw)
 for command in (serve.up, serve.demo, serve.doctor, serve.api, serve.worker):
@@ -93,7 +103,9 @@ def _version(wanted: bool) -> None:
 def options(
     home: Annotated[
         Path | None,
-        typer.Option(help="The folder of everything embedded; LAYERLOOP_HOME when not given. Any command takes it."),
+        typer.Option(
+            help="The folder of everything embedded; LAYERLOOP_HOME when not given. Any command takes it."
+        ),
     ] = None,
     version: bool = typer.Option(  # noqa: ARG001 - its callback prints it
         False, "--version", callback=_version, is_eager=True, help="Print the version."
@@ -106,7 +118,9 @@ def options(
 def run() -> None:
     """The entry point: errors end with a sentence, a hint and an exit code, Ctrl-C with 130, SIGTERM with 143."""
     if not sys.stdout.isatty():
-        rich_utils.MAX_WIDTH = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns  # of panels; else 80 in a pipe
+        rich_utils.MAX_WIDTH = shutil.get_terminal_size(
+            (PIPE_WIDTH, 24)
+        ).columns  # of panels; else 80 in a pipe
     try:
         with errors(), ended_in_order():
             try:

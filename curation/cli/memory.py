@@ -18,9 +18,14 @@ HELD = ("weights", "gradients", "optimiser", "average", "activations", "pictures
 def print_memory(stages: Sequence[StageMemory], run: str, as_json: bool) -> None:
     """Stage by stage at its peak: what holds how much, and where it fits; as JSON in bytes."""
     if as_json:
-        print_json({"run": run, "memory": [asdict(stage) | {"peak": stage.peak} for stage in stages]})
+        print_json(
+            {"run": run, "memory": [asdict(stage) | {"peak": stage.peak} for stage in stages]}
+        )
         return
-    rows = [{"stage": stage.stage, "on": stage.device, "peak": stage.peak, **stage.held} for stage in stages]
+    rows = [
+        {"stage": stage.stage, "on": stage.device, "peak": stage.peak, **stage.held}
+        for stage in stages
+    ]
     columns = {name: partial(_cell, name) for name in ("stage", "on", *HELD, "peak")}
     print_rows(rows, columns, as_json=False)
     for stage in stages:

@@ -83,7 +83,9 @@ def _warn_of_unknown_settings() -> None:
     from curation.settings import unknown_settings
 
     for name, nearest in [] if "doctor" in sys.argv[1:] else unknown_settings():
-        talk.print(f"warning: {name} is no setting" + (f"; did you mean {nearest}?" if nearest else ""))
+        talk.print(
+            f"warning: {name} is no setting" + (f"; did you mean {nearest}?" if nearest else "")
+        )
 
 
 @contextmanager
@@ -114,7 +116,10 @@ def errors() -> Iterator[None]:
 
         if error.filename is None or wants_traceback():
             _end_with_internal_error(error)
-        print_error(f"{_name(error.filename)}: {error.strerror}", "check the path, its permissions and the free space")
+        print_error(
+            f"{_name(error.filename)}: {error.strerror}",
+            "check the path, its permissions and the free space",
+        )
         raise SystemExit(1) from None
     except Exception as error:
         _end_with_internal_error(error)
@@ -154,7 +159,9 @@ def _keep_traceback() -> str:
         folder = logs if logs.is_dir() else Path(tempfile.mkdtemp(prefix="layerloop-"))
         file = folder / "errors.log"
         with file.open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{printable(story)}\n")
+            log.write(
+                f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{printable(story)}\n"
+            )
     except (OSError, LayerloopError):
         return "this is a bug; LAYERLOOP_TRACEBACK=1 prints where it happened"
     return f"this is a bug: {report}; the traceback is in {file}"
@@ -178,7 +185,9 @@ def warn(sentence: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(_inert(json.dumps(value, default=_as_text, ensure_ascii=False, indent=2)) + "\n")
+    sys.stdout.write(
+        _inert(json.dumps(value, default=_as_text, ensure_ascii=False, indent=2)) + "\n"
+    )
 
 
 def print_json_line(line: str) -> None:
@@ -191,7 +200,9 @@ def print_done(told: str, as_json: bool, **facts: Any) -> None:
     print_json(facts) if as_json else talk.print(told)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], as_json: bool) -> None:
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], as_json: bool
+) -> None:
     """A listing: JSON of whole rows, or a table of the named columns, each made of its row."""
     if as_json:
         print_json(list(rows))
@@ -210,7 +221,10 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable
 
 
 def print_limited(
-    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], limit: int, as_json: bool
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, Callable[[Any], Any]],
+    limit: int,
+    as_json: bool,
 ) -> None:
     """A listing of at most `limit` rows, or all for 0; says on stderr that it was cut.
 
@@ -234,7 +248,13 @@ def progress() -> Iterator[Callable[[Progress], None]]:
 
         yield ProgressLines(lambda line: talk.print(with_time(line)))
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bars
 
     columns = (
@@ -246,13 +266,18 @@ def progress() -> Iterator[Callable[[Progress], None]]:
     with Bars(*columns, console=talk, speed_estimate_period=30) as bars:
 
         def tell(seen: Progress) -> None:
-            figures = _one_line("  ".join(f"{name} {value:.4g}" for name, value in seen.figures.items()))
+            figures = _one_line(
+                "  ".join(f"{name} {value:.4g}" for name, value in seen.figures.items())
+            )
             stage = (seen.stage_number, seen.stage)
             if stage not in stages:
                 number = f"{seen.stage_number}/{seen.stage_count} " if seen.stage_count else ""
                 # What an earlier run has done is where the bar begins, and no part of its speed.
                 stages[stage] = bars.add_task(
-                    _one_line(number + seen.stage), total=seen.total, completed=seen.done, figures=figures
+                    _one_line(number + seen.stage),
+                    total=seen.total,
+                    completed=seen.done,
+                    figures=figures,
                 )
             bars.update(stages[stage], completed=seen.done, total=seen.total, figures=figures)
 
@@ -281,7 +306,8 @@ def _one_line(text: str) -> str:
 def _inert(document: str) -> str:
     """The same JSON document, with the control characters that JSON leaves alone written as its escapes."""
     return "".join(
-        letter if letter == "\n" or printable(letter) == letter else f"\\u{ord(letter):04x}" for letter in document
+        letter if letter == "\n" or printable(letter) == letter else f"\\u{ord(letter):04x}"
+        for letter in document
     )
 
 

@@ -42,14 +42,19 @@ class Maker(StrEnum):
 @app.command()
 def make(
     count: Annotated[int, typer.Option(help="How many triples there are to be.", min=1)] = 100,
-    maker: Annotated[Maker, typer.Option(help="A grammar of everyday things, or a language model.")] = Maker.grammar,
+    maker: Annotated[
+        Maker, typer.Option(help="A grammar of everyday things, or a language model.")
+    ] = Maker.grammar,
     model: Annotated[
         str | None, typer.Option(help="The language model: a hub name, a folder, a server's name.")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="A server that speaks OpenAI's API, like http://127.0.0.1:8000/v1.")
+        str | None,
+        typer.Option(help="A server that speaks OpenAI's API, like http://127.0.0.1:8000/v1."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A file of JSON lines that is filled up; else stdout.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A file of JSON lines that is filled up; else stdout.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed makes others.")] = 0,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -61,7 +66,10 @@ def make(
     from curation.prompts.pair_files import append, read_triples, write_line
 
     if maker is Maker.model and model is None:
-        raise Refused("no language model is named", "give --model, a hub name or a folder; with --address a server's")
+        raise Refused(
+            "no language model is named",
+            "give --model, a hub name or a folder; with --address a server's",
+        )
     if maker is Maker.grammar and (model or address):
         raise Refused("the grammar needs no language model", "say --maker model to ask one")
     known = read_triples(out) if out else []
@@ -80,28 +88,45 @@ def make(
             sys.stdout.flush()
 
     with resumable() if out else nullcontext():
-        told = _speak(known, count, seed, keep) if model is None else _ask(model, address, known, count, seed, keep)
+        told = (
+            _speak(known, count, seed, keep)
+            if model is None
+            else _ask(model, address, known, count, seed, keep)
+        )
     if as_json:
-        rows = [{"text": one.text, "foreground": one.foreground, "background": one.background} for one in made]
+        rows = [
+            {"text": one.text, "foreground": one.foreground, "background": one.background}
+            for one in made
+        ]
         print_json(told | ({"out": str(out), "made": len(made)} if out else {"prompts": rows}))
     elif out:
         talk.print(f"{out} holds {len(known) + len(made)} triples, {len(made)} of them new")
 
 
-def _speak(known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]) -> dict[str, object]:
+def _speak(
+    known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]
+) -> dict[str, object]:
     """Fill up from the grammar. Raises Refused where it has no more."""
     from curation.prompts.grammar import size, speak
 
     there, missing = set(known), max(0, count - len(known))
     new = list(islice((prompt for prompt in speak(seed) if prompt not in there), missing))
     if len(new) < missing:
-        raise Refused(f"the grammar has {size():,} triples", "make fewer, or ask a language model (--maker model)")
+        raise Refused(
+            f"the grammar has {size():,} triples",
+            "make fewer, or ask a language model (--maker model)",
+        )
     keep(new)
     return {"maker": "grammar"}
 
 
 def _ask(
-    model: str, address: str | None, known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]
+    model: str,
+    address: str | None,
+    known: list[Prompt],
+    count: int,
+    seed: int,
+    keep: Callable[[list[Prompt]], None],
 ) -> dict[str, object]:
     """Fill up from a language model, and say what it broke."""
     from curation.prompts.llm import ask
@@ -121,7 +146,9 @@ def _open_writer(model: str, address: str | None) -> TextGenerator:
         return opened
     from curation.adapters.chat import ChatServer
 
-    return ChatServer(address, model, named.writer_key.get_secret_value() if named.writer_key else None)
+    return ChatServer(
+        address, model, named.writer_key.get_secret_value() if named.writer_key else None
+    )
 
 
 def _tell_refused(tally: Tally) -> None:

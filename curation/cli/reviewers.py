@@ -45,7 +45,9 @@ def token(
 
     with context() as opened, opened.database.transaction() as tx:
         token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes)
-    print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(token)
+    print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(
+        token
+    )
 
 
 @app.command("list")
@@ -56,14 +58,19 @@ def list_(as_json: Json = False) -> None:
     from curation.db.tables import reviewers
 
     with context() as opened, opened.database.transaction() as tx:
-        rows = [dict(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
+        rows = [
+            dict(row)
+            for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
+        ]
     columns = {name: itemgetter(name) for name in ("name", "kind", "access", "active", "paused")}
     print_rows(rows, columns, as_json)
 
 
 @app.command()
 def figures(
-    name: Annotated[str | None, typer.Argument(help="The reviewer's name; everybody's without it.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="The reviewer's name; everybody's without it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """How fast people decide, how they agree, what they notice in gold, and facts about runs and fatigue."""
@@ -74,8 +81,14 @@ def figures(
         if name is None:
             told = reviewer_stats.all_figures(tx)
         else:
-            told = [reviewer_stats.reviewer_figures(tx, reviewers.find_reviewer(tx, name), to_themselves=False)]
-    print_json(told) if as_json else print_text("\n".join(reviewer_stats.as_text(one) for one in told))
+            told = [
+                reviewer_stats.reviewer_figures(
+                    tx, reviewers.find_reviewer(tx, name), to_themselves=False
+                )
+            ]
+    print_json(told) if as_json else print_text(
+        "\n".join(reviewer_stats.as_text(one) for one in told)
+    )
 
 
 @app.command()
@@ -85,7 +98,9 @@ def resume(name: Who, as_json: Json = False) -> None:
 
     with context() as opened, opened.database.transaction() as tx:
         reviewers.resume_reviewer(tx, reviewers.find_reviewer(tx, name), ACTOR)
-    print_done(f"{name} may decide again; answers to gold count anew", as_json, reviewer=name, paused=False)
+    print_done(
+        f"{name} may decide again; answers to gold count anew", as_json, reviewer=name, paused=False
+    )
 
 
 @app.command()

@@ -27,18 +27,29 @@ from curation.domain import Rule
 
 app = typer.Typer(no_args_is_help=True)
 
-Overlap = Annotated[int, typer.Option(help="How many people decide each candidate, blind.", min=1, max=15)]
+Overlap = Annotated[
+    int, typer.Option(help="How many people decide each candidate, blind.", min=1, max=15)
+]
 HowDecided = Annotated[
-    Rule | None, typer.Option("--rule", help="How several verdicts become one; single where one decides alone.")
+    Rule | None,
+    typer.Option("--rule", help="How several verdicts become one; single where one decides alone."),
 ]
 Certainty = Annotated[
     float | None,
-    typer.Option(help="Least share or probability of a verdict; less goes to an adjudicator.", min=0, max=1),
+    typer.Option(
+        help="Least share or probability of a verdict; less goes to an adjudicator.", min=0, max=1
+    ),
 ]
 MachinesVote = Annotated[
-    bool, typer.Option("--machines-vote", help="Where several decide, count the oracle as one of them; else it rules.")
+    bool,
+    typer.Option(
+        "--machines-vote",
+        help="Where several decide, count the oracle as one of them; else it rules.",
+    ),
 ]
-Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)]
+Number = Annotated[
+    int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)
+]
 
 
 class Policy(StrEnum):
@@ -60,20 +71,34 @@ def open_(
         ),
     ] = None,
     prompts_from_names: Annotated[
-        bool, typer.Option("--prompts-from-names", help="Without --prompts: also seeds' captions made from file names.")
+        bool,
+        typer.Option(
+            "--prompts-from-names",
+            help="Without --prompts: also seeds' captions made from file names.",
+        ),
     ] = False,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Draw foreground, background and blended image.")] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="What draws; without it, the one promoted last.")] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Draw foreground, background and blended image.")
+    ] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="What draws; without it, the one promoted last.")
+    ] = None,
     lora: Lora = None,
     policy: Annotated[
         Policy, typer.Option(help="Who is shown what; mixed: likely, uncertain and random ones.")
     ] = Policy.random,
     share: Annotated[
-        float | None, typer.Option(help="Share of screened candidates that people see (all; of mixed a quarter).")
+        float | None,
+        typer.Option(
+            help="Share of screened candidates that people see (all; of mixed a quarter)."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A number of the policy, such as random=0.2 or reject_budget=0.02; again for more."),
+        typer.Option(
+            "--set",
+            help="A number of the policy, such as random=0.2 or reject_budget=0.02; again for more.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed draws other pictures.")] = 0,
     overlap: Overlap = 1,
@@ -98,12 +123,17 @@ def open_(
     reached = consensus.choose(overlap, rule, certainty, machines_vote=machines_vote)
     given = read_prompt_file(prompts) if prompts else None
     if given and (given.comments or given.repeated):
-        talk.print(f"{prompts}: {given.comments} comments skipped, {given.repeated} repeated lines counted once")
+        talk.print(
+            f"{prompts}: {given.comments} comments skipped, {given.repeated} repeated lines counted once"
+        )
     kind = Kind.pair if pairs else Kind.single
     with context() as opened, opened.database.transaction() as tx:
         drawn_by = registry.find_checkpoint(tx, checkpoint) if checkpoint else registry.promoted(tx)
         if drawn_by is None:
-            raise Refused("no checkpoint is promoted yet", "'layerloop train', then 'layerloop checkpoint promote'")
+            raise Refused(
+                "no checkpoint is promoted yet",
+                "'layerloop train', then 'layerloop checkpoint promote'",
+            )
         if given is None:
             texts = loop.choose_prompts(tx, quota, seed, kind, file_names=prompts_from_names)
         else:
@@ -111,7 +141,9 @@ def open_(
         warned = warn_of_prompts(opened, drawn_by, texts)
         styles = read_styles(lora or [])
         rules = _read_rules(policy.value, share, set_ or [])
-        check_measures(rules, load_embedder(opened.settings).measures if policy is Policy.paper else ())
+        check_measures(
+            rules, load_embedder(opened.settings).measures if policy is Policy.paper else ()
+        )
         if dry_run:
             lifecycle.check_round(texts, quota, rules, kind)
             drawn = f"{quota} candidates from {len(texts)} prompts with {short(drawn_by.id)}"
@@ -122,11 +154,20 @@ def open_(
             drawn_by = load(opened.settings.styler)(drawn_by, opened.store, styles)
             registry.register_checkpoint(tx, drawn_by, ACTOR)
         number = lifecycle.open_round(
-            tx, checkpoint=drawn_by.id, prompts_=texts, quota=quota, seed=seed, policy=rules, kind=kind, actor=ACTOR
+            tx,
+            checkpoint=drawn_by.id,
+            prompts_=texts,
+            quota=quota,
+            seed=seed,
+            policy=rules,
+            kind=kind,
+            actor=ACTOR,
         )
         if overlap > 1:
             consensus.set_consensus(tx, number, reached, ACTOR)
-    print_json({"round": number} | ({"warning": warned} if warned else {})) if as_json else print_text(number)
+    print_json(
+        {"round": number} | ({"warning": warned} if warned else {})
+    ) if as_json else print_text(number)
 
 
 @app.command("list")
@@ -213,8 +254,12 @@ def agreement(number: Number, as_json: Json = False) -> None:
 @app.command()
 def reaggregate(
     number: Number,
-    certainty: Annotated[float, typer.Option(help="How sure a verdict must be to turn another over.", min=0.5)] = 0.9,
-    apply: Annotated[bool, typer.Option("--apply", help="Turn them over, each by a decision of its own.")] = False,
+    certainty: Annotated[
+        float, typer.Option(help="How sure a verdict must be to turn another over.", min=0.5)
+    ] = 0.9,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Turn them over, each by a decision of its own.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Which verdicts would turn over by what is known of the reviewers by now; a dry run unless told to apply it."""
@@ -231,9 +276,15 @@ def reaggregate(
 @app.command()
 def gold(
     number: Number,
-    count: Annotated[int, typer.Option(help="How many pieces to make; 0 makes none.", min=0, max=10_000)] = 0,
-    share: Annotated[float, typer.Option(help="Share of what people are shown that is gold; 0: none.")] = 0.05,
-    bound: Annotated[float, typer.Option(help="Accuracy below which a reviewer is paused; 0: nobody is.")] = 0.6,
+    count: Annotated[
+        int, typer.Option(help="How many pieces to make; 0 makes none.", min=0, max=10_000)
+    ] = 0,
+    share: Annotated[
+        float, typer.Option(help="Share of what people are shown that is gold; 0: none.")
+    ] = 0.05,
+    bound: Annotated[
+        float, typer.Option(help="Accuracy below which a reviewer is paused; 0: nobody is.")
+    ] = 0.6,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -255,20 +306,32 @@ def gold(
         with opened.database.transaction() as tx:
             pieces = gold_creation.keep_gold(tx, number, planted, ACTOR)
             room.set_gold(tx, number, terms, ACTOR)
-    told = f"round {number} has {pieces} pieces of gold; {share:.1%} of what people are shown is gold"
+    told = (
+        f"round {number} has {pieces} pieces of gold; {share:.1%} of what people are shown is gold"
+    )
     print_done(told, as_json, round=number, pieces=pieces, share=share)
     if opened.settings.other_desk is not None:
-        talk.print("gold is hidden at the pages alone: Label Studio offers none, and tests nobody there")
+        talk.print(
+            "gold is hidden at the pages alone: Label Studio offers none, and tests nobody there"
+        )
 
 
 @app.command()
 def scale(
     number: Number,
     keep: Annotated[int | None, typer.Option(help="How many of the best to keep.", min=1)] = None,
-    audit: Annotated[int, typer.Option(help="How many of those people judge first, at random.", min=1)] = 300,
-    least: Annotated[float, typer.Option(help="The share of the kept ones that must be proven acceptable.")] = 0.9,
-    per_prompt: Annotated[float, typer.Option(help="At most so many times a prompt's fair share.", min=0)] = 3.0,
-    per_cluster: Annotated[float, typer.Option(help="The same for candidates that look alike.", min=0)] = 3.0,
+    audit: Annotated[
+        int, typer.Option(help="How many of those people judge first, at random.", min=1)
+    ] = 300,
+    least: Annotated[
+        float, typer.Option(help="The share of the kept ones that must be proven acceptable.")
+    ] = 0.9,
+    per_prompt: Annotated[
+        float, typer.Option(help="At most so many times a prompt's fair share.", min=0)
+    ] = 3.0,
+    per_cluster: Annotated[
+        float, typer.Option(help="The same for candidates that look alike.", min=0)
+    ] = 3.0,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -317,5 +380,7 @@ def _read_rules(kind: str, share: float | None, given: Sequence[str]) -> dict[st
         try:
             rules[name.strip()] = int(value) if value.strip().isdigit() else float(value)
         except ValueError as error:
-            raise Refused(f"{one!r} is no number of a policy", "such as --set random=0.2") from error
+            raise Refused(
+                f"{one!r} is no number of a policy", "such as --set random=0.2"
+            ) from error
     return rules

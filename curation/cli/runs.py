@@ -83,10 +83,13 @@ def cancel(run: Run, as_json: Json = False) -> None:
         of_kind = registry.cancel_run if row["kind"] == "training" else captions.cancel_run
         if not of_kind(tx, row["id"], ACTOR):
             raise Conflict(
-                f"run {row['id']} is {row['state']} already", "'layerloop run list' shows which are under way"
+                f"run {row['id']} is {row['state']} already",
+                "'layerloop run list' shows which are under way",
             )
     running = row["state"] == "running"
-    told = f"run {row['id']} is cancelled" + ("; whoever works on it stops within a batch" if running else "")
+    told = f"run {row['id']} is cancelled" + (
+        "; whoever works on it stops within a batch" if running else ""
+    )
     print_done(told, as_json, run=row["id"], state="cancelled", was=row["state"])
 
 
@@ -116,7 +119,9 @@ def work_here(
             return row
         if held and held[0] != told:
             told, until = held[0], held[1].astimezone()
-            talk.print(f"{held[0]} works on run {run}, and holds it until {until:%H:%M:%S} or longer; waiting for it")
+            talk.print(
+                f"{held[0]} works on run {run}, and holds it until {until:%H:%M:%S} or longer; waiting for it"
+            )
         if held and row["progress"]:
             tell(Progress(**row["progress"]))
         time.sleep(0.5)
@@ -136,7 +141,9 @@ def _find(tx: Transaction, name: str) -> dict[str, Any]:
     digits = name.replace("-", "").lower()
     found = [row for row in _runs(tx) if uuid.UUID(str(row["id"])).hex.startswith(digits)]
     if len(digits) < 8 or len(found) != 1:
-        raise NotFound(f"there is no run {name!r}", "'layerloop run list' shows them; eight digits are enough")
+        raise NotFound(
+            f"there is no run {name!r}", "'layerloop run list' shows them; eight digits are enough"
+        )
     return found[0]
 
 

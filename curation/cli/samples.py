@@ -22,16 +22,25 @@ from curation.cli.output import (
 
 app = typer.Typer(no_args_is_help=True)
 
-Names = Annotated[list[str], typer.Argument(help="Ids of samples, or the first eight or more digits of them.")]
+Names = Annotated[
+    list[str], typer.Argument(help="Ids of samples, or the first eight or more digits of them.")
+]
 
 
 @app.command("list")
 def list_(
-    withdrawn: Annotated[bool, typer.Option("--withdrawn", help="Those that were withdrawn instead.")] = False,
-    bare: Annotated[
-        bool, typer.Option("--no-caption", help="Only without a caption, or with one made from a file name.")
+    withdrawn: Annotated[
+        bool, typer.Option("--withdrawn", help="Those that were withdrawn instead.")
     ] = False,
-    file: Annotated[str | None, typer.Option(help="Only those from files whose name ends so.")] = None,
+    bare: Annotated[
+        bool,
+        typer.Option(
+            "--no-caption", help="Only without a caption, or with one made from a file name."
+        ),
+    ] = False,
+    file: Annotated[
+        str | None, typer.Option(help="Only those from files whose name ends so.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 100,
     as_json: Json = False,
 ) -> None:
@@ -39,7 +48,9 @@ def list_(
     from curation.datasets import sample_records
 
     with context() as opened, opened.database.transaction() as tx:
-        rows = sample_records.list_samples(tx, withdrawn=withdrawn, bare=bare, file=file, limit=one_more(limit))
+        rows = sample_records.list_samples(
+            tx, withdrawn=withdrawn, bare=bare, file=file, limit=one_more(limit)
+        )
     columns = {
         "sample": lambda r: short(r["id"]),
         "caption": lambda r: r["caption"][:60],
@@ -55,7 +66,9 @@ def list_(
 
 @app.command()
 def show(
-    sample: Annotated[str, typer.Argument(help="The sample's id, or the first eight or more digits of it.")],
+    sample: Annotated[
+        str, typer.Argument(help="The sample's id, or the first eight or more digits of it.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Show one sample: what is said of it, the files it came from, and what happened to it."""
@@ -90,7 +103,9 @@ def withdraw(
             talk.print(f"would withdraw {count} samples")
             return
         moved = sample_records.withdraw_samples(tx, names, reason, ACTOR)
-    talk.print(f"{len(moved)} samples were withdrawn; 'layerloop snapshot freeze' makes a snapshot without them")
+    talk.print(
+        f"{len(moved)} samples were withdrawn; 'layerloop snapshot freeze' makes a snapshot without them"
+    )
 
 
 @app.command()

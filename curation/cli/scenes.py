@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation import __version__
-from curation.cli.output import context, print_json, print_rows, print_text, progress, resumable, talk
+from curation.cli.output import (
+    context,
+    print_json,
+    print_rows,
+    print_text,
+    progress,
+    resumable,
+    talk,
+)
 from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt
 from curation.errors import NotFound, Refused
 
@@ -34,15 +42,24 @@ class Pair:
     def prompt(self) -> Prompt:
         """The texts that a generator is asked with. Raises Refused where something is missing, or too much."""
         if self.on and self.under:
-            raise Refused("both layers are given, so nothing is left to draw", "leave out --on or --under")
+            raise Refused(
+                "both layers are given, so nothing is left to draw", "leave out --on or --under"
+            )
         if self.under and self.background is None:
-            raise Refused("there is no text for the background", "say what to draw: --background 'a snowy forest'")
+            raise Refused(
+                "there is no text for the background",
+                "say what to draw: --background 'a snowy forest'",
+            )
         if self.foreground is None and not self.under:
             raise Refused(
-                "there is no prompt", "say what to draw: layerloop draw 'a fox' --background 'a snowy forest'"
+                "there is no prompt",
+                "say what to draw: layerloop draw 'a fox' --background 'a snowy forest'",
             )
         if self.background is None and not self.on:
-            raise Refused("a whole is drawn of two layers", "say what lies behind: --background TEXT, or --on FILE")
+            raise Refused(
+                "a whole is drawn of two layers",
+                "say what lies behind: --background TEXT, or --on FILE",
+            )
         text = self.whole or ", ".join(filter(None, [self.foreground, self.background]))
         return Prompt(text, self.foreground, self.background)
 
@@ -54,7 +71,10 @@ def find_hand(opened: AppContext, name: str | None, options: DrawOptions) -> Sce
 
     checkpoint = find_checkpoint(opened, name)
     return SceneGenerator(
-        checkpoint, lambda: load(opened.settings.generator)(checkpoint, opened.store), opened.store, options
+        checkpoint,
+        lambda: load(opened.settings.generator)(checkpoint, opened.store),
+        opened.store,
+        options,
     )
 
 
@@ -68,7 +88,8 @@ def find_checkpoint(opened: AppContext, name: str | None) -> Checkpoint:
         promoted = registry.promoted(tx)
     if promoted is None:
         raise NotFound(
-            "no checkpoint draws yet", "name one with --checkpoint, or run 'layerloop checkpoint promote NAME'"
+            "no checkpoint draws yet",
+            "name one with --checkpoint, or run 'layerloop checkpoint promote NAME'",
         )
     return promoted
 
@@ -85,7 +106,9 @@ def draw_pairs(
     from curation.scenes.scene_images import read_pictures
 
     prompt = pair.prompt()
-    pictures = read_pictures([path for path in (pair.on, pair.under) if path], opened.settings.image_limits)
+    pictures = read_pictures(
+        [path for path in (pair.on, pair.under) if path], opened.settings.image_limits
+    )
     hand = find_hand(opened, name, options)
     warn_of_prompts(opened, hand.checkpoint, [prompt])
     seeds = list(files)
@@ -103,7 +126,9 @@ def draw_pairs(
             tell(Progress("drawing", start + len(few), len(seeds)))
 
 
-def _given(pair: Pair, pictures: Mapping[Path, RGBA], size: tuple[int, int] | None) -> dict[LayerRole, RGBA]:
+def _given(
+    pair: Pair, pictures: Mapping[Path, RGBA], size: tuple[int, int] | None
+) -> dict[LayerRole, RGBA]:
     """The user's picture as a layer of the pair: one behind fills the canvas, one in front lies in its middle."""
     from curation.images.pairs import composite
     from curation.scenes.blending import canvas, on_canvas
@@ -112,7 +137,11 @@ def _given(pair: Pair, pictures: Mapping[Path, RGBA], size: tuple[int, int] | No
     if pair.on:
         behind = pictures[pair.on]
         behind = cover(behind, size) if size else behind
-        return {LayerRole.background: composite(behind, canvas((behind.shape[1], behind.shape[0]), (255, 255, 255)))}
+        return {
+            LayerRole.background: composite(
+                behind, canvas((behind.shape[1], behind.shape[0]), (255, 255, 255))
+            )
+        }
     if pair.under:
         front = pictures[pair.under]
         wanted = size or (front.shape[1], front.shape[0])
@@ -121,20 +150,37 @@ def _given(pair: Pair, pictures: Mapping[Path, RGBA], size: tuple[int, int] | No
 
 
 def _facts(
-    prompt: Prompt, hand: SceneGenerator, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]
+    prompt: Prompt,
+    hand: SceneGenerator,
+    size: tuple[int, int] | None,
+    given: Mapping[LayerRole, RGBA],
 ) -> dict[str, str]:
-    texts = {"prompt": prompt.text, "foreground": prompt.foreground or "", "background": prompt.background or ""}
-    return {**texts, "negative": hand.options.negative or "", **hand.describe(size, given), "version": __version__}
+    texts = {
+        "prompt": prompt.text,
+        "foreground": prompt.foreground or "",
+        "background": prompt.background or "",
+    }
+    return {
+        **texts,
+        "negative": hand.options.negative or "",
+        **hand.describe(size, given),
+        "version": __version__,
+    }
 
 
 def _save(
-    paths: Mapping[LayerRole, Path], layers: Layers, given: Mapping[LayerRole, RGBA], facts: Mapping[str, str]
+    paths: Mapping[LayerRole, Path],
+    layers: Layers,
+    given: Mapping[LayerRole, RGBA],
+    facts: Mapping[str, str],
 ) -> dict[str, Any]:
     from curation.images.provenance import COMPOSED, DRAWN, save_picture
 
     for role, path in paths.items():
         source = COMPOSED if given and role is LayerRole.blended else DRAWN
-        save_picture(path, layers[role], None if role in given else {**facts, "role": role.value}, source)
+        save_picture(
+            path, layers[role], None if role in given else {**facts, "role": role.value}, source
+        )
     return {**facts, "files": {role.value: str(path) for role, path in paths.items()}}
 
 
@@ -180,7 +226,9 @@ def draw_layers(
             drawn = draw_scene(scene, pictures, None, folder, tell, force)
     layered = write_layered(folder, drawn, wanted)
     if as_json:
-        print_json({"folder": str(folder), "layered": [str(one) for one in layered], **drawn.as_json()})
+        print_json(
+            {"folder": str(folder), "layered": [str(one) for one in layered], **drawn.as_json()}
+        )
         return
     for file in [*(folder / one for one in drawn.names), *layered]:
         print_text(file)
@@ -213,4 +261,6 @@ def _print_plan(scene: Scene, steps: Sequence[Step], as_json: bool) -> None:
     columns = ("step", "layer", "how", "file", "prompt", "seed")
     print_rows(rows, {column: itemgetter(column) for column in columns}, as_json)
     if not as_json:
-        talk.print(f"{len(rows)} layers in {len(steps)} steps; size: {scene.size or 'as the checkpoint draws'}")
+        talk.print(
+            f"{len(rows)} layers in {len(steps)} steps; size: {scene.size or 'as the checkpoint draws'}"
+        )

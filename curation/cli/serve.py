@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 Port = Annotated[
     int | None,
     typer.Option(
-        help="Where API and pages listen; LAYERLOOP_PORT when not given, 0 takes a free one.", min=0, max=65_535
+        help="Where API and pages listen; LAYERLOOP_PORT when not given, 0 takes a free one.",
+        min=0,
+        max=65_535,
     ),
 ]
 
@@ -66,20 +68,34 @@ def up(port: Port = None) -> None:
 
 
 def demo(
-    seed: Annotated[Path | None, typer.Option(help="A folder of images with alpha; without it, drawn shapes.")] = None,
+    seed: Annotated[
+        Path | None, typer.Option(help="A folder of images with alpha; without it, drawn shapes.")
+    ] = None,
     reviewer: Annotated[
-        Reviewer, typer.Option(help="A person at the pages is waited for; the oracle decides by rules.")
+        Reviewer,
+        typer.Option(help="A person at the pages is waited for; the oracle decides by rules."),
     ] = Reviewer.person,
     rounds: Annotated[int, typer.Option(help="How many rounds.", min=1)] = 2,
     prompts_from_names: Annotated[
-        bool, typer.Option("--prompts-from-names", help="Draw also from captions made from the seeds' file names.")
+        bool,
+        typer.Option(
+            "--prompts-from-names", help="Draw also from captions made from the seeds' file names."
+        ),
     ] = False,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Foreground, background and blended image together.")] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Foreground, background and blended image together.")
+    ] = False,
     quota: Annotated[int, typer.Option(help="How many candidates each round draws.", min=1)] = 96,
     preset: Annotated[str, typer.Option(help="A row of numbers: tiny for a laptop.")] = "tiny",
-    images: Annotated[int, typer.Option(help="Train on so many images instead of the preset's.", min=0)] = 0,
-    seeds: Annotated[int, typer.Option(help="How many shapes to draw when no folder is given.", min=20)] = 1_500,
-    desk: Annotated[Desk, typer.Option(help="Label Studio is installed and started beside the pages.")] = Desk.pages,
+    images: Annotated[
+        int, typer.Option(help="Train on so many images instead of the preset's.", min=0)
+    ] = 0,
+    seeds: Annotated[
+        int, typer.Option(help="How many shapes to draw when no folder is given.", min=20)
+    ] = 1_500,
+    desk: Annotated[
+        Desk, typer.Option(help="Label Studio is installed and started beside the pages.")
+    ] = Desk.pages,
     port: Port = None,
     as_json: Json = False,
 ) -> None:
@@ -102,13 +118,20 @@ def demo(
         file_names=prompts_from_names,
     )
     named = _settings(port)
-    with _desk(named) if desk is Desk.label_studio else nullcontext(named) as ready, run_local_stack(ready) as standing:
+    with (
+        _desk(named) if desk is Desk.label_studio else nullcontext(named) as ready,
+        run_local_stack(ready) as standing,
+    ):
         talk.print("\n  pages ", bold(standing.sign_in_address()), " (lets one person in, once)\n")
         if preset == "tiny":
-            talk.print("  The tiny preset learns drawn shapes in minutes; on real photographs it draws coloured shapes")
+            talk.print(
+                "  The tiny preset learns drawn shapes in minutes; on real photographs it draws coloured shapes"
+            )
             talk.print("  with clean alpha and no more. Presets sd15 and sdxl are for real work.\n")
         if reviewer is Reviewer.person:
-            talk.print("  Candidates wait for you at the review page as soon as the first are drawn.\n")
+            talk.print(
+                "  Candidates wait for you at the review page as soon as the first are drawn.\n"
+            )
         with resumable(), progress() as tell:
             standing.patiently(lambda: bring_seeds(standing.context, seed, seeds, tell, kind))
             numbers = standing.patiently(lambda: run_loop(standing.context, plan, tell))
@@ -119,7 +142,9 @@ def demo(
         else:
             print_text("\n\n".join(round_report.as_text(one) for one in told))
         if reviewer is Reviewer.person:
-            talk.print(f"\n  all rounds are done; the pages stay up until Ctrl-C: {standing.address}")
+            talk.print(
+                f"\n  all rounds are done; the pages stay up until Ctrl-C: {standing.address}"
+            )
             standing.stay()
 
 
@@ -130,7 +155,10 @@ def doctor(as_json: Json = False) -> None:
     try:
         findings = [*examine_environment(), *examine(settings())]
     except LayerloopError as error:
-        findings = [*examine_environment(), Finding("settings", well=False, told=error.message, hint=error.hint)]
+        findings = [
+            *examine_environment(),
+            Finding("settings", well=False, told=error.message, hint=error.hint),
+        ]
     if as_json:
         print_json([finding.__dict__ for finding in findings])
     else:
@@ -178,9 +206,13 @@ def _desk(named: Settings) -> Iterator[Settings]:
 
     from curation.runtime.label_studio_server import CACHE, OWNER, label_studio
 
-    talk.print(f"  Label Studio: its environment is kept in {CACHE}; to make it takes minutes and 1 GB")
+    talk.print(
+        f"  Label Studio: its environment is kept in {CACHE}; to make it takes minutes and 1 GB"
+    )
     with label_studio(CACHE, named.path(".") / "label-studio") as server:
-        talk.print("\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}")
+        talk.print(
+            "\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}"
+        )
         there = {"desk": f"label-studio+{server.address}", "desk_token": SecretStr(server.token)}
         yield named.model_copy(update=there)
 

@@ -42,8 +42,12 @@ def freeze(
         with opened.database.transaction(one_view=True) as tx:
             frozen = snapshots.freeze(tx, opened.store, tag=tag, actor=ACTOR)
     if withheld := frozen.counts["split"].get("withheld"):
-        talk.print(f"{withheld} training samples share a layer with a held-out sample and are withheld")
-    print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print_text(frozen.id)
+        talk.print(
+            f"{withheld} training samples share a layer with a held-out sample and are withheld"
+        )
+    print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print_text(
+        frozen.id
+    )
 
 
 @app.command("list")
@@ -65,7 +69,9 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A tag, an id, or the first digits of one.")],
-    samples: Annotated[bool, typer.Option(help="Print every sample, one line of JSON each.")] = False,
+    samples: Annotated[
+        bool, typer.Option(help="Print every sample, one line of JSON each.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """What a snapshot holds: counts by kind, licence, split and round."""

@@ -23,7 +23,9 @@ def warn_of_prompts(opened: AppContext, checkpoint: Checkpoint, prompts: Sequenc
     return told
 
 
-def warn_of_snapshot(opened: AppContext, snapshot: str, preset: str, changes: Mapping[str, str]) -> None:
+def warn_of_snapshot(
+    opened: AppContext, snapshot: str, preset: str, changes: Mapping[str, str]
+) -> None:
     """Say on stderr what a preset will not learn of a snapshot's captions."""
     read = _reader(opened)
     if read:

@@ -45,7 +45,9 @@ def decode_layer(stored: bytes) -> RGBA:
         with Image.open(io.BytesIO(stored), formats=["WEBP", "PNG"]) as image:
             return np.asarray(image.convert("RGBA"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise Corrupt(f"a stored layer cannot be decoded: {error}", "run 'layerloop doctor'") from error
+        raise Corrupt(
+            f"a stored layer cannot be decoded: {error}", "run 'layerloop doctor'"
+        ) from error
 
 
 def as_png(stored: bytes) -> bytes:
@@ -69,7 +71,9 @@ def small_layer(stored: bytes, side: int) -> bytes:
 
 def without_hidden_colour(rgba: RGBA) -> RGBA:
     """The same picture with colour 0 wherever alpha is 0: what cannot be seen carries nothing."""
-    packed = np.ascontiguousarray(rgba).view(np.uint32)  # one word a pixel: four times fewer to choose between
+    packed = np.ascontiguousarray(rgba).view(
+        np.uint32
+    )  # one word a pixel: four times fewer to choose between
     return np.where(rgba[..., 3:] == 0, np.uint32(0), packed).view(np.uint8)
 
 

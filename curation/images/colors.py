@@ -45,7 +45,9 @@ GAMMAS: Final = {1: 2.4, 4: 2.2, 5: 2.8, 6: 2.4, 8: 1.0, 14: 2.4, 15: 2.4}
 """Transfer functions that are powers; those of television are seen through a display of 2.4, as Chromium has it."""
 HDR: Final = {16, 18}  # PQ and HLG
 
-BRADFORD: Final = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+BRADFORD: Final = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 CLOSE: Final = 2
 """A conversion that changes no color by more than so many levels is none."""
 
@@ -60,7 +62,9 @@ class ColorSpace:
     power: float | None = None
 
 
-def choose_conversion(info: ColorInfo, *, grey: bool, inks: bool = False) -> tuple[Convert | None, list[str]]:
+def choose_conversion(
+    info: ColorInfo, *, grey: bool, inks: bool = False
+) -> tuple[Convert | None, list[str]]:
     """Return what converts samples to sRGB, None where they are sRGB already, and what is to be said of it.
 
     Args:
@@ -86,7 +90,9 @@ def choose_conversion(info: ColorInfo, *, grey: bool, inks: bool = False) -> tup
     near = np.abs(np.array(primaries) - SRGB).max() < 0.001
     if near and abs(info.gamma - 1 / 2.2) < 0.01:
         return None, found
-    convert, said = _spoken(_by_space(ColorSpace(SRGB if near else primaries, 1 / info.gamma), grey), NOT_PROFILE)
+    convert, said = _spoken(
+        _by_space(ColorSpace(SRGB if near else primaries, 1 / info.gamma), grey), NOT_PROFILE
+    )
     return convert, found + said
 
 
@@ -104,7 +110,9 @@ def to_eight_bits(samples: Samples) -> Bytes:
 def _coded_space(primaries: int, transfer: int) -> ColorSpace | None:
     """The space that two numbers of H.273 name, None for one that is not known. Raises BadFile for HDR."""
     if transfer in HDR:
-        raise BadFile("hdr_not_read", "its colors are HDR (PQ or HLG): save it with sRGB or Display P3")
+        raise BadFile(
+            "hdr_not_read", "its colors are HDR (PQ or HLG): save it with sRGB or Display P3"
+        )
     if UNSPECIFIED in {primaries, transfer}:
         return ColorSpace()
     known = primaries in PRIMARIES and transfer in {*GAMMAS, SRGB_TRANSFER}
@@ -146,7 +154,9 @@ def _to_light(values: Floats, power: float | None) -> Floats:
 
 def _to_levels(light: NDArray[np.floating]) -> Bytes:
     """Light in 0..1 as sRGB in 0..255, rounded."""
-    values = np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
+    values = np.where(
+        light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055
+    )
     levels: Bytes = np.rint(values * 255).astype(np.uint8)
     return levels
 
@@ -202,7 +212,9 @@ def from_inks(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, list[
     if icc is not None:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            converted = ImageCms.profileToProfile(
+                image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
             if converted is not None:
                 return converted, [CONVERTED]
         except Exception:  # as above

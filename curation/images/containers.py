@@ -28,7 +28,9 @@ def read_webp(data: bytes) -> Header:
         frames += kind == b"ANMF"
         chunks.setdefault(kind, body)
     inside = chunks
-    if frames == 1:  # an animation of one frame is a single image, whose frame has chunks of its own
+    if (
+        frames == 1
+    ):  # an animation of one frame is a single image, whose frame has chunks of its own
         inside = dict(walk_riff(chunks[b"ANMF"], 16))
     frame = inside.get(b"VP8L", inside.get(b"VP8 ", b""))
     extended = chunks.get(b"VP8X", b"")
@@ -47,7 +49,9 @@ def read_webp(data: bytes) -> Header:
         width,
         height,
         data[:end],
-        alpha=b"ALPH" in inside or (b"VP8L" in inside and len(frame) > 4 and bool(frame[4] >> 4 & 1)) or frames > 0,
+        alpha=b"ALPH" in inside
+        or (b"VP8L" in inside and len(frame) > 4 and bool(frame[4] >> 4 & 1))
+        or frames > 0,
         lossy=b"VP8 " in inside,
         animated=frames > 1,
         text=b"XMP " in chunks,
@@ -77,7 +81,9 @@ def read_gif(data: bytes) -> Header:
         if mark == 0x2C and at + 10 < len(data):  # a frame
             frames += 1
             left, top, wide, high, local = struct.unpack_from("<HHHHB", data, at + 1)
-            if left + wide > width or top + high > height:  # decoders would make room for it, whatever it takes
+            if (
+                left + wide > width or top + high > height
+            ):  # decoders would make room for it, whatever it takes
                 raise BadFile("corrupt", "a frame lies outside the picture")
             alpha = alpha or (wide, high) != (width, height)  # what no frame covers is transparent
             at = _gif_blocks(data, at + 11 + (3 << (local & 7) + 1 if local & 0x80 else 0))
@@ -91,7 +97,14 @@ def read_gif(data: bytes) -> Header:
     if min(width, height) < 1:
         raise BadFile("bad_dimensions", f"the header says {width} x {height} pixels")
     return Header(
-        "GIF", width, height, data[:at], alpha=alpha, animated=frames > 1, text=text, trailing=ended and at < len(data)
+        "GIF",
+        width,
+        height,
+        data[:at],
+        alpha=alpha,
+        animated=frames > 1,
+        text=text,
+        trailing=ended and at < len(data),
     )
 
 
@@ -139,7 +152,11 @@ def read_tiff(data: bytes) -> Header:
         photometric = tags.get(262)
         if _pages(image) > 1:
             raise _unsupported("it has several pages")
-        if set(_numbers(tags.get(339, (1,)))) != {1} or not bits <= {1, 2, 4, 8, 16} or len(bits) != 1:
+        if (
+            set(_numbers(tags.get(339, (1,)))) != {1}
+            or not bits <= {1, 2, 4, 8, 16}
+            or len(bits) != 1
+        ):
             raise _unsupported("its samples are not whole numbers of 8 or 16 bits")
         if photometric not in {0, 1, 2, 3, 6}:
             raise _unsupported("its colors are CMYK or Lab")
@@ -155,7 +172,8 @@ def read_tiff(data: bytes) -> Header:
             grey=photometric in {0, 1},
             alpha=extra[:1] in ((STRAIGHT,), (ASSOCIATED,)),
             premultiplied=extra[:1] == (ASSOCIATED,),
-            lossy=tags.get(259, 1) in {6, 7, 33003, 33005, 34712, 50001},  # kinds of JPEG, JPEG 2000, WebP
+            lossy=tags.get(259, 1)
+            in {6, 7, 33003, 33005, 34712, 50001},  # kinds of JPEG, JPEG 2000, WebP
             text=bool({270, 315, 305, 700} & set(tags)),
             color=ColorInfo(icc=_info(image, "icc_profile", MAX_ICC)),
             orientation=_orientation(tags.get(274, 1)),
@@ -189,7 +207,9 @@ def read_psd(data: bytes) -> Header:
     A negative count of layers says that a fourth plane is the transparency of the merged picture, whose colors then
     lie on white.
     """
-    version, channels, height, width, depth, mode = struct.unpack(">H6xHIIHH", data[4:26].ljust(22, b"\0"))
+    version, channels, height, width, depth, mode = struct.unpack(
+        ">H6xHIIHH", data[4:26].ljust(22, b"\0")
+    )
     if version != 1 or depth != 8 or mode not in {1, 3}:
         raise _unsupported("of Photoshop files, those with 8 bits in RGB or grey are read")
     at, sections = 26, []
@@ -214,7 +234,9 @@ def _opened(data: bytes, kind: str, too_odd: str = "") -> Image.Image:
     except Exception as error:  # readers raise anything for broken headers
         if too_odd and "mode" in str(error):
             raise _unsupported(too_odd) from error
-        raise BadFile("corrupt", "its header cannot be read, so that the pixels cannot be decoded") from error
+        raise BadFile(
+            "corrupt", "its header cannot be read, so that the pixels cannot be decoded"
+        ) from error
 
 
 def _info(image: Image.Image, name: str, most: int) -> bytes | None:

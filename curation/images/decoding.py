@@ -70,7 +70,10 @@ def check_pixels(header: Header, limits: Limits) -> None:
     """Refuse, before a pixel is decoded, what is too large or holds several images. Raises BadFile."""
     width, height = header.size
     if width * height > limits.pixels:
-        raise BadFile("too_many_pixels", f"{width} x {height} pixels are more than {limits.pixels / 1e6:g} million")
+        raise BadFile(
+            "too_many_pixels",
+            f"{width} x {height} pixels are more than {limits.pixels / 1e6:g} million",
+        )
     if min(width, height) < 1:
         raise BadFile("bad_dimensions", f"the header says {width} x {height} pixels")
     if header.animated:
@@ -80,7 +83,9 @@ def check_pixels(header: Header, limits: Limits) -> None:
 def check_side(header: Header) -> None:
     """Refuse what is longer than a stored layer may be. Raises BadFile."""
     if max(header.size) > MAX_SIDE:
-        raise BadFile("bad_dimensions", f"{header.width} x {header.height} is longer than {MAX_SIDE} pixels")
+        raise BadFile(
+            "bad_dimensions", f"{header.width} x {header.height} is longer than {MAX_SIDE} pixels"
+        )
 
 
 def decode(header: Header) -> tuple[RGBA, list[str]]:
@@ -126,7 +131,9 @@ def _samples(header: Header) -> Raw:
     with image:
         # The size was checked in the header: a decoder that finds another one was lied to.
         if not _same_size(image.size, header):
-            raise ValueError(f"decoded {image.size}, the header says {header.width} x {header.height}")
+            raise ValueError(
+                f"decoded {image.size}, the header says {header.width} x {header.height}"
+            )
         image.load()
         if header.format == "PNG":
             return _from_png(header, image)
@@ -151,7 +158,11 @@ def _decode_deep(header: Header) -> NDArray[np.uint16]:
     if deep.ndim == 2:
         deep = deep[..., None]
     channels = deep.shape[2]
-    if deep.dtype != np.uint16 or channels not in {GREY, RGB, RGB_ALPHA} or not _same_size(deep.shape[1::-1], header):
+    if (
+        deep.dtype != np.uint16
+        or channels not in {GREY, RGB, RGB_ALPHA}
+        or not _same_size(deep.shape[1::-1], header)
+    ):
         raise ValueError("decoded something else than the header says")
     if channels == RGB_ALPHA and not header.alpha:
         deep = deep[..., :RGB]  # a fourth channel that is not said to be transparency
@@ -181,7 +192,11 @@ def _with_key(header: Header, samples: Samples) -> Raw:
     spread = 255 // (2**header.bits - 1) if header.bits < 8 else 1
     mask = 2**header.bits - 1
     return Raw(
-        samples, tuple((int.from_bytes(told[2 * n : 2 * n + 2], "big") & mask) * spread for n in range(channels))
+        samples,
+        tuple(
+            (int.from_bytes(told[2 * n : 2 * n + 2], "big") & mask) * spread
+            for n in range(channels)
+        ),
     )
 
 

@@ -25,7 +25,9 @@ class BadFile(Exception):
 class ColorInfo:
     """What a file says of its colors; `curation.images.colors` decides which of it counts."""
 
-    cicp: tuple[int, int, int, int] | None = None  # primaries, transfer, matrix, full range (ITU-T H.273)
+    cicp: tuple[int, int, int, int] | None = (
+        None  # primaries, transfer, matrix, full range (ITU-T H.273)
+    )
     icc: bytes | None = None  # b"" where there is a profile that cannot even be unpacked
     srgb: bool = False
     gamma: float | None = None

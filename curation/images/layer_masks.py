@@ -38,7 +38,9 @@ class Measured:
     @cached_property
     def outward(self) -> Plane:
         """Distance in pixels to the core; 0 inside it."""
-        return np.asarray(cv2.distanceTransform((~self.core).view(np.uint8), cv2.DIST_L2, 3), np.float32)
+        return np.asarray(
+            cv2.distanceTransform((~self.core).view(np.uint8), cv2.DIST_L2, 3), np.float32
+        )
 
     @cached_property
     def frame(self) -> Plane:
@@ -65,7 +67,9 @@ class Measured:
     def solid(self) -> Mask:
         """The opaque pixels (a >= 0.95) less their outermost ring: their colour is the subject's own."""
         opaque = (self.alpha >= 0.95).view(np.uint8)
-        kept: Mask = np.asarray(cv2.erode(opaque, np.ones((3, 3)), borderType=cv2.BORDER_REPLICATE)).view(bool)
+        kept: Mask = np.asarray(
+            cv2.erode(opaque, np.ones((3, 3)), borderType=cv2.BORDER_REPLICATE)
+        ).view(bool)
         return kept
 
     @cached_property
@@ -84,7 +88,10 @@ class Measured:
             return None
         weight = self.solid.astype(np.float32)
         known = np.dstack([self.rgb * weight[..., None], weight])
-        near, wide = (cv2.blur(known, (k, k), borderType=cv2.BORDER_CONSTANT)[self.band] for k in self._windows())
+        near, wide = (
+            cv2.blur(known, (k, k), borderType=cv2.BORDER_CONSTANT)[self.band]
+            for k in self._windows()
+        )
         found = near[:, 3:] > 1e-4
         chosen = np.where(found, near, wide)
         seen = chosen[:, 3] > 1e-6
@@ -141,5 +148,7 @@ def shrink(rgba: RGBA, side: int) -> RGBA:
     alpha = cv2.resize(np.ascontiguousarray(rgba[..., 3]), size, interpolation=cv2.INTER_AREA)
     premultiplied = cv2.multiply(rgba[..., :3], cv2.merge([rgba[..., 3]] * 3), scale=1 / 255)
     colour = cv2.resize(premultiplied, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    straight = np.clip(np.rint(colour * (255 / np.maximum(alpha, 1, dtype=np.float32))[..., None]), 0, 255)
+    straight = np.clip(
+        np.rint(colour * (255 / np.maximum(alpha, 1, dtype=np.float32))[..., None]), 0, 255
+    )
     return np.dstack([straight.astype(np.uint8), alpha])

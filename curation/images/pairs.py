@@ -41,7 +41,10 @@ def composite(foreground: RGBA, background: RGBA) -> RGBA:
     a = foreground[..., 3:].astype(np.int32)
     under = background[..., 3:].astype(np.int32) * (255 - a)  # of 255 * 255, as is a * 255
     whole = a * 255 + under
-    mixed = foreground[..., :3].astype(np.int32) * (a * 255) + background[..., :3].astype(np.int32) * under
+    mixed = (
+        foreground[..., :3].astype(np.int32) * (a * 255)
+        + background[..., :3].astype(np.int32) * under
+    )
     colour = (2 * mixed + whole) // np.maximum(2 * whole, 1)
     return np.concatenate([colour, (whole + 127) // 255], axis=2).astype(np.uint8)
 
@@ -75,7 +78,11 @@ def leakage(foreground: RGBA, background: RGBA) -> float:
     around = _fill(back[..., :3], _grow(seen, 0.01 * max(seen.shape)))
     subject = _edges(alpha * (front[..., :3] - around))
     own = _edges(back[..., :3] - around)
-    shared, strength, size = float((own * subject).sum()), float((subject**2).sum()), float((own**2).sum())
+    shared, strength, size = (
+        float((own * subject).sum()),
+        float((subject**2).sum()),
+        float((own**2).sum()),
+    )
     if strength < 1e-3 or size < 1e-3:
         return 0.0
     return float(np.clip(min(shared / strength, shared / np.sqrt(strength * size)), 0, 1))
@@ -125,7 +132,10 @@ def harmony(foreground: RGBA, background: RGBA) -> float:
     if min(np.count_nonzero(solid), np.count_nonzero(~solid)) < 9:
         return 0.0
     ours, theirs = _light(front[solid][:, :3]), _light(back[~solid][:, :3])
-    apart = [np.mean(np.abs(_thirds(ours[name]) - _thirds(theirs[name]))) / unit for name, unit in UNITS.items()]
+    apart = [
+        np.mean(np.abs(_thirds(ours[name]) - _thirds(theirs[name]))) / unit
+        for name, unit in UNITS.items()
+    ]
     return float(np.sqrt(np.mean(np.square(apart))))
 
 
@@ -137,7 +147,9 @@ def _check(*layers: RGBA) -> None:
     sizes = {layer.shape[:2] for layer in layers}
     if len(sizes) > 1:
         told = " and ".join(f"{width} x {height}" for height, width in sorted(sizes))
-        raise Refused(f"the layers of a pair have several sizes: {told}", "draw or cut them to one size")
+        raise Refused(
+            f"the layers of a pair have several sizes: {told}", "draw or cut them to one size"
+        )
 
 
 def _shrink(layer: RGBA) -> Plane:
@@ -168,7 +180,9 @@ def _fill(colour: Plane, hole: Mask) -> Plane:
         return np.where(hole[..., None], mean, colour).astype(np.float32)
     half = ((width + 1) // 2, (height + 1) // 2)
     weight = cv2.resize(known[..., 0], half, interpolation=cv2.INTER_AREA)[..., None]
-    small = cv2.resize(colour * known, half, interpolation=cv2.INTER_AREA) / np.maximum(weight, 1e-6)
+    small = cv2.resize(colour * known, half, interpolation=cv2.INTER_AREA) / np.maximum(
+        weight, 1e-6
+    )
     coarse = _fill(small.astype(np.float32), weight[..., 0] < 1e-3)
     wide = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.where(hole[..., None], wide, colour)
@@ -194,7 +208,9 @@ def _standing_out(image: Plane, across: list[Plane], distance: Plane, rings: ran
         at = (near == ring).astype(np.float32)
         if np.count_nonzero(at) >= ALONG:
             kept = cv2.blur(np.dstack([steps * at[..., None], at]), (STRETCH, STRETCH))[at > 0]
-            means.append(float(np.median(np.sqrt(np.mean(np.square(kept[:, :3] / kept[:, 3:]), axis=1)))))
+            means.append(
+                float(np.median(np.sqrt(np.mean(np.square(kept[:, :3] / kept[:, 3:]), axis=1))))
+            )
     return max(means) / (1 + float(np.median(means))) - 1 if len(means) >= 5 else 0.0
 
 
@@ -207,7 +223,9 @@ def _light(colours: Plane) -> dict[str, Plane]:
     # Blacks have no colour: theirs is white's, so that they pull no mean.
     dark = y < 0.002
     chroma_x, chroma_y = np.where(dark, 0.3127, x / total), np.where(dark, 0.3290, y / total)
-    n = (0.3320 - chroma_x) / np.maximum(chroma_y - 0.1858, 1e-3)  # the slope of an isotherm; deep blues are coldest
+    n = (0.3320 - chroma_x) / np.maximum(
+        chroma_y - 0.1858, 1e-3
+    )  # the slope of an isotherm; deep blues are coldest
     kelvin = np.clip(((449 * n + 3525) * n + 6823.3) * n + 5520.33, 1667, 25_000)
     high, low = srgb.max(axis=1), srgb.min(axis=1)
     return {

@@ -33,7 +33,9 @@ def fingerprint(rgba: RGBA) -> bytes:
     small = shrink(rgba, 256).astype(np.float32)
     alpha = small[..., 3:]
     premultiplied = np.concatenate([small[..., :3] * (alpha / 255), alpha], axis=2)
-    square = np.asarray(cv2.resize(premultiplied, (32, 32), interpolation=cv2.INTER_AREA), np.float32)
+    square = np.asarray(
+        cv2.resize(premultiplied, (32, 32), interpolation=cv2.INTER_AREA), np.float32
+    )
     light = square[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
     clear = 255 - square[..., 3]
     bits = np.concatenate([_dct_bits(plane) for plane in (light + clear, light, square[..., 3])])
@@ -42,7 +44,11 @@ def fingerprint(rgba: RGBA) -> bytes:
 
 def bands_of(print_: bytes) -> list[int]:
     """The twelve 16-bit values of a fingerprint; each takes bits from all three hashes, so that none is all alpha."""
-    interleaved = np.unpackbits(np.frombuffer(print_[:HASH_BYTES], np.uint8)).reshape(3, 64).T.reshape(BANDS, 16)
+    interleaved = (
+        np.unpackbits(np.frombuffer(print_[:HASH_BYTES], np.uint8))
+        .reshape(3, 64)
+        .T.reshape(BANDS, 16)
+    )
     return [int(value) for value in interleaved @ (1 << np.arange(15, -1, -1))]
 
 
@@ -55,10 +61,14 @@ def find_nearest(mark: bytes, others: Mapping[str, bytes]) -> tuple[str, int] | 
     """The nearest of some layers (name -> fingerprint) that is near enough, and the bits that differ."""
     if not others:
         return None
-    rows = np.frombuffer(b"".join([mark, *others.values()]), np.uint8).reshape(-1, FINGERPRINT_BYTES)
+    rows = np.frombuffer(b"".join([mark, *others.values()]), np.uint8).reshape(
+        -1, FINGERPRINT_BYTES
+    )
     bits = count_bits(mark[:HASH_BYTES], [other[:HASH_BYTES] for other in others.values()])
     tones = np.abs(rows[1:, HASH_BYTES:].astype(np.int16) - rows[0, HASH_BYTES:].astype(np.int16))
-    near = (bits <= MAX_BITS) & (tones.mean(axis=1) <= MAX_TONE_MEAN) & (tones.max(axis=1) <= MAX_TONE)
+    near = (
+        (bits <= MAX_BITS) & (tones.mean(axis=1) <= MAX_TONE_MEAN) & (tones.max(axis=1) <= MAX_TONE)
+    )
     if not near.any():
         return None
     best = int(np.argmin(np.where(near, bits, 999)))
@@ -88,5 +98,7 @@ def _tones(square: NDArray[np.float32]) -> NDArray[np.uint8]:
     cells = cv2.resize(square, (TONE_SIDE, TONE_SIDE), interpolation=cv2.INTER_AREA)
     alpha = cells[..., 3:]
     on_grey = (cells[..., :3] + (255 - alpha) * 0.5) / 255
-    lab = cv2.cvtColor(np.clip(on_grey, 0, 1), cv2.COLOR_RGB2Lab) + np.array([0, 128, 128], np.float32)
+    lab = cv2.cvtColor(np.clip(on_grey, 0, 1), cv2.COLOR_RGB2Lab) + np.array(
+        [0, 128, 128], np.float32
+    )
     return np.clip(np.rint(np.dstack([lab, alpha / 2.55])), 0, 255).astype(np.uint8)

@@ -50,7 +50,11 @@ def from_pillow(image: Image.Image, limits: Limits = LIMITS) -> RGBA:
 
 def _source(image: Image.Image, limits: Limits) -> bytes | None:
     """The bytes of the file that an image was opened from, None where it was changed or its file is not at hand."""
-    if not isinstance(image, ImageFile.ImageFile) or image.format not in READERS or getattr(image, "tell", int)() != 0:
+    if (
+        not isinstance(image, ImageFile.ImageFile)
+        or image.format not in READERS
+        or getattr(image, "tell", int)() != 0
+    ):
         return None
     try:
         data = _bytes_of(image, limits)
@@ -59,8 +63,13 @@ def _source(image: Image.Image, limits: Limits) -> bytes | None:
         if image.tile and _pixels_pending(image):
             return data
         again = open_with_pillow(data, image.format or "")
-        same = (again.mode, again.size) == (image.mode, image.size) and again.tobytes() == image.tobytes()
-    except Exception:  # its file has gone, or is another one by now: the image itself is what counts
+        same = (again.mode, again.size) == (
+            image.mode,
+            image.size,
+        ) and again.tobytes() == image.tobytes()
+    except (
+        Exception
+    ):  # its file has gone, or is another one by now: the image itself is what counts
         return None
     return data if same else None
 
@@ -81,18 +90,26 @@ def _bytes_of(image: ImageFile.ImageFile, limits: Limits) -> bytes | None:
         return data
     if not image.filename:
         return None
-    path = Path(image.filename if isinstance(image.filename, str) else image.filename.decode()).resolve()
+    path = Path(
+        image.filename if isinstance(image.filename, str) else image.filename.decode()
+    ).resolve()
     with open_inside(path.parent, path.name) as opened:
         return opened.read(limits.bytes + 1)
 
 
 def _from_memory(image: Image.Image) -> RGBA:
     upright = ImageOps.exif_transpose(image)
-    info, grey = _color_info(upright), upright.mode in {"1", "L", "LA", "La"} or upright.mode.startswith("I;16")
+    info, grey = (
+        _color_info(upright),
+        upright.mode in {"1", "L", "LA", "La"} or upright.mode.startswith("I;16"),
+    )
     samples = _deep(upright)
     if samples is None:
         if upright.mode in {"F", "I"}:
-            raise BadFile("unsupported_format", "its samples have 32 bits: give an image of 8 or 16 bits a channel")
+            raise BadFile(
+                "unsupported_format",
+                "its samples have 32 bits: give an image of 8 or 16 bits a channel",
+            )
         if upright.mode == "CMYK":
             upright, _ = from_inks(upright, info.icc)
             info = ColorInfo()
@@ -106,12 +123,19 @@ def _from_memory(image: Image.Image) -> RGBA:
 def _deep(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint16]] | None:
     """The samples of a grey image of 16 bits as R, G, B and alpha, with its color key; None for another image."""
     array = np.asarray(image)
-    wide = image.mode == "I" and array.size and int(array.min()) >= 0 and 255 < int(array.max()) <= 65_535
+    wide = (
+        image.mode == "I"
+        and array.size
+        and int(array.min()) >= 0
+        and 255 < int(array.max()) <= 65_535
+    )
     if not (image.mode.startswith("I;16") or wide):
         return None
     grey = array.astype(np.uint16)
     key = image.info.get("transparency")
-    alpha = np.where(grey == key, 0, 65_535) if isinstance(key, int) else np.full(grey.shape, 65_535)
+    alpha = (
+        np.where(grey == key, 0, 65_535) if isinstance(key, int) else np.full(grey.shape, 65_535)
+    )
     return np.dstack([grey, grey, grey, alpha.astype(np.uint16)])
 
 
@@ -119,20 +143,28 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     """An image of 8 bits as RGBA; its color key is compared by Pillow, a premultiplied alpha divided out."""
     if image.mode == "La":
         image = image.convert("LA")
-    if image.mode in {"RGB", "L"} and isinstance(key := image.info.get("transparency"), tuple | int):
+    if image.mode in {"RGB", "L"} and isinstance(
+        key := image.info.get("transparency"), tuple | int
+    ):
         top = max(key) if isinstance(key, tuple) else key
         if top > 255:  # a key of 16 bits beside samples that have been cut to 8
             image = image.copy()
-            image.info["transparency"] = tuple(v >> 8 for v in key) if isinstance(key, tuple) else key >> 8
+            image.info["transparency"] = (
+                tuple(v >> 8 for v in key) if isinstance(key, tuple) else key >> 8
+            )
     return image.convert("RGBA")
 
 
 def _color_info(image: Image.Image) -> ColorInfo:
     """What Pillow has kept of what the file said of its colors."""
-    icc, gamma, primaries = (image.info.get(name) for name in ("icc_profile", "gamma", "chromaticity"))
+    icc, gamma, primaries = (
+        image.info.get(name) for name in ("icc_profile", "gamma", "chromaticity")
+    )
     return ColorInfo(
         icc=icc if isinstance(icc, bytes) and icc else None,
         srgb="srgb" in image.info,
         gamma=float(gamma) if isinstance(gamma, int | float) else None,
-        chromaticities=tuple(map(float, primaries)) if isinstance(primaries, tuple) and len(primaries) == 8 else None,
+        chromaticities=tuple(map(float, primaries))
+        if isinstance(primaries, tuple) and len(primaries) == 8
+        else None,
     )

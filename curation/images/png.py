@@ -37,7 +37,9 @@ def read_png(data: bytes) -> Header:
         text = text or kind in {b"tEXt", b"zTXt", b"iTXt"}
         ended = kind == b"IEND"
         seen.setdefault(kind, body)
-    width, height, bits, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", seen.get(b"IHDR", bytes(13)))
+    width, height, bits, color_type, _, _, interlaced = struct.unpack(
+        ">IIBBBBB", seen.get(b"IHDR", bytes(13))
+    )
     if seen and min(width, height) < 1:
         raise BadFile("bad_dimensions", f"the header says {width} x {height} pixels")
     if not parts:
@@ -49,7 +51,13 @@ def read_png(data: bytes) -> Header:
         "PNG",
         width,
         height,
-        _bare(seen, parts, _as_zlib(parts, width, height, bits * CHANNELS[color_type], interlaced) if ios else None),
+        _bare(
+            seen,
+            parts,
+            _as_zlib(parts, width, height, bits * CHANNELS[color_type], interlaced)
+            if ios
+            else None,
+        ),
         bits=bits,
         grey=color_type in {0, 4},
         alpha=color_type in {4, 6} or b"tRNS" in seen,
@@ -102,13 +110,20 @@ def _bare(seen: dict[bytes, bytes], parts: list[bytes], repacked: bytes | None) 
     kept = [SIGNATURE, chunk(b"IHDR", seen[b"IHDR"])]
     if b"PLTE" in seen:
         kept.append(chunk(b"PLTE", seen[b"PLTE"]))
-    kept += [chunk(b"IDAT", part) for part in parts] if repacked is None else [chunk(b"IDAT", repacked)]
+    kept += (
+        [chunk(b"IDAT", part) for part in parts] if repacked is None else [chunk(b"IDAT", repacked)]
+    )
     return b"".join([*kept, chunk(b"IEND", b"")])
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
     """Return a chunk with its length and checksum."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    return (
+        struct.pack(">I", len(body))
+        + kind
+        + body
+        + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    )
 
 
 def _as_zlib(parts: list[bytes], width: int, height: int, bits: int, interlaced: int) -> bytes:
@@ -132,7 +147,9 @@ def _color(seen: dict[bytes, bytes]) -> ColorInfo:
         icc=_icc(seen[b"iCCP"]) if b"iCCP" in seen else None,
         srgb=b"sRGB" in seen,
         gamma=int.from_bytes(gamma, "big") / 100_000 if len(gamma) == 4 else None,
-        chromaticities=tuple(v / 100_000 for v in struct.unpack(">8I", primaries)) if len(primaries) == 32 else None,
+        chromaticities=tuple(v / 100_000 for v in struct.unpack(">8I", primaries))
+        if len(primaries) == 32
+        else None,
     )
 
 

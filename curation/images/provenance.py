@@ -41,14 +41,18 @@ DRAWN, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMed
 """IPTC's words for pictures that a model made wholly, and for those put together of its layers and other pictures."""
 
 
-def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> None:
+def save_picture(
+    path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN
+) -> None:
     """Write the file of `encode_picture` for this name; whole or not. Raises Refused for another format."""
     data = encode_picture(path, rgba, facts, source)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, data)
 
 
-def encode_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> bytes:
+def encode_picture(
+    path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN
+) -> bytes:
     """Encode a straight H x W x 4 uint8 picture with its facts, in the format that the name ends in.
 
     XMP in both formats: the facts as JSON, and IPTC's mark of its digital source; in PNG also the text "parameters",
@@ -57,9 +61,13 @@ def encode_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, sour
     """
     kind = _format(path)
     image = Image.fromarray(np.ascontiguousarray(rgba), "RGBA")
-    lossless: dict[str, Any] = {"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}
+    lossless: dict[str, Any] = (
+        {"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}
+    )
     out = io.BytesIO()
-    image.save(out, kind, **lossless, **(_metadata(kind, facts, source) if facts is not None else {}))
+    image.save(
+        out, kind, **lossless, **(_metadata(kind, facts, source) if facts is not None else {})
+    )
     return out.getvalue()
 
 
@@ -85,9 +93,13 @@ def read_provenance(path: Path) -> dict[str, str]:
     text = _xmp(read_input(path)).decode("utf-8", "replace")
     found = re.search(r'layerloop:drawn="([^"]*)"', text)
     if found is None:
-        raise NotFound(f"{path} does not say how it was made", "only pictures of 'layerloop draw' do")
+        raise NotFound(
+            f"{path} does not say how it was made", "only pictures of 'layerloop draw' do"
+        )
     try:
-        return {str(name): str(value) for name, value in json.loads(html.unescape(found[1])).items()}
+        return {
+            str(name): str(value) for name, value in json.loads(html.unescape(found[1])).items()
+        }
     except (ValueError, AttributeError, RecursionError) as error:
         raise Refused(f"what {path} says of itself is broken: {error}") from error
 
@@ -118,7 +130,11 @@ def parameters(facts: Mapping[str, str]) -> str:
         "model": "Model",
     }
     named = [f"{label}: {facts[name]}" for name, label in names.items() if name in facts]
-    named += [f"{name}: {value}" for name, value in facts.items() if name not in {"prompt", "negative", *names}]
+    named += [
+        f"{name}: {value}"
+        for name, value in facts.items()
+        if name not in {"prompt", "negative", *names}
+    ]
     negative = [f"Negative prompt: {facts['negative']}"] if facts.get("negative") else []
     return "\n".join([facts.get("prompt", ""), *negative, ", ".join(named)])
 
@@ -127,4 +143,6 @@ def _format(path: Path) -> str:
     try:
         return FORMATS[path.suffix.lower().removeprefix(".")]
     except KeyError:
-        raise Refused(f"{path.name} is in no format with alpha that is written", "end it in .png or .webp") from None
+        raise Refused(
+            f"{path.name} is in no format with alpha that is written", "end it in .png or .webp"
+        ) from None

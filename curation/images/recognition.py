@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from curation.images import png
-from curation.images.containers import read_avif, read_gif, read_jpeg, read_psd, read_tiff, read_webp
+from curation.images.containers import (
+    read_avif,
+    read_gif,
+    read_jpeg,
+    read_psd,
+    read_tiff,
+    read_webp,
+)
 from curation.images.headers import BadFile, Header
 
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
@@ -73,7 +80,9 @@ def _read(data: bytes, name: str) -> Header:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return read_webp(data)
     if data[4:8] == b"ftyp":
-        brands = {data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
+        brands = {
+            data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)
+        }
         if brands & AVIF_BRANDS:
             return read_avif(data)
         raise _unread("HEIF")
@@ -81,11 +90,16 @@ def _read(data: bytes, name: str) -> Header:
         raise _unread("SVG")
     archive = next((kind for magic, kind in ARCHIVES if data.startswith(magic)), None)
     if archive:
-        raise BadFile("unsupported_format", f"{archive} archives are not read: unpack it, or pack it as zip or tar")
+        raise BadFile(
+            "unsupported_format",
+            f"{archive} archives are not read: unpack it, or pack it as zip or tar",
+        )
     raise _unread(next((kind for magic, kind in OTHER_FILES if data.startswith(magic)), None))
 
 
 def _unread(kind: str | None) -> BadFile:
     if kind:
-        return BadFile("unsupported_format", f"{kind} files are not read: save it as PNG or lossless WebP")
+        return BadFile(
+            "unsupported_format", f"{kind} files are not read: save it as PNG or lossless WebP"
+        )
     return BadFile("not_an_image", "the bytes are no image, whatever the name says")

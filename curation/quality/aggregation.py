@@ -107,7 +107,9 @@ def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[s
 
 def as_text(told: Mapping[str, Any]) -> str:
     """What would turn over, for people to read in a terminal."""
-    lines = [f"Round {told['round']}: {len(told['flips'])} of {told['decided']} decided candidates would turn over"]
+    lines = [
+        f"Round {told['round']}: {len(told['flips'])} of {told['decided']} decided candidates would turn over"
+    ]
     lines += [
         f"  {one['reviewer']}: accepts {one['accepts_sound']:.0%} of what is sound, "
         f"rejects {one['rejects_unsound']:.0%} of what is not"
@@ -122,7 +124,10 @@ def as_text(told: Mapping[str, Any]) -> str:
 
 def _read(tx: Transaction, number: int) -> tuple[list[Vote[uuid.UUID]], dict[uuid.UUID, bool]]:
     """A round's votes, and with them the plain answers to gold of the same people, with what is true of that gold."""
-    votes = [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in tx.execute(_VOTES, {"round": number})]
+    votes = [
+        Vote(row.candidate_id, row.reviewer_id, row.accept)
+        for row in tx.execute(_VOTES, {"round": number})
+    ]
     people = sorted({vote.reviewer for vote in votes})
     answers = tx.execute(_GOLD, {"people": people, "plain": PLAIN}).all() if people else []
     known = {row.candidate_id: row.sound for row in answers}

@@ -65,7 +65,9 @@ def gwet_ac1(counts: Counts, often: Often = None) -> float | None:
     stays meaningful where nearly all is of one class, as rejects are here. None where no candidate has two verdicts.
     """
     times = np.ones(len(counts)) if often is None else often
-    per_unit = np.maximum(counts.sum(axis=1), 1)  # nobody looked: a row of zeros, which weighs nothing below
+    per_unit = np.maximum(
+        counts.sum(axis=1), 1
+    )  # nobody looked: a row of zeros, which weighs nothing below
     seen = times * (counts.sum(axis=1) >= 1)
     twice = times * (per_unit >= 2)
     if not twice.any():
@@ -88,7 +90,9 @@ def with_interval(measure: Callable[[Counts, Often], float | None], counts: Coun
         return Figure(value, None, None)
     kinds, often = np.unique(counts, axis=0, return_counts=True)
     drawn = np.random.default_rng(SEED).multinomial(often.sum(), often / often.sum(), RESAMPLES)
-    found = [one for sample in drawn if (one := measure(kinds, sample.astype(np.float64))) is not None]
+    found = [
+        one for sample in drawn if (one := measure(kinds, sample.astype(np.float64))) is not None
+    ]
     low, high = np.quantile(found, [0.025, 0.975])
     return Figure(value, float(low), float(high))
 
@@ -131,7 +135,9 @@ def as_text(told: Mapping[str, Any]) -> str:
         return f"Round {told['round']}: no candidate was decided by two people yet"
     lines = [f"Round {told['round']}: {_sentence(told)}"]
     if told["adjudicating"]:
-        lines.append(f"  {told['adjudicating']} wait for an adjudicator (access engineer or more, at the same desk)")
+        lines.append(
+            f"  {told['adjudicating']} wait for an adjudicator (access engineer or more, at the same desk)"
+        )
     lines += [f"  {' and '.join(pair['reviewers'])}: {_sentence(pair)}" for pair in told["pairs"]]
     return "\n".join(lines)
 
@@ -152,7 +158,9 @@ def _describe(counts: Counts) -> dict[str, Any]:
 
 
 def _sentence(told: Mapping[str, Any]) -> str:
-    figures = ", ".join(f"{label} {_figure(told[name])}" for name, label in (("alpha", "alpha"), ("ac1", "AC1")))
+    figures = ", ".join(
+        f"{label} {_figure(told[name])}" for name, label in (("alpha", "alpha"), ("ac1", "AC1"))
+    )
     return f"{told['decided_twice']} decided by two or more, {told['agreed']:.0%} alike; {figures}"
 
 

@@ -43,7 +43,9 @@ class Planted:
     kind: Kind
     prompt: Prompt
     layers: Mapping[LayerRole, StoredLayer]
-    prints: Mapping[str, bytes]  # sha256 of a layer: its fingerprint, as screening gives it to drawn ones
+    prints: Mapping[
+        str, bytes
+    ]  # sha256 of a layer: its fingerprint, as screening gives it to drawn ones
     signals: dict[str, float | None]
     defect: str | None
     severity: float
@@ -57,7 +59,9 @@ def choose_sources(tx: Transaction, number: int, count: int) -> list[Sample]:
     """
     row = find_round(tx, number)
     if row["purpose"] != "drawn":
-        raise Refused(f"round {number} is no round of drawn candidates", "gold is made for those alone")
+        raise Refused(
+            f"round {number} is no round of drawn candidates", "gold is made for those alone"
+        )
     if not count:
         return []
     asked = {"round": number, "kind": row["kind"], "count": count}
@@ -74,7 +78,9 @@ def size_of(tx: Transaction, number: int) -> Size:
     return None if row is None else (row.width, row.height)
 
 
-def make_gold(store: ObjectStore, sources: Sequence[Sample], size: Size, seed: int | None = None) -> list[Planted]:
+def make_gold(
+    store: ObjectStore, sources: Sequence[Sample], size: Size, seed: int | None = None
+) -> list[Planted]:
     """Plant defects in samples of one kind, as many of each, at severities drawn evenly; a share CLEAN has none.
 
     Each is brought to `size`, so that no size tells it from what was drawn. Nothing is written but to the store.
@@ -86,14 +92,24 @@ def make_gold(store: ObjectStore, sources: Sequence[Sample], size: Size, seed: i
     made = []
     for sample, defect in zip(sources, rng.permutation(np.array(defects, object)), strict=True):
         severity = 0.0 if defect is None else float(rng.uniform(FAINTEST, 1))
-        prompt = Prompt(sample.caption, sample.texts.get(LayerRole.foreground), sample.texts.get(LayerRole.background))
-        read = {role: np.asarray(decode_layer(store.get(sha))) for role, sha in sample.layers.items()}
+        prompt = Prompt(
+            sample.caption,
+            sample.texts.get(LayerRole.foreground),
+            sample.texts.get(LayerRole.background),
+        )
+        read = {
+            role: np.asarray(decode_layer(store.get(sha))) for role, sha in sample.layers.items()
+        }
         spoil = _spoil_pair if sample.kind is Kind.pair else _spoil_single
         layers, signals = spoil(read, prompt, size, defect, severity, rng)
         stored = {role: _put(store, rgba) for role, rgba in layers.items()}
         tells = LayerRole.blended if sample.kind is Kind.pair else next(iter(stored))
         prints = {stored[tells].sha256: fingerprint(layers[tells])}
-        made.append(Planted(uuid.UUID(sample.id), sample.kind, prompt, stored, prints, signals, defect, severity))
+        made.append(
+            Planted(
+                uuid.UUID(sample.id), sample.kind, prompt, stored, prints, signals, defect, severity
+            )
+        )
     return made
 
 
@@ -101,7 +117,12 @@ Spoilt = tuple[Layers, dict[str, float | None]]
 
 
 def _spoil_single(
-    layers: Layers, prompt: Prompt, size: Size, defect: str | None, severity: float, rng: np.random.Generator
+    layers: Layers,
+    prompt: Prompt,
+    size: Size,
+    defect: str | None,
+    severity: float,
+    rng: np.random.Generator,
 ) -> Spoilt:
     rgba = fit_to(layers[LayerRole.foreground], size)
     rgba = rgba if defect is None else plant(rgba, defect, severity, rng)
@@ -110,7 +131,12 @@ def _spoil_single(
 
 
 def _spoil_pair(
-    layers: Layers, prompt: Prompt, size: Size, defect: str | None, severity: float, rng: np.random.Generator
+    layers: Layers,
+    prompt: Prompt,
+    size: Size,
+    defect: str | None,
+    severity: float,
+    rng: np.random.Generator,
 ) -> Spoilt:
     """Clean copies are composed anew too: a blended image that is exact, as drawn ones are, must tell nothing."""
     fitted = {role: fill_to(rgba, size) for role, rgba in layers.items()}
@@ -175,7 +201,8 @@ def keep_gold(tx: Transaction, number: int, planted: Sequence[Planted], actor: s
         }  # fmt: skip
         tx.execute(sa.insert(candidates), row)
         drawn = [
-            {"candidate_id": candidate, "role": role, "sha256": layer.sha256} for role, layer in one.layers.items()
+            {"candidate_id": candidate, "role": role, "sha256": layer.sha256}
+            for role, layer in one.layers.items()
         ]
         tx.execute(sa.insert(candidate_layers), drawn)
         tx.execute(sa.insert(screenings), {"candidate_id": candidate, "signals": one.signals})
@@ -218,15 +245,21 @@ def _resample(rgba: RGBA, scale: float) -> RGBA:
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     premultiplied = rgba.astype(np.float32)
     premultiplied[..., :3] *= premultiplied[..., 3:] / 255
-    small = cv2.resize(premultiplied, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    small[..., :3] = np.divide(255 * small[..., :3], small[..., 3:], where=small[..., 3:] > 0, out=small[..., :3] * 0)
+    small = cv2.resize(
+        premultiplied, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    small[..., :3] = np.divide(
+        255 * small[..., :3], small[..., 3:], where=small[..., 3:] > 0, out=small[..., :3] * 0
+    )
     return np.clip(np.rint(small), 0, 255).astype(np.uint8)
 
 
 def _gold_round(tx: Transaction, kind: Kind) -> int:
     """The one round that all gold of a kind belongs to; made with the first piece."""
     tx.execute(sa.text("select pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-    number = tx.scalar(sa.select(rounds.c.id).where(rounds.c.purpose == GOLD, rounds.c.kind == kind))
+    number = tx.scalar(
+        sa.select(rounds.c.id).where(rounds.c.purpose == GOLD, rounds.c.kind == kind)
+    )
     if number is None:
         row: dict[str, Any] = {"purpose": GOLD, "kind": kind, "quota": 0, "policy": dict(SHOW_ALL)}
         adding = sa.insert(rounds).returning(rounds.c.id)
@@ -234,7 +267,9 @@ def _gold_round(tx: Transaction, kind: Kind) -> int:
     return int(number)
 
 
-LOCK = 7_201_115  # any number, always the same: two who plant first must not make two rounds of gold
+LOCK = (
+    7_201_115  # any number, always the same: two who plant first must not make two rounds of gold
+)
 
 _SIZE = sa.text("""
     select l.width, l.height from candidates c

@@ -32,7 +32,9 @@ class Judged:
     signals: Mapping[str, float | None]
 
 
-def judge_ways(ways: Mapping[str, Sequence[RGBA]], prompts: Sequence[str], oracle: RuleReviewer) -> dict[str, Judged]:
+def judge_ways(
+    ways: Mapping[str, Sequence[RGBA]], prompts: Sequence[str], oracle: RuleReviewer
+) -> dict[str, Judged]:
     """Judge each way's layers, one or more for the prompts in their order."""
     found = {name: [_judge(rgba, text, oracle) for rgba, text in zip(layers, prompts, strict=True)]
              for name, layers in ways.items()}  # fmt: skip
@@ -50,14 +52,18 @@ def judge_ways(ways: Mapping[str, Sequence[RGBA]], prompts: Sequence[str], oracl
     return judged
 
 
-def _judge(rgba: RGBA, prompt: str, oracle: RuleReviewer) -> tuple[list[str], Mapping[str, float | None]]:
+def _judge(
+    rgba: RGBA, prompt: str, oracle: RuleReviewer
+) -> tuple[list[str], Mapping[str, float | None]]:
     """What is wrong with a layer, and its signals."""
     signals = measure(rgba)
     broken = judge(signals)
     if broken:
         return [broken.rule], signals
     said = oracle.decide(rgba, prompt)
-    return ([] if said.verdict is Verdict.accept else [str(reason) for reason in said.reasons]), signals
+    return (
+        [] if said.verdict is Verdict.accept else [str(reason) for reason in said.reasons]
+    ), signals
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

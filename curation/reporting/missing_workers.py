@@ -11,7 +11,9 @@ from curation.db.engine import Transaction
 IDLE_SECONDS = 60
 """How long work may wait before a worker is missed."""
 
-START_WORKERS = "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
+START_WORKERS = (
+    "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
+)
 
 _WAITING = sa.text("""
     with due as (
@@ -37,4 +39,6 @@ def count_untaken(tx: Transaction, number: int | None = None) -> dict[str, int]:
 
 def tell_untaken(untaken: Mapping[str, int]) -> str:
     """Say in words what waits."""
-    return f"for over {IDLE_SECONDS} s no worker has taken: " + ", ".join(f"{n} {kind}" for kind, n in untaken.items())
+    return f"for over {IDLE_SECONDS} s no worker has taken: " + ", ".join(
+        f"{n} {kind}" for kind, n in untaken.items()
+    )

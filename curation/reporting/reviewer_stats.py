@@ -39,7 +39,10 @@ def reviewer_figures(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool
     `to_themselves`: gold and agreement only in whole TOGETHER, the oldest first.
     """
     rows = tx.execute(_DECISIONS, {"reviewer": reviewer.id, "most": MOST}).all()
-    others = [(row.mine, row.theirs) for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MOST})]
+    others = [
+        (row.mine, row.theirs)
+        for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MOST})
+    ]
     gold = [row for row in rows if row.gold and not row.undone and row.verdict != "skip"]
     if to_themselves:
         others, gold = _whole(others), _whole(gold)
@@ -73,7 +76,11 @@ def reviewer_figures(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool
 
 def all_figures(tx: Transaction) -> list[dict[str, Any]]:
     """The figures of every person, for engineers, in the order in which they came."""
-    return [reviewer_figures(tx, one, to_themselves=False) for one in list_reviewers(tx) if one.kind == PERSON]
+    return [
+        reviewer_figures(tx, one, to_themselves=False)
+        for one in list_reviewers(tx)
+        if one.kind == PERSON
+    ]
 
 
 def as_text(told: Mapping[str, Any]) -> str:
@@ -86,7 +93,9 @@ def as_text(told: Mapping[str, Any]) -> str:
     ]
     lines += [f"  paused: {told['paused']}"] if told["paused"] else []
     if told["not_counted"]:
-        lines.append(f"  answers at Label Studio that did not count: {told['not_counted']} ('desk status' lists them)")
+        lines.append(
+            f"  answers at Label Studio that did not count: {told['not_counted']} ('desk status' lists them)"
+        )
     if dwell["n"]:
         lines.append(
             f"  a look: median {dwell['median'] / 1_000:.1f} s, nine of ten under {dwell['p90'] / 1_000:.1f} s"
@@ -110,7 +119,9 @@ def as_text(told: Mapping[str, Any]) -> str:
         for one in told["gold"]["curves"]
     ]
     if run:
-        lines.append(f"  longest run of equal verdicts: {run['longest']}, by chance about {run['expected']:.0f}")
+        lines.append(
+            f"  longest run of equal verdicts: {run['longest']}, by chance about {run['expected']:.0f}"
+        )
     return "\n".join(lines)
 
 
@@ -175,12 +186,18 @@ def _gold(answers: Sequence[Any]) -> dict[str, Any]:
         mine = [row for row in answers if row.kind == kind]
         guesses = [row.verdict == "reject" for row in mine if row.defect is None]
         for defect in defects:
-            looks = [Look(row.severity, row.verdict == "reject") for row in mine if row.defect == defect]
+            looks = [
+                Look(row.severity, row.verdict == "reject") for row in mine if row.defect == defect
+            ]
             curve = fit_curve(looks, guesses)
             if curve is not None:
                 curves.append({"defect": defect, "kind": str(kind)} | asdict(curve))
     accepted = len(clean) - sum(clean)
-    return {"noticed": _share(sum(plain), len(plain)), "clean_accepted": _share(accepted, len(clean)), "curves": curves}
+    return {
+        "noticed": _share(sum(plain), len(plain)),
+        "clean_accepted": _share(accepted, len(clean)),
+        "curves": curves,
+    }
 
 
 def _longest_run(accepts: Sequence[bool]) -> dict[str, Any] | None:
@@ -192,14 +209,26 @@ def _longest_run(accepts: Sequence[bool]) -> dict[str, Any] | None:
     """
     if not accepts:
         return None
-    said, longest = max(((value, sum(1 for _ in run)) for value, run in groupby(accepts)), key=lambda one: one[1])
+    said, longest = max(
+        ((value, sum(1 for _ in run)) for value, run in groupby(accepts)), key=lambda one: one[1]
+    )
     n, p = len(accepts), sum(one == said for one in accepts) / len(accepts)
     if p == 1:
-        return {"verdict": "accept" if said else "reject", "longest": longest, "expected": float(n), "chance": 1.0}
+        return {
+            "verdict": "accept" if said else "reject",
+            "longest": longest,
+            "expected": float(n),
+            "chance": 1.0,
+        }
     rate = math.log(1 / p)
     expected = max(1.0, (math.log(max(n * (1 - p), 1)) + 0.5772) / rate - 0.5)
     chance = -math.expm1(-n * (1 - p) * p**longest)
-    return {"verdict": "accept" if said else "reject", "longest": longest, "expected": expected, "chance": chance}
+    return {
+        "verdict": "accept" if said else "reject",
+        "longest": longest,
+        "expected": expected,
+        "chance": chance,
+    }
 
 
 def _drift(rows: Sequence[Any]) -> dict[str, float] | None:

@@ -45,7 +45,9 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
         "price": review_cost.round_price(tx, number),
         "gates": gates.tell_gates(tx, number),
         "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
-        "seconds_left": review_cost.seconds_left(tx, counts, float(row["policy"].get("share", 1.0)), overlap),
+        "seconds_left": review_cost.seconds_left(
+            tx, counts, float(row["policy"].get("share", 1.0)), overlap
+        ),
         "untaken": missing_workers.count_untaken(tx, number),
         "evaluation": evaluation or {},
     }
@@ -70,33 +72,54 @@ def as_text(told: Mapping[str, Any]) -> str:
     """A report for people to read in a terminal."""
     of, funnel, human = told["round"], told["funnel"], told["human"]
     what = "pairs " if of["kind"] == Kind.pair else ""
-    origin = f"{what}drawn by {of['checkpoint'][:12]}" if of["checkpoint"] else f"imported {what or 'files'}".strip()
+    origin = (
+        f"{what}drawn by {of['checkpoint'][:12]}"
+        if of["checkpoint"]
+        else f"imported {what or 'files'}".strip()
+    )
     lines = [
         f"Round {of['id']} ({of['state']}), {origin}",
         _ASKED_FOR.format(**funnel),
-        "  {shown} shown, {decided} decided: {accepted} accepted, {rejected} rejected".format(**funnel),
+        "  {shown} shown, {decided} decided: {accepted} accepted, {rejected} rejected".format(
+            **funnel
+        ),
     ]
     if told["untaken"]:
-        lines.append(f"  {missing_workers.tell_untaken(told['untaken'])}; {missing_workers.START_WORKERS}")
+        lines.append(
+            f"  {missing_workers.tell_untaken(told['untaken'])}; {missing_workers.START_WORKERS}"
+        )
     lines += _tally("refused by", ((one["signal"], one["count"]) for one in told["refusals"]))
     for kind, who in ((PERSON, "people"), (ORACLE, "the oracle")):
         lines += _defects_line(told["defects_per_100"][kind], who)
-        lines += _tally(f"{who} said", ((_reason(one), one["count"]) for one in told["reasons"] if one["kind"] == kind))
+        lines += _tally(
+            f"{who} said",
+            ((_reason(one), one["count"]) for one in told["reasons"] if one["kind"] == kind),
+        )
     if human["seconds_per_accept"] is not None:
         lines.append(f"  {human['seconds_per_accept']:.1f} s of people's time per accept")
     lines += [*review_cost.as_lines(told["price"]), *gates.as_lines(told["gates"])]
     for kind in (ORACLE, MACHINE):
         if told[kind]["decisions"]:
-            lines.append(f"  the {kind} decided {told[kind]['decisions']} and accepted {told[kind]['accepted']}")
+            lines.append(
+                f"  the {kind} decided {told[kind]['decisions']} and accepted {told[kind]['accepted']}"
+            )
     if told["prompt_agreement"]:
-        shown = "prompted colour {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(**told["prompt_agreement"])
+        shown = "prompted colour {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(
+            **told["prompt_agreement"]
+        )
         lines.append(f"  of its candidates show the {shown}")
     for one in told["signals"]:
-        lines.append("  {name}: median {median:.3g}, {low:.3g} to {high:.3g} for 8 of 10 (n = {n})".format(**one))
+        lines.append(
+            "  {name}: median {median:.3g}, {low:.3g} to {high:.3g} for 8 of 10 (n = {n})".format(
+                **one
+            )
+        )
     if told["seconds_left"]:
         lines.append(f"  about {told['seconds_left'] / 60:.0f} min of people's time left")
     if told["evaluation"]:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(told["evaluation"].items()))
+        figures = ", ".join(
+            f"{name} {value:.4g}" for name, value in sorted(told["evaluation"].items())
+        )
         lines.append(f"  its checkpoint on the held-out split: {figures}")
     return "\n".join(lines)
 
@@ -113,7 +136,16 @@ def _funnel(counts: Mapping[str, int], beyond: sa.Row[Any]) -> dict[str, int]:
     What was only leased, or decided by the machine without anybody having looked, was not shown.
     """
     decided = counts.get("accepted", 0) + counts.get("rejected", 0)
-    after_drawing = ("drawn", "refused", "screened", "unshown", "waiting", "showing", "accepted", "rejected")
+    after_drawing = (
+        "drawn",
+        "refused",
+        "screened",
+        "unshown",
+        "waiting",
+        "showing",
+        "accepted",
+        "rejected",
+    )
     return {
         "requested": sum(counts.values()),
         "drawn": sum(counts.get(state, 0) for state in after_drawing) + beyond.drawn,
@@ -146,7 +178,10 @@ def _defects(by_reviewer: Sequence[Mapping[str, Any]], kind: str) -> dict[str, f
 
 def _human(by_reviewer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What it cost people; looks whose time the page could not measure count as long as the mean of the others."""
-    accepted, measured = _total(by_reviewer, PERSON, "made"), _total(by_reviewer, PERSON, "measured")
+    accepted, measured = (
+        _total(by_reviewer, PERSON, "made"),
+        _total(by_reviewer, PERSON, "measured"),
+    )
     seconds = None
     if accepted and measured:
         mean = _total(by_reviewer, PERSON, "dwell_ms") / measured / 1_000
@@ -162,7 +197,9 @@ def _human(by_reviewer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _agreement(row: Mapping[str, Any]) -> dict[str, float] | None:
     """Shares of drawn candidates that show their prompt's colour, its shape, and both; None where none was measured."""
-    return {name: float(row[name]) for name in ("colour", "shape", "both", "n")} if row["n"] else None
+    return (
+        {name: float(row[name]) for name in ("colour", "shape", "both", "n")} if row["n"] else None
+    )
 
 
 def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -173,7 +210,8 @@ def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = {one.name: one for one in tx.execute(_SIGNALS, {"round": row["id"], "names": names})}
     ends = ("low", "median", "high")
     return [
-        {"name": name, "n": found[name].n} | dict(zip(ends, map(float, found[name].shares), strict=True))
+        {"name": name, "n": found[name].n}
+        | dict(zip(ends, map(float, found[name].shares), strict=True))
         for name in names
         if name in found
     ]

@@ -14,7 +14,9 @@ SINGLES = 0.4
 """The share of single layers beside drawn pairs: what a foreground is, is learnt from both."""
 
 
-def bring_seeds(context: AppContext, folder: Path | None, count: int, tell: Report, kind: Kind = Kind.single) -> None:
+def bring_seeds(
+    context: AppContext, folder: Path | None, count: int, tell: Report, kind: Kind = Kind.single
+) -> None:
     """Import a folder, or draw `count` shapes or pairs and import those; what is in already is passed by quickly.
 
     A folder may hold single layers and pairs, whatever the rounds draw.
@@ -28,4 +30,6 @@ def bring_seeds(context: AppContext, folder: Path | None, count: int, tell: Repo
         else:
             dataset.draw_seed(folder, count)
         tell(Progress("drawing seeds", count, count))
-    seed_import.import_seeds(context.database, context.store, folder, tell, limits=context.settings.image_limits)
+    seed_import.import_seeds(
+        context.database, context.store, folder, tell, limits=context.settings.image_limits
+    )

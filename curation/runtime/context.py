@@ -81,7 +81,8 @@ def open_store(settings: Settings) -> ObjectStore:
 
         return S3Store(address.netloc, address.path.strip("/"), settings.objects_endpoint)
     raise Refused(
-        f"LAYERLOOP_OBJECTS is {settings.objects!r}", "it takes 'embedded', file:///folder or s3://bucket/prefix"
+        f"LAYERLOOP_OBJECTS is {settings.objects!r}",
+        "it takes 'embedded', file:///folder or s3://bucket/prefix",
     )
 
 
@@ -93,15 +94,25 @@ def open_desk(settings: Settings) -> LabelStudioBackend | None:
     address = settings.other_desk
     if address is None:
         return None
-    if settings.desk.partition("+")[0] != "label-studio" or urlparse(address).scheme not in {"http", "https"}:
-        raise Refused(f"LAYERLOOP_DESK is {settings.desk!r}", "it takes 'pages' or label-studio+http://host:port")
+    if settings.desk.partition("+")[0] != "label-studio" or urlparse(address).scheme not in {
+        "http",
+        "https",
+    }:
+        raise Refused(
+            f"LAYERLOOP_DESK is {settings.desk!r}",
+            "it takes 'pages' or label-studio+http://host:port",
+        )
     if settings.desk_token is None:
-        raise Refused("Label Studio wants a token", "make one at its page of your account: LAYERLOOP_DESK_TOKEN")
+        raise Refused(
+            "Label Studio wants a token",
+            "make one at its page of your account: LAYERLOOP_DESK_TOKEN",
+        )
     try:
         from curation.adapters.label_studio import LabelStudioBackend
     except ModuleNotFoundError as error:
         raise LayerloopError(
-            f"the client of Label Studio is not installed: {error}", "pip install 'layerloop[label-studio]'"
+            f"the client of Label Studio is not installed: {error}",
+            "pip install 'layerloop[label-studio]'",
         ) from error
     headers = {"X-Layerloop": "desk", HOOK_HEADER: hook_secret(settings.signing_secret())}
     hook = (f"{settings.public_address}/api/desk/hook", headers)
@@ -117,7 +128,9 @@ def open_labeling_sync(context: AppContext, holder: str) -> Iterator[LabelingSyn
         return
     previews = Previews(context.settings.signing_secret(), context.settings.public_address)
     with closing(desk):
-        yield LabelingSync(context.database, desk, holder, previews.address, context.settings.desk_board_size)
+        yield LabelingSync(
+            context.database, desk, holder, previews.address, context.settings.desk_board_size
+        )
 
 
 def load(dotted: str) -> Any:

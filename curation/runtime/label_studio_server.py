@@ -69,7 +69,16 @@ def install(folder: Path) -> Path:
             shutil.rmtree(done, ignore_errors=True)
             # Made in its final place, since its scripts name it; the mark is what says that it is whole.
             venv.create(done, with_pip=True)
-            _run([str(done / "bin" / "python"), "-m", "pip", "install", "--quiet", f"label-studio=={VERSION}"])
+            _run(
+                [
+                    str(done / "bin" / "python"),
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    f"label-studio=={VERSION}",
+                ]
+            )
             (done / "complete").touch()
     return program
 
@@ -110,11 +119,26 @@ def _template(cache: Path, program: Path) -> Path:
 
 
 @contextmanager
-def _serving(program: Path, data: Path, port: int, owner: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _serving(
+    program: Path, data: Path, port: int, owner: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     data.mkdir(exist_ok=True)
     # Nothing of our own environment: a token or a proxy of ours is no business of its.
-    places = {"PATH": "/usr/bin:/bin", "HOME": str(data), "LC_ALL": "C.UTF-8", "LABEL_STUDIO_BASE_DATA_DIR": str(data)}
-    command = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
+    places = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(data),
+        "LC_ALL": "C.UTF-8",
+        "LABEL_STUDIO_BASE_DATA_DIR": str(data),
+    }
+    command = [
+        str(program),
+        "start",
+        "--no-browser",
+        "--internal-host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with open_log(data / "server.log") as log:
         process = subprocess.Popen(
             [*command, "--enable-legacy-api-token"], env=places | SWITCHES | owner, cwd=data,
@@ -136,7 +160,9 @@ def _wait(process: subprocess.Popen[bytes], port: int, data: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()  # our own loopback address
+            urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/health", timeout=5
+            ).close()  # our own loopback address
             return
         time.sleep(0.2)
     raise LayerloopError("Label Studio does not come up", f"{data / 'server.log'} tells why")

@@ -19,7 +19,9 @@ from pathlib import Path
 HOLDER = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 """Who this process is in the leases; a restarted worker is somebody else."""
 
-_announced: dict[Path, int] = {}  # our own marker by folder; its lock ends when the handle is closed
+_announced: dict[
+    Path, int
+] = {}  # our own marker by folder; its lock ends when the handle is closed
 
 
 def announce(folder: Path) -> None:
@@ -64,7 +66,10 @@ def _markers(folder: Path) -> Iterator[tuple[str, bool]]:
         return
     for path in folder.iterdir():
         if path.name == HOLDER:
-            yield HOLDER, folder in _announced  # opening and closing it here would release our own lock
+            yield (
+                HOLDER,
+                folder in _announced,
+            )  # opening and closing it here would release our own lock
         elif not path.name.startswith("."):
             with contextlib.suppress(FileNotFoundError):
                 yield path.name, _locked(path)

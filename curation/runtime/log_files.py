@@ -19,7 +19,9 @@ OWNER_ONLY: Final = 0o600
 
 def open_log(path: Path) -> BinaryIO:
     """Open a log for a process to append to, readable for its owner alone, also where it is older than that rule."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
+    handle = os.open(
+        path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY
+    )
     with contextlib.suppress(PermissionError):
         os.fchmod(handle, OWNER_ONLY)
     return os.fdopen(handle, "ab")

@@ -16,7 +16,16 @@ from curation.datasets.samples import without_caption
 from curation.db.engine import Transaction
 from curation.db.tables import decisions, samples
 from curation.db.tables import rounds as rounds_table
-from curation.domain import CaptionSource, Checkpoint, Kind, Progress, Prompt, RoundState, RunState, TrainingRequest
+from curation.domain import (
+    CaptionSource,
+    Checkpoint,
+    Kind,
+    Progress,
+    Prompt,
+    RoundState,
+    RunState,
+    TrainingRequest,
+)
 from curation.errors import LayerloopError, Refused
 from curation.rounds import lifecycle as rounds
 from curation.runtime.context import AppContext
@@ -76,7 +85,11 @@ def _freeze(context: AppContext, tag: str) -> str:
 def _round_of(context: AppContext, turn: int) -> int | None:
     """The number of the round that this turn has opened already, if it has."""
     with context.database.transaction() as tx:
-        drawn = sa.select(rounds_table.c.id).where(rounds_table.c.purpose == "drawn").order_by(rounds_table.c.id)
+        drawn = (
+            sa.select(rounds_table.c.id)
+            .where(rounds_table.c.purpose == "drawn")
+            .order_by(rounds_table.c.id)
+        )
         numbers = [row.id for row in tx.execute(drawn)]
     return numbers[turn - 1] if len(numbers) >= turn else None
 
@@ -99,7 +112,9 @@ def _order(tx: Transaction, plan: Plan, turn: int, snapshot: str) -> TrainingReq
     name = tx.scalar(before.order_by(rounds_table.c.id.desc()).limit(1))
     parent = registry.find_checkpoint(tx, name) if name else None
     previous = snapshots.known(tx, parent.snapshot) if parent else None
-    return TrainingRequest(plan.recipe, plan.preset, snapshot, previous, parent, plan.seed + turn, plan.images)
+    return TrainingRequest(
+        plan.recipe, plan.preset, snapshot, previous, parent, plan.seed + turn, plan.images
+    )
 
 
 def _wait_for_run(context: AppContext, run: uuid.UUID, turn: int, tell: Tell) -> str:
@@ -109,18 +124,29 @@ def _wait_for_run(context: AppContext, run: uuid.UUID, turn: int, tell: Tell) ->
         if row["state"] == RunState.finished:
             return str(row["checkpoint_id"])
         if row["state"] == RunState.cancelled:
-            raise LayerloopError(f"the training was {row['error']}", "the same command goes on where it stopped")
+            raise LayerloopError(
+                f"the training was {row['error']}", "the same command goes on where it stopped"
+            )
         if row["state"] == RunState.failed:
-            raise LayerloopError(f"training failed: {row['error']}", "the worker's log in the home has the whole story")
+            raise LayerloopError(
+                f"training failed: {row['error']}",
+                "the worker's log in the home has the whole story",
+            )
         seen = row["progress"]
         if seen:
-            tell(Progress(f"turn {turn}: {seen['stage']}", seen["done"], seen["total"], seen["figures"]))
+            tell(
+                Progress(
+                    f"turn {turn}: {seen['stage']}", seen["done"], seen["total"], seen["figures"]
+                )
+            )
         time.sleep(POLL_SECONDS)
 
 
 def _open(context: AppContext, plan: Plan, turn: int, checkpoint: Checkpoint) -> int:
     with context.database.transaction() as tx:
-        texts = choose_prompts(tx, plan.quota, plan.seed + turn, plan.kind, file_names=plan.file_names)
+        texts = choose_prompts(
+            tx, plan.quota, plan.seed + turn, plan.kind, file_names=plan.file_names
+        )
         return rounds.open_round(
             tx,
             checkpoint=checkpoint.id,
@@ -143,14 +169,18 @@ def choose_prompts(
     line = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)
     shuffled = sa.func.md5(sa.func.concat(seed, ":", samples.c.id))
     texts = [line["texts"][role].astext.label(role) for role in ("foreground", "background")]
-    seeds = sa.select(line["caption"].astext.label("text"), *texts).where(samples.c.withdrawn_at.is_(None))
+    seeds = sa.select(line["caption"].astext.label("text"), *texts).where(
+        samples.c.withdrawn_at.is_(None)
+    )
     seeds = seeds.where(samples.c.round == 0).order_by(shuffled).limit(count)
     bare = without_caption() & ~sa.func.coalesce(line["texts"].has_key("foreground"), sa.false())
     if file_names:
         bare &= samples.c.caption_source != CaptionSource.file_name
     seeds = seeds.where(~bare)
     if kind is Kind.pair:
-        found = tx.execute(seeds.where(samples.c.kind == Kind.pair, line["texts"].has_key("background")))
+        found = tx.execute(
+            seeds.where(samples.c.kind == Kind.pair, line["texts"].has_key("background"))
+        )
         return [Prompt(row.text, row.foreground, row.background) for row in found]
     prompts = [Prompt(row.foreground or row.text) for row in tx.execute(seeds)]
     if not prompts and count_seeds(tx):

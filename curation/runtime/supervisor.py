@@ -114,7 +114,9 @@ def alone_in(home: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise LayerloopError(f"{home} is up already", "use its pages, or stop it with Ctrl-C first") from None
+        raise LayerloopError(
+            f"{home} is up already", "use its pages, or stop it with Ctrl-C first"
+        ) from None
     try:
         yield
     finally:

@@ -90,9 +90,13 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
     sound = np.where(free, share, fixed)
     for _ in range(MOST_STEPS):
         prior = (sound[free].sum() + 1) / (free.sum() + 2)
-        right_accept = _share(total(accept * sound[i], j, len(people)), total(sound[i], j, len(people)))
+        right_accept = _share(
+            total(accept * sound[i], j, len(people)), total(sound[i], j, len(people))
+        )
         wrong = 1 - sound[i]
-        right_reject = _share(total((1 - accept) * wrong, j, len(people)), total(wrong, j, len(people)))
+        right_reject = _share(
+            total((1 - accept) * wrong, j, len(people)), total(wrong, j, len(people))
+        )
         told = np.where(
             accept > 0,
             np.log(right_accept[j]) - np.log1p(-right_reject[j]),
@@ -104,7 +108,9 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
         sound = moved
         if done:
             break
-    found = {one: Skill(float(right_accept[k]), float(right_reject[k])) for k, one in enumerate(people)}
+    found = {
+        one: Skill(float(right_accept[k]), float(right_reject[k])) for k, one in enumerate(people)
+    }
     probability = {item: float(sound[k]) for k, item in enumerate(items) if free[k]}
     return Fit(Skills(float(prior), found), probability, len(votes))
 

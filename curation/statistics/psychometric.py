@@ -43,7 +43,9 @@ class Curve:
     n: int
 
 
-def rejects(severity: float | NDArray[np.float64], threshold: float, slope: float, guess: float) -> NDArray[np.float64]:
+def rejects(
+    severity: float | NDArray[np.float64], threshold: float, slope: float, guess: float
+) -> NDArray[np.float64]:
     """The probability of a reject: guess + (1 - guess - LAPSE) / (1 + exp(-slope (severity - threshold)))."""
     noticed = expit(slope * (np.asarray(severity) - threshold))
     found: NDArray[np.float64] = guess + (1 - guess - LAPSE) * noticed
@@ -67,11 +69,16 @@ def fit_curve(looks: Sequence[Look], clean: Sequence[bool]) -> Curve | None:
     told = sum(clean) + BELIEVED_CLEAN[0] - 1, len(clean) - sum(clean) + BELIEVED_CLEAN[1] - 1
     before = told[0] * np.log(GUESSES) + told[1] * np.log1p(-GUESSES)
     likelihood = np.stack(
-        [_log_likelihood(noticed, rejected, guess) + belief for guess, belief in zip(GUESSES, before, strict=True)]
+        [
+            _log_likelihood(noticed, rejected, guess) + belief
+            for guess, belief in zip(GUESSES, before, strict=True)
+        ]
     )
     weight = np.exp(likelihood - likelihood.max())
     weight /= weight.sum()
-    ends = THRESHOLDS + (THRESHOLDS[1] - THRESHOLDS[0]) / 2  # a cell of the grid lies around its threshold
+    ends = (
+        THRESHOLDS + (THRESHOLDS[1] - THRESHOLDS[0]) / 2
+    )  # a cell of the grid lies around its threshold
     low, middle, high = np.interp([0.025, 0.5, 0.975], np.cumsum(weight.sum(axis=(0, 2))), ends)
     slope = np.exp(weight.sum(axis=(0, 1)) @ np.log(SLOPES))
     guess = weight.sum(axis=(1, 2)) @ GUESSES
