@@ -21,19 +21,19 @@ def fit(pairs: Pairs = False, dry_run: DryRun = False, as_json: Json = False) ->
     from curation.selection import acceptance_model_store, embedding_backfill
 
     kind = Kind.pair if pairs else Kind.single
-    with context() as opened:
-        embedder = load_embedder(opened.settings)
+    with context() as ctx:
+        embedder = load_embedder(ctx.settings)
         if dry_run:
-            with opened.database.transaction() as tx:
+            with ctx.database.transaction() as tx:
                 accepted, rejected = acceptance_model_store.count_lesson(tx, kind, embedder.source)
             talk.print(
                 f"would fit a head to {accepted} accepts and {rejected} rejects, as {embedder.source} sees them"
             )
             return
-        embedding_backfill.see_unseen(opened.database, opened.store, kind, embedder)
-        with opened.database.transaction() as tx:
-            kept = acceptance_model_store.fit_head(tx, kind, embedder.source)
-    print_json(_row(kept)) if as_json else print_text(_text(kept))
+        embedding_backfill.see_unseen(ctx.database, ctx.store, kind, embedder)
+        with ctx.database.transaction() as tx:
+            model = acceptance_model_store.fit_head(tx, kind, embedder.source)
+    print_json(_row(model)) if as_json else print_text(_text(model))
 
 
 @app.command()
@@ -48,9 +48,9 @@ def show(
     from curation.domain import Kind
     from curation.selection import acceptance_model_store
 
-    with context() as opened, opened.database.transaction() as tx:
-        kept = acceptance_model_store.find_head(tx, Kind.pair if pairs else Kind.single, name)
-    print_json(_row(kept)) if as_json else print_text(_text(kept))
+    with context() as ctx, ctx.database.transaction() as tx:
+        model = acceptance_model_store.find_head(tx, Kind.pair if pairs else Kind.single, name)
+    print_json(_row(model)) if as_json else print_text(_text(model))
 
 
 _FOLDS = {
@@ -60,31 +60,31 @@ _FOLDS = {
 }
 
 
-def _row(kept: Any) -> dict[str, Any]:
-    named = {
-        "head": kept.id,
-        "kind": kept.kind,
-        "embedder": kept.embedder,
-        "teacher": kept.teacher,
-        "at": kept.at,
+def _row(model: Any) -> dict[str, Any]:
+    row = {
+        "head": model.id,
+        "kind": model.kind,
+        "embedder": model.embedder,
+        "teacher": model.teacher,
+        "at": model.at,
     }
-    return named | dict(kept.figures)
+    return row | dict(model.figures)
 
 
-def _text(kept: Any) -> str:
-    taught = {
+def _text(model: Any) -> str:
+    label_sources = {
         "person": "people's decisions",
         "oracle": "decisions of the oracle, for people's are too few",
     }
-    figures = kept.figures
-    said = f"taught by {figures['decisions']} {taught[kept.teacher]}, {figures['accepted']} of them accepts"
-    lines = [f"head {short(kept.id)}, {said} ({kept.embedder})"]
-    for folds, words in _FOLDS.items():
+    figures = model.figures
+    source = f"taught by {figures['decisions']} {label_sources[model.teacher]}, {figures['accepted']} of them accepts"
+    lines = [f"head {short(model.id)}, {source} ({model.embedder})"]
+    for folds, label in _FOLDS.items():
         if folds in figures:
             lines.append(
                 "  {}: AUC {auc:.3f}, Brier {brier:.3f}, calibration error {ece:.3f}, "
                 "log loss {log_loss:.3f} (a constant: {constant_log_loss:.3f})".format(
-                    words, **figures[folds]
+                    label, **figures[folds]
                 )
             )
     return "\n".join(lines)

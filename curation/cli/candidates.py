@@ -26,7 +26,7 @@ def list_(
     """Candidates with their prompt, seed, state, flags and layers."""
     from curation.rounds import lifecycle
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         rows = lifecycle.list_candidates(tx, number, state, one_more(limit))
     columns = {
         "candidate": lambda r: r["id"].hex[:12],

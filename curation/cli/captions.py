@@ -57,8 +57,8 @@ def run(
     order = captions.CaptionOrder(
         model, prompt or captions.PROMPT, background, tokens, again, limit
     )
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             if dry_run:
                 talk.print(
                     f"would let {model} caption {len(captions.choose_samples(tx, order))} samples"
@@ -68,9 +68,9 @@ def run(
             if wait:
                 tx.jobs.clear()  # this process does it
         if wait:
-            with resumable(), progress() as tell:
-                work_here(opened, id_, jobs.caption, captions.find_run, tell)
-        with opened.database.transaction() as tx:
+            with resumable(), progress() as on_progress:
+                work_here(ctx, id_, jobs.caption, captions.find_run, on_progress)
+        with ctx.database.transaction() as tx:
             row = captions.find_run(tx, id_)
     if row["state"] in {"failed", "cancelled"}:
         state = "failed" if row["state"] == "failed" else "stopped"
@@ -96,6 +96,6 @@ def give(
     """Give a sample a caption of your own; no model overwrites it."""
     from curation.datasets import captions
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         id_ = captions.give_caption(tx, sample, text, ACTOR)
     print_json({"sample": id_.hex}) if as_json else print_text(id_.hex)

@@ -93,42 +93,42 @@ def train(
     from curation.errors import LayerloopError
     from curation.runtime.context import check_order, load
 
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             found = snapshots.find_snapshot(tx, snapshot)
             start = registry.find_checkpoint(tx, parent) if parent else None
             previous = snapshots.known(tx, start.snapshot) if start else None
             changed = (dict(start.changes) if start else {}) | read_changes(changes or [])
             order = TrainingRequest(recipe, preset, found, previous, start, seed, images, changed)
-            pictures = next(
+            samples = next(
                 row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found
             )
-            check_order(order, opened.settings.trainer)
+            check_order(order, ctx.settings.trainer)
             if not dry_run:
                 run = registry.order_training(tx, order, ACTOR)
             if wait:
                 tx.jobs.clear()  # this process does it
-        warn_of_snapshot(opened, found, preset, changed)
+        warn_of_snapshot(ctx, found, preset, changed)
         if dry_run:
             talk.print(
                 f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}"
             )
-            print_memory(load(opened.settings.estimator)(order, pictures), str(order.id), as_json)
+            print_memory(load(ctx.settings.estimator)(order, samples), str(order.id), as_json)
             return
         if not wait:
             print_json({"run": str(run)}) if as_json else print_text(run)
             return
         talk.print(f"run {run}; its files: {opened.settings.path(f'runs/{run}')}")
-        with resumable(), progress() as tell:
-            row = work_here(opened, run, jobs.train, registry.find_run, tell)
+        with resumable(), progress() as on_progress:
+            row = work_here(ctx, run, jobs.train, registry.find_run, on_progress)
     if row["state"] != "finished":
-        what = (
+        message = (
             f"the training was {row['error']}"
             if row["state"] == "cancelled"
             else f"training failed: {row['error']}"
         )
         raise LayerloopError(
-            what, "the same command goes on where it stopped, once the cause is mended"
+            message, "the same command goes on where it stopped, once the cause is mended"
         )
     print_json({"run": str(run), "checkpoint": row["checkpoint_id"]}) if as_json else print_text(
         row["checkpoint_id"]
@@ -140,7 +140,7 @@ def list_(as_json: Json = False) -> None:
     """Every checkpoint with its figures, newest first; the one that draws now is marked."""
     from curation.checkpoints import registry
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         rows = registry.list_checkpoints(tx)
         now = registry.promoted(tx)
     columns = {
@@ -161,7 +161,7 @@ def promote(name: Name, as_json: Json = False) -> None:
     """Let a checkpoint draw the rounds to come."""
     from curation.checkpoints import registry
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         promoted = registry.promote(tx, name, ACTOR)
     print_done(f"{short(promoted)} draws from now on", as_json, checkpoint=promoted)
 
@@ -177,17 +177,17 @@ def vary(name: Name, changes: Set = None, as_json: Json = False) -> None:
     from curation.checkpoints import registry
     from curation.runtime.context import load
 
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             found = registry.find_checkpoint(tx, name)
         changed = dict(found.changes) | read_changes(changes or [])
         if changed == found.changes:
             raise Refused("nothing is to be changed", "say for example --set draw_steps=40")
-        made = replace(found, changes=changed, parent=found.id, evaluation={})
-        load(opened.settings.generator)(made, opened.store)
-        with opened.database.transaction() as tx:
-            registry.register_checkpoint(tx, made, ACTOR)
-    print_json({"checkpoint": made.id}) if as_json else print_text(made.id)
+        derived = replace(found, changes=changed, parent=found.id, evaluation={})
+        load(ctx.settings.generator)(derived, ctx.store)
+        with ctx.database.transaction() as tx:
+            registry.register_checkpoint(tx, derived, ACTOR)
+    print_json({"checkpoint": derived.id}) if as_json else print_text(derived.id)
 
 
 @app.command("import")
@@ -215,28 +215,28 @@ def import_(
     changed = read_changes(changes or []) | (
         {"offset_scale": repr(offset_scale)} if offset_scale is not None else {}
     )
-    with context(create=True) as opened, progress() as tell:
-        taken: ImportResult = load(opened.settings.importer)(
-            files, preset, changed, None if dry_run else opened.store, tell
+    with context(create=True) as ctx, progress() as on_progress:
+        imported: ImportResult = load(ctx.settings.importer)(
+            files, preset, changed, None if dry_run else ctx.store, on_progress
         )
-        if taken.checkpoint is not None:
-            with opened.database.transaction() as tx:
-                registry.register_checkpoint(tx, taken.checkpoint, ACTOR)
-    made = taken.checkpoint.id if taken.checkpoint else None
+        if imported.checkpoint is not None:
+            with ctx.database.transaction() as tx:
+                registry.register_checkpoint(tx, imported.checkpoint, ACTOR)
+    derived = imported.checkpoint.id if imported.checkpoint else None
     if as_json:
         print_json(
             {
-                "checkpoint": made,
-                "files": [asdict(file) for file in taken.files],
-                "notes": taken.notes,
+                "checkpoint": derived,
+                "files": [asdict(file) for file in imported.files],
+                "notes": imported.notes,
             }
         )
         return
-    for file in taken.files:
+    for file in imported.files:
         talk.print(f"{file.path}: {file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers")
-    for note in taken.notes:
+    for note in imported.notes:
         talk.print(note)
-    print_text(made) if made else talk.print("would make one checkpoint of them")
+    print_text(derived) if derived else talk.print("would make one checkpoint of them")
 
 
 @app.command()
@@ -261,11 +261,11 @@ def export(
     from curation.checkpoints import registry
     from curation.runtime.context import load
 
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
-        written = load(opened.settings.exporter)(
-            checkpoint, opened.store, form.value, precision.value, out
+        written = load(ctx.settings.exporter)(
+            checkpoint, ctx.store, form.value, precision.value, out
         )
     if as_json:
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})

@@ -61,8 +61,8 @@ def compare(
 
     if sheet:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
             on = snapshots.find_snapshot(tx, snapshot or checkpoint.snapshot or "latest")
             if prompts:
@@ -71,12 +71,12 @@ def compare(
                 texts = [one.text for one in loop.choose_prompts(tx, count, seed)]
         if not texts:
             raise Refused("there are no prompts", "give a file of them with --prompts")
-        oracle = fit_to_snapshot(opened.store, on)
+        oracle = fit_to_snapshot(ctx.store, on)
         asked = list(itertools.islice(itertools.cycle(texts), count))
         requests = [DrawRequest(Prompt(text), seed + number) for number, text in enumerate(asked)]
-        with progress() as tell:
-            beside: MattingComparison = load(opened.settings.comparer)(
-                checkpoint, opened.store, requests, segmenter, tell
+        with progress() as on_progress:
+            beside: MattingComparison = load(ctx.settings.comparer)(
+                checkpoint, ctx.store, requests, segmenter, on_progress
             )
     judged = judge_ways({"with alpha": beside.drawn, "matted": beside.cut}, asked, oracle)
     if sheet:

@@ -122,10 +122,8 @@ def draw(
             "layers that fit each other are not begun from an image, nor enlarged", "leave that out"
         )
     if lora and not dry_run:
-        with context() as opened:
-            checkpoint = register_styled(
-                opened, scenes.find_checkpoint(opened, checkpoint), lora
-            ).id
+        with context() as ctx:
+            checkpoint = register_styled(ctx, scenes.find_checkpoint(ctx, checkpoint), lora).id
     named = sampler.value if sampler else None
     options = DrawOptions(
         negative, steps, guidance, *read_size(size), named, None, strength, upscale
@@ -171,8 +169,8 @@ def _pairs(
         for seed, path in files.items()
     }
     _check_free([path for few in paths.values() for path in few.values()], force)
-    with context() as opened:
-        return list(scenes.draw_pairs(opened, checkpoint, pair, paths, options))
+    with context() as ctx:
+        return list(scenes.draw_pairs(ctx, checkpoint, pair, paths, options))
 
 
 def _singles(
@@ -192,12 +190,12 @@ def _singles(
     if image and (options.size or options.aspect):
         raise Refused("a picture brings its own size", "leave out --size, or --image")
     begun = read_pictures([image], Settings().image_limits)[image] if image else None
-    with context() as opened:
+    with context() as ctx:
         if begun is not None:
             from curation.images.codec import encode_layer
 
-            options = replace(options, image=opened.store.put(encode_layer(begun)))
-        return list(_draw(opened, checkpoint, prompt, files, options))
+            options = replace(options, image=ctx.store.put(encode_layer(begun)))
+        return list(_draw(ctx, checkpoint, prompt, files, options))
 
 
 def _check_free(paths: Sequence[Path], force: bool) -> None:
@@ -211,7 +209,7 @@ def _check_free(paths: Sequence[Path], force: bool) -> None:
 
 
 def _draw(
-    opened: AppContext,
+    ctx: AppContext,
     name: str | None,
     prompt: str,
     files: Mapping[int, Path],
@@ -222,12 +220,12 @@ def _draw(
     from curation.images.provenance import save_picture
     from curation.runtime.context import load
 
-    drawing = scenes.find_checkpoint(opened, name)
-    warn_of_prompts(opened, drawing, [Prompt(prompt)])
+    drawing = scenes.find_checkpoint(ctx, name)
+    warn_of_prompts(ctx, drawing, [Prompt(prompt)])
     seeds = list(files)
-    with progress() as tell:
-        tell(Progress("drawing", 0, len(seeds)))
-        generator = load(opened.settings.generator)(drawing, opened.store)
+    with progress() as on_progress:
+        on_progress(Progress("drawing", 0, len(seeds)))
+        generator = load(ctx.settings.generator)(drawing, ctx.store)
         made = {
             "prompt": prompt,
             "negative": options.negative or "",
@@ -243,7 +241,7 @@ def _draw(
                 facts = made | {"seed": str(seed)}
                 save_picture(files[seed], layer[LayerRole.foreground], facts)
                 yield {"path": str(files[seed]), **facts}
-            tell(Progress("drawing", start + len(few), len(seeds)))
+            on_progress(Progress("drawing", start + len(few), len(seeds)))
 
 
 def _files(out: Path, file_format: str | None, seeds: range) -> dict[int, Path]:

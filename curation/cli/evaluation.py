@@ -118,36 +118,36 @@ def evaluate(
     wanted = EvaluationOptions(
         views, published, perceptual, inception, original, limit, draws, clip
     )
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
             own = snapshots.known(tx, checkpoint.snapshot)
             on = "" if folder else snapshots.find_snapshot(tx, snapshot or own or "latest")
         with (
             resumable("nothing is kept, the same command begins anew"),
-            progress() as tell,
+            progress() as on_progress,
             ExitStack() as temporary,
         ):
-            store: ObjectStore = opened.store
+            store: ObjectStore = ctx.store
             refused: Sequence[tuple[str, str]] = ()
             if folder:
                 upper = FolderStore(
                     temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-"))
                 )
                 test_set = read_evaluation_set(
-                    folder, upper, tell, limits=opened.settings.image_limits
+                    folder, upper, on_progress, limits=ctx.settings.image_limits
                 )
                 on, refused, store = (
                     test_set.snapshot,
                     test_set.refused,
-                    OverlayStore(upper, opened.store),
+                    OverlayStore(upper, ctx.store),
                 )
-            measured: EvaluationResult = load(opened.settings.evaluator)(
-                checkpoint, on, store, wanted, tell
+            measured: EvaluationResult = load(ctx.settings.evaluator)(
+                checkpoint, on, store, wanted, on_progress
             )
         kept = not folder and measured.standard and on == checkpoint.snapshot
         if kept:
-            with opened.database.transaction() as tx:
+            with ctx.database.transaction() as tx:
                 registry.keep_evaluation(tx, checkpoint.id, dict(measured.figures), ACTOR)
     if sheet:
         write_file(sheet, measured.sheet)

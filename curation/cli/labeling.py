@@ -44,11 +44,11 @@ def status(as_json: Json = False) -> None:
     """
     from curation.labeling import projects, tasks
 
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             rows, away = projects.list_boards(tx), projects.list_kept_away(tx)
             refusals = tasks.list_refusals(tx)
-        account, failure = _account(opened)
+        account, failure = _account(ctx)
     for row in rows:
         row["refusals"] = [
             one
@@ -65,12 +65,12 @@ def status(as_json: Json = False) -> None:
             talk.print(f"round {row['round']} is not offered there: {row['why']}")
         talk.print("gold is hidden at the pages alone: nobody at the desk is tested with it")
     if account:
-        talk.print(f"{opened.settings.other_desk} answers; the token is of {account}")
+        talk.print(f"{ctx.settings.other_desk} answers; the token is of {account}")
     if failure is not None:
         raise failure
 
 
-def _account(opened: AppContext) -> tuple[str, LayerloopError | None]:
+def _account(ctx: AppContext) -> tuple[str, LayerloopError | None]:
     """The account that the desk knows us by, or why it does not answer; neither where there is no other desk."""
     from contextlib import closing
 
@@ -78,7 +78,7 @@ def _account(opened: AppContext) -> tuple[str, LayerloopError | None]:
     from curation.runtime.context import open_desk
 
     try:
-        desk = open_desk(opened.settings)
+        desk = open_desk(ctx.settings)
         if desk is None:
             return "", None
         with closing(desk):
@@ -159,7 +159,7 @@ def switch(
     """Move a round to another desk, in its middle too: what is open goes with it, what is decided stays."""
     from curation.labeling import projects
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         warning = projects.switch(tx, number, desk, ACTOR)
     if warning:
         talk.print(f"warning: {warning}")
@@ -177,7 +177,7 @@ def people(
     """Who was seen there, by e-mail address, and which reviewer each of them is."""
     from curation.labeling import users as room
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         if match is not None:
             email, _, name = match.partition("=")
             room.match_by_name(tx, email, name, ACTOR)
@@ -194,7 +194,7 @@ def _exchange() -> Iterator[LabelingSync]:
     from curation.errors import Refused
     from curation.runtime.context import open_labeling_sync
 
-    with context() as opened, open_labeling_sync(opened, ACTOR) as exchange:
+    with context() as ctx, open_labeling_sync(ctx, ACTOR) as exchange:
         if exchange is None:
             raise Refused(
                 "people look at the pages alone",

@@ -48,7 +48,7 @@ def read_styles(words: Sequence[str]) -> list[LoraFile]:
     return styles
 
 
-def register_styled(opened: AppContext, checkpoint: Checkpoint, words: Sequence[str]) -> Checkpoint:
+def register_styled(ctx: AppContext, checkpoint: Checkpoint, words: Sequence[str]) -> Checkpoint:
     """Store LoRAs beside a checkpoint and register the result; doing it twice is doing it once.
 
     Raises NotFound, Refused.
@@ -56,7 +56,7 @@ def register_styled(opened: AppContext, checkpoint: Checkpoint, words: Sequence[
     from curation.checkpoints import registry
     from curation.runtime.context import load
 
-    styled: Checkpoint = load(opened.settings.styler)(checkpoint, opened.store, read_styles(words))
-    with opened.database.transaction() as tx:
+    styled: Checkpoint = load(ctx.settings.styler)(checkpoint, ctx.store, read_styles(words))
+    with ctx.database.transaction() as tx:
         registry.register_checkpoint(tx, styled, ACTOR)
     return styled

@@ -97,8 +97,8 @@ def context(*, create: bool = False) -> Iterator[AppContext]:
     if not create and not named.exists():
         raise NotFound(f"there is no instance at {named.home}", "'layerloop up' or 'layerloop demo' makes one; "
                        "--home or LAYERLOOP_HOME names another folder")  # fmt: skip
-    with open_context(named) as opened:
-        yield opened
+    with open_context(named) as ctx:
+        yield ctx
 
 
 @contextmanager

@@ -83,34 +83,34 @@ def make(
         if out:
             append(out, new)
         elif not as_json:
-            for one in new:
-                print_json_line(write_line(one).rstrip("\n"))
+            for prompt in new:
+                print_json_line(write_line(prompt).rstrip("\n"))
             sys.stdout.flush()
 
     with resumable() if out else nullcontext():
-        told = (
-            _speak(known, count, seed, keep)
+        summary = (
+            _fill_from_grammar(known, count, seed, keep)
             if model is None
-            else _ask(model, address, known, count, seed, keep)
+            else _fill_from_model(model, address, known, count, seed, keep)
         )
     if as_json:
         rows = [
-            {"text": one.text, "foreground": one.foreground, "background": one.background}
-            for one in made
+            {"text": prompt.text, "foreground": prompt.foreground, "background": prompt.background}
+            for prompt in made
         ]
-        print_json(told | ({"out": str(out), "made": len(made)} if out else {"prompts": rows}))
+        print_json(summary | ({"out": str(out), "made": len(made)} if out else {"prompts": rows}))
     elif out:
         talk.print(f"{out} holds {len(known) + len(made)} triples, {len(made)} of them new")
 
 
-def _speak(
+def _fill_from_grammar(
     known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]
 ) -> dict[str, object]:
     """Fill up from the grammar. Raises Refused where it has no more."""
     from curation.prompts.grammar import size, speak
 
-    there, missing = set(known), max(0, count - len(known))
-    new = list(islice((prompt for prompt in speak(seed) if prompt not in there), missing))
+    existing, missing = set(known), max(0, count - len(known))
+    new = list(islice((prompt for prompt in speak(seed) if prompt not in existing), missing))
     if len(new) < missing:
         raise Refused(
             f"the grammar has {size():,} triples",
@@ -120,7 +120,7 @@ def _speak(
     return {"maker": "grammar"}
 
 
-def _ask(
+def _fill_from_model(
     model: str,
     address: str | None,
     known: list[Prompt],
@@ -131,27 +131,27 @@ def _ask(
     """Fill up from a language model, and say what it broke."""
     from curation.prompts.llm import ask
 
-    with progress() as tell:
-        tally = ask(_open_writer(model, address), known, count, seed, keep, tell)
-    _tell_refused(tally)
+    with progress() as on_progress:
+        tally = ask(_open_writer(model, address), known, count, seed, keep, on_progress)
+    _print_rejected_lines(tally)
     return {"maker": model, "asked": tally.asked, "refused": dict(tally.refused)}
 
 
 def _open_writer(model: str, address: str | None) -> TextGenerator:
-    named = settings()
+    config = settings()
     if address is None:
         from curation.runtime.context import load
 
-        opened: TextGenerator = load(named.writer)(model)
-        return opened
+        generator: TextGenerator = load(config.writer)(model)
+        return generator
     from curation.adapters.chat import ChatServer
 
     return ChatServer(
-        address, model, named.writer_key.get_secret_value() if named.writer_key else None
+        address, model, config.writer_key.get_secret_value() if config.writer_key else None
     )
 
 
-def _tell_refused(tally: Tally) -> None:
+def _print_rejected_lines(tally: Tally) -> None:
     for reason, times in tally.refused.most_common():
         talk.print(f"{times} lines refused: {reason}")
     for reason, line in tally.lines:

@@ -24,7 +24,7 @@ def add(
     """Add a person who may sign in; one who is there already, with the same access, is left as they are."""
     from curation.review import reviewers
 
-    with context(create=True) as opened, opened.database.transaction() as tx:
+    with context(create=True) as ctx, ctx.database.transaction() as tx:
         known = name.strip() in reviewers.names(tx)
         reviewers.add_reviewer(tx, name, access)
         if not known:
@@ -43,7 +43,7 @@ def token(
     """Print a token with which a person signs in once."""
     from curation.review import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes)
     print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(
         token
@@ -57,7 +57,7 @@ def list_(as_json: Json = False) -> None:
 
     from curation.db.tables import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         rows = [
             dict(row)
             for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
@@ -77,7 +77,7 @@ def figures(
     from curation.reporting import reviewer_stats
     from curation.review import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         if name is None:
             told = reviewer_stats.all_figures(tx)
         else:
@@ -96,7 +96,7 @@ def resume(name: Who, as_json: Json = False) -> None:
     """Let a person decide again whom their answers to gold have paused."""
     from curation.review import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         reviewers.resume_reviewer(tx, reviewers.find_reviewer(tx, name), ACTOR)
     print_done(
         f"{name} may decide again; answers to gold count anew", as_json, reviewer=name, paused=False
@@ -108,7 +108,7 @@ def deactivate(name: Who, as_json: Json = False) -> None:
     """Shut a person out at once; their decisions stay."""
     from curation.review import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, name))
         tx.log(ACTOR, "reviewer deactivated", name)
     print_done(f"{name} can sign in no longer", as_json, reviewer=name, active=False)
@@ -119,7 +119,7 @@ def reactivate(name: Who, as_json: Json = False) -> None:
     """Let a deactivated person sign in again, with a new token."""
     from curation.review import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         reviewers.reactivate(tx, reviewers.find_reviewer(tx, name))
         tx.log(ACTOR, "reviewer reactivated", name)
     told = f"{name} is active again; 'layerloop reviewer token {name}' lets them in"
@@ -132,7 +132,7 @@ def sign_out(name: Who, as_json: Json = False) -> None:
     from curation.review import reviewers
     from curation.review.sessions import end_sessions
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         end_sessions(tx, reviewers.find_reviewer(tx, name).id)
         tx.log(ACTOR, "reviewer signed out", name)
     print_done(f"{name} is signed out everywhere", as_json, reviewer=name)

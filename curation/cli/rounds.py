@@ -127,7 +127,7 @@ def open_(
             f"{prompts}: {given.comments} comments skipped, {given.repeated} repeated lines counted once"
         )
     kind = Kind.pair if pairs else Kind.single
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         drawn_by = registry.find_checkpoint(tx, checkpoint) if checkpoint else registry.promoted(tx)
         if drawn_by is None:
             raise Refused(
@@ -138,11 +138,11 @@ def open_(
             texts = loop.choose_prompts(tx, quota, seed, kind, file_names=prompts_from_names)
         else:
             texts = given.prompts
-        warned = warn_of_prompts(opened, drawn_by, texts)
+        warned = warn_of_prompts(ctx, drawn_by, texts)
         styles = read_styles(lora or [])
         rules = _read_rules(policy.value, share, set_ or [])
         check_measures(
-            rules, load_embedder(opened.settings).measures if policy is Policy.paper else ()
+            rules, load_embedder(ctx.settings).measures if policy is Policy.paper else ()
         )
         if dry_run:
             lifecycle.check_round(texts, quota, rules, kind)
@@ -151,7 +151,7 @@ def open_(
             print_done(told, as_json, would_draw=quota, prompts=len(texts), checkpoint=drawn_by.id)
             return
         if styles:
-            drawn_by = load(opened.settings.styler)(drawn_by, opened.store, styles)
+            drawn_by = load(ctx.settings.styler)(drawn_by, ctx.store, styles)
             registry.register_checkpoint(tx, drawn_by, ACTOR)
         number = lifecycle.open_round(
             tx,
@@ -175,7 +175,7 @@ def list_(as_json: Json = False) -> None:
     """Every round and how far it is."""
     from curation.rounds import lifecycle
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         rows = lifecycle.list_rounds(tx)
     columns = {
         "round": lambda r: r["id"],
@@ -198,7 +198,7 @@ def show(number: Number, as_json: Json = False) -> None:
     """The report of one round: what was drawn, refused, shown and accepted, and what it cost."""
     from curation.reporting import round_report
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         told = round_report.round_report(tx, number)
     print_json(told) if as_json else print_text(round_report.as_text(told))
 
@@ -208,7 +208,7 @@ def pause(number: Number, as_json: Json = False) -> None:
     """Draw nothing and show nothing of a round until it is resumed."""
     from curation.rounds import lifecycle
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         lifecycle.pause_round(tx, number, ACTOR)
     told = f"round {number} is paused; 'layerloop round resume {number}' goes on"
     print_done(told, as_json, round=number, state="paused")
@@ -219,7 +219,7 @@ def resume(number: Number, as_json: Json = False) -> None:
     """Go on with a paused round."""
     from curation.rounds import lifecycle
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         lifecycle.resume_round(tx, number, ACTOR)
     print_done(f"round {number} goes on", as_json, round=number, state="open")
 
@@ -229,7 +229,7 @@ def close(number: Number, dry_run: DryRun = False, as_json: Json = False) -> Non
     """End a round; candidates without a verdict are withdrawn."""
     from curation.rounds import lifecycle
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         if dry_run:
             counts = lifecycle.count_states(tx, number)
             standing = sum(counts.get(state, 0) for state in lifecycle.STANDING)
@@ -246,7 +246,7 @@ def agreement(number: Number, as_json: Json = False) -> None:
     """How far people agree in a round, beyond chance: Krippendorff's alpha, Gwet's AC1, also of each two of them."""
     from curation.quality import agreement as room
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         told = room.round_agreement(tx, number)
     print_json(told) if as_json else print_text(room.as_text(told))
 
@@ -265,7 +265,7 @@ def reaggregate(
     """Which verdicts would turn over by what is known of the reviewers by now; a dry run unless told to apply it."""
     from curation.quality import aggregation
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         find = aggregation.apply_flips if apply else aggregation.find_flips
         told = find(tx, number, certainty)
     print_json(told) if as_json else print_text(aggregation.as_text(told))
@@ -293,8 +293,8 @@ def gold(
     from curation.review import gold as room
 
     terms = room.GoldTerms(share, bound)
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             sources = gold_creation.choose_sources(tx, number, count)
             size = gold_creation.size_of(tx, number)
         if dry_run:
@@ -302,15 +302,15 @@ def gold(
             told = f"would plant {count} pieces in {of} samples and show {share:.1%}"
             print_done(told, as_json, round=number, would_plant=count, samples=of, share=share)
             return
-        planted = gold_creation.make_gold(opened.store, sources, size)
-        with opened.database.transaction() as tx:
+        planted = gold_creation.make_gold(ctx.store, sources, size)
+        with ctx.database.transaction() as tx:
             pieces = gold_creation.keep_gold(tx, number, planted, ACTOR)
             room.set_gold(tx, number, terms, ACTOR)
     told = (
         f"round {number} has {pieces} pieces of gold; {share:.1%} of what people are shown is gold"
     )
     print_done(told, as_json, round=number, pieces=pieces, share=share)
-    if opened.settings.other_desk is not None:
+    if ctx.settings.other_desk is not None:
         talk.print(
             "gold is hidden at the pages alone: Label Studio offers none, and tests nobody there"
         )
@@ -340,7 +340,7 @@ def scale(
     from curation.selection import top_n_accept
 
     terms = top_n_accept.Terms(keep or 0, audit, least, per_prompt, per_cluster)
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         standing = top_n_accept.find_scaling(tx, number)
         if keep is None and standing is None:
             raise Refused(f"round {number} has no scaling yet", "say how many to keep, with --keep")
@@ -358,7 +358,7 @@ def take_back(number: Number, dry_run: DryRun = False, as_json: Json = False) ->
     from curation.reporting import round_report
     from curation.selection import auto_reviewer, gates
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         if dry_run:
             count = round_report.round_report(tx, number)["machine"]["decisions"]
             told = f"would take back {count} verdicts of the machine"

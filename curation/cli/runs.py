@@ -35,7 +35,7 @@ Run = Annotated[str, typer.Argument(help="The run's id, or the first eight or mo
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Every run of training and captions with its state and progress, newest first."""
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         rows = _runs(tx)
     columns = {
         "run": lambda r: str(r["id"])[:13],
@@ -54,7 +54,7 @@ def show(run: Run, as_json: Json = False) -> None:
     """One run: what was ordered, how far it is, who holds it until when, and where its files and logs are."""
     from curation.db import leases
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         row = _find(tx, run)
         held = leases.find_lease(tx, row["id"])
     told = row | {"holder": held[0] if held else None, "held_until": held[1] if held else None}
@@ -78,7 +78,7 @@ def cancel(run: Run, as_json: Json = False) -> None:
     from curation.checkpoints import registry
     from curation.datasets import captions
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         row = _find(tx, run)
         of_kind = registry.cancel_run if row["kind"] == "training" else captions.cancel_run
         if not of_kind(tx, row["id"], ACTOR):
@@ -94,11 +94,11 @@ def cancel(run: Run, as_json: Json = False) -> None:
 
 
 def work_here(
-    opened: AppContext,
+    ctx: AppContext,
     run: uuid.UUID,
     work: Callable[[AppContext, str, Callable[[Progress], None]], None],
     find_run: Callable[[Transaction, uuid.UUID], dict[str, Any]],
-    tell: Callable[[Progress], None],
+    on_progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
     """Work on a run in this process and return its row once it is over.
 
@@ -111,9 +111,9 @@ def work_here(
 
     told = None
     while True:
-        jobs.release_lost(opened)
-        work(opened, str(run), tell)
-        with opened.database.transaction() as tx:
+        jobs.release_lost(ctx)
+        work(ctx, str(run), on_progress)
+        with ctx.database.transaction() as tx:
             row, held = find_run(tx, run), leases.find_lease(tx, run)
         if row["state"] in {"finished", "failed", "cancelled"}:
             return row
@@ -123,7 +123,7 @@ def work_here(
                 f"{held[0]} works on run {run}, and holds it until {until:%H:%M:%S} or longer; waiting for it"
             )
         if held and row["progress"]:
-            tell(Progress(**row["progress"]))
+            on_progress(Progress(**row["progress"]))
         time.sleep(0.5)
 
 

@@ -47,7 +47,7 @@ def list_(
     """List the samples that the next snapshot would hold, the newest first."""
     from curation.datasets import sample_records
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         rows = sample_records.list_samples(
             tx, withdrawn=withdrawn, bare=bare, file=file, limit=one_more(limit)
         )
@@ -74,7 +74,7 @@ def show(
     """Show one sample: what is said of it, the files it came from, and what happened to it."""
     from curation.datasets import sample_records
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         told = sample_records.show_sample(tx, sample)
     if as_json:
         print_json(told)
@@ -97,7 +97,7 @@ def withdraw(
     """Leave samples out of every snapshot to come; frozen snapshots keep what they hold, and restore takes it back."""
     from curation.datasets import sample_records, samples
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         if dry_run:
             count = len({samples.find_sample_id(tx, name) for name in names})
             talk.print(f"would withdraw {count} samples")
@@ -113,7 +113,7 @@ def restore(names: Names) -> None:
     """Take withdrawn samples into snapshots to come again."""
     from curation.datasets import sample_records
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         moved = sample_records.restore_samples(tx, names, ACTOR)
     talk.print(f"{len(moved)} samples were restored")
 

@@ -64,25 +64,25 @@ class Pair:
         return Prompt(text, self.foreground, self.background)
 
 
-def find_hand(opened: AppContext, name: str | None, options: DrawOptions) -> SceneGenerator:
+def find_hand(ctx: AppContext, name: str | None, options: DrawOptions) -> SceneGenerator:
     """The named checkpoint, or the promoted one, ready to be opened. Raises NotFound."""
     from curation.runtime.context import load
     from curation.scenes.layer_source import SceneGenerator
 
-    checkpoint = find_checkpoint(opened, name)
+    checkpoint = find_checkpoint(ctx, name)
     return SceneGenerator(
         checkpoint,
-        lambda: load(opened.settings.generator)(checkpoint, opened.store),
-        opened.store,
+        lambda: load(ctx.settings.generator)(checkpoint, ctx.store),
+        ctx.store,
         options,
     )
 
 
-def find_checkpoint(opened: AppContext, name: str | None) -> Checkpoint:
+def find_checkpoint(ctx: AppContext, name: str | None) -> Checkpoint:
     """The named checkpoint, or the promoted one. Raises NotFound."""
     from curation.checkpoints import registry
 
-    with opened.database.transaction() as tx:
+    with ctx.database.transaction() as tx:
         if name is not None:
             return registry.find_checkpoint(tx, name)
         promoted = registry.promoted(tx)
@@ -95,7 +95,7 @@ def find_checkpoint(opened: AppContext, name: str | None) -> Checkpoint:
 
 
 def draw_pairs(
-    opened: AppContext,
+    ctx: AppContext,
     name: str | None,
     pair: Pair,
     files: Mapping[int, Mapping[LayerRole, Path]],
@@ -107,13 +107,13 @@ def draw_pairs(
 
     prompt = pair.prompt()
     pictures = read_pictures(
-        [path for path in (pair.on, pair.under) if path], opened.settings.image_limits
+        [path for path in (pair.on, pair.under) if path], ctx.settings.image_limits
     )
-    hand = find_hand(opened, name, options)
-    warn_of_prompts(opened, hand.checkpoint, [prompt])
+    hand = find_hand(ctx, name, options)
+    warn_of_prompts(ctx, hand.checkpoint, [prompt])
     seeds = list(files)
-    with progress() as tell:
-        tell(Progress("drawing", 0, len(seeds)))
+    with progress() as on_progress:
+        on_progress(Progress("drawing", 0, len(seeds)))
         size = options.size or (hand.size(options.aspect) if pictures else None)
         given = _given(pair, pictures, size)
         size = size or next(((one.shape[1], one.shape[0]) for one in given.values()), None)
@@ -123,7 +123,7 @@ def draw_pairs(
             drawn = hand.draw([DrawRequest(prompt, seed) for seed in few], size, given)
             for seed, layers in zip(few, drawn, strict=True):
                 yield _save(files[seed], layers, given, facts | {"seed": str(seed)})
-            tell(Progress("drawing", start + len(few), len(seeds)))
+            on_progress(Progress("drawing", start + len(few), len(seeds)))
 
 
 def _given(
@@ -215,15 +215,15 @@ def draw_layers(
     from curation.scenes.drawing import draw_scene
 
     folder = out or Path(path.stem)
-    with resumable(), progress() as tell:
+    with resumable(), progress() as on_progress:
         if any(step.request for step in steps):
-            with context() as opened:
-                hand = find_hand(opened, name, options)
+            with context() as ctx:
+                hand = find_hand(ctx, name, options)
                 asked = [step.request.prompt for step in steps if step.request]
-                warn_of_prompts(opened, hand.checkpoint, asked)
-                drawn = draw_scene(scene, pictures, hand, folder, tell, force)
+                warn_of_prompts(ctx, hand.checkpoint, asked)
+                drawn = draw_scene(scene, pictures, hand, folder, on_progress, force)
         else:
-            drawn = draw_scene(scene, pictures, None, folder, tell, force)
+            drawn = draw_scene(scene, pictures, None, folder, on_progress, force)
     layered = write_layered(folder, drawn, wanted)
     if as_json:
         print_json(

@@ -99,16 +99,16 @@ def import_(
             would_look_at=count,
         )
         return
-    with context(create=True) as opened, resumable(), progress() as tell:
+    with context(create=True) as ctx, resumable(), progress() as on_progress:
         told = seed_import.import_seeds(
-            opened.database,
-            opened.store,
+            ctx.database,
+            ctx.store,
             folder,
-            tell,
+            on_progress,
             workers=workers,
             actor=ACTOR,
             link_roots=roots,
-            limits=opened.settings.image_limits,
+            limits=ctx.settings.image_limits,
             reading=reading,
             update=update,
         )

@@ -132,9 +132,11 @@ def demo(
             talk.print(
                 "  Candidates wait for you at the review page as soon as the first are drawn.\n"
             )
-        with resumable(), progress() as tell:
-            standing.patiently(lambda: bring_seeds(standing.context, seed, seeds, tell, kind))
-            numbers = standing.patiently(lambda: run_loop(standing.context, plan, tell))
+        with resumable(), progress() as on_progress:
+            standing.patiently(
+                lambda: bring_seeds(standing.context, seed, seeds, on_progress, kind)
+            )
+            numbers = standing.patiently(lambda: run_loop(standing.context, plan, on_progress))
         with standing.context.database.transaction() as tx:
             told = [round_report.round_report(tx, number) for number in numbers]
         if as_json:

@@ -32,15 +32,15 @@ def freeze(
     """Freeze all samples of now; equal samples always give the same snapshot."""
     from curation.datasets import holdout, samples, snapshots
 
-    with context() as opened:
+    with context() as ctx:
         if dry_run:
-            with opened.database.transaction() as tx:
+            with ctx.database.transaction() as tx:
                 count = samples.count_samples(tx)
             print_done(f"would freeze {count} samples", as_json, would_freeze=count)
             return
-        holdout.fingerprint_layers(opened.database, opened.store)
-        with opened.database.transaction(one_view=True) as tx:
-            frozen = snapshots.freeze(tx, opened.store, tag=tag, actor=ACTOR)
+        holdout.fingerprint_layers(ctx.database, ctx.store)
+        with ctx.database.transaction(one_view=True) as tx:
+            frozen = snapshots.freeze(tx, ctx.store, tag=tag, actor=ACTOR)
     if withheld := frozen.counts["split"].get("withheld"):
         talk.print(
             f"{withheld} training samples share a layer with a held-out sample and are withheld"
@@ -55,7 +55,7 @@ def list_(as_json: Json = False) -> None:
     """Every snapshot, newest first."""
     from curation.datasets import snapshots
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         rows = snapshots.list_snapshots(tx)
     columns = {
         "snapshot": lambda r: short(r["id"]),
@@ -77,14 +77,14 @@ def show(
     """What a snapshot holds: counts by kind, licence, split and round."""
     from curation.datasets import manifest, snapshots
 
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             snapshot = snapshots.find_snapshot(tx, name)
         if samples:
-            for sample in manifest.read_samples(opened.store, snapshot):
+            for sample in manifest.read_samples(ctx.store, snapshot):
                 print_json_line(sample.line())
             return
-        root = manifest.read_manifest(opened.store, snapshot)
+        root = manifest.read_manifest(ctx.store, snapshot)
     if as_json:
         print_json({"id": root.id, "samples": root.samples, "counts": root.counts})
         return

@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from curation.runtime.context import AppContext
 
 
-def warn_of_prompts(opened: AppContext, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> str:
+def warn_of_prompts(ctx: AppContext, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> str:
     """Say on stderr what a checkpoint does not understand of prompts; returns the sentence, empty where all is well."""
-    read = _reader(opened)
-    told = text_warnings.warn_of_prompts(read, opened.store, checkpoint, prompts) if read else ""
+    read = _reader(ctx)
+    told = text_warnings.warn_of_prompts(read, ctx.store, checkpoint, prompts) if read else ""
     warn(told)
     return told
 
 
 def warn_of_snapshot(
-    opened: AppContext, snapshot: str, preset: str, changes: Mapping[str, str]
+    ctx: AppContext, snapshot: str, preset: str, changes: Mapping[str, str]
 ) -> None:
     """Say on stderr what a preset will not learn of a snapshot's captions."""
-    read = _reader(opened)
+    read = _reader(ctx)
     if read:
-        warn(text_warnings.warn_of_snapshot(read, opened.store, snapshot, preset, changes))
+        warn(text_warnings.warn_of_snapshot(read, ctx.store, snapshot, preset, changes))
 
 
-def _reader(opened: AppContext) -> ReadTexts | None:
+def _reader(ctx: AppContext) -> ReadTexts | None:
     """Return what tells the words of texts; None where the training part is not installed."""
     from curation.runtime.context import load
 
     try:
-        found: ReadTexts = load(opened.settings.reader)
+        found: ReadTexts = load(ctx.settings.reader)
     except LayerloopError:
         return None
     return found
