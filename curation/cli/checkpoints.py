@@ -279,7 +279,7 @@ def export(
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return
     for file in written:
-        # A part without a path is a pretrained model that the export only refers to.
+        # Parts without a path were not written; their text says why.
         if not file.path:
             talk.print(f"part {file.part} is {file.what}")
             continue

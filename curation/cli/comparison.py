@@ -54,7 +54,7 @@ def compare(
 ) -> None:
     """Compare a checkpoint with generate-then-matte on the same prompts.
 
-    Prints the screening signals of both, and the defects per 100 images that the rule reviewer finds.
+    Prints the screening signals of both, and the defects per 100 images by the rule reviewer.
     """
     from curation.checkpoints import registry
     from curation.datasets import snapshots
@@ -112,8 +112,10 @@ def _print_ways(judged: Mapping[str, Judged]) -> None:
     rows: list[dict[str, object]] = [{"": "defects per 100 (95 % CI)", **defects}]
     only = {way: found.only for way, found in judged.items()}
     rows.append({"": "defects only here", **only})
-    for signal in next(iter(judged.values())).signals:
-        rows.append({"": signal, **{way: found.signals[signal] for way, found in judged.items()}})
+    rows += [
+        {"": signal, **{way: found.signals[signal] for way, found in judged.items()}}
+        for signal in next(iter(judged.values())).signals
+    ]
     columns = {name: (lambda row, name=name: row[name]) for name in ("", *judged)}
     print_rows(rows, columns, as_json=False)
     for way, found in judged.items():

@@ -1,4 +1,4 @@
-"""`layerloop draw`: transparent images, pairs and scenes from prompts, with provenance in the files."""
+"""`layerloop draw`: transparent images, pairs and scenes from prompts, in files with metadata."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def draw(
         str | None,
         typer.Option(
             "--format",
-            help="png or webp (default: --out's suffix); scenes also psd, ora, tiff, as in psd,ora.",
+            help="png or webp (default: --out's suffix); scenes also psd, ora, tiff, as psd,ora.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Overwrite existing files.")] = False,

@@ -101,8 +101,8 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint on the held-out split of a snapshot and store its metrics.
 
-    With --folder, an external test set is evaluated in place: its images pass the checks of an import,
-    but neither images nor metrics are stored.
+    With --folder, an external test set is evaluated in place: its images pass the checks of an
+    import, but neither images nor metrics are stored.
     """
     from curation.checkpoints import registry
     from curation.datasets import snapshots

@@ -1,4 +1,4 @@
-"""The option --lora: a user's own LoRAs make a checkpoint of their own, which then draws."""
+"""The option --lora: register a checkpoint that loads a user's LoRAs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 Lora = Annotated[
     list[str] | None,
     typer.Option(
-        "--lora", help="A style's LoRA, as FILE or FILE:WEIGHT; again for more (sd15, sd21, sdxl)."
+        "--lora", help="A LoRA to load, as FILE or FILE:WEIGHT; repeatable (sd15, sd21, sdxl)."
     ),
 ]
 
 
 def read_styles(words: Sequence[str]) -> list[LoraFile]:
-    """Read FILE or FILE:WEIGHT. Raises Refused for a weight that is no finite number."""
+    """Parse FILE or FILE:WEIGHT words. Raises Refused for a weight that is not a finite number."""
     from curation.ports import LoraFile
 
-    styles = []
+    loras = []
     for word in words:
         name, colon, weight = word.rpartition(":")
-        if not colon or Path(word).is_file():  # a file's own name may have a colon
-            styles.append(LoraFile(Path(word)))
+        if not colon or Path(word).is_file():  # a file name may contain a colon
+            loras.append(LoraFile(Path(word)))
             continue
         try:
             number = float(weight)
@@ -41,17 +41,24 @@ def read_styles(words: Sequence[str]) -> list[LoraFile]:
             number = math.nan
         if not math.isfinite(number):
             raise Refused(
-                f"--lora {word!r} has no weight after its colon",
-                "write it like style.safetensors:0.8",
+                f"--lora {word!r} has no valid weight after the colon",
+                "for example style.safetensors:0.8",
             )
-        styles.append(LoraFile(Path(name), number))
-    return styles
+        loras.append(LoraFile(Path(name), number))
+    return loras
 
 
 def register_styled(ctx: AppContext, checkpoint: Checkpoint, words: Sequence[str]) -> Checkpoint:
-    """Store LoRAs beside a checkpoint and register the result; doing it twice is doing it once.
+    """Store LoRAs with a checkpoint and register the result as a new checkpoint; idempotent.
 
-    Raises NotFound, Refused.
+    Args:
+        ctx: The app context.
+        checkpoint: The checkpoint to extend.
+        words: The values of --lora, FILE or FILE:WEIGHT.
+
+    Raises:
+        NotFound: A LoRA file does not exist.
+        Refused: A weight is invalid, or a LoRA does not fit the checkpoint.
     """
     from curation.checkpoints import registry
     from curation.runtime.context import load

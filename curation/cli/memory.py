@@ -1,4 +1,4 @@
-"""What a training will need of memory, as `train --dry-run` prints it."""
+"""The memory estimate of a training run, as `train --dry-run` prints it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ HELD = ("weights", "gradients", "optimiser", "average", "activations", "pictures
 
 
 def print_memory(stages: Sequence[StageMemory], run: str, as_json: bool) -> None:
-    """Stage by stage at its peak: what holds how much, and where it fits; as JSON in bytes."""
+    """Print the peak memory of each training stage by its parts, with advice; JSON is in bytes."""
     if as_json:
         print_json(
             {"run": run, "memory": [asdict(stage) | {"peak": stage.peak} for stage in stages]}
         )
         return
+    # One row per stage; a part that a stage does not have is 0.
     rows = [
         {"stage": stage.stage, "on": stage.device, "peak": stage.peak, **stage.held}
         for stage in stages

@@ -1,4 +1,4 @@
-"""Commands of data engineers: prompts made in numbers."""
+"""The command that generates pair prompts (data engineers)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ app = typer.Typer(no_args_is_help=True)
 
 
 class Maker(StrEnum):
-    """Where triples come from."""
+    """The sources of pair prompts."""
 
     grammar = "grammar"
     model = "model"
@@ -41,41 +41,46 @@ class Maker(StrEnum):
 
 @app.command()
 def make(
-    count: Annotated[int, typer.Option(help="How many triples there are to be.", min=1)] = 100,
+    count: Annotated[int, typer.Option(help="Number of pair prompts in total.", min=1)] = 100,
     maker: Annotated[
-        Maker, typer.Option(help="A grammar of everyday things, or a language model.")
+        Maker, typer.Option(help="A grammar of everyday objects, or a language model.")
     ] = Maker.grammar,
     model: Annotated[
-        str | None, typer.Option(help="The language model: a hub name, a folder, a server's name.")
+        str | None,
+        typer.Option(help="Language model: a hub name, a folder, or a name on the server."),
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="A server that speaks OpenAI's API, like http://127.0.0.1:8000/v1."),
+        typer.Option(help="Server with an OpenAI-compatible API, as http://127.0.0.1:8000/v1."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A file of JSON lines that is filled up; else stdout.")
+        Path | None, typer.Option(help="JSON-lines file to append to; default: stdout.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed makes others.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make prompts for pairs: JSON lines with text (the whole), foreground and background, as 'round open' reads them.
+    """Generate prompts for pairs as JSON lines, as 'round open' reads them.
 
-    The same command again fills up its file; what it holds already is never made twice.
+    A line has text (of the composite), foreground and background. Running the same command again
+    extends its file up to the count, without duplicates.
     """
     from curation.prompts.pair_files import append, read_triples, write_line
 
     if maker is Maker.model and model is None:
         raise Refused(
-            "no language model is named",
-            "give --model, a hub name or a folder; with --address a server's",
+            "no language model is given",
+            "give --model: a hub name or a folder, or with --address a name on the server",
         )
     if maker is Maker.grammar and (model or address):
-        raise Refused("the grammar needs no language model", "say --maker model to ask one")
+        raise Refused("the grammar uses no language model", "give --maker model to use one")
+
+    # Prompts already in the file count towards the total.
     known = read_triples(out) if out else []
     made: list[Prompt] = []
     if dry_run:
-        talk.print(f"would make {max(0, count - len(known))} triples by {model or 'the grammar'}")
+        missing = max(0, count - len(known))
+        talk.print(f"would generate {missing} pair prompts with {model or 'the grammar'}")
         return
 
     def keep(new: list[Prompt]) -> None:
@@ -85,7 +90,7 @@ def make(
         elif not as_json:
             for prompt in new:
                 print_json_line(write_line(prompt).rstrip("\n"))
-            sys.stdout.flush()
+            sys.stdout.flush()  # a reader of the pipe sees each batch at once
 
     with resumable() if out else nullcontext():
         summary = (
@@ -100,21 +105,21 @@ def make(
         ]
         print_json(summary | ({"out": str(out), "made": len(made)} if out else {"prompts": rows}))
     elif out:
-        talk.print(f"{out} holds {len(known) + len(made)} triples, {len(made)} of them new")
+        talk.print(f"{out} has {len(known) + len(made)} pair prompts, {len(made)} of them new")
 
 
 def _fill_from_grammar(
     known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]
 ) -> dict[str, object]:
-    """Fill up from the grammar. Raises Refused where it has no more."""
+    """Generate the missing prompts by the grammar. Raises Refused if it is exhausted."""
     from curation.prompts.grammar import size, speak
 
     existing, missing = set(known), max(0, count - len(known))
     new = list(islice((prompt for prompt in speak(seed) if prompt not in existing), missing))
     if len(new) < missing:
         raise Refused(
-            f"the grammar has {size():,} triples",
-            "make fewer, or ask a language model (--maker model)",
+            f"the grammar has only {size():,} pair prompts",
+            "generate fewer, or use a language model (--maker model)",
         )
     keep(new)
     return {"maker": "grammar"}
@@ -128,7 +133,7 @@ def _fill_from_model(
     seed: int,
     keep: Callable[[list[Prompt]], None],
 ) -> dict[str, object]:
-    """Fill up from a language model, and say what it broke."""
+    """Generate the missing prompts by a language model, and print the lines that were rejected."""
     from curation.prompts.llm import ask
 
     with progress() as on_progress:
@@ -153,6 +158,6 @@ def _open_writer(model: str, address: str | None) -> TextGenerator:
 
 def _print_rejected_lines(tally: Tally) -> None:
     for reason, times in tally.refused.most_common():
-        talk.print(f"{times} lines refused: {reason}")
+        talk.print(f"{times} lines rejected: {reason}")
     for reason, line in tally.lines:
         talk.print(f"  {line!r}: {reason}")
