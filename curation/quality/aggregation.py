@@ -58,7 +58,7 @@ def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[st
     """
     fit = learn_skills(tx, number)
     votes: dict[uuid.UUID, list[tuple[int, bool]]] = defaultdict(list)
-    turned = []
+    changed = []
     for row in tx.execute(_VOTES, {"round": number}):
         votes[row.candidate_id].append((row.reviewer_id, row.accept))
     for row in tx.execute(_DECIDED, {"round": number, "desk": CONSENSUS}):
@@ -67,15 +67,15 @@ def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[st
         probability = fit.probability[row.id]
         state = Consensus(certainty=certainty).resolve(probability)
         if state is not None and state != row.state:
-            said = [{"reviewer": who, "accept": accept} for who, accept in votes[row.id]]
-            turned.append({"candidate": row.id, "prompt": row.text, "is": row.state, "would_be": state,
-                           "probability": probability, "votes": said})  # fmt: skip
+            cast = [{"reviewer": who, "accept": accept} for who, accept in votes[row.id]]
+            changed.append({"candidate": row.id, "prompt": row.text, "is": row.state, "would_be": state,
+                           "probability": probability, "votes": cast})  # fmt: skip
     return {
         "round": number,
         "certainty": certainty,
         "decided": sum(one in fit.probability for one in votes),
-        "skills": _named(tx, fit.skills),
-        "flips": sorted(turned, key=lambda one: -abs(one["probability"] - 0.5)),
+        "skills": _skills_by_name(tx, fit.skills),
+        "flips": sorted(changed, key=lambda one: -abs(one["probability"] - 0.5)),
     }
 
 
@@ -85,39 +85,39 @@ def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[s
     Returns what it told, with the number of the `aggregation` kept and how many `turned`: what moved in the meantime
     is left as it is.
     """
-    told = find_flips(tx, number, certainty)
-    if not told["flips"]:
-        return told | {"aggregation": None, "turned": 0}
-    kept = keep_skills(tx, number, learn_skills(tx, number))
-    me = add_reviewer(tx, CONSENSUS, Role.annotator, ORACLE).id
-    turned = 0
-    for flip in told["flips"]:
+    report = find_flips(tx, number, certainty)
+    if not report["flips"]:
+        return report | {"aggregation": None, "turned": 0}
+    aggregation = keep_skills(tx, number, learn_skills(tx, number))
+    consensus_reviewer = add_reviewer(tx, CONSENSUS, Role.annotator, ORACLE).id
+    changed = 0
+    for flip in report["flips"]:
         if lock_candidate(tx, flip["candidate"]).state != flip["is"]:
             continue
         verdict = Verdict.accept if flip["would_be"] == CandidateState.accepted else Verdict.reject
-        comment = f"aggregation {kept}: sound with {flip['probability']:.4f} by {len(flip['votes'])} verdicts"
-        key = content_id(CONSENSUS, flip["candidate"], kept)
-        values = {"candidate": flip["candidate"], "reviewer": me, "verdict": verdict, "comment": comment,
+        comment = f"aggregation {aggregation}: sound with {flip['probability']:.4f} by {len(flip['votes'])} verdicts"
+        key = content_id(CONSENSUS, flip["candidate"], aggregation)
+        values = {"candidate": flip["candidate"], "reviewer": consensus_reviewer, "verdict": verdict, "comment": comment,
                   "desk": CONSENSUS, "key": key}  # fmt: skip
         tx.execute(_TURN, values)
         settle(tx, flip["candidate"], flip["would_be"])
-        turned += 1
-    return told | {"aggregation": kept, "turned": turned}
+        changed += 1
+    return report | {"aggregation": aggregation, "turned": changed}
 
 
-def as_text(told: Mapping[str, Any]) -> str:
+def as_text(report: Mapping[str, Any]) -> str:
     """What would turn over, for people to read in a terminal."""
     lines = [
-        f"Round {told['round']}: {len(told['flips'])} of {told['decided']} decided candidates would turn over"
+        f"Round {report['round']}: {len(report['flips'])} of {report['decided']} decided candidates would turn over"
     ]
     lines += [
         f"  {one['reviewer']}: accepts {one['accepts_sound']:.0%} of what is sound, "
         f"rejects {one['rejects_unsound']:.0%} of what is not"
-        for one in told["skills"]
+        for one in report["skills"]
     ]
     lines += [
         f"  {one['candidate']} {one['is']} -> {one['would_be']} (sound with {one['probability']:.3f}): {one['prompt']}"
-        for one in told["flips"]
+        for one in report["flips"]
     ]
     return "\n".join(lines)
 
@@ -134,7 +134,7 @@ def _read(tx: Transaction, number: int) -> tuple[list[Vote[uuid.UUID]], dict[uui
     return votes + [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in answers], known
 
 
-def _named(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
+def _skills_by_name(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
     names = {row.id: row.name for row in tx.execute(sa.text("select id, name from reviewers"))}
     return [{"reviewer": names[one]} | skill._asdict() for one, skill in sorted(skills.of.items())]
 

@@ -97,10 +97,10 @@ def with_interval(measure: Callable[[Counts, Often], float | None], counts: Coun
     return Figure(value, float(low), float(high))
 
 
-def count_verdicts(said: Iterable[tuple[Hashable, bool]]) -> Counts:
+def count_verdicts(verdicts: Iterable[tuple[Hashable, bool]]) -> Counts:
     """Counts U x 2 (rejects, accepts) of verdicts (candidate, accepted)."""
     counted: dict[Hashable, list[int]] = defaultdict(lambda: [0, 0])
-    for candidate, accept in said:
+    for candidate, accept in verdicts:
         counted[candidate][accept] += 1
     return np.array(list(counted.values()), np.float64).reshape(-1, 2)
 
@@ -124,27 +124,27 @@ def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
         for one, other in combinations(sorted(by_person), 2)
         if by_person[one].keys() & by_person[other].keys()
     ]
-    stuck = tx.scalar(_ADJUDICATING.bindparams(round=number, overlap=consensus.overlap))
-    about = {"round": number, "consensus": asdict(consensus), "adjudicating": stuck}
-    return about | _describe(counts) | {"pairs": pairs}
+    adjudicating = tx.scalar(_ADJUDICATING.bindparams(round=number, overlap=consensus.overlap))
+    header = {"round": number, "consensus": asdict(consensus), "adjudicating": adjudicating}
+    return header | _describe(counts) | {"pairs": pairs}
 
 
-def as_text(told: Mapping[str, Any]) -> str:
+def as_text(report: Mapping[str, Any]) -> str:
     """A round's agreement for people to read in a terminal."""
-    if not told["decided_twice"]:
-        return f"Round {told['round']}: no candidate was decided by two people yet"
-    lines = [f"Round {told['round']}: {_sentence(told)}"]
-    if told["adjudicating"]:
+    if not report["decided_twice"]:
+        return f"Round {report['round']}: no candidate was decided by two people yet"
+    lines = [f"Round {report['round']}: {_sentence(report)}"]
+    if report["adjudicating"]:
         lines.append(
-            f"  {told['adjudicating']} wait for an adjudicator (access engineer or more, at the same desk)"
+            f"  {report['adjudicating']} wait for an adjudicator (access engineer or more, at the same desk)"
         )
-    lines += [f"  {' and '.join(pair['reviewers'])}: {_sentence(pair)}" for pair in told["pairs"]]
+    lines += [f"  {' and '.join(pair['reviewers'])}: {_sentence(pair)}" for pair in report["pairs"]]
     return "\n".join(lines)
 
 
 def _both(one: Mapping[Hashable, bool], other: Mapping[Hashable, bool]) -> Counts:
     shared = sorted(one.keys() & other.keys(), key=str)
-    return count_verdicts([(item, said[item]) for item in shared for said in (one, other)])
+    return count_verdicts([(item, verdicts[item]) for item in shared for verdicts in (one, other)])
 
 
 def _describe(counts: Counts) -> dict[str, Any]:
@@ -157,14 +157,14 @@ def _describe(counts: Counts) -> dict[str, Any]:
     }
 
 
-def _sentence(told: Mapping[str, Any]) -> str:
-    figures = ", ".join(
-        f"{label} {_figure(told[name])}" for name, label in (("alpha", "alpha"), ("ac1", "AC1"))
+def _sentence(report: Mapping[str, Any]) -> str:
+    coefficients = ", ".join(
+        f"{label} {_format_coefficient(report[name])}" for name, label in (("alpha", "alpha"), ("ac1", "AC1"))
     )
-    return f"{told['decided_twice']} decided by two or more, {told['agreed']:.0%} alike; {figures}"
+    return f"{report['decided_twice']} decided by two or more, {report['agreed']:.0%} alike; {coefficients}"
 
 
-def _figure(one: Mapping[str, float | None]) -> str:
+def _format_coefficient(one: Mapping[str, float | None]) -> str:
     if one["value"] is None:
         return "–"
     interval = f" (95 % {one['low']:.2f} to {one['high']:.2f})" if one["low"] is not None else ""

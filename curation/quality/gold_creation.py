@@ -64,11 +64,11 @@ def choose_sources(tx: Transaction, number: int, count: int) -> list[Sample]:
         )
     if not count:
         return []
-    asked = {"round": number, "kind": row["kind"], "count": count}
-    found = [Sample.read(one.line) for one in tx.execute(_SOURCES, asked)]
+    query = {"round": number, "kind": row["kind"], "count": count}
+    found = [Sample.read(one.line) for one in tx.execute(_SOURCES, query)]
     if not found:
-        told = f"there are no {row['kind']} samples that gold could be made of"
-        raise Refused(told, "import seeds or accept candidates first")
+        message = f"there are no {row['kind']} samples that gold could be made of"
+        raise Refused(message, "import seeds or accept candidates first")
     return [found[place % len(found)] for place in range(count)]
 
 
@@ -97,53 +97,53 @@ def make_gold(
             sample.texts.get(LayerRole.foreground),
             sample.texts.get(LayerRole.background),
         )
-        read = {
+        decoded = {
             role: np.asarray(decode_layer(store.get(sha))) for role, sha in sample.layers.items()
         }
-        spoil = _spoil_pair if sample.kind is Kind.pair else _spoil_single
-        layers, signals = spoil(read, prompt, size, defect, severity, rng)
+        transform = _transform_pair if sample.kind is Kind.pair else _transform_single
+        layers, signals = transform(decoded, prompt, size, defect, severity, rng)
         stored = {role: _put(store, rgba) for role, rgba in layers.items()}
-        tells = LayerRole.blended if sample.kind is Kind.pair else next(iter(stored))
-        prints = {stored[tells].sha256: fingerprint(layers[tells])}
+        shown_role = LayerRole.blended if sample.kind is Kind.pair else next(iter(stored))
+        fingerprints = {stored[shown_role].sha256: fingerprint(layers[shown_role])}
         made.append(
             Planted(
-                uuid.UUID(sample.id), sample.kind, prompt, stored, prints, signals, defect, severity
+                uuid.UUID(sample.id), sample.kind, prompt, stored, fingerprints, signals, defect, severity
             )
         )
     return made
 
 
-Spoilt = tuple[Layers, dict[str, float | None]]
+Transformed = tuple[Layers, dict[str, float | None]]
 
 
-def _spoil_single(
+def _transform_single(
     layers: Layers,
     prompt: Prompt,
     size: Size,
     defect: str | None,
     severity: float,
     rng: np.random.Generator,
-) -> Spoilt:
+) -> Transformed:
     rgba = fit_to(layers[LayerRole.foreground], size)
     rgba = rgba if defect is None else plant(rgba, defect, severity, rng)
     rgba = _disguise(rgba, rng)
     return {LayerRole.foreground: rgba}, measure_single(rgba, prompt.text)
 
 
-def _spoil_pair(
+def _transform_pair(
     layers: Layers,
     prompt: Prompt,
     size: Size,
     defect: str | None,
     severity: float,
     rng: np.random.Generator,
-) -> Spoilt:
+) -> Transformed:
     """Clean copies are composed anew too: a blended image that is exact, as drawn ones are, must tell nothing."""
     fitted = {role: fill_to(rgba, size) for role, rgba in layers.items()}
     for role in (LayerRole.foreground, LayerRole.background):
         fitted[role] = _disguise(fitted[role], rng)
-    spoilt = plant_pair(fitted, defect or next(iter(PAIR_DEFECTS)), severity, rng)
-    return spoilt, measure_whole(spoilt, prompt)
+    transformed = plant_pair(fitted, defect or next(iter(PAIR_DEFECTS)), severity, rng)
+    return transformed, measure_whole(transformed, prompt)
 
 
 def _disguise(rgba: RGBA, rng: np.random.Generator) -> RGBA:
@@ -189,14 +189,14 @@ def keep_gold(tx: Transaction, number: int, planted: Sequence[Planted], actor: s
     count = sa.select(sa.func.count()).where(gold.c.round_id == number)
     if not planted:
         return int(tx.scalar(count))
-    home = _gold_round(tx, planted[0].kind)
+    gold_round = _gold_round(tx, planted[0].kind)
     record_layers(tx, [layer for one in planted for layer in one.layers.values()])
     add_prompts(tx, [one.prompt for one in planted])
     for one in planted:
         seed = secrets.randbits(32)  # as candidates have them, and as little to be foreseen as they
-        candidate = content_id("candidate", home, one.prompt.text, seed, secrets.token_hex(16))
+        candidate = content_id("candidate", gold_round, one.prompt.text, seed, secrets.token_hex(16))
         row = {
-            "id": candidate, "round_id": home, "prompt_id": one.prompt.id, "seed": seed,
+            "id": candidate, "round_id": gold_round, "prompt_id": one.prompt.id, "seed": seed,
             "state": CandidateState.waiting,
         }  # fmt: skip
         tx.execute(sa.insert(candidates), row)

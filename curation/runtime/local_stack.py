@@ -81,7 +81,7 @@ def run_local_stack(settings: Settings) -> Iterator[LocalStack]:
     They are also stopped after an error, Ctrl-C or SIGTERM.
 
     Args:
-        settings: The settings of the instance; a port that is 0 or in use is replaced by a free one.
+        settings: The settings of the instance; a port that is 0 or in use is replaced.
 
     Yields:
         The running stack.

@@ -41,7 +41,7 @@ class Process:
 
 
 class Supervisor:
-    """A thread that supervises child processes; they end with this process, even if it is killed."""
+    """A thread that supervises child processes; they end with this process, even when killed."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
