@@ -228,7 +228,8 @@ _STUCK = sa.text("""
 _DECIDED = sa.text(f"""
     select c.id, c.state, p.text from candidates c join prompts p on p.id = c.prompt_id
     where c.round_id = :round and c.state in ('accepted', 'rejected') and not exists (
-        select from decisions d where d.candidate_id = c.id and d.final and d.desk <> :desk and {STANDS})""")
+        select from decisions d
+        where d.candidate_id = c.id and d.final and d.desk <> :desk and {STANDS})""")
 
 _INSERT_DECISION = sa.text("""
     insert into decisions (

@@ -31,7 +31,7 @@ Often = NDArray[np.float64] | None
 
 @dataclass(frozen=True)
 class Figure:
-    """A coefficient (1 is perfect, 0 chance) with its 95 % interval; None where it is not defined."""
+    """A coefficient (1 is perfect, 0 is chance) with its 95 % interval; None where undefined."""
 
     value: float | None
     low: float | None

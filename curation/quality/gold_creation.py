@@ -370,4 +370,5 @@ _SOURCES = sa.text(f"""
     where s.withdrawn_at is null and s.kind = :kind
     order by s.caption_source = 'file name', size.width is null, s.round = :round, not exists (
         select from prompts p join candidates c on c.prompt_id = p.id
-        where c.round_id = :round and p.text = s.line::jsonb ->> 'caption'), random() limit :count""")
+        where c.round_id = :round and p.text = s.line::jsonb ->> 'caption'),
+        random() limit :count""")
