@@ -62,6 +62,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name on its first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Submodules that need PyTorch or a database are imported here, by the first access to a name.
     if name == "__version__":
         from importlib.metadata import version
 

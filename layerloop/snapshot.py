@@ -106,6 +106,7 @@ def open_snapshot(
         NotFound: There is no such home or snapshot.
         Corrupt: The snapshot cannot be read.
     """
+    # A given store, or a full id, needs no look-up of the name in the database.
     if store is None:
         from layerloop.instance import instance_settings, open_instance
 

@@ -220,6 +220,7 @@ def import_(
     changed = read_changes(changes or []) | (
         {"offset_scale": repr(offset_scale)} if offset_scale is not None else {}
     )
+    # Without a store the importer only examines the files.
     with context(create=True) as ctx, progress() as on_progress:
         imported: ImportResult = load(ctx.settings.importer)(
             files, preset, changed, None if dry_run else ctx.store, on_progress

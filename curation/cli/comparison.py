@@ -67,6 +67,7 @@ def compare(
 
     if sheet:
         sheet.parent.mkdir(parents=True, exist_ok=True)
+    # Resolve the checkpoint, the snapshot for the rule reviewer, and the prompts.
     with context() as ctx:
         with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)

@@ -181,6 +181,7 @@ def _pairs(
         seed: {role: path.with_name(f"{path.stem}-{role}{path.suffix}") for role in roles}
         for seed, path in files.items()
     }
+    # Check all files before anything is generated.
     _check_free([path for by_role in paths.values() for path in by_role.values()], force)
     with context() as ctx:
         return list(scenes.draw_pairs(ctx, checkpoint, pair, paths, options))

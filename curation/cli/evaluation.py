@@ -121,6 +121,7 @@ def evaluate(
     options = EvaluationOptions(
         views, published, perceptual, inception, original, limit, draws, clip
     )
+    # Resolve the checkpoint and the snapshot; a folder is evaluated without a snapshot.
     with context() as ctx:
         with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)

@@ -150,6 +150,7 @@ def reconcile(
     with _open_sync() as sync:
         if apply:
             reconciliation.mend(sync, number)
+        # Compare after the repair, so that only the remaining differences are printed.
         found = reconciliation.compare(sync, number)
     rows = [difference.__dict__ for difference in found]
     print_rows(

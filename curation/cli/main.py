@@ -147,6 +147,7 @@ def _hoist_home(args: list[str]) -> list[str]:
     front: list[str] = []
     rest: list[str] = []
     words = iter(args[:end])
+    # "--home FOLDER" is two words, "--home=FOLDER" is one; a missing value is left to Click.
     for word in words:
         if word == "--home":
             front += [word, *([value] if (value := next(words, None)) is not None else [])]

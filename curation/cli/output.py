@@ -104,6 +104,7 @@ def context(*, create: bool = False) -> Iterator[AppContext]:
     from curation.runtime.context import open_context
 
     config = settings()
+    # A misspelled --home must not create an empty instance.
     if not create and not config.exists():
         hint = (
             "'layerloop up' or 'layerloop demo' creates one; "
@@ -242,6 +243,7 @@ def print_rows(
         table.add_column(Text(_one_line(name)))
     for row in rows:
         table.add_row(*(Text(_cell(make(row))) for make in columns.values()))
+    # A pipe has no width; Rich would cut the cells at 80 columns.
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -272,6 +274,7 @@ def one_more(limit: int) -> int:
 @contextmanager
 def progress() -> Iterator[Callable[[Progress], None]]:
     """Provide a callback that shows progress on stderr, as bars on a terminal, else as lines."""
+    # Logs and pipes get lines, since bars rewrite the line they are on.
     if not talk.is_terminal:
         from curation.progress import ProgressLines, with_time
 

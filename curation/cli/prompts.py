@@ -85,6 +85,7 @@ def make(
 
     def keep(new: list[Prompt]) -> None:
         made.extend(new)
+        # Write each batch at once, so that an interruption loses none.
         if out:
             append(out, new)
         elif not as_json:

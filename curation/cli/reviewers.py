@@ -25,6 +25,7 @@ def add(
     from curation.review import reviewers
 
     with context(create=True) as ctx, ctx.database.transaction() as tx:
+        # Adding an existing reviewer changes nothing, so only a new one is logged.
         known = name.strip() in reviewers.names(tx)
         reviewers.add_reviewer(tx, name, access)
         if not known:

@@ -128,15 +128,17 @@ def open_(
     from curation.runtime.context import load, load_embedder
 
     # Check the options that need no database first.
-    reached = consensus.choose(overlap, rule, certainty, machines_vote=machines_vote)
+    consensus_rules = consensus.choose(overlap, rule, certainty, machines_vote=machines_vote)
     given = read_prompt_file(prompts) if prompts else None
     if given and (given.comments or given.repeated):
         skipped = f"{given.comments} comments skipped"
         talk.print(f"{prompts}: {skipped}, {given.repeated} repeated lines counted once")
     kind = Kind.pair if pairs else Kind.single
     with context() as ctx, ctx.database.transaction() as tx:
-        drawn_by = registry.find_checkpoint(tx, checkpoint) if checkpoint else registry.promoted(tx)
-        if drawn_by is None:
+        generator = (
+            registry.find_checkpoint(tx, checkpoint) if checkpoint else registry.promoted(tx)
+        )
+        if generator is None:
             raise Refused(
                 "no checkpoint is promoted yet",
                 "'layerloop train', then 'layerloop checkpoint promote'",
@@ -147,7 +149,7 @@ def open_(
             texts = loop.choose_prompts(tx, quota, seed, kind, file_names=prompts_from_names)
         else:
             texts = given.prompts
-        warned = warn_of_prompts(ctx, drawn_by, texts)
+        warned = warn_of_prompts(ctx, generator, texts)
         styles = read_styles(lora or [])
         rules = _read_rules(policy.value, share, set_ or [])
         check_measures(
@@ -157,18 +159,18 @@ def open_(
         # Open the round, with a checkpoint of its own where LoRAs are given.
         if dry_run:
             lifecycle.check_round(texts, quota, rules, kind)
-            planned = f"{quota} candidates from {len(texts)} prompts with {short(drawn_by.id)}"
-            message = f"would generate {planned}, {consensus.tell(reached)}"
+            planned = f"{quota} candidates from {len(texts)} prompts with {short(generator.id)}"
+            message = f"would generate {planned}, {consensus.tell(consensus_rules)}"
             print_done(
-                message, as_json, would_draw=quota, prompts=len(texts), checkpoint=drawn_by.id
+                message, as_json, would_draw=quota, prompts=len(texts), checkpoint=generator.id
             )
             return
         if styles:
-            drawn_by = load(ctx.settings.styler)(drawn_by, ctx.store, styles)
-            registry.register_checkpoint(tx, drawn_by, ACTOR)
+            generator = load(ctx.settings.styler)(generator, ctx.store, styles)
+            registry.register_checkpoint(tx, generator, ACTOR)
         number = lifecycle.open_round(
             tx,
-            checkpoint=drawn_by.id,
+            checkpoint=generator.id,
             prompts_=texts,
             quota=quota,
             seed=seed,
@@ -177,7 +179,7 @@ def open_(
             actor=ACTOR,
         )
         if overlap > 1:
-            consensus.set_consensus(tx, number, reached, ACTOR)
+            consensus.set_consensus(tx, number, consensus_rules, ACTOR)
     print_json(
         {"round": number} | ({"warning": warned} if warned else {})
     ) if as_json else print_text(number)

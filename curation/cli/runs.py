@@ -58,6 +58,7 @@ def show(run: Run, as_json: Json = False) -> None:
         row = _find(tx, run)
         held = leases.find_lease(tx, row["id"])
     details = row | {"holder": held[0] if held else None, "held_until": held[1] if held else None}
+    # The folder is missing if the run was trained on another machine.
     if row["kind"] == "training":
         folder = settings().home.resolve() / "runs" / str(row["id"])
         details["folder"] = str(folder) if folder.is_dir() else None
@@ -83,6 +84,7 @@ def cancel(run: Run, as_json: Json = False) -> None:
 
     with context() as ctx, ctx.database.transaction() as tx:
         row = _find(tx, run)
+        # Training and captions have tables of their own.
         of_kind = registry.cancel_run if row["kind"] == "training" else captions.cancel_run
         if not of_kind(tx, row["id"], ACTOR):
             raise Conflict(

@@ -103,6 +103,7 @@ def withdraw(
 
     with context() as ctx, ctx.database.transaction() as tx:
         if dry_run:
+            # A sample may be given twice, by id and by prefix.
             count = len({samples.find_sample_id(tx, name) for name in names})
             talk.print(f"would withdraw {count} samples")
             return

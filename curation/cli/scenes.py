@@ -128,6 +128,7 @@ def draw_pairs(
         given = _given(pair, images, size)
         size = size or next(((rgba.shape[1], rgba.shape[0]) for rgba in given.values()), None)
         metadata = _metadata(prompt, source, size, given)
+        # Files are written after each batch, so that an interruption keeps the finished ones.
         for start in range(0, len(seeds), source.generator.at_once):
             batch = seeds[start : start + source.generator.at_once]
             drawn = source.draw([DrawRequest(prompt, seed) for seed in batch], size, given)
@@ -186,6 +187,7 @@ def _save(
 ) -> dict[str, Any]:
     from curation.images.provenance import COMPOSED, DRAWN, save_picture
 
+    # A given layer gets no metadata, and the composite is marked as partly generated.
     for role, path in paths.items():
         source = COMPOSED if given and role is LayerRole.blended else DRAWN
         save_picture(
@@ -236,6 +238,7 @@ def draw_layers(
                 drawn = draw_scene(scene, images, source, folder, on_progress, force)
         else:
             drawn = draw_scene(scene, images, None, folder, on_progress, force)
+    # Files of layered formats are written last, from the finished layers.
     layered = write_layered(folder, drawn, wanted)
     if as_json:
         print_json(

@@ -113,6 +113,7 @@ def demo(
     from curation.runtime.local_stack import run_local_stack
     from curation.runtime.loop import Plan, run_loop
 
+    # The plan of the loop; the recipe trains what the kind of candidates needs.
     kind, recipe = (Kind.pair, "pairs") if pairs else (Kind.single, "whole")
     plan = Plan(
         rounds=rounds,
@@ -192,6 +193,7 @@ def api(
 
     config = _settings(port)
     with open_context(config) as context, contextlib.suppress(KeyboardInterrupt):
+        # Bind first, so that a port in use fails before the address is printed.
         with open_socket(config.host, config.port) as listening:
             talk.print(f"serving at http://{config.host}:{config.port}")
             serve(create_app(context), listening)

@@ -45,6 +45,7 @@ def _reader(ctx: AppContext) -> ReadTexts | None:
     """Return the text reader, None if the training package is not installed."""
     from curation.runtime.context import load
 
+    # The tokenizers belong to the training package.
     try:
         found: ReadTexts = load(ctx.settings.reader)
     except LayerloopError:

@@ -57,7 +57,7 @@ CONVERTED, NOT_PROFILE, BROKEN_PROFILE = "colour_converted", "odd_colour_space",
 
 @dataclass(frozen=True)
 class ColorSpace:
-    """A color space: primaries, and the exponent of its transfer function (None is sRGB's curve)."""
+    """Primaries, and the exponent of the transfer function (None is sRGB's curve)."""
 
     primaries: tuple[float, ...] = SRGB
     power: float | None = None

@@ -118,8 +118,8 @@ def count_bits(mark: bytes, others: Sequence[bytes]) -> NDArray[np.int32]:
 def _dct_bits(plane: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return 64 bits of a 32 x 32 plane: the low frequencies above a twentieth of their RMS.
 
-    The usual threshold, the median, is 0 for symmetric shapes and turns rounding noise into bits: at
-    96 % scale, 1 % of seed images then lost 26 bits or more, with this threshold 3 (measured).
+    The usual threshold, the median, is 0 for symmetric shapes and turns rounding noise into bits:
+    at 96 % scale, 1 % of seed images then lost 26 bits or more, with this threshold 3 (measured).
     """
     low = cv2.dct(np.ascontiguousarray(plane))[:8, :8].ravel()
     low[0] = 0
