@@ -31,7 +31,7 @@ def list_(
 
     with context() as ctx, ctx.database.transaction() as tx:
         rows = lifecycle.list_candidates(tx, number, state, one_more(limit))
-    # JSON output has whole rows, these columns are those of the table.
+    # The columns of the table; JSON output has all fields of the rows.
     columns = {
         "candidate": lambda r: r["id"].hex[:12],
         "round": lambda r: r["round"],

@@ -280,7 +280,7 @@ def export(
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return
     for file in written:
-        # Parts without a path were not written; their text says why.
+        # Parts without a path were not written; `what` has the reason.
         if not file.path:
             talk.print(f"part {file.part} is {file.what}")
             continue

@@ -138,11 +138,11 @@ def draw(
         negative, steps, guidance, *read_size(size), sampler_name, None, strength, upscale
     )
 
-    # A scene: its file has the prompts and images, and its planned steps may be printed alone.
+    # A scene: its file has the prompts and images, and a dry run prints its steps.
     if layers is not None:
         if paired or prompt is not None or count != 1:
             raise Refused(
-                "a scene's prompts and images stand in its file",
+                "a scene file defines its prompts and images",
                 "with --layers leave out prompts, images and --count",
             )
         scenes.draw_layers(

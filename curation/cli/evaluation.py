@@ -199,7 +199,7 @@ def _print_metrics(measured: EvaluationResult) -> None:
         print_text(f"{metric:<20} {value:.5g}")
     print_text()
     # Then the tables: by background, of pairs, and beside published results.
-    _print_table("over", measured.backgrounds)
+    _print_table("background", measured.backgrounds)
     if measured.pairs:
         print_text()
         means = {

@@ -57,10 +57,7 @@ def status(as_json: Json = False) -> None:
             for refusal in refusals
             if (refusal["round"], refusal["project"]) == (row["round"], row["number"])
         ]
-    counts = ["sending", "up", "answered", "not_taken", "decisions", "pending", "refused"]
-    columns = ["round", "part", "desk", "number", "serving", *counts, "collected_at", "trouble"]
-    columns += ["refusals"] if as_json else []
-    print_rows(rows, {name: itemgetter(name) for name in columns}, as_json)
+    print_rows(rows, {heading: itemgetter(key) for heading, key in _PROJECT_TABLE.items()}, as_json)
     if not as_json:
         _print_refusals(refusals)
         for row in kept_away:
@@ -73,6 +70,25 @@ def status(as_json: Json = False) -> None:
     # The stored state is printed first, also where the connection fails.
     if failure is not None:
         raise failure
+
+
+# Heading of the table of projects -> key of its rows.
+_PROJECT_TABLE = {
+    "round": "round",
+    "part": "part",
+    "tool": "desk",
+    "project": "number",
+    "active": "serving",
+    "to push": "sending",
+    "open": "up",
+    "annotated": "answered",
+    "not accepted": "not_taken",
+    "decisions": "decisions",
+    "pending": "pending",
+    "not counted": "refused",
+    "last pull": "collected_at",
+    "problem": "trouble",
+}
 
 
 def _account(ctx: AppContext) -> tuple[str, LayerloopError | None]:
@@ -153,11 +169,14 @@ def reconcile(
         # Compare after the repair, so that only the remaining differences are printed.
         found = reconciliation.compare(sync, number)
     rows = [difference.__dict__ for difference in found]
-    print_rows(
-        rows,
-        {name: itemgetter(name) for name in ("kind", "round", "number", "mendable", "told")},
-        as_json,
-    )
+    columns = {
+        "kind": itemgetter("kind"),
+        "round": itemgetter("round"),
+        "task": itemgetter("number"),
+        "repairable": itemgetter("mendable"),
+        "description": itemgetter("told"),
+    }
+    print_rows(rows, columns, as_json)
     if any(difference.mendable for difference in found):
         raise typer.Exit(1)
 
@@ -194,11 +213,14 @@ def people(
             email, _, name = match.partition("=")
             labeling_users.match_by_name(tx, email, name, ACTOR)
         rows = labeling_users.list_people(tx)
-    print_rows(
-        rows,
-        {name: itemgetter(name) for name in ("email", "name", "kind", "active", "at")},
-        as_json,
-    )
+    columns = {
+        "e-mail": itemgetter("email"),
+        "reviewer": itemgetter("name"),
+        "kind": itemgetter("kind"),
+        "active": itemgetter("active"),
+        "since": itemgetter("at"),
+    }
+    print_rows(rows, columns, as_json)
 
 
 @contextmanager

@@ -12,7 +12,15 @@ from curation.cli.output import print_json, print_rows, talk
 if TYPE_CHECKING:
     from curation.ports import StageMemory
 
-HELD = ("weights", "gradients", "optimiser", "average", "activations", "pictures")
+PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimiser",
+    "EMA": "average",
+    "activations": "activations",
+    "images": "pictures",
+}
+"""Headings of the parts of a stage's memory -> their names in `StageMemory.held`."""
 
 
 def print_memory(stages: Sequence[StageMemory], run: str, as_json: bool) -> None:
@@ -27,7 +35,8 @@ def print_memory(stages: Sequence[StageMemory], run: str, as_json: bool) -> None
         {"stage": stage.stage, "on": stage.device, "peak": stage.peak, **stage.held}
         for stage in stages
     ]
-    columns = {name: partial(_cell, name) for name in ("stage", "on", *HELD, "peak")}
+    names = {"stage": "stage", "on": "on", **PARTS, "peak": "peak"}
+    columns = {heading: partial(_cell, name) for heading, name in names.items()}
     print_rows(rows, columns, as_json=False)
     for stage in stages:
         talk.print(f"{stage.stage}: {stage.advice}")

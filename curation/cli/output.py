@@ -226,7 +226,7 @@ def print_rows(
     """Print a listing as JSON or as a table.
 
     Args:
-        rows: The rows; JSON contains them whole.
+        rows: The rows; JSON contains all their fields.
         columns: By heading of the table, the function that gives a row's cell.
         as_json: Print JSON instead of a table.
     """

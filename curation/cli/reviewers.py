@@ -63,7 +63,13 @@ def list_(as_json: Json = False) -> None:
             dict(row)
             for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
         ]
-    columns = {name: itemgetter(name) for name in ("name", "kind", "access", "active", "paused")}
+    columns = {
+        "name": itemgetter("name"),
+        "kind": itemgetter("kind"),
+        "role": itemgetter("access"),
+        "active": itemgetter("active"),
+        "paused": itemgetter("paused"),
+    }
     print_rows(rows, columns, as_json)
 
 

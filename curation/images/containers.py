@@ -101,7 +101,7 @@ def read_gif(data: bytes) -> Header:
             ended = mark == 0x3B
             offset += 1
     if min(width, height) < 1:
-        raise BadFile("bad_dimensions", f"the header says {width} x {height} pixels")
+        raise BadFile("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
     return Header(
         "GIF",
         width,
@@ -188,7 +188,7 @@ def read_tiff(data: bytes) -> Header:
             or not bits <= {1, 2, 4, 8, 16}
             or len(bits) != 1
         ):
-            raise _unsupported("its samples are not whole numbers of 8 or 16 bits")
+            raise _unsupported("its samples are not integers of 8 or 16 bits")
         if photometric not in {0, 1, 2, 3, 6}:
             raise _unsupported("its colors are CMYK or Lab")
         deep = bits == {16}

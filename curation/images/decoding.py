@@ -86,7 +86,7 @@ def check_pixels(header: Header, limits: Limits) -> None:
             f"{width} x {height} pixels are more than {limits.pixels / 1e6:g} million",
         )
     if min(width, height) < 1:
-        raise BadFile("bad_dimensions", f"the header says {width} x {height} pixels")
+        raise BadFile("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
     if header.animated:
         raise BadFile("animated", "the file has several frames")
 
@@ -158,7 +158,7 @@ def _samples(header: Header) -> Raw:
         # Only the size of the header was checked against the limits.
         if not _same_size(image.size, header):
             raise ValueError(
-                f"decoded {image.size}, the header says {header.width} x {header.height}"
+                f"decoded {image.size}, but the header has {header.width} x {header.height}"
             )
         image.load()
         if header.format == "PNG":
@@ -190,7 +190,7 @@ def _decode_deep(header: Header) -> NDArray[np.uint16]:
         or not _same_size(deep.shape[1::-1], header)
     ):
         raise ValueError("the decoded samples do not match the header")
-    # A fourth channel is alpha only if the header says so.
+    # A fourth channel is alpha only if the header declares it.
     if channels == RGB_ALPHA and not header.alpha:
         deep = deep[..., :RGB]
     # OpenCV returns B G R.
@@ -246,7 +246,7 @@ def _palette(header: Header) -> RGBA:
 
 
 def _plain(image: Image.Image, header: Header) -> NDArray[np.uint8]:
-    """Return the samples of an image as Pillow decodes them, with alpha if the header says so."""
+    """Return the samples of an image as Pillow decodes them, with alpha if it is declared."""
     if header.alpha:
         # Pillow applies a GIF's palette transparency and divides premultiplied colors by alpha.
         image = image.convert("LA" if image.mode in {"La", "LA"} else "RGBA")

@@ -51,7 +51,7 @@ def read_png(data: bytes) -> Header:
         ">IIBBBBB", seen.get(b"IHDR", bytes(13))
     )
     if seen and min(width, height) < 1:
-        raise BadFile("bad_dimensions", f"the header says {width} x {height} pixels")
+        raise BadFile("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
     if not parts:
         raise BadFile("truncated", "the file ends before its pixels begin")
     if color_type not in CHANNELS or bits not in {1, 2, 4, 8, 16}:

@@ -1,4 +1,4 @@
-"""The model of Dawid and Skene: estimates true labels and reviewer skills from verdicts alone."""
+"""The model of Dawid and Skene: estimates true labels and reviewer skills from verdicts."""
 
 from __future__ import annotations
 
