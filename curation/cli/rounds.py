@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from curation.cli.loras import Lora, read_styles
 from curation.cli.output import (
     ACTOR,
-    LARGEST,
     DryRun,
     Json,
     context,
@@ -23,44 +20,17 @@ from curation.cli.output import (
     short,
     talk,
 )
-from curation.domain import Rule
+from curation.cli.round_options import (
+    Certainty,
+    HowDecided,
+    MachinesVote,
+    Number,
+    Overlap,
+    Policy,
+    read_rules,
+)
 
 app = typer.Typer(no_args_is_help=True)
-
-Overlap = Annotated[
-    int,
-    typer.Option(help="Number of people who independently review each candidate.", min=1, max=15),
-]
-HowDecided = Annotated[
-    Rule | None,
-    typer.Option("--rule", help="How several verdicts are combined; 'single' with overlap 1."),
-]
-Certainty = Annotated[
-    float | None,
-    typer.Option(
-        help="Minimum share or probability of a verdict; below it an adjudicator decides.",
-        min=0,
-        max=1,
-    ),
-]
-MachinesVote = Annotated[
-    bool,
-    typer.Option(
-        "--machines-vote",
-        help="With overlap, count the rule reviewer as one vote; otherwise it decides alone.",
-    ),
-]
-Number = Annotated[
-    int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)
-]
-
-
-class Policy(StrEnum):
-    """The policies that choose which candidates people review."""
-
-    random = "random"
-    mixed = "mixed"
-    paper = "paper"
 
 
 @app.command("open")
@@ -151,7 +121,7 @@ def open_(
             texts = given.prompts
         warned = warn_of_prompts(ctx, generator, texts)
         styles = read_styles(lora or [])
-        rules = _read_rules(policy.value, share, set_ or [])
+        rules = read_rules(policy.value, share, set_ or [])
         check_measures(
             rules, load_embedder(ctx.settings).measures if policy is Policy.paper else ()
         )
@@ -393,19 +363,3 @@ def take_back(number: Number, dry_run: DryRun = False, as_json: Json = False) ->
         count = auto_reviewer.take_back(tx, number, ACTOR)
     message = f"{count} automatic verdicts were reverted; their candidates are unreviewed again"
     print_done(message, as_json, round=number, taken_back=count)
-
-
-def _read_rules(kind: str, share: float | None, given: Sequence[str]) -> dict[str, Any]:
-    """Parse the parameters of a policy from NAME=VALUE words, without checking their values."""
-    from curation.errors import Refused
-
-    rules: dict[str, Any] = {"kind": kind} | ({} if share is None else {"share": share})
-    for word in given:
-        name, _, value = word.partition("=")
-        try:
-            rules[name.strip()] = int(value) if value.strip().isdigit() else float(value)
-        except ValueError as error:
-            raise Refused(
-                f"{word!r} is not a policy parameter", "for example --set random=0.2"
-            ) from error
-    return rules
