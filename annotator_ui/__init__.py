@@ -1,1 +1,1 @@
-"""The skin of Layerloop: pages and static files over the JSON API of curation."""
+"""The front end of Layerloop: pages and static files that use the JSON API of curation."""

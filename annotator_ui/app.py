@@ -1,4 +1,4 @@
-"""The pages: shells without data, filled by plain JavaScript modules from the JSON API."""
+"""Routes of the front end: pages without data, which JavaScript modules fill from the JSON API."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ POLICY = {
     "form-action": "'self'",
     "base-uri": "'none'",
     "frame-ancestors": "'none'",
-    # No string ever becomes markup or code: a caption cannot be anything but text. One address may become a worker.
+    # No string becomes markup or code, so that a caption is always text; one policy creates the URL
+    # of a web worker.
     "require-trusted-types-for": "'script'",
     "trusted-types": "edge-worker",
 }
-"""What a page may load: nothing inline, nothing from elsewhere; and nobody may frame it."""
+"""The content security policy: nothing inline, nothing from other origins, and no framing."""
 
 HEADERS = {
     "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
@@ -44,7 +45,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-"""Sent with every page and static file."""
+"""Headers of every page and static file."""
 
 PAGES = {
     "/review": "review",
@@ -57,48 +58,60 @@ PAGES = {
     "/me": "me",
     "/sign-in": "sign_in",
 }
-"""Address of a page: the name of its template in pages/ and of its module in static/."""
+"""Path of a page -> name of its template in pages/ and of its module in static/."""
 
 _IMPORT = re.compile(r'^(?:import|export)\b[^"]*"\./([a-z_]+\.js)";$', re.MULTILINE)
 
 
 def mount(app: FastAPI) -> None:
-    """Add the pages and their static files to an application that serves the API.
+    """Add the pages and their static files to the application of the API.
 
-    Pages hold no data, so they are open; whoever has no session is sent to sign in, and the API decides what a
-    session may read. Static files live under a digest of their contents and may be cached for ever.
+    Pages contain no data, so they need no authorization: requests without a session cookie are
+    redirected to the sign-in page, and the API decides which data a session may read.
+
+    Args:
+        app: The application; its state has the name of the session cookie.
     """
+    # The path has a digest of all static files, so that browsers may cache them forever.
     folder = f"/static/{_digest()}"
     app.mount(folder, _StaticFiles(directory=STATIC), name="static")
     router = APIRouter(include_in_schema=False)
     router.add_api_route("/", _front, methods=["GET"], response_class=RedirectResponse)
     for address, name in PAGES.items():
-        router.add_api_route(address, _page(name, folder), methods=["GET"], response_class=HTMLResponse)
+        router.add_api_route(
+            address, _page(name, folder), methods=["GET"], response_class=HTMLResponse
+        )
     app.include_router(router)
     app.state.error_page = _error_page(folder)
 
 
 def _front(request: Request) -> Response:
-    """Send reviewers to the review page, which takes candidates for them, and all others to the rounds."""
+    """Redirect annotators to the review page, which claims candidates, and others to the rounds."""
     page = "/sign-in"
     if _has_session(request):
-        access_of = getattr(request.app.state, "access_of", None)  # set by the application that serves the API
-        page = "/review" if access_of is None or access_of(request) in {"annotator", None} else "/rounds"
+        # The API's application sets it; without it everybody goes to the review page.
+        access_of = getattr(request.app.state, "access_of", None)
+        page = (
+            "/review"
+            if access_of is None or access_of(request) in {"annotator", None}
+            else "/rounds"
+        )
     return RedirectResponse(page, 303, HEADERS | {"Cache-Control": "no-store"})
 
 
 def _has_session(request: Request) -> bool:
-    """Return whether there is a session cookie; whether it is a good one is for the API to say."""
+    """Return whether there is a session cookie; only the API checks whether it is valid."""
     return request.app.state.session_cookie in request.cookies
 
 
 def _page(name: str, folder: str) -> Any:
-    """The endpoint of one page; it looks at whether there is a session, never at whether it is a good one."""
+    """Return the endpoint of one page, which redirects requests without a session cookie."""
 
     def show(request: Request) -> Response:
         if name != "sign_in" and not _has_session(request):
-            wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            target = f"/sign-in?next={quote(wanted, safe='/')}"
+            # The sign-in page returns to the requested page.
+            requested = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            target = f"/sign-in?next={quote(requested, safe='/')}"
             return RedirectResponse(target, 303, HEADERS | {"Cache-Control": "no-store"})
         html = render(name, folder)
         return HTMLResponse(html, headers=HEADERS | {"Cache-Control": "no-cache"})
@@ -107,7 +120,7 @@ def _page(name: str, folder: str) -> Any:
 
 
 def _error_page(folder: str) -> Any:
-    """Return what answers a request for an address that is no page, with that status and those headers."""
+    """Return a function that responds with the error page, given a status and headers."""
 
     def show(_: Request, status: int, headers: dict[str, str]) -> Response:
         html = render("missing", folder)
@@ -117,7 +130,16 @@ def _error_page(folder: str) -> Any:
 
 
 def render(name: str, folder: str, **words: Any) -> str:
-    """One page as HTML; every value is escaped, and a value that is missing is an error."""
+    """Render a page as HTML.
+
+    Args:
+        name: The name of its template and module.
+        folder: The path of the static files.
+        words: Further values of the template; they are escaped, and a missing one is an error.
+
+    Returns:
+        The HTML.
+    """
     modules = sorted(needed_modules(f"{name}.js"))
     return (
         _templates()
@@ -127,23 +149,26 @@ def render(name: str, folder: str, **words: Any) -> str:
 
 
 def needed_modules(module: str) -> frozenset[str]:
-    """A module and all that it imports, so that the browser can fetch them at once and not one after another."""
+    """Return a JavaScript module and all its transitive imports, for preloading in parallel."""
     found: set[str] = set()
-    open_ends = [module]
-    while open_ends:
-        name = open_ends.pop()
+    pending = [module]
+    while pending:
+        name = pending.pop()
         if name not in found:
             found.add(name)
-            open_ends += _IMPORT.findall((STATIC / name).read_text("utf-8"))
+            pending += _IMPORT.findall((STATIC / name).read_text("utf-8"))
     return frozenset(found)
 
 
 @cache
 def _templates() -> Environment:
-    return Environment(loader=FileSystemLoader(HERE / "pages"), autoescape=True, undefined=StrictUndefined)
+    return Environment(
+        loader=FileSystemLoader(HERE / "pages"), autoescape=True, undefined=StrictUndefined
+    )
 
 
 def _digest() -> str:
+    """Return a digest of the names and contents of all static files."""
     digest = hashlib.sha256()
     for file in sorted(STATIC.rglob("*")):
         if file.is_file():
@@ -153,7 +178,7 @@ def _digest() -> str:
 
 
 class _StaticFiles(StaticFiles):
-    """Static files with our headers; their address changes with their content."""
+    """Static files with security headers and unlimited caching, since their path has a digest."""
 
     def file_response(self, full_path: str | PathLike[str], *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(full_path, *args, **kwargs)

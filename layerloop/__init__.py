@@ -1,11 +1,12 @@
-"""The public Python API: snapshots as datasets, pipelines for transparent images, and generation from checkpoints.
+"""The public Python API: snapshots as datasets, pipelines for transparent images, and generation.
 
     import layerloop
 
     dataset = layerloop.open_snapshot("latest").dataset("train", size=512)
     image = layerloop.generate("a glass bottle", seed=7)[0]["foreground"]
 
-Every name is imported on first use, so that `import layerloop` is fast and needs neither PyTorch nor a database.
+Every name is imported on first use, so that `import layerloop` is fast and needs neither PyTorch
+nor a database.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name on its first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Submodules that need PyTorch or a database are imported here, by the first access to a name.
     if name == "__version__":
         from importlib.metadata import version
 
@@ -68,7 +70,7 @@ def __getattr__(name: str) -> Any:
     else:
         module, _, attribute = _DEFINED_IN.get(name, f"training.pipelines:{name}").partition(":")
         value = getattr(importlib.import_module(module), attribute)
-    globals()[name] = value  # the next access does not come here
+    globals()[name] = value  # the next access finds it without __getattr__
     return value
 
 

@@ -27,31 +27,41 @@ def generate(
     """Generate images with alpha, deterministic in prompt, seed, checkpoint and options.
 
     Args:
-        prompt: The text; or a `curation.domain.Prompt` with texts for foreground and background, which gives pairs.
+        prompt: The text; or a `curation.domain.Prompt` with texts for foreground and background,
+            which gives pairs.
         count: Number of images; their seeds are `seed`, `seed + 1`, and so on.
         seed: Seed of the first image.
-        checkpoint: Id of the checkpoint, or its first eight or more digits; by default the promoted one.
+        checkpoint: Id of the checkpoint, or its first eight or more digits; by default the promoted
+            one.
         home: Home folder of the instance; by default that of LAYERLOOP_HOME, else `.home`.
-        options: Fields of `curation.ports.DrawOptions`: steps, guidance, size, negative, sampler and so on.
+        options: Fields of `curation.ports.DrawOptions`: steps, guidance, size, negative, sampler
+            and so on.
 
     Returns:
-        One dictionary for each seed from role ("foreground"; of pairs also "background" and "blended") to image.
+        One dictionary per seed from role ("foreground"; for pairs also "background" and "blended")
+        to image.
 
     Raises:
         NotFound: There is no such home or checkpoint.
-        Refused: The checkpoint has no base model, or an option does not suit it.
+        Refused: The checkpoint has no base model, or does not support an option.
     """
-    asked = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-    requests = [DrawRequest(asked, one) for one in range(seed, seed + count)]
+    request = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+    requests = [DrawRequest(request, number) for number in range(seed, seed + count)]
     with open_instance(home) as instance:
         with instance.database.transaction() as tx:
             found = find_checkpoint(tx, checkpoint) if checkpoint else promoted(tx)
         if found is None:
-            raise NotFound("no checkpoint is promoted", "give checkpoint=; 'layerloop checkpoint list' shows them")
+            raise NotFound(
+                "no checkpoint is promoted",
+                "pass checkpoint=; 'layerloop checkpoint list' shows the ids",
+            )
         generator = load(instance.settings.generator)(found, instance.store)
-        # Batches as large as the generator likes: fewer at a time cost as much, more need more memory.
-        starts = range(0, count, generator.at_once)
-        batches = (generator.draw(requests[one : one + generator.at_once], DrawOptions(**options)) for one in starts)
+        # Batches of the generator's own size: smaller ones are no faster, larger ones need more
+        # memory.
+        batches = (
+            generator.draw(requests[start : start + generator.at_once], DrawOptions(**options))
+            for start in range(0, count, generator.at_once)
+        )
         return [_as_images(layers) for batch in batches for layers in batch]
 
 

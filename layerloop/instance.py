@@ -20,7 +20,7 @@ def instance_settings(home: Path | str | None) -> Settings:
     settings = read_settings(**({} if home is None else {"home": Path(home)}))
     if settings.embedded and not settings.home.is_dir():
         # A reader must not create an empty instance where a path is misspelt.
-        raise NotFound(f"there is no home {settings.home}", "give home=, or set LAYERLOOP_HOME")
+        raise NotFound(f"there is no home {settings.home}", "pass home=, or set LAYERLOOP_HOME")
     return settings
 
 

@@ -46,7 +46,7 @@ class Snapshot:
         return self.manifest.counts
 
     def samples(self) -> Iterator[Sample]:
-        """Yield the samples in the order of their ids, with captions, licences and the sha256 of each layer.
+        """Yield the samples in the order of their ids, with captions, licences and layer hashes.
 
         Raises:
             NotFound: A part of the snapshot is not in the store.
@@ -64,15 +64,15 @@ class Snapshot:
     ) -> LayerDataset:
         """Return the layers of a split as a map-style dataset of 4 x size x size float tensors.
 
-        An item is straight (not premultiplied) RGBA in [0, 1], letterboxed into a transparent square;
-        `dataset.caption_of(index)` is its text. The training split leaves out samples that share a layer
-        with a held-out sample.
+        An item is straight (not premultiplied) RGBA in [0, 1], letterboxed into a transparent
+        square; `dataset.caption_of(index)` is its text. The training split leaves out samples that
+        share a layer with a held-out sample.
 
         Args:
             split: "train" or "heldout".
-            size: Side of the square in pixels.
-            roles: Which layers of each sample: "foreground", "background", "blended".
-            in_memory: Decode all layers now and keep them, instead of decoding on access.
+            size: Width and height of the square in pixels.
+            roles: The layers of each sample to load: "foreground", "background", "blended".
+            in_memory: Decode all layers now and keep them in memory, instead of on each access.
 
         Raises:
             NotFound: A part of the snapshot is not in the store.
@@ -80,17 +80,22 @@ class Snapshot:
             Refused: The split is empty.
             ValueError: The split or a role is unknown.
         """
+        # Imported here, so that reading a manifest does not need PyTorch.
         from training.data.dataset import load_split
 
         wanted = tuple(LayerRole(role) for role in roles)
-        return load_split(self.store, self.id, Split(split), size, in_memory=in_memory, roles=wanted)
+        return load_split(
+            self.store, self.id, Split(split), size, in_memory=in_memory, roles=wanted
+        )
 
 
-def open_snapshot(name: str = LATEST, *, home: Path | str | None = None, store: ObjectStore | None = None) -> Snapshot:
+def open_snapshot(
+    name: str = LATEST, *, home: Path | str | None = None, store: ObjectStore | None = None
+) -> Snapshot:
     """Open a snapshot by its id, the first eight or more digits of its id, its tag, or as "latest".
 
-    A full id needs no database. Other names are looked up in the instance's database, which is started and
-    migrated if necessary, as by every command.
+    A full id needs no database. Other names are looked up in the instance's database, which is
+    started and migrated if necessary, as by every command.
 
     Args:
         name: Id, beginning of an id, tag, or "latest" for the newest snapshot.
@@ -101,6 +106,7 @@ def open_snapshot(name: str = LATEST, *, home: Path | str | None = None, store: 
         NotFound: There is no such home or snapshot.
         Corrupt: The snapshot cannot be read.
     """
+    # A given store, or a full id, needs no look-up of the name in the database.
     if store is None:
         from layerloop.instance import instance_settings, open_instance
 
@@ -120,7 +126,7 @@ def _find(instance: AppContext, name: str) -> str:
     with instance.database.transaction() as tx:
         try:
             return find_snapshot(tx, name)
-        except NotFound:
+        except NotFound:  # no snapshot has the tag "latest": take the newest
             newest = list_snapshots(tx)[:1] if name == LATEST else []
             if not newest:
                 raise

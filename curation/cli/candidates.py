@@ -1,4 +1,4 @@
-"""Commands of data engineers: candidates."""
+"""Commands for candidates (data engineers)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("list")
 def list_(
-    number: Annotated[int | None, typer.Option("--round", help="Of this round alone.", min=1, max=LARGEST)] = None,
-    state: Annotated[CandidateState | None, typer.Option(help="In this state alone.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0, max=LARGEST)] = 100,
+    number: Annotated[
+        int | None,
+        typer.Option("--round", help="Only candidates of this round.", min=1, max=LARGEST),
+    ] = None,
+    state: Annotated[
+        CandidateState | None, typer.Option(help="Only candidates in this state.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(help="Maximum number of rows; 0 for all.", min=0, max=LARGEST)
+    ] = 100,
     as_json: Json = False,
 ) -> None:
-    """Candidates with their prompt, seed, state, flags and layers."""
+    """List candidates with prompt, seed, state, flags and layers."""
     from curation.rounds import lifecycle
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         rows = lifecycle.list_candidates(tx, number, state, one_more(limit))
+    # The columns of the table; JSON output has all fields of the rows.
     columns = {
         "candidate": lambda r: r["id"].hex[:12],
         "round": lambda r: r["round"],

@@ -1,4 +1,4 @@
-"""Commands of data engineers: captions."""
+"""Commands for captions (data engineers)."""
 
 from __future__ import annotations
 
@@ -24,60 +24,78 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Option(help="An image-text-to-text model: a hub name or a folder.")],
-    prompt: Annotated[str | None, typer.Option(help="What the model is asked of each picture.")] = None,
-    background: Annotated[int, typer.Option(help="The grey that layers are shown on.", min=0, max=255)] = 128,
-    tokens: Annotated[int, typer.Option(help="The longest caption, in the model's tokens.", min=1, max=500)] = 60,
-    again: Annotated[bool, typer.Option("--again", help="Also samples that a model captioned before.")] = False,
-    limit: Annotated[int, typer.Option(help="At most so many samples; 0 for all.", min=0)] = 0,
-    wait: Annotated[bool, typer.Option(help="Caption here and now; --no-wait leaves it to a worker.")] = True,
+    model: Annotated[str, typer.Option(help="Image-text-to-text model: a hub name or a folder.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="Instruction for the model, sent with each image.")
+    ] = None,
+    background: Annotated[
+        int, typer.Option(help="Gray level behind the layers.", min=0, max=255)
+    ] = 128,
+    tokens: Annotated[
+        int, typer.Option(help="Maximum caption length, in tokens.", min=1, max=500)
+    ] = 60,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also recaption samples that a model captioned before.")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="Maximum number of samples; 0 for all.", min=0)] = 0,
+    wait: Annotated[
+        bool, typer.Option(help="Run in this process; --no-wait queues it for a worker.")
+    ] = True,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Let a model caption the samples that have no caption; captions that people gave are left alone.
+    """Caption the samples that have no caption with a model; captions by people are kept.
 
-    The same command again goes on where it stopped. Snapshots to come bear the captions, those frozen stay as they are.
+    Running the same command again resumes. Later snapshots contain the new captions, existing
+    snapshots do not change.
     """
     from curation import jobs
     from curation.datasets import captions
     from curation.errors import LayerloopError
 
-    order = captions.CaptionOrder(model, prompt or captions.PROMPT, background, tokens, again, limit)
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    order = captions.CaptionOrder(
+        model, prompt or captions.PROMPT, background, tokens, again, limit
+    )
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             if dry_run:
-                talk.print(f"would let {model} caption {len(captions.choose_samples(tx, order))} samples")
+                count = len(captions.choose_samples(tx, order))
+                talk.print(f"would caption {count} samples with {model}")
                 return
             id_ = captions.order_captions(tx, order, ACTOR)
             if wait:
-                tx.jobs.clear()  # this process does it
+                tx.jobs.clear()  # no worker may start the run that this process works on
         if wait:
-            with resumable(), progress() as tell:
-                work_here(opened, id_, jobs.caption, captions.find_run, tell)
-        with opened.database.transaction() as tx:
+            with resumable(), progress() as on_progress:
+                work_here(ctx, id_, jobs.caption, captions.find_run, on_progress)
+        with ctx.database.transaction() as tx:
             row = captions.find_run(tx, id_)
+
+    # A worker or another command may have failed or cancelled the run meanwhile.
     if row["state"] in {"failed", "cancelled"}:
         state = "failed" if row["state"] == "failed" else "stopped"
         raise LayerloopError(
             f"captioning {state}: {row['error']}",
-            "the same command goes on where it stopped, once the cause is mended",
+            "fix the cause and run the same command again to resume",
         )
     if as_json:
         print_json({"run": str(id_), "state": row["state"], **row["progress"]})
     else:
-        talk.print(f"{row['state']}: {row['progress'].get('done', 0)} samples seen")
+        talk.print(f"{row['state']}: {row['progress'].get('done', 0)} samples processed")
         print_text(id_)
 
 
 @app.command()
 def give(
-    sample: Annotated[str, typer.Argument(help="The sample's id, or the first eight or more digits of it.")],
-    text: Annotated[str, typer.Argument(help="What the picture shows.")],
+    sample: Annotated[
+        str, typer.Argument(help="The sample's id, or its first eight or more digits.")
+    ],
+    text: Annotated[str, typer.Argument(help="The caption.")],
     as_json: Json = False,
 ) -> None:
-    """Give a sample a caption of your own; no model overwrites it."""
+    """Set the caption of a sample by hand; no model overwrites it."""
     from curation.datasets import captions
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         id_ = captions.give_caption(tx, sample, text, ACTOR)
     print_json({"sample": id_.hex}) if as_json else print_text(id_.hex)

@@ -1,4 +1,4 @@
-"""Commands of trainers: training runs and checkpoints."""
+"""Commands for training runs and checkpoints (model trainers)."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ app.command()(evaluate)
 app.command()(compare)
 
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Another number of the preset, as name=value; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", help="Override a preset value, as name=value; repeatable."),
 ]
 
 
 class Form(StrEnum):
-    """The programs that files are written for; their table stands in training."""
+    """The export formats; the training package has their definitions."""
 
     released = "released"
     comfyui = "comfyui"
@@ -53,7 +54,7 @@ class Form(StrEnum):
 
 
 class Precision(StrEnum):
-    """The type of the numbers in exported files."""
+    """The data type of exported tensors."""
 
     stored = "stored"
     fp16 = "fp16"
@@ -61,20 +62,30 @@ class Precision(StrEnum):
 
 
 def train(
-    snapshot: Annotated[str, typer.Option(help="A tag, an id, or the first digits of one.")] = "latest",
-    preset: Annotated[str, typer.Option(help="A row of numbers: tiny, sd15, sdxl.")] = "tiny",
+    snapshot: Annotated[
+        str, typer.Option(help="The snapshot: a tag, an id, or a prefix of an id.")
+    ] = "latest",
+    preset: Annotated[str, typer.Option(help="The preset: tiny, sd15, sdxl.")] = "tiny",
     recipe: Annotated[
-        str, typer.Option(help="transparency, base, layers, whole (the first two) or pairs (all three).")
+        str,
+        typer.Option(
+            help="Stages to train: transparency, base, layers, whole (the first two) or pairs "
+            "(all three)."
+        ),
     ] = "whole",
-    parent: Annotated[str | None, typer.Option(help="The checkpoint to go on from.")] = None,
+    parent: Annotated[str | None, typer.Option(help="The checkpoint to start from.")] = None,
     changes: Set = None,
-    seed: Annotated[int, typer.Option(help="Seeds weights, noise and order.")] = 0,
-    images: Annotated[int, typer.Option(help="Train on so many images instead of the preset's.", min=0)] = 0,
-    wait: Annotated[bool, typer.Option(help="Train here and now; --no-wait leaves it to a worker.")] = True,
+    seed: Annotated[int, typer.Option(help="Random seed of weights, noise and order.")] = 0,
+    images: Annotated[
+        int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)
+    ] = 0,
+    wait: Annotated[
+        bool, typer.Option(help="Train in this process; --no-wait queues it for a worker.")
+    ] = True,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train on a snapshot; the same command again goes on exactly where it stopped."""
+    """Train on a snapshot; running the same command again resumes exactly where it stopped."""
     from curation import jobs
     from curation.checkpoints import registry
     from curation.cli.text_warnings import warn_of_snapshot
@@ -83,52 +94,67 @@ def train(
     from curation.errors import LayerloopError
     from curation.runtime.context import check_order, load
 
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
+            # Resolve names first, so that the request holds ids and equal requests are one run.
             found = snapshots.find_snapshot(tx, snapshot)
             start = registry.find_checkpoint(tx, parent) if parent else None
             previous = snapshots.known(tx, start.snapshot) if start else None
             changed = (dict(start.changes) if start else {}) | read_changes(changes or [])
             order = TrainingRequest(recipe, preset, found, previous, start, seed, images, changed)
-            pictures = next(row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found)
-            check_order(order, opened.settings.trainer)
+            samples = next(
+                row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found
+            )
+            check_order(order, ctx.settings.trainer)
             if not dry_run:
                 run = registry.order_training(tx, order, ACTOR)
             if wait:
-                tx.jobs.clear()  # this process does it
-        warn_of_snapshot(opened, found, preset, changed)
+                tx.jobs.clear()  # no worker may start the run that this process works on
+        warn_of_snapshot(ctx, found, preset, changed)
+
+        # A dry run estimates the memory of each stage instead of training.
         if dry_run:
-            talk.print(f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}")
-            print_memory(load(opened.settings.estimator)(order, pictures), str(order.id), as_json)
+            talk.print(
+                f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}"
+            )
+            print_memory(load(ctx.settings.estimator)(order, samples), str(order.id), as_json)
             return
         if not wait:
             print_json({"run": str(run)}) if as_json else print_text(run)
             return
-        talk.print(f"run {run}; its files: {opened.settings.path(f'runs/{run}')}")
-        with resumable(), progress() as tell:
-            row = work_here(opened, run, jobs.train, registry.find_run, tell)
+
+        # Train here, or follow the run where a worker holds its lease already.
+        talk.print(f"run {run}, files in {ctx.settings.path(f'runs/{run}')}")
+        with resumable(), progress() as on_progress:
+            row = work_here(ctx, run, jobs.train, registry.find_run, on_progress)
     if row["state"] != "finished":
-        what = f"the training was {row['error']}" if row["state"] == "cancelled" else f"training failed: {row['error']}"
-        raise LayerloopError(what, "the same command goes on where it stopped, once the cause is mended")
-    print_json({"run": str(run), "checkpoint": row["checkpoint_id"]}) if as_json else print_text(row["checkpoint_id"])
+        message = (
+            f"training was {row['error']}"
+            if row["state"] == "cancelled"
+            else f"training failed: {row['error']}"
+        )
+        raise LayerloopError(message, "fix the cause and run the same command again to resume")
+    print_json({"run": str(run), "checkpoint": row["checkpoint_id"]}) if as_json else print_text(
+        row["checkpoint_id"]
+    )
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Every checkpoint with its figures, newest first; the one that draws now is marked."""
+    """List checkpoints with their metrics, newest first; the promoted one is marked."""
     from curation.checkpoints import registry
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         rows = registry.list_checkpoints(tx)
-        now = registry.promoted(tx)
+        promoted = registry.promoted(tx)
     columns = {
         "checkpoint": lambda r: short(r["id"]),
-        "draws": lambda r: "now" if now and r["id"] == now.id else "",
+        "promoted": lambda r: "yes" if promoted and r["id"] == promoted.id else "",
         "recipe": lambda r: r["recipe"],
         "preset": lambda r: r["preset"],
         "snapshot": lambda r: short(r["snapshot_id"]),
         "parent": lambda r: short(r["parent_id"]),
-        "figures": lambda r: in_brief(r["evaluation"]),
+        "metrics": lambda r: in_brief(r["evaluation"]),
         "trained": lambda r: r["at"],
     }
     print_rows(rows, columns, as_json)
@@ -136,113 +162,149 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def promote(name: Name, as_json: Json = False) -> None:
-    """Let a checkpoint draw the rounds to come."""
+    """Use a checkpoint as the generator of new rounds."""
     from curation.checkpoints import registry
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         promoted = registry.promote(tx, name, ACTOR)
-    print_done(f"{short(promoted)} draws from now on", as_json, checkpoint=promoted)
+    print_done(f"{short(promoted)} is promoted: new rounds use it", as_json, checkpoint=promoted)
 
 
 @app.command()
 def vary(name: Name, changes: Set = None, as_json: Json = False) -> None:
-    """Make a checkpoint of the same weights that draws by other numbers, and print its id.
+    """Derive a checkpoint with the same weights and other preset values, and print its id.
 
-    --set inpainter=FOLDER lets it draw pairs. It is opened once, so that what does not fit is told now.
+    --set inpainter=FOLDER lets it generate pairs. The new checkpoint is loaded once, so that values
+    that do not fit fail here and not in a worker.
     """
     from dataclasses import replace
 
     from curation.checkpoints import registry
     from curation.runtime.context import load
 
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             found = registry.find_checkpoint(tx, name)
         changed = dict(found.changes) | read_changes(changes or [])
         if changed == found.changes:
-            raise Refused("nothing is to be changed", "say for example --set draw_steps=40")
-        made = replace(found, changes=changed, parent=found.id, evaluation={})
-        load(opened.settings.generator)(made, opened.store)
-        with opened.database.transaction() as tx:
-            registry.register_checkpoint(tx, made, ACTOR)
-    print_json({"checkpoint": made.id}) if as_json else print_text(made.id)
+            raise Refused("no preset value would change", "for example --set draw_steps=40")
+        derived = replace(found, changes=changed, parent=found.id, evaluation={})
+        # Load the weights once: an override that does not fit them must fail before it is kept.
+        load(ctx.settings.generator)(derived, ctx.store)
+        with ctx.database.transaction() as tx:
+            registry.register_checkpoint(tx, derived, ACTOR)
+    print_json({"checkpoint": derived.id}) if as_json else print_text(derived.id)
 
 
 @app.command("import")
 def import_(
-    files: Annotated[list[Path], typer.Argument(help="A decoder, maybe an encoder, maybe bases; safetensors.")],
-    preset: Annotated[str, typer.Option(help="The row of the model they are for: sd15, sd21, sdxl.")] = "sdxl",
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Safetensors: a decoder, optionally an encoder and base weights."),
+    ],
+    preset: Annotated[
+        str, typer.Option(help="The preset of their base model: sd15, sd21, sdxl.")
+    ] = "sdxl",
     changes: Set = None,
     offset_scale: Annotated[
-        float | None, typer.Option(help="What the encoder's output is multiplied by; 300 for LayerDiffuse_Diffusers.")
+        float | None,
+        typer.Option(help="Factor of the encoder's output; 300 for LayerDiffuse_Diffusers."),
     ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make a checkpoint of weights that others released; they are recognised by their content."""
+    """Import released weights as a checkpoint; their format is detected from their content."""
     from curation.checkpoints import registry
     from curation.runtime.context import load
 
-    changed = read_changes(changes or []) | ({"offset_scale": repr(offset_scale)} if offset_scale is not None else {})
-    with context(create=True) as opened, progress() as tell:
-        taken: ImportResult = load(opened.settings.importer)(
-            files, preset, changed, None if dry_run else opened.store, tell
+    changed = read_changes(changes or []) | (
+        {"offset_scale": repr(offset_scale)} if offset_scale is not None else {}
+    )
+    # Without a store the importer only examines the files.
+    with context(create=True) as ctx, progress() as on_progress:
+        imported: ImportResult = load(ctx.settings.importer)(
+            files, preset, changed, None if dry_run else ctx.store, on_progress
         )
-        if taken.checkpoint is not None:
-            with opened.database.transaction() as tx:
-                registry.register_checkpoint(tx, taken.checkpoint, ACTOR)
-    made = taken.checkpoint.id if taken.checkpoint else None
+        if imported.checkpoint is not None:
+            with ctx.database.transaction() as tx:
+                registry.register_checkpoint(tx, imported.checkpoint, ACTOR)
+    checkpoint_id = imported.checkpoint.id if imported.checkpoint else None
     if as_json:
-        print_json({"checkpoint": made, "files": [asdict(file) for file in taken.files], "notes": taken.notes})
+        print_json(
+            {
+                "checkpoint": checkpoint_id,
+                "files": [asdict(file) for file in imported.files],
+                "notes": imported.notes,
+            }
+        )
         return
-    for file in taken.files:
-        talk.print(f"{file.path}: {file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers")
-    for note in taken.notes:
+    for file in imported.files:
+        size = f"{file.tensors:,} tensors, {file.numbers:,} parameters"
+        talk.print(f"{file.path}: {file.what}, {size}")
+    for note in imported.notes:
         talk.print(note)
-    print_text(made) if made else talk.print("would make one checkpoint of them")
+    print_text(checkpoint_id) if checkpoint_id else talk.print(
+        "would import them as one checkpoint"
+    )
 
 
 @app.command()
 def export(
     name: Name,
     form: Annotated[
-        Form, typer.Option("--format", help="For which program; Forge reads released, layerloop keeps everything.")
+        Form,
+        typer.Option(
+            "--format", help="Target program; Forge reads 'released', 'layerloop' is lossless."
+        ),
     ] = Form.released,
-    out: Annotated[Path, typer.Option(help="The folder to write to; made if need be.")] = Path("exported"),
+    out: Annotated[Path, typer.Option(help="Output folder; created if missing.")] = Path(
+        "exported"
+    ),
     precision: Annotated[
-        Precision, typer.Option(help="Of the numbers in the files; stored is as the checkpoint has them.")
+        Precision,
+        typer.Option(help="Data type of the tensors; 'stored' keeps the checkpoint's."),
     ] = Precision.stored,
     as_json: Json = False,
 ) -> None:
-    """Write a checkpoint as files that other programs read."""
+    """Export a checkpoint as files that other programs read."""
     from curation.checkpoints import registry
     from curation.runtime.context import load
 
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
-        written = load(opened.settings.exporter)(checkpoint, opened.store, form.value, precision.value, out)
+        written = load(ctx.settings.exporter)(
+            checkpoint, ctx.store, form.value, precision.value, out
+        )
     if as_json:
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return
     for file in written:
+        # Parts without a path were not written; `what` has the reason.
         if not file.path:
             talk.print(f"part {file.part} is {file.what}")
             continue
-        talk.print(f"{file.what}, {file.tensors:,} tensors, {file.numbers:,} numbers")
+        talk.print(f"{file.what}, {file.tensors:,} tensors, {file.numbers:,} parameters")
         print_text(file.path)
 
 
 def read_changes(given: list[str]) -> dict[str, str]:
-    """Words like name=value as a mapping. Raises Refused."""
+    """Parse name=value words into a mapping; existing paths become absolute.
+
+    Raises:
+        Refused: A word has no "=".
+    """
     pairs = [word.partition("=") for word in given]
     for name, equals, _ in pairs:
         if not equals:
-            raise Refused(f"--set {name!r} is no name=value", "say for example --set transparency_batch=4")
+            raise Refused(
+                f"--set {name!r} is not name=value", "for example --set transparency_batch=4"
+            )
     return {name.strip(): _whole(value.strip()) for name, _, value in pairs}
 
 
 def _whole(value: str) -> str:
-    """A path that is there in full, since a worker may stand elsewhere; anything else as it is."""
+    """Return an existing path as absolute, any other value unchanged."""
+    # A worker's working directory may differ from this command's.
     path = Path(value).expanduser()
     return str(path.resolve()) if {"/", "~"} & set(value) and path.exists() else value

@@ -1,4 +1,4 @@
-"""The command that draws prompts with a checkpoint beside drawing them opaque and matting them."""
+"""The command that compares a checkpoint with generating opaque images and matting them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,40 @@ if TYPE_CHECKING:
 
 def compare(
     name: Name,
-    count: Annotated[int, typer.Option(help="So many prompts, each drawn once in both ways.", min=1)] = 24,
+    count: Annotated[
+        int, typer.Option(help="Number of prompts, each generated in both ways.", min=1)
+    ] = 24,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="A text file, one prompt a line, or triples; '# ' begins a comment. Else seeds' captions."),
+        typer.Option(
+            help="Text file with one prompt per line, or pair prompts as JSON lines; '# ' begins "
+            "a comment. Default: captions of seeds."
+        ),
     ] = None,
     snapshot: Annotated[
-        str | None, typer.Option(help="Whose seeds the oracle knows; the checkpoint's own when not given.")
+        str | None,
+        typer.Option(
+            help="Snapshot that the rule reviewer is fitted to; default: the checkpoint's."
+        ),
     ] = None,
     segmenter: Annotated[
-        str | None, typer.Option(help="A segmentation model for the trimap, by name or folder; without it, GrabCut.")
+        str | None,
+        typer.Option(
+            help="Segmentation model for the trimap, a hub name or a folder; default: GrabCut."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first prompt; each next one's is one more.")] = 0,
-    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of both ways side by side here.")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the first image; it increases by 1 per image.")
+    ] = 0,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a PNG with both ways side by side to this file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare with generate-then-matte: the same prompts, signals of both, and defects per 100 in the oracle's eyes."""
+    """Compare a checkpoint with generate-then-matte on the same prompts.
+
+    Prints the screening signals of both, and the defects per 100 images by the rule reviewer.
+    """
     from curation.checkpoints import registry
     from curation.datasets import snapshots
     from curation.object_store import write_file
@@ -49,45 +67,58 @@ def compare(
 
     if sheet:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-    with context() as opened:
-        with opened.database.transaction() as tx:
+    # Resolve the checkpoint, the snapshot for the rule reviewer, and the prompts.
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
             on = snapshots.find_snapshot(tx, snapshot or checkpoint.snapshot or "latest")
             if prompts:
-                texts = [one.foreground or one.text for one in read_prompt_file(prompts).prompts]
+                given = read_prompt_file(prompts).prompts
+                texts = [prompt.foreground or prompt.text for prompt in given]
             else:
-                texts = [one.text for one in loop.choose_prompts(tx, count, seed)]
+                texts = [prompt.text for prompt in loop.choose_prompts(tx, count, seed)]
         if not texts:
-            raise Refused("there are no prompts", "give a file of them with --prompts")
-        oracle = fit_to_snapshot(opened.store, on)
-        asked = list(itertools.islice(itertools.cycle(texts), count))
-        requests = [DrawRequest(Prompt(text), seed + number) for number, text in enumerate(asked)]
-        with progress() as tell:
-            beside: MattingComparison = load(opened.settings.comparer)(
-                checkpoint, opened.store, requests, segmenter, tell
+            raise Refused("there are no prompts", "give a file of prompts with --prompts")
+
+        # Generate every request in both ways, repeating the prompts where they are too few.
+        rule_reviewer = fit_to_snapshot(ctx.store, on)
+        repeated = list(itertools.islice(itertools.cycle(texts), count))
+        requests = [DrawRequest(Prompt(text), seed + i) for i, text in enumerate(repeated)]
+        with progress() as on_progress:
+            comparison: MattingComparison = load(ctx.settings.comparer)(
+                checkpoint, ctx.store, requests, segmenter, on_progress
             )
-    judged = judge_ways({"with alpha": beside.drawn, "matted": beside.cut}, asked, oracle)
+
+    # Judge both ways by the same signals and rules.
+    layers = {"with alpha": comparison.drawn, "matted": comparison.cut}
+    judged = judge_ways(layers, repeated, rule_reviewer)
     if sheet:
-        write_file(sheet, beside.sheet)
+        write_file(sheet, comparison.sheet)
     if as_json:
-        ways = {name: asdict(one) for name, one in judged.items()}
-        print_json({"checkpoint": checkpoint.id, "snapshot": on, "how": beside.facts, "ways": ways})
+        ways = {name: asdict(way) for name, way in judged.items()}
+        found = {"checkpoint": checkpoint.id, "snapshot": on, "how": comparison.facts, "ways": ways}
+        print_json(found)
         return
     _print_ways(judged)
-    for what, how in beside.facts.items():
-        talk.print(f"{what}: {how}")
+    for setting, value in comparison.facts.items():
+        talk.print(f"{setting}: {value}")
 
 
 def _print_ways(judged: Mapping[str, Judged]) -> None:
-    told: dict[str, object] = {
-        way: f"{one.defects:.1f} ({one.low:.1f} to {one.high:.1f})" for way, one in judged.items()
+    # One row per metric, one column per way.
+    defects: dict[str, object] = {
+        way: f"{found.defects:.1f} ({found.low:.1f} to {found.high:.1f})"
+        for way, found in judged.items()
     }
-    rows: list[dict[str, object]] = [{"": "defects per 100, 95 %", **told}]
-    rows += [{"": "defects here alone", **{way: one.only for way, one in judged.items()}}]
-    rows += [{"": signal, **{way: one.signals[signal] for way, one in judged.items()}}
-             for signal in next(iter(judged.values())).signals]  # fmt: skip
+    rows: list[dict[str, object]] = [{"": "defects per 100 (95 % CI)", **defects}]
+    only = {way: found.only for way, found in judged.items()}
+    rows.append({"": "defects only here", **only})
+    rows += [
+        {"": signal, **{way: found.signals[signal] for way, found in judged.items()}}
+        for signal in next(iter(judged.values())).signals
+    ]
     columns = {name: (lambda row, name=name: row[name]) for name in ("", *judged)}
     print_rows(rows, columns, as_json=False)
-    for way, one in judged.items():
-        reasons = ", ".join(f"{reason} {times}" for reason, times in one.reasons.items())
-        talk.print(f"{way}, of {one.layers}: {reasons or 'no defects'}")
+    for way, found in judged.items():
+        reasons = ", ".join(f"{reason} {times}" for reason, times in found.reasons.items())
+        talk.print(f"{way}, {found.layers} images: {reasons or 'no defects'}")

@@ -1,4 +1,4 @@
-"""`layerloop draw`: transparent pictures from prompts, in files that say how they were made; pairs and scenes too."""
+"""`layerloop draw`: transparent images, pairs and scenes from prompts, in files with metadata."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Sampler(StrEnum):
-    """The samplers that generators of pretrained models know; their table stands in training."""
+    """The samplers of pretrained models; the training package has their definitions."""
 
     ddim = "ddim"
     euler = "euler"
@@ -34,97 +34,157 @@ class Sampler(StrEnum):
 
 
 def draw(
-    prompt: Annotated[str | None, typer.Argument(help="What to draw; of a pair the foreground.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; for pairs the foreground's.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The file (layer.png), named also by seed with --count, by role with pairs; a scene's folder."
+            help="Output file (default layer.png); --count appends the seed, pairs append the "
+            "role. For a scene a folder."
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="So many pictures, of one seed after another.", min=1)] = 1,
+    count: Annotated[
+        int, typer.Option(help="Number of images, with consecutive seeds.", min=1)
+    ] = 1,
     seed: Annotated[
-        int | None, typer.Option(help="The same prompt, seed and checkpoint give the same picture.")
+        int | None,
+        typer.Option(help="Random seed; equal prompt, seed and checkpoint repeat an image."),
     ] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="Which draws; by default the promoted one.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The checkpoint to use; default: the promoted one.")
+    ] = None,
     background: Annotated[
-        str | None, typer.Option(help="What lies behind: a foreground, a background and both.")
+        str | None,
+        typer.Option(help="Prompt of the background; generates a pair and its composite."),
     ] = None,
-    whole: Annotated[str | None, typer.Option(help="What a pair shows together; by default both its prompts.")] = None,
+    whole: Annotated[
+        str | None,
+        typer.Option(help="Prompt of the composite of a pair; default: both prompts joined."),
+    ] = None,
     on: Annotated[
-        Path | None, typer.Option(help="Your own background, any photograph: the foreground will fit.")
+        Path | None,
+        typer.Option(help="Your own background image; the foreground is generated to fit it."),
     ] = None,
-    under: Annotated[Path | None, typer.Option(help="Your own foreground with alpha: the background will fit.")] = None,
-    layers: Annotated[Path | None, typer.Option(help="A scene of any number of layers, as a TOML file.")] = None,
+    under: Annotated[
+        Path | None,
+        typer.Option(help="Your own foreground with alpha; the background is generated to fit it."),
+    ] = None,
+    layers: Annotated[
+        Path | None, typer.Option(help="A scene with any number of layers, as a TOML file.")
+    ] = None,
     lora: Lora = None,
-    negative: Annotated[str | None, typer.Option(help="A prompt for what is not wanted.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps; more are slower.", min=1)] = None,
-    guidance: Annotated[float | None, typer.Option(help="How strictly the prompt is followed.", min=0)] = None,
-    sampler: Annotated[Sampler | None, typer.Option(help="How noise becomes a picture; else the model's.")] = None,
-    size: Annotated[str | None, typer.Option(help="Pixels, like 832x1216, or an aspect, like 2:3.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to begin from, with its alpha.")] = None,
-    strength: Annotated[float, typer.Option(help="How much of --image is drawn anew.", min=0.01, max=1)] = 0.75,
-    upscale: Annotated[float, typer.Option(help="Enlarge the result so many times, with new detail.", min=1)] = 1.0,
+    negative: Annotated[str | None, typer.Option(help="The negative prompt.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of denoising steps.", min=1)] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale.", min=0)
+    ] = None,
+    sampler: Annotated[
+        Sampler | None, typer.Option(help="The sampler; default: the model's.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Image size in pixels (832x1216), or aspect ratio (2:3).")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Image with alpha to start from (image-to-image).")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(help="Denoising strength of image-to-image.", min=0.01, max=1)
+    ] = 0.75,
+    upscale: Annotated[
+        float, typer.Option(help="Upscaling factor of the result, with new detail.", min=1)
+    ] = 1.0,
     file_format: Annotated[
         str | None,
-        typer.Option("--format", help="png or webp (else --out's); of a scene also psd, ora, tiff: psd,ora."),
+        typer.Option(
+            "--format",
+            help="png or webp (default: --out's suffix); scenes also psd, ora, tiff, as psd,ora.",
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option(help="Write over files that are there.")] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite existing files.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how a scene would be drawn, and draw nothing.")
+        bool, typer.Option("--dry-run", help="Print the steps of a scene without generating it.")
     ] = False,
-    show: Annotated[Path | None, typer.Option(help="Say how a drawn file was made, and draw nothing.")] = None,
+    show: Annotated[
+        Path | None, typer.Option(help="Print the provenance of a generated file, and exit.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw transparent pictures, pairs that fit, or scenes; their paths on stdout, how they were made in the files."""
+    """Generate transparent images, pairs or scenes, and print the paths of their files.
+
+    Every file holds its prompt, seed, checkpoint and options as metadata.
+    """
     from curation.images.provenance import read_provenance
     from curation.ports import DrawOptions
 
     if show is not None:
-        facts = read_provenance(show)
-        print_json(facts) if as_json else print_text("\n".join(f"{name}: {value}" for name, value in facts.items()))
+        metadata = read_provenance(show)
+        print_json(metadata) if as_json else print_text(
+            "\n".join(f"{name}: {value}" for name, value in metadata.items())
+        )
         return
-    paired = any(one is not None for one in (background, whole, on, under))
+
+    # Pairs and scenes support fewer options than single images.
+    paired = any(option is not None for option in (background, whole, on, under))
     if (paired or layers) and (image or upscale != 1):
-        raise Refused("layers that fit each other are not begun from an image, nor enlarged", "leave that out")
+        raise Refused(
+            "pairs and scenes support neither --image nor --upscale", "leave these options out"
+        )
     if lora and not dry_run:
-        with context() as opened:
-            checkpoint = register_styled(opened, scenes.find_checkpoint(opened, checkpoint), lora).id
-    named = sampler.value if sampler else None
-    options = DrawOptions(negative, steps, guidance, *read_size(size), named, None, strength, upscale)
+        with context() as ctx:
+            checkpoint = register_styled(ctx, scenes.find_checkpoint(ctx, checkpoint), lora).id
+    sampler_name = sampler.value if sampler else None
+    options = DrawOptions(
+        negative, steps, guidance, *read_size(size), sampler_name, None, strength, upscale
+    )
+
+    # A scene: its file has the prompts and images, and a dry run prints its steps.
     if layers is not None:
         if paired or prompt is not None or count != 1:
-            raise Refused("a scene's file says what to draw", "beside --layers leave out prompts, pictures and --count")
-        scenes.draw_layers(layers, out, checkpoint, options, size, seed, file_format, dry_run, force, as_json)
+            raise Refused(
+                "a scene file defines its prompts and images",
+                "with --layers leave out prompts, images and --count",
+            )
+        scenes.draw_layers(
+            layers, out, checkpoint, options, size, seed, file_format, dry_run, force, as_json
+        )
         return
     if dry_run:
-        raise Refused("only scenes are planned", "give a scene's file with --layers")
+        raise Refused("only scenes have a dry run", "give a scene file with --layers")
+
+    # Pairs and single images: one file, or one set of files, per seed.
     seeds = range(seed or 0, (seed or 0) + count)
     files = _files(out or Path("layer.png"), file_format, seeds)
     if paired:
         pair = scenes.Pair(prompt, background, whole, on, under)
-        pair.prompt()
+        pair.prompt()  # missing or excess options must fail before a checkpoint is looked up
         drawn = _pairs(pair, checkpoint, files, options, force)
     else:
         drawn = _singles(prompt, checkpoint, files, options, force, image)
     if as_json:
         print_json(drawn)
         return
-    for one in drawn:
-        for path in one["files"].values() if paired else [one["path"]]:
+    for result in drawn:
+        for path in result["files"].values() if paired else [result["path"]]:
             print_text(path)
 
 
 def _pairs(
-    pair: scenes.Pair, checkpoint: str | None, files: Mapping[int, Path], options: DrawOptions, force: bool
+    pair: scenes.Pair,
+    checkpoint: str | None,
+    files: Mapping[int, Path],
+    options: DrawOptions,
+    force: bool,
 ) -> list[dict[str, Any]]:
     roles = (LayerRole.foreground, LayerRole.background, LayerRole.blended)
     paths = {
         seed: {role: path.with_name(f"{path.stem}-{role}{path.suffix}") for role in roles}
         for seed, path in files.items()
     }
-    _check_free([path for few in paths.values() for path in few.values()], force)
-    with context() as opened:
-        return list(scenes.draw_pairs(opened, checkpoint, pair, paths, options))
+    # Check all files before anything is generated.
+    _check_free([path for by_role in paths.values() for path in by_role.values()], force)
+    with context() as ctx:
+        return list(scenes.draw_pairs(ctx, checkpoint, pair, paths, options))
 
 
 def _singles(
@@ -139,62 +199,75 @@ def _singles(
     from curation.settings import Settings
 
     if prompt is None:
-        raise Refused("there is no prompt", "say what to draw: layerloop draw 'a glass bottle'")
+        raise Refused("there is no prompt", "for example: layerloop draw 'a glass bottle'")
     _check_free(list(files.values()), force)
     if image and (options.size or options.aspect):
-        raise Refused("a picture brings its own size", "leave out --size, or --image")
-    begun = read_pictures([image], Settings().image_limits)[image] if image else None
-    with context() as opened:
-        if begun is not None:
+        raise Refused("--image determines the size", "leave out --size or --image")
+    start_image = read_pictures([image], Settings().image_limits)[image] if image else None
+    with context() as ctx:
+        # Generators read the start image from the object store, by its hash.
+        if start_image is not None:
             from curation.images.codec import encode_layer
 
-            options = replace(options, image=opened.store.put(encode_layer(begun)))
-        return list(_draw(opened, checkpoint, prompt, files, options))
+            options = replace(options, image=ctx.store.put(encode_layer(start_image)))
+        return list(_draw(ctx, checkpoint, prompt, files, options))
 
 
 def _check_free(paths: Sequence[Path], force: bool) -> None:
-    """Raises Refused where a file would be written over that nobody gave up."""
+    """Raise Refused if a file exists and may not be overwritten."""
     taken = [str(path) for path in paths if path.exists()]
     if taken and not force:
-        raise Refused(f"{taken[0]} is there already", "give another name with --out, or --force to write over it")
+        raise Refused(
+            f"{taken[0]} exists already",
+            "give another name with --out, or --force to overwrite it",
+        )
 
 
 def _draw(
-    opened: AppContext, name: str | None, prompt: str, files: Mapping[int, Path], options: DrawOptions
+    ctx: AppContext,
+    name: str | None,
+    prompt: str,
+    files: Mapping[int, Path],
+    options: DrawOptions,
 ) -> Iterator[dict[str, str]]:
-    """Draw and write a few at a time; what each file says of itself, and its path."""
+    """Generate and write one batch at a time; yield the metadata and path of each file."""
     from curation.cli.text_warnings import warn_of_prompts
     from curation.images.provenance import save_picture
     from curation.runtime.context import load
 
-    drawing = scenes.find_checkpoint(opened, name)
-    warn_of_prompts(opened, drawing, [Prompt(prompt)])
+    found = scenes.find_checkpoint(ctx, name)
+    warn_of_prompts(ctx, found, [Prompt(prompt)])
     seeds = list(files)
-    with progress() as tell:
-        tell(Progress("drawing", 0, len(seeds)))
-        generator = load(opened.settings.generator)(drawing, opened.store)
-        made = {
+    with progress() as on_progress:
+        on_progress(Progress("drawing", 0, len(seeds)))
+        generator = load(ctx.settings.generator)(found, ctx.store)
+        common = {
             "prompt": prompt,
             "negative": options.negative or "",
             **generator.describe(options),
-            "checkpoint": drawing.id,
-            "preset": drawing.preset,
+            "checkpoint": found.id,
+            "preset": found.preset,
             "version": __version__,
         }
+        # Files are written after each batch, so that an interruption keeps the finished ones.
         for start in range(0, len(seeds), generator.at_once):
-            few = seeds[start : start + generator.at_once]
-            layers = generator.draw([DrawRequest(Prompt(prompt), seed) for seed in few], options)
-            for seed, layer in zip(few, layers, strict=True):
-                facts = made | {"seed": str(seed)}
-                save_picture(files[seed], layer[LayerRole.foreground], facts)
-                yield {"path": str(files[seed]), **facts}
-            tell(Progress("drawing", start + len(few), len(seeds)))
+            batch = seeds[start : start + generator.at_once]
+            layers = generator.draw([DrawRequest(Prompt(prompt), seed) for seed in batch], options)
+            for seed, layer in zip(batch, layers, strict=True):
+                metadata = common | {"seed": str(seed)}
+                save_picture(files[seed], layer[LayerRole.foreground], metadata)
+                yield {"path": str(files[seed]), **metadata}
+            on_progress(Progress("drawing", start + len(batch), len(seeds)))
 
 
 def _files(out: Path, file_format: str | None, seeds: range) -> dict[int, Path]:
-    """The file of every seed. Raises Refused for a format that is not written."""
+    """Return the output file of every seed. Raises Refused for an unsupported format."""
     suffix = f".{file_format}" if file_format else out.suffix or ".png"
     if suffix.lower() not in {".png", ".webp"}:
-        raise Refused(f"pictures are not written as {suffix!r}", "choose --format png or webp")
-    names = [out.with_suffix(suffix)] if len(seeds) == 1 else [out.with_name(f"{out.stem}-{s}{suffix}") for s in seeds]
+        raise Refused(f"unsupported image format {suffix!r}", "choose --format png or webp")
+    names = (
+        [out.with_suffix(suffix)]
+        if len(seeds) == 1
+        else [out.with_name(f"{out.stem}-{s}{suffix}") for s in seeds]
+    )
     return dict(zip(seeds, names, strict=True))

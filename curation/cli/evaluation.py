@@ -1,4 +1,4 @@
-"""The command that measures a checkpoint."""
+"""The command that evaluates a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,47 +27,82 @@ from curation.errors import Refused
 if TYPE_CHECKING:
     from curation.ports import EvaluationResult, MeanWithInterval, ObjectStore
 
-Name = Annotated[str, typer.Argument(help="The checkpoint's id, or the first eight or more digits of it.")]
+Name = Annotated[
+    str, typer.Argument(help="The checkpoint's id, or its first eight or more digits.")
+]
 
-MAIN = ("psnr", "psnr_inside", "ssim", "alpha_sad", "alpha_mse", "identity_psnr", "identity_harm_db", "noise_mse")
-"""The figures that every training measures."""
+MAIN = (
+    "psnr",
+    "psnr_inside",
+    "ssim",
+    "alpha_sad",
+    "alpha_mse",
+    "identity_psnr",
+    "identity_harm_db",
+    "noise_mse",
+)
+"""The metrics that every training run measures."""
 
 
 def evaluate(
     name: Name,
-    snapshot: Annotated[str | None, typer.Option(help="Whose held-out split; its own when not given.")] = None,
+    snapshot: Annotated[
+        str | None,
+        typer.Option(help="Snapshot whose held-out split is used; default: the checkpoint's."),
+    ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Measure on the images of this folder; nothing of it is imported.")
+        Path | None,
+        typer.Option(help="Evaluate on the images of this folder, without importing them."),
     ] = None,
     views: Annotated[
-        int | None, typer.Option(help="Of the alpha decoder: 1, or 8; the preset's when not given.")
+        int | None,
+        typer.Option(
+            help="Test-time augmentations of the alpha decoder, 1 or 8; default: preset's."
+        ),
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Also as the ALPHA benchmark measures, through JPEG; with its table.")
+        bool,
+        typer.Option(
+            "--published",
+            help="Also evaluate by the ALPHA benchmark's protocol (with JPEG), beside its table.",
+        ),
     ] = False,
     perceptual: Annotated[
-        Path | None, typer.Option(help="Weights of LPIPS on AlexNet or VGG, as safetensors (see the README).")
+        Path | None,
+        typer.Option(help="LPIPS weights for AlexNet or VGG, as safetensors (see the README)."),
     ] = None,
     inception: Annotated[
-        Path | None, typer.Option(help="Weights of the Inception network of FID, as safetensors (see the README).")
+        Path | None,
+        typer.Option(help="Weights of FID's Inception network, as safetensors (see the README)."),
     ] = None,
     original: Annotated[
-        bool, typer.Option("--original", help="Pictures in their own size, not fitted into the preset's.")
+        bool,
+        typer.Option("--original", help="Use the images' original size instead of the preset's."),
     ] = False,
-    limit: Annotated[int, typer.Option(help="So many pictures at most; 0 is all.", min=0)] = 0,
-    draws: Annotated[int, typer.Option(help="Draw so many held-out captions, and pairs; where it can.", min=0)] = 16,
+    limit: Annotated[int, typer.Option(help="Maximum number of images; 0 for all.", min=0)] = 0,
+    draws: Annotated[
+        int,
+        typer.Option(help="Number of held-out captions, and pairs, to generate images for.", min=0),
+    ] = 16,
     clip: Annotated[
-        str | None, typer.Option(help="A CLIP of transformers, name or folder: do drawn layers show their texts?")
+        str | None,
+        typer.Option(
+            help="CLIP model (hub name or folder) for the CLIP score of generated layers."
+        ),
     ] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of truth beside reconstruction here.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a PNG of originals and reconstructions to this file.")
+    ] = None,
     pairs_sheet: Annotated[
-        Path | None, typer.Option(help="Write a PNG of pairs drawn together and apart here.")
+        Path | None,
+        typer.Option(help="Write a PNG of pairs generated jointly and separately to this file."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a checkpoint on the held-out split of a snapshot, by background too, and keep the figures.
+    """Evaluate a checkpoint on the held-out split of a snapshot and store its metrics.
 
-    With --folder an external test set is measured in place: its images are judged as at an import, none is kept.
+    With --folder, an external test set is evaluated in place: its images pass the checks of an
+    import, but neither images nor metrics are stored.
     """
     from curation.checkpoints import registry
     from curation.datasets import snapshots
@@ -79,76 +114,114 @@ def evaluate(
     for file in filter(None, (sheet, pairs_sheet)):
         file.parent.mkdir(parents=True, exist_ok=True)
     if folder and snapshot:
-        raise Refused("a folder or a snapshot is measured on, not both", "leave out one of --folder and --snapshot")
-    wanted = EvaluationOptions(views, published, perceptual, inception, original, limit, draws, clip)
-    with context() as opened:
-        with opened.database.transaction() as tx:
+        raise Refused(
+            "--folder and --snapshot exclude each other",
+            "leave out one of them",
+        )
+    options = EvaluationOptions(
+        views, published, perceptual, inception, original, limit, draws, clip
+    )
+    # Resolve the checkpoint and the snapshot; a folder is evaluated without a snapshot.
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
             own = snapshots.known(tx, checkpoint.snapshot)
             on = "" if folder else snapshots.find_snapshot(tx, snapshot or own or "latest")
-        with resumable("nothing is kept, the same command begins anew"), progress() as tell, ExitStack() as temporary:
-            store: ObjectStore = opened.store
+
+        # Evaluate; a folder becomes a temporary snapshot in a store laid over the instance's.
+        with (
+            resumable("nothing was stored; the same command starts over"),
+            progress() as on_progress,
+            ExitStack() as temporary,
+        ):
+            store: ObjectStore = ctx.store
             refused: Sequence[tuple[str, str]] = ()
             if folder:
-                upper = FolderStore(temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-")))
-                test_set = read_evaluation_set(folder, upper, tell, limits=opened.settings.image_limits)
-                on, refused, store = test_set.snapshot, test_set.refused, OverlayStore(upper, opened.store)
-            measured: EvaluationResult = load(opened.settings.evaluator)(checkpoint, on, store, wanted, tell)
+                upper = FolderStore(
+                    temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-"))
+                )
+                test_set = read_evaluation_set(
+                    folder, upper, on_progress, limits=ctx.settings.image_limits
+                )
+                on, refused, store = (
+                    test_set.snapshot,
+                    test_set.refused,
+                    OverlayStore(upper, ctx.store),
+                )
+            measured: EvaluationResult = load(ctx.settings.evaluator)(
+                checkpoint, on, store, options, on_progress
+            )
+
+        # Store only metrics that are comparable with those of the checkpoint's training.
         kept = not folder and measured.standard and on == checkpoint.snapshot
         if kept:
-            with opened.database.transaction() as tx:
+            with ctx.database.transaction() as tx:
                 registry.keep_evaluation(tx, checkpoint.id, dict(measured.figures), ACTOR)
+
+    # Write the sample grids, then print the metrics.
     if sheet:
         write_file(sheet, measured.sheet)
     if pairs_sheet and measured.pairs_sheet:
         write_file(pairs_sheet, measured.pairs_sheet)
     for file_name, reason in refused:
-        talk.print(f"left out {file_name}: {reason}", markup=False)
+        talk.print(f"skipped {file_name}: {reason}", markup=False)
     if as_json:
-        told: dict[str, object] = {"checkpoint": checkpoint.id, "snapshot": None if folder else on}
-        told |= {"pictures": measured.pictures, "kept": kept}
-        pairs = {name: {whose: asdict(spread) for whose, spread in row.items()} for name, row in measured.pairs.items()}
-        tables = {"backgrounds": measured.backgrounds, "published": measured.published, "pairs": pairs}
-        print_json(told | {"evaluation": measured.figures} | tables | {"notes": measured.notes})
+        head: dict[str, object] = {"checkpoint": checkpoint.id, "snapshot": None if folder else on}
+        head |= {"pictures": measured.pictures, "kept": kept}
+        pairs = {
+            name: {source: asdict(mean) for source, mean in row.items()}
+            for name, row in measured.pairs.items()
+        }
+        tables = {
+            "backgrounds": measured.backgrounds,
+            "published": measured.published,
+            "pairs": pairs,
+        }
+        print_json(head | {"evaluation": measured.figures} | tables | {"notes": measured.notes})
         return
-    _print_figures(measured)
-    for note in [*measured.notes, *([] if kept else ["these figures are not kept beside those of its training"])]:
+    _print_metrics(measured)
+    not_stored = [] if kept else ["these metrics are not stored with the checkpoint"]
+    for note in [*measured.notes, *not_stored]:
         talk.print(note)
 
 
 def in_brief(evaluation: Mapping[str, float]) -> str:
-    """The main figures of an evaluation in a line, and how many more it has."""
+    """Return the main metrics of an evaluation in one line, with the number of further ones."""
     main = {name: evaluation[name] for name in MAIN if name in evaluation} or dict(evaluation)
     more = len(evaluation) - len(main)
-    return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (f"  + {more} more" if more else "")
+    return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (
+        f"  + {more} more" if more else ""
+    )
 
 
-def _print_figures(measured: EvaluationResult) -> None:
-    for figure, value in measured.figures.items():
-        print_text(f"{figure:<20} {value:.5g}")
+def _print_metrics(measured: EvaluationResult) -> None:
+    for metric, value in measured.figures.items():
+        print_text(f"{metric:<20} {value:.5g}")
     print_text()
-    _print_table("over", measured.backgrounds)
+    # Then the tables: by background, of pairs, and beside published results.
+    _print_table("background", measured.backgrounds)
     if measured.pairs:
         print_text()
-        spreads = {
-            name: {whose: _spread(spread) for whose, spread in row.items()} for name, row in measured.pairs.items()
+        means = {
+            name: {source: _format_mean(mean) for source, mean in row.items()}
+            for name, row in measured.pairs.items()
         }
-        _print_table("pairs", spreads)
+        _print_table("pairs", means)
     if measured.published:
         print_text()
         names = {name for row in measured.published.values() for name in row}
         ours = {name: value for name, value in measured.figures.items() if name in names}
-        _print_table("published, other pictures", {"this checkpoint": ours, **measured.published})
+        _print_table("published, other images", {"this checkpoint": ours, **measured.published})
 
 
-def _spread(spread: MeanWithInterval) -> str:
-    """A mean, and its interval where it has one."""
-    interval = "" if spread.low is None else f" ({spread.low:.3g} to {spread.high:.3g})"
-    return f"{spread.mean:.3g}{interval}"
+def _format_mean(mean: MeanWithInterval) -> str:
+    """Return a mean as text, with its interval if it has one."""
+    interval = "" if mean.low is None else f" ({mean.low:.3g} to {mean.high:.3g})"
+    return f"{mean.mean:.3g}{interval}"
 
 
 def _print_table(title: str, rows: Mapping[str, Mapping[str, float | str]]) -> None:
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    listed = [{title: row, **figures} for row, figures in rows.items()]
+    listed = [{title: row, **metrics} for row, metrics in rows.items()]
     columns = {name: (lambda row, name=name: row.get(name)) for name in (title, *names)}
     print_rows(listed, columns, as_json=False)

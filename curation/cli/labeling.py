@@ -1,4 +1,4 @@
-"""Commands for rounds in Label Studio."""
+"""Commands for rounds that are annotated in Label Studio."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curation.cli.output import ACTOR, LARGEST, Json, context, print_done, print_json, print_rows, talk
+from curation.cli.output import (
+    ACTOR,
+    LARGEST,
+    Json,
+    context,
+    print_done,
+    print_json,
+    print_rows,
+    talk,
+)
 
 if TYPE_CHECKING:
     from curation.errors import LayerloopError
@@ -17,151 +26,213 @@ if TYPE_CHECKING:
     from curation.runtime.context import AppContext
 
 SHOWN = 20
-"""Answers that did not count, printed at most."""
+"""Maximum number of printed annotations that did not count."""
 
 app = typer.Typer(no_args_is_help=True)
 
-Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)]
-Round = Annotated[int | None, typer.Option("--round", help="Of this round alone.", max=LARGEST)]
+Number = Annotated[
+    int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)
+]
+Round = Annotated[int | None, typer.Option("--round", help="Only this round.", max=LARGEST)]
 
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Whether the desk answers, and every board there: what is up, what was answered, what did not count and why.
+    """Show the connection, and the projects with their tasks, annotations and rejected annotations.
 
-    Exit code 5 where the desk does not answer or does not accept the token.
+    Exit code 5 if Label Studio does not answer or does not accept the token.
     """
     from curation.labeling import projects, tasks
 
-    with context() as opened:
-        with opened.database.transaction() as tx:
-            rows, away = projects.list_boards(tx), projects.list_kept_away(tx)
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
+            rows, kept_away = projects.list_boards(tx), projects.list_kept_away(tx)
             refusals = tasks.list_refusals(tx)
-        account, failure = _account(opened)
+        account, failure = _account(ctx)
+
+    # Attach to each project the annotations that did not count in it.
     for row in rows:
-        row["refusals"] = [one for one in refusals if (one["round"], one["project"]) == (row["round"], row["number"])]
-    counts = ["sending", "up", "answered", "not_taken", "decisions", "pending", "refused"]
-    columns = ["round", "part", "desk", "number", "serving", *counts, "collected_at", "trouble"]
-    columns += ["refusals"] if as_json else []
-    print_rows(rows, {name: itemgetter(name) for name in columns}, as_json)
+        row["refusals"] = [
+            refusal
+            for refusal in refusals
+            if (refusal["round"], refusal["project"]) == (row["round"], row["number"])
+        ]
+    print_rows(rows, {heading: itemgetter(key) for heading, key in _PROJECT_TABLE.items()}, as_json)
     if not as_json:
-        _tell_refusals(refusals)
-        for row in away:
-            talk.print(f"round {row['round']} is not offered there: {row['why']}")
-        talk.print("gold is hidden at the pages alone: nobody at the desk is tested with it")
+        _print_refusals(refusals)
+        for row in kept_away:
+            talk.print(f"round {row['round']} is not offered in Label Studio: {row['why']}")
+        talk.print(
+            "gold is shown on the review page only: Label Studio users are not tested with it"
+        )
     if account:
-        talk.print(f"{opened.settings.other_desk} answers; the token is of {account}")
+        talk.print(f"connected to {ctx.settings.other_desk} as {account}")
+    # The stored state is printed first, also where the connection fails.
     if failure is not None:
         raise failure
 
 
-def _account(opened: AppContext) -> tuple[str, LayerloopError | None]:
-    """The account that the desk knows us by, or why it does not answer; neither where there is no other desk."""
+# Heading of the table of projects -> key of its rows.
+_PROJECT_TABLE = {
+    "round": "round",
+    "part": "part",
+    "tool": "desk",
+    "project": "number",
+    "active": "serving",
+    "to push": "sending",
+    "open": "up",
+    "annotated": "answered",
+    "not accepted": "not_taken",
+    "decisions": "decisions",
+    "pending": "pending",
+    "not counted": "refused",
+    "last pull": "collected_at",
+    "problem": "trouble",
+}
+
+
+def _account(ctx: AppContext) -> tuple[str, LayerloopError | None]:
+    """Return the account of our token, or the connection error; neither if none is configured."""
     from contextlib import closing
 
     from curation.errors import LayerloopError
     from curation.runtime.context import open_desk
 
     try:
-        desk = open_desk(opened.settings)
-        if desk is None:
+        backend = open_desk(ctx.settings)
+        if backend is None:
             return "", None
-        with closing(desk):
-            return desk.whoami(), None
+        with closing(backend):
+            return backend.whoami(), None
     except LayerloopError as error:
         return "", error
 
 
-def _tell_refusals(refusals: list[dict[str, Any]]) -> None:
-    """Print the latest answers that did not count."""
-    for one in refusals[:SHOWN]:
-        where = f"round {one['round']}, task {one['task']}, annotation {one['annotation']}"
-        talk.print(f"not counted: {where}, {one['person']} said {one['verdict'] or 'nothing'}: {one['why']}")
+def _print_refusals(refusals: list[dict[str, Any]]) -> None:
+    """Print the latest annotations that did not count."""
+    for row in refusals[:SHOWN]:
+        source = f"round {row['round']}, task {row['task']}, annotation {row['annotation']}"
+        verdict = row["verdict"] or "no verdict"
+        talk.print(f"not counted: {source}, {verdict} by {row['person']}: {row['why']}")
     if len(refusals) > SHOWN:
-        talk.print(f"... and {len(refusals) - SHOWN} more: --json lists them")
+        talk.print(f"... and {len(refusals) - SHOWN} more; --json lists all")
 
 
 @app.command("put-up")
 def put_up(number: Number, as_json: Json = False) -> None:
-    """Show what waits of a round there, and take down what is decided; workers do the same all the time."""
+    """Push waiting candidates of a round as tasks, and remove the tasks of decided ones.
+
+    Workers do this continuously.
+    """
     total = {"up": 0, "down": 0}
-    with _exchange() as exchange:
-        while moved := exchange.put_up(number):
+    with _open_sync() as sync:
+        # One batch a call; nothing moved means that the projects are up to date.
+        while moved := sync.put_up(number):
             total = {name: count + moved[name] for name, count in total.items()}
-    print_json(total) if as_json else talk.print(f"{total['up']} put up, {total['down']} taken down")
+    print_json(total) if as_json else talk.print(
+        f"{total['up']} tasks pushed, {total['down']} removed"
+    )
 
 
 @app.command()
 def collect(
     number: Round = None,
-    everything: Annotated[bool, typer.Option("--all", help="Read everything again, not only what changed.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Read all annotations again, not only changed ones.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring home what people said there; workers do the same all the time."""
-    with _exchange() as exchange:
-        outcomes = exchange.collect(number, everything=everything)
-    told = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "nothing new"
-    print_json(dict(outcomes)) if as_json else talk.print(told)
+    """Pull new annotations from Label Studio; workers do this continuously."""
+    with _open_sync() as sync:
+        outcomes = sync.collect(number, everything=everything)
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+    print_json(dict(outcomes)) if as_json else talk.print(counts or "nothing new")
 
 
 @app.command()
 def reconcile(
     number: Round = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Mend what rules can mend, then tell what is left.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Repair what can be repaired, then print what is left.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare both sides whole and print what differs; exit code 1 while anything does that can be mended."""
-    from curation.labeling import reconcile as drift
+    """Compare our records with Label Studio in full and print the differences.
 
-    with _exchange() as exchange:
+    Exit code 1 if differences are left that --apply can repair.
+    """
+    from curation.labeling import reconcile as reconciliation
+
+    with _open_sync() as sync:
         if apply:
-            drift.mend(exchange, number)
-        found = drift.compare(exchange, number)
-    rows = [one.__dict__ for one in found]
-    print_rows(rows, {name: itemgetter(name) for name in ("kind", "round", "number", "mendable", "told")}, as_json)
-    if any(one.mendable for one in found):
+            reconciliation.mend(sync, number)
+        # Compare after the repair, so that only the remaining differences are printed.
+        found = reconciliation.compare(sync, number)
+    rows = [difference.__dict__ for difference in found]
+    columns = {
+        "kind": itemgetter("kind"),
+        "round": itemgetter("round"),
+        "task": itemgetter("number"),
+        "repairable": itemgetter("mendable"),
+        "description": itemgetter("told"),
+    }
+    print_rows(rows, columns, as_json)
+    if any(difference.mendable for difference in found):
         raise typer.Exit(1)
 
 
 @app.command()
 def switch(
     number: Number,
-    desk: Annotated[str, typer.Argument(help="'label-studio', or 'pages' alone.")],
+    desk: Annotated[str, typer.Argument(help="'label-studio', or 'pages' for the review page.")],
     as_json: Json = False,
 ) -> None:
-    """Move a round to another desk, in its middle too: what is open goes with it, what is decided stays."""
+    """Move a round to another labeling tool, at any time; open candidates move, decisions stay."""
     from curation.labeling import projects
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         warning = projects.switch(tx, number, desk, ACTOR)
     if warning:
         talk.print(f"warning: {warning}")
-    told = f"round {number} is decided at: {desk}; the pages serve every open round"
-    print_done(told, as_json, round=number, desk=desk)
+    message = f"round {number} is labeled in {desk}; the review page serves every open round"
+    print_done(message, as_json, round=number, desk=desk)
 
 
 @app.command()
 def people(
-    match: Annotated[str | None, typer.Option(help="EMAIL=NAME: from now on this address is that reviewer.")] = None,
+    match: Annotated[
+        str | None, typer.Option(help="EMAIL=NAME: assign this e-mail address to that reviewer.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Who was seen there, by e-mail address, and which reviewer each of them is."""
-    from curation.labeling import users as room
+    """List the Label Studio users by e-mail address, with the reviewer of each."""
+    from curation.labeling import users as labeling_users
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         if match is not None:
             email, _, name = match.partition("=")
-            room.match_by_name(tx, email, name, ACTOR)
-        rows = room.list_people(tx)
-    print_rows(rows, {name: itemgetter(name) for name in ("email", "name", "kind", "active", "at")}, as_json)
+            labeling_users.match_by_name(tx, email, name, ACTOR)
+        rows = labeling_users.list_people(tx)
+    columns = {
+        "e-mail": itemgetter("email"),
+        "reviewer": itemgetter("name"),
+        "kind": itemgetter("kind"),
+        "active": itemgetter("active"),
+        "since": itemgetter("at"),
+    }
+    print_rows(rows, columns, as_json)
 
 
 @contextmanager
-def _exchange() -> Iterator[LabelingSync]:
+def _open_sync() -> Iterator[LabelingSync]:
+    """Open the synchronization with Label Studio. Raises Refused if none is configured."""
     from curation.errors import Refused
     from curation.runtime.context import open_labeling_sync
 
-    with context() as opened, open_labeling_sync(opened, ACTOR) as exchange:
-        if exchange is None:
-            raise Refused("people look at the pages alone", "LAYERLOOP_DESK=label-studio+http://... names another desk")
-        yield exchange
+    with context() as ctx, open_labeling_sync(ctx, ACTOR) as sync:
+        if sync is None:
+            raise Refused(
+                "no labeling tool is configured, only the review page",
+                "set LAYERLOOP_DESK=label-studio+http://...",
+            )
+        yield sync

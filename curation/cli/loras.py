@@ -1,4 +1,4 @@
-"""The option --lora: a user's own LoRAs make a checkpoint of their own, which then draws."""
+"""The option --lora: register a checkpoint that loads a user's LoRAs."""
 
 from __future__ import annotations
 
@@ -19,39 +19,51 @@ if TYPE_CHECKING:
 
 Lora = Annotated[
     list[str] | None,
-    typer.Option("--lora", help="A style's LoRA, as FILE or FILE:WEIGHT; again for more (sd15, sd21, sdxl)."),
+    typer.Option(
+        "--lora", help="A LoRA to load, as FILE or FILE:WEIGHT; repeatable (sd15, sd21, sdxl)."
+    ),
 ]
 
 
 def read_styles(words: Sequence[str]) -> list[LoraFile]:
-    """Read FILE or FILE:WEIGHT. Raises Refused for a weight that is no finite number."""
+    """Parse FILE or FILE:WEIGHT words. Raises Refused for a weight that is not a finite number."""
     from curation.ports import LoraFile
 
-    styles = []
+    loras = []
     for word in words:
         name, colon, weight = word.rpartition(":")
-        if not colon or Path(word).is_file():  # a file's own name may have a colon
-            styles.append(LoraFile(Path(word)))
+        if not colon or Path(word).is_file():  # a file name may contain a colon
+            loras.append(LoraFile(Path(word)))
             continue
         try:
             number = float(weight)
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise Refused(f"--lora {word!r} has no weight after its colon", "write it like style.safetensors:0.8")
-        styles.append(LoraFile(Path(name), number))
-    return styles
+            raise Refused(
+                f"--lora {word!r} has no valid weight after the colon",
+                "for example style.safetensors:0.8",
+            )
+        loras.append(LoraFile(Path(name), number))
+    return loras
 
 
-def register_styled(opened: AppContext, checkpoint: Checkpoint, words: Sequence[str]) -> Checkpoint:
-    """Store LoRAs beside a checkpoint and register the result; doing it twice is doing it once.
+def register_styled(ctx: AppContext, checkpoint: Checkpoint, words: Sequence[str]) -> Checkpoint:
+    """Store LoRAs with a checkpoint and register the result as a new checkpoint; idempotent.
 
-    Raises NotFound, Refused.
+    Args:
+        ctx: The app context.
+        checkpoint: The checkpoint to extend.
+        words: The values of --lora, FILE or FILE:WEIGHT.
+
+    Raises:
+        NotFound: A LoRA file does not exist.
+        Refused: A weight is invalid, or a LoRA does not fit the checkpoint.
     """
     from curation.checkpoints import registry
     from curation.runtime.context import load
 
-    styled: Checkpoint = load(opened.settings.styler)(checkpoint, opened.store, read_styles(words))
-    with opened.database.transaction() as tx:
+    styled: Checkpoint = load(ctx.settings.styler)(checkpoint, ctx.store, read_styles(words))
+    with ctx.database.transaction() as tx:
         registry.register_checkpoint(tx, styled, ACTOR)
     return styled

@@ -36,7 +36,7 @@ PIPE_WIDTH = 160
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM ended a command."""
+    """A command that Ctrl-C or SIGTERM ended, with its exit code."""
 
     def __init__(self, stop: KeyboardInterrupt) -> None:
         super().__init__(*stop.args)
@@ -44,14 +44,17 @@ class Interrupted(Exception):
 
 
 class Root(TyperGroup):
-    """The group of all commands: takes --home wherever it stands, and hands interruptions to `run`."""
+    """The root command group: accepts --home in any position and passes on interruptions."""
 
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Click's own, with --home moved to the front, where the global options stand."""
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """Create Click's context with --home moved to the front, among the global options."""
         return super().make_context(info_name, _hoist_home(args), parent, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        """Click's own; Typer would end an interrupted command without a word."""
+        """Invoke a command and turn an interruption into `Interrupted`."""
+        # Typer would end an interrupted command without a message.
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
@@ -65,18 +68,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(seeds.app, name="seed", help="Bring in images with alpha.")
+# One command group per noun.
+app.add_typer(seeds.app, name="seed", help="Import images with alpha.")
 app.add_typer(samples.app, name="sample", help="List, show, withdraw and restore samples.")
-app.add_typer(captions.app, name="caption", help="What samples show, said by models or people.")
-app.add_typer(prompts.app, name="prompts", help="What pairs are drawn from, made in numbers.")
+app.add_typer(captions.app, name="caption", help="Caption samples with a model or by hand.")
+app.add_typer(prompts.app, name="prompts", help="Generate prompts for pairs of layers.")
 app.add_typer(rounds.app, name="round", help="Open, watch and close rounds.")
-app.add_typer(candidates.app, name="candidate", help="Look up the candidates of rounds.")
-app.add_typer(acceptance_model.app, name="head", help="What people would say of candidates that nobody has seen.")
-app.add_typer(snapshots.app, name="snapshot", help="Freeze samples under a name made of their content.")
-app.add_typer(runs.app, name="run", help="Watch and cancel runs of training and captions.")
-app.add_typer(checkpoints.app, name="checkpoint", help="Weights, their lineage and their figures.")
-app.add_typer(reviewers.app, name="reviewer", help="People who decide, and their sign-in tokens.")
-app.add_typer(labeling.app, name="desk", help="Rounds at a desk of other software, such as Label Studio.")
+app.add_typer(candidates.app, name="candidate", help="List the candidates of rounds.")
+app.add_typer(
+    acceptance_model.app,
+    name="head",
+    help="Fit and show the model that predicts acceptance of candidates.",
+)
+app.add_typer(
+    snapshots.app, name="snapshot", help="Freeze samples into content-addressed snapshots."
+)
+app.add_typer(runs.app, name="run", help="Watch and cancel training and caption runs.")
+app.add_typer(
+    checkpoints.app, name="checkpoint", help="Evaluate, promote, import and export checkpoints."
+)
+app.add_typer(reviewers.app, name="reviewer", help="Manage reviewers and their sign-in tokens.")
+app.add_typer(labeling.app, name="desk", help="Synchronize rounds with Label Studio.")
+# Commands without a group.
 app.command("train")(checkpoints.train)
 app.command("draw")(draw.draw)
 for command in (serve.up, serve.demo, serve.doctor, serve.api, serve.worker):
@@ -93,20 +106,26 @@ def _version(wanted: bool) -> None:
 def options(
     home: Annotated[
         Path | None,
-        typer.Option(help="The folder of everything embedded; LAYERLOOP_HOME when not given. Any command takes it."),
+        typer.Option(
+            help="Home folder of the instance; default: LAYERLOOP_HOME. Accepted by every command."
+        ),
     ] = None,
     version: bool = typer.Option(  # noqa: ARG001 - its callback prints it
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
-    """The data engine and trainer for transparent image layers."""
+    """Set the options that every command accepts."""
     home_option.set(home)
 
 
 def run() -> None:
-    """The entry point: errors end with a sentence, a hint and an exit code, Ctrl-C with 130, SIGTERM with 143."""
+    """Run the command line.
+
+    Errors end with a message, a hint and an exit code; Ctrl-C ends with 130, SIGTERM with 143.
+    """
+    # Help panels would be 80 columns wide in a pipe.
     if not sys.stdout.isatty():
-        rich_utils.MAX_WIDTH = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns  # of panels; else 80 in a pipe
+        rich_utils.MAX_WIDTH = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
     try:
         with errors(), ended_in_order():
             try:
@@ -114,11 +133,11 @@ def run() -> None:
             except Interrupted as stop:
                 talk.print("; ".join(["stopped", *stop.args]))
                 raise SystemExit(stop.exit_code) from None
-    except KeyboardInterrupt as stop:
+    except KeyboardInterrupt as stop:  # outside of a command, as while its errors are printed
         talk.print("stopped")
         raise SystemExit(143 if isinstance(stop, Terminated) else 130) from None
     except BrokenPipeError:
-        # `layerloop ... | head` is no error; nothing more can be written, not even at exit.
+        # `layerloop ... | head` is not an error; nothing more can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -128,6 +147,7 @@ def _hoist_home(args: list[str]) -> list[str]:
     front: list[str] = []
     rest: list[str] = []
     words = iter(args[:end])
+    # "--home FOLDER" is two words, "--home=FOLDER" is one; a missing value is left to Click.
     for word in words:
         if word == "--home":
             front += [word, *([value] if (value := next(words, None)) is not None else [])]

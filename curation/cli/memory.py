@@ -1,4 +1,4 @@
-"""What a training will need of memory, as `train --dry-run` prints it."""
+"""The memory estimate of a training run, as `train --dry-run` prints it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,31 @@ from curation.cli.output import print_json, print_rows, talk
 if TYPE_CHECKING:
     from curation.ports import StageMemory
 
-HELD = ("weights", "gradients", "optimiser", "average", "activations", "pictures")
+PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimiser",
+    "EMA": "average",
+    "activations": "activations",
+    "images": "pictures",
+}
+"""Headings of the parts of a stage's memory -> their names in `StageMemory.held`."""
 
 
 def print_memory(stages: Sequence[StageMemory], run: str, as_json: bool) -> None:
-    """Stage by stage at its peak: what holds how much, and where it fits; as JSON in bytes."""
+    """Print the peak memory of each training stage by its parts, with advice; JSON is in bytes."""
     if as_json:
-        print_json({"run": run, "memory": [asdict(stage) | {"peak": stage.peak} for stage in stages]})
+        print_json(
+            {"run": run, "memory": [asdict(stage) | {"peak": stage.peak} for stage in stages]}
+        )
         return
-    rows = [{"stage": stage.stage, "on": stage.device, "peak": stage.peak, **stage.held} for stage in stages]
-    columns = {name: partial(_cell, name) for name in ("stage", "on", *HELD, "peak")}
+    # One row per stage; a part that a stage does not have is 0.
+    rows = [
+        {"stage": stage.stage, "on": stage.device, "peak": stage.peak, **stage.held}
+        for stage in stages
+    ]
+    names = {"stage": "stage", "on": "on", **PARTS, "peak": "peak"}
+    columns = {heading: partial(_cell, name) for heading, name in names.items()}
     print_rows(rows, columns, as_json=False)
     for stage in stages:
         talk.print(f"{stage.stage}: {stage.advice}")

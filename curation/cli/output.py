@@ -1,7 +1,7 @@
-"""How commands speak: data on stdout, talk on stderr, errors with a hint, progress with an estimate.
+"""Output of commands: data on stdout, messages on stderr, errors with a hint, progress with an ETA.
 
-Nothing that a name, a text or a file holds can act on the terminal: every function here escapes control characters
-and takes no markup from the texts that it is given.
+Texts, names and file contents cannot act on the terminal: every function here escapes control
+characters and interprets no markup in the texts that it is given.
 """
 
 from __future__ import annotations
@@ -31,24 +31,26 @@ if TYPE_CHECKING:
     from curation.runtime.context import AppContext
     from curation.settings import Settings
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done, without doing it.")
+]
 
 ACTOR = "command line"
 INTERNAL_ERROR = 70  # sysexits.h: EX_SOFTWARE
 LARGEST = 2**31 - 1
-"""The largest number that the database keeps as an id."""
+"""The largest integer id that the database can hold."""
 
 home_option: ContextVar[Path | None] = ContextVar("home_option", default=None)
 """The value of the global option --home in this call."""
 
 
 class Talk(Console):
-    """The console on stderr; texts are printed as they are, without markup and without acting on the terminal."""
+    """The console on stderr; strings are escaped and never interpreted as markup."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Rich's own `print`; styles come as `Text` objects, never as markup in a text."""
-        escaped = [printable(one) if isinstance(one, str) else one for one in objects]
+        """Print like Rich's `print`; styles come as `Text` objects, never as markup in a string."""
+        escaped = [printable(item) if isinstance(item, str) else item for item in objects]
         super().print(*escaped, **{**options, "markup": False})
 
 
@@ -61,14 +63,15 @@ def bold(text: str, color: str = "") -> Text:
 
 
 def print_text(*texts: object) -> None:
-    """Print data on stdout: the texts with a space between them, and a line end."""
+    """Print data on stdout, the texts separated by spaces."""
     sys.stdout.write(printable(" ".join(map(str, texts))) + "\n")
 
 
 def settings(**given: object) -> Settings:
-    """Return the settings of this call: the environment's, with the global --home and what is given.
+    """Return the settings of the environment, overridden by the global --home and by `given`.
 
-    Raises Refused for a value that cannot be.
+    Raises:
+        Refused: A setting has an invalid value.
     """
     from curation.settings import read_settings
 
@@ -79,29 +82,45 @@ def settings(**given: object) -> Settings:
 
 @cache
 def _warn_of_unknown_settings() -> None:
-    """Name misspelt variables once; `doctor` lists them as findings and needs no warning."""
+    """Warn about misspelled variables, once per process."""
     from curation.settings import unknown_settings
 
+    # `doctor` lists them as findings.
     for name, nearest in [] if "doctor" in sys.argv[1:] else unknown_settings():
-        talk.print(f"warning: {name} is no setting" + (f"; did you mean {nearest}?" if nearest else ""))
+        guess = f"; did you mean {nearest}?" if nearest else ""
+        talk.print(f"warning: {name} is not a setting{guess}")
 
 
 @contextmanager
 def context(*, create: bool = False) -> Iterator[AppContext]:
-    """Open the instance that the settings name. Raises NotFound where there is none, unless it is to be made."""
+    """Open the instance of the settings.
+
+    Args:
+        create: Create the instance if there is none.
+
+    Raises:
+        NotFound: There is no instance and `create` is false.
+    """
     from curation.runtime.context import open_context
 
-    named = settings()
-    if not create and not named.exists():
-        raise NotFound(f"there is no instance at {named.home}", "'layerloop up' or 'layerloop demo' makes one; "
-                       "--home or LAYERLOOP_HOME names another folder")  # fmt: skip
-    with open_context(named) as opened:
-        yield opened
+    config = settings()
+    # A misspelled --home must not create an empty instance.
+    if not create and not config.exists():
+        hint = (
+            "'layerloop up' or 'layerloop demo' creates one; "
+            "--home or LAYERLOOP_HOME selects another folder"
+        )
+        raise NotFound(f"there is no instance at {config.home}", hint)
+    with open_context(config) as ctx:
+        yield ctx
 
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Turn errors into two lines and an exit code: our own as they are, any other with its traceback in a file."""
+    """Turn errors into a message, a hint and an exit code.
+
+    Any error but our own, and but an OSError of a file, is a bug: its traceback goes to a file.
+    """
     try:
         yield
     except LayerloopError as error:
@@ -112,9 +131,13 @@ def errors() -> Iterator[None]:
     except OSError as error:
         from curation.settings import wants_traceback
 
+        # With a file name it is most likely the user's path or disk, without one a bug.
         if error.filename is None or wants_traceback():
             _end_with_internal_error(error)
-        print_error(f"{_name(error.filename)}: {error.strerror}", "check the path, its permissions and the free space")
+        print_error(
+            f"{_name(error.filename)}: {error.strerror}",
+            "check the path, its permissions and the free space",
+        )
         raise SystemExit(1) from None
     except Exception as error:
         _end_with_internal_error(error)
@@ -131,68 +154,82 @@ def _name(file: object) -> str:
 
 
 def print_error(message: str, hint: str = "") -> None:
-    """Print what is wrong, and what to do about it."""
+    """Print an error message and a hint on stderr."""
     talk.print(bold("error:", "red"), message)
     if hint:
         talk.print(bold("hint:"), hint)
 
 
 def _keep_traceback() -> str:
-    """Print the traceback of the error under way where LAYERLOOP_TRACEBACK asks for it, else write it to a log.
+    """Print the current traceback if LAYERLOOP_TRACEBACK is set, else append it to a log file.
 
-    Returns the hint that says where it is.
+    Returns:
+        The hint for the user.
     """
     from curation.settings import wants_traceback
 
-    story = traceback.format_exc()
-    report = "please report it with what you did"
+    text = traceback.format_exc()
+    report = "please report it with the steps to reproduce it"
     if wants_traceback():
-        sys.stderr.write(printable(story))
+        sys.stderr.write(printable(text))
         return f"this is a bug: {report}"
+    # Without a home folder the log goes to a temporary folder: a failing command creates no home.
     try:
         logs = settings().home.resolve() / "logs"
         folder = logs if logs.is_dir() else Path(tempfile.mkdtemp(prefix="layerloop-"))
         file = folder / "errors.log"
         with file.open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{printable(story)}\n")
+            log.write(
+                f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{printable(text)}\n"
+            )
     except (OSError, LayerloopError):
-        return "this is a bug; LAYERLOOP_TRACEBACK=1 prints where it happened"
+        return "this is a bug; LAYERLOOP_TRACEBACK=1 prints the traceback"
     return f"this is a bug: {report}; the traceback is in {file}"
 
 
 @contextmanager
-def resumable(word: str = "the same command goes on where it stopped") -> Iterator[None]:
-    """Say so where the block is interrupted, as the command's last word."""
+def resumable(message: str = "run the same command again to resume") -> Iterator[None]:
+    """Print a message at the end of the command if the block is interrupted."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        stop.args = (word,)
+        stop.args = (message,)
         raise
 
 
 def warn(sentence: str) -> None:
-    """Say on stderr what is odd though nothing fails; nothing where the sentence is empty."""
+    """Print a warning on stderr, or nothing if the sentence is empty."""
     if sentence:
         talk.print(bold("warning:", "yellow"), sentence)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(_inert(json.dumps(value, default=_as_text, ensure_ascii=False, indent=2)) + "\n")
+    """Print a value as one JSON document on stdout."""
+    sys.stdout.write(
+        _inert(json.dumps(value, default=_as_text, ensure_ascii=False, indent=2)) + "\n"
+    )
 
 
 def print_json_line(line: str) -> None:
-    """Print a document that is JSON in one line already."""
+    """Print a line that is JSON already on stdout."""
     sys.stdout.write(_inert(line) + "\n")
 
 
-def print_done(told: str, as_json: bool, **facts: Any) -> None:
-    """Say what a command has changed: for people on stderr, or its facts as JSON on stdout."""
-    print_json(facts) if as_json else talk.print(told)
+def print_done(message: str, as_json: bool, **facts: Any) -> None:
+    """Report what a command changed: a message on stderr, or `facts` as JSON on stdout."""
+    print_json(facts) if as_json else talk.print(message)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], as_json: bool) -> None:
-    """A listing: JSON of whole rows, or a table of the named columns, each made of its row."""
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], as_json: bool
+) -> None:
+    """Print a listing as JSON or as a table.
+
+    Args:
+        rows: The rows; JSON contains all their fields.
+        columns: By heading of the table, the function that gives a row's cell.
+        as_json: Print JSON instead of a table.
+    """
     if as_json:
         print_json(list(rows))
         return
@@ -206,61 +243,85 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable
         table.add_column(Text(_one_line(name)))
     for row in rows:
         table.add_row(*(Text(_cell(make(row))) for make in columns.values()))
+    # A pipe has no width; Rich would cut the cells at 80 columns.
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def print_limited(
-    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], limit: int, as_json: bool
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, Callable[[Any], Any]],
+    limit: int,
+    as_json: bool,
 ) -> None:
-    """A listing of at most `limit` rows, or all for 0; says on stderr that it was cut.
+    """Print a listing of at most `limit` rows, and a note on stderr if it is truncated.
 
-    rows: one more than the limit, where there are so many (`one_more`).
+    Args:
+        rows: The rows, one more than the limit if there are more (see `one_more`).
+        columns: As of `print_rows`.
+        limit: The maximum number of rows, 0 for all.
+        as_json: Print JSON instead of a table.
     """
     print_rows(rows[:limit] if limit else rows, columns, as_json)
     if limit and len(rows) > limit:
-        talk.print(f"the first {limit} alone; --limit 0 lists all")
+        talk.print(f"only the first {limit}; --limit 0 lists all")
 
 
 def one_more(limit: int) -> int:
-    """How many rows to ask for, so that it is known whether a listing was cut; 0 is all."""
+    """Return the number of rows to query so that a truncated listing is noticed; 0 is all."""
     return limit + 1 if limit else 0
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[Progress], None]]:
-    """A function that shows each stage's progress on stderr: bars for people, a line now and then for logs."""
+    """Provide a callback that shows progress on stderr, as bars on a terminal, else as lines."""
+    # Logs and pipes get lines, since bars rewrite the line they are on.
     if not talk.is_terminal:
         from curation.progress import ProgressLines, with_time
 
         yield ProgressLines(lambda line: talk.print(with_time(line)))
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:<34}", markup=False), BarColumn(28), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
-    )  # fmt: skip
+        TextColumn("{task.description:<34}", markup=False),
+        BarColumn(28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}", markup=False),
+    )
     stages: dict[tuple[int, str], Any] = {}
     with Bars(*columns, console=talk, speed_estimate_period=30) as bars:
 
-        def tell(seen: Progress) -> None:
-            figures = _one_line("  ".join(f"{name} {value:.4g}" for name, value in seen.figures.items()))
-            stage = (seen.stage_number, seen.stage)
+        def update(state: Progress) -> None:
+            metrics = _one_line(
+                "  ".join(f"{name} {value:.4g}" for name, value in state.figures.items())
+            )
+            stage = (state.stage_number, state.stage)
             if stage not in stages:
-                number = f"{seen.stage_number}/{seen.stage_count} " if seen.stage_count else ""
-                # What an earlier run has done is where the bar begins, and no part of its speed.
+                number = f"{state.stage_number}/{state.stage_count} " if state.stage_count else ""
+                # The bar begins at the work of an earlier run, which does not count as speed.
                 stages[stage] = bars.add_task(
-                    _one_line(number + seen.stage), total=seen.total, completed=seen.done, figures=figures
+                    _one_line(number + state.stage),
+                    total=state.total,
+                    completed=state.done,
+                    metrics=metrics,
                 )
-            bars.update(stages[stage], completed=seen.done, total=seen.total, figures=figures)
+            bars.update(stages[stage], completed=state.done, total=state.total, metrics=metrics)
 
-        yield tell
+        yield update
 
 
 def short(sha: str | None) -> str:
-    """The digits of a hash that people need."""
+    """Return the first 12 digits of a hash, a dash for none."""
     return sha[:12] if sha else "–"
 
 
@@ -279,9 +340,10 @@ def _one_line(text: str) -> str:
 
 
 def _inert(document: str) -> str:
-    """The same JSON document, with the control characters that JSON leaves alone written as its escapes."""
+    """Return a JSON document with all its control characters escaped."""
     return "".join(
-        letter if letter == "\n" or printable(letter) == letter else f"\\u{ord(letter):04x}" for letter in document
+        letter if letter == "\n" or printable(letter) == letter else f"\\u{ord(letter):04x}"
+        for letter in document
     )
 
 

@@ -1,4 +1,4 @@
-"""Commands of data engineers: prompts made in numbers."""
+"""The command that generates pair prompts (data engineers)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ app = typer.Typer(no_args_is_help=True)
 
 
 class Maker(StrEnum):
-    """Where triples come from."""
+    """The sources of pair prompts."""
 
     grammar = "grammar"
     model = "model"
@@ -41,91 +41,124 @@ class Maker(StrEnum):
 
 @app.command()
 def make(
-    count: Annotated[int, typer.Option(help="How many triples there are to be.", min=1)] = 100,
-    maker: Annotated[Maker, typer.Option(help="A grammar of everyday things, or a language model.")] = Maker.grammar,
+    count: Annotated[int, typer.Option(help="Number of pair prompts in total.", min=1)] = 100,
+    maker: Annotated[
+        Maker, typer.Option(help="A grammar of everyday objects, or a language model.")
+    ] = Maker.grammar,
     model: Annotated[
-        str | None, typer.Option(help="The language model: a hub name, a folder, a server's name.")
+        str | None,
+        typer.Option(help="Language model: a hub name, a folder, or a name on the server."),
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="A server that speaks OpenAI's API, like http://127.0.0.1:8000/v1.")
+        str | None,
+        typer.Option(help="Server with an OpenAI-compatible API, as http://127.0.0.1:8000/v1."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A file of JSON lines that is filled up; else stdout.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed makes others.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON-lines file to append to; default: stdout.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make prompts for pairs: JSON lines with text (the whole), foreground and background, as 'round open' reads them.
+    """Generate prompts for pairs as JSON lines, as 'round open' reads them.
 
-    The same command again fills up its file; what it holds already is never made twice.
+    A line has text (of the composite), foreground and background. Running the same command again
+    extends its file up to the count, without duplicates.
     """
     from curation.prompts.pair_files import append, read_triples, write_line
 
     if maker is Maker.model and model is None:
-        raise Refused("no language model is named", "give --model, a hub name or a folder; with --address a server's")
+        raise Refused(
+            "no language model is given",
+            "give --model: a hub name or a folder, or with --address a name on the server",
+        )
     if maker is Maker.grammar and (model or address):
-        raise Refused("the grammar needs no language model", "say --maker model to ask one")
+        raise Refused("the grammar uses no language model", "give --maker model to use one")
+
+    # Prompts already in the file count towards the total.
     known = read_triples(out) if out else []
     made: list[Prompt] = []
     if dry_run:
-        talk.print(f"would make {max(0, count - len(known))} triples by {model or 'the grammar'}")
+        missing = max(0, count - len(known))
+        talk.print(f"would generate {missing} pair prompts with {model or 'the grammar'}")
         return
 
     def keep(new: list[Prompt]) -> None:
         made.extend(new)
+        # Write each batch at once, so that an interruption loses none.
         if out:
             append(out, new)
         elif not as_json:
-            for one in new:
-                print_json_line(write_line(one).rstrip("\n"))
-            sys.stdout.flush()
+            for prompt in new:
+                print_json_line(write_line(prompt).rstrip("\n"))
+            sys.stdout.flush()  # a reader of the pipe sees each batch at once
 
     with resumable() if out else nullcontext():
-        told = _speak(known, count, seed, keep) if model is None else _ask(model, address, known, count, seed, keep)
+        summary = (
+            _fill_from_grammar(known, count, seed, keep)
+            if model is None
+            else _fill_from_model(model, address, known, count, seed, keep)
+        )
     if as_json:
-        rows = [{"text": one.text, "foreground": one.foreground, "background": one.background} for one in made]
-        print_json(told | ({"out": str(out), "made": len(made)} if out else {"prompts": rows}))
+        rows = [
+            {"text": prompt.text, "foreground": prompt.foreground, "background": prompt.background}
+            for prompt in made
+        ]
+        print_json(summary | ({"out": str(out), "made": len(made)} if out else {"prompts": rows}))
     elif out:
-        talk.print(f"{out} holds {len(known) + len(made)} triples, {len(made)} of them new")
+        talk.print(f"{out} has {len(known) + len(made)} pair prompts, {len(made)} of them new")
 
 
-def _speak(known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]) -> dict[str, object]:
-    """Fill up from the grammar. Raises Refused where it has no more."""
+def _fill_from_grammar(
+    known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]
+) -> dict[str, object]:
+    """Generate the missing prompts by the grammar. Raises Refused if it is exhausted."""
     from curation.prompts.grammar import size, speak
 
-    there, missing = set(known), max(0, count - len(known))
-    new = list(islice((prompt for prompt in speak(seed) if prompt not in there), missing))
+    existing, missing = set(known), max(0, count - len(known))
+    new = list(islice((prompt for prompt in speak(seed) if prompt not in existing), missing))
     if len(new) < missing:
-        raise Refused(f"the grammar has {size():,} triples", "make fewer, or ask a language model (--maker model)")
+        raise Refused(
+            f"the grammar has only {size():,} pair prompts",
+            "generate fewer, or use a language model (--maker model)",
+        )
     keep(new)
     return {"maker": "grammar"}
 
 
-def _ask(
-    model: str, address: str | None, known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]
+def _fill_from_model(
+    model: str,
+    address: str | None,
+    known: list[Prompt],
+    count: int,
+    seed: int,
+    keep: Callable[[list[Prompt]], None],
 ) -> dict[str, object]:
-    """Fill up from a language model, and say what it broke."""
+    """Generate the missing prompts by a language model, and print the lines that were rejected."""
     from curation.prompts.llm import ask
 
-    with progress() as tell:
-        tally = ask(_open_writer(model, address), known, count, seed, keep, tell)
-    _tell_refused(tally)
+    with progress() as on_progress:
+        tally = ask(_open_writer(model, address), known, count, seed, keep, on_progress)
+    _print_rejected_lines(tally)
     return {"maker": model, "asked": tally.asked, "refused": dict(tally.refused)}
 
 
 def _open_writer(model: str, address: str | None) -> TextGenerator:
-    named = settings()
+    config = settings()
     if address is None:
         from curation.runtime.context import load
 
-        opened: TextGenerator = load(named.writer)(model)
-        return opened
+        generator: TextGenerator = load(config.writer)(model)
+        return generator
     from curation.adapters.chat import ChatServer
 
-    return ChatServer(address, model, named.writer_key.get_secret_value() if named.writer_key else None)
+    return ChatServer(
+        address, model, config.writer_key.get_secret_value() if config.writer_key else None
+    )
 
 
-def _tell_refused(tally: Tally) -> None:
+def _print_rejected_lines(tally: Tally) -> None:
     for reason, times in tally.refused.most_common():
-        talk.print(f"{times} lines refused: {reason}")
+        talk.print(f"{times} lines rejected: {reason}")
     for reason, line in tally.lines:
         talk.print(f"  {line!r}: {reason}")

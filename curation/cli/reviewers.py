@@ -1,4 +1,4 @@
-"""Commands of administrators: who may sign in, and as what."""
+"""Commands for reviewers and their access (administrators)."""
 
 from __future__ import annotations
 
@@ -18,106 +18,126 @@ Who = Annotated[str, typer.Argument(help="The reviewer's name.")]
 @app.command()
 def add(
     name: Who,
-    access: Annotated[Role, typer.Option(help="What they may do.")] = Role.annotator,
+    access: Annotated[Role, typer.Option(help="Their role.")] = Role.annotator,
     as_json: Json = False,
 ) -> None:
-    """Add a person who may sign in; one who is there already, with the same access, is left as they are."""
+    """Add a reviewer who may sign in; no change if one with this name and role exists."""
     from curation.review import reviewers
 
-    with context(create=True) as opened, opened.database.transaction() as tx:
+    with context(create=True) as ctx, ctx.database.transaction() as tx:
+        # Adding an existing reviewer changes nothing, so only a new one is logged.
         known = name.strip() in reviewers.names(tx)
         reviewers.add_reviewer(tx, name, access)
         if not known:
             tx.log(ACTOR, "reviewer added", name, access=access)
-    told = f"{name} exists already" if known else f"{name} is added"
-    hint = f"; 'layerloop reviewer token {name}' lets them in"
-    print_done(told + hint, as_json, reviewer=name.strip(), access=access, added=not known)
+    message = f"{name} exists already" if known else f"{name} is added"
+    hint = f"; 'layerloop reviewer token {name}' prints a sign-in token"
+    print_done(message + hint, as_json, reviewer=name.strip(), access=access, added=not known)
 
 
 @app.command()
 def token(
     name: Who,
-    minutes: Annotated[int, typer.Option(help="How long it can be used.", min=1, max=525_600)] = 60,
+    minutes: Annotated[int, typer.Option(help="Lifetime of the token.", min=1, max=525_600)] = 60,
     as_json: Json = False,
 ) -> None:
-    """Print a token with which a person signs in once."""
+    """Print a one-time sign-in token of a reviewer."""
     from curation.review import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes)
-    print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(token)
+    print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(
+        token
+    )
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Everybody who decides, the oracle too."""
+    """List all reviewers, including the rule reviewer."""
     import sqlalchemy as sa
 
     from curation.db.tables import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
-        rows = [dict(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
-    columns = {name: itemgetter(name) for name in ("name", "kind", "access", "active", "paused")}
+    with context() as ctx, ctx.database.transaction() as tx:
+        rows = [
+            dict(row)
+            for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
+        ]
+    columns = {
+        "name": itemgetter("name"),
+        "kind": itemgetter("kind"),
+        "role": itemgetter("access"),
+        "active": itemgetter("active"),
+        "paused": itemgetter("paused"),
+    }
     print_rows(rows, columns, as_json)
 
 
 @app.command()
 def figures(
-    name: Annotated[str | None, typer.Argument(help="The reviewer's name; everybody's without it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The reviewer's name; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """How fast people decide, how they agree, what they notice in gold, and facts about runs and fatigue."""
+    """Show the speed, agreement, gold results, runs and fatigue of reviewers."""
     from curation.reporting import reviewer_stats
     from curation.review import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         if name is None:
-            told = reviewer_stats.all_figures(tx)
+            stats = reviewer_stats.all_figures(tx)
         else:
-            told = [reviewer_stats.reviewer_figures(tx, reviewers.find_reviewer(tx, name), to_themselves=False)]
-    print_json(told) if as_json else print_text("\n".join(reviewer_stats.as_text(one) for one in told))
+            stats = [
+                reviewer_stats.reviewer_figures(
+                    tx, reviewers.find_reviewer(tx, name), to_themselves=False
+                )
+            ]
+    print_json(stats) if as_json else print_text(
+        "\n".join(reviewer_stats.as_text(row) for row in stats)
+    )
 
 
 @app.command()
 def resume(name: Who, as_json: Json = False) -> None:
-    """Let a person decide again whom their answers to gold have paused."""
+    """Resume a reviewer who was paused for failing gold."""
     from curation.review import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         reviewers.resume_reviewer(tx, reviewers.find_reviewer(tx, name), ACTOR)
-    print_done(f"{name} may decide again; answers to gold count anew", as_json, reviewer=name, paused=False)
+    print_done(
+        f"{name} is resumed; their gold accuracy starts over", as_json, reviewer=name, paused=False
+    )
 
 
 @app.command()
 def deactivate(name: Who, as_json: Json = False) -> None:
-    """Shut a person out at once; their decisions stay."""
+    """Deactivate a reviewer immediately; their decisions are kept."""
     from curation.review import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, name))
         tx.log(ACTOR, "reviewer deactivated", name)
-    print_done(f"{name} can sign in no longer", as_json, reviewer=name, active=False)
+    print_done(f"{name} can no longer sign in", as_json, reviewer=name, active=False)
 
 
 @app.command()
 def reactivate(name: Who, as_json: Json = False) -> None:
-    """Let a deactivated person sign in again, with a new token."""
+    """Reactivate a reviewer; they sign in with a new token."""
     from curation.review import reviewers
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         reviewers.reactivate(tx, reviewers.find_reviewer(tx, name))
         tx.log(ACTOR, "reviewer reactivated", name)
-    told = f"{name} is active again; 'layerloop reviewer token {name}' lets them in"
-    print_done(told, as_json, reviewer=name, active=True)
+    message = f"{name} is active again; 'layerloop reviewer token {name}' prints a sign-in token"
+    print_done(message, as_json, reviewer=name, active=True)
 
 
 @app.command("sign-out")
 def sign_out(name: Who, as_json: Json = False) -> None:
-    """End every session of a person at once, and void sign-in tokens that were not used yet."""
+    """End all sessions of a reviewer and void their unused sign-in tokens."""
     from curation.review import reviewers
     from curation.review.sessions import end_sessions
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         end_sessions(tx, reviewers.find_reviewer(tx, name).id)
         tx.log(ACTOR, "reviewer signed out", name)
     print_done(f"{name} is signed out everywhere", as_json, reviewer=name)

@@ -1,4 +1,4 @@
-"""Commands of trainers: runs of training and captions, wherever they run."""
+"""Commands for training and caption runs, in this process or in workers (model trainers)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-Run = Annotated[str, typer.Argument(help="The run's id, or the first eight or more digits of it.")]
+Run = Annotated[str, typer.Argument(help="The run's id, or its first eight or more digits.")]
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Every run of training and captions with its state and progress, newest first."""
-    with context() as opened, opened.database.transaction() as tx:
+    """List training and caption runs with state and progress, newest first."""
+    with context() as ctx, ctx.database.transaction() as tx:
         rows = _runs(tx)
     columns = {
         "run": lambda r: str(r["id"])[:13],
@@ -43,7 +43,7 @@ def list_(as_json: Json = False) -> None:
         "what": lambda r: f"{r['recipe']} {r['preset']}" if r["kind"] == "training" else r["model"],
         "state": lambda r: r["state"],
         "progress": _progress,
-        "ordered": lambda r: r["at"],
+        "requested": lambda r: r["at"],
         "ended": lambda r: r["finished_at"],
     }
     print_rows(rows, columns, as_json)
@@ -51,74 +51,100 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def show(run: Run, as_json: Json = False) -> None:
-    """One run: what was ordered, how far it is, who holds it until when, and where its files and logs are."""
+    """Show a run: its request, progress, lease holder and folder."""
     from curation.db import leases
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         row = _find(tx, run)
         held = leases.find_lease(tx, row["id"])
-    told = row | {"holder": held[0] if held else None, "held_until": held[1] if held else None}
+    details = row | {"holder": held[0] if held else None, "held_until": held[1] if held else None}
+    # The folder is missing if the run was trained on another machine.
     if row["kind"] == "training":
         folder = settings().home.resolve() / "runs" / str(row["id"])
-        told["folder"] = str(folder) if folder.is_dir() else None
+        details["folder"] = str(folder) if folder.is_dir() else None
     if as_json:
-        print_json(told)
+        print_json(details)
         return
     print_text(f"run {row['id']}  {row['kind']}, {row['state']}")
     if row["progress"]:
         print_text(f"  {'progress':<13} {_progress(row)}")
-    for name, value in told.items():
+    for name, value in details.items():
         if name not in {"id", "kind", "state", "progress"} and value not in (None, {}, ""):
             print_text(f"  {name:<13} {value}")
 
 
 @app.command()
 def cancel(run: Run, as_json: Json = False) -> None:
-    """Cancel a run: a requested one at once, a running one within a batch. The same order goes on where it stopped."""
+    """Cancel a run: a requested run at once, a running run within a batch.
+
+    Requesting the same run again resumes it.
+    """
     from curation.checkpoints import registry
     from curation.datasets import captions
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         row = _find(tx, run)
+        # Training and captions have tables of their own.
         of_kind = registry.cancel_run if row["kind"] == "training" else captions.cancel_run
         if not of_kind(tx, row["id"], ACTOR):
             raise Conflict(
-                f"run {row['id']} is {row['state']} already", "'layerloop run list' shows which are under way"
+                f"run {row['id']} is {row['state']} already",
+                "'layerloop run list' shows the active runs",
             )
     running = row["state"] == "running"
-    told = f"run {row['id']} is cancelled" + ("; whoever works on it stops within a batch" if running else "")
-    print_done(told, as_json, run=row["id"], state="cancelled", was=row["state"])
+    message = f"run {row['id']} is cancelled" + (
+        "; its worker stops within a batch" if running else ""
+    )
+    print_done(message, as_json, run=row["id"], state="cancelled", was=row["state"])
 
 
 def work_here(
-    opened: AppContext,
+    ctx: AppContext,
     run: uuid.UUID,
     work: Callable[[AppContext, str, Callable[[Progress], None]], None],
     find_run: Callable[[Transaction, uuid.UUID], dict[str, Any]],
-    tell: Callable[[Progress], None],
+    on_progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
-    """Work on a run in this process and return its row once it is over.
+    """Work on a run in this process and return its row once it has ended.
 
-    Where somebody else holds the run, say who and until when, follow its progress, and take it over as soon as it is
-    free: leases that ran out or whose holder was killed are handed back here, since no worker may be there to do so.
+    If another process holds the run's lease, print the holder, follow the progress, and take the
+    run over as soon as the lease is released. Leases that expired or whose holder was killed are
+    released here, since no worker may be running.
+
+    Args:
+        ctx: The app context.
+        run: The run's id.
+        work: Does the work of the run, or returns at once if its lease is held.
+        find_run: Returns the row of the run.
+        on_progress: Receives the progress.
+
+    Returns:
+        The row of the run in its final state.
     """
     from curation import jobs
     from curation.db import leases
     from curation.domain import Progress
 
-    told = None
+    printed_holder = None
     while True:
-        jobs.release_lost(opened)
-        work(opened, str(run), tell)
-        with opened.database.transaction() as tx:
+        jobs.release_lost(ctx)
+        # Returns when the run has ended, or at once where another process holds its lease.
+        work(ctx, str(run), on_progress)
+        with ctx.database.transaction() as tx:
             row, held = find_run(tx, run), leases.find_lease(tx, run)
         if row["state"] in {"finished", "failed", "cancelled"}:
             return row
-        if held and held[0] != told:
-            told, until = held[0], held[1].astimezone()
-            talk.print(f"{held[0]} works on run {run}, and holds it until {until:%H:%M:%S} or longer; waiting for it")
+
+        # Another process works on it: print the holder once and follow its progress.
+        if held and held[0] != printed_holder:
+            printed_holder = held[0]
+            until = held[1].astimezone()
+            talk.print(
+                f"waiting for {held[0]}, which works on run {run} "
+                f"(its lease lasts until {until:%H:%M:%S} or longer)"
+            )
         if held and row["progress"]:
-            tell(Progress(**row["progress"]))
+            on_progress(Progress(**row["progress"]))
         time.sleep(0.5)
 
 
@@ -132,11 +158,13 @@ def _runs(tx: Transaction) -> list[dict[str, Any]]:
 
 
 def _find(tx: Transaction, name: str) -> dict[str, Any]:
-    """Return the run with that id or that beginning of one. Raises NotFound."""
+    """Return the run with this id or id prefix. Raises NotFound."""
     digits = name.replace("-", "").lower()
     found = [row for row in _runs(tx) if uuid.UUID(str(row["id"])).hex.startswith(digits)]
     if len(digits) < 8 or len(found) != 1:
-        raise NotFound(f"there is no run {name!r}", "'layerloop run list' shows them; eight digits are enough")
+        raise NotFound(
+            f"there is no run {name!r}", "'layerloop run list' shows the ids; eight digits suffice"
+        )
     return found[0]
 
 
@@ -144,7 +172,7 @@ def _progress(row: dict[str, Any]) -> str:
     from curation.domain import Progress
     from curation.progress import describe_progress
 
-    seen = row["progress"]
-    if not seen:
+    progress = row["progress"]
+    if not progress:
         return "–"
-    return describe_progress(Progress(**({"stage": row["kind"]} | seen)))
+    return describe_progress(Progress(**({"stage": row["kind"]} | progress)))

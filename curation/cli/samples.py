@@ -1,4 +1,4 @@
-"""Commands of data engineers: samples."""
+"""Commands for samples (data engineers)."""
 
 from __future__ import annotations
 
@@ -22,24 +22,35 @@ from curation.cli.output import (
 
 app = typer.Typer(no_args_is_help=True)
 
-Names = Annotated[list[str], typer.Argument(help="Ids of samples, or the first eight or more digits of them.")]
+Names = Annotated[
+    list[str], typer.Argument(help="Ids of samples, or their first eight or more digits.")
+]
 
 
 @app.command("list")
 def list_(
-    withdrawn: Annotated[bool, typer.Option("--withdrawn", help="Those that were withdrawn instead.")] = False,
-    bare: Annotated[
-        bool, typer.Option("--no-caption", help="Only without a caption, or with one made from a file name.")
+    withdrawn: Annotated[
+        bool, typer.Option("--withdrawn", help="List the withdrawn samples instead.")
     ] = False,
-    file: Annotated[str | None, typer.Option(help="Only those from files whose name ends so.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 100,
+    bare: Annotated[
+        bool,
+        typer.Option(
+            "--no-caption", help="Only samples without a caption, or with one from a file name."
+        ),
+    ] = False,
+    file: Annotated[
+        str | None, typer.Option(help="Only samples whose file name ends with this text.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of rows; 0 for all.", min=0)] = 100,
     as_json: Json = False,
 ) -> None:
-    """List the samples that the next snapshot would hold, the newest first."""
+    """List the samples that the next snapshot would contain, newest first."""
     from curation.datasets import sample_records
 
-    with context() as opened, opened.database.transaction() as tx:
-        rows = sample_records.list_samples(tx, withdrawn=withdrawn, bare=bare, file=file, limit=one_more(limit))
+    with context() as ctx, ctx.database.transaction() as tx:
+        rows = sample_records.list_samples(
+            tx, withdrawn=withdrawn, bare=bare, file=file, limit=one_more(limit)
+        )
     columns = {
         "sample": lambda r: short(r["id"]),
         "caption": lambda r: r["caption"][:60],
@@ -55,56 +66,66 @@ def list_(
 
 @app.command()
 def show(
-    sample: Annotated[str, typer.Argument(help="The sample's id, or the first eight or more digits of it.")],
+    sample: Annotated[
+        str, typer.Argument(help="The sample's id, or its first eight or more digits.")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Show one sample: what is said of it, the files it came from, and what happened to it."""
+    """Show one sample: its metadata, source files and history."""
     from curation.datasets import sample_records
 
-    with context() as opened, opened.database.transaction() as tx:
-        told = sample_records.show_sample(tx, sample)
+    with context() as ctx, ctx.database.transaction() as tx:
+        details = sample_records.show_sample(tx, sample)
     if as_json:
-        print_json(told)
+        print_json(details)
         return
-    history = told.pop("history")
-    for name, value in told.items():
+    # Empty fields are left out, and the history follows the fields.
+    history = details.pop("history")
+    for name, value in details.items():
         if value not in (None, [], {}):
             print_text(f"{name:<15} {_plain(value)}")
-    for one in history:
-        data = ", ".join(f"{key}: {value}" for key, value in one["data"].items())
-        print_text(f"{one['at']:%Y-%m-%d %H:%M}  {one['kind']} by {one['actor']}: {data}")
+    for event in history:
+        data = ", ".join(f"{key}: {value}" for key, value in event["data"].items())
+        print_text(f"{event['at']:%Y-%m-%d %H:%M}  {event['kind']} by {event['actor']}: {data}")
 
 
 @app.command()
 def withdraw(
     names: Names,
-    reason: Annotated[str, typer.Option(help="Why; it is kept with the sample.")] = "",
+    reason: Annotated[str, typer.Option(help="The reason, stored with the sample.")] = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Leave samples out of every snapshot to come; frozen snapshots keep what they hold, and restore takes it back."""
+    """Exclude samples from later snapshots; existing snapshots do not change.
+
+    'layerloop sample restore' reverts it.
+    """
     from curation.datasets import sample_records, samples
 
-    with context() as opened, opened.database.transaction() as tx:
+    with context() as ctx, ctx.database.transaction() as tx:
         if dry_run:
+            # A sample may be given twice, by id and by prefix.
             count = len({samples.find_sample_id(tx, name) for name in names})
             talk.print(f"would withdraw {count} samples")
             return
-        moved = sample_records.withdraw_samples(tx, names, reason, ACTOR)
-    talk.print(f"{len(moved)} samples were withdrawn; 'layerloop snapshot freeze' makes a snapshot without them")
+        changed = sample_records.withdraw_samples(tx, names, reason, ACTOR)
+    talk.print(
+        f"{len(changed)} samples were withdrawn; "
+        "'layerloop snapshot freeze' creates a snapshot without them"
+    )
 
 
 @app.command()
 def restore(names: Names) -> None:
-    """Take withdrawn samples into snapshots to come again."""
+    """Include withdrawn samples in later snapshots again."""
     from curation.datasets import sample_records
 
-    with context() as opened, opened.database.transaction() as tx:
-        moved = sample_records.restore_samples(tx, names, ACTOR)
-    talk.print(f"{len(moved)} samples were restored")
+    with context() as ctx, ctx.database.transaction() as tx:
+        changed = sample_records.restore_samples(tx, names, ACTOR)
+    talk.print(f"{len(changed)} samples were restored")
 
 
 def _plain(value: object) -> str:
-    """Write a list or a mapping as words: "foreground 3f2a..., background 9c01..."."""
+    """Format a list or mapping as text, as "foreground 3f2a..., background 9c01..."."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {one}" for key, one in value.items())
+        return ", ".join(f"{key} {item}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

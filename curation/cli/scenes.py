@@ -1,4 +1,4 @@
-"""What `layerloop draw` does for pairs and for scenes: `--background`, `--on`, `--under`, `--layers`."""
+"""Pairs and scenes of `layerloop draw`: the options --background, --on, --under and --layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation import __version__
-from curation.cli.output import context, print_json, print_rows, print_text, progress, resumable, talk
+from curation.cli.output import (
+    context,
+    print_json,
+    print_rows,
+    print_text,
+    progress,
+    resumable,
+    talk,
+)
 from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt
 from curation.errors import NotFound, Refused
 
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """What a pair is drawn of: two texts and that of both together; or a picture in place of one of them."""
+    """The inputs of a pair: prompts of both layers and the composite; an image may replace one."""
 
     foreground: str | None
     background: str | None
@@ -32,110 +40,160 @@ class Pair:
     under: Path | None  # the user's foreground
 
     def prompt(self) -> Prompt:
-        """The texts that a generator is asked with. Raises Refused where something is missing, or too much."""
+        """Return the generator's prompt. Raises Refused if options are missing or conflict."""
         if self.on and self.under:
-            raise Refused("both layers are given, so nothing is left to draw", "leave out --on or --under")
+            raise Refused("--on and --under leave no layer to generate", "leave out one of them")
         if self.under and self.background is None:
-            raise Refused("there is no text for the background", "say what to draw: --background 'a snowy forest'")
+            raise Refused(
+                "there is no prompt for the background",
+                "for example --background 'a snowy forest'",
+            )
         if self.foreground is None and not self.under:
             raise Refused(
-                "there is no prompt", "say what to draw: layerloop draw 'a fox' --background 'a snowy forest'"
+                "there is no prompt",
+                "for example: layerloop draw 'a fox' --background 'a snowy forest'",
             )
         if self.background is None and not self.on:
-            raise Refused("a whole is drawn of two layers", "say what lies behind: --background TEXT, or --on FILE")
+            raise Refused(
+                "a pair needs a background",
+                "give --background TEXT or --on FILE",
+            )
         text = self.whole or ", ".join(filter(None, [self.foreground, self.background]))
         return Prompt(text, self.foreground, self.background)
 
 
-def find_hand(opened: AppContext, name: str | None, options: DrawOptions) -> SceneGenerator:
-    """The named checkpoint, or the promoted one, ready to be opened. Raises NotFound."""
+def find_hand(ctx: AppContext, name: str | None, options: DrawOptions) -> SceneGenerator:
+    """Return a layer source of the named or promoted checkpoint, loaded lazily. Raises NotFound."""
     from curation.runtime.context import load
     from curation.scenes.layer_source import SceneGenerator
 
-    checkpoint = find_checkpoint(opened, name)
+    checkpoint = find_checkpoint(ctx, name)
     return SceneGenerator(
-        checkpoint, lambda: load(opened.settings.generator)(checkpoint, opened.store), opened.store, options
+        checkpoint,
+        lambda: load(ctx.settings.generator)(checkpoint, ctx.store),
+        ctx.store,
+        options,
     )
 
 
-def find_checkpoint(opened: AppContext, name: str | None) -> Checkpoint:
-    """The named checkpoint, or the promoted one. Raises NotFound."""
+def find_checkpoint(ctx: AppContext, name: str | None) -> Checkpoint:
+    """Return the named or promoted checkpoint. Raises NotFound."""
     from curation.checkpoints import registry
 
-    with opened.database.transaction() as tx:
+    with ctx.database.transaction() as tx:
         if name is not None:
             return registry.find_checkpoint(tx, name)
         promoted = registry.promoted(tx)
     if promoted is None:
         raise NotFound(
-            "no checkpoint draws yet", "name one with --checkpoint, or run 'layerloop checkpoint promote NAME'"
+            "no checkpoint is promoted yet",
+            "give one with --checkpoint, or run 'layerloop checkpoint promote NAME'",
         )
     return promoted
 
 
 def draw_pairs(
-    opened: AppContext,
+    ctx: AppContext,
     name: str | None,
     pair: Pair,
     files: Mapping[int, Mapping[LayerRole, Path]],
     options: DrawOptions,
 ) -> Iterator[dict[str, Any]]:
-    """Draw a pair for every seed and write its three files; what each pair's files say, with their paths."""
+    """Generate a pair for every seed and write its three files.
+
+    Args:
+        ctx: The app context.
+        name: The checkpoint's id or a prefix of it; None is the promoted one.
+        pair: The prompts and images of the pair.
+        files: The output files by seed and role.
+        options: The options of the generator.
+
+    Yields:
+        The metadata and the paths of each pair.
+    """
     from curation.cli.text_warnings import warn_of_prompts
     from curation.scenes.scene_images import read_pictures
 
     prompt = pair.prompt()
-    pictures = read_pictures([path for path in (pair.on, pair.under) if path], opened.settings.image_limits)
-    hand = find_hand(opened, name, options)
-    warn_of_prompts(opened, hand.checkpoint, [prompt])
+    images = read_pictures(
+        [path for path in (pair.on, pair.under) if path], ctx.settings.image_limits
+    )
+    source = find_hand(ctx, name, options)
+    warn_of_prompts(ctx, source.checkpoint, [prompt])
     seeds = list(files)
-    with progress() as tell:
-        tell(Progress("drawing", 0, len(seeds)))
-        size = options.size or (hand.size(options.aspect) if pictures else None)
-        given = _given(pair, pictures, size)
-        size = size or next(((one.shape[1], one.shape[0]) for one in given.values()), None)
-        facts = _facts(prompt, hand, size, given)
-        for start in range(0, len(seeds), hand.generator.at_once):
-            few = seeds[start : start + hand.generator.at_once]
-            drawn = hand.draw([DrawRequest(prompt, seed) for seed in few], size, given)
-            for seed, layers in zip(few, drawn, strict=True):
-                yield _save(files[seed], layers, given, facts | {"seed": str(seed)})
-            tell(Progress("drawing", start + len(few), len(seeds)))
+    with progress() as on_progress:
+        on_progress(Progress("drawing", 0, len(seeds)))
+        # A given image is fitted to the requested size, or determines it.
+        size = options.size or (source.size(options.aspect) if images else None)
+        given = _given(pair, images, size)
+        size = size or next(((rgba.shape[1], rgba.shape[0]) for rgba in given.values()), None)
+        metadata = _metadata(prompt, source, size, given)
+        # Files are written after each batch, so that an interruption keeps the finished ones.
+        for start in range(0, len(seeds), source.generator.at_once):
+            batch = seeds[start : start + source.generator.at_once]
+            drawn = source.draw([DrawRequest(prompt, seed) for seed in batch], size, given)
+            for seed, layers in zip(batch, drawn, strict=True):
+                yield _save(files[seed], layers, given, metadata | {"seed": str(seed)})
+            on_progress(Progress("drawing", start + len(batch), len(seeds)))
 
 
-def _given(pair: Pair, pictures: Mapping[Path, RGBA], size: tuple[int, int] | None) -> dict[LayerRole, RGBA]:
-    """The user's picture as a layer of the pair: one behind fills the canvas, one in front lies in its middle."""
+def _given(
+    pair: Pair, images: Mapping[Path, RGBA], size: tuple[int, int] | None
+) -> dict[LayerRole, RGBA]:
+    """Return the user's image as a layer, a background cropped to size or a foreground centered."""
     from curation.images.pairs import composite
     from curation.scenes.blending import canvas, on_canvas
     from curation.scenes.scene_images import cover, set_down
 
     if pair.on:
-        behind = pictures[pair.on]
+        behind = images[pair.on]
         behind = cover(behind, size) if size else behind
-        return {LayerRole.background: composite(behind, canvas((behind.shape[1], behind.shape[0]), (255, 255, 255)))}
+        return {
+            LayerRole.background: composite(
+                behind, canvas((behind.shape[1], behind.shape[0]), (255, 255, 255))
+            )
+        }
     if pair.under:
-        front = pictures[pair.under]
+        front = images[pair.under]
         wanted = size or (front.shape[1], front.shape[0])
         return {LayerRole.foreground: on_canvas(*set_down(front, wanted, None, None), wanted)}
     return {}
 
 
-def _facts(
-    prompt: Prompt, hand: SceneGenerator, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]
+def _metadata(
+    prompt: Prompt,
+    source: SceneGenerator,
+    size: tuple[int, int] | None,
+    given: Mapping[LayerRole, RGBA],
 ) -> dict[str, str]:
-    texts = {"prompt": prompt.text, "foreground": prompt.foreground or "", "background": prompt.background or ""}
-    return {**texts, "negative": hand.options.negative or "", **hand.describe(size, given), "version": __version__}
+    texts = {
+        "prompt": prompt.text,
+        "foreground": prompt.foreground or "",
+        "background": prompt.background or "",
+    }
+    return {
+        **texts,
+        "negative": source.options.negative or "",
+        **source.describe(size, given),
+        "version": __version__,
+    }
 
 
 def _save(
-    paths: Mapping[LayerRole, Path], layers: Layers, given: Mapping[LayerRole, RGBA], facts: Mapping[str, str]
+    paths: Mapping[LayerRole, Path],
+    layers: Layers,
+    given: Mapping[LayerRole, RGBA],
+    metadata: Mapping[str, str],
 ) -> dict[str, Any]:
     from curation.images.provenance import COMPOSED, DRAWN, save_picture
 
+    # A given layer gets no metadata, and the composite is marked as partly generated.
     for role, path in paths.items():
         source = COMPOSED if given and role is LayerRole.blended else DRAWN
-        save_picture(path, layers[role], None if role in given else {**facts, "role": role.value}, source)
-    return {**facts, "files": {role.value: str(path) for role, path in paths.items()}}
+        save_picture(
+            path, layers[role], None if role in given else {**metadata, "role": role.value}, source
+        )
+    return {**metadata, "files": {role.value: str(path) for role, path in paths.items()}}
 
 
 def draw_layers(
@@ -150,17 +208,18 @@ def draw_layers(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Draw a scene's file into a folder, and print the paths of what is there; or only say how it would be drawn."""
+    """Generate a scene into a folder and print the paths of its files, or print only its steps."""
     from curation.scenes.layered_files import read_formats, write_layered
     from curation.scenes.planning import plan
     from curation.scenes.scene import read_scene
     from curation.scenes.scene_images import read_pictures
     from curation.settings import Settings
 
+    # Read the scene and all its images before a checkpoint is loaded.
     wanted = read_formats(formats)
     scene = read_scene(path, seed)
     scene = replace(scene, size=size) if size else scene
-    pictures = read_pictures(scene.files, Settings().image_limits)
+    images = read_pictures(scene.files, Settings().image_limits)
     steps = plan(scene)
     if dry_run:
         _print_plan(scene, steps, as_json)
@@ -168,49 +227,55 @@ def draw_layers(
     from curation.cli.text_warnings import warn_of_prompts
     from curation.scenes.drawing import draw_scene
 
+    # A scene of given images only needs no checkpoint.
     folder = out or Path(path.stem)
-    with resumable(), progress() as tell:
+    with resumable(), progress() as on_progress:
         if any(step.request for step in steps):
-            with context() as opened:
-                hand = find_hand(opened, name, options)
-                asked = [step.request.prompt for step in steps if step.request]
-                warn_of_prompts(opened, hand.checkpoint, asked)
-                drawn = draw_scene(scene, pictures, hand, folder, tell, force)
+            with context() as ctx:
+                source = find_hand(ctx, name, options)
+                prompts = [step.request.prompt for step in steps if step.request]
+                warn_of_prompts(ctx, source.checkpoint, prompts)
+                drawn = draw_scene(scene, images, source, folder, on_progress, force)
         else:
-            drawn = draw_scene(scene, pictures, None, folder, tell, force)
+            drawn = draw_scene(scene, images, None, folder, on_progress, force)
+    # Files of layered formats are written last, from the finished layers.
     layered = write_layered(folder, drawn, wanted)
     if as_json:
-        print_json({"folder": str(folder), "layered": [str(one) for one in layered], **drawn.as_json()})
+        print_json(
+            {"folder": str(folder), "layered": [str(file) for file in layered], **drawn.as_json()}
+        )
         return
-    for file in [*(folder / one for one in drawn.names), *layered]:
+    for file in [*(folder / name for name in drawn.names), *layered]:
         print_text(file)
 
 
 def _print_plan(scene: Scene, steps: Sequence[Step], as_json: bool) -> None:
-    """The steps of a scene as a table, or as JSON."""
-    ways = {
-        "given": "set down as it is",
-        "together": "drawn together",
-        "under": "drawn to fit what will lie on it",
-        "over": "drawn to fit what lies below",
+    """Print the steps of a scene as a table or as JSON."""
+    methods = {
+        "given": "placed unchanged",
+        "together": "generated together",
+        "under": "generated to fit the layer above",
+        "over": "generated to fit the layers below",
     }
+    # One row per layer; layers of one step are generated together.
     rows: list[dict[str, Any]] = []
     for number, step in enumerate(steps, 1):
-        asked = step.request
+        request = step.request
         for place in step.places:
-            one = scene.layers[place - 1] if place else scene.background
+            layer = scene.layers[place - 1] if place else scene.background
             rows.append(
                 {
                     "step": number,
                     "layer": scene.layers[place - 1].name if place else "background",
-                    "how": ways[step.way],
-                    "file": str(one.file) if one.file else None,
-                    "prompt": one.prompt,
-                    "seed": asked.seed if asked else None,
-                    "whole": asked.prompt.text if asked else None,
+                    "how": methods[step.way],
+                    "file": str(layer.file) if layer.file else None,
+                    "prompt": layer.prompt,
+                    "seed": request.seed if request else None,
+                    "whole": request.prompt.text if request else None,
                 }
             )
     columns = ("step", "layer", "how", "file", "prompt", "seed")
     print_rows(rows, {column: itemgetter(column) for column in columns}, as_json)
     if not as_json:
-        talk.print(f"{len(rows)} layers in {len(steps)} steps; size: {scene.size or 'as the checkpoint draws'}")
+        size = scene.size or "the checkpoint's"
+        talk.print(f"{len(rows)} layers in {len(steps)} steps; size: {size}")

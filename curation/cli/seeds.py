@@ -1,4 +1,4 @@
-"""Commands of data engineers: seeds."""
+"""The command that imports seeds (data engineers)."""
 
 from __future__ import annotations
 
@@ -30,102 +30,156 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="Images with alpha, and metadata.jsonl beside them if there is one.")],
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any file was refused.")] = False,
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder of images with alpha, optionally with metadata.jsonl."),
+    ],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 1 if any file was refused.")
+    ] = False,
     update: Annotated[
-        bool, typer.Option("--update", help="Take corrected captions, licences, sources, splits and pixels.")
+        bool,
+        typer.Option(
+            "--update", help="Apply changed captions, licences, sources, splits and pixels."
+        ),
     ] = False,
     encoding: Annotated[
-        str | None, typer.Option(help="Of texts without a byte order mark, such as gb18030; UTF-8 when not given.")
+        str | None,
+        typer.Option(
+            help="Encoding of texts without a byte order mark, as gb18030; default: UTF-8."
+        ),
     ] = None,
     splits_from_folders: Annotated[
-        bool, typer.Option("--splits-from-folders", help="Folders called train, test or val are splits.")
+        bool,
+        typer.Option(
+            "--splits-from-folders", help="Use folders named train, test or val as splits."
+        ),
     ] = False,
     captions_from_names: Annotated[
-        bool, typer.Option("--captions-from-names", help="File names say what the pictures show: they are captions.")
+        bool,
+        typer.Option(
+            "--captions-from-names",
+            help="Use file names as captions.",
+        ),
     ] = False,
-    workers: Annotated[int, typer.Option(help="Processes that decode.", min=1)] = 2,
+    workers: Annotated[int, typer.Option(help="Number of decoder processes.", min=1)] = 2,
     follow_links: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder into which symbolic links may lead, as those of a model hub's cache; repeatable."),
+        typer.Option(
+            help="Folder that symbolic links may point into, as a model hub's cache; repeatable."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the files, and import none.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count the files without importing them.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Import a folder of images with alpha; run again, it goes on where it stopped and takes only what is new.
+    """Import a folder of images with alpha; running it again resumes and imports only new files.
 
-    Captions, licences, sources and splits are read from metadata.jsonl (one object a line: file_name, text, licence,
-    source, split), metadata.csv or .json, and from x.txt, x.caption or x.json beside x.png, in archives too. What was
-    corrected since the last import is told; --update takes it. Files that screening is unsure of wait for a person;
-    every file that is refused or held back is named with its reason.
+    Captions, licences, sources and splits are read from metadata.jsonl (one object per line:
+    file_name, text, licence, source, split), metadata.csv or .json, and from x.txt, x.caption or
+    x.json beside x.png, also in archives. Changes since the last import are listed; --update
+    applies them. Files that screening is unsure of wait for review; every refused or waiting file
+    is listed with its reason.
     """
     from curation.ingest import seed_import
     from curation.ingest.folder_listing import Reading, list_folder
 
+    # A misspelled folder would silently follow no link.
     roots = follow_links or []
     missing = next((root for root in roots if not root.is_dir()), None)
     if missing is not None:
-        raise NotFound(f"there is no folder {missing}", "--follow-links names the folder that links may lead into")
+        raise NotFound(
+            f"there is no folder {missing}",
+            "--follow-links takes the folder that links may point into",
+        )
     reading = Reading(encoding, splits_from_folders, captions_from_names)
     if dry_run:
         count = len(list_folder(folder, roots, reading).files)
-        print_done(f"would look at {count} files in {folder}", as_json, folder=str(folder), would_look_at=count)
+        print_done(
+            f"would examine {count} files in {folder}",
+            as_json,
+            folder=str(folder),
+            would_look_at=count,
+        )
         return
-    with context(create=True) as opened, resumable(), progress() as tell:
-        told = seed_import.import_seeds(
-            opened.database,
-            opened.store,
+
+    # Import, creating the instance if this is its first command.
+    with context(create=True) as ctx, resumable(), progress() as on_progress:
+        summary = seed_import.import_seeds(
+            ctx.database,
+            ctx.store,
             folder,
-            tell,
+            on_progress,
             workers=workers,
             actor=ACTOR,
             link_roots=roots,
-            limits=opened.settings.image_limits,
+            limits=ctx.settings.image_limits,
             reading=reading,
             update=update,
         )
     if as_json:
-        print_json(asdict(told) | {"files": told.files, "refused": told.refused})
+        print_json(asdict(summary) | {"files": summary.files, "refused": summary.refused})
     else:
-        _print_account(told)
-    if strict and told.refused:
+        _print_account(summary)
+    if strict and summary.refused:
         raise typer.Exit(1)
 
 
-def _print_account(told: ImportSummary) -> None:
-    """Print what became of a folder: files and differences on stdout, counts on stderr."""
-    for one in told.named:
-        print_text(f"{one.outcome:<12} {', '.join(one.codes):<24} {one.name!r}: {one.sentence}")
-    for other in told.differences:
-        how = "updated" if other.taken else "changed"
-        print_text(f"{how:<12} {other.field:<24} {other.name!r}: {other.before!r} -> {other.after!r}")
-    counted = ", ".join(f"{count} {outcome}" for outcome, count in told.outcomes.items())
-    talk.print(f"{told.files} files: {counted or 'none'} ({told.fresh} now, in {told.seconds:.1f} s)")
-    for line in _notes(told):
+def _print_account(summary: ImportSummary) -> None:
+    """Print the result of an import: files and differences on stdout, counts on stderr."""
+    for file in summary.named:
+        codes = ", ".join(file.codes)
+        print_text(f"{file.outcome:<12} {codes:<24} {file.name!r}: {file.sentence}")
+    for change in summary.differences:
+        label = f"{'updated' if change.taken else 'changed':<12} {change.field:<24}"
+        print_text(f"{label} {change.name!r}: {change.before!r} -> {change.after!r}")
+    counted = ", ".join(f"{count} {outcome}" for outcome, count in summary.outcomes.items())
+    now = f"{summary.fresh} now, in {summary.seconds:.1f} s"
+    talk.print(f"{summary.files} files: {counted or 'none'} ({now})")
+    for line in _notes(summary):
         talk.print(line)
 
 
-def _notes(told: ImportSummary) -> list[str]:
-    """Return what should be known of an import beside its counts."""
+def _notes(summary: ImportSummary) -> list[str]:
+    """Return remarks on captions, changed files, ignored splits, and hidden or missing files."""
     lines = []
-    if told.captions:
-        lines.append("captions: " + ", ".join(f"{count} {source}" for source, count in told.captions.items()))
-    if told.captions.get(CaptionSource.file_name):
+    # Captions by source, and how to replace those made from file names.
+    if summary.captions:
         lines.append(
-            "captions made from file names count as none and are no prompts: 'layerloop caption run' writes captions, "
-            "--captions-from-names with --update makes the names captions"
+            "captions: "
+            + ", ".join(f"{count} {source}" for source, count in summary.captions.items())
         )
-    changed = {one.name for one in told.differences if not one.taken}
-    taken = {one.name for one in told.differences if one.taken}
+    if summary.captions.get(CaptionSource.file_name):
+        lines.append(
+            "captions made from file names count as missing and are not used as prompts: "
+            "'layerloop caption run' writes captions, --captions-from-names with --update uses the "
+            "names as captions"
+        )
+
+    # Files that differ from the last import.
+    changed = {change.name for change in summary.differences if not change.taken}
+    taken = {change.name for change in summary.differences if change.taken}
     if taken:
         lines.append(f"{len(taken)} files were updated")
     if changed:
-        lines.append(f"{len(changed)} files are not what was imported; import with --update takes what can be read")
-    if told.folder_splits:
-        folders = ", ".join(f"{name} ({count} files)" for name, count in sorted(told.folder_splits.items()))
-        lines.append(f"folders called like a split mean none: {folders}; --splits-from-folders makes them splits")
-    if told.hidden:
-        lines.append(f"{told.hidden} hidden entries were left out: their names begin with a dot")
-    if told.gone:
-        lines.append(f"{told.gone} imported files are gone; their samples stand ('layerloop sample withdraw')")
+        lines.append(
+            f"{len(changed)} files changed since their import; --update applies their changes"
+        )
+
+    # Folders and files that were left out.
+    if summary.folder_splits:
+        folders = ", ".join(
+            f"{name} ({count} files)" for name, count in sorted(summary.folder_splits.items())
+        )
+        lines.append(
+            f"folders named like splits were ignored: {folders}; --splits-from-folders uses them"
+        )
+    if summary.hidden:
+        lines.append(f"{summary.hidden} hidden entries were skipped: their names begin with a dot")
+    if summary.gone:
+        lines.append(
+            f"{summary.gone} imported files no longer exist; their samples are kept "
+            "('layerloop sample withdraw' removes samples)"
+        )
     return lines

@@ -29,67 +29,91 @@ if TYPE_CHECKING:
 Port = Annotated[
     int | None,
     typer.Option(
-        help="Where API and pages listen; LAYERLOOP_PORT when not given, 0 takes a free one.", min=0, max=65_535
+        help="Port of the API and front end; default: LAYERLOOP_PORT, 0: any free port.",
+        min=0,
+        max=65_535,
     ),
 ]
 
 
 class Reviewer(StrEnum):
-    """Who decides in a demo."""
+    """The reviewers of a demo."""
 
     person = "person"
     oracle = "oracle"
 
 
 class Desk(StrEnum):
-    """Where people look in a demo."""
+    """The labeling tools of a demo."""
 
     pages = "pages"
     label_studio = "label-studio"
 
 
 class WorkerQueue(StrEnum):
-    """What a worker takes jobs from."""
+    """The queues of a worker."""
 
     cpu = "cpu"
     gpu = "gpu"
 
 
 def up(port: Port = None) -> None:
-    """Start the instance: database, workers, API and pages; print one address to sign in at, and stay until Ctrl-C."""
+    """Start the database, workers, API and front end, and run until Ctrl-C.
+
+    Prints a link that signs in one person.
+    """
     from curation.runtime.local_stack import run_local_stack
 
-    with run_local_stack(_settings(port)) as standing:
-        talk.print("\n  open ", bold(standing.sign_in_address()))
-        talk.print("\n  the address lets one person in, once; Ctrl-C stops")
-        standing.stay()
+    with run_local_stack(_settings(port)) as stack:
+        talk.print("\n  open ", bold(stack.sign_in_address()))
+        talk.print("\n  the link signs in one person, once; Ctrl-C stops")
+        stack.stay()
 
 
 def demo(
-    seed: Annotated[Path | None, typer.Option(help="A folder of images with alpha; without it, drawn shapes.")] = None,
+    seed: Annotated[
+        Path | None, typer.Option(help="Folder of images with alpha; default: synthetic shapes.")
+    ] = None,
     reviewer: Annotated[
-        Reviewer, typer.Option(help="A person at the pages is waited for; the oracle decides by rules.")
+        Reviewer,
+        typer.Option(help="'person' waits for reviews; 'oracle' decides automatically by rules."),
     ] = Reviewer.person,
-    rounds: Annotated[int, typer.Option(help="How many rounds.", min=1)] = 2,
+    rounds: Annotated[int, typer.Option(help="Number of rounds.", min=1)] = 2,
     prompts_from_names: Annotated[
-        bool, typer.Option("--prompts-from-names", help="Draw also from captions made from the seeds' file names.")
+        bool,
+        typer.Option(
+            "--prompts-from-names",
+            help="Also use captions made from the seeds' file names as prompts.",
+        ),
     ] = False,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Foreground, background and blended image together.")] = False,
-    quota: Annotated[int, typer.Option(help="How many candidates each round draws.", min=1)] = 96,
-    preset: Annotated[str, typer.Option(help="A row of numbers: tiny for a laptop.")] = "tiny",
-    images: Annotated[int, typer.Option(help="Train on so many images instead of the preset's.", min=0)] = 0,
-    seeds: Annotated[int, typer.Option(help="How many shapes to draw when no folder is given.", min=20)] = 1_500,
-    desk: Annotated[Desk, typer.Option(help="Label Studio is installed and started beside the pages.")] = Desk.pages,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Generate foreground, background and blended image.")
+    ] = False,
+    quota: Annotated[int, typer.Option(help="Number of candidates per round.", min=1)] = 96,
+    preset: Annotated[str, typer.Option(help="The preset: 'tiny' for a laptop.")] = "tiny",
+    images: Annotated[
+        int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)
+    ] = 0,
+    seeds: Annotated[
+        int, typer.Option(help="Number of synthetic shapes if no folder is given.", min=20)
+    ] = 1_500,
+    desk: Annotated[
+        Desk, typer.Option(help="'label-studio' also installs and starts Label Studio.")
+    ] = Desk.pages,
     port: Port = None,
     as_json: Json = False,
 ) -> None:
-    """Run the whole loop: seeds, training, drawing, review, and again; the same command goes on where it stopped."""
+    """Run the whole loop: import seeds, train, generate, review, and repeat.
+
+    Running the same command again resumes.
+    """
     from curation.domain import Kind
     from curation.reporting import round_report
     from curation.runtime.bootstrap import bring_seeds
     from curation.runtime.local_stack import run_local_stack
     from curation.runtime.loop import Plan, run_loop
 
+    # The plan of the loop; the recipe trains what the kind of candidates needs.
     kind, recipe = (Kind.pair, "pairs") if pairs else (Kind.single, "whole")
     plan = Plan(
         rounds=rounds,
@@ -101,36 +125,53 @@ def demo(
         kind=kind,
         file_names=prompts_from_names,
     )
-    named = _settings(port)
-    with _desk(named) if desk is Desk.label_studio else nullcontext(named) as ready, run_local_stack(ready) as standing:
-        talk.print("\n  pages ", bold(standing.sign_in_address()), " (lets one person in, once)\n")
+
+    # Start the local stack, with a Label Studio of its own if it is wanted.
+    config = _settings(port)
+    with (
+        _local_label_studio(config) if desk is Desk.label_studio else nullcontext(config) as ready,
+        run_local_stack(ready) as stack,
+    ):
+        link = bold(stack.sign_in_address())
+        talk.print("\n  front end ", link, " (signs in one person, once)\n")
         if preset == "tiny":
-            talk.print("  The tiny preset learns drawn shapes in minutes; on real photographs it draws coloured shapes")
-            talk.print("  with clean alpha and no more. Presets sd15 and sdxl are for real work.\n")
+            talk.print(
+                "  The tiny preset learns synthetic shapes in minutes; from real photographs"
+            )
+            talk.print(
+                "  it only learns colored shapes with clean alpha. Use sd15 or sdxl for more.\n"
+            )
         if reviewer is Reviewer.person:
-            talk.print("  Candidates wait for you at the review page as soon as the first are drawn.\n")
-        with resumable(), progress() as tell:
-            standing.patiently(lambda: bring_seeds(standing.context, seed, seeds, tell, kind))
-            numbers = standing.patiently(lambda: run_loop(standing.context, plan, tell))
-        with standing.context.database.transaction() as tx:
-            told = [round_report.round_report(tx, number) for number in numbers]
+            talk.print("  Candidates appear on the review page as soon as they are generated.\n")
+
+        # Import the seeds and run the rounds; both resume if the database restarts.
+        with resumable(), progress() as on_progress:
+            stack.patiently(lambda: bring_seeds(stack.context, seed, seeds, on_progress, kind))
+            numbers = stack.patiently(lambda: run_loop(stack.context, plan, on_progress))
+
+        # Print the reports, and keep serving the front end to a person.
+        with stack.context.database.transaction() as tx:
+            reports = [round_report.round_report(tx, number) for number in numbers]
         if as_json:
-            print_json(told)
+            print_json(reports)
         else:
-            print_text("\n\n".join(round_report.as_text(one) for one in told))
+            print_text("\n\n".join(round_report.as_text(report) for report in reports))
         if reviewer is Reviewer.person:
-            talk.print(f"\n  all rounds are done; the pages stay up until Ctrl-C: {standing.address}")
-            standing.stay()
+            talk.print(f"\n  all rounds are done; the front end runs until Ctrl-C: {stack.address}")
+            stack.stay()
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check every part of the instance and say what to do about what is wrong; exit code 1 if anything is."""
+    """Check every part of the instance, with hints; exit code 1 if there are problems."""
     from curation.runtime.doctor import Finding, examine, examine_environment
 
     try:
         findings = [*examine_environment(), *examine(settings())]
-    except LayerloopError as error:
-        findings = [*examine_environment(), Finding("settings", well=False, told=error.message, hint=error.hint)]
+    except LayerloopError as error:  # settings that cannot be read are a finding too
+        findings = [
+            *examine_environment(),
+            Finding("settings", well=False, told=error.message, hint=error.hint),
+        ]
     if as_json:
         print_json([finding.__dict__ for finding in findings])
     else:
@@ -145,44 +186,48 @@ def doctor(as_json: Json = False) -> None:
 def api(
     port: Port = None,
 ) -> None:
-    """Serve the JSON API and the pages."""
+    """Serve the JSON API and the front end."""
     from curation.api.app import create_app
     from curation.api.server import open_socket, serve
     from curation.runtime.context import open_context
 
-    named = _settings(port)
-    with open_context(named) as context, contextlib.suppress(KeyboardInterrupt):
-        with open_socket(named.host, named.port) as listening:
-            talk.print(f"the API serves at http://{named.host}:{named.port}")
+    config = _settings(port)
+    with open_context(config) as context, contextlib.suppress(KeyboardInterrupt):
+        # Bind first, so that a port in use fails before the address is printed.
+        with open_socket(config.host, config.port) as listening:
+            talk.print(f"serving at http://{config.host}:{config.port}")
             serve(create_app(context), listening)
 
 
 def worker(
     queue: Annotated[
-        WorkerQueue, typer.Option(help="cpu measures and sweeps, gpu draws and trains.")
+        WorkerQueue,
+        typer.Option(help="cpu: screening and maintenance; gpu: generation and training."),
     ] = WorkerQueue.cpu,
 ) -> None:
-    """Take jobs from one queue until stopped."""
+    """Process the jobs of one queue until stopped."""
     from curation.jobs.worker import run_worker
     from curation.runtime.context import database_address, open_context
 
-    named = settings()
-    with open_context(named) as context:
-        run_worker(context, database_address(named), queue)
+    config = settings()
+    with open_context(config) as context:
+        run_worker(context, database_address(config), queue)
 
 
 @contextlib.contextmanager
-def _desk(named: Settings) -> Iterator[Settings]:
-    """The settings with a Label Studio of the home's own in them, which runs as long as the block lasts."""
+def _local_label_studio(config: Settings) -> Iterator[Settings]:
+    """Run a Label Studio of this home during the block; provide the settings to use it."""
     from pydantic import SecretStr
 
     from curation.runtime.label_studio_server import CACHE, OWNER, label_studio
 
-    talk.print(f"  Label Studio: its environment is kept in {CACHE}; to make it takes minutes and 1 GB")
-    with label_studio(CACHE, named.path(".") / "label-studio") as server:
-        talk.print("\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}")
-        there = {"desk": f"label-studio+{server.address}", "desk_token": SecretStr(server.token)}
-        yield named.model_copy(update=there)
+    talk.print(f"  Label Studio: installing it in {CACHE} the first time takes minutes and 1 GB")
+    with label_studio(CACHE, config.path(".") / "label-studio") as server:
+        talk.print(
+            "\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}"
+        )
+        updates = {"desk": f"label-studio+{server.address}", "desk_token": SecretStr(server.token)}
+        yield config.model_copy(update=updates)
 
 
 def _settings(port: int | None) -> Settings:

@@ -1,4 +1,4 @@
-"""Warnings of commands about texts that a checkpoint or a preset cuts or does not know."""
+"""Warnings about texts that a checkpoint or a preset truncates or does not know."""
 
 from __future__ import annotations
 
@@ -15,27 +15,39 @@ if TYPE_CHECKING:
     from curation.runtime.context import AppContext
 
 
-def warn_of_prompts(opened: AppContext, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> str:
-    """Say on stderr what a checkpoint does not understand of prompts; returns the sentence, empty where all is well."""
-    read = _reader(opened)
-    told = text_warnings.warn_of_prompts(read, opened.store, checkpoint, prompts) if read else ""
-    warn(told)
-    return told
+def warn_of_prompts(ctx: AppContext, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> str:
+    """Warn on stderr about prompts that a checkpoint truncates or has words it does not know.
+
+    Args:
+        ctx: The app context.
+        checkpoint: The checkpoint that generates from the prompts.
+        prompts: The prompts.
+
+    Returns:
+        The warning, empty if there is none.
+    """
+    read = _reader(ctx)
+    sentence = text_warnings.warn_of_prompts(read, ctx.store, checkpoint, prompts) if read else ""
+    warn(sentence)
+    return sentence
 
 
-def warn_of_snapshot(opened: AppContext, snapshot: str, preset: str, changes: Mapping[str, str]) -> None:
-    """Say on stderr what a preset will not learn of a snapshot's captions."""
-    read = _reader(opened)
+def warn_of_snapshot(
+    ctx: AppContext, snapshot: str, preset: str, changes: Mapping[str, str]
+) -> None:
+    """Warn on stderr about captions of a snapshot that a preset truncates or has unknown words."""
+    read = _reader(ctx)
     if read:
-        warn(text_warnings.warn_of_snapshot(read, opened.store, snapshot, preset, changes))
+        warn(text_warnings.warn_of_snapshot(read, ctx.store, snapshot, preset, changes))
 
 
-def _reader(opened: AppContext) -> ReadTexts | None:
-    """Return what tells the words of texts; None where the training part is not installed."""
+def _reader(ctx: AppContext) -> ReadTexts | None:
+    """Return the text reader, None if the training package is not installed."""
     from curation.runtime.context import load
 
+    # The tokenizers belong to the training package.
     try:
-        found: ReadTexts = load(opened.settings.reader)
+        found: ReadTexts = load(ctx.settings.reader)
     except LayerloopError:
         return None
     return found

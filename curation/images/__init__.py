@@ -1,1 +1,4 @@
-"""People's images: recognized by their bytes and decoded by one color policy; pure, so that training may import it."""
+"""Image files and layers: format detection, decoding with one color policy, and measurements.
+
+The package needs neither a database nor an instance, so that `training` may import it.
+"""

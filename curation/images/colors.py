@@ -1,7 +1,8 @@
-"""The one color policy: whatever a file says of its colors, they become sRGB, as Chromium shows them.
+"""The color policy: all images are converted to sRGB by their color metadata, as in Chromium.
 
-Of several statements the first counts: cICP, an ICC profile, the sRGB chunk, gAMA with cHRM (PNG specification, third
-edition, 4.3). cHRM without gAMA says nothing; gAMA of 1 / 2.2 alone, or with the primaries of sRGB, means sRGB.
+The first of these counts: cICP, an ICC profile, the sRGB chunk, gAMA with cHRM (PNG specification,
+third edition, 4.3). cHRM without gAMA is ignored; gAMA of 1 / 2.2 alone, or with the primaries of
+sRGB, means sRGB.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Samples = NDArray[Any]
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Convert = Callable[[Samples], Bytes]
-"""From N x M x 3 samples of 8 or 16 bits to sRGB of 8 bits; of a grey image all three are equal."""
+"""Converts N x M x 3 samples of 8 or 16 bits to 8-bit sRGB; in a gray image all three are equal."""
 
 SRGB: Final = (0.3127, 0.3290, 0.6400, 0.3300, 0.3000, 0.6000, 0.1500, 0.0600)
 """x and y of white, red, green and blue."""
@@ -38,73 +39,88 @@ PRIMARIES: Final[dict[int, tuple[float, ...]]] = {
     12: (*D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
     22: (*D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
 }
-"""Primaries by their numbers in ITU-T H.273."""
+"""Primaries by their codes in ITU-T H.273."""
 UNSPECIFIED: Final = 2
 SRGB_TRANSFER: Final = 13
 GAMMAS: Final = {1: 2.4, 4: 2.2, 5: 2.8, 6: 2.4, 8: 1.0, 14: 2.4, 15: 2.4}
-"""Transfer functions that are powers; those of television are seen through a display of 2.4, as Chromium has it."""
+"""Exponents of transfer functions by their codes in H.273; 2.4 for video, as in Chromium."""
 HDR: Final = {16, 18}  # PQ and HLG
 
-BRADFORD: Final = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+BRADFORD: Final = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 CLOSE: Final = 2
-"""A conversion that changes no color by more than so many levels is none."""
+"""A conversion that changes no color by more than this number of levels is skipped."""
 
 CONVERTED, NOT_PROFILE, BROKEN_PROFILE = "colour_converted", "odd_colour_space", "bad_icc"
 
 
 @dataclass(frozen=True)
 class ColorSpace:
-    """Primaries, and the power (None: sRGB's curve) by which samples become light."""
+    """Primaries, and the exponent of the transfer function (None is sRGB's curve)."""
 
     primaries: tuple[float, ...] = SRGB
     power: float | None = None
 
 
-def choose_conversion(info: ColorInfo, *, grey: bool, inks: bool = False) -> tuple[Convert | None, list[str]]:
-    """Return what converts samples to sRGB, None where they are sRGB already, and what is to be said of it.
+def choose_conversion(
+    info: ColorInfo, *, grey: bool, inks: bool = False
+) -> tuple[Convert | None, list[str]]:
+    """Choose the conversion of an image's samples to sRGB.
 
     Args:
-        info: What the file says.
-        grey: The samples are grey, so that a profile must be one for grey.
-        inks: The samples have been converted from inks already, so that nothing is left to do.
+        info: The color metadata of the file.
+        grey: The samples are gray, so that a profile must be one for gray.
+        inks: The samples have been converted from CMYK by the profile already.
+
+    Returns:
+        The conversion, None if the samples are sRGB already; and the codes of remarks.
 
     Raises:
-        BadFile: The colors are HDR, for which sRGB has no room.
+        BadFile: The colors are HDR, which sRGB cannot represent.
     """
     found: list[str] = []
+    # cICP and ICC profiles come first; a broken profile falls through to the other chunks.
     if info.cicp is not None and info.cicp[2] == 0:
         space = _coded_space(info.cicp[0], info.cicp[1])
-        return _spoken(_by_space(space, grey), NOT_PROFILE) if space else (None, [NOT_PROFILE])
+        return _with_code(_by_space(space, grey), NOT_PROFILE) if space else (None, [NOT_PROFILE])
     if info.icc is not None and not inks:
         try:
-            return _spoken(_by_profile(info.icc, grey), CONVERTED)
-        except Exception:  # a profile is a program of its own, which may be broken in every way
+            return _with_code(_by_profile(info.icc, grey), CONVERTED)
+        except Exception:  # a broken profile may raise anything
             found.append(BROKEN_PROFILE)
+
+    # gAMA with or without cHRM; close to sRGB nothing is converted.
     if info.srgb or info.gamma is None or info.gamma <= 0:
         return None, found
     primaries = info.chromaticities or SRGB
     near = np.abs(np.array(primaries) - SRGB).max() < 0.001
     if near and abs(info.gamma - 1 / 2.2) < 0.01:
         return None, found
-    convert, said = _spoken(_by_space(ColorSpace(SRGB if near else primaries, 1 / info.gamma), grey), NOT_PROFILE)
-    return convert, found + said
+    convert, remarks = _with_code(
+        _by_space(ColorSpace(SRGB if near else primaries, 1 / info.gamma), grey), NOT_PROFILE
+    )
+    return convert, found + remarks
 
 
-def _spoken(convert: Convert | None, code: str) -> tuple[Convert | None, list[str]]:
+def _with_code(convert: Convert | None, code: str) -> tuple[Convert | None, list[str]]:
     return convert, [code] if convert else []
 
 
 def to_eight_bits(samples: Samples) -> Bytes:
-    """Return samples of 16 bits rounded to 8 by value / 257; those of 8 bits as they are."""
+    """Round 16-bit samples to 8 bits by value / 257; return 8-bit samples unchanged."""
     if samples.dtype == np.uint8:
         return samples
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _coded_space(primaries: int, transfer: int) -> ColorSpace | None:
-    """The space that two numbers of H.273 name, None for one that is not known. Raises BadFile for HDR."""
+    """Return the color space of two H.273 codes, None if unknown. Raises BadFile for HDR."""
     if transfer in HDR:
-        raise BadFile("hdr_not_read", "its colors are HDR (PQ or HLG): save it with sRGB or Display P3")
+        raise BadFile(
+            "hdr_not_read",
+            "HDR colors (PQ or HLG) are not supported: save it in sRGB or Display P3",
+        )
     if UNSPECIFIED in {primaries, transfer}:
         return ColorSpace()
     known = primaries in PRIMARIES and transfer in {*GAMMAS, SRGB_TRANSFER}
@@ -112,30 +128,31 @@ def _coded_space(primaries: int, transfer: int) -> ColorSpace | None:
 
 
 def _by_space(space: ColorSpace, grey: bool) -> Convert | None:
-    """Convert by curve and matrix; None where that changes next to nothing."""
+    """Return the conversion by curve and matrix, None if it changes nearly nothing."""
     matrix = np.eye(3) if grey or space.primaries == SRGB else _to_srgb_matrix(space.primaries)
     plain = bool(np.allclose(matrix, np.eye(3), atol=1e-4))
     tables: dict[int, Bytes | NDArray[np.float32]] = {}
 
+    # One lookup table per bit depth, computed when it is needed first.
     def convert(samples: Samples) -> Bytes:
         top = np.iinfo(samples.dtype).max
         if top not in tables:
             light = _to_light(np.linspace(0, 1, top + 1), space.power)
             tables[top] = _to_levels(light) if plain else light.astype(np.float32)
-        looked_up = tables[top][samples]
+        values = tables[top][samples]
         if plain:
-            return np.asarray(looked_up, np.uint8)
-        return _to_levels(np.clip(looked_up @ matrix.T.astype(np.float32), 0, 1))
+            return np.asarray(values, np.uint8)
+        return _to_levels(np.clip(values @ matrix.T.astype(np.float32), 0, 1))
 
     return _unless_same(convert)
 
 
 def _unless_same(convert: Convert) -> Convert | None:
-    """The conversion, None where it changes no color of a ladder visibly."""
+    """Return the conversion, None if it changes no color of a test grid visibly."""
     levels = np.linspace(0, 255, 6, dtype=np.uint8)
-    ladder = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(6, 36, 3)
-    changed = convert(ladder).astype(int)
-    return None if np.abs(changed - ladder).max() <= CLOSE else convert
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(6, 36, 3)
+    converted = convert(grid).astype(int)
+    return None if np.abs(converted - grid).max() <= CLOSE else convert
 
 
 def _to_light(values: Floats, power: float | None) -> Floats:
@@ -145,21 +162,23 @@ def _to_light(values: Floats, power: float | None) -> Floats:
 
 
 def _to_levels(light: NDArray[np.floating]) -> Bytes:
-    """Light in 0..1 as sRGB in 0..255, rounded."""
-    values = np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
+    """Encode linear light in 0..1 as sRGB in 0..255, rounded."""
+    values = np.where(
+        light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055
+    )
     levels: Bytes = np.rint(values * 255).astype(np.uint8)
     return levels
 
 
 def _to_srgb_matrix(primaries: tuple[float, ...]) -> Floats:
-    """From light in these primaries to light in sRGB's, the white adapted after Bradford.
+    """Return the matrix from linear light in these primaries to sRGB's, with Bradford adaptation.
 
     Raises:
         ValueError: The primaries span no color space.
     """
     own, target = _to_xyz(primaries), _to_xyz(SRGB)
-    white, white_there = (BRADFORD @ matrix.sum(axis=1) for matrix in (own, target))
-    adapted = np.linalg.inv(BRADFORD) @ np.diag(white_there / white) @ BRADFORD
+    white, target_white = (BRADFORD @ matrix.sum(axis=1) for matrix in (own, target))
+    adapted = np.linalg.inv(BRADFORD) @ np.diag(target_white / white) @ BRADFORD
     matrix = np.linalg.inv(target) @ adapted @ own
     if not np.isfinite(matrix).all() or np.abs(matrix).max() > 100:
         raise ValueError("the primaries span no color space")
@@ -167,22 +186,22 @@ def _to_srgb_matrix(primaries: tuple[float, ...]) -> Floats:
 
 
 def _to_xyz(primaries: tuple[float, ...]) -> Floats:
-    """The matrix whose columns are the primaries' XYZ, scaled so that they add up to white."""
+    """Return the matrix whose columns are the primaries in XYZ, scaled to add up to white."""
     x, y = np.array(primaries[::2]), np.array(primaries[1::2])
     xyz = np.stack([x / y, np.ones(4), (1 - x - y) / y])
     return np.asarray(xyz[:, 1:] * np.linalg.solve(xyz[:, 1:], xyz[:, 0]))
 
 
 def _by_profile(icc: bytes, grey: bool) -> Convert | None:
-    """Convert by an ICC profile; None for one that changes next to nothing.
+    """Return the conversion by an ICC profile, None if it changes nearly nothing.
 
     Raises:
-        ValueError: The profile is not one for these samples.
+        ValueError: The profile is of another color space or device class.
     """
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    space, kind = profile.profile.xcolor_space.strip(), profile.profile.device_class.strip()
-    if space != ("GRAY" if grey else "RGB") or kind not in {"mntr", "scnr", "prtr", "spac"}:
-        raise ValueError(f"a profile of {space} ({kind})")
+    space, device_class = profile.profile.xcolor_space.strip(), profile.profile.device_class.strip()
+    if space != ("GRAY" if grey else "RGB") or device_class not in {"mntr", "scnr", "prtr", "spac"}:
+        raise ValueError(f"a profile of {space} ({device_class})")
     mode = "L" if grey else "RGB"
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
 
@@ -193,18 +212,29 @@ def _by_profile(icc: bytes, grey: bool) -> Convert | None:
 
     if not grey:
         return _unless_same(convert)
-    ladder = np.repeat(np.arange(0, 256, dtype=np.uint8)[None, :, None], 3, axis=2)
-    return None if np.abs(convert(ladder).astype(int) - ladder).max() <= CLOSE else convert
+    # A gray profile is tested on all levels of gray.
+    grays = np.repeat(np.arange(0, 256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    return None if np.abs(convert(grays).astype(int) - grays).max() <= CLOSE else convert
 
 
 def from_inks(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, list[str]]:
-    """Return a CMYK image as sRGB, by its profile where it has a sound one, else by the plain formula."""
+    """Convert a CMYK image to sRGB.
+
+    Args:
+        image: The CMYK image.
+        icc: Its ICC profile; without a valid one the naive formula is used.
+
+    Returns:
+        The image, and the codes of remarks.
+    """
     if icc is not None:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            converted = ImageCms.profileToProfile(
+                image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
             if converted is not None:
                 return converted, [CONVERTED]
-        except Exception:  # as above
+        except Exception:  # a broken profile may raise anything
             return image.convert("RGB"), [BROKEN_PROFILE]
     return image.convert("RGB"), [NOT_PROFILE]

@@ -1,6 +1,7 @@
-"""The one decoder of people's images: from a file's bytes to upright straight sRGB with 8 bits a channel.
+"""The decoder of imported images: from a file's bytes to upright, straight, 8-bit sRGB.
 
-Pure: it takes bytes and returns pixels. Whoever decodes files of strangers runs it where a decoder may do its worst.
+It takes bytes and returns pixels, without side effects. Files of untrusted origin are decoded in a
+confined process.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from curation.images.recognition import read_header
 from curation.ports import RGBA
 
 BAND: Final = 1 << 18
-"""Pixels that are converted at a time, so that wide numbers take little memory."""
+"""Number of pixels that are converted at a time, to limit the memory of wide integers."""
 GREY, GREY_ALPHA, RGB, RGB_ALPHA = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An upright H x W x 4 image in sRGB, color 0 under alpha 0, its header, and the codes of what was found."""
+    """A decoded image: upright H x W x 4 sRGB (color 0 under alpha 0), header and remark codes."""
 
     rgba: RGBA = field(repr=False)
     header: Header
@@ -38,7 +39,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Raw:
-    """Samples as the file has them, H x W x 1 to 4, grey or RGB with or without alpha; `key` is its clear color."""
+    """The samples of a file, H x W x 1 to 4: gray or RGB with or without alpha.
+
+    Attributes:
+        samples: 8 or 16 bits, as in the file.
+        key: The color that is transparent, if any.
+        found: The codes of remarks.
+        inks: Whether the samples were converted from CMYK.
+    """
 
     samples: Samples = field(repr=False)
     key: tuple[int, ...] | None = None
@@ -47,15 +55,18 @@ class Raw:
 
 
 def decode_image(data: bytes, name: str = "", limits: Limits = LIMITS) -> Decoded:
-    """Decode any image that is read: PNG, WebP, GIF, JPEG, TIFF, AVIF, and the merged picture of Photoshop files.
+    """Decode an image: PNG, WebP, GIF, JPEG, TIFF, AVIF, or the merged image of a Photoshop file.
 
     Args:
         data: The whole file.
-        name: The file's name, for the sentence of a refusal alone.
-        limits: The bounds of bytes and pixels; an image of any shape is taken.
+        name: The file's name, used in error messages only.
+        limits: The limits of bytes and pixels.
+
+    Returns:
+        The image with its header and remark codes.
 
     Raises:
-        BadFile: It is broken, too large, or nothing that is read.
+        BadFile: It is broken, too large, or of an unsupported format.
     """
     if len(data) > limits.bytes:
         raise BadFile("too_many_bytes", f"the file is larger than {limits.bytes >> 20} MiB")
@@ -67,24 +78,41 @@ def decode_image(data: bytes, name: str = "", limits: Limits = LIMITS) -> Decode
 
 
 def check_pixels(header: Header, limits: Limits) -> None:
-    """Refuse, before a pixel is decoded, what is too large or holds several images. Raises BadFile."""
+    """Check size and number of frames before decoding. Raises BadFile."""
     width, height = header.size
     if width * height > limits.pixels:
-        raise BadFile("too_many_pixels", f"{width} x {height} pixels are more than {limits.pixels / 1e6:g} million")
+        raise BadFile(
+            "too_many_pixels",
+            f"{width} x {height} pixels are more than {limits.pixels / 1e6:g} million",
+        )
     if min(width, height) < 1:
-        raise BadFile("bad_dimensions", f"the header says {width} x {height} pixels")
+        raise BadFile("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
     if header.animated:
         raise BadFile("animated", "the file has several frames")
 
 
 def check_side(header: Header) -> None:
-    """Refuse what is longer than a stored layer may be. Raises BadFile."""
+    """Check that width and height are within the limit of stored layers. Raises BadFile."""
     if max(header.size) > MAX_SIDE:
-        raise BadFile("bad_dimensions", f"{header.width} x {header.height} is longer than {MAX_SIDE} pixels")
+        raise BadFile(
+            "bad_dimensions",
+            f"{header.width} x {header.height} exceeds {MAX_SIDE} pixels in width or height",
+        )
 
 
 def decode(header: Header) -> tuple[RGBA, list[str]]:
-    """Return the upright H x W x 4 pixels in sRGB, and what was found on the way. Raises BadFile."""
+    """Decode the pixels of an image whose header was read and checked.
+
+    Args:
+        header: The header, with the bytes to decode.
+
+    Returns:
+        The upright H x W x 4 uint8 image in sRGB, and the codes of remarks.
+
+    Raises:
+        BadFile: The pixels cannot be decoded.
+    """
+    # The samples as the file has them.
     try:
         raw = _samples(header)
     except BadFile:
@@ -93,15 +121,18 @@ def decode(header: Header) -> tuple[RGBA, list[str]]:
         cut = "truncated" in str(error)
         message = "the pixels end too soon" if cut else "the pixels cannot be decoded"
         raise BadFile("truncated" if cut else "corrupt", message) from error
+
+    # The conversion to sRGB, and the remarks.
     try:
-        convert, said = choose_conversion(header.color, grey=header.grey, inks=raw.inks)
+        convert, remarks = choose_conversion(header.color, grey=header.grey, inks=raw.inks)
     except BadFile:
         raise
-    except Exception:  # numbers that name no color space
-        convert, said = None, ["odd_colour_space"]
+    except Exception:  # values that define no color space
+        convert, remarks = None, ["odd_colour_space"]
     found = (["lossy_source"] if header.lossy else []) + (["greyscale"] if header.grey else [])
-    found += (["ios_png"] if header.ios else []) + [*raw.found, *said]
-    # Of a TIFF with 8 bits Pillow has divided the colors by alpha already.
+    found += (["ios_png"] if header.ios else []) + [*raw.found, *remarks]
+
+    # Straight 8-bit sRGB, band by band. Pillow divides the colors of an 8-bit TIFF by alpha itself.
     multiplied = header.premultiplied and (header.ios or header.bits == 16)
     rgba = np.empty((*raw.samples.shape[:2], 4), np.uint8)
     for rows in _bands(*raw.samples.shape[:2]):
@@ -119,14 +150,16 @@ def _bands(height: int, width: int) -> Iterator[slice]:
 
 
 def _samples(header: Header) -> Raw:
-    """The samples as they are in the file, at its own depth."""
+    """Decode the samples of a file at its own bit depth."""
     if header.bits == 16:
         return _with_key(header, _decode_deep(header))
     image = open_with_pillow(header.pixels, header.format)
     with image:
-        # The size was checked in the header: a decoder that finds another one was lied to.
+        # Only the size of the header was checked against the limits.
         if not _same_size(image.size, header):
-            raise ValueError(f"decoded {image.size}, the header says {header.width} x {header.height}")
+            raise ValueError(
+                f"decoded {image.size}, but the header has {header.width} x {header.height}"
+            )
         image.load()
         if header.format == "PNG":
             return _from_png(header, image)
@@ -139,54 +172,69 @@ def _samples(header: Header) -> Raw:
 
 
 def _same_size(size: tuple[int, ...], header: Header) -> bool:
-    """Whether a decoder found the size that the header says; that of a TIFF may have been turned."""
+    """Return whether a decoded size equals the header's; a TIFF may have been rotated."""
     return size == header.size or (header.orientation > 4 and size == header.size[::-1])
 
 
 def _decode_deep(header: Header) -> NDArray[np.uint16]:
-    """Samples of 16 bits: Pillow keeps only their high bytes, OpenCV gives them whole."""
+    """Decode 16-bit samples with OpenCV, since Pillow keeps only their high bytes."""
     deep = cv2.imdecode(np.frombuffer(header.pixels, np.uint8), cv2.IMREAD_UNCHANGED)
     if deep is None:
         raise ValueError("image file is truncated or broken")
     if deep.ndim == 2:
         deep = deep[..., None]
     channels = deep.shape[2]
-    if deep.dtype != np.uint16 or channels not in {GREY, RGB, RGB_ALPHA} or not _same_size(deep.shape[1::-1], header):
-        raise ValueError("decoded something else than the header says")
+    if (
+        deep.dtype != np.uint16
+        or channels not in {GREY, RGB, RGB_ALPHA}
+        or not _same_size(deep.shape[1::-1], header)
+    ):
+        raise ValueError("the decoded samples do not match the header")
+    # A fourth channel is alpha only if the header declares it.
     if channels == RGB_ALPHA and not header.alpha:
-        deep = deep[..., :RGB]  # a fourth channel that is not said to be transparency
+        deep = deep[..., :RGB]
+    # OpenCV returns B G R.
     if channels >= RGB:
         deep = deep[..., [2, 1, 0, 3][: deep.shape[2]]]
     return np.asarray(deep, np.uint16)
 
 
 def _from_png(header: Header, image: Image.Image) -> Raw:
-    """The samples of a PNG with at most 8 bits, grey of fewer spread over 0..255; its palette looked up."""
+    """Return the samples of a PNG of up to 8 bits, with its palette applied and gray in 0..255."""
     samples = np.asarray(image)
     if header.palette is not None:
         return Raw(_palette(header)[samples])
     if samples.dtype == np.bool_:
         samples = samples.astype(np.uint8) * 255
+    # PNGs of iOS apps are B G R.
     if header.ios and samples.ndim == 3 and samples.shape[2] >= RGB:
         samples = samples[..., [2, 1, 0, 3][: samples.shape[2]]]
     return _with_key(header, samples if samples.ndim == 3 else samples[..., None])
 
 
 def _with_key(header: Header, samples: Samples) -> Raw:
-    """The samples with the color that a PNG says is clear, at the file's own depth."""
-    channels, told = samples.shape[2], header.transparency or b""
-    if header.format != "PNG" or channels not in {GREY, RGB} or len(told) < 2 * channels:
+    """Return the samples with the transparent color of a PNG, at the file's bit depth."""
+    channels, transparency_chunk = samples.shape[2], header.transparency or b""
+    if (
+        header.format != "PNG"
+        or channels not in {GREY, RGB}
+        or len(transparency_chunk) < 2 * channels
+    ):
         return Raw(samples)
-    # Samples of fewer than 8 bits have been spread over 0..255 without loss, and so is the key.
+    # Samples of fewer than 8 bits were scaled to 0..255 exactly; so is the transparent color.
     spread = 255 // (2**header.bits - 1) if header.bits < 8 else 1
     mask = 2**header.bits - 1
     return Raw(
-        samples, tuple((int.from_bytes(told[2 * n : 2 * n + 2], "big") & mask) * spread for n in range(channels))
+        samples,
+        tuple(
+            (int.from_bytes(transparency_chunk[2 * n : 2 * n + 2], "big") & mask) * spread
+            for n in range(channels)
+        ),
     )
 
 
 def _palette(header: Header) -> RGBA:
-    """A PNG's palette as 256 colors with alpha; places beyond its end are opaque black."""
+    """Return the palette of a PNG as 256 RGBA colors; missing entries are opaque black."""
     table = np.zeros((256, 4), np.uint8)
     table[:, 3] = 255
     colors = np.frombuffer(header.palette or b"", np.uint8)
@@ -198,9 +246,9 @@ def _palette(header: Header) -> RGBA:
 
 
 def _plain(image: Image.Image, header: Header) -> NDArray[np.uint8]:
-    """The samples of an image that Pillow decodes rightly: with alpha where the header says so, else without."""
+    """Return the samples of an image as Pillow decodes them, with alpha if it is declared."""
     if header.alpha:
-        # Alpha is what Pillow calls it, or what it found in a GIF's palette; a premultiplied one it has divided out.
+        # Pillow applies a GIF's palette transparency and divides premultiplied colors by alpha.
         image = image.convert("LA" if image.mode in {"La", "LA"} else "RGBA")
     else:
         image = image.convert("L" if header.grey else "RGB")
@@ -209,14 +257,14 @@ def _plain(image: Image.Image, header: Header) -> NDArray[np.uint8]:
 
 
 def _off_white(rgba: RGBA) -> RGBA:
-    """Straight colors of a merged picture that lies on white (Photoshop's convention)."""
+    """Return straight colors of an image that is blended with white (Photoshop's convention)."""
     color, alpha = rgba[..., :3].astype(np.int32), rgba[..., 3:].astype(np.int32)
     straight = ((color + alpha - 255) * 510 + alpha) // np.maximum(2 * alpha, 1)
     return np.concatenate([straight.clip(0, 255), alpha], axis=2).astype(np.uint8)
 
 
 def _split(samples: Samples, key: tuple[int, ...] | None) -> tuple[Samples, Samples]:
-    """Colors (H x W x 3) and alpha (H x W) of some rows, both at their own depth."""
+    """Split samples into colors (H x W x 3) and alpha (H x W) of the same bit depth."""
     channels, top = samples.shape[2], np.iinfo(samples.dtype).max
     color = np.repeat(samples[..., :1], 3, axis=2) if channels <= GREY_ALPHA else samples[..., :3]
     if channels in {GREY_ALPHA, RGB_ALPHA}:
@@ -228,11 +276,11 @@ def _split(samples: Samples, key: tuple[int, ...] | None) -> tuple[Samples, Samp
 
 
 def _straight(color: Samples, alpha: Samples) -> Samples:
-    """Colors that were multiplied by alpha, divided by it and rounded."""
+    """Divide premultiplied colors by alpha, rounded to nearest."""
     top = int(np.iinfo(color.dtype).max)
-    wide = alpha.astype(np.int64)[..., None]
-    divided = (color.astype(np.int64) * (2 * top) + wide) // np.maximum(2 * wide, 1)
-    return np.where(wide > 0, np.minimum(divided, top), 0).astype(color.dtype)
+    wide_alpha = alpha.astype(np.int64)[..., None]
+    divided = (color.astype(np.int64) * (2 * top) + wide_alpha) // np.maximum(2 * wide_alpha, 1)
+    return np.where(wide_alpha > 0, np.minimum(divided, top), 0).astype(color.dtype)
 
 
 TURNS: Final = {
@@ -244,11 +292,12 @@ TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation (tag 0x0112) -> what makes the picture upright."""
+"""EXIF orientation (tag 0x0112) -> the transposition that makes the image upright."""
 
 
 def _turn(rgba: RGBA, header: Header) -> RGBA:
-    """The image upright; both readers of TIFF have turned it already."""
+    """Rotate an image upright by its EXIF orientation."""
+    # Pillow and OpenCV apply the orientation of a TIFF themselves.
     turn = TURNS.get(_exif_orientation(header.exif)) if header.format != "TIFF" else None
     return rgba if turn is None else np.asarray(Image.fromarray(rgba).transpose(turn))
 
@@ -260,5 +309,5 @@ def _exif_orientation(exif: bytes | None) -> int:
     try:
         tags.load(exif if exif.startswith(b"Exif\0\0") else b"Exif\0\0" + exif)
         return int(tags.get(0x0112, 1))
-    except Exception:  # broken EXIF tells nothing
+    except Exception:  # broken EXIF is ignored
         return 1

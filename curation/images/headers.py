@@ -1,16 +1,16 @@
-"""The data of an image's own headers, read before a decoder sees any pixel of it, and the refusal of bad files."""
+"""Headers of image files, which are read and checked before any pixel is decoded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final
 
-MAX_ICC: Final = 4 << 20  # honest profiles are a few KB; printers' lookup tables reach about 2 MiB
+MAX_ICC: Final = 4 << 20  # typical profiles have a few KB, lookup tables of printers up to 2 MiB
 MAX_EXIF: Final = 64 << 10
 
 
 class BadFile(Exception):
-    """A file that is refused: `code` for the report, the sentence for a person."""
+    """A file that is refused, with a code for reports and a sentence for people."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(code, sentence)
@@ -23,10 +23,11 @@ class BadFile(Exception):
 
 @dataclass(frozen=True)
 class ColorInfo:
-    """What a file says of its colors; `curation.images.colors` decides which of it counts."""
+    """The color metadata of a file; `curation.images.colors` decides which of it counts."""
 
-    cicp: tuple[int, int, int, int] | None = None  # primaries, transfer, matrix, full range (ITU-T H.273)
-    icc: bytes | None = None  # b"" where there is a profile that cannot even be unpacked
+    # Primaries, transfer, matrix and full range (ITU-T H.273).
+    cicp: tuple[int, int, int, int] | None = None
+    icc: bytes | None = None  # b"" for a profile that cannot be unpacked
     srgb: bool = False
     gamma: float | None = None
     chromaticities: tuple[float, ...] | None = None  # x and y of white, red, green and blue
@@ -34,7 +35,7 @@ class ColorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in a file's own headers, and `pixels`: the same file with as little beside its pixels as needed."""
+    """The header of an image file, and `pixels`: the file reduced to what decoding needs."""
 
     format: str  # PNG, WEBP, GIF, JPEG, TIFF, PSD, AVIF
     width: int
@@ -46,16 +47,16 @@ class Header:
     premultiplied: bool = False
     lossy: bool = False
     animated: bool = False
-    text: bool = False  # text, XMP or time stamps were left out
-    trailing: bool = False  # bytes behind the end of the image were left out
+    text: bool = False  # text, XMP or time stamps were removed
+    trailing: bool = False  # bytes after the end of the image were removed
     palette: bytes | None = field(repr=False, default=None)  # PNG's, R G B each
     transparency: bytes | None = field(repr=False, default=None)  # PNG's tRNS chunk
-    ios: bool = False  # a PNG of an iOS app (CgBI): its colors are in the order B G R
+    ios: bool = False  # a PNG of an iOS app (CgBI), with colors in the order B G R
     color: ColorInfo = ColorInfo()
     exif: bytes | None = field(repr=False, default=None)
-    orientation: int = 1  # where it is told beside EXIF
+    orientation: int = 1  # from the format's own metadata, not EXIF
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height."""
+        """Width and height in pixels."""
         return self.width, self.height

@@ -1,4 +1,4 @@
-"""Pillow's readers of single formats, called by name: nothing is guessed, and no global limit of Pillow's applies."""
+"""Pillow's readers, called by format, without format detection and Pillow's global limits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ READERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
-"""Importing this module imports every reader: a confined process can import nothing later."""
+"""Importing this module imports every reader, since a confined process cannot import later."""
 
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a confined process can start no thread
+# A confined process cannot start threads.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def open_with_pillow(data: bytes, kind: str) -> Image.Image:
-    """Read the headers of an image whose format is known; whatever its reader raises comes through.
+    """Open an image of a known format; the reader may raise any exception.
 
-    Sizes must be checked by the caller before the pixels are loaded.
+    The caller must check the size before the pixels are loaded.
     """
     return READERS[kind](io.BytesIO(data))

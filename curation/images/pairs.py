@@ -1,7 +1,7 @@
-"""Pairs of layers as pixels: blending to the bit, and how well foreground, background and blend belong together.
+"""Compositing of layer pairs, and metrics of how well foreground, background and blend match.
 
-Layers are H x W x 4 uint8, straight sRGB, all of one size. F, B and C are the colours of foreground, background and
-blended image in 0..255, a is the foreground's alpha in 0..1, s the longer side.
+Layers are H x W x 4 uint8, straight sRGB, all of one size. F, B and C are the colors of foreground,
+background and blended image in 0..255, a is the foreground's alpha in 0..1, s the longer side.
 """
 
 from __future__ import annotations
@@ -19,129 +19,199 @@ Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 SIDE: Final = 256
-"""Leakage, seams and harmony are measured at this longer side, so that their cost has a bound."""
+"""Leakage, seams and harmony are measured at this longer side, to bound their cost."""
 SEEN: Final = 0.02
-"""Alpha above which a foreground is there."""
+"""Alpha above which a pixel belongs to the foreground."""
 REACH: Final = 0.03
-"""Seams are looked for so far from the mask's contour on both sides, as a share of s; 8 px of 1,024 are 0.008."""
+"""Distance from the mask's contour within which seams are searched, as a share of s."""
 STRETCH: Final = 9
-"""Along a contour steps are averaged over about so many pixels: a seam goes on, a texture does not."""
+"""Window in pixels for averaging along a contour: a seam continues along it, a texture does not."""
 ALONG: Final = 16
-"""Pixels of a contour below which it is too short to tell a seam from chance."""
+"""Minimum number of pixels of a contour for detecting a seam."""
 
 
 def composite(foreground: RGBA, background: RGBA) -> RGBA:
-    """Foreground over background, straight alpha in and out, each channel the exact value rounded to nearest.
+    """Composite foreground over background with straight alpha, exactly rounded to nearest.
 
-    alpha = a + b (1 - a), colour = (F a + B b (1 - a)) / alpha (Porter and Duff 1984), computed in whole numbers, so
-    that everybody gets the same bits; over an opaque background that is F a + B (1 - a). Colour 0 where alpha is 0.
-    Raises Refused for layers of two sizes.
+    alpha = a + b (1 - a), color = (F a + B b (1 - a)) / alpha (Porter and Duff, 1984); over an
+    opaque background that is F a + B (1 - a). Computed in integers, so that all machines give equal
+    bits.
+
+    Args:
+        foreground: H x W x 4 uint8, straight alpha.
+        background: H x W x 4 uint8, straight alpha.
+
+    Returns:
+        H x W x 4 uint8, straight alpha, with color 0 where alpha is 0.
+
+    Raises:
+        Refused: The layers differ in size.
     """
     _check(foreground, background)
+    # Weights in units of 1 / 255^2.
     a = foreground[..., 3:].astype(np.int32)
-    under = background[..., 3:].astype(np.int32) * (255 - a)  # of 255 * 255, as is a * 255
-    whole = a * 255 + under
-    mixed = foreground[..., :3].astype(np.int32) * (a * 255) + background[..., :3].astype(np.int32) * under
-    colour = (2 * mixed + whole) // np.maximum(2 * whole, 1)
-    return np.concatenate([colour, (whole + 127) // 255], axis=2).astype(np.uint8)
+    background_weight = background[..., 3:].astype(np.int32) * (255 - a)
+    total = a * 255 + background_weight
+    mixed = (
+        foreground[..., :3].astype(np.int32) * (a * 255)
+        + background[..., :3].astype(np.int32) * background_weight
+    )
+    color = (2 * mixed + total) // np.maximum(2 * total, 1)
+    return np.concatenate([color, (total + 127) // 255], axis=2).astype(np.uint8)
 
 
 def blended_error(foreground: RGBA, background: RGBA, blended: RGBA) -> float:
-    """How far the blended image is from foreground over background: root mean square over R, G and B, 0..255 levels.
+    """Compute the RMS error of a blended image against the composite of its layers.
 
-    0 where it is exactly that; psnr = 20 log10(255 / error). Raises Refused for layers of several sizes.
+    Args:
+        foreground: H x W x 4 uint8.
+        background: H x W x 4 uint8.
+        blended: H x W x 4 uint8.
+
+    Returns:
+        The error over R, G and B in levels of 0..255; PSNR is 20 log10(255 / error).
+
+    Raises:
+        Refused: The layers differ in size.
     """
     _check(foreground, background, blended)
-    made = composite(foreground, background)[..., :3].astype(np.float32)
-    return float(np.sqrt(np.mean((made - blended[..., :3]) ** 2)))
+    composed = composite(foreground, background)[..., :3].astype(np.float32)
+    return float(np.sqrt(np.mean((composed - blended[..., :3]) ** 2)))
 
 
 def leakage(foreground: RGBA, background: RGBA) -> float:
-    """Whether the background still contains the subject: 0 where it does not, 1 where it is there in full.
+    """Measure how much of the subject is still visible in the background.
 
-    U is B with everything under a > 0.02 (and 1 % of s around) filled smoothly from its surroundings. With
-    D = a (F - U), what the subject would change, and R = B - U, what the background has there of its own, both slightly
-    blurred: leakage = min(<dR, dD> / <dD, dD>, <dR, dD> / (|dR| |dD|)) over the horizontal and vertical differences d,
-    cut at 0. The first is how strongly the subject shows (a ghost of half strength has 0.5), the second how surely it
-    is this subject and not a texture of the background's own. It sees the subject in its own place only: another one
-    that an inpainting has invented there is none. 0 for an empty foreground. Raises Refused for layers of two sizes.
+    U is B with the region a > 0.02 (and 1 % of s around it) filled smoothly from its surroundings.
+    D = a (F - U) is the change that the subject would make, R = B - U the content of the background
+    in that region, both slightly blurred. Over the horizontal and vertical differences d:
+    leakage = min(<dR, dD> / <dD, dD>, <dR, dD> / (|dR| |dD|)), at least 0. The first term is the
+    strength of the subject (0.5 for a half-transparent ghost), the second its similarity, which is
+    low for a texture of the background. Only the subject in its own position counts, not another
+    object that inpainting invented.
+
+    Args:
+        foreground: H x W x 4 uint8.
+        background: H x W x 4 uint8.
+
+    Returns:
+        0 (not visible, or an empty foreground) to 1 (fully visible).
+
+    Raises:
+        Refused: The layers differ in size.
     """
     _check(foreground, background)
     front, back = _shrink(foreground), _shrink(background)
     alpha = front[..., 3:] / 255
-    seen = alpha[..., 0] > SEEN
-    if not seen.any():
+    visible = alpha[..., 0] > SEEN
+    if not visible.any():
         return 0.0
-    around = _fill(back[..., :3], _grow(seen, 0.01 * max(seen.shape)))
-    subject = _edges(alpha * (front[..., :3] - around))
-    own = _edges(back[..., :3] - around)
-    shared, strength, size = float((own * subject).sum()), float((subject**2).sum()), float((own**2).sum())
+    # U, dD and dR of the docstring.
+    filled = _fill(back[..., :3], _grow(visible, 0.01 * max(visible.shape)))
+    subject = _edges(alpha * (front[..., :3] - filled))
+    content = _edges(back[..., :3] - filled)
+
+    # Inner products.
+    shared = float((content * subject).sum())
+    strength = float((subject**2).sum())
+    size = float((content**2).sum())
     if strength < 1e-3 or size < 1e-3:
         return 0.0
     return float(np.clip(min(shared / strength, shared / np.sqrt(strength * size)), 0, 1))
 
 
 def seam_energy(foreground: RGBA, background: RGBA, blended: RGBA) -> float:
-    """The trace that inpainting leaves along the mask: 0 for none, above about 1 people see it; without an upper bound.
+    """Measure the seam that inpainting leaves along the mask.
 
-    An inpainted region ends at the mask's contour or, where the mask was eroded or dilated (paper, section 4: by 8 px),
-    beside it. For every distance t within 3 % of s from the contour of a > 0.02, on both sides, e(t) is the median over
-    that ring of |the colour's derivative across the contour|, averaged along it over STRETCH pixels first: in levels a
-    pixel, and blind to a horizon that crosses the ring. The energy is the largest e(t) / (1 + the median of e) - 1, so
-    that a strong texture must be outdone by a strong seam. It is looked for in the background on both sides, and in the
-    blended image outside, beyond the subject's soft edge.
-    0 where there is no contour or too little of it. Raises Refused for layers of several sizes.
+    An inpainted region ends at the mask's contour or, if the mask was eroded or dilated (by 8 px in
+    section 4 of the paper), near it. For every distance t within 3 % of s from the contour of
+    a > 0.02, e(t) is the median over that ring of the absolute color derivative across the contour,
+    averaged along it over STRETCH pixels first, in levels per pixel; a horizon that crosses the
+    ring does not count. The energy is the largest e(t) / (1 + median of e) - 1, so that a strong
+    texture needs a stronger seam. The background is searched on both sides of the contour, the
+    blended image outside of it, beyond the subject's soft edge.
+
+    Args:
+        foreground: H x W x 4 uint8.
+        background: H x W x 4 uint8.
+        blended: H x W x 4 uint8.
+
+    Returns:
+        0 for no seam or too short a contour, above about 1 for a visible seam; unbounded.
+
+    Raises:
+        Refused: The layers differ in size.
     """
     _check(foreground, background, blended)
-    alpha, behind, whole = (_shrink(layer) for layer in (foreground, background, blended))
-    seen = alpha[..., 3] / 255 > SEEN
-    if not seen.any() or seen.all():
+    front, behind, blend = (_shrink(layer) for layer in (foreground, background, blended))
+    visible = front[..., 3] / 255 > SEEN
+    if not visible.any() or visible.all():
         return 0.0
-    outside = cv2.distanceTransform((~seen).view(np.uint8), cv2.DIST_L2, 5)
-    inside = cv2.distanceTransform(seen.view(np.uint8), cv2.DIST_L2, 5)
+
+    # The signed distance to the contour and its gradient, the direction across the contour.
+    outside = cv2.distanceTransform((~visible).view(np.uint8), cv2.DIST_L2, 5)
+    inside = cv2.distanceTransform(visible.view(np.uint8), cv2.DIST_L2, 5)
     distance = outside - inside
     across = [_derivative(distance, axis) for axis in (0, 1)]
-    steps = max(3, round(REACH * max(seen.shape)))
-    found = _standing_out(behind, across, distance, range(-steps, steps + 1))
-    return max(0.0, found, _standing_out(whole, across, distance, range(3, 2 * steps + 3)))
+
+    # The strongest ring in either image.
+    steps = max(3, round(REACH * max(visible.shape)))
+    background_seam = _ring_contrast(behind, across, distance, range(-steps, steps + 1))
+    blend_seam = _ring_contrast(blend, across, distance, range(3, 2 * steps + 3))
+    return max(0.0, background_seam, blend_seam)
 
 
 def harmony(foreground: RGBA, background: RGBA) -> float:
-    """How much light and colour of the layers disagree: 0 for not at all, without an upper bound.
+    """Measure the mismatch of light and color between foreground and background.
 
-    After Xue, Agarwala, Dorsey and Rushmeier (2012, Understanding and improving the realism of image composites), who
-    found luminance, colour temperature and saturation, compared in their shadows, middles and highlights, to decide
-    how real composites look. Each is measured of what is visible (a > 0.5) and of the background where a < 0.5; per
-    statistic the means of the lowest, middle and highest third are compared, and the differences averaged. The answer
-    is the root mean square of the three in units of UNITS. Luminance is log2 of CIE Y from linear sRGB (0.002..1),
-    temperature that of McCamy (1992) in mireds, saturation that of HSV. 0 where either side is empty.
+    After Xue, Agarwala, Dorsey and Rushmeier (2012, Understanding and improving the realism of
+    image composites), who found that luminance, color temperature and saturation of shadows,
+    midtones and highlights determine how real composites look. Each is measured in the foreground
+    where a > 0.5 and in the background elsewhere; the means of the lowest, middle and highest third
+    are compared and the differences averaged. Luminance is log2 of CIE Y from linear sRGB
+    (0.002..1), temperature is McCamy's (1992) in mireds, saturation is that of HSV.
 
-    A red ball on a lawn disagrees in any light: photographs measure 1 to 4. So it compares sets of pairs, and says
-    little of one. Raises Refused for layers of two sizes.
+    A red ball on a lawn mismatches in any light: photographs measure 1 to 4. Use it to compare sets
+    of pairs rather than single ones.
+
+    Args:
+        foreground: H x W x 4 uint8.
+        background: H x W x 4 uint8.
+
+    Returns:
+        The root mean square of the three differences in UNITS, unbounded; 0 for an empty layer.
+
+    Raises:
+        Refused: The layers differ in size.
     """
     _check(foreground, background)
     front, back = _shrink(foreground), _shrink(background)
     solid = front[..., 3] > 127
     if min(np.count_nonzero(solid), np.count_nonzero(~solid)) < 9:
         return 0.0
-    ours, theirs = _light(front[solid][:, :3]), _light(back[~solid][:, :3])
-    apart = [np.mean(np.abs(_thirds(ours[name]) - _thirds(theirs[name]))) / unit for name, unit in UNITS.items()]
-    return float(np.sqrt(np.mean(np.square(apart))))
+    front_statistics, back_statistics = _light(front[solid][:, :3]), _light(back[~solid][:, :3])
+    differences = [
+        np.mean(np.abs(_thirds(front_statistics[name]) - _thirds(back_statistics[name]))) / unit
+        for name, unit in UNITS.items()
+    ]
+    return float(np.sqrt(np.mean(np.square(differences))))
 
 
 UNITS: Final = {"luminance": 1.0, "temperature": 40.0, "saturation": 0.2}
-"""What counts as one unit of disagreement: a stop, 40 mireds (a mild colour filter), a fifth of all saturation."""
+"""One unit of mismatch: a stop of luminance, 40 mireds (a mild color filter), 0.2 of saturation."""
 
 
 def _check(*layers: RGBA) -> None:
     sizes = {layer.shape[:2] for layer in layers}
     if len(sizes) > 1:
-        told = " and ".join(f"{width} x {height}" for height, width in sorted(sizes))
-        raise Refused(f"the layers of a pair have several sizes: {told}", "draw or cut them to one size")
+        sizes_text = " and ".join(f"{width} x {height}" for height, width in sorted(sizes))
+        raise Refused(
+            f"the layers of a pair differ in size: {sizes_text}", "resize or crop them to one size"
+        )
 
 
 def _shrink(layer: RGBA) -> Plane:
-    """At most SIDE long, as floats; colours are averaged with their alpha, so that hidden ones do not bleed in."""
+    """Shrink a layer to at most SIDE pixels, as floats, averaging with premultiplied colors."""
     height, width = layer.shape[:2]
     scale = SIDE / max(height, width)
     straight = layer.astype(np.float32)
@@ -149,65 +219,71 @@ def _shrink(layer: RGBA) -> Plane:
         return straight
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     alpha = cv2.resize(straight[..., 3], size, interpolation=cv2.INTER_AREA)[..., None]
-    colour = cv2.resize(straight[..., :3] * straight[..., 3:], size, interpolation=cv2.INTER_AREA)
-    return np.concatenate([colour / np.maximum(alpha, 1e-3), alpha], axis=2)
+    color = cv2.resize(straight[..., :3] * straight[..., 3:], size, interpolation=cv2.INTER_AREA)
+    return np.concatenate([color / np.maximum(alpha, 1e-3), alpha], axis=2)
 
 
 def _grow(mask: Mask, pixels: float) -> Mask:
-    """The mask and everything within so many pixels of it, at least one."""
+    """Dilate a mask by a number of pixels, at least one."""
     grown: Mask = cv2.distanceTransform((~mask).view(np.uint8), cv2.DIST_L2, 5) <= max(1.0, pixels)
     return grown
 
 
-def _fill(colour: Plane, hole: Mask) -> Plane:
-    """The H x W x 3 image with a hole filled from around it, coarse where it is wide (pull and push over a pyramid)."""
+def _fill(color: Plane, hole: Mask) -> Plane:
+    """Fill a hole of an H x W x 3 image smoothly from its surroundings (push-pull pyramid)."""
     known = (~hole).astype(np.float32)[..., None]
     height, width = hole.shape
     if min(height, width) < 2 or not hole.any():
-        mean = (colour * known).sum((0, 1)) / max(float(known.sum()), 1e-6)
-        return np.where(hole[..., None], mean, colour).astype(np.float32)
+        mean = (color * known).sum((0, 1)) / max(float(known.sum()), 1e-6)
+        return np.where(hole[..., None], mean, color).astype(np.float32)
+    # Pull: average the known pixels to half the size, and fill the remaining hole there.
     half = ((width + 1) // 2, (height + 1) // 2)
     weight = cv2.resize(known[..., 0], half, interpolation=cv2.INTER_AREA)[..., None]
-    small = cv2.resize(colour * known, half, interpolation=cv2.INTER_AREA) / np.maximum(weight, 1e-6)
+    small = cv2.resize(color * known, half, interpolation=cv2.INTER_AREA) / np.maximum(weight, 1e-6)
     coarse = _fill(small.astype(np.float32), weight[..., 0] < 1e-3)
-    wide = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.where(hole[..., None], wide, colour)
+    # Push: enlarge the result into the hole.
+    enlarged = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.where(hole[..., None], enlarged, color)
 
 
 def _edges(image: Plane) -> Plane:
-    """Horizontal and vertical differences of the image, blurred by a pixel so that half of one matters little."""
+    """Return horizontal and vertical derivatives, blurred by a pixel against subpixel shifts."""
     soft = np.asarray(cv2.GaussianBlur(image, (0, 0), 1.0), np.float32)
     return np.stack([_derivative(soft, 0), _derivative(soft, 1)])
 
 
 def _derivative(image: Plane, axis: int) -> Plane:
-    """Central differences along an axis, smoothed across it (Scharr), in units of the image per pixel."""
+    """Compute Scharr derivatives along an axis, in units of the image per pixel."""
     return np.asarray(cv2.Scharr(image, cv2.CV_32F, 1 - axis, axis) / 32, np.float32)
 
 
-def _standing_out(image: Plane, across: list[Plane], distance: Plane, rings: range) -> float:
-    """How far the ring with the strongest steps across the contour stands out of the others; see seam_energy."""
+def _ring_contrast(image: Plane, across: list[Plane], distance: Plane, rings: range) -> float:
+    """Return the energy of the strongest ring relative to the median one; see `seam_energy`."""
     steps = sum(_derivative(image[..., :3], axis) * across[axis][..., None] for axis in (0, 1))
     near = np.rint(distance).astype(int)
     means = []
     for ring in rings:
-        at = (near == ring).astype(np.float32)
-        if np.count_nonzero(at) >= ALONG:
-            kept = cv2.blur(np.dstack([steps * at[..., None], at]), (STRETCH, STRETCH))[at > 0]
-            means.append(float(np.median(np.sqrt(np.mean(np.square(kept[:, :3] / kept[:, 3:]), axis=1)))))
+        # The mean of the steps over the ring's pixels in a window, then their RMS over channels.
+        on_ring = (near == ring).astype(np.float32)
+        if np.count_nonzero(on_ring) >= ALONG:
+            summed = np.dstack([steps * on_ring[..., None], on_ring])
+            kept = cv2.blur(summed, (STRETCH, STRETCH))[on_ring > 0]
+            mean_steps = kept[:, :3] / kept[:, 3:]
+            means.append(float(np.median(np.sqrt(np.mean(np.square(mean_steps), axis=1)))))
     return max(means) / (1 + float(np.median(means))) - 1 if len(means) >= 5 else 0.0
 
 
 def _light(colours: Plane) -> dict[str, Plane]:
-    """Luminance (log2 Y), colour temperature (mireds) and saturation (HSV) of N sRGB colours in 0..255."""
+    """Compute luminance (log2 Y), temperature (mireds) and saturation (HSV) of N sRGB colors."""
     srgb = colours / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     x, y, z = (linear @ row for row in _XYZ)
     total = np.maximum(x + y + z, 1e-6)
-    # Blacks have no colour: theirs is white's, so that they pull no mean.
+    # Black has no chromaticity; white's keeps it from shifting the mean.
     dark = y < 0.002
     chroma_x, chroma_y = np.where(dark, 0.3127, x / total), np.where(dark, 0.3290, y / total)
-    n = (0.3320 - chroma_x) / np.maximum(chroma_y - 0.1858, 1e-3)  # the slope of an isotherm; deep blues are coldest
+    # McCamy's polynomial in the slope of the isotherm.
+    n = (0.3320 - chroma_x) / np.maximum(chroma_y - 0.1858, 1e-3)
     kelvin = np.clip(((449 * n + 3525) * n + 6823.3) * n + 5520.33, 1667, 25_000)
     high, low = srgb.max(axis=1), srgb.min(axis=1)
     return {
@@ -218,10 +294,11 @@ def _light(colours: Plane) -> dict[str, Plane]:
 
 
 def _thirds(values: Plane) -> Plane:
-    """The means of the lowest, middle and highest third: shadows, middles and highlights."""
+    """Return the means of the lowest, middle and highest third: shadows, midtones, highlights."""
     return np.array([part.mean() for part in np.array_split(np.sort(values), 3)], np.float32)
 
 
+# From linear sRGB to XYZ.
 _XYZ: Final = np.array(
     [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32
-)  # of linear sRGB
+)

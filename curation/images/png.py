@@ -1,4 +1,4 @@
-"""PNG files chunk by chunk (PNG specification, third edition), those of iOS apps (CgBI) included."""
+"""Headers of PNG files (PNG specification, third edition), including those of iOS apps (CgBI)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,33 @@ from curation.images.headers import MAX_EXIF, MAX_ICC, BadFile, ColorInfo, Heade
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 NEEDED: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT"})
-"""Chunks that pixels are made of; their checksums must be right."""
+"""Chunks that decoding needs; their checksums must be valid."""
 CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Color type -> samples per pixel."""
 
 
 def read_png(data: bytes) -> Header:
-    """Read the chunks of a PNG.
+    """Read the header of a PNG from its chunks.
 
-    The header's `pixels` is a PNG of the same samples and nothing else: without its color key, which must be compared
-    at the file's own depth, and without anything that a decoder might act on.
+    The header's `pixels` is a PNG of the same samples and nothing else: without the transparent
+    color, which must be compared at the file's own bit depth, and without chunks that a decoder
+    might interpret.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        The header.
 
     Raises:
-        BadFile: It is cut, broken, or says impossible things.
+        BadFile: It is truncated, broken or invalid.
     """
     parts: list[bytes] = []
     seen: dict[bytes, bytes] = {}
     text = ended = False
     end = len(SIGNATURE)
-    for kind, body, end in _chunks(data):  # noqa: B007  where the last chunk ended is asked below
+    # Collect the first chunk of each kind, and all chunks of pixels.
+    for kind, body, end in _chunks(data):  # noqa: B007  the end of the last chunk is used below
         if not seen and kind not in {b"IHDR", b"CgBI"}:
             raise BadFile("corrupt", "the PNG does not begin with its header")
         if kind == b"IDAT":
@@ -37,19 +45,27 @@ def read_png(data: bytes) -> Header:
         text = text or kind in {b"tEXt", b"zTXt", b"iTXt"}
         ended = kind == b"IEND"
         seen.setdefault(kind, body)
-    width, height, bits, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", seen.get(b"IHDR", bytes(13)))
+
+    # Check the values of the header chunk.
+    width, height, bits, color_type, _, _, interlaced = struct.unpack(
+        ">IIBBBBB", seen.get(b"IHDR", bytes(13))
+    )
     if seen and min(width, height) < 1:
-        raise BadFile("bad_dimensions", f"the header says {width} x {height} pixels")
+        raise BadFile("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
     if not parts:
         raise BadFile("truncated", "the file ends before its pixels begin")
     if color_type not in CHANNELS or bits not in {1, 2, 4, 8, 16}:
         raise BadFile("corrupt", f"there is no PNG with {bits} bits of color type {color_type}")
+
+    # PNGs of iOS apps have raw deflate data, which is repacked as zlib.
     ios = b"CgBI" in seen
+    bits_per_pixel = bits * CHANNELS[color_type]
+    repacked = _as_zlib(parts, width, height, bits_per_pixel, interlaced) if ios else None
     return Header(
         "PNG",
         width,
         height,
-        _bare(seen, parts, _as_zlib(parts, width, height, bits * CHANNELS[color_type], interlaced) if ios else None),
+        _bare(seen, parts, repacked),
         bits=bits,
         grey=color_type in {0, 4},
         alpha=color_type in {4, 6} or b"tRNS" in seen,
@@ -66,14 +82,14 @@ def read_png(data: bytes) -> Header:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """Each chunk's kind, body and end, up to IEND. A wrong checksum of a chunk that pixels need is `corrupt`."""
-    at = len(SIGNATURE)
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
+    """Yield each chunk's kind, body and end, up to IEND. Raises BadFile for broken chunks."""
+    offset = len(SIGNATURE)
+    while offset + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        end = offset + 12 + length
         if end > len(data):
             raise BadFile("truncated", f"the file ends inside its {kind.decode('latin-1')!r} chunk")
-        body = data[at + 8 : end - 4]
+        body = data[offset + 8 : end - 4]
         if kind in NEEDED:
             (checksum,) = struct.unpack_from(">I", data, end - 4)
             if zlib.crc32(body, zlib.crc32(kind)) != checksum:
@@ -83,61 +99,70 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
         yield kind, body, end
         if kind == b"IEND":
             return
-        at = end
-    if at < len(data):
+        offset = end
+    if offset < len(data):
         raise BadFile("truncated", "the file ends inside a chunk's header")
 
 
 def walk_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the kind and body of each chunk as far as the bytes reach, checksums unchecked."""
-    at = len(SIGNATURE)
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        yield kind, data[at + 8 : at + 8 + length]
-        at += 12 + length
+    """Yield the kind and body of each chunk without checks; a truncated file ends early."""
+    offset = len(SIGNATURE)
+    while offset + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        yield kind, data[offset + 8 : offset + 8 + length]
+        offset += 12 + length
 
 
 def _bare(seen: dict[bytes, bytes], parts: list[bytes], repacked: bytes | None) -> bytes:
-    """A PNG of header, palette and pixels alone."""
+    """Return a PNG of header, palette and pixels only."""
     kept = [SIGNATURE, chunk(b"IHDR", seen[b"IHDR"])]
     if b"PLTE" in seen:
         kept.append(chunk(b"PLTE", seen[b"PLTE"]))
-    kept += [chunk(b"IDAT", part) for part in parts] if repacked is None else [chunk(b"IDAT", repacked)]
+    kept += (
+        [chunk(b"IDAT", part) for part in parts] if repacked is None else [chunk(b"IDAT", repacked)]
+    )
     return b"".join([*kept, chunk(b"IEND", b"")])
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """Return a chunk with its length and checksum."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    """Encode a chunk with its length and checksum."""
+    return (
+        struct.pack(">I", len(body))
+        + kind
+        + body
+        + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    )
 
 
 def _as_zlib(parts: list[bytes], width: int, height: int, bits: int, interlaced: int) -> bytes:
-    """The pixels of an iOS PNG, which lack the header and checksum of zlib, with both. Raises BadFile."""
-    # Adam7 has up to seven passes, each of which pads its rows and adds a filter byte to each.
-    most = height * (2 + width * bits // 8) * (2 if interlaced else 1) + 64
-    if most > 1 << 31:
-        raise BadFile("too_many_pixels", f"{width} x {height} pixels are more than are read")
+    """Repack the raw deflate data of an iOS PNG as zlib. Raises BadFile."""
+    # The limit of the output. Adam7 has up to seven passes, each with padded rows and filter bytes.
+    max_bytes = height * (2 + width * bits // 8) * (2 if interlaced else 1) + 64
+    if max_bytes > 1 << 31:
+        raise BadFile("too_many_pixels", f"{width} x {height} pixels are too many")
     try:
-        raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(b"".join(parts), most)
+        raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(b"".join(parts), max_bytes)
     except zlib.error as error:
         raise BadFile("corrupt", "the pixels of this iOS PNG (CgBI) cannot be unpacked") from error
     return zlib.compress(raw, 1)
 
 
 def _color(seen: dict[bytes, bytes]) -> ColorInfo:
-    """What the chunks say of colors; those of a wrong length are left out."""
+    """Return the color metadata of the chunks; those of an invalid length are ignored."""
     cicp, gamma, primaries = (seen.get(kind, b"") for kind in (b"cICP", b"gAMA", b"cHRM"))
     return ColorInfo(
         cicp=(cicp[0], cicp[1], cicp[2], cicp[3]) if len(cicp) == 4 else None,
         icc=_icc(seen[b"iCCP"]) if b"iCCP" in seen else None,
         srgb=b"sRGB" in seen,
         gamma=int.from_bytes(gamma, "big") / 100_000 if len(gamma) == 4 else None,
-        chromaticities=tuple(v / 100_000 for v in struct.unpack(">8I", primaries)) if len(primaries) == 32 else None,
+        chromaticities=tuple(v / 100_000 for v in struct.unpack(">8I", primaries))
+        if len(primaries) == 32
+        else None,
     )
 
 
 def _icc(body: bytes) -> bytes:
-    """The unpacked profile, b"" where it cannot be unpacked within MAX_ICC bytes."""
+    """Return the unpacked profile, b"" if it is broken or larger than MAX_ICC bytes."""
     packed = body.partition(b"\0")[2][1:]
     try:
         unpacker = zlib.decompressobj()

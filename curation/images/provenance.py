@@ -1,4 +1,4 @@
-"""Pictures as files that say how they were made: RGBA as PNG or WebP, with its prompt, seed and checkpoint inside."""
+"""Generated images as PNG or WebP files with provenance: prompt, seed, checkpoint and options."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from curation.object_store import write_file
 from curation.ports import RGBA
 
 MAX_PICTURE = 2 << 30
-"""Bytes of a picture of our own; the largest layer has 268 million pixels."""
+"""Maximum size of such a file in bytes; the largest layer has 268 million pixels."""
 
 FORMATS = {"png": "PNG", "webp": "WEBP"}
-"""What a drawn picture is saved as; both are exact, alpha and hidden colours too."""
+"""Output formats; both are lossless, including hidden colors under alpha 0."""
 
 _XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
 <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" \
@@ -38,33 +38,62 @@ layerloop:drawn="{drawn}"/></rdf:RDF></x:xmpmeta>"""
 
 
 DRAWN, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
-"""IPTC's words for pictures that a model made wholly, and for those put together of its layers and other pictures."""
+"""IPTC digital source types of generated images, and of composites of them with others."""
 
 
-def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> None:
-    """Write the file of `encode_picture` for this name; whole or not. Raises Refused for another format."""
+def save_picture(
+    path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN
+) -> None:
+    """Write an image with its provenance atomically; see `encode_picture`.
+
+    Args:
+        path: The output file; its suffix is the format.
+        rgba: H x W x 4 uint8, straight alpha.
+        facts: The provenance; None for an image of the user's own.
+        source: The IPTC digital source type.
+
+    Raises:
+        Refused: The format is not supported.
+    """
     data = encode_picture(path, rgba, facts, source)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, data)
 
 
-def encode_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> bytes:
-    """Encode a straight H x W x 4 uint8 picture with its facts, in the format that the name ends in.
+def encode_picture(
+    path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN
+) -> bytes:
+    """Encode an image with its provenance as XMP.
 
-    XMP in both formats: the facts as JSON, and IPTC's mark of its digital source; in PNG also the text "parameters",
-    which other drawing programs show. A picture of the user's own has no facts (None), and says nothing. Raises Refused
-    for another format.
+    The XMP has the provenance as JSON and the IPTC digital source type; a PNG also has the text
+    "parameters", which other image generators show.
+
+    Args:
+        path: The output file; its suffix is the format.
+        rgba: H x W x 4 uint8, straight alpha.
+        facts: The provenance; None for an image of the user's own, which gets none.
+        source: The IPTC digital source type.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        Refused: The format is not supported.
     """
     kind = _format(path)
     image = Image.fromarray(np.ascontiguousarray(rgba), "RGBA")
-    lossless: dict[str, Any] = {"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}
+    lossless: dict[str, Any] = (
+        {"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}
+    )
     out = io.BytesIO()
-    image.save(out, kind, **lossless, **(_metadata(kind, facts, source) if facts is not None else {}))
+    image.save(
+        out, kind, **lossless, **(_metadata(kind, facts, source) if facts is not None else {})
+    )
     return out.getvalue()
 
 
 def _metadata(kind: str, facts: Mapping[str, str], source: str) -> dict[str, Any]:
-    """What the encoder of a format is given so that the file says how it was made."""
+    """Return the keyword arguments for Pillow that write the metadata in a format."""
     tool = html.escape(f"Layerloop {facts.get('version', '')}".strip())
     xmp = _XMP.format(tool=tool, source=source, drawn=html.escape(canonical_json(dict(facts))))
     if kind == "WEBP":
@@ -76,29 +105,49 @@ def _metadata(kind: str, facts: Mapping[str, str], source: str) -> dict[str, Any
 
 
 def read_provenance(path: Path) -> dict[str, str]:
-    """Read the facts in a file that `save_picture` wrote; no pixel of it is decoded.
+    """Read the provenance from a file of `save_picture` without decoding its pixels.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The provenance by name.
 
     Raises:
-        NotFound: There is no such file, or it does not say how it was made.
-        Refused: What it says of itself is broken.
+        NotFound: There is no such file, or it has no provenance.
+        Refused: Its provenance is broken.
     """
     text = _xmp(read_input(path)).decode("utf-8", "replace")
     found = re.search(r'layerloop:drawn="([^"]*)"', text)
     if found is None:
-        raise NotFound(f"{path} does not say how it was made", "only pictures of 'layerloop draw' do")
+        raise NotFound(f"{path} has no provenance", "only images of 'layerloop draw' have it")
     try:
-        return {str(name): str(value) for name, value in json.loads(html.unescape(found[1])).items()}
+        return {
+            str(name): str(value) for name, value in json.loads(html.unescape(found[1])).items()
+        }
     except (ValueError, AttributeError, RecursionError) as error:
-        raise Refused(f"what {path} says of itself is broken: {error}") from error
+        raise Refused(f"the provenance of {path} is broken: {error}") from error
 
 
 def read_picture(path: Path) -> RGBA:
-    """Read a picture that `save_picture` wrote, hidden colours included. Raises NotFound, Refused, Corrupt."""
+    """Read the pixels of a file of `save_picture`, including hidden colors.
+
+    Args:
+        path: The file.
+
+    Returns:
+        H x W x 4 uint8, straight alpha.
+
+    Raises:
+        NotFound: There is no such file.
+        Refused: It is too large.
+        Corrupt: It cannot be decoded.
+    """
     return decode_layer(read_input(path, MAX_PICTURE))
 
 
 def _xmp(data: bytes) -> bytes:
-    """The XMP packet of a PNG or WebP, b"" where there is none."""
+    """Return the XMP packet of a PNG or WebP, b"" if there is none."""
     if data.startswith(SIGNATURE):
         texts = (body for kind, body in walk_chunks(data) if kind == b"iTXt")
         return next((text for text in texts if text.startswith(b"XML:com.adobe.xmp\0\0\0")), b"")
@@ -108,7 +157,7 @@ def _xmp(data: bytes) -> bytes:
 
 
 def parameters(facts: Mapping[str, str]) -> str:
-    """The facts in the lines that drawing programs exchange: prompt, negative prompt, then names and values."""
+    """Format provenance as the text "parameters" of image generators: prompts, then values."""
     names = {
         "steps": "Steps",
         "sampler": "Sampler",
@@ -117,14 +166,20 @@ def parameters(facts: Mapping[str, str]) -> str:
         "size": "Size",
         "model": "Model",
     }
-    named = [f"{label}: {facts[name]}" for name, label in names.items() if name in facts]
-    named += [f"{name}: {value}" for name, value in facts.items() if name not in {"prompt", "negative", *names}]
+    fields = [f"{label}: {facts[name]}" for name, label in names.items() if name in facts]
+    fields += [
+        f"{name}: {value}"
+        for name, value in facts.items()
+        if name not in {"prompt", "negative", *names}
+    ]
     negative = [f"Negative prompt: {facts['negative']}"] if facts.get("negative") else []
-    return "\n".join([facts.get("prompt", ""), *negative, ", ".join(named)])
+    return "\n".join([facts.get("prompt", ""), *negative, ", ".join(fields)])
 
 
 def _format(path: Path) -> str:
     try:
         return FORMATS[path.suffix.lower().removeprefix(".")]
     except KeyError:
-        raise Refused(f"{path.name} is in no format with alpha that is written", "end it in .png or .webp") from None
+        raise Refused(
+            f"unsupported output format: {path.name}", "use the suffix .png or .webp"
+        ) from None

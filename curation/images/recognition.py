@@ -1,9 +1,16 @@
-"""Recognize a file by its bytes, never by its name, and read its headers."""
+"""Detection of an image's format by its bytes, never by its name, and reading of its header."""
 
 from __future__ import annotations
 
 from curation.images import png
-from curation.images.containers import read_avif, read_gif, read_jpeg, read_psd, read_tiff, read_webp
+from curation.images.containers import (
+    read_avif,
+    read_gif,
+    read_jpeg,
+    read_psd,
+    read_tiff,
+    read_webp,
+)
 from curation.images.headers import BadFile, Header
 
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
@@ -33,7 +40,7 @@ OTHER_FILES: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "PDF"),
     (b"gimp xcf", "GIMP"),
 )
-"""First bytes of images that are not read, so that a person is told "save it as PNG" and not "no image"."""
+"""Signatures of unsupported image formats, for a message that names the format."""
 
 ARCHIVES: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "gzip"),
@@ -43,27 +50,30 @@ ARCHIVES: tuple[tuple[bytes, str], ...] = (
     (b"Rar!\x1a\x07", "RAR"),
     (b"\x28\xb5\x2f\xfd", "Zstandard"),
 )
-"""First bytes of archives that are not read."""
+"""Signatures of unsupported archive formats."""
 
 
 def read_header(data: bytes, name: str = "") -> Header:
-    """Read the headers of an image.
+    """Read the header of an image of any supported format.
 
     Args:
         data: The whole file.
-        name: The file's name, for the sentence of a refusal alone.
+        name: The file's name, used in error messages only.
+
+    Returns:
+        The header.
 
     Raises:
-        BadFile: It is broken, or nothing that is read.
+        BadFile: It is broken or of an unsupported format.
     """
     if not data:
-        raise BadFile("empty_file", "the file has no bytes")
+        raise BadFile("empty_file", "the file is empty")
     try:
         return _read(data, name)
     except BadFile:
         raise
-    except Exception as error:  # whatever a reader raises for hostile bytes refuses the file
-        raise BadFile("corrupt", "the headers cannot be read") from error
+    except Exception as error:  # readers may raise anything for hostile bytes
+        raise BadFile("corrupt", "the header cannot be read") from error
 
 
 def _read(data: bytes, name: str) -> Header:
@@ -72,20 +82,29 @@ def _read(data: bytes, name: str) -> Header:
             return reader(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return read_webp(data)
+    # ISO media files list their brands after the size and type of the first box.
     if data[4:8] == b"ftyp":
-        brands = {data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
+        brands = {
+            data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)
+        }
         if brands & AVIF_BRANDS:
             return read_avif(data)
-        raise _unread("HEIF")
+        raise _unsupported("HEIF")
+    # Text formats have no signature, so that only the name indicates an SVG.
     if name.lower().endswith((".svg", ".svgz")):
-        raise _unread("SVG")
+        raise _unsupported("SVG")
     archive = next((kind for magic, kind in ARCHIVES if data.startswith(magic)), None)
     if archive:
-        raise BadFile("unsupported_format", f"{archive} archives are not read: unpack it, or pack it as zip or tar")
-    raise _unread(next((kind for magic, kind in OTHER_FILES if data.startswith(magic)), None))
+        raise BadFile(
+            "unsupported_format",
+            f"{archive} archives are not supported: unpack it, or repack it as zip or tar",
+        )
+    raise _unsupported(next((kind for magic, kind in OTHER_FILES if data.startswith(magic)), None))
 
 
-def _unread(kind: str | None) -> BadFile:
+def _unsupported(kind: str | None) -> BadFile:
     if kind:
-        return BadFile("unsupported_format", f"{kind} files are not read: save it as PNG or lossless WebP")
-    return BadFile("not_an_image", "the bytes are no image, whatever the name says")
+        return BadFile(
+            "unsupported_format", f"{kind} files are not supported: save it as PNG or lossless WebP"
+        )
+    return BadFile("not_an_image", "the content of the file is not an image")

@@ -1,1 +1,1 @@
-"""Quality of review: agreement, aggregation and the creation of gold."""
+"""Review quality: agreement of reviewers, aggregation of verdicts, and creation of gold."""

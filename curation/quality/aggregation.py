@@ -1,4 +1,4 @@
-"""Aggregation: what a round's verdicts teach of its reviewers, and which verdicts that knowledge would turn."""
+"""Aggregation of verdicts: reviewer skills by Dawid and Skene, and the verdicts they change."""
 
 from __future__ import annotations
 
@@ -21,22 +21,40 @@ from curation.statistics.dawid_skene import Fit, Skills, Vote, fit_skills
 
 
 def learn_skills(tx: Transaction, number: int) -> Fit[uuid.UUID]:
-    """Fit the skills of a round's people to its verdicts, and to their plain answers to any gold. Raises NotFound."""
+    """Fit the skills of a round's people to its verdicts and to their verdicts on obvious gold.
+
+    Args:
+        tx: The transaction.
+        number: The round's number.
+
+    Returns:
+        The skills, and the probability of each candidate to be sound.
+
+    Raises:
+        NotFound: There is no such round.
+    """
     find_round(tx, number)
     return fit_skills(*_read(tx, number))
 
 
 def keep_skills(tx: Transaction, number: int, fit: Fit[uuid.UUID]) -> int:
-    """Keep what was learnt, for decisions to come and for those that name it. Returns its number."""
-    skills = {str(one): list(skill) for one, skill in fit.skills.of.items()}
+    """Store fitted skills, which later decisions use and refer to, and return their number."""
+    skills = {str(reviewer): list(skill) for reviewer, skill in fit.skills.of.items()}
     row = {"round_id": number, "sound": fit.skills.sound, "skills": skills, "votes": fit.votes}
     return int(tx.execute(sa.insert(aggregations).returning(aggregations.c.id), row).scalar_one())
 
 
 def resolve_waiting(tx: Transaction, number: int) -> int:
-    """Learn the skills of a round anew, and settle what waits for an adjudicator and has become sure. Returns how many.
+    """Refit the skills of a round, and settle waiting candidates whose verdict is now certain.
 
-    Those that an adjudicator looks at right now are left to them.
+    Candidates that an adjudicator is reviewing at this moment are left to them.
+
+    Args:
+        tx: The transaction.
+        number: The round's number.
+
+    Returns:
+        The number of settled candidates.
     """
     fit = learn_skills(tx, number)
     keep_skills(tx, number, fit)
@@ -51,111 +69,170 @@ def resolve_waiting(tx: Transaction, number: int) -> int:
 
 
 def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[str, Any]:
-    """Which decided candidates of a round would turn over, by all verdicts on them weighed by what is known of who gave
-    them, with at least this certainty; as JSON would hold it. Nothing is changed.
+    """Find the decided candidates whose verdict the reviewer skills would change; changes nothing.
 
-    An adjudicator's decision never turns, nor one that machines made alone. Raises NotFound.
+    Decisions of adjudicators and automatic decisions are never changed.
+
+    Args:
+        tx: The transaction.
+        number: The round's number.
+        certainty: Minimum probability of the new verdict.
+
+    Returns:
+        The skills and the changes ("flips") as JSON-compatible values, the most certain first.
+
+    Raises:
+        NotFound: There is no such round.
     """
     fit = learn_skills(tx, number)
     votes: dict[uuid.UUID, list[tuple[int, bool]]] = defaultdict(list)
-    turned = []
+    changed = []
     for row in tx.execute(_VOTES, {"round": number}):
         votes[row.candidate_id].append((row.reviewer_id, row.accept))
+    # A verdict changes where the fitted probability is certain of the other state.
     for row in tx.execute(_DECIDED, {"round": number, "desk": CONSENSUS}):
         if row.id not in fit.probability:
             continue
         probability = fit.probability[row.id]
         state = Consensus(certainty=certainty).resolve(probability)
         if state is not None and state != row.state:
-            said = [{"reviewer": who, "accept": accept} for who, accept in votes[row.id]]
-            turned.append({"candidate": row.id, "prompt": row.text, "is": row.state, "would_be": state,
-                           "probability": probability, "votes": said})  # fmt: skip
+            cast = [{"reviewer": who, "accept": accept} for who, accept in votes[row.id]]
+            changed.append(
+                {
+                    "candidate": row.id,
+                    "prompt": row.text,
+                    "is": row.state,
+                    "would_be": state,
+                    "probability": probability,
+                    "votes": cast,
+                }
+            )
     return {
         "round": number,
         "certainty": certainty,
-        "decided": sum(one in fit.probability for one in votes),
-        "skills": _named(tx, fit.skills),
-        "flips": sorted(turned, key=lambda one: -abs(one["probability"] - 0.5)),
+        "decided": sum(candidate in fit.probability for candidate in votes),
+        "skills": _skills_by_name(tx, fit.skills),
+        "flips": sorted(changed, key=lambda flip: -abs(flip["probability"] - 0.5)),
     }
 
 
 def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[str, Any]:
-    """Turn over what `find_flips` tells, each by a decision of its own that names the skills it rests on.
+    """Apply the changes of `find_flips`, each by a decision that refers to the stored skills.
 
-    Returns what it told, with the number of the `aggregation` kept and how many `turned`: what moved in the meantime
-    is left as it is.
+    Candidates that changed in the meantime are left as they are.
+
+    Args:
+        tx: The transaction.
+        number: The round's number.
+        certainty: Minimum probability of the new verdict.
+
+    Returns:
+        The report of `find_flips`, with the number of the stored `aggregation` and how many
+        verdicts were `turned`.
+
+    Raises:
+        NotFound: There is no such round.
     """
-    told = find_flips(tx, number, certainty)
-    if not told["flips"]:
-        return told | {"aggregation": None, "turned": 0}
-    kept = keep_skills(tx, number, learn_skills(tx, number))
-    me = add_reviewer(tx, CONSENSUS, Role.annotator, ORACLE).id
-    turned = 0
-    for flip in told["flips"]:
+    report = find_flips(tx, number, certainty)
+    if not report["flips"]:
+        return report | {"aggregation": None, "turned": 0}
+    aggregation = keep_skills(tx, number, learn_skills(tx, number))
+    consensus_reviewer = add_reviewer(tx, CONSENSUS, Role.annotator, ORACLE).id
+    changed = 0
+    for flip in report["flips"]:
         if lock_candidate(tx, flip["candidate"]).state != flip["is"]:
             continue
         verdict = Verdict.accept if flip["would_be"] == CandidateState.accepted else Verdict.reject
-        comment = f"aggregation {kept}: sound with {flip['probability']:.4f} by {len(flip['votes'])} verdicts"
-        key = content_id(CONSENSUS, flip["candidate"], kept)
-        values = {"candidate": flip["candidate"], "reviewer": me, "verdict": verdict, "comment": comment,
-                  "desk": CONSENSUS, "key": key}  # fmt: skip
-        tx.execute(_TURN, values)
+        comment = (
+            f"aggregation {aggregation}: sound with {flip['probability']:.4f} "
+            f"by {len(flip['votes'])} verdicts"
+        )
+        # The key makes the decision unique, so that a repeated call adds no second one.
+        key = content_id(CONSENSUS, flip["candidate"], aggregation)
+        values = {
+            "candidate": flip["candidate"],
+            "reviewer": consensus_reviewer,
+            "verdict": verdict,
+            "comment": comment,
+            "desk": CONSENSUS,
+            "key": key,
+        }
+        tx.execute(_INSERT_DECISION, values)
         settle(tx, flip["candidate"], flip["would_be"])
-        turned += 1
-    return told | {"aggregation": kept, "turned": turned}
+        changed += 1
+    return report | {"aggregation": aggregation, "turned": changed}
 
 
-def as_text(told: Mapping[str, Any]) -> str:
-    """What would turn over, for people to read in a terminal."""
-    lines = [f"Round {told['round']}: {len(told['flips'])} of {told['decided']} decided candidates would turn over"]
-    lines += [
-        f"  {one['reviewer']}: accepts {one['accepts_sound']:.0%} of what is sound, "
-        f"rejects {one['rejects_unsound']:.0%} of what is not"
-        for one in told["skills"]
+def as_text(report: Mapping[str, Any]) -> str:
+    """Format a report of `find_flips` for a terminal."""
+    flips = len(report["flips"])
+    lines = [
+        f"Round {report['round']}: {flips} of {report['decided']} decided candidates would change"
     ]
     lines += [
-        f"  {one['candidate']} {one['is']} -> {one['would_be']} (sound with {one['probability']:.3f}): {one['prompt']}"
-        for one in told["flips"]
+        f"  {skill['reviewer']}: accepts {skill['accepts_sound']:.0%} of sound candidates, "
+        f"rejects {skill['rejects_unsound']:.0%} of unsound ones"
+        for skill in report["skills"]
+    ]
+    lines += [
+        f"  {flip['candidate']} {flip['is']} -> {flip['would_be']} "
+        f"(P(sound) = {flip['probability']:.3f}): {flip['prompt']}"
+        for flip in report["flips"]
     ]
     return "\n".join(lines)
 
 
 def _read(tx: Transaction, number: int) -> tuple[list[Vote[uuid.UUID]], dict[uuid.UUID, bool]]:
-    """A round's votes, and with them the plain answers to gold of the same people, with what is true of that gold."""
-    votes = [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in tx.execute(_VOTES, {"round": number})]
+    """Return the votes of a round and of its people on obvious gold, and the truth of that gold."""
+    votes = [
+        Vote(row.candidate_id, row.reviewer_id, row.accept)
+        for row in tx.execute(_VOTES, {"round": number})
+    ]
     people = sorted({vote.reviewer for vote in votes})
     answers = tx.execute(_GOLD, {"people": people, "plain": PLAIN}).all() if people else []
     known = {row.candidate_id: row.sound for row in answers}
     return votes + [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in answers], known
 
 
-def _named(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
+def _skills_by_name(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
     names = {row.id: row.name for row in tx.execute(sa.text("select id, name from reviewers"))}
-    return [{"reviewer": names[one]} | skill._asdict() for one, skill in sorted(skills.of.items())]
+    return [
+        {"reviewer": names[reviewer]} | skill._asdict()
+        for reviewer, skill in sorted(skills.of.items())
+    ]
 
 
+# Votes of people, and of the rule reviewer where the round counts it; not those of adjudicators.
 _VOTES = sa.text(f"""
     select d.candidate_id, d.reviewer_id, d.verdict = 'accept' as accept
-    from decisions d join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
+    from decisions d join candidates c on c.id = d.candidate_id
+    join reviewers v on v.id = d.reviewer_id
     join rounds r on r.id = c.round_id
-    where c.round_id = :round and (v.kind = '{PERSON}' or r.consensus @> '{{"machines_vote": true}}')
+    where c.round_id = :round
+        and (v.kind = '{PERSON}' or r.consensus @> '{{"machines_vote": true}}')
         and not d.final and {STANDS} order by d.id""")
 
 _GOLD = sa.text(f"""
     select d.candidate_id, d.reviewer_id, d.verdict = 'accept' as accept, g.defect is null as sound
     from gold g join decisions d on d.candidate_id = g.candidate_id
-    where d.reviewer_id = any(:people) and (g.defect is null or g.severity >= :plain) and {STANDS} order by d.id""")
+    where d.reviewer_id = any(:people) and (g.defect is null or g.severity >= :plain)
+        and {STANDS}
+    order by d.id""")
 
+# Candidates with all their verdicts but no certain one; locked rows are under review.
 _STUCK = sa.text("""
-    select id from candidates where round_id = :round and state = 'waiting' and decided = :overlap and decided > 1
+    select id from candidates
+    where round_id = :round and state = 'waiting' and decided = :overlap and decided > 1
     order by id for update skip locked""")
 
 _DECIDED = sa.text(f"""
     select c.id, c.state, p.text from candidates c join prompts p on p.id = c.prompt_id
     where c.round_id = :round and c.state in ('accepted', 'rejected') and not exists (
-        select from decisions d where d.candidate_id = c.id and d.final and d.desk <> :desk and {STANDS})""")
+        select from decisions d
+        where d.candidate_id = c.id and d.final and d.desk <> :desk and {STANDS})""")
 
-_TURN = sa.text("""
-    insert into decisions (candidate_id, reviewer_id, verdict, comment, desk, key, checkpoint_id, propensity, final)
+_INSERT_DECISION = sa.text("""
+    insert into decisions (
+        candidate_id, reviewer_id, verdict, comment, desk, key, checkpoint_id, propensity, final)
     select c.id, :reviewer, :verdict, :comment, :desk, :key, r.checkpoint_id, c.propensity, true
     from candidates c join rounds r on r.id = c.round_id where c.id = :candidate""")

@@ -1,4 +1,4 @@
-"""Agreement: how far reviewers of the same candidates say the same beyond chance, with intervals."""
+"""Inter-rater agreement beyond chance, with intervals: Krippendorff's alpha and Gwet's AC1."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from curation.review.verdicts import STANDS
 from curation.rounds.lifecycle import find_round
 
 RESAMPLES: Final = 1_000
-"""Bootstrap samples behind an interval."""
+"""Number of bootstrap samples of an interval."""
 SEED: Final = 7
 FEWEST: Final = 5
-"""Candidates decided by two or more below which no interval is told: a bootstrap of so few means nothing."""
+"""Minimum number of candidates with two verdicts for an interval."""
 
 Counts = NDArray[np.float64]
-"""U x C: how many reviewers put each of U candidates into each of C classes; zeros where somebody did not look."""
+"""U x C: how many reviewers put each of U candidates into each of C classes."""
 Often = NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A coefficient (1 is perfect, 0 chance) with its 95 % interval; None where it is not defined."""
+    """A coefficient (1 is perfect, 0 is chance) with its 95 % interval; None where undefined."""
 
     value: float | None
     low: float | None
@@ -39,11 +39,17 @@ class Figure:
 
 
 def krippendorff_alpha(counts: Counts, often: Often = None) -> float | None:
-    """Krippendorff's alpha for nominal data with missing values, from counts U x C, each row `often` times (once).
+    """Compute Krippendorff's alpha for nominal data with missing values.
 
-    K. Krippendorff, "Computing Krippendorff's alpha-reliability" (2011), section C: 1 - (n - 1) * (sum of coincidences
-    off the diagonal) / (sum of n_c n_k for c != k). None where nothing can be paired; where all values are equal
-    nothing could have disagreed, and alpha is 1 by convention.
+    K. Krippendorff, "Computing Krippendorff's alpha-reliability" (2011), section C:
+    1 - (n - 1) * (sum of coincidences off the diagonal) / (sum of n_c n_k for c != k).
+
+    Args:
+        counts: U x C counts of verdicts.
+        often: U weights, how often each row counts; None is once.
+
+    Returns:
+        Alpha, at most 1; 1 by convention if all verdicts are equal; None if no candidate has two.
     """
     times = np.ones(len(counts)) if often is None else often
     twice = counts.sum(axis=1) >= 2
@@ -58,14 +64,23 @@ def krippendorff_alpha(counts: Counts, often: Often = None) -> float | None:
 
 
 def gwet_ac1(counts: Counts, often: Often = None) -> float | None:
-    """Gwet's AC1 for any number of reviewers and missing values, from counts U x C, each row `often` times (once).
+    """Compute Gwet's AC1 for any number of reviewers, with missing values.
 
-    K. L. Gwet, "Computing inter-rater reliability and its variance in the presence of high agreement" (British Journal
-    of Mathematical and Statistical Psychology 61, 2008): chance is 1 / (C - 1) * sum of pi (1 - pi). Unlike alpha it
-    stays meaningful where nearly all is of one class, as rejects are here. None where no candidate has two verdicts.
+    K. L. Gwet, "Computing inter-rater reliability and its variance in the presence of high
+    agreement" (British Journal of Mathematical and Statistical Psychology 61, 2008): chance
+    agreement is 1 / (C - 1) * sum of pi (1 - pi). Unlike alpha it stays meaningful where one class
+    dominates, as rejects do here.
+
+    Args:
+        counts: U x C counts of verdicts.
+        often: U weights, how often each row counts; None is once.
+
+    Returns:
+        AC1, at most 1; None if no candidate has two verdicts.
     """
     times = np.ones(len(counts)) if often is None else often
-    per_unit = np.maximum(counts.sum(axis=1), 1)  # nobody looked: a row of zeros, which weighs nothing below
+    # Rows without verdicts have weight 0 below; the maximum only avoids a division by zero.
+    per_unit = np.maximum(counts.sum(axis=1), 1)
     seen = times * (counts.sum(axis=1) >= 1)
     twice = times * (per_unit >= 2)
     if not twice.any():
@@ -78,36 +93,52 @@ def gwet_ac1(counts: Counts, often: Often = None) -> float | None:
 
 
 def with_interval(measure: Callable[[Counts, Often], float | None], counts: Counts) -> Figure:
-    """A coefficient with its percentile bootstrap interval over candidates (B. Efron, 1979), from RESAMPLES samples.
+    """Compute a coefficient with its 95 % percentile bootstrap interval (Efron, 1979).
 
-    Candidates with equal counts are interchangeable, so drawing how many of each kind there are is drawing candidates:
-    a sample costs as much as there are kinds, however large the round.
+    Args:
+        measure: The coefficient, `krippendorff_alpha` or `gwet_ac1`.
+        counts: U x C counts of verdicts.
+
+    Returns:
+        The coefficient; without an interval if fewer than FEWEST candidates have two verdicts.
     """
     value = measure(counts, None)
     if value is None or (counts.sum(axis=1) >= 2).sum() < FEWEST:
         return Figure(value, None, None)
-    kinds, often = np.unique(counts, axis=0, return_counts=True)
-    drawn = np.random.default_rng(SEED).multinomial(often.sum(), often / often.sum(), RESAMPLES)
-    found = [one for sample in drawn if (one := measure(kinds, sample.astype(np.float64))) is not None]
-    low, high = np.quantile(found, [0.025, 0.975])
+    # Candidates with equal counts are interchangeable, so a resample is a multinomial draw of the
+    # distinct rows; its cost does not depend on the size of the round.
+    rows, often = np.unique(counts, axis=0, return_counts=True)
+    samples = np.random.default_rng(SEED).multinomial(often.sum(), often / often.sum(), RESAMPLES)
+    values = [measure(rows, sample.astype(np.float64)) for sample in samples]
+    low, high = np.quantile([v for v in values if v is not None], [0.025, 0.975])
     return Figure(value, float(low), float(high))
 
 
-def count_verdicts(said: Iterable[tuple[Hashable, bool]]) -> Counts:
-    """Counts U x 2 (rejects, accepts) of verdicts (candidate, accepted)."""
+def count_verdicts(verdicts: Iterable[tuple[Hashable, bool]]) -> Counts:
+    """Count (candidate, accepted) verdicts as U x 2 rejects and accepts per candidate."""
     counted: dict[Hashable, list[int]] = defaultdict(lambda: [0, 0])
-    for candidate, accept in said:
+    for candidate, accept in verdicts:
         counted[candidate][accept] += 1
     return np.array(list(counted.values()), np.float64).reshape(-1, 2)
 
 
 def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
-    """Alpha and AC1 of a round and of each pair of its people, as JSON would hold it. Raises NotFound.
+    """Compute alpha and AC1 of a round and of each pair of its people.
 
-    What each person said first counts, whatever an adjudicator or a re-aggregation made of it; the oracle and gold
-    are left out. `consensus` is how the round's verdicts are reached, `adjudicating` how many candidates wait for an
-    adjudicator, `decided_twice` counts candidates with verdicts of two or more people, `agreed` the share of them on
-    which all said the same.
+    The first verdict of each person counts, even if an adjudicator or a re-aggregation decided
+    otherwise later; the rule reviewer and gold are left out.
+
+    Args:
+        tx: The transaction.
+        number: The round's number.
+
+    Returns:
+        JSON-compatible values: `consensus` are the rules of the round, `adjudicating` is the number
+        of candidates that wait for an adjudicator, `decided_twice` the number with verdicts of two
+        or more people, and `agreed` the share of these with equal verdicts only.
+
+    Raises:
+        NotFound: There is no such round.
     """
     consensus = Consensus.read(find_round(tx, number)["consensus"])
     rows = tx.execute(_VERDICTS, {"round": number}).all()
@@ -115,30 +146,39 @@ def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
     by_person: dict[str, dict[Hashable, bool]] = defaultdict(dict)
     for row in rows:
         by_person[row.name][row.candidate_id] = row.accept
+
+    # Pairs of people with candidates in common.
     pairs = [
-        {"reviewers": [one, other]} | _describe(_both(by_person[one], by_person[other]))
-        for one, other in combinations(sorted(by_person), 2)
-        if by_person[one].keys() & by_person[other].keys()
+        {"reviewers": [first, second]}
+        | _describe(_count_shared(by_person[first], by_person[second]))
+        for first, second in combinations(sorted(by_person), 2)
+        if by_person[first].keys() & by_person[second].keys()
     ]
-    stuck = tx.scalar(_ADJUDICATING.bindparams(round=number, overlap=consensus.overlap))
-    about = {"round": number, "consensus": asdict(consensus), "adjudicating": stuck}
-    return about | _describe(counts) | {"pairs": pairs}
+    adjudicating = tx.scalar(_ADJUDICATING.bindparams(round=number, overlap=consensus.overlap))
+    header = {"round": number, "consensus": asdict(consensus), "adjudicating": adjudicating}
+    return header | _describe(counts) | {"pairs": pairs}
 
 
-def as_text(told: Mapping[str, Any]) -> str:
-    """A round's agreement for people to read in a terminal."""
-    if not told["decided_twice"]:
-        return f"Round {told['round']}: no candidate was decided by two people yet"
-    lines = [f"Round {told['round']}: {_sentence(told)}"]
-    if told["adjudicating"]:
-        lines.append(f"  {told['adjudicating']} wait for an adjudicator (access engineer or more, at the same desk)")
-    lines += [f"  {' and '.join(pair['reviewers'])}: {_sentence(pair)}" for pair in told["pairs"]]
+def as_text(report: Mapping[str, Any]) -> str:
+    """Format a report of `round_agreement` for a terminal."""
+    if not report["decided_twice"]:
+        return f"Round {report['round']}: no candidate has verdicts of two people yet"
+    lines = [f"Round {report['round']}: {_sentence(report)}"]
+    if report["adjudicating"]:
+        lines.append(
+            f"  {report['adjudicating']} wait for an adjudicator "
+            "(role engineer or higher, in the same labeling tool)"
+        )
+    lines += [f"  {' and '.join(pair['reviewers'])}: {_sentence(pair)}" for pair in report["pairs"]]
     return "\n".join(lines)
 
 
-def _both(one: Mapping[Hashable, bool], other: Mapping[Hashable, bool]) -> Counts:
-    shared = sorted(one.keys() & other.keys(), key=str)
-    return count_verdicts([(item, said[item]) for item in shared for said in (one, other)])
+def _count_shared(first: Mapping[Hashable, bool], second: Mapping[Hashable, bool]) -> Counts:
+    """Count the verdicts of two people on their common candidates."""
+    shared = sorted(first.keys() & second.keys(), key=str)
+    return count_verdicts(
+        [(item, verdicts[item]) for item in shared for verdicts in (first, second)]
+    )
 
 
 def _describe(counts: Counts) -> dict[str, Any]:
@@ -151,24 +191,33 @@ def _describe(counts: Counts) -> dict[str, Any]:
     }
 
 
-def _sentence(told: Mapping[str, Any]) -> str:
-    figures = ", ".join(f"{label} {_figure(told[name])}" for name, label in (("alpha", "alpha"), ("ac1", "AC1")))
-    return f"{told['decided_twice']} decided by two or more, {told['agreed']:.0%} alike; {figures}"
+def _sentence(report: Mapping[str, Any]) -> str:
+    coefficients = ", ".join(
+        f"{label} {_format_coefficient(report[name])}"
+        for name, label in (("alpha", "alpha"), ("ac1", "AC1"))
+    )
+    decided = f"{report['decided_twice']} decided by two or more people"
+    return f"{decided}, {report['agreed']:.0%} equal verdicts; {coefficients}"
 
 
-def _figure(one: Mapping[str, float | None]) -> str:
-    if one["value"] is None:
+def _format_coefficient(value: Mapping[str, float | None]) -> str:
+    if value["value"] is None:
         return "–"
-    interval = f" (95 % {one['low']:.2f} to {one['high']:.2f})" if one["low"] is not None else ""
-    return f"{one['value']:.2f}{interval}"
+    low, high = value["low"], value["high"]
+    interval = f" (95 % {low:.2f} to {high:.2f})" if low is not None else ""
+    return f"{value['value']:.2f}{interval}"
 
 
+# The first verdict of each person on each candidate, without those of adjudicators.
 _VERDICTS = sa.text(f"""
-    select distinct on (d.candidate_id, d.reviewer_id) d.candidate_id, v.name, d.verdict = 'accept' as accept
-    from decisions d join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
+    select distinct on (d.candidate_id, d.reviewer_id)
+        d.candidate_id, v.name, d.verdict = 'accept' as accept
+    from decisions d join candidates c on c.id = d.candidate_id
+    join reviewers v on v.id = d.reviewer_id
     where c.round_id = :round and v.kind = '{PERSON}' and not d.final and {STANDS}
     order by d.candidate_id, d.reviewer_id, d.id""")
 
 _ADJUDICATING = sa.text("""
     select count(*) from candidates
-    where round_id = :round and state in ('waiting', 'showing') and decided >= :overlap and decided > 1""")
+    where round_id = :round and state in ('waiting', 'showing')
+        and decided >= :overlap and decided > 1""")

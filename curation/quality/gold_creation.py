@@ -1,4 +1,4 @@
-"""Planting: gold is made of accepted samples, with a defect planted in most and nothing changed in the others."""
+"""Creation of gold from samples: most get a planted defect, the others stay clean copies."""
 
 from __future__ import annotations
 
@@ -26,106 +26,175 @@ from curation.screening.pairs.defects import PAIR_DEFECTS, plant_pair
 from curation.screening.rules import measure_single, measure_whole
 
 CLEAN: Final = 0.25
-"""The share of gold without a defect: what tells a keen eye from a quick reject."""
+"""The share of gold without a defect; without it, rejecting everything would pass as accurate."""
 FAINTEST: Final = 0.02
+"""The lowest severity of a planted defect."""
 CHANGED_PIXELS: Final = 16
-"""Pixels that are changed by one level of 255 in every piece: far below what anybody sees."""
+"""Number of pixels that are changed by one level of 255 in every gold item, invisibly."""
 
 Size = tuple[int, int] | None
-"""Width and height in pixels; None leaves things as large as they are."""
+"""Width and height in pixels; None keeps the size of the sample."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """One piece of gold whose layers are in the object store; `defect` None and `severity` 0 for a clean copy."""
+    """A gold item whose layers are in the object store.
+
+    Attributes:
+        sample: The id of the sample that it is made from.
+        kind: Single layer or pair.
+        prompt: The prompt that reviewers see.
+        layers: The stored layers by role.
+        prints: Fingerprints by sha256 of the layer, as screening computes them for candidates.
+        signals: The screening signals.
+        defect: The planted defect, None for a clean copy.
+        severity: The severity of the defect in (0, 1], 0 for a clean copy.
+    """
 
     sample: uuid.UUID
     kind: Kind
     prompt: Prompt
     layers: Mapping[LayerRole, StoredLayer]
-    prints: Mapping[str, bytes]  # sha256 of a layer: its fingerprint, as screening gives it to drawn ones
+    prints: Mapping[str, bytes]
     signals: dict[str, float | None]
     defect: str | None
     severity: float
 
 
 def choose_sources(tx: Transaction, number: int, count: int) -> list[Sample]:
-    """Samples at random that gold for a round can be made of: of its kind, those of the round's own size first,
-    then those with one of its prompts, which would tell gold by a text that no other candidate has.
+    """Choose random samples to make gold for a round from.
 
-    Fewer than `count` are given again and again. Raises NotFound, and Refused for a round of seeds, or without samples.
+    Samples of the round's image size come first, then samples with one of its prompts, since a size
+    or a prompt that no candidate has would give gold away.
+
+    Args:
+        tx: The transaction.
+        number: The round's number.
+        count: The number of gold items; too few samples are repeated.
+
+    Returns:
+        `count` samples of the round's kind.
+
+    Raises:
+        NotFound: There is no such round.
+        Refused: It is a round of imported seeds, or there are no samples.
     """
     row = find_round(tx, number)
     if row["purpose"] != "drawn":
-        raise Refused(f"round {number} is no round of drawn candidates", "gold is made for those alone")
+        raise Refused(
+            f"round {number} has imported candidates", "gold needs a round of generated candidates"
+        )
     if not count:
         return []
-    asked = {"round": number, "kind": row["kind"], "count": count}
-    found = [Sample.read(one.line) for one in tx.execute(_SOURCES, asked)]
+    query = {"round": number, "kind": row["kind"], "count": count}
+    found = [Sample.read(source.line) for source in tx.execute(_SOURCES, query)]
     if not found:
-        told = f"there are no {row['kind']} samples that gold could be made of"
-        raise Refused(told, "import seeds or accept candidates first")
-    return [found[place % len(found)] for place in range(count)]
+        message = f"there are no {row['kind']} samples to make gold from"
+        raise Refused(message, "import seeds or accept candidates first")
+    return [found[index % len(found)] for index in range(count)]
 
 
 def size_of(tx: Transaction, number: int) -> Size:
-    """Width and height in pixels of most of a round's layers; None before any is drawn."""
+    """Return the most frequent (width, height) of a round's layers, None if there are none."""
     row = tx.execute(_SIZE, {"round": number}).first()
     return None if row is None else (row.width, row.height)
 
 
-def make_gold(store: ObjectStore, sources: Sequence[Sample], size: Size, seed: int | None = None) -> list[Planted]:
-    """Plant defects in samples of one kind, as many of each, at severities drawn evenly; a share CLEAN has none.
+def make_gold(
+    store: ObjectStore, sources: Sequence[Sample], size: Size, seed: int | None = None
+) -> list[Planted]:
+    """Make gold items from samples of one kind, without writing to the database.
 
-    Each is brought to `size`, so that no size tells it from what was drawn. Nothing is written but to the store.
+    All defects are equally frequent; a share CLEAN of the items has none.
+
+    Args:
+        store: The object store for the layers.
+        sources: The samples, all single layers or all pairs.
+        size: The image size of the gold items, so that it equals that of the candidates.
+        seed: The random seed; None is random.
+
+    Returns:
+        One gold item per sample, with severities uniform in [FAINTEST, 1].
     """
     rng = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
     clean = round(CLEAN * len(sources))
     names = list(PAIR_DEFECTS if sources and sources[0].kind is Kind.pair else DEFECTS)
-    defects = [None] * clean + [names[place % len(names)] for place in range(len(sources) - clean)]
+    defects = [None] * clean + [names[i % len(names)] for i in range(len(sources) - clean)]
     made = []
+    # Assign the defects to the samples in random order.
     for sample, defect in zip(sources, rng.permutation(np.array(defects, object)), strict=True):
         severity = 0.0 if defect is None else float(rng.uniform(FAINTEST, 1))
-        prompt = Prompt(sample.caption, sample.texts.get(LayerRole.foreground), sample.texts.get(LayerRole.background))
-        read = {role: np.asarray(decode_layer(store.get(sha))) for role, sha in sample.layers.items()}
-        spoil = _spoil_pair if sample.kind is Kind.pair else _spoil_single
-        layers, signals = spoil(read, prompt, size, defect, severity, rng)
+        prompt = Prompt(
+            sample.caption,
+            sample.texts.get(LayerRole.foreground),
+            sample.texts.get(LayerRole.background),
+        )
+        decoded = {
+            role: np.asarray(decode_layer(store.get(sha))) for role, sha in sample.layers.items()
+        }
+        transform = _transform_pair if sample.kind is Kind.pair else _transform_single
+        layers, signals = transform(decoded, prompt, size, defect, severity, rng)
+
+        # Store the layers, with the fingerprint of the one that reviewers see.
         stored = {role: _put(store, rgba) for role, rgba in layers.items()}
-        tells = LayerRole.blended if sample.kind is Kind.pair else next(iter(stored))
-        prints = {stored[tells].sha256: fingerprint(layers[tells])}
-        made.append(Planted(uuid.UUID(sample.id), sample.kind, prompt, stored, prints, signals, defect, severity))
+        shown_role = LayerRole.blended if sample.kind is Kind.pair else next(iter(stored))
+        fingerprints = {stored[shown_role].sha256: fingerprint(layers[shown_role])}
+        made.append(
+            Planted(
+                uuid.UUID(sample.id),
+                sample.kind,
+                prompt,
+                stored,
+                fingerprints,
+                signals,
+                defect,
+                severity,
+            )
+        )
     return made
 
 
-Spoilt = tuple[Layers, dict[str, float | None]]
+Transformed = tuple[Layers, dict[str, float | None]]
 
 
-def _spoil_single(
-    layers: Layers, prompt: Prompt, size: Size, defect: str | None, severity: float, rng: np.random.Generator
-) -> Spoilt:
+def _transform_single(
+    layers: Layers,
+    prompt: Prompt,
+    size: Size,
+    defect: str | None,
+    severity: float,
+    rng: np.random.Generator,
+) -> Transformed:
+    """Resize, damage and disguise a layer, and measure it."""
     rgba = fit_to(layers[LayerRole.foreground], size)
     rgba = rgba if defect is None else plant(rgba, defect, severity, rng)
     rgba = _disguise(rgba, rng)
     return {LayerRole.foreground: rgba}, measure_single(rgba, prompt.text)
 
 
-def _spoil_pair(
-    layers: Layers, prompt: Prompt, size: Size, defect: str | None, severity: float, rng: np.random.Generator
-) -> Spoilt:
-    """Clean copies are composed anew too: a blended image that is exact, as drawn ones are, must tell nothing."""
+def _transform_pair(
+    layers: Layers,
+    prompt: Prompt,
+    size: Size,
+    defect: str | None,
+    severity: float,
+    rng: np.random.Generator,
+) -> Transformed:
+    """Resize, disguise and damage a pair, and measure it."""
+    # Clean copies are blended again too: an inexact blended image would give them away.
     fitted = {role: fill_to(rgba, size) for role, rgba in layers.items()}
     for role in (LayerRole.foreground, LayerRole.background):
         fitted[role] = _disguise(fitted[role], rng)
-    spoilt = plant_pair(fitted, defect or next(iter(PAIR_DEFECTS)), severity, rng)
-    return spoilt, measure_whole(spoilt, prompt)
+    transformed = plant_pair(fitted, defect or next(iter(PAIR_DEFECTS)), severity, rng)
+    return transformed, measure_whole(transformed, prompt)
 
 
 def _disguise(rgba: RGBA, rng: np.random.Generator) -> RGBA:
-    """Return the same picture to the eye with pixels, and so bytes and an address, of its own.
+    """Return a visually equal image with other pixel values, and so with another hash.
 
-    A copy of a sample must not be known by equality with it: some visible pixels are changed by
-    one level. What is hidden under alpha 0 continues the nearest colours, as in drawn layers; in
-    imported ones it is 0.
+    A clean copy must not be recognizable by its hash, so some visible pixels change by one level.
+    Hidden pixels (alpha 0) continue the nearest colors, as in generated layers; in imported ones
+    they are 0.
     """
     # Some visible pixels move by one level of 255, toward the middle so that none overflows.
     changed = rgba.copy()
@@ -133,7 +202,7 @@ def _disguise(rgba: RGBA, rng: np.random.Generator) -> RGBA:
     chosen = rng.choice(seen, min(CHANGED_PIXELS, len(seen)), replace=False)
     flat = changed.reshape(-1, 4)
     flat[chosen, 1] = np.where(flat[chosen, 1] < 128, flat[chosen, 1] + 1, flat[chosen, 1] - 1)
-    # Colour spreads over the hidden pixels from ever wider surroundings, weighted by alpha.
+    # Colors spread over the hidden pixels from ever wider surroundings, weighted by alpha.
     hidden = rgba[..., 3] == 0
     if not seen.size or not hidden.any():
         return changed
@@ -159,31 +228,56 @@ def _put(store: ObjectStore, rgba: RGBA) -> StoredLayer:
 
 
 def keep_gold(tx: Transaction, number: int, planted: Sequence[Planted], actor: str) -> int:
-    """Add gold to what may be hidden among a round's candidates; returns how many pieces the round has now."""
+    """Add gold items to a round.
+
+    Args:
+        tx: The transaction.
+        number: The round's number.
+        planted: The gold items, all of one kind.
+        actor: Who adds them, for the log.
+
+    Returns:
+        The number of gold items of the round.
+    """
     count = sa.select(sa.func.count()).where(gold.c.round_id == number)
     if not planted:
         return int(tx.scalar(count))
-    home = _gold_round(tx, planted[0].kind)
-    record_layers(tx, [layer for one in planted for layer in one.layers.values()])
-    add_prompts(tx, [one.prompt for one in planted])
-    for one in planted:
-        seed = secrets.randbits(32)  # as candidates have them, and as little to be foreseen as they
-        candidate = content_id("candidate", home, one.prompt.text, seed, secrets.token_hex(16))
+    gold_round = _gold_round(tx, planted[0].kind)
+    record_layers(tx, [layer for item in planted for layer in item.layers.values()])
+    add_prompts(tx, [item.prompt for item in planted])
+    for item in planted:
+        # A candidate of its own with a random seed, which looks like any other candidate.
+        seed = secrets.randbits(32)
+        candidate = content_id(
+            "candidate", gold_round, item.prompt.text, seed, secrets.token_hex(16)
+        )
         row = {
-            "id": candidate, "round_id": home, "prompt_id": one.prompt.id, "seed": seed,
+            "id": candidate,
+            "round_id": gold_round,
+            "prompt_id": item.prompt.id,
+            "seed": seed,
             "state": CandidateState.waiting,
-        }  # fmt: skip
+        }
         tx.execute(sa.insert(candidates), row)
-        drawn = [
-            {"candidate_id": candidate, "role": role, "sha256": layer.sha256} for role, layer in one.layers.items()
+        stored = [
+            {"candidate_id": candidate, "role": role, "sha256": layer.sha256}
+            for role, layer in item.layers.items()
         ]
-        tx.execute(sa.insert(candidate_layers), drawn)
-        tx.execute(sa.insert(screenings), {"candidate_id": candidate, "signals": one.signals})
-        known = {"candidate_id": candidate, "round_id": number, "sample_id": one.sample, "defect": one.defect,
-                 "severity": one.severity}  # fmt: skip
-        tx.execute(sa.insert(gold), known)
-        # Not in the index of duplicates: no drawn candidate shall be refused for being like gold.
-        for sha256, mark in one.prints.items():
+        tx.execute(sa.insert(candidate_layers), stored)
+        tx.execute(sa.insert(screenings), {"candidate_id": candidate, "signals": item.signals})
+
+        # The known verdict.
+        truth = {
+            "candidate_id": candidate,
+            "round_id": number,
+            "sample_id": item.sample,
+            "defect": item.defect,
+            "severity": item.severity,
+        }
+        tx.execute(sa.insert(gold), truth)
+
+        # Not in the index of duplicates, or candidates that resemble gold would be refused.
+        for sha256, mark in item.prints.items():
             unmarked = (layers.c.sha256 == sha256) & layers.c.fingerprint.is_(None)
             tx.execute(sa.update(layers).where(unmarked).values(fingerprint=mark))
     tx.log(actor, "gold planted", f"round {number}", pieces=len(planted))
@@ -191,7 +285,15 @@ def keep_gold(tx: Transaction, number: int, planted: Sequence[Planted], actor: s
 
 
 def fit_to(rgba: RGBA, size: Size) -> RGBA:
-    """A layer on a canvas of (width, height) pixels: as large as fits, in the middle, resampled premultiplied."""
+    """Scale a layer to fit into a canvas of (width, height) pixels, centered.
+
+    Args:
+        rgba: H x W x 4 uint8, straight alpha.
+        size: The size of the canvas; None returns the layer unchanged.
+
+    Returns:
+        The layer on a transparent canvas, resampled with premultiplied colors.
+    """
     height, width = rgba.shape[:2]
     if size is None or size == (width, height):
         return rgba
@@ -204,7 +306,15 @@ def fit_to(rgba: RGBA, size: Size) -> RGBA:
 
 
 def fill_to(rgba: RGBA, size: Size) -> RGBA:
-    """A layer of a pair that fills (width, height) pixels, cut in the middle: a background has no empty margin."""
+    """Scale a layer of a pair to fill (width, height) pixels, and crop it at the center.
+
+    Args:
+        rgba: H x W x 4 uint8, straight alpha.
+        size: The target size; None returns the layer unchanged.
+
+    Returns:
+        The layer without empty margins, which a background must not have.
+    """
     height, width = rgba.shape[:2]
     if size is None or size == (width, height):
         return rgba
@@ -218,15 +328,22 @@ def _resample(rgba: RGBA, scale: float) -> RGBA:
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     premultiplied = rgba.astype(np.float32)
     premultiplied[..., :3] *= premultiplied[..., 3:] / 255
-    small = cv2.resize(premultiplied, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    small[..., :3] = np.divide(255 * small[..., :3], small[..., 3:], where=small[..., 3:] > 0, out=small[..., :3] * 0)
+    small = cv2.resize(
+        premultiplied, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    small[..., :3] = np.divide(
+        255 * small[..., :3], small[..., 3:], where=small[..., 3:] > 0, out=small[..., :3] * 0
+    )
     return np.clip(np.rint(small), 0, 255).astype(np.uint8)
 
 
 def _gold_round(tx: Transaction, kind: Kind) -> int:
-    """The one round that all gold of a kind belongs to; made with the first piece."""
+    """Return the round that all gold of a kind belongs to, created on first use."""
+    # Two processes must not create two of them.
     tx.execute(sa.text("select pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-    number = tx.scalar(sa.select(rounds.c.id).where(rounds.c.purpose == GOLD, rounds.c.kind == kind))
+    number = tx.scalar(
+        sa.select(rounds.c.id).where(rounds.c.purpose == GOLD, rounds.c.kind == kind)
+    )
     if number is None:
         row: dict[str, Any] = {"purpose": GOLD, "kind": kind, "quota": 0, "policy": dict(SHOW_ALL)}
         adding = sa.insert(rounds).returning(rounds.c.id)
@@ -234,21 +351,24 @@ def _gold_round(tx: Transaction, kind: Kind) -> int:
     return int(number)
 
 
-LOCK = 7_201_115  # any number, always the same: two who plant first must not make two rounds of gold
+LOCK = 7_201_115
+"""Key of the advisory lock; any constant that is used for nothing else."""
 
 _SIZE = sa.text("""
     select l.width, l.height from candidates c
     join candidate_layers cl on cl.candidate_id = c.id join layers l on l.sha256 = cl.sha256
     where c.round_id = :round group by l.width, l.height order by count(*) desc, l.width limit 1""")
 
-# A sample of this very round may have been accepted by whoever is shown it again, so those come last; and last of all
-# what has a file's name for a prompt, which would tell gold from what was drawn.
+# Samples accepted in this round come late, since their reviewers may remember them; samples whose
+# prompt is a file name come last, since no generated candidate has such a prompt.
 _SOURCES = sa.text(f"""
     with size as ({_SIZE.text})
     select s.line from samples s
     join sample_layers sl on sl.sample_id = s.id and sl.role = 'foreground'
-    join layers l on l.sha256 = sl.sha256 left join size on size.width = l.width and size.height = l.height
+    join layers l on l.sha256 = sl.sha256
+    left join size on size.width = l.width and size.height = l.height
     where s.withdrawn_at is null and s.kind = :kind
     order by s.caption_source = 'file name', size.width is null, s.round = :round, not exists (
         select from prompts p join candidates c on c.prompt_id = p.id
-        where c.round_id = :round and p.text = s.line::jsonb ->> 'caption'), random() limit :count""")
+        where c.round_id = :round and p.text = s.line::jsonb ->> 'caption'),
+        random() limit :count""")

@@ -1,1 +1,1 @@
-"""Reports of rounds, reviewers and comparisons, computed from the records."""
+"""Reports on rounds, reviewers and comparisons, computed from the database."""

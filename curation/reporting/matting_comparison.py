@@ -1,4 +1,4 @@
-"""Two ways of drawing the same prompts, measured alike: signals, and defects in the oracle's eyes."""
+"""Comparison of two ways to generate the same prompts, by signals and by the rule reviewer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from curation.statistics.intervals import wilson
 
 @dataclass(frozen=True)
 class Judged:
-    """One way's layers.
+    """The results of one way.
 
-    `defects` are those that a hard rule refuses or the oracle rejects, per 100 of all that was drawn, with its 95 %
-    interval `low` to `high`; `only` counts the prompts at which this way alone has a defect. `signals` are means over
-    the layers that a signal has a value for. `reasons` are the oracle's and the names of broken rules.
+    Attributes:
+        defects: Layers that a screening rule refuses or the rule reviewer rejects, per 100 layers.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        only: Number of prompts where only this way has a defect.
+        layers: Number of layers.
+        reasons: Number of layers by reason of the rule reviewer or name of the violated rule.
+        signals: Mean of each signal over the layers where it is defined.
     """
 
     defects: float
@@ -32,32 +37,61 @@ class Judged:
     signals: Mapping[str, float | None]
 
 
-def judge_ways(ways: Mapping[str, Sequence[RGBA]], prompts: Sequence[str], oracle: RuleReviewer) -> dict[str, Judged]:
-    """Judge each way's layers, one or more for the prompts in their order."""
-    found = {name: [_judge(rgba, text, oracle) for rgba, text in zip(layers, prompts, strict=True)]
-             for name, layers in ways.items()}  # fmt: skip
+def judge_ways(
+    ways: Mapping[str, Sequence[RGBA]], prompts: Sequence[str], rule_reviewer: RuleReviewer
+) -> dict[str, Judged]:
+    """Judge the layers of each way by the same rules.
+
+    Args:
+        ways: By name of the way, one H x W x 4 uint8 layer for each prompt.
+        prompts: The prompts, in the order of the layers.
+        rule_reviewer: Decides the layers that no screening rule refuses.
+
+    Returns:
+        The results by name of the way.
+    """
+    results = {
+        name: [
+            _judge(rgba, text, rule_reviewer) for rgba, text in zip(layers, prompts, strict=True)
+        ]
+        for name, layers in ways.items()
+    }
     judged = {}
-    for name, layers in found.items():
-        others = [other for key, other in found.items() if key != name]
+    for name, layers in results.items():
+        others = [other for key, other in results.items() if key != name]
         bad = [bool(reasons) for reasons, _ in layers]
-        alone = [mine and not any(other[k][0] for other in others) for k, mine in enumerate(bad)]
+        # A defect that no other way has at the same prompt is not due to the prompt.
+        alone = [
+            is_bad and not any(other[k][0] for other in others) for k, is_bad in enumerate(bad)
+        ]
         low, high = wilson(sum(bad) / len(bad), len(bad))
+        counts = Counter(reason for reasons, _ in layers for reason in reasons)
         judged[name] = Judged(
-            100 * sum(bad) / len(bad), 100 * low, 100 * high, sum(alone), len(bad),
-            dict(Counter(reason for reasons, _ in layers for reason in reasons).most_common()),
-            {signal: _mean([signals[signal] for _, signals in layers]) for signal in SIGNALS},
-        )  # fmt: skip
+            defects=100 * sum(bad) / len(bad),
+            low=100 * low,
+            high=100 * high,
+            only=sum(alone),
+            layers=len(bad),
+            reasons=dict(counts.most_common()),
+            signals={
+                signal: _mean([signals[signal] for _, signals in layers]) for signal in SIGNALS
+            },
+        )
     return judged
 
 
-def _judge(rgba: RGBA, prompt: str, oracle: RuleReviewer) -> tuple[list[str], Mapping[str, float | None]]:
-    """What is wrong with a layer, and its signals."""
+def _judge(
+    rgba: RGBA, prompt: str, rule_reviewer: RuleReviewer
+) -> tuple[list[str], Mapping[str, float | None]]:
+    """Return the reasons against a layer, empty if it is acceptable, and its signals."""
     signals = measure(rgba)
     broken = judge(signals)
     if broken:
         return [broken.rule], signals
-    said = oracle.decide(rgba, prompt)
-    return ([] if said.verdict is Verdict.accept else [str(reason) for reason in said.reasons]), signals
+    decision = rule_reviewer.decide(rgba, prompt)
+    return (
+        [] if decision.verdict is Verdict.accept else [str(reason) for reason in decision.reasons]
+    ), signals
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""Work that waits while no worker takes any: what `layerloop doctor` and the report of a round say of it."""
+"""Detection of missing workers: work that waits while no worker takes any."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import sqlalchemy as sa
 from curation.db.engine import Transaction
 
 IDLE_SECONDS = 60
-"""How long work may wait before a worker is missed."""
+"""The time after which waiting work indicates a missing worker."""
 
-START_WORKERS = "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
+START_WORKERS = (
+    "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
+)
 
 _WAITING = sa.text("""
     with due as (
@@ -25,16 +27,26 @@ _WAITING = sa.text("""
         where cast(:round as integer) is null
           and state = 'requested' and at < now() - make_interval(secs => :seconds))
     select kind, count(*) as count from due
-    where not exists (select from leases where purpose in ('draw', 'train', 'caption') and expires_at > now())
+    where not exists (
+        select from leases where purpose in ('draw', 'train', 'caption') and expires_at > now())
     group by kind""")
 
 
 def count_untaken(tx: Transaction, number: int | None = None) -> dict[str, int]:
-    """Count by kind the work that has waited for IDLE_SECONDS while nobody works, in one round or everywhere."""
+    """Count the work that has waited for IDLE_SECONDS while no worker holds a lease.
+
+    Args:
+        tx: The transaction.
+        number: Only count candidates of this round; None counts everything.
+
+    Returns:
+        The counts by kind of work.
+    """
     rows = tx.execute(_WAITING, {"seconds": IDLE_SECONDS, "round": number})
     return {row.kind: row.count for row in sorted(rows)}
 
 
 def tell_untaken(untaken: Mapping[str, int]) -> str:
-    """Say in words what waits."""
-    return f"for over {IDLE_SECONDS} s no worker has taken: " + ", ".join(f"{n} {kind}" for kind, n in untaken.items())
+    """Return a sentence on waiting work."""
+    work = ", ".join(f"{n} {kind}" for kind, n in untaken.items())
+    return f"no worker has taken for over {IDLE_SECONDS} s: {work}"

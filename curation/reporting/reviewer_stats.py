@@ -1,4 +1,4 @@
-"""Standing: a reviewer's own figures, as facts with their numbers; what they mean is for people to say."""
+"""Statistics of reviewers: speed, agreement, results on gold, runs and fatigue, with intervals."""
 
 from __future__ import annotations
 
@@ -23,39 +23,51 @@ from curation.statistics.intervals import Z_95, wilson
 from curation.statistics.psychometric import Look, fit_curve
 
 MOST: Final = 20_000
-"""The latest decisions that figures are made of."""
+"""Maximum number of latest decisions that are used."""
 PAUSE_SECONDS: Final = 600
-"""A sitting ends where nothing is decided for longer."""
+"""A session ends where nothing is decided for longer."""
 QUICK_MS: Final = 300
-"""A look shorter than this is hardly one: seeing and pressing a key take a quarter of a second by themselves."""
+"""A shorter review is implausible: reacting to an image takes a quarter of a second by itself."""
 EARLY_SECONDS: Final = 1_800
 TOGETHER: Final = 10
-"""Reviewers are told of gold and of others in tens, so that no figure that moves tells of the answer just given."""
+"""Reviewers see their results on gold and their agreement in steps of ten decisions, so that a
+change does not reveal whether the last candidate was gold."""
 
 
 def reviewer_figures(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool) -> dict[str, Any]:
-    """All figures of one reviewer, as JSON would hold them; what is not known is None.
+    """Return the statistics of one reviewer.
 
-    `to_themselves`: gold and agreement only in whole TOGETHER, the oldest first.
+    Args:
+        tx: The transaction.
+        reviewer: The reviewer.
+        to_themselves: Shown to the reviewer; gold and agreement count whole tens only (TOGETHER).
+
+    Returns:
+        The statistics as JSON-compatible values; unknown ones are None.
     """
     rows = tx.execute(_DECISIONS, {"reviewer": reviewer.id, "most": MOST}).all()
-    others = [(row.mine, row.theirs) for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MOST})]
+    others = [
+        (row.mine, row.theirs)
+        for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MOST})
+    ]
     gold = [row for row in rows if row.gold and not row.undone and row.verdict != "skip"]
     if to_themselves:
         others, gold = _whole(others), _whole(gold)
-    standing = [row for row in rows if row.verdict != "skip" and not row.undone]
-    accepts = [row.verdict == "accept" for row in standing]
+
+    # Verdicts count while they are not undone; time counts for all decisions.
+    verdicts = [row for row in rows if row.verdict != "skip" and not row.undone]
+    accepts = [row.verdict == "accept" for row in verdicts]
     dwell = [row.dwell_ms for row in rows if row.dwell_ms is not None]
-    seconds = _seconds_sat(rows)
+    seconds = _active_seconds(rows)
     return {
         "name": reviewer.name,
         "kind": reviewer.kind,
         "access": reviewer.access,
         "paused": reviewer.paused,
-        "decisions": len(standing),
+        "decisions": len(verdicts),
         "accepted": _share(sum(accepts), len(accepts)),
         "hours": seconds / 3_600,
-        "decisions_per_hour": 3_600 * len(standing) / seconds if seconds >= PAUSE_SECONDS else None,
+        "decisions_per_hour": 3_600 * len(verdicts) / seconds if seconds >= PAUSE_SECONDS else None,
         "dwell_ms": {"n": len(dwell)} | _quantiles(dwell),
         "undone": _share(sum(row.undone for row in rows), len(rows)),
         "not_counted": int(tx.execute(_NOT_COUNTED, {"reviewer": reviewer.id}).scalar_one()),
@@ -64,53 +76,71 @@ def reviewer_figures(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool
         "facts": {
             "run": _longest_run(accepts),
             "quick": _share(sum(ms < QUICK_MS for ms in dwell), len(dwell)),
-            "dwell_change_per_hour": _drift(rows),
-            "missed_early": _missed(gold, rows, early=True),
-            "missed_late": _missed(gold, rows, early=False),
+            "dwell_change_per_hour": _dwell_drift(rows),
+            "missed_early": _missed_gold(gold, rows, early=True),
+            "missed_late": _missed_gold(gold, rows, early=False),
         },
     }
 
 
 def all_figures(tx: Transaction) -> list[dict[str, Any]]:
-    """The figures of every person, for engineers, in the order in which they came."""
-    return [reviewer_figures(tx, one, to_themselves=False) for one in list_reviewers(tx) if one.kind == PERSON]
+    """Return the full statistics of all people, in the order in which they were added."""
+    return [
+        reviewer_figures(tx, reviewer, to_themselves=False)
+        for reviewer in list_reviewers(tx)
+        if reviewer.kind == PERSON
+    ]
 
 
-def as_text(told: Mapping[str, Any]) -> str:
-    """A reviewer's figures for people to read in a terminal."""
-    rate = told["decisions_per_hour"]
-    dwell, run, facts = told["dwell_ms"], told["facts"]["run"], told["facts"]
+def as_text(stats: Mapping[str, Any]) -> str:
+    """Format the statistics of a reviewer for a terminal."""
+    # Speed and state.
+    rate = stats["decisions_per_hour"]
+    dwell, run, facts = stats["dwell_ms"], stats["facts"]["run"], stats["facts"]
     lines = [
-        f"{told['name']}: {told['decisions']} decisions in {told['hours']:.1f} h"
-        + (f", {rate:.0f} an hour" if rate else "")
+        f"{stats['name']}: {stats['decisions']} decisions in {stats['hours']:.1f} h"
+        + (f", {rate:.0f} per hour" if rate else "")
     ]
-    lines += [f"  paused: {told['paused']}"] if told["paused"] else []
-    if told["not_counted"]:
-        lines.append(f"  answers at Label Studio that did not count: {told['not_counted']} ('desk status' lists them)")
-    if dwell["n"]:
+    lines += [f"  paused: {stats['paused']}"] if stats["paused"] else []
+    if stats["not_counted"]:
         lines.append(
-            f"  a look: median {dwell['median'] / 1_000:.1f} s, nine of ten under {dwell['p90'] / 1_000:.1f} s"
+            f"  Label Studio annotations that did not count: {stats['not_counted']} "
+            "('layerloop desk status' lists them)"
         )
+    if dwell["n"]:
+        median, p90 = dwell["median"] / 1_000, dwell["p90"] / 1_000
+        lines.append(f"  review time: median {median:.1f} s, 90th percentile {p90:.1f} s")
+
+    # Shares with their 95 % intervals; unknown ones are left out.
     shares = (
-        ("accepted", told["accepted"]), ("undone", told["undone"]), ("as others", told["agreement"]["alike"]),
-        ("plain defects noticed", told["gold"]["noticed"]), ("clean copies accepted", told["gold"]["clean_accepted"]),
-        (f"looks under {QUICK_MS} ms", facts["quick"]),
-        ("plain gold missed in the first half hour", facts["missed_early"]),
-        ("plain gold missed later in a sitting", facts["missed_late"]),
-    )  # fmt: skip
+        ("accepted", stats["accepted"]),
+        ("undone", stats["undone"]),
+        ("agreement with others", stats["agreement"]["alike"]),
+        ("obvious defects rejected", stats["gold"]["noticed"]),
+        ("clean gold accepted", stats["gold"]["clean_accepted"]),
+        (f"reviews under {QUICK_MS} ms", facts["quick"]),
+        ("obvious gold missed in the first half hour of a session", facts["missed_early"]),
+        ("obvious gold missed later in a session", facts["missed_late"]),
+    )
     lines += [
-        f"  {name}: {one['value']:.1%} (95 % {one['low']:.1%} to {one['high']:.1%}, n = {one['n']})"
-        for name, one in shares
-        if one is not None
+        f"  {name}: {share['value']:.1%} "
+        f"(95 % {share['low']:.1%} to {share['high']:.1%}, n = {share['n']})"
+        for name, share in shares
+        if share is not None
     ]
+
+    # The severity at which each defect is noticed, and the longest run.
     lines += [
-        f"  {one['defect']}{' in a pair' if one['kind'] == Kind.pair else ''}: "
-        f"noticed half of the time at severity {one['threshold']:.2f} "
-        f"(95 % {one['low']:.2f} to {one['high']:.2f}, n = {one['n']})"
-        for one in told["gold"]["curves"]
+        f"  {curve['defect']}{' in a pair' if curve['kind'] == Kind.pair else ''}: "
+        f"noticed half of the time at severity {curve['threshold']:.2f} "
+        f"(95 % {curve['low']:.2f} to {curve['high']:.2f}, n = {curve['n']})"
+        for curve in stats["gold"]["curves"]
     ]
     if run:
-        lines.append(f"  longest run of equal verdicts: {run['longest']}, by chance about {run['expected']:.0f}")
+        lines.append(
+            f"  longest run of equal verdicts: {run['longest']}, "
+            f"expected by chance: {run['expected']:.0f}"
+        )
     return "\n".join(lines)
 
 
@@ -132,34 +162,39 @@ def _quantiles(values: Sequence[float]) -> dict[str, float | None]:
     return {"median": float(median), "p90": float(p90)}
 
 
-def _sittings(rows: Sequence[Any]) -> NDArray[np.intp]:
-    """The number of the sitting that each decision belongs to."""
+def _session_numbers(rows: Sequence[Any]) -> NDArray[np.intp]:
+    """Return the number of the session of each decision, from 0."""
     gaps = np.diff([row.at for row in rows], prepend=rows[0].at if rows else 0.0)
-    sittings: NDArray[np.intp] = np.cumsum(gaps > PAUSE_SECONDS)
-    return sittings
+    sessions: NDArray[np.intp] = np.cumsum(gaps > PAUSE_SECONDS)
+    return sessions
 
 
-def _into_sitting(rows: Sequence[Any]) -> NDArray[np.float64]:
-    """Seconds since the first decision of the sitting, for each decision."""
+def _seconds_into_session(rows: Sequence[Any]) -> NDArray[np.float64]:
+    """Return the seconds from the first decision of the session to each decision."""
     at = np.array([row.at for row in rows], np.float64)
-    sitting = _sittings(rows)
-    first = np.flatnonzero(np.diff(sitting, prepend=-1))
-    return at - at[first][sitting]
+    session = _session_numbers(rows)
+    first = np.flatnonzero(np.diff(session, prepend=-1))
+    return at - at[first][session]
 
 
-def _seconds_sat(rows: Sequence[Any]) -> float:
-    """From the first to the last decision of each sitting, and the first look of each, as long as the median one."""
+def _active_seconds(rows: Sequence[Any]) -> float:
+    """Return the total length of all sessions in seconds.
+
+    A session lasts from its first to its last decision, plus a median review time for the first.
+    """
     if not rows:
         return 0.0
-    into = _into_sitting(rows)
-    last = np.append(np.flatnonzero(np.diff(_sittings(rows))), len(rows) - 1)
-    look = _quantiles([row.dwell_ms for row in rows if row.dwell_ms is not None])["median"] or 0.0
-    return float(into[last].sum() + len(last) * look / 1_000)
+    into = _seconds_into_session(rows)
+    last = np.append(np.flatnonzero(np.diff(_session_numbers(rows))), len(rows) - 1)
+    dwell_seconds = (
+        _quantiles([row.dwell_ms for row in rows if row.dwell_ms is not None])["median"] or 0.0
+    )
+    return float(into[last].sum() + len(last) * dwell_seconds / 1_000)
 
 
 def _agreement(others: Sequence[tuple[bool, bool]]) -> dict[str, Any]:
-    """How often others said the same of the same candidates, and AC1 of this reviewer with them."""
-    counts = count_verdicts((place, said) for place, pair in enumerate(others) for said in pair)
+    """Return the share of equal verdicts on the same candidates, and AC1 with other reviewers."""
+    counts = count_verdicts((i, verdict) for i, pair in enumerate(others) for verdict in pair)
     return {
         "alike": _share(sum(mine == theirs for mine, theirs in others), len(others)),
         "ac1": asdict(with_interval(gwet_ac1, counts)),
@@ -167,69 +202,97 @@ def _agreement(others: Sequence[tuple[bool, bool]]) -> dict[str, Any]:
 
 
 def _gold(answers: Sequence[Any]) -> dict[str, Any]:
-    """Curves of single layers and of pairs apart: a fringe before its own background is another one to find."""
+    """Return the results on gold: shares of right verdicts and a psychometric curve per defect."""
     plain = [row.verdict == "reject" for row in answers if row.defect and row.severity >= PLAIN]
     clean = [row.verdict == "reject" for row in answers if row.defect is None]
+    # Curves of layers and pairs are separate: a fringe is harder to see in front of a background.
     curves = []
     for kind, defects in ((Kind.single, DEFECTS), (Kind.pair, PAIR_DEFECTS)):
-        mine = [row for row in answers if row.kind == kind]
-        guesses = [row.verdict == "reject" for row in mine if row.defect is None]
+        of_kind = [row for row in answers if row.kind == kind]
+        guesses = [row.verdict == "reject" for row in of_kind if row.defect is None]
         for defect in defects:
-            looks = [Look(row.severity, row.verdict == "reject") for row in mine if row.defect == defect]
+            looks = [
+                Look(row.severity, row.verdict == "reject")
+                for row in of_kind
+                if row.defect == defect
+            ]
             curve = fit_curve(looks, guesses)
             if curve is not None:
                 curves.append({"defect": defect, "kind": str(kind)} | asdict(curve))
     accepted = len(clean) - sum(clean)
-    return {"noticed": _share(sum(plain), len(plain)), "clean_accepted": _share(accepted, len(clean)), "curves": curves}
+    return {
+        "noticed": _share(sum(plain), len(plain)),
+        "clean_accepted": _share(accepted, len(clean)),
+        "curves": curves,
+    }
 
 
 def _longest_run(accepts: Sequence[bool]) -> dict[str, Any] | None:
-    """The longest run of one verdict, the one that coins of the same share would bring, and how often they bring it.
+    """Return the longest run of equal verdicts, its expected length, and its probability by chance.
 
-    Of n coins that show heads with p the longest run is about log(n (1 - p)) / log(1 / p) + 0.577 / log(1 / p) - 1/2,
-    and it is r or more with 1 - exp(-n (1 - p) p^r) (L. Gordon, M. F. Schilling and M. S. Waterman, "An extreme value
-    theory for long head runs", 1986). Runs of what is said less often are told where they are the longer ones.
+    In n independent trials with probability p the longest run has an expected length of about
+    log(n (1 - p)) / log(1 / p) + 0.577 / log(1 / p) - 1/2, and a length of r or more with
+    probability 1 - exp(-n (1 - p) p^r) (L. Gordon, M. F. Schilling and M. S. Waterman, "An extreme
+    value theory for long head runs", 1986).
     """
     if not accepts:
         return None
-    said, longest = max(((value, sum(1 for _ in run)) for value, run in groupby(accepts)), key=lambda one: one[1])
-    n, p = len(accepts), sum(one == said for one in accepts) / len(accepts)
+    verdict, longest = max(
+        ((value, sum(1 for _ in run)) for value, run in groupby(accepts)), key=lambda run: run[1]
+    )
+    n, p = len(accepts), sum(accept == verdict for accept in accepts) / len(accepts)
+    # The formulas need p < 1; with equal verdicts only, the whole series is the run.
     if p == 1:
-        return {"verdict": "accept" if said else "reject", "longest": longest, "expected": float(n), "chance": 1.0}
+        return {
+            "verdict": "accept" if verdict else "reject",
+            "longest": longest,
+            "expected": float(n),
+            "chance": 1.0,
+        }
     rate = math.log(1 / p)
     expected = max(1.0, (math.log(max(n * (1 - p), 1)) + 0.5772) / rate - 0.5)
     chance = -math.expm1(-n * (1 - p) * p**longest)
-    return {"verdict": "accept" if said else "reject", "longest": longest, "expected": expected, "chance": chance}
+    return {
+        "verdict": "accept" if verdict else "reject",
+        "longest": longest,
+        "expected": expected,
+        "chance": chance,
+    }
 
 
-def _drift(rows: Sequence[Any]) -> dict[str, float] | None:
-    """By what share a look grows longer within an hour of a sitting, with its 95 % interval.
+def _dwell_drift(rows: Sequence[Any]) -> dict[str, float] | None:
+    """Return the relative change of review time per hour of a session, with its 95 % interval.
 
-    The slope of the logarithm of dwell over hours, each sitting with a level of its own (least squares). None until a
-    sitting has lasted an hour: what a few minutes show says nothing of one.
+    The slope of log(dwell) over hours by least squares, with an intercept per session. None until a
+    session has lasted an hour, since a few minutes do not show fatigue.
     """
-    looked = [row for row in rows if row.dwell_ms]
-    if len(looked) < 30:
+    timed = [row for row in rows if row.dwell_ms]
+    if len(timed) < 30:
         return None
-    hours, sitting = _into_sitting(looked) / 3_600, _sittings(looked)
+    hours, session = _seconds_into_session(timed) / 3_600, _session_numbers(timed)
     if hours.max() < 1:
         return None
-    y = np.log([row.dwell_ms for row in looked])
-    size = np.bincount(sitting)
-    x = hours - (np.bincount(sitting, hours) / size)[sitting]
-    y = y - (np.bincount(sitting, y) / size)[sitting]
-    spread, free = float(x @ x), len(looked) - len(size) - 1
-    if spread < 1e-3 or free < 1:
+    # Center hours and log(dwell) within each session, which removes the intercepts.
+    y = np.log([row.dwell_ms for row in timed])
+    size = np.bincount(session)
+    x = hours - (np.bincount(session, hours) / size)[session]
+    y = y - (np.bincount(session, y) / size)[session]
+    spread, degrees_of_freedom = float(x @ x), len(timed) - len(size) - 1
+    if spread < 1e-3 or degrees_of_freedom < 1:
         return None
     slope = float(x @ y) / spread
-    error = math.sqrt(float(((y - slope * x) ** 2).sum()) / free / spread)
+    error = math.sqrt(float(((y - slope * x) ** 2).sum()) / degrees_of_freedom / spread)
     low, value, high = (math.expm1(slope + z * error) for z in (-Z_95, 0, Z_95))
-    return {"value": value, "low": low, "high": high, "n": len(looked)}
+    return {"value": value, "low": low, "high": high, "n": len(timed)}
 
 
-def _missed(gold: Sequence[Any], rows: Sequence[Any], *, early: bool) -> dict[str, float] | None:
-    """The share of plain defects passed over in the first half hour of sittings, or after it."""
-    into = dict(zip((row.id for row in rows), _into_sitting(rows) if rows else (), strict=True))
+def _missed_gold(
+    gold: Sequence[Any], rows: Sequence[Any], *, early: bool
+) -> dict[str, float] | None:
+    """Return the share of missed obvious defects in the first half hour of sessions or after it."""
+    into = dict(
+        zip((row.id for row in rows), _seconds_into_session(rows) if rows else (), strict=True)
+    )
     answers = [
         row.verdict == "accept"
         for row in gold
@@ -240,25 +303,28 @@ def _missed(gold: Sequence[Any], rows: Sequence[Any], *, early: bool) -> dict[st
 
 _DECISIONS = sa.text("""
     select * from (
-        select d.id, extract(epoch from d.at)::float as at, d.verdict, d.dwell_ms, g.candidate_id is not null as gold,
-            g.defect, g.severity, r.kind, exists (select from decisions u where u.undoes = d.id) as undone
+        select d.id, extract(epoch from d.at)::float as at, d.verdict, d.dwell_ms,
+            g.candidate_id is not null as gold, g.defect, g.severity, r.kind,
+            exists (select from decisions u where u.undoes = d.id) as undone
         from decisions d left join gold g on g.candidate_id = d.candidate_id
         left join rounds r on r.id = g.round_id
-        where d.reviewer_id = :reviewer and d.verdict <> 'undo' order by d.id desc limit :most) latest
+        where d.reviewer_id = :reviewer and d.verdict <> 'undo'
+        order by d.id desc limit :most) latest
     order by id""")
 
-# Candidates with fewer than two verdicts, and all of rounds of single decisions, have nobody to agree with.
-# Answers at Label Studio that came too late or could not be read.
+# Annotations in Label Studio that came too late or could not be read.
 _NOT_COUNTED = sa.text("""
     select count(*) from desk_answers a join desk_people p on p.email = a.person
     where p.reviewer_id = :reviewer and a.refused is not null and not a.gone""")
 
+# Candidates with fewer than two verdicts have no other reviewer to agree with.
 _OTHERS = sa.text(f"""
     select d.verdict = 'accept' as mine, o.verdict = 'accept' as theirs
     from (select * from decisions where reviewer_id = :reviewer order by id desc limit :most) d
     join candidates c on c.id = d.candidate_id and c.decided > 1
     join decisions o on o.candidate_id = d.candidate_id and o.reviewer_id <> d.reviewer_id
     join reviewers v on v.id = o.reviewer_id and v.kind = '{PERSON}'
-    where d.verdict in ('accept', 'reject') and o.verdict in ('accept', 'reject') and not d.final and not o.final
+    where d.verdict in ('accept', 'reject') and o.verdict in ('accept', 'reject')
+        and not d.final and not o.final
         and not exists (select from decisions u where u.undoes in (d.id, o.id))
     order by d.id, o.id""")

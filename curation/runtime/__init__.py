@@ -1,1 +1,1 @@
-"""The running instance: the app context, the local stack, the supervisor, the loop and the doctor."""
+"""The running instance: app context, local stack, supervisor, loop and doctor."""

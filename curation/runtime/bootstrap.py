@@ -1,4 +1,4 @@
-"""First samples of an instance: the user's folder, or the synthetic seed set."""
+"""The first samples of an instance: the user's folder or the synthetic seed set."""
 
 from __future__ import annotations
 
@@ -11,21 +11,35 @@ from curation.runtime.context import AppContext
 from curation.synthetic import dataset, pair_dataset
 
 SINGLES = 0.4
-"""The share of single layers beside drawn pairs: what a foreground is, is learnt from both."""
+"""The share of single layers in the synthetic pair set: a foreground is trained on both kinds."""
 
 
-def bring_seeds(context: AppContext, folder: Path | None, count: int, tell: Report, kind: Kind = Kind.single) -> None:
-    """Import a folder, or draw `count` shapes or pairs and import those; what is in already is passed by quickly.
+def bring_seeds(
+    context: AppContext,
+    folder: Path | None,
+    count: int,
+    on_progress: Report,
+    kind: Kind = Kind.single,
+) -> None:
+    """Import a folder, or generate a synthetic seed set and import that; idempotent.
 
-    A folder may hold single layers and pairs, whatever the rounds draw.
+    Args:
+        context: The app context.
+        folder: A folder of images with alpha, single layers or pairs; None generates the seed set.
+        count: The number of samples of the synthetic seed set.
+        on_progress: Receives the progress.
+        kind: The kind of the synthetic samples.
     """
+    # The synthetic set stays in the home, so that a repeated call imports the same files.
     if folder is None:
         folder = context.settings.path("drawn-pairs" if kind is Kind.pair else "drawn-seeds")
-        tell(Progress("drawing seeds", 0, count))
+        on_progress(Progress("drawing seeds", 0, count))
         if kind is Kind.pair:
             singles = round(SINGLES * count)
             pair_dataset.draw_pair_seed(folder, count - singles, singles)
         else:
             dataset.draw_seed(folder, count)
-        tell(Progress("drawing seeds", count, count))
-    seed_import.import_seeds(context.database, context.store, folder, tell, limits=context.settings.image_limits)
+        on_progress(Progress("drawing seeds", count, count))
+    seed_import.import_seeds(
+        context.database, context.store, folder, on_progress, limits=context.settings.image_limits
+    )

@@ -1,4 +1,4 @@
-"""The app context: settings, database, store and queue, with the adapters that the settings name."""
+"""The app context: settings, database, object store and queue, with the configured adapters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AppContext:
-    """Everything a command, a request or a job needs."""
+    """The dependencies of a command, a request or a job."""
 
     settings: Settings
     database: Database
@@ -43,12 +43,19 @@ class AppContext:
 
 @contextmanager
 def open_context(settings: Settings) -> Iterator[AppContext]:
-    """Open the instance, starting the embedded PostgreSQL if it is ours and asleep, and bringing the tables up to date.
+    """Open the instance: start the embedded PostgreSQL if necessary and migrate the tables.
 
-    Whoever leaves an embedded instance last puts its PostgreSQL to sleep: each process holds a shared lock on the home
-    while it is inside, and a lock, unlike a counter, is let go even by a process that was killed.
+    The last process that leaves an embedded instance stops its PostgreSQL. Each process holds a
+    shared lock on the home; unlike a counter, a lock is released even when a process is killed.
+
+    Args:
+        settings: The settings of the instance.
+
+    Yields:
+        The app context.
     """
-    with _inside(settings):
+    with _home_lock(settings):
+        # Jobs are queued in the database by default; the embedded one has the schema of the queue.
         address = database_address(settings)
         if settings.queue == EMBEDDED and not settings.embedded:
             install_pgmq(address)
@@ -63,14 +70,14 @@ def open_context(settings: Settings) -> Iterator[AppContext]:
 
 
 def database_address(settings: Settings) -> str:
-    """The address of the PostgreSQL that the settings name; the embedded one is started by asking for it."""
+    """Return the address of the PostgreSQL of the settings; the embedded one is started for it."""
     if settings.embedded:
         return embedded_postgres.start(settings.path("postgres"))
     return settings.database
 
 
 def open_store(settings: Settings) -> ObjectStore:
-    """The object store that the settings name. Raises Refused for an address of another kind."""
+    """Return the object store of the settings. Raises Refused for an unsupported address."""
     if settings.objects == EMBEDDED:
         return FolderStore(settings.path("objects"))
     address = urlparse(settings.objects)
@@ -81,47 +88,78 @@ def open_store(settings: Settings) -> ObjectStore:
 
         return S3Store(address.netloc, address.path.strip("/"), settings.objects_endpoint)
     raise Refused(
-        f"LAYERLOOP_OBJECTS is {settings.objects!r}", "it takes 'embedded', file:///folder or s3://bucket/prefix"
+        f"LAYERLOOP_OBJECTS is {settings.objects!r}",
+        "it takes 'embedded', file:///folder or s3://bucket/prefix",
     )
 
 
 def open_desk(settings: Settings) -> LabelStudioBackend | None:
-    """The desk of other software that the settings name; None where people look at the pages alone.
+    """Connect to the Label Studio of the settings.
 
-    Raises Refused for an address of another kind, and LayerloopError where its client is not installed.
+    Returns:
+        The backend; None if only the review page is used.
+
+    Raises:
+        Refused: The address is unsupported, or there is no token.
+        LayerloopError: The client of Label Studio is not installed.
     """
     address = settings.other_desk
     if address is None:
         return None
-    if settings.desk.partition("+")[0] != "label-studio" or urlparse(address).scheme not in {"http", "https"}:
-        raise Refused(f"LAYERLOOP_DESK is {settings.desk!r}", "it takes 'pages' or label-studio+http://host:port")
+    if settings.desk.partition("+")[0] != "label-studio" or urlparse(address).scheme not in {
+        "http",
+        "https",
+    }:
+        raise Refused(
+            f"LAYERLOOP_DESK is {settings.desk!r}",
+            "it takes 'pages' or label-studio+http://host:port",
+        )
     if settings.desk_token is None:
-        raise Refused("Label Studio wants a token", "make one at its page of your account: LAYERLOOP_DESK_TOKEN")
+        raise Refused(
+            "Label Studio needs a token",
+            "create one on its account page and set LAYERLOOP_DESK_TOKEN",
+        )
     try:
         from curation.adapters.label_studio import LabelStudioBackend
     except ModuleNotFoundError as error:
         raise LayerloopError(
-            f"the client of Label Studio is not installed: {error}", "pip install 'layerloop[label-studio]'"
+            f"the client of Label Studio is not installed: {error}",
+            "pip install 'layerloop[label-studio]'",
         ) from error
+    # Label Studio sends these headers with its webhook calls; the secret one authenticates them.
     headers = {"X-Layerloop": "desk", HOOK_HEADER: hook_secret(settings.signing_secret())}
-    hook = (f"{settings.public_address}/api/desk/hook", headers)
-    return LabelStudioBackend(address, settings.desk_token.get_secret_value(), hook)
+    webhook = (f"{settings.public_address}/api/desk/hook", headers)
+    return LabelStudioBackend(address, settings.desk_token.get_secret_value(), webhook)
 
 
 @contextmanager
 def open_labeling_sync(context: AppContext, holder: str) -> Iterator[LabelingSync | None]:
-    """The exchange with the desk of other software, if there is one; `holder` is who speaks with it."""
+    """Open the synchronization with Label Studio.
+
+    Args:
+        context: The app context.
+        holder: The name under which projects are locked while they are synchronized.
+
+    Yields:
+        The synchronization; None if only the review page is used.
+    """
     desk = open_desk(context.settings)
     if desk is None:
         yield None
         return
     previews = Previews(context.settings.signing_secret(), context.settings.public_address)
     with closing(desk):
-        yield LabelingSync(context.database, desk, holder, previews.address, context.settings.desk_board_size)
+        yield LabelingSync(
+            context.database, desk, holder, previews.address, context.settings.desk_board_size
+        )
 
 
 def load(dotted: str) -> Any:
-    """What a dotted name such as "training.train:train" stands for. Raises LayerloopError where it cannot be had."""
+    """Import the object of a dotted name such as "training.train:train".
+
+    Raises:
+        LayerloopError: It cannot be imported.
+    """
     Settings.calm_libraries()
     module, _, name = dotted.partition(":")
     try:
@@ -132,10 +170,17 @@ def load(dotted: str) -> Any:
 
 
 def check_order(order: TrainingRequest, trainer: str) -> None:
-    """Refuse an order that the trainer's module knows to be wrong, by its `check_order` if it has one.
+    """Check a training request with `check_order` of the trainer's module, if it has one.
 
-    Where the training part is not installed nothing is checked here: the worker does so. Raises NotFound, Refused.
+    Args:
+        order: The training request.
+        trainer: The dotted name of the trainer.
+
+    Raises:
+        NotFound: A preset or file does not exist.
+        Refused: The request is invalid.
     """
+    # Without the training package nothing is checked here; the worker checks it later.
     Settings.calm_libraries()
     module = trainer.partition(":")[0]
     try:
@@ -147,18 +192,25 @@ def check_order(order: TrainingRequest, trainer: str) -> None:
 
 
 def load_embedder(settings: Settings) -> Embedder:
-    """The embedder that the settings name, loaded once in a process. Raises NotFound, Refused, LayerloopError."""
+    """Return the embedder of the settings, loaded once per process.
+
+    Raises:
+        NotFound: Its weights do not exist.
+        Refused: Its settings are invalid.
+        LayerloopError: It cannot be imported.
+    """
     return _open_embedder(settings.embedder, settings.embedder_model, settings.aesthetic)
 
 
 @cache
 def _open_embedder(dotted: str, model: str | None, aesthetic: Path | None) -> Embedder:
-    opened: Embedder = load(dotted)(model, aesthetic)
-    return opened
+    embedder: Embedder = load(dotted)(model, aesthetic)
+    return embedder
 
 
 @contextmanager
-def _inside(settings: Settings) -> Iterator[None]:
+def _home_lock(settings: Settings) -> Iterator[None]:
+    """Hold a shared lock on an embedded home; the last holder stops its PostgreSQL."""
     if not settings.embedded:
         yield
         return
@@ -171,5 +223,5 @@ def _inside(settings: Settings) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             embedded_postgres.stop(settings.path("postgres"))
         except BlockingIOError:
-            pass  # somebody else is still inside
+            pass  # another process still uses the database
         os.close(handle)

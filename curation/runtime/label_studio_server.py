@@ -1,4 +1,4 @@
-"""A Label Studio of our own on this machine: its environment, its data and its process, for a demo and for tests."""
+"""A local Label Studio with an environment and data of its own, for demos and tests."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from curation.runtime.supervisor import die_with_parent
 VERSION = "1.23.2"
 OWNER = "owner@layerloop.local"
 CACHE = Path.home() / ".cache" / "layerloop" / "label-studio"
-"""Where its environment is kept, for every home and every run of the tests."""
+"""The folder of its environment, shared by all homes and test runs."""
 
 START_SECONDS = 300
-"""A first start migrates a database for minutes on a busy machine; later ones take seconds."""
+"""Timeout of a start; the first one migrates a database, which takes minutes on a busy machine."""
 
 SWITCHES = {
     "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
@@ -37,14 +37,14 @@ SWITCHES = {
     "LATEST_VERSION_CHECK": "false",
     "SENTRY_DSN": "",
     "FRONTEND_SENTRY_DSN": "",
-    "SSRF_PROTECTION_ENABLED": "false",  # it may call its hook on loopback, where both of us live
+    "SSRF_PROTECTION_ENABLED": "false",  # its webhook calls our API on the loopback interface
 }
-"""Nothing is sent anywhere, and nobody signs up without being invited."""
+"""Settings that disable telemetry and uninvited sign-ups."""
 
 
 @dataclass
 class LabelStudioServer:
-    """A running Label Studio: where it is, the token and the password of its owner, and its process."""
+    """A running Label Studio: its address, the token and password of its owner, and its process."""
 
     address: str
     token: str
@@ -52,74 +52,112 @@ class LabelStudioServer:
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """End it without a warning, as a power cut would."""
+        """Kill the process without a graceful shutdown."""
         self.process.kill()
         self.process.wait()
 
 
 def install(folder: Path) -> Path:
-    """The program in an environment of its own below `folder`, made once (about 1 GB) and used by all who ask.
+    """Install Label Studio once into a virtual environment below a folder (about 1 GB).
 
-    It stands beside ours because its pins are not ours. Raises LayerloopError where it cannot be installed.
+    It needs an environment of its own because its pinned dependencies conflict with ours.
+
+    Args:
+        folder: The cache folder, shared by processes.
+
+    Returns:
+        The path of its program.
+
+    Raises:
+        LayerloopError: It cannot be installed.
     """
-    done = folder / f"label-studio-{VERSION}"
-    program = done / "bin" / "label-studio"
+    environment = folder / f"label-studio-{VERSION}"
+    program = environment / "bin" / "label-studio"
     with _locked(folder):
-        if not (done / "complete").exists():
-            shutil.rmtree(done, ignore_errors=True)
-            # Made in its final place, since its scripts name it; the mark is what says that it is whole.
-            venv.create(done, with_pip=True)
-            _run([str(done / "bin" / "python"), "-m", "pip", "install", "--quiet", f"label-studio=={VERSION}"])
-            (done / "complete").touch()
+        if not (environment / "complete").exists():
+            shutil.rmtree(environment, ignore_errors=True)
+            # Installed in its final folder, since its scripts contain that path; the file
+            # "complete" marks a finished installation.
+            venv.create(environment, with_pip=True)
+            python = str(environment / "bin" / "python")
+            _run([python, "-m", "pip", "install", "--quiet", f"label-studio=={VERSION}"])
+            (environment / "complete").touch()
     return program
 
 
 @contextmanager
 def label_studio(cache: Path, data: Path, port: int | None = None) -> Iterator[LabelStudioServer]:
-    """A server on loopback for as long as the block lasts, its data in `data`, which is kept.
+    """Run a Label Studio server on the loopback interface during the block.
 
-    `cache` has its environment and a migrated database that a first start begins with. Credentials and, when none is
-    given, a free port are drawn once and kept with the data: what was put up at an address stays there. Raises
-    LayerloopError where it cannot be installed or does not come up.
+    Args:
+        cache: The folder of its environment, and of a migrated database that first starts copy.
+        data: The folder of its data, kept afterwards. Credentials and port are generated once and
+            stored there, so that addresses of tasks stay valid.
+        port: The port; None takes a free one at the first start.
+
+    Yields:
+        The running server.
+
+    Raises:
+        LayerloopError: It cannot be installed or does not start.
     """
     program = install(cache)
     if not data.exists():
         shutil.copytree(_template(cache, program), data)
-    token, password = (_kept(data / name, secrets.token_hex(20)) for name in ("token", "password"))
-    port = port or int(_kept(data / "port", str(_free_port())))
+    token, password = (
+        _read_or_store(data / name, secrets.token_hex(20)) for name in ("token", "password")
+    )
+    port = port or int(_read_or_store(data / "port", str(_free_port())))
     owner = {
         "LABEL_STUDIO_USERNAME": OWNER,
         "LABEL_STUDIO_PASSWORD": password,
         "LABEL_STUDIO_USER_TOKEN": token,
     }
-    with _serving(program, data, port, owner) as process:
+    with _running_server(program, data, port, owner) as process:
         yield LabelStudioServer(f"http://127.0.0.1:{port}", token, password, process)
 
 
 def _template(cache: Path, program: Path) -> Path:
-    """A data folder whose database is migrated and empty, made once: to copy it saves minutes at each first start."""
-    done = cache / f"data-{VERSION}"
+    """Return a data folder with a migrated, empty database, which first starts copy."""
+    # The migration takes minutes.
+    template = cache / f"data-{VERSION}"
     with _locked(cache):
-        if not done.exists():
+        if not template.exists():
+            # Renamed once complete, so that an interrupted migration is never used.
             fresh = cache / f"data-{VERSION}.new"
             shutil.rmtree(fresh, ignore_errors=True)
-            with _serving(program, fresh, _free_port(), {}):
+            with _running_server(program, fresh, _free_port(), {}):
                 pass
-            fresh.rename(done)
-    return done
+            fresh.rename(template)
+    return template
 
 
 @contextmanager
-def _serving(program: Path, data: Path, port: int, owner: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _running_server(
+    program: Path, data: Path, port: int, owner: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the server, wait until it answers, and stop it at the end of the block."""
     data.mkdir(exist_ok=True)
-    # Nothing of our own environment: a token or a proxy of ours is no business of its.
-    places = {"PATH": "/usr/bin:/bin", "HOME": str(data), "LC_ALL": "C.UTF-8", "LABEL_STUDIO_BASE_DATA_DIR": str(data)}
-    command = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
+    # It inherits nothing of our environment, which may hold tokens and proxies.
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(data),
+        "LC_ALL": "C.UTF-8",
+        "LABEL_STUDIO_BASE_DATA_DIR": str(data),
+    }
+    arguments = ["--no-browser", "--internal-host", "127.0.0.1", "--enable-legacy-api-token"]
     with open_log(data / "server.log") as log:
         process = subprocess.Popen(
-            [*command, "--enable-legacy-api-token"], env=places | SWITCHES | owner, cwd=data,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent,  # noqa: PLW1509  # no threads touch it
-        )  # fmt: skip
+            [str(program), "start", *arguments, "--port", str(port)],
+            env=environment | SWITCHES | owner,
+            cwd=data,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509  # no threads touch it
+        )
+    # Ask it to stop first; a server that hangs is killed.
     try:
         with bounded_log(data / "server.log"):
             _wait(process, port, data)
@@ -136,17 +174,17 @@ def _wait(process: subprocess.Popen[bytes], port: int, data: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()  # our own loopback address
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
             return
         time.sleep(0.2)
-    raise LayerloopError("Label Studio does not come up", f"{data / 'server.log'} tells why")
+    raise LayerloopError("Label Studio does not start", f"see {data / 'server.log'}")
 
 
-def _kept(file: Path, drawn: str) -> str:
-    """What was drawn the first time, kept for the owner's eyes only."""
+def _read_or_store(file: Path, value: str) -> str:
+    """Return the content of an owner-only file, which is created with `value` if missing."""
     if not file.exists():
         file.touch(0o600)
-        file.write_text(drawn)
+        file.write_text(value)
     return file.read_text()
 
 
@@ -165,6 +203,6 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LayerloopError("Label Studio cannot be installed", done.stderr.strip()[-1_000:])
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise LayerloopError("Label Studio cannot be installed", result.stderr.strip()[-1_000:])

@@ -1,7 +1,8 @@
-"""Which lease holders on this machine are alive: each locks a file in the home for as long as its process lives.
+"""Liveness of lease holders on this machine: each locks a file in the home while its process lives.
 
-The kernel releases the lock of a process that was killed, so its leases are taken over at once instead of when they
-expire. Holders on other machines, or with another home, leave no file here; their leases simply expire.
+The kernel releases the lock of a killed process, so that its leases are taken over at once instead
+of when they expire. Holders on other machines, or with another home, have no file here; their
+leases expire.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HOLDER = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-"""Who this process is in the leases; a restarted worker is somebody else."""
+"""The id of this process in leases; a restarted worker gets a new one."""
 
-_announced: dict[Path, int] = {}  # our own marker by folder; its lock ends when the handle is closed
+# The handle of our own marker by folder; closing it releases the lock.
+_announced: dict[Path, int] = {}
 
 
 def announce(folder: Path) -> None:
-    """Mark this process as alive until it ends, before it claims anything; repeated calls change nothing.
+    """Mark this process as alive until it ends, before it claims leases; idempotent.
 
-    The lock is POSIX's, which children do not inherit. Where the file system has no locks nothing is marked, and the
-    leases of this process expire like those of another machine.
+    The lock is a POSIX lock, which children do not inherit. On a file system without locks nothing
+    is marked, and the leases of this process expire like those of another machine.
+
+    Args:
+        folder: The folder of the markers.
     """
     if folder in _announced:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    # Locked under another name first, so that nobody sees the marker of a living process unlocked.
+    # Locked under another name first, so that the marker of a living process is never unlocked.
     handle, draft = tempfile.mkstemp(prefix=".", dir=folder)
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,12 +50,12 @@ def announce(folder: Path) -> None:
 
 
 def dead_holders(folder: Path) -> set[str]:
-    """Return the holders whose process has ended without a word; call `forget` once their leases are handed back."""
+    """Return the holders whose process was killed; call `forget` once their leases are released."""
     return {name for name, alive in _markers(folder) if not alive}
 
 
 def live_holders(folder: Path) -> set[str]:
-    """Return the holders whose process is alive, this one included if it was announced."""
+    """Return the holders whose process is alive, including this one if it was announced."""
     return {name for name, alive in _markers(folder) if alive}
 
 
@@ -63,8 +68,9 @@ def _markers(folder: Path) -> Iterator[tuple[str, bool]]:
     if not folder.is_dir():
         return
     for path in folder.iterdir():
+        # Opening and closing our own marker would release our own lock.
         if path.name == HOLDER:
-            yield HOLDER, folder in _announced  # opening and closing it here would release our own lock
+            yield HOLDER, folder in _announced
         elif not path.name.startswith("."):
             with contextlib.suppress(FileNotFoundError):
                 yield path.name, _locked(path)
@@ -83,5 +89,5 @@ def _locked(path: Path) -> bool:
 
 
 def _withdraw(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # a forked child has no part in it
+    if os.getpid() == process:  # a forked child must not remove its parent's marker
         (folder / HOLDER).unlink(missing_ok=True)

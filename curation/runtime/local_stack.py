@@ -33,13 +33,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class LocalStack:
-    """An instance with its processes running."""
+    """A running instance: its app context and the address of its front end."""
 
     context: AppContext
     address: str
 
     def sign_in_address(self) -> str:
-        """An address that lets one person in as the owner, once."""
+        """Return a one-time link that signs in the owner, an admin who is created if missing."""
         with self.context.database.transaction() as tx:
             try:
                 owner = reviewers.find_reviewer(tx, "owner")
@@ -48,7 +48,17 @@ class LocalStack:
             return f"{self.address}/sign-in?token={reviewers.issue_token(tx, owner, TOKEN_MINUTES)}"
 
     def patiently(self, work: Callable[[], Result]) -> Result:
-        """Do work that goes on where it stopped, again while the database is away: it is being started once more."""
+        """Call resumable work, and call it again while the database restarts.
+
+        Args:
+            work: The work; it must be idempotent.
+
+        Returns:
+            The result of the work.
+
+        Raises:
+            Unreachable: The database did not come back within PATIENCE_SECONDS.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -59,46 +69,58 @@ class LocalStack:
                 time.sleep(1)
 
     def stay(self) -> None:
-        """Until Ctrl-C or SIGTERM."""
+        """Wait until Ctrl-C or SIGTERM."""
         while True:
             time.sleep(3600)
 
 
 @contextmanager
 def run_local_stack(settings: Settings) -> Iterator[LocalStack]:
-    """Start everything, hand it over, and stop everything in order, also after an error, Ctrl-C or SIGTERM.
+    """Start the database, API and workers, and stop them in order at the end of the block.
 
-    Raises LayerloopError where the home is up already or the API does not come up.
+    They are also stopped after an error, Ctrl-C or SIGTERM.
+
+    Args:
+        settings: The settings of the instance; a port that is 0 or in use is replaced.
+
+    Yields:
+        The running stack.
+
+    Raises:
+        LayerloopError: The home is in use already, or the API does not start.
     """
     settings = settings.model_copy(update={"port": settings.port or _free_port(settings.host)})
     if not _is_free(settings.host, settings.port):
         settings = settings.model_copy(update={"port": _free_port(settings.host)})
     with ended_in_order(), alone_in(settings.path(".")), open_context(settings) as context:
-        _forget_the_dead(context)
-        processes = Supervisor(settings.environment())
+        _release_stale_leases(context)
+        supervisor = Supervisor(settings.environment())
         logs = settings.path("logs")
         try:
-            processes.start("api", ["api"], logs / "api.log")
-            processes.start("worker cpu", ["worker", "--queue", "cpu"], logs / "worker-cpu.log")
-            processes.start("worker gpu", ["worker", "--queue", "gpu"], logs / "worker-gpu.log")
+            supervisor.start("api", ["api"], logs / "api.log")
+            supervisor.start("worker cpu", ["worker", "--queue", "cpu"], logs / "worker-cpu.log")
+            supervisor.start("worker gpu", ["worker", "--queue", "gpu"], logs / "worker-gpu.log")
+            # The embedded PostgreSQL is no child process, so a restart needs a check of its own.
             if settings.embedded:
-                processes.tend(lambda: _wake(settings))
+                supervisor.tend(lambda: _ensure_postgres(settings))
             address = f"http://{settings.host}:{settings.port}"
             _wait_for(address, logs / "api.log")
             yield LocalStack(context, address)
         finally:
-            processes.stop()
+            supervisor.stop()
 
 
-def _forget_the_dead(context: AppContext) -> None:
-    """Hand back leases of processes that are gone: all holders of an embedded home are on this machine, and marked."""
+def _release_stale_leases(context: AppContext) -> None:
+    """Release the leases of processes that have ended."""
+    # All holders of an embedded home are on this machine, where living ones have a marker.
     if context.settings.embedded:
         alive = lease_holders.live_holders(context.settings.path("holders"))
         with context.database.transaction() as tx:
             leases.hand_back_work(tx, alive)
 
 
-def _wake(settings: Settings) -> None:
+def _ensure_postgres(settings: Settings) -> None:
+    """Start the embedded PostgreSQL if it is not running, and bound its log."""
     if not embedded_postgres.running(settings.path("postgres")):
         embedded_postgres.start(settings.path("postgres"))
     bound_log(settings.path("postgres") / "data" / "server.log")
@@ -112,7 +134,7 @@ def _wait_for(address: str, log: object) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise LayerloopError(f"the API does not answer at {address}", f"{log} tells why")
+    raise LayerloopError(f"the API does not answer at {address}", f"see {log}")
 
 
 def _is_free(host: str, port: int) -> bool:

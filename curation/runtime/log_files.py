@@ -1,4 +1,4 @@
-"""Log files that other processes append to: for their owner's eyes alone, and bounded in size."""
+"""Log files that child processes append to: readable only by their owner, and bounded in size."""
 
 from __future__ import annotations
 
@@ -12,24 +12,31 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 MAX_BYTES: Final = 10 << 20
-"""From this size on a log is cut: what it holds becomes FILE.1, in place of an older one."""
+"""The size above which a log is rotated: its content replaces FILE.1."""
 LOOK_SECONDS: Final = 5.0
 OWNER_ONLY: Final = 0o600
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open a log for a process to append to, readable for its owner alone, also where it is older than that rule."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
+    """Open a log for appending, readable only by its owner."""
+    handle = os.open(
+        path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY
+    )
+    # A log of an older version may have been created with a wider mode.
     with contextlib.suppress(PermissionError):
         os.fchmod(handle, OWNER_ONLY)
     return os.fdopen(handle, "ab")
 
 
 def bound_log(path: Path, most_bytes: int = MAX_BYTES) -> None:
-    """Cut a log that has grown too large, keeping its last `most_bytes` beside it.
+    """Rotate a log that is too large, keeping its last bytes in FILE.1.
 
-    The file stays the same one, since processes that run have it open; whoever appends goes on at its new end. What is
-    written between copying and cutting is lost.
+    The file is truncated in place, since running processes have it open for appending. Lines
+    written between copying and truncating are lost.
+
+    Args:
+        path: The log.
+        most_bytes: The maximum size in bytes.
     """
     try:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), "r+b") as log:
@@ -40,18 +47,19 @@ def bound_log(path: Path, most_bytes: int = MAX_BYTES) -> None:
             log.seek(max(0, size - most_bytes))
             earlier = path.with_name(f"{path.name}.1")
             earlier.unlink(missing_ok=True)
-            with open_log(earlier) as kept:
-                shutil.copyfileobj(log, kept)
+            with open_log(earlier) as copy:
+                shutil.copyfileobj(log, copy)
+                # Under root the embedded PostgreSQL runs as another user, who owns its log.
                 if os.geteuid() == 0:
-                    os.fchown(kept.fileno(), status.st_uid, status.st_gid)
+                    os.fchown(copy.fileno(), status.st_uid, status.st_gid)
             log.truncate(0)
     except OSError:
-        return  # a log that has gone, or a full disk: the next look may do it
+        return  # the log is missing or the disk is full: the next call tries again
 
 
 @contextmanager
 def bounded_log(path: Path) -> Iterator[None]:
-    """Keep a log bounded for as long as the block lasts, by a look every few seconds."""
+    """Keep a log bounded during the block, by a check every few seconds."""
     ended = threading.Event()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Supervisor of the local stack: start processes together, restart those that die, stop them together."""
+"""The supervisor of the local stack: starts processes, restarts those that die, and stops them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass
 class Process:
-    """One process that should be running: its name, how it is started, and where it writes its log."""
+    """A supervised process: its name, command and log."""
 
     name: str
     command: list[str]
@@ -41,7 +41,7 @@ class Process:
 
 
 class Supervisor:
-    """Watches a handful of processes from a thread; every one ends with this process, even when it is killed."""
+    """A thread that supervises child processes; they end with this process, even when killed."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
@@ -52,7 +52,13 @@ class Supervisor:
         self.watcher = threading.Thread(target=self._watch, name="processes", daemon=True)
 
     def start(self, name: str, arguments: list[str], log: Path) -> None:
-        """Start `layerloop <arguments>` under a name."""
+        """Start `layerloop <arguments>` as a supervised process.
+
+        Args:
+            name: The name of the process.
+            arguments: The arguments of the command.
+            log: The file for its output.
+        """
         process = Process(name, [sys.executable, "-m", "curation.cli.main", *arguments], log)
         self._launch(process)
         self.all.append(process)
@@ -60,7 +66,8 @@ class Supervisor:
             self.watcher.start()
 
     def stop(self) -> None:
-        """Ask all to stop, wait, and kill what does not."""
+        """Terminate all processes, wait, and kill those that do not end."""
+        # Signal all of them first, so that they stop at the same time.
         self.stopping.set()
         for process in self.all:
             if process.running is not None:
@@ -75,12 +82,13 @@ class Supervisor:
         self.ended.set()
 
     def tend(self, care: Callable[[], None]) -> None:
-        """Call this every second or so, for what is no child of ours but must stand (the embedded PostgreSQL)."""
+        """Call a function about every second, to keep up parts that are not child processes."""
         self.tended.append(care)
 
     def _watch(self) -> None:
         while not self.stopping.wait(1.0):
             for process in self.all:
+                # Restart a process that has ended, with back-off unless it lived for a minute.
                 if process.running is not None and process.running.poll() is not None:
                     if time.monotonic() - process.born > 60:
                         process.deaths = 0
@@ -94,27 +102,35 @@ class Supervisor:
                     care()
                 except LayerloopError as error:
                     log.warning("%s", error)
-        self.ended.wait()  # a child dies with the thread that started it, and some were started here
+        # A child dies with the thread that started it, and restarted ones were started here.
+        self.ended.wait()
 
     def _launch(self, process: Process) -> None:
         with open_log(process.log) as log:
             process.running = subprocess.Popen(
-                process.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment,
+                process.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
                 start_new_session=True,  # Ctrl-C reaches only us; we stop the others in order
                 preexec_fn=die_with_parent,  # noqa: PLW1509  # no threads touch what it calls
-            )  # fmt: skip
+            )
         process.born = time.monotonic()
 
 
 @contextmanager
 def alone_in(home: Path) -> Iterator[None]:
-    """Hold the home for one `up` or `demo` at a time. Raises LayerloopError where another one runs."""
+    """Lock the home for one local stack at a time. Raises LayerloopError if another one runs."""
     handle = os.open(home / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise LayerloopError(f"{home} is up already", "use its pages, or stop it with Ctrl-C first") from None
+        raise LayerloopError(
+            f"a local stack is already running in {home}",
+            "use its front end, or stop it with Ctrl-C first",
+        ) from None
     try:
         yield
     finally:
@@ -122,7 +138,7 @@ def alone_in(home: Path) -> Iterator[None]:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a command as Ctrl-C does, with another exit code."""
+    """The interruption by SIGTERM, which ends a command as Ctrl-C does, with another exit code."""
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -131,7 +147,8 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """Let SIGTERM, by which containers and supervisors end a program, do what Ctrl-C does; in the main thread alone."""
+    """Handle SIGTERM like Ctrl-C during the block, in the main thread only."""
+    # Containers and supervisors end a program by SIGTERM, which would skip its clean-up.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -143,6 +160,7 @@ def ended_in_order() -> Iterator[None]:
 
 
 def die_with_parent() -> None:
-    """For a child to call: on Linux the kernel kills it with its parent; elsewhere leases end what an orphan began."""
+    """Let the kernel kill this child process when its parent ends; Linux only."""
+    # On other systems an orphan lives on until its leases are taken over.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

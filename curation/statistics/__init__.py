@@ -1,1 +1,1 @@
-"""Statistics on arrays and counts alone: confidence bounds, Dawid-Skene, psychometric curves."""
+"""Statistics on plain arrays and counts: confidence bounds, Dawid-Skene, psychometric curves."""

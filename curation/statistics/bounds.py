@@ -1,4 +1,4 @@
-"""Bounds: what a count of errors proves about their share, exactly, and which of several thresholds it lets through."""
+"""Exact confidence bounds of error rates, and thresholds that are proven by them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 LEVEL: Final = 0.05
-"""One minus the confidence of every statement made here."""
+"""Default significance level: one minus the confidence."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """k of n, with what it proves: `low` and `high` are one-sided bounds, each right with the confidence asked for."""
+    """A count of k among n, with one-sided lower and upper confidence bounds of the share."""
 
     k: int
     n: int
@@ -22,7 +22,16 @@ class Count:
 
 
 def count(k: int, n: int, level: float = LEVEL) -> Count:
-    """Clopper and Pearson's exact bounds (1934); nothing observed proves nothing."""
+    """Compute the exact bounds of Clopper and Pearson (1934); [0, 1] without observations.
+
+    Args:
+        k: The number of errors, 0 to n.
+        n: The number of observations.
+        level: The significance level of each bound.
+
+    Returns:
+        The count with its bounds.
+    """
     from scipy.stats import beta
 
     low = float(beta.ppf(level, k, n - k + 1)) if k else 0.0
@@ -31,17 +40,28 @@ def count(k: int, n: int, level: float = LEVEL) -> Count:
 
 
 def whenever(k: int, n: int, level: float = LEVEL) -> Count:
-    """As `count`, but both bounds are right at every n together, so that one may look after each that is counted.
+    """Compute bounds like `count` that hold at all n simultaneously (a confidence sequence).
 
-    All shares under which the mean likelihood of k of n over every share is below 1 / level times their own: by Ville's
-    inequality (1939) the true one is ever left out with probability `level` at most (Robbins, 1970).
+    They may be checked after every observation. The interval contains all shares whose likelihood
+    times 1 / level exceeds the mean likelihood over all shares; by Ville's inequality (1939) the
+    true share is ever outside with probability `level` at most (Robbins, 1970).
+
+    Args:
+        k: The number of errors, 0 to n.
+        n: The number of observations.
+        level: The significance level.
+
+    Returns:
+        The count with its bounds.
     """
     return Count(k, n, _low_whenever(k, n, level), 1 - _low_whenever(n - k, n, level))
 
 
 def _low_whenever(k: int, n: int, level: float) -> float:
+    """Find the lower bound of `whenever` by bisection."""
     if not k:
         return 0.0
+    # The logarithm of the mean likelihood of k among n under a uniform prior (a beta function).
     mean = math.lgamma(k + 1) + math.lgamma(n - k + 1) - math.lgamma(n + 2)
     low, high = 0.0, k / n
     for _ in range(40):
@@ -52,26 +72,40 @@ def _low_whenever(k: int, n: int, level: float) -> float:
 
 
 def spend(look: int, level: float = LEVEL) -> float:
-    """The level of the look-th test (from 1) in a series without an end: all of them together spend `level`.
+    """Return the significance level of the look-th interim test (from 1) of an unlimited series.
 
-    level / (j (j + 1)), whose sum is `level`. So one may look again whenever there are more decisions.
+    The levels are level / (j (j + 1)), which sum to `level`, so that tests may be repeated whenever
+    there are more decisions.
     """
     return level / (look * (look + 1))
 
 
 def enough(budget: float, level: float) -> int:
-    """The least n of which no error at all proves a share under `budget`: (1 - budget)^n <= level."""
+    """Return the smallest n at which zero errors prove a share below `budget`.
+
+    That is (1 - budget)^n <= level.
+    """
     return math.ceil(math.log(level) / math.log1p(-budget))
 
 
 def last_proven(errors: Sequence[int], n: int, budget: float, level: float) -> int:
-    """How many of a row of thresholds, from the safest on, are proven to err in at most `budget`.
+    """Return how many thresholds, from the safest on, have a proven error rate within `budget`.
 
-    Fixed-sequence testing: each is tested at the full level, in an order that was settled before any verdict was
-    looked at, and the first that fails ends it. The chance that any of those let through is bad is at most `level`
-    (Bauer, 1991; Angelopoulos et al., Learn then Test, 2021, section 3.2), however many there are.
+    Fixed-sequence testing: each threshold is tested at the full level, in an order that was fixed
+    before any verdict was known, until the first one fails. The probability that any passed
+    threshold exceeds the budget is at most `level`, however many there are (Bauer, 1991;
+    Angelopoulos et al., Learn then Test, 2021, section 3.2).
+
+    Args:
+        errors: The number of errors at each threshold, from the safest on.
+        n: The number of observations.
+        budget: The maximum error rate.
+        level: The significance level.
+
+    Returns:
+        The number of thresholds that pass.
     """
-    for place, k in enumerate(errors):
+    for passed, k in enumerate(errors):
         if not n or count(k, n, level).high > budget:
-            return place
+            return passed
     return len(errors)

@@ -1,4 +1,4 @@
-"""Noticing: from answers to gold, a curve of how grave a defect must be before a reviewer sees it."""
+"""Psychometric curves: how severe a defect must be for a reviewer to notice it, from gold."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 LAPSE: Final = 0.02
-"""The share of looks at which the most obvious defect is passed over, by a slip of the finger or the eye."""
+"""The lapse rate: the share of verdicts that miss even the most obvious defect."""
 THRESHOLDS: Final[NDArray[np.float64]] = np.linspace(0.0, 1.4, 71)
 SLOPES: Final[NDArray[np.float64]] = np.geomspace(3.0, 60.0, 12)
 GUESSES: Final[NDArray[np.float64]] = np.linspace(0.005, 0.605, 25)
-"""The grid on which curves are weighed. A threshold above 1 has whoever hardly notices the gravest."""
+"""The grid of the posterior; above threshold 1 even the severest defect is often missed."""
 BELIEVED_CLEAN: Final = (1.0, 9.0)
-"""What is believed of the guess rate before any clean copy was answered: so many rejects and accepts (a beta)."""
+"""The beta prior of the guess rate, as numbers of rejected and accepted clean copies."""
 
 
 class Look(NamedTuple):
-    """One answer to gold with a planted defect: how grave it was, in (0, 1], and whether the reviewer rejected it."""
+    """A verdict on gold with a defect: its severity in (0, 1], and whether it was rejected."""
 
     severity: float
     rejected: bool
@@ -29,10 +29,15 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Curve:
-    """What a reviewer notices of one defect.
+    """The psychometric curve of a reviewer for one defect.
 
-    `threshold` is the severity that is noticed half of the time, beyond guessing, with its central 95 % interval;
-    `slope` how steep the curve is there (per unit of severity); `guess` the share of clean copies that are rejected.
+    Attributes:
+        threshold: The severity that is noticed half of the time, beyond guessing.
+        low: Lower end of its central 95 % interval.
+        high: Upper end of its central 95 % interval.
+        slope: The slope of the curve at the threshold, per unit of severity.
+        guess: The share of clean copies that are rejected.
+        n: The number of verdicts.
     """
 
     threshold: float
@@ -43,35 +48,67 @@ class Curve:
     n: int
 
 
-def rejects(severity: float | NDArray[np.float64], threshold: float, slope: float, guess: float) -> NDArray[np.float64]:
-    """The probability of a reject: guess + (1 - guess - LAPSE) / (1 + exp(-slope (severity - threshold)))."""
+def rejects(
+    severity: float | NDArray[np.float64], threshold: float, slope: float, guess: float
+) -> NDArray[np.float64]:
+    """Compute the probability of a reject.
+
+    guess + (1 - guess - LAPSE) / (1 + exp(-slope (severity - threshold)))
+
+    Args:
+        severity: The severity of the defect in [0, 1], a number or an array.
+        threshold: The severity that is noticed half of the time.
+        slope: The slope at the threshold.
+        guess: The share of clean copies that are rejected.
+
+    Returns:
+        Probabilities of the shape of `severity`.
+    """
     noticed = expit(slope * (np.asarray(severity) - threshold))
-    found: NDArray[np.float64] = guess + (1 - guess - LAPSE) * noticed
-    return found
+    result: NDArray[np.float64] = guess + (1 - guess - LAPSE) * noticed
+    return result
 
 
 def fit_curve(looks: Sequence[Look], clean: Sequence[bool]) -> Curve | None:
-    """The logistic curve of answers to one defect, and to clean copies (whether each was rejected); None without looks.
+    """Fit a logistic curve to the verdicts on one defect and on clean copies.
 
-    The posterior over a grid of thresholds and slopes, all equally likely before, and guess rates (L. L. Kontsevich and
-    C. W. Tyler, "Bayesian adaptive estimation of psychometric slope and threshold", Vision Research 39, 1999); the
-    curve's form, its guesses and lapses are those of F. A. Wichmann and N. J. Hill, "The psychometric function: I"
-    (Perception and Psychophysics 63, 2001). A posterior bears ten answers, and answers that are all alike, where a fit
-    would run away.
+    The posterior on a grid of thresholds, slopes (both with a uniform prior) and guess rates (L. L.
+    Kontsevich and C. W. Tyler, "Bayesian adaptive estimation of psychometric slope and threshold",
+    Vision Research 39, 1999); the curve with guess and lapse rates is that of F. A. Wichmann and
+    N. J. Hill, "The psychometric function: I" (Perception and Psychophysics 63, 2001). Unlike a
+    maximum likelihood fit, a posterior is stable with ten verdicts, and with equal verdicts only.
+
+    Args:
+        looks: The verdicts on gold with the defect.
+        clean: Whether each clean copy was rejected.
+
+    Returns:
+        The posterior means, the median of the threshold, and its interval; None without verdicts.
     """
     if not looks:
         return None
+    # The probability of noticing, thresholds x slopes x verdicts.
     severity = np.array([look.severity for look in looks])
     rejected = np.array([look.rejected for look in looks])
     noticed = expit(SLOPES[:, None] * (severity - THRESHOLDS[:, None, None]))
-    told = sum(clean) + BELIEVED_CLEAN[0] - 1, len(clean) - sum(clean) + BELIEVED_CLEAN[1] - 1
-    before = told[0] * np.log(GUESSES) + told[1] * np.log1p(-GUESSES)
+
+    # The log posterior, guesses x thresholds x slopes; the clean copies inform the guess rate.
+    clean_counts = (
+        sum(clean) + BELIEVED_CLEAN[0] - 1,
+        len(clean) - sum(clean) + BELIEVED_CLEAN[1] - 1,
+    )
+    log_prior = clean_counts[0] * np.log(GUESSES) + clean_counts[1] * np.log1p(-GUESSES)
     likelihood = np.stack(
-        [_log_likelihood(noticed, rejected, guess) + belief for guess, belief in zip(GUESSES, before, strict=True)]
+        [
+            _log_likelihood(noticed, rejected, guess) + belief
+            for guess, belief in zip(GUESSES, log_prior, strict=True)
+        ]
     )
     weight = np.exp(likelihood - likelihood.max())
     weight /= weight.sum()
-    ends = THRESHOLDS + (THRESHOLDS[1] - THRESHOLDS[0]) / 2  # a cell of the grid lies around its threshold
+
+    # Marginals; a cell of the grid is centered on its threshold.
+    ends = THRESHOLDS + (THRESHOLDS[1] - THRESHOLDS[0]) / 2
     low, middle, high = np.interp([0.025, 0.5, 0.975], np.cumsum(weight.sum(axis=(0, 2))), ends)
     slope = np.exp(weight.sum(axis=(0, 1)) @ np.log(SLOPES))
     guess = weight.sum(axis=(1, 2)) @ GUESSES
@@ -81,7 +118,9 @@ def fit_curve(looks: Sequence[Look], clean: Sequence[bool]) -> Curve | None:
 def _log_likelihood(
     noticed: NDArray[np.float64], rejected: NDArray[np.bool_], guess: np.float64
 ) -> NDArray[np.float64]:
-    """Of all answers, for each threshold and slope, at one guess rate."""
-    said = guess + (1 - guess - LAPSE) * noticed
-    found: NDArray[np.float64] = np.log(np.where(rejected, said, 1 - said)).sum(axis=2)
-    return found
+    """Return the log likelihood of all verdicts at one guess rate, per threshold and slope."""
+    probability = guess + (1 - guess - LAPSE) * noticed
+    result: NDArray[np.float64] = np.log(np.where(rejected, probability, 1 - probability)).sum(
+        axis=2
+    )
+    return result

@@ -28,7 +28,7 @@ from curation.synthetic.dataset import draw_seed
 from tests.making import fresh_database, make_checkpoint, named, picture
 
 ROOT = Path(__file__).resolve().parents[2]
-GOES_ON = "stopped; the same command goes on where it stopped"
+GOES_ON = "stopped; run the same command again to resume"
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
 SIGNALS = list(CODES)
 QUICK = [
@@ -271,5 +271,5 @@ def test_an_evaluation_begins_anew_after_every_signal(instances, tmp_path) -> No
     for number in SIGNALS:
         said = straight.interrupt(number, *command, gate="evaluate|1")
         if number is not signal.SIGKILL:
-            assert last_line(said) == "stopped; nothing is kept, the same command begins anew"
+            assert last_line(said) == "stopped; nothing was stored; the same command starts over"
     assert straight.finish(*command) == straight.finish(*command)

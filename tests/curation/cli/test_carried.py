@@ -86,5 +86,5 @@ def test_weights_of_styles_are_numbers() -> None:
         ("c:d", -1.0),
     ]
     for wrong in ("a:", "a:b", "a:nan", "a:inf"):
-        with pytest.raises(Refused, match="no weight after its colon"):
+        with pytest.raises(Refused, match="no valid weight after the colon"):
             read_styles([wrong])

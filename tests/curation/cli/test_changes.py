@@ -63,7 +63,7 @@ def test_a_change_without_a_value_is_refused(
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == 2
-    assert "hint: say for example --set transparency_batch=4" in capsys.readouterr().err
+    assert "hint: for example --set transparency_batch=4" in capsys.readouterr().err
 
 
 def test_changes_are_part_of_what_a_checkpoint_is() -> None:

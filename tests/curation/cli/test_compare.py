@@ -48,7 +48,7 @@ def test_a_checkpoint_is_compared_with_matting(trained: str, tmp_path: Path) -> 
     for file in (lines, triples):
         done = CliRunner().invoke(app, ["checkpoint", "compare", trained, "--count", "3", "--prompts", str(file)])
         assert done.exit_code == 0, done.output
-        assert "defects per 100, 95 %" in done.stdout
+        assert "defects per 100 (95 % CI)" in done.stdout
         assert "contam_grey" in done.stdout
         assert "trimap: GrabCut" in done.stderr
     empty = tmp_path / "empty.txt"

@@ -68,7 +68,7 @@ def test_a_picture_is_drawn_and_says_how(here: Settings, database: Database, tmp
 
     before = out.read_bytes()
     refused = refusal(PROMPT, "--out", str(out), "--checkpoint", checkpoint)
-    assert "is there already" in refused.message
+    assert "exists already" in refused.message
     assert "--force" in str(refused.hint)
     assert out.read_bytes() == before
     call(PROMPT, "--out", str(out), "--seed", "5", "--force", "--checkpoint", checkpoint)
@@ -144,10 +144,10 @@ def test_a_picture_to_begin_from_is_a_stored_layer(
         ((PROMPT, "--size", "big"), Refused, "invalid size"),
         ((PROMPT, "--size", "4x4"), Refused, "invalid size"),
         ((PROMPT, "--size", "3:0"), Refused, "invalid size"),
-        ((PROMPT, "--out", "a.jpg"), Refused, "not written as"),
+        ((PROMPT, "--out", "a.jpg"), Refused, "unsupported image format"),
         ((PROMPT, "--image", "nowhere.png"), NotFound, "there is no file"),
-        ((PROMPT, "--image", "nowhere.png", "--size", "64x64"), Refused, "its own size"),
-        ((PROMPT,), NotFound, "no checkpoint draws yet"),
+        ((PROMPT, "--image", "nowhere.png", "--size", "64x64"), Refused, "determines the size"),
+        ((PROMPT,), NotFound, "no checkpoint is promoted yet"),
         (("--show", "nowhere.png"), NotFound, "there is no file"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_pair_is_three_files_that_fit(here: Path) -> None:
     assert facts["prompt"] == "a fox, a forest"
     assert (facts["foreground"], facts["background"], facts["role"]) == ("a fox", "a forest", "foreground")
     assert (facts["seed"], facts["steps"], facts["size"]) == ("3", "7", "64x64")
-    assert "is there already" in refusal("a fox", "--background", "a forest", "--out", "new/fox.webp").message
+    assert "exists already" in refusal("a fox", "--background", "a forest", "--out", "new/fox.webp").message
     call("a fox", "--background", "a forest", "--out", "new/fox.webp", "--force", "--whole", "a fox at home")
     assert read_provenance(here / told[0])["prompt"] == "a fox at home"
 
@@ -161,13 +161,13 @@ def test_size_and_seed_of_the_command_overrule_the_scene(here: Path) -> None:
 def test_a_dry_run_says_the_steps_and_draws_nothing(here: Path) -> None:
     rows = json.loads("".join(call("--layers", "scene.toml", "--dry-run", "--json")))
     assert [(row["step"], row["layer"], row["how"]) for row in rows] == [
-        (1, "background", "drawn together"),
-        (1, "a fox", "drawn together"),
-        (2, "lamp", "set down as it is"),
-        (3, "an owl", "drawn to fit what lies below"),
+        (1, "background", "generated together"),
+        (1, "a fox", "generated together"),
+        (2, "lamp", "placed unchanged"),
+        (3, "an owl", "generated to fit the layers below"),
     ]
     assert rows[3]["whole"] == "a fox and an owl by a lamp"
-    assert "drawn to fit what lies below" in "\n".join(call("--layers", "scene.toml", "--dry-run"))
+    assert "generated to fit the layers below" in "\n".join(call("--layers", "scene.toml", "--dry-run"))
     assert not (here / "scene").exists()
 
 
@@ -188,19 +188,19 @@ def test_a_checkpoint_from_before_pairs_is_told(here: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("arguments", "kind", "says"),
     [
-        (("a fox", "--whole", "all"), Refused, "a whole is drawn of two layers"),
+        (("a fox", "--whole", "all"), Refused, "a pair needs a background"),
         (("--background", "a forest"), Refused, "there is no prompt"),
         (("--on", "photo.jpg"), Refused, "there is no prompt"),
-        (("--under", "cutout.png"), Refused, "no text for the background"),
-        (("a fox", "--under", "cutout.png", "--on", "photo.jpg"), Refused, "nothing is left to draw"),
+        (("--under", "cutout.png"), Refused, "no prompt for the background"),
+        (("a fox", "--under", "cutout.png", "--on", "photo.jpg"), Refused, "leave no layer to generate"),
         (("a fox", "--on", "nowhere.jpg"), NotFound, "there is no file nowhere.jpg"),
-        (("a fox", "--on", "scene.toml"), Refused, "no image"),
-        (("a fox", "--background", "b", "--upscale", "2"), Refused, "nor enlarged"),
-        (("a fox", "--background", "b", "--image", "cutout.png"), Refused, "not begun from an image"),
-        (("a fox", "--background", "b", "--format", "psd"), Refused, "not written as '.psd'"),
-        (("a fox", "--dry-run"), Refused, "only scenes are planned"),
-        (("a fox", "--layers", "scene.toml"), Refused, "says what to draw"),
-        (("--layers", "scene.toml", "--count", "2"), Refused, "says what to draw"),
+        (("a fox", "--on", "scene.toml"), Refused, "not an image"),
+        (("a fox", "--background", "b", "--upscale", "2"), Refused, "nor --upscale"),
+        (("a fox", "--background", "b", "--image", "cutout.png"), Refused, "support neither --image"),
+        (("a fox", "--background", "b", "--format", "psd"), Refused, "unsupported image format '.psd'"),
+        (("a fox", "--dry-run"), Refused, "only scenes have a dry run"),
+        (("a fox", "--layers", "scene.toml"), Refused, "scene file defines"),
+        (("--layers", "scene.toml", "--count", "2"), Refused, "scene file defines"),
         (("--layers", "scene.toml", "--format", "png"), Refused, "unknown layered format 'png'"),
         (("--layers", "nowhere.toml"), NotFound, "there is no file nowhere.toml"),
         (("--layers", "scene.toml", "--checkpoint", "beef"), NotFound, "beef"),

@@ -64,7 +64,7 @@ def test_the_tables_are_read_by_people_and_a_part_is_not_kept(here: Settings, da
     assert "this checkpoint" in done.stdout
     assert "AIM-500: LayerDiffuse SDXL" in done.stdout
     assert "no lpips: it needs weights (--perceptual)" in done.stderr
-    assert "not kept" in done.stderr
+    assert "not stored" in done.stderr
     with database.transaction() as tx:
         assert find_checkpoint(tx, made).evaluation == {}
 

@@ -51,7 +51,7 @@ def test_an_import_is_looked_at_made_once_and_listed(here: Settings, files: list
     [
         (("checkpoint", "import", "{pickle}"), 2, "pickles can run code when they are loaded"),
         (("checkpoint", "import", "{absent}"), 3, "there is no file"),
-        (("checkpoint", "import", "{encoder}", "--set", "wings"), 2, "hint: say for example --set"),
+        (("checkpoint", "import", "{encoder}", "--set", "wings"), 2, "hint: for example --set"),
         (("checkpoint", "import", "{encoder}", "--set", "wings=2"), 3, "a preset has no column 'wings'"),
         (("checkpoint", "import", "{encoder}", "--set", "draw_batch=many"), 2, "invalid draw_batch 'many'"),
         (("checkpoint", "import", "{encoder}", "--preset", "tiny"), 2, "preset 'tiny' has no pretrained model"),

@@ -217,7 +217,7 @@ def test_a_command_that_reads_makes_no_instance(tmp_path: Path, words: list[str]
     )
     assert not home.exists()
     assert done.returncode == (0 if words == ["doctor"] else 3)
-    assert "'layerloop up' or 'layerloop demo' makes one" in done.stdout + done.stderr
+    assert "'layerloop up' or 'layerloop demo' creates one" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("words", [["-h"], ["round", "-h"], ["train", "-h"], ["run", "cancel", "-h"]])

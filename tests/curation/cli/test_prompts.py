@@ -56,7 +56,7 @@ def test_a_model_behind_an_address_is_asked_with_the_key_of_the_settings(
     assert json.loads(done.stdout) == {
         "maker": "m", "asked": 2, "refused": {"not a line of JSON": 2, "a repetition": 1}, "out": str(out), "made": 3,
     }  # fmt: skip
-    assert "2 lines refused: not a line of JSON" in done.stderr
+    assert "2 lines rejected: not a line of JSON" in done.stderr
     assert "'Here you are:'" in done.stderr
     assert set(server.keys) == {"Bearer sesame"}
     assert [one.foreground for one in read_triples(out)] == ["a cat", "a dog", "a fox"]
@@ -67,8 +67,8 @@ def test_a_model_behind_an_address_is_asked_with_the_key_of_the_settings(
 
 def test_what_cannot_be_is_refused(tmp_path: Path):
     for arguments, said in (
-        (["--maker", "model"], "no language model is named"),
-        (["--model", "m"], "needs no language model"),
+        (["--maker", "model"], "no language model is given"),
+        (["--model", "m"], "uses no language model"),
         (["--count", "1000000"], "the grammar has"),
         (["--maker", "model", "--model", str(tmp_path / "nowhere")], "there is no folder"),
     ):

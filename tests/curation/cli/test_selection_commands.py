@@ -53,8 +53,8 @@ def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
     assert told["decisions"] == 400
     assert told["by_prompt"]["auc"] > 0.8
     text = call("head", "show", told["head"][:10])
-    assert text.startswith(f"head {told['head'][:12]}, taught by 400 people's decisions")
-    assert "of prompts it had not seen: AUC 0." in text
+    assert text.startswith(f"acceptance model {told['head'][:12]}, trained on 400 decisions of people")
+    assert "held-out prompts: AUC 0." in text
     with pytest.raises(NotFound):
         call("head", "show", "--pairs")
 
@@ -65,7 +65,7 @@ def test_a_round_is_scaled_in_two_steps_and_taken_back(here: Settings, database:
         number = open_stream(tx, {"kind": "random", "share": 0.01}, 500)
         quality = np.random.default_rng(1).standard_normal(500)
         good = dict(zip(arrive(tx, number, 1, quality), (quality > 0.3).tolist(), strict=True))
-    with pytest.raises(Refused, match="no scaling yet"):
+    with pytest.raises(Refused, match="no top-N acceptance yet"):
         call("round", "scale", str(number))
     terms = ("--keep", "80", "--audit", "50", "--least", "0.8")
     assert "would keep 80 of 500" in call("round", "scale", str(number), *terms, "--dry-run")

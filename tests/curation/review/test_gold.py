@@ -286,7 +286,7 @@ def test_gold_needs_samples_of_its_kind_and_a_drawn_round(database, store):
         seeds = make_round(tx)
         imported = {"purpose": "seeds", "checkpoint_id": None}
         tx.execute(sa.update(rounds_table).where(rounds_table.c.id == seeds).values(imported))
-        with pytest.raises(Refused, match="no round of drawn candidates"):
+        with pytest.raises(Refused, match="has imported candidates"):
             gold_creation.choose_sources(tx, seeds, 5)
     for wrong in ({"share": 0.6}, {"share": -0.1}, {"bound": 1.0}):
         with pytest.raises(Refused):

@@ -101,7 +101,7 @@ def test_a_rounds_agreement_comes_from_what_people_said(database, store):
     one_of = by_pair["ann", "bob"]["alpha"]
     assert one_of["value"] == pytest.approx(1 - 15 * 4 / (16**2 - 12**2 - 4**2)), "4 accepts, 12 rejects, 2 of 8 apart"
     assert one_of["low"] <= one_of["value"] <= one_of["high"]
-    assert "ann and bob: 8 decided by two or more, 75% alike" in as_text(told)
+    assert "ann and bob: 8 decided by two or more people, 75% equal verdicts" in as_text(told)
 
 
 def test_a_round_of_single_decisions_has_no_agreement(database, store):
@@ -111,4 +111,4 @@ def test_a_round_of_single_decisions_has_no_agreement(database, store):
         decide(tx, add_reviewer(tx, "ann").id, one, Verdict.accept, key=uuid.uuid4())
         told = round_agreement(tx, number)
     assert (told["decided_twice"], told["agreed"], told["pairs"]) == (0, None, [])
-    assert as_text(told) == f"Round {number}: no candidate was decided by two people yet"
+    assert as_text(told) == f"Round {number}: no candidate has verdicts of two people yet"

@@ -39,7 +39,7 @@ def test_pace_looks_and_undone(database):
     assert told["facts"]["quick"]["value"] == pytest.approx(5 / 152)
     assert told["agreement"]["alike"] is None
     assert told["gold"] == {"noticed": None, "clean_accepted": None, "curves": []}
-    assert "150 decisions in 0.4 h, 360 an hour" in as_text(told)
+    assert "150 decisions in 0.4 h, 360 per hour" in as_text(told)
 
 
 def test_nothing_is_told_of_somebody_who_has_decided_nothing(database):

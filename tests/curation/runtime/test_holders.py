@@ -19,7 +19,7 @@ from curation.domain import Progress, RunState, TrainingRequest
 from curation.errors import Conflict
 from curation.runtime.context import open_context
 from curation.runtime.lease_holders import HOLDER, announce, dead_holders, forget, live_holders
-from curation.runtime.local_stack import _forget_the_dead
+from curation.runtime.local_stack import _release_stale_leases
 from curation.settings import Settings
 from tests.making import make_checkpoint
 
@@ -122,7 +122,7 @@ def test_an_instance_that_starts_leaves_commands_alone_that_work(settings: Setti
         end(process)
         with database.transaction() as tx:
             assert leases.hand_back_work(tx, live_holders(settings.path("holders"))) == {"requested": 1}
-        _forget_the_dead(context)
+        _release_stale_leases(context)
 
 
 def test_a_command_waits_for_a_live_holder_says_who_and_takes_over(
@@ -149,7 +149,7 @@ def test_a_command_waits_for_a_live_holder_says_who_and_takes_over(
         row = work_here(context, order.id, work, registry.find_run, lambda _: None)
     assert row["error"] == "enough"
     assert tried == [False, False, True]
-    assert f"{name} works on run {order.id}, and holds it until" in capsys.readouterr().err.replace("\n", " ")
+    assert f"waiting for {name}, which works on run {order.id} (its lease lasts until" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_cancelled_run_stops_its_holder_and_goes_on_when_ordered_again(database: Database) -> None:

@@ -51,7 +51,7 @@ def test_it_comes_up_mends_itself_and_goes_down(home: Path) -> None:
     with run_local_stack(settings) as standing:
         assert health(standing) == "ok"
         assert "/sign-in?token=" in standing.sign_in_address()
-        with pytest.raises(LayerloopError, match="is up already"), run_local_stack(settings):
+        with pytest.raises(LayerloopError, match="is already running"), run_local_stack(settings):
             pass
 
         processes = [child for child in psutil.Process().children() if "curation.cli.main" in " ".join(child.cmdline())]

@@ -28,13 +28,13 @@ def test_work_that_no_worker_takes_is_a_finding(settings: Settings) -> None:
         with context.database.transaction() as tx:
             tx.execute(sa.update(candidates).values(changed_at=sa.text("now() - interval '5 minutes'")))
         found = doctor._work(context)
-        assert (found.well, found.told) == (False, "for over 60 s no worker has taken: 3 drawings")
+        assert (found.well, found.told) == (False, "no worker has taken for over 60 s: 3 drawings")
         assert "layerloop worker" in found.hint
         with context.database.transaction() as tx:
             told = round_report.round_report(tx, number)
             other = round_report.round_report(tx, make_round(tx))
         assert (told["untaken"], other["untaken"]) == ({"drawings": 3}, {})
-        assert "no worker has taken: 3 drawings; start 'layerloop worker" in round_report.as_text(told)
+        assert "no worker has taken for over 60 s: 3 drawings; start 'layerloop worker" in round_report.as_text(told)
         assert "no worker" not in round_report.as_text(other)
         with context.database.transaction() as tx:
             until = sa.text("now() + interval '1 minute'")

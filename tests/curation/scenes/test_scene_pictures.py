@@ -68,13 +68,13 @@ def test_hostile_files_end_in_a_sentence(tmp_path: Path) -> None:
     frames = [Image.new("RGBA", (8, 8), (n, 0, 0, 255)) for n in (0, 200)]
     frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
     files = {
-        "pickle.png": (pickle.dumps({"a": 1}), "no image"),
+        "pickle.png": (pickle.dumps({"a": 1}), "not an image"),
         "bomb.png": (bomb(), "more than 40 million"),
-        "empty.png": (b"", "no bytes"),
+        "empty.png": (b"", "is empty"),
         "cut.jpg": (whole.read_bytes()[:300], "pixels"),
         "broken.jpg": (b"\xff\xd8\xff\xe0" + bytes(40), "cannot be decoded"),
         "moving.webp": ((tmp_path / "moving.webp").read_bytes(), "several frames"),
-        "drawing.svg": (b"<svg/>", "SVG files are not read"),
+        "drawing.svg": (b"<svg/>", "SVG files are not supported"),
         "layers.psd": (b"8BPS" + bytes(40), "save it as PNG"),
         "scan.tiff": (b"II*\0" + bytes(40), "cannot be decoded"),
     }
@@ -83,7 +83,7 @@ def test_hostile_files_end_in_a_sentence(tmp_path: Path) -> None:
         said = decode_bytes(data, name, LIMITS)
         assert isinstance(said, str), name
         assert says in said, (name, said)
-    with pytest.raises(Refused, match=r"pickle\.png cannot be used: .* no image"):
+    with pytest.raises(Refused, match=r"pickle\.png cannot be used: .* not an image"):
         read_pictures([whole, tmp_path / "pickle.png"])
     with pytest.raises(Refused, match="is a folder"):
         read_pictures([tmp_path])

@@ -83,7 +83,7 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(databas
     assert told["human"]["decisions"] + len(machines) == told["funnel"]["decided"]
     people = told["defects_per_100"]["person"]
     assert people["low"] <= 100 * (1 - np.mean([*good.values()])) <= people["high"]
-    assert "the machine decided" in round_report.as_text(told)
+    assert "the auto-reviewer decided" in round_report.as_text(told)
     [last] = [one for one in told["gates"] if one["id"] == gate["id"]]
     assert last["stands"] is True
     assert (last["lost"]["high"] <= 0.02, last["wrong"]["n"] > 0) == (True, True)

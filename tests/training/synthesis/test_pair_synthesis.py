@@ -227,7 +227,7 @@ def test_what_does_not_fit_is_told_before_it_is_registered(here, database, model
         (f"inpainter={tmp_path}/nowhere", NotFound, "no folder"),
         ("erosion=-1", Refused, "invalid erosion -1"),
         ("inpaint=x", NotFound, "no column 'inpaint'"),
-        ("draw_steps=2", Refused, "nothing is to be changed"),
+        ("draw_steps=2", Refused, "no preset value would change"),
     ):
         with pytest.raises(error, match=said):
             call("checkpoint", "vary", plain.id, "--set", change)
