@@ -1,4 +1,4 @@
-# make demo      sets up everything and runs the loop; SEED=folder REVIEWER=oracle ROUNDS=n PAIRS=1 DESK=label-studio
+# make demo      sets up everything and runs the loop; SEED=folder REVIEWER=rules ROUNDS=n PAIRS=1 LABELING=label-studio
 #                HOME_DIR=folder
 # make test      sets up everything and passes the tests
 # make check     before a commit: `make static` and `make quick`
@@ -26,12 +26,12 @@ PIP_AUDIT_VERSION := 2.10.1
 TOGETHER := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training_rate
 
-DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs) $(if $(DESK),--desk $(DESK))
+DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs) $(if $(LABELING),--labeling $(LABELING))
 
 .PHONY: demo test check static lint types imports javascript quick coverage bench lock sbom audit clean setup
 .DEFAULT_GOAL := demo
 
-demo: $(READY) $(if $(DESK),$(STUDIO))
+demo: $(READY) $(if $(LABELING),$(STUDIO))
 	@$(VENV)/bin/layerloop demo $(DEMO)
 
 test: $(READY) $(STUDIO)

@@ -7,7 +7,7 @@ type RoundState = "open" | "paused" | "closed";
 interface Me {
   name: string;
   kind: string;
-  access: Access;
+  role: Access;
 }
 
 interface LayerAddress {
@@ -36,7 +36,7 @@ interface Card {
   texts: Partial<Record<LayerRole, string>>;
 }
 
-/** My own figures: what may still be shown to me, my verdicts that stand, and those that accept. */
+/** My own metrics: what may still be shown to me, my verdicts that stand, and those that accept. */
 interface OwnProgress {
   waiting: number;
   mine: number;
@@ -135,19 +135,19 @@ interface RoundReport {
   round: RoundRow;
   funnel: Record<string, number>;
   refusals: { signal: string; count: number }[];
-  reasons: { reason: string; layer: LayerRole | null; count: number; kind: "person" | "oracle" | "machine" }[];
+  reasons: { reason: string; layer: LayerRole | null; count: number; kind: "person" | "rule_reviewer" | "auto_reviewer" }[];
   /** Of pairs: how the signals of those drawn lie. */
   signals: { name: string; n: number; low: number; median: number; high: number }[];
-  defects_per_100: { person: Interval | null; oracle: Interval | null };
+  defects_per_100: { person: Interval | null; rule_reviewer: Interval | null };
   human: {
     seconds_per_accept: number | null;
     accepts_per_hour: number | null;
     decisions: number;
     reviewers: { name: string; kind: string; decisions: number; accepted: number; median_dwell_ms: number | null }[];
   };
-  oracle: { decisions: number; accepted: number };
+  rule_reviewer: { decisions: number; accepted: number };
   /** What was decided without anybody having looked. */
-  machine: { decisions: number; accepted: number };
+  auto_reviewer: { decisions: number; accepted: number };
   price: {
     slices: {
       slice: string;
@@ -164,7 +164,7 @@ interface RoundReport {
   gates: {
     id: number;
     verdict: "accept" | "reject";
-    look: number;
+    interim_look: number;
     threshold: number;
     budget: number;
     level: number;
@@ -221,7 +221,7 @@ interface CheckpointRow {
   seed: number;
   code_version: string;
   evaluation: Record<string, number>;
-  sheet_url: string | null;
+  sample_grid_url: string | null;
   promoted_at: string | null;
   created_at: string;
   rounds: number[];
@@ -235,7 +235,7 @@ interface RunRow {
   snapshot: string;
   state: "requested" | "running" | "finished" | "failed" | "cancelled";
   /** Null until it has begun. */
-  progress: { stage: string; done: number; total: number; figures: Record<string, number> } | null;
+  progress: { stage: string; done: number; total: number; metrics: Record<string, number> } | null;
   error: string | null;
   checkpoint: string | null;
   created_at: string;
@@ -265,7 +265,7 @@ interface NoticedDefect {
 interface Standing {
   name: string;
   kind: string;
-  access: Access;
+  role: Access;
   paused: string | null;
   decisions: number;
   accepted: Share | null;
@@ -300,7 +300,7 @@ interface Agreement {
 
 interface RoundAgreement extends Agreement {
   round: number;
-  consensus: { rule: string; overlap: number; certainty: number; machines_vote: boolean };
+  consensus: { rule: string; overlap: number; certainty: number; rule_reviewer_votes: boolean };
   adjudicating: number;
   pairs: (Agreement & { reviewers: string[] })[];
 }

@@ -30,8 +30,8 @@ class CandidateState(StrEnum):
     """The state of a candidate; STATE_TRANSITIONS lists the allowed changes."""
 
     requested = "requested"  # to be generated
-    drawing = "drawing"  # leased by a worker
-    drawn = "drawn"  # layers stored, not yet measured
+    generating = "generating"  # leased by a worker
+    generated = "generated"  # layers stored, not yet measured
     refused = "refused"  # by screening, with the signal and its value
     screened = "screened"  # passed; the policy has not selected yet
     unshown = "unshown"  # the policy did not select it for review
@@ -47,31 +47,27 @@ _S = CandidateState
 _DECIDED = (_S.accepted, _S.rejected)
 STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
     {
-        (_S.requested, _S.drawing),
-        (_S.drawing, _S.requested),  # lease lost, or a failed attempt
-        (_S.drawing, _S.drawn),
-        (_S.drawing, _S.failed),
-        (_S.drawn, _S.refused),
-        (_S.drawn, _S.screened),
-        (_S.drawn, _S.failed),
+        (_S.requested, _S.generating),
+        (_S.generating, _S.requested),  # lease lost, or a failed attempt
+        (_S.generating, _S.generated),
+        (_S.generating, _S.failed),
+        (_S.generated, _S.refused),
+        (_S.generated, _S.screened),
+        (_S.generated, _S.failed),
         (_S.screened, _S.waiting),
         (_S.screened, _S.unshown),
         (_S.unshown, _S.waiting),  # a later policy may still show it
         (_S.waiting, _S.showing),
         (_S.showing, _S.waiting),  # skipped, or the lease ran out
         # Verdicts: by a reviewer, also after the lease expired, or by the auto-reviewer.
-        *(
-            (before, decided)
-            for before in (_S.showing, _S.waiting, _S.screened, _S.unshown)
-            for decided in _DECIDED
-        ),
+        *((before, decided) for before in (_S.showing, _S.waiting, _S.screened, _S.unshown) for decided in _DECIDED),
         # An undo returns the candidate to the same reviewer; a reverted automatic verdict
         # returns it to the state in which no reviewer sees it.
         *((decided, after) for decided in _DECIDED for after in (_S.showing, _S.unshown)),
         # Closing a round withdraws all that has no verdict.
         (_S.requested, _S.withdrawn),
-        (_S.drawing, _S.withdrawn),
-        (_S.drawn, _S.withdrawn),
+        (_S.generating, _S.withdrawn),
+        (_S.generated, _S.withdrawn),
         (_S.screened, _S.withdrawn),
         (_S.waiting, _S.withdrawn),
         (_S.showing, _S.withdrawn),
@@ -97,7 +93,7 @@ class Verdict(StrEnum):
     undo = "undo"
 
 
-class Rule(StrEnum):
+class ConsensusRule(StrEnum):
     """The rule that combines verdicts of several reviewers; single: the first verdict decides."""
 
     single = "single"
@@ -173,9 +169,7 @@ def content_id(*parts: object) -> uuid.UUID:
 
 def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys, no spaces and no NaN, so that equal values have equal bytes."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def split_of(visible: str) -> Split:
@@ -234,9 +228,7 @@ class Sample:
     def line(self) -> str:
         """Return the sample as one line of canonical JSON, without empty fields of OPTIONAL."""
         row = self.__dict__ | {"layers": dict(self.layers), "texts": dict(self.texts)}
-        return canonical_json(
-            {name: row[name] for name in row if row[name] or name not in OPTIONAL}
-        )
+        return canonical_json({name: row[name] for name in row if row[name] or name not in OPTIONAL})
 
     def text_of(self, role: LayerRole | None = None) -> str:
         """Return the caption of a layer or, without a role, of the whole image.
@@ -263,9 +255,7 @@ class Sample:
             layers={LayerRole(role): str(sha) for role, sha in row["layers"].items()},
             captioner=str(row.get("captioner", "")),
             texts={LayerRole(role): str(text) for role, text in row.get("texts", {}).items()},
-            caption_source=CaptionSource(row["caption_source"])
-            if row.get("caption_source")
-            else None,
+            caption_source=CaptionSource(row["caption_source"]) if row.get("caption_source") else None,
         )
 
 
@@ -291,7 +281,7 @@ class Checkpoint:
     seed: int
     code_version: str
     evaluation: Mapping[str, float] = field(default_factory=dict)
-    sheet: str | None = None
+    sample_grid: str | None = None
     changes: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -345,7 +335,7 @@ class Progress:
     stage: str
     done: int
     total: int
-    figures: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     stage_number: int = 0  # from 1; 0 where the number of stages is not known
     stage_count: int = 0
 
@@ -363,6 +353,22 @@ class RuleVerdict:
     layers: Sequence[LayerRole] = ()
 
 
+class JobName(StrEnum):
+    """Every kind of job; its value names the task in the queue."""
+
+    generate = "generate"  # draw the layers of requested candidates
+    screen = "screen"  # measure generated candidates and refuse or pass them
+    select = "select"  # choose screened candidates for review
+    fit_acceptance_model = "fit_acceptance_model"
+    review = "review"  # let the rule reviewer decide
+    aggregate = "aggregate"  # estimate reviewer skills and settle waiting candidates
+    push_tasks = "push_tasks"  # to Label Studio
+    pull_annotations = "pull_annotations"  # from Label Studio
+    train = "train"
+    caption = "caption"
+    reconcile = "reconcile"  # release expired leases and enqueue pending work again
+
+
 @dataclass(frozen=True)
 class Job:
     """A named job on ids that is sent through the queue; it must be idempotent."""
@@ -371,7 +377,7 @@ class Job:
     args: Sequence[str | int] = ()
 
 
-GPU_JOBS = frozenset({"draw", "train", "caption"})
+GPU_JOBS = frozenset({JobName.generate, JobName.train, JobName.caption})
 """Names of the jobs on the queue "gpu", whose workers load weights; all others run on "cpu"."""
 
 

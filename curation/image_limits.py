@@ -13,7 +13,7 @@ BYTES_PER_PIXEL: Final = 32
 
 
 @dataclass(frozen=True)
-class Limits:
+class ImageLimits:
     """Limits of one image file: its bytes, pixels, shorter side, and longest aspect ratio."""
 
     bytes: int = 64 << 20
@@ -27,4 +27,4 @@ class Limits:
         return BASE_MEMORY + BYTES_PER_PIXEL * self.pixels
 
 
-LIMITS: Final = Limits()
+LIMITS: Final = ImageLimits()

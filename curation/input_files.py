@@ -122,14 +122,10 @@ def _open_parts(folder: Path, parts: tuple[str, ...]) -> int:
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts[:-1]:
-            below = os.open(
-                part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here
-            )
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
             os.close(here)
             here = below
-        return os.open(
-            parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here
-        )
+        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
     finally:
         os.close(here)
 
@@ -157,15 +153,11 @@ def _is_link(folder: Path, parts: tuple[str, ...]) -> bool:
 def _regular(handle: int) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise UnsafeFile(
-            "special_file", "it is not a regular file: a pipe, a device, a socket or a folder"
-        )
+        raise UnsafeFile("special_file", "it is not a regular file: a pipe, a device, a socket or a folder")
     return os.fdopen(handle, "rb")
 
 
 def _unreadable(error: OSError) -> UnsafeFile:
     if error.errno in {errno.ENXIO, errno.EISDIR}:
-        return UnsafeFile(
-            "special_file", "it is not a regular file: a pipe, a device, a socket or a folder"
-        )
+        return UnsafeFile("special_file", "it is not a regular file: a pipe, a device, a socket or a folder")
     return UnsafeFile("unreadable", f"the file cannot be read: {error.strerror}")

@@ -88,9 +88,7 @@ class LayerGenerator(Protocol):
     at_once: int
     """The batch size: a smaller call costs as much as a full one."""
 
-    def draw(
-        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
-    ) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
         """Generate one candidate per request; deterministic in prompt, seed and options.
 
         A prompt with a foreground or a background text is a request for a pair: foreground,
@@ -117,11 +115,9 @@ class TextRead:
 
 
 class ReadTexts(Protocol):
-    """The type of the object that LAYERLOOP_READER names: a reader of a preset's text input."""
+    """The type of the object that LAYERLOOP_TEXT_READER names: a reader of a preset's text input."""
 
-    def __call__(
-        self, preset: str, changes: Mapping[str, str], texts: Sequence[str]
-    ) -> Sequence[TextRead] | None:
+    def __call__(self, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
         """Return the words that a preset reads in each text; None if a text encoder reads them."""
 
 
@@ -138,9 +134,7 @@ class OpenGenerator(Protocol):
 class Trainer(Protocol):
     """The type of the object that LAYERLOOP_TRAINER names: a training program."""
 
-    def __call__(
-        self, order: TrainingRequest, store: ObjectStore, folder: Path, report: Report
-    ) -> Checkpoint:
+    def __call__(self, order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
         """Train on a snapshot, resuming exactly from the state in `folder`; store the weights."""
 
 
@@ -176,7 +170,7 @@ class MeanWithInterval:
 class EvaluationResult:
     """The metrics of an evaluation; `backgrounds` and `published` are tables: row, then metric."""
 
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     backgrounds: Mapping[str, Mapping[str, float]]
     # Results of other works, measured on other images.
     published: Mapping[str, Mapping[str, float]]
@@ -267,9 +261,7 @@ class Captioner(Protocol):
     # The model's name and the revision of its weights, as model@revision.
     source: str
 
-    def describe(
-        self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int
-    ) -> Sequence[str]:
+    def describe(self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> Sequence[str]:
         """Caption images (H x W x 3) in order, deterministically, in at most `tokens` tokens."""
 
 
@@ -285,7 +277,7 @@ class EmbeddingResult:
     """A candidate's embedding, a vector of D numbers, and the metrics measured with it."""
 
     vector: NDArray[np.float32]
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
 
 
 class Embedder(Protocol):
@@ -321,7 +313,7 @@ class TextGenerator(Protocol):
 
 
 class OpenTextGenerator(Protocol):
-    """The type of the object that LAYERLOOP_WRITER names: a loader of language models."""
+    """The type of the object that LAYERLOOP_LLM names: a loader of language models."""
 
     def __call__(self, model: str) -> TextGenerator:
         """Load a model by its name or folder. Raises NotFound, Refused."""
@@ -374,11 +366,9 @@ class LoraFile:
 
 
 class AddLoras(Protocol):
-    """The type of the object that LAYERLOOP_STYLER names: a loader of LoRA files."""
+    """The type of the object that LAYERLOOP_LORA_LOADER names: a loader of LoRA files."""
 
-    def __call__(
-        self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]
-    ) -> Checkpoint:
+    def __call__(self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
         """Store LoRAs as parts of a new checkpoint. Raises NotFound, Refused."""
 
 

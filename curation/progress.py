@@ -20,9 +20,7 @@ class ProgressLines:
     run does not count.
     """
 
-    def __init__(
-        self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._write = write
         self._clock = clock
         self._stage = ("", 0)
@@ -53,18 +51,14 @@ def describe_progress(seen: Progress, done: int = 0, seconds: float = 0.0) -> st
         seconds: The time in which `done` was done; 0 omits rate and time left.
     """
     number = f"stage {seen.stage_number} of {seen.stage_count}, " if seen.stage_count else ""
-    amount = (
-        f"{100 * seen.done // seen.total} % ({seen.done:,} of {seen.total:,})"
-        if seen.total
-        else "begins"
-    )
+    amount = f"{100 * seen.done // seen.total} % ({seen.done:,} of {seen.total:,})" if seen.total else "begins"
     parts = [f"{number}{seen.stage}: {amount}"]
     # Without work since the last report there is no rate.
     if done > 0 and seconds > 0:
         rate = done / seconds
         parts.append(f"{rate:.3g}/s")
         parts.append(f"{_duration((seen.total - seen.done) / rate)} left")
-    parts += [f"{name} {value:.4g}" for name, value in seen.figures.items()]
+    parts += [f"{name} {value:.4g}" for name, value in seen.metrics.items()]
     # Stage names may come from elsewhere; escape control characters, and stay on one line.
     return printable(", ".join(parts)).replace("\n", " ")
 

@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from curation.errors import LayerloopError, Refused
-from curation.image_limits import MEGAPIXEL, Limits
+from curation.image_limits import MEGAPIXEL, ImageLimits
 
 EMBEDDED = "embedded"
 PREFIX = "LAYERLOOP_"
@@ -32,78 +32,50 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LAYERLOOP_", frozen=True)
 
-    home: Path = Field(
-        Path(".home"), description="folder of everything embedded: database, objects, runs, logs"
-    )
+    home: Path = Field(Path(".home"), description="folder of everything embedded: database, objects, runs, logs")
     database: str = Field(EMBEDDED, description="postgresql://... or 'embedded'")
-    objects: str = Field(EMBEDDED, description="s3://bucket/prefix, file:///folder or 'embedded'")
-    objects_endpoint: str | None = Field(
-        None, description="URL of an S3 server other than Amazon's"
-    )
-    queue: str = Field(
-        EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)"
-    )
-    desk: str = Field(
-        "pages", description="where people review: 'pages', or also label-studio+http://host:port"
-    )
-    desk_token: SecretStr | None = Field(
+    storage: str = Field(EMBEDDED, description="s3://bucket/prefix, file:///folder or 'embedded'")
+    storage_endpoint: str | None = Field(None, description="URL of an S3 server other than Amazon's")
+    queue: str = Field(EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)")
+    labeling: str = Field("pages", description="where people review: 'pages', or also label-studio+http://host:port")
+    labeling_token: SecretStr | None = Field(
         None, description="token for Label Studio: a legacy or a personal access token"
     )
-    desk_board_size: int = Field(
+    labeling_project_size: int = Field(
         10_000,
         ge=1,
         description="candidates in one Label Studio project; large rounds have several",
     )
-    address: str | None = Field(
+    public_url: str | None = Field(
         None,
         description="URL of the API for browsers and Label Studio; http://host:port when not set",
     )
-    generator: str = Field(
-        "training.generate:open_generator", description="dotted name of an OpenGenerator"
-    )
+    generator: str = Field("training.generate:open_generator", description="dotted name of an OpenGenerator")
     trainer: str = Field("training.train:train", description="dotted name of a Trainer")
-    evaluator: str = Field(
-        "training.evaluation.full:measure", description="dotted name of an Evaluator"
-    )
-    comparer: str = Field(
-        "training.matting.comparison:draw_beside", description="dotted name of a MattingComparer"
-    )
-    estimator: str = Field(
-        "training.memory_estimate:estimate", description="dotted name of a MemoryEstimator"
-    )
-    captioner: str = Field(
-        "training.captioning:open_captioner", description="dotted name of an OpenCaptioner"
-    )
-    reader: str = Field(
-        "training.prompt_coverage:read_texts", description="dotted name of a ReadTexts"
-    )
-    writer: str = Field(
-        "training.text_generation:open_writer", description="dotted name of an OpenTextGenerator"
-    )
-    writer_key: SecretStr | None = Field(
-        None, description="API key of a language model server (prompts make --address)"
+    evaluator: str = Field("training.evaluation.full:measure", description="dotted name of an Evaluator")
+    comparer: str = Field("training.matting.comparison:draw_beside", description="dotted name of a MattingComparer")
+    estimator: str = Field("training.memory_estimate:estimate", description="dotted name of a MemoryEstimator")
+    captioner: str = Field("training.captioning:open_captioner", description="dotted name of an OpenCaptioner")
+    text_reader: str = Field("training.prompt_coverage:read_texts", description="dotted name of a ReadTexts")
+    llm: str = Field("training.text_generation:open_writer", description="dotted name of an OpenTextGenerator")
+    llm_key: SecretStr | None = Field(
+        None, description="API key of a language model server (prompts generate --address)"
     )
     importer: str = Field(
         "training.interop.import_checkpoint:take_in",
         description="dotted name of a CheckpointImporter",
     )
-    styler: str = Field(
-        "training.pipelines.loras:add_styles", description="dotted name of an AddLoras"
-    )
+    lora_loader: str = Field("training.pipelines.loras:add_styles", description="dotted name of an AddLoras")
     exporter: str = Field(
         "training.interop.export_checkpoint:give_out",
         description="dotted name of a CheckpointExporter",
     )
-    embedder: str = Field(
-        "curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder"
-    )
+    embedder: str = Field("curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder")
     embedder_model: str | None = Field(
         None, description="weights of the embedder: a CLIP or DINO by hub name or folder"
     )
-    aesthetic: Path | None = Field(
-        None, description="LAION's linear aesthetic predictor for that CLIP, as safetensors"
-    )
-    pages: str = Field(
+    aesthetic: Path | None = Field(None, description="LAION's linear aesthetic predictor for that CLIP, as safetensors")
+    front_end: str = Field(
         "annotator_ui.app:mount",
         description="dotted name of the function that mounts the front end on the API",
     )
@@ -111,18 +83,13 @@ class Settings(BaseSettings):
     port: int = Field(8765, ge=0, le=65_535, description="port of the API; 0 takes a free port")
     trusted_proxies: str = Field(
         "",
-        description="addresses or networks, comma separated, of proxies whose X-Forwarded-For is "
-        "trusted",
+        description="addresses or networks, comma separated, of proxies whose X-Forwarded-For is trusted",
     )
     secret: SecretStr | None = Field(
         None, description="secret that signs sessions; generated and kept in the home when not set"
     )
-    lease_seconds: int = Field(
-        60, ge=1, description="seconds after which a worker's claims expire without a heartbeat"
-    )
-    review_lease_seconds: int = Field(
-        300, ge=1, description="seconds after which a reviewer's claims expire"
-    )
+    lease_seconds: int = Field(60, ge=1, description="seconds after which a worker's claims expire without a heartbeat")
+    review_lease_seconds: int = Field(300, ge=1, description="seconds after which a reviewer's claims expire")
     image_megapixels: float = Field(
         40,
         gt=0,
@@ -132,12 +99,10 @@ class Settings(BaseSettings):
     image_aspect: float = Field(
         16, ge=1, description="largest aspect ratio of an imported image, longer to shorter side"
     )
-    image_megabytes: int = Field(
-        64, ge=1, le=1024, description="largest image file that is read, in MiB"
-    )
+    image_megabytes: int = Field(64, ge=1, le=1024, description="largest image file that is read, in MiB")
     session_hours: int = Field(12, ge=1, description="hours after which a session expires")
 
-    @field_validator("database", "queue", "objects", "objects_endpoint", "address")
+    @field_validator("database", "queue", "storage", "storage_endpoint", "public_url")
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
         """Accept 'embedded', or a URL with a scheme and, if it has a port, a valid port."""
@@ -166,9 +131,9 @@ class Settings(BaseSettings):
         return self.database == EMBEDDED
 
     @property
-    def image_limits(self) -> Limits:
+    def image_limits(self) -> ImageLimits:
         """The limits on one image that a user imports."""
-        return Limits(
+        return ImageLimits(
             self.image_megabytes << 20,
             round(self.image_megapixels * MEGAPIXEL),
             aspect=self.image_aspect,
@@ -177,12 +142,12 @@ class Settings(BaseSettings):
     @property
     def public_address(self) -> str:
         """The URL of the API for browsers, without a slash at the end."""
-        return (self.address or f"http://{self.host}:{self.port}").rstrip("/")
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
 
     @property
-    def other_desk(self) -> str | None:
+    def labeling_url(self) -> str | None:
         """The URL of Label Studio; None if people review only in the built-in front end."""
-        return None if self.desk == "pages" else self.desk.partition("+")[2].rstrip("/")
+        return None if self.labeling == "pages" else self.labeling.partition("+")[2].rstrip("/")
 
     def path(self, name: str) -> Path:
         """Return a folder of the home as an absolute path, and create it if it is missing.
@@ -210,15 +175,12 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """Return this process's environment with these settings, for the processes it starts."""
-        given = {
-            f"LAYERLOOP_{name.upper()}": str(value)
-            for name, value in self.model_dump(exclude_none=True).items()
-        }
+        given = {f"LAYERLOOP_{name.upper()}": str(value) for name, value in self.model_dump(exclude_none=True).items()}
         # model_dump() masks secrets, so they are added in clear text.
         for name, secret in (
             ("SECRET", self.secret),
-            ("WRITER_KEY", self.writer_key),
-            ("DESK_TOKEN", self.desk_token),
+            ("LLM_KEY", self.llm_key),
+            ("LABELING_TOKEN", self.labeling_token),
         ):
             if secret is not None:
                 given[f"LAYERLOOP_{name}"] = secret.get_secret_value()

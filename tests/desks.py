@@ -21,8 +21,8 @@ from curation.db.engine import Database
 from curation.db.tables import (
     candidates,
     decisions,
-    desk_answers,
-    desk_postings,
+    labeling_annotations,
+    labeling_tasks,
     reviewers,
     samples,
 )
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from curation.adapters.label_studio import LabelStudioBackend
 
 ACCEPT, REJECT = Verdict.accept, Verdict.reject
-HOOK = ("http://127.0.0.1:1/api/desk/hook", {HOOK_HEADER: "secret"})
+HOOK = ("http://127.0.0.1:1/api/labeling/webhook", {HOOK_HEADER: "secret"})
 """Where nobody listens: tests collect by themselves."""
 
 
@@ -59,7 +59,7 @@ class Studio:
         if os.environ.get("CI") != "true" and not (cache() / f"label-studio-{VERSION}" / "complete").exists():
             missing(
                 "Label Studio",
-                "make demo DESK=label-studio installs it, or name its folder in LAYERLOOP_TEST_LABEL_STUDIO",
+                "make demo LABELING=label-studio installs it, or name its folder in LAYERLOOP_TEST_LABEL_STUDIO",
             )
         self.folder = folder
         self.port = free_port()
@@ -196,8 +196,8 @@ class Seat:
     def task(self, place: int) -> int:
         """The task of a candidate, by its place."""
         with self.database.transaction() as tx:
-            mine = (desk_postings.c.candidate_id == self.candidates[place]) & (desk_postings.c.state != "down")
-            return int(tx.scalar(sa.select(desk_postings.c.number).where(mine)))
+            mine = (labeling_tasks.c.candidate_id == self.candidates[place]) & (labeling_tasks.c.state != "down")
+            return int(tx.scalar(sa.select(labeling_tasks.c.number).where(mine)))
 
     def state(self, place: int) -> str:
         """A candidate's state."""
@@ -221,8 +221,8 @@ class Seat:
     def refusals(self) -> list[str]:
         """The sentences with which answers were refused."""
         with self.database.transaction() as tx:
-            rows = sa.select(desk_answers.c.refused).where(desk_answers.c.refused.is_not(None))
-            return list(tx.execute(rows.order_by(desk_answers.c.said_at)).scalars())
+            rows = sa.select(labeling_annotations.c.refused).where(labeling_annotations.c.refused.is_not(None))
+            return list(tx.execute(rows.order_by(labeling_annotations.c.said_at)).scalars())
 
     def accepted(self) -> int:
         """How many samples stand."""

@@ -54,8 +54,8 @@ def make_history(tx: Transaction, reviewer_id: int, past: Sequence[Past]) -> int
             tx.execute(sa.insert(gold), known | {"severity": one.severity})
         said = {
             "candidate_id": id_, "reviewer_id": reviewer_id, "verdict": "accept" if one.accept else "reject",
-            "desk": "pages", "key": uuid.uuid4(), "dwell_ms": one.dwell_ms,
-            "at": BEGAN + timedelta(seconds=one.seconds),
+            "channel": "pages", "key": uuid.uuid4(), "dwell_ms": one.dwell_ms,
+            "created_at": BEGAN + timedelta(seconds=one.seconds),
         }  # fmt: skip
         made = tx.execute(sa.insert(decisions).returning(decisions.c.id), said).scalar_one()
         if one.undone:

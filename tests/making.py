@@ -42,7 +42,7 @@ def make_round(tx: Transaction, checkpoint: str | None = None, quota: int = 100,
     """An open round drawn by a checkpoint (made when none is given); returns its id."""
     checkpoint = checkpoint or make_checkpoint(tx, uuid.uuid4().hex)
     row = {
-        "purpose": "drawn",
+        "purpose": "generated",
         "kind": kind,
         "checkpoint_id": checkpoint,
         "quota": quota,

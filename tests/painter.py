@@ -35,7 +35,7 @@ class Painter:
     def _draw(self, request: DrawRequest) -> np.ndarray:
         time.sleep(SECONDS_EACH)
         asked = SUBJECTS[request.prompt.text]
-        others = [one for one in SUBJECTS.values() if one.figure == asked.figure and one.colour != asked.colour]
+        others = [one for one in SUBJECTS.values() if one.shape == asked.shape and one.colour != asked.colour]
         subject = others[request.seed % len(others)] if request.seed % 4 == 0 and others else asked
         return draw(subject, np.random.default_rng(request.seed), 64)
 

@@ -114,7 +114,7 @@ def radosgw(folder: Path) -> Iterator[S3Server]:
     (folder / "mon").mkdir()
     (folder / "osd").mkdir()
     server = S3Server(f"http://127.0.0.1:{gateway}", "test-access", "test-secret")
-    user = ["--uid=test", "--display-name=test", "--access-key=test-access", "--secret-key=test-secret"]
+    user = ["--uid=test", "--display-name=test", "--role-key=test-access", "--secret-key=test-secret"]
     frontend = f"beast endpoint=127.0.0.1:{gateway}"
     started: list[subprocess.Popen[bytes]] = []
 

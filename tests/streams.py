@@ -85,7 +85,7 @@ def judge_waiting(
     rows = [
         {
             "candidate_id": id_, "reviewer_id": person, "verdict": Verdict.accept if good[id_] else Verdict.reject,
-            "desk": "pages", "key": content_id("said", id_), "dwell_ms": dwell_ms,
+            "channel": "pages", "key": content_id("said", id_), "dwell_ms": dwell_ms,
         }
         for id_ in ids
     ]  # fmt: skip

@@ -53,15 +53,12 @@ def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> LoadedCheckpoint:
     transparency = open_transparency(preset, *load_part(store, _file(checkpoint, "transparency")))
     # These two parts are optional: a checkpoint may have latent transparency alone.
     base, layers = (
-        load_part(store, checkpoint.files[part]) if part in checkpoint.files else None
-        for part in ("base", "layers")
+        load_part(store, checkpoint.files[part]) if part in checkpoint.files else None for part in ("base", "layers")
     )
     # Any other part is a user LoRA ("style-N") or the weights of a layer mode.
     others = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
     modes = {part: file for part, file in others.items() if not part.startswith(STYLE)}
-    style_parts = sorted(
-        others.keys() - modes.keys(), key=lambda part: int(part.removeprefix(STYLE))
-    )
+    style_parts = sorted(others.keys() - modes.keys(), key=lambda part: int(part.removeprefix(STYLE)))
     styles = [load_part(store, others[part]) for part in style_parts]
     return LoadedCheckpoint(preset, backbone, transparency, base, layers, modes, styles)
 

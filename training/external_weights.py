@@ -44,7 +44,7 @@ _MOST_INDEX = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
-class Header:
+class WeightsHeader:
     """The header of a safetensors file, or the joint headers of its shards."""
 
     path: Path  # as given by the caller
@@ -60,15 +60,11 @@ class Header:
 
     def within(self, prefix: str) -> Self:
         """Return the tensors whose names begin with `prefix`, named without it."""
-        shapes = {
-            name.removeprefix(prefix): shape
-            for name, shape in self.shapes.items()
-            if name.startswith(prefix)
-        }
+        shapes = {name.removeprefix(prefix): shape for name, shape in self.shapes.items() if name.startswith(prefix)}
         return replace(self, shapes=shapes, prefix=self.prefix + prefix)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> WeightsHeader:
     """Read the names and shapes of a file's tensors, and nothing else.
 
     Args:
@@ -98,10 +94,10 @@ def read_header(path: Path) -> Header:
     if missing := sorted(indexed - shapes.keys()):
         absent = f"{len(missing)} tensors of its index are in none of its shards"
         raise Refused(f"{path}: {absent}, such as {missing[0]!r}", "download all shards again")
-    return Header(path, shapes, metadata, files)
+    return WeightsHeader(path, shapes, metadata, files)
 
 
-def read_tensors(source: Path | Header, names: Iterable[str]) -> dict[str, Tensor]:
+def read_tensors(source: Path | WeightsHeader, names: Iterable[str]) -> dict[str, Tensor]:
     """Read tensors in the file's own dtypes.
 
     Args:
@@ -112,7 +108,7 @@ def read_tensors(source: Path | Header, names: Iterable[str]) -> dict[str, Tenso
         NotFound: A file does not exist.
         Refused: A tensor is quantized or has NaN or infinite values.
     """
-    header = source if isinstance(source, Header) else Header(source, {}, {}, _shards(source)[0])
+    header = source if isinstance(source, WeightsHeader) else WeightsHeader(source, {}, {}, _shards(source)[0])
     tensors: dict[str, Tensor] = {}
     requested = list(names)
     for path in header.files or (header.path,):
@@ -124,14 +120,14 @@ def read_tensors(source: Path | Header, names: Iterable[str]) -> dict[str, Tenso
     return {name: tensors[name] for name in requested}
 
 
-def read_number(source: Path | Header, name: str) -> float:
+def read_number(source: Path | WeightsHeader, name: str) -> float:
     """Read a tensor with a single number, such as a LoRA's alpha.
 
     Raises:
         NotFound: The file or the tensor does not exist.
         Refused: The tensor is not one finite number.
     """
-    header = source if isinstance(source, Header) else Header(source, {}, {}, _shards(source)[0])
+    header = source if isinstance(source, WeightsHeader) else WeightsHeader(source, {}, {}, _shards(source)[0])
     key = header.prefix + name
     for path in header.files or (header.path,):
         with _open(path) as file:
@@ -150,9 +146,7 @@ def read_number(source: Path | Header, name: str) -> float:
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> Tensor:
     """Return the tensor. Raises Refused if it is quantized or not finite."""
     if not tensor.is_floating_point() or tensor.element_size() < 2:  # fp8 has no arithmetic
-        raise Refused(
-            f"{path}: {name!r} has dtype {tensor.dtype}", "quantized files are not supported"
-        )
+        raise Refused(f"{path}: {name!r} has dtype {tensor.dtype}", "quantized files are not supported")
     if not torch.isfinite(tensor).all():
         raise Refused(
             f"{path}: {name!r} is not finite (NaN or infinity)",
@@ -173,10 +167,7 @@ def _shards(path: Path) -> tuple[tuple[Path, ...], set[str]]:
         if index.is_file():
             return _shards(index)
         count = int(shard["count"])
-        named = [
-            f"{shard['stem']}-{number:05}-of-{shard['count']}.safetensors"
-            for number in range(1, count + 1)
-        ]
+        named = [f"{shard['stem']}-{number:05}-of-{shard['count']}.safetensors" for number in range(1, count + 1)]
         return _require_files(path, named), set()
     if not path.name.endswith(_INDEX) or not path.is_file():
         return (path,), set()
@@ -185,9 +176,7 @@ def _shards(path: Path) -> tuple[tuple[Path, ...], set[str]]:
         index = json.loads(path.read_bytes()[:_MOST_INDEX])
         tensors = {str(name): str(file) for name, file in index["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Refused(
-            f"{path} is not a valid index of shards: {error}", "download it again"
-        ) from error
+        raise Refused(f"{path} is not a valid index of shards: {error}", "download it again") from error
     names = sorted(set(tensors.values()))
     if not names or any(Path(name).name != name or name in {"", ".", ".."} for name in names):
         raise Refused(
@@ -212,11 +201,7 @@ def _open(path: Path) -> Iterator[Any]:
     """Open a file with safetensors, which checks the header's length (100 MB) and every offset."""
     if path.is_dir():
         inside = sorted(file.name for file in path.glob("*.safetensors*"))
-        hint = (
-            f"give the files in it, such as {path / inside[0]}"
-            if inside
-            else "it has no safetensors files"
-        )
+        hint = f"give the files in it, such as {path / inside[0]}" if inside else "it has no safetensors files"
         raise NotFound(f"there is no file {path}: it is a folder", hint)
     if not path.is_file():
         raise NotFound(f"there is no file {path}")

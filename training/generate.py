@@ -19,9 +19,7 @@ from training.synthesis.generator import PairSynthesis
 from training.synthesis.inpainting import open_inpainter
 
 
-def open_generator(
-    checkpoint: Checkpoint, store: ObjectStore, *, joined: bool = True
-) -> LayerGenerator:
+def open_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool = True) -> LayerGenerator:
     """Open a checkpoint as a generator of layers (the port LAYERLOOP_GENERATOR).
 
     It runs on a GPU if there is one. Pretrained models generate through the public pipelines
@@ -64,7 +62,5 @@ def open_generator(
         denoiser = single_generator.denoiser
     else:
         denoiser = StableDiffusion(parts.preset, taught=single_generator.pipe.pipeline)
-    layered = (
-        open_layers(denoiser, *parts.layers).to(device, next(denoiser.parameters()).dtype).eval()
-    )
+    layered = open_layers(denoiser, *parts.layers).to(device, next(denoiser.parameters()).dtype).eval()
     return LayersGenerator(parts, single_generator, layered, store, joined=joined)

@@ -25,9 +25,7 @@ MARK = "layerloop "
 """Prefix of the lines of standard output that carry messages; other lines are library logs."""
 
 
-def launch(
-    order: TrainingRequest, store: ObjectStore, folder: Path, report: Report, processes: int
-) -> Checkpoint:
+def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report, processes: int) -> Checkpoint:
     """Train in several processes on this machine, one per GPU if there are any.
 
     Progress is that of the first process. An exception from `report` ends all processes; if this
@@ -47,8 +45,7 @@ def launch(
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         hint = f"--set processes={torch.cuda.device_count()}"
         raise Refused(
-            f"{processes} processes need as many GPUs; this machine has "
-            f"{torch.cuda.device_count()}",
+            f"{processes} processes need as many GPUs; this machine has {torch.cuda.device_count()}",
             hint,
         )
     # Without GPUs, more processes than cores only wait for each other.

@@ -57,14 +57,14 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Networks:
+class StageNetworks:
     """The networks of a stage on the "meta" device, where they are cheap to build."""
 
     backbone: Autoencoder
     transparency: Transparency
     denoiser: Denoiser | None
 
-    def bring(self) -> Networks:
+    def bring(self) -> StageNetworks:
         """Materialize the networks under the memory tracker and return them."""
         for network in (self.backbone, self.transparency, self.denoiser):
             bring_from_meta(network)
@@ -90,11 +90,7 @@ def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in STAGES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(STAGES)}")
-    if (
-        "latents" in STAGES[order.recipe]
-        and preset.family
-        and find_family(preset.family).denoiser is None
-    ):
+    if "latents" in STAGES[order.recipe] and preset.family and find_family(preset.family).denoiser is None:
         raise Refused(
             f"the family {preset.family} does not support training a base",
             "use the recipe 'transparency'",
@@ -135,20 +131,12 @@ def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
                 enable_checkpointing(network)
         recipe.train()
         trainable = [parameter for parameter in recipe.parameters() if parameter.requires_grad]
-        averaged = [
-            parameter for parameter in recipe.averaged().parameters() if parameter.requires_grad
-        ]
+        averaged = [parameter for parameter in recipe.averaged().parameters() if parameter.requires_grad]
         sizes.update(
             trainable=trainable,
             averaged=sum(p.nbytes for p in averaged) if recipe.pace.decay else 0,
         )
-        sizes.update(
-            blocks=[
-                sum(p.nbytes for p in b.parameters())
-                for core in recipe.cores()
-                for b in blocks(core)
-            ]
-        )
+        sizes.update(blocks=[sum(p.nbytes for p in b.parameters()) for core in recipe.cores() for b in blocks(core)])
         return recipe, lambda: recipe(rows, recipe.pace.images)[0]
 
     step = measure_step(build, preset.precision, on_gpu=on_gpu)
@@ -158,9 +146,7 @@ def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
     return _fullest(preset, step, state, moment, average, max(sizes["blocks"], default=0))
 
 
-def _fullest(
-    preset: Preset, step: StepMemory, state: int, moment: int, average: int, block: int
-) -> dict[str, int]:
+def _fullest(preset: Preset, step: StepMemory, state: int, moment: int, average: int, block: int) -> dict[str, int]:
     """Return the larger of the two peaks, with the overhead or savings of several processes."""
     gradients, activations = step.gradients, step.activations
     # With accumulation the gradients of earlier micro-batches are allocated from the beginning.
@@ -173,9 +159,7 @@ def _fullest(
     # FSDP shards all of it, but gathers the weights of two blocks at a time.
     if preset.processes > 1 and preset.sharded:
         weights += step.learning // preset.processes - step.learning + 2 * block
-        gradients, state, average = (
-            size // preset.processes for size in (gradients, state, average)
-        )
+        gradients, state, average = (size // preset.processes for size in (gradients, state, average))
     # DDP copies the gradients into communication buckets.
     elif preset.processes > 1:
         gradients += step.learning  # the gradient buckets of DDP
@@ -199,26 +183,20 @@ def _used(preset: Preset, stage: str, lasting: Mapping[str, int]) -> dict[str, i
     return {**held, "activations": step.activations}
 
 
-def _make_transparency(preset: Preset, networks: Networks) -> tuple[TrainingStage, Rows]:
+def _make_transparency(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Rows]:
     """Return the stage of latent transparency and a batch for it."""
     count, side = preset.transparency_batch, preset.image_size
-    training_stage = TransparencyStage(
-        preset, networks.transparency, cast("Any", None), networks.backbone
-    )
+    training_stage = TransparencyStage(preset, networks.transparency, cast("Any", None), networks.backbone)
     batch = {"rgba": torch.zeros(count, 4, side, side), "padded": torch.zeros(count, 3, side, side)}
     return training_stage, {**batch, "keep": torch.ones(count)}
 
 
-def _make_base(preset: Preset, networks: Networks) -> tuple[TrainingStage, Rows]:
+def _make_base(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Rows]:
     """Return the stage of the base and a batch for it."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    texts = (
-        ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
-    )
-    training_stage = DenoiserStage(
-        preset, denoiser, nothing, nothing, texts, networks.backbone, networks.transparency
-    )
+    texts = ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    training_stage = DenoiserStage(preset, denoiser, nothing, nothing, texts, networks.backbone, networks.transparency)
     count, side = preset.base_batch, preset.image_size // preset.stride
     latent_BCHW = torch.zeros(count, preset.latent_channels, side, side)
     batch = {
@@ -231,17 +209,13 @@ def _make_base(preset: Preset, networks: Networks) -> tuple[TrainingStage, Rows]
     return training_stage, {**batch, "conditions": _conditions(denoiser, count)}
 
 
-def _make_layers(preset: Preset, networks: Networks) -> tuple[TrainingStage, Rows]:
+def _make_layers(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Rows]:
     """Return the stage of layers and a batch of pairs for it, with all roles."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    texts = (
-        ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
-    )
+    texts = ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
     layered = new_layers(preset, denoiser)
-    training_stage = LayersStage(
-        preset, layered, nothing, nothing, texts, networks.backbone, networks.transparency
-    )
+    training_stage = LayersStage(preset, layered, nothing, nothing, texts, networks.backbone, networks.transparency)
     count, roles, side = preset.layers_batch, preset.layer_roles, preset.image_size // preset.stride
     latent_PLCHW = torch.zeros(count, len(roles), preset.latent_channels, side, side)
     # A batch of pairs: latents and noise of every role.
@@ -258,9 +232,7 @@ def _make_layers(preset: Preset, networks: Networks) -> tuple[TrainingStage, Row
         return training_stage, {**batch, **conditioning, "texts": [[""] * len(roles)] * count}
     # Text states for every layer of every pair.
     flat = _conditions(denoiser, count * len(roles))
-    conditioning["conditions"] = flat.map(
-        lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:])
-    )
+    conditioning["conditions"] = flat.map(lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:]))
     return training_stage, {**batch, **conditioning}
 
 
@@ -272,29 +244,25 @@ def _conditions(denoiser: StableDiffusion, count: int) -> Conditions:
         return Conditions(states_BLD)
     # SDXL also takes pooled text states and six embedded sizes (original, crop, target).
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-    return Conditions(
-        states_BLD, pooled_BP=torch.zeros(count, pooled), sizes_B6=torch.zeros(count, 6)
-    )
+    return Conditions(states_BLD, pooled_BP=torch.zeros(count, pooled), sizes_B6=torch.zeros(count, 6))
 
 
-def _encode(preset: Preset, networks: Networks) -> Callable[[], object]:
+def _encode(preset: Preset, networks: StageNetworks) -> Callable[[], object]:
     """Return the encoding of one batch of the latent cache."""
     side = preset.image_size
     rgba_B4HW = torch.zeros(fill_batch((side, side)), 4, side, side)
     encoder = networks.transparency.encoder
-    return lambda: adjusted_posterior(
-        networks.backbone, encoder, rgba_B4HW[:, 3:], rgba_B4HW[:, :3]
-    )
+    return lambda: adjusted_posterior(networks.backbone, encoder, rgba_B4HW[:, 3:], rgba_B4HW[:, :3])
 
 
-def _decode(preset: Preset, networks: Networks) -> Callable[[], object]:
+def _decode(preset: Preset, networks: StageNetworks) -> Callable[[], object]:
     """Return the decoding of the images of a sample grid."""
     side = preset.image_size // preset.stride
     latent_BCHW = torch.zeros(min(SHEET, preset.draw_batch), preset.latent_channels, side, side)
     return lambda: decode_rgba(networks.backbone, networks.transparency.decoder, latent_BCHW)
 
 
-def _build(preset: Preset, stage: str) -> Networks:
+def _build(preset: Preset, stage: str) -> StageNetworks:
     """Build the networks of a stage.
 
     Latent transparency is trainable only without a denoiser, and the base only without layers.
@@ -305,16 +273,12 @@ def _build(preset: Preset, stage: str) -> Networks:
         if preset.model is not None:
             backbone = KLAutoencoder(build_part(preset, "vae"))
         transparency = Transparency(preset).requires_grad_(not base)
-        denoiser = (
-            (_UnloadedStableDiffusion(preset) if preset.family else BuiltinDenoiser(preset))
-            if base
-            else None
-        )
+        denoiser = (_UnloadedStableDiffusion(preset) if preset.family else BuiltinDenoiser(preset)) if base else None
         # Layer adapters train on a frozen base, kept in the compute precision.
         if denoiser is not None and stage == "layers":
             half = COMPUTED_IN[preset.precision] if preset.family and not preset.sharded else None
             denoiser.requires_grad_(False).to(half)  # as training.layers.train does
-    return Networks(backbone.requires_grad_(False), transparency, denoiser)
+    return StageNetworks(backbone.requires_grad_(False), transparency, denoiser)
 
 
 class _UnloadedStableDiffusion(StableDiffusion):
@@ -341,9 +305,7 @@ def _image_bytes(preset: Preset, stage: str) -> int:
     """Return the bytes of one image kept in memory: pixels, and the mean and std of its latent."""
     pixels = 4 * preset.image_size**2
     latent = preset.latent_channels * (preset.image_size // preset.stride) ** 2
-    layer = pixels + (
-        0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize
-    )
+    layer = pixels + (0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize)
     return layer * (len(preset.layer_roles) if stage == "layers" else 1)
 
 
@@ -355,9 +317,7 @@ def _advise(held: Mapping[str, int], preset: Preset, stage: str, *, on_gpu: bool
     # Compare with common GPUs, after the context and fragmentation.
     needed = peak * (1 + SCATTERED) / GIB + CONTEXT
     fitting = next((card for card in CARDS if needed <= card), None)
-    fit = (
-        f"fits a {fitting} GiB GPU" if fitting else f"needs {needed:.0f} GiB, more than one GPU has"
-    )
+    fit = f"fits a {fitting} GiB GPU" if fitting else f"needs {needed:.0f} GiB, more than one GPU has"
     saving = _relief(held, preset, stage) if stage in TRAINED and fitting != CARDS[0] else ""
     return f"{fit}; less with {saving}" if saving else fit
 
@@ -382,9 +342,5 @@ def _relief(held: Mapping[str, int], preset: Preset, stage: str) -> str:
             preset.optimiser in {"adamw", "adamw_fused"},
         ),
     )
-    possible = [
-        (saved, change)
-        for change, saved, applies in changes
-        if applies and saved > sum(held.values()) // 20
-    ]
+    possible = [(saved, change) for change, saved, applies in changes if applies and saved > sum(held.values()) // 20]
     return max(possible)[1] if possible else ""

@@ -9,10 +9,8 @@ from training.presets.presets import find_preset
 from training.presets.tokenization import words_of
 
 
-def read_texts(
-    preset: str, changes: Mapping[str, str], texts: Sequence[str]
-) -> Sequence[TextRead] | None:
-    """Return the words of each text and how many of them are read (the port LAYERLOOP_READER).
+def read_texts(preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
+    """Return the words of each text and how many of them are read (the port LAYERLOOP_TEXT_READER).
 
     Args:
         preset: The preset's name.

@@ -43,14 +43,10 @@ def describe(part: str, order: TrainingRequest, code_version: str, **more: objec
     return {name: str(value) for name, value in (metadata | more).items()}
 
 
-def save_part(
-    store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> str:
+def save_part(store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Store one part's tensors and return the sha256 of the file."""
     separate = apart({name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())})
-    return store.put(
-        save(separate, {KEY: canonical_json({**metadata, "format": FORMAT, "part": part})})
-    )
+    return store.put(save(separate, {KEY: canonical_json({**metadata, "format": FORMAT, "part": part})}))
 
 
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,9 +57,7 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # Views, strided tensors and shared storages need a copy.
         storage = tensor.untyped_storage()
         has_own_storage = (
-            tensor.is_contiguous()
-            and storage.nbytes() == tensor.nbytes
-            and storage.data_ptr() not in seen
+            tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
         )
         seen.add(storage.data_ptr())
         separate[name] = tensor if has_own_storage else tensor.contiguous().clone()
@@ -104,11 +98,7 @@ def read_metadata(data: bytes, sha256: str) -> Metadata:
         metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][KEY])
         found = dict(metadata)["format"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Refused(
-            f"object {sha256[:12]} is not a safetensors file of weights ({error})", hint
-        ) from error
+        raise Refused(f"object {sha256[:12]} is not a safetensors file of weights ({error})", hint) from error
     if found != FORMAT:
-        raise Refused(
-            f"weights {sha256[:12]} have format {found!r}, not {FORMAT!r}", "upgrade Layerloop"
-        )
+        raise Refused(f"weights {sha256[:12]} have format {found!r}, not {FORMAT!r}", "upgrade Layerloop")
     return {str(name): str(value) for name, value in metadata.items()}

@@ -43,15 +43,11 @@ def draw_sheet(rows: Sequence[Sequence[RGBA]], captions: Sequence[Sequence[str]]
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
             left, top = GAP + x * (side + GAP), GAP + y * (2 * side + TEXT + 2 * GAP)
-            enlarged = np.asarray(
-                Image.fromarray(image, "RGBA").resize((side, side), Image.Resampling.NEAREST)
-            )
+            enlarged = np.asarray(Image.fromarray(image, "RGBA").resize((side, side), Image.Resampling.NEAREST))
             sheet.paste(Image.fromarray(over(enlarged, checkerboard(side))), (left, top))
             sheet.paste(Image.fromarray(enlarged[..., 3]), (left, top + side))
             if y < len(captions) and x < len(captions[y]):
-                pen.text(
-                    (left, top + 2 * side), captions[y][x][: side // 5], fill=(0, 0, 0), font=font
-                )
+                pen.text((left, top + 2 * side), captions[y][x][: side // 5], fill=(0, 0, 0), font=font)
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()

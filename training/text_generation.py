@@ -34,12 +34,8 @@ def open_writer(model: str) -> LanguageModel:
         tokenizer = load_tokenizer(model)
     except (OSError, ValueError, ImportError) as error:
         hint = "the tokenizer belongs beside the weights; download the whole model"
-        raise Refused(
-            f"{model} has weights but no tokenizer: {str(error).splitlines()[0][:200]}", hint
-        ) from error
-    return LanguageModel(
-        network.to(device).eval(), tokenizer, f"{model}@{revision_of(model, network)}"
-    )
+        raise Refused(f"{model} has weights but no tokenizer: {str(error).splitlines()[0][:200]}", hint) from error
+    return LanguageModel(network.to(device).eval(), tokenizer, f"{model}@{revision_of(model, network)}")
 
 
 class LanguageModel:
@@ -58,9 +54,7 @@ class LanguageModel:
             seed: The seed of the sampling.
         """
         # A chat template brings its own special tokens.
-        inputs = self.tokenizer(
-            self._formatted(question), return_tensors="pt", add_special_tokens=not self._is_chat
-        )
+        inputs = self.tokenizer(self._formatted(question), return_tensors="pt", add_special_tokens=not self._is_chat)
         ids = inputs["input_ids"].to(self.network.device)
         # Sample from the seed without disturbing the process's random state.
         devices = [self.network.device] if self.network.device.type == "cuda" else []
@@ -86,7 +80,5 @@ class LanguageModel:
         if not self._is_chat:
             return f"{question}\n"
         messages = [{"role": "user", "content": question}]
-        text: str = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
+        text: str = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return text

@@ -110,15 +110,11 @@ def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Repo
     if dist.is_initialized() and dist.get_rank() > 0:
         return checkpoint
     metrics = evaluate(checkpoint, order.snapshot, store, report) if heldout else {}
-    sheet = store.put(
-        _sheet(checkpoint, order.snapshot, store, Split.heldout if heldout else Split.train, report)
-    )
+    sheet = store.put(_sheet(checkpoint, order.snapshot, store, Split.heldout if heldout else Split.train, report))
     return replace(checkpoint, evaluation=metrics, sheet=sheet)
 
 
-def _stages(
-    order: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool
-) -> list[str]:
+def _stages(order: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool) -> list[str]:
     """Return the stages that this training will report, in order."""
     stages = [] if files.get("backbone") else ["backbone"]
     for part in RECIPES[order.recipe]:
@@ -159,9 +155,7 @@ class _StageContext:
 
     def save(self, part: str, tensors: dict[str, Tensor], **facts: object) -> str:
         """Store a part with its metadata and return the sha256."""
-        return save_part(
-            self.store, part, tensors, describe(part, self.order, self.code_version, **facts)
-        )
+        return save_part(self.store, part, tensors, describe(part, self.order, self.code_version, **facts))
 
 
 def check_order(order: TrainingRequest) -> Preset:
@@ -174,11 +168,7 @@ def check_order(order: TrainingRequest) -> Preset:
     preset = find_preset(order.preset, order.changes)
     if order.recipe not in RECIPES:
         raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(RECIPES)}")
-    if (
-        {"base", "layers"} & {*RECIPES[order.recipe]}
-        and preset.family
-        and find_family(preset.family).denoiser is None
-    ):
+    if {"base", "layers"} & {*RECIPES[order.recipe]} and preset.family and find_family(preset.family).denoiser is None:
         hint = "use the recipe 'transparency'; sd15, sd21 and sdxl support training a base"
         raise Refused(f"preset {preset.name!r} supports latent transparency only", hint)
     # Fail on missing paths now rather than hours into the training.
@@ -211,9 +201,7 @@ def _fit_autoencoder(context: _StageContext) -> str:
             context.preset.image_size,
             context.preset.roles_learnt(context.preset.base_opaque),
         )
-        dataset = load_split(
-            context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles
-        )
+        dataset = load_split(context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles)
         fitted = range(min(FITTED_PICTURES, len(dataset)))
         rgba_B4HW = torch.stack([dataset.read(index)[1] for index in fitted])
         backbone = fit_backbone(context.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
@@ -242,9 +230,7 @@ def _train_transparency(context: _StageContext, files: dict[str, str]) -> str:
 def _train_base(context: _StageContext, files: dict[str, str]) -> str:
     """Train the base and store it."""
     start = load_part(context.store, files["base"]) if "base" in files else None
-    transparency = open_transparency(
-        context.preset, *load_part(context.store, files["transparency"])
-    )
+    transparency = open_transparency(context.preset, *load_part(context.store, files["transparency"]))
     backbone = _backbone(context, files)
     order, preset, store, folder, report = (
         context.order,
@@ -261,9 +247,7 @@ def _train_layers(context: _StageContext, files: dict[str, str]) -> str:
     """Train the layer adapters and store them."""
     base = load_part(context.store, files["base"])
     start = load_part(context.store, files["layers"]) if "layers" in files else None
-    transparency = open_transparency(
-        context.preset, *load_part(context.store, files["transparency"])
-    )
+    transparency = open_transparency(context.preset, *load_part(context.store, files["transparency"]))
     backbone = _backbone(context, files)
     order, preset, store, folder, report = (
         context.order,
@@ -272,9 +256,7 @@ def _train_layers(context: _StageContext, files: dict[str, str]) -> str:
         context.folder,
         context.report,
     )
-    tensors, facts = train_layers(
-        order, preset, store, folder, report, backbone, transparency, base, start
-    )
+    tensors, facts = train_layers(order, preset, store, folder, report, backbone, transparency, base, start)
     return context.save("layers", tensors, **facts, base=files["base"])
 
 
@@ -289,9 +271,7 @@ def _backbone(context: _StageContext, files: dict[str, str]) -> Autoencoder:
     return open_backbone(*load_part(context.store, files["backbone"]))
 
 
-def _sheet(
-    checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report
-) -> bytes:
+def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report) -> bytes:
     """Render the sample grid: images of a split, their reconstructions, and generated images.
 
     With a base there are two rows of its captions at fixed seeds, with layers three rows of pairs.
@@ -307,31 +287,22 @@ def _sheet(
         rows += [_generate(checkpoint, store, captions, seed) for seed in (0, 1)]
     row_captions = [captions] * len(rows)
     # Pairs, a row for each role.
-    prompts = [
-        _prompt(sample) for sample in dataset.samples if LayerRole.background in sample.layers
-    ][:SHEET_COLUMNS]
+    prompts = [_prompt(sample) for sample in dataset.samples if LayerRole.background in sample.layers][:SHEET_COLUMNS]
     if parts.layers is not None and prompts:
-        drawn = open_generator(checkpoint, store).draw(
-            [DrawRequest(prompt, 0) for prompt in prompts]
-        )
+        drawn = open_generator(checkpoint, store).draw([DrawRequest(prompt, 0) for prompt in prompts])
         rows += [[layers[role] for layers in drawn] for role in LayerRole]
         texts = [
-            (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text)
-            for prompt in prompts
+            (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text) for prompt in prompts
         ]
         row_captions += [list(row) for row in zip(*texts, strict=True)]
     report(Progress("sheet", 1, 1))
     return draw_sheet(rows, row_captions)
 
 
-def _generate(
-    checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int
-) -> list[RGBA]:
+def _generate(checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int) -> list[RGBA]:
     """Generate one foreground per caption at a fixed seed."""
     requests = [DrawRequest(Prompt(caption), seed) for caption in captions]
-    return [
-        layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)
-    ]
+    return [layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)]
 
 
 def _prompt(sample: Sample) -> Prompt:
@@ -348,9 +319,7 @@ def code_version() -> str:
     # A failure of git is not an error: the version alone is enough.
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
-        described = subprocess.run(
-            command, capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
+        described = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return curation.__version__
     return f"{curation.__version__}+{described}"

@@ -18,7 +18,7 @@ export function followAgreement(number) {
 }
 
 /** @param {RoundAgreement} told */
-function sentence({ consensus: { overlap, rule, certainty, machines_vote: voice }, adjudicating }) {
+function sentence({ consensus: { overlap, rule, certainty, rule_reviewer_votes: voice }, adjudicating }) {
   const by = rule === "majority" ? "their majority decides" : "what is known of each decides (Dawid and Skene)";
   const sure = certainty > 0.5 ? `, if it is at least ${Math.round(100 * certainty)} % sure` : "";
   const who = voice ? `${overlap} voices, one of which may be the oracle,` : `${overlap} people`;

@@ -109,12 +109,12 @@ function card(checkpoint, byId, draws) {
     me && mayAct(me, "trainer") && !draws
       ? button("Let it draw the next round", () => act(checkpoint), { class: "primary" })
       : null;
-  const sheet = checkpoint.sheet_url
+  const sheet = checkpoint.sample_grid_url
     ? make(
         "a",
-        { href: checkpoint.sheet_url, target: "_blank", class: "sample-sheet" },
+        { href: checkpoint.sample_grid_url, target: "_blank", class: "sample-sheet" },
         make("img", {
-          src: checkpoint.sheet_url,
+          src: checkpoint.sample_grid_url,
           alt: `Sample sheet of checkpoint ${short(checkpoint.id)}`,
           loading: "lazy",
         }),

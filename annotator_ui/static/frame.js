@@ -8,7 +8,7 @@ const RANK = ["annotator", "engineer", "trainer", "admin"];
 
 /** Shows who is signed in. @param {Me} me */
 export function showMe(me) {
-  fill(part("me"), make("strong", {}, me.name), " ", make("span", { class: "quiet" }, me.access));
+  fill(part("me"), make("strong", {}, me.name), " ", make("span", { class: "quiet" }, me.role));
   part("me").hidden = false;
   part("sign-out").hidden = false;
   for (const link of document.querySelectorAll("nav [data-access]")) {
@@ -26,7 +26,7 @@ export function showMe(me) {
 
 /** Whether somebody may do what needs this access. @param {Me} me @param {Access} access */
 export function mayAct(me, access) {
-  return RANK.indexOf(me.access) >= RANK.indexOf(access);
+  return RANK.indexOf(me.role) >= RANK.indexOf(access);
 }
 
 /**

@@ -10,7 +10,7 @@ export function showGates(gates, round) {
   fill(part("gates"), told.map(row));
   const closed = told.filter((gate) => gate.contradicted);
   part("gates-closed").hidden = closed.length === 0;
-  fill(part("gates-closed"), closed.map(farewell), closed.length > 0 && make("code", {}, `layerloop round take-back ${round}`));
+  fill(part("gates-closed"), closed.map(farewell), closed.length > 0 && make("code", {}, `layerloop round revert-auto ${round}`));
 }
 
 /** What a gate's errors are counted among. @param {RoundReport["gates"][number]} gate */

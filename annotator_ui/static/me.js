@@ -13,4 +13,4 @@ const PERIOD_MS = 15_000;
 installHelp(new Keys(document));
 const me = /** @type {Me | null} */ (await read("/api/me").catch(() => null));
 if (me) showMe(me);
-keepFresh(PERIOD_MS, async () => showStanding(part("standing"), /** @type {Standing} */ (await read("/api/me/figures"))));
+keepFresh(PERIOD_MS, async () => showStanding(part("standing"), /** @type {Standing} */ (await read("/api/me/stats"))));

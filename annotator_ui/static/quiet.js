@@ -51,8 +51,8 @@ function roundLines(round, here) {
   const states = round.counts;
   const waiting = round.own?.waiting ?? 0;
   const elsewhere = waiting && !here ? [roundLink(round.id, waiting)] : [];
-  const toDraw = (states["requested"] ?? 0) + (states["drawing"] ?? 0);
-  const toScreen = states["drawn"] ?? 0;
+  const toDraw = (states["requested"] ?? 0) + (states["generating"] ?? 0);
+  const toScreen = states["generated"] ?? 0;
   const all = round.quota;
   if (toDraw)
     return [

@@ -14,7 +14,7 @@ import { read, request } from "./request.js";
 import { ago, count, counted, date, duration, figure, kindOf, plain, rate, short } from "./words.js";
 
 const PERIOD_MS = 3_000;
-const FUNNEL = ["requested", "drawn", "shown", "decided", "accepted"];
+const FUNNEL = ["requested", "generated", "shown", "decided", "accepted"];
 const BESIDE = ["refused", "unshown", "waiting", "rejected", "failed"];
 
 const number = Number(location.pathname.split("/").at(-1));
@@ -96,17 +96,17 @@ function showUntaken(untaken) {
   );
 }
 
-/** People's reasons and the oracle's, never added up. @param {RoundReport["reasons"]} reasons */
+/** People's reasons and the rule_reviewer's, never added up. @param {RoundReport["reasons"]} reasons */
 function showReasons(reasons) {
   const said = (/** @type {string} */ kind) =>
     reasons
       .filter((row) => row.kind === kind)
       .map((row) => ({ name: row.layer ? `${row.layer}: ${row.reason}` : row.reason, value: row.count }));
-  const oracle = said("oracle");
+  const rule_reviewer = said("rule_reviewer");
   fill(
     part("reasons"),
     said("person").length ? bars(said("person")) : none("No reason was given yet."),
-    oracle.length > 0 && [make("h3", {}, "The oracle's"), bars(oracle)],
+    rule_reviewer.length > 0 && [make("h3", {}, "The rule_reviewer's"), bars(rule_reviewer)],
   );
 }
 
@@ -130,7 +130,7 @@ function link(address, text) {
 }
 
 /** @param {RoundReport} report */
-function tiles({ human, oracle, machine, defects_per_100: defects, seconds_left, funnel }) {
+function tiles({ human, rule_reviewer, auto_reviewer, defects_per_100: defects, seconds_left, funnel }) {
   const accepted = funnel["accepted"] ?? 0;
   const decided = funnel["decided"] ?? 0;
   const found = [
@@ -138,7 +138,7 @@ function tiles({ human, oracle, machine, defects_per_100: defects, seconds_left,
       "Accepted",
       count(accepted),
       decided
-        ? `${Math.round((100 * accepted) / decided)} % of ${count(decided)} decided${oracle.decisions ? ", the oracle's included" : ""}`
+        ? `${Math.round((100 * accepted) / decided)} % of ${count(decided)} decided${rule_reviewer.decisions ? ", the rule_reviewer's included" : ""}`
         : human.decisions
           ? `of ${counted(human.decisions, "decision")}, no candidate has all of its own yet`
           : "nothing decided yet",
@@ -151,17 +151,17 @@ function tiles({ human, oracle, machine, defects_per_100: defects, seconds_left,
     ),
     tile("People's time left", duration(seconds_left), `${counted(funnel["waiting"] ?? 0, "candidate")} waiting`),
   ];
-  if (oracle.decisions)
+  if (rule_reviewer.decisions)
     found.push(
       tile(
         "Oracle",
-        count(oracle.accepted),
-        `accepted of ${count(oracle.decisions)}; ${defects.oracle ? `${rate(defects.oracle.value)} defects per 100, ${interval(defects.oracle, "the oracle", oracle.decisions)}` : ""}`,
+        count(rule_reviewer.accepted),
+        `accepted of ${count(rule_reviewer.decisions)}; ${defects.rule_reviewer ? `${rate(defects.rule_reviewer.value)} defects per 100, ${interval(defects.rule_reviewer, "the rule_reviewer", rule_reviewer.decisions)}` : ""}`,
       ),
     );
-  if (machine.decisions)
+  if (auto_reviewer.decisions)
     found.push(
-      tile("Machine", count(machine.accepted), `accepted of ${count(machine.decisions)} that nobody was shown, within proven bounds`),
+      tile("Machine", count(auto_reviewer.accepted), `accepted of ${count(auto_reviewer.decisions)} that nobody was shown, within proven bounds`),
     );
   return found;
 }

@@ -37,8 +37,8 @@ function far(run) {
   if (run.state === "requested") return make("span", { class: "quiet" }, "waits for a worker");
   if (run.state === "finished") return make("span", { class: "quiet" }, "done");
   if (!run.progress?.total) return make("span", { class: "quiet" }, "starting");
-  const { stage, done, total, figures } = run.progress;
-  const told = Object.entries(figures)
+  const { stage, done, total, metrics } = run.progress;
+  const told = Object.entries(metrics)
     .slice(0, 2)
     .map(([name, value]) => `${plain(name)} ${figure(value, 3)}`);
   return [

@@ -29,7 +29,7 @@ async function signIn(token, confirmed = false) {
   part("switch").hidden = true;
   try {
     const me = /** @type {Me} */ (await request("POST", "/api/session", { token, switch: confirmed }));
-    location.replace(target(me.access));
+    location.replace(target(me.role));
   } catch (error) {
     form.removeAttribute("aria-busy");
     if (error instanceof Refusal && error.status === 409) return askToSwitch(token, error.message);

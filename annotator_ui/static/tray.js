@@ -156,7 +156,7 @@ export class Tray extends EventTarget {
       const count = Math.min(Math.max(missing, 0), MOST_AT_ONCE, MOST_HOLDING - Math.min(holding.size, MOST_HOLDING));
       const body = { round: this.#round, count, holding: [...holding].slice(0, MOST_HOLDING), page: this.page, previous: this.#previous };
       this.#released = false;
-      const answer = /** @type {TrayAnswer} */ (await this.#post("/api/review/tray", body));
+      const answer = /** @type {TrayAnswer} */ (await this.#post("/api/review/claims", body));
       for (const id of answer.lost) if (!this.#touched.has(id)) this.drop(id);
       const known = new Set([...this.held.map((held) => held.card.id), ...this.#inOutbox(), ...this.#touched]);
       const fresh = answer.candidates.filter((card) => !known.has(card.id));

@@ -41,9 +41,7 @@ class ChatServer:
     ) -> None:
         """Store the settings; nothing is sent yet. Raises Refused for an invalid URL."""
         if not address.startswith(("http://", "https://")):
-            raise Refused(
-                f"{address!r} is not the URL of a server", "use a URL like http://127.0.0.1:8000/v1"
-            )
+            raise Refused(f"{address!r} is not the URL of a server", "use a URL like http://127.0.0.1:8000/v1")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._address = address.rstrip("/") + "/chat/completions"
         self._model = model
@@ -78,9 +76,7 @@ class ChatServer:
         for attempt in range(TRIES):
             # Send the request; a lost connection counts as a try.
             try:
-                response = httpx.post(
-                    self._address, json=body, headers=self._headers, timeout=TIMEOUT
-                )
+                response = httpx.post(self._address, json=body, headers=self._headers, timeout=TIMEOUT)
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
                 wait = None
@@ -100,7 +96,7 @@ class ChatServer:
     def _read(self, response: httpx.Response) -> str | None:
         """Return the generated text; None if the response is not a chat completion."""
         if response.status_code in {401, 403}:
-            raise Refused(f"{self._address} refused the key", "set the key in LAYERLOOP_WRITER_KEY")
+            raise Refused(f"{self._address} refused the key", "set the key in LAYERLOOP_LLM_KEY")
         if response.is_client_error or response.is_redirect:
             raise Refused(
                 f"{self._address} refused: {_error_message(response)}",

@@ -28,13 +28,10 @@ from curation.adapters.label_studio_tasks import (
 )
 from curation.adapters.label_studio_view import as_result, look, read_result, shown
 from curation.domain import RuleVerdict, Verdict
-from curation.labeling.port import Annotation, Elsewhere, Placed, Project, Reading, RemoteTask, Task
+from curation.labeling.port import Annotation, Elsewhere, Placed, Project, ProjectReading, RemoteTask, Task
 
 TIMEOUT: Final = httpx.Timeout(60, connect=5)
-TASK_FIELDS: Final = (
-    "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,"
-    "lead_time"
-)
+TASK_FIELDS: Final = "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,lead_time"
 """Fields of tasks and of their annotations; the server filters both by the same list."""
 
 UNEDITED_WITHIN: Final = timedelta(milliseconds=50)
@@ -53,15 +50,11 @@ class LabelStudioBackend:
         hook: URL and headers of the webhook with which the server notifies us.
     """
 
-    def __init__(
-        self, address: str, token: str, hook: tuple[str, Mapping[str, str]] | None = None
-    ) -> None:
+    def __init__(self, address: str, token: str, hook: tuple[str, Mapping[str, str]] | None = None) -> None:
         """Create the client; nothing is sent yet."""
         self.address = address.rstrip("/")
         self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False)
-        self._client = LabelStudio(
-            base_url=self.address, api_key=token, max_retries=0, httpx_client=self._http
-        )
+        self._client = LabelStudio(base_url=self.address, api_key=token, max_retries=0, httpx_client=self._http)
         self._projects = Projects(self._client, self.address, hook)
         self._emails: dict[int, str] = {}
         self._own_account: tuple[int, str] | None = None
@@ -83,9 +76,7 @@ class LabelStudioBackend:
         """
         with translated(self.address):
             # Find or create the project, and repair its configuration and webhook.
-            remote = (
-                self._projects.make(board) if board.number is None else self._projects.find(board)
-            )
+            remote = self._projects.make(board) if board.number is None else self._projects.find(board)
             number = int(remote.id)
             trouble = self._projects.settle(remote, board, insist=True)
             self._projects.hang_hook(number, board)
@@ -115,7 +106,7 @@ class LabelStudioBackend:
                 if found is not None and own_id(found) == task.id:
                     self._update_task(number, board, batch, task)
 
-    def collect(self, board: Project, since: datetime | None, *, repair: bool = True) -> Reading:
+    def collect(self, board: Project, since: datetime | None, *, repair: bool = True) -> ProjectReading:
         """Count the tasks, and read the changed tasks with their annotations.
 
         Drafts and deleted tasks do not count as changes.
@@ -140,7 +131,7 @@ class LabelStudioBackend:
             if repair and since is None:
                 self._projects.hang_hook(int(remote.id), board)
         seen = self._read(int(remote.id), since)
-        return Reading(int(remote.task_number or 0), seen, mark, remote.created_at, trouble)
+        return ProjectReading(int(remote.task_number or 0), seen, mark, remote.created_at, trouble)
 
     def set_mark(self, board: Project, mark: int) -> bool:
         """Store a number in the project's webhook; return False if no webhook is configured.
@@ -189,9 +180,7 @@ class LabelStudioBackend:
                 # One call deletes a page of tasks.
                 if deletable:
                     chosen: Any = {"all": False, "included": deletable}
-                    self._client.actions.create(
-                        id="delete_tasks", project=project_number, selected_items=chosen
-                    )
+                    self._client.actions.create(id="delete_tasks", project=project_number, selected_items=chosen)
         return left
 
     def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[Elsewhere]:
@@ -245,11 +234,7 @@ class LabelStudioBackend:
         with translated(self.address):
             own = self._account()[0]
             found = [user for user in self._client.users.list() if user.id and int(user.id) != own]
-        return {
-            str(user.email).lower()
-            for user in found
-            if user.last_activity and user.last_activity >= since
-        }
+        return {str(user.email).lower() for user in found if user.last_activity and user.last_activity >= since}
 
     def whoami(self) -> str:
         """Return the address of the account that the token belongs to. Raises Unreachable."""
@@ -266,9 +251,7 @@ class LabelStudioBackend:
             self._own_account = int(found.id or 0), str(found.email).lower()
         return self._own_account
 
-    def _import(
-        self, remote: Any, project: Project, batch: uuid.UUID, tasks: Sequence[Task]
-    ) -> dict[uuid.UUID, str]:
+    def _import(self, remote: Any, project: Project, batch: uuid.UUID, tasks: Sequence[Task]) -> dict[uuid.UUID, str]:
         """Import tasks, and return those that the server refuses, each with the reason.
 
         The server refuses a request as a whole, so a refused batch is split until the refused tasks
@@ -318,11 +301,7 @@ class LabelStudioBackend:
         found = self._projects.tasks(
             project_number, [task_filter("data.batch", "equal", "String", str(batch))], "id,data"
         )
-        return {
-            task_id: remote
-            for remote in reversed(list(found))
-            if (task_id := own_id(remote)) is not None
-        }
+        return {task_id: remote for remote in reversed(list(found)) if (task_id := own_id(remote)) is not None}
 
     def _between(self, project_number: int, numbers: Sequence[int]) -> Iterator[Any]:
         """Yield tasks by sorted numbers, with the fields that show whether they changed."""
@@ -338,20 +317,14 @@ class LabelStudioBackend:
 
     def _users(self, *, fresh: bool = False) -> Mapping[int, str]:
         if fresh or not self._emails:
-            self._emails = {
-                int(user.id): str(user.email).lower()
-                for user in self._client.users.list()
-                if user.id
-            }
+            self._emails = {int(user.id): str(user.email).lower() for user in self._client.users.list() if user.id}
         return self._emails
 
     def _email(self, user_id: int) -> str:
         return self._users().get(user_id) or self._users(fresh=True).get(user_id, "")
 
     def _remote_task(self, remote: Any) -> RemoteTask:
-        annotations = [
-            item if isinstance(item, Mapping) else item.dict() for item in remote.annotations or ()
-        ]
+        annotations = [item if isinstance(item, Mapping) else item.dict() for item in remote.annotations or ()]
         return RemoteTask(
             int(remote.id),
             own_id(remote),
@@ -368,9 +341,7 @@ class LabelStudioBackend:
         the annotation in a user's name.
         """
         completed_by = annotation.get("completed_by")
-        author_id = int(
-            completed_by["id"] if isinstance(completed_by, Mapping) else completed_by or 0
-        )
+        author_id = int(completed_by["id"] if isinstance(completed_by, Mapping) else completed_by or 0)
         author = self._email(author_id)
         # Find out whether somebody else changed it.
         created_at = as_time(annotation["created_at"])
@@ -381,11 +352,7 @@ class LabelStudioBackend:
         )
         # Read the verdict.
         skipped = {"verdict": Verdict.skip}
-        verdict = (
-            skipped
-            if annotation.get("was_cancelled")
-            else read_result(annotation.get("result") or [])
-        )
+        verdict = skipped if annotation.get("was_cancelled") else read_result(annotation.get("result") or [])
         if not author:
             verdict = {"fault": f"there is no user with the number {author_id}"}
         fields = {"verdict": None, "seconds": annotation.get("lead_time")} | verdict

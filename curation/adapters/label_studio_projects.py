@@ -27,10 +27,7 @@ MODEL: Final = "order only"
 
 WEBHOOK_ACTIONS: Final = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 MARK_HEADER: Final = "X-Layerloop-Mark"
-DESCRIPTION: Final = (
-    "Image layers to accept or reject. Title and description may be edited; Layerloop keeps the "
-    "rest."
-)
+DESCRIPTION: Final = "Image layers to accept or reject. Title and description may be edited; Layerloop keeps the rest."
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
 MAX_EXPLAINED: Final = 3
 """Largest number of unknown controls, and of their tasks, that an error names."""
@@ -45,9 +42,7 @@ class Projects:
         hook: URL and headers of the webhook with which a project notifies us.
     """
 
-    def __init__(
-        self, client: LabelStudio, address: str, hook: tuple[str, Mapping[str, str]] | None
-    ) -> None:
+    def __init__(self, client: LabelStudio, address: str, hook: tuple[str, Mapping[str, str]] | None) -> None:
         self._client = client
         self._address = address
         self._hook = hook
@@ -81,11 +76,7 @@ class Projects:
             project: Number of the project.
             columns: The additional columns of a task, with the values of its first task.
         """
-        numbers = {
-            f"tasks:data.{name}": "Number"
-            for name, value in columns.items()
-            if not isinstance(value, str)
-        }
+        numbers = {f"tasks:data.{name}": "Number" for name, value in columns.items() if not isinstance(value, str)}
         images = {"tasks:data.thumbnail": "Image"} if "thumbnail" in columns else {}
         data = {
             "title": "Candidates",
@@ -149,11 +140,7 @@ class Projects:
         """
         names = {"label_config": "labeling configuration", "maximum_annotations": "overlap"}
         differing = [names[name] for name in self._differing(project, board)]
-        message = (
-            f"project {project.id} has another {' and '.join(differing)} by now"
-            if differing
-            else ""
-        )
+        message = f"project {project.id} has another {' and '.join(differing)} by now" if differing else ""
         return board.trouble or message
 
     def _differing(self, remote: Any, project: Project) -> dict[str, Any]:
@@ -180,11 +167,7 @@ class Projects:
         marked = dict(headers) | {MARK_HEADER: str(board.mark)}
         existing = self._find_webhook(project)
         if existing is not None:
-            marked |= {
-                name: value
-                for name, value in (existing.headers or {}).items()
-                if name == MARK_HEADER
-            }
+            marked |= {name: value for name, value in (existing.headers or {}).items() if name == MARK_HEADER}
         target: dict[str, Any] = {"url": f"{url}?board={board.id}", "headers": marked}
         if existing is None:
             options: dict[str, Any] = {
@@ -194,9 +177,7 @@ class Projects:
             }
             self._client.webhooks.create(project=project, is_active=True, **target, **options)
             return
-        if not existing.is_active or any(
-            getattr(existing, name) != value for name, value in target.items()
-        ):
+        if not existing.is_active or any(getattr(existing, name) != value for name, value in target.items()):
             self._client.webhooks.update(int(existing.id or 0), is_active=True, **target)
 
     def mark(self, project: int) -> int | None:
@@ -243,9 +224,7 @@ class Projects:
             if found is not None:
                 yield remote
 
-    def tasks(
-        self, project: int, wanted: Sequence[Mapping[str, Any]], include: str, most: int = PAGE
-    ) -> Iterator[Any]:
+    def tasks(self, project: int, wanted: Sequence[Mapping[str, Any]], include: str, most: int = PAGE) -> Iterator[Any]:
         """Yield tasks in the order of their numbers.
 
         Each page is read after the last number of the page before, since page numbers shift while
@@ -318,8 +297,7 @@ class Projects:
                     results = annotation.get("result") or ()
                     if any(result.get("from_name") == control for result in results):
                         found.append(
-                            f"annotation {annotation['id']} of task {task.id} uses the unknown "
-                            f"control {control!r}"
+                            f"annotation {annotation['id']} of task {task.id} uses the unknown control {control!r}"
                         )
         named = "; ".join(found) or detail_of(error)
         return f"project {number} does not accept its labeling configuration: {named}"
@@ -328,9 +306,7 @@ class Projects:
 def same_configuration(one: str | None, other: str) -> bool:
     """Return whether two labeling configurations are equal except for white space."""
     try:
-        return ET.canonicalize(one or "", strip_text=True) == ET.canonicalize(
-            other, strip_text=True
-        )
+        return ET.canonicalize(one or "", strip_text=True) == ET.canonicalize(other, strip_text=True)
     except ET.ParseError:
         return False
 
@@ -350,9 +326,7 @@ def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, 
 def detail_of(error: ApiError) -> str:
     """Return the server's error message, without ids and traces, so that equal errors are equal."""
     body = error.body if isinstance(error.body, Mapping) else {}
-    messages = [str(message) for message in _leaves(body.get("validation_errors"))] or [
-        str(body.get("detail") or "")
-    ]
+    messages = [str(message) for message in _leaves(body.get("validation_errors"))] or [str(body.get("detail") or "")]
     return " ".join(" ".join(messages).split())[:300] or "no reason given"
 
 
@@ -384,7 +358,7 @@ def _translate(address: str, error: ApiError) -> LayerloopError:
     if error.status_code in {401, 403}:
         return Unreachable(
             f"Label Studio at {address} does not accept the token ({error.status_code})",
-            "set a token of that server in LAYERLOOP_DESK_TOKEN",
+            "set a token of that server in LAYERLOOP_LABELING_TOKEN",
         )
     if error.status_code == 404:
         return NotFound(message)

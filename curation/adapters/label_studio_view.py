@@ -120,9 +120,7 @@ def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
     mark = f" {board_class(board)}" if board is not None else ""
     groups = PAIR if kind is Kind.pair else SINGLE
     reasons = "\n".join(_reasons(layer, listed) for layer, listed in groups.items())
-    views = "\n".join(
-        _view(name, keys) for name, keys in VIEWS.items() if name != "layer" or kind is Kind.pair
-    )
+    views = "\n".join(_view(name, keys) for name, keys in VIEWS.items() if name != "layer" or kind is Kind.pair)
     return f"""<View className="ll-page{mark}">
   <Style>{_style()}</Style>
   <View className="ll-candidate">
@@ -159,10 +157,7 @@ def look(posting: Task) -> str:
         for role in (FRONT, BACK)
         if role in posting.texts
     )
-    images = "".join(
-        f'<img class="ll-{role}" alt="{role}" src="{escape(posting.layers[role])}">'
-        for role in roles
-    )
+    images = "".join(f'<img class="ll-{role}" alt="{role}" src="{escape(posting.layers[role])}">' for role in roles)
     note = f'<p class="ll-note">{escape(posting.note)}</p>' if posting.note else ""
     return (
         f'<div class="ll ll-{"pair" if len(roles) > 1 else "single"}">{note}'
@@ -250,9 +245,7 @@ def as_result(
     by_layer: dict[LayerRole | None, list[str]] = {}
     for index, reason in enumerate(reasons):
         by_layer.setdefault(layers[index] if layers else None, []).append(str(reason))
-    result += [
-        _item(_control(layer), "choices", {"choices": listed}) for layer, listed in by_layer.items()
-    ]
+    result += [_item(_control(layer), "choices", {"choices": listed}) for layer, listed in by_layer.items()]
     return result + ([_item("comment", "textarea", {"text": [comment]})] if comment else [])
 
 
@@ -266,16 +259,11 @@ def _control(layer: LayerRole | None) -> str:
 
 def _reasons(layer: LayerRole | None, listed: Sequence[RejectReason]) -> str:
     title = f"The {layer}" if layer else "Why"
-    keys = {
-        reason: f"{MODIFIER[layer]}{number % 10}" for number, reason in enumerate(RejectReason, 1)
-    }
+    keys = {reason: f"{MODIFIER[layer]}{number % 10}" for number, reason in enumerate(RejectReason, 1)}
     choices = "\n".join(
-        f'        <Choice alias="{reason}" value="{WORDS[reason]}" hotkey="{keys[reason]}"/>'
-        for reason in listed
+        f'        <Choice alias="{reason}" value="{WORDS[reason]}" hotkey="{keys[reason]}"/>' for reason in listed
     )
-    control = (
-        f'<Choices name="{_control(layer)}" toName="candidate" choice="multiple" layout="vertical">'
-    )
+    control = f'<Choices name="{_control(layer)}" toName="candidate" choice="multiple" layout="vertical">'
     return f'      <Header value="{title}" size="6"/>\n      {control}\n{choices}\n      </Choices>'
 
 
@@ -284,9 +272,7 @@ _IMAGE: Final = re.compile(rf'<img class="ll-({"|".join(LayerRole)})" alt="[a-z]
 
 def _view(name: str, keys: Mapping[str, str]) -> str:
     choices = "".join(f'<Choice value="{value}" hotkey="{key}"/>' for value, key in keys.items())
-    control = (
-        f'<Choices name="view_{name}" toName="candidate" choice="single-radio" layout="inline">'
-    )
+    control = f'<Choices name="view_{name}" toName="candidate" choice="single-radio" layout="inline">'
     return f"      {control}{choices}</Choices>"
 
 

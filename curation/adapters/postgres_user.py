@@ -42,8 +42,7 @@ def server_user(data: Path) -> str | None:
     if useradd is None:
         raise LayerloopError(
             "PostgreSQL does not run as root, and 'useradd' to create another user is missing",
-            "run as an ordinary user, install the package 'passwd', or set LAYERLOOP_DATABASE to a "
-            "PostgreSQL server",
+            "run as an ordinary user, install the package 'passwd', or set LAYERLOOP_DATABASE to a PostgreSQL server",
         )
     command = [useradd, "--system", "--no-create-home", "--shell", "/bin/false", SERVER_USER]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -80,8 +79,7 @@ def let_through(folder: Path, user: str) -> None:
             except (OSError, AttributeError) as error:
                 raise LayerloopError(
                     f"PostgreSQL, which does not run as root, may not access {parent}",
-                    "set LAYERLOOP_HOME to another folder, run as an ordinary user, or run: "
-                    f"chmod o+x {parent}",
+                    f"set LAYERLOOP_HOME to another folder, run as an ordinary user, or run: chmod o+x {parent}",
                 ) from error
 
 
@@ -107,9 +105,7 @@ def allow_traversal(folder: Path, user: int) -> None:
     entries[_USER, user] = entries.get((_USER, user), 0) | 1
     # The mask limits the group too: set it to the group's rights and the right to traverse.
     entries[_MASK, _NOBODY] = entries.get((_MASK, _NOBODY), entries[_GROUP_OBJ, _NOBODY]) | 1
-    packed = b"".join(
-        _ENTRY.pack(tag, rights, id_) for (tag, id_), rights in sorted(entries.items())
-    )
+    packed = b"".join(_ENTRY.pack(tag, rights, id_) for (tag, id_), rights in sorted(entries.items()))
     os.setxattr(folder, _ACL, _VERSION + packed)
 
 

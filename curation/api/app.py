@@ -106,7 +106,7 @@ def create_app(context: AppContext) -> FastAPI:
     app.add_exception_handler(sa.exc.TimeoutError, _handle_database_error)
     app.add_exception_handler(RequestValidationError, _handle_invalid_request)
     app.add_exception_handler(HTTPException, _handle_http_error)
-    _mount_front_end(app, context.settings.pages)
+    _mount_front_end(app, context.settings.front_end)
     describe(app, app.state.sessions.name)
     # The middleware that is added last runs first.
     app.add_middleware(SecurityMiddleware, host=context.settings.host)
@@ -137,15 +137,9 @@ async def _handle_error(request: Request, error: Exception) -> Response:
     """
     # The method resolution order lists the error's class before its base classes.
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    message, hint = (
-        (error.message, error.hint)
-        if isinstance(error, errors.LayerloopError)
-        else (str(error), "")
-    )
+    message, hint = (error.message, error.hint) if isinstance(error, errors.LayerloopError) else (str(error), "")
     if status >= 500:
-        log.warning(
-            "%s %s: %s (%s)", request.method, request.url.path, printable(message), printable(hint)
-        )
+        log.warning("%s %s: %s (%s)", request.method, request.url.path, printable(message), printable(hint))
         message, hint = GENERAL[status]
     return error_answer(status, message, hint, _headers_for(status, error))
 
@@ -159,31 +153,21 @@ def _headers_for(status: int, error: Exception) -> dict[str, str] | None:
 async def _handle_database_error(_: Request, error: Exception) -> Response:
     """Return 503 after a lost connection or a deadlock; the transaction was rolled back."""
     log.warning("the database did not answer: %s", printable(str(error)))
-    return error_answer(
-        503, "the database did not answer", "try again in a moment", {"retry-after": "1"}
-    )
+    return error_answer(503, "the database did not answer", "try again in a moment", {"retry-after": "1"})
 
 
 async def _handle_invalid_request(_: Request, error: Exception) -> Response:
     """Return 422 with the first validation error of a request."""
-    found: list[dict[str, Any]] = (
-        list(error.errors()) if isinstance(error, RequestValidationError) else []
-    )
+    found: list[dict[str, Any]] = list(error.errors()) if isinstance(error, RequestValidationError) else []
     first = found[0] if found else {"loc": (), "msg": "it cannot be read"}
-    field = ".".join(
-        str(part)[:100] for part in first["loc"] if part not in {"body", "path", "query", "header"}
-    )
+    field = ".".join(str(part)[:100] for part in first["loc"] if part not in {"body", "path", "query", "header"})
     reason = str(first["msg"]).removeprefix("Value error, ")
-    return error_answer(
-        422, f"{field or 'the request'}: {reason}", "/api/openapi.json describes the request"
-    )
+    return error_answer(422, f"{field or 'the request'}: {reason}", "/api/openapi.json describes the request")
 
 
 async def _handle_http_error(request: Request, error: Exception) -> Response:
     """Return the response for an unknown path or method; the front end has a page for it."""
-    status, detail = (
-        (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
-    )
+    status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if status == 405:
         # The router reports only the methods of the first matching route.
@@ -194,6 +178,4 @@ async def _handle_http_error(request: Request, error: Exception) -> Response:
     if show is not None and not request.url.path.startswith("/api/"):
         page: Response = show(request, status, headers)
         return page
-    return error_answer(
-        status, str(detail).lower(), "/api/openapi.json lists all operations", headers
-    )
+    return error_answer(status, str(detail).lower(), "/api/openapi.json lists all operations", headers)

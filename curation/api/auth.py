@@ -27,18 +27,14 @@ class NotSignedIn(Refused):
     """The request has no session, or its session is forged, expired or ended."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "you are not signed in", "open a sign-in link, or ask an administrator for a new link"
-        )
+        super().__init__("you are not signed in", "open a sign-in link, or ask an administrator for a new link")
 
 
 class AccessTooLow(Refused):
     """The reviewer's role does not allow the request."""
 
     def __init__(self, needed: Role, has: Role) -> None:
-        super().__init__(
-            f"this needs the role {needed}; you have the role {has}", "ask an administrator"
-        )
+        super().__init__(f"this needs the role {needed}; you have the role {has}", "ask an administrator")
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,8 @@ class RequestContext:
             reviewer = find_session(tx, self.session)
             if reviewer is None:
                 raise NotSignedIn
-            if ORDER.index(reviewer.access) < ORDER.index(self.needed):
-                raise AccessTooLow(self.needed, reviewer.access)
+            if ORDER.index(reviewer.role) < ORDER.index(self.needed):
+                raise AccessTooLow(self.needed, reviewer.role)
             yield tx, reviewer
 
 
@@ -91,7 +87,7 @@ def access_of(request: Request) -> Role | None:
         return None
     with context_of(request).database.transaction() as tx:
         reviewer = find_session(tx, session)
-    return reviewer.access if reviewer else None
+    return reviewer.role if reviewer else None
 
 
 class SignedIn(SecurityBase):
@@ -101,9 +97,7 @@ class SignedIn(SecurityBase):
         self.needed = needed
         self.scheme_name = SESSION_SCHEME
         location = {"in": APIKeyIn.cookie}
-        self.model = APIKey(
-            **location, name=SESSION_SCHEME, description="Set by POST /api/session."
-        )
+        self.model = APIKey(**location, name=SESSION_SCHEME, description="Set by POST /api/session.")
 
     async def __call__(self, request: Request) -> RequestContext:
         """Return the request context. Raises NotSignedIn."""

@@ -44,7 +44,7 @@ class CheckpointAnswer(BaseModel):
     seed: int
     code_version: str
     evaluation: dict[str, float]
-    sheet_url: str | None
+    sample_grid_url: str | None
     promoted_at: datetime | None
     created_at: datetime
     rounds: list[int]
@@ -56,7 +56,7 @@ class RunProgress(BaseModel):
     stage: str
     done: int
     total: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
 class RunAnswer(BaseModel):
@@ -105,9 +105,7 @@ def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointA
     return _checkpoint(request, row, by_checkpoint)
 
 
-@router.post(
-    "/checkpoints/{name}/promote", summary="Promote a checkpoint", responses=answers(404, 409)
-)
+@router.post("/checkpoints/{name}/promote", summary="Promote a checkpoint", responses=answers(404, 409))
 def promote(request: Request, visit: Trainer, name: Name) -> CheckpointAnswer:
     """Promote a checkpoint, so that it generates new rounds."""
     with visit.enter() as (tx, reviewer):
@@ -123,7 +121,7 @@ def get_runs(visit: Annotator) -> list[RunAnswer]:
     with visit.enter() as (tx, reviewer):
         rows = registry.list_runs(tx)
     # As in the list of rounds: the ids of candidates are derived from the checkpoint's id.
-    if reviewer.access is Role.annotator:
+    if reviewer.role is Role.annotator:
         rows = [dict(row) | {"checkpoint_id": None} for row in rows]
     return [_run(row) for row in rows]
 
@@ -140,9 +138,7 @@ def _rounds_by_checkpoint(tx: Transaction) -> Mapping[str, list[int]]:
     return found
 
 
-def _checkpoint(
-    request: Request, row: Mapping[str, Any], by_checkpoint: Mapping[str, list[int]]
-) -> CheckpointAnswer:
+def _checkpoint(request: Request, row: Mapping[str, Any], by_checkpoint: Mapping[str, list[int]]) -> CheckpointAnswer:
     links: SignedUrls = request.app.state.links
     # Columns that have the same name in the response.
     same = (
@@ -159,8 +155,8 @@ def _checkpoint(
         **{name: row[name] for name in same},
         snapshot=row["snapshot_id"],
         parent=row["parent_id"],
-        sheet_url=links.address(row["sheet"], "png") if row["sheet"] else None,
-        created_at=row["at"],
+        sample_grid_url=links.address(row["sample_grid"], "png") if row["sample_grid"] else None,
+        created_at=row["created_at"],
         rounds=by_checkpoint.get(row["id"], []),
     )
 
@@ -173,5 +169,5 @@ def _run(row: Mapping[str, Any]) -> RunAnswer:
         snapshot=row["snapshot_id"],
         progress=RunProgress(**row["progress"]) if row["progress"] else None,
         checkpoint=row["checkpoint_id"],
-        created_at=row["at"],
+        created_at=row["created_at"],
     )

@@ -52,9 +52,7 @@ ALWAYS = (400, 403, 411, 413, 421, 422, 500, 503)
 
 def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route or router that may return these errors."""
-    return {
-        status: {"model": ErrorAnswer, "description": DESCRIPTIONS[status]} for status in statuses
-    }
+    return {status: {"model": ErrorAnswer, "description": DESCRIPTIONS[status]} for status in statuses}
 
 
 def linked(status: int, **links: dict[str, Any]) -> dict[int | str, dict[str, Any]]:

@@ -11,11 +11,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from curation.api.auth import context_of
 from curation.api.contract import answers
 from curation.api.fields import STORABLE
-from curation.domain import LayerRole
+from curation.domain import JobName, LayerRole
 from curation.errors import Refused
 from curation.labeling.previews import HOOK_HEADER, Previews, hook_secret
 
-router = APIRouter(prefix="/api/desk", tags=["desk"])
+router = APIRouter(prefix="/api/labeling", tags=["labeling"])
 
 PREVIEW_SECONDS = 600
 """Seconds for which a browser may cache a preview, about as long as its task is open."""
@@ -59,7 +59,7 @@ def get_preview(
     return Response(context.store.get(sha256), headers=headers, media_type="image/webp")
 
 
-@router.post("/hook", status_code=204, summary="Receive a webhook of Label Studio")
+@router.post("/webhook", status_code=204, summary="Receive a webhook of Label Studio")
 def ring(
     request: Request,
     secret: Annotated[str, Header(alias=HOOK_HEADER, max_length=200), STORABLE] = "",
@@ -72,4 +72,4 @@ def ring(
         raise WrongSecret
     # Equal jobs are sent once, so that frequent requests do no harm.
     with context_of(request).database.transaction() as tx:
-        tx.ask("collect", *([str(board)] if board is not None else []))
+        tx.enqueue(JobName.pull_annotations, *([str(board)] if board is not None else []))

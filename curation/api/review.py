@@ -189,7 +189,7 @@ class ReasonAnswer(BaseModel):
 
 
 @router.post(
-    "/tray",
+    "/claims",
     summary="Claim candidates to review",
     responses=answers(409)
     | linked(
@@ -261,7 +261,7 @@ def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
     return _decide(visit, body)
 
 
-@router.post("/decisions/several", summary="Decide several candidates")
+@router.post("/decisions/batch", summary="Decide several candidates")
 def post_decisions(visit: Annotator, body: DecisionsRequest) -> list[DecidedAnswer]:
     """Store several verdicts, each in a transaction of its own, so that an error concerns only one.
 
@@ -283,7 +283,7 @@ def post_undo(request: Request, visit: Annotator, body: UndoRequest) -> UndoAnsw
     return _undo(request, visit, body)
 
 
-@router.post("/undo/several", summary="Undo several decisions")
+@router.post("/undo/batch", summary="Undo several decisions")
 def post_undos(request: Request, visit: Annotator, body: UndosRequest) -> list[UndoneAnswer]:
     """Undo several of my decisions, each in a transaction of its own, and claim the candidates."""
     results = []
@@ -303,9 +303,7 @@ def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
     with visit.enter():
         pass
     return [
-        ReasonAnswer(
-            name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash
-        )
+        ReasonAnswer(name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash)
         for key, (name, label) in enumerate(LABELS.items(), 1)
     ]
 
@@ -325,17 +323,13 @@ def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionAnswer:
             dwell_ms=None if body.dwell_ms is None else min(body.dwell_ms, LONGEST_LOOK_MS),
             only_claimed=True,
         )
-    return DecisionAnswer(
-        decision=decided.decision, candidate=decided.candidate, state=decided.state
-    )
+    return DecisionAnswer(decision=decided.decision, candidate=decided.candidate, state=decided.state)
 
 
 def _undo(request: Request, visit: RequestContext, body: UndoRequest) -> UndoAnswer:
     seconds = visit.context.settings.review_lease_seconds
     with visit.enter() as (tx, reviewer):
-        undone = decisions.undo(
-            tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page
-        )
+        undone = decisions.undo(tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page)
     return UndoAnswer(decision=undone.decision, candidate=card_answer(request, undone.card))
 
 

@@ -57,7 +57,5 @@ def layer_answer(request: Request, layer: ReviewItemLayer) -> LayerAnswer:
     """Return a layer as JSON, with its signed URLs."""
     links: SignedUrls = request.app.state.links
     url = links.address(layer.sha256)
-    small = (
-        url if max(layer.width, layer.height) <= SMALL else links.address(layer.sha256, side=SMALL)
-    )
+    small = url if max(layer.width, layer.height) <= SMALL else links.address(layer.sha256, side=SMALL)
     return LayerAnswer(url=url, small=small, width=layer.width, height=layer.height)

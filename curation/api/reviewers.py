@@ -110,8 +110,8 @@ class ReviewerStanding(BaseModel):
     """
 
     name: str
-    kind: Literal["person", "oracle"]
-    access: Role
+    kind: Literal["person", "rule_reviewer"]
+    role: Role
     paused: str | None
     decisions: int
     accepted: Share | None
@@ -128,11 +128,11 @@ class ReviewerStanding(BaseModel):
 # Routes
 
 
-@router.get("/me/figures", summary="Get my statistics")
+@router.get("/me/stats", summary="Get my statistics")
 def get_mine(visit: Annotator) -> ReviewerStanding:
     """Return my statistics; gold and agreement are rounded, so that no single item is revealed."""
     with visit.enter() as (tx, reviewer):
-        stats = reviewer_stats.reviewer_figures(tx, reviewer, to_themselves=True)
+        stats = reviewer_stats.reviewer_statistics(tx, reviewer, to_themselves=True)
     return ReviewerStanding(**stats)
 
 
@@ -140,5 +140,5 @@ def get_mine(visit: Annotator) -> ReviewerStanding:
 def get_all(visit: Engineer) -> list[ReviewerStanding]:
     """Return the statistics of all people who review."""
     with visit.enter(one_view=True) as (tx, _):
-        stats = reviewer_stats.all_figures(tx)
+        stats = reviewer_stats.all_statistics(tx)
     return [ReviewerStanding(**reviewer) for reviewer in stats]

@@ -19,7 +19,7 @@ from curation.rounds import lifecycle
 
 router = APIRouter(prefix="/api/rounds", tags=["rounds"], responses=answers(401))
 
-BEFORE_REVIEW = frozenset({"requested", "drawing", "drawn", "refused", "failed"})
+BEFORE_REVIEW = frozenset({"requested", "generating", "generated", "refused", "failed"})
 """States before selection and review, whose counts reveal no verdicts."""
 
 Number = Annotated[int, Path(ge=1, le=2**31 - 1), QUERY_NUMBER]
@@ -45,7 +45,7 @@ class RoundAnswer(BaseModel):
     """
 
     id: int
-    purpose: Literal["drawn", "seeds"]
+    purpose: Literal["generated", "seeds"]
     kind: Kind
     state: RoundState
     quota: int
@@ -69,7 +69,7 @@ class Funnel(BaseModel):
     """The numbers of candidates from request to verdict."""
 
     requested: int
-    drawn: int
+    generated: int
     refused: int
     shown: int
     decided: int
@@ -80,7 +80,7 @@ class Funnel(BaseModel):
     failed: int
 
 
-class Refusal(BaseModel):
+class RefusalCount(BaseModel):
     """The number of candidates that screening refused by one signal."""
 
     signal: str | None
@@ -93,10 +93,10 @@ class Reason(BaseModel):
     reason: RejectReason
     layer: LayerRole | None
     count: int
-    kind: Literal["person", "oracle", "machine"]
+    kind: Literal["person", "rule_reviewer", "auto_reviewer"]
 
 
-class SignalFigures(BaseModel):
+class SignalSummary(BaseModel):
     """The distribution of a signal over n candidates: 10th percentile, median, 90th percentile."""
 
     name: str
@@ -119,14 +119,14 @@ class DefectsByKind(BaseModel):
     """Defects found by people and by the rule reviewer; null without decisions."""
 
     person: Defects | None
-    oracle: Defects | None
+    rule_reviewer: Defects | None
 
 
-class ReviewerFigures(BaseModel):
+class ReviewerCounts(BaseModel):
     """The decisions of one reviewer in a round."""
 
     name: str
-    kind: Literal["person", "oracle", "machine"]
+    kind: Literal["person", "rule_reviewer", "auto_reviewer"]
     decisions: int
     accepted: int
     median_dwell_ms: float | None
@@ -138,17 +138,17 @@ class Human(BaseModel):
     seconds_per_accept: float | None
     accepts_per_hour: float | None
     decisions: int
-    reviewers: list[ReviewerFigures]
+    reviewers: list[ReviewerCounts]
 
 
-class OracleFigures(BaseModel):
+class RuleReviewerStatistics(BaseModel):
     """The decisions of the rule reviewer."""
 
     decisions: int
     accepted: int
 
 
-class MachineFigures(OracleFigures):
+class AutoReviewerStatistics(RuleReviewerStatistics):
     """The automatic decisions, by a gate or by top-N acceptance."""
 
 
@@ -188,7 +188,7 @@ class Errors(BaseModel):
     high: float
 
 
-class Audit(BaseModel):
+class AuditAnswer(BaseModel):
     """People's verdicts on a sample of a gate's decisions; `low` bounds the error rate below."""
 
     judged: int
@@ -206,14 +206,14 @@ class Gate(BaseModel):
 
     id: int
     verdict: Literal["accept", "reject"]
-    look: int
+    interim_look: int
     threshold: float
     budget: float
     level: float
     share: float
     lost: Errors
     wrong: Errors
-    audit: Audit
+    audit: AuditAnswer
     stands: bool
     contradicted: bool
 
@@ -223,13 +223,13 @@ class Report(BaseModel):
 
     round: RoundWithPolicy
     funnel: Funnel
-    refusals: list[Refusal]
+    refusals: list[RefusalCount]
     reasons: list[Reason]
-    signals: list[SignalFigures]
+    signals: list[SignalSummary]
     defects_per_100: DefectsByKind
     human: Human
-    oracle: OracleFigures
-    machine: MachineFigures
+    rule_reviewer: RuleReviewerStatistics
+    auto_reviewer: AutoReviewerStatistics
     price: Price
     gates: list[Gate]
     seconds_left: float | None
@@ -257,7 +257,7 @@ class AgreementAnswer(BaseModel):
     ac1: Coefficient
 
 
-class PairAgreement(AgreementAnswer):
+class PairAgreementAnswer(AgreementAnswer):
     """The agreement of two people."""
 
     reviewers: list[str]
@@ -269,7 +269,7 @@ class ConsensusAnswer(BaseModel):
     rule: Literal["single", "majority", "dawid_skene"]
     overlap: int
     certainty: float
-    machines_vote: bool
+    rule_reviewer_votes: bool
 
 
 class RoundAgreement(AgreementAnswer):
@@ -278,7 +278,7 @@ class RoundAgreement(AgreementAnswer):
     round: int
     consensus: ConsensusAnswer
     adjudicating: int
-    pairs: list[PairAgreement]
+    pairs: list[PairAgreementAnswer]
 
 
 # Routes
@@ -301,13 +301,10 @@ def get_rounds(visit: Annotator) -> list[RoundAnswer]:
         own = progress.progress_by_round(tx, reviewer.id)
     # Annotators must not learn the verdicts of others.
     described = [round_report.describe_round(row) for row in rows]
-    if reviewer.access is Role.annotator:
+    if reviewer.role is Role.annotator:
         described = [_without_verdicts(row) for row in described]
-    none = progress.Progress()
-    return [
-        RoundAnswer(**row, own=OwnProgress(**own.get(row["id"], none)._asdict()))
-        for row in described
-    ]
+    none = progress.ReviewProgress()
+    return [RoundAnswer(**row, own=OwnProgress(**own.get(row["id"], none)._asdict())) for row in described]
 
 
 @router.get("/{number}", summary="Get the report of a round", responses=answers(404))

@@ -57,9 +57,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         if listening is not None:
             listening.close()
         hint = "if another program uses the port, choose another port (--port, LAYERLOOP_PORT)"
-        raise Refused(
-            f"the API cannot listen at {host}:{port}: {error.strerror or error}", hint
-        ) from error
+        raise Refused(f"the API cannot listen at {host}:{port}: {error.strerror or error}", hint) from error
     return listening
 
 

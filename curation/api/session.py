@@ -46,7 +46,7 @@ class Me(BaseModel):
 
     name: str
     kind: str
-    access: Role
+    role: Role
 
 
 # Routes
@@ -87,9 +87,7 @@ def post_session(request: Request, response: Response, body: SignIn) -> Me:
         back_off.failed(address)
         raise
     back_off.succeeded(address)
-    response.set_cookie(
-        cookies.name, cookies.seal(session), max_age=cookies.seconds, **_cookie_options(request)
-    )
+    response.set_cookie(cookies.name, cookies.seal(session), max_age=cookies.seconds, **_cookie_options(request))
     return _me(reviewer)
 
 
@@ -97,9 +95,7 @@ def post_session(request: Request, response: Response, body: SignIn) -> Me:
 def delete_session(
     request: Request,
     response: Response,
-    everywhere: Annotated[
-        bool, Query(description="also end all other sessions of this reviewer")
-    ] = False,
+    everywhere: Annotated[bool, Query(description="also end all other sessions of this reviewer")] = False,
 ) -> None:
     """End this session on the server, and delete its cookie."""
     # Without a session there is nothing to end, but the cookie is deleted all the same.
@@ -114,9 +110,7 @@ def delete_session(
     response.delete_cookie(cookies.name, **_cookie_options(request))
 
 
-def _end_present_session(
-    tx: Transaction, request: Request, reviewer: Reviewer, *, switch: bool
-) -> None:
+def _end_present_session(tx: Transaction, request: Request, reviewer: Reviewer, *, switch: bool) -> None:
     """End the browser's session. Raises Conflict if it is another reviewer's, without `switch`."""
     session = session_of(request)
     present = find_session(tx, session) if session else None
@@ -137,4 +131,4 @@ def _cookie_options(request: Request) -> dict[str, Any]:
 
 
 def _me(reviewer: Reviewer) -> Me:
-    return Me(name=reviewer.name, kind=reviewer.kind, access=reviewer.access)
+    return Me(name=reviewer.name, kind=reviewer.kind, role=reviewer.role)

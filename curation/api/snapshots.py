@@ -106,9 +106,7 @@ def get_snapshot(
     # One sample more than the page shows whether there is a next page.
     with visit.enter() as (tx, _):
         row = _find(tx, name)
-        found = list(
-            itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1)
-        )
+        found = list(itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1))
         sizes = _sizes(tx, found[:limit])
     shown = found[:limit]
     return SnapshotPage(
@@ -143,9 +141,7 @@ def _find(tx: Transaction, name: str) -> dict[str, Any]:
 
 def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[Any]]:
     shas = {sha for sample in samples for sha in sample.layers.values()}
-    rows = tx.execute(
-        sa.select(layers.c.sha256, layers.c.width, layers.c.height).where(layers.c.sha256.in_(shas))
-    )
+    rows = tx.execute(sa.select(layers.c.sha256, layers.c.width, layers.c.height).where(layers.c.sha256.in_(shas)))
     return {row.sha256: row for row in rows}
 
 
@@ -155,8 +151,7 @@ def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]])
         id=sample.id,
         kind=sample.kind,
         caption=sample.caption,
-        caption_source=sample.caption_source
-        or (CaptionSource.model if sample.captioner else CaptionSource.given),
+        caption_source=sample.caption_source or (CaptionSource.model if sample.captioner else CaptionSource.given),
         texts=dict(sample.texts),
         licence=sample.licence,
         source=sample.source,
@@ -175,4 +170,4 @@ def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]])
 
 def _answer(row: Mapping[str, Any]) -> SnapshotAnswer:
     known = {name: row[name] for name in ("id", "samples", "counts", "tags")}
-    return SnapshotAnswer(**known, frozen_at=row["at"])
+    return SnapshotAnswer(**known, frozen_at=row["created_at"])

@@ -13,7 +13,7 @@ from curation.db import leases
 from curation.db.engine import Transaction
 from curation.db.tables import checkpoints, training_runs
 from curation.db.tables import leases as held
-from curation.domain import Checkpoint, Progress, RunState, TrainingRequest
+from curation.domain import Checkpoint, JobName, Progress, RunState, TrainingRequest
 from curation.errors import Conflict, NotFound
 
 
@@ -52,13 +52,9 @@ def order_training(tx: Transaction, order: TrainingRequest, actor: str) -> uuid.
             snapshot=order.snapshot,
         )
     # Request a run again that had ended early.
-    resumable = (training_runs.c.id == order.id) & training_runs.c.state.in_(
-        [RunState.failed, RunState.cancelled]
-    )
-    tx.execute(
-        sa.update(training_runs).where(resumable).values(state=RunState.requested, error=None)
-    )
-    tx.ask("train", str(order.id))
+    resumable = (training_runs.c.id == order.id) & training_runs.c.state.in_([RunState.failed, RunState.cancelled])
+    tx.execute(sa.update(training_runs).where(resumable).values(state=RunState.requested, error=None))
+    tx.enqueue(JobName.train, str(order.id))
     return order.id
 
 
@@ -105,9 +101,7 @@ def read_order(tx: Transaction, run: uuid.UUID) -> TrainingRequest:
     )
 
 
-def note_progress(
-    tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int
-) -> None:
+def note_progress(tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int) -> None:
     """Record the progress of a run and renew its lease.
 
     Args:
@@ -122,9 +116,7 @@ def note_progress(
     """
     if run not in leases.renew(tx, holder, "train", seconds):
         raise Conflict(f"run {run} was cancelled or taken over by another worker")
-    tx.execute(
-        sa.update(training_runs).where(training_runs.c.id == run).values(progress=asdict(progress))
-    )
+    tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(progress=asdict(progress)))
 
 
 def finish_run(tx: Transaction, run: uuid.UUID, holder: str, checkpoint: Checkpoint) -> None:
@@ -181,9 +173,7 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     Returns:
         Whether the run was requested or running.
     """
-    active = (training_runs.c.id == run) & training_runs.c.state.in_(
-        [RunState.requested, RunState.running]
-    )
+    active = (training_runs.c.id == run) & training_runs.c.state.in_([RunState.requested, RunState.running])
     cancelled = {
         "state": RunState.cancelled,
         "error": f"cancelled by {actor}",
@@ -207,7 +197,7 @@ def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
 
 def list_runs(tx: Transaction) -> list[dict[str, Any]]:
     """Return the rows of all training runs, newest first."""
-    listed = sa.select(training_runs).order_by(training_runs.c.at.desc(), training_runs.c.id)
+    listed = sa.select(training_runs).order_by(training_runs.c.created_at.desc(), training_runs.c.id)
     return [dict(row) for row in tx.execute(listed).mappings()]
 
 
@@ -232,7 +222,7 @@ def register_checkpoint(tx: Transaction, checkpoint: Checkpoint, actor: str) -> 
         "code_version": checkpoint.code_version,
         "files": dict(checkpoint.files),
         "evaluation": dict(checkpoint.evaluation),
-        "sheet": checkpoint.sheet,
+        "sample_grid": checkpoint.sample_grid,
         "changes": dict(checkpoint.changes),
     }
     if tx.execute(insert(checkpoints).on_conflict_do_nothing(), row).rowcount:
@@ -257,9 +247,7 @@ def promote(tx: Transaction, name: str, actor: str) -> str:
     checkpoint = find_checkpoint(tx, name).id
     # Not now(), which is equal for all promotions of one transaction.
     newest = sa.func.clock_timestamp()
-    tx.execute(
-        sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(promoted_at=newest)
-    )
+    tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(promoted_at=newest))
     tx.log(actor, "checkpoint promoted", checkpoint)
     return checkpoint
 
@@ -275,11 +263,7 @@ def find_checkpoint(tx: Transaction, name: str) -> Checkpoint:
     """Return a checkpoint by its id or the first eight or more digits of it. Raises NotFound."""
     # The beginning of an id must be unambiguous.
     if len(name) >= 8:
-        found = (
-            sa.select(checkpoints)
-            .where(checkpoints.c.id.startswith(name, autoescape=True))
-            .limit(2)
-        )
+        found = sa.select(checkpoints).where(checkpoints.c.id.startswith(name, autoescape=True)).limit(2)
         rows = tx.execute(found).mappings().all()
         if len(rows) == 1:
             return _read(dict(rows[0]))
@@ -288,13 +272,11 @@ def find_checkpoint(tx: Transaction, name: str) -> Checkpoint:
 
 def list_checkpoints(tx: Transaction) -> list[dict[str, Any]]:
     """Return the rows of all checkpoints, newest first."""
-    listed = sa.select(checkpoints).order_by(checkpoints.c.at.desc(), checkpoints.c.id)
+    listed = sa.select(checkpoints).order_by(checkpoints.c.created_at.desc(), checkpoints.c.id)
     return [dict(row) for row in tx.execute(listed).mappings()]
 
 
-def keep_evaluation(
-    tx: Transaction, checkpoint: str, figures: dict[str, float], actor: str
-) -> None:
+def keep_evaluation(tx: Transaction, checkpoint: str, metrics: dict[str, float], actor: str) -> None:
     """Add metrics of a later evaluation to a checkpoint; its id does not depend on them.
 
     Args:
@@ -303,14 +285,10 @@ def keep_evaluation(
         figures: The metrics by name; they replace metrics of the same name.
         actor: Name of the person, for the event log.
     """
-    row = tx.execute(
-        sa.select(checkpoints.c.evaluation).where(checkpoints.c.id == checkpoint)
-    ).one()
-    merged = dict(row.evaluation) | figures
-    tx.execute(
-        sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(evaluation=merged)
-    )
-    tx.log(actor, "checkpoint evaluated", checkpoint, **figures)
+    row = tx.execute(sa.select(checkpoints.c.evaluation).where(checkpoints.c.id == checkpoint)).one()
+    merged = dict(row.evaluation) | metrics
+    tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(evaluation=merged))
+    tx.log(actor, "checkpoint evaluated", checkpoint, **metrics)
 
 
 def _read(row: dict[str, Any]) -> Checkpoint:
@@ -323,7 +301,7 @@ def _read(row: dict[str, Any]) -> Checkpoint:
         seed=row["seed"],
         code_version=row["code_version"],
         evaluation=row["evaluation"],
-        sheet=row["sheet"],
+        sample_grid=row["sample_grid"],
         changes=row["changes"],
     )
 

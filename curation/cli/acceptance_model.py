@@ -43,9 +43,7 @@ def fit(pairs: Pairs = False, dry_run: DryRun = False, as_json: Json = False) ->
 
 @app.command()
 def show(
-    name: Annotated[
-        str | None, typer.Argument(help="Prefix of the model's id; default: the newest.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Prefix of the model's id; default: the newest.")] = None,
     pairs: Pairs = False,
     as_json: Json = False,
 ) -> None:
@@ -71,28 +69,26 @@ def _row(model: Any) -> dict[str, Any]:
         "head": model.id,
         "kind": model.kind,
         "embedder": model.embedder,
-        "teacher": model.teacher,
+        "label_source": model.label_source,
         "at": model.at,
     }
-    return row | dict(model.figures)
+    return row | dict(model.metrics)
 
 
 def _text(model: Any) -> str:
     label_sources = {
         "person": "decisions of people",
-        "oracle": "decisions of the rule reviewer (too few by people)",
+        "rule_reviewer": "decisions of the rule reviewer (too few by people)",
     }
-    figures = model.figures
-    decisions = f"{figures['decisions']} {label_sources[model.teacher]}"
-    source = f"trained on {decisions}, {figures['accepted']} of them accepts"
+    metrics = model.metrics
+    decisions = f"{metrics['decisions']} {label_sources[model.label_source]}"
+    source = f"trained on {decisions}, {metrics['accepted']} of them accepts"
     lines = [f"acceptance model {short(model.id)}, {source} ({model.embedder})"]
     # A model has only those folds that its decisions were enough for.
     for folds, label in _FOLDS.items():
-        if folds in figures:
+        if folds in metrics:
             lines.append(
                 "  {}: AUC {auc:.3f}, Brier {brier:.3f}, calibration error {ece:.3f}, "
-                "log loss {log_loss:.3f} (constant prediction: {constant_log_loss:.3f})".format(
-                    label, **figures[folds]
-                )
+                "log loss {log_loss:.3f} (constant prediction: {constant_log_loss:.3f})".format(label, **metrics[folds])
             )
     return "\n".join(lines)

@@ -18,12 +18,8 @@ def list_(
         int | None,
         typer.Option("--round", help="Only candidates of this round.", min=1, max=LARGEST),
     ] = None,
-    state: Annotated[
-        CandidateState | None, typer.Option(help="Only candidates in this state.")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(help="Maximum number of rows; 0 for all.", min=0, max=LARGEST)
-    ] = 100,
+    state: Annotated[CandidateState | None, typer.Option(help="Only candidates in this state.")] = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of rows; 0 for all.", min=0, max=LARGEST)] = 100,
     as_json: Json = False,
 ) -> None:
     """List candidates with prompt, seed, state, flags and layers."""

@@ -42,7 +42,7 @@ Set = Annotated[
 ]
 
 
-class Form(StrEnum):
+class ExportFormat(StrEnum):
     """The export formats; the training package has their definitions."""
 
     released = "released"
@@ -62,26 +62,17 @@ class Precision(StrEnum):
 
 
 def train(
-    snapshot: Annotated[
-        str, typer.Option(help="The snapshot: a tag, an id, or a prefix of an id.")
-    ] = "latest",
+    snapshot: Annotated[str, typer.Option(help="The snapshot: a tag, an id, or a prefix of an id.")] = "latest",
     preset: Annotated[str, typer.Option(help="The preset: tiny, sd15, sdxl.")] = "tiny",
     recipe: Annotated[
         str,
-        typer.Option(
-            help="Stages to train: transparency, base, layers, whole (the first two) or pairs "
-            "(all three)."
-        ),
+        typer.Option(help="Stages to train: transparency, base, layers, whole (the first two) or pairs (all three)."),
     ] = "whole",
     parent: Annotated[str | None, typer.Option(help="The checkpoint to start from.")] = None,
     changes: Set = None,
     seed: Annotated[int, typer.Option(help="Random seed of weights, noise and order.")] = 0,
-    images: Annotated[
-        int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)
-    ] = 0,
-    wait: Annotated[
-        bool, typer.Option(help="Train in this process; --no-wait queues it for a worker.")
-    ] = True,
+    images: Annotated[int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)] = 0,
+    wait: Annotated[bool, typer.Option(help="Train in this process; --no-wait queues it for a worker.")] = True,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -102,9 +93,7 @@ def train(
             previous = snapshots.known(tx, start.snapshot) if start else None
             changed = (dict(start.changes) if start else {}) | read_changes(changes or [])
             order = TrainingRequest(recipe, preset, found, previous, start, seed, images, changed)
-            samples = next(
-                row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found
-            )
+            samples = next(row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found)
             check_order(order, ctx.settings.trainer)
             if not dry_run:
                 run = registry.order_training(tx, order, ACTOR)
@@ -114,9 +103,7 @@ def train(
 
         # A dry run estimates the memory of each stage instead of training.
         if dry_run:
-            talk.print(
-                f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}"
-            )
+            talk.print(f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}")
             print_memory(load(ctx.settings.estimator)(order, samples), str(order.id), as_json)
             return
         if not wait:
@@ -128,15 +115,9 @@ def train(
         with resumable(), progress() as on_progress:
             row = work_here(ctx, run, jobs.train, registry.find_run, on_progress)
     if row["state"] != "finished":
-        message = (
-            f"training was {row['error']}"
-            if row["state"] == "cancelled"
-            else f"training failed: {row['error']}"
-        )
+        message = f"training was {row['error']}" if row["state"] == "cancelled" else f"training failed: {row['error']}"
         raise LayerloopError(message, "fix the cause and run the same command again to resume")
-    print_json({"run": str(run), "checkpoint": row["checkpoint_id"]}) if as_json else print_text(
-        row["checkpoint_id"]
-    )
+    print_json({"run": str(run), "checkpoint": row["checkpoint_id"]}) if as_json else print_text(row["checkpoint_id"])
 
 
 @app.command("list")
@@ -155,7 +136,7 @@ def list_(as_json: Json = False) -> None:
         "snapshot": lambda r: short(r["snapshot_id"]),
         "parent": lambda r: short(r["parent_id"]),
         "metrics": lambda r: in_brief(r["evaluation"]),
-        "trained": lambda r: r["at"],
+        "trained": lambda r: r["created_at"],
     }
     print_rows(rows, columns, as_json)
 
@@ -171,7 +152,7 @@ def promote(name: Name, as_json: Json = False) -> None:
 
 
 @app.command()
-def vary(name: Name, changes: Set = None, as_json: Json = False) -> None:
+def derive(name: Name, changes: Set = None, as_json: Json = False) -> None:
     """Derive a checkpoint with the same weights and other preset values, and print its id.
 
     --set inpainter=FOLDER lets it generate pairs. The new checkpoint is loaded once, so that values
@@ -202,9 +183,7 @@ def import_(
         list[Path],
         typer.Argument(help="Safetensors: a decoder, optionally an encoder and base weights."),
     ],
-    preset: Annotated[
-        str, typer.Option(help="The preset of their base model: sd15, sd21, sdxl.")
-    ] = "sdxl",
+    preset: Annotated[str, typer.Option(help="The preset of their base model: sd15, sd21, sdxl.")] = "sdxl",
     changes: Set = None,
     offset_scale: Annotated[
         float | None,
@@ -217,9 +196,7 @@ def import_(
     from curation.checkpoints import registry
     from curation.runtime.context import load
 
-    changed = read_changes(changes or []) | (
-        {"offset_scale": repr(offset_scale)} if offset_scale is not None else {}
-    )
+    changed = read_changes(changes or []) | ({"offset_scale": repr(offset_scale)} if offset_scale is not None else {})
     # Without a store the importer only examines the files.
     with context(create=True) as ctx, progress() as on_progress:
         imported: ImportResult = load(ctx.settings.importer)(
@@ -243,23 +220,17 @@ def import_(
         talk.print(f"{file.path}: {file.what}, {size}")
     for note in imported.notes:
         talk.print(note)
-    print_text(checkpoint_id) if checkpoint_id else talk.print(
-        "would import them as one checkpoint"
-    )
+    print_text(checkpoint_id) if checkpoint_id else talk.print("would import them as one checkpoint")
 
 
 @app.command()
 def export(
     name: Name,
     form: Annotated[
-        Form,
-        typer.Option(
-            "--format", help="Target program; Forge reads 'released', 'layerloop' is lossless."
-        ),
-    ] = Form.released,
-    out: Annotated[Path, typer.Option(help="Output folder; created if missing.")] = Path(
-        "exported"
-    ),
+        ExportFormat,
+        typer.Option("--format", help="Target program; Forge reads 'released', 'layerloop' is lossless."),
+    ] = ExportFormat.released,
+    out: Annotated[Path, typer.Option(help="Output folder; created if missing.")] = Path("exported"),
     precision: Annotated[
         Precision,
         typer.Option(help="Data type of the tensors; 'stored' keeps the checkpoint's."),
@@ -273,9 +244,7 @@ def export(
     with context() as ctx:
         with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
-        written = load(ctx.settings.exporter)(
-            checkpoint, ctx.store, form.value, precision.value, out
-        )
+        written = load(ctx.settings.exporter)(checkpoint, ctx.store, form.value, precision.value, out)
     if as_json:
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return
@@ -297,9 +266,7 @@ def read_changes(given: list[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in given]
     for name, equals, _ in pairs:
         if not equals:
-            raise Refused(
-                f"--set {name!r} is not name=value", "for example --set transparency_batch=4"
-            )
+            raise Refused(f"--set {name!r} is not name=value", "for example --set transparency_batch=4")
     return {name.strip(): _whole(value.strip()) for name, _, value in pairs}
 
 

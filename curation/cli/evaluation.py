@@ -27,9 +27,7 @@ from curation.errors import Refused
 if TYPE_CHECKING:
     from curation.ports import EvaluationResult, MeanWithInterval, ObjectStore
 
-Name = Annotated[
-    str, typer.Argument(help="The checkpoint's id, or its first eight or more digits.")
-]
+Name = Annotated[str, typer.Argument(help="The checkpoint's id, or its first eight or more digits.")]
 
 MAIN = (
     "psnr",
@@ -56,9 +54,7 @@ def evaluate(
     ] = None,
     views: Annotated[
         int | None,
-        typer.Option(
-            help="Test-time augmentations of the alpha decoder, 1 or 8; default: preset's."
-        ),
+        typer.Option(help="Test-time augmentations of the alpha decoder, 1 or 8; default: preset's."),
     ] = None,
     published: Annotated[
         bool,
@@ -86,9 +82,7 @@ def evaluate(
     ] = 16,
     clip: Annotated[
         str | None,
-        typer.Option(
-            help="CLIP model (hub name or folder) for the CLIP score of generated layers."
-        ),
+        typer.Option(help="CLIP model (hub name or folder) for the CLIP score of generated layers."),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Write a PNG of originals and reconstructions to this file.")
@@ -118,9 +112,7 @@ def evaluate(
             "--folder and --snapshot exclude each other",
             "leave out one of them",
         )
-    options = EvaluationOptions(
-        views, published, perceptual, inception, original, limit, draws, clip
-    )
+    options = EvaluationOptions(views, published, perceptual, inception, original, limit, draws, clip)
     # Resolve the checkpoint and the snapshot; a folder is evaluated without a snapshot.
     with context() as ctx:
         with ctx.database.transaction() as tx:
@@ -137,26 +129,20 @@ def evaluate(
             store: ObjectStore = ctx.store
             refused: Sequence[tuple[str, str]] = ()
             if folder:
-                upper = FolderStore(
-                    temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-"))
-                )
-                test_set = read_evaluation_set(
-                    folder, upper, on_progress, limits=ctx.settings.image_limits
-                )
+                upper = FolderStore(temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-")))
+                test_set = read_evaluation_set(folder, upper, on_progress, limits=ctx.settings.image_limits)
                 on, refused, store = (
                     test_set.snapshot,
                     test_set.refused,
                     OverlayStore(upper, ctx.store),
                 )
-            measured: EvaluationResult = load(ctx.settings.evaluator)(
-                checkpoint, on, store, options, on_progress
-            )
+            measured: EvaluationResult = load(ctx.settings.evaluator)(checkpoint, on, store, options, on_progress)
 
         # Store only metrics that are comparable with those of the checkpoint's training.
         kept = not folder and measured.standard and on == checkpoint.snapshot
         if kept:
             with ctx.database.transaction() as tx:
-                registry.keep_evaluation(tx, checkpoint.id, dict(measured.figures), ACTOR)
+                registry.keep_evaluation(tx, checkpoint.id, dict(measured.metrics), ACTOR)
 
     # Write the sample grids, then print the metrics.
     if sheet:
@@ -168,16 +154,13 @@ def evaluate(
     if as_json:
         head: dict[str, object] = {"checkpoint": checkpoint.id, "snapshot": None if folder else on}
         head |= {"pictures": measured.pictures, "kept": kept}
-        pairs = {
-            name: {source: asdict(mean) for source, mean in row.items()}
-            for name, row in measured.pairs.items()
-        }
+        pairs = {name: {source: asdict(mean) for source, mean in row.items()} for name, row in measured.pairs.items()}
         tables = {
             "backgrounds": measured.backgrounds,
             "published": measured.published,
             "pairs": pairs,
         }
-        print_json(head | {"evaluation": measured.figures} | tables | {"notes": measured.notes})
+        print_json(head | {"evaluation": measured.metrics} | tables | {"notes": measured.notes})
         return
     _print_metrics(measured)
     not_stored = [] if kept else ["these metrics are not stored with the checkpoint"]
@@ -189,13 +172,11 @@ def in_brief(evaluation: Mapping[str, float]) -> str:
     """Return the main metrics of an evaluation in one line, with the number of further ones."""
     main = {name: evaluation[name] for name in MAIN if name in evaluation} or dict(evaluation)
     more = len(evaluation) - len(main)
-    return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (
-        f"  + {more} more" if more else ""
-    )
+    return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (f"  + {more} more" if more else "")
 
 
 def _print_metrics(measured: EvaluationResult) -> None:
-    for metric, value in measured.figures.items():
+    for metric, value in measured.metrics.items():
         print_text(f"{metric:<20} {value:.5g}")
     print_text()
     # Then the tables: by background, of pairs, and beside published results.
@@ -203,14 +184,13 @@ def _print_metrics(measured: EvaluationResult) -> None:
     if measured.pairs:
         print_text()
         means = {
-            name: {source: _format_mean(mean) for source, mean in row.items()}
-            for name, row in measured.pairs.items()
+            name: {source: _format_mean(mean) for source, mean in row.items()} for name, row in measured.pairs.items()
         }
         _print_table("pairs", means)
     if measured.published:
         print_text()
         names = {name for row in measured.published.values() for name in row}
-        ours = {name: value for name, value in measured.figures.items() if name in names}
+        ours = {name: value for name, value in measured.metrics.items() if name in names}
         _print_table("published, other images", {"this checkpoint": ours, **measured.published})
 
 

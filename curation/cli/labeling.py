@@ -30,9 +30,7 @@ SHOWN = 20
 
 app = typer.Typer(no_args_is_help=True)
 
-Number = Annotated[
-    int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)
-]
+Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)]
 Round = Annotated[int | None, typer.Option("--round", help="Only this round.", max=LARGEST)]
 
 
@@ -53,20 +51,16 @@ def status(as_json: Json = False) -> None:
     # Attach to each project the annotations that did not count in it.
     for row in rows:
         row["refusals"] = [
-            refusal
-            for refusal in refusals
-            if (refusal["round"], refusal["project"]) == (row["round"], row["number"])
+            refusal for refusal in refusals if (refusal["round"], refusal["project"]) == (row["round"], row["number"])
         ]
     print_rows(rows, {heading: itemgetter(key) for heading, key in _PROJECT_TABLE.items()}, as_json)
     if not as_json:
         _print_refusals(refusals)
         for row in kept_away:
             talk.print(f"round {row['round']} is not offered in Label Studio: {row['why']}")
-        talk.print(
-            "gold is shown on the review page only: Label Studio users are not tested with it"
-        )
+        talk.print("gold is shown on the review page only: Label Studio users are not tested with it")
     if account:
-        talk.print(f"connected to {ctx.settings.other_desk} as {account}")
+        talk.print(f"connected to {ctx.settings.labeling_url} as {account}")
     # The stored state is printed first, also where the connection fails.
     if failure is not None:
         raise failure
@@ -118,8 +112,8 @@ def _print_refusals(refusals: list[dict[str, Any]]) -> None:
         talk.print(f"... and {len(refusals) - SHOWN} more; --json lists all")
 
 
-@app.command("put-up")
-def put_up(number: Number, as_json: Json = False) -> None:
+@app.command("push")
+def push(number: Number, as_json: Json = False) -> None:
     """Push waiting candidates of a round as tasks, and remove the tasks of decided ones.
 
     Workers do this continuously.
@@ -129,13 +123,11 @@ def put_up(number: Number, as_json: Json = False) -> None:
         # One batch a call; nothing moved means that the projects are up to date.
         while moved := sync.put_up(number):
             total = {name: count + moved[name] for name, count in total.items()}
-    print_json(total) if as_json else talk.print(
-        f"{total['up']} tasks pushed, {total['down']} removed"
-    )
+    print_json(total) if as_json else talk.print(f"{total['up']} tasks pushed, {total['down']} removed")
 
 
 @app.command()
-def collect(
+def pull(
     number: Round = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Read all annotations again, not only changed ones.")
@@ -199,10 +191,8 @@ def switch(
 
 
 @app.command()
-def people(
-    match: Annotated[
-        str | None, typer.Option(help="EMAIL=NAME: assign this e-mail address to that reviewer.")
-    ] = None,
+def users(
+    match: Annotated[str | None, typer.Option(help="EMAIL=NAME: assign this e-mail address to that reviewer.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the Label Studio users by e-mail address, with the reviewer of each."""
@@ -233,6 +223,6 @@ def _open_sync() -> Iterator[LabelingSync]:
         if sync is None:
             raise Refused(
                 "no labeling tool is configured, only the review page",
-                "set LAYERLOOP_DESK=label-studio+http://...",
+                "set LAYERLOOP_LABELING=label-studio+http://...",
             )
         yield sync

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 Lora = Annotated[
     list[str] | None,
-    typer.Option(
-        "--lora", help="A LoRA to load, as FILE or FILE:WEIGHT; repeatable (sd15, sd21, sdxl)."
-    ),
+    typer.Option("--lora", help="A LoRA to load, as FILE or FILE:WEIGHT; repeatable (sd15, sd21, sdxl)."),
 ]
 
 
@@ -63,7 +61,7 @@ def register_styled(ctx: AppContext, checkpoint: Checkpoint, words: Sequence[str
     from curation.checkpoints import registry
     from curation.runtime.context import load
 
-    styled: Checkpoint = load(ctx.settings.styler)(checkpoint, ctx.store, read_styles(words))
+    styled: Checkpoint = load(ctx.settings.lora_loader)(checkpoint, ctx.store, read_styles(words))
     with ctx.database.transaction() as tx:
         registry.register_checkpoint(tx, styled, ACTOR)
     return styled

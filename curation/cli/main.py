@@ -18,7 +18,7 @@ from curation.cli import (
     candidates,
     captions,
     checkpoints,
-    draw,
+    generate,
     labeling,
     prompts,
     reviewers,
@@ -46,9 +46,7 @@ class Interrupted(Exception):
 class Root(TyperGroup):
     """The root command group: accepts --home in any position and passes on interruptions."""
 
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
-    ) -> Any:
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Create Click's context with --home moved to the front, among the global options."""
         return super().make_context(info_name, _hoist_home(args), parent, **extra)
 
@@ -80,18 +78,14 @@ app.add_typer(
     name="head",
     help="Fit and show the model that predicts acceptance of candidates.",
 )
-app.add_typer(
-    snapshots.app, name="snapshot", help="Freeze samples into content-addressed snapshots."
-)
+app.add_typer(snapshots.app, name="snapshot", help="Freeze samples into content-addressed snapshots.")
 app.add_typer(runs.app, name="run", help="Watch and cancel training and caption runs.")
-app.add_typer(
-    checkpoints.app, name="checkpoint", help="Evaluate, promote, import and export checkpoints."
-)
+app.add_typer(checkpoints.app, name="checkpoint", help="Evaluate, promote, import and export checkpoints.")
 app.add_typer(reviewers.app, name="reviewer", help="Manage reviewers and their sign-in tokens.")
-app.add_typer(labeling.app, name="desk", help="Synchronize rounds with Label Studio.")
+app.add_typer(labeling.app, name="labeling", help="Synchronize rounds with Label Studio.")
 # Commands without a group.
 app.command("train")(checkpoints.train)
-app.command("draw")(draw.draw)
+app.command("generate")(generate.generate)
 for command in (serve.up, serve.demo, serve.doctor, serve.api, serve.worker):
     app.command(command.__name__)(command)
 
@@ -106,9 +100,7 @@ def _version(wanted: bool) -> None:
 def options(
     home: Annotated[
         Path | None,
-        typer.Option(
-            help="Home folder of the instance; default: LAYERLOOP_HOME. Accepted by every command."
-        ),
+        typer.Option(help="Home folder of the instance; default: LAYERLOOP_HOME. Accepted by every command."),
     ] = None,
     version: bool = typer.Option(  # noqa: ARG001 - its callback prints it
         False, "--version", callback=_version, is_eager=True, help="Print the version."

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from curation.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print what would be done, without doing it.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, without doing it.")]
 
 ACTOR = "command line"
 INTERNAL_ERROR = 70  # sysexits.h: EX_SOFTWARE
@@ -106,10 +104,7 @@ def context(*, create: bool = False) -> Iterator[AppContext]:
     config = settings()
     # A misspelled --home must not create an empty instance.
     if not create and not config.exists():
-        hint = (
-            "'layerloop up' or 'layerloop demo' creates one; "
-            "--home or LAYERLOOP_HOME selects another folder"
-        )
+        hint = "'layerloop up' or 'layerloop demo' creates one; --home or LAYERLOOP_HOME selects another folder"
         raise NotFound(f"there is no instance at {config.home}", hint)
     with open_context(config) as ctx:
         yield ctx
@@ -179,9 +174,7 @@ def _keep_traceback() -> str:
         folder = logs if logs.is_dir() else Path(tempfile.mkdtemp(prefix="layerloop-"))
         file = folder / "errors.log"
         with file.open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(
-                f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{printable(text)}\n"
-            )
+            log.write(f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{printable(text)}\n")
     except (OSError, LayerloopError):
         return "this is a bug; LAYERLOOP_TRACEBACK=1 prints the traceback"
     return f"this is a bug: {report}; the traceback is in {file}"
@@ -205,9 +198,7 @@ def warn(sentence: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as one JSON document on stdout."""
-    sys.stdout.write(
-        _inert(json.dumps(value, default=_as_text, ensure_ascii=False, indent=2)) + "\n"
-    )
+    sys.stdout.write(_inert(json.dumps(value, default=_as_text, ensure_ascii=False, indent=2)) + "\n")
 
 
 def print_json_line(line: str) -> None:
@@ -220,9 +211,7 @@ def print_done(message: str, as_json: bool, **facts: Any) -> None:
     print_json(facts) if as_json else talk.print(message)
 
 
-def print_rows(
-    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], as_json: bool
-) -> None:
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], as_json: bool) -> None:
     """Print a listing as JSON or as a table.
 
     Args:
@@ -302,9 +291,7 @@ def progress() -> Iterator[Callable[[Progress], None]]:
     with Bars(*columns, console=talk, speed_estimate_period=30) as bars:
 
         def update(state: Progress) -> None:
-            metrics = _one_line(
-                "  ".join(f"{name} {value:.4g}" for name, value in state.figures.items())
-            )
+            metrics = _one_line("  ".join(f"{name} {value:.4g}" for name, value in state.metrics.items()))
             stage = (state.stage_number, state.stage)
             if stage not in stages:
                 number = f"{state.stage_number}/{state.stage_count} " if state.stage_count else ""
@@ -342,8 +329,7 @@ def _one_line(text: str) -> str:
 def _inert(document: str) -> str:
     """Return a JSON document with all its control characters escaped."""
     return "".join(
-        letter if letter == "\n" or printable(letter) == letter else f"\\u{ord(letter):04x}"
-        for letter in document
+        letter if letter == "\n" or printable(letter) == letter else f"\\u{ord(letter):04x}" for letter in document
     )
 
 

@@ -40,11 +40,9 @@ class Maker(StrEnum):
 
 
 @app.command()
-def make(
+def generate(
     count: Annotated[int, typer.Option(help="Number of pair prompts in total.", min=1)] = 100,
-    maker: Annotated[
-        Maker, typer.Option(help="A grammar of everyday objects, or a language model.")
-    ] = Maker.grammar,
+    maker: Annotated[Maker, typer.Option(help="A grammar of everyday objects, or a language model.")] = Maker.grammar,
     model: Annotated[
         str | None,
         typer.Option(help="Language model: a hub name, a folder, or a name on the server."),
@@ -53,9 +51,7 @@ def make(
         str | None,
         typer.Option(help="Server with an OpenAI-compatible API, as http://127.0.0.1:8000/v1."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="JSON-lines file to append to; default: stdout.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON-lines file to append to; default: stdout.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -101,8 +97,7 @@ def make(
         )
     if as_json:
         rows = [
-            {"text": prompt.text, "foreground": prompt.foreground, "background": prompt.background}
-            for prompt in made
+            {"text": prompt.text, "foreground": prompt.foreground, "background": prompt.background} for prompt in made
         ]
         print_json(summary | ({"out": str(out), "made": len(made)} if out else {"prompts": rows}))
     elif out:
@@ -152,9 +147,7 @@ def _open_writer(model: str, address: str | None) -> TextGenerator:
         return generator
     from curation.adapters.chat import ChatServer
 
-    return ChatServer(
-        address, model, config.writer_key.get_secret_value() if config.writer_key else None
-    )
+    return ChatServer(address, model, config.writer_key.get_secret_value() if config.writer_key else None)
 
 
 def _print_rejected_lines(tally: Tally) -> None:

@@ -18,7 +18,7 @@ Who = Annotated[str, typer.Argument(help="The reviewer's name.")]
 @app.command()
 def add(
     name: Who,
-    access: Annotated[Role, typer.Option(help="Their role.")] = Role.annotator,
+    role: Annotated[Role, typer.Option(help="Their role.")] = Role.annotator,
     as_json: Json = False,
 ) -> None:
     """Add a reviewer who may sign in; no change if one with this name and role exists."""
@@ -27,12 +27,12 @@ def add(
     with context(create=True) as ctx, ctx.database.transaction() as tx:
         # Adding an existing reviewer changes nothing, so only a new one is logged.
         known = name.strip() in reviewers.names(tx)
-        reviewers.add_reviewer(tx, name, access)
+        reviewers.add_reviewer(tx, name, role)
         if not known:
-            tx.log(ACTOR, "reviewer added", name, access=access)
+            tx.log(ACTOR, "reviewer added", name, role=role)
     message = f"{name} exists already" if known else f"{name} is added"
     hint = f"; 'layerloop reviewer token {name}' prints a sign-in token"
-    print_done(message + hint, as_json, reviewer=name.strip(), access=access, added=not known)
+    print_done(message + hint, as_json, reviewer=name.strip(), role=role, added=not known)
 
 
 @app.command()
@@ -46,9 +46,7 @@ def token(
 
     with context() as ctx, ctx.database.transaction() as tx:
         token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes)
-    print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(
-        token
-    )
+    print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(token)
 
 
 @app.command("list")
@@ -59,10 +57,7 @@ def list_(as_json: Json = False) -> None:
     from curation.db.tables import reviewers
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = [
-            dict(row)
-            for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
-        ]
+        rows = [dict(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
     columns = {
         "name": itemgetter("name"),
         "kind": itemgetter("kind"),
@@ -74,7 +69,7 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def figures(
+def stats(
     name: Annotated[str | None, typer.Argument(help="The reviewer's name; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -84,16 +79,10 @@ def figures(
 
     with context() as ctx, ctx.database.transaction() as tx:
         if name is None:
-            stats = reviewer_stats.all_figures(tx)
+            stats = reviewer_stats.all_statistics(tx)
         else:
-            stats = [
-                reviewer_stats.reviewer_figures(
-                    tx, reviewers.find_reviewer(tx, name), to_themselves=False
-                )
-            ]
-    print_json(stats) if as_json else print_text(
-        "\n".join(reviewer_stats.as_text(row) for row in stats)
-    )
+            stats = [reviewer_stats.reviewer_statistics(tx, reviewers.find_reviewer(tx, name), to_themselves=False)]
+    print_json(stats) if as_json else print_text("\n".join(reviewer_stats.as_text(row) for row in stats))
 
 
 @app.command()
@@ -103,9 +92,7 @@ def resume(name: Who, as_json: Json = False) -> None:
 
     with context() as ctx, ctx.database.transaction() as tx:
         reviewers.resume_reviewer(tx, reviewers.find_reviewer(tx, name), ACTOR)
-    print_done(
-        f"{name} is resumed; their gold accuracy starts over", as_json, reviewer=name, paused=False
-    )
+    print_done(f"{name} is resumed; their gold accuracy starts over", as_json, reviewer=name, paused=False)
 
 
 @app.command()

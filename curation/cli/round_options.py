@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from curation.cli.output import LARGEST
-from curation.domain import Rule
+from curation.domain import ConsensusRule
 
 Overlap = Annotated[
     int,
     typer.Option(help="Number of people who independently review each candidate.", min=1, max=15),
 ]
 HowDecided = Annotated[
-    Rule | None,
+    ConsensusRule | None,
     typer.Option("--rule", help="How several verdicts are combined; 'single' with overlap 1."),
 ]
 Certainty = Annotated[
@@ -27,16 +27,14 @@ Certainty = Annotated[
         max=1,
     ),
 ]
-MachinesVote = Annotated[
+RuleReviewerVotes = Annotated[
     bool,
     typer.Option(
-        "--machines-vote",
+        "--rule-reviewer-votes",
         help="With overlap, count the rule reviewer as one vote; otherwise it decides alone.",
     ),
 ]
-Number = Annotated[
-    int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)
-]
+Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)]
 
 
 class Policy(StrEnum):
@@ -69,7 +67,5 @@ def read_rules(kind: str, share: float | None, given: Sequence[str]) -> dict[str
         try:
             rules[name.strip()] = int(value) if value.strip().isdigit() else float(value)
         except ValueError as error:
-            raise Refused(
-                f"{word!r} is not a policy parameter", "for example --set random=0.2"
-            ) from error
+            raise Refused(f"{word!r} is not a policy parameter", "for example --set random=0.2") from error
     return rules

@@ -23,10 +23,10 @@ from curation.cli.output import (
 from curation.cli.round_options import (
     Certainty,
     HowDecided,
-    MachinesVote,
     Number,
     Overlap,
     Policy,
+    RuleReviewerVotes,
     read_rules,
 )
 
@@ -51,24 +51,16 @@ def open_(
             help="Without --prompts: also use captions made from the seeds' file names.",
         ),
     ] = False,
-    pairs: Annotated[
-        bool, typer.Option("--pairs", help="Generate foreground, background and blended image.")
-    ] = False,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="The checkpoint to use; default: the promoted one.")
-    ] = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Generate foreground, background and blended image.")] = False,
+    checkpoint: Annotated[str | None, typer.Option(help="The checkpoint to use; default: the promoted one.")] = None,
     lora: Lora = None,
     policy: Annotated[
         Policy,
-        typer.Option(
-            help="Selection of candidates to review; mixed: likely, uncertain and random."
-        ),
+        typer.Option(help="Selection of candidates to review; mixed: likely, uncertain and random."),
     ] = Policy.random,
     share: Annotated[
         float | None,
-        typer.Option(
-            help="Share of screened candidates that people review; default: all, mixed: a quarter."
-        ),
+        typer.Option(help="Share of screened candidates that people review; default: all, mixed: a quarter."),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -81,7 +73,7 @@ def open_(
     overlap: Overlap = 1,
     rule: HowDecided = None,
     certainty: Certainty = None,
-    machines_vote: MachinesVote = False,
+    rule_reviewer_votes: RuleReviewerVotes = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -98,16 +90,14 @@ def open_(
     from curation.runtime.context import load, load_embedder
 
     # Check the options that need no database first.
-    consensus_rules = consensus.choose(overlap, rule, certainty, machines_vote=machines_vote)
+    consensus_rules = consensus.choose(overlap, rule, certainty, rule_reviewer_votes=rule_reviewer_votes)
     given = read_prompt_file(prompts) if prompts else None
     if given and (given.comments or given.repeated):
         skipped = f"{given.comments} comments skipped"
         talk.print(f"{prompts}: {skipped}, {given.repeated} repeated lines counted once")
     kind = Kind.pair if pairs else Kind.single
     with context() as ctx, ctx.database.transaction() as tx:
-        generator = (
-            registry.find_checkpoint(tx, checkpoint) if checkpoint else registry.promoted(tx)
-        )
+        generator = registry.find_checkpoint(tx, checkpoint) if checkpoint else registry.promoted(tx)
         if generator is None:
             raise Refused(
                 "no checkpoint is promoted yet",
@@ -122,21 +112,17 @@ def open_(
         warned = warn_of_prompts(ctx, generator, texts)
         styles = read_styles(lora or [])
         rules = read_rules(policy.value, share, set_ or [])
-        check_measures(
-            rules, load_embedder(ctx.settings).measures if policy is Policy.paper else ()
-        )
+        check_measures(rules, load_embedder(ctx.settings).measures if policy is Policy.paper else ())
 
         # Open the round, with a checkpoint of its own where LoRAs are given.
         if dry_run:
             lifecycle.check_round(texts, quota, rules, kind)
             planned = f"{quota} candidates from {len(texts)} prompts with {short(generator.id)}"
             message = f"would generate {planned}, {consensus.tell(consensus_rules)}"
-            print_done(
-                message, as_json, would_draw=quota, prompts=len(texts), checkpoint=generator.id
-            )
+            print_done(message, as_json, would_draw=quota, prompts=len(texts), checkpoint=generator.id)
             return
         if styles:
-            generator = load(ctx.settings.styler)(generator, ctx.store, styles)
+            generator = load(ctx.settings.lora_loader)(generator, ctx.store, styles)
             registry.register_checkpoint(tx, generator, ACTOR)
         number = lifecycle.open_round(
             tx,
@@ -150,9 +136,7 @@ def open_(
         )
         if overlap > 1:
             consensus.set_consensus(tx, number, consensus_rules, ACTOR)
-    print_json(
-        {"round": number} | ({"warning": warned} if warned else {})
-    ) if as_json else print_text(number)
+    print_json({"round": number} | ({"warning": warned} if warned else {})) if as_json else print_text(number)
 
 
 @app.command("list")
@@ -173,7 +157,7 @@ def list_(as_json: Json = False) -> None:
         "rejected": lambda r: r["counts"].get("rejected", 0),
         "refused": lambda r: r["counts"].get("refused", 0),
         "checkpoint": lambda r: short(r["checkpoint_id"]),
-        "opened": lambda r: r["at"],
+        "opened": lambda r: r["created_at"],
     }
     print_rows(rows, columns, as_json)
 
@@ -239,12 +223,8 @@ def agreement(number: Number, as_json: Json = False) -> None:
 @app.command()
 def reaggregate(
     number: Number,
-    certainty: Annotated[
-        float, typer.Option(help="Minimum probability to change a verdict.", min=0.5)
-    ] = 0.9,
-    apply: Annotated[
-        bool, typer.Option("--apply", help="Change the verdicts, each by a decision of its own.")
-    ] = False,
+    certainty: Annotated[float, typer.Option(help="Minimum probability to change a verdict.", min=0.5)] = 0.9,
+    apply: Annotated[bool, typer.Option("--apply", help="Change the verdicts, each by a decision of its own.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the verdicts that the current reviewer skills would change; --apply changes them."""
@@ -261,15 +241,9 @@ def reaggregate(
 @app.command()
 def gold(
     number: Number,
-    count: Annotated[
-        int, typer.Option(help="Number of gold items to create.", min=0, max=10_000)
-    ] = 0,
-    share: Annotated[
-        float, typer.Option(help="Share of gold among the reviewed candidates; 0 for none.")
-    ] = 0.05,
-    bound: Annotated[
-        float, typer.Option(help="Gold accuracy below which a reviewer is paused; 0 for never.")
-    ] = 0.6,
+    count: Annotated[int, typer.Option(help="Number of gold items to create.", min=0, max=10_000)] = 0,
+    share: Annotated[float, typer.Option(help="Share of gold among the reviewed candidates; 0 for none.")] = 0.05,
+    bound: Annotated[float, typer.Option(help="Gold accuracy below which a reviewer is paused; 0 for never.")] = 0.6,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -285,9 +259,7 @@ def gold(
         if dry_run:
             samples = len({sample.id for sample in sources})
             message = f"would create {count} gold items from {samples} samples and show {share:.1%}"
-            print_done(
-                message, as_json, round=number, would_plant=count, samples=samples, share=share
-            )
+            print_done(message, as_json, round=number, would_plant=count, samples=samples, share=share)
             return
         # Between two transactions, since creating gold decodes and encodes images.
         planted = gold_creation.make_gold(ctx.store, sources, size)
@@ -296,30 +268,18 @@ def gold(
             review_gold.set_gold(tx, number, terms, ACTOR)
     message = f"round {number} has {pieces} gold items; {share:.1%} of reviewed candidates are gold"
     print_done(message, as_json, round=number, pieces=pieces, share=share)
-    if ctx.settings.other_desk is not None:
-        talk.print(
-            "gold is shown on the review page only: Label Studio users are not tested with it"
-        )
+    if ctx.settings.labeling_url is not None:
+        talk.print("gold is shown on the review page only: Label Studio users are not tested with it")
 
 
 @app.command()
-def scale(
+def accept_top(
     number: Number,
-    keep: Annotated[
-        int | None, typer.Option(help="Number of top-ranked candidates to accept.", min=1)
-    ] = None,
-    audit: Annotated[
-        int, typer.Option(help="Size of the random audit sample that people review first.", min=1)
-    ] = 300,
-    least: Annotated[
-        float, typer.Option(help="Share of acceptable candidates that the audit must prove.")
-    ] = 0.9,
-    per_prompt: Annotated[
-        float, typer.Option(help="Limit per prompt, as a multiple of its equal share.", min=0)
-    ] = 3.0,
-    per_cluster: Annotated[
-        float, typer.Option(help="Limit per cluster of similar candidates, likewise.", min=0)
-    ] = 3.0,
+    keep: Annotated[int | None, typer.Option(help="Number of top-ranked candidates to accept.", min=1)] = None,
+    audit: Annotated[int, typer.Option(help="Size of the random audit sample that people review first.", min=1)] = 300,
+    least: Annotated[float, typer.Option(help="Share of acceptable candidates that the audit must prove.")] = 0.9,
+    per_prompt: Annotated[float, typer.Option(help="Limit per prompt, as a multiple of its equal share.", min=0)] = 3.0,
+    per_cluster: Annotated[float, typer.Option(help="Limit per cluster of similar candidates, likewise.", min=0)] = 3.0,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -334,9 +294,7 @@ def scale(
     with context() as ctx, ctx.database.transaction() as tx:
         existing = top_n_accept.find_scaling(tx, number)
         if keep is None and existing is None:
-            raise Refused(
-                f"round {number} has no top-N acceptance yet", "give the number with --keep"
-            )
+            raise Refused(f"round {number} has no top-N acceptance yet", "give the number with --keep")
         # Begin a new one, or finish the one whose audit is under way.
         if existing is None or (existing["ended_at"] and keep is not None):
             planned = top_n_accept.plan_scaling(tx, number, terms) if dry_run else None
@@ -346,15 +304,15 @@ def scale(
     print_json(report) if as_json else print_text(top_n_accept.as_text(report))
 
 
-@app.command("take-back")
-def take_back(number: Number, dry_run: DryRun = False, as_json: Json = False) -> None:
+@app.command("revert-auto")
+def revert_auto(number: Number, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Revert all automatic verdicts of a round, withdraw their samples, and close its gates."""
     from curation.reporting import round_report
     from curation.selection import auto_reviewer, gates
 
     with context() as ctx, ctx.database.transaction() as tx:
         if dry_run:
-            count = round_report.round_report(tx, number)["machine"]["decisions"]
+            count = round_report.round_report(tx, number)["auto_reviewer"]["decisions"]
             message = f"would revert {count} automatic verdicts"
             print_done(message, as_json, round=number, would_take_back=count)
             return

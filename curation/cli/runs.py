@@ -43,7 +43,7 @@ def list_(as_json: Json = False) -> None:
         "what": lambda r: f"{r['recipe']} {r['preset']}" if r["kind"] == "training" else r["model"],
         "state": lambda r: r["state"],
         "progress": _progress,
-        "requested": lambda r: r["at"],
+        "requested": lambda r: r["created_at"],
         "ended": lambda r: r["finished_at"],
     }
     print_rows(rows, columns, as_json)
@@ -92,9 +92,7 @@ def cancel(run: Run, as_json: Json = False) -> None:
                 "'layerloop run list' shows the active runs",
             )
     running = row["state"] == "running"
-    message = f"run {row['id']} is cancelled" + (
-        "; its worker stops within a batch" if running else ""
-    )
+    message = f"run {row['id']} is cancelled" + ("; its worker stops within a batch" if running else "")
     print_done(message, as_json, run=row["id"], state="cancelled", was=row["state"])
 
 
@@ -140,8 +138,7 @@ def work_here(
             printed_holder = held[0]
             until = held[1].astimezone()
             talk.print(
-                f"waiting for {held[0]}, which works on run {run} "
-                f"(its lease lasts until {until:%H:%M:%S} or longer)"
+                f"waiting for {held[0]}, which works on run {run} (its lease lasts until {until:%H:%M:%S} or longer)"
             )
         if held and row["progress"]:
             on_progress(Progress(**row["progress"]))
@@ -154,7 +151,7 @@ def _runs(tx: Transaction) -> list[dict[str, Any]]:
 
     rows = [{"kind": "training"} | row for row in registry.list_runs(tx)]
     rows += [{"kind": "captions"} | row for row in captions.list_runs(tx)]
-    return sorted(rows, key=lambda row: row["at"], reverse=True)
+    return sorted(rows, key=lambda row: row["created_at"], reverse=True)
 
 
 def _find(tx: Transaction, name: str) -> dict[str, Any]:
@@ -162,9 +159,7 @@ def _find(tx: Transaction, name: str) -> dict[str, Any]:
     digits = name.replace("-", "").lower()
     found = [row for row in _runs(tx) if uuid.UUID(str(row["id"])).hex.startswith(digits)]
     if len(digits) < 8 or len(found) != 1:
-        raise NotFound(
-            f"there is no run {name!r}", "'layerloop run list' shows the ids; eight digits suffice"
-        )
+        raise NotFound(f"there is no run {name!r}", "'layerloop run list' shows the ids; eight digits suffice")
     return found[0]
 
 

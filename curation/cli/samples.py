@@ -22,25 +22,17 @@ from curation.cli.output import (
 
 app = typer.Typer(no_args_is_help=True)
 
-Names = Annotated[
-    list[str], typer.Argument(help="Ids of samples, or their first eight or more digits.")
-]
+Names = Annotated[list[str], typer.Argument(help="Ids of samples, or their first eight or more digits.")]
 
 
 @app.command("list")
 def list_(
-    withdrawn: Annotated[
-        bool, typer.Option("--withdrawn", help="List the withdrawn samples instead.")
-    ] = False,
+    withdrawn: Annotated[bool, typer.Option("--withdrawn", help="List the withdrawn samples instead.")] = False,
     bare: Annotated[
         bool,
-        typer.Option(
-            "--no-caption", help="Only samples without a caption, or with one from a file name."
-        ),
+        typer.Option("--no-caption", help="Only samples without a caption, or with one from a file name."),
     ] = False,
-    file: Annotated[
-        str | None, typer.Option(help="Only samples whose file name ends with this text.")
-    ] = None,
+    file: Annotated[str | None, typer.Option(help="Only samples whose file name ends with this text.")] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of rows; 0 for all.", min=0)] = 100,
     as_json: Json = False,
 ) -> None:
@@ -48,9 +40,7 @@ def list_(
     from curation.datasets import sample_records
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = sample_records.list_samples(
-            tx, withdrawn=withdrawn, bare=bare, file=file, limit=one_more(limit)
-        )
+        rows = sample_records.list_samples(tx, withdrawn=withdrawn, bare=bare, file=file, limit=one_more(limit))
     columns = {
         "sample": lambda r: short(r["id"]),
         "caption": lambda r: r["caption"][:60],
@@ -59,16 +49,14 @@ def list_(
         "split": lambda r: r["split"],
         "round": lambda r: r["round"] or "seed",
         "licence": lambda r: r["licence"][:30],
-        "withdrawn" if withdrawn else "added": lambda r: r["withdrawn_at"] or r["at"],
+        "withdrawn" if withdrawn else "added": lambda r: r["withdrawn_at"] or r["created_at"],
     }
     print_limited(rows, columns, limit, as_json)
 
 
 @app.command()
 def show(
-    sample: Annotated[
-        str, typer.Argument(help="The sample's id, or its first eight or more digits.")
-    ],
+    sample: Annotated[str, typer.Argument(help="The sample's id, or its first eight or more digits.")],
     as_json: Json = False,
 ) -> None:
     """Show one sample: its metadata, source files and history."""
@@ -108,10 +96,7 @@ def withdraw(
             talk.print(f"would withdraw {count} samples")
             return
         changed = sample_records.withdraw_samples(tx, names, reason, ACTOR)
-    talk.print(
-        f"{len(changed)} samples were withdrawn; "
-        "'layerloop snapshot freeze' creates a snapshot without them"
-    )
+    talk.print(f"{len(changed)} samples were withdrawn; 'layerloop snapshot freeze' creates a snapshot without them")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Pairs and scenes of `layerloop draw`: the options --background, --on, --under and --layers."""
+"""Pairs and scenes of `layerloop generate`: the options --background, --on, --under and --layers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Pair:
         if self.foreground is None and not self.under:
             raise Refused(
                 "there is no prompt",
-                "for example: layerloop draw 'a fox' --background 'a snowy forest'",
+                "for example: layerloop generate 'a fox' --background 'a snowy forest'",
             )
         if self.background is None and not self.on:
             raise Refused(
@@ -115,9 +115,7 @@ def draw_pairs(
     from curation.scenes.scene_images import read_pictures
 
     prompt = pair.prompt()
-    images = read_pictures(
-        [path for path in (pair.on, pair.under) if path], ctx.settings.image_limits
-    )
+    images = read_pictures([path for path in (pair.on, pair.under) if path], ctx.settings.image_limits)
     source = find_hand(ctx, name, options)
     warn_of_prompts(ctx, source.checkpoint, [prompt])
     seeds = list(files)
@@ -137,9 +135,7 @@ def draw_pairs(
             on_progress(Progress("drawing", start + len(batch), len(seeds)))
 
 
-def _given(
-    pair: Pair, images: Mapping[Path, RGBA], size: tuple[int, int] | None
-) -> dict[LayerRole, RGBA]:
+def _given(pair: Pair, images: Mapping[Path, RGBA], size: tuple[int, int] | None) -> dict[LayerRole, RGBA]:
     """Return the user's image as a layer, a background cropped to size or a foreground centered."""
     from curation.images.pairs import composite
     from curation.scenes.blending import canvas, on_canvas
@@ -148,11 +144,7 @@ def _given(
     if pair.on:
         behind = images[pair.on]
         behind = cover(behind, size) if size else behind
-        return {
-            LayerRole.background: composite(
-                behind, canvas((behind.shape[1], behind.shape[0]), (255, 255, 255))
-            )
-        }
+        return {LayerRole.background: composite(behind, canvas((behind.shape[1], behind.shape[0]), (255, 255, 255)))}
     if pair.under:
         front = images[pair.under]
         wanted = size or (front.shape[1], front.shape[0])
@@ -190,9 +182,7 @@ def _save(
     # A given layer gets no metadata, and the composite is marked as partly generated.
     for role, path in paths.items():
         source = COMPOSED if given and role is LayerRole.blended else DRAWN
-        save_picture(
-            path, layers[role], None if role in given else {**metadata, "role": role.value}, source
-        )
+        save_picture(path, layers[role], None if role in given else {**metadata, "role": role.value}, source)
     return {**metadata, "files": {role.value: str(path) for role, path in paths.items()}}
 
 
@@ -241,9 +231,7 @@ def draw_layers(
     # Files of layered formats are written last, from the finished layers.
     layered = write_layered(folder, drawn, wanted)
     if as_json:
-        print_json(
-            {"folder": str(folder), "layered": [str(file) for file in layered], **drawn.as_json()}
-        )
+        print_json({"folder": str(folder), "layered": [str(file) for file in layered], **drawn.as_json()})
         return
     for file in [*(folder / name for name in drawn.names), *layered]:
         print_text(file)

@@ -36,14 +36,14 @@ Port = Annotated[
 ]
 
 
-class Reviewer(StrEnum):
+class DemoReviewer(StrEnum):
     """The reviewers of a demo."""
 
     person = "person"
-    oracle = "oracle"
+    rules = "rules"
 
 
-class Desk(StrEnum):
+class LabelingChoice(StrEnum):
     """The labeling tools of a demo."""
 
     pages = "pages"
@@ -71,13 +71,11 @@ def up(port: Port = None) -> None:
 
 
 def demo(
-    seed: Annotated[
-        Path | None, typer.Option(help="Folder of images with alpha; default: synthetic shapes.")
-    ] = None,
+    seed: Annotated[Path | None, typer.Option(help="Folder of images with alpha; default: synthetic shapes.")] = None,
     reviewer: Annotated[
-        Reviewer,
+        DemoReviewer,
         typer.Option(help="'person' waits for reviews; 'oracle' decides automatically by rules."),
-    ] = Reviewer.person,
+    ] = DemoReviewer.person,
     rounds: Annotated[int, typer.Option(help="Number of rounds.", min=1)] = 2,
     prompts_from_names: Annotated[
         bool,
@@ -86,20 +84,14 @@ def demo(
             help="Also use captions made from the seeds' file names as prompts.",
         ),
     ] = False,
-    pairs: Annotated[
-        bool, typer.Option("--pairs", help="Generate foreground, background and blended image.")
-    ] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Generate foreground, background and blended image.")] = False,
     quota: Annotated[int, typer.Option(help="Number of candidates per round.", min=1)] = 96,
     preset: Annotated[str, typer.Option(help="The preset: 'tiny' for a laptop.")] = "tiny",
-    images: Annotated[
-        int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)
-    ] = 0,
-    seeds: Annotated[
-        int, typer.Option(help="Number of synthetic shapes if no folder is given.", min=20)
-    ] = 1_500,
-    desk: Annotated[
-        Desk, typer.Option(help="'label-studio' also installs and starts Label Studio.")
-    ] = Desk.pages,
+    images: Annotated[int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)] = 0,
+    seeds: Annotated[int, typer.Option(help="Number of synthetic shapes if no folder is given.", min=20)] = 1_500,
+    labeling: Annotated[
+        LabelingChoice, typer.Option(help="'label-studio' also installs and starts Label Studio.")
+    ] = LabelingChoice.pages,
     port: Port = None,
     as_json: Json = False,
 ) -> None:
@@ -129,19 +121,15 @@ def demo(
     # Start the local stack, with a Label Studio of its own if it is wanted.
     config = _settings(port)
     with (
-        _local_label_studio(config) if desk is Desk.label_studio else nullcontext(config) as ready,
+        _local_label_studio(config) if labeling is LabelingChoice.label_studio else nullcontext(config) as ready,
         run_local_stack(ready) as stack,
     ):
         link = bold(stack.sign_in_address())
         talk.print("\n  front end ", link, " (signs in one person, once)\n")
         if preset == "tiny":
-            talk.print(
-                "  The tiny preset learns synthetic shapes in minutes; from real photographs"
-            )
-            talk.print(
-                "  it only learns colored shapes with clean alpha. Use sd15 or sdxl for more.\n"
-            )
-        if reviewer is Reviewer.person:
+            talk.print("  The tiny preset learns synthetic shapes in minutes; from real photographs")
+            talk.print("  it only learns colored shapes with clean alpha. Use sd15 or sdxl for more.\n")
+        if reviewer is DemoReviewer.person:
             talk.print("  Candidates appear on the review page as soon as they are generated.\n")
 
         # Import the seeds and run the rounds; both resume if the database restarts.
@@ -156,7 +144,7 @@ def demo(
             print_json(reports)
         else:
             print_text("\n\n".join(round_report.as_text(report) for report in reports))
-        if reviewer is Reviewer.person:
+        if reviewer is DemoReviewer.person:
             talk.print(f"\n  all rounds are done; the front end runs until Ctrl-C: {stack.address}")
             stack.stay()
 
@@ -223,10 +211,8 @@ def _local_label_studio(config: Settings) -> Iterator[Settings]:
 
     talk.print(f"  Label Studio: installing it in {CACHE} the first time takes minutes and 1 GB")
     with label_studio(CACHE, config.path(".") / "label-studio") as server:
-        talk.print(
-            "\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}"
-        )
-        updates = {"desk": f"label-studio+{server.address}", "desk_token": SecretStr(server.token)}
+        talk.print("\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}")
+        updates = {"labeling": f"label-studio+{server.address}", "labeling_token": SecretStr(server.token)}
         yield config.model_copy(update=updates)
 
 

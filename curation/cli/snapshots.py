@@ -25,9 +25,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def freeze(
-    tag: Annotated[
-        str | None, typer.Option(help="A tag for the snapshot; it moves from an older one.")
-    ] = None,
+    tag: Annotated[str | None, typer.Option(help="A tag for the snapshot; it moves from an older one.")] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -45,12 +43,8 @@ def freeze(
         with ctx.database.transaction(one_view=True) as tx:
             frozen = snapshots.freeze(tx, ctx.store, tag=tag, actor=ACTOR)
     if withheld := frozen.counts["split"].get("withheld"):
-        talk.print(
-            f"{withheld} training samples share a layer with a held-out sample and are withheld"
-        )
-    print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print_text(
-        frozen.id
-    )
+        talk.print(f"{withheld} training samples share a layer with a held-out sample and are withheld")
+    print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print_text(frozen.id)
 
 
 @app.command("list")
@@ -64,7 +58,7 @@ def list_(as_json: Json = False) -> None:
         "snapshot": lambda r: short(r["id"]),
         "samples": lambda r: r["samples"],
         "tags": lambda r: ", ".join(r["tags"]),
-        "frozen": lambda r: r["at"],
+        "frozen": lambda r: r["created_at"],
     }
     print_rows(rows, columns, as_json)
 

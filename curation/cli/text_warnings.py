@@ -32,9 +32,7 @@ def warn_of_prompts(ctx: AppContext, checkpoint: Checkpoint, prompts: Sequence[P
     return sentence
 
 
-def warn_of_snapshot(
-    ctx: AppContext, snapshot: str, preset: str, changes: Mapping[str, str]
-) -> None:
+def warn_of_snapshot(ctx: AppContext, snapshot: str, preset: str, changes: Mapping[str, str]) -> None:
     """Warn on stderr about captions of a snapshot that a preset truncates or has unknown words."""
     read = _reader(ctx)
     if read:
@@ -47,7 +45,7 @@ def _reader(ctx: AppContext) -> ReadTexts | None:
 
     # The tokenizers belong to the training package.
     try:
-        found: ReadTexts = load(ctx.settings.reader)
+        found: ReadTexts = load(ctx.settings.text_reader)
     except LayerloopError:
         return None
     return found

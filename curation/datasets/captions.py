@@ -21,7 +21,7 @@ from curation.datasets.samples import find_sample_id, without_caption
 from curation.db import leases
 from curation.db.engine import Database, Transaction
 from curation.db.tables import caption_runs, captions, samples
-from curation.domain import CaptionSource, LayerRole, Progress, RunState, Sample, content_id
+from curation.domain import CaptionSource, JobName, LayerRole, Progress, RunState, Sample, content_id
 from curation.errors import Conflict, Corrupt, NotFound, Refused
 from curation.images.codec import decode_layer, over
 from curation.ports import Captioner, ObjectStore, Report
@@ -46,9 +46,9 @@ class CaptionOrder:
     model: str
     prompt: str = PROMPT
     background: int = 128
-    tokens: int = 60
-    again: bool = False
-    most: int = 0
+    max_tokens: int = 60
+    recaption: bool = False
+    max_samples: int = 0
 
     @property
     def id(self) -> uuid.UUID:
@@ -80,16 +80,14 @@ def order_captions(tx: Transaction, order: CaptionOrder, actor: str) -> uuid.UUI
             index_elements=["id"],
             set_={
                 "state": RunState.requested,
-                "at": sa.case((finished, sa.func.now()), else_=caption_runs.c.at),
+                "created_at": sa.case((finished, sa.func.now()), else_=caption_runs.c.created_at),
             },
-            where=caption_runs.c.state.in_(
-                [RunState.finished, RunState.failed, RunState.cancelled]
-            ),
+            where=caption_runs.c.state.in_([RunState.finished, RunState.failed, RunState.cancelled]),
         )
     )
     if tx.execute(requesting).rowcount:
         tx.log(actor, "captions ordered", f"captions {order.id}", **asdict(order))
-    tx.ask("caption", str(order.id))
+    tx.enqueue(JobName.caption, str(order.id))
     return order.id
 
 
@@ -104,19 +102,15 @@ def choose_samples(tx: Transaction, order: CaptionOrder) -> list[uuid.UUID]:
     """
     line = sa.cast(samples.c.line, JSONB)
     wanting = without_caption()
-    if order.again:
+    if order.recaption:
         wanting |= line.has_key("captioner")
-    run = sa.select(caption_runs.c.id, caption_runs.c.at).where(caption_runs.c.id == order.id).cte()
-    own = (captions.c.run_id == run.c.id) & (captions.c.at >= run.c.at)
+    run = sa.select(caption_runs.c.id, caption_runs.c.created_at).where(caption_runs.c.id == order.id).cte()
+    own = (captions.c.run_id == run.c.id) & (captions.c.created_at >= run.c.created_at)
     done = sa.select(sa.func.count()).select_from(captions).join(run, own)
     written = sa.exists().where(captions.c.sample_id == samples.c.id, own)
-    chosen = (
-        sa.select(samples.c.id)
-        .where(samples.c.withdrawn_at.is_(None), wanting, ~written)
-        .order_by(samples.c.id)
-    )
-    if order.most:
-        chosen = chosen.limit(max(0, order.most - int(tx.scalar(done) or 0)))
+    chosen = sa.select(samples.c.id).where(samples.c.withdrawn_at.is_(None), wanting, ~written).order_by(samples.c.id)
+    if order.max_samples:
+        chosen = chosen.limit(max(0, order.max_samples - int(tx.scalar(done) or 0)))
     return [row.id for row in tx.execute(chosen)]
 
 
@@ -178,9 +172,7 @@ def caption_samples(
             found = _read(tx, batch, lock=False)
         images = _images(store, found, order.background)
         # Caption it.
-        texts = (
-            captioner.describe(list(images.values()), order.prompt, order.tokens) if images else []
-        )
+        texts = captioner.describe(list(images.values()), order.prompt, order.max_tokens) if images else []
         written = {id_: text for id_, text in zip(images, map(_clean, texts), strict=True) if text}
         # Store the captions, if the run is still ours.
         with database.transaction() as tx:
@@ -191,9 +183,7 @@ def caption_samples(
     return kept
 
 
-def keep_captions(
-    tx: Transaction, order: CaptionOrder, said: Mapping[uuid.UUID, str], source: str
-) -> int:
+def keep_captions(tx: Transaction, order: CaptionOrder, said: Mapping[uuid.UUID, str], source: str) -> int:
     """Store captions of a model, except for samples that a person has captioned meanwhile.
 
     Args:
@@ -207,14 +197,9 @@ def keep_captions(
     """
     kept = 0
     found = _read(tx, list(said), lock=True)
-    bare = {
-        row.id
-        for row in tx.execute(
-            sa.select(samples.c.id).where(samples.c.id.in_(found), without_caption())
-        )
-    }
+    bare = {row.id for row in tx.execute(sa.select(samples.c.id).where(samples.c.id.in_(found), without_caption()))}
     for id_, sample in found.items():
-        if id_ in bare or (order.again and sample.captioner):
+        if id_ in bare or (order.recaption and sample.captioner):
             new = replace(sample, caption=said[id_], captioner=source, caption_source=None)
             write_caption(tx, id_, new, CaptionSource.model, f"machine:{source}", order.id)
             kept += 1
@@ -249,9 +234,7 @@ def give_caption(tx: Transaction, name: str, text: str, actor: str) -> uuid.UUID
 
 def note_progress(tx: Transaction, run: uuid.UUID, progress: Progress) -> None:
     """Record the progress of a run."""
-    tx.execute(
-        sa.update(caption_runs).where(caption_runs.c.id == run).values(progress=asdict(progress))
-    )
+    tx.execute(sa.update(caption_runs).where(caption_runs.c.id == run).values(progress=asdict(progress)))
 
 
 def hold(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> None:
@@ -299,9 +282,7 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     Returns:
         Whether the run was requested or running.
     """
-    active = (caption_runs.c.id == run) & caption_runs.c.state.in_(
-        [RunState.requested, RunState.running]
-    )
+    active = (caption_runs.c.id == run) & caption_runs.c.state.in_([RunState.requested, RunState.running])
     cancelled = {
         "state": RunState.cancelled,
         "error": f"cancelled by {actor}",
@@ -316,7 +297,7 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
 
 def list_runs(tx: Transaction) -> list[dict[str, Any]]:
     """Return the rows of all captioning runs, newest first."""
-    listed = sa.select(caption_runs).order_by(caption_runs.c.at.desc(), caption_runs.c.id)
+    listed = sa.select(caption_runs).order_by(caption_runs.c.created_at.desc(), caption_runs.c.id)
     return [dict(row) for row in tx.execute(listed).mappings()]
 
 
@@ -329,9 +310,7 @@ def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
 
 
 def _read(tx: Transaction, ids: Sequence[uuid.UUID], *, lock: bool) -> dict[uuid.UUID, Sample]:
-    query = (
-        sa.select(samples.c.id, samples.c.line).where(samples.c.id.in_(ids)).order_by(samples.c.id)
-    )
+    query = sa.select(samples.c.id, samples.c.line).where(samples.c.id.in_(ids)).order_by(samples.c.id)
     rows = tx.execute(query.with_for_update() if lock else query)
     return {row.id: Sample.read(row.line) for row in rows}
 

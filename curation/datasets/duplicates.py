@@ -147,11 +147,7 @@ def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[st
 def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str, Duplicate]:
     """Return the nearest near duplicates, by visible hash."""
     marks = dict(wanted)
-    keys = [
-        (visible, band, value)
-        for visible, mark in marks.items()
-        for band, value in enumerate(bands_of(mark))
-    ]
+    keys = [(visible, band, value) for visible, mark in marks.items() for band, value in enumerate(bands_of(mark))]
     if not keys:
         return {}
     # Read the layers that share a band, at most CROWD per band.
@@ -171,12 +167,7 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
         .limit(CROWD)
         .lateral("sharing")
     )
-    pairs = (
-        sa.select(requested.c.visible, sharing.c.sha256)
-        .join(sharing, sa.true())
-        .distinct()
-        .subquery("pairs")
-    )
+    pairs = sa.select(requested.c.visible, sharing.c.sha256).join(sharing, sa.true()).distinct().subquery("pairs")
     found = tx.execute(
         sa.select(pairs.c.visible, layers.c.sha256, layers.c.fingerprint)
         .join(layers, layers.c.sha256 == pairs.c.sha256)
@@ -187,7 +178,5 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
     compared: dict[str, dict[str, bytes]] = {}
     for visible, sha256, mark in found:
         compared.setdefault(visible, {})[sha256] = bytes(mark)
-    nearest = {
-        visible: find_nearest(marks[visible], prints) for visible, prints in compared.items()
-    }
+    nearest = {visible: find_nearest(marks[visible], prints) for visible, prints in compared.items()}
     return {visible: Duplicate(*match) for visible, match in nearest.items() if match}

@@ -49,19 +49,14 @@ def fingerprint_layers(database: Database, store: ObjectStore) -> int:
     while True:
         # Read the names of the next batch.
         with database.transaction() as tx:
-            names = [
-                row.sha256
-                for row in tx.execute(_WITHOUT_FINGERPRINT, {"after": after, "limit": BATCH})
-            ]
+            names = [row.sha256 for row in tx.execute(_WITHOUT_FINGERPRINT, {"after": after, "limit": BATCH})]
         if not names:
             return added
         # Compute without an open transaction, then store.
         marks = _compute(store, names)
         if marks:
             with database.transaction() as tx:
-                tx.execute(
-                    _STORE, [{"b_sha256": name, "mark": mark} for name, mark in marks.items()]
-                )
+                tx.execute(_STORE, [{"b_sha256": name, "mark": mark} for name, mark in marks.items()])
         added += len(marks)
         after = names[-1]
 
@@ -100,9 +95,7 @@ def is_plain(mark: bytes) -> bool:
 
 def _detailed(tx: Transaction, store: ObjectStore, split: str) -> Iterator[Mapping[str, Any]]:
     """Yield the layers with detail of a split's imported samples: sample, sha256, visible, mark."""
-    streamed = tx.execute(
-        _LAYERS.execution_options(stream_results=True, max_row_buffer=1_000), {"split": split}
-    )
+    streamed = tx.execute(_LAYERS.execution_options(stream_results=True, max_row_buffer=1_000), {"split": split})
     for rows in streamed.mappings().partitions(1_000):
         computed = _compute(store, [row["sha256"] for row in rows if row["fingerprint"] is None])
         for row in rows:

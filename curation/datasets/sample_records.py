@@ -40,13 +40,10 @@ def list_samples(
     if file:
         named = sa.select(sample_layers.c.sample_id).join(
             import_files,
-            (import_files.c.layer == sample_layers.c.sha256)
-            & (import_files.c.outcome != "duplicate"),
+            (import_files.c.layer == sample_layers.c.sha256) & (import_files.c.outcome != "duplicate"),
         )
-        query = query.where(
-            samples.c.id.in_(named.where(import_files.c.name.endswith(file, autoescape=True)))
-        )
-    query = query.order_by(samples.c.at.desc(), samples.c.id)
+        query = query.where(samples.c.id.in_(named.where(import_files.c.name.endswith(file, autoescape=True))))
+    query = query.order_by(samples.c.created_at.desc(), samples.c.id)
     return [_row(row) for row in tx.execute(query.limit(limit) if limit else query).mappings()]
 
 
@@ -67,26 +64,20 @@ def show_sample(tx: Transaction, name: str) -> dict[str, Any]:
     files = sa.select(import_files.c.name).where(
         import_files.c.layer.in_(layers), import_files.c.outcome != "duplicate"
     )
-    history = sa.select(events.c.at, events.c.actor, events.c.kind, events.c.data)
+    history = sa.select(events.c.created_at, events.c.actor, events.c.kind, events.c.data)
     history = history.where(events.c.subject == f"sample {id_.hex}").order_by(events.c.id)
-    written = sa.select(captions.c.at, captions.c.text, captions.c.source).where(
-        captions.c.sample_id == id_
-    )
+    written = sa.select(captions.c.created_at, captions.c.text, captions.c.source).where(captions.c.sample_id == id_)
     return _row(row) | {
         "source": Sample.read(row["line"]).source,
         "texts": dict(Sample.read(row["line"]).texts),
         "layers": dict(Sample.read(row["line"]).layers),
         "files": [file.name for file in tx.execute(files.order_by(import_files.c.name))],
-        "captions": [
-            dict(caption) for caption in tx.execute(written.order_by(captions.c.id)).mappings()
-        ],
+        "captions": [dict(caption) for caption in tx.execute(written.order_by(captions.c.id)).mappings()],
         "history": [dict(event) for event in tx.execute(history).mappings()],
     }
 
 
-def withdraw_samples(
-    tx: Transaction, names: Sequence[str], reason: str, actor: str
-) -> list[uuid.UUID]:
+def withdraw_samples(tx: Transaction, names: Sequence[str], reason: str, actor: str) -> list[uuid.UUID]:
     """Exclude samples from future snapshots; existing snapshots keep them.
 
     Args:
@@ -130,9 +121,7 @@ def restore_samples(tx: Transaction, names: Sequence[str], actor: str) -> list[u
     Raises:
         NotFound: A name is not the id of a sample.
     """
-    return _set_withdrawn(
-        tx, names, samples.c.withdrawn_at.is_not(None), None, "sample restored", actor
-    )
+    return _set_withdrawn(tx, names, samples.c.withdrawn_at.is_not(None), None, "sample restored", actor)
 
 
 def _set_withdrawn(
@@ -146,9 +135,7 @@ def _set_withdrawn(
 ) -> list[uuid.UUID]:
     changed = []
     for id_ in dict.fromkeys(find_sample_id(tx, name) for name in names):
-        if tx.execute(
-            sa.update(samples).where(samples.c.id == id_, before).values(withdrawn_at=after)
-        ).rowcount:
+        if tx.execute(sa.update(samples).where(samples.c.id == id_, before).values(withdrawn_at=after)).rowcount:
             tx.log(actor, kind, f"sample {id_.hex}", **data)
             changed.append(id_)
     return changed
@@ -165,6 +152,6 @@ def _row(row: Any) -> dict[str, Any]:
         "licence": sample.licence,
         "split": row["split"],
         "round": row["round"],
-        "at": row["at"],
+        "created_at": row["created_at"],
         "withdrawn_at": row["withdrawn_at"],
     }

@@ -13,9 +13,7 @@ SHOWN = 60
 """Longest text that is shown as an example, in characters."""
 
 
-def warn_of_prompts(
-    read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint, prompts: Sequence[Prompt]
-) -> str:
+def warn_of_prompts(read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> str:
     """Return a warning about prompts that a checkpoint truncates or has unknown words of.
 
     Unknown words are in no caption of the snapshot that the checkpoint was trained on.
@@ -29,29 +27,20 @@ def warn_of_prompts(
     Returns:
         One sentence, or an empty string.
     """
-    texts = list(
-        dict.fromkeys(text for prompt in prompts for text in (prompt.text, *prompt.texts.values()))
-    )
+    texts = list(dict.fromkeys(text for prompt in prompts for text in (prompt.text, *prompt.texts.values())))
     found = _try(read, checkpoint.preset, checkpoint.changes, texts)
     if found is None:
         return ""
     # Compare with the words of the training captions, if they are known.
     trained = _trained_words(read, store, checkpoint)
-    unknown = [
-        [word for word in result.words[: result.seen] if word not in trained]
-        for result in found
-        if trained
-    ]
+    unknown = [[word for word in result.words[: result.seen] if word not in trained] for result in found if trained]
     unknown = [words for words in unknown if words]
     warnings = _cut_or_empty("texts", texts, found)
     if unknown:
         words = list(dict.fromkeys(word for fresh in unknown for word in fresh))
         more = f" and {len(words) - 3} more" if len(words) > 3 else ""
         named = ", ".join(map(_short, words[:3]))
-        warnings.append(
-            f"{len(unknown)} of {len(texts)} have words that are in no training caption: "
-            f"{named}{more}"
-        )
+        warnings.append(f"{len(unknown)} of {len(texts)} have words that are in no training caption: {named}{more}")
     return _sentence(checkpoint.preset, warnings)
 
 
@@ -79,28 +68,20 @@ def warn_of_snapshot(
     unnamed = sum(sample.caption_source is CaptionSource.file_name for sample in samples)
     if unnamed:
         warnings.append(
-            f"{unnamed} of {len(samples)} samples have only a file name as caption and are trained "
-            "on without text"
+            f"{unnamed} of {len(samples)} samples have only a file name as caption and are trained on without text"
         )
     return _sentence(preset, warnings)
 
 
 def _cut_or_empty(noun: str, texts: Sequence[str], found: Sequence[TextRead]) -> list[str]:
     warnings = []
-    cut = [
-        (text, read) for text, read in zip(texts, found, strict=True) if len(read.words) > read.seen
-    ]
+    cut = [(text, read) for text, read in zip(texts, found, strict=True) if len(read.words) > read.seen]
     empty = [text for text, read in zip(texts, found, strict=True) if not read.words]
     if cut:
         text, read = cut[0]
-        warnings.append(
-            f"{len(cut)} of {len(texts)} {noun} are cut after {read.seen} words, such as "
-            f"{_short(text)}"
-        )
+        warnings.append(f"{len(cut)} of {len(texts)} {noun} are cut after {read.seen} words, such as {_short(text)}")
     if empty:
-        warnings.append(
-            f"{len(empty)} of {len(texts)} {noun} have no known word, such as {_short(empty[0])}"
-        )
+        warnings.append(f"{len(empty)} of {len(texts)} {noun} have no known word, such as {_short(empty[0])}")
     return warnings
 
 
@@ -112,9 +93,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
 
 
-def _try(
-    read: ReadTexts, preset: str, changes: Mapping[str, str], texts: Sequence[str]
-) -> Sequence[TextRead] | None:
+def _try(read: ReadTexts, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
     """Return how a preset reads texts; None if that is not known."""
     # An unknown preset is reported by the code that uses it.
     try:

@@ -43,7 +43,7 @@ class Transaction:
             self.jobs[:] = jobs
             raise
 
-    def ask(self, name: str, *args: str | int) -> None:
+    def enqueue(self, name: str, *args: str | int) -> None:
         """Enqueue a job, which is sent after the commit; equal jobs are sent once.
 
         Args:

@@ -19,9 +19,7 @@ SWEEP_AT_ONCE = 500
 """Expired leases that one transaction releases, so that it never holds locks for long."""
 
 
-def claim(
-    tx: Transaction, subjects: Collection[uuid.UUID], purpose: str, holder: str, seconds: int
-) -> None:
+def claim(tx: Transaction, subjects: Collection[uuid.UUID], purpose: str, holder: str, seconds: int) -> None:
     """Lease subjects to a holder.
 
     The caller has locked their rows, and has moved them to the matching state.
@@ -140,18 +138,12 @@ def hand_back_used(
         The number of subjects by their new state.
     """
     params = {"holder": holder, "ids": list(subjects), "page": page}
-    return (
-        _return_subjects(tx, tx.execute(_HELD_USED, params).all(), most_attempts=None)
-        if subjects
-        else Counter()
-    )
+    return _return_subjects(tx, tx.execute(_HELD_USED, params).all(), most_attempts=None) if subjects else Counter()
 
 
 def hand_back_dead(tx: Transaction, holder: str) -> Counter[str]:
     """Release all leases of a holder whose process was killed; its work counts as an attempt."""
-    return _return_subjects(
-        tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MOST_ATTEMPTS
-    )
+    return _return_subjects(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MOST_ATTEMPTS)
 
 
 def hand_back_work(tx: Transaction, alive: Collection[str] = ()) -> Counter[str]:
@@ -182,7 +174,7 @@ def _return_subjects(
     transaction locks the lease before its subject; otherwise two could deadlock.
     """
     counts: Counter[str] = Counter()
-    by_purpose: dict[str, list[uuid.UUID]] = {"draw": [], "review": [], "train": [], "caption": []}
+    by_purpose: dict[str, list[uuid.UUID]] = {"generate": [], "review": [], "train": [], "caption": []}
     for lease in leases:
         by_purpose[lease.purpose].append(lease.subject)
     for purpose, ids in by_purpose.items():
@@ -194,7 +186,7 @@ def _return_subjects(
         for row in _reset_state(tx, purpose, free, most_attempts):
             counts[row.state] += 1
             if row.state == "requested":
-                tx.ask(purpose, row.round_id if purpose == "draw" else str(row.id))
+                tx.enqueue(purpose, row.round_id if purpose == "generate" else str(row.id))
     return counts
 
 
@@ -216,11 +208,7 @@ def _reset_state(
 
 def _sql(text: str) -> sa.TextClause:
     statement = sa.text(text)
-    return (
-        statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
-        if ":ids" in text
-        else statement
-    )
+    return statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID))) if ":ids" in text else statement
 
 
 _UNTIL = "now() + make_interval(secs => :seconds)"
@@ -280,7 +268,7 @@ _BACK_TO_REQUESTED = _sql("""
         note = case when attempts >= :most
             then 'its generation was interrupted ' || attempts || ' times' else note end,
         attempts = greatest(attempts - :refund, 0)
-    where id = any(:ids) and state = 'drawing' returning id, round_id, state""")
+    where id = any(:ids) and state = 'generating' returning id, round_id, state""")
 
 _BACK_TO_WAITING = _sql("""
     update candidates set state = 'waiting'

@@ -70,7 +70,7 @@ _ASYNCHRONOUS = sa.text("set local synchronous_commit = off")
 
 _ENTER = sa.text("""
     insert into pending_jobs (name, args) values (:name, :args)
-    on conflict (name, args) do update set at = now()
-    where pending_jobs.at < now() - make_interval(secs => :seconds)""")
+    on conflict (name, args) do update set created_at = now()
+    where pending_jobs.created_at < now() - make_interval(secs => :seconds)""")
 
 _TAKE = sa.text("delete from pending_jobs where name = :name and args = :args")

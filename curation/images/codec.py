@@ -43,9 +43,7 @@ def decode_layer(stored: bytes) -> RGBA:
         with Image.open(io.BytesIO(stored), formats=["WEBP", "PNG"]) as image:
             return np.asarray(image.convert("RGBA"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise Corrupt(
-            f"a stored layer cannot be decoded: {error}", "run 'layerloop doctor'"
-        ) from error
+        raise Corrupt(f"a stored layer cannot be decoded: {error}", "run 'layerloop doctor'") from error
 
 
 def as_png(stored: bytes) -> bytes:

@@ -46,9 +46,7 @@ GAMMAS: Final = {1: 2.4, 4: 2.2, 5: 2.8, 6: 2.4, 8: 1.0, 14: 2.4, 15: 2.4}
 """Exponents of transfer functions by their codes in H.273; 2.4 for video, as in Chromium."""
 HDR: Final = {16, 18}  # PQ and HLG
 
-BRADFORD: Final = np.array(
-    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
-)
+BRADFORD: Final = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 CLOSE: Final = 2
 """A conversion that changes no color by more than this number of levels is skipped."""
 
@@ -63,9 +61,7 @@ class ColorSpace:
     power: float | None = None
 
 
-def choose_conversion(
-    info: ColorInfo, *, grey: bool, inks: bool = False
-) -> tuple[Convert | None, list[str]]:
+def choose_conversion(info: ColorInfo, *, grey: bool, inks: bool = False) -> tuple[Convert | None, list[str]]:
     """Choose the conversion of an image's samples to sRGB.
 
     Args:
@@ -97,9 +93,7 @@ def choose_conversion(
     near = np.abs(np.array(primaries) - SRGB).max() < 0.001
     if near and abs(info.gamma - 1 / 2.2) < 0.01:
         return None, found
-    convert, remarks = _with_code(
-        _by_space(ColorSpace(SRGB if near else primaries, 1 / info.gamma), grey), NOT_PROFILE
-    )
+    convert, remarks = _with_code(_by_space(ColorSpace(SRGB if near else primaries, 1 / info.gamma), grey), NOT_PROFILE)
     return convert, found + remarks
 
 
@@ -163,9 +157,7 @@ def _to_light(values: Floats, power: float | None) -> Floats:
 
 def _to_levels(light: NDArray[np.floating]) -> Bytes:
     """Encode linear light in 0..1 as sRGB in 0..255, rounded."""
-    values = np.where(
-        light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055
-    )
+    values = np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
     levels: Bytes = np.rint(values * 255).astype(np.uint8)
     return levels
 
@@ -230,9 +222,7 @@ def from_inks(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, list[
     if icc is not None:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            converted = ImageCms.profileToProfile(
-                image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
+            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
             if converted is not None:
                 return converted, [CONVERTED]
         except Exception:  # a broken profile may raise anything

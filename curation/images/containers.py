@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from curation.images.headers import MAX_EXIF, MAX_ICC, BadFile, ColorInfo, Header
+from curation.images.headers import MAX_EXIF, MAX_ICC, BadFile, ColorInfo, ImageHeader
 from curation.images.opening import open_with_pillow
 
 MAX_PAGES: Final = 64
@@ -16,7 +16,7 @@ TIFF_EXTRA: Final = 338  # the tag ExtraSamples: the meaning of the channels bey
 STRAIGHT, ASSOCIATED = 2, 1
 
 
-def read_webp(data: bytes) -> Header:
+def read_webp(data: bytes) -> ImageHeader:
     """Read the header of a WebP from its RIFF container. Raises BadFile."""
     # The format: developers.google.com/speed/webp/docs/riff_container.
     (size,) = struct.unpack_from("<I", data, 4)
@@ -47,7 +47,7 @@ def read_webp(data: bytes) -> Header:
         width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", frame, 6))
     else:
         raise BadFile("truncated", "the file ends before its pixels begin")
-    return Header(
+    return ImageHeader(
         "WEBP",
         width,
         height,
@@ -72,7 +72,7 @@ def walk_riff(data: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
         offset += 8 + length + length % 2
 
 
-def read_gif(data: bytes) -> Header:
+def read_gif(data: bytes) -> ImageHeader:
     """Read the header of a GIF (GIF89a). Raises BadFile."""
     if len(data) < 13:
         raise BadFile("truncated", "the file ends inside its header")
@@ -84,9 +84,7 @@ def read_gif(data: bytes) -> Header:
         mark = data[offset]
         if mark == 0x2C and offset + 10 < len(data):  # a frame
             frames += 1
-            left, top, frame_width, frame_height, local = struct.unpack_from(
-                "<HHHHB", data, offset + 1
-            )
+            left, top, frame_width, frame_height, local = struct.unpack_from("<HHHHB", data, offset + 1)
             # A decoder would enlarge the image to any size for a frame outside of it.
             if left + frame_width > width or top + frame_height > height:
                 raise BadFile("corrupt", "a frame lies outside the image")
@@ -102,7 +100,7 @@ def read_gif(data: bytes) -> Header:
             offset += 1
     if min(width, height) < 1:
         raise BadFile("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
-    return Header(
+    return ImageHeader(
         "GIF",
         width,
         height,
@@ -120,10 +118,10 @@ def _gif_blocks(data: bytes, offset: int) -> int:
     return offset + 1
 
 
-def read_jpeg(data: bytes) -> Header:
+def read_jpeg(data: bytes) -> ImageHeader:
     """Read the header of a JPEG, which has no alpha and is always lossy. Raises BadFile."""
     with _opened(data, "JPEG") as image:
-        return Header(
+        return ImageHeader(
             "JPEG",
             *image.size,
             data,
@@ -135,12 +133,12 @@ def read_jpeg(data: bytes) -> Header:
         )
 
 
-def read_avif(data: bytes) -> Header:
+def read_avif(data: bytes) -> ImageHeader:
     """Read the header of an AVIF. Raises BadFile."""
     with _opened(data, "AVIF") as image:
         # Its colors are given by an ICC profile or by the codes of an "nclx" box.
         icc = _info(image, "icc_profile", MAX_ICC)
-        return Header(
+        return ImageHeader(
             "AVIF",
             *image.size,
             data,
@@ -163,7 +161,7 @@ def _nclx(data: bytes) -> tuple[int, int, int, int] | None:
     return (primaries, transfer, 0, 1) if max(primaries, transfer) < 256 else None
 
 
-def read_tiff(data: bytes) -> Header:
+def read_tiff(data: bytes) -> ImageHeader:
     """Read the header of a TIFF.
 
     Args:
@@ -183,11 +181,7 @@ def read_tiff(data: bytes) -> Header:
         photometric = tags.get(262)
         if _pages(image) > 1:
             raise _unsupported("it has several pages")
-        if (
-            set(_numbers(tags.get(339, (1,)))) != {1}
-            or not bits <= {1, 2, 4, 8, 16}
-            or len(bits) != 1
-        ):
+        if set(_numbers(tags.get(339, (1,)))) != {1} or not bits <= {1, 2, 4, 8, 16} or len(bits) != 1:
             raise _unsupported("its samples are not integers of 8 or 16 bits")
         if photometric not in {0, 1, 2, 3, 6}:
             raise _unsupported("its colors are CMYK or Lab")
@@ -197,7 +191,7 @@ def read_tiff(data: bytes) -> Header:
 
         # Compression tags of lossy kinds: JPEG, JPEG 2000 and WebP.
         lossy = tags.get(259, 1) in {6, 7, 33003, 33005, 34712, 50001}
-        return Header(
+        return ImageHeader(
             "TIFF",
             int(tags[256]),
             int(tags[257]),
@@ -234,7 +228,7 @@ def _orientation(value: Any) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def read_psd(data: bytes) -> Header:
+def read_psd(data: bytes) -> ImageHeader:
     """Read the header of a Photoshop file, of which only the merged image is used.
 
     Args:
@@ -246,9 +240,7 @@ def read_psd(data: bytes) -> Header:
     Raises:
         BadFile: It is broken, or not an 8-bit RGB or gray image.
     """
-    version, channels, height, width, depth, mode = struct.unpack(
-        ">H6xHIIHH", data[4:26].ljust(22, b"\0")
-    )
+    version, channels, height, width, depth, mode = struct.unpack(">H6xHIIHH", data[4:26].ljust(22, b"\0"))
     if version != 1 or depth != 8 or mode not in {1, 3}:
         raise _unsupported("only Photoshop files in 8-bit RGB or gray are supported")
 
@@ -265,7 +257,7 @@ def read_psd(data: bytes) -> Header:
     # image, whose colors are then blended with white.
     layers = int.from_bytes(sections[2][4:6], "big", signed=True) if len(sections[2]) >= 6 else 0
     with _opened(data, "PSD") as image:
-        return Header(
+        return ImageHeader(
             "PSD",
             width,
             height,
@@ -283,9 +275,7 @@ def _opened(data: bytes, kind: str, mode_error: str = "") -> Image.Image:
     except Exception as error:  # Pillow raises anything for broken headers
         if mode_error and "mode" in str(error):
             raise _unsupported(mode_error) from error
-        raise BadFile(
-            "corrupt", "its header cannot be read, so that the pixels cannot be decoded"
-        ) from error
+        raise BadFile("corrupt", "its header cannot be read, so that the pixels cannot be decoded") from error
 
 
 def _info(image: Image.Image, name: str, most: int) -> bytes | None:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from curation.image_limits import LIMITS, Limits
+from curation.image_limits import LIMITS, ImageLimits
 from curation.images.codec import MAX_SIDE, without_hidden_colour
 from curation.images.colors import Samples, choose_conversion, from_inks, to_eight_bits
-from curation.images.headers import BadFile, Header
+from curation.images.headers import BadFile, ImageHeader
 from curation.images.opening import open_with_pillow
 from curation.images.recognition import read_header
 from curation.ports import RGBA
@@ -33,7 +33,7 @@ class Decoded:
     """A decoded image: upright H x W x 4 sRGB (color 0 under alpha 0), header and remark codes."""
 
     rgba: RGBA = field(repr=False)
-    header: Header
+    header: ImageHeader
     found: tuple[str, ...]
 
 
@@ -54,7 +54,7 @@ class Raw:
     inks: bool = False
 
 
-def decode_image(data: bytes, name: str = "", limits: Limits = LIMITS) -> Decoded:
+def decode_image(data: bytes, name: str = "", limits: ImageLimits = LIMITS) -> Decoded:
     """Decode an image: PNG, WebP, GIF, JPEG, TIFF, AVIF, or the merged image of a Photoshop file.
 
     Args:
@@ -77,7 +77,7 @@ def decode_image(data: bytes, name: str = "", limits: Limits = LIMITS) -> Decode
     return Decoded(without_hidden_colour(rgba), header, tuple(found))
 
 
-def check_pixels(header: Header, limits: Limits) -> None:
+def check_pixels(header: ImageHeader, limits: ImageLimits) -> None:
     """Check size and number of frames before decoding. Raises BadFile."""
     width, height = header.size
     if width * height > limits.pixels:
@@ -91,7 +91,7 @@ def check_pixels(header: Header, limits: Limits) -> None:
         raise BadFile("animated", "the file has several frames")
 
 
-def check_side(header: Header) -> None:
+def check_side(header: ImageHeader) -> None:
     """Check that width and height are within the limit of stored layers. Raises BadFile."""
     if max(header.size) > MAX_SIDE:
         raise BadFile(
@@ -100,7 +100,7 @@ def check_side(header: Header) -> None:
         )
 
 
-def decode(header: Header) -> tuple[RGBA, list[str]]:
+def decode(header: ImageHeader) -> tuple[RGBA, list[str]]:
     """Decode the pixels of an image whose header was read and checked.
 
     Args:
@@ -149,7 +149,7 @@ def _bands(height: int, width: int) -> Iterator[slice]:
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
-def _samples(header: Header) -> Raw:
+def _samples(header: ImageHeader) -> Raw:
     """Decode the samples of a file at its own bit depth."""
     if header.bits == 16:
         return _with_key(header, _decode_deep(header))
@@ -157,9 +157,7 @@ def _samples(header: Header) -> Raw:
     with image:
         # Only the size of the header was checked against the limits.
         if not _same_size(image.size, header):
-            raise ValueError(
-                f"decoded {image.size}, but the header has {header.width} x {header.height}"
-            )
+            raise ValueError(f"decoded {image.size}, but the header has {header.width} x {header.height}")
         image.load()
         if header.format == "PNG":
             return _from_png(header, image)
@@ -171,12 +169,12 @@ def _samples(header: Header) -> Raw:
         return Raw(_plain(image, header))
 
 
-def _same_size(size: tuple[int, ...], header: Header) -> bool:
+def _same_size(size: tuple[int, ...], header: ImageHeader) -> bool:
     """Return whether a decoded size equals the header's; a TIFF may have been rotated."""
     return size == header.size or (header.orientation > 4 and size == header.size[::-1])
 
 
-def _decode_deep(header: Header) -> NDArray[np.uint16]:
+def _decode_deep(header: ImageHeader) -> NDArray[np.uint16]:
     """Decode 16-bit samples with OpenCV, since Pillow keeps only their high bytes."""
     deep = cv2.imdecode(np.frombuffer(header.pixels, np.uint8), cv2.IMREAD_UNCHANGED)
     if deep is None:
@@ -184,11 +182,7 @@ def _decode_deep(header: Header) -> NDArray[np.uint16]:
     if deep.ndim == 2:
         deep = deep[..., None]
     channels = deep.shape[2]
-    if (
-        deep.dtype != np.uint16
-        or channels not in {GREY, RGB, RGB_ALPHA}
-        or not _same_size(deep.shape[1::-1], header)
-    ):
+    if deep.dtype != np.uint16 or channels not in {GREY, RGB, RGB_ALPHA} or not _same_size(deep.shape[1::-1], header):
         raise ValueError("the decoded samples do not match the header")
     # A fourth channel is alpha only if the header declares it.
     if channels == RGB_ALPHA and not header.alpha:
@@ -199,7 +193,7 @@ def _decode_deep(header: Header) -> NDArray[np.uint16]:
     return np.asarray(deep, np.uint16)
 
 
-def _from_png(header: Header, image: Image.Image) -> Raw:
+def _from_png(header: ImageHeader, image: Image.Image) -> Raw:
     """Return the samples of a PNG of up to 8 bits, with its palette applied and gray in 0..255."""
     samples = np.asarray(image)
     if header.palette is not None:
@@ -212,28 +206,21 @@ def _from_png(header: Header, image: Image.Image) -> Raw:
     return _with_key(header, samples if samples.ndim == 3 else samples[..., None])
 
 
-def _with_key(header: Header, samples: Samples) -> Raw:
+def _with_key(header: ImageHeader, samples: Samples) -> Raw:
     """Return the samples with the transparent color of a PNG, at the file's bit depth."""
     channels, transparency_chunk = samples.shape[2], header.transparency or b""
-    if (
-        header.format != "PNG"
-        or channels not in {GREY, RGB}
-        or len(transparency_chunk) < 2 * channels
-    ):
+    if header.format != "PNG" or channels not in {GREY, RGB} or len(transparency_chunk) < 2 * channels:
         return Raw(samples)
     # Samples of fewer than 8 bits were scaled to 0..255 exactly; so is the transparent color.
     spread = 255 // (2**header.bits - 1) if header.bits < 8 else 1
     mask = 2**header.bits - 1
     return Raw(
         samples,
-        tuple(
-            (int.from_bytes(transparency_chunk[2 * n : 2 * n + 2], "big") & mask) * spread
-            for n in range(channels)
-        ),
+        tuple((int.from_bytes(transparency_chunk[2 * n : 2 * n + 2], "big") & mask) * spread for n in range(channels)),
     )
 
 
-def _palette(header: Header) -> RGBA:
+def _palette(header: ImageHeader) -> RGBA:
     """Return the palette of a PNG as 256 RGBA colors; missing entries are opaque black."""
     table = np.zeros((256, 4), np.uint8)
     table[:, 3] = 255
@@ -245,7 +232,7 @@ def _palette(header: Header) -> RGBA:
     return table
 
 
-def _plain(image: Image.Image, header: Header) -> NDArray[np.uint8]:
+def _plain(image: Image.Image, header: ImageHeader) -> NDArray[np.uint8]:
     """Return the samples of an image as Pillow decodes them, with alpha if it is declared."""
     if header.alpha:
         # Pillow applies a GIF's palette transparency and divides premultiplied colors by alpha.
@@ -295,7 +282,7 @@ TURNS: Final = {
 """EXIF orientation (tag 0x0112) -> the transposition that makes the image upright."""
 
 
-def _turn(rgba: RGBA, header: Header) -> RGBA:
+def _turn(rgba: RGBA, header: ImageHeader) -> RGBA:
     """Rotate an image upright by its EXIF orientation."""
     # Pillow and OpenCV apply the orientation of a TIFF themselves.
     turn = TURNS.get(_exif_orientation(header.exif)) if header.format != "TIFF" else None

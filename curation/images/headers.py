@@ -34,7 +34,7 @@ class ColorInfo:
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """The header of an image file, and `pixels`: the file reduced to what decoding needs."""
 
     format: str  # PNG, WEBP, GIF, JPEG, TIFF, PSD, AVIF

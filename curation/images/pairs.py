@@ -52,10 +52,7 @@ def composite(foreground: RGBA, background: RGBA) -> RGBA:
     a = foreground[..., 3:].astype(np.int32)
     background_weight = background[..., 3:].astype(np.int32) * (255 - a)
     total = a * 255 + background_weight
-    mixed = (
-        foreground[..., :3].astype(np.int32) * (a * 255)
-        + background[..., :3].astype(np.int32) * background_weight
-    )
+    mixed = foreground[..., :3].astype(np.int32) * (a * 255) + background[..., :3].astype(np.int32) * background_weight
     color = (2 * mixed + total) // np.maximum(2 * total, 1)
     return np.concatenate([color, (total + 127) // 255], axis=2).astype(np.uint8)
 
@@ -205,9 +202,7 @@ def _check(*layers: RGBA) -> None:
     sizes = {layer.shape[:2] for layer in layers}
     if len(sizes) > 1:
         sizes_text = " and ".join(f"{width} x {height}" for height, width in sorted(sizes))
-        raise Refused(
-            f"the layers of a pair differ in size: {sizes_text}", "resize or crop them to one size"
-        )
+        raise Refused(f"the layers of a pair differ in size: {sizes_text}", "resize or crop them to one size")
 
 
 def _shrink(layer: RGBA) -> Plane:
@@ -299,6 +294,4 @@ def _thirds(values: Plane) -> Plane:
 
 
 # From linear sRGB to XYZ.
-_XYZ: Final = np.array(
-    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32
-)
+_XYZ: Final = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from curation.image_limits import LIMITS, Limits
+from curation.image_limits import LIMITS, ImageLimits
 from curation.images.colors import choose_conversion, from_inks, to_eight_bits
 from curation.images.decoding import decode_image
 from curation.images.headers import BadFile, ColorInfo
@@ -17,7 +17,7 @@ from curation.input_files import open_inside
 from curation.ports import RGBA
 
 
-def from_path(path: str | Path, limits: Limits = LIMITS) -> RGBA:
+def from_path(path: str | Path, limits: ImageLimits = LIMITS) -> RGBA:
     """Decode a file in this process, without confinement.
 
     Args:
@@ -36,7 +36,7 @@ def from_path(path: str | Path, limits: Limits = LIMITS) -> RGBA:
         return decode_image(file.read(limits.bytes + 1), file_path.name, limits).rgba
 
 
-def from_pillow(image: Image.Image, limits: Limits = LIMITS) -> RGBA:
+def from_pillow(image: Image.Image, limits: ImageLimits = LIMITS) -> RGBA:
     """Convert a PIL image to upright straight sRGB.
 
     An image that was opened from a file and not changed since is decoded from the file's bytes,
@@ -60,13 +60,9 @@ def from_pillow(image: Image.Image, limits: Limits = LIMITS) -> RGBA:
     return _from_memory(image)
 
 
-def _source(image: Image.Image, limits: Limits) -> bytes | None:
+def _source(image: Image.Image, limits: ImageLimits) -> bytes | None:
     """Return the bytes of an image's file, None if it was changed or the file is not available."""
-    if (
-        not isinstance(image, ImageFile.ImageFile)
-        or image.format not in READERS
-        or getattr(image, "tell", int)() != 0
-    ):
+    if not isinstance(image, ImageFile.ImageFile) or image.format not in READERS or getattr(image, "tell", int)() != 0:
         return None
     try:
         data = _bytes_of(image, limits)
@@ -88,7 +84,7 @@ def _pixels_pending(image: ImageFile.ImageFile) -> bool:
     return getattr(image, "_im", None) is None
 
 
-def _bytes_of(image: ImageFile.ImageFile, limits: Limits) -> bytes | None:
+def _bytes_of(image: ImageFile.ImageFile, limits: ImageLimits) -> bytes | None:
     """Read an image's file: the open one if there is one, else the one at its path."""
     file: Any = image.fp
     if file is not None and not getattr(file, "closed", False) and image.format != "AVIF":
@@ -99,9 +95,7 @@ def _bytes_of(image: ImageFile.ImageFile, limits: Limits) -> bytes | None:
         return data
     if not image.filename:
         return None
-    path = Path(
-        image.filename if isinstance(image.filename, str) else image.filename.decode()
-    ).resolve()
+    path = Path(image.filename if isinstance(image.filename, str) else image.filename.decode()).resolve()
     with open_inside(path.parent, path.name) as opened:
         return opened.read(limits.bytes + 1)
 
@@ -136,19 +130,12 @@ def _deep(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint16]] | None:
     """Return the samples of a 16-bit gray image as RGBA, None for other images."""
     # Pillow may hold 16-bit samples as 32-bit integers.
     array = np.asarray(image)
-    is_wide = (
-        image.mode == "I"
-        and array.size
-        and int(array.min()) >= 0
-        and 255 < int(array.max()) <= 65_535
-    )
+    is_wide = image.mode == "I" and array.size and int(array.min()) >= 0 and 255 < int(array.max()) <= 65_535
     if not (image.mode.startswith("I;16") or is_wide):
         return None
     grey = array.astype(np.uint16)
     key = image.info.get("transparency")
-    alpha = (
-        np.where(grey == key, 0, 65_535) if isinstance(key, int) else np.full(grey.shape, 65_535)
-    )
+    alpha = np.where(grey == key, 0, 65_535) if isinstance(key, int) else np.full(grey.shape, 65_535)
     return np.dstack([grey, grey, grey, alpha.astype(np.uint16)])
 
 
@@ -156,28 +143,20 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     """Convert an 8-bit image to straight RGBA, with its transparent color applied."""
     if image.mode == "La":
         image = image.convert("LA")
-    if image.mode in {"RGB", "L"} and isinstance(
-        key := image.info.get("transparency"), tuple | int
-    ):
+    if image.mode in {"RGB", "L"} and isinstance(key := image.info.get("transparency"), tuple | int):
         top = max(key) if isinstance(key, tuple) else key
         if top > 255:  # a 16-bit transparent color, while Pillow cut the samples to 8 bits
             image = image.copy()
-            image.info["transparency"] = (
-                tuple(v >> 8 for v in key) if isinstance(key, tuple) else key >> 8
-            )
+            image.info["transparency"] = tuple(v >> 8 for v in key) if isinstance(key, tuple) else key >> 8
     return image.convert("RGBA")
 
 
 def _color_info(image: Image.Image) -> ColorInfo:
     """Return the color metadata that Pillow keeps in `info`."""
-    icc, gamma, primaries = (
-        image.info.get(name) for name in ("icc_profile", "gamma", "chromaticity")
-    )
+    icc, gamma, primaries = (image.info.get(name) for name in ("icc_profile", "gamma", "chromaticity"))
     return ColorInfo(
         icc=icc if isinstance(icc, bytes) and icc else None,
         srgb="srgb" in image.info,
         gamma=float(gamma) if isinstance(gamma, int | float) else None,
-        chromaticities=tuple(map(float, primaries))
-        if isinstance(primaries, tuple) and len(primaries) == 8
-        else None,
+        chromaticities=tuple(map(float, primaries)) if isinstance(primaries, tuple) and len(primaries) == 8 else None,
     )

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from curation.images.headers import MAX_EXIF, MAX_ICC, BadFile, ColorInfo, Header
+from curation.images.headers import MAX_EXIF, MAX_ICC, BadFile, ColorInfo, ImageHeader
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 NEEDED: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT"})
@@ -16,7 +16,7 @@ CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Color type -> samples per pixel."""
 
 
-def read_png(data: bytes) -> Header:
+def read_png(data: bytes) -> ImageHeader:
     """Read the header of a PNG from its chunks.
 
     The header's `pixels` is a PNG of the same samples and nothing else: without the transparent
@@ -47,9 +47,7 @@ def read_png(data: bytes) -> Header:
         seen.setdefault(kind, body)
 
     # Check the values of the header chunk.
-    width, height, bits, color_type, _, _, interlaced = struct.unpack(
-        ">IIBBBBB", seen.get(b"IHDR", bytes(13))
-    )
+    width, height, bits, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", seen.get(b"IHDR", bytes(13)))
     if seen and min(width, height) < 1:
         raise BadFile("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
     if not parts:
@@ -61,7 +59,7 @@ def read_png(data: bytes) -> Header:
     ios = b"CgBI" in seen
     bits_per_pixel = bits * CHANNELS[color_type]
     repacked = _as_zlib(parts, width, height, bits_per_pixel, interlaced) if ios else None
-    return Header(
+    return ImageHeader(
         "PNG",
         width,
         height,
@@ -118,20 +116,13 @@ def _bare(seen: dict[bytes, bytes], parts: list[bytes], repacked: bytes | None) 
     kept = [SIGNATURE, chunk(b"IHDR", seen[b"IHDR"])]
     if b"PLTE" in seen:
         kept.append(chunk(b"PLTE", seen[b"PLTE"]))
-    kept += (
-        [chunk(b"IDAT", part) for part in parts] if repacked is None else [chunk(b"IDAT", repacked)]
-    )
+    kept += [chunk(b"IDAT", part) for part in parts] if repacked is None else [chunk(b"IDAT", repacked)]
     return b"".join([*kept, chunk(b"IEND", b"")])
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
     """Encode a chunk with its length and checksum."""
-    return (
-        struct.pack(">I", len(body))
-        + kind
-        + body
-        + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
-    )
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
 
 
 def _as_zlib(parts: list[bytes], width: int, height: int, bits: int, interlaced: int) -> bytes:
@@ -155,9 +146,7 @@ def _color(seen: dict[bytes, bytes]) -> ColorInfo:
         icc=_icc(seen[b"iCCP"]) if b"iCCP" in seen else None,
         srgb=b"sRGB" in seen,
         gamma=int.from_bytes(gamma, "big") / 100_000 if len(gamma) == 4 else None,
-        chromaticities=tuple(v / 100_000 for v in struct.unpack(">8I", primaries))
-        if len(primaries) == 32
-        else None,
+        chromaticities=tuple(v / 100_000 for v in struct.unpack(">8I", primaries)) if len(primaries) == 32 else None,
     )
 
 

@@ -41,9 +41,7 @@ DRAWN, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMed
 """IPTC digital source types of generated images, and of composites of them with others."""
 
 
-def save_picture(
-    path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN
-) -> None:
+def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> None:
     """Write an image with its provenance atomically; see `encode_picture`.
 
     Args:
@@ -60,9 +58,7 @@ def save_picture(
     write_file(path, data)
 
 
-def encode_picture(
-    path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN
-) -> bytes:
+def encode_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> bytes:
     """Encode an image with its provenance as XMP.
 
     The XMP has the provenance as JSON and the IPTC digital source type; a PNG also has the text
@@ -82,13 +78,9 @@ def encode_picture(
     """
     kind = _format(path)
     image = Image.fromarray(np.ascontiguousarray(rgba), "RGBA")
-    lossless: dict[str, Any] = (
-        {"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}
-    )
+    lossless: dict[str, Any] = {"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}
     out = io.BytesIO()
-    image.save(
-        out, kind, **lossless, **(_metadata(kind, facts, source) if facts is not None else {})
-    )
+    image.save(out, kind, **lossless, **(_metadata(kind, facts, source) if facts is not None else {}))
     return out.getvalue()
 
 
@@ -120,11 +112,9 @@ def read_provenance(path: Path) -> dict[str, str]:
     text = _xmp(read_input(path)).decode("utf-8", "replace")
     found = re.search(r'layerloop:drawn="([^"]*)"', text)
     if found is None:
-        raise NotFound(f"{path} has no provenance", "only images of 'layerloop draw' have it")
+        raise NotFound(f"{path} has no provenance", "only images of 'layerloop generate' have it")
     try:
-        return {
-            str(name): str(value) for name, value in json.loads(html.unescape(found[1])).items()
-        }
+        return {str(name): str(value) for name, value in json.loads(html.unescape(found[1])).items()}
     except (ValueError, AttributeError, RecursionError) as error:
         raise Refused(f"the provenance of {path} is broken: {error}") from error
 
@@ -167,11 +157,7 @@ def parameters(facts: Mapping[str, str]) -> str:
         "model": "Model",
     }
     fields = [f"{label}: {facts[name]}" for name, label in names.items() if name in facts]
-    fields += [
-        f"{name}: {value}"
-        for name, value in facts.items()
-        if name not in {"prompt", "negative", *names}
-    ]
+    fields += [f"{name}: {value}" for name, value in facts.items() if name not in {"prompt", "negative", *names}]
     negative = [f"Negative prompt: {facts['negative']}"] if facts.get("negative") else []
     return "\n".join([facts.get("prompt", ""), *negative, ", ".join(fields)])
 
@@ -180,6 +166,4 @@ def _format(path: Path) -> str:
     try:
         return FORMATS[path.suffix.lower().removeprefix(".")]
     except KeyError:
-        raise Refused(
-            f"unsupported output format: {path.name}", "use the suffix .png or .webp"
-        ) from None
+        raise Refused(f"unsupported output format: {path.name}", "use the suffix .png or .webp") from None

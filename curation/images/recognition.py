@@ -11,7 +11,7 @@ from curation.images.containers import (
     read_tiff,
     read_webp,
 )
-from curation.images.headers import BadFile, Header
+from curation.images.headers import BadFile, ImageHeader
 
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
@@ -53,7 +53,7 @@ ARCHIVES: tuple[tuple[bytes, str], ...] = (
 """Signatures of unsupported archive formats."""
 
 
-def read_header(data: bytes, name: str = "") -> Header:
+def read_header(data: bytes, name: str = "") -> ImageHeader:
     """Read the header of an image of any supported format.
 
     Args:
@@ -76,7 +76,7 @@ def read_header(data: bytes, name: str = "") -> Header:
         raise BadFile("corrupt", "the header cannot be read") from error
 
 
-def _read(data: bytes, name: str) -> Header:
+def _read(data: bytes, name: str) -> ImageHeader:
     for magic, reader in READERS:
         if data.startswith(magic):
             return reader(data)
@@ -84,9 +84,7 @@ def _read(data: bytes, name: str) -> Header:
         return read_webp(data)
     # ISO media files list their brands after the size and type of the first box.
     if data[4:8] == b"ftyp":
-        brands = {
-            data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)
-        }
+        brands = {data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
         if brands & AVIF_BRANDS:
             return read_avif(data)
         raise _unsupported("HEIF")
@@ -104,7 +102,5 @@ def _read(data: bytes, name: str) -> Header:
 
 def _unsupported(kind: str | None) -> BadFile:
     if kind:
-        return BadFile(
-            "unsupported_format", f"{kind} files are not supported: save it as PNG or lossless WebP"
-        )
+        return BadFile("unsupported_format", f"{kind} files are not supported: save it as PNG or lossless WebP")
     return BadFile("not_an_image", "the content of the file is not an image")

@@ -105,20 +105,14 @@ def list_members(file: BinaryIO, most_bytes: int) -> list[Member]:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         kind = archive_kind(file.read(512))
-        members = list(
-            _list_tar(file, size, most_bytes)
-            if kind == "tar"
-            else _list_zip(file, size, most_bytes)
-        )
+        members = list(_list_tar(file, size, most_bytes) if kind == "tar" else _list_zip(file, size, most_bytes))
     except BadFile:
         raise
     # A parser may raise any exception on hostile bytes; each one refuses the archive.
     except Exception as error:
         raise BadFile("corrupt", "the archive cannot be read") from error
     if sum(member.size for member in members if member.refusal is None) > MAX_TOTAL:
-        raise BadFile(
-            "archive_too_large", f"the archive unpacks to more than {MAX_TOTAL >> 30} GiB"
-        )
+        raise BadFile("archive_too_large", f"the archive unpacks to more than {MAX_TOTAL >> 30} GiB")
     return members
 
 
@@ -215,9 +209,7 @@ def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
     if count > MAX_MEMBERS:
         raise _too_many(count)
     if length > MAX_DIRECTORY:
-        raise BadFile(
-            "archive_too_large", f"its directory has {length:,} bytes, more than {MAX_DIRECTORY:,}"
-        )
+        raise BadFile("archive_too_large", f"its directory has {length:,} bytes, more than {MAX_DIRECTORY:,}")
     # Counted back from its end: offsets are too small where other bytes precede the archive.
     start = end - length
     if start < 0 or start < offset:
@@ -270,9 +262,7 @@ class _BoundedHeaders:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= MAX_TAR_HEADER:
-            raise BadFile(
-                "corrupt", f"the archive has a header of more than {MAX_TAR_HEADER >> 10} KiB"
-            )
+            raise BadFile("corrupt", f"the archive has a header of more than {MAX_TAR_HEADER >> 10} KiB")
         return self._file.read(size)
 
 
@@ -290,9 +280,7 @@ def _list_tar(file: BinaryIO, size: int, most_bytes: int) -> Iterator[Member]:
                 refusal = _refusal(info.name, info.size, info.size, most_bytes, link)
                 if not 0 <= info.size <= size - info.offset_data:
                     refusal = refusal or BadFile("truncated", "the archive ends inside this member")
-                yield Member(
-                    index, info.name, info.size, info.size, info.offset_data, refusal=refusal
-                )
+                yield Member(index, info.name, info.size, info.size, info.offset_data, refusal=refusal)
             index += 1
         file.seek(min(archive.offset, size))
     # An intact tar ends with blocks of zeros.
@@ -317,12 +305,8 @@ def _refusal(name: str, packed: int, size: int, most_bytes: int, link: bool) -> 
     if link:
         return BadFile("path_traversal", "the member is a symbolic link or not a regular file")
     if len(name) > MAX_NAME:
-        return BadFile(
-            "name_too_long", f"its name has {len(name):,} characters, more than {MAX_NAME:,}"
-        )
-    if max(size, packed - MAX_OVERHEAD) > most_bytes or (
-        size > UNSUSPICIOUS and size > MAX_RATIO * max(1, packed)
-    ):
+        return BadFile("name_too_long", f"its name has {len(name):,} characters, more than {MAX_NAME:,}")
+    if max(size, packed - MAX_OVERHEAD) > most_bytes or (size > UNSUSPICIOUS and size > MAX_RATIO * max(1, packed)):
         return _too_large(packed, size)
     try:
         check_inside(name)
@@ -332,15 +316,11 @@ def _refusal(name: str, packed: int, size: int, most_bytes: int, link: bool) -> 
 
 
 def _too_large(packed: int, size: int) -> BadFile:
-    return BadFile(
-        "archive_too_large", f"the archive holds {packed:,} bytes that unpack to {size:,}"
-    )
+    return BadFile("archive_too_large", f"the archive holds {packed:,} bytes that unpack to {size:,}")
 
 
 def _too_many(count: int) -> BadFile:
-    return BadFile(
-        "archive_too_large", f"the archive holds {count:,} files or more, over {MAX_MEMBERS:,}"
-    )
+    return BadFile("archive_too_large", f"the archive holds {count:,} files or more, over {MAX_MEMBERS:,}")
 
 
 def _packed_bytes(file: BinaryIO, member: Member) -> bytes:
@@ -363,8 +343,6 @@ def _unpack(packed: bytes, member: Member) -> bytes:
     data = packed
     if member.method == DEFLATED:
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.size + 1)
-    if len(data) != member.size or (
-        member.checksum is not None and zlib.crc32(data) != member.checksum
-    ):
+    if len(data) != member.size or (member.checksum is not None and zlib.crc32(data) != member.checksum):
         raise ValueError("size or checksum differ")
     return data

@@ -49,9 +49,7 @@ def caption_files_of(names: Iterable[str], pictures: Iterable[str]) -> dict[str,
             continue
         stem = name[: -len(path.suffix)]
         order = CAPTION_FILES.index(path.suffix.lower())
-        for image in (
-            exact.get(stem) or caseless.get(stem.casefold()) or by_key.get(_sample_key(name), [])
-        ):
+        for image in exact.get(stem) or caseless.get(stem.casefold()) or by_key.get(_sample_key(name), []):
             # Sorts the file of this very image before files of all images with its stem.
             found.setdefault(image, []).append((image.casefold() != stem.casefold(), order, name))
     return {image: [name for *_, name in sorted(files)] for image, files in found.items()}
@@ -63,9 +61,7 @@ def _sample_key(name: str) -> str:
     return folder + slash + plain.partition(".")[0]
 
 
-def read_caption_file(
-    opening: Callable[[str], BinaryIO], name: str, encoding: str | None
-) -> Mapping[str, Any]:
+def read_caption_file(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Mapping[str, Any]:
     """Read a caption file as a row of metadata.
 
     The lines of a text file are joined by spaces into one caption.
@@ -141,9 +137,7 @@ def text_of(row: Mapping[str, Any], *keys: str) -> str | None:
     if not isinstance(value, str):
         raise BadFile("bad_line", f"{keys[0]} is {type(value).__name__}, not text")
     if len(value) > MAX_CAPTION:
-        raise BadFile(
-            "bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}"
-        )
+        raise BadFile("bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}")
     if not storable(value):
         raise BadFile("bad_line", f"{keys[0]} contains characters that cannot be stored")
     return value if value.strip() else None

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from curation.domain import LayerRole
-from curation.image_limits import LIMITS, Limits
+from curation.image_limits import LIMITS, ImageLimits
 from curation.images.codec import MAX_SIDE, without_hidden_colour
 from curation.images.decoding import decode_image
 from curation.images.headers import BadFile
 from curation.ingest import sandbox
-from curation.ingest.inspection import Intake, Judged, Loaded, Outcome, finish, judge_file, refuse
+from curation.ingest.inspection import InspectedFile, InspectionOutcome, Intake, Loaded, finish, judge_file, refuse
 from curation.ingest.pair_inspection import judge_pair
 from curation.ingest.sandbox import Cause, Failure, Sandbox
 from curation.ingest.sandbox_wire import BadMessage, Message
@@ -33,11 +33,11 @@ CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MAX_SENTENCE: Final = 2_000
 MAX_CODES: Final = 40
 BY_CONFINED: Final = (
-    Outcome.accept,
-    Outcome.accept_strip,
-    Outcome.accept_warn,
-    Outcome.review,
-    Outcome.reject,
+    InspectionOutcome.accept,
+    InspectionOutcome.accept_strip,
+    InspectionOutcome.accept_warn,
+    InspectionOutcome.review,
+    InspectionOutcome.reject,
 )
 """Outcomes that a worker may report for a file or pair."""
 
@@ -54,12 +54,10 @@ FAILURES: Final = {
     Cause.raised: BadFile("decoder_failed", "its decoder failed"),
     Cause.bad_answer: BadFile("decoder_failed", "its decoder returned an invalid response"),
 }
-KILLED: Final = BadFile(
-    "decoder_killed", "its decoder timed out or crashed in its separate process"
-)
+KILLED: Final = BadFile("decoder_killed", "its decoder timed out or crashed in its separate process")
 
 
-def open_sandbox(workers: int, limits: Limits = LIMITS) -> Sandbox[Loaded, Intake]:
+def open_sandbox(workers: int, limits: ImageLimits = LIMITS) -> Sandbox[Loaded, Intake]:
     """Create the sandbox that inspects files, with memory and time limits for the largest image.
 
     Args:
@@ -69,10 +67,10 @@ def open_sandbox(workers: int, limits: Limits = LIMITS) -> Sandbox[Loaded, Intak
     return Sandbox(work, request, parse, workers=workers, limits=limits_of(limits), warm_up=warm_up)
 
 
-def limits_of(limits: Limits) -> sandbox.Limits:
+def limits_of(limits: ImageLimits) -> sandbox.SandboxLimits:
     """Return the resource limits of a worker, scaled to the largest image that is allowed."""
     share = max(1.0, limits.pixels / LIMITS.pixels)
-    return sandbox.Limits(
+    return sandbox.SandboxLimits(
         round(sandbox.CPU_SECONDS * share),
         sandbox.WALL_SECONDS * share,
         max(sandbox.MEMORY, limits.memory),
@@ -90,7 +88,7 @@ def work(asked: Message) -> Message:
     # The outcome of an item without bytes is known already.
     if not asked.parts:
         return Message({})
-    name, limits = asked.facts["name"], Limits(**asked.facts["limits"])
+    name, limits = asked.facts["name"], ImageLimits(**asked.facts["limits"])
     files = [asked.blob(index, limits.bytes) for index in range(len(asked.parts))]
     if len(files) == 1:
         judged = judge_file(files[0], name, limits)
@@ -129,17 +127,15 @@ def parse(loaded: Loaded, answer: Message) -> Intake:
         return item.known
     # Check the outcome and its texts.
     facts = answer.facts
-    outcome, codes, sentence = Outcome(facts["outcome"]), facts["codes"], facts["sentence"]
-    valid_codes = isinstance(codes, list) and all(
-        isinstance(code, str) and CODE.fullmatch(code) for code in codes
-    )
+    outcome, codes, sentence = InspectionOutcome(facts["outcome"]), facts["codes"], facts["sentence"]
+    valid_codes = isinstance(codes, list) and all(isinstance(code, str) and CODE.fullmatch(code) for code in codes)
     if outcome not in BY_CONFINED or not valid_codes or len(codes) > MAX_CODES:
         raise BadMessage("invalid outcome or codes")
     if not isinstance(sentence, str) or len(sentence) > MAX_SENTENCE:
         raise BadMessage("invalid sentence")
     # Check that the layers are those of a file or a pair, and their pixels.
     roles = {LayerRole.foreground} if len(loaded.parts) == 1 else {*LayerRole}
-    expected = set() if outcome is Outcome.reject else roles
+    expected = set() if outcome is InspectionOutcome.reject else roles
     if set(facts["sizes"]) != expected or len(answer.parts) != len(expected):
         raise BadMessage("the layers are not those of the item")
     layers = {
@@ -148,7 +144,7 @@ def parse(loaded: Loaded, answer: Message) -> Intake:
     }
     if len({layer.shape for layer in layers.values()}) > 1:
         raise BadMessage("the layers differ in size")
-    return finish(item.name, Judged(outcome, tuple(codes), sentence, layers))
+    return finish(item.name, InspectedFile(outcome, tuple(codes), sentence, layers))
 
 
 def pixels_of(size: Any, data: Any, most_pixels: int = LIMITS.pixels) -> RGBA:
@@ -215,18 +211,9 @@ def _other_formats(layer: Image.Image, icc: bytes) -> list[bytes]:
     cmyk = _saved(Image.new("CMYK", (32, 32), (0, 90, 200, 40)), "JPEG")
     gray = _saved(layer.convert("LA"), "PNG")
     # A Photoshop file without layers: header, two empty sections and one merged RGB image.
-    photoshop = (
-        b"8BPS\0\1"
-        + bytes(6)
-        + struct.pack(">HIIHH", 3, 32, 32, 8, 3)
-        + bytes(14)
-        + bytes(3 * 32 * 32)
-    )
+    photoshop = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 32, 32, 8, 3) + bytes(14) + bytes(3 * 32 * 32)
     deep = cv2.imencode(".tiff", np.asarray(layer).astype(np.uint16) * 257)[1].tobytes()
-    tiffs = [
-        _saved(layer, "TIFF", compression=kind, icc_profile=icc)
-        for kind in ("raw", "tiff_lzw", "tiff_deflate")
-    ]
+    tiffs = [_saved(layer, "TIFF", compression=kind, icc_profile=icc) for kind in ("raw", "tiff_lzw", "tiff_deflate")]
     return [cmyk, gray, photoshop, deep, *tiffs, _saved(layer, "AVIF", icc_profile=icc)]
 
 

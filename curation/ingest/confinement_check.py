@@ -55,9 +55,7 @@ def check_confinement() -> Confinement:
     Raises:
         LayerloopError: No confined process can be started.
     """
-    worker = Worker(
-        {"function": f"{__name__}:attempt", "warm_up": None, "memory": LIMITS.memory}, LIMITS
-    )
+    worker = Worker({"function": f"{__name__}:attempt", "warm_up": None, "memory": LIMITS.memory}, LIMITS)
     try:
         answer = worker.ask(Message({"parent": os.getpid()}))
     finally:
@@ -81,9 +79,7 @@ def attempt(request: Message) -> Message:
         "start processes": _fork,
         "send signals": lambda: os.kill(parent, 0),
         "trace processes": _trace,
-        "run code of its own": lambda: mmap.mmap(
-            -1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC
-        ).close(),
+        "run code of its own": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC).close(),
         "be root": _be_root,
     }
     return Message({"escapes": [name for name, action in attempts.items() if _succeeds(action)]})

@@ -84,10 +84,8 @@ class Corrections:
         for row, description in stored:
             now = description.record()
             if description.refusal is not None:
-                self.differences.append(
-                    Difference(row.name, "description", None, description.refusal.sentence)
-                )
-            elif row.described != now:
+                self.differences.append(Difference(row.name, "description", None, description.refusal.sentence))
+            elif row.description != now:
                 # Loaded once for all rows, and only if a description changed.
                 made = made or find_made(tx, [other.layer for other, _ in stored])
                 self._correct(tx, row, description, now, made.get(row.layer))
@@ -102,9 +100,7 @@ class Corrections:
     ) -> None:
         """Record the differences of one file, and apply them if `update` is set."""
         changed = (
-            compare(row.described, now)
-            if row.described is not None
-            else self._compare_with_sample(tx, made, now)
+            compare(row.description, now) if row.description is not None else self._compare_with_sample(tx, made, now)
         )
         applied = bool(changed) and self.update and made is not None
         if made is not None and applied:
@@ -116,14 +112,10 @@ class Corrections:
             )
             licensed = bool(description.licence)
             codes = [code for code in row.codes if code != "licence_unknown" or not licensed]
-            tx.execute(update_row.values(described=now, codes=codes))
-        self.differences += [
-            Difference(row.name, name, *values, applied) for name, values in changed.items()
-        ]
+            tx.execute(update_row.values(description=now, codes=codes))
+        self.differences += [Difference(row.name, name, *values, applied) for name, values in changed.items()]
 
-    def _compare_with_sample(
-        self, tx: Transaction, made: Made | None, now: dict[str, str]
-    ) -> Fields:
+    def _compare_with_sample(self, tx: Transaction, made: Made | None, now: dict[str, str]) -> Fields:
         """Compare a file that was imported before descriptions were stored with its sample.
 
         A caption written since the import is no difference. A caption whose recorded source is the
@@ -139,9 +131,7 @@ class Corrections:
             tx.execute(_mark_given(made.sample))
         return changed
 
-    def _apply(
-        self, tx: Transaction, name: str, description: Description, changed: Fields, made: Made
-    ) -> None:
+    def _apply(self, tx: Transaction, name: str, description: Description, changed: Fields, made: Made) -> None:
         """Update the sample or candidate of a file and log the change."""
         if made.line is not None and made.sample is not None:
             describe_sample(tx, made, description, changed, self.source, f"import:{name}")
@@ -175,11 +165,7 @@ class Corrections:
         if made is None:
             return
         if made.sample is not None:
-            tx.execute(
-                sa.update(samples)
-                .where(samples.c.id == made.sample)
-                .values(withdrawn_at=sa.func.now())
-            )
+            tx.execute(sa.update(samples).where(samples.c.id == made.sample).values(withdrawn_at=sa.func.now()))
             tx.log(
                 self.actor,
                 "sample replaced",
@@ -250,9 +236,7 @@ def visible_of(tx: Transaction, layers_: Sequence[str]) -> dict[str, dict[str, s
             if made.sample
             else (candidate_layers, candidate_layers.c.candidate_id)
         )
-        query = sa.select(table.c.role, layers.c.visible).join(
-            layers, layers.c.sha256 == table.c.sha256
-        )
+        query = sa.select(table.c.role, layers.c.visible).join(layers, layers.c.sha256 == table.c.sha256)
         rows = tx.execute(query.where(owner == (made.sample or made.candidate)))
         found[identifying] = {row.role: row.visible for row in rows}
     return found
@@ -309,19 +293,13 @@ def describe_sample(
 
 
 def _mark_given(sample: uuid.UUID | None) -> sa.Update:
-    return (
-        sa.update(samples).where(samples.c.id == sample).values(caption_source=CaptionSource.given)
-    )
+    return sa.update(samples).where(samples.c.id == sample).values(caption_source=CaptionSource.given)
 
 
-def _describe_candidate(
-    tx: Transaction, candidate: uuid.UUID, description: Description, default_source: str
-) -> None:
+def _describe_candidate(tx: Transaction, candidate: uuid.UUID, description: Description, default_source: str) -> None:
     """Update prompt and origin of an imported candidate, whether or not it is decided."""
     add_prompts(tx, [description.prompt])
-    origin = dict(
-        tx.scalar(sa.select(candidates.c.origin).where(candidates.c.id == candidate)) or {}
-    )
+    origin = dict(tx.scalar(sa.select(candidates.c.origin).where(candidates.c.id == candidate)) or {})
     origin.pop("caption_source", None)
     origin |= origin_of(description, default_source)
     values = {"prompt_id": description.prompt.id, "origin": origin}
@@ -354,9 +332,7 @@ def find_made(tx: Transaction, layers: Iterable[str]) -> dict[str, Made]:
     found: dict[str, Made] = {}
     for row in tx.execute(_MADE, {"layers": list(layers)}):
         source = CaptionSource(row.caption_source or CaptionSource.given)
-        found[row.layer] = Made(
-            row.sample, row.line, source, row.captioned, row.candidate, row.state
-        )
+        found[row.layer] = Made(row.sample, row.line, source, row.captioned, row.candidate, row.state)
     return found
 
 
@@ -376,6 +352,4 @@ _MADE = sa.text("""
         where cl.sha256 = t.layer and r.purpose = 'seeds'
             and cl.role = case r.kind when 'pair' then 'blended' else 'foreground' end
         limit 1) c on true
-    where s.id is not null or c.id is not null""").bindparams(
-    sa.bindparam("layers", type_=ARRAY(sa.Text))
-)
+    where s.id is not null or c.id is not null""").bindparams(sa.bindparam("layers", type_=ARRAY(sa.Text)))

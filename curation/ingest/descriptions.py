@@ -39,9 +39,7 @@ class Description:
     @property
     def prompt(self) -> Prompt:
         """The texts of the sample that the file becomes."""
-        front, back = (
-            self.texts.get(role) for role in (LayerRole.foreground, LayerRole.background)
-        )
+        front, back = (self.texts.get(role) for role in (LayerRole.foreground, LayerRole.background))
         return Prompt(self.caption or UNKNOWN, front, back)
 
     def record(self) -> dict[str, Any]:
@@ -74,9 +72,7 @@ class Difference:
     taken: bool = False
 
 
-def compare(
-    before: Mapping[str, str], after: Mapping[str, str]
-) -> dict[str, tuple[str | None, str | None]]:
+def compare(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
     """Compare two records of Description.record.
 
     Args:
@@ -86,11 +82,7 @@ def compare(
     Returns:
         The fields that differ, each with its values before and after.
     """
-    changed = {
-        name: (before.get(name), after.get(name))
-        for name in FIELDS
-        if before.get(name) != after.get(name)
-    }
+    changed = {name: (before.get(name), after.get(name)) for name in FIELDS if before.get(name) != after.get(name)}
     # A changed caption implies a new source; only a change of the source alone is reported.
     sources = before.get("caption_source"), after.get("caption_source")
     if "caption" not in changed and sources[0] != sources[1]:

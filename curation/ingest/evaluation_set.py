@@ -10,7 +10,7 @@ from curation.datasets.manifest import Manifest, Part
 from curation.datasets.samples import UNKNOWN, NewSample
 from curation.domain import Kind, Progress, Sample, Split
 from curation.errors import NotFound, Refused
-from curation.image_limits import LIMITS, Limits
+from curation.image_limits import LIMITS, ImageLimits
 from curation.ingest import confined
 from curation.ingest.folder_listing import list_folder
 from curation.ingest.import_log import put_layers
@@ -40,7 +40,7 @@ def read_evaluation_set(
     report: Callable[[Progress], None] = lambda _: None,
     *,
     workers: int = 2,
-    limits: Limits = LIMITS,
+    limits: ImageLimits = LIMITS,
 ) -> EvaluationSet:
     """Inspect every image of a folder as an import does, and write the accepted ones to a store.
 
@@ -84,9 +84,7 @@ def read_evaluation_set(
                 kind = Kind.pair if found.beside else Kind.single
                 layers = put_layers(store, found)
                 texts = description.prompt.texts
-                new = NewSample(
-                    kind, caption, licence, source, 0, layers, Split.heldout, texts=texts
-                )
+                new = NewSample(kind, caption, licence, source, 0, layers, Split.heldout, texts=texts)
                 samples[new.as_sample().id] = new.as_sample()
             report(Progress("reading the test set", item.place, len(listing.files)))
     if not samples:

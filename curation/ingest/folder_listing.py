@@ -22,7 +22,7 @@ from curation.ingest.caption_files import (
     unreadable,
 )
 from curation.ingest.descriptions import Description
-from curation.ingest.inspection import Outcome
+from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.manifest_files import (
     FIRST,
     NoManifest,
@@ -54,7 +54,7 @@ SPLITS = {"train": Split.train, "training": Split.train} | dict.fromkeys(
 
 
 @dataclass(frozen=True)
-class Reading:
+class ListingOptions:
     """Options for reading a folder.
 
     Attributes:
@@ -68,7 +68,7 @@ class Reading:
     captions_from_names: bool = False
 
 
-AS_IT_IS = Reading()
+AS_IT_IS = ListingOptions()
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class BadLine:
     name: str
     code: str
     sentence: str
-    outcome: Outcome = Outcome.reject
+    outcome: InspectionOutcome = InspectionOutcome.reject
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Listing:
     """
 
     tree: Tree
-    reading: Reading = AS_IT_IS
+    reading: ListingOptions = AS_IT_IS
     inside: str = ""
     files: list[str] = field(default_factory=list)
     described: dict[str, Description] = field(default_factory=dict)
@@ -177,9 +177,7 @@ class Listing:
         return next((self.unread[folder] for folder in folders if folder in self.unread), None)
 
 
-def list_folder(
-    folder: Path, link_roots: Iterable[Path] = (), reading: Reading = AS_IT_IS
-) -> Listing:
+def list_folder(folder: Path, link_roots: Iterable[Path] = (), reading: ListingOptions = AS_IT_IS) -> Listing:
     """List a folder and read its manifests.
 
     Args:
@@ -190,7 +188,7 @@ def list_folder(
     return list_tree(FolderTree(folder, link_roots), reading)
 
 
-def list_tree(tree: Tree, reading: Reading, inside: str = "") -> Listing:
+def list_tree(tree: Tree, reading: ListingOptions, inside: str = "") -> Listing:
     """List the images of a folder or archive and read its manifests.
 
     Args:
@@ -201,16 +199,12 @@ def list_tree(tree: Tree, reading: Reading, inside: str = "") -> Listing:
     listing = Listing(tree, reading, inside)
     # Match the caption files; a JSON file can be one, or a manifest.
     manifests = [name for name in tree.names if is_manifest_name(name)]
-    images = [
-        name for name in tree.names if not is_manifest_name(name) and not _may_be_caption(name)
-    ]
+    images = [name for name in tree.names if not is_manifest_name(name) and not _may_be_caption(name)]
     texts = [name for name in tree.names if _may_be_caption(name)]
     listing.beside = caption_files_of(texts, images)
     used = {name for names in listing.beside.values() for name in names}
     # Read the other JSON and CSV files as manifests; those that are none stay ordinary files.
-    index = NameIndex(
-        [name for name in tree.names if name not in manifests or name in used], images
-    )
+    index = NameIndex([name for name in tree.names if name not in manifests or name in used], images)
     reader = _ManifestReader(listing, index)
     for manifest in sorted(set(manifests) - used, key=manifest_order):
         if reader.read(manifest):
@@ -218,13 +212,9 @@ def list_tree(tree: Tree, reading: Reading, inside: str = "") -> Listing:
     # List described files first, so that of duplicates the described one is kept.
     auxiliary = (used | listing.spoken_for) - listing.pairs.keys()
     described = [name for name in listing.described if name not in auxiliary]
-    listing.files = described + [
-        name for name in tree.names if name not in listing.described and name not in auxiliary
-    ]
+    listing.files = described + [name for name in tree.names if name not in listing.described and name not in auxiliary]
     # A bad line does not matter for a file that another line describes.
-    listing.failed = {
-        name: bad for name, bad in listing.failed.items() if name not in listing.described
-    }
+    listing.failed = {name: bad for name, bad in listing.failed.items() if name not in listing.described}
     return listing
 
 
@@ -282,10 +272,7 @@ class _ManifestReader:
             listing.bad_lines.append(BadLine(f"{manifest}:0", bad.code, bad.sentence))
         # A lost row may describe any file of the folder: hold back those that no row describes.
         if lost and (names_files or PurePosixPath(manifest).name.lower() in FIRST):
-            sentence = (
-                f"held back, since {lost} cannot be read and may describe it: "
-                "fix that line and import again"
-            )
+            sentence = f"held back, since {lost} cannot be read and may describe it: fix that line and import again"
             listing.unread.setdefault(base or ".", BadFile("held_back", sentence))
         elif bad_rows and not names_files and PurePosixPath(manifest).name.lower() in FIRST:
             sentence = f"held back, since no line of {manifest[:200]!r} names a file"
@@ -305,7 +292,7 @@ class _ManifestReader:
                 description = _read_description(row.row, caption_of(row.row))
         except BadFile as bad:
             self._hold_back(row, base, bad)
-            outcome = Outcome.partial if bad.code == "line_conflict" else Outcome.reject
+            outcome = InspectionOutcome.partial if bad.code == "line_conflict" else InspectionOutcome.reject
             return BadLine(row.name, bad.code, bad.sentence, outcome)
         before = listing.described.get(name, Description())
         listing.described[name] = _merge(before, description)
@@ -319,15 +306,11 @@ class _ManifestReader:
         name, description = pair.foreground, _read_description(row.row, pair.prompt.text)
         if listing.pairs.setdefault(name, pair) != pair:
             first = self.given_by[name, "pair"]
-            raise BadFile(
-                "line_conflict", f"{first} describes another pair of the foreground {name[:120]!r}"
-            )
+            raise BadFile("line_conflict", f"{first} describes another pair of the foreground {name[:120]!r}")
         self.given_by.setdefault((name, "pair"), row.name)
         return name, description
 
-    def _conflict(
-        self, name: str, row: str, before: Description, after: Description
-    ) -> BadLine | None:
+    def _conflict(self, name: str, row: str, before: Description, after: Description) -> BadLine | None:
         """Record the row of each new value; return the conflict with other rows, if any."""
         conflicts = []
         for field_ in ("caption", "licence", "source", "split"):
@@ -340,7 +323,7 @@ class _ManifestReader:
         if not conflicts:
             return None
         sentence = f"of {name[:120]!r} the {', the '.join(conflicts)}, which is used"
-        return BadLine(row, "line_conflict", sentence, Outcome.partial)
+        return BadLine(row, "line_conflict", sentence, InspectionOutcome.partial)
 
     def find(self, base: str, name: str) -> str:
         """Return the file that a name in a manifest refers to.
@@ -369,9 +352,7 @@ class _ManifestReader:
         """Hold back the file of a bad row, instead of importing it without its metadata."""
         if row.file is not None and self._exists(base, row.file) and bad.code != "line_conflict":
             sentence = f"held back, since {row.name} cannot be applied: {bad.sentence}"
-            self.listing.failed.setdefault(
-                self.find(base, row.file), BadFile("held_back", sentence)
-            )
+            self.listing.failed.setdefault(self.find(base, row.file), BadFile("held_back", sentence))
 
 
 def _merge(first: Description, second: Description) -> Description:

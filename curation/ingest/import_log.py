@@ -22,7 +22,7 @@ from curation.errors import NotFound
 from curation.ingest.caption_files import CAPTION_FILES
 from curation.ingest.descriptions import Difference
 from curation.ingest.folder_listing import BadLine, Listing
-from curation.ingest.inspection import Intake, Outcome
+from curation.ingest.inspection import InspectionOutcome, Intake
 from curation.ports import ObjectStore
 
 READ_ARE = (
@@ -42,7 +42,7 @@ class FileOutcome:
     """The outcome of one file, archive member or manifest line ("manifest.jsonl:3")."""
 
     name: str
-    outcome: Outcome
+    outcome: InspectionOutcome
     codes: tuple[str, ...]
     sentence: str
 
@@ -66,7 +66,7 @@ class ImportSummary:
     """
 
     folder: str
-    outcomes: dict[Outcome, int]
+    outcomes: dict[InspectionOutcome, int]
     codes: dict[str, int]
     named: tuple[FileOutcome, ...]
     captions: dict[CaptionSource, int]
@@ -85,7 +85,7 @@ class ImportSummary:
     @property
     def refused(self) -> int:
         """Number of files that were refused or only partly imported, for `--strict`."""
-        return self.outcomes.get(Outcome.reject, 0) + self.outcomes.get(Outcome.partial, 0)
+        return self.outcomes.get(InspectionOutcome.reject, 0) + self.outcomes.get(InspectionOutcome.partial, 0)
 
 
 def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.0) -> ImportSummary:
@@ -105,31 +105,17 @@ def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
         raise NotFound(f"{folder} was never imported", "run 'layerloop seed import' to import it")
     in_import = import_files.c.import_id == import_id
     # Count by outcome, code and caption source.
-    by_outcome = (
-        sa.select(import_files.c.outcome, sa.func.count())
-        .where(in_import)
-        .group_by(import_files.c.outcome)
-    )
+    by_outcome = sa.select(import_files.c.outcome, sa.func.count()).where(in_import).group_by(import_files.c.outcome)
     code = sa.func.unnest(import_files.c.codes).label("code")
-    by_code = (
-        sa.select(code, sa.func.count())
-        .where(in_import)
-        .group_by(code)
-        .order_by(sa.func.count().desc(), code)
-    )
-    source = import_files.c.described["caption_source"].astext
+    by_code = sa.select(code, sa.func.count()).where(in_import).group_by(code).order_by(sa.func.count().desc(), code)
+    source = import_files.c.description["caption_source"].astext
     by_source = (
-        sa.select(source, sa.func.count())
-        .where(in_import, source.is_not(None))
-        .group_by(source)
-        .order_by(source)
+        sa.select(source, sa.func.count()).where(in_import, source.is_not(None)).group_by(source).order_by(source)
     )
     # List the files that did not become samples.
-    stored = [Outcome.accept, Outcome.accept_strip, Outcome.accept_warn]
+    stored = [InspectionOutcome.accept, InspectionOutcome.accept_strip, InspectionOutcome.accept_warn]
     named = (
-        sa.select(import_files)
-        .where(in_import, import_files.c.outcome.not_in(stored))
-        .order_by(import_files.c.name)
+        sa.select(import_files).where(in_import, import_files.c.outcome.not_in(stored)).order_by(import_files.c.name)
     )
     # The code of a duplicate ends with the name of the first file, which is not counted apart.
     codes: dict[str, int] = {}
@@ -138,11 +124,10 @@ def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
         codes[kind] = codes.get(kind, 0) + int(count)
     return ImportSummary(
         folder=str(folder),
-        outcomes={Outcome(row[0]): int(row[1]) for row in tx.execute(by_outcome)},
+        outcomes={InspectionOutcome(row[0]): int(row[1]) for row in tx.execute(by_outcome)},
         codes=codes,
         named=tuple(
-            FileOutcome(r.name, Outcome(r.outcome), tuple(r.codes), r.sentence)
-            for r in tx.execute(named)
+            FileOutcome(r.name, InspectionOutcome(r.outcome), tuple(r.codes), r.message) for r in tx.execute(named)
         ),
         captions={CaptionSource(row[0]): int(row[1]) for row in tx.execute(by_source)},
         fresh=fresh,
@@ -161,12 +146,10 @@ def names_of(tx: Transaction, import_id: uuid.UUID, layers: set[str]) -> dict[st
     if not layers:
         return {}
     originals = sa.select(import_files.c.layer, import_files.c.name).where(
-        import_files.c.layer.in_(layers), import_files.c.outcome != Outcome.duplicate
+        import_files.c.layer.in_(layers), import_files.c.outcome != InspectionOutcome.duplicate
     )
     # The last row of a layer wins below, so the preferred one comes last.
-    rows = tx.execute(
-        originals.order_by(import_files.c.import_id == import_id, import_files.c.name.desc())
-    )
+    rows = tx.execute(originals.order_by(import_files.c.import_id == import_id, import_files.c.name.desc()))
     return {row.layer: row.name for row in rows}
 
 
@@ -175,8 +158,7 @@ def keep_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
     if rows:
         adding = insert(import_files)
         fields = {
-            name: adding.excluded[name]
-            for name in ("stamp", "outcome", "codes", "sentence", "layer", "described")
+            name: adding.excluded[name] for name in ("stamp", "outcome", "codes", "message", "layer", "description")
         }
         tx.execute(
             adding.on_conflict_do_update(index_elements=["import_id", "name"], set_=fields),
@@ -199,7 +181,7 @@ def forget_gone(tx: Transaction, import_id: uuid.UUID, seen: set[str]) -> int:
     query = sa.select(import_files.c.name, import_files.c.layer, import_files.c.outcome)
     rows = tx.execute(query.where(in_import))
     missing = [row for row in rows if row.name not in seen]
-    dropped = [row.name for row in missing if row.layer is None or row.outcome == Outcome.duplicate]
+    dropped = [row.name for row in missing if row.layer is None or row.outcome == InspectionOutcome.duplicate]
     # In blocks: PostgreSQL limits the number of parameters of a statement.
     for start in range(0, len(dropped), 1_000):
         block = dropped[start : start + 1_000]
@@ -256,9 +238,9 @@ def file_row(
         "stamp": stamp,
         "outcome": found.outcome,
         "codes": [storable_name(code) for code in found.codes],
-        "sentence": storable_name(sentence),
+        "message": storable_name(sentence),
         "layer": layer,
-        "described": described,
+        "description": described,
     }
 
 
@@ -269,14 +251,12 @@ def bad_line_rows(import_id: uuid.UUID, listing: Listing) -> list[dict[str, obje
     for line in listing.bad_lines:
         manifests.setdefault(line.name.rpartition(":")[0], []).append(line)
         name = listing.inside + line.name
-        rows.append(
-            file_row(import_id, name, "", Intake(name, line.outcome, (line.code,), line.sentence))
-        )
+        rows.append(file_row(import_id, name, "", Intake(name, line.outcome, (line.code,), line.sentence)))
     for manifest, lines in manifests.items():
         name = listing.inside + manifest
-        code = next((line.code for line in lines if line.outcome is Outcome.reject), lines[0].code)
+        code = next((line.code for line in lines if line.outcome is InspectionOutcome.reject), lines[0].code)
         sentence = f"{len(lines)} of its lines cannot be applied, each is listed"
-        rows.append(file_row(import_id, name, "", Intake(name, Outcome.partial, (code,), sentence)))
+        rows.append(file_row(import_id, name, "", Intake(name, InspectionOutcome.partial, (code,), sentence)))
     return rows
 
 
@@ -290,16 +270,10 @@ def as_duplicate(found: Intake, first: Duplicate, names: dict[str, str]) -> Inta
     """
     original = names.get(first.of, f"layer {first.of[:12]}")
     kind = "duplicate_of" if first.exact else "near_duplicate_of"
-    sentence = (
-        f"the same visible pixels as {original}"
-        if first.exact
-        else f"nearly the same image as {original}"
-    )
+    sentence = f"the same visible pixels as {original}" if first.exact else f"nearly the same image as {original}"
     findings = f"; {found.sentence}" if found.sentence else ""
     codes = (f"{kind}:{original}", *found.codes)
-    return replace(
-        found, outcome=Outcome.duplicate, codes=codes, sentence=sentence + findings, layer=None
-    )
+    return replace(found, outcome=InspectionOutcome.duplicate, codes=codes, sentence=sentence + findings, layer=None)
 
 
 def storable_name(text: str) -> str:

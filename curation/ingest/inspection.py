@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.domain import LayerRole
-from curation.image_limits import LIMITS, Limits
+from curation.image_limits import LIMITS, ImageLimits
 from curation.images.codec import encode_layer, visible_hash, without_hidden_colour
 from curation.images.decoding import check_pixels, check_side, decode
-from curation.images.headers import BadFile, Header
+from curation.images.headers import BadFile, ImageHeader
 from curation.images.perceptual_hash import fingerprint
 from curation.images.recognition import read_header
 from curation.ingest.archives import Member
@@ -27,7 +27,7 @@ from curation.ports import RGBA
 from curation.screening import signals
 
 
-class Outcome(StrEnum):
+class InspectionOutcome(StrEnum):
     """Outcome of a file, from best to worst; the worst of several findings decides."""
 
     accept = "accept"
@@ -39,48 +39,48 @@ class Outcome(StrEnum):
     reject = "reject"
 
 
-FINDINGS: Final[dict[str, tuple[Outcome, str]]] = {
+FINDINGS: Final[dict[str, tuple[InspectionOutcome, str]]] = {
     "alpha_inverted": (
-        Outcome.review,
+        InspectionOutcome.review,
         "the frame is opaque and the center is transparent: alpha may be inverted",
     ),
-    "cut_at_border": (Outcome.review, "the subject touches the border: it may be cropped"),
-    "alpha_haze": (Outcome.review, "low alpha covers the background up to the border"),
-    "alpha_noise": (Outcome.review, "alpha is noisy inside the subject"),
-    "binary_alpha": (Outcome.accept_warn, "alpha is 0 or 255 everywhere: no soft edge"),
-    "greyscale": (Outcome.accept_warn, "the file is grayscale"),
+    "cut_at_border": (InspectionOutcome.review, "the subject touches the border: it may be cropped"),
+    "alpha_haze": (InspectionOutcome.review, "low alpha covers the background up to the border"),
+    "alpha_noise": (InspectionOutcome.review, "alpha is noisy inside the subject"),
+    "binary_alpha": (InspectionOutcome.accept_warn, "alpha is 0 or 255 everywhere: no soft edge"),
+    "greyscale": (InspectionOutcome.accept_warn, "the file is grayscale"),
     "odd_colour_space": (
-        Outcome.accept_warn,
+        InspectionOutcome.accept_warn,
         "its color space has no ICC profile (cICP, gAMA, CMYK): its sRGB colors are approximate",
     ),
     "bad_icc": (
-        Outcome.accept_warn,
+        InspectionOutcome.accept_warn,
         "its color profile is broken or not for RGB, and was ignored",
     ),
     "colour_converted": (
-        Outcome.accept_warn,
+        InspectionOutcome.accept_warn,
         "its colors were converted from their own profile to sRGB",
     ),
     "ios_png": (
-        Outcome.accept_warn,
+        InspectionOutcome.accept_warn,
         "an iOS PNG (CgBI): its premultiplied colors were divided by alpha",
     ),
-    "lossy_source": (Outcome.accept_warn, "its colors were compressed lossily"),
+    "lossy_source": (InspectionOutcome.accept_warn, "its colors were compressed lossily"),
     "maybe_premultiplied": (
-        Outcome.accept_warn,
+        InspectionOutcome.accept_warn,
         "colors seem to be premultiplied by alpha: dark fringes are likely",
     ),
     "matte_fringe": (
-        Outcome.accept_warn,
+        InspectionOutcome.accept_warn,
         "edge colors are mixed with white: a light halo over dark backgrounds",
     ),
     "blend_inexact": (
-        Outcome.accept_warn,
+        InspectionOutcome.accept_warn,
         "the blended image is not exactly foreground over background",
     ),
-    "hidden_rgb": (Outcome.accept_strip, "colors under alpha 0 were removed"),
-    "text_chunk_dropped": (Outcome.accept_strip, "text metadata was removed"),
-    "trailing_data": (Outcome.accept_strip, "data after the end of the image was removed"),
+    "hidden_rgb": (InspectionOutcome.accept_strip, "colors under alpha 0 were removed"),
+    "text_chunk_dropped": (InspectionOutcome.accept_strip, "text metadata was removed"),
+    "trailing_data": (InspectionOutcome.accept_strip, "data after the end of the image was removed"),
 }
 """Findings in an accepted file, by code: the outcome and the sentence that users read."""
 
@@ -124,7 +124,7 @@ class Intake:
     """
 
     name: str
-    outcome: Outcome
+    outcome: InspectionOutcome
     codes: tuple[str, ...] = ()
     sentence: str = ""
     layer: bytes | None = field(default=None, repr=False)
@@ -141,10 +141,10 @@ class Intake:
 
 
 @dataclass(frozen=True)
-class Judged:
+class InspectedFile:
     """Findings of one file, and its clean pixels: one layer, three of a pair, none if refused."""
 
-    outcome: Outcome
+    outcome: InspectionOutcome
     codes: tuple[str, ...] = ()
     sentence: str = ""
     layers: Mapping[LayerRole, RGBA] = field(default_factory=dict, repr=False)
@@ -179,10 +179,10 @@ class Loaded:
 
     item: Item
     parts: tuple[bytes, ...] = field(default=(), repr=False)
-    limits: Limits = LIMITS
+    limits: ImageLimits = LIMITS
 
 
-def examine(data: bytes, name: str, limits: Limits = LIMITS) -> Intake:
+def examine(data: bytes, name: str, limits: ImageLimits = LIMITS) -> Intake:
     """Inspect one file in this process, and encode its clean layer.
 
     The layer is straight-alpha 8-bit sRGB, upright, with color 0 under alpha 0. Untrusted files are
@@ -200,7 +200,7 @@ def examine(data: bytes, name: str, limits: Limits = LIMITS) -> Intake:
     return finish(name, judge_file(data, name, limits))
 
 
-def judge_file(data: bytes, name: str, limits: Limits = LIMITS) -> Judged:
+def judge_file(data: bytes, name: str, limits: ImageLimits = LIMITS) -> InspectedFile:
     """Inspect one file without encoding its layer.
 
     Args:
@@ -218,23 +218,21 @@ def judge_file(data: bytes, name: str, limits: Limits = LIMITS) -> Judged:
         layer = without_hidden_colour(rgba)
         found += _look(rgba, layer, header)
     except BadFile as bad:
-        return Judged(Outcome.reject, (bad.code,), bad.sentence)
+        return InspectedFile(InspectionOutcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
-        return Judged(
-            Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has"
+        return InspectedFile(
+            InspectionOutcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has"
         )
     # The worst finding comes first and decides the outcome.
-    codes = sorted(
-        set(found), key=lambda code: (-list(Outcome).index(FINDINGS[code][0]), found.index(code))
-    )
+    codes = sorted(set(found), key=lambda code: (-list(InspectionOutcome).index(FINDINGS[code][0]), found.index(code)))
     sentences = [FINDINGS[code][1] for code in codes] + (
         ["its 16 bits per channel were rounded to 8"] if header.bits == 16 else []
     )
-    outcome = FINDINGS[codes[0]][0] if codes else Outcome.accept
-    return Judged(outcome, tuple(codes), "; ".join(sentences), {LayerRole.foreground: layer})
+    outcome = FINDINGS[codes[0]][0] if codes else InspectionOutcome.accept
+    return InspectedFile(outcome, tuple(codes), "; ".join(sentences), {LayerRole.foreground: layer})
 
 
-def finish(name: str, judged: Judged) -> Intake:
+def finish(name: str, judged: InspectedFile) -> Intake:
     """Encode the layers of an inspected file and hash their visible pixels.
 
     Args:
@@ -265,10 +263,10 @@ def finish(name: str, judged: Judged) -> Intake:
 
 def refuse(name: str, bad: BadFile) -> Intake:
     """Return the outcome of a refused file."""
-    return Intake(name, Outcome.reject, (bad.code,), bad.sentence)
+    return Intake(name, InspectionOutcome.reject, (bad.code,), bad.sentence)
 
 
-def check_size(data: bytes, limits: Limits) -> bytes:
+def check_size(data: bytes, limits: ImageLimits) -> bytes:
     """Return the bytes unchanged.
 
     Raises:
@@ -279,7 +277,7 @@ def check_size(data: bytes, limits: Limits) -> bytes:
     return data
 
 
-def check_header(header: Header, name: str, limits: Limits, *, alpha: bool = True) -> None:
+def check_header(header: ImageHeader, name: str, limits: ImageLimits, *, alpha: bool = True) -> None:
     """Check everything that can be checked before a pixel is decoded.
 
     Args:
@@ -297,19 +295,16 @@ def check_header(header: Header, name: str, limits: Limits, *, alpha: bool = Tru
         suffix_fits = Path(name).suffix.lower() in {".jpg", ".jpeg", "." + header.format.lower()}
         raise BadFile(
             "no_alpha",
-            f"a {header.format} without transparency"
-            + ("" if suffix_fits else ", despite its file extension"),
+            f"a {header.format} without transparency" + ("" if suffix_fits else ", despite its file extension"),
         )
     if max(width, height) > limits.aspect * min(width, height):
-        raise BadFile(
-            "bad_aspect", f"the aspect ratio of {width} x {height} exceeds {limits.aspect:g} to 1"
-        )
+        raise BadFile("bad_aspect", f"the aspect ratio of {width} x {height} exceeds {limits.aspect:g} to 1")
     if min(width, height) < limits.shortest:
         raise BadFile("too_small", f"{width} x {height} is smaller than {limits.shortest} pixels")
     check_side(header)
 
 
-def _look(rgba: RGBA, layer: RGBA, header: Header) -> list[str]:
+def _look(rgba: RGBA, layer: RGBA, header: ImageHeader) -> list[str]:
     """Return the codes of the findings in the pixels.
 
     Args:
@@ -325,9 +320,7 @@ def _look(rgba: RGBA, layer: RGBA, header: Header) -> list[str]:
     if highest < 0.02 * 255:
         raise BadFile("empty_alpha", f"nothing is visible: the largest alpha is {highest} of 255")
     if lowest > 0.98 * 255:
-        raise BadFile(
-            "no_transparency", f"nothing is transparent: the smallest alpha is {lowest} of 255"
-        )
+        raise BadFile("no_transparency", f"nothing is transparent: the smallest alpha is {lowest} of 255")
     # Findings of the container and of hidden data.
     found = ["text_chunk_dropped"] if header.text else []
     found += ["trailing_data"] if header.trailing else []

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from curation.image_limits import Limits
+from curation.image_limits import ImageLimits
 from curation.images.headers import BadFile
 from curation.ingest import archives
 from curation.ingest.folder_listing import Listing, list_tree
-from curation.ingest.inspection import Intake, Item, Loaded, Outcome, refuse
+from curation.ingest.inspection import InspectionOutcome, Intake, Item, Loaded, refuse
 from curation.ingest.trees import ArchiveTree, distinct
 from curation.input_files import UnsafeFile
 
@@ -22,7 +22,7 @@ HEAD = 512
 class Items:
     """Iterator over the items of a listing, and reader of their bytes."""
 
-    def __init__(self, listing: Listing, limits: Limits, tell: Callable[[Listing], None]) -> None:
+    def __init__(self, listing: Listing, limits: ImageLimits, tell: Callable[[Listing], None]) -> None:
         """Create the items of a listing.
 
         Args:
@@ -91,11 +91,7 @@ class Items:
         self.tell(inner)
         for name in inner.files:
             pair = inner.pairs.get(name)
-            others = (
-                [tree.members[file] for file in (pair.background, pair.blended) if file]
-                if pair
-                else []
-            )
+            others = [tree.members[file] for file in (pair.background, pair.blended) if file] if pair else []
             path = f"{item.name}/{name}"
             self._inner[path] = (inner, name)
             yield replace(item, name=path, member=tree.members[name], others=tuple(others))
@@ -106,7 +102,7 @@ class Items:
         refused = [member.refusal for member in members if member.refusal]
         if refused:
             sentence = f"{len(refused)} of {len(members)} members are refused, each is listed"
-            outcome = Outcome.partial if len(refused) < len(members) else Outcome.reject
+            outcome = InspectionOutcome.partial if len(refused) < len(members) else InspectionOutcome.reject
             yield replace(item, known=Intake(item.name, outcome, (refused[0].code,), sentence))
 
     def load(self, item: Item) -> Loaded:
@@ -121,9 +117,7 @@ class Items:
                         # A byte more than allowed shows a file that is too large.
                         parts.append(file.read(self.limits.bytes + 1))
                     members = (item.member, *item.others) if item.member else ()
-                    parts += [
-                        archives.read_member(file, each, self.limits.bytes) for each in members
-                    ]
+                    parts += [archives.read_member(file, each, self.limits.bytes) for each in members]
         # MemoryError too: one file must not end the import.
         except Exception as error:
             bad = _bad_file(error)

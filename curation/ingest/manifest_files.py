@@ -124,9 +124,7 @@ def _row(name: str, row: Any) -> Row:
 _NO_OBJECT = "the line is not a JSON object with a file_name or the files of a pair"
 
 
-def _read_lines(
-    opening: Callable[[str], BinaryIO], name: str, encoding: str | None
-) -> Iterator[Row]:
+def _read_lines(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Iterator[Row]:
     """Yield the rows of JSON Lines; UTF-8 is streamed, other encodings are read whole."""
     with opening(name) as file:
         mark = file.read(4)
@@ -153,8 +151,7 @@ def _read_line(name: str, line: bytes) -> Row:
         return _row(name, json.loads(line))
     except UnicodeDecodeError:
         sentence = (
-            "the line is not UTF-8 text; save it as UTF-8, "
-            "or specify its encoding (for example --encoding gb18030)"
+            "the line is not UTF-8 text; save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
         )
         file = _file_in(line)
         return Row(name, {}, file, BadFile("bad_line", sentence), lost=file is None)
@@ -189,14 +186,10 @@ def _read_text(opening: Callable[[str], BinaryIO], name: str, encoding: str | No
         return decode_text(data, encoding)
     except UnreadableText as error:
         # Only a file that looks like a manifest is one that cannot be read.
-        if PurePosixPath(name).name.lower() not in FIRST and not any(
-            key.encode() in data for key in FILE_KEYS
-        ):
+        if PurePosixPath(name).name.lower() not in FIRST and not any(key.encode() in data for key in FILE_KEYS):
             raise NoManifest from error
         hint = "save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
-        raise BadFile(
-            "manifest_unreadable", f"{name[:200]!r} cannot be read: {error.message}; {hint}"
-        ) from error
+        raise BadFile("manifest_unreadable", f"{name[:200]!r} cannot be read: {error.message}; {hint}") from error
 
 
 def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
@@ -213,9 +206,7 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
             raise NoManifest
         while (cells := next(reader, None)) is not None:
             if len(cells) > len(columns):
-                bad = BadFile(
-                    "bad_line", f"the row has {len(cells)} cells for {len(columns)} columns"
-                )
+                bad = BadFile("bad_line", f"the row has {len(cells)} cells for {len(columns)} columns")
                 file = next(
                     (cell for name, cell in zip(columns, cells, strict=False) if name in FILE_KEYS),
                     None,
@@ -260,9 +251,7 @@ def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[t
 
 
 def _names_file(row: Mapping[str, Any]) -> bool:
-    return any(
-        isinstance(row.get(key), str) for key in (*FILE_KEYS, "foreground", "foreground_file_name")
-    )
+    return any(isinstance(row.get(key), str) for key in (*FILE_KEYS, "foreground", "foreground_file_name"))
 
 
 def _join_annotations(document: Mapping[str, Any]) -> list[Any]:

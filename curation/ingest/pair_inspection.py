@@ -8,16 +8,16 @@ from typing import Final
 import numpy as np
 
 from curation.domain import LayerRole
-from curation.image_limits import LIMITS, Limits
+from curation.image_limits import LIMITS, ImageLimits
 from curation.images import pairs
 from curation.images.decoding import decode
 from curation.images.headers import BadFile
 from curation.images.recognition import read_header
 from curation.ingest.inspection import (
     FINDINGS,
+    InspectedFile,
+    InspectionOutcome,
     Intake,
-    Judged,
-    Outcome,
     check_header,
     check_size,
     finish,
@@ -34,7 +34,7 @@ INEXACT: Final = 0.5
 
 
 def examine_pair(
-    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: Limits = LIMITS
+    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: ImageLimits = LIMITS
 ) -> Intake:
     """Inspect the files of a pair in this process, and encode its layers.
 
@@ -53,8 +53,8 @@ def examine_pair(
 
 
 def judge_pair(
-    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: Limits = LIMITS
-) -> Judged:
+    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: ImageLimits = LIMITS
+) -> InspectedFile:
     """Inspect the files of a pair without encoding them.
 
     The foreground is inspected like a single layer, the others as opaque images of the same size,
@@ -83,21 +83,19 @@ def judge_pair(
             flagged += more
         kept, found = _blend(straight, back, whole)
     except BadFile as bad:
-        return Judged(Outcome.reject, (bad.code,), bad.sentence)
+        return InspectedFile(InspectionOutcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
-        return Judged(
-            Outcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has"
+        return InspectedFile(
+            InspectionOutcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has"
         )
     # The worst finding of all three files comes first and decides the outcome.
-    codes = sorted(
-        {*front.codes, *found, *flagged}, key=lambda code: -list(Outcome).index(FINDINGS[code][0])
-    )
+    codes = sorted({*front.codes, *found, *flagged}, key=lambda code: -list(InspectionOutcome).index(FINDINGS[code][0]))
     layers = {LayerRole.foreground: straight, LayerRole.background: back, LayerRole.blended: kept}
-    outcome = FINDINGS[codes[0]][0] if codes else Outcome.accept
-    return Judged(outcome, tuple(codes), "; ".join(FINDINGS[code][1] for code in codes), layers)
+    outcome = FINDINGS[codes[0]][0] if codes else InspectionOutcome.accept
+    return InspectedFile(outcome, tuple(codes), "; ".join(FINDINGS[code][1] for code in codes), layers)
 
 
-def _read_opaque(data: bytes, role: str, limits: Limits) -> tuple[RGBA, list[str]]:
+def _read_opaque(data: bytes, role: str, limits: ImageLimits) -> tuple[RGBA, list[str]]:
     """Decode a background or blended image, set its alpha to 255, and return its findings.
 
     Any opaque format is accepted, including JPEG.
@@ -123,11 +121,7 @@ def _blend(foreground: RGBA, background: RGBA, blended: RGBA | None) -> tuple[RG
     """
     if blended is None:
         # Layers of different sizes cannot be composited; the rules below refuse them.
-        blended = (
-            pairs.composite(foreground, background)
-            if foreground.shape == background.shape
-            else background
-        )
+        blended = pairs.composite(foreground, background) if foreground.shape == background.shape else background
     layers = dict(zip(LayerRole, (foreground, background, blended), strict=True))
     signals = measure_pair(layers)
     broken = judge(signals, PAIR_RULES)

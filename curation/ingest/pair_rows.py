@@ -100,9 +100,7 @@ def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText)
     missing = next((role for role in LayerRole if not texts[role]), None)
     if missing is not None:
         raise BadFile("pair_incomplete", f"the pair has no {TEXTS[missing][0]}")
-    whole, front, back = (
-        texts[role] for role in (LayerRole.blended, LayerRole.foreground, LayerRole.background)
-    )
+    whole, front, back = (texts[role] for role in (LayerRole.blended, LayerRole.foreground, LayerRole.background))
     return PairFiles(
         names[LayerRole.foreground],
         names[LayerRole.background],
@@ -111,9 +109,7 @@ def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText)
     )
 
 
-def read_both(
-    row: Mapping[str, Any], keys: tuple[tuple[str, ...], ...], text: ReadText
-) -> str | None:
+def read_both(row: Mapping[str, Any], keys: tuple[tuple[str, ...], ...], text: ReadText) -> str | None:
     """Return the license or source of a pair: one for all, or those of both layers.
 
     Args:

@@ -80,7 +80,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Limits:
+class SandboxLimits:
     """Resource limits of a worker: per item, except for the memory."""
 
     cpu_seconds: int = CPU_SECONDS
@@ -89,7 +89,7 @@ class Limits:
     answer_bytes: int = MAX_ANSWER
 
 
-LIMITS: Final = Limits()
+LIMITS: Final = SandboxLimits()
 
 
 class Sandbox(Generic[Item, Result]):
@@ -102,7 +102,7 @@ class Sandbox(Generic[Item, Result]):
         parse: Callable[[Item, Message], Result],
         *,
         workers: int = 2,
-        limits: Limits = LIMITS,
+        limits: SandboxLimits = LIMITS,
         warm_up: Callable[[], object] | None = None,
     ) -> None:
         """Create the pool; workers start with the first items.
@@ -210,7 +210,7 @@ def run_confined(
     function: Function,
     request: Message,
     *,
-    limits: Limits = LIMITS,
+    limits: SandboxLimits = LIMITS,
     warm_up: Callable[[], object] | None = None,
 ) -> Message | Failure:
     """Run a function once in a confined process.
@@ -241,7 +241,7 @@ def run_confined(
 class Worker:
     """One confined process and the socket to it; only `kill` may be called from another thread."""
 
-    def __init__(self, start: dict[str, object], limits: Limits) -> None:
+    def __init__(self, start: dict[str, object], limits: SandboxLimits) -> None:
         """Start the process and wait until it is confined.
 
         Args:
@@ -326,9 +326,7 @@ class Worker:
                 # The clock ID of another process's CPU time, as clock_getcpuclockid computes it.
                 used = time.clock_gettime((~self._process.pid << 3) | 2)
                 until = int(used) + 1 + self._limits.cpu_seconds
-                resource.prlimit(
-                    self._process.pid, resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY)
-                )
+                resource.prlimit(self._process.pid, resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
 
     def kill(self) -> None:
         """Kill the process, from any thread."""

@@ -79,9 +79,7 @@ def send_request(channel: socket.socket, message: Message, deadline: float) -> N
     head, raw, files = encode(message)
     _set_timeout(channel, deadline)
     # The descriptors are sent with the first bytes, which the worker reads by recvmsg.
-    sent = channel.sendmsg(
-        [head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
-    )
+    sent = channel.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else [])
     for data in (head[sent:], *raw):
         view = memoryview(data)
         while view:
@@ -127,9 +125,7 @@ def receive_request(channel: socket.socket) -> Message:
         Closed: There are no more requests.
     """
     # The file descriptors arrive with the first bytes.
-    first, ancillary, _, _ = channel.recvmsg(
-        _SIZE.size, socket.CMSG_SPACE(MAX_PARTS * array.array("i").itemsize)
-    )
+    first, ancillary, _, _ = channel.recvmsg(_SIZE.size, socket.CMSG_SPACE(MAX_PARTS * array.array("i").itemsize))
     if not first:
         raise Closed
     handles = array.array("i")
@@ -176,9 +172,7 @@ def _read_head(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[int |
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadMessage("the head cannot be read") from error
     # `type(...) is int` excludes booleans.
-    valid = isinstance(sizes, list) and all(
-        part is None or (type(part) is int and part >= 0) for part in sizes
-    )
+    valid = isinstance(sizes, list) and all(part is None or (type(part) is int and part >= 0) for part in sizes)
     if not isinstance(facts, dict) or not valid or len(sizes) > MAX_PARTS:
         raise BadMessage("the head is invalid")
     return facts, sizes

@@ -13,10 +13,10 @@ from pathlib import Path
 from curation.db.engine import Database
 from curation.domain import Progress, content_id
 from curation.errors import NotFound
-from curation.image_limits import LIMITS, Limits
+from curation.image_limits import LIMITS, ImageLimits
 from curation.ingest import confined
 from curation.ingest.corrections import Corrections
-from curation.ingest.folder_listing import AS_IT_IS, Reading, list_folder
+from curation.ingest.folder_listing import AS_IT_IS, ListingOptions, list_folder
 from curation.ingest.import_log import (
     ImportSummary,
 )
@@ -41,8 +41,8 @@ def import_seeds(
     workers: int = 2,
     actor: str = "seed import",
     link_roots: Sequence[Path] = (),
-    limits: Limits = LIMITS,
-    reading: Reading = AS_IT_IS,
+    limits: ImageLimits = LIMITS,
+    reading: ListingOptions = AS_IT_IS,
     update: bool = False,
 ) -> ImportSummary:
     """Import the images of a folder, recursively and including archives.
@@ -76,9 +76,7 @@ def import_seeds(
     started = time.monotonic()
     report(Progress("listing seeds", 0, 0))
     listing = list_folder(folder, link_roots, reading)
-    corrections = Corrections(
-        content_id("import", folder.resolve()), folder.resolve().name, actor, update=update
-    )
+    corrections = Corrections(content_id("import", folder.resolve()), folder.resolve().name, actor, update=update)
     run = ImportRun(database, store, listing, corrections, limits)
     run.open()
     total = len(listing.files)

@@ -69,9 +69,7 @@ class ArchiveTree:
 
     root = ""
 
-    def __init__(
-        self, opening: Callable[[], BinaryIO], members: Iterable[Member], most_bytes: int
-    ) -> None:
+    def __init__(self, opening: Callable[[], BinaryIO], members: Iterable[Member], most_bytes: int) -> None:
         """Select the members.
 
         Args:
@@ -145,9 +143,7 @@ def _is_folder(entry: os.DirEntry[str], link_roots: Iterable[Path]) -> bool:
     try:
         if entry.is_symlink():
             target = Path(entry.path).resolve(strict=True)
-            return target.is_dir() and any(
-                target.is_relative_to(root.resolve()) for root in link_roots
-            )
+            return target.is_dir() and any(target.is_relative_to(root.resolve()) for root in link_roots)
         return entry.is_dir(follow_symlinks=False)
     # RuntimeError: a cycle of links.
     except (OSError, RuntimeError):

@@ -4,41 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from curation.jobs.generation import choose, draw, fit_head, screen
+from curation.domain import JobName
+from curation.jobs.generation import fit_acceptance_model, generate, screen, select
 from curation.jobs.lease_heartbeat import HOLDER, Stopped, release_lost, stopping
 from curation.jobs.long_running import caption, train
-from curation.jobs.reconcile import sweep
-from curation.jobs.review import aggregate, collect, decide, put_up
+from curation.jobs.reconcile import reconcile
+from curation.jobs.review import aggregate, pull_annotations, push_tasks, review
 
 __all__ = [
-    "HOLDER",
-    "JOBS",
-    "Stopped",
-    "aggregate",
-    "caption",
-    "choose",
-    "collect",
-    "decide",
-    "draw",
-    "fit_head",
-    "put_up",
-    "release_lost",
-    "screen",
-    "stopping",
-    "sweep",
-    "train",
-]
+    "HOLDER", "JOBS", "Stopped", "aggregate", "caption", "fit_acceptance_model", "generate", "pull_annotations",
+    "push_tasks", "reconcile", "release_lost", "review", "screen", "select", "stopping", "train",
+]  # fmt: skip
 
-JOBS: dict[str, Callable[..., None]] = {
-    "draw": draw,
-    "screen": screen,
-    "choose": choose,
-    "fit_head": fit_head,
-    "train": train,
-    "caption": caption,
-    "decide": decide,
-    "aggregate": aggregate,
-    "put_up": put_up,
-    "collect": collect,
-    "sweep": sweep,
+JOBS: dict[JobName, Callable[..., None]] = {
+    JobName.generate: generate,
+    JobName.screen: screen,
+    JobName.select: select,
+    JobName.fit_acceptance_model: fit_acceptance_model,
+    JobName.review: review,
+    JobName.aggregate: aggregate,
+    JobName.push_tasks: push_tasks,
+    JobName.pull_annotations: pull_annotations,
+    JobName.train: train,
+    JobName.caption: caption,
+    JobName.reconcile: reconcile,
 }

@@ -7,7 +7,7 @@ import logging
 import sqlalchemy as sa
 
 from curation.db.tables import candidates
-from curation.domain import CandidateState, Kind, RoundState
+from curation.domain import CandidateState, JobName, Kind, RoundState
 from curation.jobs.lease_heartbeat import HOLDER, announce_holder, lease_kept
 from curation.jobs.model_cache import checkpoint_of, generator_of
 from curation.jobs.reconcile import rounds_with
@@ -15,7 +15,8 @@ from curation.rounds import generation
 from curation.rounds.lifecycle import find_round
 from curation.runtime.context import AppContext, load_embedder
 from curation.screening import rules
-from curation.selection import acceptance_model_store, embedding_backfill, select
+from curation.selection import acceptance_model_store, embedding_backfill
+from curation.selection.select import select_candidates
 
 log = logging.getLogger("layerloop.jobs")
 
@@ -23,7 +24,7 @@ DRAW_AT_ONCE = 16
 SCREEN_AT_ONCE = 64
 
 
-def draw(context: AppContext, number: int, chain: int = 0) -> None:
+def generate(context: AppContext, number: int, chain: int = 0) -> None:
     """Generate one batch of a round, and enqueue the next.
 
     Args:
@@ -41,7 +42,7 @@ def draw(context: AppContext, number: int, chain: int = 0) -> None:
         return
     # Generate it without an open transaction; a failed batch is released for another attempt.
     try:
-        with lease_kept(context, "draw"):
+        with lease_kept(context, "generate"):
             kept = generation.draw_claimed(
                 context.database, context.store, generator_of(context, checkpoint), claimed, HOLDER
             )
@@ -51,7 +52,7 @@ def draw(context: AppContext, number: int, chain: int = 0) -> None:
         with context.database.transaction() as tx:
             generation.give_back(tx, claimed, HOLDER, f"{type(error).__name__}: {error}")
     with context.database.transaction() as tx:
-        tx.ask("draw", number, chain)
+        tx.enqueue(JobName.generate, number, chain)
 
 
 def screen(context: AppContext, number: int) -> None:
@@ -63,29 +64,25 @@ def screen(context: AppContext, number: int) -> None:
     """
     # Measure the next batch.
     with context.database.transaction() as tx:
-        drawn = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.drawn)
-        batch = (
-            sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_AT_ONCE)
-        )
+        drawn = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.generated)
+        batch = sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_AT_ONCE)
         ids = [row.id for row in tx.execute(batch)]
-        measured = rules.measure_candidates(
-            tx, context.store, ids, embedder := load_embedder(context.settings)
-        )
+        measured = rules.measure_candidates(tx, context.store, ids, embedder := load_embedder(context.settings))
     # Store the results, and enqueue the next batch only if another worker was not faster.
     with context.database.transaction() as tx:
         if rules.keep_screenings(tx, measured):
-            tx.ask("screen", number)
-        select.select_candidates(tx, number, embedder.source)
+            tx.enqueue(JobName.screen, number)
+        select_candidates(tx, number, embedder.source)
 
 
-def choose(context: AppContext, number: int) -> None:
+def select(context: AppContext, number: int) -> None:
     """Select candidates for review from those that were screened before, by the round's policy."""
     with context.database.transaction() as tx:
         if find_round(tx, number)["state"] == RoundState.open:
-            select.select_candidates(tx, number, load_embedder(context.settings).source)
+            select_candidates(tx, number, load_embedder(context.settings).source)
 
 
-def fit_head(context: AppContext, kind: str) -> None:
+def fit_acceptance_model(context: AppContext, kind: str) -> None:
     """Fit an acceptance model to all decisions, and select again by its scores.
 
     Args:
@@ -104,8 +101,8 @@ def fit_head(context: AppContext, kind: str) -> None:
         log.info(
             "acceptance model %s: %d decisions, AUC %.3f",
             kept.id[:12],
-            kept.figures["decisions"],
-            kept.figures["by_prompt"]["auc"],
+            kept.metrics["decisions"],
+            kept.metrics["by_prompt"]["auc"],
         )
         for number in rounds_with(tx, CandidateState.screened):
-            tx.ask("choose", number)
+            tx.enqueue(JobName.select, number)

@@ -48,9 +48,7 @@ def train(context: AppContext, run: str, tell: Report | None = None) -> None:
     # Train under the lease, then register the checkpoint.
     with _held(context, "train", run, fail):
         folder = context.settings.path(f"runs/{run}")
-        made = load(context.settings.trainer)(
-            order, context.store, folder, _reporting(context, note, tell)
-        )
+        made = load(context.settings.trainer)(order, context.store, folder, _reporting(context, note, tell))
         with context.database.transaction() as tx:
             registry.finish_run(tx, run_id, HOLDER, made)
 
@@ -95,9 +93,7 @@ def caption(context: AppContext, run: str, tell: Report | None = None) -> None:
 
 
 @contextmanager
-def _held(
-    context: AppContext, purpose: str, run: str, fail: Callable[[Transaction, str], None]
-) -> Iterator[None]:
+def _held(context: AppContext, purpose: str, run: str, fail: Callable[[Transaction, str], None]) -> Iterator[None]:
     """Keep the lease of a run while the block works on it, and record a failure with `fail`.
 
     The run is released if this process stops, and left alone if another process has it by now.
@@ -124,9 +120,7 @@ def _held(
         log.warning("%s %s stops in this process: %s", purpose, run, conflict)
 
 
-def _reporting(
-    context: AppContext, note: Callable[[Transaction, Progress], None], tell: Report | None
-) -> Report:
+def _reporting(context: AppContext, note: Callable[[Transaction, Progress], None], tell: Report | None) -> Report:
     """Return a progress callback that records progress with `note` and calls `tell`.
 
     It raises Stopped when the worker should end. Without `tell` the progress is logged.

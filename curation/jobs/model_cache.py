@@ -34,7 +34,7 @@ def generator_of(context: AppContext, checkpoint: Checkpoint) -> LayerGenerator:
     return _loaded[checkpoint.id]
 
 
-def oracle_of(context: AppContext, number: int) -> RuleReviewer | rule_reviewer.PairRuleReviewer:
+def get_rule_reviewer(context: AppContext, number: int) -> RuleReviewer | rule_reviewer.PairRuleReviewer:
     """Return the rule reviewer of a round, fitted to the seeds of its checkpoint's snapshot.
 
     Args:

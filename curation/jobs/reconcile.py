@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from curation.db.engine import Transaction
 from curation.db.tables import candidates, caption_runs, rounds, training_runs
-from curation.domain import CandidateState, Kind, RoundState, RunState
+from curation.domain import CandidateState, JobName, Kind, RoundState, RunState
 from curation.jobs.lease_heartbeat import release_lost_in
 from curation.labeling import projects
 from curation.review import consensus
@@ -14,48 +14,42 @@ from curation.runtime.context import AppContext
 from curation.selection import acceptance_model_store
 
 
-def sweep(context: AppContext) -> None:
+def reconcile(context: AppContext) -> None:
     """Release lost leases, and enqueue a job for all pending work, in case the queue lost jobs."""
     with context.database.transaction() as tx:
         release_lost_in(tx, context)
         # Candidates of open rounds, by state.
-        for number in rounds_with(tx, CandidateState.requested, but_no=CandidateState.drawing):
-            tx.ask("draw", number)
-        for number in rounds_with(tx, CandidateState.drawn):
-            tx.ask("screen", number)
+        for number in rounds_with(tx, CandidateState.requested, but_no=CandidateState.generating):
+            tx.enqueue(JobName.generate, number)
+        for number in rounds_with(tx, CandidateState.generated):
+            tx.enqueue(JobName.screen, number)
         for number in rounds_with(tx, CandidateState.screened):
-            tx.ask("choose", number)
+            tx.enqueue(JobName.select, number)
         # Models and consensus.
         for kind in _kinds_with_models(tx):
             if acceptance_model_store.may_fit(tx, kind):
-                tx.ask("fit_head", kind)
+                tx.enqueue(JobName.fit_acceptance_model, kind)
         for number in consensus.rounds_to_learn(tx):
-            tx.ask("aggregate", number)
+            tx.enqueue(JobName.aggregate, number)
         # Requested runs.
-        for row in tx.execute(
-            sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)
-        ):
-            tx.ask("train", str(row.id))
-        for row in tx.execute(
-            sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)
-        ):
-            tx.ask("caption", str(row.id))
+        for row in tx.execute(sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)):
+            tx.enqueue(JobName.train, str(row.id))
+        for row in tx.execute(sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)):
+            tx.enqueue(JobName.caption, str(row.id))
         # Label Studio, if it is configured.
-        if context.settings.other_desk is not None:
-            _enqueue_labeling(tx, context.settings.other_desk)
+        if context.settings.labeling_url is not None:
+            _enqueue_labeling(tx, context.settings.labeling_url)
 
 
 def _enqueue_labeling(tx: Transaction, address: str) -> None:
     """Enqueue the jobs that push tasks and pull annotations."""
     for number in projects.rounds_to_serve(tx, address):
-        tx.ask("put_up", number)
+        tx.enqueue(JobName.push_tasks, number)
     for project in projects.boards_to_read(tx, address):
-        tx.ask("collect", str(project))
+        tx.enqueue(JobName.pull_annotations, str(project))
 
 
-def rounds_with(
-    tx: Transaction, state: CandidateState, but_no: CandidateState | None = None
-) -> list[int]:
+def rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState | None = None) -> list[int]:
     """Return the ids of open rounds with candidates in a state.
 
     Args:

@@ -8,10 +8,10 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 
-from curation.domain import ReviewItem, RuleVerdict
+from curation.domain import JobName, ReviewItem, RuleVerdict
 from curation.errors import LayerloopError
 from curation.jobs.lease_heartbeat import HOLDER
-from curation.jobs.model_cache import oracle_of
+from curation.jobs.model_cache import get_rule_reviewer
 from curation.labeling import projects, rule_annotator
 from curation.labeling.sync import LabelingSync
 from curation.quality import aggregation
@@ -29,17 +29,17 @@ _failures: Counter[str] = Counter()
 _read_completely: set[str] = set()
 
 
-def decide(context: AppContext, number: int) -> None:
+def review(context: AppContext, number: int) -> None:
     """Decide a batch of a round with the rule reviewer, and enqueue the next if there was one.
 
     Args:
         context: The app context.
         number: Id of the round.
     """
-    judge = oracle_of(context, number)
+    judge = get_rule_reviewer(context, number)
     # A round that is labeled in Label Studio gets its annotations there.
     with context.database.transaction() as tx:
-        in_label_studio = context.settings.other_desk is not None and projects.is_served(tx, number)
+        in_label_studio = context.settings.labeling_url is not None and projects.is_served(tx, number)
     if in_label_studio:
 
         def decide_item(item: ReviewItem) -> RuleVerdict:
@@ -49,16 +49,14 @@ def decide(context: AppContext, number: int) -> None:
         return
     # Claim a batch, decide it without an open transaction, and record the verdicts.
     with context.database.transaction() as tx:
-        reviewer = reviewers.oracle_reviewer(tx)
-        items = decisions.claim_items(
-            tx, reviewer, number, DECIDE_AT_ONCE, (), context.settings.lease_seconds
-        )
+        reviewer = reviewers.add_rule_reviewer(tx)
+        items = decisions.claim_items(tx, reviewer, number, DECIDE_AT_ONCE, (), context.settings.lease_seconds)
     verdicts = [(item, rule_reviewer.judge_card(judge, context.store, item)) for item in items]
     with context.database.transaction() as tx:
         for item, verdict in verdicts:
-            decisions.decide_by_oracle(tx, reviewer, item, verdict)
+            decisions.record_rule_verdict(tx, reviewer, item, verdict)
         if items:
-            tx.ask("decide", number)
+            tx.enqueue(JobName.review, number)
 
 
 def aggregate(context: AppContext, number: int) -> None:
@@ -74,17 +72,17 @@ def _annotate(context: AppContext, number: int, judge: Callable[[ReviewItem], Ru
     def annotate(sync: LabelingSync) -> None:
         if rule_annotator.decide_there(sync, number, judge, DECIDE_AT_ONCE):
             with context.database.transaction() as tx:
-                tx.ask("decide", number)
+                tx.enqueue(JobName.review, number)
 
     _with_sync(context, annotate)
 
 
-def put_up(context: AppContext, number: int) -> None:
+def push_tasks(context: AppContext, number: int) -> None:
     """Update a round's projects in Label Studio: push a batch of tasks, remove decided tasks."""
     _with_sync(context, lambda sync: sync.put_up(number))
 
 
-def collect(context: AppContext, board: str | None = None) -> None:
+def pull_annotations(context: AppContext, board: str | None = None) -> None:
     """Pull the annotations of a project in Label Studio, or enqueue that for all projects.
 
     The first time in a process a project is read completely: the changes since the last reading do
@@ -94,9 +92,7 @@ def collect(context: AppContext, board: str | None = None) -> None:
         context: The app context.
         board: Id of the project; None enqueues all projects.
     """
-    source = (
-        f"{context.settings.desk} {context.settings.public_address} {context.settings.database}"
-    )
+    source = f"{context.settings.labeling} {context.settings.public_address} {context.settings.database}"
     if board is None:
         _enqueue_all(context, source)
         return
@@ -113,13 +109,13 @@ def collect(context: AppContext, board: str | None = None) -> None:
 
 def _enqueue_all(context: AppContext, source: str) -> None:
     """Enqueue every open project, and the first time in a process the closed projects too."""
-    address = context.settings.other_desk
+    address = context.settings.labeling_url
     if address is None:
         return
     with context.database.transaction() as tx:
         find = projects.open_boards if source in _read_completely else projects.made_boards
         for project in find(tx, address):
-            tx.ask("collect", str(project.id))
+            tx.enqueue(JobName.pull_annotations, str(project.id))
     _read_completely.add(source)
 
 

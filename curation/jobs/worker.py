@@ -57,6 +57,6 @@ def _bound(job: Callable[..., None], name: str, context: AppContext) -> Callable
 def _sweep_regularly(context: AppContext) -> None:
     while not jobs.stopping.wait(SWEEP_SECONDS):
         try:
-            jobs.sweep(context)
+            jobs.reconcile(context)
         except Exception:
             log.exception("the reconcile job failed; it will be tried again")

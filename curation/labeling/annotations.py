@@ -83,9 +83,7 @@ def match(rows: Iterable[sa.Row[Any]], answer: Annotation) -> sa.Row[Any] | None
     for row in rows:
         if (row.number, row.author) == (answer.number, answer.author) and (
             row.made_at == answer.made_at
-            or (
-                row.made_at is None and answer.made_at is not None and answer.made_at <= row.said_at
-            )
+            or (row.made_at is None and answer.made_at is not None and answer.made_at <= row.said_at)
         ):
             return row
     return None
@@ -121,19 +119,19 @@ def _number_is_reused(row: sa.Row[Any], annotations: Iterable[Annotation]) -> bo
     return any(annotation.number == row.number for annotation in annotations)
 
 
-def try_again(tx: Transaction, posting_id: uuid.UUID) -> Counter[str]:
+def try_again(tx: Transaction, task_id: uuid.UUID) -> Counter[str]:
     """Decide the annotations of a task that had to wait for a reviewer's lease to end.
 
     Args:
         tx: The transaction.
-        posting_id: ID of the task.
+        task_id: ID of the task.
 
     Returns:
         The number of annotations by outcome.
     """
     outcomes: Counter[str] = Counter()
-    task = tx.execute(_POSTING, {"posting": posting_id}).one()
-    for row in tx.execute(_ANSWERS, {"posting": posting_id}).all():
+    task = tx.execute(_POSTING, {"posting": task_id}).one()
+    for row in tx.execute(_ANSWERS, {"posting": task_id}).all():
         if row.decision_id is None and row.refused is None and not row.gone:
             outcomes[_retry(tx, task, row)] += 1
     tx.execute(_SEEN, {"posting": task.id, "at": task.seen_at, "number": task.number})
@@ -184,9 +182,7 @@ def _apply(
         return None
     earlier = stored.decision_id if stored is not None and not stored.gone else None
     if annotation.fault:
-        return _store(
-            tx, task, task_number, annotation, stored, decision=earlier, refused=annotation.fault
-        )
+        return _store(tx, task, task_number, annotation, stored, decision=earlier, refused=annotation.fault)
     # Replace the earlier decision. If the new one is refused, the savepoint restores it.
     try:
         with tx.savepoint():
@@ -197,9 +193,7 @@ def _apply(
     except Refused as error:
         if earlier is None and _waits_for_lease(tx, task, error):
             return _store(tx, task, task_number, annotation, stored)
-        return _store(
-            tx, task, task_number, annotation, stored, decision=earlier, refused=error.message
-        )
+        return _store(tx, task, task_number, annotation, stored, decision=earlier, refused=error.message)
     return _store(tx, task, task_number, annotation, stored, decision=decision)
 
 
@@ -243,9 +237,7 @@ def _waits_for_lease(tx: Transaction, task: sa.Row[Any], error: Refused) -> bool
     return isinstance(error, Conflict) and _state(tx, task.candidate_id) == CandidateState.showing
 
 
-def _log_editor(
-    tx: Transaction, task: sa.Row[Any], stored: sa.Row[Any], annotation: Annotation
-) -> None:
+def _log_editor(tx: Transaction, task: sa.Row[Any], stored: sa.Row[Any], annotation: Annotation) -> None:
     """Log the user who edited another user's annotation.
 
     The undo of the earlier decision is recorded under the name of its reviewer.
@@ -342,36 +334,32 @@ def _read(row: sa.Row[Any]) -> Annotation:
     )
 
 
-_POSTING = sa.text("select * from desk_postings where id = :posting for update")
+_POSTING = sa.text("select * from labeling_tasks where id = :posting for update")
 
-_ANSWERS = sa.text(
-    "select * from desk_answers where posting_id = :posting order by said_at, number"
-)
+_ANSWERS = sa.text("select * from labeling_annotations where task_id = :posting order by said_at, number")
 
 _DECISION = sa.text("select reviewer_id from decisions where id = :decision")
 
 _STATE = sa.text("select state from candidates where id = :candidate")
 
-_WAIT = sa.text(
-    "update candidates set state = 'waiting' where id = :candidate and state = 'showing'"
-)
+_WAIT = sa.text("update candidates set state = 'waiting' where id = :candidate and state = 'showing'")
 
-_GONE = sa.text("update desk_answers set gone = true, refused = :refused where id = :answer")
+_GONE = sa.text("update labeling_annotations set gone = true, refused = :refused where id = :answer")
 
-_FORGET = sa.text("update desk_answers set forgotten = true where id = :answer")
+_FORGET = sa.text("update labeling_annotations set forgotten = true where id = :answer")
 
 _REMEMBER = sa.text("""
-    update desk_answers set forgotten = false, made_at = coalesce(made_at, :made_at)
+    update labeling_annotations set forgotten = false, made_at = coalesce(made_at, :made_at)
     where id = :answer""")
 
 _ADD = sa.text("""
-    insert into desk_answers (posting_id, number, task, author, made_at, person, said, said_at,
+    insert into labeling_annotations (task_id, number, task, author, made_at, person, said, said_at,
         decision_id, refused)
     values (:posting, :number, :task, :author, :made_at, :person, :said, :at,
         :decision, :refused)""").bindparams(sa.bindparam("said", type_=sa.JSON))
 
 _CHANGE = sa.text("""
-    update desk_answers set made_at = coalesce(made_at, :made_at), person = :person, said = :said,
+    update labeling_annotations set made_at = coalesce(made_at, :made_at), person = :person, said = :said,
         said_at = :at, decision_id = :decision, refused = :refused, gone = false, forgotten = false,
         shown = false
     where id = :answer""").bindparams(sa.bindparam("said", type_=sa.JSON))
@@ -379,19 +367,19 @@ _CHANGE = sa.text("""
 # A task becomes 'answered' when one of its annotations decides the candidate. If the candidate
 # waits again, the task becomes 'up' again, unless the candidate has another open task by now.
 _SEEN = sa.text("""
-    update desk_postings p set
+    update labeling_tasks p set
         seen_at = case when coalesce(p.number, :number) = :number
             then greatest(p.seen_at, :at) else p.seen_at end,
         number = coalesce(p.number, :number),
         state = case
             when p.state in ('sending', 'up') and c.state in ('accepted', 'rejected') and exists (
-                select from desk_answers a
-                where a.posting_id = p.id and a.decision_id is not null and not a.gone)
+                select from labeling_annotations a
+                where a.task_id = p.id and a.decision_id is not null and not a.gone)
                 then 'answered'
             when p.state = 'sending' and :number is not null then 'up'
             when p.state = 'answered' and c.state in ('waiting', 'showing') and p.number = :number
                 and not exists (
-                    select from desk_postings o
+                    select from labeling_tasks o
                     where o.candidate_id = c.id and o.state in ('sending', 'up')) then 'up'
             else p.state end
     from candidates c where p.id = :posting and c.id = p.candidate_id""")

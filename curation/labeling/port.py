@@ -127,7 +127,7 @@ class RemoteTask:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ProjectReading:
     """Result of reading a project.
 
     Attributes:
@@ -210,7 +210,7 @@ class LabelingBackend(Protocol):
             postings: By ID in Label Studio, the batch of each task and its new content.
         """
 
-    def collect(self, board: Project, since: datetime | None, *, repair: bool = True) -> Reading:
+    def collect(self, board: Project, since: datetime | None, *, repair: bool = True) -> ProjectReading:
         """Read the changed tasks of a project.
 
         Args:

@@ -31,13 +31,13 @@ class Previews:
             secret: Secret of this instance.
             where: Base URL at which browsers reach the API.
         """
-        self._key = hmac.digest(secret.encode(), b"layerloop desk previews", hashlib.sha256)
+        self._key = hmac.digest(secret.encode(), b"layerloop labeling previews", hashlib.sha256)
         self._base_url = where.rstrip("/")
 
     def address(self, posting: uuid.UUID, role: LayerRole) -> str:
         """Return the URL of one layer of a task."""
         sign = self._sign(posting, role)
-        return f"{self._base_url}/api/desk/previews/{posting}/{role}.webp?sign={sign}"
+        return f"{self._base_url}/api/labeling/previews/{posting}/{role}.webp?sign={sign}"
 
     def find(self, tx: Transaction, posting: uuid.UUID, role: LayerRole, sign: str) -> str:
         """Verify a preview URL and return the hash of its layer.
@@ -55,9 +55,7 @@ class Previews:
             raise NotFound("there is no such preview")
         sha256 = tx.execute(_OPEN, {"posting": posting, "role": role}).scalar()
         if sha256 is None:
-            raise NotFound(
-                "the task of this preview does not exist any more", "continue with the next task"
-            )
+            raise NotFound("the task of this preview does not exist any more", "continue with the next task")
         return str(sha256)
 
     def _sign(self, posting: uuid.UUID, role: LayerRole) -> str:
@@ -66,11 +64,11 @@ class Previews:
 
 def hook_secret(secret: str) -> str:
     """Return the secret that authenticates Label Studio's webhook."""
-    return hmac.digest(secret.encode(), b"layerloop desk hook", hashlib.sha256).hex()
+    return hmac.digest(secret.encode(), b"layerloop labeling hook", hashlib.sha256).hex()
 
 
 _OPEN = sa.text("""
-    select l.sha256 from desk_postings p
+    select l.sha256 from labeling_tasks p
     join candidates c on c.id = p.candidate_id
     join candidate_layers l on l.candidate_id = c.id and l.role = :role
     where p.id = :posting and p.state in ('sending', 'up', 'answered')""")

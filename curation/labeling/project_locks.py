@@ -51,16 +51,16 @@ def hold_on(database: Database, board: Project, holder: str) -> None:
 
 # clock_timestamp() advances during a transaction, unlike now().
 _HOLD = sa.text("""
-    update desk_boards
+    update labeling_projects
     set holder = :holder, held_until = clock_timestamp() + make_interval(secs => :seconds)
     where id = :board and (held_until is null or held_until < clock_timestamp())""")
 
 
 _HOLD_ON = sa.text("""
-    update desk_boards set held_until = clock_timestamp() + make_interval(secs => :seconds)
+    update labeling_projects set held_until = clock_timestamp() + make_interval(secs => :seconds)
     where id = :board and holder = :holder""")
 
 
 _LET_GO = sa.text(
-    "update desk_boards set holder = null, held_until = null where id = :board and holder = :holder"
+    "update labeling_projects set holder = null, held_until = null where id = :board and holder = :holder"
 )

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.db.engine import Transaction
-from curation.domain import Kind
+from curation.domain import JobName, Kind
 from curation.errors import Refused
 from curation.labeling.port import Project
 from curation.rounds.lifecycle import GOLD, find_round
@@ -21,8 +21,7 @@ READ_AGAIN_SECONDS = 8
 """Seconds during which a project is read again only after a webhook call."""
 
 NOT_BLIND = (
-    "this round needs several reviewers per candidate, and in Label Studio users can see the "
-    "annotations of others"
+    "this round needs several reviewers per candidate, and in Label Studio users can see the annotations of others"
 )
 
 
@@ -33,7 +32,7 @@ def rounds_to_serve(tx: Transaction, desk: str) -> list[int]:
         tx: The transaction.
         desk: Address of Label Studio.
     """
-    return [row.id for row in tx.execute(_TO_SERVE, {"desk": desk})]
+    return [row.id for row in tx.execute(_TO_SERVE, {"labeling": desk})]
 
 
 def open_boards(tx: Transaction, desk: str, number: int | None = None) -> list[Project]:
@@ -88,7 +87,7 @@ def reread_all(tx: Transaction, desk: str) -> None:
         tx: The transaction.
         desk: Address of Label Studio.
     """
-    tx.execute(_REREAD_ALL, {"desk": desk})
+    tx.execute(_REREAD_ALL, {"labeling": desk})
 
 
 def must_reread(tx: Transaction, board: Project) -> bool:
@@ -131,9 +130,7 @@ def leave_others(tx: Transaction, desk: str, number: int) -> None:
     tx.execute(_LEAVE, {"desk": desk, "round": number})
 
 
-def board_with_room(
-    tx: Transaction, desk: str, number: int, most: int
-) -> tuple[Project, int] | None:
+def board_with_room(tx: Transaction, desk: str, number: int, most: int) -> tuple[Project, int] | None:
     """Return the project for a round's next tasks, creating a new one if the last is full.
 
     Args:
@@ -159,9 +156,7 @@ def board_with_room(
     return _to_project(tx.execute(_LAST, {"desk": desk, "round": number}).one()), most
 
 
-def note_collected(
-    tx: Transaction, board: Project, made_at: datetime | None, *, whole: bool
-) -> None:
+def note_collected(tx: Transaction, board: Project, made_at: datetime | None, *, whole: bool) -> None:
     """Record that all changes of a project are processed; the next read begins after them.
 
     Args:
@@ -202,7 +197,7 @@ def switch(tx: Transaction, number: int, desk: str, actor: str) -> str:
     find_round(tx, number)
     tx.execute(_SWITCH, {"round": number, "desk": desk})
     tx.log(actor, "desk switched", f"round {number}", desk=desk)
-    tx.ask("put_up", number)
+    tx.enqueue(JobName.push_tasks, number)
     several = tx.execute(_SEVERAL, {"round": number}).scalar()
     return NOT_BLIND if several and desk != "pages" else ""
 
@@ -240,54 +235,54 @@ OVERLAP = "coalesce((r.consensus ->> 'overlap')::int, 1)"
 SERVED = f"""(r.state = 'open' and r.purpose <> '{GOLD}'
     and (r.desk = 'label-studio' or r.desk is null and {OVERLAP} <= 1))"""
 # Subquery: the open or refused tasks of a candidate.
-LIVE = """select from desk_postings p
+LIVE = """select from labeling_tasks p
     where p.candidate_id = c.id and p.state in ('sending', 'up', 'refused')"""
 # Condition on a task: it has to be removed. A candidate that is claimed on the review page is
 # removed from Label Studio, unless several reviewers decide it.
 NOT_WANTED = f"""(p.state = 'up' and not (
     {SERVED} and (c.state = 'waiting' or c.state = 'showing' and {OVERLAP} > 1)))"""
 # Condition on a project: an annotation waits for a reviewer's lease to end.
-WAITS_FOR_LEASE = """exists (select from desk_answers a join desk_postings o on o.id = a.posting_id
-    where o.board_id = b.id and a.decision_id is null and a.refused is null and not a.gone)"""
+WAITS_FOR_LEASE = """exists (select from labeling_annotations a join labeling_tasks o on o.id = a.task_id
+    where o.project_id = b.id and a.decision_id is null and a.refused is null and not a.gone)"""
 
 # Rounds with waiting candidates that have no task, and rounds with tasks to push or remove.
 _TO_SERVE = sa.text(f"""
     select r.id from rounds r where {SERVED} and exists (
         select from candidates c
         where c.round_id = r.id and c.state = 'waiting' and not exists ({LIVE}))
-    union select b.round_id from desk_boards b join desk_postings p on p.board_id = b.id
+    union select b.round_id from labeling_projects b join labeling_tasks p on p.project_id = b.id
     join rounds r on r.id = b.round_id join candidates c on c.id = p.candidate_id
     where p.state in ('sending', 'up')
         and (b.desk <> :desk or p.state = 'sending' or {NOT_WANTED}) order by 1""")
 
 _LEAVE = sa.text("""
-    update desk_postings p set state = 'down' from desk_boards b
-    where b.id = p.board_id and b.round_id = :round and b.desk <> :desk
+    update labeling_tasks p set state = 'down' from labeling_projects b
+    where b.id = p.project_id and b.round_id = :round and b.desk <> :desk
         and p.state in ('sending', 'up', 'refused')""")
 
 _COLUMNS = f"""b.id, b.round_id, b.part, b.number, b.made_at, b.mark, b.trouble, r.kind,
     {OVERLAP} as overlap,
     case when b.made_at is null then array(
-        select p.batch from desk_postings p
-        where p.board_id = b.id group by p.batch order by max(p.at) desc limit 3)
+        select p.batch from labeling_tasks p
+        where p.project_id = b.id group by p.batch order by max(p.created_at) desc limit 3)
         else '{{}}' end as batches"""
 
 _BOARD = sa.text(f"""
-    select {_COLUMNS} from desk_boards b join rounds r on r.id = b.round_id
+    select {_COLUMNS} from labeling_projects b join rounds r on r.id = b.round_id
     where b.id = :board and b.number is not null""")
 
 _MADE_BOARDS = sa.text(f"""
-    select {_COLUMNS} from desk_boards b join rounds r on r.id = b.round_id
+    select {_COLUMNS} from labeling_projects b join rounds r on r.id = b.round_id
     where b.desk = :desk and (cast(:round as integer) is null or r.id = :round)
         and b.number is not null
     order by r.id, b.part""")
 
 # Projects with open tasks, or with annotated ones of a round that is not closed or that is given.
 _BOARDS = sa.text(f"""
-    select {_COLUMNS} from desk_boards b join rounds r on r.id = b.round_id
+    select {_COLUMNS} from labeling_projects b join rounds r on r.id = b.round_id
     where b.desk = :desk and (cast(:round as integer) is null or r.id = :round)
         and b.number is not null
-        and (exists (select from desk_postings p where p.board_id = b.id and (
+        and (exists (select from labeling_tasks p where p.project_id = b.id and (
             p.state in ('up', 'sending')
             or p.state = 'answered' and (r.state <> 'closed' or r.id = :round)))
             or {WAITS_FOR_LEASE})
@@ -296,10 +291,10 @@ _BOARDS = sa.text(f"""
 _TO_READ = sa.text(f"""
     with known as (
         select b.id, b.reread, b.collected_at,
-            (exists (select from desk_postings p where p.board_id = b.id and (
+            (exists (select from labeling_tasks p where p.project_id = b.id and (
                 p.state in ('up', 'sending') or p.state = 'answered' and r.state <> 'closed'))
                 or {WAITS_FOR_LEASE}) as open
-        from desk_boards b join rounds r on r.id = b.round_id
+        from labeling_projects b join rounds r on r.id = b.round_id
         where b.desk = :desk and b.number is not null),
     turn as (select id from known where not open order by collected_at nulls first limit 1)
     select id from known where reread or (open or id in (select id from turn))
@@ -308,30 +303,28 @@ _TO_READ = sa.text(f"""
 
 _IS_SERVED = sa.text(f"select {SERVED} from rounds r where r.id = :round")
 
-_REREAD_ALL = sa.text(
-    "update desk_boards set reread = true where desk = :desk and number is not null"
-)
+_REREAD_ALL = sa.text("update labeling_projects set reread = true where desk = :desk and number is not null")
 
-_MUST_REREAD = sa.text("select reread from desk_boards where id = :board")
+_MUST_REREAD = sa.text("select reread from labeling_projects where id = :board")
 
-_NOTE_MARK = sa.text("update desk_boards set mark = :mark where id = :board")
+_NOTE_MARK = sa.text("update labeling_projects set mark = :mark where id = :board")
 
 _NOTE_TROUBLE = sa.text("""
-    update desk_boards set trouble = :trouble
+    update labeling_projects set trouble = :trouble
     where id = :board and trouble is distinct from :trouble""")
 
 # A project with an interrupted batch comes first, then the newest.
 _LAST = sa.text(f"""
     select {_COLUMNS},
-        (select count(*) from desk_postings p
-            where p.board_id = b.id and p.state <> 'down') as postings,
-        exists (select from desk_postings p
-            where p.board_id = b.id and p.state = 'sending') as sending
-    from desk_boards b join rounds r on r.id = b.round_id
+        (select count(*) from labeling_tasks p
+            where p.project_id = b.id and p.state <> 'down') as postings,
+        exists (select from labeling_tasks p
+            where p.project_id = b.id and p.state = 'sending') as sending
+    from labeling_projects b join rounds r on r.id = b.round_id
     where b.desk = :desk and b.round_id = :round order by sending desc, b.part desc limit 1""")
 
 _NEW_BOARD = sa.text("""
-    insert into desk_boards (id, desk, round_id, part) values (:id, :desk, :round, :part)
+    insert into labeling_projects (id, desk, round_id, part) values (:id, :desk, :round, :part)
     on conflict do nothing""")
 
 
@@ -342,11 +335,11 @@ WANTED = sa.text(f"""
     order by c.priority desc, c.id limit :count""")
 
 _COLLECTED = sa.text("""
-    update desk_boards set collected_at = now(), made_at = coalesce(made_at, :made_at),
+    update labeling_projects set collected_at = now(), made_at = coalesce(made_at, :made_at),
         reread = reread and not :whole, read_until = greatest(read_until, (
-        select max(p.seen_at) from desk_postings p where p.board_id = :board)) where id = :board""")
+        select max(p.seen_at) from labeling_tasks p where p.project_id = :board)) where id = :board""")
 
-_READ_UNTIL = sa.text("select read_until from desk_boards where id = :board")
+_READ_UNTIL = sa.text("select read_until from labeling_projects where id = :board")
 
 _SWITCH = sa.text("update rounds set desk = :desk where id = :round")
 
@@ -369,12 +362,12 @@ _LIST = sa.text(f"""
         count(*) filter (where p.state = 'refused') as not_taken,
         coalesce(sum(a.kept), 0)::int as decisions, coalesce(sum(a.waits), 0)::int as pending,
         coalesce(sum(a.refused), 0)::int as refused
-    from desk_boards b join rounds r on r.id = b.round_id
-    left join desk_postings p on p.board_id = b.id
+    from labeling_projects b join rounds r on r.id = b.round_id
+    left join labeling_tasks p on p.project_id = b.id
     left join lateral (
         select count(*) filter (where a.decision_id is not null and not a.gone) as kept,
             count(*) filter (
                 where a.decision_id is null and a.refused is null and not a.gone) as waits,
             count(*) filter (where a.refused is not null and not a.gone) as refused
-        from desk_answers a where a.posting_id = p.id) a on true
+        from labeling_annotations a where a.task_id = p.id) a on true
     group by b.id, r.id order by r.id, b.part""")

@@ -20,7 +20,7 @@ from curation.labeling.sync import LabelingSync, is_restored
 
 
 @dataclass(frozen=True)
-class Difference:
+class SyncDifference:
     """A difference between this instance and Label Studio.
 
     Attributes:
@@ -40,7 +40,7 @@ class Difference:
     mendable: bool = True
 
 
-def compare(exchange: LabelingSync, number: int | None = None) -> list[Difference]:
+def compare(exchange: LabelingSync, number: int | None = None) -> list[SyncDifference]:
     """Compare all tasks and annotations with Label Studio, without changing anything.
 
     Args:
@@ -50,7 +50,7 @@ def compare(exchange: LabelingSync, number: int | None = None) -> list[Differenc
     Raises:
         Unreachable: Label Studio does not respond.
     """
-    found: list[Difference] = []
+    found: list[SyncDifference] = []
     with exchange.database.transaction() as tx:
         made = projects.made_boards(tx, exchange.desk.address, number)
         open_projects = projects.open_boards(tx, exchange.desk.address, number)
@@ -63,16 +63,12 @@ def compare(exchange: LabelingSync, number: int | None = None) -> list[Differenc
         except NotFound:
             if project.id in open_ids:
                 text = f"project {project.number} of round {project.round} does not exist any more"
-                found.append(Difference("board", project.round, None, project.number, text))
+                found.append(SyncDifference("board", project.round, None, project.number, text))
             continue
         if reading.trouble:
             # If the repair was refused before, a person has to enable it in Label Studio.
             repairable = not project.trouble
-            found.append(
-                Difference(
-                    "board", project.round, None, project.number, reading.trouble, repairable
-                )
-            )
+            found.append(SyncDifference("board", project.round, None, project.number, reading.trouble, repairable))
         restored = is_restored(project, reading)
         with exchange.database.transaction(one_view=True) as tx:
             found += _differences(tx, exchange, project, seen, restored=restored)
@@ -81,7 +77,7 @@ def compare(exchange: LabelingSync, number: int | None = None) -> list[Differenc
     with exchange.database.transaction() as tx:
         for round_id, count in task_states.count_not_up(tx, number).items():
             text = f"{count} waiting candidates of round {round_id} have no task"
-            found.append(Difference("waiting", round_id, None, None, text))
+            found.append(SyncDifference("waiting", round_id, None, None, text))
     return found
 
 
@@ -105,18 +101,12 @@ def mend(exchange: LabelingSync, number: int | None = None) -> None:
         made = projects.made_boards(tx, exchange.desk.address, number)
     # Remove tasks whose annotations Label Studio lost, so that they are not annotated again.
     forgotten = {
-        difference.candidate: difference.number
-        for difference in differences
-        if difference.kind == "forgotten"
+        difference.candidate: difference.number for difference in differences if difference.kind == "forgotten"
     }
     for project in made:
         with exchange.database.transaction() as tx:
             rows = tx.execute(_POSTINGS, {"board": project.id}).all()
-        to_remove = {
-            row.id: [row.number]
-            for row in rows
-            if forgotten.get(row.candidate_id, -1) == row.number
-        }
+        to_remove = {row.id: [row.number] for row in rows if forgotten.get(row.candidate_id, -1) == row.number}
         if to_remove:
             exchange.desk.take_down(project, to_remove)
             with exchange.database.transaction() as tx:
@@ -128,7 +118,7 @@ def mend(exchange: LabelingSync, number: int | None = None) -> None:
         exchange.put_up(round_id)
 
 
-def _elsewhere(exchange: LabelingSync, number: int | None) -> Iterator[Difference]:
+def _elsewhere(exchange: LabelingSync, number: int | None) -> Iterator[SyncDifference]:
     """Yield unknown projects that hold tasks of this instance, with their unknown annotations."""
     for other in exchange.desk.elsewhere(_known(exchange)):
         seen = list(other.seen)
@@ -137,16 +127,11 @@ def _elsewhere(exchange: LabelingSync, number: int | None) -> Iterator[Differenc
             if not rounds or (number is not None and number not in rounds.values()):
                 continue
             unpulled = sum(_is_unpulled(tx, task) for task in seen if task.posting in rounds)
-        text = (
-            f"project {other.number} ({other.title}) holds {len(rounds)} of our tasks "
-            "and is none of our projects"
-        )
+        text = f"project {other.number} ({other.title}) holds {len(rounds)} of our tasks and is none of our projects"
         first_round = min(rounds.values())
         if unpulled:
             text = f"{text}; {unpulled} of them have annotations that are not known here"
-        yield Difference(
-            "elsewhere", first_round, None, other.number, text, mendable=bool(unpulled)
-        )
+        yield SyncDifference("elsewhere", first_round, None, other.number, text, mendable=bool(unpulled))
 
 
 def _pull_elsewhere(exchange: LabelingSync, number: int | None) -> None:
@@ -175,9 +160,7 @@ def _ids(seen: Sequence[RemoteTask]) -> list[uuid.UUID]:
 def _is_unpulled(tx: Transaction, seen: RemoteTask) -> bool:
     """Return whether a task has an annotation that is new or changed."""
     rows = tx.execute(_ANSWERS_TO, {"posting": seen.posting}).all()
-    return any(
-        answers.is_news(answers.match(rows, annotation), annotation) for annotation in seen.answers
-    )
+    return any(answers.is_news(answers.match(rows, annotation), annotation) for annotation in seen.answers)
 
 
 def _differences(
@@ -187,13 +170,13 @@ def _differences(
     seen: Sequence[RemoteTask],
     *,
     restored: bool,
-) -> Iterator[Difference]:
+) -> Iterator[SyncDifference]:
     """Yield the differences of one project, given all its tasks in Label Studio."""
     every = {row.id: row for row in tx.execute(_POSTINGS, {"board": project.id})}
     rows = {id_: row for id_, row in every.items() if row.state != "down"}
     known: dict[uuid.UUID, list[sa.Row[Any]]] = {}
     for stored in tx.execute(_ANSWERS, {"board": project.id}):
-        known.setdefault(stored.posting_id, []).append(stored)
+        known.setdefault(stored.task_id, []).append(stored)
     # Compare each task in Label Studio with its row; of several copies, the first counts.
     present: dict[uuid.UUID, RemoteTask] = {}
     for task in sorted(seen, key=lambda remote: remote.number):
@@ -206,7 +189,7 @@ def _differences(
             yield from _annotation_differences(project, removed, task, annotations, restored=True)
         elif row is None:
             text = f"task {task.number} was not created by this instance"
-            yield Difference("foreign", project.round, None, task.number, text, mendable=False)
+            yield SyncDifference("foreign", project.round, None, task.number, text, mendable=False)
         elif row.id in present or row.number not in {None, task.number}:
             text = f"there are two tasks of it, {row.number} and {task.number}"
             yield _difference(project, row, "copy", text)
@@ -221,17 +204,14 @@ def _differences(
     unwanted = task_states.unwanted(tx, project)
     for row in rows.values():
         if row.id not in present and row.number is not None:
-            text = (
-                "its task does not exist any more; decisions stand, and a waiting candidate is "
-                "pushed again"
-            )
+            text = "its task does not exist any more; decisions stand, and a waiting candidate is pushed again"
             yield _difference(project, row, "missing", text)
         elif row.id in unwanted:
             text = f"it is {row.candidate_state} here and its task is still open"
             yield _difference(project, row, "open", text)
     # Report annotations without a decision.
     for stored in (row for several in known.values() for row in several if not row.gone):
-        row = every[stored.posting_id]
+        row = every[stored.task_id]
         if stored.refused:
             text = f"{stored.person} submitted {stored.said['verdict']}, refused: {stored.refused}"
             yield _difference(project, row, "refused", text, repairable=False)
@@ -247,7 +227,7 @@ def _annotation_differences(
     known: Sequence[sa.Row[Any]],
     *,
     restored: bool,
-) -> Iterator[Difference]:
+) -> Iterator[SyncDifference]:
     """Yield annotations that are unknown here, and stored ones that Label Studio does not have."""
     found = set()
     for annotation in seen.answers:
@@ -258,11 +238,7 @@ def _annotation_differences(
             verdict = annotation.verdict or "something else"
             text = f"{annotation.person} submitted {verdict} there"
             yield _difference(project, row, "unheard", text)
-        elif (
-            stored is not None
-            and row.state != "down"
-            and (stored.gone or stored.said != answers.said_of(annotation))
-        ):
+        elif stored is not None and row.state != "down" and (stored.gone or stored.said != answers.said_of(annotation)):
             text = f"Label Studio shows an annotation that {stored.author} changed or deleted since"
             yield _difference(project, row, "forgotten", text)
     # A stored annotation is missing there because a user deleted it, or a backup was restored.
@@ -279,35 +255,30 @@ def _annotation_differences(
             or any(annotation.number == stored.number for annotation in seen.answers)
         ):
             text = (
-                f"Label Studio lost the annotation of {stored.person}, as after a restored backup; "
-                "the decision stands"
+                f"Label Studio lost the annotation of {stored.person}, as after a restored backup; the decision stands"
             )
             yield _difference(project, row, "forgotten", text)
         else:
-            yield _difference(
-                project, row, "unheard", f"{stored.person} deleted an annotation there"
-            )
+            yield _difference(project, row, "unheard", f"{stored.person} deleted an annotation there")
 
 
-def _difference(
-    project: Project, row: sa.Row[Any], kind: str, text: str, *, repairable: bool = True
-) -> Difference:
+def _difference(project: Project, row: sa.Row[Any], kind: str, text: str, *, repairable: bool = True) -> SyncDifference:
     """Return the difference of one candidate's task."""
     text = f"candidate {row.candidate_id}: {text}"
-    return Difference(kind, project.round, row.candidate_id, row.number, text, repairable)
+    return SyncDifference(kind, project.round, row.candidate_id, row.number, text, repairable)
 
 
 _POSTINGS = sa.text("""
     select p.id, p.candidate_id, p.number, p.seen_at, p.state, c.state as candidate_state
-    from desk_postings p join candidates c on c.id = p.candidate_id
-    where p.board_id = :board order by p.number""")
+    from labeling_tasks p join candidates c on c.id = p.candidate_id
+    where p.project_id = :board order by p.number""")
 
 _ANSWERS = sa.text("""
-    select a.* from desk_answers a join desk_postings p on p.id = a.posting_id
-    where p.board_id = :board order by a.said_at, a.number""")
+    select a.* from labeling_annotations a join labeling_tasks p on p.id = a.task_id
+    where p.project_id = :board order by a.said_at, a.number""")
 
-_ANSWERS_TO = sa.text("select * from desk_answers where posting_id = :posting")
+_ANSWERS_TO = sa.text("select * from labeling_annotations where task_id = :posting")
 
 _ROUNDS = sa.text("""
-    select p.id, b.round_id from desk_postings p join desk_boards b on b.id = p.board_id
+    select p.id, b.round_id from labeling_tasks p join labeling_projects b on b.id = p.project_id
     where p.id = any(:ids)""").bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))

@@ -8,12 +8,10 @@ from curation.domain import ReviewItem, RuleVerdict, content_id
 from curation.labeling import projects, task_states, users
 from curation.labeling.sync import LabelingSync
 from curation.review.queue import read_cards
-from curation.review.reviewers import oracle_reviewer
+from curation.review.reviewers import add_rule_reviewer
 
 
-def decide_there(
-    exchange: LabelingSync, number: int, judge: Callable[[ReviewItem], RuleVerdict], count: int
-) -> bool:
+def decide_there(exchange: LabelingSync, number: int, judge: Callable[[ReviewItem], RuleVerdict], count: int) -> bool:
     """Annotate tasks of a round that have no annotation, then pull the annotations.
 
     The annotation of a task has a fixed key, so repeating it before it is pulled has no effect.
@@ -31,7 +29,7 @@ def decide_there(
         Unreachable: Label Studio does not respond.
     """
     with exchange.database.transaction() as tx:
-        users.match(tx, users.ORACLE, oracle_reviewer(tx))
+        users.match(tx, users.RULE_REVIEWER, add_rule_reviewer(tx))
         open_projects = projects.open_boards(tx, exchange.desk.address, number)
         # By candidate: the task's ID here and in Label Studio.
         open_tasks = {
@@ -42,5 +40,5 @@ def decide_there(
         items = read_cards(tx, list(open_tasks)[:count])
     for item in items:
         task_id, remote_id = open_tasks[item.id]
-        exchange.desk.answer(remote_id, users.ORACLE, content_id("oracle", task_id), judge(item))
+        exchange.desk.answer(remote_id, users.RULE_REVIEWER, content_id("rule_reviewer", task_id), judge(item))
     return bool(exchange.collect(number))

@@ -13,10 +13,11 @@ from itertools import islice
 from typing import TypeVar
 
 from curation.db.engine import Database
+from curation.domain import JobName
 from curation.errors import NotFound, Refused
 from curation.labeling import annotations as answers
 from curation.labeling import project_locks, projects, task_states, tasks, users
-from curation.labeling.port import LabelingBackend, Project, Reading, RemoteTask
+from curation.labeling.port import LabelingBackend, Project, ProjectReading, RemoteTask
 
 log = logging.getLogger("layerloop.desk")
 
@@ -147,9 +148,7 @@ class LabelingSync:
                 return work(project)
             except Refused as error:
                 if error.message != project.trouble:
-                    log.warning(
-                        "round %d at %s: %s", project.round, self.desk.address, error.message
-                    )
+                    log.warning("round %d at %s: %s", project.round, self.desk.address, error.message)
                 with self.database.transaction() as tx:
                     projects.note_trouble(tx, project, error.message)
                 return None
@@ -170,7 +169,7 @@ class LabelingSync:
         # The next job pushes the next batch, if there is one.
         with self.database.transaction() as tx:
             tasks.note_placed(tx, project, placed)
-            tx.ask("put_up", project.round)
+            tx.enqueue(JobName.push_tasks, project.round)
         if project.number is None:
             self._reserve(replace(project, number=placed.board, made_at=placed.made_at))
         return len(placed.postings)
@@ -193,9 +192,7 @@ class LabelingSync:
             kept: set[uuid.UUID] = set()
             # NotFound: the project was deleted with all its tasks.
             with suppress(NotFound):
-                kept = self.desk.take_down(
-                    project, numbers, {id_: seen for id_, (_, seen) in unwanted.items()}
-                )
+                kept = self.desk.take_down(project, numbers, {id_: seen for id_, (_, seen) in unwanted.items()})
             with self.database.transaction() as tx:
                 task_states.note_down(tx, set(unwanted) - kept)
             removed += len(unwanted) - len(kept)
@@ -224,8 +221,8 @@ class LabelingSync:
         present = set(self.desk.present(since))
         with self.database.transaction() as tx:
             present |= tasks.said_lately(tx, project)
-            if present - {users.ORACLE}:
-                tasks.reserve(tx, project, len(present - {users.ORACLE}))
+            if present - {users.RULE_REVIEWER}:
+                tasks.reserve(tx, project, len(present - {users.RULE_REVIEWER}))
 
     def _pull(self, project: Project, *, everything: bool = False) -> Counter[str]:
         """Pull the annotations of a locked project."""
@@ -295,9 +292,7 @@ class LabelingSync:
         for chunk in _chunks(changed):
             outcomes += self._process(project, chunk, restored=restored)
             found |= {task.posting for task in chunk if task.posting is not None}
-            stale |= {
-                task.posting for task in chunk if task.posting is not None and self.is_stale(task)
-            }
+            stale |= {task.posting for task in chunk if task.posting is not None and self.is_stale(task)}
             project_locks.hold_on(self.database, project, self.holder)
         return found, stale
 
@@ -324,9 +319,7 @@ class LabelingSync:
     def is_stale(self, seen: RemoteTask) -> bool:
         """Return whether a task shows other URLs than this instance serves now."""
         id_, layers = seen.posting, seen.layers
-        return id_ is not None and (
-            not layers or any(self.address(id_, role) != layers[role] for role in layers)
-        )
+        return id_ is not None and (not layers or any(self.address(id_, role) != layers[role] for role in layers))
 
     def _renew(self, project: Project, stale: Collection[uuid.UUID]) -> int:
         """Update the URLs of tasks, by a request each, including annotated tasks.
@@ -340,18 +333,14 @@ class LabelingSync:
             self.desk.take_down(project, silent)
         with self.database.transaction() as tx:
             task_states.note_down(tx, silent)
-            renewed = tasks.read_up(
-                tx, task_states.open_first(tx, stale, AT_MOST_CHANGED), self.address
-            )
-            tx.ask("put_up", project.round)
+            renewed = tasks.read_up(tx, task_states.open_first(tx, stale, AT_MOST_CHANGED), self.address)
+            tx.enqueue(JobName.push_tasks, project.round)
         for part in _parts(sorted(renewed), AT_MOST_CHANGED):
             self.desk.update(project, {number: renewed[number] for number in part})
             project_locks.hold_on(self.database, project, self.holder)
         return len(silent) + len(renewed)
 
-    def _process(
-        self, project: Project, chunk: Sequence[RemoteTask], *, restored: bool
-    ) -> Counter[str]:
+    def _process(self, project: Project, chunk: Sequence[RemoteTask], *, restored: bool) -> Counter[str]:
         """Process tasks in a transaction each, so that a failed one does not stop the others."""
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
@@ -365,7 +354,7 @@ class LabelingSync:
         return outcomes
 
 
-def is_restored(board: Project, reading: Reading) -> bool:
+def is_restored(board: Project, reading: ProjectReading) -> bool:
     """Return whether Label Studio was restored from a backup.
 
     Args:

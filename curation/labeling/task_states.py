@@ -69,9 +69,7 @@ def count_placed(tx: Transaction, board: Project) -> int:
     return int(tx.execute(_COUNT_PLACED, {"board": board.id}).scalar_one())
 
 
-def unanswered(
-    tx: Transaction, board: Project, count: int
-) -> dict[uuid.UUID, tuple[uuid.UUID, int]]:
+def unanswered(tx: Transaction, board: Project, count: int) -> dict[uuid.UUID, tuple[uuid.UUID, int]]:
     """Return open tasks without annotations.
 
     Args:
@@ -98,12 +96,10 @@ def open_first(tx: Transaction, ids: Collection[uuid.UUID], answered: int) -> li
 
 def waiting_answers(tx: Transaction, board: Project) -> list[uuid.UUID]:
     """Return tasks with an annotation that waits until a reviewer's lease ends."""
-    return [row.posting_id for row in tx.execute(_WAITING_ANSWERS, {"board": board.id})]
+    return [row.task_id for row in tx.execute(_WAITING_ANSWERS, {"board": board.id})]
 
 
-def sort_seen(
-    tx: Transaction, part: Sequence[RemoteTask]
-) -> tuple[list[RemoteTask], dict[uuid.UUID, list[int]]]:
+def sort_seen(tx: Transaction, part: Sequence[RemoteTask]) -> tuple[list[RemoteTask], dict[uuid.UUID, list[int]]]:
     """Sort tasks that were read into those with changes and those to remove.
 
     Removed are second copies without annotations, and tasks that exist again after they were
@@ -166,70 +162,70 @@ _NOT_UP = sql_with_ids(f"""
 
 
 _UNWANTED = sql_with_ids(f"""
-    select p.id, p.number, p.seen_at from desk_postings p
-    join desk_boards b on b.id = p.board_id join rounds r on r.id = b.round_id
+    select p.id, p.number, p.seen_at from labeling_tasks p
+    join labeling_projects b on b.id = p.project_id join rounds r on r.id = b.round_id
     join candidates c on c.id = p.candidate_id
-    where p.board_id = :board and {NOT_WANTED}""")
+    where p.project_id = :board and {NOT_WANTED}""")
 
 
-_DOWN = sql_with_ids("update desk_postings set state = 'down' where id = any(:ids)")
+_DOWN = sql_with_ids("update labeling_tasks set state = 'down' where id = any(:ids)")
 
 
 _LOST = sql_with_ids("""
-    select id from desk_postings
-    where board_id = :board and state in ('up', 'answered') and not id = any(:ids)""")
+    select id from labeling_tasks
+    where project_id = :board and state in ('up', 'answered') and not id = any(:ids)""")
 
 
 _FORGET = sql_with_ids("""
-    update desk_boards
+    update labeling_projects
     set number = null, made_at = null, read_until = null, mark = 0, trouble = null
     where id = :board""")
 
 
 # Decided tasks whose annotation was lost, and open ones whose deleted annotation exists again.
 _FORGOTTEN = sql_with_ids("""
-    select p.id, p.number from desk_postings p join candidates c on c.id = p.candidate_id
-    where p.board_id = :board and exists (
-        select from desk_answers a where a.posting_id = p.id and a.forgotten and (
+    select p.id, p.number from labeling_tasks p join candidates c on c.id = p.candidate_id
+    where p.project_id = :board and exists (
+        select from labeling_annotations a where a.task_id = p.id and a.forgotten and (
             p.state = 'answered' and c.state in ('accepted', 'rejected') and not a.gone
             or p.state = 'up' and c.state = 'waiting' and a.gone))""")
 
 
 _COUNT_PLACED = sql_with_ids("""
-    select count(*) from desk_postings where board_id = :board and state in ('up', 'answered')""")
+    select count(*) from labeling_tasks where project_id = :board and state in ('up', 'answered')""")
 
 
 _WAITING_ANSWERS = sql_with_ids("""
-    select distinct a.posting_id from desk_answers a join desk_postings p on p.id = a.posting_id
-    where p.board_id = :board and a.decision_id is null and a.refused is null and not a.gone""")
+    select distinct a.task_id from labeling_annotations a join labeling_tasks p on p.id = a.task_id
+    where p.project_id = :board and a.decision_id is null and a.refused is null and not a.gone""")
 
 
 _UNANSWERED = sql_with_ids("""
-    select p.id, p.candidate_id, p.number from desk_postings p
-    where p.board_id = :board and p.state = 'up'
-        and not exists (select from desk_answers a where a.posting_id = p.id and not a.gone)
+    select p.id, p.candidate_id, p.number from labeling_tasks p
+    where p.project_id = :board and p.state = 'up'
+        and not exists (select from labeling_annotations a where a.task_id = p.id and not a.gone)
     order by p.number limit :count""")
 
 
 _OPEN_FIRST = sql_with_ids("""
-    (select id from desk_postings where id = any(:ids) and state = 'up')
+    (select id from labeling_tasks where id = any(:ids) and state = 'up')
     union all (
-        select id from desk_postings
+        select id from labeling_tasks
         where id = any(:ids) and state = 'answered' limit :answered)""")
 
 
 _SILENT_ONES = sql_with_ids("""
-    select p.id, p.number from desk_postings p where p.id = any(:ids) and p.state = 'up'
-        and not exists (select from desk_answers a where a.posting_id = p.id)""")
+    select p.id, p.number from labeling_tasks p where p.id = any(:ids) and p.state = 'up'
+        and not exists (select from labeling_annotations a where a.task_id = p.id)""")
 
 
 _KNOWN = sql_with_ids("""
     select p.id, p.number, p.seen_at, p.state,
-        exists (select from desk_answers a where a.posting_id = p.id) as answered
-    from desk_postings p where p.id = any(:ids)""")
+        exists (select from labeling_annotations a where a.task_id = p.id) as answered
+    from labeling_tasks p where p.id = any(:ids)""")
 
 
 # A task whose response was lost after it was created is recognized by its own ID.
 _SILENT = sql_with_ids("""
-    update desk_postings set seen_at = greatest(seen_at, :at), number = :number,
+    update labeling_tasks set seen_at = greatest(seen_at, :at), number = :number,
         state = case when state = 'sending' then 'up' else state end where id = :posting""")

@@ -25,9 +25,7 @@ Address = Callable[[uuid.UUID, LayerRole], str]
 """Returns the URL of one layer of a task."""
 
 
-def next_batch(
-    tx: Transaction, board: Project, count: int, pause: int, few: int
-) -> uuid.UUID | None:
+def next_batch(tx: Transaction, board: Project, count: int, pause: int, few: int) -> uuid.UUID | None:
     """Return the next batch to push: an interrupted one, or new tasks by decreasing priority.
 
     Every import slows Label Studio down for its users, so batches are pushed with pauses.
@@ -50,10 +48,7 @@ def next_batch(
     # The rows are stored first: after an interruption the same batch is pushed again.
     batch = uuid.uuid4()
     selected = tx.execute(WANTED, {"round": board.round, "count": count}).all()
-    rows = [
-        {"id": uuid.uuid4(), "board": board.id, "candidate": row.id, "batch": batch}
-        for row in selected
-    ]
+    rows = [{"id": uuid.uuid4(), "board": board.id, "candidate": row.id, "batch": batch} for row in selected]
     if rows:
         tx.execute(_NEW_POSTINGS, rows)
     return batch if rows else None
@@ -70,9 +65,7 @@ def read_batch(tx: Transaction, batch: uuid.UUID, address: Address) -> list[Task
     return _read(tx, tx.execute(_BATCH, {"batch": batch}), address)
 
 
-def read_up(
-    tx: Transaction, ids: Collection[uuid.UUID], address: Address
-) -> dict[int, tuple[uuid.UUID, Task]]:
+def read_up(tx: Transaction, ids: Collection[uuid.UUID], address: Address) -> dict[int, tuple[uuid.UUID, Task]]:
     """Return the content of tasks that exist in Label Studio.
 
     Args:
@@ -84,10 +77,7 @@ def read_up(
         By ID in Label Studio, the batch of each existing task and its content.
     """
     rows = {row.id: row for row in tx.execute(_UP, {"ids": list(ids)})} if ids else {}
-    return {
-        rows[task.id].number: (rows[task.id].batch, task)
-        for task in _read(tx, rows.values(), address)
-    }
+    return {rows[task.id].number: (rows[task.id].batch, task) for task in _read(tx, rows.values(), address)}
 
 
 def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: Address) -> list[Task]:
@@ -110,20 +100,14 @@ def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: Address) -> li
 
 def _columns(row: sa.Row[Any], item: ReviewItem, address: Address) -> dict[str, str | float]:
     """Return further columns to show and sort by: thumbnail, round, checkpoint and signals."""
-    main = next(
-        (role for role in (LayerRole.blended, LayerRole.foreground) if role in item.layers), None
-    )
+    main = next((role for role in (LayerRole.blended, LayerRole.foreground) if role in item.layers), None)
     columns: dict[str, str | float] = {"round": row.round_id, "checkpoint": row.checkpoint or ""}
     if main is not None:
         url = address(row.id, main)
         columns["thumbnail"] = url
         # Preview URLs begin with the address of the front end.
-        columns["link"] = f"{url.partition('/api/desk/')[0]}/rounds/{row.round_id}"
-    columns |= {
-        f"signal_{name}": round(value, 4)
-        for name, value in item.signals.items()
-        if value is not None
-    }
+        columns["link"] = f"{url.partition('/api/labeling/')[0]}/rounds/{row.round_id}"
+    columns |= {f"signal_{name}": round(value, 4) for name, value in item.signals.items() if value is not None}
     return columns
 
 
@@ -184,38 +168,29 @@ def reserve(tx: Transaction, board: Project, people: int) -> None:
 
 def said_lately(tx: Transaction, board: Project) -> set[str]:
     """Return the users who annotated tasks of a project within the last minutes."""
-    return {
-        row.person
-        for row in tx.execute(_SAID_LATELY, {"board": board.id, "seconds": PRESENT_SECONDS})
-    }
+    return {row.person for row in tx.execute(_SAID_LATELY, {"board": board.id, "seconds": PRESENT_SECONDS})}
 
 
 def sql_with_ids(text: str) -> sa.TextClause:
     """Return a statement whose parameter `ids`, if it has one, is an array of UUIDs."""
     statement = sa.text(text)
-    return (
-        statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
-        if ":ids" in text
-        else statement
-    )
+    return statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID))) if ":ids" in text else statement
 
 
 # Label Studio shows tasks with low scores first: the most uncertain ones, if there is a probability
 # of acceptance, else by priority as on the review page.
 _SCORE = "coalesce(abs(2 * cast(s.signals ->> 'acceptance' as real) - 1), 1 - c.priority)"
 
-_BEGUN = sql_with_ids(
-    "select batch from desk_postings where board_id = :board and state = 'sending' limit 1"
-)
+_BEGUN = sql_with_ids("select batch from labeling_tasks where project_id = :board and state = 'sending' limit 1")
 
 # The pause since the last import is over, or few tasks are open.
 _MAY_SEND = sql_with_ids("""
     select put_up_at is null or put_up_at < now() - make_interval(secs => :pause)
-        or (select count(*) from desk_postings p where p.board_id = b.id and p.state = 'up') < :few
-    from desk_boards b where id = :board""")
+        or (select count(*) from labeling_tasks p where p.project_id = b.id and p.state = 'up') < :few
+    from labeling_projects b where id = :board""")
 
 _NEW_POSTINGS = sql_with_ids(f"""
-    insert into desk_postings (id, board_id, candidate_id, state, batch, score)
+    insert into labeling_tasks (id, project_id, candidate_id, state, batch, score)
     select :id, :board, c.id, 'sending', :batch, {_SCORE}
     from candidates c left join screenings s on s.candidate_id = c.id where c.id = :candidate""")
 
@@ -227,51 +202,47 @@ _SCORED = f"""
         coalesce(p.score, {_SCORE}) as score, said.refusals,
         case when said.unread > 0 and c.state in ('waiting', 'showing')
             then {OVERLAP} + said.unread end as people
-    from desk_postings p join candidates c on c.id = p.candidate_id
+    from labeling_tasks p join candidates c on c.id = p.candidate_id
     join rounds r on r.id = c.round_id
     left join screenings s on s.candidate_id = c.id
     cross join lateral (
         select array_agg(a.person || ': ' || a.refused order by a.said_at) as refusals,
             count(*) filter (where a.decision_id is null) as unread
-        from desk_answers a
-        where a.posting_id = p.id and a.refused is not null and not a.gone) said"""
+        from labeling_annotations a
+        where a.task_id = p.id and a.refused is not null and not a.gone) said"""
 
 _BATCH = sql_with_ids(f"{_SCORED} where p.batch = :batch and p.state = 'sending'")
 
 _UP = sql_with_ids(f"{_SCORED} where p.id = any(:ids) and p.state in ('up', 'answered')")
 
 _MADE = sql_with_ids("""
-    update desk_boards
+    update labeling_projects
     set number = :number, made_at = :made_at, trouble = :trouble, put_up_at = now()
     where id = :board""")
 
 _REFUSED = sql_with_ids(
-    "update desk_postings set state = 'refused', refused = :why"
-    " where id = :posting and state = 'sending'"
+    "update labeling_tasks set state = 'refused', refused = :why where id = :posting and state = 'sending'"
 )
 
 _PLACED = sql_with_ids(
-    "update desk_postings set state = 'up', number = :number"
-    " where id = :posting and state = 'sending'"
+    "update labeling_tasks set state = 'up', number = :number where id = :posting and state = 'sending'"
 )
 
 
 _TO_SHOW = sql_with_ids("""
-    select p.id from desk_postings p
-    where p.board_id = :board and p.state in ('up', 'answered') and exists (
-        select from desk_answers a
-        where a.posting_id = p.id and a.refused is not null and not a.gone and not a.shown)
+    select p.id from labeling_tasks p
+    where p.project_id = :board and p.state in ('up', 'answered') and exists (
+        select from labeling_annotations a
+        where a.task_id = p.id and a.refused is not null and not a.gone and not a.shown)
     limit :count""")
 
-_SHOWN = sql_with_ids(
-    "update desk_answers set shown = true where posting_id = any(:ids) and refused is not null"
-)
+_SHOWN = sql_with_ids("update labeling_annotations set shown = true where task_id = any(:ids) and refused is not null")
 
 _LIST_REFUSALS = sql_with_ids("""
     select c.round_id as round, b.number as project, p.number as task, a.number as annotation,
         a.person, a.said ->> 'verdict' as verdict, a.refused as why, a.said_at as at
-    from desk_answers a join desk_postings p on p.id = a.posting_id
-    join desk_boards b on b.id = p.board_id
+    from labeling_annotations a join labeling_tasks p on p.id = a.task_id
+    join labeling_projects b on b.id = p.project_id
     join candidates c on c.id = p.candidate_id
     where a.refused is not null and not a.gone
         and (cast(:round as integer) is null or c.round_id = :round)
@@ -282,12 +253,12 @@ _RESERVE = sql_with_ids("""
     with open as materialized (
         select p.id, row_number() over (order by p.score nulls last, p.number) as rank,
             count(*) over () as number
-        from desk_postings p join candidates c on c.id = p.candidate_id
-        where p.board_id = :board and p.state = 'up' and c.state = 'waiting')
-    update desk_postings set reserved_until = now() + make_interval(secs => :seconds)
-    from open where open.id = desk_postings.id and open.rank <= least(:count, open.number / 2)""")
+        from labeling_tasks p join candidates c on c.id = p.candidate_id
+        where p.project_id = :board and p.state = 'up' and c.state = 'waiting')
+    update labeling_tasks set reserved_until = now() + make_interval(secs => :seconds)
+    from open where open.id = labeling_tasks.id and open.rank <= least(:count, open.number / 2)""")
 
 _SAID_LATELY = sql_with_ids("""
-    select distinct a.person from desk_answers a join desk_postings p on p.id = a.posting_id
-    where p.board_id = :board and a.at > now() - make_interval(secs => :seconds)
+    select distinct a.person from labeling_annotations a join labeling_tasks p on p.id = a.task_id
+    where p.project_id = :board and a.created_at > now() - make_interval(secs => :seconds)
         and a.person <> ''""")

@@ -8,11 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.db.engine import Transaction
-from curation.db.tables import desk_people, reviewers
+from curation.db.tables import labeling_users, reviewers
 from curation.errors import NotFound, Refused
 from curation.review.reviewers import Reviewer, add_reviewer, find_reviewer, reviewer_of
 
-ORACLE = "oracle@layerloop.local"
+RULE_REVIEWER = "oracle@layerloop.local"
 """E-mail address of the rule reviewer as a Label Studio user."""
 
 
@@ -21,9 +21,7 @@ def reviewer_named(tx: Transaction, email: str) -> Reviewer:
 
     A new user becomes the reviewer whose name is the address, or else a new reviewer of that name.
     """
-    known = tx.scalar(
-        sa.select(desk_people.c.reviewer_id).where(desk_people.c.email == email.lower())
-    )
+    known = tx.scalar(sa.select(labeling_users.c.reviewer_id).where(labeling_users.c.email == email.lower()))
     if known is not None:
         found = reviewer_of(tx, int(known))
         if found is not None:
@@ -58,10 +56,8 @@ def match(tx: Transaction, email: str, reviewer_id: int) -> None:
         reviewer_id: The reviewer.
     """
     row = {"email": email.lower(), "reviewer_id": reviewer_id}
-    adding = insert(desk_people).values(row)
-    tx.execute(
-        adding.on_conflict_do_update(index_elements=["email"], set_={"reviewer_id": reviewer_id})
-    )
+    adding = insert(labeling_users).values(row)
+    tx.execute(adding.on_conflict_do_update(index_elements=["email"], set_={"reviewer_id": reviewer_id}))
 
 
 def match_by_name(tx: Transaction, email: str, name: str, actor: str) -> None:
@@ -77,9 +73,7 @@ def match_by_name(tx: Transaction, email: str, name: str, actor: str) -> None:
         NotFound: The address is invalid or the reviewer does not exist.
     """
     if "@" not in email:
-        raise NotFound(
-            f"{email!r} is not an e-mail address", "'layerloop desk people' lists the known users"
-        )
+        raise NotFound(f"{email!r} is not an e-mail address", "'layerloop labeling users' lists the known users")
     match(tx, email, find_reviewer(tx, name).id)
     tx.log(actor, "desk person matched", email.lower(), reviewer=name)
 
@@ -87,15 +81,13 @@ def match_by_name(tx: Transaction, email: str, name: str, actor: str) -> None:
 def list_people(tx: Transaction) -> list[dict[str, Any]]:
     """Return all known users with their reviewers."""
     both = sa.select(
-        desk_people.c.email,
+        labeling_users.c.email,
         reviewers.c.name,
         reviewers.c.kind,
         reviewers.c.active,
-        desk_people.c.at,
+        labeling_users.c.created_at,
     )
     rows = tx.execute(
-        both.join(reviewers, reviewers.c.id == desk_people.c.reviewer_id).order_by(
-            desk_people.c.email
-        )
+        both.join(reviewers, reviewers.c.id == labeling_users.c.reviewer_id).order_by(labeling_users.c.email)
     )
     return [dict(row) for row in rows.mappings()]

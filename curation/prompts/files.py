@@ -46,11 +46,11 @@ def read_prompt_file(path: Path) -> PromptFile:
     """
     try:
         return parse_prompts(read_text(path, MAX_FILE).split("\n"))
-    except BadLine as bad:
+    except BadPromptLine as bad:
         raise Refused(f"{path}, {bad.message}", bad.hint) from bad
 
 
-class BadLine(Refused):
+class BadPromptLine(Refused):
     """A line of a prompt file is invalid; the message has its number."""
 
 
@@ -94,12 +94,12 @@ def check_texts(prompt: Prompt, where: str) -> None:
     """
     for text in filter(None, (prompt.text, prompt.foreground, prompt.background)):
         if len(text) > MAX_PROMPT:
-            raise BadLine(
+            raise BadPromptLine(
                 f"{where}: the prompt has {len(text):,} characters",
                 f"at most {MAX_PROMPT:,} are allowed",
             )
         if not storable(text):
-            raise BadLine(f"{where}: the text contains a NUL or an unpaired surrogate", "remove it")
+            raise BadPromptLine(f"{where}: the text contains a NUL or an unpaired surrogate", "remove it")
 
 
 def _parse_pair(text: str, number: int) -> Prompt:
@@ -109,4 +109,4 @@ def _parse_pair(text: str, number: int) -> Prompt:
         return Prompt(row["text"].strip(), row["foreground"].strip(), row["background"].strip())
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         hint = 'the format for a pair is {"text": ..., "foreground": ..., "background": ...}'
-        raise BadLine(f"line {number} is not a valid prompt: {text[:80]}", hint) from error
+        raise BadPromptLine(f"line {number} is not a valid prompt: {text[:80]}", hint) from error

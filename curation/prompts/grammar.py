@@ -31,9 +31,7 @@ def size() -> int:
     """Return the number of pair prompts in the grammar."""
     # The product over attributes, subjects, places and lights, without generating the prompts.
     places = {name: len(ground.places) * len(ground.lights) for name, ground in GROUNDS.items()}
-    return sum(
-        len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in GROUPS
-    )
+    return sum(len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in GROUPS)
 
 
 def _shuffled(seed: int, group: Group, subject: str) -> list[Prompt]:
@@ -44,9 +42,7 @@ def _prompts_of(group: Group, subject: str) -> Iterator[Prompt]:
     """Generate all pair prompts of one subject."""
     for look in group.looks:
         # "a young woman in a red coat", but "a red car".
-        foreground = _with_article(
-            f"{subject} {look}" if look.startswith("in ") else f"{look} {subject}"
-        )
+        foreground = _with_article(f"{subject} {look}" if look.startswith("in ") else f"{look} {subject}")
         for ground in (GROUNDS[name] for name in group.grounds):
             for place in ground.places:
                 for light in ground.lights:

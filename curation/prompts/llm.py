@@ -104,8 +104,7 @@ def ask(
         if futile == PATIENCE:
             counts = ", ".join(f"{reason} {times}" for reason, times in tally.refused.most_common())
             raise Refused(
-                f"{writer.source} returned nothing new in {PATIENCE} requests; "
-                f"rejected lines: {counts or 'none'}",
+                f"{writer.source} returned nothing new in {PATIENCE} requests; rejected lines: {counts or 'none'}",
                 "the prompts so far are saved; use a larger model, another --seed, "
                 "or add the rest with --maker grammar",
             )
@@ -149,7 +148,4 @@ Answer with the {count} lines of JSON and nothing else.
 
 def _normalized(prompt: Prompt) -> tuple[str, ...]:
     """Return the texts without case and final periods, to find repetitions."""
-    return tuple(
-        str(text).lower().strip(" .")
-        for text in (prompt.text, prompt.foreground, prompt.background)
-    )
+    return tuple(str(text).lower().strip(" .") for text in (prompt.text, prompt.foreground, prompt.background))

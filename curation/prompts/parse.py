@@ -77,10 +77,7 @@ def read_line(line: str) -> Prompt | str:
 
 def words(text: str) -> frozenset[str]:
     """Return the words of three or more letters in lower case, without a final s."""
-    return (
-        frozenset(word.removesuffix("s") for word in re.findall(r"[^\W\d_]{3,}", text.lower()))
-        - _SMALL
-    )
+    return frozenset(word.removesuffix("s") for word in re.findall(r"[^\W\d_]{3,}", text.lower())) - _SMALL
 
 
 def _clean(value: Any) -> str:

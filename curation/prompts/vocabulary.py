@@ -7,7 +7,7 @@ from typing import Final
 
 
 @dataclass(frozen=True)
-class Ground:
+class PlaceKind:
     """Places of one kind, in which the same subjects are plausible.
 
     Attributes:
@@ -47,39 +47,27 @@ _ROOM: Final = (
 _SKY: Final = ("in the morning", "at noon", "before sunset", "at dusk")
 _DEEP: Final = ("in clear blue light", "in dim green light", "under slanting sunbeams")
 
-GROUNDS: Final[dict[str, Ground]] = {
-    "lawn": Ground("on", ("garden lawn", "city park lawn", "flower meadow", "village green"), _DAY),
-    "farm": Ground("in", ("green pasture", "farm yard", "stubble field", "orchard"), _DAY),
-    "forest": Ground(
-        "in", ("forest clearing", "mossy pine forest", "birch grove", "autumn forest"), _DAY
-    ),
-    "savanna": Ground("on", ("dry savanna", "dusty plain", "grassy hill", "rocky plateau"), _DAY),
-    "snow": Ground(
-        "on", ("snowy field", "frozen lake", "snowy mountain slope", "snow-covered path"), _DAY
-    ),
-    "beach": Ground(
-        "on", ("sandy beach", "pebble beach", "wooden pier", "flat rock by the sea"), _DAY
-    ),
-    "perch": Ground(
-        "on", ("bare branch", "wooden fence", "mossy stone wall", "red tiled roof"), _DAY
-    ),
-    "street": Ground(
-        "in", ("cobbled street", "city square", "narrow alley", "market square"), _DAY
-    ),
-    "road": Ground("on", ("country road", "desert highway", "mountain road", "parking lot"), _DAY),
-    "water": Ground("on", ("calm lake", "wide river", "small harbour", "reed-lined pond"), _DAY),
-    "floor": Ground(
+GROUNDS: Final[dict[str, PlaceKind]] = {
+    "lawn": PlaceKind("on", ("garden lawn", "city park lawn", "flower meadow", "village green"), _DAY),
+    "farm": PlaceKind("in", ("green pasture", "farm yard", "stubble field", "orchard"), _DAY),
+    "forest": PlaceKind("in", ("forest clearing", "mossy pine forest", "birch grove", "autumn forest"), _DAY),
+    "savanna": PlaceKind("on", ("dry savanna", "dusty plain", "grassy hill", "rocky plateau"), _DAY),
+    "snow": PlaceKind("on", ("snowy field", "frozen lake", "snowy mountain slope", "snow-covered path"), _DAY),
+    "beach": PlaceKind("on", ("sandy beach", "pebble beach", "wooden pier", "flat rock by the sea"), _DAY),
+    "perch": PlaceKind("on", ("bare branch", "wooden fence", "mossy stone wall", "red tiled roof"), _DAY),
+    "street": PlaceKind("in", ("cobbled street", "city square", "narrow alley", "market square"), _DAY),
+    "road": PlaceKind("on", ("country road", "desert highway", "mountain road", "parking lot"), _DAY),
+    "water": PlaceKind("on", ("calm lake", "wide river", "small harbour", "reed-lined pond"), _DAY),
+    "floor": PlaceKind(
         "on",
         ("living room floor", "wooden hallway floor", "bedroom carpet", "tiled kitchen floor"),
         _ROOM,
     ),
-    "table": Ground(
-        "on", ("kitchen table", "wooden desk", "marble counter", "white windowsill"), _ROOM
-    ),
-    "workbench": Ground("on", ("workbench", "garage floor", "steel shelf", "wooden crate"), _ROOM),
-    "stage": Ground("on", ("theatre stage", "concert hall stage", "small club stage"), _ROOM),
-    "sky": Ground("in", ("clear sky", "cloudy sky", "hazy sky"), _SKY),
-    "reef": Ground("over", ("coral reef", "sandy sea bed", "kelp forest"), _DEEP),
+    "table": PlaceKind("on", ("kitchen table", "wooden desk", "marble counter", "white windowsill"), _ROOM),
+    "workbench": PlaceKind("on", ("workbench", "garage floor", "steel shelf", "wooden crate"), _ROOM),
+    "stage": PlaceKind("on", ("theatre stage", "concert hall stage", "small club stage"), _ROOM),
+    "sky": PlaceKind("in", ("clear sky", "cloudy sky", "hazy sky"), _SKY),
+    "reef": PlaceKind("over", ("coral reef", "sandy sea bed", "kelp forest"), _DEEP),
 }
 """Kinds of places by name; each place can be empty, which is the background's text."""
 
@@ -122,18 +110,14 @@ GROUPS: Final[tuple[Group, ...]] = (
         ("owl", "parrot", "crow", "sparrow", "pigeon", "robin", "kingfisher"),
         ("perch",),
     ),
-    Group(
-        ("white", "brown", "grey", "young"), ("duck", "swan", "goose", "pelican"), ("water", "lawn")
-    ),
+    Group(("white", "brown", "grey", "young"), ("duck", "swan", "goose", "pelican"), ("water", "lawn")),
     Group(("white", "large", "dark", "gliding"), ("eagle", "seagull", "stork", "falcon"), ("sky",)),
     Group(
         ("striped", "orange", "silver", "spotted", "tiny", "large"),
         ("fish", "sea turtle", "seahorse", "octopus", "stingray"),
         ("reef",),
     ),
-    Group(
-        ("translucent", "glowing", "pale", "tiny", "large"), ("jellyfish", "comb jelly"), ("reef",)
-    ),
+    Group(("translucent", "glowing", "pale", "tiny", "large"), ("jellyfish", "comb jelly"), ("reef",)),
     Group(
         tuple(f"in a {clothes}" for clothes in _CLOTHES),
         (

@@ -14,13 +14,13 @@ from curation.db.tables import aggregations
 from curation.domain import CandidateState, Role, Verdict, content_id
 from curation.review.consensus import SURE, Consensus
 from curation.review.gold import PLAIN
-from curation.review.reviewers import ORACLE, PERSON, add_reviewer
+from curation.review.reviewers import PERSON, RULE_REVIEWER, add_reviewer
 from curation.review.verdicts import CONSENSUS, STANDS, lock_candidate, settle
 from curation.rounds.lifecycle import find_round
-from curation.statistics.dawid_skene import Fit, Skills, Vote, fit_skills
+from curation.statistics.dawid_skene import DawidSkeneFit, Skills, Vote, fit_skills
 
 
-def learn_skills(tx: Transaction, number: int) -> Fit[uuid.UUID]:
+def learn_skills(tx: Transaction, number: int) -> DawidSkeneFit[uuid.UUID]:
     """Fit the skills of a round's people to its verdicts and to their verdicts on obvious gold.
 
     Args:
@@ -37,10 +37,10 @@ def learn_skills(tx: Transaction, number: int) -> Fit[uuid.UUID]:
     return fit_skills(*_read(tx, number))
 
 
-def keep_skills(tx: Transaction, number: int, fit: Fit[uuid.UUID]) -> int:
+def keep_skills(tx: Transaction, number: int, fit: DawidSkeneFit[uuid.UUID]) -> int:
     """Store fitted skills, which later decisions use and refer to, and return their number."""
     skills = {str(reviewer): list(skill) for reviewer, skill in fit.skills.of.items()}
-    row = {"round_id": number, "sound": fit.skills.sound, "skills": skills, "votes": fit.votes}
+    row = {"round_id": number, "acceptable_share": fit.skills.sound, "skills": skills, "votes": fit.votes}
     return int(tx.execute(sa.insert(aggregations).returning(aggregations.c.id), row).scalar_one())
 
 
@@ -90,7 +90,7 @@ def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[st
     for row in tx.execute(_VOTES, {"round": number}):
         votes[row.candidate_id].append((row.reviewer_id, row.accept))
     # A verdict changes where the fitted probability is certain of the other state.
-    for row in tx.execute(_DECIDED, {"round": number, "desk": CONSENSUS}):
+    for row in tx.execute(_DECIDED, {"round": number, "channel": CONSENSUS}):
         if row.id not in fit.probability:
             continue
         probability = fit.probability[row.id]
@@ -137,16 +137,13 @@ def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[s
     if not report["flips"]:
         return report | {"aggregation": None, "turned": 0}
     aggregation = keep_skills(tx, number, learn_skills(tx, number))
-    consensus_reviewer = add_reviewer(tx, CONSENSUS, Role.annotator, ORACLE).id
+    consensus_reviewer = add_reviewer(tx, CONSENSUS, Role.annotator, RULE_REVIEWER).id
     changed = 0
     for flip in report["flips"]:
         if lock_candidate(tx, flip["candidate"]).state != flip["is"]:
             continue
         verdict = Verdict.accept if flip["would_be"] == CandidateState.accepted else Verdict.reject
-        comment = (
-            f"aggregation {aggregation}: sound with {flip['probability']:.4f} "
-            f"by {len(flip['votes'])} verdicts"
-        )
+        comment = f"aggregation {aggregation}: sound with {flip['probability']:.4f} by {len(flip['votes'])} verdicts"
         # The key makes the decision unique, so that a repeated call adds no second one.
         key = content_id(CONSENSUS, flip["candidate"], aggregation)
         values = {
@@ -154,7 +151,7 @@ def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[s
             "reviewer": consensus_reviewer,
             "verdict": verdict,
             "comment": comment,
-            "desk": CONSENSUS,
+            "channel": CONSENSUS,
             "key": key,
         }
         tx.execute(_INSERT_DECISION, values)
@@ -166,9 +163,7 @@ def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[s
 def as_text(report: Mapping[str, Any]) -> str:
     """Format a report of `find_flips` for a terminal."""
     flips = len(report["flips"])
-    lines = [
-        f"Round {report['round']}: {flips} of {report['decided']} decided candidates would change"
-    ]
+    lines = [f"Round {report['round']}: {flips} of {report['decided']} decided candidates would change"]
     lines += [
         f"  {skill['reviewer']}: accepts {skill['accepts_sound']:.0%} of sound candidates, "
         f"rejects {skill['rejects_unsound']:.0%} of unsound ones"
@@ -184,10 +179,7 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 def _read(tx: Transaction, number: int) -> tuple[list[Vote[uuid.UUID]], dict[uuid.UUID, bool]]:
     """Return the votes of a round and of its people on obvious gold, and the truth of that gold."""
-    votes = [
-        Vote(row.candidate_id, row.reviewer_id, row.accept)
-        for row in tx.execute(_VOTES, {"round": number})
-    ]
+    votes = [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in tx.execute(_VOTES, {"round": number})]
     people = sorted({vote.reviewer for vote in votes})
     answers = tx.execute(_GOLD, {"people": people, "plain": PLAIN}).all() if people else []
     known = {row.candidate_id: row.sound for row in answers}
@@ -196,10 +188,7 @@ def _read(tx: Transaction, number: int) -> tuple[list[Vote[uuid.UUID]], dict[uui
 
 def _skills_by_name(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
     names = {row.id: row.name for row in tx.execute(sa.text("select id, name from reviewers"))}
-    return [
-        {"reviewer": names[reviewer]} | skill._asdict()
-        for reviewer, skill in sorted(skills.of.items())
-    ]
+    return [{"reviewer": names[reviewer]} | skill._asdict() for reviewer, skill in sorted(skills.of.items())]
 
 
 # Votes of people, and of the rule reviewer where the round counts it; not those of adjudicators.
@@ -209,7 +198,7 @@ _VOTES = sa.text(f"""
     join reviewers v on v.id = d.reviewer_id
     join rounds r on r.id = c.round_id
     where c.round_id = :round
-        and (v.kind = '{PERSON}' or r.consensus @> '{{"machines_vote": true}}')
+        and (v.kind = '{PERSON}' or r.consensus @> '{{"rule_reviewer_votes": true}}')
         and not d.final and {STANDS} order by d.id""")
 
 _GOLD = sa.text(f"""
@@ -229,10 +218,10 @@ _DECIDED = sa.text(f"""
     select c.id, c.state, p.text from candidates c join prompts p on p.id = c.prompt_id
     where c.round_id = :round and c.state in ('accepted', 'rejected') and not exists (
         select from decisions d
-        where d.candidate_id = c.id and d.final and d.desk <> :desk and {STANDS})""")
+        where d.candidate_id = c.id and d.final and d.channel <> :channel and {STANDS})""")
 
 _INSERT_DECISION = sa.text("""
     insert into decisions (
-        candidate_id, reviewer_id, verdict, comment, desk, key, checkpoint_id, propensity, final)
-    select c.id, :reviewer, :verdict, :comment, :desk, :key, r.checkpoint_id, c.propensity, true
+        candidate_id, reviewer_id, verdict, comment, channel, key, checkpoint_id, propensity, final)
+    select c.id, :reviewer, :verdict, :comment, :channel, :key, r.checkpoint_id, c.propensity, true
     from candidates c join rounds r on r.id = c.round_id where c.id = :candidate""")

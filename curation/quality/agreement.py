@@ -149,8 +149,7 @@ def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
 
     # Pairs of people with candidates in common.
     pairs = [
-        {"reviewers": [first, second]}
-        | _describe(_count_shared(by_person[first], by_person[second]))
+        {"reviewers": [first, second]} | _describe(_count_shared(by_person[first], by_person[second]))
         for first, second in combinations(sorted(by_person), 2)
         if by_person[first].keys() & by_person[second].keys()
     ]
@@ -166,8 +165,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines = [f"Round {report['round']}: {_sentence(report)}"]
     if report["adjudicating"]:
         lines.append(
-            f"  {report['adjudicating']} wait for an adjudicator "
-            "(role engineer or higher, in the same labeling tool)"
+            f"  {report['adjudicating']} wait for an adjudicator (role engineer or higher, in the same labeling tool)"
         )
     lines += [f"  {' and '.join(pair['reviewers'])}: {_sentence(pair)}" for pair in report["pairs"]]
     return "\n".join(lines)
@@ -176,9 +174,7 @@ def as_text(report: Mapping[str, Any]) -> str:
 def _count_shared(first: Mapping[Hashable, bool], second: Mapping[Hashable, bool]) -> Counts:
     """Count the verdicts of two people on their common candidates."""
     shared = sorted(first.keys() & second.keys(), key=str)
-    return count_verdicts(
-        [(item, verdicts[item]) for item in shared for verdicts in (first, second)]
-    )
+    return count_verdicts([(item, verdicts[item]) for item in shared for verdicts in (first, second)])
 
 
 def _describe(counts: Counts) -> dict[str, Any]:
@@ -193,8 +189,7 @@ def _describe(counts: Counts) -> dict[str, Any]:
 
 def _sentence(report: Mapping[str, Any]) -> str:
     coefficients = ", ".join(
-        f"{label} {_format_coefficient(report[name])}"
-        for name, label in (("alpha", "alpha"), ("ac1", "AC1"))
+        f"{label} {_format_coefficient(report[name])}" for name, label in (("alpha", "alpha"), ("ac1", "AC1"))
     )
     decided = f"{report['decided_twice']} decided by two or more people"
     return f"{decided}, {report['agreed']:.0%} equal verdicts; {coefficients}"

@@ -15,7 +15,7 @@ from curation.statistics.intervals import wilson
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedMethod:
     """The results of one way.
 
     Attributes:
@@ -39,7 +39,7 @@ class Judged:
 
 def judge_ways(
     ways: Mapping[str, Sequence[RGBA]], prompts: Sequence[str], rule_reviewer: RuleReviewer
-) -> dict[str, Judged]:
+) -> dict[str, JudgedMethod]:
     """Judge the layers of each way by the same rules.
 
     Args:
@@ -51,9 +51,7 @@ def judge_ways(
         The results by name of the way.
     """
     results = {
-        name: [
-            _judge(rgba, text, rule_reviewer) for rgba, text in zip(layers, prompts, strict=True)
-        ]
+        name: [_judge(rgba, text, rule_reviewer) for rgba, text in zip(layers, prompts, strict=True)]
         for name, layers in ways.items()
     }
     judged = {}
@@ -61,37 +59,29 @@ def judge_ways(
         others = [other for key, other in results.items() if key != name]
         bad = [bool(reasons) for reasons, _ in layers]
         # A defect that no other way has at the same prompt is not due to the prompt.
-        alone = [
-            is_bad and not any(other[k][0] for other in others) for k, is_bad in enumerate(bad)
-        ]
+        alone = [is_bad and not any(other[k][0] for other in others) for k, is_bad in enumerate(bad)]
         low, high = wilson(sum(bad) / len(bad), len(bad))
         counts = Counter(reason for reasons, _ in layers for reason in reasons)
-        judged[name] = Judged(
+        judged[name] = JudgedMethod(
             defects=100 * sum(bad) / len(bad),
             low=100 * low,
             high=100 * high,
             only=sum(alone),
             layers=len(bad),
             reasons=dict(counts.most_common()),
-            signals={
-                signal: _mean([signals[signal] for _, signals in layers]) for signal in SIGNALS
-            },
+            signals={signal: _mean([signals[signal] for _, signals in layers]) for signal in SIGNALS},
         )
     return judged
 
 
-def _judge(
-    rgba: RGBA, prompt: str, rule_reviewer: RuleReviewer
-) -> tuple[list[str], Mapping[str, float | None]]:
+def _judge(rgba: RGBA, prompt: str, rule_reviewer: RuleReviewer) -> tuple[list[str], Mapping[str, float | None]]:
     """Return the reasons against a layer, empty if it is acceptable, and its signals."""
     signals = measure(rgba)
     broken = judge(signals)
     if broken:
         return [broken.rule], signals
     decision = rule_reviewer.decide(rgba, prompt)
-    return (
-        [] if decision.verdict is Verdict.accept else [str(reason) for reason in decision.reasons]
-    ), signals
+    return ([] if decision.verdict is Verdict.accept else [str(reason) for reason in decision.reasons]), signals
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

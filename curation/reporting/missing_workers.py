@@ -11,21 +11,19 @@ from curation.db.engine import Transaction
 IDLE_SECONDS = 60
 """The time after which waiting work indicates a missing worker."""
 
-START_WORKERS = (
-    "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
-)
+START_WORKERS = "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
 
 _WAITING = sa.text("""
     with due as (
         select case c.state when 'requested' then 'drawings' else 'screenings' end as kind
         from candidates c join rounds r on r.id = c.round_id
-        where r.state = 'open' and c.state in ('requested', 'drawn')
+        where r.state = 'open' and c.state in ('requested', 'generated')
           and c.changed_at < now() - make_interval(secs => :seconds)
           and (cast(:round as integer) is null or r.id = :round)
         union all
         select 'trainings' from training_runs
         where cast(:round as integer) is null
-          and state = 'requested' and at < now() - make_interval(secs => :seconds))
+          and state = 'requested' and created_at < now() - make_interval(secs => :seconds))
     select kind, count(*) as count from due
     where not exists (
         select from leases where purpose in ('draw', 'train', 'caption') and expires_at > now())

@@ -20,7 +20,7 @@ from curation.review.reviewers import PERSON, Reviewer, list_reviewers
 from curation.screening.defects import DEFECTS
 from curation.screening.pairs.defects import PAIR_DEFECTS
 from curation.statistics.intervals import Z_95, wilson
-from curation.statistics.psychometric import Look, fit_curve
+from curation.statistics.psychometric import GoldTrial, fit_curve
 
 MOST: Final = 20_000
 """Maximum number of latest decisions that are used."""
@@ -34,7 +34,7 @@ TOGETHER: Final = 10
 change does not reveal whether the last candidate was gold."""
 
 
-def reviewer_figures(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool) -> dict[str, Any]:
+def reviewer_statistics(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool) -> dict[str, Any]:
     """Return the statistics of one reviewer.
 
     Args:
@@ -46,10 +46,7 @@ def reviewer_figures(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool
         The statistics as JSON-compatible values; unknown ones are None.
     """
     rows = tx.execute(_DECISIONS, {"reviewer": reviewer.id, "most": MOST}).all()
-    others = [
-        (row.mine, row.theirs)
-        for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MOST})
-    ]
+    others = [(row.mine, row.theirs) for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MOST})]
     gold = [row for row in rows if row.gold and not row.undone and row.verdict != "skip"]
     if to_themselves:
         others, gold = _whole(others), _whole(gold)
@@ -62,7 +59,7 @@ def reviewer_figures(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool
     return {
         "name": reviewer.name,
         "kind": reviewer.kind,
-        "access": reviewer.access,
+        "role": reviewer.role,
         "paused": reviewer.paused,
         "decisions": len(verdicts),
         "accepted": _share(sum(accepts), len(accepts)),
@@ -83,10 +80,10 @@ def reviewer_figures(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool
     }
 
 
-def all_figures(tx: Transaction) -> list[dict[str, Any]]:
+def all_statistics(tx: Transaction) -> list[dict[str, Any]]:
     """Return the full statistics of all people, in the order in which they were added."""
     return [
-        reviewer_figures(tx, reviewer, to_themselves=False)
+        reviewer_statistics(tx, reviewer, to_themselves=False)
         for reviewer in list_reviewers(tx)
         if reviewer.kind == PERSON
     ]
@@ -105,7 +102,7 @@ def as_text(stats: Mapping[str, Any]) -> str:
     if stats["not_counted"]:
         lines.append(
             f"  Label Studio annotations that did not count: {stats['not_counted']} "
-            "('layerloop desk status' lists them)"
+            "('layerloop labeling status' lists them)"
         )
     if dwell["n"]:
         median, p90 = dwell["median"] / 1_000, dwell["p90"] / 1_000
@@ -123,8 +120,7 @@ def as_text(stats: Mapping[str, Any]) -> str:
         ("obvious gold missed later in a session", facts["missed_late"]),
     )
     lines += [
-        f"  {name}: {share['value']:.1%} "
-        f"(95 % {share['low']:.1%} to {share['high']:.1%}, n = {share['n']})"
+        f"  {name}: {share['value']:.1%} (95 % {share['low']:.1%} to {share['high']:.1%}, n = {share['n']})"
         for name, share in shares
         if share is not None
     ]
@@ -137,10 +133,7 @@ def as_text(stats: Mapping[str, Any]) -> str:
         for curve in stats["gold"]["curves"]
     ]
     if run:
-        lines.append(
-            f"  longest run of equal verdicts: {run['longest']}, "
-            f"expected by chance: {run['expected']:.0f}"
-        )
+        lines.append(f"  longest run of equal verdicts: {run['longest']}, expected by chance: {run['expected']:.0f}")
     return "\n".join(lines)
 
 
@@ -186,9 +179,7 @@ def _active_seconds(rows: Sequence[Any]) -> float:
         return 0.0
     into = _seconds_into_session(rows)
     last = np.append(np.flatnonzero(np.diff(_session_numbers(rows))), len(rows) - 1)
-    dwell_seconds = (
-        _quantiles([row.dwell_ms for row in rows if row.dwell_ms is not None])["median"] or 0.0
-    )
+    dwell_seconds = _quantiles([row.dwell_ms for row in rows if row.dwell_ms is not None])["median"] or 0.0
     return float(into[last].sum() + len(last) * dwell_seconds / 1_000)
 
 
@@ -211,11 +202,7 @@ def _gold(answers: Sequence[Any]) -> dict[str, Any]:
         of_kind = [row for row in answers if row.kind == kind]
         guesses = [row.verdict == "reject" for row in of_kind if row.defect is None]
         for defect in defects:
-            looks = [
-                Look(row.severity, row.verdict == "reject")
-                for row in of_kind
-                if row.defect == defect
-            ]
+            looks = [GoldTrial(row.severity, row.verdict == "reject") for row in of_kind if row.defect == defect]
             curve = fit_curve(looks, guesses)
             if curve is not None:
                 curves.append({"defect": defect, "kind": str(kind)} | asdict(curve))
@@ -237,9 +224,7 @@ def _longest_run(accepts: Sequence[bool]) -> dict[str, Any] | None:
     """
     if not accepts:
         return None
-    verdict, longest = max(
-        ((value, sum(1 for _ in run)) for value, run in groupby(accepts)), key=lambda run: run[1]
-    )
+    verdict, longest = max(((value, sum(1 for _ in run)) for value, run in groupby(accepts)), key=lambda run: run[1])
     n, p = len(accepts), sum(accept == verdict for accept in accepts) / len(accepts)
     # The formulas need p < 1; with equal verdicts only, the whole series is the run.
     if p == 1:
@@ -286,13 +271,9 @@ def _dwell_drift(rows: Sequence[Any]) -> dict[str, float] | None:
     return {"value": value, "low": low, "high": high, "n": len(timed)}
 
 
-def _missed_gold(
-    gold: Sequence[Any], rows: Sequence[Any], *, early: bool
-) -> dict[str, float] | None:
+def _missed_gold(gold: Sequence[Any], rows: Sequence[Any], *, early: bool) -> dict[str, float] | None:
     """Return the share of missed obvious defects in the first half hour of sessions or after it."""
-    into = dict(
-        zip((row.id for row in rows), _seconds_into_session(rows) if rows else (), strict=True)
-    )
+    into = dict(zip((row.id for row in rows), _seconds_into_session(rows) if rows else (), strict=True))
     answers = [
         row.verdict == "accept"
         for row in gold
@@ -303,7 +284,7 @@ def _missed_gold(
 
 _DECISIONS = sa.text("""
     select * from (
-        select d.id, extract(epoch from d.at)::float as at, d.verdict, d.dwell_ms,
+        select d.id, extract(epoch from d.created_at)::float as at, d.verdict, d.dwell_ms,
             g.candidate_id is not null as gold, g.defect, g.severity, r.kind,
             exists (select from decisions u where u.undoes = d.id) as undone
         from decisions d left join gold g on g.candidate_id = d.candidate_id
@@ -314,7 +295,7 @@ _DECISIONS = sa.text("""
 
 # Annotations in Label Studio that came too late or could not be read.
 _NOT_COUNTED = sa.text("""
-    select count(*) from desk_answers a join desk_people p on p.email = a.person
+    select count(*) from labeling_annotations a join labeling_users p on p.email = a.person
     where p.reviewer_id = :reviewer and a.refused is not null and not a.gone""")
 
 # Candidates with fewer than two verdicts have no other reviewer to agree with.

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from curation.db.engine import Transaction
 from curation.domain import Kind
 from curation.reporting import missing_workers
-from curation.review.reviewers import MACHINE, ORACLE, PERSON
+from curation.review.reviewers import AUTO_REVIEWER, PERSON, RULE_REVIEWER
 from curation.review.verdicts import STANDS
 from curation.rounds.lifecycle import count_states, find_round
 from curation.screening.pairs.signals import AGREEMENT, PAIR_SIGNALS
@@ -47,18 +47,16 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
         "refusals": [dict(found) for found in tx.execute(_REFUSALS, {"round": number}).mappings()],
         "reasons": [dict(found) for found in tx.execute(_REASONS, {"round": number}).mappings()],
         "signals": _signals(tx, row),
-        "defects_per_100": {kind: _defects(by_reviewer, kind) for kind in (PERSON, ORACLE)},
+        "defects_per_100": {kind: _defects(by_reviewer, kind) for kind in (PERSON, RULE_REVIEWER)},
         "human": _human(by_reviewer),
         **{
             kind: {name: _total(by_reviewer, kind, name) for name in ("decisions", "accepted")}
-            for kind in (ORACLE, MACHINE)
+            for kind in (RULE_REVIEWER, AUTO_REVIEWER)
         },
         "price": review_cost.round_price(tx, number),
         "gates": gates.tell_gates(tx, number),
         "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
-        "seconds_left": review_cost.seconds_left(
-            tx, counts, float(row["policy"].get("share", 1.0)), overlap
-        ),
+        "seconds_left": review_cost.seconds_left(tx, counts, float(row["policy"].get("share", 1.0)), overlap),
         "untaken": missing_workers.count_untaken(tx, number),
         "evaluation": evaluation or {},
     }
@@ -73,7 +71,7 @@ def describe_round(row: Mapping[str, Any]) -> dict[str, Any]:
         "state": row["state"],
         "quota": row["quota"],
         "checkpoint": row["checkpoint_id"],
-        "opened_at": row["at"],
+        "opened_at": row["created_at"],
         "closed_at": row["closed_at"],
         "counts": row["counts"],
     }
@@ -92,41 +90,31 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines = [
         f"Round {header['id']} ({header['state']}), {origin}",
         _GENERATION_LINE.format(**funnel),
-        "  {shown} shown, {decided} decided: {accepted} accepted, {rejected} rejected".format(
-            **funnel
-        ),
+        "  {shown} shown, {decided} decided: {accepted} accepted, {rejected} rejected".format(**funnel),
     ]
     if report["untaken"]:
-        lines.append(
-            f"  {missing_workers.tell_untaken(report['untaken'])}; {missing_workers.START_WORKERS}"
-        )
+        lines.append(f"  {missing_workers.tell_untaken(report['untaken'])}; {missing_workers.START_WORKERS}")
     refusals = ((row["signal"], row["count"]) for row in report["refusals"])
     lines += _tally("refused by", refusals)
 
     # Defects and reasons, by kind of reviewer.
-    for kind, who in ((PERSON, "people"), (ORACLE, "the rule reviewer")):
+    for kind, who in ((PERSON, "people"), (RULE_REVIEWER, "the rule reviewer")):
         lines += _defects_line(report["defects_per_100"][kind], who)
         reasons = [(_reason(row), row["count"]) for row in report["reasons"] if row["kind"] == kind]
         lines += _tally(f"reasons of {who}", reasons)
 
     # Cost and automatic decisions.
     if human["seconds_per_accept"] is not None:
-        lines.append(
-            f"  {human['seconds_per_accept']:.1f} s of people's time per accepted candidate"
-        )
+        lines.append(f"  {human['seconds_per_accept']:.1f} s of people's time per accepted candidate")
     lines += [*review_cost.as_lines(report["price"]), *gates.as_lines(report["gates"])]
-    for kind, who in ((ORACLE, "rule reviewer"), (MACHINE, "auto-reviewer")):
+    for kind, who in ((RULE_REVIEWER, "rule reviewer"), (AUTO_REVIEWER, "auto-reviewer")):
         totals = report[kind]
         if totals["decisions"]:
-            lines.append(
-                f"  the {who} decided {totals['decisions']} and accepted {totals['accepted']}"
-            )
+            lines.append(f"  the {who} decided {totals['decisions']} and accepted {totals['accepted']}")
 
     # Measurements of the candidates and of their checkpoint.
     if report["prompt_agreement"]:
-        shown = "color {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(
-            **report["prompt_agreement"]
-        )
+        shown = "color {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(**report["prompt_agreement"])
         lines.append(f"  candidates that match their prompt: {shown}")
     lines += [
         "  {name}: median {median:.3g}, 80 % in {low:.3g} to {high:.3g} (n = {n})".format(**signal)
@@ -135,9 +123,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     if report["seconds_left"]:
         lines.append(f"  about {report['seconds_left'] / 60:.0f} min of review time left")
     if report["evaluation"]:
-        metrics = ", ".join(
-            f"{name} {value:.4g}" for name, value in sorted(report["evaluation"].items())
-        )
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(report["evaluation"].items()))
         lines.append(f"  metrics of its checkpoint on the held-out split: {metrics}")
     return "\n".join(lines)
 
@@ -156,7 +142,7 @@ def _funnel(counts: Mapping[str, int], beyond: sa.Row[Any]) -> dict[str, int]:
     """
     decided = counts.get("accepted", 0) + counts.get("rejected", 0)
     after_drawing = (
-        "drawn",
+        "generated",
         "refused",
         "screened",
         "unshown",
@@ -167,7 +153,7 @@ def _funnel(counts: Mapping[str, int], beyond: sa.Row[Any]) -> dict[str, int]:
     )
     return {
         "requested": sum(counts.values()),
-        "drawn": sum(counts.get(state, 0) for state in after_drawing) + beyond.drawn,
+        "generated": sum(counts.get(state, 0) for state in after_drawing) + beyond.drawn,
         "refused": counts.get("refused", 0),
         "shown": beyond.shown,
         "decided": decided,
@@ -216,9 +202,7 @@ def _human(by_reviewer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _agreement(row: Mapping[str, Any]) -> dict[str, float] | None:
     """Return the shares of candidates with the color, shape, or both of their prompt."""
-    return (
-        {name: float(row[name]) for name in ("colour", "shape", "both", "n")} if row["n"] else None
-    )
+    return {name: float(row[name]) for name in ("colour", "shape", "both", "n")} if row["n"] else None
 
 
 def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -226,13 +210,10 @@ def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     if row["kind"] != Kind.pair:
         return []
     names = [*PAIR_SIGNALS, *AGREEMENT]
-    found = {
-        signal.name: signal for signal in tx.execute(_SIGNALS, {"round": row["id"], "names": names})
-    }
+    found = {signal.name: signal for signal in tx.execute(_SIGNALS, {"round": row["id"], "names": names})}
     ends = ("low", "median", "high")
     return [
-        {"name": name, "n": found[name].n}
-        | dict(zip(ends, map(float, found[name].shares), strict=True))
+        {"name": name, "n": found[name].n} | dict(zip(ends, map(float, found[name].shares), strict=True))
         for name in names
         if name in found
     ]
@@ -265,7 +246,7 @@ _ACTS = f"""
     select d.*, v.name, v.kind, {STANDS} as stands, c.state,
         {STANDS} and c.state in ('accepted', 'rejected') and (c.decided = 0 or not exists (
             select from decisions l
-            where l.candidate_id = d.candidate_id and l.id > d.id and l.desk <> 'consensus'
+            where l.candidate_id = d.candidate_id and l.id > d.id and l.channel <> 'consensus'
                 and l.verdict in ('accept', 'reject')
                 and not exists (select from decisions u where u.undoes = l.id)
         )) as settles,
@@ -276,7 +257,7 @@ _ACTS = f"""
     from decisions d join candidates c on c.id = d.candidate_id
     join reviewers v on v.id = d.reviewer_id
     join rounds r on r.id = c.round_id
-    where c.round_id = :round and d.desk <> 'consensus'"""
+    where c.round_id = :round and d.channel <> 'consensus'"""
 
 _BY_REVIEWER = sa.text(f"""
     with acts as ({_ACTS})
@@ -325,8 +306,8 @@ _BEYOND_STATES = sa.text("""
             and exists (select from candidate_layers l where l.candidate_id = c.id)) as drawn,
         (select count(distinct c.id) from decisions d join candidates c on c.id = d.candidate_id
             join reviewers v on v.id = d.reviewer_id
-            where c.round_id = :round and d.verdict <> 'undo' and d.desk <> 'consensus'
-                and v.kind <> 'machine') as shown""")
+            where c.round_id = :round and d.verdict <> 'undo' and d.channel <> 'consensus'
+                and v.kind <> 'auto_reviewer') as shown""")
 
 # Measured only for prompts in the grammar of the synthetic seed set (curation.synthetic.dataset).
 _AGREEMENT = sa.text("""

@@ -23,13 +23,11 @@ class NeverShown(NotFound):
     def __init__(self, candidate: uuid.UUID) -> None:
         super().__init__(
             f"candidate {candidate} was never shown to you",
-            "POST /api/review/tray gives candidates to decide",
+            "POST /api/review/claims gives candidates to decide",
         )
 
 
-def note_claims(
-    tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None
-) -> None:
+def note_claims(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
     """Record that candidates were leased to a reviewer, for one of their open pages.
 
     Args:

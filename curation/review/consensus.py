@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from curation.db.engine import Transaction
 from curation.db.tables import rounds
-from curation.domain import CandidateState, RoundState, Rule, Verdict
+from curation.domain import CandidateState, ConsensusRule, JobName, RoundState, Verdict
 from curation.errors import Conflict, Refused
 from curation.review.reviewers import ADJUDICATORS
 from curation.review.verdicts import STANDS
@@ -19,7 +19,7 @@ from curation.rounds.lifecycle import find_round
 from curation.statistics.dawid_skene import Skill, Skills
 
 MOST_OVERLAP: Final = 15
-MACHINES: Final = frozenset({"oracle", "machine"})
+AUTOMATIC: Final = frozenset({"rule_reviewer", "auto_reviewer"})
 """Interfaces without a person: decisions there are final, unless the round lets them vote."""
 
 SURE: Final = 0.9
@@ -34,39 +34,35 @@ class Consensus:
 
     A verdict stands if its share of the votes (majority) or its probability (Dawid and Skene) is
     above one half and at least `certainty`; everything else goes to an adjudicator. With
-    `machines_vote` the rule reviewer casts one vote among the others.
+    `rule_reviewer_votes` the rule reviewer casts one vote among the others.
     """
 
-    rule: Rule = Rule.single
+    rule: ConsensusRule = ConsensusRule.single
     overlap: int = 1
     certainty: float = 0.5
-    machines_vote: bool = False
+    rule_reviewer_votes: bool = False
 
     def __post_init__(self) -> None:
         """Raise Refused for an invalid combination of settings."""
-        if not 1 <= self.overlap <= MOST_OVERLAP or (self.rule is Rule.single) != (
-            self.overlap == 1
-        ):
+        if not 1 <= self.overlap <= MOST_OVERLAP or (self.rule is ConsensusRule.single) != (self.overlap == 1):
             hint = f"the rule single needs an overlap of 1, the other rules 2 to {MOST_OVERLAP}"
             raise Refused(f"an overlap of {self.overlap} cannot be decided by {self.rule}", hint)
-        if self.machines_vote and self.overlap == 1:
+        if self.rule_reviewer_votes and self.overlap == 1:
             raise Refused(
                 "the rule reviewer cannot vote where one verdict decides",
                 "set an overlap of 2 or more",
             )
         if not 0 <= self.certainty <= 1:
-            raise Refused(
-                f"certainty {self.certainty:g} is outside [0, 1]", "1 requires that all agree"
-            )
+            raise Refused(f"certainty {self.certainty:g} is outside [0, 1]", "1 requires that all agree")
 
     @staticmethod
     def read(row: Mapping[str, Any]) -> Consensus:
         """Parse the row written by `set_consensus`; an empty row means single decisions."""
-        return Consensus(**{**row, "rule": Rule(row["rule"])}) if row else Consensus()
+        return Consensus(**{**row, "rule": ConsensusRule(row["rule"])}) if row else Consensus()
 
-    def alone(self, desk: str) -> bool:
+    def alone(self, channel: str) -> bool:
         """Return whether one decision made at this interface is the verdict."""
-        return self.overlap == 1 or (desk in MACHINES and not self.machines_vote)
+        return self.overlap == 1 or (channel in AUTOMATIC and not self.rule_reviewer_votes)
 
     def resolve(self, probability: float) -> CandidateState | None:
         """Return the state of a candidate, or None if an adjudicator must decide.
@@ -81,7 +77,7 @@ class Consensus:
         return CandidateState.accepted if probability > 0.5 else CandidateState.rejected
 
 
-class Outcome(NamedTuple):
+class ConsensusOutcome(NamedTuple):
     """The effect of a decision on its candidate.
 
     `decided` is the number of verdicts that stand, `final` whether this decision overrides the
@@ -94,7 +90,7 @@ class Outcome(NamedTuple):
 
 
 def choose(
-    overlap: int, rule: Rule | None, certainty: float | None, *, machines_vote: bool = False
+    overlap: int, rule: ConsensusRule | None, certainty: float | None, *, rule_reviewer_votes: bool = False
 ) -> Consensus:
     """Return a consensus setting with defaults filled in.
 
@@ -102,11 +98,11 @@ def choose(
         overlap: Verdicts per candidate.
         rule: How they are combined; None selects majority, or single for an overlap of 1.
         certainty: The required certainty in [0, 1]; None selects the default of the rule.
-        machines_vote: Whether the rule reviewer casts one vote among the others.
+        rule_reviewer_votes: Whether the rule reviewer casts one vote among the others.
     """
-    chosen = rule or (Rule.majority if overlap > 1 else Rule.single)
-    default = SURE if chosen is Rule.dawid_skene else 0.5
-    return Consensus(chosen, overlap, default if certainty is None else certainty, machines_vote)
+    chosen = rule or (ConsensusRule.majority if overlap > 1 else ConsensusRule.single)
+    default = SURE if chosen is ConsensusRule.dawid_skene else 0.5
+    return Consensus(chosen, overlap, default if certainty is None else certainty, rule_reviewer_votes)
 
 
 def set_consensus(tx: Transaction, number: int, consensus: Consensus, actor: str) -> None:
@@ -120,9 +116,7 @@ def set_consensus(tx: Transaction, number: int, consensus: Consensus, actor: str
     # Lock the round, so that no first decision is made between the check and the update.
     tx.execute(sa.select(rounds.c.id).where(rounds.c.id == number).with_for_update())
     if row["state"] == RoundState.closed or tx.scalar(_BEGUN.bindparams(round=number)):
-        raise Conflict(
-            f"round {number} already has decisions", "set the consensus when a round is opened"
-        )
+        raise Conflict(f"round {number} already has decisions", "set the consensus when a round is opened")
     kept = asdict(consensus)
     tx.execute(sa.update(rounds).where(rounds.c.id == number).values(consensus=kept))
     tx.log(actor, "consensus set", f"round {number}", **kept)
@@ -135,7 +129,7 @@ def weigh(
     candidate: uuid.UUID,
     reviewer_id: int,
     verdict: Verdict,
-) -> Outcome:
+) -> ConsensusOutcome:
     """Return the effect of one more verdict on a candidate that several reviewers decide.
 
     The caller holds the lock on the candidate's row.
@@ -160,28 +154,26 @@ def weigh(
     if adjudicating and not tx.scalar(_ADJUDICATES.bindparams(reviewer=reviewer_id)):
         raise Conflict("this candidate is already decided", "continue with the next one")
     if verdict is Verdict.skip:
-        return Outcome(CandidateState.waiting, len(votes), final=False)
+        return ConsensusOutcome(CandidateState.waiting, len(votes), final=False)
     accept = verdict is Verdict.accept
     # An adjudicator's verdict overrides the votes.
     if adjudicating:
         state = CandidateState.accepted if accept else CandidateState.rejected
-        return Outcome(state, len(votes), final=True)
+        return ConsensusOutcome(state, len(votes), final=True)
     # Count this vote; the last one resolves the candidate, or leaves it to an adjudicator.
     votes.append((reviewer_id, accept))
     if len(votes) < consensus.overlap:
-        return Outcome(CandidateState.waiting, len(votes), final=False)
-    state = (
-        consensus.resolve(_probability(tx, consensus, round_id, votes)) or CandidateState.waiting
-    )
-    return Outcome(state, len(votes), final=False)
+        return ConsensusOutcome(CandidateState.waiting, len(votes), final=False)
+    state = consensus.resolve(_probability(tx, consensus, round_id, votes)) or CandidateState.waiting
+    return ConsensusOutcome(state, len(votes), final=False)
 
 
 def tell(consensus: Consensus) -> str:
     """Return a short description of how verdicts are combined."""
     if consensus.overlap == 1:
         return "one verdict each"
-    rule = "Dawid and Skene" if consensus.rule is Rule.dawid_skene else "majority"
-    vote = ", including the rule reviewer's" if consensus.machines_vote else ""
+    rule = "Dawid and Skene" if consensus.rule is ConsensusRule.dawid_skene else "majority"
+    vote = ", including the rule reviewer's" if consensus.rule_reviewer_votes else ""
     certainty = f"with a certainty of {consensus.certainty:g}"
     return f"{consensus.overlap} verdicts each{vote}, by {rule} {certainty}"
 
@@ -205,7 +197,7 @@ def read_skills(tx: Transaction, number: int) -> Skills | None:
     return (
         None
         if row is None
-        else Skills(row.sound, {int(id_): Skill(*skill) for id_, skill in row.skills.items()})
+        else Skills(row.acceptable_share, {int(id_): Skill(*skill) for id_, skill in row.skills.items()})
     )
 
 
@@ -214,21 +206,16 @@ def rounds_to_learn(tx: Transaction) -> list[int]:
 
     These are rounds where a candidate has come to wait for an adjudicator since the last estimate.
     """
-    return [
-        row.id
-        for row in tx.execute(_TO_ESTIMATE, {"rule": Rule.dawid_skene, "stale": STALE_SECONDS})
-    ]
+    return [row.id for row in tx.execute(_TO_ESTIMATE, {"rule": ConsensusRule.dawid_skene, "stale": STALE_SECONDS})]
 
 
-def _probability(
-    tx: Transaction, consensus: Consensus, round_id: int, votes: list[tuple[int, bool]]
-) -> float:
-    if consensus.rule is Rule.majority:
+def _probability(tx: Transaction, consensus: Consensus, round_id: int, votes: list[tuple[int, bool]]) -> float:
+    if consensus.rule is ConsensusRule.majority:
         return sum(accept for _, accept in votes) / len(votes)
     # The skills are estimated by a job; a stale estimate is used until that job has run.
     row = tx.execute(_LATEST_SKILLS, {"round": round_id}).one_or_none()
     if row is None or row.age > STALE_SECONDS:
-        tx.ask("aggregate", round_id)
+        tx.enqueue(JobName.aggregate, round_id)
     return (read_skills(tx, round_id) or Skills()).probability(votes)
 
 
@@ -236,7 +223,7 @@ _BEGUN = sa.text("""
     select exists (select from decisions d join candidates c on c.id = d.candidate_id
         where c.round_id = :round)""")
 
-_ADJUDICATES = sa.text(f"select access in ({ADJUDICATORS}) from reviewers where id = :reviewer")
+_ADJUDICATES = sa.text(f"select role in ({ADJUDICATORS}) from reviewers where id = :reviewer")
 
 _VOTES = sa.text(f"""
     select d.reviewer_id, d.verdict = 'accept' as accept from decisions d
@@ -248,17 +235,17 @@ _FINAL = sa.text(f"""
         and {STANDS})""")
 
 _LATEST_SKILLS = sa.text("""
-    select sound, skills, extract(epoch from now() - at) as age from aggregations
+    select acceptable_share, skills, extract(epoch from now() - created_at) as age from aggregations
     where round_id = :round order by id desc limit 1""")
 
 _TO_ESTIMATE = sa.text("""
     select r.id from rounds r
-    left join lateral (select at from aggregations where round_id = r.id order by id desc
+    left join lateral (select created_at from aggregations where round_id = r.id order by id desc
         limit 1) learnt on true
     where r.state = 'open' and r.consensus ->> 'rule' = :rule
-        and (learnt.at is null or learnt.at < now() - make_interval(secs => :stale))
+        and (learnt.created_at is null or learnt.created_at < now() - make_interval(secs => :stale))
         and exists (
             select from candidates c where c.round_id = r.id and c.state = 'waiting'
                 and c.decided = (r.consensus ->> 'overlap')::int
-                and (learnt.at is null or c.changed_at > learnt.at))
+                and (learnt.created_at is null or c.changed_at > learnt.created_at))
     order by r.id""")

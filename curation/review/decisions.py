@@ -13,6 +13,7 @@ from curation.datasets.samples import add_samples, samples_of
 from curation.db.engine import Transaction
 from curation.domain import (
     CandidateState,
+    JobName,
     Kind,
     LayerRole,
     RejectReason,
@@ -24,16 +25,16 @@ from curation.domain import (
 from curation.errors import Conflict, NotFound, Refused
 from curation.review import gold
 from curation.review.claims import NeverShown
-from curation.review.consensus import Consensus, Outcome, weigh
+from curation.review.consensus import Consensus, ConsensusOutcome, weigh
 from curation.review.queue import claim_items
 from curation.review.reviewers import Paused, holder_of
 from curation.review.undo import Undone, undo
 from curation.review.verdicts import AFTER, STANDS, lock_candidate
 from curation.rounds.lifecycle import GOLD
 
-__all__ = ["Decided", "Undone", "claim_items", "decide", "decide_by_oracle", "undo"]
+__all__ = ["Decided", "Undone", "claim_items", "decide", "record_rule_verdict", "undo"]
 
-PAGES, ORACLE = "pages", "oracle"
+PAGES, RULE_REVIEWER = "pages", "rule_reviewer"
 """Interfaces: where a decision was made."""
 
 
@@ -61,7 +62,7 @@ def decide(
     layers: Sequence[LayerRole] = (),
     comment: str = "",
     dwell_ms: int | None = None,
-    desk: str = PAGES,
+    channel: str = PAGES,
     only_claimed: bool = False,
 ) -> Decided:
     """Record a verdict and move the candidate to accepted, rejected or back to waiting (skip).
@@ -80,7 +81,7 @@ def decide(
             given.
         comment: Free text.
         dwell_ms: The review time in milliseconds; None if unknown.
-        desk: The interface where the decision was made.
+        channel: The interface where the decision was made.
         only_claimed: Whether the candidate must have been given to this reviewer
             (curation.review.claims), whatever the state of its lease or its round.
 
@@ -94,9 +95,7 @@ def decide(
         Refused: Reasons without a reject, or layers without reasons or for a single layer.
     """
     distinct_reasons, reason_layers = _distinct(verdict, reasons, layers)
-    content = _Content(
-        candidate, reviewer_id, _decidable(verdict), distinct_reasons, reason_layers, comment
-    )
+    content = _Content(candidate, reviewer_id, _decidable(verdict), distinct_reasons, reason_layers, comment)
     # Lock the candidate first: everything read below is then current.
     try:
         row = lock_candidate(tx, candidate)
@@ -107,23 +106,21 @@ def decide(
     if only_claimed and not known.claimed:
         raise NeverShown(candidate)
     if layers and known.kind != Kind.pair:
-        raise Refused(
-            "a single-layer candidate takes no layers for its reasons", "leave the layers out"
-        )
+        raise Refused("a single-layer candidate takes no layers for its reasons", "leave the layers out")
     # A retry is answered as the first request was, even if the reviewer has been paused since.
     if known.earlier is not None:
         return _repeat_answer(known, content)
     if known.paused is not None:
         raise Paused(known.paused)
     _check_decidable(row.state, known.holder, holder_of(reviewer_id), decided=known.mine)
-    outcome = _outcome(tx, candidate, row, known, content, desk)
+    outcome = _outcome(tx, candidate, row, known, content, channel)
     values = (
         content._asdict()
         | outcome._asdict()
         | {
             "key": key,
             "dwell_ms": dwell_ms,
-            "desk": desk,
+            "channel": channel,
             "checkpoint": known.checkpoint_id,
             "propensity": row.propensity,
             "step": float(verdict is Verdict.skip),
@@ -132,22 +129,18 @@ def decide(
     # One statement writes the decision, moves the candidate and ends lease and claim.
     decision = tx.execute(_DECIDE, values).scalar()
     if decision is None:
-        raise Conflict(
-            "this key was used for another decision", "make a new key for every decision"
-        )
+        raise Conflict("this key was used for another decision", "make a new key for every decision")
     # Follow-up effects: the sample, the audit of a gate, and the reviewer's gold statistics.
     if outcome.state is CandidateState.accepted:
         add_samples(tx, samples_of(tx, [candidate]))
     if row.slice == "audit":
-        tx.ask("choose", row.round_id)  # an audit verdict may close a gate
+        tx.enqueue(JobName.select, row.round_id)  # an audit verdict may close a gate
     if known.purpose == GOLD and verdict is not Verdict.skip:
         gold.check_reviewer(tx, reviewer_id, candidate)
     return Decided(int(decision), candidate, AFTER[verdict])
 
 
-def decide_by_oracle(
-    tx: Transaction, reviewer_id: int, card: ReviewItem, said: RuleVerdict
-) -> Decided:
+def record_rule_verdict(tx: Transaction, reviewer_id: int, card: ReviewItem, said: RuleVerdict) -> Decided:
     """Record the rule reviewer's verdict on an item that it holds.
 
     The key is derived from the candidate and its turn, so the call is idempotent.
@@ -159,7 +152,7 @@ def decide_by_oracle(
         said: The verdict with its explanation.
     """
     turn = tx.execute(_TURN, {"candidate": card.id}).scalar_one()
-    key = content_id(ORACLE, card.id, turn)
+    key = content_id(RULE_REVIEWER, card.id, turn)
     comment = "" if said.verdict is Verdict.accept else said.sentence[:2_000]
     reasons = tuple(said.reasons) if said.verdict is Verdict.reject else ()
     layers = tuple(said.layers) if reasons else ()
@@ -172,7 +165,7 @@ def decide_by_oracle(
         reasons=reasons,
         layers=layers,
         comment=comment,
-        desk=ORACLE,
+        channel=RULE_REVIEWER,
     )
 
 
@@ -182,15 +175,15 @@ def _outcome(
     row: sa.Row[Any],
     known: sa.Row[Any],
     content: _Content,
-    desk: str,
-) -> Outcome:
+    channel: str,
+) -> ConsensusOutcome:
     """Return the effect of a verdict: alone, as one vote of several, or none for gold."""
     if known.purpose == GOLD:
-        return Outcome(CandidateState.waiting, 0, final=False)
+        return ConsensusOutcome(CandidateState.waiting, 0, final=False)
     consensus = Consensus.read(known.consensus)
-    if consensus.alone(desk):
+    if consensus.alone(channel):
         final = consensus.overlap > 1 and content.verdict is not Verdict.skip
-        return Outcome(AFTER[content.verdict], row.decided, final=final)
+        return ConsensusOutcome(AFTER[content.verdict], row.decided, final=final)
     return weigh(tx, consensus, row.round_id, candidate, content.reviewer, content.verdict)
 
 
@@ -238,9 +231,7 @@ def _repeat_answer(known: sa.Row[Any], content: _Content) -> Decided:
     )
     earlier = _Content(*fields, known.comment)
     if earlier != content:
-        raise Conflict(
-            "this key was used for another decision", "make a new key for every decision"
-        )
+        raise Conflict("this key was used for another decision", "make a new key for every decision")
     return Decided(known.earlier, content.candidate, AFTER[content.verdict])
 
 
@@ -248,12 +239,8 @@ def _check_decidable(state: str, holder: str | None, me: str, *, decided: bool) 
     """Raise Conflict unless this reviewer may decide now, without revealing other verdicts."""
     hint = "continue with the next one"
     if decided:
-        raise Conflict(
-            "you have already decided this candidate", "undo your decision to decide again"
-        )
-    if state == CandidateState.waiting or (
-        state == CandidateState.showing and holder in {me, None}
-    ):
+        raise Conflict("you have already decided this candidate", "undo your decision to decide again")
+    if state == CandidateState.waiting or (state == CandidateState.showing and holder in {me, None}):
         return
     if state == CandidateState.showing:
         raise Conflict("your lease expired and another reviewer holds this candidate now", hint)
@@ -280,11 +267,11 @@ _STANDING = sa.text(f"""
 _DECIDE = sa.text("""
     with kept as (
         insert into decisions (candidate_id, reviewer_id, verdict, reasons, layers, comment,
-            dwell_ms, desk, key,
+            dwell_ms, channel, key,
             checkpoint_id, propensity, final)
         values (:candidate, :reviewer, :verdict, cast(:reasons as text[]), cast(:layers as text[]),
             :comment,
-            :dwell_ms, :desk, :key, :checkpoint, :propensity, :final)
+            :dwell_ms, :channel, :key, :checkpoint, :propensity, :final)
         on conflict (key) do nothing returning id),
     moved as (
         update candidates set state = :state, decided = :decided, priority = priority - :step
@@ -296,6 +283,4 @@ _DECIDE = sa.text("""
     select id from kept""")
 
 # An undo or a skip ends a turn. A standing decision does not, so repeating it yields the same key.
-_TURN = sa.text(
-    "select count(*) from decisions where candidate_id = :candidate and verdict in ('undo', 'skip')"
-)
+_TURN = sa.text("select count(*) from decisions where candidate_id = :candidate and verdict in ('undo', 'skip')")

@@ -19,7 +19,7 @@ from curation.review.reviewers import holder_of
 from curation.review.verdicts import STANDS
 from curation.rounds.lifecycle import find_round
 from curation.statistics.intervals import wilson
-from curation.statistics.psychometric import Look
+from curation.statistics.psychometric import GoldTrial
 
 PLAIN: Final = 0.6
 """The severity from which a defect is obvious, so that missing it counts as an error."""
@@ -173,20 +173,20 @@ def check_reviewer(tx: Transaction, reviewer_id: int, candidate: uuid.UUID) -> N
         return
 
 
-def read_looks(tx: Transaction, reviewer_id: int) -> tuple[dict[str, list[Look]], list[bool]]:
+def read_looks(tx: Transaction, reviewer_id: int) -> tuple[dict[str, list[GoldTrial]], list[bool]]:
     """Return a reviewer's decisions on gold, oldest first.
 
     Returns:
         Severity and detection by defect, and for each clean copy whether it was rejected.
     """
-    detections: dict[str, list[Look]] = {}
+    detections: dict[str, list[GoldTrial]] = {}
     clean = []
     for row in tx.execute(_ANSWERS, {"reviewer": reviewer_id}):
         # A clean copy has no defect and no severity: rejecting it is a false alarm.
         if row.defect is None:
             clean.append(row.rejected)
         else:
-            detections.setdefault(row.defect, []).append(Look(row.severity, row.rejected))
+            detections.setdefault(row.defect, []).append(GoldTrial(row.severity, row.rejected))
     return detections, clean
 
 
@@ -221,7 +221,7 @@ _RECORD = sa.text(f"""
     join rounds r on r.id = (select round_id from gold where candidate_id = :candidate)
     join decisions d on d.reviewer_id = v.id and {STANDS}
     join gold g on g.candidate_id = d.candidate_id and (g.defect is null or g.severity >= :plain)
-    where v.id = :reviewer and (v.resumed_at is null or d.at > v.resumed_at)
+    where v.id = :reviewer and (v.resumed_at is null or d.created_at > v.resumed_at)
     group by v.id, r.id, g.defect is null order by clean""")
 
 _PAUSE = sa.text("update reviewers set paused = :why where id = :reviewer and paused is null")

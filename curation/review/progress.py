@@ -17,7 +17,7 @@ from curation.review.verdicts import STANDS
 from curation.rounds.lifecycle import GOLD
 
 
-class Progress(NamedTuple):
+class ReviewProgress(NamedTuple):
     """One reviewer's counts for one round, or for several together.
 
     `waiting` counts items that may still be shown to them: leased to them, free, or gold hidden
@@ -29,9 +29,7 @@ class Progress(NamedTuple):
     accepted: int = 0
 
 
-def progress_by_round(
-    tx: Transaction, reviewer_id: int, number: int | None = None
-) -> dict[int, Progress]:
+def progress_by_round(tx: Transaction, reviewer_id: int, number: int | None = None) -> dict[int, ReviewProgress]:
     """Return a reviewer's progress by round; rounds without any progress are left out.
 
     In a paused or closed round only items that the reviewer holds count as waiting.
@@ -55,12 +53,10 @@ def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> di
     found = _progress(tx, reviewer_id, number, only_open=number is None)
     # Sum over rounds field by field; without any round all counts are 0.
     columns: Iterable[tuple[int, ...]] = zip(*found.values(), strict=True)
-    return Progress(*map(sum, columns))._asdict()
+    return ReviewProgress(*map(sum, columns))._asdict()
 
 
-def _progress(
-    tx: Transaction, reviewer_id: int, number: int | None, *, only_open: bool
-) -> dict[int, Progress]:
+def _progress(tx: Transaction, reviewer_id: int, number: int | None, *, only_open: bool) -> dict[int, ReviewProgress]:
     params = {
         "reviewer": reviewer_id,
         "holder": holder_of(reviewer_id),
@@ -68,7 +64,7 @@ def _progress(
         "only_open": only_open,
     }
     return {
-        row.id: Progress(int(row.waiting), int(row.mine), int(row.accepted))
+        row.id: ReviewProgress(int(row.waiting), int(row.mine), int(row.accepted))
         for row in tx.execute(_PROGRESS, params)
     }
 
@@ -79,7 +75,7 @@ _PROGRESS = sa.text(f"""
         select r.id, r.state = 'open' as open,
             coalesce((r.consensus ->> 'overlap')::int, 1) as overlap,
             coalesce((r.gold ->> 'share')::float, 0) > 0 as hides,
-                me.access in ({ADJUDICATORS}) as adjudicates
+                me.role in ({ADJUDICATORS}) as adjudicates
         from rounds r join reviewers me on me.id = :reviewer
         where r.purpose <> '{GOLD}' and (cast(:round as integer) is null or r.id = :round)
             and (r.state = 'open' or not :only_open)),

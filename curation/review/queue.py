@@ -126,9 +126,7 @@ def claim_batch(
     return ReviewBatch(read_cards(tx, ids), lost)
 
 
-def hand_back(
-    tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None
-) -> None:
+def hand_back(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
     """Release candidates that a page no longer uses, so that others can get them at once.
 
     They stay claimed: this reviewer gets them first while they are free, and a decision that is
@@ -143,9 +141,7 @@ def hand_back(
     leases.hand_back_used(tx, holder_of(reviewer_id), ids, page)
 
 
-def _claim_waiting(
-    tx: Transaction, params: dict[str, Any], count: int, seconds: int
-) -> list[uuid.UUID]:
+def _claim_waiting(tx: Transaction, params: dict[str, Any], count: int, seconds: int) -> list[uuid.UUID]:
     """Lease candidates, from the oldest open round on, until there are enough.
 
     Each item is gold with the round's gold probability, and this is drawn only for items that are
@@ -161,9 +157,7 @@ def _claim_waiting(
         # Lease the other candidates first: gold takes its priorities from theirs.
         ordinary = _claim_of_round(tx, row, params, max(ordinary_count, 1), seconds)
         gold_count = gold.places_among(is_gold, len(ordinary))
-        gold_ids = gold.claim_gold(
-            tx, row.id, params["reviewer"], ordinary, gold_count, seconds, params["page"]
-        )
+        gold_ids = gold.claim_gold(tx, row.id, params["reviewer"], ordinary, gold_count, seconds, params["page"])
         if not ordinary_count:
             # This candidate was leased only to prove that gold would not be shown alone.
             leases.hand_back_used(tx, params["holder"], ordinary if gold_ids else ())
@@ -173,9 +167,7 @@ def _claim_waiting(
             ordinary += _claim_of_round(tx, row, params, gold_count - len(gold_ids), seconds)
         claimed += [*ordinary, *gold_ids]
         if len(claimed) < count and row.gold_share:
-            claimed += gold.claim_skipped(
-                tx, row.id, params["reviewer"], count - len(claimed), seconds, params["page"]
-            )
+            claimed += gold.claim_skipped(tx, row.id, params["reviewer"], count - len(claimed), seconds, params["page"])
         if len(claimed) >= count:
             break
     return claimed
@@ -207,9 +199,7 @@ def _claim_of_round(
     return claimed
 
 
-def _lease(
-    tx: Transaction, claim: sa.TextClause, params: dict[str, Any], seconds: int
-) -> frozenset[uuid.UUID]:
+def _lease(tx: Transaction, claim: sa.TextClause, params: dict[str, Any], seconds: int) -> frozenset[uuid.UUID]:
     return frozenset(row.subject for row in tx.execute(claim, params | {"seconds": seconds}))
 
 
@@ -222,9 +212,7 @@ def read_cards(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[ReviewItem, .
             kind=Kind(row.kind),
             prompt=row.text,
             flags=tuple(row.flags),
-            layers={
-                role: ReviewItemLayer(*row.layers[role]) for role in LayerRole if role in row.layers
-            },
+            layers={role: ReviewItemLayer(*row.layers[role]) for role in LayerRole if role in row.layers},
             signals=row.signals or {},
             texts=Prompt(row.text, row.foreground, row.background).texts,
         )
@@ -234,18 +222,14 @@ def read_cards(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[ReviewItem, .
 
 def _sql(text: str) -> sa.TextClause:
     statement = sa.text(text)
-    return (
-        statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
-        if ":ids" in text
-        else statement
-    )
+    return statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID))) if ":ids" in text else statement
 
 
 # The lateral join with a limit forces one probe of the partial index per open round, whatever
 # table sizes the planner assumes.
 _SERVING = _sql(f"""
     select r.id, coalesce((r.consensus ->> 'overlap')::int, 1) as overlap,
-        me.access in ({ADJUDICATORS}) as adjudicates,
+        me.role in ({ADJUDICATORS}) as adjudicates,
         case when me.kind = '{PERSON}' then coalesce((r.gold ->> 'share')::float, 0)
             else 0 end as gold_share
     from rounds r
@@ -279,7 +263,7 @@ _CLAIM_PICKED = """
 
 # Excludes candidates that Label Studio has reserved for an annotator.
 _FREE = """not exists (
-    select from desk_postings t where t.candidate_id = candidates.id and t.state = 'up'
+    select from labeling_tasks t where t.candidate_id = candidates.id and t.state = 'up'
         and t.reserved_until > now())"""
 
 # Materialized: if inlined, the limit could be applied once per row of the update.
@@ -313,7 +297,7 @@ _CLAIMED_BY_ME = f"""
     join reviewers me on me.id = k.reviewer_id and me.paused is null
     where k.reviewer_id = :reviewer and c.state = 'waiting' and not {_DECIDED_BY_ME}
         and (c.decided < coalesce((r.consensus ->> 'overlap')::int, 1)
-            or me.access in ({ADJUDICATORS}))"""
+            or me.role in ({ADJUDICATORS}))"""
 
 _CLAIM_THESE = _sql(f"""
     with picked as materialized (

@@ -20,7 +20,7 @@ from curation.domain import Role
 from curation.errors import Conflict, NotFound, Refused
 from curation.review.sessions import end_sessions, token_hash
 
-PERSON, ORACLE, MACHINE = "person", "oracle", "machine"
+PERSON, RULE_REVIEWER, AUTO_REVIEWER = "person", "rule_reviewer", "auto_reviewer"
 """Kinds of reviewers; their decisions are never aggregated across kinds."""
 
 ADJUDICATORS = "'engineer', 'trainer', 'admin'"
@@ -52,9 +52,7 @@ class TooOften(Refused):
     """Too many wrong tokens from one address; `seconds` is the time to wait."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(
-            "too many wrong sign-in tokens", f"wait {seconds:.0f} s, and copy the whole token"
-        )
+        super().__init__("too many wrong sign-in tokens", f"wait {seconds:.0f} s, and copy the whole token")
         self.seconds = seconds
 
 
@@ -65,7 +63,7 @@ class Reviewer:
     id: int
     name: str
     kind: str
-    access: Role
+    role: Role
     active: bool
     paused: str | None = None  # the reason, while gold has paused them
 
@@ -80,16 +78,14 @@ def holder_of(reviewer_id: int) -> str:
     return f"reviewer {reviewer_id}"
 
 
-def add_reviewer(
-    tx: Transaction, name: str, access: Role = Role.annotator, kind: str = PERSON
-) -> Reviewer:
+def add_reviewer(tx: Transaction, name: str, role: Role = Role.annotator, kind: str = PERSON) -> Reviewer:
     """Add a reviewer; repeating the call changes nothing.
 
     Args:
         tx: The transaction.
         name: A unique name of 1 to 100 characters.
         access: The role.
-        kind: PERSON, ORACLE or MACHINE.
+        kind: PERSON, RULE_REVIEWER or AUTO_REVIEWER.
 
     Raises:
         Refused: The name is empty or too long.
@@ -100,20 +96,20 @@ def add_reviewer(
             "a reviewer's name has 1 to 100 characters",
             "choose a name that the other reviewers recognize",
         )
-    row = {"name": name.strip(), "kind": kind, "access": access}
+    row = {"name": name.strip(), "kind": kind, "role": role}
     tx.execute(insert(reviewers).on_conflict_do_nothing(), row)
     found = find_reviewer(tx, name.strip())
-    if (found.kind, found.access) != (kind, access):
+    if (found.kind, found.role) != (kind, role):
         raise Conflict(
-            f"reviewer {found.name!r} already exists, as {found.kind} with access {found.access}",
+            f"reviewer {found.name!r} already exists, as {found.kind} with access {found.role}",
             "choose another name",
         )
     return found
 
 
-def oracle_reviewer(tx: Transaction) -> int:
+def add_rule_reviewer(tx: Transaction) -> int:
     """Return the id of the rule reviewer's account, adding it if there is none."""
-    return add_reviewer(tx, ORACLE, Role.annotator, ORACLE).id
+    return add_reviewer(tx, RULE_REVIEWER, Role.annotator, RULE_REVIEWER).id
 
 
 def names(tx: Transaction) -> set[str]:
@@ -137,9 +133,7 @@ def reviewer_of(tx: Transaction, reviewer_id: int) -> Reviewer | None:
 
 def list_reviewers(tx: Transaction) -> list[Reviewer]:
     """Return every reviewer, oldest first."""
-    return [
-        _read(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
-    ]
+    return [_read(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
 
 
 def deactivate(tx: Transaction, reviewer: Reviewer) -> None:
@@ -172,9 +166,7 @@ def find_session(tx: Transaction, token: str) -> Reviewer | None:
 def resume_reviewer(tx: Transaction, reviewer: Reviewer, actor: str) -> None:
     """Resume a paused reviewer and restart their gold statistics. Raises Conflict."""
     if reviewer.paused is None:
-        raise Conflict(
-            f"{reviewer.name!r} is not paused", "'layerloop reviewer list' shows paused reviewers"
-        )
+        raise Conflict(f"{reviewer.name!r} is not paused", "'layerloop reviewer list' shows paused reviewers")
     values = {"paused": None, "resumed_at": sa.func.now()}
     tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(values))
     tx.log(actor, "reviewer resumed", reviewer.name)
@@ -197,11 +189,7 @@ def issue_token(tx: Transaction, reviewer: Reviewer, minutes: int) -> str:
         raise Refused(f"{reviewer.name!r} cannot sign in", "only active persons can sign in")
     token = secrets.token_urlsafe(32)
     until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, minutes)
-    tx.execute(
-        sa.insert(sign_in_tokens).values(
-            hash=token_hash(token), reviewer_id=reviewer.id, expires_at=until
-        )
-    )
+    tx.execute(sa.insert(sign_in_tokens).values(hash=token_hash(token), reviewer_id=reviewer.id, expires_at=until))
     return token
 
 
@@ -276,14 +264,12 @@ class BackOff:
             self._wrong.pop(address, None)
 
 
-_BY_ID = sa.text("select id, name, kind, access, active, paused from reviewers where id = :id")
+_BY_ID = sa.text("select id, name, kind, role, active, paused from reviewers where id = :id")
 _BY_SESSION = sa.text("""
-select r.id, r.name, r.kind, r.access, r.active, r.paused
+select r.id, r.name, r.kind, r.role, r.active, r.paused
 from sessions s join reviewers r on r.id = s.reviewer_id
 where s.hash = :hash and s.ended_at is null and s.expires_at > now() and r.active""")
 
 
 def _read(row: sa.RowMapping | dict[str, Any]) -> Reviewer:
-    return Reviewer(
-        row["id"], row["name"], row["kind"], Role(row["access"]), row["active"], row["paused"]
-    )
+    return Reviewer(row["id"], row["name"], row["kind"], Role(row["role"]), row["active"], row["paused"])

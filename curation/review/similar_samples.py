@@ -136,7 +136,7 @@ _NEAR = sa.text("""
         select id from banded union select id from of_prompt
         union select id from newest union select id from any_few) near
     cross join lateral (
-        select substring(l.fingerprint for :head) as fingerprint, s.at
+        select substring(l.fingerprint for :head) as fingerprint, s.created_at
         from samples s
         join sample_layers sl on sl.sample_id = s.id and sl.role = :role
         join layers l on l.sha256 = sl.sha256
@@ -144,7 +144,7 @@ _NEAR = sa.text("""
             and s.candidate_id is distinct from :candidate
                 and s.id is distinct from cast(:planted as uuid)
         limit 1) found
-    order by found.at desc""").bindparams(
+    order by found.created_at desc""").bindparams(
     sa.bindparam("bands", type_=ARRAY(sa.SmallInteger)),
     sa.bindparam("bits", type_=ARRAY(sa.Integer)),
 )

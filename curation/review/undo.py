@@ -68,9 +68,7 @@ def undo(
             or earlier.verdict != Verdict.undo
             or decision not in {None, earlier.undoes}
         ):
-            raise Conflict(
-                "this key was used for another decision", "make a new key for every decision"
-            )
+            raise Conflict("this key was used for another decision", "make a new key for every decision")
         return Undone(earlier.id, read_cards(tx, [earlier.candidate_id])[0])
     target = tx.execute(_UNDOABLE, {"reviewer": reviewer_id, "decision": decision}).one_or_none()
     if target is None:
@@ -80,9 +78,7 @@ def undo(
         )
     # Lock the candidate, then check that the decision may still be undone.
     row = lock_candidate(tx, target.candidate_id)
-    known = tx.execute(
-        _ROUND, {"round": row.shown_in, "own": row.round_id, "reviewer": reviewer_id}
-    ).one()
+    known = tx.execute(_ROUND, {"round": row.shown_in, "own": row.round_id, "reviewer": reviewer_id}).one()
     if known.paused is not None:
         raise Paused(known.paused)
     if known.state == "closed":
@@ -113,18 +109,14 @@ def _is_vote(target: sa.Row[Any], known: sa.Row[Any]) -> bool:
     return several and not target.final and target.verdict != Verdict.skip
 
 
-def _check_undoable(
-    tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], known: sa.Row[Any], *, vote: bool
-) -> None:
+def _check_undoable(tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], known: sa.Row[Any], *, vote: bool) -> None:
     """Raise Conflict if the candidate has moved on.
 
     A vote can be withdrawn even while another reviewer is looking at the candidate.
     """
     if vote:
         if row.state == CandidateState.withdrawn or has_final(tx, target.candidate_id):
-            raise Conflict(
-                "this candidate has a final decision", "an adjudicator's decision is final"
-            )
+            raise Conflict("this candidate has a final decision", "an adjudicator's decision is final")
         return
     full = target.verdict == Verdict.skip and row.decided >= Consensus.read(known.consensus).overlap
     if row.state != AFTER[Verdict(target.verdict)] or full:
@@ -135,9 +127,7 @@ def _check_undoable(
         )
 
 
-_EARLIER_UNDO = sa.text(
-    "select id, candidate_id, reviewer_id, verdict, undoes from decisions where key = :key"
-)
+_EARLIER_UNDO = sa.text("select id, candidate_id, reviewer_id, verdict, undoes from decisions where key = :key")
 
 _UNDOABLE = sa.text("""
     select d.id, d.candidate_id, d.verdict, d.final from decisions d
@@ -154,9 +144,9 @@ _ROUND = sa.text("""
 
 _UNDO = sa.text("""
     with kept as (
-        insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id,
+        insert into decisions (candidate_id, reviewer_id, verdict, channel, key, undoes, checkpoint_id,
             propensity)
-        select candidate_id, reviewer_id, 'undo', desk, :key, id, checkpoint_id, propensity
+        select candidate_id, reviewer_id, 'undo', channel, :key, id, checkpoint_id, propensity
         from decisions
         where id = :decision and reviewer_id = :reviewer
         on conflict do nothing returning id)

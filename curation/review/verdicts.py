@@ -23,7 +23,7 @@ STANDS: Final = """(d.verdict in ('accept', 'reject')
 """SQL condition: row d of decisions is a verdict that was not undone."""
 CONSENSUS: Final = "consensus"
 """The reviewer name and the interface of decisions made by re-aggregation."""
-UPHELD: Final = f"""({STANDS} and d.desk <> '{CONSENSUS}'
+UPHELD: Final = f"""({STANDS} and d.channel <> '{CONSENSUS}'
     and c.state = case d.verdict when 'accept' then 'accepted' else 'rejected' end)"""
 """SQL condition: row d of decisions stands and agrees with the state of its candidate c."""
 DECIDED: Final = (CandidateState.accepted, CandidateState.rejected)

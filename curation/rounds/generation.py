@@ -13,7 +13,7 @@ from curation.db import leases
 from curation.db.engine import Database, Transaction
 from curation.db.tables import candidate_layers, candidates, prompts, rounds
 from curation.db.tables import leases as held
-from curation.domain import CandidateState, DrawRequest, LayerRole, Prompt, RoundState
+from curation.domain import CandidateState, DrawRequest, JobName, LayerRole, Prompt, RoundState
 from curation.images.codec import encode_layer, visible_hash
 from curation.ports import LayerGenerator, Layers, ObjectStore
 
@@ -26,9 +26,7 @@ class Claimed:
     request: DrawRequest
 
 
-def claim_requested(
-    tx: Transaction, number: int, holder: str, count: int, seconds: int
-) -> list[Claimed]:
+def claim_requested(tx: Transaction, number: int, holder: str, count: int, seconds: int) -> list[Claimed]:
     """Lease up to `count` requested candidates of an open round; other workers skip them.
 
     Args:
@@ -59,8 +57,8 @@ def claim_requested(
         return []
     # Count the attempt now: a candidate that crashes its worker is not retried for ever.
     moving = sa.update(candidates).where(candidates.c.id.in_(ids))
-    tx.execute(moving.values(state=CandidateState.drawing, attempts=candidates.c.attempts + 1))
-    leases.claim(tx, ids, "draw", holder, seconds)
+    tx.execute(moving.values(state=CandidateState.generating, attempts=candidates.c.attempts + 1))
+    leases.claim(tx, ids, "generate", holder, seconds)
     # Read what the generator needs.
     texts = sa.select(
         candidates.c.id,
@@ -74,9 +72,7 @@ def claim_requested(
         .where(candidates.c.id.in_(ids))
         .order_by(candidates.c.id)
     )
-    return [
-        Claimed(r.id, DrawRequest(Prompt(r.text, r.foreground, r.background), r.seed)) for r in rows
-    ]
+    return [Claimed(r.id, DrawRequest(Prompt(r.text, r.foreground, r.background), r.seed)) for r in rows]
 
 
 def draw_claimed(
@@ -121,9 +117,7 @@ def give_back(tx: Transaction, claimed: Sequence[Claimed], holder: str, reason: 
         (candidates.c.attempts < leases.MOST_ATTEMPTS, CandidateState.requested.value),
         else_=CandidateState.failed.value,
     )
-    tx.execute(
-        sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500])
-    )
+    tx.execute(sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500]))
 
 
 def _store(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer]:
@@ -135,9 +129,7 @@ def _store(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer
     return stored
 
 
-def _save_layers(
-    tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]], holder: str
-) -> int:
+def _save_layers(tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]], holder: str) -> int:
     held_ids = _release_held(tx, list(stored), holder)
     if not held_ids:
         return 0
@@ -148,21 +140,15 @@ def _save_layers(
         for role, layer in stored[id_].items()
     ]
     tx.execute(sa.insert(candidate_layers), rows)
-    moved = (
-        sa.update(candidates)
-        .where(candidates.c.id.in_(held_ids))
-        .values(state=CandidateState.drawn)
-    )
+    moved = sa.update(candidates).where(candidates.c.id.in_(held_ids)).values(state=CandidateState.generated)
     # Screening follows as a job of each round.
     numbers = {row.round_id for row in tx.execute(moved.returning(candidates.c.round_id))}
     for number in sorted(numbers):
-        tx.ask("screen", number)
+        tx.enqueue(JobName.screen, number)
     return len(held_ids)
 
 
 def _release_held(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -> list[uuid.UUID]:
     """Release this worker's leases and return their candidates; expired leases are left out."""
-    mine = (held.c.subject.in_(ids)) & (held.c.holder == holder) & (held.c.purpose == "draw")
-    return [
-        row.subject for row in tx.execute(sa.delete(held).where(mine).returning(held.c.subject))
-    ]
+    mine = (held.c.subject.in_(ids)) & (held.c.holder == holder) & (held.c.purpose == "generate")
+    return [row.subject for row in tx.execute(sa.delete(held).where(mine).returning(held.c.subject))]

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from curation.datasets.samples import StoredLayer, record_layers
 from curation.db.engine import Transaction
 from curation.db.tables import candidate_layers, candidates, gold, leases, prompts, rounds
-from curation.domain import CandidateState, Kind, LayerRole, Prompt, RoundState, content_id
+from curation.domain import CandidateState, JobName, Kind, LayerRole, Prompt, RoundState, content_id
 from curation.errors import Conflict, NotFound, Refused
 from curation.prompts.files import check_texts
 from curation.rounds.policies import read_policy, write_policy
@@ -21,7 +21,7 @@ from curation.rounds.policies import read_policy, write_policy
 SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
 """The selection policy that shows people everything that passes screening."""
 
-STANDING = ("requested", "drawing", "drawn", "screened", "waiting", "showing")
+STANDING = ("requested", "generating", "generated", "screened", "waiting", "showing")
 """The states of unfinished candidates, which closing their round withdraws."""
 
 INSERT_AT_ONCE = 5_000
@@ -65,17 +65,13 @@ def open_round(
     check_round(prompts_, quota, policy, kind)
     rules = write_policy(read_policy(policy))
     row = {
-        "purpose": "drawn",
+        "purpose": "generated",
         "kind": kind,
         "checkpoint_id": checkpoint,
         "quota": quota,
         "policy": rules,
     }
-    number = int(
-        tx.execute(
-            sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}
-        ).scalar_one()
-    )
+    number = int(tx.execute(sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}).scalar_one())
     add_prompts(tx, prompts_)
     # Insert in batches: one statement for a million candidates would need too much memory.
     for start in range(0, quota, INSERT_AT_ONCE):
@@ -84,29 +80,20 @@ def open_round(
             sa.insert(candidates),
             [_request(number, checkpoint, prompts_, seed, i) for i in indexes],
         )
-    tx.log(
-        actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules
-    )
-    tx.ask("draw", number)
+    tx.log(actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules)
+    tx.enqueue(JobName.generate, number)
     return number
 
 
 def add_prompts(tx: Transaction, texts: Sequence[Prompt]) -> None:
     """Record prompts; equal texts are one prompt."""
-    rows = [
-        {"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background}
-        for p in set(texts)
-    ]
+    rows = [{"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background} for p in set(texts)]
     tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
 
 
 def open_seed_review(tx: Transaction, actor: str, kind: Kind = Kind.single) -> int:
     """Return the open round for imports that screening flagged, adding it if there is none."""
-    is_open = (
-        (rounds.c.purpose == "seeds")
-        & (rounds.c.kind == kind)
-        & (rounds.c.state != RoundState.closed)
-    )
+    is_open = (rounds.c.purpose == "seeds") & (rounds.c.kind == kind) & (rounds.c.state != RoundState.closed)
     number = tx.scalar(sa.select(rounds.c.id).where(is_open).order_by(rounds.c.id))
     if number is None:
         row = {
@@ -159,10 +146,7 @@ def add_for_review(
     }
     # Only a new candidate counts towards the quota.
     if tx.execute(insert(candidates).on_conflict_do_nothing(), row).rowcount:
-        rows = [
-            {"candidate_id": candidate, "role": role, "sha256": layer.sha256}
-            for role, layer in layers.items()
-        ]
+        rows = [{"candidate_id": candidate, "role": role, "sha256": layer.sha256} for role, layer in layers.items()]
         tx.execute(sa.insert(candidate_layers), rows)
         tx.execute(sa.update(rounds).where(rounds.c.id == number).values(quota=rounds.c.quota + 1))
     return candidate
@@ -179,8 +163,8 @@ def pause_round(tx: Transaction, number: int, actor: str) -> None:
 def resume_round(tx: Transaction, number: int, actor: str) -> None:
     """Resume a paused round."""
     _move(tx, number, RoundState.paused, RoundState.open, actor)
-    tx.ask("draw", number)
-    tx.ask("screen", number)
+    tx.enqueue(JobName.generate, number)
+    tx.enqueue(JobName.screen, number)
 
 
 def close_round(tx: Transaction, number: int, actor: str) -> int:
@@ -195,23 +179,13 @@ def close_round(tx: Transaction, number: int, actor: str) -> int:
         find_round(tx, number)
         return 0
     unfinished = (candidates.c.round_id == number) & candidates.c.state.in_(STANDING)
-    tx.execute(
-        sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(unfinished)))
-    )
+    tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(unfinished))))
     # Gold hidden in this round is withdrawn too; it belongs to another round.
     hidden = candidates.c.id.in_(sa.select(gold.c.candidate_id).where(gold.c.round_id == number))
-    tx.execute(
-        sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(hidden)))
-    )
+    tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(hidden))))
     tx.execute(sa.update(candidates).where(hidden).values(state=CandidateState.withdrawn))
-    withdrawn = tx.execute(
-        sa.update(candidates).where(unfinished).values(state=CandidateState.withdrawn)
-    ).rowcount
-    tx.execute(
-        sa.update(rounds)
-        .where(rounds.c.id == number)
-        .values(state=RoundState.closed, closed_at=sa.func.now())
-    )
+    withdrawn = tx.execute(sa.update(candidates).where(unfinished).values(state=CandidateState.withdrawn)).rowcount
+    tx.execute(sa.update(rounds).where(rounds.c.id == number).values(state=RoundState.closed, closed_at=sa.func.now()))
     tx.log(actor, "round closed", f"round {number}", withdrawn=withdrawn)
     return int(withdrawn)
 
@@ -281,9 +255,7 @@ def list_candidates(
 
 def count_states(tx: Transaction, number: int) -> dict[str, int]:
     """Return the number of candidates of a round in each state."""
-    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(
-        candidates.c.round_id == number
-    )
+    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.round_id == number)
     return {row.state: row.n for row in tx.execute(counted.group_by(candidates.c.state))}
 
 
@@ -311,9 +283,7 @@ def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], 
     read_policy(policy)
 
 
-def _request(
-    number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int
-) -> dict[str, Any]:
+def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int) -> dict[str, Any]:
     prompt = texts[index % len(texts)]
     # The seed depends on round and position, so a second round with this seed gets other images.
     digest = hashlib.sha256(f"{seed}:{number}:{index}".encode()).digest()
@@ -328,11 +298,7 @@ def _request(
 
 
 def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, actor: str) -> None:
-    moving = (
-        sa.update(rounds)
-        .where(rounds.c.id == number, NOT_GOLD, rounds.c.state == source)
-        .values(state=target)
-    )
+    moving = sa.update(rounds).where(rounds.c.id == number, NOT_GOLD, rounds.c.state == source).values(state=target)
     # The update matches only the expected state; otherwise report the actual one.
     if not tx.execute(moving).rowcount:
         state = find_round(tx, number)["state"]

@@ -83,9 +83,7 @@ def read_policy(row: Mapping[str, Any]) -> Policy:
     """
     kind = KINDS.get(str(row.get("kind")))
     if kind is None:
-        raise Refused(
-            f"unknown selection policy {dict(row)}", "kind must be one of " + ", ".join(KINDS)
-        )
+        raise Refused(f"unknown selection policy {dict(row)}", "kind must be one of " + ", ".join(KINDS))
     # Reject unknown fields and numbers out of range before the policy is constructed.
     given = {name: value for name, value in row.items() if name != "kind"}
     known = {field.name: field.type for field in fields(kind)}

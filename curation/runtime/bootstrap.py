@@ -40,6 +40,4 @@ def bring_seeds(
         else:
             dataset.draw_seed(folder, count)
         on_progress(Progress("drawing seeds", count, count))
-    seed_import.import_seeds(
-        context.database, context.store, folder, on_progress, limits=context.settings.image_limits
-    )
+    seed_import.import_seeds(context.database, context.store, folder, on_progress, limits=context.settings.image_limits)

@@ -78,17 +78,17 @@ def database_address(settings: Settings) -> str:
 
 def open_store(settings: Settings) -> ObjectStore:
     """Return the object store of the settings. Raises Refused for an unsupported address."""
-    if settings.objects == EMBEDDED:
+    if settings.storage == EMBEDDED:
         return FolderStore(settings.path("objects"))
-    address = urlparse(settings.objects)
+    address = urlparse(settings.storage)
     if address.scheme == "file":
         return FolderStore(Path(address.path))
     if address.scheme == "s3":
         from curation.adapters.s3 import S3Store
 
-        return S3Store(address.netloc, address.path.strip("/"), settings.objects_endpoint)
+        return S3Store(address.netloc, address.path.strip("/"), settings.storage_endpoint)
     raise Refused(
-        f"LAYERLOOP_OBJECTS is {settings.objects!r}",
+        f"LAYERLOOP_STORAGE is {settings.storage!r}",
         "it takes 'embedded', file:///folder or s3://bucket/prefix",
     )
 
@@ -103,21 +103,21 @@ def open_desk(settings: Settings) -> LabelStudioBackend | None:
         Refused: The address is unsupported, or there is no token.
         LayerloopError: The client of Label Studio is not installed.
     """
-    address = settings.other_desk
+    address = settings.labeling_url
     if address is None:
         return None
-    if settings.desk.partition("+")[0] != "label-studio" or urlparse(address).scheme not in {
+    if settings.labeling.partition("+")[0] != "label-studio" or urlparse(address).scheme not in {
         "http",
         "https",
     }:
         raise Refused(
-            f"LAYERLOOP_DESK is {settings.desk!r}",
+            f"LAYERLOOP_LABELING is {settings.labeling!r}",
             "it takes 'pages' or label-studio+http://host:port",
         )
-    if settings.desk_token is None:
+    if settings.labeling_token is None:
         raise Refused(
             "Label Studio needs a token",
-            "create one on its account page and set LAYERLOOP_DESK_TOKEN",
+            "create one on its account page and set LAYERLOOP_LABELING_TOKEN",
         )
     try:
         from curation.adapters.label_studio import LabelStudioBackend
@@ -128,8 +128,8 @@ def open_desk(settings: Settings) -> LabelStudioBackend | None:
         ) from error
     # Label Studio sends these headers with its webhook calls; the secret one authenticates them.
     headers = {"X-Layerloop": "desk", HOOK_HEADER: hook_secret(settings.signing_secret())}
-    webhook = (f"{settings.public_address}/api/desk/hook", headers)
-    return LabelStudioBackend(address, settings.desk_token.get_secret_value(), webhook)
+    webhook = (f"{settings.public_address}/api/labeling/webhook", headers)
+    return LabelStudioBackend(address, settings.labeling_token.get_secret_value(), webhook)
 
 
 @contextmanager
@@ -149,9 +149,7 @@ def open_labeling_sync(context: AppContext, holder: str) -> Iterator[LabelingSyn
         return
     previews = Previews(context.settings.signing_secret(), context.settings.public_address)
     with closing(desk):
-        yield LabelingSync(
-            context.database, desk, holder, previews.address, context.settings.desk_board_size
-        )
+        yield LabelingSync(context.database, desk, holder, previews.address, context.settings.labeling_project_size)
 
 
 def load(dotted: str) -> Any:

@@ -108,11 +108,7 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _training_part() -> Finding:
-    missing = [
-        name
-        for name in ("torch", "diffusers", "safetensors")
-        if importlib.util.find_spec(name) is None
-    ]
+    missing = [name for name in ("torch", "diffusers", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
         return Finding(
             "training",
@@ -130,9 +126,7 @@ def _private_files(settings: Settings) -> Finding:
     exposed = [home] if home.stat().st_mode & 0o007 else []
     files = [home / "secret", *(home / "label-studio" / name for name in ("token", "password"))]
     exposed += [
-        file
-        for file in (*files, *(home / "logs").glob("*.log*"))
-        if file.exists() and file.stat().st_mode & 0o077
+        file for file in (*files, *(home / "logs").glob("*.log*")) if file.exists() and file.stat().st_mode & 0o077
     ]
     if exposed:
         listed = " ".join(shlex.quote(str(path)) for path in exposed)
@@ -148,9 +142,7 @@ def _private_files(settings: Settings) -> Finding:
             settings.signing_secret()
     except LayerloopError as error:
         return Finding("privacy", False, error.message, error.hint)
-    return Finding(
-        "privacy", well=True, told="only the owner can read the home, its secret and its logs"
-    )
+    return Finding("privacy", well=True, told="only the owner can read the home, its secret and its logs")
 
 
 def without_credentials(address: str) -> str:
@@ -172,15 +164,11 @@ def _confinement() -> Finding:
     try:
         result = check_confinement()
     except LayerloopError as error:
-        return Finding(
-            "confinement", well=False, told=error.message, hint="is the environment complete?"
-        )
+        return Finding("confinement", well=False, told=error.message, hint="is the environment complete?")
     if result.escapes:
         escapes = ", ".join(result.escapes)
         message = f"a compromised decoder could {escapes}; available: {result.parts}"
-        hint = (
-            "import only files that you trust, or use Linux 5.13 or newer with seccomp and Landlock"
-        )
+        hint = "import only files that you trust, or use Linux 5.13 or newer with seccomp and Landlock"
         return Finding("confinement", False, message, hint)
     return Finding("confinement", well=True, told=f"decoders are confined by {result.parts}")
 
@@ -207,11 +195,7 @@ def _objects(context: AppContext) -> Finding:
     with context.database.transaction() as tx:
         referenced = [
             *tx.execute(sa.select(snapshots.c.id)).scalars(),
-            *(
-                sha
-                for files in tx.execute(sa.select(checkpoints.c.files)).scalars()
-                for sha in files.values()
-            ),
+            *(sha for files in tx.execute(sa.select(checkpoints.c.files)).scalars() for sha in files.values()),
             *tx.execute(sa.select(sample_layers.c.sha256).limit(LOOKED_AT)).scalars(),
             *tx.execute(sa.select(candidate_layers.c.sha256).limit(LOOKED_AT)).scalars(),
         ]
@@ -230,9 +214,7 @@ def _objects(context: AppContext) -> Finding:
 
 def _queue(context: AppContext) -> Finding:
     context.queue.check()
-    return Finding(
-        "queue", well=True, told=f"{without_credentials(context.settings.queue)} answers"
-    )
+    return Finding("queue", well=True, told=f"{without_credentials(context.settings.queue)} answers")
 
 
 def _work(context: AppContext) -> Finding:
@@ -241,9 +223,7 @@ def _work(context: AppContext) -> Finding:
         untaken = missing_workers.count_untaken(tx)
     if not untaken:
         return Finding("work", well=True, told="no work waits for a missing worker")
-    return Finding(
-        "work", False, missing_workers.tell_untaken(untaken), missing_workers.START_WORKERS
-    )
+    return Finding("work", False, missing_workers.tell_untaken(untaken), missing_workers.START_WORKERS)
 
 
 def _desk(context: AppContext) -> Finding:

@@ -19,9 +19,7 @@ OWNER_ONLY: Final = 0o600
 
 def open_log(path: Path) -> BinaryIO:
     """Open a log for appending, readable only by its owner."""
-    handle = os.open(
-        path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY
-    )
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
     # A log of an older version may have been created with a wider mode.
     with contextlib.suppress(PermissionError):
         os.fchmod(handle, OWNER_ONLY)

@@ -19,6 +19,7 @@ from curation.db.tables import rounds as rounds_table
 from curation.domain import (
     CaptionSource,
     Checkpoint,
+    JobName,
     Kind,
     Progress,
     Prompt,
@@ -35,7 +36,7 @@ ASK_AGAIN_SECONDS = 5.0
 UNDO_SECONDS = 15
 ACTOR = "loop"
 
-_DRAWING = ("requested", "drawing", "drawn", "screened")
+_DRAWING = ("requested", "generating", "generated", "screened")
 _DECIDING = ("waiting", "showing")
 
 
@@ -46,7 +47,7 @@ class Plan:
     rounds: int
     quota: int
     preset: str
-    reviewer: str  # "oracle" decides by rules; any other waits for people
+    reviewer: str  # "rules" decides by rules; any other waits for people
     seed: int = 0
     recipe: str = "whole"
     images: int = 0
@@ -96,11 +97,7 @@ def _freeze(context: AppContext, tag: str) -> str:
 def _find_round_of_turn(context: AppContext, turn: int) -> int | None:
     """Return the round that an earlier run opened for a turn, if any."""
     with context.database.transaction() as tx:
-        drawn = (
-            sa.select(rounds_table.c.id)
-            .where(rounds_table.c.purpose == "drawn")
-            .order_by(rounds_table.c.id)
-        )
+        drawn = sa.select(rounds_table.c.id).where(rounds_table.c.purpose == "generated").order_by(rounds_table.c.id)
         numbers = [row.id for row in tx.execute(drawn)]
     return numbers[turn - 1] if len(numbers) >= turn else None
 
@@ -120,13 +117,11 @@ def _train(context: AppContext, plan: Plan, turn: int, on_progress: OnProgress) 
 def _training_request(tx: Transaction, plan: Plan, turn: int, snapshot: str) -> TrainingRequest:
     """Return the training request of a turn."""
     # Its parent is the checkpoint of the last round, so that a repeated turn requests the same run.
-    checkpoints = sa.select(rounds_table.c.checkpoint_id).where(rounds_table.c.purpose == "drawn")
+    checkpoints = sa.select(rounds_table.c.checkpoint_id).where(rounds_table.c.purpose == "generated")
     name = tx.scalar(checkpoints.order_by(rounds_table.c.id.desc()).limit(1))
     parent = registry.find_checkpoint(tx, name) if name else None
     previous = snapshots.known(tx, parent.snapshot) if parent else None
-    return TrainingRequest(
-        plan.recipe, plan.preset, snapshot, previous, parent, plan.seed + turn, plan.images
-    )
+    return TrainingRequest(plan.recipe, plan.preset, snapshot, previous, parent, plan.seed + turn, plan.images)
 
 
 def _wait_for_run(context: AppContext, run: uuid.UUID, turn: int, on_progress: OnProgress) -> str:
@@ -137,9 +132,7 @@ def _wait_for_run(context: AppContext, run: uuid.UUID, turn: int, on_progress: O
         if row["state"] == RunState.finished:
             return str(row["checkpoint_id"])
         if row["state"] == RunState.cancelled:
-            raise LayerloopError(
-                f"training was {row['error']}", "run the same command again to resume"
-            )
+            raise LayerloopError(f"training was {row['error']}", "run the same command again to resume")
         if row["state"] == RunState.failed:
             raise LayerloopError(
                 f"training failed: {row['error']}",
@@ -152,7 +145,7 @@ def _wait_for_run(context: AppContext, run: uuid.UUID, turn: int, on_progress: O
                     f"turn {turn}: {progress['stage']}",
                     progress["done"],
                     progress["total"],
-                    progress["figures"],
+                    progress["metrics"],
                 )
             )
         time.sleep(POLL_SECONDS)
@@ -160,9 +153,7 @@ def _wait_for_run(context: AppContext, run: uuid.UUID, turn: int, on_progress: O
 
 def _open_round(context: AppContext, plan: Plan, turn: int, checkpoint: Checkpoint) -> int:
     with context.database.transaction() as tx:
-        texts = choose_prompts(
-            tx, plan.quota, plan.seed + turn, plan.kind, file_names=plan.file_names
-        )
+        texts = choose_prompts(tx, plan.quota, plan.seed + turn, plan.kind, file_names=plan.file_names)
         return rounds.open_round(
             tx,
             checkpoint=checkpoint.id,
@@ -196,9 +187,7 @@ def choose_prompts(
     line = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)
     shuffled = sa.func.md5(sa.func.concat(seed, ":", samples.c.id))
     texts = [line["texts"][role].astext.label(role) for role in ("foreground", "background")]
-    seeds = sa.select(line["caption"].astext.label("text"), *texts).where(
-        samples.c.withdrawn_at.is_(None)
-    )
+    seeds = sa.select(line["caption"].astext.label("text"), *texts).where(samples.c.withdrawn_at.is_(None))
     seeds = seeds.where(samples.c.round == 0).order_by(shuffled).limit(count)
 
     # Leave out seeds without a caption of their own.
@@ -207,9 +196,7 @@ def choose_prompts(
         bare &= samples.c.caption_source != CaptionSource.file_name
     seeds = seeds.where(~bare)
     if kind is Kind.pair:
-        found = tx.execute(
-            seeds.where(samples.c.kind == Kind.pair, line["texts"].has_key("background"))
-        )
+        found = tx.execute(seeds.where(samples.c.kind == Kind.pair, line["texts"].has_key("background")))
         return [Prompt(row.text, row.foreground, row.background) for row in found]
     prompts = [Prompt(row.foreground or row.text) for row in tx.execute(seeds)]
     if not prompts and count_seeds(tx):
@@ -226,9 +213,7 @@ def count_seeds(tx: Transaction) -> int:
     return int(tx.scalar(sa.select(sa.func.count()).select_from(samples).where(current)))
 
 
-def _wait_for_verdicts(
-    context: AppContext, plan: Plan, number: int, turn: int, on_progress: OnProgress
-) -> None:
+def _wait_for_verdicts(context: AppContext, plan: Plan, number: int, turn: int, on_progress: OnProgress) -> None:
     """Wait until all candidates of a round are generated and decided, then close it."""
     last_request = 0.0
     while True:
@@ -238,17 +223,13 @@ def _wait_for_verdicts(
             if row["state"] == RoundState.closed:
                 return
             unfinished = any(counts.get(state) for state in (*_DRAWING, *_DECIDING))
-            if not unfinished and (plan.reviewer == "oracle" or _undo_is_past(tx)):
+            if not unfinished and (plan.reviewer == "rules" or _undo_is_past(tx)):
                 rounds.close_round(tx, number, ACTOR)
                 return
             idle = counts.get("waiting") and not counts.get("showing")
             # The rule reviewer decides in a job; a lost job is requested again after a while.
-            if (
-                plan.reviewer == "oracle"
-                and idle
-                and time.monotonic() - last_request > ASK_AGAIN_SECONDS
-            ):
-                tx.ask("decide", number)
+            if plan.reviewer == "rules" and idle and time.monotonic() - last_request > ASK_AGAIN_SECONDS:
+                tx.enqueue(JobName.review, number)
                 last_request = time.monotonic()
         on_progress(_round_progress(counts, turn))
         time.sleep(POLL_SECONDS)
@@ -256,7 +237,7 @@ def _wait_for_verdicts(
 
 def _undo_is_past(tx: Transaction) -> bool:
     """Return whether the last decision is too old to be undone; closing a round makes it final."""
-    recent = decisions.c.at > sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, UNDO_SECONDS)
+    recent = decisions.c.created_at > sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, UNDO_SECONDS)
     return tx.scalar(sa.select(decisions.c.id).where(recent).limit(1)) is None
 
 
@@ -267,5 +248,5 @@ def _round_progress(counts: dict[str, int], turn: int) -> Progress:
     if drawing:
         return Progress(f"turn {turn}: drawing", total - drawing, total)
     deciding = sum(counts.get(state, 0) for state in _DECIDING)
-    figures: dict[str, Any] = {"accepted": counts.get("accepted", 0)}
-    return Progress(f"turn {turn}: review", total - deciding, total, figures)
+    metrics: dict[str, Any] = {"accepted": counts.get("accepted", 0)}
+    return Progress(f"turn {turn}: review", total - deciding, total, metrics)

@@ -15,7 +15,7 @@ from curation.scenes.layer_source import SceneGenerator
 from curation.scenes.manifest import (
     LAYERED,
     KeptStep,
-    Manifest,
+    SceneManifest,
     begun,
     intact,
     read_manifest,
@@ -34,7 +34,7 @@ def draw_scene(
     folder: Path,
     report: Report,
     force: bool = False,
-) -> Manifest:
+) -> SceneManifest:
     """Generate the missing steps of a scene and return its manifest.
 
     Files are written completely before they get their names, and the manifest after each step, so
@@ -58,7 +58,7 @@ def draw_scene(
     steps, size = plan(scene), _size(scene, pictures, hand, previous)
     keys = _keys(scene, steps, pictures, hand, size)
     kept = _kept(previous, folder, keys, force) if previous else ()
-    manifest = Manifest(
+    manifest = SceneManifest(
         version=__version__,
         size=size,
         asked=scene.size,
@@ -90,7 +90,7 @@ def draw_scene(
     return manifest
 
 
-def _clear(folder: Path, previous: Manifest | None, manifest: Manifest) -> None:
+def _clear(folder: Path, previous: SceneManifest | None, manifest: SceneManifest) -> None:
     """Remove the files of replaced steps, and unfinished files."""
     obsolete = {
         *begun(folder),
@@ -110,7 +110,7 @@ def _size(
     scene: Scene,
     pictures: Mapping[Path, RGBA],
     hand: SceneGenerator | None,
-    previous: Manifest | None,
+    previous: SceneManifest | None,
 ) -> tuple[int, int]:
     """Return the canvas size as (width, height).
 
@@ -127,9 +127,7 @@ def _size(
         height, width = pictures[scene.background.file].shape[:2]
         size = width, height
     if size is None:
-        raise Refused(
-            "the size of the scene is unknown", 'write size = "1024x1024", or give --size'
-        )
+        raise Refused("the size of the scene is unknown", 'write size = "1024x1024", or give --size')
     return size
 
 
@@ -170,17 +168,13 @@ def _keys(
     return keys
 
 
-def _kept(
-    previous: Manifest, folder: Path, keys: Sequence[str], force: bool
-) -> tuple[KeptStep, ...]:
+def _kept(previous: SceneManifest, folder: Path, keys: Sequence[str], force: bool) -> tuple[KeptStep, ...]:
     """Return the leading steps that are still current. Raises Refused unless `force`."""
     kept: list[KeptStep] = []
     for number, step in enumerate(previous.steps):
         if number >= len(keys) or step.key != keys[number]:
             if not force:
-                hint = (
-                    "give another --out, or --force to keep equal steps and generate the rest again"
-                )
+                hint = "give another --out, or --force to keep equal steps and generate the rest again"
                 raise Refused(f"{folder} holds another scene from step {number + 1} on", hint)
             break
         # The step is the same; its files must still have the bytes that were written.

@@ -37,14 +37,10 @@ class SceneGenerator:
         Args:
             aspect: Width / height; None for the checkpoint's own aspect.
         """
-        reported = self.generator.describe(replace(self.options, size=None, aspect=aspect)).get(
-            "size"
-        )
+        reported = self.generator.describe(replace(self.options, size=None, aspect=aspect)).get("size")
         return read_size(reported)[0]
 
-    def describe(
-        self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE
-    ) -> dict[str, str]:
+    def describe(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE) -> dict[str, str]:
         """Return the metadata of images generated with these arguments. Raises Refused.
 
         Args:
@@ -81,9 +77,7 @@ class SceneGenerator:
         drawn = self.generator.draw(requests, self._options(size, given))
         return [self._checked({**layers, **given}, size) for layers in drawn]
 
-    def _options(
-        self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]
-    ) -> DrawOptions:
+    def _options(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]) -> DrawOptions:
         # Generators read given layers from the object store, as training does.
         stored = {role: self.store.put(encode_layer(rgba)) for role, rgba in given.items()}
         sized = replace(self.options, size=size, aspect=None) if size else self.options

@@ -13,7 +13,7 @@ from curation.scenes.formats.ora import write_ora
 from curation.scenes.formats.psd import write_psd
 from curation.scenes.formats.tiff import write_tiff
 from curation.scenes.layer_stack import LayerStack, StackLayer
-from curation.scenes.manifest import LAYERED, Manifest, write_whole
+from curation.scenes.manifest import LAYERED, SceneManifest, write_whole
 
 
 class Writer(Protocol):
@@ -40,7 +40,7 @@ def read_formats(text: str | None) -> Sequence[str]:
     return list(dict.fromkeys(formats))
 
 
-def write_layered(folder: Path, manifest: Manifest, formats: Sequence[str]) -> list[Path]:
+def write_layered(folder: Path, manifest: SceneManifest, formats: Sequence[str]) -> list[Path]:
     """Write a complete scene in each format into its folder.
 
     Args:

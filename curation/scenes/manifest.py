@@ -51,7 +51,7 @@ class KeptStep:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class SceneManifest:
     """The state of a scene's folder; `complete` if no step is left.
 
     `made` is the generator's metadata (LayerGenerator.describe).
@@ -82,7 +82,7 @@ class Manifest:
         return {"manifest": VERSION, **asdict(self)}
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(folder: Path) -> SceneManifest | None:
     """Return the manifest of a folder, or None if it has none. Raises Corrupt."""
     try:
         text = (folder / MANIFEST).read_bytes()
@@ -91,22 +91,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         return _manifest(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Corrupt(
-            f"{folder / MANIFEST} is invalid: {error}", "give another --out, or remove the folder"
-        ) from error
+        raise Corrupt(f"{folder / MANIFEST} is invalid: {error}", "give another --out, or remove the folder") from error
 
 
-def _manifest(row: dict[str, Any]) -> Manifest:
+def _manifest(row: dict[str, Any]) -> SceneManifest:
     """Return the inverse of `as_json`.
 
     Raises ValueError, KeyError, TypeError or AttributeError for any other data.
     """
     if row.pop("manifest") != VERSION:
         raise ValueError("it was written by another version of Layerloop")
-    steps = tuple(
-        KeptStep(**step | {"layers": tuple(map(_layer, step["layers"]))}) for step in row["steps"]
-    )
-    manifest = Manifest(**row | {"steps": steps, "size": tuple(row["size"])})
+    steps = tuple(KeptStep(**step | {"layers": tuple(map(_layer, step["layers"]))}) for step in row["steps"])
+    manifest = SceneManifest(**row | {"steps": steps, "size": tuple(row["size"])})
     # A manifest may come from elsewhere; it must not make us read or delete other files.
     if any(Path(name).name != name for name in manifest.names):
         raise ValueError("it names files outside its folder")
@@ -117,7 +113,7 @@ def _layer(row: dict[str, Any]) -> KeptLayer:
     return KeptLayer(**row | {"size": tuple(row["size"]), "offset": tuple(row["offset"])})
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: SceneManifest) -> None:
     """Replace the manifest atomically."""
     text = json.dumps(manifest.as_json(), ensure_ascii=False, indent=2) + "\n"
     write_whole(folder / MANIFEST, lambda path: path.write_text(text, "utf-8"))

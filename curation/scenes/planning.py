@@ -44,11 +44,7 @@ def plan(scene: Scene) -> Sequence[Step]:
     elif layers[0].file is None:
         texts = [str(layers[0].prompt), str(scene.background.prompt)]
         scene_prompt = scene.whole if last == 1 and scene.whole else ", ".join(texts)
-        steps.append(
-            Step(
-                StepKind.together, [0, 1], DrawRequest(Prompt(scene_prompt, *texts), layers[0].seed)
-            )
-        )
+        steps.append(Step(StepKind.together, [0, 1], DrawRequest(Prompt(scene_prompt, *texts), layers[0].seed)))
     else:
         steps.append(_background_under(scene, last))
     # The layers above: each is a file, or generated over the blend of everything below it.
@@ -71,9 +67,7 @@ def _background_under(scene: Scene, last: int) -> Step:
 
     Layers generated later fit the background in turn.
     """
-    file_count = next(
-        (n for n, layer in enumerate(scene.layers) if layer.file is None), len(scene.layers)
-    )
+    file_count = next((n for n, layer in enumerate(scene.layers) if layer.file is None), len(scene.layers))
     above = _join_prompts([*reversed(scene.layers[:file_count])], None)
     text = ", ".join(filter(None, [above, scene.background.prompt]))
     scene_prompt = scene.whole if last == 0 and scene.whole else text
@@ -86,9 +80,7 @@ def _last_drawn(scene: Scene) -> int:
 
     Only then does the prompt of the whole scene describe the image.
     """
-    return max(
-        (index for index, layer in enumerate(scene.layers, 1) if layer.file is None), default=0
-    )
+    return max((index for index, layer in enumerate(scene.layers, 1) if layer.file is None), default=0)
 
 
 def _join_prompts(layers: Sequence[SceneLayer], background: str | None) -> str | None:

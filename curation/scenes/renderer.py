@@ -70,11 +70,7 @@ class SceneRenderer:
         """Return the layers that a step's generated layers must fit."""
         if step.way is StepKind.over:
             return {LayerRole.background: self.blended}
-        return (
-            {LayerRole.foreground: self._blend_files(step.given)}
-            if step.way is StepKind.under
-            else {}
-        )
+        return {LayerRole.foreground: self._blend_files(step.given)} if step.way is StepKind.under else {}
 
     def _make_layers(self, step: Step, given: Mapping[LayerRole, RGBA]) -> Mapping[int, Laid]:
         """Return the layers that a step adds, by index."""
@@ -83,8 +79,7 @@ class SceneRenderer:
         # A generated layer covers the whole canvas.
         [layers] = self._generator().draw([step.request], self.size, given)
         return {
-            index: (layers[LayerRole.foreground if index else LayerRole.background], ORIGIN)
-            for index in step.places
+            index: (layers[LayerRole.foreground if index else LayerRole.background], ORIGIN) for index in step.places
         }
 
     def _place_image(self, index: int) -> Laid:
@@ -98,9 +93,7 @@ class SceneRenderer:
         # A transparent or smaller background file is filled with the background color.
         if file is None:
             return backdrop, ORIGIN
-        return composite(
-            as_background(self.pictures[file], self.size, background.fit), backdrop
-        ), ORIGIN
+        return composite(as_background(self.pictures[file], self.size, background.fit), backdrop), ORIGIN
 
     def _blend_files(self, indices: Sequence[int]) -> RGBA:
         """Return the blend of the user's own layers at these indices, without a background."""
@@ -184,9 +177,7 @@ class SceneRenderer:
             raise Refused("the scene needs a generator", "choose a checkpoint with --checkpoint")
         return self.hand
 
-    def _write(
-        self, name: str, rgba: RGBA, metadata: Mapping[str, str], source: str = DRAWN
-    ) -> str:
+    def _write(self, name: str, rgba: RGBA, metadata: Mapping[str, str], source: str = DRAWN) -> str:
         """Write an image, with metadata if there is any, and return its SHA-256."""
         data = encode_picture(self.folder / name, rgba, metadata or None, source)
         return write_whole(self.folder / name, lambda new: new.write_bytes(data))

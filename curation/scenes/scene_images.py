@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from curation.errors import LayerloopError, Refused
-from curation.image_limits import LIMITS, Limits
+from curation.image_limits import LIMITS, ImageLimits
 from curation.images.codec import MAX_SIDE
 from curation.images.decoding import decode_image
 from curation.images.headers import BadFile
@@ -20,10 +20,10 @@ from curation.ingest.sandbox_wire import Message
 from curation.input_files import read_input
 from curation.ports import RGBA
 from curation.scenes.blending import on_canvas
-from curation.scenes.scene import Fit
+from curation.scenes.scene import FitMode
 
 
-def read_pictures(paths: Sequence[Path], limits: Limits = LIMITS) -> dict[Path, RGBA]:
+def read_pictures(paths: Sequence[Path], limits: ImageLimits = LIMITS) -> dict[Path, RGBA]:
     """Decode the user's images in a sandboxed process.
 
     Args:
@@ -51,9 +51,7 @@ def read_pictures(paths: Sequence[Path], limits: Limits = LIMITS) -> dict[Path, 
         return pixels_of(response.facts["size"], pixels, limits.pixels)
 
     images: dict[Path, RGBA] = {}
-    with Sandbox(
-        _decode_request, load, parse, workers=1, limits=limits_of(limits), warm_up=warm_up
-    ) as sandbox:
+    with Sandbox(_decode_request, load, parse, workers=1, limits=limits_of(limits), warm_up=warm_up) as sandbox:
         # Report the first file that fails; decoders run on untrusted input.
         for path, decoded in sandbox.run(paths):
             if isinstance(decoded, Failure):
@@ -68,14 +66,14 @@ def read_pictures(paths: Sequence[Path], limits: Limits = LIMITS) -> dict[Path, 
 
 def _decode_request(request: Message) -> Message:
     """Decode one file; runs in the sandboxed process."""
-    limits = Limits(**request.facts["limits"])
+    limits = ImageLimits(**request.facts["limits"])
     decoded = decode_bytes(request.blob(0, limits.bytes), request.facts["name"], limits)
     if isinstance(decoded, str):
         return Message({"refused": decoded})
     return Message({"size": decoded.shape[1::-1]}, [decoded.tobytes()])
 
 
-def decode_bytes(data: bytes, name: str, limits: Limits) -> RGBA | str:
+def decode_bytes(data: bytes, name: str, limits: ImageLimits) -> RGBA | str:
     """Return a file's pixels, or the error message that rejects it."""
     try:
         return decode_image(data, name, limits).rgba
@@ -133,9 +131,7 @@ def set_down(
     if scale is None:
         scale = min(size[0] / width, size[1] / height, 1.0)
     # Only enlarging can exceed the limits: decoded images are within them already.
-    too_large = (
-        width * scale * height * scale > LIMITS.pixels or max(width, height) * scale > MAX_SIDE
-    )
+    too_large = width * scale * height * scale > LIMITS.pixels or max(width, height) * scale > MAX_SIDE
     if scale > 1 and too_large:
         raise Refused(
             f"an image of {width} x {height} pixels is too large at scale {scale:g}",
@@ -145,9 +141,9 @@ def set_down(
     return scaled, position if position is not None else _centered(scaled, size)
 
 
-def as_background(rgba: RGBA, size: tuple[int, int], fit: Fit) -> RGBA:
+def as_background(rgba: RGBA, size: tuple[int, int], fit: FitMode) -> RGBA:
     """Scale an image to a canvas (width, height), with transparent bars if it is fitted in."""
-    if fit is Fit.cover:
+    if fit is FitMode.cover:
         return cover(rgba, size)
     scaled, offset = contain(rgba, size)
     return on_canvas(scaled, offset, size)

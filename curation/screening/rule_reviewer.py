@@ -128,10 +128,7 @@ class RuleReviewer:
         # Caption agreement is fitted among the seeds themselves, each against the others.
         weights = _weigh(captions)
         near, distances = nearest_of(embedded, embedded, NEAREST, itself=False)
-        shares = [
-            _agreement(captions[i], [captions[j] for j in near[i]], weights)
-            for i in range(len(captions))
-        ]
+        shares = [_agreement(captions[i], [captions[j] for j in near[i]], weights) for i in range(len(captions))]
         known = np.array([share for share in shares if share is not None])
         return RuleReviewer(
             bounds=_bounds([signals for signals, _, _ in measured]),
@@ -177,11 +174,7 @@ class RuleReviewer:
         if shown is None:
             yield from self.find_foreign(small, prompt)
             return
-        missed = [
-            name
-            for name, matches in (("colour", shown.colour), ("shape", shown.shape))
-            if not matches
-        ]
+        missed = [name for name, matches in (("colour", shown.colour), ("shape", shown.shape)) if not matches]
         if missed:
             yield RejectReason.prompt_miss, f"not the {' and '.join(missed)} of its prompt"
 
@@ -194,9 +187,7 @@ class RuleReviewer:
         """
         near, distances = nearest_of(embed(small)[None], self.seeds, NEAREST)
         if distances[0, 0] > self.farthest:
-            explanation = (
-                f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
-            )
+            explanation = f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
             yield RejectReason.malformed, explanation
         share = _agreement(words(prompt), [self.captions[i] for i in near[0]], self.weights)
         if share is not None and share < self.agreement:
@@ -213,17 +204,10 @@ def fit_to_snapshot(store: ObjectStore, snapshot: str) -> RuleReviewer:
     """
 
     def is_seed(sample: Sample) -> bool:
-        return (
-            sample.round == 0
-            and sample.split is Split.train
-            and LayerRole.foreground in sample.layers
-        )
+        return sample.round == 0 and sample.split is Split.train and LayerRole.foreground in sample.layers
 
     seeds = list(islice(filter(is_seed, read_samples(store, snapshot)), MOST_SEEDS))
-    layers = (
-        (decode_layer(store.get(seed.layers[LayerRole.foreground])), seed.text_of())
-        for seed in seeds
-    )
+    layers = ((decode_layer(store.get(seed.layers[LayerRole.foreground])), seed.text_of()) for seed in seeds)
     return RuleReviewer.fit(layers, [seed.source for seed in seeds])
 
 
@@ -243,9 +227,7 @@ def embed(rgba: RGBA) -> NDArray[np.float32]:
     padded = np.pad(layer, ((pad, pad), (pad, pad), (0, 0)))
     square = padded[top + pad : top + pad + size, left + pad : left + pad + size]
     # Shape and colors, the latter over mid-gray so that hidden colors do not count.
-    shape = cv2.resize(
-        np.ascontiguousarray(square[..., 3]), (ALPHA_SIDE, ALPHA_SIDE), interpolation=cv2.INTER_AREA
-    )
+    shape = cv2.resize(np.ascontiguousarray(square[..., 3]), (ALPHA_SIDE, ALPHA_SIDE), interpolation=cv2.INTER_AREA)
     cells = cv2.resize(square, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA)
     on_grey = np.clip(cells[..., :3] + 0.5 * (1 - cells[..., 3:]), 0, 1)
     colors = cv2.cvtColor(on_grey, cv2.COLOR_RGB2Lab) / np.float32(100)
@@ -294,10 +276,7 @@ def as_judged(rgba: RGBA) -> RGBA:
 def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     """Return bounds at a common quantile that exclude at most SHARE of the seeds."""
     values = np.array(
-        [
-            [np.nan if s[b.signal] is None else float(s[b.signal] or 0) for b in BOUNDS]
-            for s in seeds
-        ],
+        [[np.nan if s[b.signal] is None else float(s[b.signal] or 0) for b in BOUNDS] for s in seeds],
         np.float64,
     )
     # Signs turn lower bounds into upper ones.
@@ -306,9 +285,7 @@ def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     limits = np.full(len(BOUNDS), np.inf)
     # Loosen all bounds together until few enough seeds are excluded.
     for level in np.linspace(0.95, 1.0, 101):
-        limits = np.maximum(
-            np.nanquantile(signs * np.nan_to_num(values, nan=0.0), level, axis=0), floors
-        )
+        limits = np.maximum(np.nanquantile(signs * np.nan_to_num(values, nan=0.0), level, axis=0), floors)
         # A comparison with NaN is False: an undefined signal breaks no bound.
         left_out = np.any(signs * values > limits, axis=1)
         if left_out.mean() <= SHARE:
@@ -342,9 +319,7 @@ def nearest_of(
     return np.concatenate(indices), np.concatenate(distances)
 
 
-def _apart(
-    embedded: NDArray[np.float32], sources: Sequence[str], nearest: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _apart(embedded: NDArray[np.float32], sources: Sequence[str], nearest: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return for each seed the distance to the nearest seed of another source.
 
     Sources count from FEWEST_SEEDS seeds, since a source per image would mean nothing; `nearest` is
@@ -377,9 +352,7 @@ def _agreement(
     """
     total = sum(weights.get(word, 0.0) for word in prompt_words)
     found = frozenset().union(*near)
-    return (
-        sum(weights.get(word, 0.0) for word in prompt_words & found) / total if total > 0 else None
-    )
+    return sum(weights.get(word, 0.0) for word in prompt_words & found) / total if total > 0 else None
 
 
 def _square_around(visible: NDArray[np.bool_], height: int, width: int) -> tuple[int, int, int]:

@@ -37,7 +37,7 @@ LOCK = 7_201_114  # an advisory lock: two batches must not miss each other's dup
 
 
 @dataclass(frozen=True)
-class Rule:
+class ScreeningRule:
     """Reject a candidate whose `signal` is beyond `bound`; a signal that is None passes.
 
     `sentence` is the explanation shown to people.
@@ -67,8 +67,8 @@ class Refusal:
 
 
 HARD_RULES: Final = (
-    Rule("no_transparent", "alpha_min", "above", 0.98, "no pixel is transparent"),
-    Rule("no_visible", "alpha_max", "below", 0.02, "no pixel is visible"),
+    ScreeningRule("no_transparent", "alpha_min", "above", 0.98, "no pixel is transparent"),
+    ScreeningRule("no_visible", "alpha_max", "below", 0.02, "no pixel is visible"),
 )
 """The paper's two rules (section 3.4), with its bounds of 1 and 0 relaxed by 2 %.
 
@@ -76,19 +76,17 @@ A network rarely generates an alpha of exactly 0 or 1.
 """
 
 PAIR_RULES: Final = (
-    Rule("sizes_differ", SIZE_GAP, "above", 0, "the layers differ in size"),
-    Rule(
-        "background_not_opaque", "background_alpha", "below", 0.98, "the background is not opaque"
-    ),
-    Rule(
+    ScreeningRule("sizes_differ", SIZE_GAP, "above", 0, "the layers differ in size"),
+    ScreeningRule("background_not_opaque", "background_alpha", "below", 0.98, "the background is not opaque"),
+    ScreeningRule(
         "does_not_blend",
         "blended_error",
         "above",
         20,
         "foreground over background differs from the blended image",
     ),
-    Rule("subject_left", "leakage", "above", 0.65, "the background still contains the subject"),
-    Rule("seam", "seam_energy", "above", 4, "the background has a seam along the mask"),
+    ScreeningRule("subject_left", "leakage", "above", 0.65, "the background still contains the subject"),
+    ScreeningRule("seam", "seam_energy", "above", 4, "the background has a seam along the mask"),
 )
 """Rules for pairs, applied after the rules for the foreground.
 
@@ -116,9 +114,7 @@ class MeasuredCandidate:
     fault: str = ""
 
 
-def judge(
-    signals: Mapping[str, float | None], rules: Sequence[Rule] = HARD_RULES
-) -> Refusal | None:
+def judge(signals: Mapping[str, float | None], rules: Sequence[ScreeningRule] = HARD_RULES) -> Refusal | None:
     """Return the first rule that a candidate breaks, or None.
 
     Args:
@@ -129,9 +125,7 @@ def judge(
         value = signals.get(rule.signal)
         beyond = operator.gt if rule.beyond == "above" else operator.lt
         if value is not None and beyond(value, rule.bound):
-            sentence = (
-                f"{rule.sentence}: {rule.signal} is {value:.4g}, {rule.beyond} {rule.bound:g}"
-            )
+            sentence = f"{rule.sentence}: {rule.signal} is {value:.4g}, {rule.beyond} {rule.bound:g}"
             return Refusal(rule.name, rule.signal, value, sentence)
     return None
 
@@ -140,7 +134,7 @@ def screen_candidates(
     tx: Transaction,
     store: ObjectStore,
     ids: Sequence[uuid.UUID],
-    rules: Sequence[Rule] = HARD_RULES,
+    rules: Sequence[ScreeningRule] = HARD_RULES,
 ) -> int:
     """Screen generated candidates: move each to refused or screened.
 
@@ -166,7 +160,7 @@ def measure_candidates(
     store: ObjectStore,
     ids: Sequence[uuid.UUID],
     embedder: Embedder = OWN,
-    states: Collection[CandidateState] = (CandidateState.drawn,),
+    states: Collection[CandidateState] = (CandidateState.generated,),
 ) -> list[MeasuredCandidate]:
     """Compute signals and embeddings of candidates, in the order of their ids; nothing is written.
 
@@ -201,7 +195,7 @@ def measure_candidates(
 
 
 def keep_screenings(
-    tx: Transaction, measured: Sequence[MeasuredCandidate], rules: Sequence[Rule] = HARD_RULES
+    tx: Transaction, measured: Sequence[MeasuredCandidate], rules: Sequence[ScreeningRule] = HARD_RULES
 ) -> int:
     """Store measurements, and move each candidate that is still generated to refused or screened.
 
@@ -217,7 +211,7 @@ def keep_screenings(
     # Skip candidates that another worker has moved since they were measured.
     drawn = sa.select(candidates.c.id).where(
         candidates.c.id.in_([item.candidate for item in measured]),
-        candidates.c.state == CandidateState.drawn,
+        candidates.c.state == CandidateState.generated,
     )
     unmoved = {row.id for row in tx.execute(drawn.order_by(candidates.c.id).with_for_update())}
     batch = [item for item in measured if item.candidate in unmoved]
@@ -229,10 +223,7 @@ def keep_screenings(
     if readable:
         rows = [_row(item, refusals.get(item.candidate)) for item in readable]
         adding = insert(screenings)
-        fields = {
-            name: adding.excluded[name]
-            for name in ("signals", "refused_by", "refused_value", "sentence")
-        }
+        fields = {name: adding.excluded[name] for name in ("signals", "refused_by", "refused_value", "message")}
         tx.execute(adding.on_conflict_do_update(index_elements=["candidate_id"], set_=fields), rows)
         _keep_embeddings(tx, readable)
     # Move the candidates and add those that passed to the duplicate index.
@@ -255,11 +246,7 @@ def measure_single(rgba: RGBA, prompt: str) -> dict[str, float | None]:
         prompt: Its prompt.
     """
     shown = shows_prompt(rgba, prompt)
-    agreement = (
-        {}
-        if shown is None
-        else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
-    )
+    agreement = {} if shown is None else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
     return measure(rgba) | agreement
 
 
@@ -270,11 +257,7 @@ def measure_whole(layers: Layers, prompt: Prompt) -> dict[str, float | None]:
         layers: The three layers.
         prompt: The three texts.
     """
-    return (
-        measure(layers[LayerRole.foreground])
-        | measure_pair(layers)
-        | measure_agreement(layers, prompt)
-    )
+    return measure(layers[LayerRole.foreground]) | measure_pair(layers) | measure_agreement(layers, prompt)
 
 
 def keep_again(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
@@ -294,10 +277,7 @@ def keep_again(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
 
 
 def _keep_embeddings(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
-    rows = [
-        {"candidate_id": item.candidate, "source": item.embedder, "vector": item.embedding}
-        for item in measured
-    ]
+    rows = [{"candidate_id": item.candidate, "source": item.embedder, "vector": item.embedding} for item in measured]
     adding = insert(embeddings)
     fields = {name: adding.excluded[name] for name in ("source", "vector")}
     tx.execute(adding.on_conflict_do_update(index_elements=["candidate_id"], set_=fields), rows)
@@ -305,11 +285,7 @@ def _keep_embeddings(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> 
 
 def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> MeasuredCandidate:
     kind = Kind(row.kind)
-    wanted = (
-        list(LayerRole)
-        if kind is Kind.pair
-        else [next(role for role in LayerRole if role in row.layers)]
-    )
+    wanted = list(LayerRole) if kind is Kind.pair else [next(role for role in LayerRole if role in row.layers)]
     identifying = LayerRole.blended if kind is Kind.pair else wanted[0]
     # The layer that identifies duplicates.
     sha256, visible = row.layers.get(identifying, ("", ""))
@@ -317,13 +293,9 @@ def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> Measur
     # not stop its batch.
     missing = [role for role in wanted if role not in row.layers]
     if missing:
-        return MeasuredCandidate(
-            row.id, kind, sha256, fault=f"a pair was generated without its {missing[0]}"
-        )
+        return MeasuredCandidate(row.id, kind, sha256, fault=f"a pair was generated without its {missing[0]}")
     try:
-        layers_by_role = {
-            role: np.asarray(decode_layer(store.get(row.layers[role][0]))) for role in wanted
-        }
+        layers_by_role = {role: np.asarray(decode_layer(store.get(row.layers[role][0]))) for role in wanted}
     except (Corrupt, NotFound) as error:
         return MeasuredCandidate(row.id, kind, sha256, fault=error.message)
     # Signals, embedding and fingerprint, all from one decoding.
@@ -336,7 +308,7 @@ def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> Measur
     seen = embedder.see([layers_by_role], [prompt])[0]
     measurements = (
         visible,
-        signals | dict(seen.figures),
+        signals | dict(seen.metrics),
         fingerprint(layers_by_role[identifying]),
         pack(seen.vector),
         embedder.source,
@@ -345,7 +317,7 @@ def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> Measur
 
 
 def _refusals(
-    tx: Transaction, readable: Sequence[MeasuredCandidate], rules: Sequence[Rule]
+    tx: Transaction, readable: Sequence[MeasuredCandidate], rules: Sequence[ScreeningRule]
 ) -> dict[uuid.UUID, Refusal]:
     """Return the refusals of a batch by candidate.
 
@@ -353,9 +325,7 @@ def _refusals(
     """
     rules_by_kind = {Kind.single: rules, Kind.pair: [*rules, *PAIR_RULES]}
     refusals = {
-        item.candidate: broken
-        for item in readable
-        if (broken := judge(item.signals, rules_by_kind[item.kind]))
+        item.candidate: broken for item in readable if (broken := judge(item.signals, rules_by_kind[item.kind]))
     }
     unrefused = [item for item in readable if item.candidate not in refusals]
     # Compare with the pool, and with earlier candidates of this batch.
@@ -369,12 +339,8 @@ def _refusals(
             sentence = f"the same visible pixels as layer {first.of[:12]}"
             refusals[item.candidate] = Refusal("duplicate", "visible", 0.0, sentence)
         else:
-            sentence = (
-                f"nearly the same image as layer {first.of[:12]}: {first.bits} of 192 bits differ"
-            )
-            refusals[item.candidate] = Refusal(
-                "near_duplicate", "fingerprint", float(first.bits or 0), sentence
-            )
+            sentence = f"nearly the same image as layer {first.of[:12]}: {first.bits} of 192 bits differ"
+            refusals[item.candidate] = Refusal("near_duplicate", "fingerprint", float(first.bits or 0), sentence)
     return refusals
 
 
@@ -384,13 +350,11 @@ def _row(measured: MeasuredCandidate, refusal: Refusal | None) -> dict[str, obje
         "signals": dict(measured.signals),
         "refused_by": refusal.rule if refusal else None,
         "refused_value": refusal.value if refusal else None,
-        "sentence": refusal.sentence if refusal else None,
+        "message": refusal.sentence if refusal else None,
     }
 
 
-def _move(
-    tx: Transaction, ids: Sequence[uuid.UUID], state: CandidateState, note: str | None = None
-) -> None:
+def _move(tx: Transaction, ids: Sequence[uuid.UUID], state: CandidateState, note: str | None = None) -> None:
     if ids:
         values = {"state": state, "changed_at": sa.func.now()} | ({"note": note} if note else {})
         tx.execute(sa.update(candidates).where(candidates.c.id.in_(list(ids))).values(values))

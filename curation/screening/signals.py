@@ -65,12 +65,8 @@ def measure(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str, float |
     """
     # Masks, distances and the edge are computed once, lazily, and shared by all signals.
     measured = Measured(rgba)
-    values = {
-        name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)
-    }
-    return {
-        name: None if value is None else round(float(value), 6) for name, value in values.items()
-    }
+    values = {name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)}
+    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
 
 
 @signal("alpha_min", "the smallest alpha", "0..1", "cheap")
@@ -156,9 +152,7 @@ def _haze(m: Measured) -> float | None:
     "parts",
 )
 def _specks(m: Measured) -> float:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        (m.alpha > 0.04).view(np.uint8), connectivity=8
-    )
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((m.alpha > 0.04).view(np.uint8), connectivity=8)
     # Debris is a component without a core pixel, or a tiny one.
     cored = np.zeros(count, bool)
     cored[labels[m.core]] = True
@@ -201,9 +195,7 @@ def _alpha_hf_core(m: Measured) -> float | None:
     # Padding makes the image border count as an edge of the filled core.
     filled = np.pad((m.core | m.holes).view(np.uint8), 1)
     inside = cv2.distanceTransform(filled, cv2.DIST_L2, 3)[1:-1, 1:-1] > m.reach
-    return (
-        float(np.abs(cv2.Laplacian(m.alpha, cv2.CV_32F))[inside].mean()) if inside.any() else None
-    )
+    return float(np.abs(cv2.Laplacian(m.alpha, cv2.CV_32F))[inside].mean()) if inside.any() else None
 
 
 @signal(

@@ -78,9 +78,7 @@ class AcceptanceModel:
         """Return a model from plain data."""
         return AcceptanceModel(**{**row, "platt": (row["platt"][0], row["platt"][1])})
 
-    def predict(
-        self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]
-    ) -> Numbers:
+    def predict(self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]) -> Numbers:
         """Return the acceptance probability of N candidates, 0..1.
 
         Args:
@@ -95,13 +93,9 @@ class AcceptanceModel:
         """Return the cluster of each of N embeddings: the index of the nearest center."""
         # Squared distances up to a term that is equal for all centers.
         standardized, centres = self._standardize(embeddings), np.asarray(self.centres)
-        return np.asarray(
-            np.argmin((centres**2).sum(1) - 2 * standardized @ centres.T, axis=1), np.intp
-        )
+        return np.asarray(np.argmin((centres**2).sum(1) - 2 * standardized @ centres.T, axis=1), np.intp)
 
-    def describe(
-        self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]
-    ) -> Numbers:
+    def describe(self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]) -> Numbers:
         """Return the N x F design matrix: every signal's hat functions, and the embedding.
 
         Args:
@@ -109,17 +103,12 @@ class AcceptanceModel:
             embeddings: N x D embeddings.
         """
         # Sorted by name, since jsonb does not keep the order of an object's keys.
-        columns = [
-            _hats(_column(signals, name), np.asarray(self.knots[name]))
-            for name in sorted(self.knots)
-        ]
+        columns = [_hats(_column(signals, name), np.asarray(self.knots[name])) for name in sorted(self.knots)]
         standardized = self._standardize(embeddings) * (_EMBEDDING / np.sqrt(embeddings.shape[1]))
         return np.hstack([*columns, standardized])
 
     def _standardize(self, embeddings: NDArray[np.float32]) -> Numbers:
-        return np.asarray(
-            (embeddings - np.asarray(self.middle)) / np.asarray(self.scale), np.float64
-        )
+        return np.asarray((embeddings - np.asarray(self.middle)) / np.asarray(self.scale), np.float64)
 
 
 def check_lesson(accepted: int, rejected: int) -> None:
@@ -161,8 +150,7 @@ def fit(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
     # The final weights use all rows; calibration uses the out-of-fold log odds.
     weights, bias = _learn(described, lesson.accepted)
     model = AcceptanceModel(
-        **draft.__dict__
-        | {"weights": _rounded(weights), "bias": bias, "platt": _platt(*by_prompt[:2])}
+        **draft.__dict__ | {"weights": _rounded(weights), "bias": bias, "platt": _platt(*by_prompt[:2])}
     )
     metrics: dict[str, Any] = {"decisions": len(lesson.accepted), "accepted": accepted}
     # Out-of-fold metrics: prompts never seen in training, then rounds never seen.
@@ -177,22 +165,22 @@ def fit(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
     return model, metrics
 
 
-def measure(chances: Numbers, accepted: NDArray[np.bool_]) -> dict[str, float]:
+def measure(probabilities: Numbers, accepted: NDArray[np.bool_]) -> dict[str, float]:
     """Return metrics of N predicted probabilities, and the log loss of a constant prediction.
 
     Args:
-        chances: N probabilities.
+        probabilities: N probabilities.
         accepted: N verdicts.
     """
     from sklearn.metrics import roc_auc_score
 
-    clipped = np.clip(chances, 1e-6, 1 - 1e-6)
+    clipped = np.clip(probabilities, 1e-6, 1 - 1e-6)
     mean = float(np.clip(accepted.mean(), 1e-6, 1 - 1e-6))
     has_both = 0 < accepted.sum() < len(accepted)
     return {
-        "auc": float(roc_auc_score(accepted, chances)) if has_both else 0.5,
-        "brier": float(np.mean((chances - accepted) ** 2)),
-        "ece": _calibration_error(chances, accepted),
+        "auc": float(roc_auc_score(accepted, probabilities)) if has_both else 0.5,
+        "brier": float(np.mean((probabilities - accepted) ** 2)),
+        "ece": _calibration_error(probabilities, accepted),
         "log_loss": float(-np.mean(np.where(accepted, np.log(clipped), np.log(1 - clipped)))),
         "constant_log_loss": float(-(mean * np.log(mean) + (1 - mean) * np.log(1 - mean))),
     }
@@ -258,9 +246,7 @@ def _split(
         yield from StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(accepted, accepted)
 
 
-def _calibrate_out_of_fold(
-    odds: Numbers, accepted: NDArray[np.bool_], folds: NDArray[np.intp]
-) -> Numbers:
+def _calibrate_out_of_fold(odds: Numbers, accepted: NDArray[np.bool_], folds: NDArray[np.intp]) -> Numbers:
     """Return probabilities, each calibrated on the other folds."""
     probabilities = np.zeros(len(odds))
     for fold in np.unique(folds):
@@ -281,9 +267,7 @@ def _platt(odds: Numbers, accepted: NDArray[np.bool_]) -> tuple[float, float]:
 def _calibration_error(probabilities: Numbers, accepted: NDArray[np.bool_]) -> float:
     # Ten bins of equal size, ordered by predicted probability.
     order = np.array_split(np.argsort(probabilities, kind="stable"), min(10, len(probabilities)))
-    weighted_gaps = [
-        len(bin_) * abs(float(probabilities[bin_].mean() - accepted[bin_].mean())) for bin_ in order
-    ]
+    weighted_gaps = [len(bin_) * abs(float(probabilities[bin_].mean() - accepted[bin_].mean())) for bin_ in order]
     return sum(weighted_gaps) / len(probabilities)
 
 
@@ -291,20 +275,14 @@ def _hats(values: Numbers, knots: Numbers) -> Numbers:
     """Return N x K hat functions, flat beyond the outer knots, and a column for missing values."""
     missing = np.isnan(values)
     filled = np.where(missing, knots[0], values)
-    columns = (
-        [np.interp(filled, knots, unit) for unit in np.eye(len(knots))] if len(knots) > 1 else []
-    )
-    return np.stack(
-        [*(np.where(missing, 0, column) for column in columns), missing.astype(np.float64)], axis=1
-    )
+    columns = [np.interp(filled, knots, unit) for unit in np.eye(len(knots))] if len(knots) > 1 else []
+    return np.stack([*(np.where(missing, 0, column) for column in columns), missing.astype(np.float64)], axis=1)
 
 
 def _knots(values: Numbers) -> list[float]:
     # Quantiles adapt the knots to the distribution of the signal.
     known = values[~np.isnan(values)]
-    return (
-        _rounded(np.unique(np.quantile(known, np.linspace(0, 1, _KNOTS)))) if len(known) else [0.0]
-    )
+    return _rounded(np.unique(np.quantile(known, np.linspace(0, 1, _KNOTS)))) if len(known) else [0.0]
 
 
 def _column(signals: Sequence[Mapping[str, float | None]], name: str) -> Numbers:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sqlalchemy.dialects.postgresql import ARRAY, REAL, UUID, insert
 
 from curation.db.engine import Transaction
-from curation.db.tables import heads
+from curation.db.tables import acceptance_models
 from curation.domain import Kind
 from curation.errors import NotFound
-from curation.review.reviewers import ORACLE, PERSON
+from curation.review.reviewers import PERSON, RULE_REVIEWER
 from curation.review.verdicts import UPHELD
 from curation.screening.embedding import unpack
 from curation.selection.acceptance_model import (
@@ -39,15 +39,15 @@ SCORE_AT_ONCE: Final = 10_000
 class StoredModel:
     """A model with its origin.
 
-    `teacher` is the kind of reviewer whose decisions it was fitted to.
+    `label_source` is the kind of reviewer whose decisions it was fitted to.
     """
 
     head: AcceptanceModel
     kind: Kind
     embedder: str
-    teacher: str
-    figures: Mapping[str, Any]
-    at: Any
+    label_source: str
+    metrics: Mapping[str, Any]
+    created_at: Any
 
     @property
     def id(self) -> str:
@@ -70,11 +70,11 @@ def fit_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
     Raises:
         Refused: There are too few decisions.
     """
-    teacher = _label_source(tx, kind, embedder)
+    label_source = _label_source(tx, kind, embedder)
     # Load the labeled candidates with their signals and embeddings.
     rows = tx.execute(
         _TRAINING_ROWS,
-        {"kind": kind, "embedder": embedder, "teacher": teacher, "most": MOST_DECISIONS},
+        {"kind": kind, "embedder": embedder, "label_source": label_source, "most": MOST_DECISIONS},
     ).all()
     # Fail before fitting if one of the verdicts is too rare.
     verdicts = np.array([row.accepted for row in rows], bool)
@@ -87,21 +87,19 @@ def fit_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
         rounds=[row.round_id for row in rows],
         at_random=np.array([row.at_random for row in rows], bool),
     )
-    model, figures = fit(training_rows)
+    model, metrics = fit(training_rows)
     row = {
         "id": model.id,
         "kind": kind,
         "embedder": embedder,
-        "teacher": teacher,
+        "label_source": label_source,
         "numbers": model.as_json(),
-        "figures": figures,
+        "metrics": metrics,
         "last_decision": max(row.decision for row in rows),
     }
     # Not the time of the transaction, so that two fits in one transaction have an order.
-    now = {"at": sa.func.clock_timestamp()}
-    tx.execute(
-        insert(heads).values(**row, **now).on_conflict_do_update(index_elements=["id"], set_=now)
-    )
+    now = {"created_at": sa.func.clock_timestamp()}
+    tx.execute(insert(acceptance_models).values(**row, **now).on_conflict_do_update(index_elements=["id"], set_=now))
     return find_head(tx, kind, model.id)
 
 
@@ -116,11 +114,10 @@ def wants_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
         embedder: The source of the embeddings.
     """
     row = _newest(tx, kind, embedder)
-    known = 0 if row is None else int(row["figures"]["decisions"])
+    known = 0 if row is None else int(row["metrics"]["decisions"])
     counts = _count_verdicts(tx, kind, embedder)
     return any(
-        accepted + rejected >= max(FEWEST, MORE * known)
-        and min(accepted, rejected) >= FEWEST_OF_EACH
+        accepted + rejected >= max(FEWEST, MORE * known) and min(accepted, rejected) >= FEWEST_OF_EACH
         for accepted, rejected in counts.values()
     )
 
@@ -131,9 +128,7 @@ def may_fit(tx: Transaction, kind: Kind) -> bool:
     A cheap check for the periodic reconciliation, made before `wants_fit` counts.
     """
     row = _newest(tx, kind)
-    known, last = (
-        (0, 0) if row is None else (int(row["figures"]["decisions"]), int(row["last_decision"]))
-    )
+    known, last = (0, 0) if row is None else (int(row["metrics"]["decisions"]), int(row["last_decision"]))
     wanted = max(FEWEST, int((MORE - 1) * known))
     return int(tx.execute(_SINCE, {"last": last, "wanted": wanted}).scalar_one()) >= wanted
 
@@ -153,14 +148,14 @@ def find_head(tx: Transaction, kind: Kind, name: str | None = None) -> StoredMod
         name: The prefix of the id; None for the newest.
     """
     wanted = (
-        sa.select(heads)
-        .where(heads.c.kind == kind, heads.c.id.startswith(name or ""))
-        .order_by(heads.c.at.desc())
+        sa.select(acceptance_models)
+        .where(acceptance_models.c.kind == kind, acceptance_models.c.id.startswith(name or ""))
+        .order_by(acceptance_models.c.created_at.desc())
     )
     row = tx.execute(wanted).mappings().first()
     if row is None:
         message = f"there is no acceptance model {name}" if name else "no acceptance model yet"
-        raise NotFound(message, "'layerloop head fit' fits one to the standing decisions")
+        raise NotFound(message, "'layerloop acceptance-model fit' fits one to the standing decisions")
     return _read(dict(row))
 
 
@@ -184,10 +179,10 @@ def score_round(tx: Transaction, kept: StoredModel, number: int) -> int:
     reading = tx.connection.execute(_UNSCORED, params, execution_options={"stream_results": True})
     # Each batch is written before the next is read, so memory stays bounded.
     for rows in reading.partitions(SCORE_AT_ONCE):
-        chances, clusters = apply(kept.head, rows)
+        probabilities, clusters = apply(kept.head, rows)
         scores = {
             "ids": [row.id for row in rows],
-            "chances": chances,
+            "probabilities": probabilities,
             "clusters": clusters,
             "head": kept.id,
         }
@@ -199,8 +194,8 @@ def score_round(tx: Transaction, kept: StoredModel, number: int) -> int:
 def apply(head: AcceptanceModel, rows: Sequence[sa.Row[Any]]) -> tuple[list[float], list[int]]:
     """Return probabilities and clusters of rows that have `signals` and `vector`."""
     embedded: NDArray[np.float32] = unpack([bytes(row.vector) for row in rows])
-    chances = head.predict([row.signals for row in rows], embedded)
-    return [float(chance) for chance in chances], [int(index) for index in head.cluster(embedded)]
+    probabilities = head.predict([row.signals for row in rows], embedded)
+    return [float(probability) for probability in probabilities], [int(index) for index in head.cluster(embedded)]
 
 
 def count_lesson(tx: Transaction, kind: Kind, embedder: str) -> tuple[int, int]:
@@ -216,35 +211,31 @@ def count_lesson(tx: Transaction, kind: Kind, embedder: str) -> tuple[int, int]:
 
 def _label_source(tx: Transaction, kind: Kind, embedder: str) -> str:
     accepted, rejected = _count_verdicts(tx, kind, embedder)[PERSON]
-    return (
-        PERSON
-        if accepted + rejected >= FEWEST and min(accepted, rejected) >= FEWEST_OF_EACH
-        else ORACLE
-    )
+    return PERSON if accepted + rejected >= FEWEST and min(accepted, rejected) >= FEWEST_OF_EACH else RULE_REVIEWER
 
 
 def _count_verdicts(tx: Transaction, kind: Kind, embedder: str) -> dict[str, tuple[int, int]]:
     rows = tx.execute(_COUNT, {"kind": kind, "embedder": embedder}).all()
     counted = {row.kind: (int(row.accepted), int(row.rejected)) for row in rows}
-    return {teacher: counted.get(teacher, (0, 0)) for teacher in (PERSON, ORACLE)}
+    return {label_source: counted.get(label_source, (0, 0)) for label_source in (PERSON, RULE_REVIEWER)}
 
 
 def _newest(tx: Transaction, kind: Kind, embedder: str | None = None) -> dict[str, Any] | None:
-    wanted = sa.select(heads).where(heads.c.kind == kind)
+    wanted = sa.select(acceptance_models).where(acceptance_models.c.kind == kind)
     if embedder is not None:
-        wanted = wanted.where(heads.c.embedder == embedder)
-    row = tx.execute(wanted.order_by(heads.c.at.desc()).limit(1)).mappings().first()
+        wanted = wanted.where(acceptance_models.c.embedder == embedder)
+    row = tx.execute(wanted.order_by(acceptance_models.c.created_at.desc()).limit(1)).mappings().first()
     return None if row is None else dict(row)
 
 
 def _read(row: Mapping[str, Any]) -> StoredModel:
     return StoredModel(
-        AcceptanceModel.read(row["numbers"]),
+        AcceptanceModel.read(row["parameters"]),
         Kind(row["kind"]),
         row["embedder"],
-        row["teacher"],
-        row["figures"],
-        row["at"],
+        row["label_source"],
+        row["metrics"],
+        row["created_at"],
     )
 
 
@@ -264,7 +255,7 @@ _LABELED = f"""
         select d.candidate_id, v.kind, max(d.id) as decision
         from decisions d join reviewers v on v.id = d.reviewer_id
         join candidates c on c.id = d.candidate_id
-        where {UPHELD} and v.kind <> 'machine' group by d.candidate_id, v.kind) said
+        where {UPHELD} and v.kind <> 'auto_reviewer' group by d.candidate_id, v.kind) said
     join candidates c on c.id = said.candidate_id
     join rounds r on r.id = c.round_id
     join screenings s on s.candidate_id = c.id
@@ -275,32 +266,30 @@ _COUNT = sa.text(f"""
     select said.kind, count(*) filter (where c.state = 'accepted') as accepted,
         count(*) filter (where c.state = 'rejected') as rejected {_LABELED} group by said.kind""")
 
-_SINCE = sa.text(
-    "select count(*) from (select from decisions where id > :last limit :wanted) found"
-)
+_SINCE = sa.text("select count(*) from (select from decisions where id > :last limit :wanted) found")
 
 _TRAINING_ROWS = sa.text(f"""
     select said.decision, c.state = 'accepted' as accepted, s.signals, e.vector, c.prompt_id,
         c.round_id,
         coalesce(c.slice, 'random') = 'random' as at_random
-    {_LABELED} and said.kind = :teacher order by said.decision desc limit :most""")
+    {_LABELED} and said.kind = :label_source order by said.decision desc limit :most""")
 
 _UNSCORED = sa.text("""
     select c.id, s.signals, e.vector from candidates c
     join screenings s on s.candidate_id = c.id
     join embeddings e on e.candidate_id = c.id and e.source = :embedder
     left join scores k on k.candidate_id = c.id
-    where c.round_id = :round and k.head_id is distinct from :head
+    where c.round_id = :round and k.acceptance_model_id is distinct from :head
         and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice is not null)""")
 
 _SCORE = sa.text("""
-    insert into scores (candidate_id, head_id, chance, cluster)
-    select id, :head, chance, cluster from unnest(:ids, :chances, :clusters) as found(id, chance,
+    insert into scores (candidate_id, acceptance_model_id, probability, cluster)
+    select id, :head, probability, cluster from unnest(:ids, :probabilities, :clusters) as found(id, probability,
         cluster)
     on conflict (candidate_id) do update
-    set head_id = excluded.head_id, chance = excluded.chance,
+    set acceptance_model_id = excluded.acceptance_model_id, probability = excluded.probability,
         cluster = excluded.cluster""").bindparams(
     sa.bindparam("ids", type_=ARRAY(UUID)),
-    sa.bindparam("chances", type_=ARRAY(REAL)),
+    sa.bindparam("probabilities", type_=ARRAY(REAL)),
     sa.bindparam("clusters", type_=ARRAY(sa.SmallInteger)),
 )

@@ -22,9 +22,9 @@ from curation.db.engine import Transaction
 from curation.domain import Verdict
 from curation.statistics import bounds
 
-IS_BEYOND: Final = """k.candidate_id = c.id and k.head_id = :head
-        and case when :below then k.chance < cast(:threshold as real)
-            else k.chance >= cast(:threshold as real) end"""
+IS_BEYOND: Final = """k.candidate_id = c.id and k.acceptance_model_id = :head
+        and case when :below then k.probability < cast(:threshold as real)
+            else k.probability >= cast(:threshold as real) end"""
 """SQL condition: candidate c is beyond a gate by its score, row k of scores."""
 
 
@@ -55,7 +55,7 @@ def read_audit(tx: Transaction, gate: Mapping[str, Any]) -> Audit:
     reject = gate["verdict"] == Verdict.reject
     params = {
         "round": gate["round_id"],
-        "head": gate["head_id"],
+        "head": gate["acceptance_model_id"],
         "threshold": gate["threshold"],
         "below": reject,
     }
@@ -69,9 +69,7 @@ def read_audit(tx: Transaction, gate: Mapping[str, Any]) -> Audit:
     wrong = bounds.whenever(row.errors, row.judged, bounds.LEVEL / 2)
     round_ = tx.execute(_ROUND, params).one()
     good = bounds.whenever(round_.accepted, round_.judged, bounds.LEVEL / 2)
-    return Audit(
-        row.judged, row.errors, min(1.0, wrong.low * round_.beyond / (good.high * round_.passed))
-    )
+    return Audit(row.judged, row.errors, min(1.0, wrong.low * round_.beyond / (good.high * round_.passed)))
 
 
 # Audits of top-N acceptance have the same slice, but do not concern gates.
@@ -79,7 +77,7 @@ _AUDITED = sa.text(f"""
     select count(*) as judged, count(*) filter (where (c.state = 'accepted') = :below) as errors
     from candidates c join scores k on {IS_BEYOND}
     where c.round_id = :round and c.slice = 'audit' and c.state in ('accepted', 'rejected')
-        and not exists (select from scaled s where s.candidate_id = c.id and s.audited)""")
+        and not exists (select from top_n_members s where s.candidate_id = c.id and s.audited)""")
 
 _ROUND = sa.text(f"""
     select count(*) as passed,

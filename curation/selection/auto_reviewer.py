@@ -14,7 +14,7 @@ from curation.db.engine import Transaction
 from curation.db.tables import rounds, samples
 from curation.domain import Role, Verdict
 from curation.errors import Refused
-from curation.review.reviewers import MACHINE, add_reviewer
+from curation.review.reviewers import AUTO_REVIEWER, add_reviewer
 from curation.review.verdicts import STANDS
 
 AT_ONCE: Final = 5_000
@@ -35,12 +35,12 @@ def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, sent
     Returns:
         The number of candidates decided.
     """
-    machine = add_reviewer(tx, MACHINE, Role.annotator, MACHINE).id
+    machine = add_reviewer(tx, AUTO_REVIEWER, Role.annotator, AUTO_REVIEWER).id
     decided = 0
     for start in range(0, len(ids), AT_ONCE):
         params = {
             "ids": list(ids[start : start + AT_ONCE]),
-            "machine": machine,
+            "auto_reviewer": machine,
             "verdict": verdict,
             "comment": sentence,
             "state": "accepted" if verdict is Verdict.accept else "rejected",
@@ -70,9 +70,7 @@ def take_back(tx: Transaction, number: int, actor: str) -> int:
         Refused: The round is closed, so its verdicts are final.
     """
     # A shared lock on the round, so that it cannot be closed meanwhile.
-    state = tx.scalar(
-        sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update(read=True)
-    )
+    state = tx.scalar(sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update(read=True))
     if state == "closed":
         raise Refused(f"round {number} is closed", "decisions of a closed round are final")
     # Undo the decisions first, then move the candidates and withdraw their samples in batches.
@@ -80,11 +78,7 @@ def take_back(tx: Transaction, number: int, actor: str) -> int:
     for start in range(0, len(undone), AT_ONCE):
         batch = undone[start : start + AT_ONCE]
         tx.execute(_BACK, {"ids": batch})
-        tx.execute(
-            sa.update(samples)
-            .where(samples.c.candidate_id.in_(batch))
-            .values(withdrawn_at=sa.func.now())
-        )
+        tx.execute(sa.update(samples).where(samples.c.candidate_id.in_(batch)).values(withdrawn_at=sa.func.now()))
     tx.log(actor, "machine's verdicts taken back", f"round {number}", count=len(undone))
     return len(undone)
 
@@ -99,19 +93,19 @@ _DECIDE = _of_ids("""
         update candidates set state = :state where id = any(:ids)
             and state in ('screened', 'unshown')
         returning id, round_id)
-    insert into decisions (candidate_id, reviewer_id, verdict, comment, desk, key, checkpoint_id)
-    select moved.id, :machine, :verdict, :comment, 'machine',
+    insert into decisions (candidate_id, reviewer_id, verdict, comment, channel, key, checkpoint_id)
+    select moved.id, :machine, :verdict, :comment, 'auto_reviewer',
         md5('machine ' || moved.id || ' ' || (select count(*) from decisions u
             where u.candidate_id = moved.id and u.verdict = 'undo'))::uuid,
         r.checkpoint_id
     from moved join rounds r on r.id = moved.round_id returning candidate_id""")
 
 _UNDO = sa.text(f"""
-    insert into decisions (candidate_id, reviewer_id, verdict, desk, key, undoes, checkpoint_id)
-    select d.candidate_id, d.reviewer_id, 'undo', d.desk, md5('machine undo ' || d.id)::uuid, d.id,
+    insert into decisions (candidate_id, reviewer_id, verdict, channel, key, undoes, checkpoint_id)
+    select d.candidate_id, d.reviewer_id, 'undo', d.channel, md5('machine undo ' || d.id)::uuid, d.id,
         d.checkpoint_id
     from decisions d join candidates c on c.id = d.candidate_id
-    where c.round_id = :round and d.desk = 'machine' and {STANDS}
+    where c.round_id = :round and d.channel = 'auto_reviewer' and {STANDS}
     returning candidate_id""")
 
 _BACK = _of_ids("""

@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from curation.db.engine import Transaction
 from curation.db.tables import gates, rounds
 from curation.domain import Kind, Verdict
-from curation.review.reviewers import MACHINE
+from curation.review.reviewers import AUTO_REVIEWER
 from curation.review.verdicts import UPHELD
 from curation.rounds.policies import Mixed
 from curation.selection import auto_reviewer
@@ -50,7 +50,7 @@ MORE: Final = 1.3
 
 
 @dataclass(frozen=True)
-class Look:
+class InterimLook:
     """The result of one interim look.
 
     `proven` is the number of thresholds of GRID that are proven, the counts are those at the last
@@ -65,17 +65,17 @@ class Look:
 
 
 def look_at(
-    chances: np.ndarray[Any, Any],
+    probabilities: np.ndarray[Any, Any],
     accepted: np.ndarray[Any, Any],
     thresholds: Sequence[float],
     verdict: Decided,
     budget: float,
     level: float,
-) -> Look:
+) -> InterimLook:
     """Test thresholds from the safest on.
 
     Args:
-        chances: N scores of reviewed candidates.
+        probabilities: N scores of reviewed candidates.
         accepted: N verdicts.
         thresholds: The thresholds, safest first.
         verdict: Whether the gate would reject below or accept above a threshold.
@@ -85,25 +85,19 @@ def look_at(
     # An error is an acceptable candidate rejected, or a bad one accepted.
     reject = verdict is Verdict.reject
     is_error = accepted if reject else ~accepted
-    decided_masks = [
-        chances < threshold if reject else chances >= threshold for threshold in thresholds
-    ]
+    decided_masks = [probabilities < threshold if reject else probabilities >= threshold for threshold in thresholds]
     errors = [int(np.count_nonzero(mask & is_error)) for mask in decided_masks]
     sizes = [int(is_error.sum()) if reject else int(mask.sum()) for mask in decided_masks]
     # Skip thresholds beyond which there are too few candidates to prove anything.
-    first = next(
-        (index for index, n in enumerate(sizes) if n >= bounds.enough(budget, level)), len(sizes)
-    )
+    first = next((index for index, n in enumerate(sizes) if n >= bounds.enough(budget, level)), len(sizes))
     # Fixed-sequence testing: the first threshold that is not proven ends it.
     proven = first
-    while proven < len(errors) and bounds.last_proven(
-        [errors[proven]], sizes[proven], budget, level
-    ):
+    while proven < len(errors) and bounds.last_proven([errors[proven]], sizes[proven], budget, level):
         proven += 1
     if proven == first:
-        return Look(0, bounds.count(0, 0, level), bounds.count(0, 0, level))
+        return InterimLook(0, bounds.count(0, 0, level), bounds.count(0, 0, level))
     last = proven - 1
-    return Look(
+    return InterimLook(
         proven,
         bounds.count(errors[last], int(is_error.sum()), level),
         bounds.count(errors[last], int(decided_masks[last].sum()), level),
@@ -116,7 +110,7 @@ def head_of(tx: Transaction, number: int) -> StoredModel | None:
     if not active:
         return None
     kind = Kind(tx.scalar(sa.select(rounds.c.kind).where(rounds.c.id == number)))
-    return find_head(tx, kind, str(active[0]["head_id"]))
+    return find_head(tx, kind, str(active[0]["acceptance_model_id"]))
 
 
 def pass_gates(tx: Transaction, number: int, policy: Mixed, r: float, kept: StoredModel) -> int:
@@ -161,18 +155,16 @@ def tell_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
     standing = {gate["id"] for gate in _standing(tx, number)}
     for row in list_gates(tx, number):
         if row["threshold"] is not None:
-            figures = {
-                name: row["figures"][name] for name in ("budget", "level", "share", "lost", "wrong")
-            }
-            identity = {name: row[name] for name in ("id", "verdict", "look", "threshold")}
-            against = row["figures"].get("contradicted")
+            metrics = {name: row["metrics"][name] for name in ("budget", "level", "share", "lost", "wrong")}
+            identity = {name: row[name] for name in ("id", "verdict", "interim_look", "threshold")}
+            against = row["metrics"].get("contradicted")
             audit = against or read_audit(tx, row).as_json()
             state = {
                 "audit": audit,
                 "stands": row["id"] in standing,
                 "contradicted": against is not None,
             }
-            reports.append(identity | figures | state)
+            reports.append(identity | metrics | state)
     return reports
 
 
@@ -194,7 +186,7 @@ _STANDS = (
 _CONTRADICTED = (
     "  gate {id} was closed by its audit: {errors} of {judged} audited {verdict}s were wrong, "
     "which proves {low:.1%} errors where {budget:.1%} are allowed; its decisions stand until "
-    "'layerloop round take-back'"
+    "'layerloop round revert-auto'"
 )
 
 
@@ -204,9 +196,7 @@ def list_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
     return [dict(row) for row in tx.execute(found).mappings()]
 
 
-def close_gates(
-    tx: Transaction, number: int, verdicts: Collection[str] = (Verdict.reject, Verdict.accept)
-) -> int:
+def close_gates(tx: Transaction, number: int, verdicts: Collection[str] = (Verdict.reject, Verdict.accept)) -> int:
     """Close the active gates of a round and return their number.
 
     Args:
@@ -214,9 +204,7 @@ def close_gates(
         number: The round.
         verdicts: Only gates with these verdicts.
     """
-    standing = (
-        (gates.c.round_id == number) & gates.c.verdict.in_(verdicts) & gates.c.closed_at.is_(None)
-    )
+    standing = (gates.c.round_id == number) & gates.c.verdict.in_(verdicts) & gates.c.closed_at.is_(None)
     closing = sa.update(gates).where(standing)
     return int(tx.execute(closing.values(closed_at=sa.func.now())).rowcount)
 
@@ -225,14 +213,14 @@ def close_contradicted(tx: Transaction, number: int) -> int:
     """Close and log gates whose audit proves too many errors; return their number."""
     closed = 0
     for gate in _standing(tx, number):
-        audit, budget = read_audit(tx, gate), gate["figures"]["budget"]
+        audit, budget = read_audit(tx, gate), gate["metrics"]["budget"]
         if audit.low <= budget:
             continue
         close_gates(tx, number, [gate["verdict"]])
-        figures = gate["figures"] | {"contradicted": audit.as_json()}
-        tx.execute(sa.update(gates).where(gates.c.id == gate["id"]).values(figures=figures))
+        metrics = gate["metrics"] | {"contradicted": audit.as_json()}
+        tx.execute(sa.update(gates).where(gates.c.id == gate["id"]).values(metrics=metrics))
         details = {"gate": gate["id"], "verdict": gate["verdict"], "budget": budget}
-        tx.log(MACHINE, "gate contradicted", f"round {number}", **details, **audit.as_json())
+        tx.log(AUTO_REVIEWER, "gate contradicted", f"round {number}", **details, **audit.as_json())
         log.warning(
             "round %d: gate %d closed: its audit proves %.1f %% errors",
             number,
@@ -243,34 +231,30 @@ def close_contradicted(tx: Transaction, number: int) -> int:
     return closed
 
 
-def _take_look(
-    tx: Transaction, number: int, verdict: Decided, budget: float, kept: StoredModel
-) -> None:
+def _take_look(tx: Transaction, number: int, verdict: Decided, budget: float, kept: StoredModel) -> None:
     earlier = [look for look in list_gates(tx, number) if look["verdict"] == verdict]
     if any(look["closed_at"] for look in earlier):
         return
     # A look is due only with enough held-out decisions, and enough more than at the last look.
-    judged = tx.execute(_JUDGED, {"round": number, "head": kept.id, "teacher": kept.teacher}).all()
+    judged = tx.execute(_JUDGED, {"round": number, "head": kept.id, "label_source": kept.label_source}).all()
     accepted = np.array([row.accepted for row in judged], bool)
     n = int(accepted.sum()) if verdict is Verdict.reject else len(accepted)
     level = bounds.spend(len(earlier) + 1)
-    if n < max(bounds.enough(budget, level), MORE * earlier[-1]["figures"]["n"] if earlier else 0):
+    if n < max(bounds.enough(budget, level), MORE * earlier[-1]["metrics"]["n"] if earlier else 0):
         return
     # Thresholds are quantiles of the scores, chosen without the verdicts.
     grid = list(GRID if verdict is Verdict.reject else [1 - share for share in GRID])
-    thresholds = tx.execute(
-        _THRESHOLDS, {"round": number, "head": kept.id, "grid": grid}
-    ).scalar_one()
-    chances = np.array([row.chance for row in judged], np.float64)
-    found = look_at(chances, accepted, thresholds, verdict, budget, level)
+    thresholds = tx.execute(_THRESHOLDS, {"round": number, "head": kept.id, "grid": grid}).scalar_one()
+    probabilities = np.array([row.probability for row in judged], np.float64)
+    found = look_at(probabilities, accepted, thresholds, verdict, budget, level)
     # Record every look, proven or not, since each spends a part of the error level.
     row = {
         "round_id": number,
-        "head_id": kept.id,
+        "acceptance_model_id": kept.id,
         "verdict": verdict,
-        "look": len(earlier) + 1,
+        "interim_look": len(earlier) + 1,
         "threshold": thresholds[found.proven - 1] if found.proven else None,
-        "figures": {
+        "metrics": {
             "n": n,
             "budget": budget,
             "level": level,
@@ -280,7 +264,7 @@ def _take_look(
         },
     }
     tx.execute(sa.insert(gates), row)
-    tx.log(MACHINE, "gate proven" if found.proven else "gate not proven", f"round {number}", **row)
+    tx.log(AUTO_REVIEWER, "gate proven" if found.proven else "gate not proven", f"round {number}", **row)
 
 
 def _standing(tx: Transaction, number: int) -> list[dict[str, Any]]:
@@ -299,7 +283,7 @@ def _apply(tx: Transaction, number: int, gate: dict[str, Any], r: float, audit: 
     params = {
         "round": number,
         "threshold": gate["threshold"],
-        "head": gate["head_id"],
+        "head": gate["acceptance_model_id"],
         "below": gate["verdict"] == "reject",
         "r": r,
         "audit": audit,
@@ -309,9 +293,9 @@ def _apply(tx: Transaction, number: int, gate: dict[str, Any], r: float, audit: 
     tx.execute(_AUDIT, params)
     ids = [row.id for row in tx.execute(_BEYOND, params)]
     # The comment of each decision states the guarantee of its gate.
-    figures = gate["figures"]
-    lost = f"at most {100 * figures['lost']['high']:.2g} % of the acceptable are lost"
-    wrong = f"at most {100 * figures['wrong']['high']:.2g} % of these are wrong"
+    metrics = gate["metrics"]
+    lost = f"at most {100 * metrics['lost']['high']:.2g} % of the acceptable are lost"
+    wrong = f"at most {100 * metrics['wrong']['high']:.2g} % of these are wrong"
     bound = lost if gate["verdict"] == Verdict.reject else wrong
     return auto_reviewer.decide_all(
         tx, ids, Verdict(gate["verdict"]), f"by gate {gate['id']}: {bound}, with 95 % confidence"
@@ -319,20 +303,20 @@ def _apply(tx: Transaction, number: int, gate: dict[str, Any], r: float, audit: 
 
 
 _JUDGED = sa.text(f"""
-    select k.chance, c.state = 'accepted' as accepted
+    select k.probability, c.state = 'accepted' as accepted
     from candidates c
     join rounds r on r.id = c.round_id
-    join scores k on k.candidate_id = c.id and k.head_id = :head
+    join scores k on k.candidate_id = c.id and k.acceptance_model_id = :head
     where c.round_id = :round and {JUDGING} and c.state in ('accepted', 'rejected') and exists (
-        select from decisions d join reviewers v on v.id = d.reviewer_id and v.kind = :teacher
+        select from decisions d join reviewers v on v.id = d.reviewer_id and v.kind = :label_source
         where d.candidate_id = c.id and {UPHELD})""")
 
 # Quantiles are over the random slice alone, which represents the round: undecided candidates lack
 # the likely ones that people have already reviewed.
 _THRESHOLDS = sa.text("""
-    select percentile_cont(cast(:grid as float[])) within group (order by k.chance)
+    select percentile_cont(cast(:grid as float[])) within group (order by k.probability)
     from scores k join candidates c on c.id = k.candidate_id
-    where c.round_id = :round and k.head_id = :head and c.slice = 'random'""")
+    where c.round_id = :round and k.acceptance_model_id = :head and c.slice = 'random'""")
 
 _AUDIT_RANDOM = sa.text(f"""
     update candidates c set propensity = :propensity from scores k

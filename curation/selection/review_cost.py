@@ -33,9 +33,7 @@ def round_price(tx: Transaction, number: int) -> dict[str, Any]:
     policy = read_policy(find_round(tx, number)["policy"])
     slices = [dict(row) for row in tx.execute(_SLICES, {"round": number}).mappings()]
     for row in slices:
-        row["seconds_per_accept"] = (
-            row["seconds"] / row["accepted"] if row["accepted"] and row["seconds"] else None
-        )
+        row["seconds_per_accept"] = row["seconds"] / row["accepted"] if row["accepted"] and row["seconds"] else None
     return {
         "slices": slices,
         "next_hour": _next_hour(tx, number),
@@ -59,16 +57,11 @@ def why_stop(tx: Transaction, number: int, policy: Mixed) -> str | None:
         # Predict only if every remaining candidate has a score.
         coming = _next_hour(tx, number)
         if coming and coming["certain"] and coming["accepts"] < policy.least:
-            return (
-                f"the next hour would bring {coming['accepts']:.0f} accepts, "
-                f"fewer than {policy.least:g}"
-            )
+            return f"the next hour would bring {coming['accepts']:.0f} accepts, fewer than {policy.least:g}"
     return None
 
 
-def seconds_left(
-    tx: Transaction, counts: Mapping[str, int], share: float, overlap: int = 1
-) -> float | None:
+def seconds_left(tx: Transaction, counts: Mapping[str, int], share: float, overlap: int = 1) -> float | None:
     """Estimate the review time left in a round, in seconds; None if the pace is unknown.
 
     Counts waiting candidates, and the share of unfinished ones that will be shown.
@@ -80,9 +73,7 @@ def seconds_left(
         overlap: The number of reviewers per candidate.
     """
     waiting = counts.get("waiting", 0) + counts.get("showing", 0)
-    unfinished = sum(
-        counts.get(state, 0) for state in ("requested", "drawing", "drawn", "screened")
-    )
+    unfinished = sum(counts.get(state, 0) for state in ("requested", "generating", "generated", "screened"))
     # The share of candidates selected so far predicts how many of the unfinished will be shown.
     selected = waiting + counts.get("accepted", 0) + counts.get("rejected", 0)
     skipped = counts.get("refused", 0) + counts.get("unshown", 0)
@@ -94,19 +85,14 @@ def seconds_left(
     return (
         float(pace)
         * overlap
-        * (
-            waiting
-            + unfinished * (selected / (selected + skipped) if selected + skipped else share)
-        )
+        * (waiting + unfinished * (selected / (selected + skipped) if selected + skipped else share))
     )
 
 
 def as_lines(told: Mapping[str, Any]) -> list[str]:
     """Return the cost of a round as lines for the terminal."""
     lines = [
-        "    {slice}: {accepted} accepts of {looks} looks, {seconds_per_accept:.1f} s each".format(
-            **row
-        )
+        "    {slice}: {accepted} accepts of {looks} looks, {seconds_per_accept:.1f} s each".format(**row)
         for row in told["slices"]
         if row["seconds_per_accept"] is not None
     ]
@@ -159,9 +145,7 @@ _SLICES = sa.text(f"""
     where c.round_id = :round and v.kind = '{PERSON}'
     group by 1 order by 1""")
 
-_ACCEPTED = sa.text(
-    "select count(*) from candidates where round_id = :round and state = 'accepted'"
-)
+_ACCEPTED = sa.text("select count(*) from candidates where round_id = :round and state = 'accepted'")
 
 # Seconds per verdict over the round's last thousand reviews: skips and undone ones cost time too.
 _PACE = sa.text(f"""
@@ -181,19 +165,19 @@ _AHEAD = sa.text("""
         select avg((state = 'accepted')::int) as accepted from candidates
         where round_id = :round and state in ('accepted', 'rejected')),
     ahead as (
-        select k.chance,
+        select k.probability,
             greatest(coalesce((r.consensus ->> 'overlap')::int, 1) - c.decided, 1) as looks,
             c.state = 'screened' as later, c.decided, c.priority, c.id
         from candidates c join rounds r on r.id = c.round_id
         left join scores k on k.candidate_id = c.id
         where c.round_id = :round and c.state in ('waiting', 'showing', 'screened')
-        order by later, decided desc, priority desc, chance desc nulls last, id limit :looks),
+        order by later, decided desc, priority desc, probability desc nulls last, id limit :looks),
     soon as (
         select ahead.*, sum(looks) over (
-            order by later, decided desc, priority desc, chance desc nulls last, id) as sum
+            order by later, decided desc, priority desc, probability desc nulls last, id) as sum
         from ahead)
-    select count(*) as candidates, count(chance) as scored, sum(looks) as looks,
-        sum(coalesce(chance, (select accepted from rate))::double precision) as accepts
+    select count(*) as candidates, count(probability) as scored, sum(looks) as looks,
+        sum(coalesce(probability, (select accepted from rate))::double precision) as accepts
     from soon where sum - looks < :looks""")
 
 # People's recent seconds per verdict in all rounds: skips and undone reviews cost time too.

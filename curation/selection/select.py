@@ -71,9 +71,7 @@ def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple
     return _mix(tx, row, policy, newest_head(tx, Kind(row["kind"]), embedder))
 
 
-def _mix(
-    tx: Transaction, row: dict[str, Any], policy: Mixed, newest: StoredModel | None
-) -> tuple[int, int]:
+def _mix(tx: Transaction, row: dict[str, Any], policy: Mixed, newest: StoredModel | None) -> tuple[int, int]:
     number, r = row["id"], policy.random_share(row["quota"])
     # Wait until half of the stock is used: fewer, larger selections score less often.
     gates.close_contradicted(tx, number)
@@ -97,9 +95,7 @@ def _mix(
     return _end_of_round(tx, number, policy, taught=model is not None, stopped=stopped)
 
 
-def _end_of_round(
-    tx: Transaction, number: int, policy: Mixed, *, taught: bool, stopped: bool
-) -> tuple[int, int]:
+def _end_of_round(tx: Transaction, number: int, policy: Mixed, *, taught: bool, stopped: bool) -> tuple[int, int]:
     """Leave the rest unshown once all candidates are generated and no selected one waits.
 
     Called when nothing more was selected.
@@ -114,9 +110,7 @@ def _end_of_round(
     return shown, _leave_rest(tx, number) if stopped or taught or counts.atdesk == 0 else 0
 
 
-def _fill_stock(
-    tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, kept: StoredModel
-) -> int:
+def _fill_stock(tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, kept: StoredModel) -> int:
     """Select candidates up to the size of the stock.
 
     No more than the policy's share of the candidates that have passed screening so far.
@@ -144,11 +138,7 @@ def _fill_stock(
 
 def _leave_rest(tx: Transaction, number: int) -> int:
     screened = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.screened)
-    return int(
-        tx.execute(
-            sa.update(candidates).where(screened).values(state=CandidateState.unshown)
-        ).rowcount
-    )
+    return int(tx.execute(sa.update(candidates).where(screened).values(state=CandidateState.unshown)).rowcount)
 
 
 def _highest_id(share: float) -> uuid.UUID:
@@ -199,7 +189,7 @@ _STOCK = sa.text("""
 
 _STANDING = sa.text("""
     select
-        count(*) filter (where state in ('requested', 'drawing', 'drawn')) as coming,
+        count(*) filter (where state in ('requested', 'generating', 'generated')) as coming,
         count(*) filter (where state = 'screened') as screened,
         count(*) filter (where state = 'unshown') as unshown,
         count(*) filter (where state in ('waiting', 'showing')) as atdesk,
@@ -215,12 +205,12 @@ _STANDING = sa.text("""
 # rank within prompt or cluster above the cap is excluded, counting candidates with a place.
 _GIVE_PLACES = sa.text(f"""
     with known as (
-        select c.id, c.prompt_id, c.state, c.slice, k.chance, k.cluster,
+        select c.id, c.prompt_id, c.state, c.slice, k.probability, k.cluster,
             c.slice is not null and c.propensity = 1 as placed,
             c.state in ('screened', 'unshown') and c.slice is null
                 or c.slice = 'random' and c.propensity = cast(:r as real) as competes,
             {SLICE_COIN} < :r as is_random
-        from candidates c join scores k on k.candidate_id = c.id and k.head_id = :head
+        from candidates c join scores k on k.candidate_id = c.id and k.acceptance_model_id = :head
         where c.round_id = :round
             and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice is not null)),
     prompt_caps as (
@@ -233,25 +223,25 @@ _GIVE_PLACES = sa.text(f"""
         from known group by cluster),
     ranked as (
         select known.*,
-            row_number() over (partition by prompt_id order by chance desc, id) as in_prompt,
-            row_number() over (partition by cluster order by chance desc, id) as in_cluster
+            row_number() over (partition by prompt_id order by probability desc, id) as in_prompt,
+            row_number() over (partition by cluster order by probability desc, id) as in_cluster
         from known where competes),
     likely as (
-        select ranked.id, ranked.chance from ranked join prompt_caps using (prompt_id)
+        select ranked.id, ranked.probability from ranked join prompt_caps using (prompt_id)
         join cluster_caps using (cluster)
         where in_prompt <= prompt_caps.room and in_cluster <= cluster_caps.room
-        order by chance desc, id limit :likely),
+        order by probability desc, id limit :likely),
     uncertain as (
-        select id, chance from ranked
+        select id, probability from ranked
         where not exists (select from likely where likely.id = ranked.id)
-        order by abs(chance - 0.5), id limit :uncertain),
+        order by abs(probability - 0.5), id limit :uncertain),
     winners as (
         select id, 'likely' as slice,
-            row_number() over (order by chance desc, id) / (:likely + 1.0) as part
+            row_number() over (order by probability desc, id) / (:likely + 1.0) as part
         from likely
         union all
         select id, 'uncertain',
-            row_number() over (order by abs(chance - 0.5), id) / (:uncertain + 1.0)
+            row_number() over (order by abs(probability - 0.5), id) / (:uncertain + 1.0)
         from uncertain),
     placed as (
         select winners.id, case when is_random then 'random' else winners.slice end as slice,

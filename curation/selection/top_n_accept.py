@@ -18,7 +18,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from curation.db.engine import Transaction
-from curation.db.tables import scalings
+from curation.db.tables import top_n_runs
 from curation.domain import Kind, RoundState, Verdict
 from curation.errors import Conflict, NotFound, Refused
 from curation.rounds.lifecycle import find_round
@@ -66,9 +66,7 @@ def plan_scaling(tx: Transaction, number: int, terms: Terms) -> dict[str, Any]:
     _check_drawn(tx, row)
     kept = find_head(tx, Kind(row["kind"]))
     scored = score_round(tx, kept, number)
-    found = dict(
-        tx.execute(_PLAN, {"round": number, "head": kept.id} | asdict(terms)).mappings().one()
-    )
+    found = dict(tx.execute(_PLAN, {"round": number, "head": kept.id} | asdict(terms)).mappings().one())
     limits = {"level": level, "scored": scored, "most_rejects": _most_rejects(terms, level)}
     return {"round": number, "head": kept.id} | asdict(terms) | found | limits
 
@@ -94,7 +92,7 @@ def begin_scaling(tx: Transaction, number: int, terms: Terms, actor: str) -> dic
     if find_scaling(tx, number, ended=False) is not None:
         raise Conflict(
             f"a top-N acceptance of round {number} is in progress",
-            f"'layerloop round scale {number}' continues it",
+            f"'layerloop round accept-top {number}' continues it",
         )
     plan = plan_scaling(tx, number, terms)
     if plan["kept"] < terms.audit:
@@ -104,14 +102,14 @@ def begin_scaling(tx: Transaction, number: int, terms: Terms, actor: str) -> dic
         )
     row = {
         "round_id": number,
-        "head_id": plan["head"],
+        "acceptance_model_id": plan["head"],
         "keep": terms.keep,
         "audit": terms.audit,
-        "least": terms.least,
-        "figures": {"level": plan["level"]},
+        "min_share": terms.least,
+        "metrics": {"level": plan["level"]},
     }
     # Fix the kept candidates before the audit is drawn, so that verdicts cannot change the set.
-    scaling = int(tx.execute(sa.insert(scalings).returning(scalings.c.id), row).scalar_one())
+    scaling = int(tx.execute(sa.insert(top_n_runs).returning(top_n_runs.c.id), row).scalar_one())
     tx.execute(_FIX, {"round": number, "head": plan["head"], "scaling": scaling} | asdict(terms))
     tx.execute(_SHOW_AUDIT, {"scaling": scaling, "share": terms.audit / plan["kept"]})
     tx.log(
@@ -125,9 +123,7 @@ def begin_scaling(tx: Transaction, number: int, terms: Terms, actor: str) -> dic
     return describe(tx, number)
 
 
-def finish_scaling(
-    tx: Transaction, number: int, actor: str, *, dry_run: bool = False
-) -> dict[str, Any]:
+def finish_scaling(tx: Transaction, number: int, actor: str, *, dry_run: bool = False) -> dict[str, Any]:
     """End the run in progress once its audit is complete: accept the kept candidates, or refuse.
 
     While some of the audit waits, and with `dry_run`, only the state is returned. Idempotent.
@@ -146,7 +142,7 @@ def finish_scaling(
     if status["outcome"] or status["waiting"] or dry_run:
         return status
     proven = status["bound"] >= status["least"]
-    figures = {name: status[name] for name in ("level", "accepted", "judged", "bound")}
+    metrics = {name: status[name] for name in ("level", "accepted", "judged", "bound")}
     # The audited candidates have people's verdicts; only the others are accepted automatically.
     if proven:
         ids = [row.candidate_id for row in tx.execute(_REST, {"scaling": status["scaling"]})]
@@ -155,19 +151,15 @@ def finish_scaling(
             "candidates would be accepted"
         )
         confidence = f"with confidence {1 - status['level']:.1%}"
-        figures["by_machine"] = auto_reviewer.decide_all(
-            tx, ids, Verdict.accept, f"{sentence}, {confidence}"
-        )
+        metrics["auto_accepted"] = auto_reviewer.decide_all(tx, ids, Verdict.accept, f"{sentence}, {confidence}")
     outcome = "accepted" if proven else "refused"
-    ended = {"outcome": outcome, "figures": figures, "ended_at": sa.func.now()}
-    tx.execute(sa.update(scalings).where(scalings.c.id == status["scaling"]).values(ended))
-    tx.log(actor, f"scaling {outcome}", f"round {number}", scaling=status["scaling"], **figures)
+    ended = {"outcome": outcome, "metrics": metrics, "ended_at": sa.func.now()}
+    tx.execute(sa.update(top_n_runs).where(top_n_runs.c.id == status["scaling"]).values(ended))
+    tx.log(actor, f"scaling {outcome}", f"round {number}", scaling=status["scaling"], **metrics)
     return describe(tx, number)
 
 
-def find_scaling(
-    tx: Transaction, number: int, *, ended: bool | None = None
-) -> Mapping[str, Any] | None:
+def find_scaling(tx: Transaction, number: int, *, ended: bool | None = None) -> Mapping[str, Any] | None:
     """Return the last top-N run of a round, or None.
 
     Args:
@@ -175,16 +167,9 @@ def find_scaling(
         number: The round.
         ended: Only a run that has (not) ended; None for either.
     """
-    wanted = (
-        sa.select(scalings)
-        .where(scalings.c.round_id == number)
-        .order_by(scalings.c.id.desc())
-        .limit(1)
-    )
+    wanted = sa.select(top_n_runs).where(top_n_runs.c.round_id == number).order_by(top_n_runs.c.id.desc()).limit(1)
     if ended is not None:
-        wanted = wanted.where(
-            scalings.c.ended_at.is_not(None) if ended else scalings.c.ended_at.is_(None)
-        )
+        wanted = wanted.where(top_n_runs.c.ended_at.is_not(None) if ended else top_n_runs.c.ended_at.is_(None))
     found: Mapping[str, Any] | None = tx.execute(wanted).mappings().first()
     return found
 
@@ -195,15 +180,15 @@ def describe(tx: Transaction, number: int) -> dict[str, Any]:
     if row is None:
         raise NotFound(
             f"round {number} has no top-N acceptance",
-            f"'layerloop round scale {number} --keep N' starts one",
+            f"'layerloop round accept-top {number} --keep N' starts one",
         )
     # Counts come from the candidates' present states, so undone verdicts are not counted.
     counts = tx.execute(_STANDING, {"scaling": row["id"]}).one()
-    level = float(row["figures"]["level"])
+    level = float(row["metrics"]["level"])
     return {
         "round": number,
         "scaling": row["id"],
-        "head": row["head_id"],
+        "head": row["acceptance_model_id"],
         "kept": counts.kept,
         "audit": counts.audited,
         "judged": counts.judged,
@@ -212,9 +197,9 @@ def describe(tx: Transaction, number: int) -> dict[str, Any]:
         "share": counts.accepted / counts.judged if counts.judged else None,
         "bound": bounds.count(counts.accepted, counts.judged, level).low,
         "level": level,
-        "least": round(row["least"], 6),
+        "least": round(row["min_share"], 6),
         "outcome": row["outcome"],
-        "by_machine": row["figures"].get("by_machine", 0),
+        "auto_accepted": row["metrics"].get("auto_accepted", 0),
     }
 
 
@@ -225,11 +210,10 @@ def as_text(told: Mapping[str, Any]) -> str:
     lines = [_FIXED.format(**told)]
     if told["judged"]:
         lines.append(
-            f"  at least {told['bound']:.1%} of all kept would be accepted "
-            f"(confidence {1 - told['level']:.1%})"
+            f"  at least {told['bound']:.1%} of all kept would be accepted (confidence {1 - told['level']:.1%})"
         )
     if told["outcome"] == "accepted":
-        lines.append(f"  proven: the auto-reviewer accepted the other {told['by_machine']}")
+        lines.append(f"  proven: the auto-reviewer accepted the other {told['auto_accepted']}")
     elif told["outcome"] == "refused":
         lines.append(f"  {told['least']:.0%} not proven: the auto-reviewer accepted nothing")
     else:
@@ -255,8 +239,7 @@ def _check_terms(terms: Terms, level: float) -> None:
     if _most_rejects(terms, level) < 0:
         needed = bounds.enough(1 - terms.least, level)
         raise Refused(
-            f"an audit of {terms.audit} cannot prove that {terms.least:.0%} are acceptable, "
-            "even if all of them are",
+            f"an audit of {terms.audit} cannot prove that {terms.least:.0%} are acceptable, even if all of them are",
             f"audit at least {needed}, better three times as many",
         )
 
@@ -271,9 +254,7 @@ def _check_drawn(tx: Transaction, row: Mapping[str, Any]) -> None:
     unfinished = int(tx.execute(_COMING, {"round": number}).scalar_one())
     if unfinished:
         hint = "wait for generation and screening; 'layerloop round show' shows the progress"
-        raise Conflict(
-            f"{unfinished} candidates of round {number} are not generated and screened yet", hint
-        )
+        raise Conflict(f"{unfinished} candidates of round {number} are not generated and screened yet", hint)
 
 
 def _most_rejects(terms: Terms, level: float) -> int:
@@ -289,45 +270,43 @@ def _most_rejects(terms: Terms, level: float) -> int:
     return low
 
 
-_ATTEMPTS = sa.text(
-    "select count(*) from scalings where round_id = :round and ended_at is not null"
-)
+_ATTEMPTS = sa.text("select count(*) from top_n_runs where round_id = :round and ended_at is not null")
 
 _COMING = sa.text("""
     select count(*) from candidates where round_id = :round
-        and state in ('requested', 'drawing', 'drawn')""")
+        and state in ('requested', 'generating', 'generated')""")
 
 # Ranks within prompt or cluster above the cap are excluded; then the best of the rest are taken.
 _BEST = """
     known as (
-        select c.id, c.prompt_id, k.cluster, k.chance from candidates c
-        join scores k on k.candidate_id = c.id and k.head_id = :head
+        select c.id, c.prompt_id, k.cluster, k.probability from candidates c
+        join scores k on k.candidate_id = c.id and k.acceptance_model_id = :head
         where c.round_id = :round and c.state in ('screened', 'unshown')),
     ranked as (
         select known.*, count(*) over () as pool,
-            row_number() over (partition by prompt_id order by chance desc, id) as in_prompt,
+            row_number() over (partition by prompt_id order by probability desc, id) as in_prompt,
             count(*) over (partition by prompt_id) as prompts,
-            row_number() over (partition by cluster order by chance desc, id) as in_cluster,
+            row_number() over (partition by cluster order by probability desc, id) as in_cluster,
             count(*) over (partition by cluster) as clusters
         from known),
     best as (
-        select id, prompt_id, chance, pool from ranked
+        select id, prompt_id, probability, pool from ranked
         where in_prompt <= greatest(1, ceil(:per_prompt * :keep * prompts / pool))
             and in_cluster <= greatest(1, ceil(:per_cluster * :keep * clusters / pool))
-        order by chance desc, id limit :keep)"""
+        order by probability desc, id limit :keep)"""
 
 _PLAN = sa.text(f"""
     with {_BEST}
-    select coalesce(max(pool), 0) as pool, count(*) as kept, avg(chance) as expected,
-        min(chance) as lowest,
+    select coalesce(max(pool), 0) as pool, count(*) as kept, avg(probability) as expected,
+        min(probability) as lowest,
         count(distinct prompt_id) as prompts,
-        (select avg(chance) from known) as expected_of_all
+        (select avg(probability) from known) as expected_of_all
     from best""")
 
 # The audit is ordered by the md5 of run and candidate: reproducible and independent of the scores.
 _FIX = sa.text(f"""
     with {_BEST}
-    insert into scaled (candidate_id, scaling_id, audited)
+    insert into top_n_members (candidate_id, top_n_run_id, audited)
     select id, :scaling,
         row_number() over (order by md5('audit ' || :scaling || ' ' || id)) <= :audit
     from best""")
@@ -335,15 +314,15 @@ _FIX = sa.text(f"""
 # Audited candidates come first in the queue, since the run waits for them.
 _SHOW_AUDIT = sa.text("""
     update candidates c set state = 'waiting', slice = 'audit', propensity = :share, priority = 1
-    from scaled s
-    where s.scaling_id = :scaling and s.audited and s.candidate_id = c.id""")
+    from top_n_members s
+    where s.top_n_run_id = :scaling and s.audited and s.candidate_id = c.id""")
 
 _STANDING = sa.text("""
     select count(*) as kept, count(*) filter (where s.audited) as audited,
         count(*) filter (where s.audited and c.state in ('accepted', 'rejected')) as judged,
         count(*) filter (where s.audited and c.state = 'accepted') as accepted
-    from scaled s join candidates c on c.id = s.candidate_id where s.scaling_id = :scaling""")
+    from top_n_members s join candidates c on c.id = s.candidate_id where s.top_n_run_id = :scaling""")
 
 _REST = sa.text("""
-    select s.candidate_id from scaled s join candidates c on c.id = s.candidate_id
-    where s.scaling_id = :scaling and not s.audited and c.state in ('screened', 'unshown')""")
+    select s.candidate_id from top_n_members s join candidates c on c.id = s.candidate_id
+    where s.top_n_run_id = :scaling and not s.audited and c.state in ('screened', 'unshown')""")

@@ -56,7 +56,7 @@ class Skills:
 
 
 @dataclass(frozen=True)
-class Fit(Generic[Item]):
+class DawidSkeneFit(Generic[Item]):
     """The result of EM: skills, each item's probability to be sound, and the number of votes."""
 
     skills: Skills
@@ -64,7 +64,7 @@ class Fit(Generic[Item]):
     votes: int
 
 
-def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = None) -> Fit[Item]:
+def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = None) -> DawidSkeneFit[Item]:
     """Fit skills and true labels to verdicts by EM.
 
     A. P. Dawid and A. M. Skene, "Maximum likelihood estimation of observer error-rates using the EM
@@ -83,7 +83,7 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
     items = list(dict.fromkeys(vote.item for vote in votes))
     people = list(dict.fromkeys(vote.reviewer for vote in votes))
     if not items:
-        return Fit(Skills(), {}, 0)
+        return DawidSkeneFit(Skills(), {}, 0)
 
     # Votes as arrays: item index, reviewer index, and verdict.
     rows = {item: i for i, item in enumerate(items)}
@@ -103,13 +103,9 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
     for _ in range(MOST_STEPS):
         # M step: prevalence and skills given the labels.
         prior = (sound[free].sum() + 1) / (free.sum() + 2)
-        right_accept = _share(
-            total(accept * sound[i], j, len(people)), total(sound[i], j, len(people))
-        )
+        right_accept = _share(total(accept * sound[i], j, len(people)), total(sound[i], j, len(people)))
         wrong = 1 - sound[i]
-        right_reject = _share(
-            total((1 - accept) * wrong, j, len(people)), total(wrong, j, len(people))
-        )
+        right_reject = _share(total((1 - accept) * wrong, j, len(people)), total(wrong, j, len(people)))
         # E step: labels given the skills.
         log_odds = np.where(
             accept > 0,
@@ -122,12 +118,9 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
         sound = updated
         if done:
             break
-    skills = {
-        reviewer: Skill(float(right_accept[k]), float(right_reject[k]))
-        for k, reviewer in enumerate(people)
-    }
+    skills = {reviewer: Skill(float(right_accept[k]), float(right_reject[k])) for k, reviewer in enumerate(people)}
     probability = {item: float(sound[k]) for k, item in enumerate(items) if free[k]}
-    return Fit(Skills(float(prior), skills), probability, len(votes))
+    return DawidSkeneFit(Skills(float(prior), skills), probability, len(votes))
 
 
 def _share(right: NDArray[np.float64], looks: NDArray[np.float64]) -> NDArray[np.float64]:

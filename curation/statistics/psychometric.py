@@ -20,7 +20,7 @@ BELIEVED_CLEAN: Final = (1.0, 9.0)
 """The beta prior of the guess rate, as numbers of rejected and accepted clean copies."""
 
 
-class Look(NamedTuple):
+class GoldTrial(NamedTuple):
     """A verdict on gold with a defect: its severity in (0, 1], and whether it was rejected."""
 
     severity: float
@@ -48,9 +48,7 @@ class Curve:
     n: int
 
 
-def rejects(
-    severity: float | NDArray[np.float64], threshold: float, slope: float, guess: float
-) -> NDArray[np.float64]:
+def rejects(severity: float | NDArray[np.float64], threshold: float, slope: float, guess: float) -> NDArray[np.float64]:
     """Compute the probability of a reject.
 
     guess + (1 - guess - LAPSE) / (1 + exp(-slope (severity - threshold)))
@@ -69,7 +67,7 @@ def rejects(
     return result
 
 
-def fit_curve(looks: Sequence[Look], clean: Sequence[bool]) -> Curve | None:
+def fit_curve(looks: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | None:
     """Fit a logistic curve to the verdicts on one defect and on clean copies.
 
     The posterior on a grid of thresholds, slopes (both with a uniform prior) and guess rates (L. L.
@@ -99,10 +97,7 @@ def fit_curve(looks: Sequence[Look], clean: Sequence[bool]) -> Curve | None:
     )
     log_prior = clean_counts[0] * np.log(GUESSES) + clean_counts[1] * np.log1p(-GUESSES)
     likelihood = np.stack(
-        [
-            _log_likelihood(noticed, rejected, guess) + belief
-            for guess, belief in zip(GUESSES, log_prior, strict=True)
-        ]
+        [_log_likelihood(noticed, rejected, guess) + belief for guess, belief in zip(GUESSES, log_prior, strict=True)]
     )
     weight = np.exp(likelihood - likelihood.max())
     weight /= weight.sum()
@@ -120,7 +115,5 @@ def _log_likelihood(
 ) -> NDArray[np.float64]:
     """Return the log likelihood of all verdicts at one guess rate, per threshold and slope."""
     probability = guess + (1 - guess - LAPSE) * noticed
-    result: NDArray[np.float64] = np.log(np.where(rejected, probability, 1 - probability)).sum(
-        axis=2
-    )
+    result: NDArray[np.float64] = np.log(np.where(rejected, probability, 1 - probability)).sum(axis=2)
     return result

@@ -49,7 +49,7 @@ WARM: Final = np.array([1.0, 0.9, 0.72])
 COLD: Final = np.array([0.76, 0.91, 1.0])
 """The ends of the tint range as gains of R, G and B; daylight (1, 1, 1) is in the middle."""
 
-FIGURES_IN_PAIRS: Final = ("solid", "glass", "letter")
+SHAPES_IN_PAIRS: Final = ("solid", "glass", "letter")
 COLOURS_IN_PAIRS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "white")
 """Colors of subjects in pairs.
 
@@ -58,7 +58,7 @@ Gray and black are left out, since they equal white in less light.
 
 
 @dataclass(frozen=True)
-class Ground:
+class SyntheticBackground:
     """The content of a background: a sky over land (pattern "sky"), or a wall over a floor."""
 
     pattern: str
@@ -75,36 +75,34 @@ class Ground:
     @property
     def fields(self) -> tuple[Field, Field]:
         """The colors above and below the ground line in daylight, R, G, B in 0..255."""
-        above, below = (
-            (SKIES[self.colour], LANDS[self.land]) if self.land else (WALLS[self.colour], FLOOR)
-        )
+        above, below = (SKIES[self.colour], LANDS[self.land]) if self.land else (WALLS[self.colour], FLOOR)
         return np.array(above, np.float64), np.array(below, np.float64)
 
 
-GROUNDS: Final[dict[str, Ground]] = {
+GROUNDS: Final[dict[str, SyntheticBackground]] = {
     ground.text: ground
     for ground in [
-        *(Ground("sky", sky, land) for sky in SKIES for land in LANDS),
-        *(Ground(pattern, wall) for pattern in PATTERNS for wall in WALLS),
+        *(SyntheticBackground("sky", sky, land) for sky in SKIES for land in LANDS),
+        *(SyntheticBackground(pattern, wall) for pattern in PATTERNS for wall in WALLS),
     ]
 }
 """Every caption of a background with its content."""
 
 PAIR_SUBJECTS: Final[dict[str, Subject]] = {
     subject.text: subject
-    for family in FIGURES_IN_PAIRS
-    for figure in FAMILIES[family][1]
-    for subject in (Subject(figure, colour) for colour in COLOURS_IN_PAIRS)
+    for family in SHAPES_IN_PAIRS
+    for shape in FAMILIES[family][1]
+    for subject in (Subject(shape, colour) for colour in COLOURS_IN_PAIRS)
 }
 """Every caption of a subject in a pair."""
 
 
 @dataclass(frozen=True)
-class Scene:
+class SyntheticScene:
     """One pair to draw: the content of its texts, and the properties that no text names."""
 
     subject: Subject
-    ground: Ground
+    ground: SyntheticBackground
     line: float  # the ground line, a share HIGHEST..LOWEST of the image height
     light: Field  # gains of R, G and B in 0..1, on both layers
 
@@ -136,22 +134,22 @@ def make_light(brightness: float, tint: float) -> Field:
     return brightness * (1 + (end - 1) * abs(tint))
 
 
-def choose_scene(rng: np.random.Generator) -> Scene:
+def choose_scene(rng: np.random.Generator) -> SyntheticScene:
     """Return a random scene.
 
     Shapes have the frequencies of the single-layer seed set; grounds, lines and lights are uniform.
     """
     # Renormalize the shares of the families that can stand on a ground.
-    shares = np.array([FAMILIES[family][0] for family in FIGURES_IN_PAIRS])
-    figures = FAMILIES[FIGURES_IN_PAIRS[int(rng.choice(len(shares), p=shares / shares.sum()))]][1]
+    shares = np.array([FAMILIES[family][0] for family in SHAPES_IN_PAIRS])
+    shapes = FAMILIES[SHAPES_IN_PAIRS[int(rng.choice(len(shares), p=shares / shares.sum()))]][1]
     colour = COLOURS_IN_PAIRS[int(rng.integers(len(COLOURS_IN_PAIRS)))]
-    subject = Subject(figures[int(rng.integers(len(figures)))], colour)
+    subject = Subject(shapes[int(rng.integers(len(shapes)))], colour)
     ground = list(GROUNDS.values())[int(rng.integers(len(GROUNDS)))]
     light = make_light(float(rng.uniform(DARKEST, 1)), float(rng.uniform(-1, 1)))
-    return Scene(subject, ground, float(rng.uniform(HIGHEST, LOWEST)), light)
+    return SyntheticScene(subject, ground, float(rng.uniform(HIGHEST, LOWEST)), light)
 
 
-def draw_scene(scene: Scene, rng: np.random.Generator, size: int = 128) -> dict[LayerRole, RGBA]:
+def draw_scene(scene: SyntheticScene, rng: np.random.Generator, size: int = 128) -> dict[LayerRole, RGBA]:
     """Draw the three layers of a scene, with the subject on the ground line and one light on both.
 
     Args:
@@ -162,9 +160,7 @@ def draw_scene(scene: Scene, rng: np.random.Generator, size: int = 128) -> dict[
     Returns:
         Layers of size x size x 4 uint8 by role.
     """
-    foreground = _stand(
-        draw(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size
-    )
+    foreground = _stand(draw(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size)
     background = _draw_ground(scene, rng, size)
     # The light multiplies both layers alike; blending comes after it.
     lit = {LayerRole.foreground: foreground, LayerRole.background: background}
@@ -173,27 +169,25 @@ def draw_scene(scene: Scene, rng: np.random.Generator, size: int = 128) -> dict[
     return lit | {LayerRole.blended: composite(foreground, background)}
 
 
-def _stand(figure: RGBA, line: float, rng: np.random.Generator, size: int) -> RGBA:
+def _stand(shape: RGBA, line: float, rng: np.random.Generator, size: int) -> RGBA:
     """Place a figure on an empty canvas, horizontally near the middle.
 
     Its lowest visible row is on the line.
     """
-    rows = np.flatnonzero((figure[..., 3] > 127).any(axis=1))
-    columns = np.flatnonzero((figure[..., 3] > 0).any(axis=0))
+    rows = np.flatnonzero((shape[..., 3] > 127).any(axis=1))
+    columns = np.flatnonzero((shape[..., 3] > 0).any(axis=0))
     top = round(line * size) - int(rows[-1]) - 1
-    left = round((size - figure.shape[1]) / 2 + size * rng.uniform(-0.02, 0.02))
+    left = round((size - shape.shape[1]) / 2 + size * rng.uniform(-0.02, 0.02))
     left = min(max(left, 1 - int(columns[0])), size - 2 - int(columns[-1]))
     canvas = np.zeros((size, size, 4), np.uint8)
     # Crop the part of the figure beyond the canvas.
     above, before = max(0, -top), max(0, -left)
-    kept = figure[above : size - top, before : size - left]
-    canvas[
-        max(0, top) : max(0, top) + kept.shape[0], max(0, left) : max(0, left) + kept.shape[1]
-    ] = kept
+    kept = shape[above : size - top, before : size - left]
+    canvas[max(0, top) : max(0, top) + kept.shape[0], max(0, left) : max(0, left) + kept.shape[1]] = kept
     return canvas
 
 
-def _draw_ground(scene: Scene, rng: np.random.Generator, size: int) -> RGBA:
+def _draw_ground(scene: SyntheticScene, rng: np.random.Generator, size: int) -> RGBA:
     """Draw the background in daylight.
 
     Skies get paler towards the horizon, walls have patterns, land gets darker to the front.

@@ -16,7 +16,7 @@ from curation.domain import canonical_json
 from curation.images.codec import encode_layer
 from curation.object_store import write_file
 from curation.ports import RGBA
-from curation.synthetic.shapes import COLOURS, FIGURES, SUBJECTS, choose_subject, draw
+from curation.synthetic.shapes import COLOURS, SHAPES, SUBJECTS, choose_subject, draw
 
 SIZE: Final = 128
 """Image size of the seeds in pixels."""
@@ -97,9 +97,7 @@ def shows_prompt(rgba: RGBA, text: str) -> PromptAgreement | None:
     subject = SUBJECTS.get(" ".join(text.split()))
     if subject is None:
         return None
-    return PromptAgreement(
-        _color_of(rgba) == subject.colour, figure_of(rgba[..., 3]) == subject.figure
-    )
+    return PromptAgreement(_color_of(rgba) == subject.colour, classify_shape(rgba[..., 3]) == subject.shape)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -131,7 +129,7 @@ def lab(rgb: NDArray[np.float64]) -> NDArray[np.float32]:
     return converted
 
 
-def figure_of(alpha: NDArray[np.uint8]) -> str | None:
+def classify_shape(alpha: NDArray[np.uint8]) -> str | None:
     """Return the shape whose reference images are nearest to a matte.
 
     None if no shape is near enough, or the matte runs off the canvas.
@@ -146,7 +144,7 @@ def figure_of(alpha: NDArray[np.uint8]) -> str | None:
     # figures x examples -> figures
     distances = np.linalg.norm(examples - described, axis=2).min(axis=1)
     nearest = int(np.argmin(distances))
-    return FIGURES[nearest] if distances[nearest] <= reaches[nearest] else None
+    return SHAPES[nearest] if distances[nearest] <= reaches[nearest] else None
 
 
 @cache
@@ -156,9 +154,9 @@ def _examples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     The radius of a shape is the largest usual distance between neighboring examples (strokes and
     smoke vary most), and at least _FORGIVEN; noise begins at about 0.44.
     """
-    described = np.zeros((len(FIGURES), _EXAMPLES, _FRAME * _FRAME + 3), np.float32)
-    for row, figure in enumerate(FIGURES):
-        subject = next(subject for subject in SUBJECTS.values() if subject.figure == figure)
+    described = np.zeros((len(SHAPES), _EXAMPLES, _FRAME * _FRAME + 3), np.float32)
+    for row, shape in enumerate(SHAPES):
+        subject = next(subject for subject in SUBJECTS.values() if subject.shape == shape)
         for column in range(_EXAMPLES):
             rng = np.random.default_rng([2**32, row, column])
             descriptor = _describe(draw(subject, rng, _VIEW)[..., 3])
@@ -167,9 +165,7 @@ def _examples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     # Distances between examples of one shape, without each to itself.
     distances = np.linalg.norm(described[:, :, None] - described[:, None], axis=3)
     distances[:, np.arange(_EXAMPLES), np.arange(_EXAMPLES)] = np.inf
-    return described, np.maximum(
-        _FORGIVEN, 1.2 * np.quantile(distances.min(axis=2), 0.98, axis=1)
-    ).astype(np.float32)
+    return described, np.maximum(_FORGIVEN, 1.2 * np.quantile(distances.min(axis=2), 0.98, axis=1)).astype(np.float32)
 
 
 def _describe(alpha: NDArray[np.uint8]) -> Descriptor | None:
@@ -187,24 +183,16 @@ def _describe(alpha: NDArray[np.uint8]) -> Descriptor | None:
     # Moments give the center and the scale of the frame.
     row_grid, column_grid = np.mgrid[:_VIEW, :_VIEW]
     y, x = float((view * row_grid).sum()) / mass, float((view * column_grid).sum()) / mass
-    spread = float(
-        np.sqrt((view * ((row_grid - y) ** 2 + (column_grid - x) ** 2)).sum() / mass / 2)
-    )
+    spread = float(np.sqrt((view * ((row_grid - y) ** 2 + (column_grid - x) ** 2)).sum() / mass / 2))
     step = 2 * 2.6 * spread / _FRAME
     # Resample the matte in this frame, smoothed against aliasing.
-    transform = np.array(
-        [[step, 0, x - step * (_FRAME - 1) / 2], [0, step, y - step * (_FRAME - 1) / 2]]
-    )
+    transform = np.array([[step, 0, x - step * (_FRAME - 1) / 2], [0, step, y - step * (_FRAME - 1) / 2]])
     smooth = cv2.GaussianBlur(view, (0, 0), max(step / 2, 0.5))
-    frame = cv2.warpAffine(
-        smooth, transform, (_FRAME, _FRAME), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    )
+    frame = cv2.warpAffine(smooth, transform, (_FRAME, _FRAME), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     # Softness and roughness separate glow, glass and smoke from solid shapes.
     is_visible = view > 0.05
     density = float(view[is_visible].mean())
     rough = float(np.abs(view - cv2.GaussianBlur(view, (0, 0), 1.0)).sum()) / mass
     compactness = mass / (2 * np.pi * spread**2)  # 1 for a Gaussian's own mass, small for lines
     shape = frame / max(float(np.linalg.norm(frame)), 1e-6)
-    return np.concatenate([shape.ravel(), [density * 0.6, rough * 0.6, compactness * 0.3]]).astype(
-        np.float32
-    )
+    return np.concatenate([shape.ravel(), [density * 0.6, rough * 0.6, compactness * 0.3]]).astype(np.float32)

@@ -20,12 +20,12 @@ from curation.synthetic.backgrounds import (
     DARKEST,
     GROUNDS,
     PAIR_SUBJECTS,
-    Ground,
+    SyntheticBackground,
     choose_scene,
     draw_scene,
     make_light,
 )  # fmt: skip
-from curation.synthetic.dataset import figure_of, lab, seed_row, write_whole
+from curation.synthetic.dataset import classify_shape, lab, seed_row, write_whole
 from curation.synthetic.shapes import COLOURS
 
 SIZE: Final = 128
@@ -105,17 +105,13 @@ def shows_pair(foreground: RGBA, background: RGBA, prompt: Prompt) -> PairAgreem
     if subject is None or ground is None:
         return None
     # The foreground: shape and color of its subject.
-    shape_matches = figure_of(foreground[..., 3]) == subject.figure
+    shape_matches = classify_shape(foreground[..., 3]) == subject.shape
     mean_color = _mean_color(foreground)
-    color_matches = (
-        mean_color is not None and _color_in_any_light(foreground, mean_color) == subject.colour
-    )
+    color_matches = mean_color is not None and _color_in_any_light(foreground, mean_color) == subject.colour
     # The background: two fields, whose colors and pattern must fit its text best.
     ground_line = find_line(background)
     if ground_line is None:
-        return PairAgreement(
-            color_matches, shape_matches, ground=False, light_gap=None, foot_gap=None
-        )
+        return PairAgreement(color_matches, shape_matches, ground=False, light_gap=None, foot_gap=None)
     fields = _fields_of(background, ground_line)
     distances = {text: _fit(np.stack(other.fields), fields)[0] for text, other in GROUNDS.items()}
     light = _fit(np.stack(ground.fields), fields)[1]
@@ -184,9 +180,7 @@ def _color_in_any_light(foreground: RGBA, mean: Floats) -> str | None:
     pixels = pixels[pixels[:, 3] > 127] if (pixels[:, 3] > 127).any() else pixels[pixels[:, 3] > 0]
     colors = lab(np.vstack([mean, pixels[:, :3]]).astype(np.float64))
     # References are grouped by color, so the quotient is the index of the color.
-    nearest = np.argmin(np.linalg.norm(colors[:, None] - references, axis=2), axis=1) // (
-        len(_TIMES) * len(_TINTS)
-    )
+    nearest = np.argmin(np.linalg.norm(colors[:, None] - references, axis=2), axis=1) // (len(_TIMES) * len(_TINTS))
     agreed = np.mean(nearest[1:] == nearest[0]) if len(nearest) > 1 else 0
     return names[int(nearest[0])] if agreed >= 0.5 else None
 
@@ -223,11 +217,7 @@ def _fields_of(background: RGBA, line: float) -> Floats:
 
 def _pattern_of(background: RGBA, line: float) -> str:
     """Return the pattern of the field above the line: "plain", "striped" or "checked"."""
-    above = (
-        background[: max(2, round(line * background.shape[0]) - 1), :, :3]
-        .astype(np.float32)
-        .mean(axis=2)
-    )
+    above = background[: max(2, round(line * background.shape[0]) - 1), :, :3].astype(np.float32).mean(axis=2)
     view = cv2.resize(above, (_VIEW, max(2, round(_VIEW * line))), interpolation=cv2.INTER_AREA)
     # Divide by row means, which removes the vertical gradient of a sky.
     normalized = view / np.maximum(view.mean(axis=1, keepdims=True), 1) - 1
@@ -236,5 +226,5 @@ def _pattern_of(background: RGBA, line: float) -> str:
     return "checked" if cv2.GaussianBlur(normalized, (0, 0), 1.0).std() > 0.045 else "plain"
 
 
-def _looks(ground: Ground) -> str:
+def _looks(ground: SyntheticBackground) -> str:
     return "plain" if ground.land else ground.pattern

@@ -56,7 +56,7 @@ Most are solid shapes, so that a tiny model can be trained.
 class Subject:
     """The content of an image of this domain."""
 
-    figure: str
+    shape: str
     colour: str
 
     @property
@@ -64,34 +64,30 @@ class Subject:
         """The caption: "a red circle", "grey smoke", "thin green strokes", "the letter A in
         purple".
         """
-        if self.figure in LETTERS:
-            return f"the letter {self.figure} in {self.colour}"
-        if self.figure == "strokes":
+        if self.shape in LETTERS:
+            return f"the letter {self.shape} in {self.colour}"
+        if self.shape == "strokes":
             return f"thin {self.colour} strokes"
-        if self.figure == "smoke":
+        if self.shape == "smoke":
             return f"{self.colour} smoke"
-        return f"{'an' if self.colour == 'orange' else 'a'} {self.colour} {self.figure}"
+        return f"{'an' if self.colour == 'orange' else 'a'} {self.colour} {self.shape}"
 
 
 SUBJECTS: Final[dict[str, Subject]] = {
     subject.text: subject
-    for _, figures, colours in FAMILIES.values()
-    for subject in (Subject(figure, colour) for figure in figures for colour in colours)
+    for _, shapes, colours in FAMILIES.values()
+    for subject in (Subject(shape, colour) for shape in shapes for colour in colours)
 }
 """Every caption of the grammar with its subject."""
 
-FIGURES: Final[tuple[str, ...]] = tuple(
-    dict.fromkeys(subject.figure for subject in SUBJECTS.values())
-)
+SHAPES: Final[tuple[str, ...]] = tuple(dict.fromkeys(subject.shape for subject in SUBJECTS.values()))
 
 
 def choose_subject(rng: np.random.Generator) -> Subject:
     """Return a random subject: families by their shares, shapes and colors uniformly."""
     shares = [share for share, _, _ in FAMILIES.values()]
-    _, figures, colours = list(FAMILIES.values())[int(rng.choice(len(shares), p=shares))]
-    return Subject(
-        figures[int(rng.integers(len(figures)))], colours[int(rng.integers(len(colours)))]
-    )
+    _, shapes, colours = list(FAMILIES.values())[int(rng.choice(len(shares), p=shares))]
+    return Subject(shapes[int(rng.integers(len(shapes)))], colours[int(rng.integers(len(colours)))])
 
 
 def draw(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
@@ -105,36 +101,34 @@ def draw(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
     Returns:
         size x size x 4 uint8, straight color, 0 where alpha is 0.
     """
-    alpha, light = _matte(subject.figure, rng, size)
+    alpha, light = _matte(subject.shape, rng, size)
     paint = np.clip(np.array(COLOURS[subject.colour], np.float64) + rng.uniform(-10, 10, 3), 0, 255)
     # Shading mixes the paint with white or black.
     tone = np.where(light > 0, 255.0, 0.0)[..., None]
     color = paint + (tone - paint) * np.abs(light)[..., None]
     alpha_8 = np.rint(np.clip(alpha, 0, 1) * 255)
-    return np.dstack([np.where(alpha_8[..., None] > 0, np.rint(color), 0), alpha_8]).astype(
-        np.uint8
-    )
+    return np.dstack([np.where(alpha_8[..., None] > 0, np.rint(color), 0), alpha_8]).astype(np.uint8)
 
 
-def _matte(figure: str, rng: np.random.Generator, size: int) -> tuple[Field, Field]:
+def _matte(shape: str, rng: np.random.Generator, size: int) -> tuple[Field, Field]:
     """Return alpha in 0..1, and shading: 1 is white, -1 black, 0 the subject's own color."""
     axis = (np.arange(size) + 0.5) * 2 / size - 1
     # Pixel centers as complex coordinates, shifted to a random position.
     plane = axis[None, :] + 1j * axis[:, None]
     plane = plane - complex(*rng.uniform(-0.08, 0.08, 2))
-    if figure == "smoke":
+    if shape == "smoke":
         return _smoke(plane, rng)
-    if figure == "strokes":
+    if shape == "strokes":
         return _strokes(plane, rng, size), np.zeros(plane.shape)
     radius = float(rng.uniform(0.52, 0.68))
     posed = plane * np.exp(-1j * rng.uniform(-0.15, 0.15)) / radius
-    if figure == "glow":
+    if shape == "glow":
         return _glow(posed)
-    if figure == "glass ball":
+    if shape == "glass ball":
         return _glass(posed, radius, size)
     # An edge at least one pixel wide, at most a few.
     softness = max(2.0 / size, float(rng.uniform(0.015, 0.06)))
-    alpha = _coverage(_DISTANCES[figure](posed) * radius, softness)
+    alpha = _coverage(_DISTANCES[shape](posed) * radius, softness)
     return alpha, np.clip(-0.12 * posed.imag, -0.15, 0.15)  # lit a little from above
 
 
@@ -167,9 +161,7 @@ def _smoke(plane: Plane, rng: np.random.Generator) -> tuple[Field, Field]:
         spread = 0.10 + 0.16 * (0.6 - height)
         centre = complex(rng.normal(0, spread), height)
         # Each puff multiplies the transmitted light.
-        clear *= 1 - rng.uniform(0.15, 0.4) * np.exp(
-            -((np.abs(plane - centre) / (0.13 + spread * 0.6)) ** 2)
-        )
+        clear *= 1 - rng.uniform(0.15, 0.4) * np.exp(-((np.abs(plane - centre) / (0.13 + spread * 0.6)) ** 2))
     inside = _coverage(np.abs(plane) - 0.7, 0.3)  # nothing reaches the border
     return (1 - clear) * inside, np.zeros(plane.shape)
 
@@ -223,9 +215,7 @@ def _letter(*paths: Sequence[complex]) -> Callable[[Plane], Field]:
 
 def _corners(count: int, radii: Sequence[float]) -> Plane:
     """Return corners around the center, the first straight up, with the radii in turn."""
-    corners: Plane = np.array(
-        [radii[k % len(radii)] * -1j * np.exp(2j * np.pi * k / count) for k in range(count)]
-    )
+    corners: Plane = np.array([radii[k % len(radii)] * -1j * np.exp(2j * np.pi * k / count) for k in range(count)])
     return corners
 
 

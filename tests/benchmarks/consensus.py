@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from curation.review.consensus import SURE
-from curation.statistics.dawid_skene import Fit, Skill, Vote, fit_skills
+from curation.statistics.dawid_skene import DawidSkeneFit, Skill, Vote, fit_skills
 
 SOUND: Final = 0.2
 GOLD: Final = 30
@@ -85,7 +85,7 @@ def _simulate(
     return votes, truth, gold, known
 
 
-def _probabilities(fit: Fit[int], candidates: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _probabilities(fit: DawidSkeneFit[int], candidates: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([fit.probability[item] for item in range(candidates)])
 
 

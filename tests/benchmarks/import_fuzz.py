@@ -32,7 +32,7 @@ from curation.adapters import embedded_postgres
 from curation.db import schema
 from curation.db.engine import Database
 from curation.errors import LayerloopError
-from curation.ingest.inspection import Outcome
+from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.seed_import import import_seeds
 from curation.object_store import FolderStore
 from curation.ports import ObjectStore
@@ -41,7 +41,13 @@ from tests.image_files import P3, chromaticities, coded, gamma, make_ios_png, ma
 from tests.making import picture
 from training.external_weights import read_header as read_weights_header
 
-TAKEN = {Outcome.accept, Outcome.accept_strip, Outcome.accept_warn, Outcome.review, Outcome.duplicate}
+TAKEN = {
+    InspectionOutcome.accept,
+    InspectionOutcome.accept_strip,
+    InspectionOutcome.accept_warn,
+    InspectionOutcome.review,
+    InspectionOutcome.duplicate,
+}
 GOOD = 4
 """Good files beside the mutated ones of each batch."""
 SCENE = b"""

@@ -46,14 +46,14 @@ class _Teller:
     def __call__(self, progress: Progress) -> None:
         """Perhaps this one."""
         tenth = progress.stage, 10 * progress.done // max(1, progress.total)
-        if progress.figures and tenth not in self.told:
+        if progress.metrics and tenth not in self.told:
             self.told.add(tenth)
             print(
                 round(time.perf_counter() - self.begun),
                 "s:",
                 progress.stage,
                 progress.done,
-                {n: round(v, 4) for n, v in progress.figures.items()},
+                {n: round(v, 4) for n, v in progress.metrics.items()},
                 flush=True,
             )
 
@@ -63,9 +63,9 @@ def _show(checkpoint: Checkpoint, store: FolderStore, sheet: Path, seconds: floa
     chip = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor"
     print(f"{chip}, {seconds:.0f} s, {most:.1f} GiB, {json.dumps(dict(checkpoint.changes))}")
     print(json.dumps({name: round(value, 4) for name, value in checkpoint.evaluation.items()}), flush=True)
-    if checkpoint.sheet:
+    if checkpoint.sample_grid:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        sheet.write_bytes(store.get(checkpoint.sheet))
+        sheet.write_bytes(store.get(checkpoint.sample_grid))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ _FILL = (
     """insert into checkpoints (id, recipe, preset, snapshot_id, seed, code_version, files, evaluation)
        values (repeat('b', 64), 'whole', 'tiny', repeat('a', 64), 0, 'benchmark', '{}', '{}')""",
     """insert into rounds (purpose, kind, checkpoint_id, quota, policy, state)
-       select 'drawn', 'single', repeat('b', 64), 1, '{}', 'open' from generate_series(1, 25)""",
+       select 'generated', 'single', repeat('b', 64), 1, '{}', 'open' from generate_series(1, 25)""",
     "insert into prompts (id, text) select md5('prompt' || i)::uuid, 'number ' || i from generate_series(0, 999) i",
     "insert into reviewers (name, kind, access) values ('Ada', 'person', 'annotator')",
     """insert into candidates (id, round_id, prompt_id, seed, state, propensity)
@@ -95,9 +95,9 @@ _FILL = (
        from generate_series(1, :all) i""",
     f"""insert into candidate_layers (candidate_id, role, sha256)
        select md5('c' || i)::uuid, 'foreground', {_NAME} from generate_series(1, :all) i""",
-    *(f"update candidates set state = '{state}'" for state in ("drawing", "drawn", "screened", "waiting")),
+    *(f"update candidates set state = '{state}'" for state in ("generating", "generated", "screened", "waiting")),
     "update candidates set state = 'accepted' where seed <= :n",
-    """insert into decisions (candidate_id, reviewer_id, verdict, desk, key)
+    """insert into decisions (candidate_id, reviewer_id, verdict, channel, key)
        select id, 1, 'accept', 'pages', id from candidates where state = 'accepted'""",
     """insert into samples (id, kind, visible, split, round, candidate_id, line)
        select md5('s' || i)::uuid, 'single', md5('v' || i) || md5('w' || i), 'train', i % 25 + 1, md5('c' || i)::uuid,

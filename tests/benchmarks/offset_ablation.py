@@ -56,7 +56,7 @@ OTHERS: dict[str, Mapping[str, str]] = {
 }
 """What the default leaves off, put on alone."""
 
-FIGURES = ("psnr", "ssim", "alpha_sad", "alpha_mse", "identity_psnr", "identity_harm_db")
+PAIR_METRICS = ("psnr", "ssim", "alpha_sad", "alpha_mse", "identity_psnr", "identity_harm_db")
 SEEDS = Path(__file__).parents[3] / "shared" / "seed_rgba"
 
 
@@ -81,19 +81,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
         store = FolderStore(Path(folder) / "objects")
         snapshot = freeze_folder(store, given.pictures)
-        print(f"| {given.preset}, {given.images:,} images, seed {given.seed} | CPU-s | {' | '.join(FIGURES)} |")
-        print("|---" * (len(FIGURES) + 2) + "|", flush=True)
+        print(f"| {given.preset}, {given.images:,} images, seed {given.seed} | CPU-s | {' | '.join(PAIR_METRICS)} |")
+        print("|---" * (len(PAIR_METRICS) + 2) + "|", flush=True)
         for row in chosen:
             changes = {**rows[row], "threads": "1"}
             order = TrainingRequest(
                 "transparency", given.preset, snapshot, None, None, given.seed, given.images, changes
             )
             checkpoint, seconds = _timed(order, store, Path(folder) / str(order.id))
-            figures = " | ".join(f"{checkpoint.evaluation[name]:.4g}" for name in FIGURES)
-            print(f"| {row} | {seconds:.0f} | {figures} |", flush=True)
-            if given.sheets and checkpoint.sheet:
+            metrics = " | ".join(f"{checkpoint.evaluation[name]:.4g}" for name in PAIR_METRICS)
+            print(f"| {row} | {seconds:.0f} | {metrics} |", flush=True)
+            if given.sheets and checkpoint.sample_grid:
                 given.sheets.mkdir(parents=True, exist_ok=True)
-                (given.sheets / f"{given.preset}-{row}.png").write_bytes(store.get(checkpoint.sheet))
+                (given.sheets / f"{given.preset}-{row}.png").write_bytes(store.get(checkpoint.sample_grid))
 
 
 def _rows(preset: str, images: int) -> dict[str, Mapping[str, str]]:

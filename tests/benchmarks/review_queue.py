@@ -38,7 +38,7 @@ from curation.adapters.pgmq_schema import install_pgmq
 from curation.db.engine import Database
 from curation.db.schema import migrate
 from curation.domain import Role
-from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.review.consensus import Consensus, ConsensusRule, set_consensus
 from curation.review.reviewers import add_reviewer, issue_token
 from curation.settings import EMBEDDED, Settings
 from tests.servers import postgres
@@ -119,7 +119,7 @@ def _review(url: str, token: str, decisions: int, seconds: float) -> dict[str, A
         client.post("/api/session", json={"token": token}).raise_for_status()
         told["began"] = time.monotonic()
         while len(told["decide"]) < decisions and time.monotonic() - told["began"] < seconds:
-            cards = _timed(client, told["tray"], "/api/review/tray", {"count": TRAY})["candidates"]
+            cards = _timed(client, told["tray"], "/api/review/claims", {"count": TRAY})["candidates"]
             if not cards:
                 break
             told["given"] += [card["id"] for card in cards]
@@ -153,7 +153,7 @@ def _fill(database: Database, waiting: int, clients: int, overlap: int = 1, begu
         reviewers = [add_reviewer(tx, f"reviewer {i}", Role.annotator) for i in range(clients + 1)]
         tokens = [issue_token(tx, reviewer, 60) for reviewer in reviewers]
         if overlap > 1:
-            set_consensus(tx, 1, Consensus(Rule.majority, overlap), "benchmark")
+            set_consensus(tx, 1, Consensus(ConsensusRule.majority, overlap), "benchmark")
             tx.execute(sa.text(_BEGUN), {"n": begun, "reviewer": reviewers[0].id})
     engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -163,7 +163,7 @@ def _fill(database: Database, waiting: int, clients: int, overlap: int = 1, begu
 
 _BEGUN = """
     with decided as (
-        insert into decisions (candidate_id, reviewer_id, verdict, desk, key)
+        insert into decisions (candidate_id, reviewer_id, verdict, channel, key)
         select md5('candidate' || i)::uuid, :reviewer, 'reject', 'pages', md5('key' || i)::uuid
         from generate_series(1, :n) i returning candidate_id)
     update candidates set decided = 1 from decided where candidates.id = decided.candidate_id"""
@@ -173,7 +173,7 @@ _FILL = (
     """insert into checkpoints (id, recipe, preset, snapshot_id, seed, code_version, files, evaluation)
        values (repeat('b', 64), 'whole', 'tiny', repeat('a', 64), 0, 'benchmark', '{}', '{}')""",
     """insert into rounds (purpose, kind, checkpoint_id, quota, policy, state)
-       values ('drawn', 'single', repeat('b', 64), :n, '{"kind": "random", "share": 1.0}', 'open')""",
+       values ('generated', 'single', repeat('b', 64), :n, '{"kind": "random", "share": 1.0}', 'open')""",
     """insert into prompts (id, text) select md5('prompt' || i)::uuid, 'a red circle, number ' || i
        from generate_series(1, 1000) i""",
     """insert into layers (sha256, width, height, bytes, visible)

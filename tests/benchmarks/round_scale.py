@@ -1,4 +1,4 @@
-"""Measures the choosing of `layerloop round scale` on synthetic candidates: scores, plan, the kept ones, their audit.
+"""Measures the choosing of `layerloop round accept-top` on synthetic candidates: scores, plan, the kept ones, their audit.
 
     python -m tests.benchmarks.round_scale [--candidates 100000 1000000] [--database postgresql://...]
 
@@ -70,7 +70,7 @@ def _measure(database: Database, count: int) -> None:
     with database.transaction() as tx:
         judge_waiting(tx, number, dict.fromkeys(tx.execute(waiting).scalars().all(), True))
     _time("looked at", within(lambda tx: top_n_accept.finish_scaling(tx, number, "bench", dry_run=True)["bound"]))
-    _time("accepted", within(lambda tx: top_n_accept.finish_scaling(tx, number, "bench")["by_machine"]))
+    _time("accepted", within(lambda tx: top_n_accept.finish_scaling(tx, number, "bench")["auto_accepted"]))
 
 
 def _teach(tx: Transaction) -> None:

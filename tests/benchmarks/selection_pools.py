@@ -66,11 +66,11 @@ def simulate(count: int, share: float, auc: float, seed: int) -> Pool:
     odds = (odds - odds.mean()) / odds.std()
     coin = rng.random(count)
 
-    def chance(steep: float) -> np.ndarray:
+    def probability(steep: float) -> np.ndarray:
         bias = _bisect(lambda one: float((1 / (1 + np.exp(-(steep * odds + one)))).mean()), share, -40, 10)
         return 1 / (1 + np.exp(-(steep * odds + bias)))
 
-    truth = chance(_bisect(lambda one: auc_of(odds, coin < chance(one)), auc, 0.1, 20))
+    truth = probability(_bisect(lambda one: auc_of(odds, coin < probability(one)), auc, 0.1, 20))
     accepted = coin < truth
     return Pool(
         signals=[{f"s{i + 1}": float(value) for i, value in enumerate(row)} for row in signals],

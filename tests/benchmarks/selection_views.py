@@ -129,20 +129,20 @@ def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> di
             pool.signals[:600], pool.vectors[:600], pool.accepted[:600], pool.texts[:600], [1] * 600
         )
         fitted, _ = acceptance_model.fit(told)
-        chances = fitted.predict(pool.signals, pool.vectors)
-        grid = np.quantile(chances, gates.GRID).tolist()
+        probabilities = fitted.predict(pool.signals, pool.vectors)
+        grid = np.quantile(probabilities, gates.GRID).tolist()
         threshold, last, look = None, 0, 0
         for judged in range(700, 6_601, 100):
             some = slice(600, judged)
             n, level = int(pool.accepted[some].sum()), bounds.spend(look + 1)
             if n < max(bounds.enough(budget, level), gates.MORE * last):
                 continue
-            found = gates.look_at(chances[some], pool.accepted[some], grid, Verdict.reject, budget, level)
+            found = gates.look_at(probabilities[some], pool.accepted[some], grid, Verdict.reject, budget, level)
             last, look = n, look + 1
             if found.proven:  # the worst that was ever in force is what counts
                 threshold = max(grid[found.proven - 1], threshold or 0.0)
         looks += look
-        below = chances < threshold if threshold is not None else np.zeros(len(chances), bool)
+        below = probabilities < threshold if threshold is not None else np.zeros(len(probabilities), bool)
         lost = float(pool.truth[below].sum() / pool.truth.sum())
         held += lost <= budget
         useful += threshold is not None

@@ -43,7 +43,7 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
-    def open_(name: str | None = "Ada", access: Role = Role.admin, path: str = "/review", **options: object) -> Page:
+    def open_(name: str | None = "Ada", role: Role = Role.admin, path: str = "/review", **options: object) -> Page:
         browser_context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         browser_context.set_default_timeout(15_000)
         contexts.append(browser_context)
@@ -51,7 +51,7 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: _note(complaints, message.type, message.text))
         if name is not None:
-            page.goto(site.sign_in_address(name, access))
+            page.goto(site.sign_in_address(name, role))
             page.wait_for_url("**/review")
         if path != "/review":
             page.goto(site.address + path)

@@ -41,13 +41,13 @@ class Site:
     context: AppContext
     address: str
 
-    def sign_in_address(self, name: str, access: Role = Role.annotator) -> str:
+    def sign_in_address(self, name: str, role: Role = Role.annotator) -> str:
         """An address with a token that works once, for somebody who is added when new."""
         with self.context.database.transaction() as tx:
             try:
                 reviewer = find_reviewer(tx, name)
             except NotFound:
-                reviewer = add_reviewer(tx, name, access)
+                reviewer = add_reviewer(tx, name, role)
             return f"{self.address}/sign-in?token={issue_token(tx, reviewer, 10)}&next=/review"
 
 

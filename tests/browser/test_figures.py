@@ -20,7 +20,7 @@ def test_the_main_figures_stand_in_the_table_and_the_others_are_folded(
     with database.transaction() as tx:
         name = make_checkpoint(tx)
         keep_evaluation(tx, name, dict.fromkeys(HIGHER_IS_BETTER, 0.5) | {"taste": 0.7}, "test")
-    page = open_page(path="/checkpoints", name="Ada", access=Role.trainer)
+    page = open_page(path="/checkpoints", name="Ada", role=Role.trainer)
     columns = page.locator("#names th")
     expect(columns).to_have_count(1 + MAIN + 1)
     expect(columns.last).to_have_text("taste")

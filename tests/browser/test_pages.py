@@ -100,7 +100,7 @@ def round_state(database: Database, number: int) -> str:
 
 
 def test_annotators_are_shown_what_they_may_read(open_page: OpenPage, site: Site, round_id: int) -> None:
-    page = open_page(name="Grace", access=Role.annotator)
+    page = open_page(name="Grace", role=Role.annotator)
     expect(page.locator("#me")).to_contain_text("annotator")
     assert page.locator("nav a:visible").all_inner_texts() == ["Review", "Rounds"]
     page.goto(f"{site.address}/rounds")

@@ -25,7 +25,7 @@ def test_the_price_of_accepts_stands_on_the_rounds_page(open_page: OpenPage, sit
         select_candidates(tx, number, SOURCE)
         judge_waiting(tx, number, dict(zip(ids, accepts(1, quality).tolist(), strict=True)), most=100)
         assert decide_all(tx, ids, Verdict.reject, "by gate 1") > 100
-    page = open_page(path=f"/rounds/{number}", name="Ada", access=Role.engineer)
+    page = open_page(path=f"/rounds/{number}", name="Ada", role=Role.engineer)
     expect(page.locator("#price tr th")).to_have_text(["likely", "random", "uncertain"])
     expect(page.locator("#next-hour")).to_contain_text("What an hour would bring is told after 10 min of looking")
     expect(page.locator("#stop")).to_contain_text("20 were wanted")
@@ -39,23 +39,29 @@ def test_gates_their_bounds_and_one_that_has_closed_itself_stand_on_the_rounds_p
     open_page: OpenPage, site: Site, database: Database
 ) -> None:
     bound = {"k": 0, "n": 300, "low": 0.0, "high": 0.0122}
-    figures = {"n": 300, "budget": 0.02, "level": 0.025, "share": 0.35, "lost": bound, "wrong": bound | {"high": 0.03}}
+    metrics = {"n": 300, "budget": 0.02, "level": 0.025, "share": 0.35, "lost": bound, "wrong": bound | {"high": 0.03}}
     with database.transaction() as tx:
         head = taught(tx).id
         number = open_stream(tx, {"kind": "mixed", "share": 0.5, "reject_budget": 0.02}, 10)
-        row = {"round_id": number, "head_id": head, "verdict": "reject", "look": 1, "threshold": 0.1}
-        tx.execute(sa.insert(gates), row | {"figures": figures})
-    page = open_page(path=f"/rounds/{number}", name="Ada", access=Role.engineer)
+        row = {
+            "round_id": number,
+            "acceptance_model_id": head,
+            "verdict": "reject",
+            "interim_look": 1,
+            "threshold": 0.1,
+        }
+        tx.execute(sa.insert(gates), row | {"metrics": metrics})
+    page = open_page(path=f"/rounds/{number}", name="Ada", role=Role.engineer)
     cells = page.locator("#gates tr > *")
     expect(cells).to_have_text(["1: rejects 35 %open", "≤ 1.2 %of the acceptable lost", "2 %", "0 of 0 wrong"])
     expect(page.locator("#gates-closed")).to_be_hidden()
     against = {"contradicted": {"judged": 40, "errors": 12, "low": 0.09}}
     with database.transaction() as tx:
-        tx.execute(sa.update(gates).values(closed_at=sa.func.now(), figures=figures | against))
+        tx.execute(sa.update(gates).values(closed_at=sa.func.now(), metrics=metrics | against))
     expect(page.locator("#gates-closed")).to_contain_text(
         "Gate 1 has closed itself: 12 of 40 audited rejects were wrong, at least 9 % of the acceptable lost, where 2 % may be."
     )
-    expect(page.locator("#gates-closed code")).to_have_text(f"layerloop round take-back {number}")
+    expect(page.locator("#gates-closed code")).to_have_text(f"layerloop round revert-auto {number}")
     expect(cells.last).to_have_text("12 of 40 wrongat least 9 %")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert barriers(page) == []

@@ -204,14 +204,14 @@ def test_half_written_comments_and_reasons_survive_a_reload(
 def test_no_buttons_stand_beside_an_empty_stage(open_page: OpenPage, round_id: int) -> None:
     page = open_page(path="/rounds")
     waiting: list[Route] = []
-    page.route("**/api/review/tray", lambda route: waiting.append(route))  # noqa: PLW0108
+    page.route("**/api/review/claims", lambda route: waiting.append(route))  # noqa: PLW0108
     page.goto(page.url.replace("/rounds", "/review"))
     expect(page.locator("#pace")).to_be_attached()
     expect(page.locator("#reasons li")).not_to_have_count(0)
     for name in ("accept", "reject", "skip", "undo", "comment"):
         expect(page.locator(f"#{name}")).not_to_be_visible()
     waiting.pop().continue_()
-    page.unroute("**/api/review/tray")
+    page.unroute("**/api/review/claims")
     wait_until_shown(page)
     expect(page.locator("#accept")).to_be_visible()
 

@@ -171,10 +171,10 @@ def test_a_lost_answer_about_a_sheet_doubles_nothing(open_page: OpenPage, databa
         else:
             route.continue_()
 
-    page.route("**/api/review/decisions/several", lose_the_first)
+    page.route("**/api/review/decisions/batch", lose_the_first)
     keys(page, "Space", "Enter")
     wait_until_sent(page)
-    page.unroute("**/api/review/decisions/several")
+    page.unroute("**/api/review/decisions/batch")
     assert next(answers) >= 2
     assert set(standing(database)) == set(on_sheet)
     assert count_decisions(database) == {"accept": 1, "reject": 11}
@@ -188,7 +188,7 @@ def test_a_conflict_on_a_sheet_is_told_and_the_others_are_kept(
     with database.transaction() as tx:
         tx.execute(sa.delete(leases).where(leases.c.subject == on_sheet[3]))
         tx.execute(sa.update(candidates).where(candidates.c.id == on_sheet[3]).values(state="waiting", priority=9))
-    other = open_page(name="Grace", access=Role.annotator)
+    other = open_page(name="Grace", role=Role.annotator)
     assert press(other, "a") == on_sheet[3]
     wait_until_sent(other)
     keys(page, "a", "Enter")

@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from curation.db.engine import Database
 from curation.db.tables import candidates, reviewers
-from curation.domain import Role, Rule, Verdict
+from curation.domain import ConsensusRule, Role, Verdict
 from curation.review.consensus import Consensus, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
@@ -50,7 +50,7 @@ def grace(database: Database) -> str:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everybody_sees_their_own_figures(open_page: OpenPage, site: Site, grace: str, scheme: str) -> None:
-    page = open_page(name=grace, access=Role.annotator, path="/rounds", color_scheme=scheme)
+    page = open_page(name=grace, role=Role.annotator, path="/rounds", color_scheme=scheme)
     page.get_by_role("link", name="Grace").click()
     page.wait_for_url("**/me")
     expect(page.locator(".tiles")).to_contain_text("Decisions an hour")
@@ -90,7 +90,7 @@ def test_a_paused_reviewer_is_told_on_the_review_page(
     with database.transaction() as tx:
         add_reviewer(tx, "Grace")
         tx.execute(sa.update(reviewers).values(paused="3 of 14 plain defects were noticed"))
-    page = open_page(name="Grace", access=Role.annotator)
+    page = open_page(name="Grace", role=Role.annotator)
     expect(page.locator("#failure")).to_contain_text("Your reviewing is paused: 3 of 14 plain defects were noticed.")
     expect(page.locator("#failure")).to_contain_text("engineer")
     expect(page.get_by_role("heading", name="Nothing is shown to you for now")).to_be_visible()
@@ -119,7 +119,7 @@ def test_the_round_page_tells_agreement_where_several_decide(
     open_page: OpenPage, site: Site, database: Database, round_id: int
 ) -> None:
     with database.transaction() as tx:
-        set_consensus(tx, round_id, Consensus(Rule.majority, 2), "test")
+        set_consensus(tx, round_id, Consensus(ConsensusRule.majority, 2), "test")
         ids = tx.execute(sa.select(candidates.c.id).where(candidates.c.round_id == round_id)).scalars().all()
         for place, one in enumerate(ids[:20]):
             for name in ("Grace", "Hopper"):

@@ -107,13 +107,13 @@ def test_what_was_on_its_way_at_a_reload_is_the_latest_whenever_the_server_told_
     second, third = press(page, "r"), press(page, "a")
     wait_until_shown(page)
     waiting = hold_back(page, "**/api/review/latest")
-    page.route("**/api/review/decisions/several", lambda route: route.abort())
+    page.route("**/api/review/decisions/batch", lambda route: route.abort())
     page.reload()
     wait_for_route(page, waiting)
     answer = waiting[0].fetch()
     assert [row["candidate"]["id"] for row in answer.json()] == [first]
     page.unroute("**/api/review/decisions")
-    page.unroute("**/api/review/decisions/several")
+    page.unroute("**/api/review/decisions/batch")
     wait_until_sent(page)
     waiting[0].fulfill(response=answer)
     expect(page.locator("#trail li")).to_have_count(3)
@@ -152,7 +152,7 @@ def test_a_conflict_is_told_and_the_page_goes_on(
     with database.transaction() as tx:
         tx.execute(sa.delete(leases))
         tx.execute(sa.text("update candidates set state = 'waiting' where state = 'showing'"))
-    other = open_page(name="Grace", access=Role.annotator)
+    other = open_page(name="Grace", role=Role.annotator)
     wait_until_shown(other)
     for _ in range(40):
         if state_of(database, candidate) in {"accepted", "rejected"}:
@@ -173,7 +173,7 @@ def test_an_undo_outlives_a_slower_answer_about_the_tray(
     page = open_page()
     wait_until_shown(page)
     fill_up(page, database)
-    waiting = hold_back(page, "**/api/review/tray")
+    waiting = hold_back(page, "**/api/review/claims")
     page.context.set_offline(True)
     for _ in range(FILLS_AFTER):
         undone = press(page, "a")
@@ -186,7 +186,7 @@ def test_an_undo_outlives_a_slower_answer_about_the_tray(
     page.keyboard.press("u")
     assert wait_until_shown(page) == undone
     waiting[0].fulfill(response=answer)
-    page.unroute("**/api/review/tray")
+    page.unroute("**/api/review/claims")
     wait_until_sent(page)
     page.wait_for_load_state("networkidle")
     assert shown(page) == undone

@@ -16,7 +16,7 @@ from curation.settings import EMBEDDED, Settings
 
 def test_nothing_given_is_everything_embedded():
     settings = Settings()
-    assert (settings.database, settings.objects, settings.queue) == (EMBEDDED, EMBEDDED, EMBEDDED)
+    assert (settings.database, settings.storage, settings.queue) == (EMBEDDED, EMBEDDED, EMBEDDED)
     assert settings.embedded
     assert settings.host == "127.0.0.1"
 

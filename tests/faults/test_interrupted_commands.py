@@ -39,7 +39,7 @@ PARTS = {
     "LAYERLOOP_TRAINER": "tests.gates:train",
     "LAYERLOOP_EVALUATOR": "tests.gates:evaluate",
     "LAYERLOOP_CAPTIONER": "tests.gates:open_captioner",
-    "LAYERLOOP_WRITER": "tests.gates:open_writer",
+    "LAYERLOOP_LLM": "tests.gates:open_writer",
     "LAYERLOOP_GENERATOR": "tests.gates:open_painter",
     "LAYERLOOP_LEASE_SECONDS": "3600",
 }
@@ -235,7 +235,7 @@ def test_a_scene_goes_on_after_every_signal(instances, number) -> None:
         with database.transaction() as tx:
             make_checkpoint(tx)
         database.close()
-    command = ("draw", "--layers", "scene.toml", "--out", "scene")
+    command = ("generate", "--layers", "scene.toml", "--out", "scene")
     straight.finish(*command)
     for moment in (2, 1):
         said = interrupted.interrupt(number, *command, gate=f"draw|{moment}")
@@ -251,7 +251,7 @@ def test_a_scene_goes_on_after_every_signal(instances, number) -> None:
 @pytest.mark.parametrize("number", QUICK)
 def test_prompts_go_on_after_every_signal(instances, number) -> None:
     straight, interrupted = instances
-    command = ("prompts", "make", "--maker", "model", "--model", "any", "--count", "7", "--out", "p.jsonl")
+    command = ("prompts", "generate", "--maker", "model", "--model", "any", "--count", "7", "--out", "p.jsonl")
     straight.finish(*command)
     for moment in (1, 2):
         said = interrupted.interrupt(number, *command, gate=f"triples|{moment}")

@@ -32,7 +32,7 @@ from curation.object_store import FolderStore
 ROOT = Path(__file__).resolve().parents[2]
 QUOTA, ROUNDS = 48, 2
 COMMAND = [
-    sys.executable, "-m", "curation.cli.main", "demo", "--preset", "micro", "--reviewer", "oracle", "--port", "0",
+    sys.executable, "-m", "curation.cli.main", "demo", "--preset", "micro", "--reviewer", "rule_reviewer", "--port", "0",
     "--rounds", str(ROUNDS), "--quota", str(QUOTA), "--seeds", "60",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def training(database: Database) -> bool:
 
 
 def drawing(database: Database) -> bool:
-    return _standing(database, "drawing") > 0 and _standing(database, "requested") > 0
+    return _standing(database, "generating") > 0 and _standing(database, "requested") > 0
 
 
 def reviewing(database: Database) -> bool:
@@ -82,7 +82,7 @@ def reviewing(database: Database) -> bool:
 
 def second_round(database: Database) -> bool:
     with database.transaction() as tx:
-        drawn = sa.select(sa.func.count()).select_from(rounds).where(rounds.c.purpose == "drawn")
+        drawn = sa.select(sa.func.count()).select_from(rounds).where(rounds.c.purpose == "generated")
         return bool(tx.scalar(drawn) == ROUNDS)
 
 
@@ -120,7 +120,7 @@ def _check(home: Home) -> None:
     database = home.database()
     store = FolderStore(home.folder / "objects")
     with database.transaction(one_view=True) as tx:
-        drawn_rounds = sa.select(rounds.c.state).where(rounds.c.purpose == "drawn")
+        drawn_rounds = sa.select(rounds.c.state).where(rounds.c.purpose == "generated")
         assert list(tx.execute(drawn_rounds).scalars()) == ["closed"] * ROUNDS
         of_checkpoint = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.origin.is_(None))
         by_state = {row.state: row.n for row in tx.execute(of_checkpoint.group_by(candidates.c.state))}

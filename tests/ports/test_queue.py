@@ -114,14 +114,14 @@ def test_a_job_leaves_after_its_commit_and_never_after_a_rollback(line, worker):
 
     def half() -> None:
         with database.transaction() as tx:
-            tx.ask("screen", lost)
+            tx.enqueue("screen", lost)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         half()
     with database.transaction() as tx:
-        tx.ask("screen", kept)
-        tx.ask("screen", kept)  # asked for twice in one transaction, sent once
+        tx.enqueue("screen", kept)
+        tx.enqueue("screen", kept)  # asked for twice in one transaction, sent once
         time.sleep(0.5)
         assert not line.noted(f"screen {kept}")
     line.wait_for(f"screen {kept}")
@@ -209,7 +209,7 @@ def test_a_broker_that_is_away_costs_a_transaction_nothing(scheme, database, cap
     for number in range(50):
         with database.transaction() as tx:
             tx.log("test", "asked", number)
-            tx.ask("screen", number)
+            tx.enqueue("screen", number)
     assert time.monotonic() - started < 15, "fifty transactions wait for one time-out, not for fifty"
     with database.transaction() as tx:
         assert tx.connection.exec_driver_sql("select count(*) from events").scalar() == 50

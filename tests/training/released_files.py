@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.training.pretrained import make_unet
 from training.denoiser.attention_sharing import SharedAttention, attention_names
-from training.external_weights import Header
+from training.external_weights import WeightsHeader
 from training.interop.key_mapping import to_ldm
 from training.presets.preset import Preset
 from training.transparency.networks import Transparency
@@ -67,9 +67,9 @@ def write(path: Path, shapes: Mapping[str, tuple[int, ...]], seed: int = 0, **me
     return path
 
 
-def header(shapes: Mapping[str, tuple[int, ...]]) -> Header:
+def header(shapes: Mapping[str, tuple[int, ...]]) -> WeightsHeader:
     """A file that is known by its names and shapes alone."""
-    return Header(Path("some.safetensors"), shapes, {})
+    return WeightsHeader(Path("some.safetensors"), shapes, {})
 
 
 def network_shapes(preset: Preset, network: str) -> dict[str, tuple[int, ...]]:

@@ -60,7 +60,7 @@ def test_a_clip_sees_two_looks_and_the_alpha_and_measures_the_agreement(clip: Pa
     assert np.linalg.norm(seen[0].vector[16:]) == pytest.approx(1, abs=1e-4)
     assert seen[0].vector == pytest.approx(eyes.see(SINGLES[:1], PROMPTS[:1])[0].vector, abs=1e-5)
     assert not np.allclose(seen[0].vector, seen[1].vector, atol=1e-2)
-    assert all(0 <= one.figures["clip_score"] <= 100 for one in seen)
+    assert all(0 <= one.metrics["clip_score"] <= 100 for one in seen)
     pair = dict(scenes(1)[0][1])
     assert eyes.see([pair], PROMPTS[:1])[0].vector.shape == (32,)
 
@@ -80,12 +80,12 @@ def test_the_aesthetic_score_is_a_linear_head_on_the_layer_over_mid_grey(clip: P
         value = normalize(CLIPModel.from_pretrained(clip).eval().get_image_features(**inputs).pooler_output, dim=-1)
         for weight, bias in eyes._head:
             value = value @ weight.T + bias
-    assert eyes.see(SINGLES[:1], PROMPTS[:1])[0].figures["aesthetic"] == pytest.approx(float(value), abs=1e-3)
+    assert eyes.see(SINGLES[:1], PROMPTS[:1])[0].metrics["aesthetic"] == pytest.approx(float(value), abs=1e-3)
 
 
 def test_a_dino_sees_and_measures_nothing(dino: Path) -> None:
     eyes = open_embedder(str(dino), None)
-    assert (eyes.measures, eyes.see(SINGLES, PROMPTS)[0].figures) == ((), {})
+    assert (eyes.measures, eyes.see(SINGLES, PROMPTS)[0].metrics) == ((), {})
     assert eyes.see(SINGLES, PROMPTS)[0].vector.shape == (48,)
     assert eyes.source.startswith("dino:")
 

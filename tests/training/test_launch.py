@@ -60,7 +60,7 @@ def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
     assert _apart(one, two) < ROUNDING
     assert together.evaluation["psnr"] == pytest.approx(alone.evaluation["psnr"], abs=1e-2)
     assert [progress.done for progress in told if progress.stage == "base"] == [0, 32, 64]
-    assert all("denoising" in progress.figures for progress in told if progress.stage == "base" and progress.done)
+    assert all("denoising" in progress.metrics for progress in told if progress.stage == "base" and progress.done)
     assert len(list((tmp_path / "two/run/base").glob("state-*"))) == 1
 
 

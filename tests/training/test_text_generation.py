@@ -100,6 +100,6 @@ def test_what_cannot_be_loaded_is_named(llama, tmp_path):
 
 def test_the_command_asks_it(llama, tmp_path):
     out = tmp_path / "prompts.jsonl"
-    making = ["prompts", "make", "--maker", "model", "--model", str(llama), "--out", str(out), "--count", "1"]
+    making = ["prompts", "generate", "--maker", "model", "--model", str(llama), "--out", str(out), "--count", "1"]
     told = json.loads(call(*making, "--json"))
     assert (told["made"], [one.text for one in read_triples(out)]) == (1, ["a cat in a garden"])

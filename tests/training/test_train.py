@@ -31,8 +31,8 @@ def test_a_first_checkpoint_explains_itself(store, snapshot, tmp_path):
     assert checkpoint.snapshot == snapshot
     assert checkpoint.code_version == code_version()
     assert set(checkpoint.evaluation) >= {"psnr", "ssim", "alpha_sad", "alpha_mse", "identity_harm_db"}
-    assert checkpoint.sheet is not None
-    assert Image.open(io.BytesIO(store.get(checkpoint.sheet))).format == "PNG"
+    assert checkpoint.sample_grid is not None
+    assert Image.open(io.BytesIO(store.get(checkpoint.sample_grid))).format == "PNG"
     _, metadata = load_part(store, checkpoint.files["transparency"])
     assert metadata["snapshot"] == snapshot
     assert float(metadata["offset_scale"]) == PRESETS["micro"].offset_scale
@@ -74,7 +74,7 @@ def test_a_parent_of_another_preset_is_refused(store, snapshot, tmp_path):
 def test_a_snapshot_without_held_out_samples_still_trains(store, freeze_shapes, tmp_path):
     checkpoint = train(_order(freeze_shapes(range(4)), images=8), store, tmp_path / "run", quiet)
     assert checkpoint.evaluation == {}
-    assert checkpoint.sheet is not None
+    assert checkpoint.sample_grid is not None
 
 
 def test_the_version_names_the_commit_in_a_checkout_only(tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_the_whole_recipe_trains_every_part_and_draws_its_sheet(store, snapshot,
     assert checkpoint.evaluation["noise_mse"] > 0
     parts = open_parts(checkpoint, store)
     assert parts.base is not None
-    assert store.has(checkpoint.sheet)
+    assert store.has(checkpoint.sample_grid)
     base_only = train(_order(snapshot, "base", parent=checkpoint, images=32), store, tmp_path / "next", quiet)
     assert base_only.files["transparency"] == checkpoint.files["transparency"]
     assert base_only.files["base"] != checkpoint.files["base"]

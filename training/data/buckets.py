@@ -53,9 +53,7 @@ def bucket_table(side: int, step: int, ratio: float) -> tuple[Size, ...]:
 def nearest_bucket(original: Size, table: Sequence[Size]) -> Size:
     """Return the bucket with the nearest log aspect ratio; of equals, the one with more pixels."""
     log_ratio = math.log(original[0] / original[1])
-    return min(
-        table, key=lambda size: (abs(math.log(size[0] / size[1]) - log_ratio), -size[0] * size[1])
-    )
+    return min(table, key=lambda size: (abs(math.log(size[0] / size[1]) - log_ratio), -size[0] * size[1]))
 
 
 def sort_into_buckets(originals: Sequence[Size], table: Sequence[Size], least: int) -> list[Size]:
@@ -112,21 +110,15 @@ def read_sizes(
         for start in range(0, len(unknown), SIZES_WRITTEN):
             # Read one block of headers; an error takes the place of a size.
             block = unknown[start : start + SIZES_WRITTEN]
-            read = dict(
-                zip(block, pool.map(lambda sha256: _read_size(store, sha256), block), strict=True)
-            )
+            read = dict(zip(block, pool.map(lambda sha256: _read_size(store, sha256), block), strict=True))
             sizes = {sha256: size for sha256, size in read.items() if not isinstance(size, str)}
             broken |= {sha256: error for sha256, error in read.items() if isinstance(error, str)}
             if sizes:
-                cache.put(
-                    [keys[sha256] for sha256 in sizes], {"size": torch.tensor(list(sizes.values()))}
-                )
+                cache.put([keys[sha256] for sha256 in sizes], {"size": torch.tensor(list(sizes.values()))})
     # Answer from the cache, which now has the size of every readable image.
     readable = [sha256 for sha256 in keys if sha256 not in broken]
     rows = cache.get([keys[sha256] for sha256 in readable])["size"].tolist() if readable else []
-    return {
-        sha256: (height, width) for sha256, (height, width) in zip(readable, rows, strict=True)
-    }, broken
+    return {sha256: (height, width) for sha256, (height, width) in zip(readable, rows, strict=True)}, broken
 
 
 def size_conditions(originals: Sequence[Size], shapes: Sequence[Size]) -> Tensor:
@@ -149,9 +141,7 @@ class Buckets:
     least: int
     folder: Path | None = None
 
-    def measure(
-        self, store: ObjectStore, objects: Sequence[str]
-    ) -> tuple[dict[str, Size], dict[str, str]]:
+    def measure(self, store: ObjectStore, objects: Sequence[str]) -> tuple[dict[str, Size], dict[str, str]]:
         """Read the sizes of stored images, as `read_sizes` does."""
         return read_sizes(store, objects, self.folder)
 
@@ -164,9 +154,7 @@ def preset_buckets(preset: Preset, batch: int, folder: Path | None) -> Buckets |
     """Return the buckets of a preset, or None if it has none; `batch` is the global batch size."""
     if not preset.buckets:
         return None
-    return Buckets(
-        bucket_table(preset.image_size, preset.bucket_step, preset.bucket_ratio), batch, folder
-    )
+    return Buckets(bucket_table(preset.image_size, preset.bucket_step, preset.bucket_ratio), batch, folder)
 
 
 class Order(Protocol):

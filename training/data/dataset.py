@@ -134,9 +134,7 @@ class LayerDataset(Dataset[Tensor]):
 
     def _inside(self, index: int) -> Tensor:
         height, width = self.shapes[index]
-        top, left, box_height, box_width = self._boxes.get(
-            self.object_of(index), (0, 0, height, width)
-        )
+        top, left, box_height, box_width = self._boxes.get(self.object_of(index), (0, 0, height, width))
         inside_1HW = torch.zeros(1, height, width, dtype=torch.bool)
         inside_1HW[:, top : top + box_height, left : left + box_width] = True
         return inside_1HW
@@ -147,9 +145,7 @@ class LayerDataset(Dataset[Tensor]):
 
     def sizes(self, places: Sequence[int]) -> Tensor:
         """Return SDXL's size conditioning of these images, B x 6 (see `size_conditions`)."""
-        return size_conditions(
-            [self.originals[index] for index in places], [self.shapes[index] for index in places]
-        )
+        return size_conditions([self.originals[index] for index in places], [self.shapes[index] for index in places])
 
     def _assign_buckets(self, buckets: Buckets | None) -> None:
         """Assign each image to a bucket, and leave out images whose size cannot be read."""
@@ -249,25 +245,12 @@ def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
         Refused: The split is empty.
     """
     samples = list(read_samples(store, snapshot))
-    chosen = [
-        sample
-        for sample in samples
-        if sample.split == split and LayerRole.foreground in sample.layers
-    ]
+    chosen = [sample for sample in samples if sample.split == split and LayerRole.foreground in sample.layers]
     if split == Split.train:
         # Remove leaks: samples that show a held-out subject.
         withheld = read_withheld(store, snapshot)
-        heldout = {
-            image
-            for sample in samples
-            if sample.split == Split.heldout
-            for image in _subjects(sample)
-        }
-        chosen = [
-            sample
-            for sample in chosen
-            if sample.id not in withheld and heldout.isdisjoint(_subjects(sample))
-        ]
+        heldout = {image for sample in samples if sample.split == Split.heldout for image in _subjects(sample)}
+        chosen = [sample for sample in chosen if sample.id not in withheld and heldout.isdisjoint(_subjects(sample))]
     if not chosen:
         hint = ""
         if split == Split.heldout:

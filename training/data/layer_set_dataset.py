@@ -50,10 +50,7 @@ class LayerSetDataset:
     @property
     def keys(self) -> list[object]:
         """The key that all layer sets of a batch share: image size and roles."""
-        return [
-            (self.layers.shapes[rows[0]], roles)
-            for rows, roles in zip(self.rows, self.roles, strict=True)
-        ]
+        return [(self.layers.shapes[rows[0]], roles) for rows, roles in zip(self.rows, self.roles, strict=True)]
 
     def sound(self, places: Sequence[int]) -> list[int]:
         """Replace indices of unreadable layer sets by the next with their key. Raises Corrupt."""
@@ -88,9 +85,7 @@ class LayerSetDataset:
             for kind in (False, True)
         }
         factor = single_share / (1 - single_share) * sums[False] / sums[True] if sums[True] else 0.0
-        scaled = (
-            w * factor if is_single else w for w, is_single in zip(weights, single, strict=True)
-        )
+        scaled = (w * factor if is_single else w for w, is_single in zip(weights, single, strict=True))
         return WeightedSampler(tuple(scaled), seed)
 
     def _add(self, rows: dict[LayerRole, int], roles: tuple[LayerRole, ...]) -> None:

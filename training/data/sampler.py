@@ -26,9 +26,7 @@ class WeightedSampler:
 
     weights: tuple[float, ...]
     seed: int
-    _epochs: dict[int, list[int]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _epochs: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def places(self, start: int, count: int) -> list[int]:
         """Return the sample indices of draws start .. start + count - 1."""
@@ -82,15 +80,12 @@ def draw_order(
     """
     news = weigh_new(store, pictures.samples, previous, new_weight)
     weights = (
-        new * (1 if role == LayerRole.foreground else opaque)
-        for new, role in zip(news, pictures.roles, strict=True)
+        new * (1 if role == LayerRole.foreground else opaque) for new, role in zip(news, pictures.roles, strict=True)
     )
     return WeightedSampler(tuple(weights), seed)
 
 
-def weigh_new(
-    store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float
-) -> list[float]:
+def weigh_new(store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float) -> list[float]:
     """Return the weight of each sample: `new_weight` if the previous snapshot lacks it, else 1.
 
     Args:
@@ -100,7 +95,4 @@ def weigh_new(
         new_weight: Weight of new samples.
     """
     known_ids = {sample.id for sample in read_samples(store, previous)} if previous else None
-    return [
-        new_weight if known_ids is not None and sample.id not in known_ids else 1.0
-        for sample in samples
-    ]
+    return [new_weight if known_ids is not None and sample.id not in known_ids else 1.0 for sample in samples]

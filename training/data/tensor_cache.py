@@ -63,17 +63,13 @@ class ShardedTensorCache:
         if self.folder is None:
             return
         known = set(self._names)
-        for name in sorted(
-            entry.name for entry in os.scandir(self.folder) if entry.name.endswith(ENDING)
-        ):
+        for name in sorted(entry.name for entry in os.scandir(self.folder) if entry.name.endswith(ENDING)):
             if name not in known:
                 self._index(self.folder / name)
 
     def put(self, keys: Sequence[bytes], tensors: Mapping[str, Tensor]) -> None:
         """Store entries durably: row n of every tensor under key n, copied to the CPU."""
-        rows = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())
-        }
+        rows = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
         if self.folder is None:
             self._opened[len(self._names)] = rows
             self._add_entries(f"memory-{len(self._names)}", keys)
@@ -157,9 +153,7 @@ class ShardedTensorCache:
             file.unlink(missing_ok=True)
             return
         data = keys_N32.numpy().tobytes()
-        self._add_entries(
-            file.name, [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)]
-        )
+        self._add_entries(file.name, [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)])
 
     def _add_entries(self, name: str, keys: Sequence[bytes]) -> None:
         shard = len(self._names)

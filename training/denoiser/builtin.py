@@ -41,9 +41,7 @@ class BuiltinDenoiser(Denoiser):
 
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
         """Return the network's prediction."""
-        predicted: Tensor = self.network(
-            noisy_BCHW, time_B, conditions.states_BLD, conditions.mask_BL
-        )
+        predicted: Tensor = self.network(noisy_BCHW, time_B, conditions.states_BLD, conditions.mask_BL)
         return predicted
 
     def measure(self, latent_BCHW: Tensor) -> None:
@@ -87,9 +85,7 @@ class ConditionalUNet(nn.Module):
         unet: Any = UNet2DConditionModel  # diffusers' constructors carry no types
         self.unet = unet(**unet_config(preset))
 
-    def forward(
-        self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor
-    ) -> Tensor:
+    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """Return a prediction of the shape of `noisy`, with cross-attention to all words."""
         predicted: Tensor = self.unet(
             noisy_BCHW,
@@ -117,17 +113,13 @@ def unet_config(preset: Preset) -> dict[str, Any]:
         "out_channels": preset.latent_channels,
         "block_out_channels": preset.unet_channels,
         "layers_per_block": preset.unet_layers,
-        "down_block_types": tuple(
-            "CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in cross_attention
-        ),
+        "down_block_types": tuple("CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in cross_attention),
         "up_block_types": tuple(
             "CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(cross_attention)
         ),
         "cross_attention_dim": preset.text_width,
         # diffusers' attention_head_dim is the number of heads here (its issue 2011).
-        "attention_head_dim": tuple(
-            max(1, channels // preset.unet_head_width) for channels in preset.unet_channels
-        ),
+        "attention_head_dim": tuple(max(1, channels // preset.unet_head_width) for channels in preset.unet_channels),
         "norm_num_groups": min(32, preset.unet_channels[0] // 4),
     }
 

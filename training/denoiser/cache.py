@@ -82,10 +82,7 @@ class LatentCache:
             Corrupt: Too many images are unreadable.
         """
         # Image and size determine an entry within the folder of this identity.
-        self._keys = [
-            key_of("latent", pictures.object_of(p), *pictures.shapes[p])
-            for p in range(len(pictures))
-        ]
+        self._keys = [key_of("latent", pictures.object_of(p), *pictures.shapes[p]) for p in range(len(pictures))]
 
         def make(indices: Sequence[int]) -> None:
             entries = self._encode(pictures, indices, encode, workers, batch)
@@ -125,9 +122,7 @@ class LatentCache:
         with closing(prefetch(lambda index: _prepare(pictures, index), batches, workers)) as read:
             for batch_indices, prepared in zip(batches, read, strict=True):
                 readable = [
-                    (index, pixels)
-                    for index, pixels in zip(batch_indices, prepared, strict=True)
-                    if pixels is not None
+                    (index, pixels) for index, pixels in zip(batch_indices, prepared, strict=True) if pixels is not None
                 ]
                 if not readable:
                     continue
@@ -176,16 +171,11 @@ class ConditionsCache:
 
         def make(indices: Sequence[int]) -> None:
             batches = [
-                [unique[index] for index in indices[start : start + batch]]
-                for start in range(0, len(indices), batch)
+                [unique[index] for index in indices[start : start + batch]] for start in range(0, len(indices), batch)
             ]
             encoded = Conditions.join([encode(texts).to("cpu", self._dtype) for texts in batches])
             # Sizes are not a property of the text.
-            named = {
-                field.name: getattr(encoded, field.name)
-                for field in fields(encoded)
-                if field.name != "sizes_B6"
-            }
+            named = {field.name: getattr(encoded, field.name) for field in fields(encoded) if field.name != "sizes_B6"}
             tensors = {name: value.detach() for name, value in named.items() if value is not None}
             self._shards.put([keys[index] for index in indices], tensors)
 
@@ -203,9 +193,7 @@ def fill_batch(shape: Size, most: int = 64) -> int:
     return max(1, min(most, PIXELS // (shape[0] * shape[1])))
 
 
-def latent_identity(
-    preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder, **more: str
-) -> dict[str, str]:
+def latent_identity(preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder, **more: str) -> dict[str, str]:
     """Return everything besides an image that determines its latents.
 
     Weights are hashed as they are in memory, and preprocessing by its output for a test image, so
@@ -229,9 +217,7 @@ def latent_identity(
     }
 
 
-def text_identity(
-    preset: Preset, encoders: nn.Module, tokenizers: Sequence[Any], **more: str
-) -> dict[str, str]:
+def text_identity(preset: Preset, encoders: nn.Module, tokenizers: Sequence[Any], **more: str) -> dict[str, str]:
     """Return everything besides a text that determines its embedding by frozen text encoders.
 
     Tokenizers are identified by their output for a test sentence and their length.
@@ -242,9 +228,7 @@ def text_identity(
         tokenizers: Their tokenizers.
         more: Further determinants, such as the family and its handling of the empty text.
     """
-    probed = [
-        (tokenizer(TEXT_PROBE).input_ids, tokenizer.model_max_length) for tokenizer in tokenizers
-    ]
+    probed = [(tokenizer(TEXT_PROBE).input_ids, tokenizer.model_max_length) for tokenizer in tokenizers]
     tokens = hashlib.sha256(canonical_json(probed).encode()).hexdigest()
     # Training in half precision rounds embeddings anyway, and they are larger than latents.
     precision = "fp32" if preset.precision == "fp32" else "fp16"
@@ -307,8 +291,5 @@ def _write_aside(file: Path, pictures: LayerDataset) -> None:
     if not pictures.aside:
         file.unlink(missing_ok=True)
         return
-    lines = [
-        canonical_json({"sample": sample, "wrong": wrong})
-        for sample, wrong in sorted(pictures.aside.items())
-    ]
+    lines = [canonical_json({"sample": sample, "wrong": wrong}) for sample, wrong in sorted(pictures.aside.items())]
     file.write_text("".join(line + "\n" for line in lines))

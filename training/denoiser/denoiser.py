@@ -38,9 +38,7 @@ class Conditions:
     def map(self, change: Callable[[str, Tensor], Tensor]) -> Conditions:
         """Replace every present tensor by `change(name, tensor)`."""
         present = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return replace(
-            self, **{name: change(name, value) for name, value in present if value is not None}
-        )
+        return replace(self, **{name: change(name, value) for name, value in present if value is not None})
 
 
 class Denoiser(nn.Module):

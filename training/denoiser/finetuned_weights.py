@@ -17,9 +17,7 @@ PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 _HOOKS = "hookers.layers."
 
 
-def add_adapter(
-    unet: Any, rank: int, alpha: float, modules: tuple[str, ...] | list[str] = PROJECTIONS
-) -> None:
+def add_adapter(unet: Any, rank: int, alpha: float, modules: tuple[str, ...] | list[str] = PROJECTIONS) -> None:
     """Add a LoRA through PEFT that has no effect yet: W + alpha / rank * B A with B = 0.
 
     Args:
@@ -58,9 +56,7 @@ def teach(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) ->
     match kind:
         case "adapter":
             # The adapted modules follow from the names.
-            modules = [
-                name.removesuffix(".lora_A.weight").removeprefix("unet.") for name in tensors
-            ]
+            modules = [name.removesuffix(".lora_A.weight").removeprefix("unet.") for name in tensors]
             add_adapter(
                 unet,
                 int(facts["rank"]),
@@ -87,20 +83,14 @@ def learnt_of(unet: Any, kind: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = unet.state_dict()
     match kind:
         case "adapter":
-            return {
-                f"unet.{name.replace('.default', '')}": value
-                for name, value in state.items()
-                if ".lora_" in name
-            }
+            return {f"unet.{name.replace('.default', '')}": value for name, value in state.items() if ".lora_" in name}
         case "sharing":
             # Attentions are numbered as in the released file.
             tensors: dict[str, Tensor] = {}
             for index, name in enumerate(attention_names(unet)):
                 start = f"{name}.processor."
                 tensors |= {
-                    f"{_HOOKS}{index}.{key.removeprefix(start)}": state[key]
-                    for key in state
-                    if key.startswith(start)
+                    f"{_HOOKS}{index}.{key.removeprefix(start)}": state[key] for key in state if key.startswith(start)
                 }
             return tensors
         case _:
@@ -123,14 +113,10 @@ def copy_over(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors over those of the same names, in place. Raises RuntimeError on mismatch."""
     differing = sorted(own.keys() ^ tensors.keys())
     if differing:
-        raise RuntimeError(
-            f"{len(differing)} tensors exist on one side only, such as {differing[0]}"
-        )
+        raise RuntimeError(f"{len(differing)} tensors exist on one side only, such as {differing[0]}")
     for name, value in own.items():
         if value.shape != tensors[name].shape:
-            raise RuntimeError(
-                f"{name} is {tuple(tensors[name].shape)} there and {tuple(value.shape)} here"
-            )
+            raise RuntimeError(f"{name} is {tuple(tensors[name].shape)} there and {tuple(value.shape)} here")
         value.copy_(tensors[name])
 
 
@@ -139,11 +125,7 @@ def _add(unet: Any, tensors: Mapping[str, Tensor]) -> None:
     """Add stored differences to the UNet's weights, in float32."""
     own: dict[str, Tensor] = unet.state_dict()
     # PEFT renames the weights of layers that already have an adapter.
-    own |= {
-        name.replace(".base_layer.", "."): value
-        for name, value in own.items()
-        if ".base_layer." in name
-    }
+    own |= {name.replace(".base_layer.", "."): value for name, value in own.items() if ".base_layer." in name}
     for name, difference in tensors.items():
         if name not in own or own[name].shape != difference.shape:
             raise RuntimeError(f"{name} of {tuple(difference.shape)} is not a tensor of this UNet")

@@ -29,9 +29,7 @@ class Generator:
     size. Other machines may differ in the last bits.
     """
 
-    def __init__(
-        self, parts: LoadedCheckpoint, denoiser: Denoiser, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, parts: LoadedCheckpoint, denoiser: Denoiser, device: torch.device | str = "cpu") -> None:
         """Move the networks of a checkpoint to a device.
 
         Args:
@@ -44,9 +42,7 @@ class Generator:
         for network in (parts.backbone, parts.transparency):
             network.to(device)
 
-    def draw(
-        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
-    ) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
         """Generate one foreground per request, in order.
 
         Args:
@@ -95,8 +91,7 @@ class Generator:
         preset, side = self.parts.preset, self.parts.preset.image_size
         # Options that only pretrained models support.
         fixed = {
-            "other sizes": options.size not in {None, (side, side)}
-            or options.aspect not in {None, 1},
+            "other sizes": options.size not in {None, (side, side)} or options.aspect not in {None, 1},
             "other samplers": options.sampler not in {None, "ddim"},
             "a starting image": options.image is not None,
             "upscaling": options.upscale != 1,
@@ -104,9 +99,7 @@ class Generator:
         for name, used in fixed.items():
             if used:
                 hint = "checkpoints of the presets sd15, sd21 and sdxl do"
-                raise Refused(
-                    f"checkpoints of the preset {preset.name!r} do not support {name}", hint
-                )
+                raise Refused(f"checkpoints of the preset {preset.name!r} do not support {name}", hint)
         steps, guidance = options.steps or preset.draw_steps, preset.guidance
         return replace(
             preset,
@@ -169,17 +162,13 @@ def sample_latents(
     schedule = denoiser.schedule()
     schedule.set_timesteps(preset.draw_steps)
     side = preset.image_size // preset.stride
-    latent_BCHW = torch.stack(
-        [noise_of(seed, (preset.latent_channels, side, side)) for seed in seeds]
-    ).to(device)
+    latent_BCHW = torch.stack([noise_of(seed, (preset.latent_channels, side, side)) for seed in seeds]).to(device)
     # One batch for both predictions of guidance: prompts first, then negative prompts.
     conditions = denoiser.encode([*texts, *([negative] * len(texts))])
     for time in schedule.timesteps:
         # Guidance extrapolates from the negative to the prompted prediction.
         twice_BCHW = torch.cat([latent_BCHW, latent_BCHW])
-        predicted_BCHW = denoiser.predict(
-            twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions
-        )
+        predicted_BCHW = denoiser.predict(twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions)
         prompted, unprompted = predicted_BCHW.chunk(2)
         guided = unprompted + preset.guidance * (prompted - unprompted)
         latent_BCHW = schedule.step(guided, time, latent_BCHW).prev_sample

@@ -56,13 +56,9 @@ class StableDiffusion(Denoiser):
         self.preset, self.family = preset, _family(preset)
         assert preset.model is not None  # noqa: S101 - checked by _family
         check_family(preset.model, self.family)
-        self.pipeline = taught or load_pipeline(
-            preset.model, self.family.pipeline, preset.variant, dtype=torch.float32
-        )
+        self.pipeline = taught or load_pipeline(preset.model, self.family.pipeline, preset.variant, dtype=torch.float32)
         self.unet = self.pipeline.unet
-        self.texts = nn.ModuleList(
-            self.pipeline.components[name] for name in self.family.text_encoders
-        )
+        self.texts = nn.ModuleList(self.pipeline.components[name] for name in self.family.text_encoders)
         # Of the autoencoder only the scaling of latents is needed.
         latents = load_config(AutoencoderKL, preset.model, "vae")
         self.scaling, self.shift = (
@@ -74,9 +70,7 @@ class StableDiffusion(Denoiser):
         self.kind = "adapter" if preset.adapter_rank and not taught else "weights"
         if stored:
             self.kind = teach(self.unet, *stored)
-            self.adapter |= {
-                name: stored[1][name] for name in ("rank", "alpha") if name in stored[1]
-            }
+            self.adapter |= {name: stored[1][name] for name in ("rank", "alpha") if name in stored[1]}
         elif self.kind == "adapter":
             add_adapter(self.unet, preset.adapter_rank, preset.adapter_rank)
         self.settle().train(False)
@@ -116,9 +110,7 @@ class StableDiffusion(Denoiser):
         if sizes_B6 is None:
             side = float(self.preset.image_size)
             sizes_B6 = torch.tensor([side, side, 0, 0, side, side]).repeat(len(texts), 1)
-        return Conditions(
-            states_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6.to(device, torch.float32)
-        )
+        return Conditions(states_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6.to(device, torch.float32))
 
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
         """Return the UNet's prediction in the dtype of `noisy`."""

@@ -78,11 +78,7 @@ class DenoiserStage(TrainingStage):
         """Build the preset's optimizer over the trained parameters of the denoiser."""
         parameters = self.denoiser.trainable_parameters()
         betas = (self.preset.beta1, self.preset.beta2)
-        return {
-            "optimiser": build_optimiser(
-                self.preset.optimiser, parameters, self.preset.base_lr, betas=betas
-            )
-        }
+        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.base_lr, betas=betas)}
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
         """Make latents, noise, timesteps and captions; some captions are dropped for guidance.
@@ -109,16 +105,13 @@ class DenoiserStage(TrainingStage):
             sample_BCHW = torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
             mean_BCHW = mean_BCHW + std_BCHW * sample_BCHW
         captions = [
-            "" if drop else self.pictures.caption_of(index)
-            for index, drop in zip(chosen, dropped, strict=True)
+            "" if drop else self.pictures.caption_of(index) for index, drop in zip(chosen, dropped, strict=True)
         ]
         rows = {"latent": mean_BCHW, "noise": noise_BCHW, "time": time_B}
         if self.texts is None:
             return {**rows, "texts": captions}
         # Size conditioning is added here, since it belongs to the image and not to its text.
-        sizes_B6 = (
-            self.pictures.sizes(chosen) if find_family(str(self.preset.family)).sizes else None
-        )
+        sizes_B6 = self.pictures.sizes(chosen) if find_family(str(self.preset.family)).sizes else None
         return {**rows, "conditions": replace(self.texts.take(captions), sizes_B6=sizes_B6)}
 
     def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -136,9 +129,7 @@ class DenoiserStage(TrainingStage):
         # Diffuse the latents, and predict noise or v.
         clean_BCHW = self.denoiser.normalise(rows["latent"])
         noisy_BCHW = self.schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
-        conditions = (
-            rows["conditions"] if "conditions" in rows else self.denoiser.encode(rows["texts"])
-        )
+        conditions = rows["conditions"] if "conditions" in rows else self.denoiser.encode(rows["texts"])
         predicted_BCHW = self.denoiser.predict(noisy_BCHW, time_B, conditions)
         target_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
         # Weight each example by its noise level.
@@ -158,9 +149,7 @@ class DenoiserStage(TrainingStage):
     def draw_sheet(self, rows: Rows) -> bytes:
         """Generate the held-out captions, or the first training captions, at fixed seeds."""
         del rows  # the grid is the same at every interval
-        captions = list(
-            dict.fromkeys(self.heldout.captions if self.heldout else self.pictures.captions)
-        )[:SHEET]
+        captions = list(dict.fromkeys(self.heldout.captions if self.heldout else self.pictures.captions))[:SHEET]
         seeds = list(range(len(captions)))
         layers = draw_layers(self.denoiser, *self._frozen_networks, self.preset, captions, seeds)
         return draw_sheet([layers], [captions])
@@ -192,9 +181,7 @@ def loss_weight(prediction: str, snr_gamma: float, level_B: Tensor) -> Tensor:
     return clamped_B / (snr_B + 1) if prediction == "v_prediction" else clamped_B / snr_B
 
 
-def denoising_errors(
-    denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence[str], first: int = 0
-) -> Tensor:
+def denoising_errors(denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence[str], first: int = 0) -> Tensor:
     """Compute the squared errors of the prediction at the VALIDATED timesteps: levels x B values.
 
     The noise of an image depends only on its number, `first` + its row, and not on its batch.
@@ -211,10 +198,7 @@ def denoising_errors(
     numbers = range(first, first + len(captions))
     for level in VALIDATED:
         # Seeded by timestep and image number.
-        noise = [
-            torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", n))
-            for n in numbers
-        ]
+        noise = [torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", n)) for n in numbers]
         noise_BCHW = torch.stack(noise).to(clean_BCHW.device)
         time_B = torch.full((len(captions),), level, device=clean_BCHW.device)
         noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
@@ -224,9 +208,7 @@ def denoising_errors(
     return torch.cat(errors)
 
 
-def denoising_target(
-    schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor
-) -> Tensor:
+def denoising_target(schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
     """Return the noise, or v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans and Ho, 2022).
 
     Args:

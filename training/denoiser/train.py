@@ -83,21 +83,15 @@ def train_base(
     memory = preset.in_memory
     opaque, size = preset.base_opaque, preset.image_size
     roles = preset.roles_learnt(opaque)
-    pictures = load_split(
-        store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles
-    )
+    pictures = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
     if LayerRole.background in pictures.roles:
         preset = replace(preset, base_images=preset.base_images + preset.background_images)
-    draws: Order = draw_order(
-        store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque
-    )
+    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
     draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
     # Frozen networks encode all images once.
     for network in (backbone, transparency):
         network.to(machine.device)
-    latents = encode_pictures(
-        preset, pictures, backbone, transparency.encoder, None if memory else caches, report
-    )
+    latents = encode_pictures(preset, pictures, backbone, transparency.encoder, None if memory else caches, report)
 
     # The denoiser: new, pretrained, or the parent's.
     torch.manual_seed(order.seed)
@@ -112,13 +106,9 @@ def train_base(
     # Text embeddings and held-out latents, then the training itself.
     texts = encode_texts(preset, denoiser, pictures.captions, None if memory else caches, report)
     heldout = _heldout(store, order.snapshot, preset, backbone, transparency.encoder)
-    recipe = DenoiserStage(
-        preset, denoiser, pictures, latents, texts, backbone, transparency, heldout
-    )
+    recipe = DenoiserStage(preset, denoiser, pictures, latents, texts, backbone, transparency, heldout)
     fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    trained = {
-        name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()
-    }
+    trained = {name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()}
     return trained, denoiser.facts()
 
 
@@ -172,17 +162,13 @@ def encode_texts(
     if not isinstance(denoiser, StableDiffusion):
         return None
     pipeline = denoiser.pipeline
-    tokenizers = [
-        part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")
-    ]
+    tokenizers = [part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")]
     # How the pipeline encodes is part of the cache's identity.
     settings = {
         "family": denoiser.family.name,
         "zeros": str(pipeline.config.get("force_zeros_for_empty_prompt")),
     }
-    texts = ConditionsCache.open(
-        folder, text_identity(preset, denoiser.texts, tokenizers, **settings)
-    )
+    texts = ConditionsCache.open(folder, text_identity(preset, denoiser.texts, tokenizers, **settings))
     texts.fill(["", *captions], denoiser.encode, report)
     return texts
 

@@ -65,9 +65,7 @@ class Prefetcher:
         step = self._next[1].result()
         # Start on the following step before the caller trains on this one.
         after = seen + len(step.places)
-        self._next = (
-            (after, self._pool.submit(self._lay_out, after)) if after < self._total else None
-        )
+        self._next = (after, self._pool.submit(self._lay_out, after)) if after < self._total else None
         return step
 
     def close(self) -> None:
@@ -78,9 +76,7 @@ class Prefetcher:
 
 def cut(rows: Rows, part: slice) -> Rows:
     """Return a slice of a batch along the image axis."""
-    return {
-        name: v.take(part) if isinstance(v, TensorBundle) else v[part] for name, v in rows.items()
-    }
+    return {name: v.take(part) if isinstance(v, TensorBundle) else v[part] for name, v in rows.items()}
 
 
 def send(rows: Rows, device: torch.device) -> Rows:

@@ -44,23 +44,17 @@ class DistributedContext:
 
     def __init__(self, preset: Preset) -> None:
         if preset.precision not in PRECISIONS:
-            raise NotFound(
-                f"no precision {preset.precision!r}", f"choose one of {', '.join(PRECISIONS)}"
-            )
+            raise NotFound(f"no precision {preset.precision!r}", f"choose one of {', '.join(PRECISIONS)}")
         # Combinations that FSDP2 does not support.
         if preset.sharded and preset.precision == "fp16":
             raise Refused("sharded=true does not support fp16", "use --set precision=bf16")
         if preset.sharded and preset.channels_last:
             raise Refused("sharded=true does not support channels_last", "leave out channels_last")
         if preset.sharded and preset.average_apart and torch.cuda.is_available():
-            raise Refused(
-                "sharded=true keeps the EMA weights with its shards", "leave out average_apart"
-            )
+            raise Refused("sharded=true keeps the EMA weights with its shards", "leave out average_apart")
         self.preset = preset
         # A discriminator has no gradients in the steps before adversarial training begins.
-        handlers = [
-            DistributedDataParallelKwargs(find_unused_parameters=preset.discriminator_weight > 0)
-        ]
+        handlers = [DistributedDataParallelKwargs(find_unused_parameters=preset.discriminator_weight > 0)]
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=handlers)
         self.device = self.accelerator.device
         self.processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -69,9 +63,7 @@ class DistributedContext:
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
 
-    def place(
-        self, networks: nn.Module, cores: Sequence[nn.Module], frozen: Sequence[nn.Module] = ()
-    ) -> nn.Module:
+    def place(self, networks: nn.Module, cores: Sequence[nn.Module], frozen: Sequence[nn.Module] = ()) -> nn.Module:
         """Prepare networks for training: move them to the device, compile, and shard or replicate.
 
         Args:
@@ -126,9 +118,7 @@ class DistributedContext:
         """
         shares = []
         for start in range(0, count, batch * self.processes):
-            local = range(
-                min(count, start + self.rank * batch), min(count, start + (self.rank + 1) * batch)
-            )
+            local = range(min(count, start + self.rank * batch), min(count, start + (self.rank + 1) * batch))
             shares.append((local or range(1), len(local) / count))
         return shares
 
@@ -186,11 +176,11 @@ class DistributedContext:
         self.scaler.update()
         return whole(norms[0]).detach()
 
-    def add_up(self, figures: Tensor) -> Tensor:
+    def add_up(self, metrics: Tensor) -> Tensor:
         """Sum each metric over all processes, in place."""
         if self.processes > 1:
-            dist.all_reduce(figures)
-        return figures
+            dist.all_reduce(metrics)
+        return metrics
 
     def wait(self) -> None:
         """Wait until all processes reach this point."""
@@ -256,11 +246,7 @@ def explain_memory(error: BaseException, preset: Preset, stage: str) -> Layerloo
     # Half the micro-batch with twice the accumulation is the same training.
     batch = f"{stage}_batch"
     images = int(getattr(preset, batch))
-    half_batch = (
-        f"{batch}={max(1, images // 2)} --set accumulation={preset.accumulation * 2}"
-        if images > 1
-        else ""
-    )
+    half_batch = f"{batch}={max(1, images // 2)} --set accumulation={preset.accumulation * 2}" if images > 1 else ""
     # The remaining settings change the training, so they are suggested only where not set yet.
     settings = [
         half_batch and f"{half_batch} (the same training in smaller micro-batches)",

@@ -27,15 +27,13 @@ class MetricLogger:
     def __init__(self, board: SummaryWriter | None = None, tracker: Any = None) -> None:
         self.board, self.tracker = board, tracker
 
-    def write(self, seen: int, figures: Mapping[str, float]) -> None:
+    def write(self, seen: int, metrics: Mapping[str, float]) -> None:
         """Log training metrics; in TensorBoard losses are under "loss/", other metrics are not."""
         if self.board is not None:
-            for name, value in figures.items():
-                self.board.add_scalar(
-                    name if name in {"gradient", "rate"} else f"loss/{name}", value, seen
-                )
+            for name, value in metrics.items():
+                self.board.add_scalar(name if name in {"gradient", "rate"} else f"loss/{name}", value, seen)
         if self.tracker is not None:
-            self.tracker.log(dict(figures), step=seen)
+            self.tracker.log(dict(metrics), step=seen)
 
     def write_sheet(self, seen: int, png: bytes, heldout: Mapping[str, float]) -> None:
         """Log a sample grid as an image named "sheet", and held-out metrics under "heldout/"."""
@@ -45,9 +43,7 @@ class MetricLogger:
             for name, value in heldout.items():
                 self.board.add_scalar(f"heldout/{name}", value, seen)
         if self.tracker is not None:
-            self.tracker.log(
-                {f"heldout/{name}": value for name, value in heldout.items()}, step=seen
-            )
+            self.tracker.log({f"heldout/{name}": value for name, value in heldout.items()}, step=seen)
             self.tracker.log_images({"sheet": [image]}, step=seen)
 
     def close(self) -> None:
@@ -98,9 +94,6 @@ def open_tracker(preset: Preset, order: TrainingRequest, stage: str, folder: Pat
         "snapshot": order.snapshot,
         "seed": order.seed,
     }
-    plain = {
-        key: value if isinstance(value, str | int | float) else str(value)
-        for key, value in settings.items()
-    }
+    plain = {key: value if isinstance(value, str | int | float) else str(value) for key, value in settings.items()}
     tracker.store_init_configuration(plain)
     return tracker

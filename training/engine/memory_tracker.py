@@ -107,9 +107,7 @@ def measure_step(
         for parameter in learning:
             parameter.register_post_accumulate_grad_hook(meter.note_gradient)  # type: ignore[no-untyped-call]
         meter.restart()
-        for norm in (
-            m for m in networks.modules() if on_gpu and isinstance(m, nn.GroupNorm | nn.LayerNorm)
-        ):
+        for norm in (m for m in networks.modules() if on_gpu and isinstance(m, nn.GroupNorm | nn.LayerNorm)):
             norm.register_forward_pre_hook(_widen)
         # Forward and backward, as the trainer runs them.
         dtype = PRECISIONS[precision]
@@ -154,9 +152,7 @@ def measure_optimiser(name: str, parameters: Iterable[Tensor], *, on_gpu: bool) 
     numbers = {shape: torch.Size(shape).numel() for shape in shapes}
     # Formula, if there is one; a step then needs about two float32 copies of the largest tensor.
     if rule := _RULES.get(name):
-        return sum(rule(shape) * count for shape, count in shapes.items()), 2 * 4 * max(
-            numbers.values(), default=0
-        )
+        return sum(rule(shape) * count for shape, count in shapes.items()), 2 * 4 * max(numbers.values(), default=0)
     # Otherwise measure a step per distinct shape.
     state, moment = 0, 0
     for shape, count in shapes.items():

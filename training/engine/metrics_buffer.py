@@ -22,7 +22,7 @@ class StepMetrics:
 
     seen: int
     places: Sequence[int]
-    figures: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor]
 
 
 class MetricsBuffer:
@@ -71,13 +71,11 @@ class MetricsBuffer:
         if not steps:
             return []
         # One tensor, and so one reduction and one transfer, for all steps.
-        flat = torch.stack(
-            [metric.detach().float() for step in steps for metric in step.figures.values()]
-        )
+        flat = torch.stack([metric.detach().float() for step in steps for metric in step.metrics.values()])
         numbers = iter(self.add_up(flat).tolist())
         rows = []
         for step in steps:
-            metrics = {name: next(numbers) for name in step.figures}
+            metrics = {name: next(numbers) for name in step.metrics}
             if self.scaled and not math.isfinite(metrics.get("gradient", 0.0)):
                 del metrics["gradient"]
             self._check(step, metrics)

@@ -48,9 +48,7 @@ def _adamw(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float
     return AdamW(groups, lr=rate, betas=betas, weight_decay=decay)
 
 
-def _adamw_fused(
-    groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float
-) -> Optimizer:
+def _adamw_fused(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
     return AdamW(groups, lr=rate, betas=betas, weight_decay=decay, fused=True)
 
 
@@ -60,12 +58,8 @@ def _adamw_8bit(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: 
         import bitsandbytes
     except ImportError as error:
         hint = "pip install bitsandbytes, or choose adamw_fused"
-        raise Refused(
-            f"adamw8bit needs the library bitsandbytes, which cannot be imported: {error}", hint
-        ) from error
-    optimiser: Optimizer = bitsandbytes.optim.AdamW8bit(
-        groups, lr=rate, betas=betas, weight_decay=decay
-    )
+        raise Refused(f"adamw8bit needs the library bitsandbytes, which cannot be imported: {error}", hint) from error
+    optimiser: Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=rate, betas=betas, weight_decay=decay)
     return optimiser
 
 
@@ -83,9 +77,7 @@ def _lion(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float)
 
 def _prodigy(groups: list[dict[str, Any]], rate: float, betas: Betas, decay: float) -> Optimizer:
     """Build Prodigy (Mishchenko and Defazio, 2024, arXiv 2306.06101); its rate is normally 1."""
-    optimiser: Optimizer = _library().Prodigy(
-        groups, lr=rate, betas=betas, weight_decay=decay, safeguard_warmup=True
-    )
+    optimiser: Optimizer = _library().Prodigy(groups, lr=rate, betas=betas, weight_decay=decay, safeguard_warmup=True)
     return optimiser
 
 
@@ -95,9 +87,7 @@ def _library() -> Any:
         import pytorch_optimizer
     except ImportError as error:
         hint = "pip install pytorch-optimizer, or choose adamw_fused"
-        raise Refused(
-            f"lion and prodigy need the library pytorch-optimizer: {error}", hint
-        ) from error
+        raise Refused(f"lion and prodigy need the library pytorch-optimizer: {error}", hint) from error
     return pytorch_optimizer
 
 

@@ -95,9 +95,7 @@ class TrainingStateStore:
         if not states:
             return None
         facts = json.loads((states[-1] / "facts.json").read_text())
-        return TrainingState(
-            int(facts["images"]), load_file(states[-1] / "state.safetensors"), facts
-        )
+        return TrainingState(int(facts["images"]), load_file(states[-1] / "state.safetensors"), facts)
 
     def log(self, seen: int) -> SummaryWriter:
         """Open the TensorBoard log; entries after `seen` images, of a killed run, are purged."""
@@ -146,24 +144,14 @@ def pack(parts: Mapping[str, Part]) -> tuple[dict[str, Tensor], dict[str, Any]]:
             facts[name] = {"groups": groups, "numbers": {}}
             tensors |= {f"{name}/{key}": value for key, value in group_tensors.items()}
             for index, slots in state["state"].items():
-                slot_tensors = {
-                    slot: value for slot, value in slots.items() if isinstance(value, Tensor)
-                }
-                tensors |= {
-                    f"{name}/{index}/{slot}": whole(value).cpu()
-                    for slot, value in slot_tensors.items()
-                }
-                if plain := {
-                    slot: value for slot, value in slots.items() if slot not in slot_tensors
-                }:
+                slot_tensors = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
+                tensors |= {f"{name}/{index}/{slot}": whole(value).cpu() for slot, value in slot_tensors.items()}
+                if plain := {slot: value for slot, value in slots.items() if slot not in slot_tensors}:
                     facts[name]["numbers"][str(index)] = plain
         elif isinstance(part, GradScaler):
             facts[name] = part.state_dict()
         else:
-            tensors |= {
-                f"{name}/{key}": whole(value.detach()).cpu()
-                for key, value in _saved_tensors(part).items()
-            }
+            tensors |= {f"{name}/{key}": whole(value.detach()).cpu() for key, value in _saved_tensors(part).items()}
     return tensors, facts
 
 
@@ -174,11 +162,7 @@ def unpack(parts: Mapping[str, Part], state: TrainingState) -> None:
         Refused: A network has other tensors than the saved state.
     """
     for name, part in parts.items():
-        saved = {
-            key.removeprefix(f"{name}/"): v
-            for key, v in state.tensors.items()
-            if key.startswith(f"{name}/")
-        }
+        saved = {key.removeprefix(f"{name}/"): v for key, v in state.tensors.items() if key.startswith(f"{name}/")}
         if isinstance(part, Optimizer):
             _load_optimizer(part, saved, state.facts[name])
         elif isinstance(part, GradScaler):
@@ -203,30 +187,21 @@ def _split_groups(
         for key, value in group.items()
         if isinstance(value, Tensor)
     }
-    plain = [
-        {key: value for key, value in group.items() if not isinstance(value, Tensor)}
-        for group in groups
-    ]
+    plain = [{key: value for key, value in group.items() if not isinstance(value, Tensor)} for group in groups]
     return plain, tensors
 
 
 def _saved_tensors(part: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if not isinstance(part, nn.Module):
         return part
-    frozen = {
-        name for name, p in part.named_parameters(remove_duplicate=False) if not p.requires_grad
-    }
+    frozen = {name for name, p in part.named_parameters(remove_duplicate=False) if not p.requires_grad}
     return {name: tensor for name, tensor in part.state_dict().items() if name not in frozen}
 
 
-def _load_optimizer(
-    optimiser: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
-) -> None:
+def _load_optimizer(optimiser: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Load an optimizer's state with the device, memory format and sharding of its parameters."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    slots: dict[int, dict[str, Any]] = {
-        int(index): dict(plain) for index, plain in facts["numbers"].items()
-    }
+    slots: dict[int, dict[str, Any]] = {int(index): dict(plain) for index, plain in facts["numbers"].items()}
     groups = [dict(group) for group in facts["groups"]]
     for key, value in tensors.items():
         index, slot = key.split("/")

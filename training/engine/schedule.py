@@ -57,9 +57,7 @@ class EMA:
             decay: Decay per step, in [0, 1); 0 keeps no copy.
             apart: Whether to keep the copy on the CPU.
         """
-        trainable = (
-            {name: p for name, p in networks.named_parameters() if p.requires_grad} if decay else {}
-        )
+        trainable = {name: p for name, p in networks.named_parameters() if p.requires_grad} if decay else {}
         self.decay = decay
         self._weights: list[Tensor] = [parameter.detach() for parameter in trainable.values()]
         self.tensors: dict[str, Tensor] = {
@@ -73,14 +71,9 @@ class EMA:
         if not self.tensors:
             return
         averages = list(self.tensors.values())
-        weights = [
-            weight.to(average.device)
-            for weight, average in zip(self._weights, averages, strict=True)
-        ]
+        weights = [weight.to(average.device) for weight, average in zip(self._weights, averages, strict=True)]
         # One fused operation over all tensors.
-        torch._foreach_lerp_(
-            averages, weights, 1 - min(self.decay, (1 + seen) / (10 * batch + seen))
-        )
+        torch._foreach_lerp_(averages, weights, 1 - min(self.decay, (1 + seen) / (10 * batch + seen)))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

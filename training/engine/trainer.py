@@ -151,9 +151,7 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
     threaded = machine.device.type != "cpu"
     with (
         closing(
-            Prefetcher(
-                lambda seen: _make_step(recipe, course, seen, total), total, threaded=threaded
-            )
+            Prefetcher(lambda seen: _make_step(recipe, course, seen, total), total, threaded=threaded)
         ) as prefetcher,
         closing(_open_log(run, course, seen, done=seen >= total)) as log,
     ):
@@ -221,9 +219,7 @@ def _metrics_buffer(recipe: TrainingStage, course: TrainerContext) -> MetricsBuf
     machine, samples = course.machine, course.samples
     stride = STRIDE if machine.device.type == "cuda" else 1
     scaled = machine.scaler.is_enabled()
-    return MetricsBuffer(
-        recipe.stage, stride, machine.add_up, lambda index: samples[index].id, scaled=scaled
-    )
+    return MetricsBuffer(recipe.stage, stride, machine.add_up, lambda index: samples[index].id, scaled=scaled)
 
 
 def _write_sample_grid(
@@ -253,12 +249,8 @@ def _write_sample_grid(
         log.write_sheet(seen, png, heldout)
 
 
-def _open_log(
-    run: TrainingStateStore, course: TrainerContext, seen: int, *, done: bool
-) -> MetricLogger:
+def _open_log(run: TrainingStateStore, course: TrainerContext, seen: int, *, done: bool) -> MetricLogger:
     """Open the log in the first process, unless the training is already complete."""
     if done or not course.machine.first:
         return MetricLogger()
-    return MetricLogger(
-        run.log(seen), open_tracker(course.preset, course.order, run.stage, course.folder)
-    )
+    return MetricLogger(run.log(seen), open_tracker(course.preset, course.order, run.stage, course.folder))

@@ -36,10 +36,7 @@ def draw_comparison(truths: Sequence[RGBA], agains: Sequence[RGBA]) -> bytes:
         for ground in ("black", "white", "checker", "alpha")
         for column in ("truth", "decoded", "x4")
     ]
-    rows = [
-        _row(letterbox(truth, SIDE), letterbox(again, SIDE))
-        for truth, again in zip(truths, agains, strict=True)
-    ]
+    rows = [_row(letterbox(truth, SIDE), letterbox(again, SIDE)) for truth, again in zip(truths, agains, strict=True)]
     grid = Image.new(
         "RGB",
         (len(names) * (SIDE + GAP) + GAP, len(rows) * (SIDE + GAP) + GAP + TEXT),

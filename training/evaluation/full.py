@@ -31,7 +31,7 @@ from training.evaluation.heldout import (
 )
 from training.evaluation.pairs import (
     DRAWN,
-    PairFigures,
+    PairMetrics,
     compare_pairs,
     draws_pairs,
     heldout_pairs,
@@ -107,9 +107,7 @@ def measure(
     # Round trips of foregrounds.
     totals = _Accumulator(networks, wanted)
     for rgba_B4HW, inside_B1HW in (
-        _original_sizes(images, report)
-        if wanted.original
-        else batches(images, range(len(images)), report)
+        _original_sizes(images, report) if wanted.original else batches(images, range(len(images)), report)
     ):
         totals.update(send_through(parts, rgba_B4HW, wanted.views, inside_B1HW))
     if not totals.images:
@@ -121,14 +119,13 @@ def measure(
     # Generated images and pairs.
     metrics |= others | _measure_generated(checkpoint, parts, store, images, wanted.draws, report)
     pairs = _measure_pairs(checkpoint, parts, store, both, wanted.draws, networks.agreement, report)
-    metrics |= pairs.figures if pairs else {}
+    metrics |= pairs.metrics if pairs else {}
     return EvaluationResult(
-        figures={name: metrics[name] for name in HIGHER_IS_BETTER if name in metrics},
+        metrics={name: metrics[name] for name in HIGHER_IS_BETTER if name in metrics},
         backgrounds=backgrounds,
         published=PUBLISHED if wanted.published else {},
         pictures=totals.images,
-        notes=_notes(wanted, parts, len(images) - totals.images, totals.images)
-        + _notes_on_pairs(wanted, parts, pairs),
+        notes=_notes(wanted, parts, len(images) - totals.images, totals.images) + _notes_on_pairs(wanted, parts, pairs),
         sheet=draw_comparison(*totals.shown),
         standard=not wanted.limit
         and not wanted.original
@@ -160,15 +157,11 @@ class _Accumulator:
 
     def __init__(self, networks: _MetricNetworks, options: EvaluationOptions) -> None:
         self.networks = networks
-        self.forms: dict[str, Blend] = (
-            {"": blend, "_jpeg": blend_jpeg} if options.published else {"": blend}
-        )
+        self.forms: dict[str, Blend] = {"": blend, "_jpeg": blend_jpeg} if options.published else {"": blend}
         self.images = 0
         self.shown: tuple[list[RGBA], list[RGBA]] = ([], [])
         self.rows: dict[str, list[Tensor]] = defaultdict(list)
-        self.over: dict[str, dict[str, list[Tensor]]] = {
-            name: defaultdict(list) for name in BACKGROUNDS
-        }
+        self.over: dict[str, dict[str, list[Tensor]]] = {name: defaultdict(list) for name in BACKGROUNDS}
         self.features: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     @torch.no_grad()
@@ -181,9 +174,7 @@ class _Accumulator:
             shown.extend(pixels(batch)[: SHOWN - len(shown)])
         # Metrics that do not depend on a background.
         metrics = measure_return(round_trip) | _measure_offset(round_trip)
-        for name, value_B in (
-            metrics | _measure_mattes(truth_B4HW[:, 3], again_B4HW[:, 3])
-        ).items():
+        for name, value_B in (metrics | _measure_mattes(truth_B4HW[:, 3], again_B4HW[:, 3])).items():
             self.rows[name].append(value_B.cpu())
         # Metrics of composites over each background, lossless and published.
         for name, by_background in measure_blends(truth_B4HW, again_B4HW).items():
@@ -193,9 +184,7 @@ class _Accumulator:
             for form, over in self.forms.items():
                 self._add_blends(background, form, over(truth_B4HW, color), over(again_B4HW, color))
 
-    def _add_blends(
-        self, background: str, form: str, truth_B3HW: Tensor, again_B3HW: Tensor
-    ) -> None:
+    def _add_blends(self, background: str, form: str, truth_B3HW: Tensor, again_B3HW: Tensor) -> None:
         metrics = measure_published(truth_B3HW, again_B3HW) if form else {}
         if self.networks.perceptual:
             metrics[f"lpips{form}"] = self.networks.perceptual(truth_B3HW, again_B3HW)
@@ -244,9 +233,7 @@ def _measure_offset(round_trip: RoundTrip) -> dict[str, Tensor]:
     """Compute the size of the latent offset relative to the posterior, and its share of energy."""
     offset_BCHW = round_trip.adjusted_BCHW - round_trip.plain_BCHW
     size_BN = (offset_BCHW / round_trip.std_BCHW).abs().flatten(1)
-    energy_B, total_B = (
-        part.square().flatten(1).sum(1) for part in (offset_BCHW, round_trip.adjusted_BCHW)
-    )
+    energy_B, total_B = (part.square().flatten(1).sum(1) for part in (offset_BCHW, round_trip.adjusted_BCHW))
     return {
         "offset_mean": size_BN.mean(1),
         "offset_max": size_BN.amax(1),
@@ -278,9 +265,7 @@ def _measure_generated(
     for start in range(0, count, parts.preset.draw_batch):
         report(Progress("draw", start, count))
         batch = list(enumerate(indices))[start : start + parts.preset.draw_batch]
-        layers = generator.draw(
-            [DrawRequest(Prompt(captions[index]), seed) for seed, index in batch]
-        )
+        layers = generator.draw([DrawRequest(Prompt(captions[index]), seed) for seed, index in batch])
         alphas += [layer[LayerRole.foreground][..., 3] / 255 for layer in layers]
     report(Progress("draw", count, count))
     expected = float(np.mean([float(images[index][3].mean()) for index in indices]))
@@ -299,26 +284,18 @@ def _measure_pairs(
     count: int,
     agreement: TextAgreement | None,
     report: Report,
-) -> PairFigures | None:
+) -> PairMetrics | None:
     """Compare generated pairs to real ones; None if no pairs are generated."""
     if not count or not samples or not draws_pairs(parts):
         return None
     generators = open_ways(checkpoint, store)
-    return compare_pairs(
-        generators, samples, count, parts.preset.image_size, store, report, agreement
-    )
+    return compare_pairs(generators, samples, count, parts.preset.image_size, store, report, agreement)
 
 
-def _notes(
-    options: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, images: int
-) -> list[str]:
+def _notes(options: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, images: int) -> list[str]:
     """Return notes on metrics that are missing, and on the reading of those that are not."""
-    few_images = (
-        f"rfid of {images} images: comparable only between sets of equal size up to some thousands"
-    )
-    orientation = (
-        "published results are of other images: use them for orientation, not as a comparison"
-    )
+    few_images = f"rfid of {images} images: comparable only between sets of equal size up to some thousands"
+    orientation = "published results are of other images: use them for orientation, not as a comparison"
     notes = {
         f"{left_out} images with a side under {LEAST} pixels were left out": left_out > 0,
         "no lpips: it needs weights (--perceptual)": options.perceptual is None,
@@ -332,16 +309,12 @@ def _notes(
     return [note for note, applies in notes.items() if applies]
 
 
-def _notes_on_pairs(
-    options: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairFigures | None
-) -> list[str]:
+def _notes_on_pairs(options: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairMetrics | None) -> list[str]:
     """Return notes on pair metrics."""
     if not draws_pairs(parts):
         return []
     if pairs is None:
-        return [
-            "no pairs were generated: --draws, or held-out samples with both layers, are missing"
-        ]
+        return ["no pairs were generated: --draws, or held-out samples with both layers, are missing"]
     intervals = (
         "95 % intervals of pairs: Student's t over prompts, each with the mean of its generated "
         "pairs; light_r: bootstrap over prompts"

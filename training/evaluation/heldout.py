@@ -70,9 +70,7 @@ BATCH, PIXELS = 32, 32 * 128 * 128
 """Largest number of images per batch, and of their pixels; a batch has at least one image."""
 
 
-def evaluate(
-    checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report
-) -> dict[str, float]:
+def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report) -> dict[str, float]:
     """Compute the metrics of a checkpoint on a snapshot's held-out split, at the preset's size.
 
     - psnr (dB), ssim: truth against reconstruction, both 8-bit RGBA, composited over each of the
@@ -104,9 +102,7 @@ def evaluate(
     """
     parts = open_parts(checkpoint, store)
     preset = parts.preset
-    images = load_split(
-        store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory
-    )
+    images = load_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
     # Losses, backgrounds and pairs.
     move(parts, fastest_device())
     others = noise_mse(parts, images) | layers_mse(parts, store, snapshot)
@@ -119,9 +115,7 @@ def evaluate(
         _measure(send_through(parts, rgba_B4HW, inside_B1HW=inside_B1HW))
         for rgba_B4HW, inside_B1HW in batches(images, range(len(images)), report)
     ]
-    return {
-        name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]
-    } | others
+    return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | others
 
 
 def has_heldout(store: ObjectStore, snapshot: str) -> bool:
@@ -164,15 +158,12 @@ def send_through(
     networks, backbone = parts.transparency, parts.backbone
     # An offset scale of 0 gives the posterior of the unadjusted autoencoder.
     none_B = torch.zeros(len(rgba_B4HW), device=rgba_B4HW.device)
-    plain_BCHW, std_BCHW = adjusted_posterior(
-        backbone, networks.encoder, alpha_B1HW, padded_B3HW, none_B
-    )
+    plain_BCHW, std_BCHW = adjusted_posterior(backbone, networks.encoder, alpha_B1HW, padded_B3HW, none_B)
     adjusted_BCHW, _ = adjusted_posterior(backbone, networks.encoder, alpha_B1HW, padded_B3HW)
     # Decode to RGBA by our decoder, and to RGB by the frozen one.
     again_B4HW = decode_rgba(backbone, networks.decoder, adjusted_BCHW, views=views, size=size)
     plain_B3HW, adjusted_B3HW = (
-        backbone.decode(latent, tile=networks.decoder.tile)[..., : size[0], : size[1]].float() / 2
-        + 0.5
+        backbone.decode(latent, tile=networks.decoder.tile)[..., : size[0], : size[1]].float() / 2 + 0.5
         for latent in (plain_BCHW, adjusted_BCHW)
     )
     return RoundTrip(
@@ -184,19 +175,14 @@ def send_through(
         plain_BCHW=plain_BCHW,
         adjusted_BCHW=adjusted_BCHW,
         std_BCHW=std_BCHW,
-        inside_B1HW=torch.ones_like(alpha_B1HW, dtype=torch.bool)
-        if inside_B1HW is None
-        else inside_B1HW,
+        inside_B1HW=torch.ones_like(alpha_B1HW, dtype=torch.bool) if inside_B1HW is None else inside_B1HW,
     )
 
 
 def measure_return(returned: RoundTrip) -> dict[str, Tensor]:
     """Compute the alpha and identity metrics of each image of a batch (see `evaluate`)."""
     error_BHW = (returned.again_B4HW[:, 3] - returned.truth_B4HW[:, 3]).abs()
-    plain, adjusted = (
-        psnr_of(returned.image_B3HW, image)
-        for image in (returned.plain_B3HW, returned.adjusted_B3HW)
-    )
+    plain, adjusted = (psnr_of(returned.image_B3HW, image) for image in (returned.plain_B3HW, returned.adjusted_B3HW))
     return {
         "psnr_inside": psnr_inside(returned.truth_B4HW, returned.again_B4HW, returned.inside_B1HW),
         "alpha_sad": error_BHW.sum((1, 2)) / 1000,
@@ -209,10 +195,7 @@ def measure_return(returned: RoundTrip) -> dict[str, Tensor]:
 def _measure(round_trip: RoundTrip) -> dict[str, Tensor]:
     """Compute all metrics of a round trip, means over backgrounds, per image."""
     blended = measure_blends(round_trip.truth_B4HW, round_trip.again_B4HW)
-    means = {
-        name: torch.stack(list(by_background.values())).mean(0)
-        for name, by_background in blended.items()
-    }
+    means = {name: torch.stack(list(by_background.values())).mean(0) for name, by_background in blended.items()}
     return means | measure_return(round_trip)
 
 
@@ -220,11 +203,7 @@ def noise_mse(parts: LoadedCheckpoint, pictures: LayerDataset) -> dict[str, floa
     """Compute the denoiser's validation loss by its name; {} if the checkpoint has no base."""
     if parts.base is None:
         return {}
-    return {
-        "noise_mse": validation_loss(
-            parts.base, parts.preset, parts.backbone, parts.transparency, pictures
-        )
-    }
+    return {"noise_mse": validation_loss(parts.base, parts.preset, parts.backbone, parts.transparency, pictures)}
 
 
 def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> dict[str, float]:
@@ -232,28 +211,14 @@ def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> di
     preset = parts.preset
     roles = [LayerRole(role) for role in preset.layer_roles]
     samples = (sample for sample in read_samples(store, snapshot) if sample.split == Split.heldout)
-    if (
-        parts.base is None
-        or parts.layers is None
-        or not any(sample.layers.keys() >= set(roles) for sample in samples)
-    ):
+    if parts.base is None or parts.layers is None or not any(sample.layers.keys() >= set(roles) for sample in samples):
         return {}
-    layer_sets = load_layered(
-        store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory
-    )
+    layer_sets = load_layered(store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory)
     # Latents are not cached on disk: held-out sets are small.
     encoder = parts.transparency.encoder
-    latents = encode_pictures(
-        preset, layer_sets.layers, parts.backbone, encoder, None, lambda _: None
-    )
-    layered = (
-        open_layers(open_denoiser(preset, *parts.base), *parts.layers)
-        .to(parts.backbone.device)
-        .eval()
-    )
-    joined, apart = (
-        layers_loss(layered, preset, layer_sets, latents, joined=joined) for joined in (True, False)
-    )
+    latents = encode_pictures(preset, layer_sets.layers, parts.backbone, encoder, None, lambda _: None)
+    layered = open_layers(open_denoiser(preset, *parts.base), *parts.layers).to(parts.backbone.device).eval()
+    joined, apart = (layers_loss(layered, preset, layer_sets, latents, joined=joined) for joined in (True, False))
     return {"layers_mse": joined, "layers_apart_mse": apart}
 
 
@@ -282,9 +247,7 @@ def background_psnr(
     return {"background_psnr": float(torch.cat(rows).mean())} if rows else {}
 
 
-def batches(
-    pictures: LayerDataset, places: range, report: Report
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(pictures: LayerDataset, places: range, report: Report) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images and their areas without margins in batches, on the fastest device.
 
     A batch is as large as BATCH and PIXELS allow.

@@ -33,14 +33,14 @@ LEAST = 0.01
 """A pair shows both layers if alpha > 0.5 on at least this share of it, and not on as much."""
 
 LAYERS = tuple(LayerRole)
-FIGURES = ("error", "empty", "leakage", "seam", "harmony")
+PAIR_METRICS = ("error", "empty", "leakage", "seam", "harmony")
 TEXTS = {role: f"text_{role}" for role in LAYERS}
 
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
-class PairFigures:
+class PairMetrics:
     """Pair metrics by name and source, and a sample grid (PNG).
 
     Sources are "joint" and "apart" (without joint attention), or "drawn" if there is no joint
@@ -53,13 +53,10 @@ class PairFigures:
     sheet: bytes
 
     @property
-    def figures(self) -> Figures:
+    def metrics(self) -> Metrics:
         """Means of the checkpoint's normal way of generating, under the names of its metrics."""
         return {
-            f"pair_{name}": row[source].mean
-            for name, row in self.table.items()
-            for source in row
-            if source in _AS_USED
+            f"pair_{name}": row[source].mean for name, row in self.table.items() for source in row if source in _AS_USED
         }
 
 
@@ -71,9 +68,7 @@ def draws_pairs(parts: LoadedCheckpoint) -> bool:
     if parts.layers is not None or parts.preset.inpainter is not None:
         return True
     try:
-        return bool(
-            parts.modes and plan([*parts.modes, *([SINGLE.name] if parts.base else [])], set())
-        )
+        return bool(parts.modes and plan([*parts.modes, *([SINGLE.name] if parts.base else [])], set()))
     except Refused:
         return False
 
@@ -82,9 +77,7 @@ def heldout_pairs(store: ObjectStore, snapshot: str) -> list[Sample]:
     """Return held-out samples that have a foreground and a background, in the order of ids."""
     both = {LayerRole.foreground, LayerRole.background}
     samples = (sample for sample in read_samples(store, snapshot) if sample.split == Split.heldout)
-    return sorted(
-        (sample for sample in samples if sample.layers.keys() >= both), key=lambda sample: sample.id
-    )
+    return sorted((sample for sample in samples if sample.layers.keys() >= both), key=lambda sample: sample.id)
 
 
 def measure_drawn_pairs(
@@ -93,7 +86,7 @@ def measure_drawn_pairs(
     samples: Sequence[Sample],
     report: Report,
     count: int = DRAWN,
-) -> Figures:
+) -> Metrics:
     """Generate pairs and compute pair_error, pair_empty, pair_leakage, pair_seam and pair_harmony.
 
     Args:
@@ -104,7 +97,7 @@ def measure_drawn_pairs(
         count: Number of pairs to generate.
     """
     generators = {"drawn": open_generator(checkpoint, store)}
-    return compare_pairs(generators, samples, count, None, store, report).figures
+    return compare_pairs(generators, samples, count, None, store, report).metrics
 
 
 def open_ways(checkpoint: Checkpoint, store: ObjectStore) -> dict[str, LayerGenerator]:
@@ -124,7 +117,7 @@ def compare_pairs(
     store: ObjectStore,
     report: Report,
     agreement: TextAgreement | None = None,
-) -> PairFigures:
+) -> PairMetrics:
     """Generate pairs from the texts of real pairs, with equal seeds per source, and measure all.
 
     If there are fewer samples than pairs, their texts are used again with other seeds. A seed
@@ -142,9 +135,7 @@ def compare_pairs(
     """
     # The same prompts and seeds for every source.
     samples = sorted(samples, key=lambda sample: sample.id)[:count]
-    requests = [
-        _request(samples[number % len(samples)], number // len(samples)) for number in range(count)
-    ]
+    requests = [_request(samples[number % len(samples)], number // len(samples)) for number in range(count)]
     generated = _draw(ways, requests, report)
     rows = {source: _measure(pairs, requests, agreement) for source, pairs in generated.items()}
     # Paired differences have less variance than differences of means.
@@ -156,34 +147,26 @@ def compare_pairs(
     pairs = dict(generated)
     # Real pairs, for reference.
     if size is not None:
-        stored = [
-            {role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()}
-            for sample in samples
-        ]
+        stored = [{role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()} for sample in samples]
         pairs["real"] = [_fit(layers, size) for layers in stored]
         rows["real"] = _measure(pairs["real"], requests[: len(samples)], agreement)
         _set_stored_errors(rows["real"], stored)
     # Mean and interval of each metric and source; empty entries are dropped.
-    names = [*FIGURES, *(TEXTS.values() if agreement else ())]
+    names = [*PAIR_METRICS, *(TEXTS.values() if agreement else ())]
     table = {
-        name: {
-            source: _mean_over_samples(name, found, len(samples)) for source, found in rows.items()
-        }
+        name: {source: _mean_over_samples(name, found, len(samples)) for source, found in rows.items()}
         for name in names
     }
     correlated = _correlate(pairs, len(samples))
     table["light_r"] = {source: correlated.get(source) for source in rows}
-    nonempty = {
-        name: {source: found for source, found in row.items() if found}
-        for name, row in table.items()
-    }
-    return PairFigures(
+    nonempty = {name: {source: found for source, found in row.items() if found} for name, row in table.items()}
+    return PairMetrics(
         {name: row for name, row in nonempty.items() if row},
         _sample_grid(generated, requests[:SHOWN]),
     )
 
 
-def measure_pair(layers: Layers) -> Figures:
+def measure_pair(layers: Layers) -> Metrics:
     """Compute the metrics of one pair: error, empty, leakage, seam and harmony; lower is better.
 
     error is the difference of blended from foreground over background, in levels; empty is 1 if a
@@ -227,9 +210,7 @@ def _draw(
     for number, (source, generator) in enumerate(generators.items()):
         generated[source] = []
         for start in range(0, len(requests), generator.at_once):
-            report(
-                Progress("pairs", number * len(requests) + start, len(generators) * len(requests))
-            )
+            report(Progress("pairs", number * len(requests) + start, len(generators) * len(requests)))
             generated[source] += generator.draw(requests[start : start + generator.at_once])
     report(Progress("pairs", len(generators) * len(requests), len(generators) * len(requests)))
     return generated
@@ -242,7 +223,7 @@ def _shows_both(layers: Layers) -> bool:
 
 def _measure(
     pairs: Sequence[Layers], requests: Sequence[DrawRequest], agreement: TextAgreement | None
-) -> list[Figures]:
+) -> list[Metrics]:
     """Compute the metrics of each pair, and its text agreement per layer."""
     rows = [measure_pair(layers) for layers in pairs]
     if agreement is None:
@@ -255,7 +236,7 @@ def _measure(
     return rows
 
 
-def _set_stored_errors(rows: Sequence[Figures], stored: Sequence[Layers]) -> None:
+def _set_stored_errors(rows: Sequence[Metrics], stored: Sequence[Layers]) -> None:
     """Replace real pairs' error by that of the stored layers: separate resizing adds its own."""
     for row, layers in zip(rows, stored, strict=True):
         del row["error"]
@@ -276,12 +257,10 @@ def _fit(layers: Layers, size: int) -> Layers:
     return {LayerRole.blended: blended, **fitted}
 
 
-def _mean_over_samples(name: str, rows: Sequence[Figures], samples: int) -> MeanWithInterval | None:
+def _mean_over_samples(name: str, rows: Sequence[Metrics], samples: int) -> MeanWithInterval | None:
     """Return mean and interval over the samples that have the metric, each with its own mean."""
     # Row i belongs to sample i % samples.
-    of_samples = (
-        [row[name] for row in rows[index::samples] if name in row] for index in range(samples)
-    )
+    of_samples = ([row[name] for row in rows[index::samples] if name in row] for index in range(samples))
     means = [fmean(values) for values in of_samples if values]
     return spread(means) if means else None
 
@@ -295,12 +274,9 @@ def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str,
     lights: dict[str, list[list[Lights]]] = {}
     for source, layer_sets in pairs.items():
         found = [
-            lights_of(layers[LAYERS[0]], layers[LAYERS[1]]) if _shows_both(layers) else None
-            for layers in layer_sets
+            lights_of(layers[LAYERS[0]], layers[LAYERS[1]]) if _shows_both(layers) else None for layers in layer_sets
         ]
-        lights[source] = [
-            [pair for pair in found[index::samples] if pair] for index in range(samples)
-        ]
+        lights[source] = [[pair for pair in found[index::samples] if pair] for index in range(samples)]
     # The first correlation is of all prompts, the others are of bootstrap resamples.
     chosen = [range(samples), *resample(samples)]
     correlations = {
@@ -323,9 +299,7 @@ def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str,
     return spreads
 
 
-def _sample_grid(
-    generated: Mapping[str, Sequence[Layers]], requests: Sequence[DrawRequest]
-) -> bytes:
+def _sample_grid(generated: Mapping[str, Sequence[Layers]], requests: Sequence[DrawRequest]) -> bytes:
     """Draw a grid with a column per prompt, and rows of the three layers for each source."""
     images: list[list[RGBA]] = []
     captions = []
@@ -339,6 +313,4 @@ def _sample_grid(
 def _texts(request: DrawRequest) -> dict[LayerRole, str]:
     """Return the text of each layer; a single-layer prompt has only that of the blended image."""
     prompt = request.prompt
-    return dict(
-        zip(LAYERS, (prompt.foreground or "", prompt.background or "", prompt.text), strict=True)
-    )
+    return dict(zip(LAYERS, (prompt.foreground or "", prompt.background or "", prompt.text), strict=True))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curation.domain import canonical_json
 from curation.errors import Refused
-from training.external_weights import Header, read_number, read_tensors
+from training.external_weights import WeightsHeader, read_number, read_tensors
 from training.interop.formats import LORA_ENDS
 from training.interop.key_mapping import from_flat, is_ldm, to_diffusers, to_flat, to_ldm
 from training.safetensors_io import facts_in
@@ -25,7 +25,7 @@ _PREFIXES = re.compile(r"^(base_model\.model\.)?(unet\.|diffusion_model\.|lora_u
 _ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers keeps rank and alpha here, as JSON
 
 
-def read_patches(header: Header) -> Read:
+def read_patches(header: WeightsHeader) -> Read:
     """Read the low-rank patches of layerdiffusion-v1.
 
     Their names are `diffusion_model.<original name>.weight::lora::0` (up) and `::lora::1` (down). A
@@ -44,7 +44,7 @@ def read_patches(header: Header) -> Read:
     return _gather(header, named, alphas={})
 
 
-def read_lora(header: Header) -> Read:
+def read_lora(header: WeightsHeader) -> Read:
     """Read a LoRA written by PEFT, diffusers (old or new) or kohya's scripts.
 
     Modules may have original or diffusers names. alpha is taken from kohya's `.alpha` tensors,
@@ -74,9 +74,7 @@ def read_lora(header: Header) -> Read:
     return _gather(header, named, alphas)
 
 
-def write_patches(
-    tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str
-) -> dict[str, Tensor]:
+def write_patches(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str) -> dict[str, Tensor]:
     """Write an adapter in the names of layerdiffusion-v1: the inverse of `read_patches`.
 
     alpha / rank is multiplied into the up matrix, since the format has no alpha.
@@ -97,9 +95,7 @@ def write_patches(
     return written
 
 
-def write_kohya(
-    tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str
-) -> dict[str, Tensor]:
+def write_kohya(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str) -> dict[str, Tensor]:
     """Write an adapter in the names of kohya's scripts, with an alpha tensor per module.
 
     SDXL has original names there, the older families diffusers' names.
@@ -127,9 +123,7 @@ def peft_config(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Any:
     from peft import LoraConfig
 
     config: Any = LoraConfig  # its annotation allows only an integer alpha
-    return config(
-        r=int(facts["rank"]), lora_alpha=float(facts["alpha"]), target_modules=list(pairs(tensors))
-    )
+    return config(r=int(facts["rank"]), lora_alpha=float(facts["alpha"]), target_modules=list(pairs(tensors)))
 
 
 def peft_metadata(config: Any) -> dict[str, str]:
@@ -139,24 +133,13 @@ def peft_metadata(config: Any) -> dict[str, str]:
         "lora_alpha": config.lora_alpha,
         "target_modules": sorted(config.target_modules),
     }
-    return {
-        _ADAPTER_METADATA: canonical_json(
-            {f"unet.{name}": value for name, value in numbers.items()}
-        )
-    }
+    return {_ADAPTER_METADATA: canonical_json({f"unet.{name}": value for name, value in numbers.items()})}
 
 
 def pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Group a stored adapter by module: (down, up), r x in and out x r, or 4-D for convolutions."""
-    modules = [
-        name.removeprefix("unet.").removesuffix(f".{_DOWN}")
-        for name in tensors
-        if name.endswith(_DOWN)
-    ]
-    return {
-        module: (tensors[f"unet.{module}.{_DOWN}"], tensors[f"unet.{module}.{_UP}"])
-        for module in modules
-    }
+    modules = [name.removeprefix("unet.").removesuffix(f".{_DOWN}") for name in tensors if name.endswith(_DOWN)]
+    return {module: (tensors[f"unet.{module}.{_DOWN}"], tensors[f"unet.{module}.{_UP}"]) for module in modules}
 
 
 def merged(down: Tensor, up: Tensor, scale: float) -> Tensor:
@@ -174,11 +157,7 @@ def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
     cast = value.to(dtype)
     vanished = (cast == 0) & (value.float() != 0)
     small = value.abs() < torch.finfo(dtype).tiny
-    return (
-        value.float()
-        if vanished.any() or small.logical_and(value != 0).float().mean() > 0.5
-        else cast
-    )
+    return value.float() if vanished.any() or small.logical_and(value != 0).float().mean() > 0.5 else cast
 
 
 def _module(name: str, end: str = "") -> str:
@@ -194,7 +173,7 @@ def _module(name: str, end: str = "") -> str:
     return to_diffusers(rest) if is_ldm(rest) else rest
 
 
-def _alpha_in_metadata(header: Header) -> float | None:
+def _alpha_in_metadata(header: WeightsHeader) -> float | None:
     """Return the alpha of a file's metadata or configuration, or None. Raises Refused."""
     layerloop_alpha, diffusers_config = (
         facts_in(header.metadata).get("alpha"),
@@ -206,14 +185,8 @@ def _alpha_in_metadata(header: Header) -> float | None:
         if layerloop_alpha:
             return float(layerloop_alpha)
         if diffusers_config:
-            config = {
-                name.removeprefix("unet."): value
-                for name, value in json.loads(diffusers_config).items()
-            }
-        elif (
-            any(name.startswith("base_model.model.") for name in header.shapes)
-            and peft_config_path.is_file()
-        ):
+            config = {name.removeprefix("unet."): value for name, value in json.loads(diffusers_config).items()}
+        elif any(name.startswith("base_model.model.") for name in header.shapes) and peft_config_path.is_file():
             config = json.loads(peft_config_path.read_text())
         else:
             return None
@@ -225,14 +198,10 @@ def _alpha_in_metadata(header: Header) -> float | None:
             )
         return float(config["lora_alpha"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(
-            f"{header.path}: the adapter's configuration is invalid ({error})", "save it again"
-        ) from error
+        raise Refused(f"{header.path}: the adapter's configuration is invalid ({error})", "save it again") from error
 
 
-def _gather(
-    header: Header, named: Mapping[str, tuple[str, str]], alphas: Mapping[str, float]
-) -> Read:
+def _gather(header: WeightsHeader, named: Mapping[str, tuple[str, str]], alphas: Mapping[str, float]) -> Read:
     """Read an adapter's tensors under our names.
 
     Raises Refused if a matrix has no partner or the shapes do not match.
@@ -245,26 +214,16 @@ def _gather(
     # Each module needs a down and an up matrix of the same rank.
     for module in modules:
         down, up = (tensors.get(f"unet.{module}.{end}") for end in (_DOWN, _UP))
-        if (
-            down is None
-            or up is None
-            or down.ndim not in {2, 4}
-            or up.ndim != down.ndim
-            or up.shape[1] != len(down)
-        ):
+        if down is None or up is None or down.ndim not in {2, 4} or up.ndim != down.ndim or up.shape[1] != len(down):
             raise Refused(
                 f"{header.path}: the two matrices of {module} do not match",
                 "the file is broken",
             )
     ranks = {module: len(tensors[f"unet.{module}.{_DOWN}"]) for module in modules}
-    return _even(
-        tensors, ranks, {module: alphas.get(module, rank) for module, rank in ranks.items()}
-    )
+    return _even(tensors, ranks, {module: alphas.get(module, rank) for module, rank in ranks.items()})
 
 
-def _even(
-    tensors: dict[str, Tensor], ranks: Mapping[str, int], alphas: Mapping[str, float]
-) -> Read:
+def _even(tensors: dict[str, Tensor], ranks: Mapping[str, int], alphas: Mapping[str, float]) -> Read:
     """Give all modules one rank and one alpha, without changing the result.
 
     Smaller ranks are zero-padded and scales multiplied into the up matrices. Where ranks and alphas
@@ -282,12 +241,8 @@ def _even(
         down, up = f"unet.{module}.{_DOWN}", f"unet.{module}.{_UP}"
         missing = rank - module_rank
         scaled = tensors[up].float() * (alphas[module] / module_rank)
-        tensors[down] = torch.cat(
-            [tensors[down], tensors[down].new_zeros(missing, *tensors[down].shape[1:])]
-        )
-        tensors[up] = torch.cat(
-            [scaled, scaled.new_zeros(len(scaled), missing, *scaled.shape[2:])], dim=1
-        )
+        tensors[down] = torch.cat([tensors[down], tensors[down].new_zeros(missing, *tensors[down].shape[1:])])
+        tensors[up] = torch.cat([scaled, scaled.new_zeros(len(scaled), missing, *scaled.shape[2:])], dim=1)
     return tensors, {"kind": "adapter", "rank": str(rank), "alpha": str(rank)}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from curation.errors import Refused
 from training.denoiser.attention_sharing import attention_names, share_attention
-from training.external_weights import Header, read_header, read_tensors
+from training.external_weights import WeightsHeader, read_header, read_tensors
 from training.interop.adapters import Read, pairs, read_lora, read_patches
 from training.interop.differences import read_differences, read_unet_names
 from training.interop.formats import WeightFormat, frames_of, recognise_parts
@@ -21,7 +21,7 @@ from training.pretrained.families import find_family
 from training.pretrained.loading import load_config
 
 
-def read_base(header: Header, layout: WeightFormat) -> Read:
+def read_base(header: WeightsHeader, layout: WeightFormat) -> Read:
     """Read a base's tensors, in the file's dtypes, and its metadata.
 
     The metadata has "kind" (adapter, difference, weights or sharing), and "mode" if it generates
@@ -57,7 +57,7 @@ def read_base_file(path: Path) -> Read:
     return read_base(header, layout)
 
 
-def _read(header: Header, layout: WeightFormat) -> Read:
+def _read(header: WeightsHeader, layout: WeightFormat) -> Read:
     match layout:
         case WeightFormat.patches:
             return read_patches(header)
@@ -111,9 +111,7 @@ def _misfit(tensors: Mapping[str, Tensor], kind: str, unet: Any) -> str | None:
                     return f"{module} is {found} in the file and {_size(expected)} in the model"
         # Attention sharing: the model must have its attentions and its text width.
         case "sharing":
-            if len(attention_names(unet)) == 0 or unet.config["cross_attention_dim"] != _context(
-                tensors
-            ):
+            if len(attention_names(unet)) == 0 or unet.config["cross_attention_dim"] != _context(tensors):
                 return f"their text states have width {_context(tensors)}"
             share_attention(unet, tensors)
         # Differences and whole UNets: every tensor must have its shape in the model.
@@ -121,11 +119,7 @@ def _misfit(tensors: Mapping[str, Tensor], kind: str, unet: Any) -> str | None:
             for name, value in tensors.items():
                 expected = shapes.get(name)
                 # A base for given layers has a wider first convolution.
-                wider = (
-                    name == "conv_in.weight"
-                    and expected is not None
-                    and value.shape[1] % expected[1] == 0
-                )
+                wider = name == "conv_in.weight" and expected is not None and value.shape[1] % expected[1] == 0
                 if expected is None or (
                     tuple(value.shape) != expected and not (wider and value.shape[0] == expected[0])
                 ):
@@ -158,14 +152,12 @@ def _stands_alone(tensors: Mapping[str, Tensor]) -> bool:
     The scales of normalization layers are about 1 in a UNet, and about 0 in differences.
     """
     scales = [
-        value.float().abs().mean()
-        for name, value in tensors.items()
-        if "norm" in name and name.endswith("weight")
+        value.float().abs().mean() for name, value in tensors.items() if "norm" in name and name.endswith("weight")
     ]
     return bool(scales) and bool(torch.stack(scales).mean() > 0.1)
 
 
-def _read_sharing(header: Header) -> Read:
+def _read_sharing(header: WeightsHeader) -> Read:
     tensors = read_tensors(header, header.shapes)
     rank = len(tensors["hookers.layers.0.to_q_lora.0.down.weight"])
     return tensors, {

@@ -38,7 +38,7 @@ PRECISIONS = {"stored": None, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Form:
+class ExportForm:
     """A program's file format: a row of FORMS."""
 
     name: str
@@ -46,10 +46,10 @@ class Form:
     stem: str  # prefix of the names of the two networks' files
 
 
-_V1 = Form("released", 1.0, "{v1}vae_transparent_")
-_LD = Form("diffusers", 300.0, "ld_diffusers_{family}_vae_transparent_")
+_V1 = ExportForm("released", 1.0, "{v1}vae_transparent_")
+_LD = ExportForm("diffusers", 300.0, "ld_diffusers_{family}_vae_transparent_")
 
-FORMS: dict[str, Form] = {
+FORMS: dict[str, ExportForm] = {
     row.name: row
     for row in (
         _V1,
@@ -97,9 +97,7 @@ def give_out(
             dtype.
     """
     if form not in {*FORMS, own_format.NAME} or precision not in PRECISIONS:
-        known = (
-            f"formats: {', '.join([*FORMS, own_format.NAME])}; precisions: {', '.join(PRECISIONS)}"
-        )
+        known = f"formats: {', '.join([*FORMS, own_format.NAME])}; precisions: {', '.join(PRECISIONS)}"
         raise Refused(f"no format {form!r} in precision {precision!r}", known)
     if form == own_format.NAME:
         if precision != "stored":
@@ -110,13 +108,10 @@ def give_out(
     if replace(preset, **{column: getattr(SDXL, column) for column in _RELEASED}) != preset:
         raise Refused(
             f"other programs do not support the networks of preset {preset.name!r}",
-            "presets sd15, sd21 and sdxl have the released networks; "
-            "--format layerloop exports any checkpoint",
+            "presets sd15, sd21 and sdxl have the released networks; --format layerloop exports any checkpoint",
         )
     dtype = PRECISIONS[precision]
-    files = write_networks(
-        *load_part(store, checkpoint.files["transparency"]), preset, FORMS[form], dtype
-    )
+    files = write_networks(*load_part(store, checkpoint.files["transparency"]), preset, FORMS[form], dtype)
     texts: dict[str, str] = {}
     skipped = [_skipped_part("backbone", "it is the model's own autoencoder")]
     # The base must be exportable; the layer modes are optional.
@@ -132,10 +127,7 @@ def give_out(
             skipped.append(_skipped_part(part, str(error)))
             continue
         if form == "peft":
-            wrapped = {
-                name.replace("unet.", "base_model.model.", 1): value
-                for name, value in base[0].items()
-            }
+            wrapped = {name.replace("unet.", "base_model.model.", 1): value for name, value in base[0].items()}
             config = peft_config(*base)
             files.append(
                 Written(
@@ -156,9 +148,7 @@ def give_out(
         if part in done:
             continue
         try:
-            files += _convert_other_part(
-                part, *load_part(store, sha256), preset, form, files, texts
-            )
+            files += _convert_other_part(part, *load_part(store, sha256), preset, form, files, texts)
         except Refused as error:
             skipped.append(_skipped_part(part, str(error)))
     # Write only now that every part has been converted.
@@ -180,20 +170,12 @@ def _convert_other_part(
 ) -> list[Written]:
     """Convert role adapters or a user LoRA. Raises Refused if the format does not support it."""
     if facts.get("kind") == "style":
-        return [
-            Written(
-                part, f"the user's LoRA {facts['name']}, weight {facts['weight']}", part, tensors
-            )
-        ]
+        return [Written(part, f"the user's LoRA {facts['name']}, weight {facts['weight']}", part, tensors)]
     if part != "layers":
-        raise Refused(
-            "other programs do not support this part", "--format layerloop exports everything"
-        )
+        raise Refused("other programs do not support this part", "--format layerloop exports everything")
     # Role adapters come with a script that shows how they are used in diffusers.
     roles = write_roles(tensors, facts, str(preset.family), form)
-    base = next(
-        (file.name for file in files if file.part == SINGLE.name and file.what == "LoRA"), None
-    )
+    base = next((file.name for file in files if file.part == SINGLE.name and file.what == "LoRA"), None)
     names = {role: f"{name}.safetensors" for role, (name, _, _) in roles.items()}
     base_file = f"{base}.safetensors" if base else None
     texts[SCRIPT] = script(names, str(preset.model), str(preset.family), base_file)
@@ -212,7 +194,7 @@ def write_networks(
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, str],
     preset: Preset,
-    form: Form,
+    form: ExportForm,
     dtype: torch.dtype | None = None,
 ) -> list[Written]:
     """Convert both networks of latent transparency.
@@ -229,24 +211,18 @@ def write_networks(
     """
     # The factor that the program will not apply, which is folded into the last layer.
     factor = float(facts.get("offset_scale", preset.offset_scale)) / form.scale
-    stem = form.stem.format(
-        v1="" if preset.family == "sdxl" else f"layer_{preset.family}_", family=preset.family
-    )
+    stem = form.stem.format(v1="" if preset.family == "sdxl" else f"layer_{preset.family}_", family=preset.family)
     # The Flux port, the only one with 16 latent channels, has alpha as the last channel.
     last = preset.latent_channels == ALPHA_LAST_CHANNELS
     files = []
     for network in ("encoder", "decoder"):
         network_tensors = {
-            name.removeprefix(f"{network}."): t
-            for name, t in tensors.items()
-            if name.startswith(f"{network}.")
+            name.removeprefix(f"{network}."): t for name, t in tensors.items() if name.startswith(f"{network}.")
         }
         network_tensors = alpha_last(network_tensors) if last else network_tensors
         metadata, what = {"channels": "alpha last" if last else "alpha first"}, network
         if network == "encoder":
-            network_tensors = (
-                network_tensors if factor == 1 else _folded(network_tensors, factor, dtype)
-            )
+            network_tensors = network_tensors if factor == 1 else _folded(network_tensors, factor, dtype)
             metadata["offset_scale"], what = (
                 repr(form.scale),
                 f"encoder, offset scale {form.scale:g}",
@@ -270,25 +246,17 @@ _RELEASED = (
 """The columns that define the two networks' architecture, apart from the latent channels."""
 
 
-def _folded(
-    encoder: Mapping[str, Tensor], factor: float, dtype: torch.dtype | None
-) -> dict[str, Tensor]:
+def _folded(encoder: Mapping[str, Tensor], factor: float, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """Multiply the last layer of the encoder by a factor."""
     last = max(int(name.split(".")[1]) for name in encoder)
-    folded = {
-        name: value.double() * factor
-        for name, value in encoder.items()
-        if name.startswith(f"blocks.{last}.")
-    }
+    folded = {name: value.double() * factor for name, value in encoder.items() if name.startswith(f"blocks.{last}.")}
     return {
         **encoder,
         **{name: narrowed(value, dtype or encoder[name].dtype) for name, value in folded.items()},
     }
 
 
-def write_base(
-    tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str
-) -> Written:
+def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> Written:
     """Convert a base to a program's format.
 
     Args:
@@ -316,9 +284,7 @@ def write_base(
     )
 
 
-def _write_base(
-    tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str
-) -> Written:
+def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> Written:
     family, kind = str(preset.family), facts["kind"]
     # File names follow those of the released files.
     v1 = "layer_xl_" if family == "sdxl" else f"layer_{family}_"
@@ -338,31 +304,22 @@ def _write_base(
             )
         # Adapters stay low-rank where the format allows it, and are multiplied out for diffusers.
         case "adapter", "kohya":
-            return Written(
-                f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family)
-            )
+            return Written(f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family))
         case "adapter", "peft":
             config = peft_config(tensors, facts)
             return Written("pytorch_lora_weights", "LoRA", "base", tensors, peft_metadata(config))
         case "adapter", "diffusers":
-            return Written(
-                f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts)
-            )
+            return Written(f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts))
         # Differences exist in original names and in diffusers' names.
         case "difference", "released" | "comfyui":
-            return Written(
-                f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family)
-            )
+            return Written(f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family))
         case "difference", "diffusers":
             return Written(f"ld_diffusers_{family}_attn", "differences", "base", tensors)
         # A whole UNet is written as it is, or as differences from the model it started from.
         case "weights", "diffusers":
             return Written("diffusion_pytorch_model", "the whole UNet", "base", tensors)
         case "weights", "comfyui":
-            whole = {
-                f"model.diffusion_model.{to_ldm(name, family)}": value
-                for name, value in tensors.items()
-            }
+            whole = {f"model.diffusion_model.{to_ldm(name, family)}": value for name, value in tensors.items()}
             return Written(f"{v1}transparent_unet", "the whole UNet", "base", whole)
         case "weights", "released":
             added = write_differences(subtract_weights(tensors, _start(preset)), family)
@@ -400,11 +357,7 @@ def _save(file: Written, folder: Path, dtype: torch.dtype | None, checkpoint: st
         int(((tensors[name] == 0) & (value != 0).to(tensors[name].device)).sum())
         for name, value in file.tensors.items()
     )
-    what = (
-        f"{file.what}; {underflows:,} values underflow to 0 in {precision_name(dtype)}"
-        if underflows
-        else file.what
-    )
+    what = f"{file.what}; {underflows:,} values underflow to 0 in {precision_name(dtype)}" if underflows else file.what
     metadata_values = {**file.metadata, "checkpoint": checkpoint}
     # Files with diffusers' adapter metadata have that alone, as diffusers writes them.
     metadata = (
@@ -430,7 +383,5 @@ def _cast(value: Tensor, name: str, dtype: torch.dtype | None) -> Tensor:
     """Convert a tensor's dtype. Raises Refused if a value overflows."""
     cast = value.detach().to(dtype or value.dtype).contiguous()
     if not torch.isfinite(cast).all():
-        raise Refused(
-            f"{name} has values beyond the range of {cast.dtype}", "write it with --precision fp32"
-        )
+        raise Refused(f"{name} has values beyond the range of {cast.dtype}", "write it with --precision fp32")
     return cast.clone()

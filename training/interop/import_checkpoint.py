@@ -14,13 +14,13 @@ from curation.domain import Checkpoint, Progress, canonical_json
 from curation.errors import Refused
 from curation.object_store import sha256_of
 from curation.ports import FoundFile, ImportResult, ObjectStore, Report
-from training.external_weights import Header
+from training.external_weights import WeightsHeader
 from training.interop import own_format
 from training.interop.adapters import Read
 from training.interop.denoiser_weights import check_base, read_base
 from training.interop.formats import WeightFormat
 from training.interop.modes import Found, find_mode
-from training.interop.transparency_weights import Networks, read_networks, recognise_each
+from training.interop.transparency_weights import TransparencyWeights, read_networks, recognise_each
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
 from training.pretrained.families import check_family, find_family
@@ -30,7 +30,7 @@ from training.transparency.autoencoder import Autoencoder, fit_backbone
 
 RECIPE = "imported"
 
-_Base = tuple[WeightFormat, Header, Found]
+_Base = tuple[WeightFormat, WeightsHeader, Found]
 
 _SCALES = {
     "given": "offset scale {scale:g}, as given",
@@ -41,12 +41,9 @@ _SCALES = {
         "--offset-scale 300 and cannot be told apart by its content"
     ),
     "flux": (
-        "offset scale {scale:g}, that of the Flux port of LayerDiffuse, the only one whose "
-        "encoder has 16 channels"
+        "offset scale {scale:g}, that of the Flux port of LayerDiffuse, the only one whose encoder has 16 channels"
     ),
-    "preset": (
-        "no encoder was given: images are encoded without an offset; generation does not need it"
-    ),
+    "preset": ("no encoder was given: images are encoded without an offset; generation does not need it"),
 }
 
 
@@ -100,9 +97,7 @@ def take_in(
     # Describe each file for the user.
     found = [_describe(header, layout.part, str(layout)) for layout, header in headers.items()]
     for part, (layout, header, mode) in bases.items():
-        found.append(
-            _describe(header, part, f"{layout}, {mode.mode}" if mode.mode else str(layout))
-        )
+        found.append(_describe(header, part, f"{layout}, {mode.mode}" if mode.mode else str(layout)))
     report(Progress("reading", len(files), len(files)))
     notes = [_SCALES[networks.scale_from].format(scale=networks.offset_scale), *_remarks(bases)]
     if store is None:
@@ -111,12 +106,10 @@ def take_in(
     return ImportResult(_store(store, found, row, all_changes, networks, read), found, notes)
 
 
-def _import_own(
-    folder: Path, changes: Mapping[str, str], store: ObjectStore | None
-) -> ImportResult:
+def _import_own(folder: Path, changes: Mapping[str, str], store: ObjectStore | None) -> ImportResult:
     """Import a checkpoint of another installation. Raises NotFound, Refused."""
     if changes:
-        hint = "import it as it is, then 'layerloop checkpoint vary' it"
+        hint = "import it as it is, then 'layerloop checkpoint derive' it"
         raise Refused("a checkpoint in Layerloop's own format is imported unchanged", hint)
     checkpoint, found = own_format.read_own(folder, store)
     row = find_preset(checkpoint.preset, checkpoint.changes)
@@ -124,18 +117,17 @@ def _import_own(
     notes = [f"checkpoint {checkpoint.id[:12]} as it was exported"]
     if row.model is not None and Path(row.model).is_absolute() and not Path(row.model).is_dir():
         notes.append(
-            f"its model {row.model} does not exist here: "
-            f"layerloop checkpoint vary {checkpoint.id[:12]} --set model=..."
+            f"its model {row.model} does not exist here: layerloop checkpoint derive {checkpoint.id[:12]} --set model=..."
         )
     return ImportResult(None if store is None else checkpoint, found, notes)
 
 
 def _sort(
-    files: Sequence[tuple[WeightFormat, Header]],
-) -> tuple[dict[str, _Base], dict[WeightFormat, Header]]:
+    files: Sequence[tuple[WeightFormat, WeightsHeader]],
+) -> tuple[dict[str, _Base], dict[WeightFormat, WeightsHeader]]:
     """Separate bases, by the part each becomes, from networks. Raises Refused for duplicates."""
     bases: dict[str, _Base] = {}
-    networks: dict[WeightFormat, Header] = {}
+    networks: dict[WeightFormat, WeightsHeader] = {}
     for layout, header in files:
         if layout.part != "base":
             if layout in networks:
@@ -168,7 +160,7 @@ def _same_base(first: _Base, second: _Base) -> bool:
     return all(torch.equal(tensors[name], second_tensors[name]) for name in tensors)
 
 
-def _describe(header: Header, part: str, what: str) -> FoundFile:
+def _describe(header: WeightsHeader, part: str, what: str) -> FoundFile:
     return FoundFile(
         path=str(header.path),
         sha256=_digest(header),
@@ -179,7 +171,7 @@ def _describe(header: Header, part: str, what: str) -> FoundFile:
     )
 
 
-def _digest(header: Header) -> str:
+def _digest(header: WeightsHeader) -> str:
     """Return the sha256 of a file, or of the concatenated digests of its shards."""
     each = [sha256_of(path) for path in header.files or (header.path,)]
     return each[0] if len(each) == 1 else sha256_of("".join(each).encode())
@@ -191,14 +183,10 @@ def _remarks(bases: Mapping[str, _Base]) -> list[str]:
         return ["no base was given: this checkpoint can decode but not generate"]
     doubts = [mode.doubt for _, _, mode in bases.values() if mode.doubt]
     from_text = {"base", "joint"} & bases.keys()
-    return (
-        doubts
-        if from_text
-        else [*doubts, "this checkpoint generates only around given layers, not from text alone"]
-    )
+    return doubts if from_text else [*doubts, "this checkpoint generates only around given layers, not from text alone"]
 
 
-def _changes(changes: Mapping[str, str], preset: Preset, networks: Networks) -> dict[str, str]:
+def _changes(changes: Mapping[str, str], preset: Preset, networks: TransparencyWeights) -> dict[str, str]:
     """Add the offset scale to the preset's overrides, so that derived checkpoints inherit it."""
     differs = networks.offset_scale != preset.offset_scale
     return dict(changes) | ({"offset_scale": repr(networks.offset_scale)} if differs else {})
@@ -209,7 +197,7 @@ def _store(
     found: Sequence[FoundFile],
     preset: Preset,
     changes: Mapping[str, str],
-    networks: Networks,
+    networks: TransparencyWeights,
     bases: Mapping[str, Read],
 ) -> Checkpoint:
     """Store all parts with their sources and return the checkpoint."""
@@ -218,20 +206,12 @@ def _store(
     facts = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
 
     def keep(part: str, tensors: Mapping[str, Tensor], extra: Mapping[str, str]) -> str:
-        sources = [
-            asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part
-        ]
-        return save_part(
-            store, part, tensors, {**facts, "sources": canonical_json(sources), **extra}
-        )
+        sources = [asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part]
+        return save_part(store, part, tensors, {**facts, "sources": canonical_json(sources), **extra})
 
     parts = {
-        "backbone": keep(
-            "backbone", backbone.state_dict(), {**backbone.facts(), "model": str(preset.model)}
-        ),
-        "transparency": keep(
-            "transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}
-        ),
+        "backbone": keep("backbone", backbone.state_dict(), {**backbone.facts(), "model": str(preset.model)}),
+        "transparency": keep("transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}),
     }
     # Bases and layer modes are stored under the name of their part.
     for part, (tensors, metadata) in bases.items():

@@ -19,9 +19,7 @@ Role = tuple[str, dict[str, Tensor], dict[str, str]]
 """A file's name without its extension, its tensors, and its metadata."""
 
 
-def write_roles(
-    tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str, form: str
-) -> dict[str, Role]:
+def write_roles(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str, form: str) -> dict[str, Role]:
     """Convert the LoRA of each role.
 
     Args:
@@ -77,7 +75,7 @@ _SCRIPT = '''"""Generate each layer with its LoRA in plain diffusers.
 python draw_layers.py "a fox" "a snowy forest"
 
 Give one prompt for each role, in the order of ROLES. The layers start from the same noise but do
-not attend to each other: the joint attention between layers is Layerloop's (`layerloop draw`).
+not attend to each other: the joint attention between layers is Layerloop's (`layerloop generate`).
 The result equals `joined=False` there, as opaque images over gray; the alpha decoder of the same
 export recovers alpha.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from curation.domain import LayerRole
 from curation.errors import Refused
-from training.external_weights import Header
+from training.external_weights import WeightsHeader
 from training.interop.formats import Shapes, WeightFormat, frames_of
 from training.safetensors_io import facts_in
 
@@ -64,7 +64,7 @@ class Found:
         return self.mode.name if self.mode else SINGLE.name
 
 
-def find_mode(header: Header, layout: WeightFormat) -> Found:
+def find_mode(header: WeightsHeader, layout: WeightFormat) -> Found:
     """Find the mode of a base.
 
     Frames, input channels and control layers decide most cases. fg2ble and bg2ble have the same
@@ -89,8 +89,7 @@ def find_mode(header: Header, layout: WeightFormat) -> Found:
     if len(named) == 1:
         return Found(
             MODES[named[0]],
-            f"{header.path.name} is taken for {named[0]} by its name; "
-            f"{alike} have the same tensors",
+            f"{header.path.name} is taken for {named[0]} by its name; {alike} have the same tensors",
         )
     # The released SDXL differences of the two modes cover different layers.
     has_attention = any(".transformer_blocks." in name for name in header.shapes)
@@ -127,29 +126,22 @@ def plan(available: Collection[str], given: Collection[LayerRole]) -> list[Mode]
         if len(roles) == len(LayerRole) and path:
             return path
         paths += [
-            (roles | set(m.drawn), [*path, m])
-            for m in known
-            if set(m.given) == roles and not roles & set(m.drawn)
+            (roles | set(m.drawn), [*path, m]) for m in known if set(m.given) == roles and not roles & set(m.drawn)
         ]
     around = f" around {' and '.join(sorted(given))}" if given else ""
     raise Refused(
-        f"this checkpoint cannot generate a pair{around}; "
-        f"its modes: {', '.join(sorted(available)) or 'none'}",
+        f"this checkpoint cannot generate a pair{around}; its modes: {', '.join(sorted(available)) or 'none'}",
         "import layer_sd15_joint, _fg2bg or _bg2fg, or layer_xl_fg2ble with _fgble2bg, "
         "or layer_xl_bg2ble with _bgble2fg",
     )
 
 
-def _fitting(header: Header, layout: WeightFormat) -> list[str]:
+def _fitting(header: WeightsHeader, layout: WeightFormat) -> list[str]:
     """Return the names of the modes that a file's frames and channels allow."""
     # Attention sharing: the number of frames, and whether there are control layers.
     if layout is WeightFormat.sharing:
         frames, controlled = frames_of(header.shapes)
-        found = [
-            m.name
-            for m in MODES.values()
-            if m.shared and (len(m.drawn), bool(m.given)) == (frames, controlled)
-        ]
+        found = [m.name for m in MODES.values() if m.shared and (len(m.drawn), bool(m.given)) == (frames, controlled)]
         if not found and (frames, controlled) != (1, False):
             control = ", with a given layer" if controlled else ""
             hint = "supported: one layer, three layers, and two layers with a given one"
@@ -157,9 +149,7 @@ def _fitting(header: Header, layout: WeightFormat) -> list[str]:
         return found
     # SDXL: each given layer adds four input channels to the first convolution.
     layers = _channels(header.shapes) // 4
-    found = [
-        m.name for m in MODES.values() if not m.shared and len(m.given) == layers - 1 and layers > 1
-    ]
+    found = [m.name for m in MODES.values() if not m.shared and len(m.given) == layers - 1 and layers > 1]
     if layers > 1 and not found:
         raise Refused(
             f"{header.path} has {4 * layers} input channels",

@@ -37,16 +37,14 @@ def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[
     (folder / CARD).unlink(missing_ok=True)
     for part, sha256 in checkpoint.files.items():
         _write(folder / f"{part}.safetensors", store.get(sha256))
-    if checkpoint.sheet is not None:
-        _write(folder / _SHEET, store.get(checkpoint.sheet))
+    if checkpoint.sample_grid is not None:
+        _write(folder / _SHEET, store.get(checkpoint.sample_grid))
     # The card repeats the checkpoint's fields and its id, to verify them on import.
     card = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
     card |= {name: dict(card[name]) for name in ("files", "evaluation", "changes")}
     text = json.dumps({"format": _VERSION, "id": checkpoint.id, **card}, indent=2, sort_keys=True)
     _write(folder / CARD, f"{text}\n".encode())
-    return [
-        _found(part, folder / f"{part}.safetensors", sha) for part, sha in checkpoint.files.items()
-    ]
+    return [_found(part, folder / f"{part}.safetensors", sha) for part, sha in checkpoint.files.items()]
 
 
 def find_own(files: Sequence[Path]) -> Path | None:
@@ -87,8 +85,8 @@ def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[
             read_metadata(file.read(8 + length), sha256)
         found.append(_found(part, path, sha256))
     # The sample grid is optional.
-    sheet = _regular(folder, _SHEET) if checkpoint.sheet is not None else None
-    if sheet is not None and sha256_of(sheet) != checkpoint.sheet:
+    sheet = _regular(folder, _SHEET) if checkpoint.sample_grid is not None else None
+    if sheet is not None and sha256_of(sheet) != checkpoint.sample_grid:
         raise Refused(f"{sheet} does not match {CARD}", "copy it again")
     if store is not None:
         for part in checkpoint.files:
@@ -107,18 +105,14 @@ def _read_card(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{path} cannot be read: {error}", "export the checkpoint again") from error
     if version != _VERSION:
-        raise Refused(
-            f"{path} has format {str(version)[:80]!r}, not {_VERSION!r}", "upgrade Layerloop"
-        )
+        raise Refused(f"{path} has format {str(version)[:80]!r}, not {_VERSION!r}", "upgrade Layerloop")
     return dict(card)
 
 
 def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
     """Build the checkpoint that `checkpoint.json` describes. Raises Refused."""
     try:
-        files, changes = (
-            {str(k): str(v) for k, v in card[name].items()} for name in ("files", "changes")
-        )
+        files, changes = ({str(k): str(v) for k, v in card[name].items()} for name in ("files", "changes"))
         checkpoint = Checkpoint(
             files=files,
             recipe=str(card["recipe"]),
@@ -128,13 +122,11 @@ def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
             seed=int(card["seed"]),
             code_version=str(card["code_version"]),
             evaluation={str(name): float(value) for name, value in card["evaluation"].items()},
-            sheet=_digest(card["sheet"]),
+            sample_grid=_digest(card["sheet"]),
             changes=changes,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(
-            f"{folder / CARD} is incomplete: {error}", "export the checkpoint again"
-        ) from error
+        raise Refused(f"{folder / CARD} is incomplete: {error}", "export the checkpoint again") from error
     # Part names become file names: allow no path separators.
     if any(not part.replace("_", "").replace("-", "").isalnum() for part in files):
         raise Refused(f"{folder / CARD} has invalid part names", "export the checkpoint again")
@@ -167,9 +159,7 @@ def _regular(folder: Path, name: str) -> Path:
 
 def _found(part: str, path: Path, sha256: str) -> FoundFile:
     header = read_header(path)
-    return FoundFile(
-        str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters
-    )
+    return FoundFile(str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from curation.errors import Refused
-from training.external_weights import Header
+from training.external_weights import WeightsHeader
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -28,22 +28,20 @@ class Relative:
         return any(pattern.search(name) for name in shapes)
 
 
-def check_relatives(header: Header) -> None:
+def check_relatives(header: WeightsHeader) -> None:
     """Refuse files that would pass for a supported format. Raises Refused."""
     _check(header, RELATIVES)
 
 
-def check_strangers(header: Header) -> None:
+def check_strangers(header: WeightsHeader) -> None:
     """Refuse known files that fit no supported format. Raises Refused."""
     _check(header, STRANGERS)
 
 
-def _check(header: Header, known: tuple[Relative, ...]) -> None:
+def _check(header: WeightsHeader, known: tuple[Relative, ...]) -> None:
     for kind in known:
         if kind.is_it(header.shapes):
-            raise Refused(
-                f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint
-            )
+            raise Refused(f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint)
 
 
 def _first_channels(shapes: Shapes, *names: str) -> int | None:
@@ -52,16 +50,11 @@ def _first_channels(shapes: Shapes, *names: str) -> int | None:
 
 
 def _is_rgba_autoencoder(shapes: Shapes) -> bool:
-    return (
-        _first_channels(shapes, "encoder.conv_in.weight") == 4
-        and "decoder.conv_in.weight" in shapes
-    )
+    return _first_channels(shapes, "encoder.conv_in.weight") == 4 and "decoder.conv_in.weight" in shapes
 
 
 def _is_video_autoencoder(shapes: Shapes) -> bool:
-    both = any(name.startswith("encoder.") for name in shapes) or any(
-        name.startswith("decoder.") for name in shapes
-    )
+    both = any(name.startswith("encoder.") for name in shapes) or any(name.startswith("decoder.") for name in shapes)
     return both and any(len(shape) == 5 for shape in shapes.values())
 
 
@@ -71,9 +64,7 @@ def _is_layered_autoencoder(shapes: Shapes) -> bool:
 
 
 def _is_embedding(shapes: Shapes) -> bool:
-    flat = len(shapes) <= 4 and all(
-        len(shape) in {1, 2} and shape[-1] in _WORD_WIDTHS for shape in shapes.values()
-    )
+    flat = len(shapes) <= 4 and all(len(shape) in {1, 2} and shape[-1] in _WORD_WIDTHS for shape in shapes.values())
     return flat and not any("lora" in name or "::" in name for name in shapes)
 
 
@@ -99,15 +90,14 @@ RELATIVES: tuple[Relative, ...] = (
     Relative(
         r"^(base_model\.model\.)?(transformer\.|diffusion_model\.|lora_unet_|lora_transformer_)"
         rf"{_TRANSFORMER}.*lora",
-        "a LoRA of a diffusion transformer (Flux, SD 3, Qwen-Image, Wan), such as the Flux port's "
-        "layerlora",
+        "a LoRA of a diffusion transformer (Flux, SD 3, Qwen-Image, Wan), such as the Flux port's layerlora",
         "bases are supported for sd15, sd21 and sdxl; of the Flux port only the two networks are "
         "supported, with --preset sd3",
     ),
     Relative(
         _is_lora_with_text,
         "a LoRA of UNet and text encoder, usually of a style",
-        "generate with it: layerloop draw --lora FILE, or round open --lora FILE; LoRAs of "
+        "generate with it: layerloop generate --lora FILE, or round open --lora FILE; LoRAs of "
         "transparency are for the UNet alone",
     ),
     Relative(
@@ -121,8 +111,7 @@ STRANGERS: tuple[Relative, ...] = (
     Relative(
         r"^model\.diffusion_model\.",
         "a whole Stable Diffusion checkpoint",
-        "convert it with diffusers (from_single_file, then save_pretrained), and give the folder: "
-        "--set model=FOLDER",
+        "convert it with diffusers (from_single_file, then save_pretrained), and give the folder: --set model=FOLDER",
     ),
     Relative(
         _is_layered_autoencoder,
@@ -137,8 +126,7 @@ STRANGERS: tuple[Relative, ...] = (
     Relative(
         _is_rgba_autoencoder,
         "an autoencoder of four channels (AlphaVAE)",
-        "it has alpha in its own channel; LayerDiffuse's offset encoder and alpha decoder are two "
-        "other networks",
+        "it has alpha in its own channel; LayerDiffuse's offset encoder and alpha decoder are two other networks",
     ),
     Relative(
         r"^((encoder|decoder)\.layers\.\d|taesd|\d+\.conv\.\d)",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from curation.errors import Refused
-from training.external_weights import Header, read_header, read_tensors
+from training.external_weights import WeightsHeader, read_header, read_tensors
 from training.interop.formats import WeightFormat, recognise_parts
 from training.presets.preset import Preset
 from training.presets.presets import SDXL
@@ -39,7 +39,7 @@ _ALPHA_FIRST, _ALPHA_LAST = [3, 0, 1, 2], [1, 2, 3, 0]
 
 
 @dataclass(frozen=True)
-class Networks:
+class TransparencyWeights:
     """Both networks' tensors in our names and channel order, and the offset scale.
 
     The tensors keep the files' dtypes.
@@ -76,24 +76,22 @@ def read_transparency(
     return networks.eval().requires_grad_(False), read.offset_scale
 
 
-def recognise_all(files: Sequence[Path]) -> dict[WeightFormat, Header]:
+def recognise_all(files: Sequence[Path]) -> dict[WeightFormat, WeightsHeader]:
     """Recognize files that must all be different.
 
     Raises:
         NotFound: A file does not exist.
         Refused: A file is not supported, or two are of one kind.
     """
-    found: dict[WeightFormat, Header] = {}
+    found: dict[WeightFormat, WeightsHeader] = {}
     for layout, header in recognise_each(files):
         if layout in found:
-            raise Refused(
-                f"{found[layout].path} and {header.path} are both: {layout}", "give one of them"
-            )
+            raise Refused(f"{found[layout].path} and {header.path} are both: {layout}", "give one of them")
         found[layout] = header
     return found
 
 
-def recognise_each(files: Sequence[Path]) -> list[tuple[WeightFormat, Header]]:
+def recognise_each(files: Sequence[Path]) -> list[tuple[WeightFormat, WeightsHeader]]:
     """Recognize each file, in order.
 
     Shards of one file count once; a file with both networks counts as two.
@@ -112,8 +110,8 @@ def recognise_each(files: Sequence[Path]) -> list[tuple[WeightFormat, Header]]:
 
 
 def read_networks(
-    headers: Mapping[WeightFormat, Header], preset: Preset, offset_scale: float | None = None
-) -> Networks:
+    headers: Mapping[WeightFormat, WeightsHeader], preset: Preset, offset_scale: float | None = None
+) -> TransparencyWeights:
     """Read both networks as tensors.
 
     Args:
@@ -134,7 +132,7 @@ def read_networks(
         tensors = _prefixed("encoder", _zero_encoder(preset))
         tensors |= _prefixed("decoder", _read(headers[WeightFormat.decoder], preset, "decoder"))
         given = offset_scale is not None
-        return Networks(
+        return TransparencyWeights(
             tensors,
             _positive(offset_scale) if given else preset.offset_scale,
             "given" if given else "preset",
@@ -142,10 +140,10 @@ def read_networks(
     tensors = {}
     for layout in (WeightFormat.encoder, WeightFormat.decoder):
         tensors |= _prefixed(layout.name, _read(headers[layout], preset, layout.name))
-    return Networks(tensors, *_scale(headers[WeightFormat.encoder], offset_scale))
+    return TransparencyWeights(tensors, *_scale(headers[WeightFormat.encoder], offset_scale))
 
 
-def _scale(encoder: Header, given: float | None) -> tuple[float, str]:
+def _scale(encoder: WeightsHeader, given: float | None) -> tuple[float, str]:
     """Return an encoder's offset scale and its source. Raises Refused if it is not positive."""
     stated = facts_in(encoder.metadata).get("offset_scale")
     # The caller's value first, then the file's own statement, then the content.
@@ -158,10 +156,8 @@ def _scale(encoder: Header, given: float | None) -> tuple[float, str]:
     return ASSUMED_SCALE, "assumed"
 
 
-def _made_for_flux(encoder: Header) -> bool:
-    last = max(
-        (int(name.split(".")[1]), name) for name in encoder.shapes if name.endswith(".weight")
-    )[1]
+def _made_for_flux(encoder: WeightsHeader) -> bool:
+    last = max((int(name.split(".")[1]), name) for name in encoder.shapes if name.endswith(".weight"))[1]
     return encoder.shapes[last][0] == ALPHA_LAST_CHANNELS
 
 
@@ -176,12 +172,11 @@ def _positive(scale: object, prefix: str = "") -> float:
     return number
 
 
-def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
+def _read(header: WeightsHeader, preset: Preset, network: str) -> dict[str, Tensor]:
     """Read one network in our names and channel order. Raises Refused for a misfit."""
     with torch.device("meta"):
         expected_shapes = {
-            name: value.shape
-            for name, value in getattr(Transparency(preset), network).state_dict().items()
+            name: value.shape for name, value in getattr(Transparency(preset), network).state_dict().items()
         }
     _check_names(header, expected_shapes, network, preset)
     for name in sorted(expected_shapes):
@@ -194,9 +189,7 @@ def _read(header: Header, preset: Preset, network: str) -> dict[str, Tensor]:
     return tensors if _alpha_is_first(header, preset) else _reorder(tensors, _ALPHA_FIRST)
 
 
-def _check_names(
-    header: Header, expected: Mapping[str, object], network: str, preset: Preset
-) -> None:
+def _check_names(header: WeightsHeader, expected: Mapping[str, object], network: str, preset: Preset) -> None:
     """Check that a file has exactly the network's tensors. Raises Refused."""
     # Few missing names and no unknown ones mean a truncated file of the right network.
     missing, unknown = (
@@ -219,7 +212,7 @@ def _check_names(
         )
 
 
-def _alpha_is_first(header: Header, preset: Preset) -> bool:
+def _alpha_is_first(header: WeightsHeader, preset: Preset) -> bool:
     """Return whether alpha is a file's first channel: as stated, or by its latent channels."""
     stated = facts_in(header.metadata).get("channels")
     return stated == "alpha first" if stated else preset.latent_channels != ALPHA_LAST_CHANNELS

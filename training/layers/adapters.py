@@ -15,9 +15,7 @@ from training.denoiser.finetuned_weights import copy_over
 from training.layers.attention import Stack
 
 _CHOICES: dict[str, re.Pattern[str]] = {
-    "attention": re.compile(
-        r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"
-    ),
+    "attention": re.compile(r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"),
     "all": re.compile(
         r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"
         r"|\.ff\.net\.(0\.proj|2)$|\.layers\.\d+\.(perceptron\.[02]|setting)$"
@@ -52,9 +50,7 @@ class LayerAdapters(nn.Module):
     the names of a PEFT LoRA (`to_peft`).
     """
 
-    def __init__(
-        self, network: nn.Module, roles: Sequence[str], rank: int, modules: Sequence[str]
-    ) -> None:
+    def __init__(self, network: nn.Module, roles: Sequence[str], rank: int, modules: Sequence[str]) -> None:
         """Create adapters without effect.
 
         Args:
@@ -92,19 +88,14 @@ class LayerAdapters(nn.Module):
         """
         for name in self.modules_adapted:
 
-            def add(
-                layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
-            ) -> Tensor | None:
+            def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor | None:
                 del layer
                 if not stack.roles:
                     return None
                 # Restore the layer axis, and apply each role's adapter to its layer.
                 count = len(stack.roles)
                 states_PLND = inputs[0].reshape(stack.rows // count, count, -1, inputs[0].shape[-1])
-                added = [
-                    self._of[role, name](states_PLND[:, index])
-                    for index, role in enumerate(stack.roles)
-                ]
+                added = [self._of[role, name](states_PLND[:, index]) for index, role in enumerate(stack.roles)]
                 change = torch.stack(added, dim=1).reshape(output.shape)
                 return output + self.scale * change.to(output.dtype)
 
@@ -112,10 +103,7 @@ class LayerAdapters(nn.Module):
 
     def learnt(self) -> dict[str, Tensor]:
         """Return the tensors under their stored names, sharing memory with the adapters."""
-        return {
-            name.removeprefix("roles.").replace("/", "."): value
-            for name, value in self.state_dict().items()
-        }
+        return {name.removeprefix("roles.").replace("/", "."): value for name, value in self.state_dict().items()}
 
     def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the tensors of `learnt`, of any dtype. Raises RuntimeError on mismatch."""
@@ -125,11 +113,7 @@ class LayerAdapters(nn.Module):
 def choose_modules(network: nn.Module, choice: str) -> list[str]:
     """Return the module paths of a `layer_modules` choice; a PEFT-wrapped layer counts once."""
     pattern = _CHOICES[choice]
-    return [
-        name
-        for name, module in network.named_modules()
-        if pattern.search(name) and hasattr(module, "in_features")
-    ]
+    return [name for name, module in network.named_modules() if pattern.search(name) and hasattr(module, "in_features")]
 
 
 def modules_in(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -152,11 +136,7 @@ def to_peft(tensors: Mapping[str, Tensor], role: str) -> dict[str, Tensor]:
     Raises:
         Refused: The role has no adapters.
     """
-    adapters = {
-        name.removeprefix(f"{role}."): value
-        for name, value in tensors.items()
-        if name.startswith(f"{role}.")
-    }
+    adapters = {name.removeprefix(f"{role}."): value for name, value in tensors.items() if name.startswith(f"{role}.")}
     if not adapters:
         raise Refused(
             f"no adapters of the role {role!r}",
@@ -188,6 +168,4 @@ def _linear_at(network: nn.Module, name: str) -> Any:
     try:
         return network.get_submodule(name)
     except AttributeError:
-        raise Refused(
-            f"the denoiser has no module {name!r}", "the adapters may belong to another model"
-        ) from None
+        raise Refused(f"the denoiser has no module {name!r}", "the adapters may belong to another model") from None

@@ -110,14 +110,10 @@ class LayeredDenoiser(nn.Module):
 def new_layers(preset: Preset, denoiser: Denoiser) -> LayeredDenoiser:
     """Create adapters without effect for the preset's roles, on a denoiser."""
     modules = choose_modules(denoiser, preset.layer_modules)
-    return LayeredDenoiser(
-        denoiser, preset.layer_roles, preset.layer_rank, modules, join_text=preset.join_text
-    )
+    return LayeredDenoiser(denoiser, preset.layer_roles, preset.layer_rank, modules, join_text=preset.join_text)
 
 
-def open_layers(
-    denoiser: Denoiser, tensors: Mapping[str, Tensor], facts: Mapping[str, str]
-) -> LayeredDenoiser:
+def open_layers(denoiser: Denoiser, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> LayeredDenoiser:
     """Load a stored part "layers" onto its base.
 
     Args:
@@ -129,9 +125,7 @@ def open_layers(
         Refused: They do not fit the base.
     """
     rank, roles = int(facts["rank"]), facts["roles"].split(",")
-    layered = LayeredDenoiser(
-        denoiser, roles, rank, modules_in(tensors), join_text=facts["join_text"] == "True"
-    )
+    layered = LayeredDenoiser(denoiser, roles, rank, modules_in(tensors), join_text=facts["join_text"] == "True")
     layered.adapters.scale = float(facts["alpha"]) / rank
     try:
         layered.adapters.load_learnt(tensors)

@@ -61,9 +61,7 @@ class LayersGenerator:
         self.alone, self.layered, self.joined = alone, layered, joined
         self.at_once = alone.at_once
 
-    def draw(
-        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
-    ) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
         """Generate a foreground per request or, if it asks for a pair, all layers of a pair.
 
         A layer without its own text uses the whole prompt. Layers are preset.image_size squared, or
@@ -84,11 +82,7 @@ class LayersGenerator:
             Refused: An option is not supported.
         """
         # Separate requests for pairs from those for single layers.
-        pairs = [
-            index
-            for index, request in enumerate(requests)
-            if asks_for_layers(request.prompt, options)
-        ]
+        pairs = [index for index, request in enumerate(requests) if asks_for_layers(request.prompt, options)]
         single = [index for index in range(len(requests)) if index not in set(pairs)]
         generated: dict[int, Layers] = {}
         if single:
@@ -110,9 +104,7 @@ class LayersGenerator:
     def _draw(self, requests: Sequence[DrawRequest], options: DrawOptions) -> list[Layers]:
         """Generate pairs, with given layers in place of generated ones."""
         preset, size = self._preset_and_size(options)
-        given = {
-            LayerRole(role): self._fetch(sha256, size) for role, sha256 in options.given.items()
-        }
+        given = {LayerRole(role): self._fetch(sha256, size) for role, sha256 in options.given.items()}
         clean = {role: self._encode(layer) for role, layer in given.items()}
         generated: list[Layers] = []
         for batch, filled in batches(requests, preset.draw_batch):
@@ -127,14 +119,10 @@ class LayersGenerator:
             generated += [_complete({**layers, **given}) for layers in decoded[: len(batch)]]
         return generated
 
-    def _layer_requests(
-        self, prompt: Prompt, clean: Mapping[LayerRole, Tensor]
-    ) -> list[LayerRequest]:
+    def _layer_requests(self, prompt: Prompt, clean: Mapping[LayerRole, Tensor]) -> list[LayerRequest]:
         texts = {LayerRole.foreground: prompt.foreground, LayerRole.background: prompt.background}
         roles = [LayerRole(role) for role in self.layered.roles]
-        return [
-            LayerRequest(role, texts.get(role) or prompt.text, clean.get(role)) for role in roles
-        ]
+        return [LayerRequest(role, texts.get(role) or prompt.text, clean.get(role)) for role in roles]
 
     @torch.no_grad()
     def _decode(self, latent_PLCHW: Tensor, size: Size) -> list[dict[LayerRole, RGBA]]:
@@ -244,17 +232,11 @@ def sample_layers(
     schedule.set_timesteps(preset.draw_steps)
     # Initial noise of all layers of an image comes from its seed.
     roles = [layer.role for layer in pictures[0]]
-    height, width = (
-        side // preset.stride for side in size or (preset.image_size, preset.image_size)
-    )
+    height, width = (side // preset.stride for side in size or (preset.image_size, preset.image_size))
     shape = (len(roles), preset.latent_channels, height, width)
-    latent_PLCHW = torch.stack(
-        [torch.randn(shape, generator=generator_of(seed)) for seed in seeds]
-    ).to(device)
+    latent_PLCHW = torch.stack([torch.randn(shape, generator=generator_of(seed)) for seed in seeds]).to(device)
     # Given layers, by image and layer.
-    known_PL = torch.tensor(
-        [[layer.clean_CHW is not None for layer in layers] for layers in pictures], device=device
-    )
+    known_PL = torch.tensor([[layer.clean_CHW is not None for layer in layers] for layers in pictures], device=device)
     clean_PLCHW = latent_PLCHW.clone()
     for image, layers in enumerate(pictures):
         for index, layer in enumerate(layers):

@@ -76,11 +76,7 @@ class LayersStage(TrainingStage):
         """Build the preset's optimizer over the adapters."""
         parameters = self.layered.adapters.parameters()
         betas = (self.preset.beta1, self.preset.beta2)
-        return {
-            "optimiser": build_optimiser(
-                self.preset.optimiser, parameters, self.preset.layers_lr, betas=betas
-            )
-        }
+        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.layers_lr, betas=betas)}
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
         """Make a batch whose rows are layer sets: latents, noise, timestep, given layer and texts.
@@ -108,9 +104,7 @@ class LayersStage(TrainingStage):
         given_P = (torch.rand(count, generator=rng) < preset.known_share)[mine]
         which_P = torch.randint(GIVEN, (count,), generator=rng)[mine]
         # At most one layer is given, and only where there is another one to generate.
-        known_PL = (
-            (which_P[:, None] == torch.arange(len(roles))) & given_P[:, None] & (len(roles) > 1)
-        )
+        known_PL = (which_P[:, None] == torch.arange(len(roles))) & given_P[:, None] & (len(roles) > 1)
         if preset.posterior_noise:
             mean_PLCHW = mean_PLCHW + std_PLCHW * torch.randn(shape, generator=rng)[mine]
         captions = [
@@ -135,14 +129,10 @@ class LayersStage(TrainingStage):
         """
         del seen
         noise_PLCHW, known_PL, roles = rows["noise"], rows["known"], rows["roles"][0]
-        clean_PLCHW = self.layered.denoiser.normalise(rows["latent"].flatten(0, 1)).view_as(
-            noise_PLCHW
-        )
+        clean_PLCHW = self.layered.denoiser.normalise(rows["latent"].flatten(0, 1)).view_as(noise_PLCHW)
         # Flatten images and layers to rows; all layers of an image have its timestep.
         time_PL = rows["time"][:, None].expand_as(known_PL)
-        noise_BCHW, clean_BCHW, time_B = (
-            each.flatten(0, 1) for each in (noise_PLCHW, clean_PLCHW, time_PL)
-        )
+        noise_BCHW, clean_BCHW, time_B = (each.flatten(0, 1) for each in (noise_PLCHW, clean_PLCHW, time_PL))
         known_B = known_PL.flatten()
         # Given layers stay clean, and enter at timestep 0.
         noisy_BCHW = self.schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
@@ -167,15 +157,10 @@ class LayersStage(TrainingStage):
         indices = complete[:SHEET]
         roles = self.pictures.roles[indices[0]]
         captions = [self.pictures.captions(index) for index in indices]
-        requests = [
-            [LayerRequest(role, text) for role, text in zip(roles, texts, strict=True)]
-            for texts in captions
-        ]
+        requests = [[LayerRequest(role, text) for role, text in zip(roles, texts, strict=True)] for texts in captions]
         grid = []
         for joined in (True, False):
-            latent_PLCHW = sample_layers(
-                self.layered, self.preset, requests, list(range(len(indices))), joined=joined
-            )
+            latent_PLCHW = sample_layers(self.layered, self.preset, requests, list(range(len(indices))), joined=joined)
             for latent_BCHW in latent_PLCHW.unbind(1):
                 # Decoded one at a time to limit memory.
                 restored_BCHW = self.layered.denoiser.restore(latent_BCHW)
@@ -191,9 +176,7 @@ class LayersStage(TrainingStage):
         """Return the networks of sample grids and a pretrained model's text encoders."""
         return (*self._frozen_networks, *getattr(self.layered.denoiser, "texts", ()))
 
-    def _conditions(
-        self, cache: ConditionsCache, captions: list[list[str]], layers: list[int]
-    ) -> Conditions:
+    def _conditions(self, cache: ConditionsCache, captions: list[list[str]], layers: list[int]) -> Conditions:
         """Return a pretrained base's conditions with the axes image and layer."""
         count = len(captions[0])
         conditions = cache.take([text for texts in captions for text in texts])

@@ -81,16 +81,12 @@ def train_layers(
         in_memory=memory,
         buckets=preset_buckets(preset, step, caches / "sizes"),
     )
-    sampler = pictures.order(
-        store, order.previous, preset.new_weight, preset.single_share, order.seed
-    )
+    sampler = pictures.order(store, order.previous, preset.new_weight, preset.single_share, order.seed)
     # Frozen networks encode all layers once.
     for network in (backbone, transparency):
         network.to(machine.device)
     cache_folder = None if memory else caches
-    latents = encode_pictures(
-        preset, pictures.layers, backbone, transparency.encoder, cache_folder, report
-    )
+    latents = encode_pictures(preset, pictures.layers, backbone, transparency.encoder, cache_folder, report)
 
     # The base with adapters, and the embeddings of its captions.
     torch.manual_seed(order.seed)
@@ -100,9 +96,7 @@ def train_layers(
     # Every batch has one size and one set of roles.
     draws = BucketOrder(sampler, pictures.keys, step)
     fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    trained = {
-        name: whole(tensor.detach()).cpu().clone() for name, tensor in layered.learnt().items()
-    }
+    trained = {name: whole(tensor.detach()).cpu().clone() for name, tensor in layered.learnt().items()}
     return trained, layered.facts()
 
 
@@ -135,16 +129,11 @@ def layers_loss(
         roles = pictures.roles[start]
         rows = [row for index in indices for row in pictures.rows[index]]
         clean_BCHW = layered.denoiser.normalise(latents.take(rows)[0].to(device))
-        conditions = layered.denoiser.encode(
-            [text for index in indices for text in pictures.captions(index)]
-        )
+        conditions = layered.denoiser.encode([text for index in indices for text in pictures.captions(index)])
         shape = (len(roles), *clean_BCHW.shape[1:])
         for level in VALIDATED:
             # Seeded by timestep and image number.
-            noise = [
-                torch.randn(shape, generator=generator_at(level, "layers", index))
-                for index in indices
-            ]
+            noise = [torch.randn(shape, generator=generator_at(level, "layers", index)) for index in indices]
             noise_BCHW = torch.cat(noise).to(device)
             time_B = torch.full((len(rows),), level, device=device)
             noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)

@@ -29,12 +29,8 @@ def trimap_of(subject: Mask) -> Plane:
         subject: H x W; true for the subject.
     """
     # Distances to the outline on both sides; the padding keeps the image border from counting.
-    inside = np.asarray(
-        cv2.distanceTransform(np.pad(subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)
-    )
-    outside = np.asarray(
-        cv2.distanceTransform(np.pad(~subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)
-    )
+    inside = np.asarray(cv2.distanceTransform(np.pad(subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5))
+    outside = np.asarray(cv2.distanceTransform(np.pad(~subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5))
     # Narrow the band inside a thin subject, so that part of it stays known.
     reach = max(1.0, BAND * max(subject.shape))
     known = min(reach, 0.5 * float(inside.max()))
@@ -58,8 +54,6 @@ def find_subject(picture: Picture) -> Mask:
         (border_x, border_y, width - 2 * border_x, height - 2 * border_y),
         np.zeros((2, 1, 65)),
     )
-    cv2.grabCut(
-        np.ascontiguousarray(picture), mask, box, models[0], models[1], TURNS, cv2.GC_INIT_WITH_RECT
-    )
+    cv2.grabCut(np.ascontiguousarray(picture), mask, box, models[0], models[1], TURNS, cv2.GC_INIT_WITH_RECT)
     subject: Mask = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
     return subject

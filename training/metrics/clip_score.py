@@ -51,9 +51,7 @@ class TextAgreement:
         ).to(self.network.device)
         embeddings = self.network(**inputs)
         # In float32 for any dtype of the model.
-        cosine_B = nn.functional.cosine_similarity(
-            embeddings.image_embeds.float(), embeddings.text_embeds.float()
-        )
+        cosine_B = nn.functional.cosine_similarity(embeddings.image_embeds.float(), embeddings.text_embeds.float())
         scores: list[float] = (100 * cosine_B.clamp_min(0)).tolist()
         return scores
 
@@ -76,9 +74,5 @@ def open_agreement(model: str, device: torch.device) -> TextAgreement:
         processor = load_processor(model, backend="pil")
     except (OSError, ValueError, ImportError) as error:
         hint = "download the whole model: tokenizer and processor are files next to its weights"
-        raise Refused(
-            f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint
-        ) from error
-    return TextAgreement(
-        network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}"
-    )
+        raise Refused(f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint) from error
+    return TextAgreement(network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}")

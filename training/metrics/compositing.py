@@ -25,7 +25,7 @@ C1, C2 = 0.01**2, 0.03**2
 LEAST_SIDE = WINDOW
 """Smallest image size in pixels: smaller images do not contain the window."""
 
-Figures = dict[str, dict[str, Tensor]]
+Metrics = dict[str, dict[str, Tensor]]
 """Values per image (shape B) by metric and background."""
 
 
@@ -42,14 +42,7 @@ def blend_jpeg(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
     As in AlphaVAE's validation_pipeline/scripts/blend_rgba.py, with Pillow's defaults (quality 75,
     4:2:0).
     """
-    levels = (
-        (blend(rgba_B4HW, colour) * 255)
-        .clamp(0, 255)
-        .to(torch.uint8)
-        .permute(0, 2, 3, 1)
-        .cpu()
-        .numpy()
-    )
+    levels = (blend(rgba_B4HW, colour) * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     images = []
     for image in levels:
         file = io.BytesIO()
@@ -58,7 +51,7 @@ def blend_jpeg(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
     return torch.stack(images).permute(0, 3, 1, 2).to(rgba_B4HW) / 255
 
 
-def measure_blends(truth_B4HW: Tensor, again_B4HW: Tensor) -> Figures:
+def measure_blends(truth_B4HW: Tensor, again_B4HW: Tensor) -> Metrics:
     """Compute lossless PSNR (dB) and SSIM over each of the nine backgrounds of the codec.
 
     As in AlphaVAE (arXiv 2507.09308, 3.1). Both are means over color channels, and the channels of
@@ -76,9 +69,7 @@ def measure_blends(truth_B4HW: Tensor, again_B4HW: Tensor) -> Figures:
     errors: dict[int, Tensor] = {}
     similar: dict[int, Tensor] = {}
     for level in {level for color in BACKGROUNDS.values() for level in color}:
-        truth_B3HW, again_B3HW = (
-            blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW)
-        )
+        truth_B3HW, again_B3HW = (blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
         errors[level] = ((again_B3HW - truth_B3HW) ** 2).mean((2, 3))
         similar[level] = similarity(truth_B3HW, again_B3HW).mean((2, 3))
     # A background's value is the mean of the channels at its three levels.
@@ -96,10 +87,7 @@ def measure_published(truth_B3HW: Tensor, again_B3HW: Tensor) -> dict[str, Tenso
     """
     mse_B = ((again_B3HW - truth_B3HW) ** 2).mean((1, 2, 3))
     luma_131 = truth_B3HW.new_tensor(LUMA).view(3, 1, 1)
-    lumas = (
-        ((image * luma_131).sum(1, keepdim=True) * 255).round() / 255
-        for image in (truth_B3HW, again_B3HW)
-    )
+    lumas = (((image * luma_131).sum(1, keepdim=True) * 255).round() / 255 for image in (truth_B3HW, again_B3HW))
     return {
         "psnr_jpeg": -10 * torch.log10(mse_B + 1e-8),
         "ssim_jpeg": similarity(*lumas).clamp_min(0).mean((1, 2, 3)),
@@ -125,9 +113,7 @@ def psnr_inside(truth_B4HW: Tensor, again_B4HW: Tensor, inside_B1HW: Tensor) -> 
     count_B = inside_B1HW.flatten(1).sum(1).clamp_min(1)
     errors: dict[int, Tensor] = {}
     for level in {level for color in BACKGROUNDS.values() for level in color}:
-        truth_B3HW, again_B3HW = (
-            blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW)
-        )
+        truth_B3HW, again_B3HW = (blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
         squares_B3HW = (again_B3HW - truth_B3HW) ** 2 * inside_B1HW
         errors[level] = squares_B3HW.sum((2, 3)) / count_B[:, None]
     return torch.stack([_decibels(_of(errors, color)) for color in BACKGROUNDS.values()]).mean(0)
@@ -147,9 +133,7 @@ def similarity(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
     squares = _windowed(one_BCHW**2) + _windowed(other_BCHW**2)
     covariance = _windowed(one_BCHW * other_BCHW) - mean_x * mean_y
     means = mean_x**2 + mean_y**2
-    return (
-        (2 * mean_x * mean_y + C1) * (2 * covariance + C2) / ((means + C1) * (squares - means + C2))
-    )
+    return (2 * mean_x * mean_y + C1) * (2 * covariance + C2) / ((means + C1) * (squares - means + C2))
 
 
 def _windowed(map_BCHW: Tensor) -> Tensor:

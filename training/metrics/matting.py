@@ -80,9 +80,7 @@ def gradient(matte_HW: Matte) -> Matte:
     slope = offset.astype(np.float32) * bell
     bell, slope = bell / np.linalg.norm(bell), slope / np.linalg.norm(slope)
     across, down = (
-        np.asarray(
-            cv2.sepFilter2D(matte_HW, cv2.CV_32F, row, column, borderType=cv2.BORDER_REPLICATE)
-        )
+        np.asarray(cv2.sepFilter2D(matte_HW, cv2.CV_32F, row, column, borderType=cv2.BORDER_REPLICATE))
         for row, column in ((slope, bell), (bell, slope))
     )
     return np.hypot(across, down)
@@ -100,16 +98,12 @@ def connectivity(truth_HW: Matte, again_HW: Matte) -> Matte:
     for step in range(1, round(1 / STEP) + 1):
         # The largest region that both mattes share at this level; label 0 is the background.
         shared = (truth_HW >= step * STEP) & (again_HW >= step * STEP)
-        count, regions, sizes, _ = cv2.connectedComponentsWithStats(
-            shared.astype(np.uint8), connectivity=4
-        )
+        count, regions, sizes, _ = cv2.connectedComponentsWithStats(shared.astype(np.uint8), connectivity=4)
         largest = 1 + int(np.argmax(sizes[1:, cv2.CC_STAT_AREA])) if count > 1 else -1
         # Pixels that leave it here keep the level of the previous step.
         leaving = ~loose & (regions != largest)
         level_HW[leaving] = (step - 1) * STEP
         loose |= leaving
-    beyond = (
-        np.where(matte - level_HW >= THETA, matte - level_HW, 0) for matte in (truth_HW, again_HW)
-    )
+    beyond = (np.where(matte - level_HW >= THETA, matte - level_HW, 0) for matte in (truth_HW, again_HW))
     difference: Matte = np.abs(np.subtract(*beyond))
     return difference

@@ -66,9 +66,7 @@ class Perceptual(nn.Module):
         The sum over slices of the mean over pixels of w . (f / |f| - g / |g|)^2 (Zhang et al.,
         2018, equation 1).
         """
-        shift_131, scale_131 = (
-            one_B3HW.new_tensor(values).view(3, 1, 1) for values in (SHIFT, SCALE)
-        )
+        shift_131, scale_131 = (one_B3HW.new_tensor(values).view(3, 1, 1) for values in (SHIFT, SCALE))
         feature = (torch.cat([one_B3HW, other_B3HW]) * 2 - 1 - shift_131) / scale_131
         distance_B = one_B3HW.new_zeros(len(one_B3HW))
         # Both images go through the tower as one batch.
@@ -92,9 +90,7 @@ def open_perceptual(path: Path) -> Perceptual:
     with torch.device("meta"):
         network = Perceptual(tower)
     expected = network.state_dict()
-    missing = sorted(
-        name for name, tensor in expected.items() if shapes.get(name) != tuple(tensor.shape)
-    )
+    missing = sorted(name for name, tensor in expected.items() if shapes.get(name) != tuple(tensor.shape))
     if missing:
         raise Refused(f"{path} lacks tensors of LPIPS on {tower}, such as {missing[0]!r}", hint)
     network.load_state_dict(read_tensors(path, expected), assign=True)

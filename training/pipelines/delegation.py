@@ -60,17 +60,13 @@ class DelegatingPipeline:
         if name in self._own:
             object.__setattr__(self, name, value)
         elif hasattr(type(self), name) or not hasattr(self.pipeline, name):
-            raise AttributeError(
-                self._unknown(name, "cannot be set" if hasattr(type(self), name) else None)
-            )
+            raise AttributeError(self._unknown(name, "cannot be set" if hasattr(type(self), name) else None))
         else:
             self._assign(name, value)
 
     def __dir__(self) -> Iterable[str]:
         """List the attribute names of both pipelines."""
-        return sorted(
-            {*super().__dir__(), *self._own, *_OF_AUTOENCODER, *dir(self.pipeline)} - _CONSTRUCTORS
-        )
+        return sorted({*super().__dir__(), *self._own, *_OF_AUTOENCODER, *dir(self.pipeline)} - _CONSTRUCTORS)
 
     def __repr__(self) -> str:
         """Return the class name and the diffusers pipeline."""

@@ -26,9 +26,7 @@ class TransparentImageToImagePipeline(TransparentPipeline):
     `TransparentImageToImagePipeline.from_pipe(pipe)`.
     """
 
-    def __init__(
-        self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency
-    ) -> None:
+    def __init__(self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency) -> None:
         """Make the pipeline.
 
         Args:
@@ -46,9 +44,7 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         try:
             image_to_image: Any = AutoPipelineForImage2Image.from_pipe(pipeline)
         except ValueError as error:
-            raise Refused(
-                f"diffusers has no image-to-image pipeline for {type(pipeline).__name__}"
-            ) from error
+            raise Refused(f"diffusers has no image-to-image pipeline for {type(pipeline).__name__}") from error
         image_to_image.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
         super().__init__(image_to_image, backbone, transparency)
 
@@ -109,9 +105,7 @@ class TransparentImageToImagePipeline(TransparentPipeline):
             num_inference_steps += 1
         scaled_BCHW, size = self._initial_latents(image)
         images_per_prompt = int(arguments.get("num_images_per_prompt") or 1)
-        scaled_BCHW = _repeat_for_prompts(
-            scaled_BCHW, prompt, arguments.get("prompt_embeds"), images_per_prompt
-        )
+        scaled_BCHW = _repeat_for_prompts(scaled_BCHW, prompt, arguments.get("prompt_embeds"), images_per_prompt)
         # diffusers' image-to-image pipelines take a tensor with the latent's channels as a scaled
         # latent and do not encode it again.
         generated_BCHW = self._run(
@@ -139,13 +133,9 @@ class TransparentImageToImagePipeline(TransparentPipeline):
             self.transparency.to(self.backbone.device).encoder,
             rgba_B4HW[:, :3],
         )
-        return adjusted_posterior(
-            self.backbone, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW
-        )[0]
+        return adjusted_posterior(self.backbone, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW)[0]
 
-    def _initial_latents(
-        self, image: Picture | Sequence[Picture] | Tensor
-    ) -> tuple[Tensor, tuple[int, int]]:
+    def _initial_latents(self, image: Picture | Sequence[Picture] | Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return scaled latents to start from, and the height and width of their images."""
         scaled_BCHW = as_latents(image, self.backbone.latent_channels)
         if scaled_BCHW is not None:

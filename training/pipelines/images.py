@@ -18,9 +18,7 @@ from curation.images.headers import BadFile
 from curation.images.pillow_images import from_path, from_pillow
 from training.transparency.padding import pad_colour
 
-Picture = (
-    Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
-)
+Picture = Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
 """A PIL image or the path of a file, converted to sRGB by its profile; an H x W x 3 or 4 array of
 uint8, uint16 or float in [0, 1]; or a 3 or 4 x H x W tensor of uint8 or float in [0, 1]."""
 
@@ -49,9 +47,7 @@ def to_rgba(pictures: Picture | Sequence[Picture]) -> Tensor:
     tensors = [_to_rgba(picture) for picture in pictures]
     sizes = {tuple(tensor.shape[1:]) for tensor in tensors}
     if len(sizes) != 1:
-        raise Refused(
-            f"a batch has images of {len(sizes)} sizes", "give images of one size at a time"
-        )
+        raise Refused(f"a batch has images of {len(sizes)} sizes", "give images of one size at a time")
     return torch.stack(tensors)
 
 
@@ -62,9 +58,7 @@ def to_pil(rgba_B4HW: Tensor) -> list[Image.Image]:
 
 def to_array(rgba_B4HW: Tensor) -> NDArray[np.uint8]:
     """Convert straight RGBA in [0, 1] to B x H x W x 4 uint8, rounded."""
-    pixels: NDArray[np.uint8] = (
-        (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    )
+    pixels: NDArray[np.uint8] = (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return pixels
 
 
@@ -104,22 +98,12 @@ def as_latents(pictures: object, channels: int) -> Tensor | None:
         channels: The latent channels of the model. RGBA has four as well, but an image stays within
             [0, 1], and a scaled latent of about unit variance does not.
     """
-    if (
-        isinstance(pictures, list | tuple)
-        and pictures
-        and all(isinstance(item, Tensor) for item in pictures)
-    ):
+    if isinstance(pictures, list | tuple) and pictures and all(isinstance(item, Tensor) for item in pictures):
         # Latents in a list must have one shape to be stacked.
         if len({item.shape for item in pictures}) > 1:
             return None
-        pictures = (
-            torch.stack(list(pictures)) if pictures[0].ndim == 3 else torch.cat(list(pictures))
-        )
-    if (
-        not isinstance(pictures, Tensor)
-        or not pictures.is_floating_point()
-        or pictures.ndim not in {3, 4}
-    ):
+        pictures = torch.stack(list(pictures)) if pictures[0].ndim == 3 else torch.cat(list(pictures))
+    if not isinstance(pictures, Tensor) or not pictures.is_floating_point() or pictures.ndim not in {3, 4}:
         return None
     batch_BCHW = pictures if pictures.ndim == 4 else pictures[None]
     if batch_BCHW.shape[1] != channels:
@@ -157,9 +141,9 @@ def enlarge(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
         height: The new height in pixels.
         width: The new width in pixels.
     """
-    return torch.stack(
-        [torch.from_numpy(_enlarge(rgba, height, width)) for rgba in _images(rgba_B4HW)]
-    ).permute(0, 3, 1, 2)
+    return torch.stack([torch.from_numpy(_enlarge(rgba, height, width)) for rgba in _images(rgba_B4HW)]).permute(
+        0, 3, 1, 2
+    )
 
 
 def _to_rgba(picture: Picture) -> Tensor:
@@ -171,9 +155,7 @@ def _to_rgba(picture: Picture) -> Tensor:
         picture = to_eight_bits(picture) if picture.dtype == np.uint16 else picture
         picture = torch.from_numpy(np.array(picture)).movedim(-1, 0)
     if picture.ndim != 3 or len(picture) not in {3, 4}:
-        raise Refused(
-            "an image must have three or four channels, height and width", "give PIL images"
-        )
+        raise Refused("an image must have three or four channels, height and width", "give PIL images")
     pixels = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
     return pixels if len(pixels) == 4 else torch.cat([pixels, torch.ones_like(pixels[:1])])
 
@@ -183,9 +165,7 @@ def _decode(picture: Image.Image | str | Path) -> NDArray[np.uint8]:
     try:
         return from_pillow(picture) if isinstance(picture, Image.Image) else from_path(picture)
     except BadFile as error:
-        raise Refused(
-            f"an image cannot be read: {error.sentence}", "save it as PNG or lossless WebP"
-        ) from error
+        raise Refused(f"an image cannot be read: {error.sentence}", "save it as PNG or lossless WebP") from error
 
 
 def _images(rgba_B4HW: Tensor) -> NDArray[np.float32]:

@@ -87,9 +87,7 @@ class LayersPipeline(DelegatingPipeline):
             Refused: The class does not accept the mode.
         """
         if mode.name not in self.modes:
-            raise Refused(
-                f"these weights are {mode}", f"{type(self).__name__} takes {', '.join(self.modes)}"
-            )
+            raise Refused(f"these weights are {mode}", f"{type(self).__name__} takes {', '.join(self.modes)}")
         self.pipe, self.lesson, self.mode = pipe, lesson, mode
 
     @classmethod
@@ -176,9 +174,7 @@ class LayersPipeline(DelegatingPipeline):
     def _assign(self, name: str, value: Any) -> None:
         if name == "unet":
             hint = f"make a new {type(self).__name__} from a pipeline with that unet"
-            raise AttributeError(
-                f"the weights of {self.mode.name} belong to the current unet; {hint}"
-            )
+            raise AttributeError(f"the weights of {self.mode.name} belong to the current unet; {hint}")
         setattr(self.pipe, name, value)
 
     def _follow(self, device: torch.device) -> None:
@@ -253,9 +249,7 @@ class LayersPipeline(DelegatingPipeline):
         arguments |= _spread(arguments, count, frames)
         arguments["prompt"] = _prompts([texts[role] for role in drawn], count)
         if negative_prompt is not None:
-            arguments["negative_prompt"] = [
-                text for text in _rows(negative_prompt, count) for _ in range(frames)
-            ]
+            arguments["negative_prompt"] = [text for text in _rows(negative_prompt, count) for _ in range(frames)]
         if isinstance(generator, Sequence):
             generator = [item for item in _rows(list(generator), count) for _ in range(frames)]
         stride = self.pipe.backbone.stride
@@ -263,9 +257,7 @@ class LayersPipeline(DelegatingPipeline):
             arguments |= {"height": whole(size[0], stride), "width": whole(size[1], stride)}
         # The weights of the mode are in the UNet only while it generates.
         with self.lesson.taught(self._condition(given, count), stop_at):
-            scaled_BCHW = self.pipeline(
-                generator=generator, output_type="latent", return_dict=False, **arguments
-            )[0]
+            scaled_BCHW = self.pipeline(generator=generator, output_type="latent", return_dict=False, **arguments)[0]
         latents = self.pipe.restore(scaled_BCHW)
         return {role: latents[index::frames] for index, role in enumerate(drawn)}
 
@@ -309,9 +301,7 @@ class LayersPipeline(DelegatingPipeline):
     ) -> LayersOutput | tuple[Images | None, ...]:
         """Generate from images to images, in any mode."""
         check_output(output_type)
-        if arguments.get("prompt_embeds") is None and any(
-            texts[role] is None for role in self.mode.drawn
-        ):
+        if arguments.get("prompt_embeds") is None and any(texts[role] is None for role in self.mode.drawn):
             raise Refused("there is no prompt", "pass prompt= or prompt_embeds=")
         # Given layers are resized to the output size before they condition the UNet.
         pictures = {role: self._pixels(item) for role, item in given.items() if item is not None}
@@ -319,9 +309,7 @@ class LayersPipeline(DelegatingPipeline):
         size = _size(pictures, height, width)
         fitted = {role: fit(item, *size) for role, item in pictures.items()} if size else {}
         latents = self.draw(texts, fitted, size, **arguments)
-        shown: Mapping[Any, Images] = {
-            role: self.pipe.normalise(item) for role, item in latents.items()
-        }
+        shown: Mapping[Any, Images] = {role: self.pipe.normalise(item) for role, item in latents.items()}
         if output_type != "latent":
             # Without a size the model chose its own: compute it from the latents.
             if size is None:
@@ -360,9 +348,7 @@ class LayersPipeline(DelegatingPipeline):
             # Attention sharing takes pixels over gray, the other modes latents.
             image_B3HW = mirror_to(on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]), *size)
             inputs.append(image_B3HW if self.mode.shared else _encode(self.pipe, image_B3HW))
-        condition = torch.cat(
-            [rows.expand(max(map(len, inputs)), -1, -1, -1) for rows in inputs], dim=1
-        )
+        condition = torch.cat([rows.expand(max(map(len, inputs)), -1, -1, -1) for rows in inputs], dim=1)
         return condition.repeat_interleave(count // len(condition), dim=0)
 
 
@@ -383,10 +369,7 @@ def decode_opaque(pipe: TransparentPipeline, latent_BCHW: Tensor, size: tuple[in
             Height and width to crop to.
     """
     backbone, tile = pipe.backbone, pipe.transparency.decoder.tile
-    parts = [
-        backbone.decode(latent.float().to(backbone.device), tile=tile)
-        for latent in torch.split(latent_BCHW, 1)
-    ]
+    parts = [backbone.decode(latent.float().to(backbone.device), tile=tile) for latent in torch.split(latent_BCHW, 1)]
     color_B3HW = (torch.cat(parts) / 2 + 0.5).clamp(0, 1)[..., : size[0], : size[1]]
     return torch.cat([color_B3HW, torch.ones_like(color_B3HW[:, :1])], dim=1)
 
@@ -394,10 +377,7 @@ def decode_opaque(pipe: TransparentPipeline, latent_BCHW: Tensor, size: tuple[in
 def _encode(pipe: TransparentPipeline, image_B3HW: Tensor) -> Tensor:
     """Encode images to scaled plain latents, one at a time, without sampling the posterior."""
     backbone, tile = pipe.backbone, pipe.transparency.encoder.tile
-    parts = [
-        backbone.encode(image.to(backbone.device), tile=tile)[0]
-        for image in torch.split(image_B3HW, 1)
-    ]
+    parts = [backbone.encode(image.to(backbone.device), tile=tile)[0] for image in torch.split(image_B3HW, 1)]
     return pipe.normalise(torch.cat(parts))
 
 
@@ -450,9 +430,7 @@ def _spread(arguments: Mapping[str, Any], count: int, frames: int) -> dict[str, 
             if len(rows) % frames or count % (len(rows) // frames):
                 hint = f"give one for each of the {frames} layers of an image, image after image"
                 raise Refused(f"there are {len(rows)} {name} for {count} images", hint)
-            by_image = rows.unflatten(0, (-1, frames)).repeat_interleave(
-                count * frames // len(rows), dim=0
-            )
+            by_image = rows.unflatten(0, (-1, frames)).repeat_interleave(count * frames // len(rows), dim=0)
             spread[name] = by_image.flatten(0, 1)
     return spread
 
@@ -476,15 +454,11 @@ def _rows(given: str | Sequence[Any], count: int) -> list[Any]:
     """Repeat items in place to one per image."""
     rows = [given] if isinstance(given, str) else list(given)
     if count % len(rows):
-        raise Refused(
-            f"there are {len(rows)} items for {count} images", "give one, or one per image"
-        )
+        raise Refused(f"there are {len(rows)} items for {count} images", "give one, or one per image")
     return [row for row in rows for _ in range(count // len(rows))]
 
 
-def _size(
-    pictures: Mapping[LayerRole, Tensor], height: int | None, width: int | None
-) -> tuple[int, int] | None:
+def _size(pictures: Mapping[LayerRole, Tensor], height: int | None, width: int | None) -> tuple[int, int] | None:
     """Return height and width: as passed, or of the given layers, or None for the model's own."""
     sizes = {tuple(rgba.shape[-2:]) for rgba in pictures.values()}
     if height and width:
@@ -495,9 +469,7 @@ def _size(
             "pass both, or neither for the size of the given images",
         )
     if len(sizes) > 1:
-        raise Refused(
-            "the given layers differ in size", "pass height and width, to which they are resized"
-        )
+        raise Refused("the given layers differ in size", "pass height and width, to which they are resized")
     return next(iter(sizes), None)  # type: ignore[return-value]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curation.errors import NotFound, Refused
 from training.denoiser.finetuned_weights import teach
-from training.external_weights import Header, read_header, read_tensors
+from training.external_weights import WeightsHeader, read_header, read_tensors
 from training.interop import read_transparency
 from training.interop.adapters import merged, pairs
 from training.interop.denoiser_weights import read_base_file
@@ -57,9 +57,7 @@ def load_transparency(
     # A folder may have other weight files too.
     from_folder = isinstance(source, str | Path) and Path(source).is_dir()
     files = [header.path for header in headers if not from_folder or _is_one_of(header, formats)]
-    return read_transparency(
-        files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale
-    )[0]
+    return read_transparency(files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale)[0]
 
 
 def learn(unet: Any, files: Files) -> None:
@@ -82,9 +80,7 @@ def learn(unet: Any, files: Files) -> None:
         tensors, facts = read_base_file(path)
         if "mode" in facts:
             hint = "pass it as layers= to its mode's pipeline, such as ForegroundToBlendedPipeline"
-            raise Refused(
-                f"{path} does not generate single foregrounds: it is {MODES[facts['mode']]}", hint
-            )
+            raise Refused(f"{path} does not generate single foregrounds: it is {MODES[facts['mode']]}", hint)
         merge(unet, tensors, facts, path)
 
 
@@ -112,10 +108,7 @@ def merge(
     # Multiply adapters out in float32 before adding them.
     if facts["kind"] == "adapter":
         scale = float(facts["alpha"]) / float(facts["rank"])
-        tensors = {
-            f"{module}.weight": merged(down, up, scale)
-            for module, (down, up) in pairs(tensors).items()
-        }
+        tensors = {f"{module}.weight": merged(down, up, scale) for module, (down, up) in pairs(tensors).items()}
         facts = {"kind": "difference"}
     try:
         teach(unet, tensors, facts)
@@ -140,19 +133,17 @@ def _paths(source: Files) -> list[Path]:
     return found
 
 
-def _is_one_of(header: Header, formats: set[WeightFormat]) -> bool:
+def _is_one_of(header: WeightsHeader, formats: set[WeightFormat]) -> bool:
     try:
         return any(layout in formats for layout, _ in recognise_parts(header))
     except Refused:
         return False
 
 
-def _open_part(header: Header, offset_scale: float | None) -> Transparency:
+def _open_part(header: WeightsHeader, offset_scale: float | None) -> Transparency:
     """Load both networks from the part "transparency" of a checkpoint."""
     facts = facts_in(header.metadata)
-    preset = read_columns(facts) or find_preset(
-        facts["preset"], json.loads(facts.get("changes", "{}"))
-    )
+    preset = read_columns(facts) or find_preset(facts["preset"], json.loads(facts.get("changes", "{}")))
     with torch.no_grad():
         networks = open_transparency(preset, read_tensors(header, header.shapes), facts)
     if offset_scale is not None:

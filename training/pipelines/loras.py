@@ -17,7 +17,7 @@ from curation.errors import Refused
 from curation.object_store import sha256_of
 from curation.ports import LoraFile, ObjectStore
 from training.checkpoint import STYLE
-from training.external_weights import Header, read_header, read_tensors
+from training.external_weights import WeightsHeader, read_header, read_tensors
 from training.interop.adapters import read_lora
 from training.interop.denoiser_weights import check_base
 from training.interop.formats import WeightFormat, recognise
@@ -29,10 +29,8 @@ from training.safetensors_io import save_part
 Stored = tuple[Mapping[str, Tensor], Mapping[str, str]]
 
 
-def add_styles(
-    checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]
-) -> Checkpoint:
-    """Store LoRAs beside a checkpoint's weights (the port LAYERLOOP_STYLER).
+def add_styles(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
+    """Store LoRAs beside a checkpoint's weights (the port LAYERLOOP_LORA_LOADER).
 
     The result has its own id and the given checkpoint as its parent; generated candidates refer to
     it.
@@ -60,9 +58,7 @@ def add_styles(
     numbers = [int(part.removeprefix(STYLE)) for part in checkpoint.files if part.startswith(STYLE)]
     # Each LoRA becomes a part of its own, with the file's metadata.
     files = dict(checkpoint.files)
-    for number, (style, header) in enumerate(
-        zip(styles, headers, strict=True), max(numbers, default=0) + 1
-    ):
+    for number, (style, header) in enumerate(zip(styles, headers, strict=True), max(numbers, default=0) + 1):
         facts = {
             "kind": "style",
             "name": style.path.name,
@@ -72,7 +68,7 @@ def add_styles(
         }
         part = f"{STYLE}{number}"
         files[part] = save_part(store, part, read_tensors(header, header.shapes), facts)
-    return replace(checkpoint, files=files, parent=checkpoint.id, evaluation={}, sheet=None)
+    return replace(checkpoint, files=files, parent=checkpoint.id, evaluation={}, sample_grid=None)
 
 
 def apply_styles(pipeline: Any, styles: Sequence[Stored]) -> None:
@@ -89,14 +85,10 @@ def apply_styles(pipeline: Any, styles: Sequence[Stored]) -> None:
                 json.loads(facts["header"]) or None,
             )
             try:
-                pipeline.load_lora_weights(
-                    folder, weight_name="lora.safetensors", adapter_name=name
-                )
+                pipeline.load_lora_weights(folder, weight_name="lora.safetensors", adapter_name=name)
             except (ValueError, RuntimeError, KeyError, OSError) as error:
                 hint = "is it for another family of models?"
-                raise Refused(
-                    f"the LoRA {facts['name']} does not fit: {str(error)[:200]}", hint
-                ) from error
+                raise Refused(f"the LoRA {facts['name']} does not fit: {str(error)[:200]}", hint) from error
     # Fuse all at once with their weights, then drop the adapter layers.
     pipeline.set_adapters(names, [float(facts["weight"]) for _, facts in styles])
     pipeline.fuse_lora(adapter_names=names)
@@ -105,13 +97,11 @@ def apply_styles(pipeline: Any, styles: Sequence[Stored]) -> None:
 
 def describe_styles(styles: Sequence[Stored]) -> dict[str, str]:
     """Describe the LoRAs of a generation: name, first digits of the file's sha256, weight."""
-    described = [
-        f"{facts['name']} {facts['sha256'][:12]}:{float(facts['weight']):g}" for _, facts in styles
-    ]
+    described = [f"{facts['name']} {facts['sha256'][:12]}:{float(facts['weight']):g}" for _, facts in styles]
     return {"lora": ", ".join(described)} if described else {}
 
 
-def _check(header: Header, preset: Any) -> None:
+def _check(header: WeightsHeader, preset: Any) -> None:
     """Check that a file is a LoRA whose UNet part fits the preset's model. Raises Refused."""
     # Text-encoder tensors are allowed, and not checked.
     of_unet = {name: shape for name, shape in header.shapes.items() if not is_of_text(name)}

@@ -26,9 +26,7 @@ from training.safetensors_io import load_part
 class PairSampler:
     """Generates pairs with a checkpoint's modes; their files are opened on first use and kept."""
 
-    def __init__(
-        self, pipe: TransparentPipeline, parts: LoadedCheckpoint, store: ObjectStore
-    ) -> None:
+    def __init__(self, pipe: TransparentPipeline, parts: LoadedCheckpoint, store: ObjectStore) -> None:
         self.pipe, self.parts, self.store = pipe, parts, store
         self._loaded: dict[str, SwappableWeights] = {}
 
@@ -44,8 +42,7 @@ class PairSampler:
             raise Refused(
                 f"this checkpoint has only {', '.join(sorted(self.parts.modes))}: "
                 "it cannot generate single foregrounds",
-                "give the prompt a foreground or background text, or import "
-                "layer_*_transparent_attn too",
+                "give the prompt a foreground or background text, or import layer_*_transparent_attn too",
             )
         return self._layer_weights(SINGLE.name).taught()
 
@@ -115,11 +112,7 @@ class PairSampler:
     def _layer_weights(self, name: str) -> SwappableWeights:
         """Return the swappable weights of a mode, loaded on first use."""
         if name not in self._loaded:
-            stored = (
-                self.parts.base
-                if name == SINGLE.name
-                else load_part(self.store, self.parts.modes[name])
-            )
+            stored = self.parts.base if name == SINGLE.name else load_part(self.store, self.parts.modes[name])
             assert stored is not None  # noqa: S101 - checked by plan and alone
             self._loaded[name] = SwappableWeights(self.pipe.pipeline.unet, *stored)
         return self._loaded[name]
@@ -151,12 +144,9 @@ def _size(given: Mapping[LayerRole, RGBA], options: DrawOptions) -> tuple[int, i
     return next(iter(sizes), None)
 
 
-def _by_request(
-    layers: Mapping[LayerRole, Tensor], given: Mapping[LayerRole, RGBA], count: int
-) -> list[Layers]:
+def _by_request(layers: Mapping[LayerRole, Tensor], given: Mapping[LayerRole, RGBA], count: int) -> list[Layers]:
     """Regroup layers by request; given layers are returned bit for bit."""
     pixels = {
-        role: [given[role]] * count if role in given else as_layers(rgba_B4HW)
-        for role, rgba_B4HW in layers.items()
+        role: [given[role]] * count if role in given else as_layers(rgba_B4HW) for role, rgba_B4HW in layers.items()
     }
     return [{role: rows[index] for role, rows in pixels.items()} for index in range(count)]

@@ -125,9 +125,7 @@ class ForegroundToBlendedPipeline(LayersPipeline):
             Refused: There is no foreground or prompt, or counts or sizes do not match.
             TypeError: The diffusers pipeline does not have the argument.
         """
-        return self._call(
-            {BLENDED: prompt}, {FOREGROUND: foreground}, height=height, width=width, **arguments
-        )
+        return self._call({BLENDED: prompt}, {FOREGROUND: foreground}, height=height, width=width, **arguments)
 
 
 class BackgroundToBlendedPipeline(LayersPipeline):
@@ -164,9 +162,7 @@ class BackgroundToBlendedPipeline(LayersPipeline):
             Refused: There is no background or prompt, or counts or sizes do not match.
             TypeError: The diffusers pipeline does not have the argument.
         """
-        return self._call(
-            {BLENDED: prompt}, {BACKGROUND: background}, height=height, width=width, **arguments
-        )
+        return self._call({BLENDED: prompt}, {BACKGROUND: background}, height=height, width=width, **arguments)
 
 
 class ForegroundToBackgroundPipeline(LayersPipeline):

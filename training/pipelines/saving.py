@@ -80,14 +80,11 @@ def read_columns(facts: Mapping[str, str]) -> Preset | None:
     try:
         stored = json.loads(facts["columns"])
         columns: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in stored.items()
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
         }
         return replace(PRESETS["sdxl"], **columns)
     except (ValueError, TypeError, AttributeError) as error:
-        raise Refused(
-            "the columns of the saved networks are invalid", "save the pipeline again"
-        ) from error
+        raise Refused("the columns of the saved networks are invalid", "save the pipeline again") from error
 
 
 def save_layers(tensors: Mapping[str, Tensor], facts: Mapping[str, str], folder: Path) -> None:

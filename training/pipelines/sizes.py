@@ -46,7 +46,6 @@ def scaled_size(aspect: float, side: int, step: int = 64) -> tuple[int, int]:
         step: The number that width and height are multiples of.
     """
     width, height = (
-        max(step, round(side * ratio / step) * step)
-        for ratio in (math.sqrt(aspect), 1 / math.sqrt(aspect))
+        max(step, round(side * ratio / step) * step) for ratio in (math.sqrt(aspect), 1 / math.sqrt(aspect))
     )
     return width, height

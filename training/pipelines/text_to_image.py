@@ -50,9 +50,7 @@ class TransparentPipeline(DelegatingPipeline):
 
     _own: ClassVar[frozenset[str]] = frozenset({"pipeline", "backbone", "transparency"})
 
-    def __init__(
-        self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency
-    ) -> None:
+    def __init__(self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency) -> None:
         """Make the pipeline.
 
         Args:
@@ -120,9 +118,7 @@ class TransparentPipeline(DelegatingPipeline):
     def from_pipe(cls, pipe: TransparentPipeline) -> Self:
         """Make a pipeline of this class from the shared components of another. Raises Refused."""
         pipeline = cls(pipe.pipeline, pipe.backbone, pipe.transparency)
-        pipeline.pipeline.set_progress_bar_config(
-            **getattr(pipe.pipeline, "_progress_bar_config", {})
-        )
+        pipeline.pipeline.set_progress_bar_config(**getattr(pipe.pipeline, "_progress_bar_config", {}))
         return pipeline
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
@@ -177,11 +173,7 @@ class TransparentPipeline(DelegatingPipeline):
         # Round the size up to whole latent pixels; the decoded image is cropped to it.
         stride = self.backbone.stride
         height, width = (arguments.pop(name, None) for name in ("height", "width"))
-        sizes = {
-            name: whole(side, stride)
-            for name, side in (("height", height), ("width", width))
-            if side
-        }
+        sizes = {name: whole(side, stride) for name, side in (("height", height), ("width", width)) if side}
         scaled_BCHW = self._run(**arguments, **sizes)
         latent_height, latent_width = scaled_BCHW.shape[-2:]
         size = height or latent_height * stride, width or latent_width * stride

@@ -75,17 +75,13 @@ class SwappableWeights:
             self.sharing = build_sharing(unet, tensors)
             owners = {name: unet.get_submodule(name) for name in self.sharing.processors}
             self._modules += [
-                (owners[name], "processor", processor)
-                for name, processor in self.sharing.processors.items()
+                (owners[name], "processor", processor) for name, processor in self.sharing.processors.items()
             ]
             return
         # An adapter is multiplied out to differences, which are added to the weights.
         if facts["kind"] == "adapter":
             scale = float(facts["alpha"]) / float(facts["rank"])
-            tensors = {
-                f"{module}.weight": merged(down, up, scale)
-                for module, (down, up) in pairs(tensors).items()
-            }
+            tensors = {f"{module}.weight": merged(down, up, scale) for module, (down, up) in pairs(tensors).items()}
         self._prepare(tensors, added=facts["kind"] != "weights")
 
     @contextmanager
@@ -153,9 +149,7 @@ class SwappableWeights:
     def _prepare(self, tensors: Mapping[str, Tensor], *, added: bool) -> None:
         """Compute the UNet's tensors with these weights applied. Raises Refused for a misfit."""
         # PEFT renames the weights of a layer that has a user's adapter.
-        own = {
-            name.replace(".base_layer.", "."): value for name, value in self.unet.named_parameters()
-        }
+        own = {name.replace(".base_layer.", "."): value for name, value in self.unet.named_parameters()}
         for name, value in tensors.items():
             old = own.get(name)
             is_wider = name == _FIRST and old is not None and value.shape[1] > old.shape[1]
@@ -186,9 +180,7 @@ class SwappableWeights:
     def _widen(self, weight: Tensor) -> None:
         """Make the convolution with extra input channels; it shares its bias with the UNet's."""
         old = self.unet.conv_in
-        self.first = ConditionedConvolution(
-            weight.shape[1], len(weight), old.kernel_size, padding=old.padding
-        )
+        self.first = ConditionedConvolution(weight.shape[1], len(weight), old.kernel_size, padding=old.padding)
         self.first.weight = nn.Parameter(weight, requires_grad=False)
         self.first.bias = old.bias
         self._modules.append((self.unet, "conv_in", self.first))

@@ -48,18 +48,14 @@ class PipelineGenerator:
     precision on a GPU and in float32 on the CPU.
     """
 
-    def __init__(
-        self, parts: LoadedCheckpoint, store: ObjectStore, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, parts: LoadedCheckpoint, store: ObjectStore, device: torch.device | str = "cpu") -> None:
         """Load the model and merge the checkpoint's weights into it. Raises NotFound, Refused."""
         self.preset, self.store, self.at_once = parts.preset, store, parts.preset.draw_batch
         self.pipe, self.styles = open_pipeline(parts, device), parts.styles
         self.scheduler = self.pipe.pipeline.scheduler
         self.pairs = PairSampler(self.pipe, parts, store)
 
-    def generate(
-        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
-    ) -> Sequence[Layers]:
+    def generate(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
         """Generate the layers of every request, in order: uint8, color 0 where alpha is 0.
 
         A prompt with texts for its layers, or given layers, makes a pair: foreground, background
@@ -77,14 +73,10 @@ class PipelineGenerator:
         # Single layers and pairs run in batches of their own.
         for generate, as_pair in ((self._draw_singles, False), (self._draw_pairs, True)):
             indices = [
-                index
-                for index, request in enumerate(requests)
-                if asks_for_layers(request.prompt, options) == as_pair
+                index for index, request in enumerate(requests) if asks_for_layers(request.prompt, options) == as_pair
             ]
             results: list[Layers] = []
-            for batch, filled in batches(
-                [requests[index] for index in indices], self.preset.draw_batch
-            ):
+            for batch, filled in batches([requests[index] for index in indices], self.preset.draw_batch):
                 results += generate(filled, options)[: len(batch)]
             drawn |= dict(zip(indices, results, strict=True))
         return [drawn[index] for index in range(len(requests))]
@@ -110,17 +102,13 @@ class PipelineGenerator:
             described |= {"image": options.image, "strength": str(options.strength)}
         return described if options.upscale == 1 else described | {"upscale": str(options.upscale)}
 
-    def _draw_singles(
-        self, requests: Sequence[DrawRequest], options: DrawOptions
-    ) -> Sequence[Layers]:
+    def _draw_singles(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Sequence[Layers]:
         """Generate single foregrounds."""
         with self.pairs.alone():
             rgba_B4HW = self._draw(requests, options)
         return [{LayerRole.foreground: layer} for layer in as_layers(rgba_B4HW)]
 
-    def _draw_pairs(
-        self, requests: Sequence[DrawRequest], options: DrawOptions
-    ) -> Sequence[Layers]:
+    def _draw_pairs(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Sequence[Layers]:
         """Generate pairs."""
         steps, guidance = self._steps_and_guidance(options)
         schedulers = self._scheduler(options.sampler), self._scheduler(options.sampler or "euler_a")
@@ -151,15 +139,11 @@ class PipelineGenerator:
         else:
             image = decode_layer(self.store.get(options.image))
             given = {**arguments, "image": [image] * len(requests), "strength": options.strength}
-            images = _sibling(TransparentImageToImagePipeline, self.pipe)(
-                **given, generator=generators()
-            )[0]
+            images = _sibling(TransparentImageToImagePipeline, self.pipe)(**given, generator=generators())[0]
         # Redraw at the larger size, from the same seeds.
         if options.upscale != 1:
             larger = _sibling(TransparentUpscalePipeline, self.pipe)
-            images = larger(
-                **arguments, image=images, upscale=options.upscale, generator=generators()
-            )[0]
+            images = larger(**arguments, image=images, upscale=options.upscale, generator=generators())[0]
         assert isinstance(images, Tensor)  # noqa: S101 - output_type "pt"
         return images
 
@@ -186,9 +170,7 @@ class PipelineGenerator:
         return getattr(diffusers, kind).from_config(self.scheduler.config, **options)
 
 
-def open_pipeline(
-    parts: LoadedCheckpoint, device: torch.device | str = "cpu"
-) -> TransparentPipeline:
+def open_pipeline(parts: LoadedCheckpoint, device: torch.device | str = "cpu") -> TransparentPipeline:
     """Open a checkpoint of a pretrained family as a pipeline with its weights merged in.
 
     If the checkpoint has layer modes, the model stays unchanged and weights are swapped in for each
@@ -205,12 +187,7 @@ def open_pipeline(
     preset, backbone = parts.preset, parts.backbone
     family = find_family(str(preset.family))
     has_weights = parts.base is not None or parts.modes
-    if (
-        family.denoiser is None
-        or preset.model is None
-        or not has_weights
-        or not isinstance(backbone, KLAutoencoder)
-    ):
+    if family.denoiser is None or preset.model is None or not has_weights or not isinstance(backbone, KLAutoencoder):
         raise Refused(
             f"a checkpoint of the preset {preset.name!r} cannot generate",
             "it has latent transparency only",
@@ -228,9 +205,7 @@ def open_pipeline(
     if parts.base is not None and not parts.modes:
         merge(pipeline.unet, *parts.base)
     apply_styles(pipeline, parts.styles)
-    pipeline.scheduler = _configured_scheduler(
-        pipeline.scheduler, overrule(pipeline.scheduler.config, preset)
-    )
+    pipeline.scheduler = _configured_scheduler(pipeline.scheduler, overrule(pipeline.scheduler.config, preset))
     pipeline.set_progress_bar_config(disable=True)
     return TransparentPipeline(pipeline, backbone, parts.transparency).to(device)
 
@@ -249,13 +224,9 @@ def _configured_scheduler(scheduler: Any, config: Mapping[str, Any]) -> Any:
 def precision_on(preset: Preset, device: torch.device | str) -> torch.dtype:
     """Return the compute dtype: the preset's precision on a GPU, float32 elsewhere."""
     on_gpu = torch.device(device).type == "cuda"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
-        preset.precision if on_gpu else "", torch.float32
-    )
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(preset.precision if on_gpu else "", torch.float32)
 
 
-def _sibling(
-    kind: type[TransparentImageToImagePipeline], pipe: TransparentPipeline
-) -> TransparentImageToImagePipeline:
+def _sibling(kind: type[TransparentImageToImagePipeline], pipe: TransparentPipeline) -> TransparentImageToImagePipeline:
     """Make a pipeline of another class from the same components."""
     return kind.from_pipe(pipe)

@@ -328,7 +328,5 @@ def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
             f"a preset has no column {unknown[0]!r}",
             f"columns: {', '.join(sorted(types))}",
         )
-    changed = {
-        column: read_number(column, text, types[column]) for column, text in (changes or {}).items()
-    }
+    changed = {column: read_number(column, text, types[column]) for column, text in (changes or {}).items()}
     return check_row(replace(row, **changed))

@@ -36,9 +36,7 @@ class PairSynthesis:
     (training.synthesis.masks), so that the metadata of `describe` suffices to recompute them.
     """
 
-    def __init__(
-        self, generator: LayerGenerator, inpainter: Inpainter, preset: Preset, store: ObjectStore
-    ) -> None:
+    def __init__(self, generator: LayerGenerator, inpainter: Inpainter, preset: Preset, store: ObjectStore) -> None:
         self.generator, self.inpainter, self.preset, self.store = (
             generator,
             inpainter,
@@ -47,9 +45,7 @@ class PairSynthesis:
         )
         self.at_once = generator.at_once
 
-    def draw(
-        self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN
-    ) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
         """Generate pairs for prompts with texts for layers, and foregrounds for the others.
 
         Args:
@@ -60,9 +56,7 @@ class PairSynthesis:
             NotFound: A file does not exist.
             Refused: Given layers have another size, or the generator does not support the options.
         """
-        given = {
-            role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()
-        }
+        given = {role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()}
         plain = replace(options, given={})
         # Generate all missing foregrounds in one call, then complete the pairs one by one.
         foregrounds = [
@@ -77,17 +71,13 @@ class PairSynthesis:
         """Describe the generation of the foreground, the inpainting model and its masks."""
         painted = {
             "inpainter": self.inpainter.name,
-            "inpainter_sampler": type(self.inpainter.pipeline.scheduler).__name__.removesuffix(
-                "Scheduler"
-            ),
+            "inpainter_sampler": type(self.inpainter.pipeline.scheduler).__name__.removesuffix("Scheduler"),
             "painted_around": f"alpha < {SOLID}",
             "painted_behind": f"alpha > {CLEAR}, grown by {self.preset.erosion:g} of 1024 pixels",
         }
         return dict(self.generator.describe(replace(options, given={}))) | painted
 
-    def _complete(
-        self, request: DrawRequest, given: Layers, drawn: Iterator[Layers], options: DrawOptions
-    ) -> Layers:
+    def _complete(self, request: DrawRequest, given: Layers, drawn: Iterator[Layers], options: DrawOptions) -> Layers:
         """Complete one request to a pair around its given or generated layers."""
         if not is_pair(request.prompt):
             return next(drawn)
@@ -109,39 +99,25 @@ class PairSynthesis:
             layers[LayerRole.blended] = _opaque(over(foreground, below))
         # Background: the blended image without the foreground.
         if LayerRole.background not in layers:
-            layers[LayerRole.background] = self._paint_behind(
-                request, foreground, layers[LayerRole.blended], options
-            )
+            layers[LayerRole.background] = self._paint_behind(request, foreground, layers[LayerRole.blended], options)
         return layers
 
-    def _paint_around(
-        self, request: DrawRequest, foreground: RGBA, options: DrawOptions
-    ) -> Picture:
+    def _paint_around(self, request: DrawRequest, foreground: RGBA, options: DrawOptions) -> Picture:
         """Inpaint around the foreground with the text of the whole image."""
         text, role = request.prompt.text, LayerRole.blended
-        return self._fill(
-            over(foreground, GREY), around(foreground), text, _seed(request.seed, role), options
-        )
+        return self._fill(over(foreground, GREY), around(foreground), text, _seed(request.seed, role), options)
 
-    def _paint_behind(
-        self, request: DrawRequest, foreground: RGBA, blended: RGBA, options: DrawOptions
-    ) -> RGBA:
+    def _paint_behind(self, request: DrawRequest, foreground: RGBA, blended: RGBA, options: DrawOptions) -> RGBA:
         """Inpaint the foreground's area with the text of the background."""
         text, mask = request.prompt.background or "", behind(foreground, self.preset.erosion)
         seed = _seed(request.seed, LayerRole.background)
-        return _opaque(
-            self._fill(np.ascontiguousarray(blended[..., :3]), mask, text, seed, options)
-        )
+        return _opaque(self._fill(np.ascontiguousarray(blended[..., :3]), mask, text, seed, options))
 
-    def _fill(
-        self, picture: Picture, mask: np.ndarray, text: str, seed: int, options: DrawOptions
-    ) -> Picture:
+    def _fill(self, picture: Picture, mask: np.ndarray, text: str, seed: int, options: DrawOptions) -> Picture:
         """Inpaint with the steps and guidance of the options, or the preset's."""
         steps = options.steps or self.preset.draw_steps
         guidance = self.preset.guidance if options.guidance is None else options.guidance
-        return self.inpainter.fill(
-            picture, mask, text, seed, steps=steps, guidance=guidance, negative=options.negative
-        )
+        return self.inpainter.fill(picture, mask, text, seed, steps=steps, guidance=guidance, negative=options.negative)
 
 
 def is_pair(prompt: Prompt) -> bool:

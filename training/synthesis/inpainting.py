@@ -41,9 +41,7 @@ def open_inpainter(
         Refused: The model cannot be read.
     """
     autoencoder = load_model(AutoencoderKL, model, "vae", variant, dtype=dtype)
-    pipeline = load_pipeline(
-        model, "AutoPipelineForInpainting", variant, vae=autoencoder, dtype=dtype
-    )
+    pipeline = load_pipeline(model, "AutoPipelineForInpainting", variant, vae=autoencoder, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return Inpainter(pipeline.to(device), Path(model).name if Path(model).is_dir() else model)
 
@@ -89,9 +87,7 @@ class Inpainter:
         height, width = mask.shape
         stride = self.pipeline.vae_scale_factor
         padding = ((0, -height % stride), (0, -width % stride))
-        cells = np.pad(mask, padding, "edge").reshape(
-            -(-height // stride), stride, -(-width // stride), stride
-        )
+        cells = np.pad(mask, padding, "edge").reshape(-(-height // stride), stride, -(-width // stride), stride)
         coarse = cells.any(axis=(1, 3)).repeat(stride, axis=0).repeat(stride, axis=1)
         masked = np.where(mask[..., None], np.uint8(128), picture)
         # Strength 1 starts from pure noise.

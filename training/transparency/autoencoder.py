@@ -137,9 +137,7 @@ class KLAutoencoder(Autoencoder):
         hooks = (getattr(module, "_hf_hook", None) for module in self.autoencoder.modules())
         flat = (inner for hook in hooks if hook for inner in getattr(hook, "hooks", (hook,)))
         devices = (getattr(inner, "execution_device", None) for inner in flat)
-        return next(
-            (torch.device(device) for device in devices if device is not None), super().device
-        )
+        return next((torch.device(device) for device in devices if device is not None), super().device)
 
     def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the posterior, without sampling."""
@@ -157,11 +155,7 @@ class KLAutoencoder(Autoencoder):
 
     def facts(self) -> dict[str, str]:
         """Return the complete configuration of the autoencoder."""
-        config = {
-            name: value
-            for name, value in self.autoencoder.config.items()
-            if not name.startswith("_")
-        }
+        config = {name: value for name, value in self.autoencoder.config.items() if not name.startswith("_")}
         return {"kind": "autoencoder_kl", "config": json.dumps(config)}
 
     @contextmanager
@@ -218,16 +212,12 @@ def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Autoencoder:
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     gain = variance[:channels] ** (preset.whitening / 2)
     # The scale gives the latents unit variance on average.
-    backbone = LinearAutoencoder(
-        stride, channels, scale=float((variance[:channels] / gain**2).mean() ** -0.5)
-    )
+    backbone = LinearAutoencoder(stride, channels, scale=float((variance[:channels] / gain**2).mean() ** -0.5))
     backbone.mean.copy_(mean)
     backbone.basis.copy_(axes[:, :channels].T)
     backbone.gain.copy_(gain)
     # Sigma is the deviation that the omitted components leave unexplained.
-    backbone.sigma.copy_(
-        variance[channels:].mean().sqrt() if channels < len(variance) else torch.tensor(1e-3)
-    )
+    backbone.sigma.copy_(variance[channels:].mean().sqrt() if channels < len(variance) else torch.tensor(1e-3))
     return backbone.eval().requires_grad_(False)
 
 
@@ -239,9 +229,7 @@ def _moments(images_B3HW: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     width = 3 * stride**2
     count, total, products = 0, torch.zeros(width).double(), torch.zeros(width, width).double()
     for some_B3HW in torch.split(images_B3HW, FITTED_AT_ONCE):
-        patches = (
-            unfold(some_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, width).double()
-        )
+        patches = unfold(some_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, width).double()
         count, total, products = (
             count + len(patches),
             total + patches.sum(0),
@@ -265,9 +253,7 @@ def load_autoencoder(model: str, variant: str | None = None) -> KLAutoencoder:
     """
     from diffusers import AutoencoderKL
 
-    return KLAutoencoder(
-        load_model(AutoencoderKL, model, _subfolder(model), variant, dtype=torch.float32)
-    )
+    return KLAutoencoder(load_model(AutoencoderKL, model, _subfolder(model), variant, dtype=torch.float32))
 
 
 def _subfolder(model: str) -> str | None:
@@ -295,9 +281,7 @@ def open_backbone(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Au
     backbone: Autoencoder
     match facts.get("kind"):
         case "linear":
-            backbone = LinearAutoencoder(
-                int(facts["stride"]), int(facts["latent_channels"]), float(facts["scale"])
-            )
+            backbone = LinearAutoencoder(int(facts["stride"]), int(facts["latent_channels"]), float(facts["scale"]))
         case "autoencoder_kl":
             from diffusers import AutoencoderKL
 

@@ -54,9 +54,7 @@ def adjusted_posterior(
     # Full precision: the offset is small compared with the mean it is added to.
     with torch.autocast(mean_BCHW.device.type, enabled=False):
         images = (alpha_B1HW.to(_weight(encoder)), padded_B3HW.to(_weight(encoder)))
-        offset_BCHW = in_tiles(encoder, images, side=encoder.tile, unit=backbone.stride).to(
-            mean_BCHW
-        )
+        offset_BCHW = in_tiles(encoder, images, side=encoder.tile, unit=backbone.stride).to(mean_BCHW)
         if keep_B is not None:
             offset_BCHW = offset_BCHW * keep_B.to(mean_BCHW)[:, None, None, None]
         return mean_BCHW + encoder.offset_scale * std_BCHW * offset_BCHW, std_BCHW
@@ -116,14 +114,10 @@ def decode_rgba(
     height, width = image_B3HW.shape[-2:]
     rows, columns = whole(height, decoder.unit), whole(width, decoder.unit)
     image_B3HW = mirror_to(image_B3HW.to(_weight(decoder)), rows, columns)
-    latent_BCHW = mirror_to(
-        latent_BCHW.to(image_B3HW), rows // backbone.stride, columns // backbone.stride
-    )
+    latent_BCHW = mirror_to(latent_BCHW.to(image_B3HW), rows // backbone.stride, columns // backbone.stride)
 
     def decode(image_B3HW: Tensor, latent_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        out_B4HW = in_tiles(
-            decoder, (image_B3HW, latent_BCHW), side=decoder.tile, unit=decoder.unit
-        )
+        out_B4HW = in_tiles(decoder, (image_B3HW, latent_BCHW), side=decoder.tile, unit=decoder.unit)
         return out_B4HW[:, :1], out_B4HW[:, 1:]
 
     rgba_B4HW = estimate(decode, image_B3HW, latent_BCHW)
@@ -132,9 +126,7 @@ def decode_rgba(
 
 
 @torch.no_grad()
-def reconstruct(
-    backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor, *, offset: bool = True
-) -> Tensor:
+def reconstruct(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor, *, offset: bool = True) -> Tensor:
     """Encode and decode straight RGBA.
 
     Args:
@@ -147,9 +139,7 @@ def reconstruct(
         Straight RGBA in [0, 1], B x 4 x H x W.
     """
     keep_B = torch.full((len(rgba_B4HW),), float(offset))
-    latent_BCHW = adjust(
-        backbone, networks.encoder, rgba_B4HW[:, 3:], pad_colours(rgba_B4HW), keep_B
-    )
+    latent_BCHW = adjust(backbone, networks.encoder, rgba_B4HW[:, 3:], pad_colours(rgba_B4HW), keep_B)
     return decode_rgba(backbone, networks.decoder, latent_BCHW)
 
 

@@ -155,29 +155,28 @@ def adaptive_weight(others: Tensor, fooling: Tensor, last_layer: Tensor) -> Tens
         last_layer: The weight G of the generator's last layer.
     """
     reconstruction_norm, adversarial_norm = (
-        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm()
-        for loss in (others, fooling)
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (others, fooling)
     )
     weight: Tensor = (reconstruction_norm / (adversarial_norm + 1e-6)).clamp(max=1e4).detach()
     return weight
 
 
 @dataclass(frozen=True)
-class Background:
+class LossBackground:
     """First and second moments of a background's color per channel, in [-1, 1]."""
 
     mean: tuple[float, float, float]
     square: tuple[float, float, float]
 
 
-NATURAL = Background(mean=(-0.0357, -0.0811, -0.1797), square=(0.3163, 0.3060, 0.3634))
+NATURAL = LossBackground(mean=(-0.0357, -0.0811, -0.1797), square=(0.3163, 0.3060, 0.3634))
 """ImageNet's moments, as AlphaVAE uses them (arXiv 2507.09308)."""
 
 
-SOLID = Background(mean=(0.0, 0.0, 0.0), square=(8 / 9, 8 / 9, 8 / 9))
+SOLID = LossBackground(mean=(0.0, 0.0, 0.0), square=(8 / 9, 8 / 9, 8 / 9))
 """Moments of the evaluation's nine solid colors: a channel is -1 or 1 in four each, 0 in gray."""
 
-BACKGROUNDS: dict[str, Background] = {"natural": NATURAL, "solid": SOLID}
+BACKGROUNDS: dict[str, LossBackground] = {"natural": NATURAL, "solid": SOLID}
 """Background moments by their names in presets."""
 
 
@@ -186,7 +185,7 @@ def blend_loss(
     alpha_B1HW: Tensor,
     color_hat_B3HW: Tensor,
     alpha_hat_B1HW: Tensor,
-    background: Background = NATURAL,
+    background: LossBackground = NATURAL,
     error: Error = squares,
 ) -> Tensor:
     """Return ABMSE = E_b || A(x_hat, b) - A(x, b) ||^2 in closed form (arXiv 2507.09308).

@@ -87,9 +87,7 @@ class AlphaDecoder(nn.Module):
         # unfold it to pixels directly.
         self.unfolded = preset.stride // preset.fold if preset.decoder_unfold else 0
         if self.unfolded:
-            self.latent_unfold_in = nn.Conv2d(
-                preset.latent_channels, widths[0] * self.unfolded**2, 1
-            )
+            self.latent_unfold_in = nn.Conv2d(preset.latent_channels, widths[0] * self.unfolded**2, 1)
             nn.init.zeros_(self.latent_unfold_in.weight)
             nn.init.zeros_(_bias(self.latent_unfold_in))
         # The U-Net's down, middle and up blocks.

@@ -79,21 +79,15 @@ class OffsetObjective:
         alpha_hat_B1HW, color_hat_B3HW = networks.decoder(decoded_B3HW, latent_BCHW)
 
         terms = self._terms(padded_B3HW, alpha_B1HW, color_hat_B3HW, alpha_hat_B1HW)
-        terms["identity"] = identity_loss(
-            on_grey(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error
-        )
+        terms["identity"] = identity_loss(on_grey(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error)
         # Weight every term by its column of the preset.
-        total = torch.stack(
-            [getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]
-        ).sum()
+        total = torch.stack([getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]).sum()
         # The adversarial term starts after discriminator_start images.
         if self.preset.discriminator_weight > 0 and seen >= self.preset.discriminator_start:
             terms["fooling"] = fooling_loss(self.discriminator(alpha_hat_B1HW, color_hat_B3HW))
             adversarial = self.preset.discriminator_weight * terms["fooling"]
             if self.preset.discriminator_adaptive:
-                adversarial = adversarial * adaptive_weight(
-                    total, terms["fooling"], networks.decoder.conv_out.weight
-                )
+                adversarial = adversarial * adaptive_weight(total, terms["fooling"], networks.decoder.conv_out.weight)
             total = total + adversarial
         return Loss(
             total,
@@ -121,9 +115,7 @@ class OffsetObjective:
         return terms
 
 
-def on_solids(
-    alpha_B1HW: Tensor, color_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor
-) -> tuple[Tensor, Tensor]:
+def on_solids(alpha_B1HW: Tensor, color_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor) -> tuple[Tensor, Tensor]:
     """Blend the chosen images on a solid color each and make them opaque (AlphaVAE).
 
     Args:

@@ -24,10 +24,7 @@ def mirror_to(tensor_BCHW: Tensor, height: int, width: int) -> Tensor:
     """
     if tensor_BCHW.shape[-2:] == (height, width):
         return tensor_BCHW
-    rows, columns = (
-        _mirrored(old, new)
-        for old, new in zip(tensor_BCHW.shape[-2:], (height, width), strict=True)
-    )
+    rows, columns = (_mirrored(old, new) for old, new in zip(tensor_BCHW.shape[-2:], (height, width), strict=True))
     return tensor_BCHW[..., rows.to(tensor_BCHW.device)[:, None], columns.to(tensor_BCHW.device)]
 
 
@@ -42,9 +39,7 @@ def whole(length: int, unit: int) -> int:
     return -(-length // unit) * unit
 
 
-def in_tiles(
-    network: nn.Module, pictures: Sequence[Tensor], *, side: int, unit: int, overlap: int = OVERLAP
-) -> Tensor:
+def in_tiles(network: nn.Module, pictures: Sequence[Tensor], *, side: int, unit: int, overlap: int = OVERLAP) -> Tensor:
     """Run a network on images, in tiles if they have more than side x side pixels.
 
     Adjacent tiles overlap by `overlap` pixels or more (at most half a tile): each drops a quarter
@@ -69,17 +64,11 @@ def in_tiles(
     # Accumulate the weighted outputs and the weights over all tiles, then divide.
     shared = min(overlap, side // 2) // unit * unit
     blended_BCHW = total_HW = None
-    with _whole_statistics(
-        network, [_shrunk(picture, height, width, side, unit) for picture in pictures]
-    ):
+    with _whole_statistics(network, [_shrunk(picture, height, width, side, unit) for picture in pictures]):
         for top, bottom in _cuts(height, side, shared, unit):
             for left, right in _cuts(width, side, shared, unit):
                 box = (top, bottom, left, right)
-                part_BCHW = _joined(
-                    network(
-                        *(_cut(picture, box, height // picture.shape[-2]) for picture in pictures)
-                    )
-                )
+                part_BCHW = _joined(network(*(_cut(picture, box, height // picture.shape[-2]) for picture in pictures)))
                 # The network's output may have another stride than its inputs.
                 stride = (bottom - top) // part_BCHW.shape[-2]
                 fades = (
@@ -88,9 +77,7 @@ def in_tiles(
                 )
                 weight_HW = torch.outer(*fades).to(part_BCHW)
                 if blended_BCHW is None or total_HW is None:
-                    blended_BCHW = part_BCHW.new_zeros(
-                        *part_BCHW.shape[:2], height // stride, width // stride
-                    )
+                    blended_BCHW = part_BCHW.new_zeros(*part_BCHW.shape[:2], height // stride, width // stride)
                     total_HW = blended_BCHW.new_zeros(blended_BCHW.shape[-2:])
                 _cut(blended_BCHW, box, stride).add_(part_BCHW * weight_HW)
                 _cut(total_HW, box, stride).add_(weight_HW)

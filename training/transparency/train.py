@@ -73,28 +73,18 @@ def train_transparency(
     memory = preset.in_memory
     opaque, size = preset.transparency_opaque, preset.image_size
     roles = preset.roles_learnt(opaque)
-    dataset = load_split(
-        store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles
-    )
-    draws: Order = draw_order(
-        store, dataset, order.previous, preset.new_weight, order.seed, opaque=opaque
-    )
+    dataset = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
+    draws: Order = draw_order(store, dataset, order.previous, preset.new_weight, order.seed, opaque=opaque)
     draws = BucketOrder(draws, dataset.shapes, step) if buckets else draws
 
     # The networks: new ones from the seed, or the parent's.
     torch.manual_seed(order.seed)
-    networks = (
-        Transparency(preset)
-        if start is None
-        else open_transparency(preset, start).train().requires_grad_(True)
-    )
+    networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
     shown = heldout_images(store, order.snapshot, size, SHEET)
     shown_B4HW = shown.take(range(len(shown))) if len(shown) else None
     stage = TransparencyStage(preset, networks, dataset, backbone, shown_B4HW)
     fit(stage, TrainerContext(order, preset, ctx, dataset.samples, draws, folder, report))
-    return {
-        name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()
-    }
+    return {name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
 
 
 class TransparencyStage(TrainingStage):
@@ -123,9 +113,7 @@ class TransparencyStage(TrainingStage):
         super().__init__()
         self.shown_B4HW = shown_B4HW
         self.preset, self.networks, self.pictures = preset, networks, pictures
-        self.pace = LRSchedule(
-            preset.transparency_images, preset.transparency_batch, preset.transparency_ema
-        )
+        self.pace = LRSchedule(preset.transparency_images, preset.transparency_batch, preset.transparency_ema)
         self.objective = OffsetObjective(preset, backbone)
         # Without a weight it must not be a submodule: DDP waits for every parameter's gradient.
         self.judge = self.objective.discriminator if preset.discriminator_weight else None
@@ -142,9 +130,7 @@ class TransparencyStage(TrainingStage):
         betas = (self.preset.beta1, self.preset.beta2)
         built = {"optimiser": build_optimiser(name, self.networks.parameters(), rate, betas=betas)}
         if self.judge is not None:
-            built["judge_optimiser"] = build_optimiser(
-                name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0
-            )
+            built["judge_optimiser"] = build_optimiser(name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0)
         return built
 
     def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
@@ -158,9 +144,7 @@ class TransparencyStage(TrainingStage):
         """
         # Draw for the global batch on every process, so that the number of processes has no effect.
         flips = (torch.rand(len(places), generator=rng) < 0.5)[mine]
-        keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[
-            mine
-        ]
+        keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[mine]
         # Read and pad this process's images, in threads where they help.
         read = map if self.readers is None else self.readers.map
         pairs = list(read(self._prepare, [places[row] for row in mine], flips.tolist()))
@@ -180,9 +164,7 @@ class TransparencyStage(TrainingStage):
         Neither has gradients for the other's networks.
         """
         with _frozen(self.judge):
-            loss = self.objective.measure(
-                self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen
-            )
+            loss = self.objective.measure(self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen)
         if self.judge is None or "fooling" not in loss.terms:
             return loss.total, loss.terms
         discriminator = discriminator_loss(self.judge(*loss.truth), self.judge(*loss.drawn))
@@ -199,9 +181,7 @@ class TransparencyStage(TrainingStage):
     def draw_sheet(self, rows: Rows) -> bytes:
         """Render the first held-out images, or else training images, and their reconstructions."""
         shown_B4HW = self.shown_B4HW if self.shown_B4HW is not None else rows["rgba"][:SHEET]
-        return draw_sheet(
-            reconstruction_rows(self.objective.backbone, self.networks, self._to_device(shown_B4HW))
-        )
+        return draw_sheet(reconstruction_rows(self.objective.backbone, self.networks, self._to_device(shown_B4HW)))
 
     def validate(self) -> dict[str, float]:
         """Measure the PSNR (dB, mean over nine backgrounds) of the first held-out images."""
@@ -210,11 +190,7 @@ class TransparencyStage(TrainingStage):
         truth_B4HW = self._to_device(self.shown_B4HW)
         reconstructed_B4HW = reconstruct(self.objective.backbone, self.networks, truth_B4HW)
         return {
-            "psnr": float(
-                torch.stack(
-                    list(measure_blends(truth_B4HW, reconstructed_B4HW)["psnr"].values())
-                ).mean()
-            )
+            "psnr": float(torch.stack(list(measure_blends(truth_B4HW, reconstructed_B4HW)["psnr"].values())).mean())
         }
 
     def _to_device(self, rgba_B4HW: Tensor) -> Tensor:
@@ -252,8 +228,6 @@ def _frozen(judge: nn.Module | None) -> Iterator[None]:
             judge.requires_grad_(True)
 
 
-def reconstruction_rows(
-    backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor
-) -> list[list[RGBA]]:
+def reconstruction_rows(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor) -> list[list[RGBA]]:
     """Return two rows of images: the originals and their reconstructions."""
     return [pixels(rgba_B4HW), pixels(reconstruct(backbone, networks, rgba_B4HW))]

@@ -43,9 +43,7 @@ def write_ora(path: Path, stack: LayerStack) -> None:
         )
         for number, sheet in enumerate(stack.sheets)
     ]
-    index = _STACK.format(
-        width=stack.size[0], height=stack.size[1], layers="\n".join(reversed(rows))
-    )
+    index = _STACK.format(width=stack.size[0], height=stack.size[1], layers="\n".join(reversed(rows)))
     # The thumbnail is of the blend, as file browsers show it.
     thumbnail = Image.fromarray(stack.merged, "RGBA")
     thumbnail.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)

@@ -51,8 +51,6 @@ def write_psd(path: Path, stack: LayerStack) -> None:
     assert layers is not None  # noqa: S101 - a scene has layers
     layers.layer_count = count
     written.header.channels = len(planes)
-    written.image_data.set_data(
-        [np.ascontiguousarray(plane).tobytes() for plane in planes], written.header
-    )
+    written.image_data.set_data([np.ascontiguousarray(plane).tobytes() for plane in planes], written.header)
     with path.open("wb") as file:
         written.write(file)

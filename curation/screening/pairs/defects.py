@@ -45,9 +45,7 @@ def plant_pair(layers: Layers, defect: str, severity: float, rng: np.random.Gene
     return {FRONT: front, BACK: back, WHOLE: composite(front, back)}
 
 
-def plant_leak(
-    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
-) -> tuple[RGBA, RGBA]:
+def plant_leak(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
     """Leave the subject in the background: a faint ghost at first, complete at severity 1."""
     del rng
     ghost = front.copy()
@@ -55,9 +53,7 @@ def plant_leak(
     return front, composite(ghost, back)
 
 
-def plant_seam(
-    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
-) -> tuple[RGBA, RGBA]:
+def plant_seam(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
     """Surround the subject in the background by a lighter or darker region, as poor inpainting.
 
     The region reaches 2 % of the image size beyond the subject; its step is up to 90 levels at
@@ -76,9 +72,7 @@ def plant_seam(
     return front, seamed
 
 
-def plant_light(
-    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
-) -> tuple[RGBA, RGBA]:
+def plant_light(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
     """Change the light on the subject: warmer or colder, and brighter or dimmer.
 
     At severity 1 the tint changes channels by up to a half, the brightness by a third.
@@ -92,9 +86,7 @@ def plant_light(
 
 
 def _on_foreground(defect: str) -> PlantPair:
-    def plant_on_foreground(
-        front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
-    ) -> tuple[RGBA, RGBA]:
+    def plant_on_foreground(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
         # The background stays unchanged.
         return plant(front, defect, severity, rng), back
 

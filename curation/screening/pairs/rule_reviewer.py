@@ -73,9 +73,7 @@ PAIR_BOUNDS: Final = (
     PairBound("leakage", 0.5, RejectReason.residue, BACK, "the subject is left in the background"),
     PairBound("seam_energy", 1.5, RejectReason.halo, BACK, "a seam along the mask"),
     PairBound("light_gap", 18, RejectReason.clash, WHOLE, "the layers are lit differently"),
-    PairBound(
-        "foot_gap", 0.05, RejectReason.clash, WHOLE, "the subject does not stand on the ground"
-    ),
+    PairBound("foot_gap", 0.05, RejectReason.clash, WHOLE, "the subject does not stand on the ground"),
 )
 """The pair signals that the rule reviewer checks, in the order in which it names them."""
 
@@ -108,9 +106,7 @@ class PairRuleReviewer:
         # The bound for backgrounds is a quantile of the distances between seeds.
         stacked = np.stack(back)
         _, distances = nearest_of(stacked, stacked, 1, itself=False)
-        return PairRuleReviewer(
-            foregrounds, stacked, float(np.quantile(distances[:, 0], 1 - SHARE)), _bounds(signals)
-        )
+        return PairRuleReviewer(foregrounds, stacked, float(np.quantile(distances[:, 0], 1 - SHARE)), _bounds(signals))
 
     def decide(self, layers: Layers, prompt: Prompt) -> RuleVerdict:
         """Accept the pair, or reject it with every fault and the layer of each."""
@@ -144,9 +140,7 @@ class PairRuleReviewer:
                 explanation = f"{bound.sentence} ({bound.signal} {value:.3g}, above {limit:.3g})"
                 yield bound.reason, bound.layer, explanation
 
-    def _find_missed(
-        self, small: Layers, prompt: Prompt, shown: Mapping[str, float | None]
-    ) -> Iterator[Fault]:
+    def _find_missed(self, small: Layers, prompt: Prompt, shown: Mapping[str, float | None]) -> Iterator[Fault]:
         """Yield mismatches between layers and texts.
 
         Texts of the synthetic grammar are checked exactly, others by comparison with seeds.
@@ -166,9 +160,7 @@ class PairRuleReviewer:
             yield reason, FRONT, sentence
         _, distances = nearest_of(embed(small[BACK])[None], self.backgrounds, 1)
         if distances[0, 0] > self.farthest:
-            explanation = (
-                f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
-            )
+            explanation = f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
             yield RejectReason.malformed, BACK, explanation
 
 
@@ -179,14 +171,10 @@ def fit_pairs_to_snapshot(store: ObjectStore, snapshot: str) -> PairRuleReviewer
         return sample.kind is Kind.pair and sample.round == 0 and sample.split is Split.train
 
     chosen = islice(filter(is_seed, read_samples(store, snapshot)), MOST_SEEDS)
-    return PairRuleReviewer.fit(
-        (_read(store, sample.layers), _prompt_of(sample)) for sample in chosen
-    )
+    return PairRuleReviewer.fit((_read(store, sample.layers), _prompt_of(sample)) for sample in chosen)
 
 
-def judge_card(
-    oracle: RuleReviewer | PairRuleReviewer, store: ObjectStore, card: ReviewItem
-) -> RuleVerdict:
+def judge_card(rule_reviewer: RuleReviewer | PairRuleReviewer, store: ObjectStore, card: ReviewItem) -> RuleVerdict:
     """Return the rule reviewer's verdict on a review item.
 
     Args:
@@ -198,14 +186,12 @@ def judge_card(
         drawn = _read(store, {role: layer.sha256 for role, layer in card.layers.items()})
     except (NotFound, Corrupt) as error:
         return RuleVerdict(Verdict.reject, (RejectReason.other,), error.message)
-    if isinstance(oracle, RuleReviewer):
-        return oracle.decide(drawn.get(FRONT, next(iter(drawn.values()))), card.prompt)
+    if isinstance(rule_reviewer, RuleReviewer):
+        return rule_reviewer.decide(drawn.get(FRONT, next(iter(drawn.values()))), card.prompt)
     # A pair that lost a layer is malformed, not an error of the rule reviewer.
     if missing := [role for role in LayerRole if role not in drawn]:
-        return RuleVerdict(
-            Verdict.reject, (RejectReason.malformed,), f"the {missing[0]} is missing", (missing[0],)
-        )
-    return oracle.decide(drawn, Prompt(card.prompt, card.texts.get(FRONT), card.texts.get(BACK)))
+        return RuleVerdict(Verdict.reject, (RejectReason.malformed,), f"the {missing[0]} is missing", (missing[0],))
+    return rule_reviewer.decide(drawn, Prompt(card.prompt, card.texts.get(FRONT), card.texts.get(BACK)))
 
 
 def _prompt_of(sample: Sample) -> Prompt:
@@ -225,7 +211,5 @@ def _bounds(signals: list[dict[str, float | None]]) -> dict[str, float]:
     bounds = {}
     for bound in PAIR_BOUNDS:
         values = [value for seed in signals if (value := seed.get(bound.signal)) is not None]
-        bounds[bound.signal] = (
-            max(bound.floor, float(np.quantile(values, 1 - SHARE))) if values else bound.floor
-        )
+        bounds[bound.signal] = max(bound.floor, float(np.quantile(values, 1 - SHARE))) if values else bound.floor
     return bounds

@@ -78,15 +78,11 @@ def measure_pair(layers: Layers) -> dict[str, float | None]:
     """
     foreground, background, blended = (layers[role] for role in LayerRole)
     # Height and width separately; the gap is the larger of the two differences.
-    extents = [
-        [layer.shape[axis] for layer in (foreground, background, blended)] for axis in (0, 1)
-    ]
+    extents = [[layer.shape[axis] for layer in (foreground, background, blended)] for axis in (0, 1)]
     size_gap = max(max(extent) - min(extent) for extent in extents)
     found: dict[str, float | None] = {SIZE_GAP: float(size_gap)}
     for name, signal in PAIR_SIGNALS.items():
-        found[name] = (
-            None if size_gap else round(float(signal.measure(foreground, background, blended)), 6)
-        )
+        found[name] = None if size_gap else round(float(signal.measure(foreground, background, blended)), 6)
     return found
 
 
@@ -110,6 +106,4 @@ def measure_agreement(layers: Layers, prompt: Prompt) -> dict[str, float | None]
         "light_gap": agreement.light_gap,
         "foot_gap": agreement.foot_gap,
     }
-    return {
-        name: None if value is None else round(float(value), 6) for name, value in values.items()
-    }
+    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}

@@ -104,7 +104,7 @@ def test_what_the_server_will_not_do_is_not_asked_twice():
         with pytest.raises(Refused, match="refused the key") as told:
             ask(server, key="sesame")
     assert "sesame" not in str(told.value)
-    assert "LAYERLOOP_WRITER_KEY" in told.value.hint
+    assert "LAYERLOOP_LLM_KEY" in told.value.hint
     with serving([complains(404, "The model `some-model` does not exist")]) as server:
         with pytest.raises(Refused, match="404, The model `some-model` does not exist"):
             ask(server)

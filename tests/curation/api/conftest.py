@@ -24,7 +24,7 @@ CHANGE = {"x-layerloop": "1"}
 @pytest.fixture
 def context(settings: Settings, database, store) -> AppContext:
     """An instance without pages."""
-    bare = settings.model_copy(update={"pages": "there_are_no_pages:mount"})
+    bare = settings.model_copy(update={"front_end": "there_are_no_pages:mount"})
     return AppContext(bare, database, store, CeleryQueue(make_app(bare, bare.database)))
 
 
@@ -47,9 +47,9 @@ def signed_in(app, database) -> Iterator[Callable[..., TestClient]]:
     """Makes clients that are signed in by a token, one reviewer per access (or per name)."""
     with ExitStack() as stack:
 
-        def sign_in(access: Role = Role.annotator, name: str = "") -> TestClient:
+        def sign_in(role: Role = Role.annotator, name: str = "") -> TestClient:
             with database.transaction() as tx:
-                reviewer = reviewers.add_reviewer(tx, name or f"the {access}", access)
+                reviewer = reviewers.add_reviewer(tx, name or f"the {role}", role)
                 token = reviewers.issue_token(tx, reviewer, 5)
             client = stack.enter_context(TestClient(app, base_url=LOOPBACK, headers=CHANGE))
             assert client.post("/api/session", json={"token": token}).status_code == 200

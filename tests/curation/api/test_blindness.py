@@ -37,7 +37,7 @@ from curation.images.perceptual_hash import HASH_BYTES, count_bits, fingerprint
 from curation.object_store import FolderStore
 from curation.quality import gold_creation
 from curation.review import gold, reviewers
-from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.review.consensus import Consensus, ConsensusRule, set_consensus
 from curation.review.decisions import decide
 from curation.runtime.context import AppContext
 from curation.screening.rules import measure_single, screen_candidates
@@ -91,7 +91,7 @@ class World:
     def tray(self, count: int = 48) -> None:
         """Ask for candidates, as a page does."""
         body = {"count": count, "holding": self.held, "round": self.round}
-        for card in self.call("POST", "/api/review/tray", body)["candidates"]:
+        for card in self.call("POST", "/api/review/claims", body)["candidates"]:
             self.held.append(card["id"])
             self.urls |= {card["id"]: card["layers"]["foreground"]["url"]}
 
@@ -133,15 +133,15 @@ class World:
         lost = {"candidate": str(LOST), "verdict": "accept", "key": str(LOST)}
         both = [lost | {"candidate": str(one), "verdict": "skip", "key": str(one)} for one in (LOST,)]
         bodies = {
-            "/api/review/tray": {"count": 0, "holding": [*self.held, str(LOST)], "round": self.round},
+            "/api/review/claims": {"count": 0, "holding": [*self.held, str(LOST)], "round": self.round},
             "/api/review/decisions": lost,
-            "/api/review/decisions/several": {"decisions": both},
+            "/api/review/decisions/batch": {"decisions": both},
             "/api/review/undo": undo,
-            "/api/review/undo/several": {"undos": [undo]},
+            "/api/review/undo/batch": {"undos": [undo]},
             "/api/review/release": {"candidates": [str(LOST)]},
             "/api/snapshots": {"tag": "latest"},
         }
-        known = path in bodies or path.startswith(("/api/rounds/", "/api/checkpoints/", "/api/desk/"))
+        known = path in bodies or path.startswith(("/api/rounds/", "/api/checkpoints/", "/api/labeling/"))
         assert known, f"say in this test what an annotator would send to {method} {path}"
         return bodies.get(path)
 
@@ -214,7 +214,7 @@ def build(database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: 
             .returning(rounds.c.id)
         )
         if overlap > 1:
-            set_consensus(tx, number, Consensus(Rule.majority, overlap), "test")
+            set_consensus(tx, number, Consensus(ConsensusRule.majority, overlap), "test")
         source = make_samples(tx, store)
         for place, one in enumerate((X, Y, *OTHERS)):
             is_gold = one in {gold_one, OTHERS[0]}
@@ -344,7 +344,7 @@ def test_gold_shares_no_bytes_with_what_it_was_made_of(database, store):
     """Clean copies have pixels, bytes and an address of their own; all has been measured as what is drawn is."""
     with database.transaction() as tx:
         number = make_round(tx)
-        drawn = make_candidates(tx, store, number, 4, CandidateState.drawn)
+        drawn = make_candidates(tx, store, number, 4, CandidateState.generated)
         screen_candidates(tx, store, drawn)
         seeds = [picture(200 + place) for place in range(6)]
         for rgba in seeds:

@@ -24,7 +24,7 @@ def two(database, store) -> tuple[str, str]:
         first = make_checkpoint(tx, "first")
         make_round(tx, first)
         sheet = store.put(b"\x89PNG\r\n\x1a\n and so on")
-        tx.execute(sa.update(checkpoints).where(checkpoints.c.id == first).values(sheet=sheet))
+        tx.execute(sa.update(checkpoints).where(checkpoints.c.id == first).values(sample_grid=sheet))
     with database.transaction() as tx:
         return first, make_checkpoint(tx, "second")
 
@@ -35,8 +35,8 @@ def test_the_list_tells_figures_lineage_and_rounds(signed_in, two):
     newest, oldest = engineer.get("/api/checkpoints").json()
     assert (newest["id"], oldest["id"]) == (second, first)
     assert (oldest["evaluation"], oldest["preset"], oldest["rounds"]) == ({"psnr": 30.0}, "tiny", [1])
-    assert (newest["rounds"], newest["sheet_url"]) == ([], None)
-    assert engineer.get(oldest["sheet_url"]).headers["content-type"] == "image/png"
+    assert (newest["rounds"], newest["sample_grid_url"]) == ([], None)
+    assert engineer.get(oldest["sample_grid_url"]).headers["content-type"] == "image/png"
     assert engineer.get(f"/api/checkpoints/{first[:8]}").json()["id"] == first
     assert engineer.get("/api/checkpoints/" + "0" * 64).status_code == 404
 
@@ -63,7 +63,7 @@ def test_runs_tell_how_far_they_are(signed_in, two, database):
         claim_run(tx, run, "w1", 60)
         note_progress(tx, run, "w1", Progress("base", 128, 512, {"loss": 0.5}), 60)
     (row,) = visitor.get("/api/runs").json()
-    assert row["progress"] == {"stage": "base", "done": 128, "total": 512, "figures": {"loss": 0.5}}
+    assert row["progress"] == {"stage": "base", "done": 128, "total": 512, "metrics": {"loss": 0.5}}
     assert (row["state"], bool(row["started_at"])) == ("running", True)
 
 

@@ -18,7 +18,7 @@ from servers import free_port, wait_for
 
 from curation.datasets import snapshots
 from curation.datasets.samples import add_samples
-from curation.db.tables import desk_boards, desk_postings
+from curation.db.tables import labeling_projects, labeling_tasks
 from curation.domain import LayerRole, Role
 from curation.labeling.previews import HOOK_HEADER, Previews, hook_secret
 from curation.review import reviewers
@@ -102,8 +102,8 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         "POST /api/checkpoints/{name}/promote": {"path": {"name": checkpoint}},
         "GET /api/layers/{sha256}.{form}": image,
         "GET /api/review/nearest": {"query": {"candidate": str(candidate)}},
-        "GET /api/desk/previews/{posting}/{role}.webp": preview,
-        "POST /api/desk/hook": {"headers": {HOOK_HEADER: secret}},
+        "GET /api/labeling/previews/{posting}/{role}.webp": preview,
+        "POST /api/labeling/webhook": {"headers": {HOOK_HEADER: secret}},
     }
 
 
@@ -113,10 +113,10 @@ def previewed(context, database, store) -> dict[str, dict[str, str]]:
     with database.transaction() as tx:
         number = make_round(tx)
         [candidate] = make_candidates(tx, store, number, 1)
-        row = {"id": board, "desk": "http://127.0.0.1:1", "round_id": number, "part": 1}
-        tx.execute(sa.insert(desk_boards), row)
-        row = {"id": posting, "board_id": board, "candidate_id": candidate, "batch": board}
-        tx.execute(sa.insert(desk_postings), row | {"state": "up", "number": 1})
+        row = {"id": board, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
+        tx.execute(sa.insert(labeling_projects), row)
+        row = {"id": posting, "project_id": board, "candidate_id": candidate, "batch": board}
+        tx.execute(sa.insert(labeling_tasks), row | {"state": "up", "number": 1})
     previews = Previews(context.settings.signing_secret(), "http://127.0.0.1")
     sign = previews.address(posting, LayerRole.foreground).partition("sign=")[2]
     return {"path": {"posting": str(posting), "role": "foreground"}, "query": {"sign": sign}}

@@ -7,7 +7,7 @@ import uuid
 import pytest
 import sqlalchemy as sa
 
-from curation.db.tables import candidates, desk_boards, desk_postings
+from curation.db.tables import candidates, labeling_projects, labeling_tasks
 from curation.domain import Job, LayerRole, Verdict
 from curation.labeling.previews import HOOK_HEADER, Previews, hook_secret
 from curation.review import decisions, reviewers
@@ -21,10 +21,10 @@ def posting(database, store):
     with database.transaction() as tx:
         number = make_round(tx)
         [candidate] = make_candidates(tx, store, number, 1)
-        row = {"id": board, "desk": "http://127.0.0.1:1", "round_id": number, "part": 1}
-        tx.execute(sa.insert(desk_boards), row)
-        row = {"id": id_, "board_id": board, "candidate_id": candidate, "state": "up", "batch": board, "number": 1}
-        tx.execute(sa.insert(desk_postings), row)
+        row = {"id": board, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
+        tx.execute(sa.insert(labeling_projects), row)
+        row = {"id": id_, "project_id": board, "candidate_id": candidate, "state": "up", "batch": board, "number": 1}
+        tx.execute(sa.insert(labeling_tasks), row)
     return id_, candidate
 
 
@@ -61,7 +61,7 @@ def test_a_decided_candidate_stays_visible_to_whoever_corrects_it(client, databa
 @pytest.mark.parametrize(("state", "status"), [("answered", 200), ("sending", 200), ("down", 404), ("refused", 404)])
 def test_a_posting_is_shown_until_it_is_taken_down(client, database, address, posting, state, status):
     with database.transaction() as tx:
-        tx.execute(sa.update(desk_postings).where(desk_postings.c.id == posting[0]).values(state=state))
+        tx.execute(sa.update(labeling_tasks).where(labeling_tasks.c.id == posting[0]).values(state=state))
         tx.execute(sa.update(candidates).where(candidates.c.id == posting[1]).values(state="withdrawn"))
     assert client.get(address).status_code == status
 
@@ -71,11 +71,14 @@ def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, context):
     context.database.send = asked.append
     secret = {HOOK_HEADER: hook_secret(context.settings.signing_secret())}
     for _ in range(2):  # the same again is asked for again, and does nothing twice
-        assert client.post("/api/desk/hook", json={"action": "ANNOTATION_CREATED"}, headers=secret).status_code == 204
-    assert asked == [Job("collect")] * 2
+        assert (
+            client.post("/api/labeling/webhook", json={"action": "ANNOTATION_CREATED"}, headers=secret).status_code
+            == 204
+        )
+    assert asked == [Job("pull_annotations")] * 2
     board = uuid.uuid4()
-    assert client.post(f"/api/desk/hook?board={board}", json={}, headers=secret).status_code == 204
-    assert asked[2:] == [Job("collect", (str(board),))]
+    assert client.post(f"/api/labeling/webhook?board={board}", json={}, headers=secret).status_code == 204
+    assert asked[2:] == [Job("pull_annotations", (str(board),))]
 
 
 @pytest.mark.parametrize("secret", [None, "", "wrong", "ü"], ids=["none", "empty", "wrong", "strange"])
@@ -83,6 +86,6 @@ def test_a_stranger_wakes_nobody(client, context, secret):
     asked: list[Job] = []
     context.database.send = asked.append
     headers = {} if secret is None else {HOOK_HEADER: secret.encode()}
-    answer = client.post("/api/desk/hook", json={}, headers=headers)
+    answer = client.post("/api/labeling/webhook", json={}, headers=headers)
     assert answer.status_code == 403
     assert asked == []

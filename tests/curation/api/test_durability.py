@@ -52,7 +52,7 @@ class Api:
 
 @pytest.fixture
 def api(settings: Settings) -> Iterator[Api]:
-    started = Api(settings.model_copy(update={"port": free_port(), "pages": "there_are_no_pages:mount"}))
+    started = Api(settings.model_copy(update={"port": free_port(), "front_end": "there_are_no_pages:mount"}))
     yield started
     started.process.kill()
     started.process.wait()
@@ -72,7 +72,7 @@ def test_no_answered_decision_is_lost_and_none_is_kept_twice(api, database, stor
     def person(token: str) -> None:
         with httpx.Client(base_url=api.url, headers=CHANGE, timeout=5) as client:
             post(client, "/api/session", {"token": token})
-            while cards := post(client, "/api/review/tray", {"count": 3})["candidates"]:
+            while cards := post(client, "/api/review/claims", {"count": 3})["candidates"]:
                 for place, card in enumerate(cards):
                     verdict = ("accept", "reject")[place % 2]
                     body = {"candidate": card["id"], "verdict": verdict, "key": str(uuid.uuid4())}

@@ -17,8 +17,8 @@ from tests.making import make_round
 OPEN = {("GET", "/api/health"), ("POST", "/api/session"), ("DELETE", "/api/session")}
 SIGNED = {
     "/api/layers/{sha256}.{form}",
-    "/api/desk/previews/{posting}/{role}.webp",
-    "/api/desk/hook",
+    "/api/labeling/previews/{posting}/{role}.webp",
+    "/api/labeling/webhook",
 }  # by a signature or secret of their own
 
 
@@ -44,7 +44,7 @@ def test_every_address_but_the_open_ones_takes_a_session(app, client):
 
 
 @pytest.mark.parametrize(
-    ("access", "allowed"),
+    ("role", "allowed"),
     [
         (Role.annotator, {"/api/me", "/api/review/reasons", "/api/rounds", "/api/runs"}),
         (Role.engineer, {"/api/rounds/{number}", "/api/snapshots", "/api/snapshots/{name}", "/api/checkpoints"}),
@@ -52,9 +52,9 @@ def test_every_address_but_the_open_ones_takes_a_session(app, client):
         (Role.admin, {"/api/rounds/{number}/close"}),
     ],
 )
-def test_access_grows_from_annotator_to_admin(app, signed_in, access, allowed):
+def test_access_grows_from_annotator_to_admin(app, signed_in, role, allowed):
     """Each may do what those before may, and what is named here; annotators and engineers are refused the rest."""
-    visitor = signed_in(access)
+    visitor = signed_in(role)
     refused = {
         path
         for method, path, _ in operations(app)
@@ -64,10 +64,10 @@ def test_access_grows_from_annotator_to_admin(app, signed_in, access, allowed):
         == 403
     }
     assert not refused & allowed
-    assert ("/api/checkpoints/{name}/promote" in refused) == (access in {Role.annotator, Role.engineer})
-    assert ("/api/rounds/{number}/close" in refused) == (access is Role.annotator)
-    assert ("/api/snapshots" in refused) == (access is Role.annotator)
-    assert refused == set() or access in {Role.annotator, Role.engineer}
+    assert ("/api/checkpoints/{name}/promote" in refused) == (role in {Role.annotator, Role.engineer})
+    assert ("/api/rounds/{number}/close" in refused) == (role is Role.annotator)
+    assert ("/api/snapshots" in refused) == (role is Role.annotator)
+    assert refused == set() or role in {Role.annotator, Role.engineer}
 
 
 KEY = "00000000-0000-0000-0000-000000000001"
@@ -140,9 +140,7 @@ def test_an_unexpected_error_tells_nothing_and_is_logged(app, signed_in, context
         tx.execute(sa.text("alter table rounds rename to elsewhere"))
     answer = visitor.get("/api/rounds")
     assert answer.status_code == 500
-    assert answer.json() == {
-        "error": {"message": "internal error", "hint": "the server's log has the details"}
-    }
+    assert answer.json() == {"error": {"message": "internal error", "hint": "the server's log has the details"}}
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "GET /api/rounds failed" in caplog.text
 
@@ -168,7 +166,7 @@ def test_head_is_get_without_a_body(signed_in):
         whole, head = visitor.get(path), visitor.head(path)
         assert (head.status_code, head.content) == (whole.status_code, b"")
         assert head.headers["content-length"] == whole.headers["content-length"]
-    assert visitor.head("/api/review/tray").status_code == 405
+    assert visitor.head("/api/review/claims").status_code == 405
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "POST"])
@@ -226,7 +224,7 @@ def test_pages_are_optional_and_a_broken_package_is_not_hidden(context, tmp_path
     monkeypatch.syspath_prepend(tmp_path)
 
     def serve(dotted: str) -> TestClient:
-        settings = context.settings.model_copy(update={"pages": dotted})
+        settings = context.settings.model_copy(update={"front_end": dotted})
         return TestClient(
             create_app(AppContext(settings, context.database, context.store, context.queue)), base_url=LOOPBACK
         )

@@ -96,7 +96,7 @@ def sheet(database, store) -> str:
 def keep_sheet(database, sha: str) -> str:
     with database.transaction() as tx:
         checkpoint = make_checkpoint(tx)
-        tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(sheet=sha))
+        tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(sample_grid=sha))
     return sha
 
 

@@ -131,7 +131,7 @@ def test_a_hostile_header_is_no_server_error(signed_in, name):
     visitor = signed_in(Role.admin)
     value = TEXTS[name].replace("\u202e", "\xff").encode("latin-1")
     for header in (b"x-layerloop-desk", b"if-none-match", b"accept", b"x-forwarded-for", b"content-type"):
-        for method, path in (("POST", "/api/desk/hook"), ("GET", f"/api/layers/{'a' * 64}.webp?until=1&sign=x")):
+        for method, path in (("POST", "/api/labeling/webhook"), ("GET", f"/api/layers/{'a' * 64}.webp?until=1&sign=x")):
             assert visitor.request(method, path, headers=[(header, value)]).status_code < 500
 
 
@@ -139,9 +139,9 @@ def test_a_hostile_header_is_no_server_error(signed_in, name):
 @pytest.mark.parametrize("several", [False, True])
 def test_a_comment_that_cannot_be_stored_is_refused_by_name(signed_in, number, name, several):
     visitor = signed_in()
-    [card] = visitor.post("/api/review/tray", json={"count": 1}).json()["candidates"]
+    [card] = visitor.post("/api/review/claims", json={"count": 1}).json()["candidates"]
     body = {"candidate": card["id"], "verdict": "accept", "key": str(uuid.uuid4()), "comment": TEXTS[name]}
-    path, sent = ("/decisions/several", {"decisions": [body]}) if several else ("/decisions", body)
+    path, sent = ("/decisions/batch", {"decisions": [body]}) if several else ("/decisions", body)
     headers = {"content-type": "application/json"}
     answer = visitor.post(f"/api/review{path}", content=json.dumps(sent), headers=headers)
     assert answer.status_code == 422
@@ -153,10 +153,10 @@ def test_a_comment_that_cannot_be_stored_is_refused_by_name(signed_in, number, n
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/api/review/tray", {"count": True}),
-        ("/api/review/tray", {"count": "5"}),
-        ("/api/review/tray", {"round": True}),
-        ("/api/review/tray", {"round": 1.5}),
+        ("/api/review/claims", {"count": True}),
+        ("/api/review/claims", {"count": "5"}),
+        ("/api/review/claims", {"round": True}),
+        ("/api/review/claims", {"round": 1.5}),
         ("/api/review/undo", {"decision": True, "key": str(uuid.UUID(int=1))}),
         ("/api/session", {"token": "x", "switch": 1}),
     ],

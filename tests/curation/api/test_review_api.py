@@ -13,7 +13,7 @@ from tests.making import states
 
 
 def tray(client, count: int = 4, holding=(), number: int | None = None) -> dict:
-    answer = client.post("/api/review/tray", json={"round": number, "count": count, "holding": list(holding)})
+    answer = client.post("/api/review/claims", json={"round": number, "count": count, "holding": list(holding)})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -89,7 +89,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(signed_in, number, d
     "wrong", [{"count": 49}, {"count": -1}, {"round": 0}, {"holding": ["x"]}, {"holding": [str(uuid.uuid4())] * 65}]
 )
 def test_a_tray_has_bounds(signed_in, number, wrong):
-    assert signed_in().post("/api/review/tray", json=wrong).status_code == 422
+    assert signed_in().post("/api/review/claims", json=wrong).status_code == 422
 
 
 def test_an_unknown_candidate_is_not_found(signed_in):

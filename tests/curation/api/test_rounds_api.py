@@ -17,7 +17,7 @@ def test_the_list_and_the_report(signed_in, number, database):
         expected = round_report.round_report(tx, number)
     assert told["funnel"] == expected["funnel"]
     assert told["round"] == row | {"own": None, "policy": expected["round"]["policy"]}
-    assert told["defects_per_100"] == {"person": None, "oracle": None}
+    assert told["defects_per_100"] == {"person": None, "rule_reviewer": None}
     assert visitor.get("/api/rounds/999").status_code == 404
     assert visitor.get("/api/rounds/none").status_code == 422
 
@@ -28,13 +28,13 @@ def test_pausing_resuming_closing(signed_in, number, database):
     visitor = signed_in(Role.engineer)
     tray = {"count": 3}
     assert visitor.post(f"/api/rounds/{number}/pause").json()["state"] == "paused"
-    assert visitor.post("/api/review/tray", json=tray).json()["candidates"] == []
+    assert visitor.post("/api/review/claims", json=tray).json()["candidates"] == []
     twice = visitor.post(f"/api/rounds/{number}/pause")
     assert (twice.status_code, twice.json()["error"]["message"]) == (409, f"round {number} is paused, not open")
     assert sent == []
     assert visitor.post(f"/api/rounds/{number}/resume").json()["state"] == "open"
-    assert Job("draw", (number,)) in sent, "asked for once the change was durable"
-    assert len(visitor.post("/api/review/tray", json=tray).json()["candidates"]) == 3
+    assert Job("generate", (number,)) in sent, "asked for once the change was durable"
+    assert len(visitor.post("/api/review/claims", json=tray).json()["candidates"]) == 3
     for _ in range(2):
         closed = visitor.post(f"/api/rounds/{number}/close").json()
         assert (closed["state"], closed["counts"]) == ("closed", {"withdrawn": 12})

@@ -14,9 +14,9 @@ from curation.runtime.context import AppContext
 from tests.curation.api.conftest import CHANGE, LOOPBACK
 
 
-def token_of(database, name: str = "ann", access: Role = Role.annotator) -> str:
+def token_of(database, name: str = "ann", role: Role = Role.annotator) -> str:
     with database.transaction() as tx:
-        return reviewers.issue_token(tx, reviewers.add_reviewer(tx, name, access), 5)
+        return reviewers.issue_token(tx, reviewers.add_reviewer(tx, name, role), 5)
 
 
 def test_health_is_open(client):
@@ -24,9 +24,9 @@ def test_health_is_open(client):
 
 
 def test_a_token_lets_one_in_once(app, client, database):
-    token = token_of(database, access=Role.engineer)
+    token = token_of(database, role=Role.engineer)
     answer = client.post("/api/session", json={"token": token})
-    assert answer.json() == {"name": "ann", "kind": "person", "access": "engineer"}
+    assert answer.json() == {"name": "ann", "kind": "person", "role": "engineer"}
     assert client.get("/api/me").json() == answer.json()
     cookie = answer.headers["set-cookie"]
     for part in (f"{app.state.session_cookie}=", "HttpOnly", "Max-Age=43200", "Path=/", "SameSite=strict"):

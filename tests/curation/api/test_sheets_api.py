@@ -22,7 +22,7 @@ from tests.making import make_candidates, make_round, states
 
 
 def tray(client, count: int) -> list[dict]:
-    answer = client.post("/api/review/tray", json={"count": count})
+    answer = client.post("/api/review/claims", json={"count": count})
     assert answer.status_code == 200, answer.text
     return answer.json()["candidates"]
 
@@ -32,7 +32,7 @@ def said(candidate: str, verdict: str = "accept", **more) -> dict:
 
 
 def several(client, made: list[dict]) -> list[dict]:
-    answer = client.post("/api/review/decisions/several", json={"decisions": made})
+    answer = client.post("/api/review/decisions/batch", json={"decisions": made})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -68,9 +68,7 @@ def test_a_sheet_is_undone_as_a_whole(signed_in, number, database):
     cards = tray(ann, 5)
     made = several(ann, [said(card["id"], "accept") for card in cards])
     undos = [{"decision": one["taken"]["decision"], "key": str(uuid.uuid4())} for one in made]
-    answer = ann.post(
-        "/api/review/undo/several", json={"undos": [*undos, {"decision": 10**9, "key": str(uuid.uuid4())}]}
-    )
+    answer = ann.post("/api/review/undo/batch", json={"undos": [*undos, {"decision": 10**9, "key": str(uuid.uuid4())}]})
     assert answer.status_code == 200
     *undone, unknown = answer.json()
     assert [one["taken"]["candidate"] for one in undone] == cards
@@ -103,7 +101,7 @@ def test_the_largest_sheet_fits_into_one_request(signed_in, database, store):
 
 
 def test_who_is_not_signed_in_is_told_so_for_the_whole_request(client, number):
-    answer = client.post("/api/review/decisions/several", json={"decisions": [said(str(uuid.uuid4()))]})
+    answer = client.post("/api/review/decisions/batch", json={"decisions": [said(str(uuid.uuid4()))]})
     assert answer.status_code == 401
 
 

@@ -13,7 +13,7 @@ from curation.db.tables import candidates, gold, reviewers, screenings
 from curation.domain import LayerRole, Role
 from curation.images.codec import encode_layer, visible_hash
 from curation.quality import gold_creation
-from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.review.consensus import Consensus, ConsensusRule, set_consensus
 from curation.review.gold import GoldTerms, set_gold
 from curation.screening.rules import measure_single
 from tests.making import picture
@@ -46,7 +46,7 @@ def shape(value: Any) -> Any:
 
 def test_no_answer_tells_gold_from_any_other_candidate(signed_in, hidden):
     client = signed_in()
-    cards = client.post("/api/review/tray", json={"count": 24}).json()["candidates"]
+    cards = client.post("/api/review/claims", json={"count": 24}).json()["candidates"]
     kinds = {card["id"] in hidden for card in cards}
     assert kinds == {True, False}, "both, or this test would prove nothing"
     shapes: dict[bool, list[Any]] = {True: [], False: []}
@@ -72,7 +72,7 @@ def test_no_answer_tells_gold_from_any_other_candidate(signed_in, hidden):
 
 def test_a_paused_reviewer_is_told_so(signed_in, database, number):
     client = signed_in(name="ann")
-    card = client.post("/api/review/tray", json={"count": 1}).json()["candidates"][0]
+    card = client.post("/api/review/claims", json={"count": 1}).json()["candidates"][0]
     with database.transaction() as tx:
         tx.execute(sa.update(reviewers).values(paused="2 of 12 plain defects were noticed"))
     body = {"candidate": card["id"], "verdict": "accept", "key": str(uuid.uuid4())}
@@ -82,15 +82,15 @@ def test_a_paused_reviewer_is_told_so(signed_in, database, number):
         error = answer.json()["error"]
         assert error["message"] == "your reviewing is paused: 2 of 12 plain defects were noticed"
         assert "engineer" in error["hint"]
-    assert client.get("/api/me/figures").json()["paused"] == "2 of 12 plain defects were noticed"
+    assert client.get("/api/me/stats").json()["paused"] == "2 of 12 plain defects were noticed"
 
 
 def test_figures_are_for_oneself_and_for_engineers(signed_in, number):
     ann, engineer = signed_in(name="ann"), signed_in(Role.engineer)
-    card = ann.post("/api/review/tray", json={"count": 1}).json()["candidates"][0]
+    card = ann.post("/api/review/claims", json={"count": 1}).json()["candidates"][0]
     said = {"candidate": card["id"], "verdict": "accept", "dwell_ms": 800, "key": str(uuid.uuid4())}
     assert ann.post("/api/review/decisions", json=said).status_code == 200
-    mine = ann.get("/api/me/figures").json()
+    mine = ann.get("/api/me/stats").json()
     assert (mine["name"], mine["decisions"], mine["dwell_ms"]["median"]) == ("ann", 1, 800)
     assert ann.get("/api/reviewers").status_code == 403
     everybody = engineer.get("/api/reviewers").json()
@@ -99,10 +99,10 @@ def test_figures_are_for_oneself_and_for_engineers(signed_in, number):
 
 def test_agreement_is_for_engineers(signed_in, database, number):
     with database.transaction() as tx:
-        set_consensus(tx, number, Consensus(Rule.majority, 2), "test")
+        set_consensus(tx, number, Consensus(ConsensusRule.majority, 2), "test")
     for name in ("ann", "bob"):
         client = signed_in(name=name)
-        for card in client.post("/api/review/tray", json={"count": 12}).json()["candidates"]:
+        for card in client.post("/api/review/claims", json={"count": 12}).json()["candidates"]:
             said = {"candidate": card["id"], "verdict": "reject", "key": str(uuid.uuid4())}
             assert client.post("/api/review/decisions", json=said).json()["state"] == "rejected", "blind"
     assert signed_in(name="ann").get(f"/api/rounds/{number}/agreement").status_code == 403

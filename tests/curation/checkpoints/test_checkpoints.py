@@ -47,7 +47,7 @@ def test_a_run_is_claimed_once_reports_and_finishes(database: Database) -> None:
         assert registry.claim_run(tx, wanted.id, "me", 60) == wanted
         assert registry.claim_run(tx, wanted.id, "you", 60) is None
         registry.note_progress(tx, wanted.id, "me", Progress("base", 3, 10, {"loss": 0.5}), 60)
-        assert registry.find_run(tx, wanted.id)["progress"]["figures"] == {"loss": 0.5}
+        assert registry.find_run(tx, wanted.id)["progress"]["metrics"] == {"loss": 0.5}
         registry.finish_run(tx, wanted.id, "me", made(wanted))
         assert registry.find_run(tx, wanted.id)["checkpoint_id"] == made(wanted).id
 

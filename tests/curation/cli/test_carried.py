@@ -63,9 +63,9 @@ def test_a_checkpoint_of_another_home_keeps_its_id_and_lineage(made: str, tmp_pa
 def test_a_lora_draws_pictures_and_rounds(made: str, tmp_path: Path) -> None:
     style = f"{tmp_path / 'style.safetensors'}:0.5"
     out = [tmp_path / "plain.png", tmp_path / "styled.png"]
-    call("draw", "a fox", "--checkpoint", made[:12], "--out", str(out[0]))
+    call("generate", "a fox", "--checkpoint", made[:12], "--out", str(out[0]))
     [drawn] = json.loads(
-        call("draw", "a fox", "--checkpoint", made[:12], "--out", str(out[1]), "--lora", style, "--json")
+        call("generate", "a fox", "--checkpoint", made[:12], "--out", str(out[1]), "--lora", style, "--json")
     )
     assert out[0].read_bytes() != out[1].read_bytes()
     assert drawn["lora"].startswith("style.safetensors ")

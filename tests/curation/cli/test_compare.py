@@ -44,7 +44,7 @@ def test_a_checkpoint_is_compared_with_matting(trained: str, tmp_path: Path) -> 
     assert again["ways"] == told["ways"]
     lines, triples = tmp_path / "prompts.txt", tmp_path / "triples.jsonl"
     lines.write_text("a red circle\n\na blue star\n")
-    call("prompts", "make", "--count", "2", "--out", str(triples))
+    call("prompts", "generate", "--count", "2", "--out", str(triples))
     for file in (lines, triples):
         done = CliRunner().invoke(app, ["checkpoint", "compare", trained, "--count", "3", "--prompts", str(file)])
         assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""`layerloop draw`: files that say how they were made, and none written over."""
+"""`layerloop generate`: files that say how they were made, and none written over."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def call(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ("draw", *arguments), catch_exceptions=False)
+    result = CliRunner().invoke(app, ("generate", *arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
 def refusal(*arguments: str) -> LayerloopError:
     with pytest.raises(LayerloopError) as refused:
-        CliRunner().invoke(app, ("draw", *arguments), catch_exceptions=False)
+        CliRunner().invoke(app, ("generate", *arguments), catch_exceptions=False)
     return refused.value
 
 

@@ -1,4 +1,4 @@
-"""`layerloop draw` for layers that fit each other: pairs, one's own photograph or cutout, and scenes in folders."""
+"""`layerloop generate` for layers that fit each other: pairs, one's own photograph or cutout, and scenes in folders."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def here(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 
 
 def call(*arguments: str) -> list[str]:
-    result = CliRunner().invoke(app, ("draw", *arguments), catch_exceptions=False)
+    result = CliRunner().invoke(app, ("generate", *arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout.splitlines()
 
 
 def refusal(*arguments: str) -> LayerloopError:
     with pytest.raises(LayerloopError) as refused:
-        CliRunner().invoke(app, ("draw", *arguments), catch_exceptions=False)
+        CliRunner().invoke(app, ("generate", *arguments), catch_exceptions=False)
     return refused.value
 
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_done_is_told(here: Path, arguments: tuple[str, ...], kin
 
 
 def test_the_help_is_as_it_was_agreed() -> None:
-    command = typer.main.get_command(app).commands["draw"]
+    command = typer.main.get_command(app).commands["generate"]
     options = [f"{' '.join(one.opts)}: {getattr(one, 'help', '') or ''}" for one in command.params]
     assert [command.help, "", *options] == GOLDEN.read_text().splitlines()
 

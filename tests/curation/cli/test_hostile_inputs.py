@@ -52,8 +52,8 @@ def prompts_commands(path: str) -> list[list[str]]:
     return [
         ["round", "open", "--prompts", path, "--quota", "2"],
         ["checkpoint", "compare", "0" * 64, "--prompts", path],
-        ["draw", "--layers", path],
-        ["prompts", "make", "--out", path, "--count", "2"],
+        ["generate", "--layers", path],
+        ["prompts", "generate", "--out", path, "--count", "2"],
     ]
 
 
@@ -85,7 +85,7 @@ def test_no_file_of_a_command_line_ends_in_a_traceback(
 def test_a_deep_scene_is_refused(here: Settings, tmp_path: Path, monkeypatch, capsys) -> None:
     path = tmp_path / "deep.toml"
     path.write_text("a = " + "[" * 50_000 + "]" * 50_000)
-    code, said = end(["draw", "--layers", str(path)], monkeypatch, capsys)
+    code, said = end(["generate", "--layers", str(path)], monkeypatch, capsys)
     assert (code, "nested too deeply" in said) == (2, True)
 
 
@@ -167,7 +167,7 @@ def test_names_neither_act_on_the_terminal_nor_are_markup(
         make_checkpoint(tx)
         tx.connection.exec_driver_sql("update checkpoints set preset = %s", (EVIL,))
         reviewers.add_reviewer(tx, EVIL)
-    for words in (["checkpoint", "list"], ["reviewer", "list"], ["reviewer", "figures"]):
+    for words in (["checkpoint", "list"], ["reviewer", "list"], ["reviewer", "stats"]):
         for more in ([], ["--json"]):
             monkeypatch.setattr(sys, "argv", ["layerloop", *words, *more])
             with pytest.raises(SystemExit):

@@ -21,34 +21,34 @@ def answer(*things: str) -> str:
 
 
 def test_lines_on_stdout_are_triples():
-    lines = call("prompts", "make", "--count", "5").splitlines()
+    lines = call("prompts", "generate", "--count", "5").splitlines()
     assert len(lines) == 5
     assert all(set(json.loads(line)) == {"text", "foreground", "background"} for line in lines)
-    assert call("prompts", "make", "--count", "3").splitlines() == lines[:3]
-    assert call("prompts", "make", "--count", "3", "--seed", "1").splitlines() != lines[:3]
-    told = json.loads(call("prompts", "make", "--count", "5", "--json"))
+    assert call("prompts", "generate", "--count", "3").splitlines() == lines[:3]
+    assert call("prompts", "generate", "--count", "3", "--seed", "1").splitlines() != lines[:3]
+    told = json.loads(call("prompts", "generate", "--count", "5", "--json"))
     assert told["prompts"] == [json.loads(line) for line in lines]
 
 
 def test_a_file_is_filled_up(tmp_path: Path):
     out = tmp_path / "prompts.jsonl"
-    making = ("prompts", "make", "--out", str(out))
+    making = ("prompts", "generate", "--out", str(out))
     assert call(*making, "--count", "4", "--dry-run") == ""
     assert not out.exists()
     assert call(*making, "--count", "4") == ""
     assert json.loads(call(*making, "--count", "4", "--json"))["made"] == 0
     assert json.loads(call(*making, "--count", "9", "--json")) == {"maker": "grammar", "out": str(out), "made": 5}
     assert [json.loads(line) for line in out.read_text().splitlines()] == [
-        json.loads(line) for line in call("prompts", "make", "--count", "9").splitlines()
+        json.loads(line) for line in call("prompts", "generate", "--count", "9").splitlines()
     ]
 
 
 def test_a_model_behind_an_address_is_asked_with_the_key_of_the_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("LAYERLOOP_WRITER_KEY", "sesame")
+    monkeypatch.setenv("LAYERLOOP_LLM_KEY", "sesame")
     out = tmp_path / "prompts.jsonl"
-    making = ["prompts", "make", "--maker", "model", "--model", "m", "--out", str(out)]
+    making = ["prompts", "generate", "--maker", "model", "--model", "m", "--out", str(out)]
     replies = [says(answer("cat", "dog")), complains(429, "slow down", Retry_After="0"), says(answer("cat", "fox"))]
     with serving(replies) as server:
         done = CliRunner().invoke(app, [*making, "--count", "3", "--address", server.address, "--json"])
@@ -72,9 +72,9 @@ def test_what_cannot_be_is_refused(tmp_path: Path):
         (["--count", "1000000"], "the grammar has"),
         (["--maker", "model", "--model", str(tmp_path / "nowhere")], "there is no folder"),
     ):
-        done = CliRunner().invoke(app, ["prompts", "make", *arguments])
+        done = CliRunner().invoke(app, ["prompts", "generate", *arguments])
         assert said in str(done.exception)
         assert done.stdout == ""
     (tmp_path / "p.txt").write_text("a red circle\n")
     with pytest.raises(Refused, match="line 1"):
-        call("prompts", "make", "--out", str(tmp_path / "p.txt"))
+        call("prompts", "generate", "--out", str(tmp_path / "p.txt"))

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from curation.db.engine import Database
-from curation.db.tables import embeddings, heads, rounds
+from curation.db.tables import acceptance_models, embeddings, rounds
 from curation.domain import CandidateState
 from curation.errors import NotFound, Refused
 from curation.screening.embedding import OWN
@@ -39,7 +39,7 @@ def test_a_mixed_round_is_opened_with_all_its_numbers(here: Settings, database: 
 
 def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
     with pytest.raises(Refused, match="too few"):
-        call("head", "fit")
+        call("acceptance-model", "fit")
     with database.transaction() as tx:
         taught(tx)
         vectors = np.random.default_rng(0).standard_normal((400, 96)).astype("<f2")
@@ -47,16 +47,16 @@ def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
         for id_, vector in zip(ids, vectors, strict=True):
             seen = {"source": OWN.source, "vector": vector.tobytes()}
             tx.execute(sa.update(embeddings).where(embeddings.c.candidate_id == id_).values(seen))
-        tx.execute(sa.delete(heads))
-    assert call("head", "fit", "--dry-run") == ""
-    told = json.loads(call("head", "fit", "--json"))
+        tx.execute(sa.delete(acceptance_models))
+    assert call("acceptance-model", "fit", "--dry-run") == ""
+    told = json.loads(call("acceptance-model", "fit", "--json"))
     assert told["decisions"] == 400
     assert told["by_prompt"]["auc"] > 0.8
-    text = call("head", "show", told["head"][:10])
+    text = call("acceptance-model", "show", told["head"][:10])
     assert text.startswith(f"acceptance model {told['head'][:12]}, trained on 400 decisions of people")
     assert "held-out prompts: AUC 0." in text
     with pytest.raises(NotFound):
-        call("head", "show", "--pairs")
+        call("acceptance-model", "show", "--pairs")
 
 
 def test_a_round_is_scaled_in_two_steps_and_taken_back(here: Settings, database: Database) -> None:
@@ -66,17 +66,20 @@ def test_a_round_is_scaled_in_two_steps_and_taken_back(here: Settings, database:
         quality = np.random.default_rng(1).standard_normal(500)
         good = dict(zip(arrive(tx, number, 1, quality), (quality > 0.3).tolist(), strict=True))
     with pytest.raises(Refused, match="no top-N acceptance yet"):
-        call("round", "scale", str(number))
+        call("round", "accept-top", str(number))
     terms = ("--keep", "80", "--audit", "50", "--least", "0.8")
-    assert "would keep 80 of 500" in call("round", "scale", str(number), *terms, "--dry-run")
-    assert json.loads(call("round", "scale", str(number), *terms, "--json"))["waiting"] == 50
-    assert "0 of 50 judged" in call("round", "scale", str(number))
+    assert "would keep 80 of 500" in call("round", "accept-top", str(number), *terms, "--dry-run")
+    assert json.loads(call("round", "accept-top", str(number), *terms, "--json"))["waiting"] == 50
+    assert "0 of 50 judged" in call("round", "accept-top", str(number))
     with database.transaction() as tx:
         judge_waiting(tx, number, good)
-    assert "proven: the auto-reviewer accepted the other 30" in call("round", "scale", str(number))
-    assert json.loads(call("round", "show", str(number), "--json"))["machine"] == {"decisions": 30, "accepted": 30}
-    call("round", "take-back", str(number), "--dry-run")
-    call("round", "take-back", str(number))
+    assert "proven: the auto-reviewer accepted the other 30" in call("round", "accept-top", str(number))
+    assert json.loads(call("round", "show", str(number), "--json"))["auto_reviewer"] == {
+        "decisions": 30,
+        "accepted": 30,
+    }
+    call("round", "revert-auto", str(number), "--dry-run")
+    call("round", "revert-auto", str(number))
     shown = json.loads(call("round", "show", str(number), "--json"))
-    assert shown["machine"]["decisions"] == 0
+    assert shown["auto_reviewer"]["decisions"] == 0
     assert shown["round"]["counts"][CandidateState.unshown] == 30

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from curation.cli.checkpoints import Form, Precision
-from curation.cli.draw import Sampler
+from curation.cli.checkpoints import ExportFormat, Precision
+from curation.cli.generate import Sampler
 from curation.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,7 +65,7 @@ def test_the_console_script_enters_there() -> None:
 @pytest.mark.parametrize(
     ("words", "option", "choices"),
     [
-        (("draw", "a fox"), "--sampler", ["ddim", "euler", "euler_a", "dpm++2m", "unipc"]),
+        (("generate", "a fox"), "--sampler", ["ddim", "euler", "euler_a", "dpm++2m", "unipc"]),
         (("round", "open"), "--rule", ["single", "majority", "dawid_skene"]),
         (
             ("checkpoint", "export", "ab"),
@@ -73,7 +73,7 @@ def test_the_console_script_enters_there() -> None:
             ["released", "comfyui", "diffusers", "peft", "kohya", "layerloop"],
         ),
         (("checkpoint", "export", "ab"), "--precision", ["stored", "fp16", "fp32"]),
-        (("demo",), "--desk", ["pages", "label-studio"]),
+        (("demo",), "--labeling", ["pages", "label-studio"]),
     ],
 )
 def test_a_wrong_word_is_refused_with_the_choices_which_help_names(
@@ -94,5 +94,5 @@ def test_the_choices_are_those_that_the_workshop_knows() -> None:
     from training.pipelines.worker_generator import SAMPLERS
 
     assert {one.value for one in Sampler} == set(SAMPLERS)
-    assert {one.value for one in Form} == {*FORMS, NAME}
+    assert {one.value for one in ExportFormat} == {*FORMS, NAME}
     assert {one.value for one in Precision} == set(PRECISIONS)

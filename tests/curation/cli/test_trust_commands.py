@@ -58,15 +58,15 @@ def test_a_round_that_several_decide_from_its_opening_to_its_flips(run, database
             for name in ("ann", "bob", "cy"):
                 verdict = Verdict.accept if place % 2 and name != "cy" else Verdict.reject
                 decide(tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4(), dwell_ms=700)
-    assert kept == {"rule": "dawid_skene", "overlap": 3, "certainty": 0.9, "machines_vote": False}
+    assert kept == {"rule": "dawid_skene", "overlap": 3, "certainty": 0.9, "rule_reviewer_votes": False}
     with pytest.raises(Refused, match="rule reviewer cannot vote"):
-        run(*opened, "--machines-vote")
-    voices = (*opened, "--overlap", "2", "--machines-vote")
+        run(*opened, "--rule-reviewer-votes")
+    voices = (*opened, "--overlap", "2", "--rule-reviewer-votes")
     assert run(*voices, "--dry-run") == ""
     other = json.loads(run(*voices, "--json"))["round"]
     with database.transaction() as tx:
-        assert tx.scalar(sa.select(rounds.c.consensus).where(rounds.c.id == other))["machines_vote"] is True
-    assert json.loads(run("round", "agreement", str(other), "--json"))["consensus"]["machines_vote"] is True
+        assert tx.scalar(sa.select(rounds.c.consensus).where(rounds.c.id == other))["rule_reviewer_votes"] is True
+    assert json.loads(run("round", "agreement", str(other), "--json"))["consensus"]["rule_reviewer_votes"] is True
     told = json.loads(run("round", "agreement", number, "--json"))
     assert (told["decided_twice"], told["adjudicating"], len(told["pairs"])) == (6, 3, 3)
     assert "3 wait for an adjudicator" in run("round", "agreement", number)
@@ -75,9 +75,9 @@ def test_a_round_that_several_decide_from_its_opening_to_its_flips(run, database
     assert [one["reviewer"] for one in flips["skills"]] == ["ann", "bob", "cy"]
     assert json.loads(run("round", "reaggregate", number, "--apply", "--json"))["turned"] == 0
     assert "0 of 6 decided" in run("round", "reaggregate", number)
-    figures = json.loads(run("reviewer", "figures", "--json"))
-    assert {one["name"]: one["decisions"] for one in figures} == {"ann": 6, "bob": 6, "cy": 6}
-    assert "6 decisions" in run("reviewer", "figures", "ann")
+    metrics = json.loads(run("reviewer", "stats", "--json"))
+    assert {one["name"]: one["decisions"] for one in metrics} == {"ann": 6, "bob": 6, "cy": 6}
+    assert "6 decisions" in run("reviewer", "stats", "ann")
 
 
 def test_gold_is_planted_and_a_pause_is_lifted(run, database, store):

@@ -119,7 +119,7 @@ def test_a_stopped_run_goes_on_where_it_was_left(context, talker, monkeypatch):
         tx.jobs.clear()
     asked: list[Job] = []
     context.database.send = asked.append
-    jobs.sweep(context)
+    jobs.reconcile(context)
     assert Job("caption", (str(run),)) in asked
     context.database.send = None
     jobs.caption(context, str(run))
@@ -142,7 +142,7 @@ def test_captions_of_a_model_are_replaced_only_when_asked_and_once_a_run(context
 def test_a_limit_is_one_of_the_whole_run(context, talker, monkeypatch):
     monkeypatch.setattr(captions, "AT_ONCE", 1)
     ids = _add(context, [""] * 4)
-    order = CaptionOrder("model", most=3)
+    order = CaptionOrder("model", max_samples=3)
     talker.before = lambda: jobs.stopping.set() if len(talker.batches) == 2 else None
     run = _caption(context, order)
     jobs.stopping.clear()
@@ -241,7 +241,7 @@ def test_commands_caption_and_give(settings, context, talker, monkeypatch):
     assert _sample(context, one).caption == ""
     told = json.loads(_call("run", "--model", "model", "--limit", "1", "--json").stdout)
     assert (told["state"], told["done"]) == ("finished", 1)
-    assert _call("give", three.hex[:8], "a red hat").stdout == f"{three.hex}\n"
+    assert _call("set", three.hex[:8], "a red hat").stdout == f"{three.hex}\n"
     assert _sample(context, three).caption == "a red hat"
     assert _sample(context, one).captioner == "talker@1"
     waiting = _call("run", "--model", "model", "--no-wait").stdout.strip()

@@ -85,7 +85,9 @@ def test_models_of_others_and_weights_without_a_snapshot_are_not_judged(context,
     assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, "sd15"), long) == ""
     assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, "no such preset"), long) == ""
     imported = Checkpoint({}, "imported", "tiny", None, None, 0, "test")
-    assert "training caption" not in text_warnings.warn_of_prompts(read_texts, context.store, imported, [Prompt("a wolf")])
+    assert "training caption" not in text_warnings.warn_of_prompts(
+        read_texts, context.store, imported, [Prompt("a wolf")]
+    )
 
 
 def test_a_training_is_told_of_its_captions(context, snapshot):

@@ -32,7 +32,7 @@ def test_what_is_done_in_a_transaction_is_kept(database):
         "7",
         {"how": "well", "deep": {"a": [1, 2]}},
     )
-    assert row.at.tzinfo is not None
+    assert row.created_at.tzinfo is not None
 
 
 def test_an_error_takes_everything_back(database):
@@ -51,11 +51,11 @@ def test_jobs_leave_after_the_commit_once_each_and_in_order(database):
     database.send = lambda job: seen.append((job, count(database)))
     with database.transaction() as tx:
         tx.log("somebody", "asked", 1)
-        tx.ask("draw", 1)
-        tx.ask("screen", 1)
-        tx.ask("draw", 1)
+        tx.enqueue("generate", 1)
+        tx.enqueue("screen", 1)
+        tx.enqueue("generate", 1)
         assert seen == []
-    assert seen == [(Job("draw", (1,)), 1), (Job("screen", (1,)), 1)]
+    assert seen == [(Job("generate", (1,)), 1), (Job("screen", (1,)), 1)]
 
 
 def test_a_transaction_that_fails_sends_nothing(database):
@@ -64,7 +64,7 @@ def test_a_transaction_that_fails_sends_nothing(database):
 
     def refused_by_the_database() -> None:
         with database.transaction() as tx:
-            tx.ask("draw", 1)
+            tx.enqueue("generate", 1)
             tx.execute(sa.insert(prompts), {"id": uuid.uuid4(), "text": None})
 
     with pytest.raises(sa.exc.IntegrityError):

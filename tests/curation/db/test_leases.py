@@ -19,7 +19,7 @@ from curation.object_store import FolderStore
 from tests.making import make_candidates, make_checkpoint, make_round, states
 
 
-def lease(database: Database, ids, purpose: str = "draw", holder: str = "w1", seconds: int = 60) -> None:
+def lease(database: Database, ids, purpose: str = "generate", holder: str = "w1", seconds: int = 60) -> None:
     with database.transaction() as tx:
         leases.claim(tx, ids, purpose, holder, seconds)
 
@@ -41,12 +41,12 @@ def held(database: Database) -> dict[uuid.UUID, str]:
 
 
 def test_claim_renew_release(database, store):
-    _, ids = made(database, store, 3, CandidateState.drawing)
+    _, ids = made(database, store, 3, CandidateState.generating)
     lease(database, ids[:2])
     lease(database, ids[2:], holder="w2")
     expire(database)
     with database.transaction() as tx:
-        assert leases.renew(tx, "w1", "draw", 60) == set(ids[:2]), "not swept yet: still ours"
+        assert leases.renew(tx, "w1", "generate", 60) == set(ids[:2]), "not swept yet: still ours"
         assert leases.renew(tx, "w1", "review", 60) == frozenset()
         assert sum(leases.sweep(tx).values()) == 1
     with database.transaction() as tx:
@@ -56,13 +56,13 @@ def test_claim_renew_release(database, store):
 
 def test_claim_takes_over_what_is_left_behind(database, store):
     _, ids = made(database, store, 1, CandidateState.showing)
-    lease(database, ids, "draw", "long gone")
+    lease(database, ids, "generate", "long gone")
     lease(database, ids, "review", "reviewer 1")
     assert held(database) == {ids[0]: "reviewer 1"}
 
 
 def test_sweep_hands_back_drawing_and_asks_again(database, store):
-    number, ids = made(database, store, 3, CandidateState.drawing)
+    number, ids = made(database, store, 3, CandidateState.generating)
     lease(database, ids)
     with database.transaction() as tx:
         assert leases.sweep(tx) == Counter(), "a lease that runs is left alone"
@@ -70,7 +70,7 @@ def test_sweep_hands_back_drawing_and_asks_again(database, store):
     expire(database)
     with database.transaction() as tx:
         assert leases.sweep(tx) == {"requested": 2, "failed": 1}
-        assert tx.jobs == [Job("draw", (number,))]
+        assert tx.jobs == [Job("generate", (number,))]
     assert states(database, number) == {"requested": 2, "failed": 1}
     assert held(database) == {}
     with database.transaction() as tx:
@@ -124,7 +124,7 @@ def test_sweep_works_in_batches_and_skips_what_is_locked(database, store):
 
 
 def test_sweeps_at_once_hand_back_each_subject_once(database, store):
-    number, ids = made(database, store, 40, CandidateState.drawing)
+    number, ids = made(database, store, 40, CandidateState.generating)
     lease(database, ids, seconds=0)
     counts: list[Counter[str]] = []
     barrier = threading.Barrier(4)
@@ -144,21 +144,21 @@ def test_sweeps_at_once_hand_back_each_subject_once(database, store):
 
 
 def test_hand_back_is_no_attempt(database, store):
-    number, ids = made(database, store, 3, CandidateState.drawing)
+    number, ids = made(database, store, 3, CandidateState.generating)
     with database.transaction() as tx:
         tx.execute(sa.update(candidates).values(attempts=leases.MOST_ATTEMPTS))
     lease(database, ids[:2])
     lease(database, ids[2:], holder="w2")
     with database.transaction() as tx:
         assert leases.hand_back(tx, "w1") == {"requested": 2}
-        assert tx.jobs == [Job("draw", (number,))]
+        assert tx.jobs == [Job("generate", (number,))]
         attempts = tx.execute(sa.select(candidates.c.attempts).where(candidates.c.state == "requested")).scalars().all()
     assert attempts == [leases.MOST_ATTEMPTS - 1] * 2
     assert held(database) == {ids[2]: "w2"}
 
 
 def test_hand_back_work_leaves_reviewers_alone(database, store):
-    _, drawing = made(database, store, 2, CandidateState.drawing)
+    _, drawing = made(database, store, 2, CandidateState.generating)
     lease(database, drawing)
     number, showing = made(database, store, 1, CandidateState.showing)
     lease(database, showing, "review", "reviewer 1")

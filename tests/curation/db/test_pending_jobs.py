@@ -12,7 +12,7 @@ from curation import jobs
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.db import pending_jobs
 from curation.db.pending_jobs import OncePending
-from curation.db.tables import desk_boards, desk_postings
+from curation.db.tables import labeling_projects, labeling_tasks
 from curation.domain import Job
 from curation.jobs.worker import _bound
 from curation.labeling import projects
@@ -35,71 +35,77 @@ def sent(database) -> list[Job]:
 
 def ask(database, name: str, *args: str) -> None:
     with database.transaction() as tx:
-        tx.ask(name, *args)
+        tx.enqueue(name, *args)
 
 
 def test_eighty_wake_ups_are_one_job_until_it_is_taken(database, sent):
     board = str(uuid.uuid4())
-    threads = [threading.Thread(target=ask, args=(database, "collect", board)) for _ in range(8)]
+    threads = [threading.Thread(target=ask, args=(database, "pull_annotations", board)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for _ in range(72):
-        ask(database, "collect", board)
-    ask(database, "collect", str(uuid.uuid4()))
+        ask(database, "pull_annotations", board)
+    ask(database, "pull_annotations", str(uuid.uuid4()))
     assert len(sent) == 2
     with database.transaction() as tx:
-        assert pending_jobs.take(tx, Job("collect", (board,)))
-        assert not pending_jobs.take(tx, Job("collect", (board,)))
-    ask(database, "collect", board)
+        assert pending_jobs.take(tx, Job("pull_annotations", (board,)))
+        assert not pending_jobs.take(tx, Job("pull_annotations", (board,)))
+    ask(database, "pull_annotations", board)
     assert len(sent) == 3
 
 
 def test_a_message_that_was_lost_is_sent_again(database, sent):
-    ask(database, "draw", "1")
+    ask(database, "generate", "1")
     with database.transaction() as tx:
-        tx.connection.exec_driver_sql("update pending_jobs set at = now() - interval '61 seconds'")
+        tx.connection.exec_driver_sql("update pending_jobs set created_at = now() - interval '61 seconds'")
     for _ in range(3):
-        ask(database, "draw", "1")
-    assert sent == [Job("draw", ("1",))] * 2
+        ask(database, "generate", "1")
+    assert sent == [Job("generate", ("1",))] * 2
 
 
 def test_a_queue_that_is_away_keeps_nothing_back(database):
     tried: list[Job] = []
     database.send = OncePending(database, lambda job: bool(tried.append(job)))
     for _ in range(3):
-        ask(database, "draw", "1")
+        ask(database, "generate", "1")
     assert len(tried) == 3
 
 
 def test_a_worker_runs_what_was_asked_for_and_skips_equal_messages(database, settings, store):
     context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
     ran: list[tuple[object, ...]] = []
-    run = _bound(lambda _, *args: ran.append(args), "collect", context)
+    run = _bound(lambda _, *args: ran.append(args), "pull_annotations", context)
     database.send = OncePending(database, lambda _: True)
-    ask(database, "collect", "a")
+    ask(database, "pull_annotations", "a")
     for _ in range(3):
         run("a")
     assert ran == [("a",)]
 
 
 def test_sweeps_ask_for_each_board_once_and_for_closed_ones_in_turn(database, settings, store, sent):
-    there = {"desk": "label-studio+http://127.0.0.1:1", "desk_token": "0" * 40}
+    there = {"labeling": "label-studio+http://127.0.0.1:1", "labeling_token": "0" * 40}
     settings = type(settings)(**settings.model_dump() | there)
     context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
     with database.transaction() as tx:
         made = [make_round(tx) for _ in range(3)]
         for number in made:
-            board = {"id": uuid.uuid4(), "desk": "http://127.0.0.1:1", "round_id": number, "part": 1, "number": number}
-            tx.execute(sa.insert(desk_boards), board)
+            board = {
+                "id": uuid.uuid4(),
+                "server_url": "http://127.0.0.1:1",
+                "round_id": number,
+                "part": 1,
+                "number": number,
+            }
+            tx.execute(sa.insert(labeling_projects), board)
             [candidate] = make_candidates(tx, store, number, 1)
             state = "up" if number == made[0] else "down"
-            row = {"id": uuid.uuid4(), "board_id": board["id"], "candidate_id": candidate, "state": state}
-            tx.execute(sa.insert(desk_postings), row | {"batch": uuid.uuid4(), "number": number})
+            row = {"id": uuid.uuid4(), "project_id": board["id"], "candidate_id": candidate, "state": state}
+            tx.execute(sa.insert(labeling_tasks), row | {"batch": uuid.uuid4(), "number": number})
         expected = projects.boards_to_read(tx, "http://127.0.0.1:1")
     assert len(expected) == 2, "the one that is open, and one of the others"
     for _ in range(5):
-        jobs.sweep(context)
-    assert sorted(job.args[0] for job in sent if job.name == "collect") == sorted(map(str, expected))
-    assert sum(job.name == "put_up" for job in sent) == 2
+        jobs.reconcile(context)
+    assert sorted(job.args[0] for job in sent if job.name == "pull_annotations") == sorted(map(str, expected))
+    assert sum(job.name == "push_tasks" for job in sent) == 2

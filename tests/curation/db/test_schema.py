@@ -12,7 +12,7 @@ from curation.db.engine import Database
 from curation.db.schema import current, drift, migrate
 from curation.db.tables import APPEND_ONLY, candidate_moves, candidates, metadata, rounds
 from curation.domain import STATE_TRANSITIONS, CandidateState
-from curation.review.reviewers import MACHINE, add_reviewer
+from curation.review.reviewers import AUTO_REVIEWER, add_reviewer
 from tests.making import fresh_database, make_candidates, make_round, named
 
 
@@ -40,7 +40,7 @@ def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
             showing = sa.update(candidates).where(candidates.c.id == pieces[1]).values(state="showing")
             tx.execute(showing)
             [other] = make_candidates(tx, store, make_round(tx), 1)
-            machine = add_reviewer(tx, MACHINE, kind=MACHINE)
+            machine = add_reviewer(tx, AUTO_REVIEWER, kind=AUTO_REVIEWER)
         for version in ("0006", "0005"):
             migrate(database, to=version)
             assert current(database)[0] == version
@@ -53,7 +53,7 @@ def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
         migrate(database)
         assert drift(database) == []
         with database.transaction() as tx:
-            assert add_reviewer(tx, MACHINE, kind=MACHINE) == machine
+            assert add_reviewer(tx, AUTO_REVIEWER, kind=AUTO_REVIEWER) == machine
         database.close()
 
 

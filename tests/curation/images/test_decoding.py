@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from curation.image_limits import Limits
+from curation.image_limits import ImageLimits
 from curation.images.colors import to_eight_bits
 from curation.images.decoding import TURNS, decode_image
 from curation.images.headers import BadFile
@@ -33,7 +33,7 @@ KINDS = [
 ]
 
 
-def refusal(data: bytes, limits: Limits = Limits()) -> BadFile:
+def refusal(data: bytes, limits: ImageLimits = ImageLimits()) -> BadFile:
     with pytest.raises(BadFile) as refused:
         decode_image(data, "", limits)
     return refused.value
@@ -281,9 +281,9 @@ def test_limits_are_kept_before_a_pixel_is_decoded():
     for kind in ("PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG"):
         image = Image.fromarray(picture(1, 40, 30)).convert("RGB" if kind == "JPEG" else "RGBA")
         data = saved(image, kind)
-        assert refusal(data, Limits(pixels=1199)).code == "too_many_pixels", kind
-        assert refusal(data, Limits(bytes=100)).code == "too_many_bytes", kind
-    assert Limits(pixels=100_000_000).memory > Limits().memory
+        assert refusal(data, ImageLimits(pixels=1199)).code == "too_many_pixels", kind
+        assert refusal(data, ImageLimits(bytes=100)).code == "too_many_bytes", kind
+    assert ImageLimits(pixels=100_000_000).memory > ImageLimits().memory
 
 
 def test_images_in_memory_follow_the_same_policy(tmp_path):

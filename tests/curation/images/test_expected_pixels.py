@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from curation.image_limits import Limits
+from curation.image_limits import ImageLimits
 from curation.images.codec import decode_layer
 from curation.ingest.inspection import examine
 from curation.ingest.pair_inspection import examine_pair
@@ -47,7 +47,7 @@ def test_at_an_import(name: str) -> None:
         return
     if name == TALL:
         assert told.code == "bad_aspect"
-        told = examine((CASES / name).read_bytes(), name, Limits(aspect=20))
+        told = examine((CASES / name).read_bytes(), name, ImageLimits(aspect=20))
     assert told.layer is not None, told
     check(name, decode_layer(told.layer))
 

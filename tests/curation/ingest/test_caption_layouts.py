@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from curation.domain import CaptionSource, Split
-from curation.ingest.folder_listing import Listing, Reading, list_folder
+from curation.ingest.folder_listing import Listing, ListingOptions, list_folder
 
 GIVEN, NAMED = CaptionSource.given, CaptionSource.file_name
 
@@ -82,7 +82,7 @@ def test_another_encoding_holds_the_picture_back_until_it_is_named(tmp_path, wha
     assert code in {"caption_unreadable", "manifest_unreadable", "held_back"}
     assert layout in sentence
     assert "--encoding" in sentence or what.startswith("utf-16")
-    named = list_folder(tmp_path, reading=Reading(encoding=encoding))
+    named = list_folder(tmp_path, reading=ListingOptions(encoding=encoding))
     assert said(named, "x.png") == (text, GIVEN)
     assert named.bad_lines == []
 
@@ -285,7 +285,7 @@ def test_two_pairs_of_one_foreground_are_told(tmp_path):
 )
 def test_folders_called_like_a_split_are_known_and_taken_on_request(tmp_path, name, split):
     write(tmp_path, name)
-    plain, taken = list_folder(tmp_path), list_folder(tmp_path, reading=Reading(splits_from_folders=True))
+    plain, taken = list_folder(tmp_path), list_folder(tmp_path, reading=ListingOptions(splits_from_folders=True))
     assert plain.describe(name).split is None
     assert taken.describe(name).split == split
     assert bool(plain.splits_of(name)) == (split is not None)
@@ -294,12 +294,15 @@ def test_folders_called_like_a_split_are_known_and_taken_on_request(tmp_path, na
 def test_a_manifest_says_more_than_a_folder(tmp_path):
     write(tmp_path, "test/a.png")
     write(tmp_path, "metadata.jsonl", '{"file_name": "test/a.png", "split": "train"}')
-    assert list_folder(tmp_path, reading=Reading(splits_from_folders=True)).describe("test/a.png").split is Split.train
+    assert (
+        list_folder(tmp_path, reading=ListingOptions(splits_from_folders=True)).describe("test/a.png").split
+        is Split.train
+    )
 
 
 def test_names_are_captions_where_somebody_says_so(tmp_path):
     write(tmp_path, "red_bowl-02.png")
-    assert said(list_folder(tmp_path, reading=Reading(captions_from_names=True)), "red_bowl-02.png") == (
+    assert said(list_folder(tmp_path, reading=ListingOptions(captions_from_names=True)), "red_bowl-02.png") == (
         "red bowl",
         GIVEN,
     )
@@ -323,7 +326,7 @@ def test_the_cases_of_other_tools(shared):
         "upper.png": "a caption in upper case extension",
     }
     assert told["empty.png"][1] == NAMED
-    named = list_folder(shared / "cases" / "captions", reading=Reading(encoding="gb18030"))
+    named = list_folder(shared / "cases" / "captions", reading=ListingOptions(encoding="gb18030"))
     assert said(named, "gbk.png") == ("一只红色的碗", GIVEN)
 
 

@@ -23,8 +23,8 @@ from curation.db.tables import candidates, events, import_files, prompts, sample
 from curation.domain import CandidateState, CaptionSource, LayerRole, Sample, Split, Verdict
 from curation.errors import NotFound, Refused
 from curation.ingest import seed_import
-from curation.ingest.folder_listing import Reading
-from curation.ingest.inspection import Outcome
+from curation.ingest.folder_listing import ListingOptions
+from curation.ingest.inspection import InspectionOutcome
 from curation.review.decisions import decide
 
 
@@ -238,16 +238,16 @@ def test_held_back_files_come_in_once_their_description_is_mended(database, stor
     [held] = [one for one in first.named if one.name == "IMG_07.png"]
     assert "IMG_07.txt" in held.sentence
     assert import_seeds(database, store, folder).fresh == 0
-    import_seeds(database, store, folder, reading=Reading(encoding="gb18030"))
+    import_seeds(database, store, folder, reading=ListingOptions(encoding="gb18030"))
     assert standing(database) == ["a bear", "an apple", "一只红色的碗"]
     (folder / "c.png").write_bytes((folder / "a.png").read_bytes())
     save(folder, "c.png", blob(30))
     describe(folder, *CORRECTED, {"file_name": "c.png", "split": "x"}, {"file_name": "gone.png"})
-    bad = import_seeds(database, store, folder, reading=Reading(encoding="gb18030"))
+    bad = import_seeds(database, store, folder, reading=ListingOptions(encoding="gb18030"))
     assert account(database)["c.png"] == ("reject", ["held_back"])
     assert bad.refused == 4
     describe(folder, *CORRECTED, {"file_name": "c.png", "split": "test"})
-    mended = import_seeds(database, store, folder, reading=Reading(encoding="gb18030"))
+    mended = import_seeds(database, store, folder, reading=ListingOptions(encoding="gb18030"))
     assert mended.refused == 0  # lines that were bad once are no part of the account any more
     assert account(database)["c.png"] == ("accept", ["licence_unknown"])
 
@@ -270,7 +270,7 @@ def test_a_caption_that_somebody_gave_is_not_undone_by_a_name(database, store, f
 
 def test_names_become_captions_on_request(database, store, folder):
     import_seeds(database, store, folder)
-    names = Reading(captions_from_names=True)
+    names = ListingOptions(captions_from_names=True)
     assert told(import_seeds(database, store, folder, reading=names)) == [
         ("IMG_07.png", "caption source", "file name", "given", False)
     ]
@@ -283,13 +283,13 @@ def test_names_become_captions_on_request(database, store, folder):
 def test_an_import_from_before_descriptions_were_kept_is_compared_with_its_samples(database, store, folder):
     import_seeds(database, store, folder)
     with database.transaction() as tx:
-        tx.execute(sa.update(import_files).values(described=None))
+        tx.execute(sa.update(import_files).values(description=None))
         tx.execute(sa.update(samples).where(samples.c.line.contains("a bear")).values(caption_source="file name"))
         give_caption(tx, line_of(database, "an apple").id, "a pear", "ann")
     assert import_seeds(database, store, folder).differences == ()
     with database.transaction() as tx:
         assert [row["caption"] for row in list_samples(tx, bare=True)] == ["IMG"]
-        tx.execute(sa.update(import_files).values(described=None))
+        tx.execute(sa.update(import_files).values(description=None))
     describe(folder, *CORRECTED)
     found = told(import_seeds(database, store, folder))
     assert ("b.png", "licence", None, "MIT", False) in found
@@ -312,7 +312,7 @@ def test_folders_called_like_a_split_are_told(database, store, tmp_path):
     save(tmp_path, "s/test/b.png", blob(2))
     found = import_seeds(database, store, tmp_path / "s")
     assert found.folder_splits == {"Train": 1, "test": 1}
-    taken = import_seeds(database, store, tmp_path / "s", reading=Reading(splits_from_folders=True), update=True)
+    taken = import_seeds(database, store, tmp_path / "s", reading=ListingOptions(splits_from_folders=True), update=True)
     assert ("test/b.png", "split", None, "heldout", True) in told(taken)
     assert taken.folder_splits == {}
     assert line_of(database, "b").split is Split.heldout
@@ -379,7 +379,7 @@ def test_pairs_are_corrected_and_replaced_like_single_files(database, store, tmp
     Image.fromarray(grass + np.random.default_rng(0).integers(0, 40, grass.shape, np.uint8)).save(at / "bg.png")
     row = {"foreground": "fg.png", "background": "bg.png", "licence": "MIT"} | PAIR
     describe(at, row)
-    assert import_seeds(database, store, at).outcomes == {Outcome.accept: 1}
+    assert import_seeds(database, store, at).outcomes == {InspectionOutcome.accept: 1}
     os.utime(at / "bg.png", (1, 1))
     assert import_seeds(database, store, at).differences == ()
     describe(at, row | {"text_background": "a meadow", "licence": "CC0-1.0", "text": "a thing on a meadow"})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from curation.images.codec import decode_layer, visible_hash
-from curation.ingest.inspection import FINDINGS, Limits, Outcome, examine
+from curation.ingest.inspection import FINDINGS, ImageLimits, InspectionOutcome, examine
 from tests.conftest import SHARED
 
 
@@ -75,8 +75,8 @@ def test_every_bad_input_has_its_outcome_and_code(bad_inputs, row):
     found = examine((bad_inputs / row["file"]).read_bytes(), row["file"])
     alone = row["decision"] if row["decision"] != "duplicate" else "accept"
     assert (found.outcome, found.code) == (alone, row["code"] if alone != "accept" else "")
-    assert (found.layer is None) == (found.outcome is Outcome.reject)
-    assert found.sentence or found.outcome is Outcome.accept
+    assert (found.layer is None) == (found.outcome is InspectionOutcome.reject)
+    assert found.sentence or found.outcome is InspectionOutcome.accept
     if "same_visible_pixels_as" in row:
         assert found.visible == examine((bad_inputs / row["same_visible_pixels_as"]).read_bytes(), "").visible
 
@@ -84,7 +84,7 @@ def test_every_bad_input_has_its_outcome_and_code(bad_inputs, row):
 def test_a_good_layer_is_kept_to_the_bit():
     rgba = disc()
     found = examine(saved(rgba), "disc.png")
-    assert (found.outcome, found.codes, found.width, found.height) == (Outcome.accept, (), 64, 64)
+    assert (found.outcome, found.codes, found.width, found.height) == (InspectionOutcome.accept, (), 64, 64)
     assert np.array_equal(decode_layer(found.layer), rgba)
     assert found.visible == visible_hash(rgba)
 
@@ -105,8 +105,8 @@ def test_a_bomb_is_refused_by_its_header_alone():
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 6, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"not even deflate") + chunk(b"IEND", b"")
     assert examine(png, "bomb.png").code == "too_many_pixels"
-    assert examine(saved(disc()), "d.png", Limits(pixels=64 * 64 - 1)).code == "too_many_pixels"
-    assert examine(saved(disc()), "d.png", Limits(bytes=100)).code == "too_many_bytes"
+    assert examine(saved(disc()), "d.png", ImageLimits(pixels=64 * 64 - 1)).code == "too_many_pixels"
+    assert examine(saved(disc()), "d.png", ImageLimits(bytes=100)).code == "too_many_bytes"
 
 
 def test_texts_are_never_inflated_and_never_kept():
@@ -145,7 +145,7 @@ def test_exif_turns_the_picture_upright(kind):
 
 
 def test_a_name_proves_nothing():
-    assert examine(saved(disc()), "x.jpg").outcome is Outcome.accept
+    assert examine(saved(disc()), "x.jpg").outcome is InspectionOutcome.accept
     jpeg = saved(disc()[..., :3], "JPEG")
     assert examine(jpeg, "x.png").code == "no_alpha"
     assert "despite its file extension" in examine(jpeg, "x.png").sentence
@@ -190,7 +190,7 @@ def test_hidden_noise_is_named_and_hidden_padding_is_not():
 def test_the_worst_finding_decides_and_all_are_kept():
     cut = with_chunk(saved(disc()[:, :32].copy()), b"tEXt", b"a\0b")
     found = examine(cut, "cut.png")
-    assert found.outcome is Outcome.review
+    assert found.outcome is InspectionOutcome.review
     assert found.codes == ("cut_at_border", "text_chunk_dropped")
     assert all(FINDINGS[code][1] in found.sentence for code in found.codes)
 
@@ -206,7 +206,7 @@ def test_damaged_bytes_never_raise(good, damage, data):
         if broken:
             broken[at % len(broken)] = value
     found = examine(bytes(broken), "broken.png")
-    assert (found.layer is None) == (found.outcome is Outcome.reject)
+    assert (found.layer is None) == (found.outcome is InspectionOutcome.reject)
     if found.layer is not None:
         assert visible_hash(decode_layer(found.layer)) == found.visible
 
@@ -223,4 +223,4 @@ def test_damaged_bytes_never_raise(good, damage, data):
 )
 def test_chunks_in_any_order_never_raise(chunks):
     png = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in chunks)
-    assert examine(png, "x.png").outcome is Outcome.reject
+    assert examine(png, "x.png").outcome is InspectionOutcome.reject

@@ -18,15 +18,20 @@ from typer.testing import CliRunner
 from curation.cli.main import app
 from curation.db.tables import import_files, samples
 from curation.errors import NotFound
-from curation.image_limits import Limits
+from curation.image_limits import ImageLimits
 from curation.ingest.folder_listing import list_folder
-from curation.ingest.inspection import Outcome
+from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.items import Items
 from curation.ingest.seed_import import import_seeds
 from tests.image_files import saved
 from tests.making import picture
 
-TAKEN = {Outcome.accept, Outcome.accept_warn, Outcome.accept_strip, Outcome.review}
+TAKEN = {
+    InspectionOutcome.accept,
+    InspectionOutcome.accept_warn,
+    InspectionOutcome.accept_strip,
+    InspectionOutcome.review,
+}
 
 
 def put(folder: Path, name: str, seed: int) -> None:
@@ -62,7 +67,7 @@ def test_pipes_sockets_and_devices_have_an_account_and_hold_nothing_up(database,
         listening.bind("socket.png")
         told = import_seeds(database, store, folder)
     found = outcomes(database)
-    assert Outcome(found["good.png"][0]) in TAKEN
+    assert InspectionOutcome(found["good.png"][0]) in TAKEN
     assert found["held.png"][0] == "reject"  # its text cannot be read, and is not replaced by its name
     for name in ("pipe.png", "metadata.jsonl", "socket.png"):
         assert found[name] == ("reject", ["special_file"]), name
@@ -95,8 +100,8 @@ def test_links_lead_into_a_named_root_only(database, store, folder, tmp_path):
     assert "cached.png" in list_folder(folder).files
     import_seeds(database, store, folder, link_roots=[tmp_path / "blobs"])
     found = outcomes(database)
-    assert Outcome(found["cached.png"][0]) in TAKEN
-    assert Outcome(found["whole/er.png"][0]) in TAKEN
+    assert InspectionOutcome(found["cached.png"][0]) in TAKEN
+    assert InspectionOutcome(found["whole/er.png"][0]) in TAKEN
     assert found["out.png"] == ("reject", ["path_traversal"])
     assert found["whole/back"][0] == "reject"  # the folder itself is no root
 
@@ -135,7 +140,7 @@ def test_files_that_go_or_change_during_an_import_are_refused_alone(database, st
     import_seeds(database, store, folder)
     found = outcomes(database)
     assert found["3.png"][0] == "reject"
-    assert all(Outcome(found[f"{number}.png"][0]) in TAKEN for number in (0, 1, 2, 4))
+    assert all(InspectionOutcome(found[f"{number}.png"][0]) in TAKEN for number in (0, 1, 2, 4))
 
 
 def test_a_file_that_can_be_read_again_is_tried_again(database, store, folder, monkeypatch):
@@ -153,7 +158,7 @@ def test_a_file_that_can_be_read_again_is_tried_again(database, store, folder, m
     assert outcomes(database)["late.png"] == ("reject", ["unreadable"])
     (folder.parent / "late.png").rename(folder / "late.png")
     assert import_seeds(database, store, folder).fresh == 1
-    assert Outcome(outcomes(database)["late.png"][0]) in TAKEN
+    assert InspectionOutcome(outcomes(database)["late.png"][0]) in TAKEN
 
 
 def test_bad_archives_cost_their_bad_members_alone(database, store, folder):
@@ -179,19 +184,19 @@ def test_bad_archives_cost_their_bad_members_alone(database, store, folder):
     found = outcomes(database)
     assert found["mixed.zip/lzma.png"] == ("reject", ["unsupported_compression"])
     assert found["mixed.zip/bzip2.png"][0] == "reject"
-    assert Outcome(found["mixed.zip/good.png"][0]) in TAKEN
+    assert InspectionOutcome(found["mixed.zip/good.png"][0]) in TAKEN
     assert found["mixed.zip"][0] == "partial"
     assert found["broken.zip"] == ("reject", ["corrupt"])
-    assert Outcome(found["set.tar/0001.png"][0]) in TAKEN
+    assert InspectionOutcome(found["set.tar/0001.png"][0]) in TAKEN
     assert found["set.tar/0002.png"] == ("reject", ["path_traversal"])
     assert found["set.tar.gz"] == ("reject", ["unsupported_format"])
     assert [name for name in found if "nnnn" in name and found[name] == ("reject", ["name_too_long"])]
-    assert Outcome(found["good.png"][0]) in TAKEN
+    assert InspectionOutcome(found["good.png"][0]) in TAKEN
 
 
 def test_limits_are_settings_that_reach_the_import(database, store, tmp_path):
     put(tmp_path / "seeds", "a.png", 50)
-    told = import_seeds(database, store, tmp_path / "seeds", limits=Limits(pixels=100))
+    told = import_seeds(database, store, tmp_path / "seeds", limits=ImageLimits(pixels=100))
     assert told.named[0].codes == ("too_many_pixels",)
 
 
@@ -222,7 +227,7 @@ def test_a_path_too_long_for_the_records_is_one_refusal(database, store, folder)
     assert {name[:5] for name in long} == {deep[:5], "box.z"}
     assert {one[0] for one in long.values()} == {"reject"}
     assert max(len(name.encode()) for name in found) < 300
-    assert Outcome(found["good.png"][0]) in TAKEN
+    assert InspectionOutcome(found["good.png"][0]) in TAKEN
     assert any("shorten its folder names" in one.sentence for one in told.named)
     again = import_seeds(database, store, folder)
     assert (again.fresh, again.refused, again.gone) == (0, 2, 0)

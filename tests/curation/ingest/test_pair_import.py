@@ -15,7 +15,7 @@ from curation.domain import Kind, LayerRole, Sample, Split
 from curation.images.codec import decode_layer
 from curation.images.pairs import composite
 from curation.ingest.folder_listing import list_folder
-from curation.ingest.inspection import Outcome
+from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.pair_inspection import examine_pair
 from curation.ingest.seed_import import import_seeds
 from curation.synthetic.pair_dataset import draw_pair_seed
@@ -47,7 +47,9 @@ def manifest(folder: Path, *rows: dict) -> None:
 
 def read_samples(database) -> list[Sample]:
     with database.transaction() as tx:
-        return [Sample.read(row.line) for row in tx.execute(sa.select(samples).order_by(samples.c.at, samples.c.id))]
+        return [
+            Sample.read(row.line) for row in tx.execute(sa.select(samples).order_by(samples.c.created_at, samples.c.id))
+        ]
 
 
 def test_pairs_and_single_layers_of_one_folder(database, store, tmp_path):
@@ -153,7 +155,7 @@ def test_each_defect_refuses_the_pair_with_its_code(tmp_path):
     }
     for code, layers in cases.items():
         told = examine_pair(*read(files_of(tmp_path, *layers)), "pair")
-        assert (told.outcome, told.code) == (Outcome.reject, code), told
+        assert (told.outcome, told.code) == (InspectionOutcome.reject, code), told
         assert told.layer is None
         assert told.sentence
     files = files_of(tmp_path, f, b)
@@ -191,8 +193,8 @@ def test_links_and_copies_are_seen(database, store, tmp_path):
     (tmp_path / "elsewhere.png").unlink()
     told = import_seeds(database, store, tmp_path)
     named = {one.name: (one.outcome, one.codes) for one in told.named}
-    assert named["0/foreground.png"] == (Outcome.reject, ("path_traversal",))
-    assert named["copy/foreground.png"] == (Outcome.duplicate, ("duplicate_of:1/foreground.png",))
+    assert named["0/foreground.png"] == (InspectionOutcome.reject, ("path_traversal",))
+    assert named["copy/foreground.png"] == (InspectionOutcome.duplicate, ("duplicate_of:1/foreground.png",))
     assert len(read_samples(database)) == 1
 
 
@@ -217,10 +219,10 @@ def test_real_pairs_are_all_accounted_for(database, store, shared):
     told = import_seeds(database, store, shared / "layer_pairs")
     found = read_samples(database)
     assert told.outcomes == {
-        Outcome.accept: 34,
-        Outcome.accept_warn: 7,  # five of them animals whose necks leave the image at the bottom
-        Outcome.reject: 1,
-        Outcome.partial: 1,
+        InspectionOutcome.accept: 34,
+        InspectionOutcome.accept_warn: 7,  # five of them animals whose necks leave the image at the bottom
+        InspectionOutcome.reject: 1,
+        InspectionOutcome.partial: 1,
     }
     assert {one.kind for one in found} == {Kind.pair}
     assert len(found) == 41

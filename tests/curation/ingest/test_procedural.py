@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from curation.images.codec import decode_layer
 from curation.synthetic.dataset import PromptAgreement, draw_seed, prompts, shows_prompt
-from curation.synthetic.shapes import COLOURS, FAMILIES, FIGURES, SUBJECTS, Subject, draw
+from curation.synthetic.shapes import COLOURS, FAMILIES, PAIR_METRICS, SUBJECTS, Subject, draw
 
 SOLID_RED = Subject("circle", "red")
 
@@ -73,10 +73,10 @@ def test_the_alpha_of_a_circle_is_its_area():
     assert rgba[..., 3].sum() / 255 == pytest.approx(np.pi * radius**2, rel=1e-3)
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_every_figure_stands_free_on_the_canvas(figure):
+@pytest.mark.parametrize("shape", PAIR_METRICS)
+def test_every_figure_stands_free_on_the_canvas(shape):
     for k in range(30):
-        subject = next(s for s in SUBJECTS.values() if s.figure == figure)
+        subject = next(s for s in SUBJECTS.values() if s.shape == shape)
         rgba = draw(subject, np.random.default_rng([8, k]), 128)
         alpha = rgba[..., 3]
         assert not alpha[[0, -1]].any()
@@ -86,8 +86,8 @@ def test_every_figure_stands_free_on_the_canvas(figure):
 
 
 def test_materials_have_the_alpha_of_their_kind():
-    def alphas(figure):
-        subject = next(s for s in SUBJECTS.values() if s.figure == figure)
+    def alphas(shape):
+        subject = next(s for s in SUBJECTS.values() if s.shape == shape)
         drawn = np.stack([draw(subject, np.random.default_rng([2, k]))[..., 3] for k in range(10)])
         return drawn[drawn > 0] / 255
 
@@ -107,8 +107,8 @@ def test_prompts_have_the_proportions_of_the_seed():
     assert texts == prompts(4_000, seed=1)
     assert texts[:100] == prompts(100, seed=1)
     assert texts != prompts(4_000, seed=2)
-    family_of = {figure: name for name, (_, figures, _) in FAMILIES.items() for figure in figures}
-    counts = Counter(family_of[SUBJECTS[text].figure] for text in texts)
+    family_of = {shape: name for name, (_, metrics, _) in FAMILIES.items() for shape in metrics}
+    counts = Counter(family_of[SUBJECTS[text].shape] for text in texts)
     for name, (share, _, _) in FAMILIES.items():
         assert counts[name] / 4_000 == pytest.approx(share, abs=0.03)
     assert {SUBJECTS[text].colour for text in texts} == set(COLOURS)
@@ -122,15 +122,15 @@ def test_the_captions_read_as_english():
 
 def test_fresh_pictures_show_their_prompts():
     """At least 97 of 100 unseen pictures of every figure are recognised, at two sizes; colours too."""
-    for figure in FIGURES:
-        subjects = [s for s in SUBJECTS.values() if s.figure == figure]
+    for shape in PAIR_METRICS:
+        subjects = [s for s in SUBJECTS.values() if s.shape == shape]
         seen = []
         for k in range(60):
             subject = subjects[k % len(subjects)]
-            rgba = draw(subject, np.random.default_rng([77, k, len(figure)]), 64 if k % 2 else 128)
+            rgba = draw(subject, np.random.default_rng([77, k, len(shape)]), 64 if k % 2 else 128)
             seen.append(shows_prompt(rgba, subject.text))
-        assert np.mean([agreement.shape for agreement in seen]) >= 0.97, figure
-        assert np.mean([agreement.colour for agreement in seen]) >= 0.97, figure
+        assert np.mean([agreement.shape for agreement in seen]) >= 0.97, shape
+        assert np.mean([agreement.colour for agreement in seen]) >= 0.97, shape
 
 
 @settings(deadline=None)  # the first picture pays for the examples
@@ -141,8 +141,8 @@ def test_a_picture_of_one_subject_does_not_show_another(drawn, asked, seed):
     if SUBJECTS[drawn].colour != SUBJECTS[asked].colour:
         assert not agreement.colour
     # Smoke is shapeless and strokes may stand like letters; all others are never taken for each other.
-    loose = {"smoke", "strokes"} & {SUBJECTS[drawn].figure, SUBJECTS[asked].figure}
-    if SUBJECTS[drawn].figure != SUBJECTS[asked].figure and not loose:
+    loose = {"smoke", "strokes"} & {SUBJECTS[drawn].shape, SUBJECTS[asked].shape}
+    if SUBJECTS[drawn].shape != SUBJECTS[asked].shape and not loose:
         assert not agreement.shape
 
 
@@ -168,7 +168,7 @@ def test_noise_shows_nothing():
         for text in SUBJECTS:
             agreement = shows_prompt(rgba, text)
             assert not (agreement.shape and agreement.colour), text
-            if SUBJECTS[text].figure not in {"smoke", "strokes"}:
+            if SUBJECTS[text].shape not in {"smoke", "strokes"}:
                 assert not agreement.shape, text
 
 
@@ -177,8 +177,8 @@ def test_an_even_layer_shows_nothing(alpha):
     """A filled canvas is no square: a figure has a border of nothing."""
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[...] = (215, 35, 40, alpha)
-    for figure in FIGURES:
-        asked = next(s for s in SUBJECTS.values() if s.figure == figure)
+    for shape in PAIR_METRICS:
+        asked = next(s for s in SUBJECTS.values() if s.shape == shape)
         assert not shows_prompt(rgba, asked.text).shape
 
 

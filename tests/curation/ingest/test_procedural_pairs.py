@@ -136,7 +136,7 @@ def test_wrong_texts_are_told():
         said = shows_pair(layers[FRONT], layers[BACK], join_texts(other.subject.text, other.ground.text))
         if scene.subject.colour != other.subject.colour:
             assert not said.colour, (scene.prompt, other.prompt)
-        if scene.subject.figure != other.subject.figure:
+        if scene.subject.shape != other.subject.shape:
             assert not said.shape, (scene.prompt, other.prompt)
     wrong = [
         shows_pair(layers[FRONT], layers[BACK], join_texts(scene.subject.text, text)).ground

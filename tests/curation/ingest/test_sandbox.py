@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from curation.errors import LayerloopError
-from curation.ingest.sandbox import Cause, Failure, Limits, Sandbox, run_confined
+from curation.ingest.sandbox import Cause, Failure, Sandbox, SandboxLimits, run_confined
 from curation.ingest.sandbox_wire import Message
 
 HERE = "test_sandbox"
-QUICK = Limits(cpu_seconds=1, wall_seconds=20)
+QUICK = SandboxLimits(cpu_seconds=1, wall_seconds=20)
 
 
 def work(request: Message) -> Message:
@@ -79,7 +79,7 @@ def test_each_way_to_fail_costs_one_item():
 
 
 def test_what_waits_without_working_is_ended_by_the_clock():
-    with Sandbox(work, load, parse, workers=1, limits=Limits(wall_seconds=0.3)) as sandbox:
+    with Sandbox(work, load, parse, workers=1, limits=SandboxLimits(wall_seconds=0.3)) as sandbox:
         assert causes(sandbox.run([1, 18, 2])) == {1: 1, 18: Cause.timed_out, 2: 4}
 
 
@@ -108,7 +108,7 @@ def test_bytes_and_open_files_go_in_and_bytes_come_back(tmp_path: Path):
 
 
 def test_an_answer_larger_than_allowed_is_refused():
-    small = Limits(answer_bytes=1000)
+    small = SandboxLimits(answer_bytes=1000)
     assert isinstance(run_confined(read_part, Message({}, [bytes(1000)]), limits=small), Message)
     found = run_confined(read_part, Message({}, [bytes(1001)]), limits=small)
     assert isinstance(found, Failure)

@@ -25,7 +25,7 @@ from curation.domain import Sample, Split
 from curation.errors import NotFound
 from curation.images.codec import decode_layer
 from curation.ingest.import_log import summarise
-from curation.ingest.inspection import Outcome
+from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.seed_import import import_seeds
 from tests.conftest import SHARED
 from tests.curation.ingest.test_examination import CHANGED
@@ -81,7 +81,12 @@ def outcomes(database) -> dict[str, tuple[str, list[str]]]:
 def test_every_file_has_its_outcome_and_good_ones_become_samples(database, store, folder):
     seen = []
     told = import_seeds(database, store, folder, seen.append)
-    assert told.outcomes == {Outcome.accept: 6, Outcome.duplicate: 2, Outcome.review: 1, Outcome.reject: 2}
+    assert told.outcomes == {
+        InspectionOutcome.accept: 6,
+        InspectionOutcome.duplicate: 2,
+        InspectionOutcome.review: 1,
+        InspectionOutcome.reject: 2,
+    }
     assert (told.files, told.fresh, told.refused) == (11, 11, 2)
     assert {one.name for one in told.named} == {"copy.webp", "smaller.png", "cut.png", "empty.png", "opaque.png"}
     found = outcomes(database)
@@ -135,7 +140,12 @@ def test_an_interrupted_import_goes_on_where_it_stopped(database, store, folder,
     assert 6 <= done < 11
     told = import_seeds(database, store, folder)
     assert told.fresh == 11 - done
-    assert told.outcomes == {Outcome.accept: 6, Outcome.duplicate: 2, Outcome.review: 1, Outcome.reject: 2}
+    assert told.outcomes == {
+        InspectionOutcome.accept: 6,
+        InspectionOutcome.duplicate: 2,
+        InspectionOutcome.review: 1,
+        InspectionOutcome.reject: 2,
+    }
     assert len(lines(database)) == 6
 
 
@@ -145,7 +155,7 @@ def test_a_changed_file_is_read_again_and_a_new_one_is_added(database, store, fo
     save(folder, "new.png", picture(21))
     told = import_seeds(database, store, folder)
     assert told.fresh == 2
-    assert told.outcomes[Outcome.accept] == 8
+    assert told.outcomes[InspectionOutcome.accept] == 8
     assert len(lines(database)) == 8
 
 
@@ -153,7 +163,7 @@ def test_the_same_files_in_another_folder_are_duplicates(database, store, folder
     import_seeds(database, store, folder)
     shutil.copytree(folder / "in", tmp_path / "other")
     told = import_seeds(database, store, tmp_path / "other")
-    assert told.outcomes == {Outcome.duplicate: 6}
+    assert told.outcomes == {InspectionOutcome.duplicate: 6}
     assert outcomes(database)["3.png"] == ("duplicate", ["duplicate_of:in/3.png"])
 
 
@@ -219,4 +229,6 @@ def test_the_bad_inputs_together(database, store, tmp_path):
     assert found["metadata_traversal.jsonl:5"] == ("reject", ["path_traversal"])
     assert found["traversal.zip/ok/good.png"][1][0] == "duplicate_of:plain_rgba.png"
     assert told.files == len(found)
-    assert len(lines(database)) == told.outcomes[Outcome.accept] + told.outcomes[Outcome.accept_warn]
+    assert (
+        len(lines(database)) == told.outcomes[InspectionOutcome.accept] + told.outcomes[InspectionOutcome.accept_warn]
+    )

@@ -23,8 +23,8 @@ import pytest
 from curation.domain import LayerRole
 from curation.ingest import confined
 from curation.ingest.confinement_check import check_confinement
-from curation.ingest.inspection import Item, Loaded, Outcome
-from curation.ingest.sandbox import Cause, Failure, Limits, Sandbox
+from curation.ingest.inspection import InspectionOutcome, Item, Loaded
+from curation.ingest.sandbox import Cause, Failure, Sandbox, SandboxLimits
 from curation.ingest.sandbox_wire import BadMessage, Message
 
 SECRET = "the-secret-of-this-home"
@@ -276,7 +276,7 @@ def head(facts: object, sizes: object) -> bytes:
 def test_a_false_answer_is_no_result_and_the_next_item_is_done(answer):
     with Sandbox(
         taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.facts["found"], workers=1,
-        limits=Limits(wall_seconds=60),
+        limits=SandboxLimits(wall_seconds=60),
     ) as own:  # fmt: skip
         results = own.run([f"{CHANNEL}say({answer!r})\ntime.sleep(0.2)\nos._exit(0)\n", "found = 'next'"])
         first, second = (result for _, result in results)
@@ -291,7 +291,7 @@ def test_ten_gigabytes_as_an_answer_are_not_read(sandbox):
     program = f"{CHANNEL}say({head({'answer': {}}, [500 << 20])!r})\nwhile True:\n    say(bytes(1 << 20))\n"
     with Sandbox(
         taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.facts["found"], workers=1,
-        limits=Limits(answer_bytes=50 << 20),
+        limits=SandboxLimits(answer_bytes=50 << 20),
     ) as own:  # fmt: skip
         found = attack(own, program)
         assert isinstance(found, Failure)
@@ -303,7 +303,7 @@ def test_who_ignores_the_limit_of_cpu_is_ended_by_the_clock():
     program = "signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True:\n    pass\n"
     with Sandbox(
         taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.facts["found"], workers=1,
-        limits=Limits(cpu_seconds=1, wall_seconds=4),
+        limits=SandboxLimits(cpu_seconds=1, wall_seconds=4),
     ) as own:  # fmt: skip
         results = dict(own.run([program, "found = 'next'"]))
     assert [result.cause if isinstance(result, Failure) else result for result in results.values()] == [
@@ -317,7 +317,7 @@ FACTS = {"outcome": "accept", "codes": [], "sentence": "", "sizes": {"foreground
 
 def test_an_honest_answer_is_taken_and_its_hidden_colours_are_not():
     found = confined.parse(LOADED, Message(FACTS, [bytes([9, 9, 9, 0]) * 8 + bytes([1, 2, 3, 255]) * 8]))
-    assert found.outcome is Outcome.accept
+    assert found.outcome is InspectionOutcome.accept
     again = confined.parse(LOADED, Message(FACTS, [bytes(4) * 8 + bytes([1, 2, 3, 255]) * 8]))
     assert found.layer == again.layer
 

@@ -1,4 +1,4 @@
-"""`layerloop desk` and the doctor against a real Label Studio, with both kinds of its tokens, and without any."""
+"""`layerloop labeling` and the doctor against a real Label Studio, with both kinds of its tokens, and without any."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def here(studio, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Commands run in this test's own instance, whose desk is the running Label Studio."""
-    there = {"desk": f"label-studio+{studio.server.address}/", "desk_token": studio.server.token}
+    there = {"labeling": f"label-studio+{studio.server.address}/", "labeling_token": studio.server.token}
     settings = Settings(**settings.model_dump() | there)
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
@@ -36,7 +36,7 @@ def here(studio, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Setting
 
 
 def call(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, ["desk", *arguments])
+    result = CliRunner().invoke(app, ["labeling", *arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return result.stdout
 
@@ -47,7 +47,7 @@ def test_a_round_goes_there_and_back_by_commands(here, studio, database, store):
         made = make_candidates(tx, store, number, 3)
     [told] = json.loads(call("reconcile", "--json", code=1))
     assert told["told"] == f"3 waiting candidates of round {number} have no task"
-    assert json.loads(call("put-up", str(number), "--json")) == {"up": 3, "down": 0}
+    assert json.loads(call("push", str(number), "--json")) == {"up": 3, "down": 0}
     [row] = json.loads(call("status", "--json"))
     assert (row["round"], row["up"], row["answered"]) == (number, 3, 0)
     seat = Seat(studio, database, None, number, made)
@@ -57,14 +57,14 @@ def test_a_round_goes_there_and_back_by_commands(here, studio, database, store):
     assert json.loads(call("reconcile", "--apply", "--json")) == []
     assert seat.state(0) == "accepted"
     studio.say(seat.task(1), REJECT)
-    assert json.loads(call("collect", "--round", str(number), "--json")) == {"kept": 1}
+    assert json.loads(call("pull", "--round", str(number), "--json")) == {"kept": 1}
     call("switch", str(number), "pages")
-    assert json.loads(call("put-up", str(number), "--json")) == {"up": 0, "down": 1}
+    assert json.loads(call("push", str(number), "--json")) == {"up": 0, "down": 1}
     with database.transaction() as tx:
         reviewers.add_reviewer(tx, "Olga")
-    [person] = json.loads(call("people", "--match", f"{OWNER}=Olga", "--json"))
+    [person] = json.loads(call("users", "--match", f"{OWNER}=Olga", "--json"))
     assert (person["email"], person["name"]) == (OWNER, "Olga")
-    assert "nothing new" in CliRunner().invoke(app, ["desk", "collect"]).output
+    assert "nothing new" in CliRunner().invoke(app, ["labeling", "pull"]).output
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_round_goes_there_and_back_by_commands(here, studio, database, store):
 def test_what_cannot_be_is_refused(here, database, arguments, code):
     with database.transaction() as tx:
         make_round(tx)
-    assert code in str(CliRunner().invoke(app, ["desk", *arguments]).exception)
+    assert code in str(CliRunner().invoke(app, ["labeling", *arguments]).exception)
 
 
 def test_a_personal_access_token_works_as_a_legacy_one(studio, here):
@@ -91,7 +91,7 @@ def test_a_personal_access_token_works_as_a_legacy_one(studio, here):
         answer = browser.post("/api/token/", headers=ours)
         assert answer.status_code == 201, answer.text
         token = answer.json()["token"]
-    desk = open_desk(Settings(**here.model_dump() | {"desk_token": token}))
+    desk = open_desk(Settings(**here.model_dump() | {"labeling_token": token}))
     assert OWNER in desk.people().values()
     desk.close()
 
@@ -101,8 +101,8 @@ def test_the_doctor_looks_at_the_desk(here):
     assert found.well
     assert here.desk.removesuffix("/").removeprefix("label-studio+") in found.told
     for change, hint in (
-        ({"desk_token": "0" * 40}, "LAYERLOOP_DESK_TOKEN"),
-        ({"desk": "label-studio+http://127.0.0.1:1"}, "running"),
+        ({"labeling_token": "0" * 40}, "LAYERLOOP_LABELING_TOKEN"),
+        ({"labeling": "label-studio+http://127.0.0.1:1"}, "running"),
     ):
         [found] = [one for one in examine(Settings(**here.model_dump() | change)) if one.part == "desk"]
         assert not found.well
@@ -111,14 +111,14 @@ def test_the_doctor_looks_at_the_desk(here):
 
 @pytest.mark.parametrize("desk", ["label-studio", "label-studio+ftp://x", "cvat+http://x", "http://x"])
 def test_an_address_of_another_kind_is_refused(settings, desk):
-    with pytest.raises(Refused, match="LAYERLOOP_DESK"):
-        open_desk(settings.model_copy(update={"desk": desk}))
+    with pytest.raises(Refused, match="LAYERLOOP_LABELING"):
+        open_desk(settings.model_copy(update={"labeling": desk}))
 
 
 def test_a_server_that_is_away_loses_nothing(settings, database, store):
     from curation.runtime.context import open_labeling_sync
 
-    away = {"desk": f"label-studio+http://127.0.0.1:{free_port()}", "desk_token": "0" * 40}
+    away = {"labeling": f"label-studio+http://127.0.0.1:{free_port()}", "labeling_token": "0" * 40}
     settings = Settings(**settings.model_dump() | away)
     context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
     with database.transaction() as tx:

@@ -8,7 +8,7 @@ import uuid
 import pytest
 import sqlalchemy as sa
 
-from curation.db.tables import desk_postings, rounds
+from curation.db.tables import labeling_tasks, rounds
 from curation.domain import RejectReason
 from curation.labeling import projects, reconcile
 from curation.review import decisions, queue, reviewers
@@ -126,7 +126,7 @@ def test_what_is_decided_at_our_pages_leaves_the_other_desk_and_the_other_way_ro
 
 def test_an_answer_waits_while_somebody_looks_here(seat):
     with seat.database.transaction() as tx:
-        tx.execute(sa.update(desk_postings).values(reserved_until=None))  # for who was there in other tests
+        tx.execute(sa.update(labeling_tasks).values(reserved_until=None))  # for who was there in other tests
         ada = reviewers.add_reviewer(tx, "ada")
         queue.claim_items(tx, ada.id, seat.round, 8, (), 60)
     seat.studio.say(seat.task(0), ACCEPT, by=BOB)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from curation import jobs
 from curation.adapters.celery_queue import CeleryQueue, make_app
-from curation.db.tables import desk_postings
+from curation.db.tables import labeling_tasks
 from curation.domain import Verdict
 from curation.errors import Unreachable
 from curation.labeling import projects, reconcile
@@ -113,7 +113,7 @@ def test_a_hook_wakes_and_fifty_decisions_without_one_are_not_lost(seat, databas
     from curation.adapters.label_studio import LabelStudioBackend
 
     port = free_port()
-    hook = (f"http://127.0.0.1:{port}/api/desk/hook", {HOOK_HEADER: "the secret"})
+    hook = (f"http://127.0.0.1:{port}/api/labeling/webhook", {HOOK_HEADER: "the secret"})
     woken = LabelStudioBackend(seat.studio.server.address, seat.studio.server.token, hook)
     other = make_seat(seat.studio, woken, database, store, 52)
     receiver = HTTPServer(("127.0.0.1", port), Receiver)
@@ -174,7 +174,7 @@ def test_put_back_to_a_backup_both_sides_agree_again_and_decisions_stand(seat, s
 
 
 def test_a_desk_that_is_away_is_told_once(database, store, settings, caplog):
-    away = {"desk": f"label-studio+http://127.0.0.1:{free_port()}", "desk_token": "0" * 40}
+    away = {"labeling": f"label-studio+http://127.0.0.1:{free_port()}", "labeling_token": "0" * 40}
     settings = type(settings)(**settings.model_dump() | away)
     context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
     with database.transaction() as tx:
@@ -185,12 +185,12 @@ def test_a_desk_that_is_away_is_told_once(database, store, settings, caplog):
     jobs.review._failures.clear()
     with caplog.at_level(logging.WARNING, "layerloop.jobs"):
         for _ in range(3):
-            jobs.sweep(context)
-            jobs.put_up(context, number)
+            jobs.reconcile(context)
+            jobs.push_tasks(context, number)
     assert [job.name for job in asked] == ["put_up"] * 3
     assert len([one for one in caplog.records if "does not answer" in one.message]) == 1
     with database.transaction() as tx:
-        assert tx.scalar(sa.select(sa.func.count()).select_from(desk_postings)) == 3
+        assert tx.scalar(sa.select(sa.func.count()).select_from(labeling_tasks)) == 3
 
 
 def test_the_owner_is_a_reviewer_like_others(seat):

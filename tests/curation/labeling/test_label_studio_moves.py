@@ -28,7 +28,7 @@ def moved(exchange: LabelingSync, address: str = NEW) -> LabelingSync:
 def pages(seat: Seat) -> dict[int, tuple[bool, object]]:
     """Of each task: whether it is shown from the new address, and when it had last changed."""
     found = seat.studio.client.tasks.list(project=seat.board.number, page_size=500, include="id,data,updated_at")
-    return {task.id: (f'src="{NEW}/api/desk/previews/' in task.data["look"], task.updated_at) for task in found}
+    return {task.id: (f'src="{NEW}/api/labeling/previews/' in task.data["look"], task.updated_at) for task in found}
 
 
 def test_what_is_open_is_shown_from_the_new_address_and_what_was_said_stays(seat):
@@ -102,7 +102,9 @@ def test_its_hook_is_moved_too_and_never_hung_twice(studio, desk, database, stor
     from curation.adapters.label_studio import LabelStudioBackend
 
     def at(where: str, secret: str) -> LabelStudioBackend:
-        return LabelStudioBackend(desk.address, studio.server.token, (f"{where}/api/desk/hook", {"X-Of-Ours": secret}))
+        return LabelStudioBackend(
+            desk.address, studio.server.token, (f"{where}/api/labeling/webhook", {"X-Of-Ours": secret})
+        )
 
     first, second = at("http://127.0.0.1:1", "one"), at(NEW, "two")
     seat = make_seat(studio, first, database, store, 2)
@@ -111,7 +113,7 @@ def test_its_hook_is_moved_too_and_never_hung_twice(studio, desk, database, stor
     for _ in range(2):
         context.collect(everything=True)
     [hook] = studio.client.webhooks.list(project=str(seat.board.number))
-    assert (hook.url, hook.is_active) == (f"{NEW}/api/desk/hook?board={seat.board.id}", True)
+    assert (hook.url, hook.is_active) == (f"{NEW}/api/labeling/webhook?board={seat.board.id}", True)
     assert hook.headers["X-Of-Ours"] == "two"
     first.close()
     second.close()
@@ -120,16 +122,16 @@ def test_its_hook_is_moved_too_and_never_hung_twice(studio, desk, database, stor
 def test_a_worker_notices_when_it_starts(seat, settings, database, store):
     there = {
         "desk": f"label-studio+{seat.studio.server.address}",
-        "desk_token": seat.studio.server.token,
+        "labeling_token": seat.studio.server.token,
         "address": NEW,
     }
     settings = type(settings)(**settings.model_dump() | there)
     context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
     seat.exchange.collect()
-    jobs.collect(context, str(seat.board.id))
+    jobs.pull_annotations(context, str(seat.board.id))
     first = pages(seat)
     assert all(new for new, _ in first.values())
-    jobs.collect(context, str(seat.board.id))
+    jobs.pull_annotations(context, str(seat.board.id))
     assert pages(seat) == first
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from curation.adapters.label_studio_projects import same_configuration
 from curation.adapters.label_studio_view import configuration
-from curation.db.tables import desk_boards, desk_postings
+from curation.db.tables import labeling_projects, labeling_tasks
 from curation.domain import Kind
 from curation.labeling import projects as boards
 from curation.labeling import reconcile
@@ -109,7 +109,7 @@ def test_one_posting_that_is_refused_does_not_stop_the_others(seat, store, monke
     monkeypatch.setattr(label_studio_tasks, "task_data", without_a_page)
     assert seat.exchange.put_up(seat.round) == {"up": 4}
     with seat.database.transaction() as tx:
-        [row] = tx.execute(sa.select(desk_postings).where(desk_postings.c.state == "refused")).all()
+        [row] = tx.execute(sa.select(labeling_tasks).where(labeling_tasks.c.state == "refused")).all()
     assert row.candidate_id == hostile
     assert "look" in row.refused
     assert seat.exchange.put_up(seat.round) == {}, "it is not tried for ever; the pages have it"
@@ -138,7 +138,7 @@ def test_a_project_is_found_by_our_ids_where_its_number_was_lost(seat, store, le
         seat.studio.client.projects.update(number, description="edited", title="edited")
     with seat.database.transaction() as tx:
         lost = {"made_at": None} if legacy else {"number": None, "made_at": None}
-        tx.execute(sa.update(desk_boards).where(desk_boards.c.round_id == seat.round).values(lost))
+        tx.execute(sa.update(labeling_projects).where(labeling_projects.c.round_id == seat.round).values(lost))
     more(seat, store, 2)
     assert seat.exchange.put_up(seat.round) == {"up": 2}
     assert (projects(seat), seat.board.number) == (before, number)

@@ -110,6 +110,6 @@ def test_a_number_that_comes_back_with_another_author_is_another_answer(seat):
     assert seat.accepted() == 1
     with seat.database.transaction() as tx:
         rows = tx.connection.exec_driver_sql(
-            "select author, decision_id is not null, refused is not null from desk_answers order by id"
+            "select author, decision_id is not null, refused is not null from labeling_annotations order by id"
         ).all()
     assert [tuple(row) for row in rows] == [(CID, True, False), (ADA, False, True)]

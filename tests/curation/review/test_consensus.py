@@ -17,9 +17,9 @@ from curation.domain import CandidateState, Job, Role, RuleVerdict, Verdict
 from curation.errors import Conflict, Refused
 from curation.quality import aggregation
 from curation.review import decisions
-from curation.review.consensus import Consensus, Rule, rounds_to_learn, set_consensus
+from curation.review.consensus import Consensus, ConsensusRule, rounds_to_learn, set_consensus
 from curation.review.queue import claim_batch
-from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
 from tests.making import make_candidates, make_round, states
 
@@ -35,10 +35,10 @@ class Panel:
     ids: list[uuid.UUID]
     people: dict[str, int] = field(default_factory=dict)
 
-    def who(self, name: str, access: Role = Role.annotator) -> int:
+    def who(self, name: str, role: Role = Role.annotator) -> int:
         if name not in self.people:
             with self.database.transaction() as tx:
-                self.people[name] = add_reviewer(tx, name, access).id
+                self.people[name] = add_reviewer(tx, name, role).id
         return self.people[name]
 
     def take(self, name: str, count: int = 8, holding: tuple[uuid.UUID, ...] = ()) -> list[uuid.UUID]:
@@ -79,7 +79,7 @@ def open_panel(database, store):
 
 
 def majority(overlap: int = 3, **more) -> Consensus:
-    return Consensus(Rule.majority, overlap, **more)
+    return Consensus(ConsensusRule.majority, overlap, **more)
 
 
 def test_a_verdict_stands_when_enough_have_said_it(open_panel):
@@ -212,15 +212,15 @@ def test_a_skip_is_no_verdict(open_panel):
 
 
 def test_the_oracle_decides_alone_unless_it_is_a_voice(open_panel):
-    alone, voice = open_panel(majority(2)), open_panel(majority(2, machines_vote=True))
+    alone, voice = open_panel(majority(2)), open_panel(majority(2, rule_reviewer_votes=True))
     for panel, state in ((alone, "rejected"), (voice, "waiting")):
         panel.decide("ann", panel.ids[0])
         with panel.database.transaction() as tx:
-            oracle = oracle_reviewer(tx)
+            oracle = add_rule_reviewer(tx)
             card = next(
                 card for card in decisions.claim_items(tx, oracle, panel.number, 8, (), 60) if card.id == panel.ids[0]
             )
-            decisions.decide_by_oracle(tx, oracle, card, RuleVerdict(REJECT, (), "a halo"))
+            decisions.record_rule_verdict(tx, oracle, card, RuleVerdict(REJECT, (), "a halo"))
         assert panel.row(panel.ids[0])[0] == state
         with panel.database.transaction() as tx:
             tx.execute(sa.update(reviewers).values(name=sa.func.md5(reviewers.c.name)))
@@ -228,7 +228,7 @@ def test_the_oracle_decides_alone_unless_it_is_a_voice(open_panel):
 
 def test_what_is_known_of_reviewers_settles_what_a_majority_would_not(open_panel):
     """Ann and Bob are always right, Cy says what he likes: learnt from the others, two against one is sure enough."""
-    panel = open_panel(Consensus(Rule.dawid_skene, 3, certainty=0.9), count=30)
+    panel = open_panel(Consensus(ConsensusRule.dawid_skene, 3, certainty=0.9), count=30)
     asked: list[Job] = []
     panel.database.send = asked.append
     truth = {one: place % 2 == 0 for place, one in enumerate(panel.ids)}
@@ -274,7 +274,7 @@ def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
         done = aggregation.apply_flips(tx, panel.number)
         assert (done["flips"], done["turned"]) == (told["flips"], len(told["flips"]))
         assert aggregation.apply_flips(tx, panel.number)["turned"] == 0, "twice is once"
-        rows = tx.execute(sa.select(decisions_table).where(decisions_table.c.desk == "consensus")).all()
+        rows = tx.execute(sa.select(decisions_table).where(decisions_table.c.channel == "consensus")).all()
     assert len(rows) == len(told["flips"])
     assert all(row.final and row.comment.startswith(f"aggregation {done['aggregation']}:") for row in rows)
     assert {row.candidate_id: row.verdict for row in rows} == {
@@ -294,7 +294,12 @@ def test_consensus_is_said_before_the_first_decision(open_panel):
     panel.decide("ann", panel.ids[0])
     with pytest.raises(Conflict, match="already has decisions"), panel.database.transaction() as tx:
         set_consensus(tx, panel.number, Consensus(), "test")
-    for wrong in ({"overlap": 2}, {"rule": Rule.majority}, {"rule": Rule.majority, "overlap": 99}, {"certainty": 2}):
+    for wrong in (
+        {"overlap": 2},
+        {"rule": ConsensusRule.majority},
+        {"rule": ConsensusRule.majority, "overlap": 99},
+        {"certainty": 2},
+    ):
         with pytest.raises(Refused):
             Consensus(**wrong)
     assert Consensus.read({}) == Consensus()

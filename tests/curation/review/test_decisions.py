@@ -21,7 +21,7 @@ from curation.domain import CandidateState, LayerRole, Prompt, RejectReason, Rul
 from curation.errors import Conflict, NotFound, Refused
 from curation.images.codec import encode_layer, visible_hash
 from curation.review import decisions
-from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
 from tests.making import make_candidates, make_round, picture, states
 
@@ -75,7 +75,7 @@ def test_an_accept_is_kept_and_becomes_a_sample(desk):
     (round_row,) = desk.rows(rounds_table)
     expected = {
         "id": decided.decision, "candidate_id": card.id, "reviewer_id": desk.ann, "verdict": "accept", "reasons": [],
-        "comment": "crisp", "dwell_ms": 1200, "desk": "pages", "checkpoint_id": round_row["checkpoint_id"],
+        "comment": "crisp", "dwell_ms": 1200, "channel": "pages", "checkpoint_id": round_row["checkpoint_id"],
         "propensity": 1.0, "undoes": None,
     }  # fmt: skip
     assert {name: row[name] for name in expected} == expected
@@ -294,29 +294,31 @@ def said(verdict, *reasons):
 
 def test_the_oracle_decides_like_anybody_in_its_own_name(desk):
     with desk.database.transaction() as tx:
-        oracle = oracle_reviewer(tx)
+        oracle = add_rule_reviewer(tx)
         good, bad = decisions.claim_items(tx, oracle, desk.number, 2, (), 60)
-        decisions.decide_by_oracle(tx, oracle, good, said(ACCEPT))
-        decided = decisions.decide_by_oracle(tx, oracle, bad, said(REJECT, RejectReason.halo))
+        decisions.record_rule_verdict(tx, oracle, good, said(ACCEPT))
+        decided = decisions.record_rule_verdict(tx, oracle, bad, said(REJECT, RejectReason.halo))
         assert decided.state == "rejected"
     by = {row["candidate_id"]: row for row in desk.rows(decisions_table)}
-    assert {row["desk"] for row in by.values()} == {"oracle"}
+    assert {row["channel"] for row in by.values()} == {"rule_reviewer"}
     assert by[bad.id]["comment"] == "its halo is 0.4, above 0.1"
     assert by[bad.id]["dwell_ms"] is None
     with desk.database.transaction() as tx:
-        assert decisions.decide_by_oracle(tx, oracle, bad, said(REJECT, RejectReason.halo)) == decided, "a repeated job"
+        assert decisions.record_rule_verdict(tx, oracle, bad, said(REJECT, RejectReason.halo)) == decided, (
+            "a repeated job"
+        )
         with pytest.raises(Conflict):
-            decisions.decide_by_oracle(tx, oracle, good, said(REJECT))
+            decisions.record_rule_verdict(tx, oracle, good, said(REJECT))
     assert len(desk.rows(decisions_table)) == 2
 
 
 def test_the_oracle_may_say_the_same_again_after_an_undo(desk):
     with desk.database.transaction() as tx:
-        oracle = oracle_reviewer(tx)
+        oracle = add_rule_reviewer(tx)
         (card,) = decisions.claim_items(tx, oracle, desk.number, 1, (), 60)
-        first = decisions.decide_by_oracle(tx, oracle, card, said(ACCEPT))
+        first = decisions.record_rule_verdict(tx, oracle, card, said(ACCEPT))
         undone = decisions.undo(tx, oracle, first.decision, key=uuid.uuid4(), seconds=60)
-        again = decisions.decide_by_oracle(tx, oracle, undone.card, said(ACCEPT))
+        again = decisions.record_rule_verdict(tx, oracle, undone.card, said(ACCEPT))
     assert again.decision > first.decision
     assert states(desk.database, desk.number) == {"accepted": 1, "waiting": 3}
 

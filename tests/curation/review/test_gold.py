@@ -259,11 +259,11 @@ def test_whoever_sees_what_is_plain_is_never_paused(database, hiding):
 
 
 def test_the_oracle_is_shown_no_gold(database, hiding):
-    from curation.review.reviewers import oracle_reviewer
+    from curation.review.reviewers import add_rule_reviewer
 
     known = pieces(database)
     with database.transaction() as tx:
-        cards = decisions.claim_items(tx, oracle_reviewer(tx), hiding, 40, (), 60)
+        cards = decisions.claim_items(tx, add_rule_reviewer(tx), hiding, 40, (), 60)
     assert not known.keys() & {card.id for card in cards}
 
 

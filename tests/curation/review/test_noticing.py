@@ -9,7 +9,7 @@ from curation.errors import Refused
 from curation.images.codec import over
 from curation.screening.defects import DEFECTS, REASONS, plant
 from curation.statistics.dawid_skene import Skills, Vote, fit_skills
-from curation.statistics.psychometric import LAPSE, Look, fit_curve, rejects
+from curation.statistics.psychometric import LAPSE, GoldTrial, fit_curve, rejects
 from curation.synthetic.shapes import choose_subject, draw
 from tests.benchmarks.consensus import measure
 
@@ -19,7 +19,7 @@ GREEN = (90, 160, 90)
 def simulate(rng: np.random.Generator, threshold: float, n: int, slope: float = 12.0, guess: float = 0.05):
     severities = rng.uniform(0.02, 1, n)
     said = rng.random(n) < rejects(severities, threshold, slope, guess)
-    return [Look(float(s), bool(r)) for s, r in zip(severities, said, strict=True)]
+    return [GoldTrial(float(s), bool(r)) for s, r in zip(severities, said, strict=True)]
 
 
 @pytest.mark.parametrize("threshold", [0.15, 0.3, 0.5, 0.7])
@@ -41,12 +41,12 @@ def test_more_answers_make_a_narrower_interval():
 
 
 def test_answers_that_are_all_alike_are_borne():
-    blind = fit_curve([Look(s, rejected=False) for s in np.linspace(0.1, 1, 20)], [False] * 20)
-    keen = fit_curve([Look(s, rejected=True) for s in np.linspace(0.1, 1, 20)], [False] * 20)
+    blind = fit_curve([GoldTrial(s, rejected=False) for s in np.linspace(0.1, 1, 20)], [False] * 20)
+    keen = fit_curve([GoldTrial(s, rejected=True) for s in np.linspace(0.1, 1, 20)], [False] * 20)
     assert blind.low > 0.9
     assert keen.high < 0.35
     assert fit_curve([], [False]) is None
-    assert keen.guess < fit_curve([Look(0.5, rejected=True)], [True] * 8).guess
+    assert keen.guess < fit_curve([GoldTrial(0.5, rejected=True)], [True] * 8).guess
     assert rejects(1.0, 0.1, 50, 0.05) == pytest.approx(1 - LAPSE)
     assert rejects(0.0, 0.9, 50, 0.05) == pytest.approx(0.05)
 

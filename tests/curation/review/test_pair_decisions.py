@@ -16,7 +16,7 @@ from curation.errors import Conflict, Refused
 from curation.reporting import round_report
 from curation.review import decisions
 from curation.review.queue import claim_items
-from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.screening.rules import screen_candidates
 from curation.selection.select import select_candidates
 from tests.making import make_candidates, make_pairs, make_round, scenes
@@ -31,7 +31,7 @@ def desk(database, store):
     drawn = scenes(6)
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
-        ids = make_pairs(tx, store, number, drawn, CandidateState.drawn)
+        ids = make_pairs(tx, store, number, drawn, CandidateState.generated)
         screen_candidates(tx, store, ids)
         select_candidates(tx, number)
         ann = add_reviewer(tx, "ann").id
@@ -112,11 +112,11 @@ def test_an_accepted_pair_is_one_sample_of_three_layers_in_the_next_snapshot(dat
 
 def test_the_oracle_names_layers_too(database, desk):
     with database.transaction() as tx:
-        oracle = oracle_reviewer(tx)
+        oracle = add_rule_reviewer(tx)
         card, other = claim_items(tx, oracle, desk.number, 2, (), 60)
         said = RuleVerdict(Verdict.reject, (CLASH, RESIDUE), "another light", (WHOLE, BACK))
-        decisions.decide_by_oracle(tx, oracle, card, said)
-        decisions.decide_by_oracle(tx, oracle, other, RuleVerdict(Verdict.accept, (), "clean"))
+        decisions.record_rule_verdict(tx, oracle, card, said)
+        decisions.record_rule_verdict(tx, oracle, other, RuleVerdict(Verdict.accept, (), "clean"))
     first, second = rows(database, decisions_table)
     assert (first.reasons, first.layers) == (["clash", "residue"], ["blended", "background"])
     assert second.layers == []

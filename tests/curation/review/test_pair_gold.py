@@ -17,7 +17,7 @@ from curation.images.codec import decode_layer
 from curation.images.pairs import blended_error
 from curation.quality import gold_creation
 from curation.reporting import round_report
-from curation.reporting.reviewer_stats import as_text, reviewer_figures
+from curation.reporting.reviewer_stats import as_text, reviewer_statistics
 from curation.review import gold
 from curation.review.decisions import decide, undo
 from curation.review.gold import GoldTerms, set_gold
@@ -116,14 +116,14 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
     assert seen > 10
     with database.transaction() as tx:
         trail = latest_decisions(tx, ann.id, 5)
-        told = reviewer_figures(tx, ann, to_themselves=False)
-        figures = round_report.round_report(tx, hiding)
+        told = reviewer_statistics(tx, ann, to_themselves=False)
+        metrics = round_report.round_report(tx, hiding)
         assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, "no gold became a sample"
         looks, clean = gold.read_looks(tx, ann.id)
         assert undo(tx, ann.id, None, key=uuid.uuid4(), seconds=60).card.kind == "pair"
     assert len(trail) == 5
     assert sum(map(len, looks.values())) + len(clean) == seen
-    assert figures["human"]["decisions"] == figures["funnel"]["rejected"] == 20
+    assert metrics["human"]["decisions"] == metrics["funnel"]["rejected"] == 20
     curves = told["gold"]["curves"]
     assert {one["kind"] for one in curves} == {"pair"}
     assert {one["defect"] for one in curves} == set(looks)
@@ -150,7 +150,7 @@ def test_curves_of_single_layers_and_of_pairs_stand_apart(database, store, hidin
             verdict = Verdict.reject if row.round_id == single else Verdict.accept
             decide(tx, ann.id, row.candidate_id, verdict, key=uuid.uuid4())
         tx.execute(sa.text("update reviewers set paused = null"))
-        curves = {one["kind"]: one for one in reviewer_figures(tx, ann, to_themselves=False)["gold"]["curves"]}
+        curves = {one["kind"]: one for one in reviewer_statistics(tx, ann, to_themselves=False)["gold"]["curves"]}
     assert set(curves) == {"single", "pair"}
     assert curves["single"]["threshold"] < 0.4
     assert curves["pair"]["threshold"] > 0.8

@@ -13,7 +13,7 @@ from curation.db.tables import decisions as decisions_table
 from curation.domain import CandidateState, Verdict
 from curation.reporting import round_report
 from curation.review import consensus, decisions
-from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.review.verdicts import CONSENSUS, settle
 from curation.rounds.policies import Mixed
 from curation.selection import review_cost
@@ -30,7 +30,7 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
         ids = list(make_candidates(tx, store, number, 9))
         for place, name in enumerate(["likely"] * 4 + ["random"] * 5):
             tx.execute(sa.update(candidates).where(candidates.c.id == ids[place]).values(slice=name))
-        ann, oracle = add_reviewer(tx, "ann").id, oracle_reviewer(tx)
+        ann, oracle = add_reviewer(tx, "ann").id, add_rule_reviewer(tx)
 
         def say(place, verdict, dwell_ms, who=ann):
             return decisions.decide(tx, who, ids[place], verdict, key=uuid.uuid4(), dwell_ms=dwell_ms)
@@ -72,8 +72,8 @@ def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, st
             say(who, turned, Verdict.accept if who else Verdict.reject)
         for who in range(2):
             say(who, begun)
-        machine = add_reviewer(tx, CONSENSUS, kind="oracle").id
-        row = {"candidate_id": turned, "reviewer_id": machine, "verdict": "reject", "desk": CONSENSUS, "final": True,
+        machine = add_reviewer(tx, CONSENSUS, kind="rule_reviewer").id
+        row = {"candidate_id": turned, "reviewer_id": machine, "verdict": "reject", "channel": CONSENSUS, "final": True,
                "key": uuid.uuid4()}  # fmt: skip
         tx.execute(sa.insert(decisions_table), row)
         settle(tx, turned, CandidateState.rejected)

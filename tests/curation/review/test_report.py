@@ -17,8 +17,8 @@ from curation.domain import CandidateState, RejectReason, Verdict
 from curation.errors import NotFound
 from curation.reporting import round_report
 from curation.review import decisions, progress
-from curation.review.consensus import Consensus, Rule, set_consensus
-from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.consensus import Consensus, ConsensusRule, set_consensus
+from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
 from tests.making import make_candidates, make_round
 
@@ -54,7 +54,7 @@ def judged(database, store):
         for one, signal in zip(refused, ("no_visible", "no_visible"), strict=True):
             row = {"candidate_id": one, "signals": {}, "refused_by": signal, "refused_value": 0.0}
             tx.execute(sa.insert(screenings), row)
-        ann, bob, oracle = add_reviewer(tx, "ann").id, add_reviewer(tx, "bob").id, oracle_reviewer(tx)
+        ann, bob, oracle = add_reviewer(tx, "ann").id, add_reviewer(tx, "bob").id, add_rule_reviewer(tx)
 
         def say(who, one, verdict, dwell_ms=None, *reasons):
             return decisions.decide(tx, who, one, verdict, key=uuid.uuid4(), dwell_ms=dwell_ms, reasons=reasons)
@@ -88,22 +88,22 @@ def test_the_report_of_a_round_is_what_was_worked_out_by_hand(database, judged):
     with database.transaction() as tx:
         told = round_report.round_report(tx, judged)
     assert told["funnel"] == {
-        "requested": 12, "drawn": 11, "refused": 2, "shown": 8, "decided": 7, "accepted": 4, "rejected": 3,
+        "requested": 12, "generated": 11, "refused": 2, "shown": 8, "decided": 7, "accepted": 4, "rejected": 3,
         "waiting": 1, "unshown": 1, "failed": 0,
     }  # fmt: skip
     assert told["refusals"] == [{"signal": "no_visible", "count": 2}]
     assert told["reasons"] == [
         {"reason": "halo", "layer": None, "count": 2, "kind": "person"},
         {"reason": "cropped", "layer": None, "count": 1, "kind": "person"},
-        {"reason": "holes", "layer": None, "count": 1, "kind": "oracle"},
+        {"reason": "holes", "layer": None, "count": 1, "kind": "rule_reviewer"},
     ]
     assert told["signals"] == []
     # People: rejects weigh 2 (shown with propensity 0.5) and 1, accepts 1 + 1 + 1. The undone reject counts nowhere.
     people = told["defects_per_100"]["person"]
     low, high = round_report.wilson(3 / 6, 6**2 / 8)
     assert people == pytest.approx({"value": 50.0, "low": 100 * low, "high": 100 * high, "n": 5})
-    assert told["defects_per_100"]["oracle"]["value"] == pytest.approx(50.0)
-    assert told["defects_per_100"]["oracle"]["n"] == 2
+    assert told["defects_per_100"]["rule_reviewer"]["value"] == pytest.approx(50.0)
+    assert told["defects_per_100"]["rule_reviewer"]["n"] == 2
     # 18 s in six measured looks is 3 s a look; seven looks, one of them unmeasured, for three accepts.
     assert told["human"]["seconds_per_accept"] == pytest.approx(3.0 * 7 / 3)
     assert told["human"]["accepts_per_hour"] == pytest.approx(3600 / 7)
@@ -111,8 +111,8 @@ def test_the_report_of_a_round_is_what_was_worked_out_by_hand(database, judged):
     by_name = {one["name"]: one for one in told["human"]["reviewers"]}
     assert by_name["ann"] == {"name": "ann", "kind": "person", "decisions": 4, "accepted": 3, "median_dwell_ms": 2000.0}
     assert by_name["bob"] == {"name": "bob", "kind": "person", "decisions": 1, "accepted": 0, "median_dwell_ms": 6000.0}
-    assert by_name["oracle"]["kind"] == "oracle"
-    assert told["oracle"] == {"decisions": 2, "accepted": 1}
+    assert by_name["rule_reviewer"]["kind"] == "rule_reviewer"
+    assert told["rule_reviewer"] == {"decisions": 2, "accepted": 1}
     # 18 s of looks for five measured verdicts (one of them undone); one waits, and 8 in 11 of what is drawn is shown.
     assert told["seconds_left"] == pytest.approx(18 / 5 * (1 + 8 / 11))
     assert told["evaluation"] == {"psnr": 30.0}
@@ -143,7 +143,7 @@ def test_an_empty_round_invents_nothing(database):
         told = round_report.round_report(tx, lifecycle.open_seed_review(tx, "test"))
         with pytest.raises(NotFound):
             round_report.round_report(tx, 10**6)
-    assert told["defects_per_100"] == {"person": None, "oracle": None}
+    assert told["defects_per_100"] == {"person": None, "rule_reviewer": None}
     assert told["human"] == {"seconds_per_accept": None, "accepts_per_hour": None, "decisions": 0, "reviewers": []}
     assert told["seconds_left"] == 0.0
     assert told["evaluation"] == {}
@@ -165,7 +165,7 @@ def test_what_was_drawn_and_then_withdrawn_or_failed_was_drawn(database, store):
         add(tx, number, 1, S.failed)
         lifecycle.close_round(tx, number, "test")
         funnel = round_report.round_report(tx, number)["funnel"]
-    assert (funnel["requested"], funnel["drawn"], funnel["failed"], funnel["waiting"]) == (6, 3, 1, 0)
+    assert (funnel["requested"], funnel["generated"], funnel["failed"], funnel["waiting"]) == (6, 3, 1, 0)
 
 
 def test_progress_of_one_round_or_of_all_open_ones(database, store):
@@ -191,7 +191,7 @@ def test_what_several_decide_counts_once(database, store):
     """Four candidates of three looks each, 2 s a look: one accepted, two rejected, one waits for its third verdict."""
     with database.transaction() as tx:
         number = make_round(tx, quota=4)
-        set_consensus(tx, number, Consensus(Rule.majority, 3), "test")
+        set_consensus(tx, number, Consensus(ConsensusRule.majority, 3), "test")
         ids = make_candidates(tx, store, number, 4)
         said = {"ann": "arra", "bob": "aarr", "cy": "rrr"}
         for name, verdicts in said.items():

@@ -9,7 +9,7 @@ import pytest
 
 from curation.domain import Verdict
 from curation.quality.agreement import as_text, gwet_ac1, krippendorff_alpha, round_agreement, with_interval
-from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.review.consensus import Consensus, ConsensusRule, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
 from tests.making import make_candidates, make_round
@@ -82,7 +82,7 @@ def test_the_interval_covers_the_coefficient_of_the_population(measure):
 def test_a_rounds_agreement_comes_from_what_people_said(database, store):
     with database.transaction() as tx:
         number = make_round(tx)
-        set_consensus(tx, number, Consensus(Rule.majority, 3), "test")
+        set_consensus(tx, number, Consensus(ConsensusRule.majority, 3), "test")
         ids = make_candidates(tx, store, number, 8)
         people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
         for place, one in enumerate(ids):
@@ -91,7 +91,7 @@ def test_a_rounds_agreement_comes_from_what_people_said(database, store):
                 decide(tx, who, one, verdict, key=uuid.uuid4())
     with database.transaction() as tx:
         told = round_agreement(tx, number)
-    assert told["consensus"] == {"rule": "majority", "overlap": 3, "certainty": 0.5, "machines_vote": False}
+    assert told["consensus"] == {"rule": "majority", "overlap": 3, "certainty": 0.5, "rule_reviewer_votes": False}
     assert told["adjudicating"] == 0, "three never tie"
     by_pair = {tuple(pair["reviewers"]): pair for pair in told["pairs"]}
     assert list(by_pair) == [("ann", "bob"), ("ann", "cy"), ("bob", "cy")]

@@ -22,7 +22,7 @@ def test_adding_twice_is_adding_once(database):
     with database.transaction() as tx:
         first = reviewers.add_reviewer(tx, " ann ", Role.engineer)
         assert first == reviewers.add_reviewer(tx, "ann", Role.engineer)
-        assert (first.name, first.kind, first.access, first.active) == ("ann", "person", Role.engineer, True)
+        assert (first.name, first.kind, first.role, first.active) == ("ann", "person", Role.engineer, True)
         with pytest.raises(Conflict, match="already"):
             reviewers.add_reviewer(tx, "ann", Role.admin)
         with pytest.raises(Refused, match="1 to 100"):
@@ -31,10 +31,10 @@ def test_adding_twice_is_adding_once(database):
             reviewers.find_reviewer(tx, "bob")
         assert reviewers.reviewer_of(tx, first.id) == first
         assert reviewers.reviewer_of(tx, 10**6) is None
-        assert reviewers.oracle_reviewer(tx) == reviewers.oracle_reviewer(tx)
+        assert reviewers.add_rule_reviewer(tx) == reviewers.add_rule_reviewer(tx)
         assert [(one.name, one.kind) for one in reviewers.list_reviewers(tx)] == [
             ("ann", "person"),
-            ("oracle", "oracle"),
+            ("rule_reviewer", "rule_reviewer"),
         ]
 
 
@@ -84,7 +84,7 @@ def test_a_token_too_old_or_of_somebody_sent_away_is_refused(database):
         with database.transaction() as tx, pytest.raises(Refused, match="not valid"):
             reviewers.sign_in(tx, token)
     with database.transaction() as tx:
-        oracle = reviewers.reviewer_of(tx, reviewers.oracle_reviewer(tx))
+        oracle = reviewers.reviewer_of(tx, reviewers.add_rule_reviewer(tx))
         for nobody in (oracle, reviewers.find_reviewer(tx, "bob")):
             with pytest.raises(Refused, match="cannot sign in"):
                 reviewers.issue_token(tx, nobody, 5)

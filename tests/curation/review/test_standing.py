@@ -9,26 +9,26 @@ import numpy as np
 import pytest
 
 from curation.domain import Verdict
-from curation.reporting.reviewer_stats import all_figures, as_text, reviewer_figures
-from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.reporting.reviewer_stats import all_statistics, as_text, reviewer_statistics
+from curation.review.consensus import Consensus, ConsensusRule, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
 from tests.history import Past, make_history
 from tests.making import make_candidates, make_round
 
 
-def figures(database, past, *, to_themselves: bool = False) -> dict:
+def metrics(database, past, *, to_themselves: bool = False) -> dict:
     with database.transaction() as tx:
         ann = add_reviewer(tx, "ann")
         make_history(tx, ann.id, past)
-        return reviewer_figures(tx, ann, to_themselves=to_themselves)
+        return reviewer_statistics(tx, ann, to_themselves=to_themselves)
 
 
 def test_pace_looks_and_undone(database):
     """Two sittings, 101 decisions 10 s apart and 51, with an hour between them; every tenth look takes 5 s."""
     first = [Past(10 * i, accept=i % 4 == 0, dwell_ms=5_000 if i % 10 == 9 else 1_000) for i in range(101)]
     second = [Past(4_610 + 10 * i, accept=False, undone=i < 2, dwell_ms=200 if i < 5 else 1_000) for i in range(51)]
-    told = figures(database, first + second)
+    told = metrics(database, first + second)
     assert told["decisions"] == 150
     assert told["hours"] == pytest.approx((1_000 + 500 + 2 * 1) / 3_600)
     assert told["decisions_per_hour"] == pytest.approx(150 / told["hours"])
@@ -43,20 +43,20 @@ def test_pace_looks_and_undone(database):
 
 
 def test_nothing_is_told_of_somebody_who_has_decided_nothing(database):
-    told = figures(database, [])
+    told = metrics(database, [])
     assert (told["decisions"], told["hours"], told["decisions_per_hour"]) == (0, 0.0, None)
     assert told["facts"] == {
         "run": None, "quick": None, "dwell_change_per_hour": None, "missed_early": None, "missed_late": None,
     }  # fmt: skip
     assert as_text(told) == "ann: 0 decisions in 0.0 h"
     with database.transaction() as tx:
-        assert [one["name"] for one in all_figures(tx)] == ["ann"]
+        assert [one["name"] for one in all_statistics(tx)] == ["ann"]
 
 
 def test_a_run_of_equal_verdicts_stands_beside_what_coins_bring(database):
     rng = np.random.default_rng(3)
     honest = [Past(i, accept=bool(a)) for i, a in enumerate(rng.random(400) < 0.3)]
-    told = figures(database, honest)["facts"]["run"]
+    told = metrics(database, honest)["facts"]["run"]
     assert told["verdict"] == "reject"
     share = sum(not one.accept for one in honest) / 400
     assert told["expected"] == pytest.approx(
@@ -67,7 +67,7 @@ def test_a_run_of_equal_verdicts_stands_beside_what_coins_bring(database):
 
 def test_stamping_shows_as_a_run_that_no_coin_brings(database):
     stamped = [Past(i, accept=i % 3 == 0) for i in range(100)] + [Past(100 + i, accept=True) for i in range(60)]
-    told = figures(database, stamped)["facts"]["run"]
+    told = metrics(database, stamped)["facts"]["run"]
     assert (told["verdict"], told["longest"]) == ("accept", 61)
     assert told["expected"] < 20
     assert told["chance"] < 1e-6
@@ -84,7 +84,7 @@ def test_slower_looks_and_more_misses_show_as_a_drift(database):
         missed = i % 2 == 0 if late else i % 10 == 0
         past.append(Past(seconds, accept=missed, dwell_ms=dwell, gold=i % 3 == 0, defect="haze" if i % 3 == 0 else None,
                          severity=0.9 if i % 3 == 0 else 0))  # fmt: skip
-    told = figures(database, past)["facts"]
+    told = metrics(database, past)["facts"]
     assert told["dwell_change_per_hour"]["low"] < 0.5 < told["dwell_change_per_hour"]["high"]
     assert told["dwell_change_per_hour"]["low"] > 0.3
     assert told["missed_early"]["value"] == pytest.approx(0.1)
@@ -98,30 +98,30 @@ def test_gold_gives_curves_and_is_told_to_reviewers_in_tens(database):
         defect = ("haze", "holes")[i % 2]
         seen = severity > (0.3 if defect == "haze" else 0.6)
         past.append(Past(200 + 5.0 * i, accept=not seen, gold=True, defect=defect, severity=float(severity)))
-    told = figures(database, past)
+    told = metrics(database, past)
     curves = {one["defect"]: one for one in told["gold"]["curves"]}
     assert set(curves) == {"haze", "holes"}
     assert curves["haze"]["threshold"] == pytest.approx(0.3, abs=0.06)
     assert curves["holes"]["threshold"] == pytest.approx(0.6, abs=0.06)
     assert told["gold"]["clean_accepted"]["value"] == 1
     with database.transaction() as tx:
-        mine = reviewer_figures(tx, add_reviewer(tx, "ann"), to_themselves=True)
+        mine = reviewer_statistics(tx, add_reviewer(tx, "ann"), to_themselves=True)
     assert sum(one["n"] for one in mine["gold"]["curves"]) + mine["gold"]["clean_accepted"]["n"] == 80, "of 87"
 
 
 def test_agreement_with_others_counts_what_they_said_of_the_same(database, store):
     with database.transaction() as tx:
         number = make_round(tx)
-        set_consensus(tx, number, Consensus(Rule.majority, 3), "test")
+        set_consensus(tx, number, Consensus(ConsensusRule.majority, 3), "test")
         ids = make_candidates(tx, store, number, 12)
         people = {name: add_reviewer(tx, name) for name in ("ann", "bob", "cy")}
         for place, one in enumerate(ids):
             for name, who in people.items():
                 accept = place % 2 == 0 if name != "cy" else place % 4 == 0
                 decide(tx, who.id, one, Verdict.accept if accept else Verdict.reject, key=uuid.uuid4())
-        ann = reviewer_figures(tx, people["ann"], to_themselves=False)["agreement"]
-        cy = reviewer_figures(tx, people["cy"], to_themselves=False)["agreement"]
-        mine = reviewer_figures(tx, people["ann"], to_themselves=True)["agreement"]
+        ann = reviewer_statistics(tx, people["ann"], to_themselves=False)["agreement"]
+        cy = reviewer_statistics(tx, people["cy"], to_themselves=False)["agreement"]
+        mine = reviewer_statistics(tx, people["ann"], to_themselves=True)["agreement"]
     assert (ann["alike"]["n"], ann["alike"]["value"]) == (24, (12 + 9) / 24)
     assert cy["alike"]["value"] == 9 / 12
     assert ann["ac1"]["value"] > cy["ac1"]["value"]

@@ -16,7 +16,7 @@ from curation.db.tables import leases as leases_table
 from curation.db.tables import rounds as rounds_table
 from curation.domain import CandidateState, LayerRole
 from curation.review import queue
-from curation.review.consensus import Consensus, Rule, set_consensus
+from curation.review.consensus import Consensus, ConsensusRule, set_consensus
 from curation.review.reviewers import add_reviewer
 from curation.rounds import lifecycle
 from tests.making import make_candidates, make_checkpoint, make_round, states
@@ -227,7 +227,7 @@ def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(databas
     """At 30,000 candidates with a verdict of hers, and fresh ones left, a reviewer's claim reads LOOK_AT of them."""
     with database.transaction() as tx:
         number = make_round(tx)
-        set_consensus(tx, number, Consensus(Rule.majority, 2), "test")
+        set_consensus(tx, number, Consensus(ConsensusRule.majority, 2), "test")
         me = add_reviewer(tx, "ann").id
         tx.execute(sa.text("insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"))
         tx.execute(
@@ -236,7 +236,7 @@ def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(databas
                 insert into candidates (id, round_id, prompt_id, seed, state, priority, propensity, decided)
                 select md5(i::text)::uuid, :number, '00000000-0000-0000-0000-000000000001', i, 'waiting', random(), 1,
                     case when i <= 30000 then 1 else 0 end from generate_series(1, 30100) i returning id, decided)
-            insert into decisions (candidate_id, reviewer_id, verdict, desk, key)
+            insert into decisions (candidate_id, reviewer_id, verdict, channel, key)
             select id, :me, 'reject', 'pages', id from made where decided = 1"""),
             {"number": number, "me": me},
         )

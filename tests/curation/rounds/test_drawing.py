@@ -43,9 +43,9 @@ def test_what_is_drawn_is_kept_with_its_layer(database: Database, store: FolderS
     asked: list[Job] = []
     database.send = asked.append
     claimed = claim(database, number, "me", 3)
-    assert states(database, number) == {"requested": 2, "drawing": 3}
+    assert states(database, number) == {"requested": 2, "generating": 3}
     assert generation.draw_claimed(database, store, Painter(), claimed, "me") == 3
-    assert states(database, number) == {"requested": 2, "drawn": 3}
+    assert states(database, number) == {"requested": 2, "generated": 3}
     assert asked == [Job("screen", (number,))]
     with database.transaction() as tx:
         for one in claimed:
@@ -76,7 +76,7 @@ def test_work_whose_lease_was_lost_is_not_kept_twice(database: Database, store: 
     again = claim(database, number, "quick", 2)
     assert generation.draw_claimed(database, store, Painter(), again, "quick") == 2
     assert generation.draw_claimed(database, store, Painter(), claimed, "slow") == 0
-    assert states(database, number) == {"drawn": 2}
+    assert states(database, number) == {"generated": 2}
 
 
 def test_three_failures_set_a_candidate_aside_with_its_reason(database: Database) -> None:
@@ -111,4 +111,4 @@ def test_a_drawing_that_breaks_in_the_middle_writes_no_row(database: Database, s
         generation.draw_claimed(database, store, Broken(), claimed, "me")
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(candidate_layers)) == 0
-    assert states(database, number) == {"drawing": count}
+    assert states(database, number) == {"generating": count}

@@ -29,7 +29,7 @@ def test_an_opened_round_has_its_quota_of_different_candidates_and_asks_for_draw
     database.send = asked.append
     number = open_one(database, quota=7_000)
     assert states(database, number) == {"requested": 7_000}
-    assert asked == [Job("draw", (number,))]
+    assert asked == [Job("generate", (number,))]
     with database.transaction() as tx:
         per_prompt = tx.execute(sa.select(sa.func.count()).select_from(candidates).group_by(candidates.c.prompt_id))
         assert sorted(per_prompt.scalars()) == [2_333, 2_333, 2_334]

@@ -107,7 +107,7 @@ def test_a_dead_holders_leases_are_handed_back_and_a_live_ones_are_not(settings:
         assert state(database, order) == RunState.requested
         assert dead_holders(settings.path("holders")) == set()
         claimed(database, order, "elsewhere:1:abcdef")
-        jobs.sweep(context)
+        jobs.reconcile(context)
         assert state(database, order) == RunState.running, "of another machine nothing is known"
 
 
@@ -149,7 +149,10 @@ def test_a_command_waits_for_a_live_holder_says_who_and_takes_over(
         row = work_here(context, order.id, work, registry.find_run, lambda _: None)
     assert row["error"] == "enough"
     assert tried == [False, False, True]
-    assert f"waiting for {name}, which works on run {order.id} (its lease lasts until" in capsys.readouterr().err.replace("\n", " ")
+    assert (
+        f"waiting for {name}, which works on run {order.id} (its lease lasts until"
+        in capsys.readouterr().err.replace("\n", " ")
+    )
 
 
 def test_a_cancelled_run_stops_its_holder_and_goes_on_when_ordered_again(database: Database) -> None:

@@ -66,7 +66,7 @@ def test_it_comes_up_mends_itself_and_goes_down(home: Path) -> None:
         wait_for(lambda: not psutil.pid_exists(pid), 10)
         assert standing.patiently(lambda: _count_reviewers(standing)) == 1
         wait_for(lambda: health(standing) == "ok")
-        standing.context.queue.send(Job("sweep"))
+        standing.context.queue.send(Job("reconcile"))
     assert health(standing) is None
     assert not embedded_postgres.running(home / "postgres")
     assert all(not child.is_running() for child in processes)

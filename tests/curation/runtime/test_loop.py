@@ -28,7 +28,7 @@ from curation.runtime.loop import Plan, choose_prompts, run_loop
 from curation.settings import Settings
 from tests.making import make_candidates, make_round, states
 
-PLAN = Plan(rounds=2, quota=12, preset="micro", reviewer="oracle")
+PLAN = Plan(rounds=2, quota=12, preset="micro", reviewer="rules")
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_two_rounds_end_and_a_second_call_does_nothing_again(context: AppContext
     assert working == []
     stages = list(dict.fromkeys(working.stages))
     assert stages[:2] == ["drawing seeds", "listing seeds"]
-    assert any("drawing" in stage for stage in stages[3:])
+    assert any("generating" in stage for stage in stages[3:])
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_two_rounds_end_and_a_second_call_does_nothing_again(context: AppContext
 def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(context: AppContext, working: Working) -> None:
     """The loop of `demo --pairs`, with a generator that needs no training."""
     bring_seeds(context, None, 60, working.told, Kind.pair)
-    plan = Plan(rounds=1, quota=24, preset="micro", reviewer="oracle", recipe="pairs", kind=Kind.pair)
+    plan = Plan(rounds=1, quota=24, preset="micro", reviewer="rules", recipe="pairs", kind=Kind.pair)
     [number] = run_loop(context, plan, working.told)
     with context.database.transaction() as tx:
         told = round_report.round_report(tx, number)
@@ -156,7 +156,7 @@ def test_prompts_of_pairs_have_three_texts_and_single_ones_are_of_foregrounds(co
 def test_a_failed_training_ends_the_loop_with_its_reason(context: AppContext, working: Working) -> None:
     bring_seeds(context, None, 20, lambda _: None)
     with pytest.raises(LayerloopError, match="training failed"):
-        run_loop(context, Plan(rounds=1, quota=4, preset="no such row", reviewer="oracle"), lambda _: None)
+        run_loop(context, Plan(rounds=1, quota=4, preset="no such row", reviewer="rules"), lambda _: None)
 
 
 def test_a_drawing_that_fails_thrice_does_not_stop_the_round(context: AppContext) -> None:
@@ -166,22 +166,22 @@ def test_a_drawing_that_fails_thrice_does_not_stop_the_round(context: AppContext
         number = make_round(tx)  # its checkpoint has no files, so that nothing can be drawn with it
         make_candidates(tx, context.store, number, 2, CandidateState.requested)
     for _ in range(4):
-        jobs.draw(context, number)
+        jobs.generate(context, number)
     assert states(context.database, number) == {"failed": 2}
-    assert set(asked) == {Job("draw", (number, 0))}
+    assert set(asked) == {Job("generate", (number, 0))}
 
 
 def test_the_sweep_asks_for_what_stands_and_nothing_else(context: AppContext) -> None:
     with context.database.transaction() as tx:
         drawn, idle, paused = (make_round(tx) for _ in range(3))
-        make_candidates(tx, context.store, drawn, 1, CandidateState.drawn)
+        make_candidates(tx, context.store, drawn, 1, CandidateState.generated)
         make_candidates(tx, context.store, idle, 1, CandidateState.requested)
         make_candidates(tx, context.store, paused, 1, CandidateState.requested)
         tx.execute(sa.update(rounds_table).where(rounds_table.c.id == paused).values(state="paused"))
     asked: list[Job] = []
     context.database.send = asked.append
-    jobs.sweep(context)
-    assert sorted(asked, key=lambda job: job.name) == [Job("draw", (idle,)), Job("screen", (drawn,))]
+    jobs.reconcile(context)
+    assert sorted(asked, key=lambda job: job.name) == [Job("generate", (idle,)), Job("screen", (drawn,))]
 
 
 def test_a_stopped_training_is_handed_back(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_work_that_no_worker_takes_is_a_finding(settings: Settings) -> None:
         assert "no worker" not in round_report.as_text(other)
         with context.database.transaction() as tx:
             until = sa.text("now() + interval '1 minute'")
-            row = {"subject": ids[0], "purpose": "draw", "holder": "a worker", "expires_at": until}
+            row = {"subject": ids[0], "purpose": "generate", "holder": "a worker", "expires_at": until}
             tx.execute(sa.insert(leases).values(row))
         assert doctor._work(context).well  # somebody draws
         with context.database.transaction() as tx:

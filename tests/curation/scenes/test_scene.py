@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curation.errors import LayerloopError, NotFound, Refused
-from curation.scenes.scene import Background, Fit, Scene, SceneLayer, make_scene, read_scene
+from curation.scenes.scene import Background, FitMode, Scene, SceneLayer, make_scene, read_scene
 from curation.scenes.sizes import read_size
 
 FOREST = '[background]\nprompt = "a forest"\n'
@@ -53,7 +53,7 @@ def test_everything_that_a_scene_may_say(tmp_path: Path) -> None:
         """,
     )
     assert read_scene(path) == Scene(
-        Background("a forest", tmp_path / "photo.jpg", (16, 32, 48), Fit.contain),
+        Background("a forest", tmp_path / "photo.jpg", (16, 32, 48), FitMode.contain),
         (
             SceneLayer("a fox", "a fox", None, 3),
             SceneLayer("the lamp", None, tmp_path / "lamp.png", 41, 128, (-4, 10), 2),

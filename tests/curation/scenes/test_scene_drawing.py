@@ -25,8 +25,8 @@ from curation.scenes import manifest as accounts
 from curation.scenes.blending import canvas, fade, on_canvas
 from curation.scenes.drawing import draw_scene
 from curation.scenes.layer_source import SceneGenerator
-from curation.scenes.manifest import Manifest, read_manifest
-from curation.scenes.scene import Background, Fit, Scene, SceneLayer
+from curation.scenes.manifest import SceneManifest, read_manifest
+from curation.scenes.scene import Background, FitMode, Scene, SceneLayer
 from tests.making import picture
 from tests.pair_painter import PairPainter
 
@@ -50,7 +50,7 @@ def hand_of(
     return SceneGenerator(CHECKPOINT, lambda: painter(store), store, options)
 
 
-def draw(scene: Scene, hand: SceneGenerator | None, folder: Path, force: bool = False) -> Manifest:
+def draw(scene: Scene, hand: SceneGenerator | None, folder: Path, force: bool = False) -> SceneManifest:
     return draw_scene(scene, PICTURES, hand, folder, lambda _: None, force)
 
 
@@ -119,8 +119,8 @@ def test_a_background_is_drawn_to_fit_the_files_on_it(tmp_path: Path, store: Fol
     assert [step.blended for step in drawn.steps] == ["blended-0.png", "blended-1.png", "blended-2.png"]
 
 
-@pytest.mark.parametrize("fit", Fit)
-def test_on_the_users_photograph(tmp_path: Path, store: FolderStore, fit: Fit) -> None:
+@pytest.mark.parametrize("fit", FitMode)
+def test_on_the_users_photograph(tmp_path: Path, store: FolderStore, fit: FitMode) -> None:
     scene = Scene(Background(None, PHOTO, (9, 8, 7), fit), (SceneLayer("fox", "a fox"),))
     hand = hand_of(store)
     drawn = draw(scene, hand, tmp_path / "out")
@@ -129,7 +129,7 @@ def test_on_the_users_photograph(tmp_path: Path, store: FolderStore, fit: Fit) -
     assert (photo[..., 3] == 255).all()
     [(_, options)] = hand.generator.asked
     assert np.array_equal(decode_layer(store.get(options.given[LayerRole.background])), photo)
-    if fit is Fit.contain:
+    if fit is FitMode.contain:
         assert (photo[:10, :, :3] == (9, 8, 7)).all()
 
 

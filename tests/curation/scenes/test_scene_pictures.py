@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from curation.errors import Refused
 from curation.image_limits import LIMITS
-from curation.scenes.scene import Fit
+from curation.scenes.scene import FitMode
 from curation.scenes.scene_images import as_background, cover, decode_bytes, read_pictures, set_down
 from tests.making import picture
 
@@ -96,7 +96,7 @@ def test_a_background_covers_or_is_seen_whole() -> None:
     covering = cover(wide, (20, 20))
     assert covering.shape == (20, 20, 4)
     assert covering[..., :3].max() < 40  # the red and blue sides are cut off
-    whole = as_background(wide, (20, 20), Fit.contain)
+    whole = as_background(wide, (20, 20), FitMode.contain)
     assert whole.shape == (20, 20, 4)
     assert (whole[:7, :, 3] == 0).all()
     assert (whole[-7:, :, 3] == 0).all()

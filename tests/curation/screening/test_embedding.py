@@ -21,7 +21,7 @@ def see(*drawn):
     return np.stack([one.vector for one in OWN.see(list(drawn), [Prompt("")] * len(drawn))])
 
 
-def figures(count, size=128):
+def metrics(count, size=128):
     rng = np.random.default_rng(3)
     return [draw(choose_subject(rng), rng, size) for _ in range(count)]
 
@@ -39,7 +39,7 @@ GOLDEN = [-0.0622, 0.7764, -0.0702, -0.0282, 0.6552, 0.0409]
 
 
 def test_a_picture_lies_nearer_to_its_own_copies_than_to_any_other():
-    whole = figures(40)
+    whole = metrics(40)
     half = [cv2.resize(one, (64, 64), interpolation=cv2.INTER_AREA) for one in whole]
     noisy = [np.clip(one + np.random.default_rng(0).normal(0, 3, one.shape), 0, 255).astype(np.uint8) for one in whole]
     known = see(*({FRONT: one} for one in whole))
@@ -58,7 +58,7 @@ def test_a_pair_is_seen_by_what_it_shows():
 
 
 def test_stored_numbers_come_back_to_three_digits():
-    vectors = see(*({FRONT: one} for one in figures(5)))
+    vectors = see(*({FRONT: one} for one in metrics(5)))
     stored = [pack(one) for one in vectors]
     assert {len(one) for one in stored} == {2 * NUMBERS}
     assert unpack(stored) == pytest.approx(vectors, abs=1e-3)

@@ -88,7 +88,7 @@ def test_pairs_are_screened_with_the_signals_of_all_layers(database, store):
     spoilt = [(prompt, PLANTED[name][0](pair)) for name, (prompt, pair) in zip(PLANTED, drawn, strict=False)]
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
-        ids = make_pairs(tx, store, number, [*spoilt, drawn[6]], CandidateState.drawn)
+        ids = make_pairs(tx, store, number, [*spoilt, drawn[6]], CandidateState.generated)
         assert screen_candidates(tx, store, ids) == 7
         rows = {row.candidate_id: row for row in tx.execute(sa.select(screenings))}
         states = {row.id: row.state for row in tx.execute(sa.select(candidates))}
@@ -96,7 +96,7 @@ def test_pairs_are_screened_with_the_signals_of_all_layers(database, store):
     assert [states[one] for one in ids] == ["refused"] * 6 + ["screened"]
     assert set(rows[ids[-1]].signals) == {*SIGNALS, SIZE_GAP, *PAIR_SIGNALS, *AGREEMENT}
     assert rows[ids[-1]].signals["shows_ground"] == 1.0
-    assert "background_alpha is 0.7843, below 0.98" in rows[ids[1]].sentence
+    assert "background_alpha is 0.7843, below 0.98" in rows[ids[1]].message
 
 
 def test_one_subject_before_two_backgrounds_is_no_duplicate_and_the_same_pair_is(database, store):
@@ -105,7 +105,7 @@ def test_one_subject_before_two_backgrounds_is_no_duplicate_and_the_same_pair_is
     other[WHOLE] = composite(other[FRONT], other[BACK])
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
-        ids = make_pairs(tx, store, number, [first, (first[0], other), first], CandidateState.drawn)
+        ids = make_pairs(tx, store, number, [first, (first[0], other), first], CandidateState.generated)
         screen_candidates(tx, store, ids, HARD_RULES)
         rows = {row.candidate_id: row.refused_by for row in tx.execute(sa.select(screenings))}
     assert sorted(str(rows[one]) for one in ids) == ["None", "None", "duplicate"]
@@ -116,7 +116,7 @@ def test_a_pair_without_its_background_fails_alone(database, store):
     (prompt, pair), whole = scenes(2)
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
-        ids = make_pairs(tx, store, number, [(prompt, {FRONT: pair[FRONT]}), whole], CandidateState.drawn)
+        ids = make_pairs(tx, store, number, [(prompt, {FRONT: pair[FRONT]}), whole], CandidateState.generated)
         screen_candidates(tx, store, ids)
         rows = {row.id: row for row in tx.execute(sa.select(candidates))}
     assert [rows[one].state for one in ids] == ["failed", "screened"]

@@ -11,7 +11,7 @@ from curation.domain import CandidateState
 from curation.errors import Refused
 from curation.images.codec import encode_layer, visible_hash
 from curation.screening import rules
-from curation.screening.rules import HARD_RULES, Rule, judge, screen_candidates
+from curation.screening.rules import HARD_RULES, ScreeningRule, judge, screen_candidates
 from curation.screening.signals import SIGNALS, measure
 from tests.making import make_candidates, make_round
 
@@ -28,7 +28,7 @@ def draw(database, store, pictures) -> list:
     """Candidates in the state drawn, with these layers, in the order of their ids."""
     with database.transaction() as tx:
         number = make_round(tx)
-        ids = sorted(make_candidates(tx, store, number, len(pictures), CandidateState.drawn))
+        ids = sorted(make_candidates(tx, store, number, len(pictures), CandidateState.generated))
         for one, rgba in zip(ids, pictures, strict=True):
             data = encode_layer(rgba)
             layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), visible_hash(rgba))
@@ -56,16 +56,16 @@ def test_the_papers_two_rules():
     assert (opaque.rule, opaque.signal, opaque.value) == ("no_transparent", "alpha_min", 1.0)
     empty = judge(measure(np.zeros((32, 32, 4), np.uint8)))
     assert (empty.rule, empty.signal, empty.value) == ("no_visible", "alpha_max", 0.0)
-    assert "alpha_max is 0, below 0.02" in empty.sentence
+    assert "alpha_max is 0, below 0.02" in empty.message
 
 
 def test_rules_are_data_and_a_signal_without_value_refuses_nothing():
-    hazy = Rule("hazy", "haze", "above", 0.1, "too much haze")
+    hazy = ScreeningRule("hazy", "haze", "above", 0.1, "too much haze")
     assert judge({"haze": 0.2}, [hazy]).sentence == "too much haze: haze is 0.2, above 0.1"
     assert judge({"haze": None}, [hazy]) is None
     assert judge({}, [hazy]) is None
     with pytest.raises(Refused, match="unknown signal 'beauty'"):
-        Rule("beauty", "beauty", "below", 1, "")
+        ScreeningRule("beauty", "beauty", "below", 1, "")
 
 
 def test_each_candidate_is_refused_or_passed_with_its_signals(database, store):
@@ -93,11 +93,11 @@ def test_duplicates_of_the_pool_and_of_the_batch_are_refused(database, store):
     assert states(database, ids) == ["refused", "refused", "screened", "refused", "screened"]
     rows = refused(database, ids)
     assert [row.refused_by for row in rows] == ["duplicate", "near_duplicate", None, "duplicate", None]
-    assert "of 192 bits differ" in rows[1].sentence
+    assert "of 192 bits differ" in rows[1].message
 
 
 def test_what_was_refused_does_not_refuse_others(database, store):
-    strict = [*HARD_RULES, Rule("small", "coverage", "below", 0.9, "too small")]
+    strict = [*HARD_RULES, ScreeningRule("small", "coverage", "below", 0.9, "too small")]
     first = draw(database, store, [disc(20)])
     with database.transaction() as tx:
         screen_candidates(tx, store, first, strict)
@@ -136,4 +136,4 @@ def test_a_batch_that_rolls_back_leaves_nothing(database, store, monkeypatch):
     monkeypatch.setattr(rules.duplicates, "add_to_index", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), database.transaction() as tx:
         screen_candidates(tx, store, ids)
-    assert states(database, ids) == ["drawn"]
+    assert states(database, ids) == ["generated"]

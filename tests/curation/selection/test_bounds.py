@@ -65,10 +65,10 @@ def test_a_threshold_that_is_let_through_keeps_its_budget_in_95_of_100_repetitio
     budget, bad, passed = 0.05, 0, 0
     for seed in range(1_000):
         rng = np.random.default_rng([seed, 11])
-        chances = rng.random(600)
-        accepted = rng.random(600) < truth(chances, verdict)
-        grid = np.quantile(chances, GRID if verdict is Verdict.reject else [1 - share for share in GRID])
-        found = look_at(chances, accepted, grid.tolist(), verdict, budget, 0.05)
+        probabilities = rng.random(600)
+        accepted = rng.random(600) < truth(probabilities, verdict)
+        grid = np.quantile(probabilities, GRID if verdict is Verdict.reject else [1 - share for share in GRID])
+        found = look_at(probabilities, accepted, grid.tolist(), verdict, budget, 0.05)
         if found.proven:
             passed += 1
             bad += true_error(float(grid[found.proven - 1]), verdict) > budget
@@ -76,9 +76,9 @@ def test_a_threshold_that_is_let_through_keeps_its_budget_in_95_of_100_repetitio
     assert bad <= 50 + 3 * math.sqrt(47.5)
 
 
-def truth(chances, verdict):
+def truth(probabilities, verdict):
     """How likely each is accepted: the score is right in its order and wrong in its size."""
-    return chances**3 if verdict is Verdict.reject else 1 - (1 - chances) ** 3
+    return probabilities**3 if verdict is Verdict.reject else 1 - (1 - probabilities) ** 3
 
 
 def true_error(threshold, verdict):

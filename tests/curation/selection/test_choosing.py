@@ -64,7 +64,11 @@ def test_a_mixed_policy_shows_the_likely_the_unsure_and_some_at_random(database:
         assert left == 0  # those without a place wait for the next choice
         rows = tx.execute(
             sa.select(
-                candidates.c.slice, candidates.c.state, candidates.c.propensity, scores.c.chance, screenings.c.signals
+                candidates.c.slice,
+                candidates.c.state,
+                candidates.c.propensity,
+                scores.c.probability,
+                screenings.c.signals,
             )
             .join(scores, scores.c.candidate_id == candidates.c.id)
             .join(screenings, screenings.c.candidate_id == candidates.c.id)
@@ -73,14 +77,14 @@ def test_a_mixed_policy_shows_the_likely_the_unsure_and_some_at_random(database:
     by = {name: [row for row in rows if row.slice == name] for name in ("random", "likely", "uncertain", None)}
     assert len(by["random"]) + len(by["likely"]) + len(by["uncertain"]) == shown
     assert 55 <= len(by["random"]) <= 105  # 80 expected, standard deviation 8
-    # 150 places of 400: 100 by chance, 50 by doubt; a fifth of the winners is in the random slice anyway.
+    # 150 places of 400: 100 by probability, 50 by doubt; a fifth of the winners is in the random slice anyway.
     assert 65 <= len(by["likely"]) <= 95
     assert 28 <= len(by["uncertain"]) <= 50
     assert {round(row.propensity, 6) for row in by["random"]} == {0.2, 1.0}
     assert {row.propensity for row in by["likely"] + by["uncertain"]} == {1.0}
-    mean = {name: np.mean([row.chance for row in some]) for name, some in by.items()}
+    mean = {name: np.mean([row.probability for row in some]) for name, some in by.items()}
     assert mean["likely"] > 2 * mean["random"] > 2 * mean[None] > 0
-    assert min(row.chance for row in by["likely"]) >= max(row.chance for row in by[None]) - 1e-6
+    assert min(row.probability for row in by["likely"]) >= max(row.probability for row in by[None]) - 1e-6
 
 
 def test_one_over_the_propensity_counts_all_without_bias(database: Database) -> None:
@@ -140,7 +144,7 @@ def test_only_so_many_are_put_up_as_the_desk_soon_needs_and_the_newest_head_choo
         second = taught(tx, 500, seed=998)
         assert second.id != first.id
         select_candidates(tx, number, SOURCE)
-        used = sa.select(scores.c.head_id).join(candidates, candidates.c.id == scores.c.candidate_id)
+        used = sa.select(scores.c.acceptance_model_id).join(candidates, candidates.c.id == scores.c.candidate_id)
         used = used.where(candidates.c.round_id == number, candidates.c.state == "screened")
         assert set(tx.execute(used).scalars()) == {second.id}
 

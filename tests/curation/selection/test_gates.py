@@ -59,17 +59,19 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(databas
     number, good = gated
     with database.transaction() as tx:
         gate = next(one for one in list_gates(tx, number) if one["threshold"] is not None)
-        assert gate["figures"]["lost"]["high"] <= 0.02
-        assert gate["figures"]["n"] >= 181  # the least that proves 2 % at the first look's 2.5 %
+        assert gate["metrics"]["lost"]["high"] <= 0.02
+        assert gate["metrics"]["n"] >= 181  # the least that proves 2 % at the first look's 2.5 %
         select_candidates(tx, number, SOURCE)
         machines = tx.execute(
-            sa.select(decisions, scores.c.chance, candidates.c.state, candidates.c.slice)
+            sa.select(decisions, scores.c.probability, candidates.c.state, candidates.c.slice)
             .join(candidates, candidates.c.id == decisions.c.candidate_id)
             .join(scores, scores.c.candidate_id == candidates.c.id)
-            .where(decisions.c.desk == "machine")
+            .where(decisions.c.channel == "auto_reviewer")
         ).all()
         assert len(machines) > 100
-        assert all(row.state == "rejected" and row.slice is None and row.chance < gate["threshold"] for row in machines)
+        assert all(
+            row.state == "rejected" and row.slice is None and row.probability < gate["threshold"] for row in machines
+        )
         assert all(f"gate {gate['id']}" in row.comment and row.dwell_ms is None for row in machines)
         lost = sum(good[row.candidate_id] for row in machines)
         assert lost <= 0.02 * sum(good.values())
@@ -79,7 +81,7 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(databas
         r = 0.63
         assert {round(row.propensity, 5) for row in audits} == {round(r + (1 - r) * 0.2, 5)}
         told = round_report.round_report(tx, number)
-    assert told["machine"] == {"decisions": len(machines), "accepted": 0}
+    assert told["auto_reviewer"] == {"decisions": len(machines), "accepted": 0}
     assert told["human"]["decisions"] + len(machines) == told["funnel"]["decided"]
     people = told["defects_per_100"]["person"]
     assert people["low"] <= 100 * (1 - np.mean([*good.values()])) <= people["high"]
@@ -104,14 +106,14 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: D
         good |= dict.fromkeys(late, True)
         select_candidates(tx, number, SOURCE)
         judge_waiting(tx, number, good)
-        machines = round_report.round_report(tx, number)["machine"]["decisions"]
+        machines = round_report.round_report(tx, number)["auto_reviewer"]["decisions"]
         select_candidates(tx, number, SOURCE)
         [gate] = [one for one in tell_gates(tx, number) if one["contradicted"]]
         assert (gate["id"], gate["stands"]) == (before["id"], False)
         assert gate["audit"]["errors"] > before["audit"]["errors"]
         assert 0.02 < gate["audit"]["low"] < 0.5
         [event] = tx.execute(sa.select(events).where(events.c.kind == "gate contradicted")).all()
-        assert (event.actor, event.subject) == ("machine", f"round {number}")
+        assert (event.actor, event.subject) == ("auto_reviewer", f"round {number}")
         assert event.data["errors"] == gate["audit"]["errors"]
         assert f"gate {gate['id']} was closed by its audit" in round_report.as_text(
             round_report.round_report(tx, number)
@@ -119,7 +121,9 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: D
         good |= dict.fromkeys(arrive(tx, number, 4, np.full(100, -1.5)), True)
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)
-        assert round_report.round_report(tx, number)["machine"]["decisions"] == machines, "it decides nothing more"
+        assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == machines, (
+            "it decides nothing more"
+        )
         assert [one for one in tell_gates(tx, number) if one["stands"]] == [], "and is not proven again"
 
 
@@ -134,7 +138,7 @@ def test_a_verdict_on_an_audit_asks_for_the_next_choice_that_may_close_its_gate(
         tx.execute(sa.update(candidates).where(candidates.c.id == audit).values(slice="audit"))
         for one in (audit, other):
             decide(tx, add_reviewer(tx, "ann").id, one, Verdict.accept, key=uuid.uuid4())
-    assert asked == [Job("choose", (number,))]
+    assert asked == [Job("select", (number,))]
 
 
 def test_the_audit_of_one_gate_says_nothing_of_another(database: Database, gated: tuple) -> None:
@@ -157,9 +161,9 @@ def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(database: Da
             .select_from(decisions.join(candidates, candidates.c.id == decisions.c.candidate_id))
             .where(candidates.c.round_id == number, candidates.c.slice == "random")
         )
-        all_ = tx.scalar(sa.select(sa.func.count()).where(decisions.c.desk == "pages"))
+        all_ = tx.scalar(sa.select(sa.func.count()).where(decisions.c.channel == "pages"))
         head = fit_head(tx, Kind.single, SOURCE)
-    kept_apart = all_ - head.figures["decisions"]
+    kept_apart = all_ - head.metrics["decisions"]
     assert 0.4 * judged < kept_apart < 0.6 * judged
 
 
@@ -167,15 +171,15 @@ def test_all_that_the_machine_said_can_be_taken_back(database: Database, gated: 
     number, _ = gated
     with database.transaction() as tx:
         select_candidates(tx, number, SOURCE)
-        before = round_report.round_report(tx, number)["machine"]["decisions"]
+        before = round_report.round_report(tx, number)["auto_reviewer"]["decisions"]
         assert close_gates(tx, number) > 0
         unshown = rounds_room.count_states(tx, number).get("unshown", 0)
         assert take_back(tx, number, "test") == before > 0
         assert rounds_room.count_states(tx, number)["unshown"] == unshown + before
         assert take_back(tx, number, "test") == 0
-        assert round_report.round_report(tx, number)["machine"]["decisions"] == 0
+        assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0
         select_candidates(tx, number, SOURCE)  # a gate that was closed decides nothing more
-        assert round_report.round_report(tx, number)["machine"]["decisions"] == 0
+        assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0
 
 
 def test_accepts_of_the_machine_become_samples_until_they_are_taken_back(
@@ -206,4 +210,4 @@ def test_without_a_budget_the_machine_decides_nothing(database: Database) -> Non
             judge_waiting(tx, number, good)
         assert score_round(tx, kept, number) == 0
         assert list_gates(tx, number) == []
-        assert round_report.round_report(tx, number)["machine"]["decisions"] == 0
+        assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0

@@ -29,19 +29,19 @@ def lesson(count: int, seed: int = 0, prompts: int = 25) -> TrainingRows:
 
 
 def test_it_learns_that_too_little_and_too_much_are_both_bad():
-    _, figures = fit(lesson(800))
+    _, metrics = fit(lesson(800))
     for folds in ("by_prompt", "by_round"):
-        assert figures[folds]["auc"] > 0.85
-        assert figures[folds]["log_loss"] < 0.75 * figures[folds]["constant_log_loss"]
-        assert figures[folds]["ece"] < 0.06
+        assert metrics[folds]["auc"] > 0.85
+        assert metrics[folds]["log_loss"] < 0.75 * metrics[folds]["constant_log_loss"]
+        assert metrics[folds]["ece"] < 0.06
 
 
 def test_what_it_says_of_others_is_as_good_as_it_says_and_calibrated():
-    head, figures = fit(lesson(800))
+    head, metrics = fit(lesson(800))
     others = lesson(4_000, seed=1)
     found = measure(head.predict(others.signals, others.embeddings), others.accepted)
-    assert found["auc"] == pytest.approx(figures["by_prompt"]["auc"], abs=0.03)
-    assert found["brier"] == pytest.approx(figures["by_prompt"]["brier"], abs=0.02)
+    assert found["auc"] == pytest.approx(metrics["by_prompt"]["auc"], abs=0.03)
+    assert found["brier"] == pytest.approx(metrics["by_prompt"]["brier"], abs=0.02)
     assert found["ece"] < 0.05
 
 
@@ -57,10 +57,10 @@ def test_knowing_a_prompt_does_not_count_as_knowing_what_is_good():
         prompts=prompts.tolist(),
         rounds=[1] * 600,
     )
-    head, figures = fit(told)
+    head, metrics = fit(told)
     assert measure(head.predict(told.signals, told.embeddings), told.accepted)["auc"] > 0.75
-    assert figures["by_prompt"]["auc"] < 0.65
-    assert not {"by_round", "at_random"} & set(figures)
+    assert metrics["by_prompt"]["auc"] < 0.65
+    assert not {"by_round", "at_random"} & set(metrics)
 
 
 def test_what_was_shown_at_random_has_figures_of_its_own():
@@ -73,12 +73,12 @@ def test_what_was_shown_at_random_has_figures_of_its_own():
         [told.signals[i] for i in kept], told.embeddings[kept], told.accepted[kept],
         [told.prompts[i] for i in kept], [1] * len(kept), at_random[kept],
     )  # fmt: skip
-    _, figures = fit(some)
+    _, metrics = fit(some)
     share = told.accepted[at_random].mean()
     entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
-    assert figures["at_random"]["constant_log_loss"] == pytest.approx(entropy)
-    assert figures["by_prompt"]["constant_log_loss"] < entropy - 0.05
-    assert 0.85 < figures["at_random"]["auc"] < 1
+    assert metrics["at_random"]["constant_log_loss"] == pytest.approx(entropy)
+    assert metrics["by_prompt"]["constant_log_loss"] < entropy - 0.05
+    assert 0.85 < metrics["at_random"]["auc"] < 1
 
 
 def test_equal_decisions_are_one_head_and_it_is_plain_data():

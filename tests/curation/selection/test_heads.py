@@ -9,15 +9,15 @@ import pytest
 import sqlalchemy as sa
 
 from curation.db.engine import Database
+from curation.db.tables import acceptance_models as heads_table
 from curation.db.tables import candidates, decisions, embeddings, rounds, scores, screenings
-from curation.db.tables import heads as heads_table
 from curation.domain import CandidateState, Kind, LayerRole, Verdict
 from curation.errors import NotFound, Refused
 from curation.images.codec import decode_layer
 from curation.jobs import choose, fit_head, screen, sweep
 from curation.object_store import FolderStore
 from curation.review.decisions import decide, undo
-from curation.review.reviewers import add_reviewer, oracle_reviewer
+from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.review.verdicts import CONSENSUS
 from curation.rounds import lifecycle as rounds_room
 from curation.runtime.context import open_context
@@ -54,7 +54,7 @@ def test_too_few_decisions_make_no_head_and_enough_do(database: Database) -> Non
         assert acceptance_model_store.wants_fit(tx, Kind.single, SOURCE)
         assert not acceptance_model_store.wants_fit(tx, Kind.pair, SOURCE)
         kept = acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
-        assert (kept.figures["decisions"], kept.teacher) == (FEWEST + 59, "person")
+        assert (kept.metrics["decisions"], kept.label_source) == (FEWEST + 59, "person")
         assert not acceptance_model_store.may_fit(tx, Kind.single)
         assert not acceptance_model_store.wants_fit(tx, Kind.single, SOURCE)
         assert acceptance_model_store.fit_head(tx, Kind.single, SOURCE).id == kept.id
@@ -75,10 +75,10 @@ def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_pe
         undo(tx, bob, None, key=uuid.uuid4(), seconds=60)
         after = acceptance_model_store.count_lesson(tx, Kind.single, SOURCE)
         assert (after[0], after[1]) == (before[0] - 1, before[1])
-        oracle = oracle_reviewer(tx)
+        oracle = add_rule_reviewer(tx)
         tx.connection.exec_driver_sql("alter table decisions disable trigger append_only")
         tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {oracle}")
-        assert acceptance_model_store.fit_head(tx, Kind.single, SOURCE).teacher == "oracle"
+        assert acceptance_model_store.fit_head(tx, Kind.single, SOURCE).label_source == "rule_reviewer"
 
 
 def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database: Database) -> None:
@@ -88,13 +88,13 @@ def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database
         number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
         ids = arrive(tx, number, 5, np.linspace(-2, 2, count))
         people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
-        machine = add_reviewer(tx, CONSENSUS, kind="oracle").id
+        machine = add_reviewer(tx, CONSENSUS, kind="rule_reviewer").id
         for place, id_ in enumerate(ids):
             good, turns = place >= count // 2, place < turned
             said = [(who, good if who != people[2] else not good, "pages") for who in people]
             said += [(machine, not good, CONSENSUS)] if turns else []
             rows = [
-                {"candidate_id": id_, "reviewer_id": who, "verdict": "accept" if accept else "reject", "desk": desk,
+                {"candidate_id": id_, "reviewer_id": who, "verdict": "accept" if accept else "reject", "channel": desk,
                  "key": uuid.uuid4(), "final": desk == CONSENSUS}
                 for who, accept, desk in said
             ]  # fmt: skip
@@ -113,8 +113,8 @@ def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database
         taught_ = acceptance_model_store.count_lesson(tx, Kind.single, SOURCE)
         came_to = rounds_room.count_states(tx, number)
     assert (came_to["accepted"], came_to["rejected"]) == (40, 20)
-    assert (kept.figures["decisions"], kept.teacher, sum(taught_)) == (120, "person", 120)
-    assert kept.figures["accepted"] >= 40
+    assert (kept.metrics["decisions"], kept.label_source, sum(taught_)) == (120, "person", 120)
+    assert kept.metrics["accepted"] >= 40
 
 
 def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signals(database: Database) -> None:
@@ -126,8 +126,8 @@ def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signa
     fitted, _ = fit(TrainingRows(signals, seen, values[:, 1] > 0, list(range(200)), [1] * 200))
     with database.transaction() as tx:
         row = {
-            "id": fitted.id, "kind": "single", "embedder": SOURCE, "teacher": "person", "last_decision": 1,
-            "numbers": fitted.as_json(), "figures": {"decisions": 200},
+            "id": fitted.id, "kind": "single", "embedder": SOURCE, "label_source": "person", "last_decision": 1,
+            "numbers": fitted.as_json(), "metrics": {"decisions": 200},
         }  # fmt: skip
         tx.execute(sa.insert(heads_table), row)
         kept = acceptance_model_store.find_head(tx, Kind.single)
@@ -145,9 +145,9 @@ def test_scores_are_those_of_the_head_and_are_made_once(database: Database) -> N
         assert acceptance_model_store.score_round(tx, kept, number) == 0
         found = {row.candidate_id: row for row in tx.execute(sa.select(scores))}
         vectors = tx.execute(sa.select(embeddings.c.vector).where(embeddings.c.candidate_id == ids[7])).scalar()
-        chance = kept.head.predict([{"quality": quality[7]}], unpack([bytes(vectors)]))[0]
-        assert found[ids[7]].chance == pytest.approx(chance, abs=1e-6)
-        assert found[ids[-5]].chance > 3 * found[ids[5]].chance
+        probability = kept.head.predict([{"quality": quality[7]}], unpack([bytes(vectors)]))[0]
+        assert found[ids[7]].probability == pytest.approx(probability, abs=1e-6)
+        assert found[ids[-5]].probability > 3 * found[ids[5]].probability
 
 
 def test_whoever_was_chosen_is_scored_by_the_next_head_too_so_that_caps_count_their_places(database: Database) -> None:
@@ -162,17 +162,17 @@ def test_whoever_was_chosen_is_scored_by_the_next_head_too_so_that_caps_count_th
         second = acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
         assert second.id != first.id
         acceptance_model_store.score_round(tx, second, number)
-        chosen = sa.select(candidates.c.slice, scores.c.head_id).join(scores)
+        chosen = sa.select(candidates.c.slice, scores.c.acceptance_model_id).join(scores)
         found = tx.execute(chosen.where(candidates.c.round_id == number, candidates.c.slice.is_not(None))).all()
     assert {row.slice for row in found} == {"random", "likely", "uncertain"}
-    assert {row.head_id for row in found} == {second.id}
+    assert {row.acceptance_model_id for row in found} == {second.id}
 
 
 def test_what_was_screened_before_is_seen_afterwards(database: Database, store: FolderStore) -> None:
     with database.transaction() as tx:
         number = make_round(tx)
         ids = make_candidates(tx, store, number, 5, CandidateState.accepted)
-        make_candidates(tx, store, make_round(tx), 3, CandidateState.drawn)
+        make_candidates(tx, store, make_round(tx), 3, CandidateState.generated)
     assert see_unseen(database, store, Kind.single, OWN) == 5
     assert see_unseen(database, store, Kind.single, OWN) == 0
     with database.transaction() as tx:
@@ -194,7 +194,7 @@ def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
             number = make_round(tx, quota=10**6)
             policy = {"kind": "mixed", "share": 0.5, "likely": 0.6, "uncertain": 0.2, "random": 0.2}
             tx.execute(sa.update(rounds).values(policy=policy))
-            make_candidates(tx, context.store, number, 40, CandidateState.drawn)
+            make_candidates(tx, context.store, number, 40, CandidateState.generated)
             other, _ = decided(tx, 150)
             rows = sa.select(embeddings.c.candidate_id).join(candidates).where(candidates.c.round_id == other)
             tx.execute(

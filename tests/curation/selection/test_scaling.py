@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from curation.datasets import snapshots
 from curation.db.engine import Database, Transaction
-from curation.db.tables import candidates, prompts, scaled, scores
+from curation.db.tables import candidates, prompts, scores, top_n_members
 from curation.domain import content_id
 from curation.errors import Conflict, NotFound, Refused
 from curation.object_store import FolderStore
@@ -40,16 +40,16 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, sto
         told = begin_scaling(tx, number, TERMS, "test")
         assert (told["kept"], told["audit"], told["waiting"], told["outcome"]) == (400, 120, 120, None)
         assert states_of(tx, number) == {"screened": 1_880, "waiting": 120}
-        chances = tx.execute(
-            sa.select(scores.c.chance, scaled.c.audited)
-            .join(scaled, scaled.c.candidate_id == scores.c.candidate_id)
-            .order_by(scores.c.chance)
+        probabilities = tx.execute(
+            sa.select(scores.c.probability, top_n_members.c.audited)
+            .join(top_n_members, top_n_members.c.candidate_id == scores.c.candidate_id)
+            .order_by(scores.c.probability)
         ).all()
-        others = sa.select(sa.func.max(scores.c.chance)).where(
-            scores.c.candidate_id.not_in(sa.select(scaled.c.candidate_id))
+        others = sa.select(sa.func.max(scores.c.probability)).where(
+            scores.c.candidate_id.not_in(sa.select(top_n_members.c.candidate_id))
         )
-        assert chances[0].chance >= tx.scalar(others.join(candidates).where(candidates.c.round_id == number))
-        half = [row.audited for row in chances[:200]]
+        assert probabilities[0].probability >= tx.scalar(others.join(candidates).where(candidates.c.round_id == number))
+        half = [row.audited for row in probabilities[:200]]
         assert 40 <= sum(half) <= 80  # the audit is of the worse half as of the better
         judge_waiting(tx, number, good, most=60)
         assert finish_scaling(tx, number, "test")["outcome"] is None
@@ -58,10 +58,10 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, sto
         told = finish_scaling(tx, number, "test")
         assert told["outcome"] == "accepted"
         assert told["bound"] >= 0.9
-        assert told["by_machine"] == 280
+        assert told["auto_accepted"] == 280
         assert finish_scaling(tx, number, "test") == told
         assert "the auto-reviewer accepted the other 280" in as_text(told)
-        assert round_report.round_report(tx, number)["machine"] == {"decisions": 280, "accepted": 280}
+        assert round_report.round_report(tx, number)["auto_reviewer"] == {"decisions": 280, "accepted": 280}
         frozen = snapshots.freeze(tx, store, tag=None, actor="test").samples
         # The simulated people make no samples: those are the machine's alone.
         assert frozen == 280
@@ -78,8 +78,8 @@ def test_what_an_audit_does_not_prove_stays_unaccepted_and_trying_again_costs_ce
             begin_scaling(tx, number, TERMS, "test")
         judge_waiting(tx, number, dict.fromkeys(good, False))
         told = finish_scaling(tx, number, "test")
-        assert (told["outcome"], told["by_machine"], told["bound"]) == ("refused", 0, 0.0)
-        assert round_report.round_report(tx, number)["machine"]["decisions"] == 0
+        assert (told["outcome"], told["auto_accepted"], told["bound"]) == ("refused", 0, 0.0)
+        assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0
         assert plan_scaling(tx, number, TERMS)["level"] < told["level"]
 
 
@@ -94,7 +94,7 @@ def test_the_lower_bound_is_right_in_95_of_100_scalings(database: Database) -> N
             fixed = Terms(keep=100, audit=60, least=0.85, per_prompt=20, per_cluster=20)
             begin_scaling(tx, number, fixed, "test")
             members = tx.execute(
-                sa.select(scaled.c.candidate_id).join(candidates).where(candidates.c.round_id == number)
+                sa.select(top_n_members.c.candidate_id).join(candidates).where(candidates.c.round_id == number)
             )
             said = good | {row.candidate_id: bool(rng.random() < 0.84) for row in members}
             judge_waiting(tx, number, said)
@@ -114,9 +114,9 @@ def test_caps_keep_a_scaling_varied(database: Database) -> None:
         for times in (20, 2):
             terms = Terms(keep=100, audit=60, least=0.85, per_prompt=times, per_cluster=20)
             begin_scaling(tx, number, terms, "test")
-            mine = sa.select(sa.func.count()).select_from(scaled.join(candidates).join(prompts))
+            mine = sa.select(sa.func.count()).select_from(top_n_members.join(candidates).join(prompts))
             scaling = describe(tx, number)["scaling"]
-            counted[times] = tx.scalar(mine.where(prompts.c.id == best, scaled.c.scaling_id == scaling))
+            counted[times] = tx.scalar(mine.where(prompts.c.id == best, top_n_members.c.top_n_run_id == scaling))
             judge_waiting(tx, number, dict.fromkeys(ids, False))
             finish_scaling(tx, number, "test")
     assert counted[20] == 50
@@ -142,7 +142,7 @@ def test_what_cannot_be_is_refused_before_anything_is_done(database: Database) -
         tx.execute(sa.insert(candidates), row | {"id": content_id("one more")})
         with pytest.raises(Conflict, match="not generated and screened"):
             begin_scaling(tx, number, TERMS, "test")
-        assert tx.scalar(sa.select(sa.func.count()).select_from(scaled)) == 0
+        assert tx.scalar(sa.select(sa.func.count()).select_from(top_n_members)) == 0
 
 
 def states_of(tx: Transaction, number: int) -> dict[str, int]:

@@ -165,7 +165,7 @@ def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, pictur
     cache = LatentCache.open(tmp_path / "cache", latent_identity(MICRO, *networks))
     cache.fill(damaged, Counted(*networks), seen.append)
     assert list(damaged.aside) == [samples[broken].id]
-    assert seen[-1].figures == {"set_aside": 1.0}
+    assert seen[-1].metrics == {"set_aside": 1.0}
     (line,) = (cache.folder / "aside.jsonl").read_text().splitlines()
     assert json.loads(line)["sample"] == samples[broken].id
     assert "cannot be decoded" in json.loads(line)["wrong"]

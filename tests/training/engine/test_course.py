@@ -186,7 +186,7 @@ def test_figures_are_told_at_every_step_and_logged(run, tmp_path):
     run("base", "told", told=told, images=64)
     steps = [progress for progress in told if progress.stage == "base"]
     assert [progress.done for progress in steps] == [0, 16, 32, 48, 64]
-    assert set(steps[-1].figures) == {"denoising", "error", "gradient"}
+    assert set(steps[-1].metrics) == {"denoising", "error", "gradient"}
     log = EventAccumulator(str(tmp_path / "told/run/base/log")).Reload()
     assert [event.step for event in log.Scalars("loss/denoising")] == [16, 32, 48, 64]
     assert {"rate", "gradient"} <= set(log.Tags()["scalars"])

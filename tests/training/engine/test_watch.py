@@ -7,7 +7,7 @@ from training.engine.metrics_buffer import Diverged, MetricsBuffer, StepMetrics
 
 
 def _watch(stride=2, scaled=False):
-    return MetricsBuffer("base", stride, lambda figures: figures, lambda place: f"sample-{place}", scaled=scaled)
+    return MetricsBuffer("base", stride, lambda metrics: metrics, lambda place: f"sample-{place}", scaled=scaled)
 
 
 def _step(seen, loss, gradient=1.0, places=(4, 5)):

@@ -47,7 +47,7 @@ def untrained_checkpoint(store, snapshot, offset=0.0):
 def test_psnr_and_alpha_errors_are_those_of_composites_made_by_hand(store, snapshot):
     checkpoint, backbone, networks = untrained_checkpoint(store, snapshot)
     reports = []
-    figures = evaluate(checkpoint, snapshot, store, reports.append)
+    metrics = evaluate(checkpoint, snapshot, store, reports.append)
     truth = load_split(store, snapshot, Split.heldout, MICRO.image_size).take(range(6))
     again = reconstruct(backbone, networks, truth)
     psnr, ssim, sad, mse = [], [], [], []
@@ -61,12 +61,12 @@ def test_psnr_and_alpha_errors_are_those_of_composites_made_by_hand(store, snaps
             # The settings of Wang et al. (2004), which both libraries name as theirs.
             wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
             ssim.append(structural_similarity(*blends, channel_axis=2, data_range=1, **wang))
-    assert figures["psnr"] == pytest.approx(np.mean(psnr), rel=1e-4)
-    assert figures["ssim"] == pytest.approx(np.mean(ssim), rel=1e-3)
-    assert figures["alpha_sad"] == pytest.approx(np.mean(sad), rel=1e-4)
-    assert figures["alpha_mse"] == pytest.approx(np.mean(mse), rel=1e-4)
+    assert metrics["psnr"] == pytest.approx(np.mean(psnr), rel=1e-4)
+    assert metrics["ssim"] == pytest.approx(np.mean(ssim), rel=1e-3)
+    assert metrics["alpha_sad"] == pytest.approx(np.mean(sad), rel=1e-4)
+    assert metrics["alpha_mse"] == pytest.approx(np.mean(mse), rel=1e-4)
     assert (reports[-1].done, reports[-1].total) == (6, 6)
-    assert set(figures) <= set(HIGHER_IS_BETTER)
+    assert set(metrics) <= set(HIGHER_IS_BETTER)
 
 
 def _blend(rgba, colour):
@@ -78,10 +78,10 @@ def test_identity_harm_is_the_price_of_the_offset_in_decibels(store, snapshot):
     fresh, _, _ = untrained_checkpoint(store, snapshot)
     assert evaluate(fresh, snapshot, store, lambda _: None)["identity_harm_db"] == pytest.approx(0, abs=1e-6)
     harmful, _, _ = untrained_checkpoint(store, snapshot, offset=2.0)
-    figures = evaluate(harmful, snapshot, store, lambda _: None)
-    assert figures["identity_harm_db"] > 0.5
+    metrics = evaluate(harmful, snapshot, store, lambda _: None)
+    assert metrics["identity_harm_db"] > 0.5
     without = evaluate(fresh, snapshot, store, lambda _: None)["identity_psnr"]
-    assert without - figures["identity_psnr"] == pytest.approx(figures["identity_harm_db"], abs=1e-4)
+    assert without - metrics["identity_psnr"] == pytest.approx(metrics["identity_harm_db"], abs=1e-4)
 
 
 def test_psnr_of_equal_pictures_is_finite():
@@ -100,12 +100,12 @@ def test_a_checkpoint_without_transparency_is_refused(store, snapshot):
 def test_a_perfect_return_has_perfect_figures():
     rgba = torch.rand(2, 4, 32, 32)
     image, latent = rgba[:, :3], torch.zeros(2, 4, 4, 4)
-    figures = measure_return(
+    metrics = measure_return(
         RoundTrip(
             rgba, rgba, image, image, image, latent, latent, latent + 1, torch.ones_like(rgba[:, :1], dtype=torch.bool)
         )
     )
-    assert {name: value.tolist() for name, value in figures.items()} == {
+    assert {name: value.tolist() for name, value in metrics.items()} == {
         "psnr_inside": [100, 100],
         "alpha_sad": [0, 0],
         "alpha_mse": [0, 0],

@@ -32,15 +32,15 @@ def test_it_says_what_the_training_says_and_more(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
     measured = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet)
     light = evaluate(checkpoint, snapshot, store, quiet)
-    assert {name: measured.figures[name] for name in light} == pytest.approx(light, rel=1e-5)
-    assert list(measured.figures) == [name for name in HIGHER_IS_BETTER if name in measured.figures]
-    assert set(measured.figures) - set(light) == {
+    assert {name: measured.metrics[name] for name in light} == pytest.approx(light, rel=1e-5)
+    assert list(measured.metrics) == [name for name in HIGHER_IS_BETTER if name in measured.metrics]
+    assert set(measured.metrics) - set(light) == {
         "psnr_worst", "alpha_grad", "alpha_conn", "unknown_sad", "unknown_mse", "unknown_grad", "unknown_conn",
         "offset_mean", "offset_max", "offset_energy",
     }  # fmt: skip
     assert list(measured.backgrounds) == list(BACKGROUNDS)
     assert {frozenset(row) for row in measured.backgrounds.values()} == {frozenset({"psnr", "ssim"})}
-    assert measured.figures["psnr_worst"] == min(row["psnr"] for row in measured.backgrounds.values())
+    assert measured.metrics["psnr_worst"] == min(row["psnr"] for row in measured.backgrounds.values())
     assert (measured.pictures, measured.standard, measured.published) == (6, True, {})
     assert [note.split(":")[0] for note in measured.notes] == [
         "no lpips", "no rfid", "no JPEG metrics", "no noise_mse and no generated images",
@@ -50,11 +50,11 @@ def test_it_says_what_the_training_says_and_more(store, snapshot):
 
 def test_the_published_form_stands_beside_the_lossless_one_under_its_own_names(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    plain = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet).figures
+    plain = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet).metrics
     measured = measure(checkpoint, snapshot, store, EvaluationOptions(published=True), quiet)
-    assert set(measured.figures) - set(plain) == {"psnr_jpeg", "ssim_jpeg"}
-    assert {name: measured.figures[name] for name in plain} == plain
-    assert measured.figures["psnr_jpeg"] != pytest.approx(plain["psnr"], abs=0.05)
+    assert set(measured.metrics) - set(plain) == {"psnr_jpeg", "ssim_jpeg"}
+    assert {name: measured.metrics[name] for name in plain} == plain
+    assert measured.metrics["psnr_jpeg"] != pytest.approx(plain["psnr"], abs=0.05)
     assert set(measured.backgrounds["grey"]) == {"psnr", "ssim", "psnr_jpeg", "ssim_jpeg"}
     assert measured.published == PUBLISHED
     assert all(name.endswith("_jpeg") for row in PUBLISHED.values() for name in row)
@@ -72,24 +72,24 @@ def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, mon
     measured = measure(checkpoint, snapshot, store, wanted, quiet)
     for name in ("lpips", "rfid", "lpips_jpeg", "rfid_jpeg"):
         by_background = [row[name] for row in measured.backgrounds.values()]
-        assert measured.figures[name] == pytest.approx(sum(by_background) / 9)
+        assert measured.metrics[name] == pytest.approx(sum(by_background) / 9)
         assert len(set(by_background)) == 9
-    assert measured.figures["rfid"] > 0
+    assert measured.metrics["rfid"] > 0
     assert (measured.pictures, measured.standard) == (2, False)
     assert any(note.startswith("rfid of 2 images") for note in measured.notes)
     alone = measure(checkpoint, snapshot, store, replace(wanted, limit=1, published=False, perceptual=None), quiet)
-    assert "rfid" not in alone.figures
+    assert "rfid" not in alone.metrics
     assert "no rfid: it needs two images" in alone.notes
 
 
 def test_the_offset_is_told_in_deviations_of_the_autoencoder(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot, offset=2.0)
-    figures = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet).figures
-    assert figures["offset_mean"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
-    assert figures["offset_max"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
-    assert 0 < figures["offset_energy"] < 1
+    metrics = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet).metrics
+    assert metrics["offset_mean"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
+    assert metrics["offset_max"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
+    assert 0 < metrics["offset_energy"] < 1
     fresh, _, _ = untrained_checkpoint(store, snapshot)
-    none = measure(fresh, snapshot, store, EvaluationOptions(), quiet).figures
+    none = measure(fresh, snapshot, store, EvaluationOptions(), quiet).metrics
     assert (none["offset_mean"], none["offset_max"], none["offset_energy"]) == (0, 0, 0)
 
 
@@ -103,12 +103,12 @@ def test_a_base_is_drawn_with_and_measured(store, snapshot):
     measured = measure(
         whole, snapshot, store, EvaluationOptions(draws=7), lambda seen: stages.append((seen.stage, seen.done))
     )
-    assert measured.figures["noise_mse"] > 0
-    assert 0 <= measured.figures["drawn_empty"] <= 1
-    assert 0 <= measured.figures["drawn_opaque"] <= 1
-    assert 0 < measured.figures["drawn_coverage_gap"] < 1
+    assert measured.metrics["noise_mse"] > 0
+    assert 0 <= measured.metrics["drawn_empty"] <= 1
+    assert 0 <= measured.metrics["drawn_opaque"] <= 1
+    assert 0 < measured.metrics["drawn_coverage_gap"] < 1
     assert stages[-1] == ("draw", 7)
-    assert "drawn_empty" not in measure(whole, snapshot, store, EvaluationOptions(draws=0), quiet).figures
+    assert "drawn_empty" not in measure(whole, snapshot, store, EvaluationOptions(draws=0), quiet).metrics
 
 
 def test_views_and_original_sizes_are_no_standard(store, snapshot):
@@ -117,7 +117,7 @@ def test_views_and_original_sizes_are_no_standard(store, snapshot):
     eight = measure(checkpoint, snapshot, store, EvaluationOptions(views=8, limit=2), quiet)
     assert not eight.standard
     assert (
-        eight.figures["psnr"] != measure(checkpoint, snapshot, store, EvaluationOptions(limit=2), quiet).figures["psnr"]
+        eight.metrics["psnr"] != measure(checkpoint, snapshot, store, EvaluationOptions(limit=2), quiet).metrics["psnr"]
     )
     with pytest.raises(Refused, match="3 views"):
         measure(checkpoint, snapshot, store, EvaluationOptions(views=3), quiet)

@@ -67,16 +67,16 @@ def same(one, two):
 
 
 def test_a_training_of_pairs_is_measured_by_drawn_pairs(trained):
-    figures = trained[0].evaluation
+    metrics = trained[0].evaluation
     pairs = {"pair_harmony", "pair_light_r", "pair_leakage", "pair_seam", "pair_error", "pair_empty"}
-    assert pairs | {"layers_mse", "layers_apart_mse", "background_psnr"} <= figures.keys() <= HIGHER_IS_BETTER.keys()
-    assert all(map(math.isfinite, figures.values()))
-    assert figures["pair_error"] == pytest.approx(0, abs=0.6), "blended is made of the two"
+    assert pairs | {"layers_mse", "layers_apart_mse", "background_psnr"} <= metrics.keys() <= HIGHER_IS_BETTER.keys()
+    assert all(map(math.isfinite, metrics.values()))
+    assert metrics["pair_error"] == pytest.approx(0, abs=0.6), "blended is made of the two"
 
 
 def test_the_command_says_what_the_training_says_and_puts_apart_and_real_beside_it(trained, measured):
     checkpoint, _ = trained
-    assert {name: measured.figures[name] for name in checkpoint.evaluation} == pytest.approx(
+    assert {name: measured.metrics[name] for name in checkpoint.evaluation} == pytest.approx(
         checkpoint.evaluation, rel=1e-4, abs=1e-6
     )
     assert set(measured.pairs) == {"error", "empty", "leakage", "seam", "harmony", "light_r"}
@@ -87,7 +87,7 @@ def test_the_command_says_what_the_training_says_and_puts_apart_and_real_beside_
             assert found.low <= found.mean <= found.high
             assert all(map(math.isfinite, (found.low, found.high)))
         assert row["joint - apart"].mean == pytest.approx(row["joint"].mean - row["apart"].mean)
-        assert measured.figures[f"pair_{name}"] == row["joint"].mean
+        assert measured.metrics[f"pair_{name}"] == row["joint"].mean
     assert measured.pairs["harmony"]["joint - apart"].mean != 0
     assert measured.pairs["error"]["real"].mean == 0
     assert measured.standard
@@ -106,8 +106,8 @@ def test_without_drawings_there_are_no_pairs_and_another_number_is_no_standard(t
     none = measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=0), quiet)
     assert (none.pairs, none.pairs_sheet, none.standard) == ({}, b"", True)
     assert any(note.startswith("no pairs were generated") for note in none.notes)
-    assert "pair_harmony" not in none.figures
-    assert "layers_mse" in none.figures
+    assert "pair_harmony" not in none.metrics
+    assert "layers_mse" in none.metrics
     few = measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=3), quiet)
     assert {found.count for row in few.pairs.values() for found in row.values()} == {3}
     assert not few.standard
@@ -147,7 +147,7 @@ def test_texts_agree_where_a_clip_is_at_hand(trained, tmp_path):
         row = found.pairs[f"text_{role}"]
         assert list(row) == WHOSE
         assert 0 <= row["joint"].mean <= 100
-        assert found.figures[f"pair_text_{role}"] == row["joint"].mean
+        assert found.metrics[f"pair_text_{role}"] == row["joint"].mean
     assert not any("--clip" in note for note in found.notes)
     # A layer over grey with its own text, by hand.
     agree, samples = open_agreement(clip, torch.device("cpu")), heldout_pairs(store, checkpoint.snapshot)
@@ -221,7 +221,7 @@ def test_what_cannot_be_seen_is_counted_and_does_not_fit_anything(store):
     found = planted(store, samples, empty, 4)
     assert found.table["empty"]["drawn"].mean == 1
     assert list(found.table["harmony"]) == ["real"]
-    assert found.figures == {"pair_error": 0, "pair_empty": 1}
+    assert found.metrics == {"pair_error": 0, "pair_empty": 1}
     turns = iter(range(100))
     half = planted(store, samples, lambda *layers: empty(*layers) if next(turns) % 2 else layers, 4)
     assert half.table["empty"]["drawn"].mean == 0.5
@@ -275,12 +275,12 @@ def test_backgrounds_come_back_as_well_as_their_opaque_pixels_do(trained):
     pair = compose(5, 96)
     layers = dict(pair.layers)
     snapshot = wide(store, layers)
-    figures = evaluate(checkpoint, snapshot, store, quiet)
+    metrics = evaluate(checkpoint, snapshot, store, quiet)
     parts = open_parts(checkpoint, store)
     truth = torch.from_numpy(letterbox(pair.layers[BG][:48], SIDE)).permute(2, 0, 1)[None].float() / 255
     again = (reconstruct(parts.backbone, parts.transparency, truth) * 255).round() / 255
     error = (again - truth)[0, :3, SIDE // 4 : -SIDE // 4]
-    assert figures["background_psnr"] == pytest.approx(-10 * math.log10(float((error**2).mean())), abs=0.01)
+    assert metrics["background_psnr"] == pytest.approx(-10 * math.log10(float((error**2).mean())), abs=0.01)
 
 
 def test_what_draws_pairs_is_told_by_its_parts(trained):

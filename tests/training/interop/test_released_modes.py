@@ -22,18 +22,18 @@ from tests.training.released_files import (
     sharing_shapes,
     tiny_sd15,
 )
-from training.external_weights import Header
+from training.external_weights import WeightsHeader
 from training.interop.formats import WeightFormat, recognise
 from training.interop.modes import MODES, find_mode, plan
 
 FOREGROUND, BACKGROUND, BLENDED = LayerRole
 
 
-def file(shapes: dict[str, tuple[int, ...]], name: str = "weights.safetensors", **facts: str) -> Header:
-    return Header(Path(name), shapes, {"layerloop": json.dumps(facts)} if facts else {})
+def file(shapes: dict[str, tuple[int, ...]], name: str = "weights.safetensors", **facts: str) -> WeightsHeader:
+    return WeightsHeader(Path(name), shapes, {"layerloop": json.dumps(facts)} if facts else {})
 
 
-def mode_of(header: Header) -> str:
+def mode_of(header: WeightsHeader) -> str:
     return find_mode(header, recognise(header)).part
 
 

@@ -94,7 +94,9 @@ def test_what_is_missing_double_or_of_other_sizes_is_told(files: list[Path], tmp
         read_transparency([files[0], files[0]], narrow())
     with pytest.raises(Refused, match=r"blocks.0.bias is 8 in the file and 32 in the preset"):
         read_transparency(files, find_preset("sdxl", {**NARROW, "encoder_widths": "32,32,32,32"}))
-    with pytest.raises(Refused, match=r"latent_conv_in.weight is 8 x 4 x 1 x 1 in the file and 8 x 16 x 1 x 1 in the preset"):
+    with pytest.raises(
+        Refused, match=r"latent_conv_in.weight is 8 x 4 x 1 x 1 in the file and 8 x 16 x 1 x 1 in the preset"
+    ):
         read_transparency(files[:1], narrow(latent_channels="16"))
     bad = load_file(files[1]) | {"blocks.0.bias": torch.full((8,), torch.inf)}
     save_file(bad, tmp_path / "bad.safetensors")

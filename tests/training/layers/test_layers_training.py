@@ -227,7 +227,7 @@ def test_the_recipe_of_a_round_of_pairs(store, pairs, tmp_path):
     ]
     assert set(made.files) == {"backbone", "transparency", "base", "layers"}
     assert made.evaluation["layers_mse"] > 0 and made.evaluation["layers_apart_mse"] > 0
-    assert store.get(made.sheet).startswith(b"\x89PNG")
+    assert store.get(made.sample_grid).startswith(b"\x89PNG")
     facts = load_part(store, made.files["layers"])[1]
     assert (facts["base"], facts["snapshot"], facts["roles"]) == (made.files["base"], pairs, "foreground,background")
     child = train(replace(order, recipe="layers", parent=made), store, tmp_path / "next", lambda _: None)

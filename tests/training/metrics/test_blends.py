@@ -49,16 +49,16 @@ def test_similarity_is_that_of_scikit_image_with_the_window_of_wang(side):
 
 def test_figures_by_background_are_those_of_each_blend_measured_whole():
     truth, again = noisy()
-    figures = measure_blends(truth, again)
+    metrics = measure_blends(truth, again)
     for name, colour in BACKGROUNDS.items():
         for place in range(2):
             blends = [
                 blend(rgba[place : place + 1], colour)[0].permute(1, 2, 0).double().numpy() for rgba in (truth, again)
             ]
-            assert figures["psnr"][name][place].item() == pytest.approx(
+            assert metrics["psnr"][name][place].item() == pytest.approx(
                 peak_signal_noise_ratio(*blends, data_range=1.0), abs=1e-3
             )
-            assert figures["ssim"][name][place].item() == pytest.approx(
+            assert metrics["ssim"][name][place].item() == pytest.approx(
                 structural_similarity(*blends, channel_axis=2, data_range=1.0, **WANG), abs=1e-5
             )
 

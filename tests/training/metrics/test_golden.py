@@ -38,7 +38,7 @@ def pair():
     return [torch.from_numpy(picture).permute(2, 0, 1)[None].float() for picture in rounded]
 
 
-def figures():
+def metrics():
     truth, again = pair()
     found = {name: row["magenta"].item() for name, row in measure_blends(truth, again).items()}
     blends = (blend_jpeg(picture, BACKGROUNDS["magenta"]) for picture in (truth, again))
@@ -48,4 +48,4 @@ def figures():
 
 def test_every_figure_is_what_it_was():
     # Libraries of JPEG differ in a level here and there.
-    assert figures() == pytest.approx(GOLDEN, rel=2e-3)
+    assert metrics() == pytest.approx(GOLDEN, rel=2e-3)

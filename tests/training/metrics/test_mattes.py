@@ -16,17 +16,17 @@ def square(side=20, inner=slice(5, 15), alpha=1.0):
 
 def test_equal_mattes_have_no_error():
     matte = np.random.default_rng(0).random((24, 24), np.float32)
-    figures = measure_matte(matte, matte)
-    assert set(figures) == {
+    metrics = measure_matte(matte, matte)
+    assert set(metrics) == {
         f"{where}_{what}" for where in ("alpha", "unknown") for what in ("sad", "mse", "grad", "conn")
     }
-    assert set(figures.values()) == {0.0}
+    assert set(metrics.values()) == {0.0}
 
 
 def test_absolute_and_squared_errors_are_counted_in_thousands_and_on_average():
-    figures = measure_matte(square(), square(alpha=0.75))
-    assert figures["alpha_sad"] == pytest.approx(100 * 0.25 / 1000)
-    assert figures["alpha_mse"] == pytest.approx(100 * 0.0625 / 400)
+    metrics = measure_matte(square(), square(alpha=0.75))
+    assert metrics["alpha_sad"] == pytest.approx(100 * 0.25 / 1000)
+    assert metrics["alpha_mse"] == pytest.approx(100 * 0.0625 / 400)
 
 
 def test_the_unknown_is_a_band_around_what_is_wholly_one_or_nothing():
@@ -45,10 +45,10 @@ def test_what_the_trimap_knows_is_told():
     again = square()
     again[0, 0] = 0.5  # far from the edge
     again[5, 5] = 0.5  # on it
-    figures = measure_matte(square(), again)
-    assert figures["alpha_sad"] == pytest.approx(0.001)
-    assert figures["unknown_sad"] == pytest.approx(0.0005)
-    assert figures["unknown_mse"] == pytest.approx(0.25 / 80)
+    metrics = measure_matte(square(), again)
+    assert metrics["alpha_sad"] == pytest.approx(0.001)
+    assert metrics["unknown_sad"] == pytest.approx(0.0005)
+    assert metrics["unknown_mse"] == pytest.approx(0.25 / 80)
     whole = measure_matte(np.ones((9, 9), np.float32), np.full((9, 9), 0.5, np.float32))
     assert [whole[f"unknown_{name}"] for name in ("sad", "mse", "grad", "conn")] == [0, 0, 0, 0]
     assert whole["alpha_sad"] == pytest.approx(0.0405)

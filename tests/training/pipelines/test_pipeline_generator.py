@@ -230,7 +230,7 @@ def test_it_draws_on_a_gpu_in_the_presets_precision(store, model):
 
 
 def test_the_command_draws_from_and_over_pictures(settings, database, model, tmp_path, monkeypatch):
-    """`layerloop draw` with the real generator in a real instance: text, then the result drawn over and enlarged."""
+    """`layerloop generate` with the real generator in a real instance: text, then the result drawn over and enlarged."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)
@@ -238,7 +238,7 @@ def test_the_command_draws_from_and_over_pictures(settings, database, model, tmp
     with database.transaction() as tx:
         register_checkpoint(tx, kept, "test")
     first, second = tmp_path / "first.png", tmp_path / "second.webp"
-    call = ["draw", "a glass bottle", "--checkpoint", kept.id[:12]]
+    call = ["generate", "a glass bottle", "--checkpoint", kept.id[:12]]
     drawing = CliRunner().invoke(app, [*call, "--out", str(first), "--size", "72x48"], catch_exceptions=False)
     assert drawing.stdout == f"{first}\n"
     facts = read_provenance(first)

@@ -199,21 +199,21 @@ def test_a_round_of_pairs_is_drawn_and_every_step_is_kept(here, database, models
         plain = make_checkpoint(opened.store, model, "sd15")
         with database.transaction() as tx:
             register_checkpoint(tx, plain, "test")
-        varied = call("checkpoint", "vary", plain.id[:12], "--set", f"inpainter={inpainter}").strip()
+        varied = call("checkpoint", "derive", plain.id[:12], "--set", f"inpainter={inpainter}").strip()
         with database.transaction() as tx:
             promote(tx, varied, "test")
             kept = find_checkpoint(tx, varied)
             number = open_round(tx, checkpoint=varied, prompts_=[PAIR], quota=2, kind=Kind.pair, actor="test")
         assert (kept.files, kept.parent, kept.changes["inpainter"]) == (plain.files, plain.id, inpainter)
         opened.database.send = None
-        jobs.draw(opened, number)
+        jobs.generate(opened, number)
         with database.transaction() as tx:
             rows = tx.execute(
                 sa.select(candidates.c.id, candidates.c.state, candidate_layers.c.role, candidate_layers.c.sha256)
                 .join(candidate_layers, candidate_layers.c.candidate_id == candidates.c.id)
                 .where(candidates.c.round_id == number)
             ).all()
-        assert {row.state for row in rows} == {"drawn"}
+        assert {row.state for row in rows} == {"generated"}
         assert sorted(row.role for row in rows) == sorted([F, B, W] * 2)
         assert all(decode_layer(opened.store.get(row.sha256)).shape == (64, 64, 4) for row in rows)
 
@@ -230,4 +230,4 @@ def test_what_does_not_fit_is_told_before_it_is_registered(here, database, model
         ("draw_steps=2", Refused, "no preset value would change"),
     ):
         with pytest.raises(error, match=said):
-            call("checkpoint", "vary", plain.id, "--set", change)
+            call("checkpoint", "derive", plain.id, "--set", change)

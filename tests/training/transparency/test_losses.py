@@ -10,7 +10,7 @@ from training.transparency.losses import (
     ERRORS,
     NATURAL,
     SOLID,
-    Background,
+    LossBackground,
     PatchDiscriminator,
     adaptive_weight,
     blend_loss,
@@ -34,7 +34,7 @@ def test_identity_and_reconstruction_are_zero_on_the_truth_and_mean_squares_else
     assert reconstruction_loss(colour, alpha, colour + 0.5, alpha - 0.1) == pytest.approx(0.26)
 
 
-@pytest.mark.parametrize("moments", [NATURAL, SOLID, Background((0.0, 0.0, 0.0), (2 / 3, 2 / 3, 2 / 3))])
+@pytest.mark.parametrize("moments", [NATURAL, SOLID, LossBackground((0.0, 0.0, 0.0), (2 / 3, 2 / 3, 2 / 3))])
 def test_the_closed_form_of_the_blend_loss_equals_monte_carlo(moments):
     rng = torch.Generator().manual_seed(3)
     colour, colour_hat = torch.rand(2, 2, 3, 16, 16, generator=rng)

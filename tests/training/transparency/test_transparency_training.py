@@ -23,14 +23,14 @@ class StoppedError(Exception):
     pass
 
 
-def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, figures=None):
+def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, metrics=None):
     torch.set_num_threads(1)
     rgba = load_split(store, snapshot, Split.train, preset.image_size).take(range(24))
     backbone = fit_backbone(preset, on_grey(rgba[:, :3], rgba[:, 3:]))
 
     def report(progress):
-        if figures is not None and progress.figures:
-            figures.append(dict(progress.figures))
+        if metrics is not None and progress.metrics:
+            metrics.append(dict(progress.metrics))
         if stop_at is not None and progress.done >= stop_at:
             raise StoppedError
 
@@ -52,20 +52,20 @@ def test_a_stopped_run_ends_as_a_straight_one_bit_for_bit(store, snapshot, tmp_p
 
 
 def test_the_loss_falls_and_sheets_are_written(store, snapshot, tmp_path):
-    figures = []
+    metrics = []
     preset = replace(MICRO, transparency_images=384, discriminator_weight=0.0)
-    _train(store, snapshot, tmp_path, preset, figures=figures)
-    first, last = ([row["reconstruction"] for row in rows] for rows in (figures[:5], figures[-5:]))
+    _train(store, snapshot, tmp_path, preset, metrics=metrics)
+    first, last = ([row["reconstruction"] for row in rows] for rows in (metrics[:5], metrics[-5:]))
     assert sum(last) < 0.5 * sum(first)
     assert len(list((tmp_path / "transparency").glob("sheet-*.png"))) == 384 // preset.sheet_images
 
 
 def test_a_warm_start_begins_where_the_parent_ended(store, snapshot, tmp_path):
-    figures, more = [], []
+    metrics, more = [], []
     preset = replace(MICRO, transparency_images=256, discriminator_weight=0.0)
-    parent = _train(store, snapshot, tmp_path / "one", preset, figures=figures)
-    _train(store, snapshot, tmp_path / "two", preset, start=parent, figures=more)
-    assert more[0]["reconstruction"] < 0.7 * figures[0]["reconstruction"]
+    parent = _train(store, snapshot, tmp_path / "one", preset, metrics=metrics)
+    _train(store, snapshot, tmp_path / "two", preset, start=parent, metrics=more)
+    assert more[0]["reconstruction"] < 0.7 * metrics[0]["reconstruction"]
 
 
 def test_weights_of_other_sizes_are_refused(store, snapshot, tmp_path):
